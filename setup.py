@@ -1,0 +1,31 @@
+"""Packaging of humanpref. The version stands once, in src/humanpref/__init__.py."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "src/humanpref/__init__.py").read_text(), re.MULTILINE).group(1)
+
+setup(
+    name="humanpref",
+    version=VERSION,
+    description="Predict which of two language-model answers a human prefers, from a CSV to an offline Kaggle submission",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"humanpref": ["presets/*.toml"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=["numpy>=1.26", "pandas>=2.2", "scipy>=1.11", "scikit-learn>=1.5", "safetensors>=0.4", "tqdm>=4.66"],
+    extras_require={
+        # The neural models. Kaggle's image has all of these; the sparse models need none.
+        "torch": ["torch>=2.4", "transformers>=4.57", "accelerate>=1.0", "sentencepiece>=0.2", "protobuf>=5"],
+        # Talking to Kaggle and building the wheel dataset. kaggle 2.2.4 imports six without declaring it.
+        "kaggle": ["kaggle==2.2.4", "six", "setuptools>=77"],
+        "test": ["pytest>=8", "ruff>=0.14", "jupytext>=1.17"],
+    },
+    entry_points={"console_scripts": ["humanpref = humanpref.cli:main"]},
+)
