@@ -1,0 +1,36 @@
+"""The model families behind one protocol. A family's module, and what it needs (torch, say), is imported when it is built."""
+
+import importlib
+from pathlib import Path
+
+from humanpref.config import Config, from_dict
+from humanpref.files import read_json
+from humanpref.models.base import CONFIG_FILE, Model
+
+__all__ = ["Model", "build_model", "load_model"]
+
+_CLASSES = {
+    "prior": ("humanpref.models.prior", "PriorModel"),
+    "sparse": ("humanpref.models.sparse", "SparseModel"),
+    "encoder": ("humanpref.models.encoder", "EncoderModel"),
+}
+
+
+def build_model(config: Config) -> Model:
+    """An unfitted model of the configuration's family."""
+    module, name = _CLASSES[config.family]
+    return getattr(importlib.import_module(module), name)(config)
+
+
+def load_model(folder: str | Path) -> Model:
+    """The model that `Model.save` left in a folder.
+
+    Raises
+    ------
+    InputError
+        If the folder does not hold one, whole: a missing or an extra weight is an error.
+    """
+    path = Path(folder) / CONFIG_FILE
+    model = build_model(from_dict(read_json(path), str(path)))
+    model.load_state(Path(folder))
+    return model

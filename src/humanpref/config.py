@@ -1,0 +1,380 @@
+"""The configuration of a run: frozen dataclasses, TOML presets, `section.key=value` overrides.
+
+A run is described by one `Config`. Which options its sections hold depends on the model's family, so that an option that
+would do nothing is an unknown key, and an unknown key is an error. Each option is documented here, once.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from humanpref.schema import InputError
+
+PRECISIONS = ("auto", "bf16", "fp16", "no")
+
+
+def _check(condition: bool, option: str, expected: str, value: object) -> None:
+    if not condition:
+        raise InputError(f"option {option}: expected {expected}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """What every family's `[training]` section holds."""
+
+    validation_fraction: float = 0.2
+    """Share of the rows that `train` without `--folds` holds out, grouped by prompt. 0 trains on every row."""
+
+    def __post_init__(self) -> None:
+        _check(
+            0 <= self.validation_fraction <= 0.5,
+            "training.validation_fraction",
+            "a number from 0 to 0.5",
+            self.validation_fraction,
+        )
+
+
+@dataclass(frozen=True)
+class PriorOptions:
+    """The training rows' class rates for every row: the score to beat."""
+
+
+@dataclass(frozen=True)
+class SparseOptions:
+    """TF-IDF differences and structural features into a Davidson regression (`humanpref.models.sparse`)."""
+
+    word_ngrams: int = 2
+    """Longest word n-gram."""
+    min_rows: int = 3
+    """A term must stand in at least so many texts (responses, or prompts for the tie score)."""
+    max_terms: int = 50_000
+    """At most so many response terms, the most frequent; the prompt's vocabulary is capped at a fifth of it."""
+    structure: bool = True
+    """Use the structural features (lengths, formatting, overlap with the prompt …) beside TF-IDF."""
+    penalties: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
+    """L2 penalties on the TF-IDF weights to choose from, on an inner grouped split of the training rows (one value: no
+    choice)."""
+
+    def __post_init__(self) -> None:
+        _check(1 <= self.word_ngrams <= 5, "model.word_ngrams", "a whole number from 1 to 5", self.word_ngrams)
+        _check(self.min_rows >= 1, "model.min_rows", "at least 1", self.min_rows)
+        _check(self.max_terms >= 1, "model.max_terms", "at least 1", self.max_terms)
+        _check(
+            bool(self.penalties) and all(p > 0 for p in self.penalties),
+            "model.penalties",
+            "positive numbers",
+            self.penalties,
+        )
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """The dual-branch encoder (`humanpref.models.encoder`)."""
+
+    backbone: str = "scratch"
+    """A folder or hub name that transformers' AutoModel loads; `scratch` builds a small DeBERTa-v2 from the `scratch_*` options,
+    with a tokenizer trained on the training rows."""
+    max_length: int = 512
+    """Tokens per branch, special tokens included."""
+    prompt_share: float = 0.3
+    """Share of a branch that the prompt keeps when prompt and response do not both fit; what one leaves over the other takes."""
+    dropout: float = 0.0
+    """Dropout before the linear layer."""
+    scratch_vocabulary: int = 2_000
+    """Tokenizer size of the `scratch` backbone."""
+    scratch_hidden_size: int = 32
+    """Width of the `scratch` backbone."""
+    scratch_layers: int = 2
+    """Layers of the `scratch` backbone."""
+
+    def __post_init__(self) -> None:
+        _check(self.backbone != "", "model.backbone", "a folder, a hub name, or 'scratch'", self.backbone)
+        _check(8 <= self.max_length <= 32_768, "model.max_length", "8 to 32768 tokens", self.max_length)
+        _check(0 < self.prompt_share < 1, "model.prompt_share", "a number between 0 and 1", self.prompt_share)
+        _check(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout)
+        _check(self.scratch_vocabulary >= 300, "model.scratch_vocabulary", "at least 300", self.scratch_vocabulary)
+        _check(
+            self.scratch_hidden_size >= 8 and self.scratch_hidden_size % 8 == 0,
+            "model.scratch_hidden_size",
+            "a multiple of 8",
+            self.scratch_hidden_size,
+        )
+        _check(self.scratch_layers >= 1, "model.scratch_layers", "at least 1", self.scratch_layers)
+
+
+@dataclass(frozen=True)
+class GradientTraining(HoldOut):
+    """The `[training]` section of a family that is trained by gradient descent (`humanpref.training.loop`)."""
+
+    epochs: int = 1
+    """Passes over the training rows."""
+    batch_size: int = 16
+    """Rows in one forward pass."""
+    accumulation: int = 1
+    """Forward passes to one optimizer step; the effective batch is `batch_size * accumulation` rows."""
+    learning_rate: float = 2e-5
+    """Peak learning rate of AdamW; it falls linearly to 0 over the run."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay, on matrices only (not on biases and norms)."""
+    max_grad_norm: float | None = None
+    """Clip the gradient's global norm to this; unset: no clipping."""
+    precision: str = "auto"
+    """`bf16`, `fp16` (with gradient scaling), `no`, or `auto`: bf16 where the GPU really has it, else fp16 on a GPU, else no."""
+    keep_best_epoch: bool = False
+    """Keep the epoch with the lowest validation log loss instead of the last one. The validation figure is then chosen on the
+    rows that it reports, and every report of it says so."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.epochs >= 1, "training.epochs", "at least 1", self.epochs)
+        _check(self.batch_size >= 1, "training.batch_size", "at least 1", self.batch_size)
+        _check(self.accumulation >= 1, "training.accumulation", "at least 1", self.accumulation)
+        _check(0 < self.learning_rate < 1, "training.learning_rate", "a number between 0 and 1", self.learning_rate)
+        _check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
+        _check(
+            self.max_grad_norm is None or self.max_grad_norm > 0,
+            "training.max_grad_norm",
+            "above 0",
+            self.max_grad_norm,
+        )
+        _check(self.precision in PRECISIONS, "training.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A section without options."""
+
+
+@dataclass(frozen=True)
+class EncoderInference:
+    """The `[inference]` section of the neural families."""
+
+    batch_tokens: int = 16_384
+    """Tokens in one forward pass, padding included."""
+    precision: str = "auto"
+    """As `training.precision`."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
+        _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+
+
+@dataclass(frozen=True)
+class _Family:
+    model: type
+    training: type
+    inference: type
+
+
+FAMILIES = {
+    "prior": _Family(PriorOptions, HoldOut, NoOptions),
+    "sparse": _Family(SparseOptions, HoldOut, NoOptions),
+    "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: the family, the seed, and the family's three sections."""
+
+    family: str
+    """`prior`, `sparse` or `encoder`."""
+    preset: str = ""
+    """The preset that the run started from; empty for none."""
+    seed: int = 42
+    """Seed of every random choice: split, shuffling, initial weights, dropout."""
+    model: Any = field(default_factory=NoOptions)
+    training: Any = field(default_factory=NoOptions)
+    inference: Any = field(default_factory=NoOptions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON types; `from_dict` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def from_dict(values: dict[str, Any], source: str) -> Config:
+    """Build a configuration from nested plain values.
+
+    Parameters
+    ----------
+    values : dict
+        `family`, optionally `preset` and `seed`, and the sections `model`, `training`, `inference`; what is left out keeps
+        its default.
+    source : str
+        Where the values come from, for messages.
+
+    Raises
+    ------
+    InputError
+        For an unknown key (the nearest valid one is named), a value of the wrong type or out of range.
+    """
+    family = values.get("family")
+    if family not in FAMILIES:
+        raise InputError(f"{source}: option family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    sections = FAMILIES[family]
+    valid = valid_keys(family)
+    for key, value in values.items():
+        if key in ("model", "training", "inference"):
+            if not isinstance(value, dict):
+                raise InputError(f"{source}: [{key}] is a section, got {value!r}")
+            for name in value:
+                _known(f"{key}.{name}", valid, family, source)
+        else:
+            _known(key, valid, family, source)
+    built = {
+        name: _build(getattr(sections, name), values.get(name, {}), name, source)
+        for name in ("model", "training", "inference")
+    }
+    plain = {key: _typed(Config, key, values[key], key, source) for key in ("preset", "seed") if key in values}
+    return Config(family=family, **plain, **built)
+
+
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: tuple[str, ...] | list[str] = ()
+) -> Config:
+    """Resolve a configuration: the preset, then the file's values over it, then the overrides.
+
+    Parameters
+    ----------
+    preset : str, optional
+        A name from `preset_names()`. Without it the file must name a `preset` or a `family`.
+    file : Path, optional
+        A TOML file with the same keys as a preset.
+    overrides : sequence of str
+        `section.key=value` (or `seed=value`); the value is read as TOML, or taken as it stands where the option is a text.
+
+    Raises
+    ------
+    InputError
+        For an unknown preset or key, an unreadable file, or a value that does not fit.
+    """
+    from_file: dict[str, Any] = {}
+    if file is not None:
+        from_file = read_toml(Path(file))
+        preset = preset or from_file.get("preset")
+    if preset is None and "family" not in from_file:
+        raise InputError("name a preset (--preset NAME), or a family in the configuration file")
+    values: dict[str, Any] = _read_preset(preset) | {"preset": preset} if preset is not None else {}
+    source = f"preset {preset}" if file is None else str(file)
+    family = values.get("family", from_file.get("family"))
+    if from_file.get("family", family) != family:
+        raise InputError(f"{file}: family {from_file['family']!r} does not fit preset {preset} (family {family!r})")
+    for key, value in from_file.items():
+        if isinstance(value, dict):
+            values[key] = {**values.get(key, {}), **value}
+        elif key != "preset":
+            values[key] = value
+    for override in overrides:
+        _apply(override, values, family)
+    return from_dict(values, source if not overrides else f"{source} with --set")
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package, sorted."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _presets().iterdir() if entry.name.endswith(".toml"))
+
+
+def valid_keys(family: str) -> list[str]:
+    """Every key that `--set` and TOML files may name for this family."""
+    sections = FAMILIES[family]
+    keys = ["family", "preset", "seed"]
+    for name in ("model", "training", "inference"):
+        keys += [f"{name}.{option.name}" for option in dataclasses.fields(getattr(sections, name))]
+    return keys
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, or say in one line why not."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
+
+
+def _presets() -> Traversable:
+    return resources.files("humanpref") / "presets"
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    names = preset_names()
+    if name not in names:
+        raise InputError(f"unknown preset {name!r}{_nearest(name, names)}; the presets are {', '.join(names)}")
+    return tomllib.loads((_presets() / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _nearest(key: str, valid: list[str]) -> str:
+    """A hint at the valid key that looks most like `key`, also when only its section is wrong."""
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    if not close:
+        last = {name.rsplit(".", 1)[-1]: name for name in valid}
+        close = [
+            last[match] for match in difflib.get_close_matches(key.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.5)
+        ]
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _known(key: str, valid: list[str], family: str, source: str) -> None:
+    if key not in valid:
+        raise InputError(f"{source}: unknown option {key!r} for family {family}{_nearest(key, valid)}")
+
+
+def _apply(override: str, values: dict[str, Any], family: str) -> None:
+    key, equals, text = override.partition("=")
+    key, text = key.strip(), text.strip()
+    if not equals or not key:
+        raise InputError(f"--set {override!r}: expected section.key=value")
+    _known(key, [name for name in valid_keys(family) if name not in ("family", "preset")], family, "--set")
+    section, _, name = key.rpartition(".")
+    owner = getattr(FAMILIES[family], section) if section else Config
+    value: Any = text
+    if str not in _accepted(typing.get_type_hints(owner)[name]):
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+    if section:
+        values[section] = {**values.get(section, {}), name: value}
+    else:
+        values[name] = value
+
+
+def _build(kind: type, values: dict[str, Any], section: str, source: str) -> Any:
+    typed = {name: _typed(kind, name, value, f"{section}.{name}", source) for name, value in values.items()}
+    try:
+        return kind(**typed)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _accepted(hint: Any) -> tuple[type, ...]:
+    """The plain types that a field's annotation admits."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(option) or option for option in options)
+
+
+def _typed(kind: type, name: str, value: Any, option: str, source: str) -> Any:
+    """`value` as the field's type; whole numbers pass as floats, lists as tuples, nothing else is bent."""
+    hint = typing.get_type_hints(kind)[name]
+    accepted = _accepted(hint)
+    if float in accepted and type(value) is int:
+        value = float(value)
+    if tuple in accepted and isinstance(value, int | float) and not isinstance(value, bool):
+        value = (value,)
+    if tuple in accepted and isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value):
+        return tuple(float(item) for item in value)
+    if type(value) not in accepted:
+        readable = " or ".join(
+            {"NoneType": "unset", "tuple": "a list of numbers"}.get(t.__name__, t.__name__) for t in accepted
+        )
+        raise InputError(f"{source}: option {option}: expected {readable}, got {value!r}")
+    return value

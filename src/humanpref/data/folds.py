@@ -1,0 +1,86 @@
+"""Folds grouped by prompt: rows that share a prompt never stand on both sides of a split."""
+
+import hashlib
+import unicodedata
+from operator import add, mul
+
+import numpy as np
+import pandas as pd
+
+from humanpref.data.pairs import labels_of
+from humanpref.schema import InputError
+
+
+def prompt_keys(pairs: pd.DataFrame) -> np.ndarray:
+    """One key per row, equal for rows whose prompts differ only in case, white space or Unicode form; (n,) of str.
+
+    The whole conversation counts, all turns of it. The key is a digest, so that it may be kept in files.
+    """
+    return np.array([_key(turns) for turns in pairs["prompt"]], dtype=object)
+
+
+def _key(turns: tuple[str, ...]) -> str:
+    text = unicodedata.normalize("NFKC", "\n".join(turns)).casefold()
+    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=12).hexdigest()
+
+
+def grouped_folds(pairs: pd.DataFrame, k: int, seed: int) -> np.ndarray:
+    """Assign each row to one of `k` folds: grouped by prompt, stratified by label where there are labels.
+
+    The assignment depends on the rows and the seed alone, not on the order of the rows, so that every model and command that
+    is given the same rows and seed is judged on the same folds.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        A pairs frame of n rows.
+    k : int
+        Number of folds, at least 2.
+    seed : int
+        Seed of the shuffling.
+
+    Returns
+    -------
+    ndarray
+        (n,) int64 in [0, k).
+
+    Raises
+    ------
+    InputError
+        If there are fewer distinct prompts than folds.
+    """
+    keys = prompt_keys(pairs)
+    distinct = len(set(keys))
+    if k < 2:
+        raise InputError(f"folds: expected at least 2, got {k}")
+    if distinct < k:
+        raise InputError(f"{k} folds need at least {k} distinct prompts, these {len(pairs)} rows have {distinct}")
+    classes = labels_of(pairs).argmax(axis=1) if "winner_tie" in pairs else np.zeros(len(pairs), dtype=np.int64)
+    groups: dict[str, list[int]] = {}
+    for key, label in zip(keys, classes, strict=True):
+        groups.setdefault(key, [0, 0, 0])[label] += 1
+    # scikit-learn's StratifiedGroupKFold was tried: its shuffled folds leave the class shares several points apart, take
+    # half a minute at the competition's size, and depend on its version and on the order of the rows.
+    # Here: large groups first, then in an order drawn by the seed, each to the fold that has least of the group's classes.
+    counts = [[0, 0, 0] for _ in range(k)]
+    fold_of = {}
+    for key in sorted(groups, key=lambda key: (-sum(groups[key]), _draw(key, seed))):
+        group = groups[key]
+        fold = min(range(k), key=lambda f: (sum(map(mul, counts[f], group)), sum(counts[f])))
+        counts[fold] = list(map(add, counts[fold], group))
+        fold_of[key] = fold
+    return np.array([fold_of[key] for key in keys], dtype=np.int64)
+
+
+def _draw(key: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+
+
+def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
+    """Which rows to hold out: about `fraction` of them, whole prompts only, stratified by label; (n,) bool.
+
+    A fraction of 1/k gives fold 0 of `grouped_folds(pairs, k, seed)`. 0 holds nothing out.
+    """
+    if fraction == 0:
+        return np.zeros(len(pairs), dtype=bool)
+    return grouped_folds(pairs, max(2, round(1 / fraction)), seed) == 0

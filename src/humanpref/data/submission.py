@@ -1,0 +1,116 @@
+"""The submission file: writing one, and checking one as the competition would."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from humanpref.files import write_whole
+from humanpref.schema import ID, LABEL_COLUMNS, InputError
+
+HEADER = [ID, *LABEL_COLUMNS]
+SUM_TOLERANCE = 1e-6
+
+
+def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.ndarray) -> None:
+    """Write `id` and the three probabilities, one line per row, in the order given; whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The CSV to write; an existing file is replaced.
+    ids : sequence of str
+        n ids, in the order of the test file.
+    probabilities : ndarray
+        (n, 3) float64, columns A, B, tie; finite, in [0, 1], rows summing to 1.
+
+    Raises
+    ------
+    ValueError
+        If the probabilities are not such: a defect of the model, never of the user's files.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if probabilities.shape != (len(ids), 3):
+        raise ValueError(f"expected probabilities of shape ({len(ids)}, 3), got {probabilities.shape}")
+    sums = probabilities.sum(axis=1)
+    bad = ~np.isfinite(probabilities).all(axis=1) | (probabilities < 0).any(axis=1) | (np.abs(sums - 1) > SUM_TOLERANCE)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"id {ids[row]!r}: {probabilities[row].tolist()} are not probabilities ({bad.sum()} such rows)"
+        )
+    frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
+    frame.insert(0, ID, list(ids))
+    with write_whole(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
+    """What the competition would refuse in a submission: header, ids and their order, row count, numbers, sums.
+
+    Parameters
+    ----------
+    path, test_csv : path
+        The submission and the test file that it answers.
+
+    Returns
+    -------
+    list of str
+        One line per kind of fault, with the first row that has it; empty if there is none.
+
+    Raises
+    ------
+    InputError
+        If the test file cannot be read.
+    """
+    expected = [row[0] for row in _cells(test_csv, [ID])]
+    try:
+        rows = _cells(path, HEADER, exact=True)
+    except InputError as error:
+        return [str(error)]
+    faults = []
+    if len(rows) != len(expected):
+        faults.append(f"{path}: expected {len(expected)} rows as in {test_csv}, got {len(rows)}")
+    ids = [row[0] for row in rows]
+    for number, (got, wanted) in enumerate(zip(ids, expected, strict=False), start=1):
+        if got != wanted:
+            order = "in another order" if sorted(ids) == sorted(expected) else "not those of the test file"
+            faults.append(f"{path}: row {number}: expected id {wanted!r}, got {got!r}; the ids are {order}")
+            break
+    values = pd.DataFrame([row[1:] for row in rows], columns=list(LABEL_COLUMNS)).apply(pd.to_numeric, errors="coerce")
+    numbers = values.to_numpy(dtype=np.float64)
+    sums = numbers.sum(axis=1)
+    checks = {
+        "not a finite number": ~np.isfinite(numbers).all(axis=1),
+        "outside [0, 1]": (numbers < 0).any(axis=1) | (numbers > 1).any(axis=1),
+        "probabilities do not sum to 1": np.abs(sums - 1) > SUM_TOLERANCE,
+    }
+    for fault, rows_with_it in checks.items():
+        if rows_with_it.any():
+            row = int(rows_with_it.argmax())
+            faults.append(
+                f"{path}: row {row + 1} (id {ids[row]!r}): {fault}: {rows[row][1:]} ({rows_with_it.sum()} such rows)"
+            )
+    return faults
+
+
+def _cells(path: str | Path, columns: list[str], exact: bool = False) -> list[list[str]]:
+    """The named columns of a CSV as text. Raises InputError if it is not one, or (exact) has another header."""
+    csv.field_size_limit(2**31 - 1)
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="", errors="replace") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            rows = [row for row in reader if row]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: not a valid CSV ({error})") from None
+    if (exact and header != columns) or not set(columns) <= set(header):
+        raise InputError(f"{path}: expected the header {','.join(columns)}, got {','.join(header)[:200]!r}")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise InputError(f"{path}: row {number}: expected {len(header)} fields, got {len(row)}")
+    return [[row[header.index(column)] for column in columns] for row in rows]

@@ -1,0 +1,120 @@
+"""What every model is: scikit-learn's conventions on a pairs frame, and a folder that holds it."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from humanpref.config import Config
+from humanpref.files import write_json
+from humanpref.schema import InputError
+
+CONFIG_FILE = "config.json"
+
+Validation = tuple[pd.DataFrame, np.ndarray]
+"""Held-out pairs and their labels, to report on while training."""
+
+
+class Model(ABC):
+    """A predictor of P(A), P(B), P(tie). `__init__` only stores the configuration; what is learned ends in `_`."""
+
+    swap_equivariant = False
+    """True if exchanging A and B exchanges P(A) and P(B) by construction, so that averaging over both orders gains nothing."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.report_: dict[str, Any] = {}
+        """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain JSON types."""
+
+    @abstractmethod
+    def fit(
+        self,
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        validation: Validation | None = None,
+    ) -> "Model":
+        """Learn from labelled pairs.
+
+        Parameters
+        ----------
+        pairs : DataFrame
+            A pairs frame of n rows; its own label columns are not looked at.
+        labels : ndarray
+            (n,) integers in {0, 1, 2} (A, B, tie), or (n, 3) probabilities.
+        weights : ndarray, optional
+            (n,) float, at least 0; 2 equals the row twice.
+        validation : (DataFrame, ndarray), optional
+            Rows to report on. They are never learned from.
+        """
+
+    @abstractmethod
+    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
+        """P(A), P(B), P(tie) of each row: (n, 3) float64, rows summing to 1, in the order of the rows."""
+
+    @abstractmethod
+    def save_state(self, folder: Path) -> None:
+        """Write what was learned into an existing folder."""
+
+    @abstractmethod
+    def load_state(self, folder: Path) -> None:
+        """Read it back, strictly."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write the configuration and what was learned; `humanpref.models.load_model` reads it back."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG_FILE, self.config.to_dict())
+        self.save_state(folder)
+
+
+def as_probabilities(labels: np.ndarray) -> np.ndarray:
+    """Labels (n,) in {0, 1, 2} or (n, 3) as (n, 3) float64.
+
+    Raises
+    ------
+    ValueError
+        For any other shape, or values that are not such labels.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim == 1 and np.isin(labels, (0, 1, 2)).all():
+        return np.eye(3)[labels.astype(np.int64)]
+    if labels.ndim == 2 and labels.shape[1] == 3:
+        labels = labels.astype(np.float64)
+        if (labels >= 0).all() and np.allclose(labels.sum(axis=1), 1, atol=1e-6):
+            return labels
+    raise ValueError(f"expected labels of shape (n,) in {{0, 1, 2}} or (n, 3) summing to 1, got shape {labels.shape}")
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays as safetensors."""
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+
+
+def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
+    """Read exactly these arrays from a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or an array is missing or too many.
+    """
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
+    check_names(path, names, set(arrays))
+    return arrays
+
+
+def check_names(path: Path, expected: set[str], found: set[str]) -> None:
+    """Raise InputError unless both sets of weight names are the same."""
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    if missing or extra:
+        parts = [f"{kind} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" for kind, names in
+                 (("missing weights", missing), ("extra weights", extra)) if names]  # fmt: skip
+        raise InputError(f"{path}: does not fit the model: {'; '.join(parts)}")

@@ -1,0 +1,33 @@
+"""The class rates of the training rows, for every row: the score that any other model must beat."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
+
+STATE_FILE = "model.safetensors"
+
+
+class PriorModel(Model):
+    """Predicts the (weighted) class rates of its training rows. `rates_` is (3,) float64."""
+
+    def fit(
+        self,
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        validation: Validation | None = None,
+    ) -> "PriorModel":
+        self.rates_ = np.average(as_probabilities(labels), axis=0, weights=weights)
+        return self
+
+    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
+        return np.tile(self.rates_, (len(pairs), 1))
+
+    def save_state(self, folder: Path) -> None:
+        save_arrays(folder / STATE_FILE, {"rates": self.rates_})
+
+    def load_state(self, folder: Path) -> None:
+        self.rates_ = load_arrays(folder / STATE_FILE, {"rates"})["rates"]

@@ -1,0 +1,44 @@
+"""Which rows go through the model together: shuffled windows for training, a token budget for inference."""
+
+import numpy as np
+
+Window = list[np.ndarray]
+"""The micro-batches of one optimizer step, each an array of row numbers."""
+
+
+def shuffled_windows(rows: int, batch_size: int, accumulation: int, seed: int, epoch: int) -> list[Window]:
+    """One epoch's optimizer steps: every row once, in an order drawn from (seed, epoch).
+
+    The last micro-batch and the last window hold what is left, so that no row is dropped.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    batches = [order[start : start + batch_size] for start in range(0, rows, batch_size)]
+    return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
+
+
+def token_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Batches of similar lengths that hold at most `batch_tokens` tokens once padded; longest first.
+
+    The longest batch comes first, so that a run that will be out of memory is so at once. A row that alone exceeds the budget
+    is a batch of its own.
+
+    Parameters
+    ----------
+    lengths : ndarray
+        (n,) tokens of each row.
+    batch_tokens : int
+        Tokens per batch, padding included.
+
+    Returns
+    -------
+    list of ndarray
+        Row numbers, each row in exactly one batch.
+    """
+    batches: list[np.ndarray] = []
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches

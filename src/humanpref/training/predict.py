@@ -1,0 +1,52 @@
+"""Inference of a trained module over many rows: batches by length under a token budget, the order of the rows restored."""
+
+import contextlib
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from humanpref.training.batching import token_batches
+from humanpref.training.loop import Collate
+from humanpref.training.precision import DTYPES, device_of_run, resolve
+
+
+def predict_logits(module: nn.Module, collate: Collate, lengths: np.ndarray, batch_tokens: int, precision: str) -> np.ndarray:
+    """The module's logits for every row.
+
+    Parameters
+    ----------
+    module : Module
+        Takes what `collate` gives, returns logits (n, 3). It is moved to the run's device and left there, in eval mode.
+    collate : callable
+        From row numbers to keyword arguments.
+    lengths : ndarray
+        (n,) tokens that each row costs.
+    batch_tokens : int
+        Tokens in one forward pass, padding included.
+    precision : str
+        As in the configuration.
+
+    Returns
+    -------
+    ndarray
+        (n, 3) float64, in the order of the rows.
+    """
+    device = device_of_run()
+    dtype = DTYPES.get(resolve(precision, device))
+    autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+    module.to(device).eval()
+    logits = np.empty((len(lengths), 3))
+    with torch.inference_mode(), autocast, tqdm(total=len(lengths), desc="predict", unit="row", disable=None) as bar:
+        for rows in token_batches(lengths, batch_tokens):
+            batch = {name: tensor.to(device) for name, tensor in collate(rows).items()}
+            logits[rows] = module(**batch).double().cpu().numpy()
+            bar.update(len(rows))
+    return logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis in float64; rows sum to 1 to rounding."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
