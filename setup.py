@@ -19,7 +19,15 @@ setup(
     packages=find_packages("src"),
     package_data={"humanpref": ["presets/*.toml"]},
     python_requires=">=3.11,<3.14",
-    install_requires=["numpy>=1.26", "pandas>=2.2", "scipy>=1.11", "scikit-learn>=1.5", "safetensors>=0.4", "tqdm>=4.66"],
+    install_requires=[
+        "numpy>=1.26",
+        "pandas>=2.2",
+        "scipy>=1.11",
+        "scikit-learn>=1.5",
+        "threadpoolctl>=3",
+        "safetensors>=0.4",
+        "tqdm>=4.66",
+    ],
     extras_require={
         # The neural models. Kaggle's image has all of these; the sparse models need none.
         "torch": ["torch>=2.4", "transformers>=4.57", "accelerate>=1.0", "sentencepiece>=0.2", "protobuf>=5"],

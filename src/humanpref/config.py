@@ -57,22 +57,19 @@ class SparseOptions:
     """A term must stand in at least so many texts (responses, or prompts for the tie score)."""
     max_terms: int = 50_000
     """At most so many response terms, the most frequent; the prompt's vocabulary is capped at a fifth of it."""
-    structure: bool = True
-    """Use the structural features (lengths, formatting, overlap with the prompt …) beside TF-IDF."""
-    penalties: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
-    """L2 penalties on the TF-IDF weights to choose from, on an inner grouped split of the training rows (one value: no
+    term_penalties: tuple[float, ...] = (100.0, 30.0, 10.0, 3.0, 1.0)
+    """L2 penalties on a TF-IDF weight, in rows; the best on inner grouped folds of the training rows is taken (one value: no
     choice)."""
+    structure_penalties: tuple[float, ...] = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
+    """The same for the weight of a standardised structural feature."""
 
     def __post_init__(self) -> None:
         _check(1 <= self.word_ngrams <= 5, "model.word_ngrams", "a whole number from 1 to 5", self.word_ngrams)
         _check(self.min_rows >= 1, "model.min_rows", "at least 1", self.min_rows)
         _check(self.max_terms >= 1, "model.max_terms", "at least 1", self.max_terms)
-        _check(
-            bool(self.penalties) and all(p > 0 for p in self.penalties),
-            "model.penalties",
-            "positive numbers",
-            self.penalties,
-        )
+        for name in ("term_penalties", "structure_penalties"):
+            values = getattr(self, name)
+            _check(bool(values) and all(value > 0 for value in values), f"model.{name}", "positive numbers", values)
 
 
 @dataclass(frozen=True)
@@ -313,14 +310,14 @@ def _read_preset(name: str) -> dict[str, Any]:
 
 
 def _nearest(key: str, valid: list[str]) -> str:
-    """A hint at the valid key that looks most like `key`, also when only its section is wrong."""
-    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    if not close:
-        last = {name.rsplit(".", 1)[-1]: name for name in valid}
-        close = [
-            last[match] for match in difflib.get_close_matches(key.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.5)
-        ]
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """A hint at the valid key that looks most like `key`, its section apart: the right option in a wrong section is found."""
+
+    def likeness(name: str) -> tuple[float, float]:
+        last = difflib.SequenceMatcher(None, key.rsplit(".", 1)[-1], name.rsplit(".", 1)[-1]).ratio()
+        return last, difflib.SequenceMatcher(None, key, name).ratio()
+
+    nearest = max(valid, key=likeness)
+    return f" (did you mean {nearest!r}?)" if max(likeness(nearest)) >= 0.5 else ""
 
 
 def _known(key: str, valid: list[str], family: str, source: str) -> None:

@@ -96,7 +96,14 @@ class EncoderModel(Model):
         collate, _ = self._inputs(pairs)
         validate = self._validator(validation) if validation is not None else None
         report = train(
-            self.module_, collate, as_probabilities(labels), weights, cross_entropy, self.config.training, self.config.seed, validate
+            self.module_,
+            collate,
+            as_probabilities(labels),
+            weights,
+            cross_entropy,
+            self.config.training,
+            self.config.seed,
+            validate,
         )
         self.report_ = {"backbone": self._backbone_facts(), "training": report}
         return self
@@ -208,7 +215,9 @@ def load_backbone(name: str) -> nn.Module:
         raise InputError(_not_loaded(name, "weights", error)) from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
-        raise InputError(f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. {', '.join(missing[:3])}")
+        raise InputError(
+            f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. {', '.join(missing[:3])}"
+        )
     return backbone
 
 
@@ -228,7 +237,9 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
     check_names(path, set(expected), set(state))
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
-            raise InputError(f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}")
+            raise InputError(
+                f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+            )
     module.load_state_dict(state)
 
 
@@ -236,7 +247,9 @@ def _check_length(config: Any, options: EncoderOptions) -> None:
     """Absolute positions end; relative ones (DeBERTa) do not."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions and getattr(config, "position_biased_input", True) and options.max_length > positions:
-        raise InputError(f"option model.max_length: {options.max_length} tokens, but backbone {options.backbone} has {positions}")
+        raise InputError(
+            f"option model.max_length: {options.max_length} tokens, but backbone {options.backbone} has {positions}"
+        )
 
 
 def _texts(pairs: pd.DataFrame) -> list[str]:
@@ -246,5 +259,3 @@ def _texts(pairs: pd.DataFrame) -> list[str]:
 def _not_loaded(name: str, what: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"backbone {name}: its {what} cannot be loaded; set model.backbone to a folder that holds it ({first[:200]})"
-
-

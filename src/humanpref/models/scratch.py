@@ -37,7 +37,9 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(cls, SPECIAL_TOKENS.index(cls)), (sep, SPECIAL_TOKENS.index(sep))],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad, cls_token=cls, sep_token=sep, unk_token=unk)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=pad, cls_token=cls, sep_token=sep, unk_token=unk
+    )
 
 
 def scratch_config(options: EncoderOptions, tokenizer: Any) -> DebertaV2Config:

@@ -35,13 +35,18 @@ class Tokenised(NamedTuple):
 
 def template_of(tokenizer: Any) -> Template:
     """Read the special tokens of a pair off a tokenizer, whatever its family (one or two separators, types or none)."""
-    first, second = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("b", add_special_tokens=False).input_ids
+    first, second = (
+        tokenizer("a", add_special_tokens=False).input_ids,
+        tokenizer("b", add_special_tokens=False).input_ids,
+    )
     pair = tokenizer("a", "b", return_token_type_ids=True)
     ids = list(pair.input_ids)
     start = _find(ids, first, 0)
     between = _find(ids, second, start + len(first))
     types = pair.get("token_type_ids") or [0] * len(ids)
-    return Template(ids[:start], ids[start + len(first) : between], ids[between + len(second) :], (types[start], types[between]))
+    return Template(
+        ids[:start], ids[start + len(first) : between], ids[between + len(second) :], (types[start], types[between])
+    )
 
 
 def tokenise(branches: list[Branch], tokenizer: Any, max_length: int, prompt_share: float) -> list[Tokenised]:
@@ -81,7 +86,13 @@ def tokenise(branches: list[Branch], tokenizer: Any, max_length: int, prompt_sha
         made.append(Tokenised(np.array(first + second, dtype=np.int32), np.array(types, dtype=np.int32)))
     if made:
         mean = np.mean([len(tokens.ids) for tokens in made])
-        logger.info("tokens: %d branches, %.0f on average, %.1f %% cut to %d", len(made), mean, 100 * cut / len(made), max_length)
+        logger.info(
+            "tokens: %d branches, %.0f on average, %.1f %% cut to %d",
+            len(made),
+            mean,
+            100 * cut / len(made),
+            max_length,
+        )
     return made
 
 

@@ -72,7 +72,9 @@ def train(
         For a loss that is not finite, a precision that the device has not, or a launch of several processes.
     """
     if options.keep_best_epoch and validate is None:
-        raise InputError("option training.keep_best_epoch: needs validation rows (training.validation_fraction above 0)")
+        raise InputError(
+            "option training.keep_best_epoch: needs validation rows (training.validation_fraction above 0)"
+        )
     if any(p.dtype != torch.float32 for p in module.parameters() if p.requires_grad):
         raise ValueError("trainable weights must be float32: gradient scaling and small steps both need it")
     precision = resolve(options.precision, device_of_run())
@@ -129,7 +131,14 @@ def train(
             bar.set_postfix(loss=f"{summed / seen:.4f}")
             if bar.disable and step % max(1, steps_per_epoch // 10) == 0:
                 left = (time.perf_counter() - started) / step * (steps_per_epoch - step)
-                logger.info("epoch %d, step %d/%d: mean loss %.4f, %.0f s left", epoch + 1, step, steps_per_epoch, summed / seen, left)
+                logger.info(
+                    "epoch %d, step %d/%d: mean loss %.4f, %.0f s left",
+                    epoch + 1,
+                    step,
+                    steps_per_epoch,
+                    summed / seen,
+                    left,
+                )
         took = time.perf_counter() - started
         seconds += took
         record = {"epoch": epoch + 1, "train_loss": summed / seen, "seconds": took}
@@ -138,7 +147,12 @@ def train(
             if options.keep_best_epoch and (best is None or record["validation_log_loss"] < best[0]):
                 best = (record["validation_log_loss"], _snapshot(module))
         epochs.append(record)
-        logger.info("epoch %d/%d: %s", epoch + 1, options.epochs, ", ".join(f"{k} {v:.4f}" for k, v in record.items() if k != "epoch"))
+        logger.info(
+            "epoch %d/%d: %s",
+            epoch + 1,
+            options.epochs,
+            ", ".join(f"{k} {v:.4f}" for k, v in record.items() if k != "epoch"),
+        )
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     accelerator.free_memory()
     report = {

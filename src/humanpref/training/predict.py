@@ -12,7 +12,9 @@ from humanpref.training.loop import Collate
 from humanpref.training.precision import DTYPES, device_of_run, resolve
 
 
-def predict_logits(module: nn.Module, collate: Collate, lengths: np.ndarray, batch_tokens: int, precision: str) -> np.ndarray:
+def predict_logits(
+    module: nn.Module, collate: Collate, lengths: np.ndarray, batch_tokens: int, precision: str
+) -> np.ndarray:
     """The module's logits for every row.
 
     Parameters

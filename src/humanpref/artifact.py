@@ -1,0 +1,150 @@
+"""The artifact: the folder that training hands to inference, and all that it hands over.
+
+::
+
+    ARTIFACT/
+      artifact.json   what it is: format, preset, family, the backbone really used, the training rows' prior, versions, members
+      metrics.json    validation or out-of-fold figures, and what happened while fitting
+      oof.csv         id, fold and the three probabilities of every row that was predicted while held out
+      model/          the one model, or fold-0/ … fold-(K-1)/: config.json, weights (safetensors), tokenizer
+"""
+
+import importlib.metadata
+import platform
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import humanpref
+from humanpref.config import Config
+from humanpref.files import read_json
+from humanpref.models import Model, load_model
+from humanpref.schema import InputError
+
+FACTS_FILE = "artifact.json"
+METRICS_FILE = "metrics.json"
+OOF_FILE = "oof.csv"
+FORMAT = 1
+_LIBRARIES = (
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "safetensors",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+)
+
+
+class Artifact:
+    """A trained artifact on disk. Its models are loaded when they are first asked to predict.
+
+    Attributes
+    ----------
+    folder : Path
+    facts : dict
+        The content of `artifact.json`.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        self.facts = facts
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Artifact":
+        """Open an artifact.
+
+        Raises
+        ------
+        InputError
+            If the folder is not an artifact, or one of another format.
+        """
+        folder = Path(folder)
+        if not (folder / FACTS_FILE).is_file():
+            raise InputError(f"{folder}: not an artifact (no {FACTS_FILE} in it)")
+        facts = read_json(folder / FACTS_FILE)
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            found = facts.get("format") if isinstance(facts, dict) else facts
+            raise InputError(
+                f"{folder / FACTS_FILE}: expected format {FORMAT}, got {found!r}; made by another version of humanpref?"
+            )
+        lost = [key for key in ("members", "prior") if not isinstance(facts.get(key), list)]
+        if lost:
+            raise InputError(f"{folder / FACTS_FILE}: key {lost[0]!r} is missing or not a list")
+        return cls(folder, facts)
+
+    @property
+    def prior(self) -> tuple[float, float, float]:
+        """The class rates of the training rows, (A, B, tie)."""
+        return tuple(self.facts["prior"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return read_json(self.folder / METRICS_FILE)
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """The artifact's models: one, or one per fold."""
+        return [load_model(self.folder / member) for member in self.facts["members"]]
+
+    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows."""
+        return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
+
+
+def facts_of(
+    config: Config,
+    members: list[str],
+    prior: np.ndarray,
+    training_rows: int,
+    data_sha256: str,
+    backbone: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of `artifact.json`, the file that makes a folder an artifact.
+
+    Parameters
+    ----------
+    config : Config
+        The run's.
+    members : list of str
+        The models' folders inside the artifact.
+    prior : ndarray
+        (3,) class rates of the training rows.
+    training_rows : int
+        Rows that any member learned from.
+    data_sha256 : str
+        Digest of the training file.
+    backbone : dict, optional
+        The pretrained model that was really used, whatever the preset is called.
+    """
+    return {
+        "format": FORMAT,
+        "preset": config.preset,
+        "family": config.family,
+        "seed": config.seed,
+        "backbone": backbone,
+        "members": members,
+        "prior": [float(rate) for rate in prior],
+        "training_rows": training_rows,
+        "data_sha256": data_sha256,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of the libraries that a result depends on, as installed."""
+    found = {"python": platform.python_version(), "humanpref": humanpref.__version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

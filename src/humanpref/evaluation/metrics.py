@@ -1,0 +1,98 @@
+"""Log loss, accuracy and their bootstrap intervals."""
+
+from typing import Any
+
+import numpy as np
+
+CLIP = 1e-15
+"""Probabilities are kept away from 0 and 1 by so much, as the competition's metric does."""
+BOOTSTRAP_DRAWS = 2_000
+
+
+def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Each row's log loss -sum_c y_c ln p_c, in nats.
+
+    Parameters
+    ----------
+    labels, probabilities : ndarray
+        (n, 3), rows summing to 1; labels may be soft.
+
+    Returns
+    -------
+    ndarray
+        (n,) float64. (1/3, 1/3, 1/3) costs ln 3 = 1.0986 under any label.
+    """
+    return -(labels * np.log(np.clip(probabilities, CLIP, 1 - CLIP))).sum(axis=1)
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean of `row_log_losses`, in nats."""
+    return float(row_log_losses(labels, probabilities).mean())
+
+
+def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Share of rows whose likeliest class is the label's likeliest."""
+    return float((labels.argmax(axis=1) == probabilities.argmax(axis=1)).mean())
+
+
+def bootstrap_interval(
+    values: np.ndarray, groups: np.ndarray, level: float = 0.95, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over rows, resampling whole groups (prompts), since their rows hang together.
+
+    Parameters
+    ----------
+    values : ndarray
+        (n,) one number per row.
+    groups : ndarray
+        (n,) each row's group.
+    level : float
+        Coverage.
+    draws : int
+        Resamples.
+    seed : int
+        Of the resampling: the same rows give the same interval.
+
+    Returns
+    -------
+    (low, high) : float
+        Source: Efron and Tibshirani (1993), chapter 13, with groups as the units.
+    """
+    _, group = np.unique(groups.astype(str), return_inverse=True)
+    sums, sizes = np.bincount(group, weights=values), np.bincount(group)
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for i in range(draws):
+        drawn = rng.integers(len(sums), size=len(sums))
+        means[i] = sums[drawn].sum() / sizes[drawn].sum()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise(labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """What is reported of predictions: log loss with its 95 % interval, accuracy, and the prior's log loss on the same rows.
+
+    Parameters
+    ----------
+    labels, probabilities : ndarray
+        (n, 3).
+    prior : ndarray
+        (3,) or (n, 3): the class rates of the rows that the model (of each row) was trained on.
+    groups : ndarray
+        (n,) prompt keys.
+
+    Returns
+    -------
+    dict
+        `rows`, `log_loss`, `log_loss_low`, `log_loss_high`, `accuracy`, `prior_log_loss`.
+    """
+    losses = row_log_losses(labels, probabilities)
+    low, high = bootstrap_interval(losses, groups)
+    return {
+        "rows": len(labels),
+        "log_loss": float(losses.mean()),
+        "log_loss_low": low,
+        "log_loss_high": high,
+        "accuracy": accuracy(labels, probabilities),
+        "prior_log_loss": log_loss(labels, np.broadcast_to(prior, labels.shape)),
+    }
