@@ -123,6 +123,8 @@ class GradientTraining(HoldOut):
     """AdamW's decoupled weight decay, on matrices only (not on biases and norms)."""
     max_grad_norm: float | None = None
     """Clip the gradient's global norm to this; unset: no clipping."""
+    swap_augmentation: bool = False
+    """Learn from every row in both orders of A and B: twice the rows, and no side to prefer."""
     precision: str = "auto"
     """`bf16`, `fp16` (with gradient scaling), `no`, or `auto`: bf16 where the GPU really has it, else fp16 on a GPU, else no."""
     keep_best_epoch: bool = False

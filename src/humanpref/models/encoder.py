@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from humanpref.config import EncoderOptions
+from humanpref.data import swap_pairs
 from humanpref.models.base import Model, Validation, as_probabilities, check_names
 from humanpref.models.scratch import scratch_config, train_tokenizer
-from humanpref.schema import InputError
+from humanpref.schema import SWAPPED_CLASSES, InputError
 from humanpref.text.format import branch
 from humanpref.text.tokens import Tokenised, tokenise
 from humanpref.training.loop import train
@@ -84,6 +85,11 @@ class EncoderModel(Model):
         validation: Validation | None = None,
     ) -> "EncoderModel":
         options: EncoderOptions = self.config.model
+        labels = as_probabilities(labels)
+        if self.config.training.swap_augmentation:
+            pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
+            labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
+            weights = None if weights is None else np.concatenate([weights, weights])
         torch.manual_seed(self.config.seed)
         if options.backbone == SCRATCH:
             self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
@@ -96,14 +102,7 @@ class EncoderModel(Model):
         collate, _ = self._inputs(pairs)
         validate = self._validator(validation) if validation is not None else None
         report = train(
-            self.module_,
-            collate,
-            as_probabilities(labels),
-            weights,
-            cross_entropy,
-            self.config.training,
-            self.config.seed,
-            validate,
+            self.module_, collate, labels, weights, cross_entropy, self.config.training, self.config.seed, validate
         )
         self.report_ = {"backbone": self._backbone_facts(), "training": report}
         return self

@@ -16,7 +16,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
     Parameters
     ----------
     texts : list of str
-        What to learn from: the training rows only.
+        What to learn from: the training rows only. A text that stands twice counts once.
     vocabulary : int
         Number of tokens at most; the 256 bytes and the special tokens are among them.
     """
@@ -30,7 +30,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(dict.fromkeys(texts), trainer)
     pad, cls, sep, unk = SPECIAL_TOKENS
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
@@ -49,7 +49,7 @@ def scratch_config(options: EncoderOptions, tokenizer: Any) -> DebertaV2Config:
         vocab_size=len(tokenizer),
         hidden_size=width,
         num_hidden_layers=options.scratch_layers,
-        num_attention_heads=max(1, width // 16),
+        num_attention_heads=max(1, width // 32),
         intermediate_size=4 * width,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

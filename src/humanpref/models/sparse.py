@@ -67,8 +67,9 @@ class SparseModel(Model):
         self.responses_ = _vectorizer(responses, options, options.max_terms)
         self.prompts_ = _vectorizer(_texts(pairs["prompt"]), options, max(1, options.max_terms // PROMPT_SHARE))
         x, z = structure(pairs)
-        self.x_scale_ = _nonzero(np.sqrt((x**2).mean(axis=0)))
-        self.z_mean_, self.z_scale_ = z.mean(axis=0), _nonzero(z.std(axis=0))
+        self.x_scale_ = _nonzero(np.sqrt(np.average(x**2, axis=0, weights=weights)))
+        self.z_mean_ = np.average(z, axis=0, weights=weights)
+        self.z_scale_ = _nonzero(np.sqrt(np.average((z - self.z_mean_) ** 2, axis=0, weights=weights)))
         features = self._features(pairs, x, z)
         term_penalty, structure_penalty, inner = self._choose_penalties(pairs, features, labels, weights)
         self.regression_ = _regression(features, term_penalty, structure_penalty).fit(
@@ -182,7 +183,8 @@ def _regression(features: Features, term_penalty: float, structure_penalty: floa
 
 
 def _vectorizer(texts: list[str], options: SparseOptions, max_terms: int) -> TfidfVectorizer | None:
-    """A fitted vectorizer, or None where no term stands in enough texts."""
+    """A fitted vectorizer, or None where no term stands in enough texts. A text that stands twice counts once."""
+    texts = list(dict.fromkeys(texts))
     vectorizer = _unfitted(options, min_df=min(options.min_rows, len(texts)), max_features=max_terms)
     try:
         return vectorizer.fit(texts)

@@ -1,0 +1,86 @@
+"""What all tests share: no network but loopback, small rows made on the spot, the real rows where they are."""
+
+import ipaddress
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humanpref.data import read_pairs
+from humanpref.data.synthetic import write_arena
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network():
+    """Refuse every connection of the test process that leaves the machine."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def checked(original):
+        def call(self, address):
+            if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address[0]):
+                raise AssertionError(f"a test tried to connect to {address}")
+            return original(self, address)
+
+        return call
+
+    socket.socket.connect, socket.socket.connect_ex = checked(connect), checked(connect_ex)
+    yield
+    socket.socket.connect, socket.socket.connect_ex = connect, connect_ex
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory) -> Path:
+    """A synthetic arena of 120 training and 24 test rows, as files."""
+    folder = tmp_path_factory.mktemp("arena")
+    write_arena(folder, rows=120, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pairs(arena) -> pd.DataFrame:
+    """The arena's training rows."""
+    return read_pairs(arena / "train.csv")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real rows: `$DATA`, or `../shared/data` beside the checkout."""
+    folder = Path(os.environ.get("DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (folder / "arena_train.csv").is_file():
+        pytest.skip("the real rows are not here (set DATA to their folder)")
+    return folder
+
+
+@pytest.fixture
+def write_csv(tmp_path):
+    """Write a labelled CSV from `(prompt, response_a, response_b, class)` rows and return its path."""
+
+    def write(rows, name="rows.csv", labels=True, **columns) -> Path:
+        texts = [[turns if isinstance(turns, str) else json.dumps(turns) for turns in row[:3]] for row in rows]
+        frame = pd.DataFrame(texts, columns=["prompt", "response_a", "response_b"])
+        frame.insert(0, "id", np.arange(100, 100 + len(rows)))
+        if labels:
+            hot = np.eye(3, dtype=int)[[row[3] for row in rows]]
+            frame[["winner_model_a", "winner_model_b", "winner_tie"]] = hot
+        for column, values in columns.items():
+            frame[column] = values
+        frame.to_csv(tmp_path / name, index=False)
+        return tmp_path / name
+
+    return write

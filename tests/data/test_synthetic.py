@@ -1,0 +1,355 @@
+"""The synthetic arena: its files, its likeness to the real data, and the truth behind its labels."""
+
+import json
+import re
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from humanpref.data import synthetic
+from humanpref.data.synthetic import bayes_log_loss, make_arena, model_strengths, write_arena
+from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+
+LABELS = list(LABEL_COLUMNS)
+ROWS = 5_000
+FILES = {
+    "train.csv": [ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABELS],
+    "test.csv": [ID, *TEXT_COLUMNS],
+    "sample_submission.csv": [ID, *LABELS],
+    "truth.csv": [ID, *LABELS],
+    "test_labels.csv": [ID, *TEXT_COLUMNS, *LABELS],
+}
+
+
+@pytest.fixture(scope="module")
+def arena():
+    return make_arena(ROWS, seed=0)
+
+
+@pytest.fixture(scope="module")
+def turns(arena):
+    """The training rows' cells, parsed: a list of strings (or None) per cell."""
+    return arena.train[list(TEXT_COLUMNS)].map(json.loads)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arena") / "made" / "by it"
+    return folder, write_arena(folder, rows=300, seed=7)
+
+
+def characters(cells: pd.Series) -> pd.Series:
+    return cells.map(lambda cell: sum(len(turn or "") for turn in cell))
+
+
+def encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def probabilities(arena, frame: pd.DataFrame) -> np.ndarray:
+    return arena.truth.set_index(ID).loc[frame[ID], LABELS].to_numpy()
+
+
+def classes(frame: pd.DataFrame) -> np.ndarray:
+    return frame[LABELS].to_numpy().argmax(axis=1)
+
+
+# --- files
+
+
+def test_same_arguments_give_the_same_bytes_and_another_seed_does_not(written, tmp_path):
+    folder, _ = written
+    write_arena(tmp_path / "again", rows=300, seed=7)
+    write_arena(tmp_path / "other", rows=300, seed=8)
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    assert (tmp_path / "other" / "train.csv").read_bytes() != (folder / "train.csv").read_bytes()
+
+
+def test_files_have_the_competitions_columns_and_counts(written):
+    folder, arena = written
+    assert {path.name for path in folder.iterdir()} == set(FILES)  # and no temporary file stays behind
+    frames = {name: pd.read_csv(folder / name, float_precision="round_trip") for name in FILES}
+    assert {name: list(frame.columns) for name, frame in frames.items()} == FILES
+    assert {name: len(frame) for name, frame in frames.items()} == {
+        "train.csv": 300, "test.csv": 60, "sample_submission.csv": 60, "truth.csv": 360, "test_labels.csv": 60,
+    }  # fmt: skip
+    for name in ("train", "test", "truth", "test_labels"):
+        pd.testing.assert_frame_equal(frames[f"{name}.csv"], getattr(arena, name))
+    sample = frames["sample_submission.csv"]
+    assert sample[ID].equals(arena.test[ID])
+    assert (sample[LABELS] == 1 / 3).all(axis=None)
+    pd.testing.assert_frame_equal(arena.test_labels[arena.test.columns], arena.test)
+
+
+def test_writing_replaces_what_was_there(written, tmp_path):
+    (tmp_path / "train.csv").write_text("old")
+    write_arena(tmp_path, rows=300, seed=7)
+    assert (tmp_path / "train.csv").read_bytes() == (written[0] / "train.csv").read_bytes()
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path):
+    (tmp_path / "arena").write_text("")
+    with pytest.raises(InputError, match="arena"):
+        write_arena(tmp_path / "arena", rows=1, seed=0)
+
+
+@pytest.mark.parametrize(("rows", "seed"), [(0, 0), (-3, 0), (2.5, 0), ("10", 0), (10, -1), (10, None)])
+def test_bad_arguments_are_refused(rows, seed, tmp_path):
+    with pytest.raises(InputError, match="must be an integer"):
+        write_arena(tmp_path / "arena", rows, seed)
+    assert not (tmp_path / "arena").exists()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_few_rows(rows):
+    arena = make_arena(rows, seed=3)
+    assert (len(arena.train), len(arena.test), len(arena.truth)) == (rows, 1, rows + 1)
+
+
+def test_ids_are_unique_and_in_no_order_and_truth_has_them_all(arena):
+    assert arena.truth[ID].is_unique
+    assert not arena.train[ID].is_monotonic_increasing
+    assert arena.truth[ID].tolist() == [*arena.train[ID], *arena.test[ID]]
+    assert arena.test_labels[ID].tolist() == arena.test[ID].tolist()
+
+
+# --- likeness to the real data
+
+
+def test_every_row_has_as_many_answers_as_prompts_and_one_label(arena, turns):
+    assert (turns.map(len).nunique(axis=1) == 1).all()
+    assert (arena.train[LABELS].sum(axis=1) == 1).all()
+    assert arena.train[LABELS].isin([0, 1]).all(axis=None)
+    assert (arena.train["model_a"] != arena.train["model_b"]).all()
+
+
+def test_label_rates(arena):
+    np.testing.assert_allclose(arena.train[LABELS].mean(), [0.35, 0.34, 0.31], atol=0.02)
+
+
+def test_turns(turns):
+    count = turns["prompt"].map(len)
+    assert count.quantile([0.5, 0.9]).tolist() == [1, 2]
+    assert 4 <= count.quantile(0.99) <= 6
+    assert 15 <= count.max() <= 36
+
+
+def test_lengths_in_characters(turns):
+    prompt = characters(turns["prompt"])
+    assert 70 <= prompt.median() <= 120
+    assert 2_500 <= prompt.quantile(0.99) <= 7_500
+    for side in ("response_a", "response_b"):
+        response = characters(turns[side])
+        assert 850 <= response.median() <= 1_150
+        assert 2_300 <= response.quantile(0.9) <= 3_200
+        assert 5_000 <= response.quantile(0.99) <= 9_000
+        assert response.max() >= 15_000
+
+
+def test_longer_answers_win_more(arena, turns):
+    longer = np.sign(characters(turns["response_a"]) - characters(turns["response_b"]))
+    won = arena.train["winner_model_a"] - arena.train["winner_model_b"]
+    agree = (longer * won)[longer * won != 0] == 1
+    assert 0.57 <= agree.mean() <= 0.65
+
+
+@pytest.mark.parametrize("side", ["response_a", "response_b"])
+def test_quirks_of_the_answers(arena, turns, side):
+    text = turns[side].map(lambda cell: "".join(turn or "" for turn in cell))
+    last = turns[side].map(lambda cell: "null" if cell[-1] is None else cell[-1])
+    for count in ((last == "null").sum(), (last == "").sum(), text.map(lambda t: not encodable(t)).sum()):
+        assert 1 <= count <= 0.006 * ROWS
+    assert arena.train[side].map(encodable).all()  # in the file, a lone surrogate is a JSON escape
+    for mark in ("```", "\n- ", "\n1. **", "\n### "):
+        assert text.str.contains(mark, regex=False).mean() > 0.03
+
+
+def test_quirks_of_the_prompts(arena, turns):
+    text = turns["prompt"].map(" ".join)
+    assert 0.02 <= text.str.contains("[\u4e00-\u9fff]").mean() <= 0.1
+    assert 0.01 <= text.str.contains("[\u0400-\u04ff]").mean() <= 0.1
+    assert arena.train["prompt"].str.contains(r"\\u[0-9a-f]{4}").any()  # escaped …
+    assert not arena.train["prompt"].map(str.isascii).all()  # … and not
+
+
+def test_prompts_repeat(turns):
+    text = turns["prompt"].map("\n".join)
+    normal = text.str.casefold().str.split().str.join(" ")
+    sizes = normal.map(normal.value_counts())
+    assert 0.14 <= (sizes > 1).mean() <= 0.2
+    assert 0.0015 <= sizes.max() / ROWS <= 0.003
+    assert text.nunique() > normal.nunique()  # some differ by case or white space only
+
+
+def test_identical_answers_mostly_tie(arena):
+    same = arena.train[arena.train["response_a"].map(json.loads) == arena.train["response_b"].map(json.loads)]
+    assert 0.004 <= len(same) / ROWS <= 0.015
+    np.testing.assert_allclose(probabilities(arena, same), [[0.0595, 0.0595, 0.881]] * len(same), atol=1e-3)
+
+
+# --- the truth
+
+
+def test_a_word_belongs_to_one_group():
+    """Were a word both precise and vague, or of two topics, the text would not show what the rule reads."""
+    assert len(set(synthetic._WORDS)) == len(synthetic._WORDS)
+
+
+def test_true_probabilities_are_probabilities(arena):
+    truth = arena.truth[LABELS].to_numpy()
+    assert (truth > 0).all()
+    np.testing.assert_allclose(truth.sum(axis=1), 1, atol=1e-12)
+
+
+def test_swapping_the_answers_swaps_the_probabilities():
+    rng = np.random.default_rng(5)
+    conversations = synthetic._draw_conversations(500, rng)
+    a, b = (synthetic._draw_answers(conversations, models, rng) for models in synthetic._draw_models(500, rng).T)
+    identical = np.arange(500) < 5
+    truth = synthetic._true_probabilities(a, b, conversations.kind, np.zeros(500, dtype=bool))
+    mirrored = synthetic._true_probabilities(b, a, conversations.kind, np.zeros(500, dtype=bool))
+    np.testing.assert_array_equal(mirrored, truth[:, SWAPPED_CLASSES])
+    assert np.abs(mirrored - truth).max() > 0.3  # the rule does look at the answers
+    same = synthetic._true_probabilities(a, a, conversations.kind, identical)
+    np.testing.assert_array_equal(same[:, 0], same[:, 1])
+
+
+def read_prompt(turns: list[str]) -> tuple[int, int, str | None]:
+    """A prompt's kind, its topic and the right answer to its question, from its words alone."""
+    text = " ".join(turns[0].lower().split())
+    kind = synthetic._CHAT  # which the greeting is, the one prompt without an opener
+    for place, candidate in enumerate(synthetic._KINDS):
+        if text.startswith(tuple(opener.lower() for openers in candidate.openers for opener in openers)):
+            kind = place
+    topic = next(t for word in re.findall("[a-z]+", text) for t, words in enumerate(synthetic._TOPICS) if word in words)
+    if found := re.search(r"how much is (\w+) plus (\w+)\?", text):
+        total = sum(map(synthetic._NUMBERS.index, found.groups()))
+        return kind, topic, f"The sum is {synthetic._NUMBERS[total]}."
+    if found := re.search(r"the (\w+) comes before the (\w+)", text):
+        return kind, topic, "Start with {}, then follow with {}.".format(*found.groups())
+    if found := re.search(r"the (\w+) is (\w+) than the (\w+)\. which is (\w+)\?", text):
+        first, said, second, asked = found.groups()
+        order = (first, second) if said == asked else (second, first)
+        return kind, topic, "I choose {} instead of {}.".format(*order)
+    return kind, topic, None
+
+
+def read_answer(turns: list[str | None], topic: int, right: str | None) -> dict[str, int]:
+    """What the rule reads of an answer, from its words alone."""
+    text = re.sub("```.*?```", "", "\n".join(turn or "" for turn in turns), flags=re.DOTALL)
+    verdict = 0
+    if right is not None and text.strip():
+        statement, text = text.split("\n\n", 1)
+        verdict = 1 if statement == right else -1
+    words = re.findall("[a-z]+", text.lower())
+    groups = map(set, [*synthetic._GROUPS[1:4], synthetic._TOPICS[topic], chain(*synthetic._TOPICS)])
+    precise, vague, slips, on_topic, topical = (sum(word in group for word in words) for group in groups)
+    return {
+        "words": len(words), "precise": precise, "vague": vague, "slips": slips, "verdict": verdict,
+        "on_topic": on_topic, "off_topic": topical - on_topic, "silence": int(not turns[-1]), "stray": 0, "layout": 0,
+    }  # fmt: skip
+
+
+def test_all_that_the_truth_depends_on_can_be_read(arena, turns):
+    """The true probabilities follow from the prompt and the answers: the best reachable loss can be reached."""
+    some = turns.iloc[:1_500]
+    prompts = [read_prompt(prompt) for prompt in some["prompt"]]
+    a, b = (
+        synthetic._Answers(**pd.DataFrame(
+            [read_answer(cell, topic, right) for cell, (_, topic, right) in zip(some[side], prompts, strict=True)]
+        ).to_dict("series"))
+        for side in ("response_a", "response_b")
+    )  # fmt: skip
+    identical = (some["response_a"] == some["response_b"]).to_numpy()
+    kind = np.array([kind for kind, _, _ in prompts])
+    read = synthetic._true_probabilities(a, b, kind, identical)
+    np.testing.assert_allclose(read, probabilities(arena, arena.train.iloc[:1_500]), atol=1e-9)
+
+
+@pytest.mark.parametrize(("question", "right", "wrong"), [
+    (synthetic._Question.SUM, "The sum is five.", "The sum is four."),
+    (synthetic._Question.ORDER, "Start with mirror, then follow with ladder.", "Start with ladder, then follow with mirror."),
+    (synthetic._Question.COMPARISON, "I choose mirror instead of ladder.", "I choose ladder instead of mirror."),
+])  # fmt: skip
+def test_right_and_wrong_answers(question, right, wrong):
+    zeros = dict.fromkeys(synthetic._Conversations._fields, 0)
+    conversation = synthetic._Conversations(**zeros | {"question": question, "first": 2, "second": 3})
+    assert synthetic._question(conversation)[1:] == (right, wrong)
+
+
+def test_the_opposite_is_asked_for():
+    zeros = dict.fromkeys(synthetic._Conversations._fields, 0)
+    twisted = {"question": synthetic._Question.COMPARISON, "first": 2, "second": 3, "twist": 1}
+    ask, right, _ = synthetic._question(synthetic._Conversations(**zeros | twisted))
+    assert ask == "The mirror is heavier than the ladder. Which is lighter?"
+    assert right == "I choose ladder instead of mirror."
+
+
+@pytest.mark.parametrize("part", ["train", "test_labels"])
+def test_labels_are_drawn_from_the_truth(arena, part):
+    frame = getattr(arena, part)
+    truth = probabilities(arena, frame)
+    surprise = -np.log(truth[np.arange(len(frame)), classes(frame)])
+    entropy = -(truth * np.log(truth)).sum(axis=1)
+    error = (surprise - entropy).std() / np.sqrt(len(frame))
+    assert abs(surprise.mean() - entropy.mean()) < 3.5 * error
+    assert surprise.mean() < 1.03  # labels that ignore the truth would cost more than the prior
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_best_reachable_loss(seed):
+    assert 0.95 < bayes_log_loss(make_arena(1_000, seed).truth) < 1.0
+
+
+def test_best_reachable_loss_of_many_rows(arena):
+    assert 0.955 < bayes_log_loss(arena.truth) < 0.98
+
+
+def test_bayes_log_loss_by_hand():
+    truth = pd.DataFrame([["x", 0.5, 0.25, 0.25], ["y", 1 / 3, 1 / 3, 1 / 3]], columns=[ID, *LABELS])
+    assert bayes_log_loss(truth) == pytest.approx((1.5 * np.log(2) + np.log(3)) / 2)
+
+
+def test_length_alone_is_better_than_the_prior_and_far_from_the_best(arena, turns):
+    def features(cells):
+        prompt, a, b = (
+            np.log1p(
+                np.stack([characters(cells[c]), cells[c].map(lambda x: sum(len((t or "").split()) for t in x))], 1)
+            )
+            for c in TEXT_COLUMNS
+        )
+        return np.hstack([prompt, a, b, a - b, np.abs(a - b)])
+
+    train, test = arena.train, arena.test_labels
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+    model.fit(features(turns), classes(train))
+    predicted = model.predict_proba(features(test[list(TEXT_COLUMNS)].map(json.loads)))
+    loss = log_loss(classes(test), predicted, labels=[0, 1, 2])
+    prior = log_loss(classes(test), np.tile(train[LABELS].mean(), (len(test), 1)), labels=[0, 1, 2])
+    assert 1.08 < prior < 1.11
+    assert bayes_log_loss(arena.truth) + 0.06 < loss < prior - 0.01
+
+
+def test_stronger_models_win_more(arena):
+    strengths = model_strengths()
+    assert set(strengths) == set(arena.train["model_a"]) == set(arena.train["model_b"])
+    assert len(strengths) >= 12
+    assert list(strengths.values()) == sorted(strengths.values(), reverse=True)
+
+    won = pd.concat(
+        [arena.train.groupby(f"model_{side}")[f"winner_model_{side}"].agg(["sum", "count"]) for side in "ab"]
+    )
+    won = won.groupby(level=0).sum()
+    rate = won["sum"] / won["count"]
+    assert rate.corr(pd.Series(strengths), method="spearman") > 0.9

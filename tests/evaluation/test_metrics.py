@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from humanpref.evaluation.metrics import accuracy, bootstrap_interval, log_loss, row_log_losses, summarise
+
+
+def test_numbers_worked_by_hand():
+    labels = np.array([[1, 0, 0], [0, 0, 1], [0.5, 0.5, 0]])
+    probabilities = np.array([[0.5, 0.25, 0.25], [1, 0, 0], [0.25, 0.25, 0.5]])
+    expected = [math.log(2), -math.log(1e-15), math.log(4)]
+    assert row_log_losses(labels, probabilities).tolist() == pytest.approx(expected)
+    assert log_loss(labels, probabilities) == pytest.approx(sum(expected) / 3)
+    assert accuracy(labels[:2], probabilities[:2]) == 0.5
+
+
+def test_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    probabilities, classes = rng.dirichlet([1, 1, 1], size=200), rng.integers(3, size=200)
+    assert log_loss(np.eye(3)[classes], probabilities) == pytest.approx(
+        sklearn_log_loss(classes, probabilities, labels=[0, 1, 2])
+    )
+
+
+def test_the_interval_of_independent_rows_is_that_of_the_mean():
+    values = np.random.default_rng(1).normal(1.0, 0.3, size=2_000)
+    low, high = bootstrap_interval(values, np.arange(2_000))
+    half = 1.96 * values.std() / math.sqrt(2_000)
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.2 * half)
+    assert (low, high) == bootstrap_interval(values, np.arange(2_000))
+
+
+def test_rows_of_one_prompt_count_as_one():
+    values = np.repeat(np.random.default_rng(2).normal(size=100), 10)
+    low, high = bootstrap_interval(values, np.repeat(np.arange(100), 10))
+    independent_low, independent_high = bootstrap_interval(values, np.arange(1_000))
+    assert (high - low) / (independent_high - independent_low) == pytest.approx(math.sqrt(10), rel=0.2)
+
+
+def test_the_interval_covers():
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(100):
+        low, high = bootstrap_interval(rng.exponential(size=150), np.arange(150), draws=300)
+        hits += low <= 1.0 <= high
+    assert 85 <= hits <= 99
+
+
+def test_summary():
+    labels, prior = np.eye(3)[[0, 0, 1, 2]], np.array([0.5, 0.25, 0.25])
+    figures = summarise(labels, labels * 0.7 + 0.1, prior, np.array(list("abcd")))
+    assert figures["rows"] == 4
+    assert figures["accuracy"] == 1
+    assert figures["log_loss"] == pytest.approx(-math.log(0.8))
+    assert figures["prior_log_loss"] == pytest.approx(1.5 * math.log(2))

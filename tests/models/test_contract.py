@@ -1,0 +1,178 @@
+"""One contract, every family: shapes, sums, order, save and load, odd rows, swapping, weights."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from humanpref.config import FAMILIES, load_config
+from humanpref.data import labels_of, read_pairs, swap_pairs
+from humanpref.models import build_model, load_model
+from humanpref.schema import InputError
+
+MICRO = [
+    "model.max_length=48", "model.scratch_hidden_size=8", "model.scratch_layers=1", "model.scratch_vocabulary=300",
+    "training.epochs=1",
+]  # fmt: skip
+FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
+CONFIGS = {
+    "prior": load_config("prior"),
+    "sparse": load_config("sparse", overrides=FEW),
+    "encoder": load_config("tiny", overrides=MICRO),
+}
+EXACT = {"prior": 1e-12, "sparse": 1e-5, "encoder": 1e-5}
+
+
+def test_no_family_is_left_out():
+    assert set(CONFIGS) == set(FAMILIES)
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(family, pairs):
+    fitted = build_model(CONFIGS[family])
+    assert fitted.fit(pairs, labels_of(pairs), validation=(pairs[:9], labels_of(pairs[:9]))) is fitted
+    return fitted
+
+
+@pytest.fixture(scope="module")
+def odd_rows(tmp_path_factory):
+    cells = {
+        "plain": (["What?"], ["This."], ["That."]),
+        "nulls": ([None], [None], [None]),
+        "no turns": ([], [], []),
+        "empty": ([""], [""], ["Something."]),
+        "surrogate": (["\ud83d"], ["\udc00"], ["fine"]),
+        "long": (["p" * 50_000], ["a " * 25_000], ["b"]),
+        "chinese": (["请问今天天气怎么样？"], ["晴天。"], ["下雨。"]),
+        "many turns": (["q"] * 36, ["a"] * 36, ["b"] * 35),
+        "identical": (["q"], ["same"], ["same"]),
+    }
+    frame = pd.DataFrame(
+        [[json.dumps(cell) for cell in row] for row in cells.values()], columns=["prompt", "response_a", "response_b"]
+    )
+    frame.insert(0, "id", list(cells))
+    path = tmp_path_factory.mktemp("odd") / "test.csv"
+    frame.to_csv(path, index=False)
+    return read_pairs(path)
+
+
+def check_probabilities(probabilities, rows):
+    assert probabilities.shape == (rows, 3)
+    assert probabilities.dtype == np.float64
+    assert np.isfinite(probabilities).all()
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+
+
+def test_probabilities(model, pairs):
+    check_probabilities(model.predict_proba(pairs), len(pairs))
+
+
+def test_any_row_can_be_predicted_alone_and_together(model, odd_rows, family):
+    together = model.predict_proba(odd_rows)
+    check_probabilities(together, len(odd_rows))
+    for i in range(len(odd_rows)):
+        alone = model.predict_proba(odd_rows[i : i + 1].reset_index(drop=True))
+        np.testing.assert_allclose(alone[0], together[i], atol=EXACT[family], err_msg=odd_rows["id"][i])
+
+
+def test_the_order_of_the_rows_does_not_matter(model, pairs, family):
+    order = np.random.default_rng(0).permutation(len(pairs))
+    shuffled = model.predict_proba(pairs.iloc[order].reset_index(drop=True))
+    np.testing.assert_allclose(shuffled, model.predict_proba(pairs)[order], atol=EXACT[family])
+
+
+def test_saved_and_loaded(model, pairs, tmp_path):
+    model.save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert loaded.config == model.config
+    np.testing.assert_allclose(loaded.predict_proba(pairs), model.predict_proba(pairs), atol=1e-6)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "cut off"])
+def test_loading_is_strict(model, tmp_path, change):
+    model.save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    arrays = load_file(path)
+    if change == "missing":
+        arrays.pop(sorted(arrays)[0])
+        save_file(arrays, path)
+    elif change == "extra":
+        save_file(arrays | {"stranger": np.zeros(1)}, path)
+    else:
+        path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: .*(missing weights|extra weights stranger|cannot be read)"
+    ):
+        load_model(tmp_path)
+
+
+def test_swapping(model, pairs):
+    if model.swap_equivariant:
+        swapped = model.predict_proba(swap_pairs(pairs))
+        np.testing.assert_allclose(swapped[:, [1, 0, 2]], model.predict_proba(pairs), atol=1e-9)
+    again = swap_pairs(swap_pairs(pairs))
+    np.testing.assert_array_equal(model.predict_proba(again), model.predict_proba(pairs))
+
+
+def test_the_same_seed_gives_the_same_model(model, family, pairs):
+    again = build_model(CONFIGS[family]).fit(pairs, labels_of(pairs))
+    np.testing.assert_allclose(again.predict_proba(pairs), model.predict_proba(pairs), atol=1e-9)
+
+
+def test_hard_labels_as_numbers_equal_one_hot(family, pairs):
+    few = pairs[:40].reset_index(drop=True)
+    hot = build_model(CONFIGS[family]).fit(few, labels_of(few)).predict_proba(few)
+    numbers = build_model(CONFIGS[family]).fit(few, labels_of(few).argmax(axis=1)).predict_proba(few)
+    np.testing.assert_allclose(hot, numbers, atol=1e-12)
+    for wrong in (np.array([0, 1, 3]), np.zeros((3, 2)), np.ones((3, 3))):
+        with pytest.raises(ValueError, match="labels"):
+            build_model(CONFIGS[family]).fit(few[:3], wrong)
+
+
+def test_soft_labels(family, pairs):
+    few = pairs[:30].reset_index(drop=True)
+    soft = np.tile([0.2, 0.3, 0.5], (30, 1))
+    model = build_model(CONFIGS[family])
+    check_probabilities(model.fit(few, soft).predict_proba(few), 30)
+    mean = model.predict_proba(few).mean(axis=0)
+    if family == "prior":
+        np.testing.assert_allclose(mean, [0.2, 0.3, 0.5], atol=1e-12)
+    elif family == "sparse":  # which has no side to prefer
+        assert mean[2] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_weight_two_equals_the_row_twice(family, pairs):
+    few = pairs[:12].reset_index(drop=True)
+    doubled = pd.concat([few, few[:3]], ignore_index=True)
+    weights = np.where(np.arange(12) < 3, 2.0, 1.0)
+    config = {
+        "prior": load_config("prior"),
+        # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text, so that both have the same.
+        "sparse": load_config(
+            "sparse", overrides=["model.term_penalties=3", "model.structure_penalties=30", "model.min_rows=1"]
+        ),
+        # One step over all rows.
+        "encoder": load_config("tiny", overrides=[*MICRO, "training.batch_size=15", "training.learning_rate=1e-2"]),
+    }[family]
+    weighted = build_model(config).fit(few, labels_of(few), weights).predict_proba(pairs)
+    twice = build_model(config).fit(doubled, labels_of(doubled)).predict_proba(pairs)
+    plain = build_model(config).fit(few, labels_of(few)).predict_proba(pairs)
+    difference = np.abs(weighted - twice).max()
+    assert difference < TWICE[family]
+    assert np.abs(weighted - plain).max() > 10 * difference
+
+
+TWICE = {"prior": 1e-12, "sparse": 1e-4, "encoder": 1e-3}
+
+
+def test_one_training_row(family, pairs):
+    model = build_model(CONFIGS[family]).fit(pairs[:1], labels_of(pairs[:1]))
+    check_probabilities(model.predict_proba(pairs[:5]), 5)

@@ -1,0 +1,113 @@
+import dataclasses
+
+import pytest
+
+from humanpref.config import FAMILIES, from_dict, load_config, preset_names, valid_keys
+from humanpref.schema import InputError
+
+
+def test_every_preset_resolves_and_survives_its_own_json():
+    assert {"prior", "sparse", "tiny", "deberta-v3-small", "deberta-v3-base", "albert-base-v2"} <= set(preset_names())
+    for name in preset_names():
+        config = load_config(name)
+        assert config.preset == name
+        assert from_dict(config.to_dict(), "test") == config
+
+
+def test_the_reports_settings():
+    config = load_config("deberta-v3-small")
+    assert config.model.backbone == "microsoft/deberta-v3-small"
+    assert (config.model.max_length, config.training.batch_size, config.training.learning_rate) == (512, 16, 2e-5)
+    assert (config.training.epochs, config.seed, config.training.accumulation) == (1, 42, 1)
+
+
+def test_precedence_preset_then_file_then_override(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('preset = "tiny"\nseed = 7\n[training]\nepochs = 9\nbatch_size = 3\n')
+    config = load_config(file=file, overrides=["training.epochs=2", "model.backbone=/some/where"])
+    assert (config.preset, config.seed, config.training.epochs, config.training.batch_size) == ("tiny", 7, 2, 3)
+    assert config.model.backbone == "/some/where"
+    assert config.training.learning_rate == load_config("tiny").training.learning_rate
+    assert load_config("sparse", overrides=["seed=3"]).seed == 3
+
+
+def test_a_file_without_a_preset_names_a_family(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('family = "sparse"\n[model]\nterm_penalties = 5\n')
+    assert load_config(file=file).model.term_penalties == (5.0,)
+    file.write_text("seed = 1\n")
+    with pytest.raises(InputError, match="name a preset"):
+        load_config(file=file)
+    file.write_text('family = "sparse"\n')
+    with pytest.raises(InputError, match="does not fit preset tiny"):
+        load_config("tiny", file)
+
+
+@pytest.mark.parametrize(
+    ("preset", "override", "message"),
+    [
+        ("tiny", "training.epocs=3", r"unknown option 'training.epocs'.*did you mean 'training.epochs'"),
+        ("tiny", "model.epochs=3", "did you mean 'training.epochs'"),
+        ("tiny", "epochs=3", "did you mean 'training.epochs'"),
+        ("sparse", "training.epochs=3", "unknown option 'training.epochs' for family sparse"),
+        ("tiny", "training.epochs", "expected section.key=value"),
+        ("tiny", "training.epochs=2.5", "training.epochs: expected int, got 2.5"),
+        ("tiny", "training.epochs=many", "training.epochs: expected int, got 'many'"),
+        ("tiny", "training.epochs=0", "training.epochs: expected at least 1, got 0"),
+        ("tiny", "training.learning_rate=nan", "training.learning_rate"),
+        ("tiny", "training.learning_rate=true", "training.learning_rate: expected float, got True"),
+        ("tiny", "training.precision=fp8", "training.precision: expected one of auto, bf16, fp16, no"),
+        ("tiny", "training.validation_fraction=0.9", "training.validation_fraction"),
+        ("tiny", "preset=sparse", "unknown option 'preset'"),
+        ("sparse", "model.term_penalties=[]", "model.term_penalties"),
+        ("sparse", 'model.term_penalties=["a"]', "model.term_penalties: expected a list of numbers"),
+        ("tini", "seed=1", r"unknown preset 'tini' \(did you mean 'tiny'\?\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(preset, override, message):
+    with pytest.raises(InputError, match=message):
+        load_config(preset, overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('preset = "tiny"\n[training]\nepocs = 1\n', "run.toml: unknown option 'training.epocs'.*training.epochs"),
+        ('preset = "tiny"\ntraining = 3\n', r"\[training\] is a section"),
+        ('preset = "tiny"\n[trainin]\nepochs = 1\n', "unknown option 'trainin'"),
+        ("preset = \n", "not valid TOML"),
+        ('family = "forest"\n', "expected one of prior, sparse, encoder, got 'forest'"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, text, message):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_config(file=file)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(file=tmp_path / "none.toml")
+
+
+def test_every_option_is_documented_where_it_is_defined():
+    import ast
+    import inspect
+
+    import humanpref.config
+
+    documented = set()
+    for node in ast.walk(ast.parse(inspect.getsource(humanpref.config))):
+        if isinstance(node, ast.ClassDef):
+            for field, after in zip(node.body, node.body[1:], strict=False):
+                if (
+                    isinstance(field, ast.AnnAssign)
+                    and isinstance(after, ast.Expr)
+                    and isinstance(after.value, ast.Constant)
+                ):
+                    documented.add((node.name, field.target.id))
+    for family, sections in FAMILIES.items():
+        for section in (sections.model, sections.training, sections.inference):
+            for option in dataclasses.fields(section):
+                owners = [kind.__name__ for kind in section.__mro__]
+                assert any((owner, option.name) in documented for owner in owners), (family, option.name)
+    assert "training.epochs" in valid_keys("encoder")
+    assert "training.epochs" not in valid_keys("sparse")

@@ -1,0 +1,148 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import humanpref.experiment
+from humanpref.artifact import Artifact
+from humanpref.config import load_config
+from humanpref.data import grouped_folds, labels_of, read_pairs
+from humanpref.evaluation.metrics import log_loss
+from humanpref.experiment import evaluate, predict, read_oof, train
+from humanpref.models import load_model
+from humanpref.schema import LABEL_COLUMNS, InputError
+
+SPARSE = load_config("sparse", overrides=["model.term_penalties=10", "model.structure_penalties=100"])
+
+
+@pytest.fixture(scope="module")
+def folds_artifact(arena, tmp_path_factory):
+    return train(SPARSE, arena / "train.csv", tmp_path_factory.mktemp("run") / "artifact", folds=3)
+
+
+def test_held_out_share(arena, tmp_path, pairs):
+    artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "a")
+    oof = read_oof(artifact.folder / "oof.csv")
+    held = grouped_folds(pairs, 5, seed=42) == 0
+    assert oof["id"].tolist() == pairs["id"][held].tolist()
+    assert artifact.facts["training_rows"] == (~held).sum()
+    np.testing.assert_allclose(artifact.prior, labels_of(pairs)[~held].mean(axis=0))
+    metrics = artifact.metrics
+    assert metrics["held_out"] == "validation"
+    assert metrics["log_loss"] == pytest.approx(metrics["prior_log_loss"])
+    assert metrics["log_loss"] == pytest.approx(log_loss(labels_of(pairs)[held], oof[list(LABEL_COLUMNS)].to_numpy()))
+
+
+def test_no_validation_learns_from_every_row(arena, tmp_path, pairs):
+    artifact = train(
+        load_config("prior", overrides=["training.validation_fraction=0"]), arena / "train.csv", tmp_path / "a"
+    )
+    np.testing.assert_allclose(artifact.prior, labels_of(pairs).mean(axis=0))
+    assert "log_loss" not in artifact.metrics
+    assert not (artifact.folder / "oof.csv").exists()
+
+
+def test_out_of_fold_predictions_come_from_the_model_that_did_not_see_the_row(folds_artifact, pairs):
+    oof = read_oof(folds_artifact.folder / "oof.csv")
+    assert oof["id"].tolist() == pairs["id"].tolist()
+    folds = grouped_folds(pairs, 3, seed=42)
+    np.testing.assert_array_equal(oof["fold"], folds)
+    for fold in range(3):
+        rows = pairs[folds == fold].reset_index(drop=True)
+        own = load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows)
+        np.testing.assert_allclose(oof[list(LABEL_COLUMNS)].to_numpy()[folds == fold], own, atol=1e-9)
+    probabilities = oof[list(LABEL_COLUMNS)].to_numpy()
+    assert folds_artifact.metrics["log_loss"] == pytest.approx(log_loss(labels_of(pairs), probabilities))
+
+
+def test_a_folds_artifact_predicts_the_mean_of_its_models(folds_artifact, arena):
+    rows = read_pairs(arena / "test.csv")
+    each = [load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows) for fold in range(3)]
+    np.testing.assert_allclose(folds_artifact.predict_proba(rows), np.mean(each, axis=0), atol=1e-12)
+
+
+def test_several_artifacts_are_averaged(folds_artifact, arena, tmp_path):
+    prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
+    rows = read_pairs(arena / "test.csv")
+    expected = (folds_artifact.predict_proba(rows) + prior.predict_proba(rows)) / 2
+    np.testing.assert_allclose(predict([folds_artifact, prior], rows), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_interrupted_folds_end_with_the_same_predictions(folds_artifact, arena, tmp_path, monkeypatch, after):
+    fit_member, done = humanpref.experiment._fit_member, []
+
+    def interrupted(*arguments):
+        if len(done) == after:
+            raise KeyboardInterrupt
+        fit_member(*arguments)
+        done.append(1)
+
+    monkeypatch.setattr(humanpref.experiment, "_fit_member", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(SPARSE, arena / "train.csv", tmp_path / "a", folds=3)
+    assert not (tmp_path / "a").exists()
+    fitted = []
+    monkeypatch.setattr(
+        humanpref.experiment, "_fit_member", lambda *arguments: (fitted.append(1), fit_member(*arguments))
+    )
+    resumed = train(SPARSE, arena / "train.csv", tmp_path / "a", folds=3)
+    assert len(fitted) == 3 - after
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    pd.testing.assert_frame_equal(read_oof(resumed.folder / "oof.csv"), read_oof(folds_artifact.folder / "oof.csv"))
+    rows = read_pairs(arena / "test.csv")
+    np.testing.assert_allclose(resumed.predict_proba(rows), folds_artifact.predict_proba(rows), atol=1e-12)
+
+
+def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(humanpref.experiment, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=3)
+    monkeypatch.undo()
+    for config, folds in ((load_config("prior", overrides=["seed=1"]), 3), (load_config("prior"), 4)):
+        with pytest.raises(InputError, match="unfinished run with other settings or rows"):
+            train(config, arena / "train.csv", tmp_path / "a", folds=folds)
+    shutil.rmtree(tmp_path / "a.partial")
+    (tmp_path / "a.partial").mkdir()
+    with pytest.raises(InputError, match="not an unfinished run of humanpref"):
+        train(load_config("prior"), arena / "train.csv", tmp_path / "a")
+
+
+def test_an_existing_folder_is_not_touched(arena, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="mine: already exists"):
+        train(load_config("prior"), arena / "train.csv", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_weights_are_read_from_the_file(write_csv, tmp_path):
+    rows = [([f"prompt {i}"], ["a"], ["b"], i % 2) for i in range(10)]
+    heavy = write_csv(rows, weight=[3.0 if i % 2 else 1.0 for i in range(10)])
+    artifact = train(load_config("prior", overrides=["training.validation_fraction=0"]), heavy, tmp_path / "a")
+    np.testing.assert_allclose(artifact.prior, [0.25, 0.75, 0])
+
+
+def test_evaluate_has_the_contracts_keys_and_warns_on_training_rows(folds_artifact, arena, caplog):
+    figures = evaluate(folds_artifact, arena / "test_labels.csv")
+    assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(figures)
+    assert figures["rows"] == 24
+    assert figures["log_loss_low"] < figures["log_loss"] < figures["log_loss_high"]
+    assert "flatter" not in caplog.text
+    evaluate(folds_artifact, arena / "train.csv")
+    assert "these figures flatter" in caplog.text
+
+
+def test_what_is_not_an_artifact(tmp_path, folds_artifact):
+    with pytest.raises(InputError, match=r"not an artifact \(no artifact.json"):
+        Artifact.load(tmp_path)
+    for facts, message in (
+        ({"format": 99}, "expected format 1, got 99"),
+        ({"format": 1}, "key 'members'"),
+        ([], "expected format"),
+    ):
+        (tmp_path / "artifact.json").write_text(json.dumps(facts))
+        with pytest.raises(InputError, match=message):
+            Artifact.load(tmp_path)

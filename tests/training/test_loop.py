@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from humanpref.config import GradientTraining
+from humanpref.schema import InputError
+from humanpref.training.loop import train
+from humanpref.training.losses import cross_entropy
+from humanpref.training.precision import resolve
+
+ROWS, WIDTH = 11, 4
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, x):
+        return self.head(self.frozen(x))
+
+
+@pytest.fixture
+def task():
+    rng = np.random.default_rng(1)
+    x = torch.as_tensor(rng.normal(size=(ROWS, WIDTH)), dtype=torch.float32)
+    return (lambda rows: {"x": x[rows]}), np.eye(3)[rng.integers(3, size=ROWS)]
+
+
+def fitted(task, weights=None, validate=None, **options):
+    module = Linear()
+    defaults = {"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"}
+    report = train(
+        module, *task, weights, cross_entropy, GradientTraining(**(defaults | options)), seed=3, validate=validate
+    )
+    return module, report
+
+
+def parameters(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()]).numpy()
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (2, 4), (1, 8)])
+def test_accumulation_does_not_change_the_steps(task, batch_size, accumulation):
+    # 11 rows: a window of 8 and a partial one of 3, which 4 x 2 does not even cut evenly.
+    weights = np.linspace(0.5, 2, ROWS)
+    whole, report = fitted(task, weights)
+    cut, cut_report = fitted(task, weights, batch_size=batch_size, accumulation=accumulation)
+    np.testing.assert_allclose(parameters(cut), parameters(whole), atol=1e-6)
+    assert report["steps"] == cut_report["steps"] == 4
+    assert report["effective_batch"] == 8
+    assert np.abs(parameters(whole) - parameters(Linear())).max() > 0.05
+
+
+def test_a_step_by_hand(task):
+    collate, labels = task
+    weights = np.arange(1.0, ROWS + 1)
+    expected = Linear()
+    optimizer = torch.optim.AdamW(expected.parameters(), lr=0.05, weight_decay=0)
+    losses = cross_entropy(expected(**collate(np.arange(ROWS))), torch.as_tensor(labels, dtype=torch.float32))
+    (losses * torch.as_tensor(weights / weights.mean(), dtype=torch.float32)).mean().backward()
+    optimizer.step()
+    module, _ = fitted(task, weights, epochs=1, batch_size=ROWS, weight_decay=0)
+    np.testing.assert_allclose(parameters(module), parameters(expected), atol=1e-6)
+
+
+def test_the_learning_rate_falls_linearly_to_zero(task, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self, *arguments, **keywords):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    fitted(task, epochs=2)
+    np.testing.assert_allclose(rates, [0.05, 0.0375, 0.025, 0.0125])
+
+
+def test_what_is_frozen_stays_and_the_rest_moves(task):
+    module, _ = fitted(task)
+    before = Linear()
+    for name, parameter in module.named_parameters():
+        moved = not torch.equal(parameter, dict(before.named_parameters())[name])
+        assert moved == name.startswith("head")
+
+
+def test_clipping_bounds_the_gradient(task, monkeypatch):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self, *arguments, **keywords):
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat([g.flatten() for g in gradients]).norm().item())
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    fitted(task)
+    unclipped = min(norms)
+    norms.clear()
+    fitted(task, max_grad_norm=unclipped / 10)
+    assert max(norms) == pytest.approx(unclipped / 10, rel=1e-3)
+
+
+def test_validation_after_every_epoch_and_the_last_epoch_is_kept(task):
+    figures = iter([0.5, 0.1, 0.9])
+    seen = []
+
+    def validate():
+        seen.append(1)
+        return next(figures)
+
+    module, report = fitted(task, epochs=3, validate=validate)
+    assert [epoch["validation_log_loss"] for epoch in report["epochs"]] == [0.5, 0.1, 0.9]
+    assert "kept_epoch" not in report
+    figures = iter([0.5, 0.1, 0.9])
+    best, best_report = fitted(task, epochs=3, validate=validate, keep_best_epoch=True)
+    assert best_report["kept_epoch"] == 2
+    assert "validation rows" in best_report["kept_epoch_chosen_on"]
+    assert not np.allclose(parameters(best), parameters(module))
+
+
+def test_keeping_the_best_epoch_needs_validation_rows(task):
+    with pytest.raises(InputError, match="keep_best_epoch"):
+        fitted(task, keep_best_epoch=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(task):
+    collate, labels = task
+
+    def broken(rows):
+        return {"x": collate(rows)["x"] * float("nan")}
+
+    with pytest.raises(InputError, match=r"epoch 1, step 1: the loss is nan.*learning rate.*rows"):
+        fitted((broken, labels))
+
+
+def test_half_precision_weights_are_refused(task):
+    with pytest.raises(ValueError, match="float32"):
+        train(Linear().half(), *task, None, cross_entropy, GradientTraining(), seed=0)
+
+
+def test_bf16_autocast_keeps_float32_weights_and_learns(task):
+    module, report = fitted(task, precision="bf16", epochs=30)
+    assert report["precision"] == "bf16"
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert report["epochs"][-1]["train_loss"] < report["epochs"][0]["train_loss"] - 0.1
+
+
+def test_precision_fits_the_device(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert resolve("auto", cpu) == "no"
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        resolve("fp16", cpu)
+    # A T4 says that it supports bf16, by emulation.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert resolve("auto", gpu) == "fp16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert resolve("auto", gpu) == "bf16"
