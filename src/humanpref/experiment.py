@@ -1,6 +1,7 @@
 """One run: labelled rows in, an artifact out; artifacts and rows in, probabilities out."""
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,18 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
         assigned = grouped_folds(pairs, folds, config.seed)
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
     work = _open_partial(out, run)
-    for number, (member, mask) in enumerate(held.items(), start=1):
-        if (work / member).is_dir():
-            logger.info("%s: done before", work / member)
-            continue
-        if len(held) > 1:
-            logger.info("model %d of %d", number, len(held))
-        _fit_member(config, pairs, mask, work / member)
+    try:
+        for number, (member, mask) in enumerate(held.items(), start=1):
+            if (work / member).is_dir():
+                logger.info("%s: done before", work / member)
+                continue
+            if len(held) > 1:
+                logger.info("model %d of %d", number, len(held))
+            _fit_member(config, pairs, mask, work / member)
+    finally:
+        # A run that failed before its first model was done leaves nothing behind.
+        if not any((work / member).is_dir() for member in held):
+            shutil.rmtree(work)
     _finish(config, pairs, held, run, work)
     work.rename(out)
     return Artifact.load(out)

@@ -155,7 +155,7 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     weights = np.where(np.arange(12) < 3, 2.0, 1.0)
     config = {
         "prior": load_config("prior"),
-        # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text, so that both have the same.
+        # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text will do.
         "sparse": load_config(
             "sparse", overrides=["model.term_penalties=3", "model.structure_penalties=30", "model.min_rows=1"]
         ),

@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 
 from humanpref.data import read_pairs, swap_pairs
-from humanpref.text.features import PROMPT_FEATURES, RESPONSE_FEATURES, antisymmetric_names, structure, symmetric_names
-from humanpref.text.features import prompt_features, response_features
+from humanpref.text.features import (
+    PROMPT_FEATURES,
+    RESPONSE_FEATURES,
+    antisymmetric_names,
+    prompt_features,
+    response_features,
+    structure,
+    symmetric_names,
+)
 
 
 def test_shapes_names_and_symmetry(pairs):

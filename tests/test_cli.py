@@ -1,0 +1,183 @@
+"""The commands as a user starts them: exit codes, one-line errors, nothing written where nothing should be."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from humanpref.cli import main
+
+GOOD = {
+    "id": "1", "prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]',
+    "winner_model_a": "1", "winner_model_b": "0", "winner_tie": "0",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run a command in an empty folder; returns its exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def artifact(arena, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "artifact"
+    assert (
+        main(
+            [
+                "--quiet",
+                "train",
+                "--preset",
+                "prior",
+                "--train",
+                str(arena / "train.csv"),
+                "--out",
+                str(out),
+                "--folds",
+                "2",
+            ]
+        )
+        == 0
+    )
+    return out
+
+
+def refused(result, *words):
+    """Exit code 2 and one line on standard error that holds the words."""
+    code, out, err = result
+    assert code == 2, (code, out, err)
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("humanpref: ")
+    for word in words:
+        assert word in err, err
+
+
+def test_from_sample_to_scores(run, tmp_path):
+    assert run("sample", "--rows", 60, "--seed", 1, "--out", "arena")[0] == 0
+    assert {path.name for path in (tmp_path / "arena").iterdir()} == {
+        "train.csv", "test.csv", "sample_submission.csv", "truth.csv", "test_labels.csv",
+    }  # fmt: skip
+    settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
+    code, out, _ = run("train", "--preset", "sparse", "--train", "arena/train.csv", "--out", "A", *settings)
+    assert code == 0
+    assert "validation: " in out
+    code, out, _ = run("predict", "A", "--test", "arena/test.csv", "--out", "submission.csv")
+    assert (code, out) == (0, "submission.csv: 12 rows\n")
+    submission = pd.read_csv("submission.csv", dtype={"id": str})
+    assert submission["id"].tolist() == pd.read_csv("arena/test.csv", dtype={"id": str})["id"].tolist()
+    np.testing.assert_allclose(submission.iloc[:, 1:].sum(axis=1), 1, atol=1e-9)
+    code, out, _ = run("evaluate", "A", "--data", "arena/test_labels.csv", "--json", "figures.json")
+    assert code == 0
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(figures)
+    assert f"log loss {figures['log_loss']:.4f}" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["bad.csv", "cannot be read"]),
+        ("", ["the file is empty"]),
+        (",".join(GOOD) + "\n", ["a header without rows"]),
+        (b"\x89PNG\xff\xfe\x00", ["not a text file"]),
+        ({"response_b": None}, ["missing column 'response_b'"]),
+        ({"prompt": "hello"}, ["row 1", "id '1'", "'prompt'", "not JSON"]),
+        ({"prompt": '{"a": 1}'}, ["row 1", "'prompt'", "a JSON object"]),
+        ({"winner_tie": "maybe"}, ["row 1", "'winner_tie'", "'maybe'"]),
+        ({"winner_tie": "1"}, ["row 1", "sum of 1, got 2"]),
+        ({"winner_model_a": "-1"}, ["'winner_model_a'", "[0, 1]"]),
+        ([GOOD, GOOD], ["row 2", "duplicate id"]),
+    ],
+)
+def test_training_rows_that_cannot_be_used(run, tmp_path, content, words):
+    if isinstance(content, bytes):
+        (tmp_path / "bad.csv").write_bytes(content)
+    elif isinstance(content, str):
+        (tmp_path / "bad.csv").write_text(content)
+    elif content is not None:
+        rows = content if isinstance(content, list) else [GOOD | content]
+        pd.DataFrame(rows).dropna(axis=1).to_csv("bad.csv", index=False)
+    before = sorted(tmp_path.iterdir())
+    refused(run("train", "--preset", "prior", "--train", "bad.csv", "--out", "A"), *words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_settings_that_cannot_be_used(run, arena, tmp_path):
+    train = ["--train", arena / "train.csv", "--out", "A"]
+    refused(run("train", "--preset", "sparce", *train), "unknown preset 'sparce'", "did you mean 'sparse'")
+    refused(run("train", "--preset", "tiny", "--set", "training.epoch=1", *train), "did you mean 'training.epochs'")
+    refused(run("train", "--preset", "tiny", "--set", "model.backbone=nowhere/at/all", *train), "nowhere/at/all")
+    refused(run("train", "--preset", "prior", "--folds", "1", *train), "folds: expected at least 2")
+    refused(run("train", "--preset", "prior", "--config", "none.toml", *train), "none.toml", "cannot be read")
+    refused(run("train", *train), "--preset")
+    refused(run("sample", "--rows", 0, "--out", "arena"), "rows")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_is_not_ours(run, arena, tmp_path):
+    (tmp_path / "A").mkdir()
+    (tmp_path / "A" / "letter.txt").write_text("dear")
+    refused(run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A"), "A: already exists")
+    assert [path.name for path in (tmp_path / "A").iterdir()] == ["letter.txt"]
+    refused(run("predict", "A", "--test", arena / "test.csv", "--out", "s.csv"), "not an artifact")
+
+
+@pytest.mark.parametrize("change", ["missing", "extra"])
+def test_an_artifact_with_other_weights(run, arena, tmp_path, change):
+    assert run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A")[0] == 0
+    path = tmp_path / "A" / "model" / "model.safetensors"
+    arrays = load_file(path)
+    save_file({"other": arrays["rates"]} if change == "missing" else arrays | {"other": arrays["rates"]}, path)
+    result = run("predict", "A", "--test", arena / "test.csv", "--out", "s.csv")
+    refused(result, "extra weights other", *(["missing weights rates"] if change == "missing" else []))
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_test_rows_that_cannot_be_used(run, artifact, tmp_path):
+    refused(run("predict", artifact, "--test", "none.csv", "--out", "s.csv"), "none.csv", "cannot be read")
+    pd.DataFrame([GOOD | {"response_a": "oops"}]).to_csv("bad.csv", index=False)
+    refused(run("predict", artifact, "--test", "bad.csv", "--out", "s.csv"), "'response_a'")
+    refused(run("evaluate", artifact, "--data", "none.csv", "--json", "f.json"), "none.csv")
+    pd.DataFrame([GOOD]).to_csv("good.csv", index=False)
+    refused(run("predict", artifact, "--test", "good.csv", "--out", "no/folder/s.csv"), "cannot be written")
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.csv", "good.csv"}
+
+
+def test_help_and_sparse_start_without_torch(arena, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "from humanpref.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"sys.exit(main(['train', '--preset', 'sparse', '--train', {str(arena / 'train.csv')!r}, '--out', {str(tmp_path / 'A')!r},\n"
+        "  '--set', 'model.term_penalties=10', '--set', 'model.structure_penalties=100']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "sample" in done.stdout
+
+
+def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
+    monkeypatch.setattr("humanpref.data.synthetic.write_arena", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("sample", "--out", "arena")
+
+
+def test_version_and_presets(run):
+    assert run("--version")[1].startswith("humanpref 0.")
+    assert "deberta-v3-small" in run("presets")[1]
+    assert [json.loads(line)["preset"] for line in run("presets", "--json")[1].splitlines()]
