@@ -1,5 +1,6 @@
 """What all tests share: no network but loopback, small rows made on the spot, the real rows where they are."""
 
+import importlib.util
 import ipaddress
 import json
 import os
@@ -17,6 +18,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 REPOSITORY = Path(__file__).parents[1]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+# The package works without torch, the neural models apart; so does the suite.
+collect_ignore = [] if HAS_TORCH else ["training/test_loop.py", "training/test_losses.py", "text/test_tokens.py"]
+
+
+def pytest_report_header():
+    return None if HAS_TORCH else "torch is not installed: the tests of the neural models are left out"
 
 
 @pytest.fixture(autouse=True, scope="session")

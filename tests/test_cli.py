@@ -158,13 +158,23 @@ def test_test_rows_that_cannot_be_used(run, artifact, tmp_path):
 
 
 def test_help_and_sparse_start_without_torch(arena, tmp_path):
+    settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
+    train = [
+        "train",
+        "--preset",
+        "sparse",
+        "--train",
+        str(arena / "train.csv"),
+        "--out",
+        str(tmp_path / "A"),
+        *settings,
+    ]
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
         "from humanpref.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        f"sys.exit(main(['train', '--preset', 'sparse', '--train', {str(arena / 'train.csv')!r}, '--out', {str(tmp_path / 'A')!r},\n"
-        "  '--set', 'model.term_penalties=10', '--set', 'model.structure_penalties=100']))"
+        f"sys.exit(main({train!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""Judging probabilities against labels. Knows nothing of where they come from."""

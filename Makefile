@@ -1,0 +1,42 @@
+# make demo   set everything up and run both kernels here as Kaggle would, offline, to a checked submission
+# make test   set everything up and run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Without torch (the neural models and their tests are then left out): make EXTRAS=kaggle,test test
+EXTRAS ?= torch,kaggle,test
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint setup sandbox notebook clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "humanpref needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	# torch first, by its exact version: as a dependency pip might take a build with several gigabytes of CUDA.
+	$(if $(findstring torch,$(EXTRAS)),$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+sandbox:
+	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get -qq update && apt-get -qq install -y bubblewrap >/dev/null; } \
+		|| echo "bubblewrap is not here and could not be installed: the dry run will use user namespaces, or run without isolation"
+
+demo: setup sandbox
+	$(BIN)/humanpref kaggle dry-run --out dry-run
+
+test: setup sandbox lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The inference kernel is edited as a script and pushed as a notebook.
+notebook: setup
+	$(BIN)/jupytext --to ipynb --output kernel/infer/infer.ipynb kernel/infer/infer.py
+
+clean:
+	rm -rf $(VENV) build dist dry-run src/*.egg-info .pytest_cache .ruff_cache
