@@ -50,9 +50,8 @@ def main() -> None:
     print(
         f"{len(train)} training and {len(test)} test rows, seed {options.seed}; the generator's own log loss {best.mean():.4f}"
     )
-    print(
-        "| model | log loss | excess | 95 % interval | short rows | long rows | fit, s | predict, s |\n|---|---|---|---|---|---|---|---|"
-    )
+    columns = ["model", "log loss", "excess", "95 % interval", "short rows", "long rows", "fit, s", "predict, s"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for name, model in models.items():
         started = time.perf_counter()
         model.fit(train, labels)

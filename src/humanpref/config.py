@@ -85,11 +85,11 @@ class EncoderOptions:
     """Share of a branch that the prompt keeps when prompt and response do not both fit; what one leaves over the other takes."""
     dropout: float = 0.0
     """Dropout before the linear layer."""
-    scratch_vocabulary: int = 2_000
+    scratch_vocabulary: int = 1_500
     """Tokenizer size of the `scratch` backbone."""
-    scratch_hidden_size: int = 32
+    scratch_hidden_size: int = 48
     """Width of the `scratch` backbone."""
-    scratch_layers: int = 2
+    scratch_layers: int = 1
     """Layers of the `scratch` backbone."""
 
     def __post_init__(self) -> None:
