@@ -129,6 +129,17 @@ def test_what_cannot_be_used_is_said_with_its_place(read, tmp_path, content, mes
     assert "\n" not in str(caught.value)
 
 
+def test_lenient_reading_takes_an_odd_text_as_it_stands(read, caplog):
+    rows = [changed(prompt="plain \ud83d"), changed(id="8", response_a='{"a": 1}'), changed(id="9")]
+    content = csv_text(*rows).encode("utf-8", "surrogatepass")
+    pairs = read(content, lenient=True)
+    assert pairs["prompt"].tolist() == [("plain \N{REPLACEMENT CHARACTER}",), ("p",), ("p",)]
+    assert pairs["response_a"].tolist() == [("a",), ('{"a": 1}',), ("a",)]
+    assert "row 2 (id '8'): column 'response_a'" in caplog.text
+    with pytest.raises(InputError, match="duplicate id"):
+        read(csv_text(GOOD, GOOD), lenient=True)
+
+
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"nowhere.csv: cannot be read \(No such file"):
         read_pairs(tmp_path / "nowhere.csv")

@@ -24,7 +24,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _FIELD_LIMIT = 2**31 - 1
 
 
-def read_pairs(path: str | Path, labels: bool | None = None) -> pd.DataFrame:
+def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = False) -> pd.DataFrame:
     """Read a CSV in the competition's schema into a pairs frame (see `humanpref.schema`).
 
     The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null) per turn. Null turns become
@@ -36,6 +36,9 @@ def read_pairs(path: str | Path, labels: bool | None = None) -> pd.DataFrame:
         UTF-8, with or without a byte-order mark.
     labels : bool, optional
         True: the three label columns must be there. False: they are left out. None: they are read if all three are there.
+    lenient : bool
+        Take a text that is not such a list as it stands, as one turn, with a warning. For the inference kernel, where one odd
+        row must not cost all others.
 
     Returns
     -------
@@ -77,9 +80,13 @@ def read_pairs(path: str | Path, labels: bool | None = None) -> pd.DataFrame:
         for column in kept:
             cell = row[columns[column]]
             try:
-                values[column].append(parsers[column](cell) if column in parsers else cell)
+                value = parsers[column](cell) if column in parsers else cell
             except ValueError as error:
-                raise InputError(f"{where}: column {column!r}: {error}") from None
+                if not (lenient and column in TEXT_COLUMNS):
+                    raise InputError(f"{where}: column {column!r}: {error}") from None
+                logger.warning("%s: column %r: %s; taken as it stands", where, column, error)
+                value = (_LONE_SURROGATE.sub(_REPLACEMENT, cell),)
+            values[column].append(value)
         if read_labels:
             _check_sum([values[column][-1] for column in LABEL_COLUMNS], where)
     if not seen:

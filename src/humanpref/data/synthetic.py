@@ -134,22 +134,27 @@ _PLAIN = _words("""the a of to and in is that for it as with on are by this be f
 will more their each other into some its these most over where while use made both many such through only new way part may
 would so there all been often used well up out how between good work take place help find keep set main long small""")
 
-_TOPICS = tuple(map(_words, (
-    "oven recipe flour butter garlic soup pepper roast onion sauce knead simmer dough pan spice bake",
-    "planet orbit comet galaxy telescope lunar eclipse star nebula meteor crater solar cosmic asteroid satellite dwarf",
-    "garden soil seed compost prune bloom lawn shrub weed rose tulip hedge fern mulch bulb root",
-    "guitar melody chord tempo violin piano choir drum opera rhythm flute concert tune harp scale cello",
-    "sail harbour anchor mast tide rudder deck hull captain voyage keel rope wharf lighthouse crew buoy",
-    "doctor fever vaccine surgery clinic nurse symptom artery tablet lung dose patient allergy therapy nerve virus",
-    "bank loan budget interest market stock pension invoice tax profit asset credit dividend ledger fund wage",
-    "rock granite lava fossil crystal quartz basalt volcano mineral magma slate cave sediment fault erosion glacier",
-    "football goal referee striker league penalty coach stadium tackle keeper pitch corner trophy fans midfield pass",
-    "king empire castle treaty knight siege revolt throne dynasty monk crown legion parliament feudal archive war",
-    "atom acid molecule enzyme catalyst solvent oxide polymer salt electron carbon reaction isotope ion alkali reagent",
-    "rain storm cloud thunder frost humid breeze drought snow forecast hail fog monsoon climate sunshine wind",
-    "horse wolf owl salmon beaver otter falcon rabbit badger nest herd hoof feather whale fox burrow",
-    "train station ticket platform rail locomotive carriage signal tunnel conductor freight track depot express bridge gauge",
-)))
+_TOPICS = tuple(
+    map(
+        _words,
+        (
+            "oven recipe flour butter garlic soup pepper roast onion sauce knead simmer dough pan spice bake",
+            "planet orbit comet galaxy telescope lunar eclipse star nebula meteor crater solar cosmic asteroid satellite dwarf",
+            "garden soil seed compost prune bloom lawn shrub weed rose tulip hedge fern mulch bulb root",
+            "guitar melody chord tempo violin piano choir drum opera rhythm flute concert tune harp scale cello",
+            "sail harbour anchor mast tide rudder deck hull captain voyage keel rope wharf lighthouse crew buoy",
+            "doctor fever vaccine surgery clinic nurse symptom artery tablet lung dose patient allergy therapy nerve virus",
+            "bank loan budget interest market stock pension invoice tax profit asset credit dividend ledger fund wage",
+            "rock granite lava fossil crystal quartz basalt volcano mineral magma slate cave sediment fault erosion glacier",
+            "football goal referee striker league penalty coach stadium tackle keeper pitch corner trophy fans midfield pass",
+            "king empire castle treaty knight siege revolt throne dynasty monk crown legion parliament feudal archive war",
+            "atom acid molecule enzyme catalyst solvent oxide polymer salt electron carbon reaction isotope ion alkali reagent",
+            "rain storm cloud thunder frost humid breeze drought snow forecast hail fog monsoon climate sunshine wind",
+            "horse wolf owl salmon beaver otter falcon rabbit badger nest herd hoof feather whale fox burrow",
+            "train station ticket platform rail locomotive carriage signal tunnel conductor freight track depot express bridge gauge",
+        ),
+    )
+)
 
 _THINGS = _words("lamp kettle mirror ladder pencil basket hammer pillow bottle candle")
 _COMPARISONS = (("heavier", "lighter"), ("older", "newer"), ("larger", "smaller"), ("cheaper", "dearer"))

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from humanpref.config import EncoderOptions
 from humanpref.data import swap_pairs
@@ -24,6 +25,9 @@ from humanpref.training.losses import cross_entropy
 from humanpref.training.predict import predict_logits, softmax
 
 logger = logging.getLogger(__name__)
+
+# transformers draws a bar over the weights that it loads, one line for each of them where the output is a file.
+disable_progress_bar()
 
 STATE_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"

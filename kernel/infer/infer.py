@@ -1,0 +1,305 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # humanpref: inference
+#
+# First a valid `submission.csv` is written from the class rates of the training rows. Then humanpref is installed from
+# the wheel dataset, without a network, and its predictions replace those rates, chunk by chunk. Whatever fails after the
+# first step is logged and counted in `status.json`, and costs no submission.
+#
+# The notebook is generated from `infer.py`; edit that one.
+
+# %%
+import base64
+import contextlib
+import csv
+import hashlib
+import importlib
+import io
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+import traceback
+import zipfile
+from pathlib import Path
+
+# %% [markdown]
+# Shared by both kernels, word for word (a test compares): each is pushed as one file, and neither can import the other.
+
+# %%
+ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
+INPUT, WORKING = ROOT / "input", ROOT / "working"
+MARKER = "humanpref-dataset.json"
+
+
+def find(name: str, root: Path, depth: int = 8) -> list[Path]:
+    """Find the files called `name` at most `depth` folders below `root`, nearest first."""
+    found = {}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if name in files:
+            # Kaggle may show one mount under two paths.
+            found.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
+        if len(Path(folder).relative_to(root).parts) >= depth:
+            folders.clear()
+    return sorted(found.values(), key=lambda path: (len(path.parts), str(path)))
+
+
+def tree(root: Path, limit: int = 60) -> str:
+    """List what is under `root`, for a message that says what was there instead."""
+    lines = (f"  {path.relative_to(root)}" for path in root.rglob("*") if len(path.relative_to(root).parts) <= 6)
+    listed = sorted(itertools.islice(lines, limit))
+    return "\n".join([f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])])
+
+
+def find_dataset() -> Path:
+    """Find the folder of the wheel dataset, wherever Kaggle mounted it."""
+    markers = find(MARKER, INPUT)
+    if len(markers) != 1:
+        there = "\n".join(map(str, markers)) or tree(INPUT)
+        raise RuntimeError(f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}")
+    return markers[0].parent
+
+
+def check_dataset(dataset: Path) -> list[Path]:
+    """Check every file of the wheel dataset against its manifest; give the wheels."""
+    manifest = json.loads((dataset / MARKER).read_text())
+    if manifest["format"] != 1:
+        raise RuntimeError(f"{dataset / MARKER}: expected format 1, got {manifest['format']!r}")
+    wheels = []
+    for entry in manifest["files"]:
+        path = dataset / entry["name"]
+        if path.suffix == ".whl" and not path.is_file():
+            wheels.append(repack(path))
+            continue
+        if not path.is_file():
+            raise RuntimeError(f"{path}: named by {MARKER}, but not there; {tree(dataset)}")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if (path.stat().st_size, digest) != (entry["bytes"], entry["sha256"]):
+            raise RuntimeError(
+                f"{path}: expected {entry['bytes']} bytes with SHA-256 {entry['sha256']}, "
+                f"got {path.stat().st_size} bytes with {digest}; is an older version of the dataset mounted?"
+            )
+        if path.suffix == ".whl":
+            wheels.append(path)
+    return wheels
+
+
+def repack(wheel: Path) -> Path:
+    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own RECORD."""
+    folders = [folder for folder in (wheel, wheel.with_suffix("")) if folder.is_dir()]
+    records = [record for folder in folders for record in folder.glob("*.dist-info/RECORD")]
+    if len(records) != 1:
+        raise RuntimeError(f"{wheel}: neither a file nor an unpacked wheel; {tree(wheel.parent)}")
+    folder = records[0].parent.parent
+    repacked = Path(tempfile.mkdtemp()) / wheel.name
+    with zipfile.ZipFile(repacked, "w") as archive, open(records[0], encoding="utf-8", newline="") as record:
+        for name, digest, _ in csv.reader(record):
+            content = (folder / name).read_bytes()
+            got = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            if digest not in ("", f"sha256={got}"):
+                raise RuntimeError(f"{folder / name}: its SHA-256 is not that of the wheel's RECORD")
+            archive.writestr(name, content)
+    return repacked
+
+
+def install(wheels: list[Path]) -> None:
+    """Install the wheels, and nothing else, without a network."""
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--root-user-action=ignore"]
+    for folder in sorted({str(wheel.parent) for wheel in wheels}):
+        command += ["--find-links", folder]
+    command += ["==".join(wheel.name.split("-")[:2]) for wheel in wheels]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, end="", flush=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"pip ended with {done.returncode}:\n{done.stdout}")
+    importlib.invalidate_caches()
+
+
+def go_offline() -> None:
+    """Tell the libraries that there is no network, before any of them is imported."""
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+
+# %% [markdown]
+# The fallback: the test file's ids, and one row of probabilities for all of them.
+
+# %%
+COMPETITION = "llm-classification-finetuning"
+LABELS = ["winner_model_a", "winner_model_b", "winner_tie"]
+SUBMISSION, STATUS, LOG = WORKING / "submission.csv", WORKING / "status.json", WORKING / "infer.log"
+
+
+def say(text: str) -> None:
+    """Print a line and keep it in the log file."""
+    print(text, flush=True)
+    with open(LOG, "a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{text}\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def find_test() -> Path:
+    """Find the competition's test.csv: it has the sample submission beside it, and the competition's name above it."""
+    found = [path for path in find("test.csv", INPUT) if path.with_name("sample_submission.csv").is_file()]
+    if not found:
+        raise RuntimeError(f"no test.csv with a sample_submission.csv beside it; {tree(INPUT)}")
+    return min(found, key=lambda path: COMPETITION not in path.parts)
+
+
+def columns_of(path: Path, columns: list[str]) -> list[list[str]]:
+    """Read the named columns of a CSV as text, row by row."""
+    csv.field_size_limit(2**31 - 1)
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows)
+        places = [header.index(column) for column in columns]
+        return [[row[place] for place in places] for row in rows if row]
+
+
+def as_rates(values: list[float]) -> list[float]:
+    """Check that `values` can be three class rates, and make them sum to 1 exactly."""
+    rates = [float(value) for value in values]
+    total = sum(rates)
+    if len(rates) != 3 or not all(math.isfinite(rate) and rate >= 0 for rate in rates) or total <= 0:
+        raise ValueError(f"expected three class rates, got {values!r}")
+    return [rate / total for rate in rates]
+
+
+def find_prior(test_csv: Path) -> tuple[list[float], str]:
+    """Give the class rates of the training rows, and where they are from: an artifact, else train.csv, else a third each."""
+    for path in find("artifact.json", INPUT):
+        try:
+            return as_rates(json.loads(path.read_text(encoding="utf-8"))["prior"]), str(path)
+        except Exception as error:
+            say(f"{path}: no usable prior ({type(error).__name__}: {error})")
+    train_csv = test_csv.with_name("train.csv")
+    try:
+        labels = columns_of(train_csv, LABELS)
+        return as_rates([sum(float(row[i]) for row in labels) for i in range(3)]), str(train_csv)
+    except Exception as error:
+        say(f"{train_csv}: no usable class rates ({type(error).__name__}: {error})")
+    return [1 / 3, 1 / 3, 1 / 3], "a third each"
+
+
+started = time.perf_counter()
+WORKING.mkdir(parents=True, exist_ok=True)
+test_csv = find_test()
+ids = [row[0] for row in columns_of(test_csv, ["id"])]
+prior, prior_source = find_prior(test_csv)
+rows = io.StringIO()
+csv.writer(rows, lineterminator="\n").writerows([["id", *LABELS], *([key, *prior] for key in ids)])
+write_whole(SUBMISSION, rows.getvalue())
+status = {
+    "rows": len(ids),
+    "predicted": 0,
+    "fallback": len(ids),
+    "prior": prior,
+    "prior_source": prior_source,
+    "artifacts": [],
+    "failures": [],
+    "log": LOG.name,
+    "seconds": {"fallback": time.perf_counter() - started},
+}
+write_whole(STATUS, json.dumps(status, indent=2))
+say(f"fallback written: {len(ids)} rows of {', '.join(f'{rate:.4f}' for rate in prior)} ({prior_source})")
+
+# %% [markdown]
+# The predictions. They are made in a process of their own: a crash, or the system's killing it for the memory it takes,
+# ends that process and leaves the submission as it is by then; so does the time limit.
+
+# %%
+SECONDS = 8.5 * 3600  # the competition allows 9 hours
+CODE = """
+import json, logging, sys
+from pathlib import Path
+from humanpref.kaggle import kernels
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+given = json.loads(sys.argv[1])
+kernels.infer(Path(given["input"]), Path(given["working"]), Path(given["test"]), given["prior"])
+"""
+
+
+def predict() -> None:
+    """Install humanpref and run its inference, line by line into the log; raise if it does not end well."""
+    go_offline()
+    dataset = find_dataset()
+    install(check_dataset(dataset))
+    status["seconds"]["install"] = time.perf_counter() - started - status["seconds"]["fallback"]
+    write_whole(STATUS, json.dumps(status, indent=2))
+    run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
+    limit = max(0, run.get("inference_seconds", SECONDS) - (time.perf_counter() - started))
+    given = {"input": str(INPUT), "working": str(WORKING), "test": str(test_csv), "prior": prior}
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-c", CODE, json.dumps(given)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+    alarm = threading.Timer(limit, stop)
+    alarm.start()
+    try:
+        for line in child.stdout:
+            say(line.rstrip())
+        code = child.wait()
+    finally:
+        alarm.cancel()
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+    if late.is_set():
+        raise TimeoutError(f"stopped after {time.perf_counter() - started:.0f} seconds")
+    if code != 0:
+        name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
+        raise RuntimeError(f"the inference process ended with {code}{name}")
+
+
+failures = []
+try:
+    predict()
+except Exception as error:
+    failures = [f"{type(error).__name__}: {error}"]
+    say(traceback.format_exc())
+try:
+    status = json.loads(STATUS.read_text(encoding="utf-8"))  # with what the inference process added
+except ValueError as error:
+    failures.append(f"{STATUS}: {error}")
+status["failures"] += failures
+status["seconds"]["total"] = time.perf_counter() - started
+write_whole(STATUS, json.dumps(status, indent=2))
+say(
+    f"submission.csv: {status['rows']} rows, {status['predicted']} predicted, {status['fallback']} fallback"
+    + "".join(f"\nfailure: {failure}" for failure in status["failures"])
+)

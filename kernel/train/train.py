@@ -1,0 +1,141 @@
+"""The training kernel: installs humanpref from the wheel dataset, without a network, and trains what its run.toml says.
+
+Only this file is pushed. The model ends in /kaggle/working/artifact, where the inference kernel finds it as a kernel source.
+A failure ends the run with an error, so that Kaggle shows one.
+"""
+
+import base64
+import csv
+import hashlib
+import importlib
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+import zipfile
+from pathlib import Path
+
+# --- Shared by both kernels, word for word (a test compares): each is pushed as one file, and neither can import the other.
+
+ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
+INPUT, WORKING = ROOT / "input", ROOT / "working"
+MARKER = "humanpref-dataset.json"
+
+
+def find(name: str, root: Path, depth: int = 8) -> list[Path]:
+    """Find the files called `name` at most `depth` folders below `root`, nearest first."""
+    found = {}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if name in files:
+            # Kaggle may show one mount under two paths.
+            found.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
+        if len(Path(folder).relative_to(root).parts) >= depth:
+            folders.clear()
+    return sorted(found.values(), key=lambda path: (len(path.parts), str(path)))
+
+
+def tree(root: Path, limit: int = 60) -> str:
+    """List what is under `root`, for a message that says what was there instead."""
+    lines = (f"  {path.relative_to(root)}" for path in root.rglob("*") if len(path.relative_to(root).parts) <= 6)
+    listed = sorted(itertools.islice(lines, limit))
+    return "\n".join([f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])])
+
+
+def find_dataset() -> Path:
+    """Find the folder of the wheel dataset, wherever Kaggle mounted it."""
+    markers = find(MARKER, INPUT)
+    if len(markers) != 1:
+        there = "\n".join(map(str, markers)) or tree(INPUT)
+        raise RuntimeError(f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}")
+    return markers[0].parent
+
+
+def check_dataset(dataset: Path) -> list[Path]:
+    """Check every file of the wheel dataset against its manifest; give the wheels."""
+    manifest = json.loads((dataset / MARKER).read_text())
+    if manifest["format"] != 1:
+        raise RuntimeError(f"{dataset / MARKER}: expected format 1, got {manifest['format']!r}")
+    wheels = []
+    for entry in manifest["files"]:
+        path = dataset / entry["name"]
+        if path.suffix == ".whl" and not path.is_file():
+            wheels.append(repack(path))
+            continue
+        if not path.is_file():
+            raise RuntimeError(f"{path}: named by {MARKER}, but not there; {tree(dataset)}")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if (path.stat().st_size, digest) != (entry["bytes"], entry["sha256"]):
+            raise RuntimeError(
+                f"{path}: expected {entry['bytes']} bytes with SHA-256 {entry['sha256']}, "
+                f"got {path.stat().st_size} bytes with {digest}; is an older version of the dataset mounted?"
+            )
+        if path.suffix == ".whl":
+            wheels.append(path)
+    return wheels
+
+
+def repack(wheel: Path) -> Path:
+    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own RECORD."""
+    folders = [folder for folder in (wheel, wheel.with_suffix("")) if folder.is_dir()]
+    records = [record for folder in folders for record in folder.glob("*.dist-info/RECORD")]
+    if len(records) != 1:
+        raise RuntimeError(f"{wheel}: neither a file nor an unpacked wheel; {tree(wheel.parent)}")
+    folder = records[0].parent.parent
+    repacked = Path(tempfile.mkdtemp()) / wheel.name
+    with zipfile.ZipFile(repacked, "w") as archive, open(records[0], encoding="utf-8", newline="") as record:
+        for name, digest, _ in csv.reader(record):
+            content = (folder / name).read_bytes()
+            got = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            if digest not in ("", f"sha256={got}"):
+                raise RuntimeError(f"{folder / name}: its SHA-256 is not that of the wheel's RECORD")
+            archive.writestr(name, content)
+    return repacked
+
+
+def install(wheels: list[Path]) -> None:
+    """Install the wheels, and nothing else, without a network."""
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--root-user-action=ignore"]
+    for folder in sorted({str(wheel.parent) for wheel in wheels}):
+        command += ["--find-links", folder]
+    command += ["==".join(wheel.name.split("-")[:2]) for wheel in wheels]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, end="", flush=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"pip ended with {done.returncode}:\n{done.stdout}")
+    importlib.invalidate_caches()
+
+
+def go_offline() -> None:
+    """Tell the libraries that there is no network, before any of them is imported."""
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+
+# --- This kernel's own.
+
+
+def main() -> None:
+    """Install, then train."""
+    started = time.perf_counter()
+    go_offline()
+    dataset = find_dataset()
+    install(check_dataset(dataset))
+    run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
+    from humanpref.kaggle import kernels
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    kernels.train(INPUT, WORKING, run, install_seconds=time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(f"The training kernel failed: {type(error).__name__}: {error}")

@@ -1,0 +1,491 @@
+"""Both kernels, as programs of their own on a made-up Kaggle tree, and what they call."""
+
+import ast
+import csv
+import hashlib
+import io
+import json
+import subprocess
+import tomllib
+import weakref
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humanpref.data import check_submission
+from humanpref.data.synthetic import write_arena
+from humanpref.files import read_json
+from humanpref.kaggle import kernels, stage
+from humanpref.kaggle.kernels import Run
+from humanpref.kaggle.metadata import COMPETITION
+from humanpref.kaggle.sandbox import make_environment
+from humanpref.schema import ID, LABEL_COLUMNS, InputError
+
+PROJECT = Path(__file__).parents[2]
+TRAIN = PROJECT / "kernel" / "train" / "train.py"
+INFER = PROJECT / "kernel" / "infer" / "infer.py"
+NOTEBOOK = PROJECT / "kernel" / "infer" / "infer.ipynb"
+LAYOUTS = {
+    "new": (f"competitions/{COMPETITION}", "datasets/someone/humanpref-wheels", "notebooks/someone/humanpref-train"),
+    "legacy": (COMPETITION, "humanpref-wheels", "humanpref-train"),
+}
+
+
+class Tree:
+    """A made-up /kaggle: the competition's files, and what a test adds."""
+
+    def __init__(self, root: Path, layout: str = "new") -> None:
+        competition, dataset, kernel = LAYOUTS[layout]
+        self.root, self.input, self.working = root, root / "input", root / "working"
+        self.competition, self.dataset, self.kernel = (
+            self.input / competition,
+            self.input / dataset,
+            self.input / kernel,
+        )
+        self.working.mkdir(parents=True)
+        arena = write_arena(self.competition, rows=40, seed=3)
+        for hidden in ("truth.csv", "test_labels.csv"):
+            (self.competition / hidden).unlink()
+        self.test_csv = self.competition / "test.csv"
+        self.rates = arena.train[list(LABEL_COLUMNS)].to_numpy().mean(axis=0)
+
+    def run(self, kernel: Path, environment: Path) -> subprocess.CompletedProcess:
+        # The notebook is what is pushed, so the notebook's code is what is run.
+        code = stage.kernel_code(NOTEBOOK if kernel == INFER else kernel)
+        return subprocess.run(
+            [environment / "bin" / "python", "-c", code],
+            env={"HUMANPREF_KAGGLE_ROOT": str(self.root), "PATH": "/usr/bin:/bin", "HOME": str(self.root)},
+            cwd=self.working,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    @property
+    def status(self) -> dict:
+        return read_json(self.working / "status.json")
+
+    def submission(self) -> np.ndarray:
+        """The submission's probabilities, after the check that it is one."""
+        assert check_submission(self.working / "submission.csv", self.test_csv) == []
+        return pd.read_csv(self.working / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
+
+    def add_artifact(self, facts: object) -> Path:
+        folder = self.kernel / "artifact"
+        folder.mkdir(parents=True)
+        (folder / "artifact.json").write_text(json.dumps(facts))
+        return folder
+
+
+@pytest.fixture(params=list(LAYOUTS))
+def tree(request, tmp_path) -> Tree:
+    return Tree(tmp_path / "kaggle", request.param)
+
+
+@pytest.fixture
+def new_tree(tmp_path) -> Tree:
+    return Tree(tmp_path / "kaggle")
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> Path:
+    """An environment that no test installs into."""
+    return make_environment(tmp_path_factory.mktemp("bare") / "environment")
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Path:
+    return make_environment(tmp_path / "environment")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory) -> Path:
+    """The staged dataset of a run of the cheapest preset."""
+    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, Run("prior"))
+
+
+def link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(source)
+
+
+def copy_dataset(source: Path, target: Path) -> Path:
+    """A dataset that a test may spoil; gives its wheel."""
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return next(target.glob("*.whl"))
+
+
+def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> None:
+    """A dataset whose `humanpref` is a stand-in with the given `kernels.infer`."""
+    files = {
+        "humanpref/__init__.py": "",
+        "humanpref/kaggle/__init__.py": "",
+        "humanpref/kaggle/kernels.py": infer,
+        "humanpref-9.9.dist-info/METADATA": "Metadata-Version: 2.1\nName: humanpref\nVersion: 9.9\n",
+        "humanpref-9.9.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = io.StringIO()
+    rows = [[name, "", ""] for name in (*files, "humanpref-9.9.dist-info/RECORD")]
+    csv.writer(record, lineterminator="\n").writerows(rows)
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "humanpref-9.9-py3-none-any.whl", "w") as wheel:
+        for name, text in {**files, "humanpref-9.9.dist-info/RECORD": record.getvalue()}.items():
+            wheel.writestr(name, text)
+    (folder / "run.toml").write_text(run)
+    entries = [
+        {"name": p.name, "bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
+        for p in folder.iterdir()
+    ]
+    (folder / stage.MARKER).write_text(json.dumps({"format": 1, "version": "9.9", "files": entries}))
+
+
+# ------------------------------------------------------------------------------------------------- one source of each
+
+
+def functions(path: Path) -> dict[str, str]:
+    source = path.read_text()
+    return {n.name: ast.get_source_segment(source, n) for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
+
+
+def test_what_both_kernels_share_is_the_same_text():
+    train, infer = functions(TRAIN), functions(INFER)
+    shared = train.keys() & infer.keys()
+    assert {"find", "tree", "find_dataset", "check_dataset", "repack", "install", "go_offline"} <= shared
+    assert {name: train[name] for name in shared} == {name: infer[name] for name in shared}
+    package = functions(Path(kernels.__file__))
+    assert {name: package[name] for name in ("find", "tree")} == {name: train[name] for name in ("find", "tree")}
+
+
+def test_the_kernels_constants_are_the_packages():
+    constants = {
+        target.id: ast.literal_eval(node.value)
+        for path in (TRAIN, INFER)
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.List)
+        for target in node.targets
+    }
+    assert constants["MARKER"] == stage.MARKER
+    assert constants["COMPETITION"] == COMPETITION
+    assert constants["LABELS"] == list(LABEL_COLUMNS)
+
+
+def test_the_notebook_is_the_script():
+    jupytext = pytest.importorskip("jupytext")
+    notebook, script = jupytext.read(NOTEBOOK), jupytext.read(INFER)
+    cells = [[(cell.cell_type, cell.source) for cell in one.cells] for one in (notebook, script)]
+    assert cells[0] == cells[1], "run: jupytext --update --to ipynb kernel/infer/infer.py"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_no_kernel_asks_where_its_file_is():
+    for path in (TRAIN, INFER):
+        assert "__file__" not in path.read_text()
+
+
+# ----------------------------------------------------------------------------------------------------- the whole way
+
+
+def test_train_then_infer(tree, wheels, tmp_path, fresh):
+    link(wheels, tree.dataset)
+    done = tree.run(TRAIN, fresh)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tree.status["prior"] == pytest.approx(tree.rates, abs=0.1)
+    tree.working.rename(tmp_path / "trained")
+    tree.working.mkdir()
+    link(tmp_path / "trained", tree.kernel)
+    done = tree.run(INFER, make_environment(tmp_path / "second"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = tree.status
+    assert (status["rows"], status["predicted"], status["fallback"], status["failures"]) == (8, 8, 0, [])
+    assert status["prior_source"].endswith("artifact/artifact.json")
+    assert {"fallback", "install", "read", "load", "predict", "total"} <= status["seconds"].keys()
+    assert "8 of 8 rows" in (tree.working / status["log"]).read_text()
+    assert tree.submission().shape == (8, 3)
+
+
+def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
+    wheel = copy_dataset(wheels, new_tree.dataset)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(wheel.with_suffix(""))
+    wheel.unlink()
+    done = new_tree.run(TRAIN, fresh)
+    assert done.returncode == 0, done.stdout + done.stderr
+    spoilt = wheel.with_suffix("") / "humanpref" / "schema.py"
+    spoilt.write_text(spoilt.read_text() + "\n")
+    done = new_tree.run(TRAIN, fresh)
+    assert done.returncode != 0
+    assert "schema.py: its SHA-256 is not that of the wheel's RECORD" in done.stderr
+
+
+# --------------------------------------------------------------------------------------------------- what can go wrong
+
+
+@pytest.mark.parametrize("source", ["artifact", "train.csv", "a third each"])
+def test_the_fallbacks_probabilities(tree, bare, source):
+    expected = np.full(3, 1 / 3)
+    if source == "artifact":
+        tree.add_artifact({"prior": [0.5, 0.3, 0.2]})
+        expected = np.array([0.5, 0.3, 0.2])
+    elif source == "train.csv":
+        tree.add_artifact({"prior": [0.5, float("nan"), 0.2]})  # not usable: the next source is asked
+        expected = tree.rates
+    else:
+        (tree.competition / "train.csv").write_text("id,prompt\n")
+    done = tree.run(INFER, bare)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert tree.submission() == pytest.approx(np.tile(expected, (8, 1)))
+    status = tree.status
+    assert status["prior_source"].endswith({"artifact": "artifact.json"}.get(source, source))
+    assert (status["predicted"], status["fallback"]) == (0, 8)
+    assert len(status["failures"]) == 1
+    assert f"expected one dataset with {stage.MARKER}" in status["failures"][0]
+    log = (tree.working / "infer.log").read_text()
+    assert "Traceback" in log
+    assert "test.csv" in log  # the tree shows what was there instead
+
+
+def test_the_fallback_takes_the_ids_as_they_stand(new_tree, bare):
+    long = json.dumps(["x" * 200_000])
+    rows = [["prompt", ID, "response_a", "response_b"], [long, "0042", "[]", "[]"], [long, "a,b", "[]", "[]"]]
+    with open(new_tree.test_csv, "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert new_tree.run(INFER, bare).returncode == 0
+    with open(new_tree.working / "submission.csv", newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == [ID, "0042", "a,b"]
+
+
+def test_without_a_test_file_there_is_nothing_to_fall_back_on(new_tree, bare):
+    new_tree.test_csv.unlink()
+    done = new_tree.run(INFER, bare)
+    assert done.returncode != 0
+    assert "no test.csv" in done.stderr
+    assert "sample_submission.csv" in done.stderr  # the tree
+
+
+@pytest.mark.parametrize("kernel", [TRAIN, INFER])
+def test_a_corrupted_wheel_is_not_installed(new_tree, wheels, bare, kernel):
+    wheel = copy_dataset(wheels, new_tree.dataset)
+    wheel.write_bytes(wheel.read_bytes()[:-1] + b"?")
+    done = new_tree.run(kernel, bare)
+    message = f"{wheel}: expected"
+    if kernel == TRAIN:
+        assert done.returncode != 0
+        assert f"The training kernel failed: RuntimeError: {message}" in done.stderr
+        assert not (new_tree.working / "artifact").exists()
+    else:
+        assert done.returncode == 0
+        assert message in new_tree.status["failures"][0]
+        new_tree.submission()
+
+
+def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
+    done = tree.run(TRAIN, bare)
+    assert done.returncode != 0
+    assert f"expected one dataset with {stage.MARKER}" in done.stderr
+    assert f"{COMPETITION}/train.csv" in done.stderr
+
+
+CRASH = """
+import json, os, signal
+def infer(input_root, working, test_csv, prior):
+    status = json.loads((working / "status.json").read_text())
+    (working / "status.json").write_text(json.dumps(status | {"predicted": 5, "fallback": 3}))
+    print("five rows done", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.sleep(60)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "run", "failure", "predicted"),
+    [
+        (CRASH, 'preset = "prior"\n', "the inference process ended with -9 (SIGKILL; out of memory?)", 5),
+        (SLEEP, 'preset = "prior"\ninference_seconds = 3\n', "TimeoutError: stopped after", 0),
+    ],
+    ids=["killed", "too slow"],
+)
+def test_the_submission_survives_the_inference_process(new_tree, fresh, code, run, failure, predicted):
+    fake_dataset(new_tree.dataset, code, run)
+    done = new_tree.run(INFER, fresh)
+    assert done.returncode == 0, done.stderr
+    assert failure in new_tree.status["failures"][0]
+    assert new_tree.status["predicted"] == predicted
+    new_tree.submission()
+
+
+# --------------------------------------------------------------------------------------------------- kernels.infer itself
+
+
+class StandIn:
+    """An artifact that answers with one row of probabilities, and fails where it is told to."""
+
+    def __init__(self, answer, bad_id=None, error=None) -> None:
+        self.answer, self.bad_id, self.error = answer, bad_id, error or RuntimeError("no luck")
+        self.models = []
+
+    def predict_proba(self, pairs):
+        if self.bad_id in (*pairs[ID], "every"):
+            raise self.error
+        return np.tile(self.answer, (len(pairs), 1)).astype(np.float64)
+
+
+A, B, PRIOR = [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.4, 0.3, 0.3]
+
+
+@pytest.fixture
+def infer(new_tree, monkeypatch):
+    """Run `kernels.infer` with stand-ins as its artifacts; gives the tree."""
+
+    def run(*artifacts, chunk=4):
+        def load(folder):
+            found = artifacts[int(Path(folder).name)]
+            if isinstance(found, BaseException):
+                raise found
+            return found
+
+        for number in range(len(artifacts)):
+            (new_tree.kernel / str(number)).mkdir(parents=True)
+            (new_tree.kernel / str(number) / "artifact.json").write_text("{}")
+        monkeypatch.setattr(kernels.Artifact, "load", load)
+        monkeypatch.setattr(kernels, "CHUNK_ROWS", chunk)
+        kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+        return new_tree
+
+    return run
+
+
+def ids_of(tree: Tree) -> list[str]:
+    return list(pd.read_csv(tree.test_csv, dtype={ID: str})[ID])
+
+
+def test_the_mean_of_the_artifacts(infer):
+    tree = infer(StandIn(A), StandIn(B))
+    assert tree.submission() == pytest.approx(np.tile(np.mean([A, B], axis=0), (8, 1)))
+    assert [entry["rows"] for entry in tree.status["artifacts"]] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("a weight is missing"), MemoryError("too large"), SystemExit("a library gave up")]
+)
+def test_an_artifact_that_fails_leaves_the_others_alone(infer, caplog, error):
+    tree = infer(error, StandIn(B), StandIn(A, "every", SystemExit("bye")))
+    assert tree.submission() == pytest.approx(np.tile(B, (8, 1)))
+    status = tree.status
+    assert (status["predicted"], status["fallback"]) == (8, 0)
+    assert f"{type(error).__name__}: {error}" in status["failures"][0]
+    assert any("SystemExit: bye" in failure for failure in status["failures"][1:])
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no luck"), MemoryError("too long")])
+def test_one_bad_row_costs_one_row(infer, new_tree, error):
+    bad = ids_of(new_tree)[5]
+    tree = infer(StandIn(A, bad, error))
+    expected = np.tile(A, (8, 1))
+    expected[5] = PRIOR
+    assert tree.submission() == pytest.approx(expected)
+    status = tree.status
+    assert (status["predicted"], status["fallback"]) == (7, 1)
+    assert len(status["failures"]) == 1
+    assert f"id {bad!r}: {type(error).__name__}" in status["failures"][0]
+
+
+def test_an_artifact_that_always_fails_is_given_up(infer, monkeypatch):
+    monkeypatch.setattr(kernels, "MAX_FAILURES", 3)
+    tree = infer(StandIn(A, "every"))
+    assert tree.submission() == pytest.approx(np.tile(PRIOR, (8, 1)))
+    assert "given up after 3 failed calls" in tree.status["failures"][-1]
+
+
+@pytest.mark.parametrize("answer", [[np.nan, 0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.5, 0.5], [0.5, 0.5]])
+def test_what_is_no_probability_is_not_used(infer, answer):
+    tree = infer(StandIn(answer), StandIn(B))
+    assert tree.submission() == pytest.approx(np.tile(B, (8, 1)))
+    assert tree.status["failures"]
+
+
+def test_an_interruption_keeps_what_is_predicted(infer, new_tree):
+    with pytest.raises(KeyboardInterrupt):
+        infer(StandIn(A, ids_of(new_tree)[4], KeyboardInterrupt()))
+    assert new_tree.submission() == pytest.approx(np.array([A] * 4 + [PRIOR] * 4))
+    assert new_tree.status["predicted"] == 4
+
+
+def test_a_model_is_freed_before_the_next(new_tree, monkeypatch):
+    alive = weakref.WeakSet()
+
+    class Counted(StandIn):
+        def __init__(self, folder):
+            assert not alive
+            super().__init__(A)
+            self.itself = self  # so that it takes the garbage collector to free it
+            alive.add(self)
+
+    for number in range(3):
+        (new_tree.kernel / str(number)).mkdir(parents=True)
+        (new_tree.kernel / str(number) / "artifact.json").write_text("{}")
+    monkeypatch.setattr(kernels.Artifact, "load", Counted)
+    kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+    assert new_tree.status["failures"] == []
+    assert len(new_tree.status["artifacts"]) == 3
+
+
+def test_no_artifact_is_an_error_that_shows_the_tree(new_tree):
+    with pytest.raises(InputError, match=r"no artifact\.json(.|\n)*test\.csv"):
+        kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+
+
+def test_which_folders_are_artifacts(tmp_path):
+    for name in ("k/artifact", "k/artifact/fold-0", "k/b.partial", "d/deep/er/other"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "artifact.json").write_text("{}")
+    (tmp_path / "again").symlink_to(tmp_path / "k")  # the same mount under a second path
+    found = [str(path.relative_to(tmp_path)) for path in kernels.find_artifacts(tmp_path)]
+    assert found in (["d/deep/er/other", "k/artifact"], ["again/artifact", "d/deep/er/other"])
+
+
+# ------------------------------------------------------------------------------------------------------------- run.toml
+
+
+def test_a_run_survives_its_file():
+    run = Run(
+        "tiny", ('model.backbone="x"', "seed=1", "ü=\\"), backbone="weights/deberta", folds=5, inference_seconds=9.5
+    )
+    assert Run.from_dict(tomllib.loads(run.to_toml())) == run
+    assert Run.from_dict(tomllib.loads(Run("prior").to_toml())) == Run("prior")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "key preset is missing"),
+        ({"preset": "prior", "fold": 5}, "unknown key 'fold'"),
+        ({"preset": "prior", "folds": "5"}, "key folds: got '5'"),
+        ({"preset": "prior", "folds": True}, "key folds: got True"),
+    ],
+)
+def test_a_run_that_makes_no_sense(values, message):
+    with pytest.raises(InputError, match=message):
+        Run.from_dict(values)
+
+
+def test_the_backbone_is_found_in_both_layouts(tmp_path):
+    new = tmp_path / "new" / "models" / "someone" / "deberta" / "transformers" / "base" / "1"
+    legacy = tmp_path / "legacy" / "deberta" / "transformers" / "base" / "1"
+    for folder in (new, legacy):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    assert kernels.find_backbone("deberta", tmp_path / "new") == new
+    assert kernels.find_backbone("deberta/transformers/base", tmp_path / "legacy") == legacy
+    config = kernels.resolve(Run("deberta-v3-small", ("seed=7",), "deberta"), tmp_path / "new")
+    assert (config.model.backbone, config.seed) == (str(new), 7)
+    with pytest.raises(InputError, match="found 0"):
+        kernels.find_backbone("albert", tmp_path / "new")
+    with pytest.raises(InputError, match="found 2"):
+        kernels.find_backbone("deberta", tmp_path)
