@@ -151,7 +151,8 @@ _TOPICS = tuple(
             "atom acid molecule enzyme catalyst solvent oxide polymer salt electron carbon reaction isotope ion alkali reagent",
             "rain storm cloud thunder frost humid breeze drought snow forecast hail fog monsoon climate sunshine wind",
             "horse wolf owl salmon beaver otter falcon rabbit badger nest herd hoof feather whale fox burrow",
-            "train station ticket platform rail locomotive carriage signal tunnel conductor freight track depot express bridge gauge",
+            "train station ticket platform rail locomotive carriage signal tunnel conductor freight track depot express bridge "
+            "gauge",
         ),
     )
 )
