@@ -91,6 +91,8 @@ class EncoderOptions:
     """Width of the `scratch` backbone."""
     scratch_layers: int = 1
     """Layers of the `scratch` backbone."""
+    scratch_dropout: float = 0.1
+    """Dropout inside the `scratch` backbone; pretrained ones have their own."""
 
     def __post_init__(self) -> None:
         _check(self.backbone != "", "model.backbone", "a folder, a hub name, or 'scratch'", self.backbone)
@@ -105,6 +107,7 @@ class EncoderOptions:
             self.scratch_hidden_size,
         )
         _check(self.scratch_layers >= 1, "model.scratch_layers", "at least 1", self.scratch_layers)
+        _check(0 <= self.scratch_dropout < 1, "model.scratch_dropout", "a number in [0, 1)", self.scratch_dropout)
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,12 @@ class GradientTraining(HoldOut):
     epochs: int = 1
     """Passes over the training rows."""
     batch_size: int = 16
-    """Rows in one forward pass."""
+    """Rows in one batch."""
     accumulation: int = 1
-    """Forward passes to one optimizer step; the effective batch is `batch_size * accumulation` rows."""
+    """Batches to one optimizer step; the effective batch is `batch_size * accumulation` rows."""
+    forward_tokens: int = 4_096
+    """Tokens in one forward pass, padding included: a batch that has more goes through the model in parts of similar lengths,
+    which bounds the memory and changes nothing else."""
     learning_rate: float = 2e-5
     """Peak learning rate of AdamW; it falls linearly to 0 over the run."""
     weight_decay: float = 0.01
@@ -136,6 +142,7 @@ class GradientTraining(HoldOut):
         _check(self.epochs >= 1, "training.epochs", "at least 1", self.epochs)
         _check(self.batch_size >= 1, "training.batch_size", "at least 1", self.batch_size)
         _check(self.accumulation >= 1, "training.accumulation", "at least 1", self.accumulation)
+        _check(self.forward_tokens >= 1, "training.forward_tokens", "at least 1", self.forward_tokens)
         _check(0 < self.learning_rate < 1, "training.learning_rate", "a number between 0 and 1", self.learning_rate)
         _check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
         _check(

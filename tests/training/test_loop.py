@@ -30,11 +30,11 @@ def task():
     return (lambda rows: {"x": x[rows]}), np.eye(3)[rng.integers(3, size=ROWS)]
 
 
-def fitted(task, weights=None, validate=None, **options):
+def fitted(task, weights=None, validate=None, lengths=None, **options):
     module = Linear()
     defaults = {"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"}
     report = train(
-        module, *task, weights, cross_entropy, GradientTraining(**(defaults | options)), seed=3, validate=validate
+        module, *task, weights, cross_entropy, GradientTraining(**(defaults | options)), 3, lengths, validate
     )
     return module, report
 
@@ -53,6 +53,25 @@ def test_accumulation_does_not_change_the_steps(task, batch_size, accumulation):
     assert report["steps"] == cut_report["steps"] == 4
     assert report["effective_batch"] == 8
     assert np.abs(parameters(whole) - parameters(Linear())).max() > 0.05
+
+
+def test_a_bound_on_the_tokens_of_a_forward_pass_does_not_change_the_steps(task):
+    collate, labels = task
+    lengths = np.array([5, 1, 9, 3, 3, 8, 2, 7, 30, 1, 4])
+    seen = []
+
+    def recorded(rows):
+        seen.append(rows)
+        return collate(rows)
+
+    weights = np.linspace(0.5, 2, ROWS)
+    whole, _ = fitted(task, weights)
+    cut, _ = fitted((recorded, labels), weights, lengths=lengths, forward_tokens=12)
+    np.testing.assert_allclose(parameters(cut), parameters(whole), atol=1e-6)
+    assert sorted(np.concatenate(seen).tolist()) == sorted([*range(ROWS)] * 2)
+    assert max(len(rows) for rows in seen) > 1
+    for rows in seen:
+        assert len(rows) == 1 or lengths[rows].max() * len(rows) <= 12
 
 
 def test_a_step_by_hand(task):

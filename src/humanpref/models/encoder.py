@@ -1,6 +1,7 @@
 """The dual-branch encoder: one backbone reads prompt + response_a and prompt + response_b, a linear layer compares them."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +104,15 @@ class EncoderModel(Model):
             backbone = load_backbone(options.backbone)
         _check_length(backbone.config, options)
         self.module_ = DualEncoder(backbone, options.dropout)
-        collate, _ = self._inputs(pairs)
+        collate = self._collate(pairs)
         validate = self._validator(validation) if validation is not None else None
-        report = train(
-            self.module_, collate, labels, weights, cross_entropy, self.config.training, self.config.seed, validate
-        )
+        training, seed = self.config.training, self.config.seed
+        report = train(self.module_, collate, labels, weights, cross_entropy, training, seed, collate.lengths, validate)
         self.report_ = {"backbone": self._backbone_facts(), "training": report}
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        return softmax(self._logits(*self._inputs(pairs)))
+        return softmax(self._logits(self._collate(pairs)))
 
     def save_state(self, folder: Path) -> None:
         self.module_.backbone.config.save_pretrained(folder / BACKBONE_FOLDER)
@@ -126,21 +126,18 @@ class EncoderModel(Model):
         self.module_ = DualEncoder(AutoModel.from_config(config, dtype=torch.float32), self.config.model.dropout)
         load_state_strictly(self.module_, folder / STATE_FILE)
 
-    def _inputs(self, pairs: pd.DataFrame) -> tuple["DualCollate", np.ndarray]:
-        """What turns row numbers into a batch, and each row's cost in tokens."""
-        options: EncoderOptions = self.config.model
-        collate = DualCollate(pairs, self.tokenizer_, self.module_.backbone.config, options)
-        return collate, collate.lengths
+    def _collate(self, pairs: pd.DataFrame) -> "DualCollate":
+        return DualCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model)
 
-    def _logits(self, collate: "DualCollate", lengths: np.ndarray) -> np.ndarray:
-        inference = self.config.inference
-        return predict_logits(self.module_, collate, lengths, inference.batch_tokens, inference.precision)
+    def _logits(self, collate: "DualCollate") -> np.ndarray:
+        options = self.config.inference
+        return predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
 
-    def _validator(self, validation: Validation) -> Any:
+    def _validator(self, validation: Validation) -> Callable[[], float]:
         """A function that gives the validation log loss of the module as it stands, in nats."""
         pairs, labels = validation
-        inputs, targets = self._inputs(pairs), torch.as_tensor(as_probabilities(labels))
-        return lambda: cross_entropy(torch.as_tensor(self._logits(*inputs)), targets).mean().item()
+        collate, targets = self._collate(pairs), torch.as_tensor(as_probabilities(labels))
+        return lambda: cross_entropy(torch.as_tensor(self._logits(collate)), targets).mean().item()
 
     def _backbone_facts(self) -> dict[str, Any]:
         """What was really used, whatever the preset is called."""

@@ -16,7 +16,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from humanpref.config import GradientTraining
 from humanpref.schema import InputError
-from humanpref.training.batching import shuffled_windows
+from humanpref.training.batching import Window, shuffled_windows, token_batches
 from humanpref.training.precision import device_of_run, resolve
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def train(
     loss: Loss,
     options: GradientTraining,
     seed: int,
+    lengths: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Train a module in place.
@@ -58,6 +59,8 @@ def train(
         The `[training]` section.
     seed : int
         Of the shuffling and of dropout.
+    lengths : ndarray, optional
+        (n,) tokens that each row costs, for `forward_tokens`; without it a batch goes through the model as a whole.
     validate : callable, optional
         Called after each epoch; returns the validation log loss in nats.
 
@@ -108,7 +111,7 @@ def train(
         bar = tqdm(windows, desc=f"epoch {epoch + 1}/{options.epochs}", unit="step", disable=None)
         for step, window in enumerate(bar, start=1):
             rows_in_window = sum(len(rows) for rows in window)
-            for rows in window:
+            for rows in _parts(window, lengths, options.forward_tokens):
                 batch = {name: tensor.to(accelerator.device) for name, tensor in collate(rows).items()}
                 row_losses = loss(wrapped(**batch).float(), targets[rows].to(accelerator.device))
                 share = (row_losses * scales[rows].to(accelerator.device)).sum() / rows_in_window
@@ -169,6 +172,13 @@ def train(
         report["kept_epoch"] = next(e["epoch"] for e in epochs if e["validation_log_loss"] == best[0])
         report["kept_epoch_chosen_on"] = "the validation rows that the validation figures report"
     return report
+
+
+def _parts(window: Window, lengths: np.ndarray | None, forward_tokens: int) -> list[np.ndarray]:
+    """The window's batches, each cut into what goes through the model at once."""
+    if lengths is None:
+        return window
+    return [rows[part] for rows in window for part in token_batches(lengths[rows], forward_tokens)]
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
