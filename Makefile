@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Without torch (the neural models and their tests are then left out): make EXTRAS=kaggle,test test
 EXTRAS ?= torch,kaggle,test
-INSTALLED := $(VENV)/.installed
+comma := ,
+INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: demo test lint setup sandbox notebook clean
 
@@ -14,7 +15,6 @@ setup: $(INSTALLED)
 $(INSTALLED): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "humanpref needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	# torch first, by its exact version: as a dependency pip might take a build with several gigabytes of CUDA.
 	$(if $(findstring torch,$(EXTRAS)),$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@

@@ -30,7 +30,14 @@ setup(
     ],
     extras_require={
         # The neural models. Kaggle's image has all of these; the sparse models need none.
-        "torch": ["torch>=2.4", "transformers>=4.57", "accelerate>=1.0", "sentencepiece>=0.2", "protobuf>=5"],
+        "torch": [
+            "torch>=2.4",
+            "transformers>=4.57",
+            "tokenizers>=0.22",
+            "accelerate>=1.0",
+            "sentencepiece>=0.2",
+            "protobuf>=5",
+        ],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2.4 imports six without declaring it.
         "kaggle": ["kaggle==2.2.4", "six", "setuptools>=77"],
         "test": ["pytest>=8", "ruff>=0.14", "jupytext>=1.17"],

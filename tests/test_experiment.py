@@ -8,10 +8,11 @@ import pytest
 import humanpref.experiment
 from humanpref.artifact import Artifact
 from humanpref.config import load_config
-from humanpref.data import grouped_folds, labels_of, read_pairs
+from humanpref.data import grouped_folds, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import log_loss
 from humanpref.experiment import evaluate, predict, read_oof, train
 from humanpref.models import load_model
+from humanpref.models.prior import PriorModel
 from humanpref.schema import LABEL_COLUMNS, InputError
 
 SPARSE = load_config("sparse", overrides=["model.term_penalties=10", "model.structure_penalties=100"])
@@ -55,6 +56,44 @@ def test_out_of_fold_predictions_come_from_the_model_that_did_not_see_the_row(fo
         np.testing.assert_allclose(oof[list(LABEL_COLUMNS)].to_numpy()[folds == fold], own, atol=1e-9)
     probabilities = oof[list(LABEL_COLUMNS)].to_numpy()
     assert folds_artifact.metrics["log_loss"] == pytest.approx(log_loss(labels_of(pairs), probabilities))
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_no_model_sees_the_rows_or_prompts_that_it_is_judged_on(arena, tmp_path, pairs, monkeypatch, folds):
+    fits = []
+    fit = PriorModel.fit
+
+    def spy(self, kept, labels, weights=None, validation=None):
+        fits.append(
+            (set(kept["id"]), set(prompt_keys(kept)), set(validation[0]["id"]), set(prompt_keys(validation[0])))
+        )
+        np.testing.assert_array_equal(labels, labels_of(kept))
+        return fit(self, kept, labels, weights, validation)
+
+    monkeypatch.setattr(PriorModel, "fit", spy)
+    artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=folds)
+    assert len(fits) == (folds or 1)
+    for number, (learned, learned_prompts, judged, judged_prompts) in enumerate(fits):
+        assert not learned & judged
+        assert not learned_prompts & judged_prompts
+        assert learned | judged == set(pairs["id"])
+        oof = read_oof(artifact.folder / "oof.csv")
+        assert judged == set(oof["id"][oof["fold"] == number])
+
+
+def test_rows_of_weight_zero_are_not_there(write_csv, tmp_path):
+    rows = [([f"prompt {i}"], [f"a{i} word"], [f"b{i} word word"], i % 3) for i in range(12)]
+    weights = [0.0 if i < 3 else 1.0 for i in range(12)]
+    config = load_config("sparse", overrides=["model.min_rows=1", "model.term_penalties=3", "model.structure_penalties=3",
+                                              "training.validation_fraction=0"])  # fmt: skip
+    weighted = train(config, write_csv(rows, weight=weights), tmp_path / "weighted")
+    fewer = train(config, write_csv(rows[3:], name="fewer.csv"), tmp_path / "fewer")
+    some = read_pairs(write_csv(rows, name="all.csv"))
+    np.testing.assert_allclose(weighted.predict_proba(some), fewer.predict_proba(some), atol=1e-9)
+    one = write_csv(rows, name="one.csv", weight=[1.0 if i == 0 else 0.0 for i in range(12)])
+    with pytest.raises(InputError, match=r"column 'weight': every row that fold-\d would be trained on has weight 0"):
+        train(config, one, tmp_path / "one", folds=3)
+    assert not list(tmp_path.glob("one*artial"))
 
 
 def test_a_folds_artifact_predicts_the_mean_of_its_models(folds_artifact, arena):
@@ -142,6 +181,8 @@ def test_what_is_not_an_artifact(tmp_path, folds_artifact):
         ({"format": 99}, "expected format 1, got 99"),
         ({"format": 1}, "key 'members'"),
         ([], "expected format"),
+        ({"format": 1, "members": []}, "key 'members'"),
+        ({"format": 1, "members": ["m"], "prior": [1]}, "key 'prior'"),
     ):
         (tmp_path / "artifact.json").write_text(json.dumps(facts))
         with pytest.raises(InputError, match=message):

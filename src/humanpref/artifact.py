@@ -74,9 +74,11 @@ class Artifact:
             raise InputError(
                 f"{folder / FACTS_FILE}: expected format {FORMAT}, got {found!r}; made by another version of humanpref?"
             )
-        lost = [key for key in ("members", "prior") if not isinstance(facts.get(key), list)]
-        if lost:
-            raise InputError(f"{folder / FACTS_FILE}: key {lost[0]!r} is missing or not a list")
+        members, prior = facts.get("members"), facts.get("prior")
+        if not (isinstance(members, list) and members and all(isinstance(member, str) for member in members)):
+            raise InputError(f"{folder / FACTS_FILE}: key 'members': expected a list of folders, got {members!r}")
+        if not (isinstance(prior, list) and len(prior) == 3 and all(type(rate) in (int, float) for rate in prior)):
+            raise InputError(f"{folder / FACTS_FILE}: key 'prior': expected three class rates, got {prior!r}")
         return cls(folder, facts)
 
     @property
@@ -120,7 +122,7 @@ def facts_of(
     training_rows : int
         Rows that any member learned from.
     data_sha256 : str
-        Digest of the training file.
+        Digest of the training rows (`humanpref.data.digest_of`).
     backbone : dict, optional
         The pretrained model that was really used, whatever the preset is called.
     """

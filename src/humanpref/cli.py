@@ -33,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"humanpref: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has gone (`humanpref presets | head`); nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("humanpref: interrupted", file=sys.stderr)
         return 130
@@ -63,7 +67,9 @@ def predict(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.data import read_pairs, write_submission
     from humanpref.experiment import predict
+    from humanpref.files import check_writable
 
+    check_writable(options.out, inputs=[options.test])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False)
     write_submission(options.out, pairs["id"].tolist(), predict(artifacts, pairs))
@@ -74,8 +80,10 @@ def predict(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.experiment import evaluate
-    from humanpref.files import write_json
+    from humanpref.files import check_writable, write_json
 
+    if options.json is not None:
+        check_writable(options.json, inputs=[options.data])
     figures = evaluate(Artifact.load(options.artifact), options.data)
     if options.json is not None:
         write_json(options.json, figures)

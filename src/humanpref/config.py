@@ -1,12 +1,13 @@
 """The configuration of a run: frozen dataclasses, TOML presets, `section.key=value` overrides.
 
-A run is described by one `Config`. Which options its sections hold depends on the model's family, so that an option that
-would do nothing is an unknown key, and an unknown key is an error. Each option is documented here, once.
+A run is described by one `Config`. Which options its sections hold depends on the model's family: an option of another family
+is an unknown key, and an unknown key is an error. Each option is documented here, once.
 """
 
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -19,6 +20,7 @@ from typing import Any
 from humanpref.schema import InputError
 
 PRECISIONS = ("auto", "bf16", "fp16", "no")
+SECTIONS = ("model", "training", "inference")
 
 
 def _check(condition: bool, option: str, expected: str, value: object) -> None:
@@ -31,15 +33,13 @@ class HoldOut:
     """What every family's `[training]` section holds."""
 
     validation_fraction: float = 0.2
-    """Share of the rows that `train` without `--folds` holds out, grouped by prompt. 0 trains on every row."""
+    """Share of the rows that `train` without `--folds` holds out, grouped by prompt: 0 (train on every row) or one part of
+    several, 1/2, 1/3, 0.25, 0.2 …"""
 
     def __post_init__(self) -> None:
-        _check(
-            0 <= self.validation_fraction <= 0.5,
-            "training.validation_fraction",
-            "a number from 0 to 0.5",
-            self.validation_fraction,
-        )
+        fraction = self.validation_fraction
+        fits = fraction == 0 or (0 < fraction <= 0.5 and abs(1 / fraction - round(1 / fraction)) < 0.01)
+        _check(fits, "training.validation_fraction", "0, or 1/k for a whole number k from 2 on", fraction)
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,9 @@ class Config:
     training: Any = field(default_factory=NoOptions)
     inference: Any = field(default_factory=NoOptions)
 
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1", self.seed)
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON types; `from_dict` reads it back."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -222,23 +225,18 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
     InputError
         For an unknown key (the nearest valid one is named), a value of the wrong type or out of range.
     """
-    family = values.get("family")
-    if family not in FAMILIES:
-        raise InputError(f"{source}: option family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    family = _family(values.get("family"), source)
     sections = FAMILIES[family]
     valid = valid_keys(family)
     for key, value in values.items():
-        if key in ("model", "training", "inference"):
+        if key in SECTIONS:
             if not isinstance(value, dict):
                 raise InputError(f"{source}: [{key}] is a section, got {value!r}")
             for name in value:
                 _known(f"{key}.{name}", valid, family, source)
         else:
             _known(key, valid, family, source)
-    built = {
-        name: _build(getattr(sections, name), values.get(name, {}), name, source)
-        for name in ("model", "training", "inference")
-    }
+    built = {name: _build(getattr(sections, name), values.get(name, {}), name, source) for name in SECTIONS}
     plain = {key: _typed(Config, key, values[key], key, source) for key in ("preset", "seed") if key in values}
     return Config(family=family, **plain, **built)
 
@@ -265,17 +263,22 @@ def load_config(
     from_file: dict[str, Any] = {}
     if file is not None:
         from_file = read_toml(Path(file))
-        preset = preset or from_file.get("preset")
+        named = from_file.get("preset", preset)
+        if not isinstance(named, str | None) or preset not in (None, named):
+            raise InputError(f"{file}: option preset: expected {preset or 'a name'!r}, got {named!r}")
+        preset = named
     if preset is None and "family" not in from_file:
         raise InputError("name a preset (--preset NAME), or a family in the configuration file")
     values: dict[str, Any] = _read_preset(preset) | {"preset": preset} if preset is not None else {}
     source = f"preset {preset}" if file is None else str(file)
-    family = values.get("family", from_file.get("family"))
+    family = _family(values.get("family", from_file.get("family")), source)
     if from_file.get("family", family) != family:
         raise InputError(f"{file}: family {from_file['family']!r} does not fit preset {preset} (family {family!r})")
     for key, value in from_file.items():
-        if isinstance(value, dict):
+        if key in SECTIONS and isinstance(value, dict):
             values[key] = {**values.get(key, {}), **value}
+        elif key in SECTIONS:
+            raise InputError(f"{file}: [{key}] is a section, got {value!r}")
         elif key != "preset":
             values[key] = value
     for override in overrides:
@@ -292,7 +295,7 @@ def valid_keys(family: str) -> list[str]:
     """Every key that `--set` and TOML files may name for this family."""
     sections = FAMILIES[family]
     keys = ["family", "preset", "seed"]
-    for name in ("model", "training", "inference"):
+    for name in SECTIONS:
         keys += [f"{name}.{option.name}" for option in dataclasses.fields(getattr(sections, name))]
     return keys
 
@@ -334,6 +337,12 @@ def _known(key: str, valid: list[str], family: str, source: str) -> None:
         raise InputError(f"{source}: unknown option {key!r} for family {family}{_nearest(key, valid)}")
 
 
+def _family(name: Any, source: str) -> str:
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise InputError(f"{source}: option family: expected one of {', '.join(FAMILIES)}, got {name!r}")
+    return name
+
+
 def _apply(override: str, values: dict[str, Any], family: str) -> None:
     key, equals, text = override.partition("=")
     key, text = key.strip(), text.strip()
@@ -372,12 +381,15 @@ def _typed(kind: type, name: str, value: Any, option: str, source: str) -> Any:
     """`value` as the field's type; whole numbers pass as floats, lists as tuples, nothing else is bent."""
     hint = typing.get_type_hints(kind)[name]
     accepted = _accepted(hint)
-    if float in accepted and type(value) is int:
+    if float in accepted and type(value) is int and abs(value) < 1e300:
         value = float(value)
     if tuple in accepted and isinstance(value, int | float) and not isinstance(value, bool):
         value = (value,)
     if tuple in accepted and isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value):
-        return tuple(float(item) for item in value)
+        value = tuple(float(item) for item in value)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+        raise InputError(f"{source}: option {option}: expected a finite number, got {value!r}")
     if type(value) not in accepted:
         readable = " or ".join(
             {"NoneType": "unset", "tuple": "a list of numbers"}.get(t.__name__, t.__name__) for t in accepted

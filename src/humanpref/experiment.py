@@ -1,6 +1,7 @@
 """One run: labelled rows in, an artifact out; artifacts and rows in, probabilities out."""
 
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -11,9 +12,9 @@ import pandas as pd
 
 from humanpref.artifact import FACTS_FILE, METRICS_FILE, OOF_FILE, Artifact, facts_of
 from humanpref.config import Config
-from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs, weights_of
+from humanpref.data import digest_of, grouped_folds, held_out, labels_of, prompt_keys, read_pairs, weights_of
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import folder_whole, read_json, sha256, write_json, write_whole
+from humanpref.files import folder_whole, read_json, write_json, write_whole
 from humanpref.models import build_model
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -47,16 +48,17 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
     InputError
         For rows or a folder that cannot be used.
     """
-    train_csv, out = Path(train_csv), Path(out)
-    if out.exists():
+    out = Path(out)
+    if os.path.lexists(out):
         raise InputError(f"{out}: already exists; name a new folder, or remove it first")
     pairs = read_pairs(train_csv, labels=True)
-    run = {"config": config.to_dict(), "data_sha256": sha256(train_csv), "folds": folds}
+    run = {"config": config.to_dict(), "data_sha256": digest_of(pairs), "folds": folds}
     if folds is None:
         held = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
     else:
         assigned = grouped_folds(pairs, folds, config.seed)
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
+    _check_weights(pairs, held, train_csv)
     work = _open_partial(out, run)
     try:
         for number, (member, mask) in enumerate(held.items(), start=1):
@@ -86,13 +88,20 @@ def predict(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
 def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
     """The artifact's figures on a labelled CSV; see `humanpref.evaluation.metrics.summarise`."""
     pairs = read_pairs(data_csv, labels=True)
-    if sha256(data_csv) == artifact.facts.get("data_sha256"):
+    if digest_of(pairs) == artifact.facts.get("data_sha256"):
         logger.warning(
-            "%s is the file that this artifact was trained on: these figures flatter it (its held-out ones are in %s)",
+            "%s holds the rows that this artifact was trained on: these figures flatter it (its held-out ones are in %s)",
             data_csv,
             artifact.folder / METRICS_FILE,
         )
     return summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
+
+
+def _check_weights(pairs: pd.DataFrame, held: dict[str, np.ndarray], source: str | Path) -> None:
+    weights = weights_of(pairs)
+    for name, mask in held.items():
+        if weights is not None and weights[~mask].sum() == 0:
+            raise InputError(f"{source}: column 'weight': every row that {name} would be trained on has weight 0")
 
 
 def _open_partial(out: Path, run: dict[str, Any]) -> Path:
@@ -107,15 +116,18 @@ def _open_partial(out: Path, run: dict[str, Any]) -> Path:
         raise InputError(f"{work}: an unfinished run with other settings or rows; remove it, or name another --out")
     else:
         logger.info("%s: going on with an interrupted run", work)
+        for unfinished in work.glob(".*"):  # what a killed run was writing
+            shutil.rmtree(unfinished)
     return work
 
 
 def _fit_member(config: Config, pairs: pd.DataFrame, held: np.ndarray, folder: Path) -> None:
     """Fit a model without the held-out rows, and write it, what it says of them, and what happened, into `folder`."""
-    kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
+    weights = weights_of(pairs)
+    # A weight of 0 is a row that is not there: no vocabulary, no scale may see it.
+    learned = ~held if weights is None else ~held & (weights > 0)
+    kept, out = pairs[learned].reset_index(drop=True), pairs[held].reset_index(drop=True)
     labels, weights = labels_of(kept), weights_of(kept)
-    if weights is not None and weights.sum() == 0:
-        raise InputError("every row that is left for training has weight 0")
     started = time.perf_counter()
     model = build_model(config).fit(kept, labels, weights, (out, labels_of(out)) if len(out) else None)
     seconds = time.perf_counter() - started
@@ -149,9 +161,10 @@ def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], ru
         rows = pairs[predicted]
         write_oof(work / OOF_FILE, rows, probabilities[predicted], fold[predicted])
         figures = summarise(labels_of(rows), probabilities[predicted], prior[predicted], prompt_keys(rows))
-        metrics = {"held_out": "validation" if len(held) == 1 else "out of fold", **figures, **metrics}
+        kind = "validation" if len(held) == 1 else "out of fold"
         if any("kept_epoch" in member.get("training", {}) for member in members.values()):
-            logger.warning("the epoch was chosen on the very rows that the figures report: they flatter")
+            kind += " (flattering: the epoch was chosen on these rows)"
+        metrics = {"held_out": kind, **figures, **metrics}
     write_json(work / METRICS_FILE, metrics)
     learned = pairs[~np.all(list(held.values()), axis=0)]
     prior_of_all = np.average(labels_of(learned), axis=0, weights=weights_of(learned))

@@ -6,11 +6,39 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from humanpref.schema import InputError
+
+
+@contextlib.contextmanager
+def _path_errors(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a path: not there, not allowed, too long, not a path at all."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
+def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Check, before hours of work, that a file can be written at `path`, and that it is none of the `inputs`.
+
+    Raises
+    ------
+    InputError
+        If it cannot, or is.
+    """
+    path = Path(path)
+    with _path_errors(path):
+        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            reason = "is a folder" if path.is_dir() else f"{path.parent} is not a folder that can be written"
+            raise InputError(f"{path}: cannot be written ({reason})")
+        if any(path.exists() and Path(other).exists() and path.samefile(other) for other in inputs):
+            raise InputError(f"{path}: is also the input, which it would replace")
 
 
 @contextlib.contextmanager
@@ -23,12 +51,10 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         If the folder is not there or cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected the name of a file")
-    try:
+    with _path_errors(path):
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, expected the name of a file")
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     try:
         with open(descriptor, "w", encoding="utf-8", newline="") as file:
             yield file
@@ -45,10 +71,19 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
-    """A new folder beside `path` that takes its name when the block ends well, and is gone when it does not."""
+    """A new folder beside `path` that takes its name when the block ends well, and is gone when it does not.
+
+    Raises
+    ------
+    InputError
+        If `path` is there already, or cannot be made.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _path_errors(path):
+        if path.exists():
+            raise InputError(f"{path}: already exists; name a new folder, or remove it first")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         folder.chmod(0o755)
         yield folder
@@ -71,7 +106,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 
 

@@ -113,7 +113,7 @@ def test_soft_labels_and_weights(read):
         (csv_text(changed(id="")), "row 1: column 'id' is empty"),
         (csv_text([*GOOD, "-1"], header=HEADER + ",weight"), "column 'weight'"),
         (csv_text([*GOOD, "inf"], header=HEADER + ",weight"), "column 'weight'"),
-        (csv_text([*GOOD, "0"], header=HEADER + ",weight"), "every row's weight is 0"),
+        (csv_text([*GOOD, "0"], header=HEADER + ",weight"), "expected a positive, finite sum, got 0"),
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
         (HEADER + "\n", "a header without rows"),

@@ -92,10 +92,11 @@ def test_files_have_the_competitions_columns_and_counts(written):
     pd.testing.assert_frame_equal(arena.test_labels[arena.test.columns], arena.test)
 
 
-def test_writing_replaces_what_was_there(written, tmp_path):
-    (tmp_path / "train.csv").write_text("old")
-    write_arena(tmp_path, rows=300, seed=7)
-    assert (tmp_path / "train.csv").read_bytes() == (written[0] / "train.csv").read_bytes()
+def test_what_was_there_is_not_replaced(tmp_path):
+    (tmp_path / "test.csv").write_text("precious")
+    with pytest.raises(InputError, match=r"test\.csv: already exists"):
+        write_arena(tmp_path, rows=3, seed=7)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("test.csv", "precious")]
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):

@@ -50,7 +50,23 @@ def test_counts_worked_by_hand():
 
 
 @pytest.mark.parametrize(
-    "response", [(), ("",), ("", ""), (" \n ",), ("你好",), ("🙂" * 20,), ("x" * 50_000,), ("```",), ("|" * 999,)]
+    "response",
+    [
+        (),
+        ("",),
+        ("", ""),
+        (" \n ",),
+        ("你好",),
+        ("🙂" * 20,),
+        ("x" * 50_000,),
+        ("```",),
+        ("|" * 50_000,),
+        ("\n" * 50_000,),
+        ("." * 50_000 + "x",),
+        ("\n " * 25_000,),
+        (" " * 50_000 + "x",),
+        ("**" * 25_000,),
+    ],
 )
 def test_any_text_gives_finite_numbers(response):
     assert np.isfinite(response_features(("p", ""), response)).all()

@@ -79,8 +79,19 @@ def _draw(key: str, seed: int) -> bytes:
 def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     """Which rows to hold out: about `fraction` of them, whole prompts only, stratified by label; (n,) bool.
 
-    A fraction of 1/k gives fold 0 of `grouped_folds(pairs, k, seed)`. 0 holds nothing out.
+    0 holds nothing out; 1/k holds out fold 0 of `grouped_folds(pairs, k, seed)`.
+
+    Raises
+    ------
+    InputError
+        If there are too few distinct prompts for that.
     """
     if fraction == 0:
         return np.zeros(len(pairs), dtype=bool)
-    return grouped_folds(pairs, max(2, round(1 / fraction)), seed) == 0
+    k, distinct = round(1 / fraction), len(set(prompt_keys(pairs)))
+    if distinct < k:
+        raise InputError(
+            f"option training.validation_fraction: holding out 1/{k} takes {k} distinct prompts, these {len(pairs)} rows "
+            f"have {distinct}; 0 trains on all rows"
+        )
+    return grouped_folds(pairs, k, seed) == 0

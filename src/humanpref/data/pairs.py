@@ -1,6 +1,7 @@
 """From a CSV in the competition's schema to a pairs frame, and the frame's labels, weights and mirror image."""
 
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, SWAPPED_CLASSES, 
 
 logger = logging.getLogger(__name__)
 
-LABEL_SUM_TOLERANCE = 1e-3
+LABEL_SUM_TOLERANCE = 2e-3
 """Soft labels may miss a sum of 1 by so much (files that round to three digits); they are then rescaled."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -74,6 +75,8 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
         where = f"{path}: row {number} (id {key!r})"
         if not key:
             raise InputError(f"{path}: row {number}: column {ID!r} is empty")
+        if not key.isprintable():
+            raise InputError(f"{path}: row {number}: column {ID!r}: expected printable text, got {key!r}")
         if key in seen:
             raise InputError(f"{where}: duplicate id, first seen in row {seen[key]}")
         seen[key] = number
@@ -95,8 +98,8 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
     if read_labels:
         labelled = pairs[list(LABEL_COLUMNS)].to_numpy()
         pairs[list(LABEL_COLUMNS)] = labelled / labelled.sum(axis=1, keepdims=True)
-        if WEIGHT in pairs and pairs[WEIGHT].sum() <= 0:
-            raise InputError(f"{path}: column {WEIGHT!r}: every row's weight is 0")
+        if WEIGHT in pairs and not 0 < pairs[WEIGHT].sum() < math.inf:
+            raise InputError(f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {pairs[WEIGHT].sum():g}")
     logger.info("%s: %d rows%s", path, len(pairs), "" if read_labels else ", no labels")
     return pairs
 
@@ -128,6 +131,15 @@ def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     other |= {b: a for a, b in other.items()}
     other |= {column: LABEL_COLUMNS[SWAPPED_CLASSES[i]] for i, column in enumerate(LABEL_COLUMNS)}
     return pd.DataFrame({column: pairs[other.get(column, column)] for column in pairs}, index=pairs.index)
+
+
+def digest_of(pairs: pd.DataFrame) -> str:
+    """SHA-256 of the rows' content in hexadecimal: ids, texts, labels and weights, whatever file they came from."""
+    columns = [c for c in (ID, *TEXT_COLUMNS, *MODEL_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
+    digest = hashlib.sha256(json.dumps(columns).encode())
+    for row in zip(*(pairs[column].tolist() for column in columns), strict=True):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 def _rows(path: Path) -> Iterator[list[str]]:

@@ -588,13 +588,15 @@ def _draw_rows(rows: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.nd
 def write_arena(folder: Path, rows: int, seed: int) -> Arena:
     """Write `make_arena(rows, seed)` into `folder`, which is made if absent. The same arguments give the same bytes.
 
+    A file of the same name is never replaced: a folder may hold the competition's own.
+
     The files are train.csv, test.csv and sample_submission.csv as the competition has them, and what it keeps to itself:
     truth.csv (the true probabilities of all rows) and test_labels.csv. Each is written whole or not at all.
 
     Raises
     ------
     InputError
-        As `make_arena` does, or the folder cannot be made or written.
+        As `make_arena` does, or one of the files is there, or the folder cannot be made or written.
     """
     arena = make_arena(rows, seed)
     sample = arena.test[[ID]].assign(**dict.fromkeys(LABEL_COLUMNS, 1 / 3))
@@ -610,6 +612,9 @@ def write_arena(folder: Path, rows: int, seed: int) -> Arena:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from None
+    there = [name for name in frames if (folder / name).exists()]
+    if there:
+        raise InputError(f"{folder / there[0]}: already exists; name another folder, or remove it first")
     for name, frame in frames.items():
         with write_whole(folder / name) as file:
             frame.to_csv(file, index=False, lineterminator="\n")

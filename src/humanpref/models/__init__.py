@@ -6,6 +6,7 @@ from pathlib import Path
 from humanpref.config import Config, from_dict
 from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
+from humanpref.schema import InputError
 
 __all__ = ["Model", "build_model", "load_model"]
 
@@ -17,9 +18,20 @@ _CLASSES = {
 
 
 def build_model(config: Config) -> Model:
-    """An unfitted model of the configuration's family."""
+    """An unfitted model of the configuration's family.
+
+    Raises
+    ------
+    InputError
+        If the libraries that the family needs are not installed.
+    """
     module, name = _CLASSES[config.family]
-    return getattr(importlib.import_module(module), name)(config)
+    try:
+        return getattr(importlib.import_module(module), name)(config)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("humanpref"):
+            raise
+        raise InputError(f"family {config.family} needs {error.name}: pip install 'humanpref[torch]'") from None
 
 
 def load_model(folder: str | Path) -> Model:
@@ -31,6 +43,9 @@ def load_model(folder: str | Path) -> Model:
         If the folder does not hold one, whole: a missing or an extra weight is an error.
     """
     path = Path(folder) / CONFIG_FILE
-    model = build_model(from_dict(read_json(path), str(path)))
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    model = build_model(from_dict(values, str(path)))
     model.load_state(Path(folder))
     return model

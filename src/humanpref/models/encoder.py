@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
 from humanpref.config import EncoderOptions
@@ -33,6 +34,31 @@ disable_progress_bar()
 STATE_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"
 SCRATCH = "scratch"
+
+# Encoders that transformers can also run as decoders, and those whose positions are counted from the padding token's id on.
+_BIDIRECTIONAL = set(
+    [
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "roberta-prelayernorm",
+        "data2vec-text",
+        "electra",
+        "ernie",
+        "megatron-bert",
+        "rembert",
+        "roformer",
+        "xlm",
+        "xlnet",
+        "big_bird",
+        "xmod",
+    ]
+)
+_POSITIONS_AFTER_PADDING = set(
+    ["roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "xmod"]
+)
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -76,7 +102,9 @@ class DualEncoder(nn.Module):
         flat = {name: tensor.reshape(rows * branches, length) for name, tensor in flat.items()}
         hidden = self.backbone(**flat).last_hidden_state
         pooled = masked_mean(hidden, flat["attention_mask"])  # (2n, width)
-        return self.head(self.dropout(pooled.reshape(rows, -1)))  # (n, 2 width) -> (n, 3)
+        # The head costs nothing; in half precision its logits would be good to three digits only.
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(self.dropout(pooled.reshape(rows, -1)))  # (n, 2 width) -> (n, 3)
 
 
 class EncoderModel(Model):
@@ -102,7 +130,7 @@ class EncoderModel(Model):
         else:
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
-        _check_length(backbone.config, options)
+        _check_fit(backbone.config, self.tokenizer_, options)
         self.module_ = DualEncoder(backbone, options.dropout)
         collate = self._collate(pairs)
         validate = self._validator(validation) if validation is not None else None
@@ -122,8 +150,13 @@ class EncoderModel(Model):
 
     def load_state(self, folder: Path) -> None:
         self.tokenizer_ = load_tokenizer(str(folder / BACKBONE_FOLDER))
-        config = load_backbone_config(str(folder / BACKBONE_FOLDER))
-        self.module_ = DualEncoder(AutoModel.from_config(config, dtype=torch.float32), self.config.model.dropout)
+        name = str(folder / BACKBONE_FOLDER)
+        config = load_backbone_config(name)
+        try:
+            backbone = AutoModel.from_config(config, dtype=torch.float32)
+        except _LOADING_ERRORS as error:
+            raise InputError(_not_loaded(name, "configuration", error)) from None
+        self.module_ = DualEncoder(backbone, self.config.model.dropout)
         load_state_strictly(self.module_, folder / STATE_FILE)
 
     def _collate(self, pairs: pd.DataFrame) -> "DualCollate":
@@ -160,12 +193,13 @@ class DualCollate:
     """
 
     def __init__(self, pairs: pd.DataFrame, tokenizer: Any, config: Any, options: EncoderOptions) -> None:
-        sides = [
-            tokenise([branch(*cells) for cells in zip(pairs["prompt"], pairs[side], strict=True)], tokenizer, options.max_length,
-                     options.prompt_share)
+        branches = [
+            branch(*cells)
             for side in ("response_a", "response_b")
-        ]  # fmt: skip
-        self.rows: list[tuple[Tokenised, Tokenised]] = list(zip(*sides, strict=True))
+            for cells in zip(pairs["prompt"], pairs[side], strict=True)
+        ]
+        made = tokenise(branches, tokenizer, options.max_length, options.prompt_share)
+        self.rows: list[tuple[Tokenised, Tokenised]] = list(zip(made[: len(pairs)], made[len(pairs) :], strict=True))
         self.lengths = np.array([2 * max(len(side.ids) for side in row) for row in self.rows], dtype=np.int64)
         self.pad = tokenizer.pad_token_id
         self.has_types = getattr(config, "type_vocab_size", 0) > 1
@@ -184,20 +218,46 @@ class DualCollate:
         return batch | {"token_type_ids": torch.from_numpy(types)} if self.has_types else batch
 
 
+# What transformers raises for a folder that is not what it should be.
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+
+
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer by folder or hub name, with the error in one line."""
+    """A tokenizer by folder or hub name.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded, has no padding token, or knows no words: transformers makes up an empty one where a folder
+        holds a model's configuration but no tokenizer, and every text is then the same unknown token.
+    """
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except _LOADING_ERRORS as error:
         raise InputError(_not_loaded(name, "tokenizer", error)) from None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the folder?")
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"backbone {name}: its tokenizer has no padding token; is this an encoder?")
+    return tokenizer
 
 
 def load_backbone_config(name: str) -> Any:
-    """A backbone's configuration by folder or hub name, with the error in one line."""
+    """A backbone's configuration by folder or hub name.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded, or is not an encoder's: a decoder's tokens do not see what follows them, so that their mean
+        says little.
+    """
     try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(name)
+    except _LOADING_ERRORS as error:
         raise InputError(_not_loaded(name, "configuration", error)) from None
+    if config.is_encoder_decoder or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - _BIDIRECTIONAL:
+        raise InputError(f"backbone {name}: a {config.model_type} model is not an encoder")
+    return config
 
 
 def load_backbone(name: str) -> nn.Module:
@@ -211,7 +271,7 @@ def load_backbone(name: str) -> nn.Module:
     load_backbone_config(name)
     try:
         backbone, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise InputError(_not_loaded(name, "weights", error)) from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
@@ -243,9 +303,15 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
     module.load_state_dict(state)
 
 
-def _check_length(config: Any, options: EncoderOptions) -> None:
-    """Absolute positions end; relative ones (DeBERTa) do not."""
+def _check_fit(config: Any, tokenizer: Any, options: EncoderOptions) -> None:
+    """Every token needs an embedding, and every place a position where positions are absolute (DeBERTa's are relative)."""
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"backbone {options.backbone}: its tokenizer has {len(tokenizer)} tokens, its model {config.vocab_size} embeddings"
+        )
     positions = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in _POSITIONS_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
     if positions and getattr(config, "position_biased_input", True) and options.max_length > positions:
         raise InputError(
             f"option model.max_length: {options.max_length} tokens, but backbone {options.backbone} has {positions}"

@@ -30,4 +30,4 @@ class PriorModel(Model):
         save_arrays(folder / STATE_FILE, {"rates": self.rates_})
 
     def load_state(self, folder: Path) -> None:
-        self.rates_ = load_arrays(folder / STATE_FILE, {"rates"})["rates"]
+        self.rates_ = load_arrays(folder / STATE_FILE, {"rates": (3,)})["rates"]

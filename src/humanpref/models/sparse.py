@@ -15,7 +15,7 @@ from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import LABEL_COLUMNS, InputError
-from humanpref.text.features import structure
+from humanpref.text.features import RESPONSE_FEATURES, structure, symmetric_names
 
 STATE_FILE = "model.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
@@ -101,15 +101,23 @@ class SparseModel(Model):
         write_json(folder / VOCABULARY_FILE, vocabularies)
 
     def load_state(self, folder: Path) -> None:
-        names = {"w", "v", "c", "x_scale", "z_mean", "z_scale", "responses_idf", "prompts_idf"}
-        arrays = load_arrays(folder / STATE_FILE, names)
-        vocabularies = read_json(folder / VOCABULARY_FILE)
-        vectorizers = []
+        path = folder / VOCABULARY_FILE
+        vocabularies = read_json(path)
+        shapes: dict[str, tuple[int, ...]] = {}
+        terms: dict[str, list[str]] = {}
         for name in ("responses", "prompts"):
-            terms, idf = vocabularies.get(name), arrays[f"{name}_idf"]
-            if not isinstance(terms, list) or len(terms) != len(idf):
-                raise InputError(f"{folder / VOCABULARY_FILE}: {name}: expected {len(idf)} terms, one for each weight")
-            vectorizers.append(_restored(terms, idf, self.config.model))
+            terms[name] = vocabularies.get(name) if isinstance(vocabularies, dict) else None
+            if not isinstance(terms[name], list) or not all(isinstance(term, str) for term in terms[name]):
+                raise InputError(f"{path}: {name}: expected a list of terms")
+            if len(set(terms[name])) < len(terms[name]):
+                raise InputError(f"{path}: {name}: a term stands twice")
+            shapes[f"{name}_idf"] = (len(terms[name]),)
+        x, z = len(RESPONSE_FEATURES), len(symmetric_names())
+        shapes |= {"x_scale": (x,), "z_mean": (z,), "z_scale": (z,), "c": (1,)}
+        # One weight more in v: the cosine of the answers.
+        shapes |= {"w": (len(terms["responses"]) + x,), "v": (len(terms["prompts"]) + z + 1,)}
+        arrays = load_arrays(folder / STATE_FILE, shapes)
+        vectorizers = [_restored(terms[name], arrays[f"{name}_idf"], self.config.model) for name in terms]
         self.responses_, self.prompts_ = vectorizers
         self.x_scale_, self.z_mean_, self.z_scale_ = arrays["x_scale"], arrays["z_mean"], arrays["z_scale"]
         w, v = arrays["w"], arrays["v"]

@@ -11,13 +11,14 @@ import re
 import numpy as np
 import pandas as pd
 
+# No pattern may rescan what it has passed over: answers of a looping model hold fifty thousand dots, or line ends.
 _WORD = re.compile(r"\w+")
-_SENTENCE_END = re.compile(r"[.!?。！？]+(?:\s|$)")
-_LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
-_HEADING = re.compile(r"^\s*#{1,6}\s", re.MULTILINE)
+_SENTENCE_END = re.compile(r"[.!?。！？](?=\s|$)")
+_LIST_ITEM = re.compile(r"^[^\S\n]*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+_HEADING = re.compile(r"^[^\S\n]*#{1,6}\s", re.MULTILINE)
 _BOLD = re.compile(r"\*\*[^*\n]+\*\*")
-_CODE_FENCE = re.compile(r"^\s*```", re.MULTILINE)
-_TABLE_ROW = re.compile(r"^\s*\|.*\|\s*$", re.MULTILINE)
+_CODE_FENCE = re.compile(r"^[^\S\n]*```", re.MULTILINE)
+_TABLE_ROW = re.compile(r"^[^\S\n]*\|.*\|[^\S\n]*$", re.MULTILINE)
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i apologi[sz]e|i can(?:no|')t|as an ai|language model|not appropriate)\b",
     re.IGNORECASE,

@@ -93,6 +93,8 @@ def train(
     total = steps_per_epoch * options.epochs
     schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=0, num_training_steps=total)
     wrapped, optimizer = accelerator.prepare(module, optimizer)
+    # Autocast is entered in the loop, in sight, and not by a patched forward that validation would go through as well.
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     logger.info(
         "training: %d rows, %d epochs of %d steps, effective batch %d, precision %s, device %s, %.2fM trainable parameters",
         len(labels), options.epochs, steps_per_epoch, options.batch_size * options.accumulation, precision,
@@ -113,7 +115,9 @@ def train(
             rows_in_window = sum(len(rows) for rows in window)
             for rows in _parts(window, lengths, options.forward_tokens):
                 batch = {name: tensor.to(accelerator.device) for name, tensor in collate(rows).items()}
-                row_losses = loss(wrapped(**batch).float(), targets[rows].to(accelerator.device))
+                with accelerator.autocast():
+                    logits = wrapped(**batch)
+                row_losses = loss(logits.float(), targets[rows].to(accelerator.device))
                 share = (row_losses * scales[rows].to(accelerator.device)).sum() / rows_in_window
                 value = share.item()
                 if not math.isfinite(value):
@@ -156,7 +160,6 @@ def train(
             options.epochs,
             ", ".join(f"{k} {v:.4f}" for k, v in record.items() if k != "epoch"),
         )
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
     accelerator.free_memory()
     report = {
         "steps": total,

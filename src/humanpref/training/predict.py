@@ -20,7 +20,8 @@ def predict_logits(
     Parameters
     ----------
     module : Module
-        Takes what `collate` gives, returns logits (n, 3). It is moved to the run's device and left there, in eval mode.
+        Takes what `collate` gives, returns logits (n, 3). It is moved to the run's device, put into eval mode, and moved back:
+        the fold models of an artifact share a GPU one after the other.
     collate : callable
         From row numbers to keyword arguments.
     lengths : ndarray
@@ -38,6 +39,7 @@ def predict_logits(
     device = device_of_run()
     dtype = DTYPES.get(resolve(precision, device))
     autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+    home = next(module.parameters()).device
     module.to(device).eval()
     logits = np.empty((len(lengths), 3))
     with torch.inference_mode(), autocast, tqdm(total=len(lengths), desc="predict", unit="row", disable=None) as bar:
@@ -45,6 +47,7 @@ def predict_logits(
             batch = {name: tensor.to(device) for name, tensor in collate(rows).items()}
             logits[rows] = module(**batch).double().cpu().numpy()
             bar.update(len(rows))
+    module.to(home)
     return logits
 
 

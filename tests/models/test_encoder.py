@@ -1,0 +1,220 @@
+"""The way of a pretrained encoder: from a folder, through fine-tuning, to strict loading; and folders that are none."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BartConfig,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    LlamaConfig,
+    RobertaConfig,
+)
+
+from humanpref.config import load_config
+from humanpref.data import labels_of
+from humanpref.models import build_model, load_model
+from humanpref.models.encoder import DualCollate, EncoderModel, load_backbone, load_tokenizer, masked_mean
+from humanpref.models.scratch import train_tokenizer
+from humanpref.schema import InputError
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pairs):
+    return train_tokenizer([turn for turns in pairs["prompt"] for turn in turns], 400)
+
+
+@pytest.fixture(scope="module")
+def folder_of(tokenizer, tmp_path_factory):
+    """Save a tiny random model of a configuration, with a tokenizer, as a publisher would."""
+
+    def save(config, kind=None, tokens=True):
+        folder = tmp_path_factory.mktemp("backbone") / config.model_type
+        config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+        torch.manual_seed(0)
+        (kind(config) if kind else AutoModel.from_config(config)).save_pretrained(folder)
+        if tokens:
+            tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def config_with(folder, *overrides):
+    settings = [
+        f"model.backbone={folder}",
+        "model.max_length=40",
+        "training.epochs=1",
+        "training.learning_rate=1e-3",
+        *overrides,
+    ]
+    return load_config("deberta-v3-small", overrides=settings)
+
+
+DEBERTA = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
+           "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0}  # fmt: skip
+ENCODERS = {
+    "deberta": lambda: (DebertaV2Config(**TINY, **DEBERTA), DebertaV2ForSequenceClassification),
+    "bert": lambda: (BertConfig(**TINY), BertForSequenceClassification),
+    "albert": lambda: (AlbertConfig(**TINY, embedding_size=16), None),
+    "roberta": lambda: (RobertaConfig(**TINY), None),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_fine_tuning_from_a_folder(name, folder_of, pairs, tmp_path):
+    folder = folder_of(*ENCODERS[name]())
+    few = pairs[:40].reset_index(drop=True)
+    model = build_model(config_with(folder)).fit(few, labels_of(few))
+    started = load_backbone(str(folder)).state_dict()
+    ended = model.module_.backbone.state_dict()
+    moved = {key for key in ended if not torch.equal(ended[key], started[key])}
+    assert moved == {
+        key for key in ended if ended[key].is_floating_point()
+    }  # every weight is trained, none is left over
+    model.save(tmp_path)
+    np.testing.assert_allclose(load_model(tmp_path).predict_proba(few), model.predict_proba(few), atol=1e-6)
+    facts = model.report_["backbone"]
+    assert (facts["name"], facts["layers"], facts["hidden_size"]) == (folder.name, 1, 16)
+    assert str(folder.parent) not in json.dumps(facts)
+
+
+def test_the_pretrained_weights_are_really_used(folder_of, pairs):
+    folder = folder_of(*ENCODERS["deberta"]())
+    saved = load_file(folder / "model.safetensors")
+    loaded = load_backbone(str(folder)).state_dict()
+    assert torch.equal(loaded["embeddings.word_embeddings.weight"], saved["deberta.embeddings.word_embeddings.weight"])
+
+
+def test_a_checkpoint_in_half_precision_is_trained_in_float32(folder_of):
+    folder = folder_of(*ENCODERS["bert"]())
+    path = folder / "model.safetensors"
+    save_file({key: tensor.half() for key, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"dtype": "float16"}))
+    assert {p.dtype for p in load_backbone(str(folder)).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "its weights cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "its weights cannot be loaded"),
+        (lambda folder: [path.unlink() for path in folder.glob("*token*")], "tokenizer"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded"),
+        (
+            lambda folder: drop(folder, "encoder.layer.0.attention.self.query_proj.weight"),
+            "lacks 1 weights .*query_proj",
+        ),
+        (lambda folder: reshape(folder), "cannot be loaded"),
+    ],
+)
+def test_a_folder_that_lacks_something_is_refused(spoil, message, folder_of, pairs):
+    folder = folder_of(ENCODERS["deberta"]()[0])
+    spoil(folder)
+    with pytest.raises(InputError, match=message) as caught:
+        build_model(config_with(folder)).fit(pairs, labels_of(pairs))
+    assert str(folder) in str(caught.value)
+
+
+def drop(folder, name):
+    state = load_file(folder / "model.safetensors")
+    del state[name]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def reshape(folder):
+    state = load_file(folder / "model.safetensors")
+    state["embeddings.word_embeddings.weight"] = torch.zeros(7, 16)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (lambda: LlamaConfig(**TINY, num_key_value_heads=2), "a llama model is not an encoder"),
+        (lambda: BartConfig(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2),
+         "a bart model is not an encoder"),
+    ],
+)  # fmt: skip
+def test_what_is_not_an_encoder_is_refused(config, message, folder_of, pairs):
+    with pytest.raises(InputError, match=message):
+        build_model(config_with(folder_of(config()))).fit(pairs, labels_of(pairs))
+
+
+@pytest.mark.parametrize(("name", "longest"), [("bert", 64), ("roberta", 63)])
+def test_a_length_beyond_absolute_positions_is_refused(name, longest, folder_of, pairs):
+    folder, few = folder_of(*ENCODERS[name]()), pairs[:20].reset_index(drop=True)
+    with pytest.raises(InputError, match=f"max_length: {longest + 1} tokens, but backbone .* has {longest}"):
+        build_model(config_with(folder, f"model.max_length={longest + 1}")).fit(few, labels_of(few))
+    build_model(config_with(folder, f"model.max_length={longest}")).fit(few, labels_of(few))
+
+
+def test_more_tokens_than_embeddings_are_refused(folder_of, pairs, tokenizer):
+    folder = folder_of(ENCODERS["bert"]()[0])
+    larger = load_tokenizer(str(folder))
+    larger.add_tokens(["brandnew"])
+    larger.save_pretrained(folder)
+    with pytest.raises(InputError, match=r"its tokenizer has \d+ tokens, its model \d+ embeddings"):
+        build_model(config_with(folder)).fit(pairs, labels_of(pairs))
+
+
+def test_masked_mean_counts_real_tokens_only():
+    hidden = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]], [[5.0, 5.0], [6.0, 6.0], [7.0, 7.0]]])
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    assert masked_mean(hidden, mask).tolist() == [[2.0, 3.0], [0.0, 0.0]]
+    assert masked_mean(hidden.half(), mask).dtype == torch.float32
+
+
+def test_branches_stand_side_by_side(pairs, tokenizer):
+    options = load_config("tiny", overrides=["model.max_length=30"]).model
+    collate = DualCollate(pairs, tokenizer, DebertaV2Config(type_vocab_size=2), options)
+    batch = collate(np.array([3, 1]))
+    ids, mask, types = (batch[name].numpy() for name in ("input_ids", "attention_mask", "token_type_ids"))
+    for i, row in enumerate((3, 1)):
+        for j, column in enumerate(("response_a", "response_b")):
+            text = tokenizer.decode(ids[i, j][mask[i, j] == 1][types[i, j][mask[i, j] == 1] == 1])
+            start = "".join(pairs[column][row]).strip()[:12]
+            assert text.strip().startswith(start[:12]) or not start
+        assert (ids[i][mask[i] == 0] == tokenizer.pad_token_id).all()
+    assert ids.shape[2] == collate.lengths[[3, 1]].max() // 2
+    assert mask.sum(axis=2).max() == ids.shape[2]
+
+
+def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
+    seen = {}
+
+    def spy(module, collate, labels, weights, *rest):
+        seen.update(collate=collate, labels=labels, weights=weights)
+        return {}
+
+    monkeypatch.setattr("humanpref.models.encoder.train", spy)
+    few = pairs[:10].reset_index(drop=True)
+    weights = np.arange(1.0, 11)
+    EncoderModel(load_config("tiny", overrides=["model.max_length=30"])).fit(few, labels_of(few), weights)
+    np.testing.assert_array_equal(seen["labels"][10:], labels_of(few)[:, [1, 0, 2]])
+    np.testing.assert_array_equal(seen["weights"], np.tile(weights, 2))
+    first, mirrored = seen["collate"].rows[4], seen["collate"].rows[14]
+    np.testing.assert_array_equal(first[0].ids, mirrored[1].ids)
+    np.testing.assert_array_equal(first[1].ids, mirrored[0].ids)
+    assert not np.array_equal(first[0].ids, first[1].ids)
