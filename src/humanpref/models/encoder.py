@@ -36,29 +36,33 @@ BACKBONE_FOLDER = "backbone"
 SCRATCH = "scratch"
 
 # Encoders that transformers can also run as decoders, and those whose positions are counted from the padding token's id on.
-_BIDIRECTIONAL = set(
-    [
-        "bert",
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "camembert",
-        "roberta-prelayernorm",
-        "data2vec-text",
-        "electra",
-        "ernie",
-        "megatron-bert",
-        "rembert",
-        "roformer",
-        "xlm",
-        "xlnet",
-        "big_bird",
-        "xmod",
-    ]
-)
-_POSITIONS_AFTER_PADDING = set(
-    ["roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "xmod"]
-)
+_BIDIRECTIONAL = {
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "roberta-prelayernorm",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "megatron-bert",
+    "rembert",
+    "roformer",
+    "xlm",
+    "xlnet",
+    "big_bird",
+    "xmod",
+}
+_POSITIONS_AFTER_PADDING = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "roberta-prelayernorm",
+    "data2vec-text",
+    "xmod",
+}
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
