@@ -152,7 +152,7 @@ def reshape(folder):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (lambda: LlamaConfig(**TINY, num_key_value_heads=2), "a llama model is not an encoder"),
+        (lambda: LlamaConfig(**TINY, num_key_value_heads=2), "not an encoder, its first token does not see the last one"),
         (lambda: BartConfig(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2),
          "a bart model is not an encoder"),
     ],
@@ -165,7 +165,7 @@ def test_what_is_not_an_encoder_is_refused(config, message, folder_of, pairs):
 @pytest.mark.parametrize(("name", "longest"), [("bert", 64), ("roberta", 63)])
 def test_a_length_beyond_absolute_positions_is_refused(name, longest, folder_of, pairs):
     folder, few = folder_of(*ENCODERS[name]()), pairs[:20].reset_index(drop=True)
-    with pytest.raises(InputError, match=f"max_length: {longest + 1} tokens, but backbone .* has {longest}"):
+    with pytest.raises(InputError, match=f"max_length: backbone .* cannot read {longest + 1} tokens"):
         build_model(config_with(folder, f"model.max_length={longest + 1}")).fit(few, labels_of(few))
     build_model(config_with(folder, f"model.max_length={longest}")).fit(few, labels_of(few))
 

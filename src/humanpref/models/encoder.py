@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
 from humanpref.config import EncoderOptions
@@ -34,35 +33,6 @@ disable_progress_bar()
 STATE_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"
 SCRATCH = "scratch"
-
-# Encoders that transformers can also run as decoders, and those whose positions are counted from the padding token's id on.
-_BIDIRECTIONAL = {
-    "bert",
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "roberta-prelayernorm",
-    "data2vec-text",
-    "electra",
-    "ernie",
-    "megatron-bert",
-    "rembert",
-    "roformer",
-    "xlm",
-    "xlnet",
-    "big_bird",
-    "xmod",
-}
-_POSITIONS_AFTER_PADDING = {
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "roberta-prelayernorm",
-    "data2vec-text",
-    "xmod",
-}
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -134,7 +104,7 @@ class EncoderModel(Model):
         else:
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
-        _check_fit(backbone.config, self.tokenizer_, options)
+        _check_fit(backbone, self.tokenizer_, options)
         self.module_ = DualEncoder(backbone, options.dropout)
         collate = self._collate(pairs)
         validate = self._validator(validation) if validation is not None else None
@@ -252,14 +222,13 @@ def load_backbone_config(name: str) -> Any:
     Raises
     ------
     InputError
-        If it cannot be loaded, or is not an encoder's: a decoder's tokens do not see what follows them, so that their mean
-        says little.
+        If it cannot be loaded, or has a decoder beside the encoder.
     """
     try:
         config = AutoConfig.from_pretrained(name)
     except _LOADING_ERRORS as error:
         raise InputError(_not_loaded(name, "configuration", error)) from None
-    if config.is_encoder_decoder or config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - _BIDIRECTIONAL:
+    if config.is_encoder_decoder:
         raise InputError(f"backbone {name}: a {config.model_type} model is not an encoder")
     return config
 
@@ -307,19 +276,26 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
     module.load_state_dict(state)
 
 
-def _check_fit(config: Any, tokenizer: Any, options: EncoderOptions) -> None:
-    """Every token needs an embedding, and every place a position where positions are absolute (DeBERTa's are relative)."""
-    if len(tokenizer) > config.vocab_size:
+def _check_fit(backbone: nn.Module, tokenizer: Any, options: EncoderOptions) -> None:
+    """Try the longest input before training: every token needs an embedding, every place a position, and the first token must
+    see the last one, which a decoder's does not."""
+    name, embeddings = options.backbone, backbone.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
         raise InputError(
-            f"backbone {options.backbone}: its tokenizer has {len(tokenizer)} tokens, its model {config.vocab_size} embeddings"
+            f"backbone {name}: its tokenizer has {len(tokenizer)} tokens, its model {embeddings} embeddings"
         )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in _POSITIONS_AFTER_PADDING:
-        positions -= config.pad_token_id + 1
-    if positions and getattr(config, "position_biased_input", True) and options.max_length > positions:
+    ids = torch.full((2, options.max_length), len(tokenizer) - 1)
+    ids[1, -1] = len(tokenizer) - 2
+    try:
+        with torch.inference_mode():
+            first = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    except (IndexError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
         raise InputError(
-            f"option model.max_length: {options.max_length} tokens, but backbone {options.backbone} has {positions}"
-        )
+            f"option model.max_length: backbone {name} cannot read {options.max_length} tokens ({reason})"
+        ) from None
+    if torch.equal(first[0], first[1]):
+        raise InputError(f"backbone {name}: not an encoder, its first token does not see the last one")
 
 
 def _texts(pairs: pd.DataFrame) -> list[str]:
