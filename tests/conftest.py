@@ -20,7 +20,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 REPOSITORY = Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 # The package works without torch, the neural models apart; so does the suite.
-collect_ignore = [] if HAS_TORCH else ["training/test_loop.py", "training/test_losses.py", "text/test_tokens.py"]
+collect_ignore = (
+    []
+    if HAS_TORCH
+    else [f"training/test_{name}.py" for name in ("loop", "losses", "optimizer")] + ["text/test_tokens.py"]
+)
 
 
 def pytest_report_header():

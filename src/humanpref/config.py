@@ -20,6 +20,11 @@ from typing import Any
 from humanpref.schema import InputError
 
 PRECISIONS = ("auto", "bf16", "fp16", "no")
+INPUTS = ("dual", "joint")
+TRUNCATIONS = ("parts", "end")
+HEADS = ("linear", "interaction", "attention", "davidson", "rao-kupper")
+ATTENTIONS = ("fused", "eager")
+LOSSES = ("cross-entropy", "dpo-like", "distillation")
 SECTIONS = ("model", "training", "inference")
 
 
@@ -79,12 +84,24 @@ class EncoderOptions:
     backbone: str = "scratch"
     """A folder or hub name that transformers' AutoModel loads; `scratch` builds a small DeBERTa-v2 from the `scratch_*` options,
     with a tokenizer trained on the training rows."""
+    inputs: str = "dual"
+    """`dual`: prompt + A and prompt + B, two sequences; `joint`: prompt, A and B in one."""
     max_length: int = 512
-    """Tokens per branch, special tokens included."""
+    """Tokens per sequence, special tokens included."""
     prompt_share: float = 0.3
-    """Share of a branch that the prompt keeps when prompt and response do not both fit; what one leaves over the other takes."""
+    """Share of a sequence that the prompt keeps when not everything fits; the responses share the rest, and what one part leaves
+    over the others take."""
+    truncation: str = "parts"
+    """`parts`: each part keeps its share and loses its middle; `end`: the sequence loses its end, answer B and all."""
+    head: str = "linear"
+    """`linear` (the report's), `interaction` ([a, b, a-b, a*b]), `attention` (the answers attend to each other), or the tie-aware
+    `davidson` and `rao-kupper`, which exchange A and B exactly with dual inputs."""
+    layer_norm: bool = False
+    """LayerNorm before the head's first layer."""
     dropout: float = 0.0
-    """Dropout before the linear layer."""
+    """Dropout before the head's first layer."""
+    attention: str = "fused"
+    """How DeBERTa's attention is computed: `fused`, or `eager` as in transformers. The same numbers, the former faster."""
     scratch_vocabulary: int = 1_500
     """Tokenizer size of the `scratch` backbone."""
     scratch_hidden_size: int = 48
@@ -98,6 +115,13 @@ class EncoderOptions:
         _check(self.backbone != "", "model.backbone", "a folder, a hub name, or 'scratch'", self.backbone)
         _check(8 <= self.max_length <= 32_768, "model.max_length", "8 to 32768 tokens", self.max_length)
         _check(0 < self.prompt_share < 1, "model.prompt_share", "a number between 0 and 1", self.prompt_share)
+        for name, known in (
+            ("inputs", INPUTS),
+            ("truncation", TRUNCATIONS),
+            ("head", HEADS),
+            ("attention", ATTENTIONS),
+        ):
+            _check(getattr(self, name) in known, f"model.{name}", f"one of {', '.join(known)}", getattr(self, name))
         _check(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout)
         _check(self.scratch_vocabulary >= 300, "model.scratch_vocabulary", "at least 300", self.scratch_vocabulary)
         _check(
@@ -125,12 +149,29 @@ class GradientTraining(HoldOut):
     which bounds the memory and changes nothing else."""
     learning_rate: float = 2e-5
     """Peak learning rate of AdamW; it falls linearly to 0 over the run."""
+    head_learning_rate: float | None = None
+    """The same for the head; unset: `learning_rate`."""
+    layer_decay: float = 1.0
+    """Each layer of the backbone learns at this share of the rate of the layer above it."""
+    warmup: float = 0.0
+    """Share of the steps over which the learning rate rises from 0."""
+    loss: str = "cross-entropy"
+    """`cross-entropy`; `dpo-like`, the report's Bradley-Terry term with cross-entropy for ties; `distillation`, for labels that
+    are a teacher's probabilities."""
+    label_smoothing: float = 0.0
+    """Mix the labels with so much of the uniform distribution."""
+    beta: float = 1.0
+    """Sharpness of the `dpo-like` loss."""
+    temperature: float = 1.0
+    """Of the `distillation` loss: teacher and student are both softened by it."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, on matrices only (not on biases and norms)."""
     max_grad_norm: float | None = None
     """Clip the gradient's global norm to this; unset: no clipping."""
     swap_augmentation: bool = False
     """Learn from every row in both orders of A and B: twice the rows, and no side to prefer."""
+    gradient_checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass: less memory, a third more time."""
     precision: str = "auto"
     """`bf16`, `fp16` (with gradient scaling), `no`, or `auto`: bf16 where the GPU really has it, else fp16 on a GPU, else no."""
     keep_best_epoch: bool = False
@@ -144,6 +185,18 @@ class GradientTraining(HoldOut):
         _check(self.accumulation >= 1, "training.accumulation", "at least 1", self.accumulation)
         _check(self.forward_tokens >= 1, "training.forward_tokens", "at least 1", self.forward_tokens)
         _check(0 < self.learning_rate < 1, "training.learning_rate", "a number between 0 and 1", self.learning_rate)
+        _check(
+            self.head_learning_rate is None or 0 < self.head_learning_rate < 1,
+            "training.head_learning_rate",
+            "a number between 0 and 1",
+            self.head_learning_rate,
+        )
+        _check(0 < self.layer_decay <= 1, "training.layer_decay", "a number in (0, 1]", self.layer_decay)
+        _check(0 <= self.warmup < 1, "training.warmup", "a number in [0, 1)", self.warmup)
+        _check(self.loss in LOSSES, "training.loss", f"one of {', '.join(LOSSES)}", self.loss)
+        _check(0 <= self.label_smoothing < 1, "training.label_smoothing", "a number in [0, 1)", self.label_smoothing)
+        _check(self.beta > 0, "training.beta", "above 0", self.beta)
+        _check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
         _check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
         _check(
             self.max_grad_norm is None or self.max_grad_norm > 0,
@@ -165,6 +218,8 @@ class EncoderInference:
 
     batch_tokens: int = 16_384
     """Tokens in one forward pass, padding included."""
+    swap_average: bool = False
+    """Average over both orders of A and B. Free for dual inputs; joint inputs are read twice."""
     precision: str = "auto"
     """As `training.precision`."""
 

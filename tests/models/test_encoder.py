@@ -25,7 +25,7 @@ from transformers import (
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, load_model
-from humanpref.models.encoder import DualCollate, EncoderModel, load_backbone, load_tokenizer, masked_mean
+from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
 
@@ -179,16 +179,9 @@ def test_more_tokens_than_embeddings_are_refused(folder_of, pairs, tokenizer):
         build_model(config_with(folder)).fit(pairs, labels_of(pairs))
 
 
-def test_masked_mean_counts_real_tokens_only():
-    hidden = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]], [[5.0, 5.0], [6.0, 6.0], [7.0, 7.0]]])
-    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
-    assert masked_mean(hidden, mask).tolist() == [[2.0, 3.0], [0.0, 0.0]]
-    assert masked_mean(hidden.half(), mask).dtype == torch.float32
-
-
 def test_branches_stand_side_by_side(pairs, tokenizer):
     options = load_config("tiny", overrides=["model.max_length=30"]).model
-    collate = DualCollate(pairs, tokenizer, DebertaV2Config(type_vocab_size=2), options)
+    collate = PairCollate(pairs, tokenizer, DebertaV2Config(type_vocab_size=2), options)
     batch = collate(np.array([3, 1]))
     ids, mask, types = (batch[name].numpy() for name in ("input_ids", "attention_mask", "token_type_ids"))
     for i, row in enumerate((3, 1)):

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 
 from humanpref.models.scratch import train_tokenizer
-from humanpref.text.format import Branch, branch
-from humanpref.text.tokens import budget, cut_middle, template_of, tokenise
+from humanpref.text.format import PROMPT, A, B, dual, joint
+from humanpref.text.tokens import allocate, cut_middle, template_of, tokenise
 
 
 @pytest.fixture(scope="module")
@@ -14,39 +15,62 @@ def words(tokenizer, tokens):
     return [token.lstrip("Ġ") for token in tokenizer.convert_ids_to_tokens(tokens.ids.tolist())]
 
 
-def test_all_turns_of_both_sides_are_joined():
-    assert branch(("p1", "p2"), ("r1", "r2")) == Branch("p1\n\np2", "r1\n\nr2")
-    assert branch((), ()) == Branch("", "")
+def text(word, count):
+    return " ".join([word] * count)
 
 
 def test_exact_tokens(tokenizer):
-    made = tokenise([Branch("alpha beta", "gamma")], tokenizer, 512, 0.3)[0]
-    assert words(tokenizer, made) == ["[CLS]", "alpha", "beta", "[SEP]", "gamma", "[SEP]"]
-    assert made.types.tolist() == [0, 0, 0, 0, 1, 1]
+    made = tokenise(list(dual(("alpha beta",), ("gamma",), ("delta",))), tokenizer, 512, 0.3)
+    assert words(tokenizer, made[0]) == ["[CLS]", "alpha", "beta", "[SEP]", "gamma", "[SEP]"]
+    assert words(tokenizer, made[1]) == ["[CLS]", "alpha", "beta", "[SEP]", "delta", "[SEP]"]
+    assert made[0].types.tolist() == [0, 0, 0, 0, 1, 1]
+    assert made[0].parts.tolist() == [0, PROMPT, PROMPT, 0, A, 0]
+    assert not made[0].cut
+
+
+def test_joint_and_several_rounds(tokenizer):
+    (made,) = tokenise(list(joint(("alpha", "beta"), ("gamma", "delta"), ("eta", "zeta"))), tokenizer, 512, 0.3)
+    rounds = "[CLS] alpha [SEP] gamma [SEP] eta [SEP] beta [SEP] delta [SEP] zeta [SEP]"
+    assert words(tokenizer, made) == rounds.split()
+    assert made.parts.tolist() == [0, PROMPT, 0, A, 0, B, 0, PROMPT, 0, A, 0, B, 0]
+    assert made.types.tolist() == [0, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1]
 
 
 def test_the_template_is_the_tokenizers_own(tokenizer):
     template = template_of(tokenizer)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert (template.prefix, template.middle, template.suffix, template.types) == ([cls], [sep], [sep], (0, 1))
-    assert template.tokens == 3
+    assert [template.special_tokens(n) for n in (1, 2, 6)] == [2, 3, 7]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "response", "kept"),
+    ("needs", "shares", "room", "given"),
     [
-        (10, 20, (10, 20)),  # both fit
-        (90, 10, (90, 10)),  # the room is just enough
-        (200, 10, (90, 10)),  # a short response leaves its room to the prompt
-        (10, 200, (10, 90)),  # and the other way round
-        (200, 200, (30, 70)),  # both long: the shares
-        (30, 200, (30, 70)),
-        (0, 200, (0, 100)),
-        (200, 0, (100, 0)),
+        ([10, 20], [0.3, 0.7], 100, [10, 20]),  # all fit
+        ([90, 10], [0.3, 0.7], 100, [90, 10]),  # the room is just enough
+        ([200, 10], [0.3, 0.7], 100, [90, 10]),  # what one does not need the other takes
+        ([10, 200], [0.3, 0.7], 100, [10, 90]),
+        ([200, 200], [0.3, 0.7], 100, [30, 70]),  # all want more: the shares
+        ([30, 200], [0.3, 0.7], 100, [30, 70]),
+        ([0, 200], [0.3, 0.7], 100, [0, 100]),
+        ([200, 35, 200], [0.2, 0.4, 0.4], 100, [22, 35, 43]),  # 65 left at 1:2, whole tokens
+        ([5, 5], [1, 1], 0, [0, 0]),
+        ([5, 5], [1, 1], -3, [0, 0]),
+        ([5, 5, 5], [1, 1, 1], 2, [1, 1, 0]),
     ],
 )
-def test_budget(prompt, response, kept):
-    assert budget(prompt, response, room=100, prompt_share=0.3) == kept
+def test_allocation(needs, shares, room, given):
+    assert allocate(needs, shares, room) == given
+
+
+def test_allocation_uses_all_the_room_and_no_more():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        needs = rng.integers(0, 50, size=rng.integers(1, 6)).tolist()
+        shares, room = rng.uniform(0.1, 1, size=len(needs)).tolist(), int(rng.integers(0, 120))
+        given = allocate(needs, shares, room)
+        assert all(0 <= got <= need for got, need in zip(given, needs, strict=True))
+        assert sum(given) == min(room, sum(needs))
 
 
 def test_cutting_keeps_both_ends():
@@ -58,12 +82,44 @@ def test_cutting_keeps_both_ends():
 
 
 def test_the_response_survives_a_long_prompt_to_the_token(tokenizer):
-    made = tokenise([Branch("alpha" + " alpha" * 500, "beta" + " beta" * 500 + " gamma")], tokenizer, 23, 0.3)[0]
-    assert words(tokenizer, made) == ["[CLS]"] + ["alpha"] * 6 + ["[SEP]"] + ["beta"] * 13 + ["gamma"] + ["[SEP]"]
+    row = dual((text("alpha", 500),), (text("beta", 500) + " gamma",), ("",))
+    made = tokenise(list(row), tokenizer, 23, 0.3)[0]
+    assert words(tokenizer, made) == ["[CLS]"] + ["alpha"] * 6 + ["[SEP]"] + ["beta"] * 13 + ["gamma", "[SEP]"]
+    assert made.cut
+    cut_at_the_end = tokenise(list(row), tokenizer, 23, 0.3, "end")[0]
+    assert words(tokenizer, cut_at_the_end) == ["[CLS]"] + ["alpha"] * 22
+    assert cut_at_the_end.cut
+
+
+@pytest.mark.parametrize("max_length", [16, 24, 48, 100])
+def test_answer_b_the_last_turn_and_the_prompt_survive_every_budget(tokenizer, max_length):
+    turns = 4
+    prompts = [*[text("alpha", 300)] * (turns - 1), text("kappa", 300)]
+    (made,) = tokenise(
+        list(joint(tuple(prompts), (text("beta", 300),) * turns, (text("gamma", 300),) * turns)),
+        tokenizer,
+        max_length,
+        0.2,
+    )
+    assert len(made.ids) == max_length
+    count = {part: int((made.parts == part).sum()) for part in (PROMPT, A, B)}
+    room = sum(count.values())
+    assert count[A] == pytest.approx(count[B], abs=1)
+    assert count[PROMPT] == pytest.approx(0.2 * room, abs=2)
+    last = words(tokenizer, made).count("kappa")
+    assert last >= count[PROMPT] // 2 >= 1
+
+
+def test_a_conversation_of_many_turns_keeps_its_last_rounds(tokenizer):
+    turns = tuple(f"{'alpha' if i < 35 else 'kappa'}" for i in range(36))
+    (made,) = tokenise(list(joint(turns, turns, turns)), tokenizer, 48, 0.2)
+    assert len(made.ids) <= 48
+    assert made.cut
+    assert words(tokenizer, made)[-6:] == ["kappa", "[SEP]"] * 3
 
 
 def test_empty_texts_and_any_script(tokenizer):
-    for text in ("", "你好 мир", "🙂", "\N{REPLACEMENT CHARACTER}", "x" * 50_000):
-        for made in tokenise([Branch(text, ""), Branch("", text)], tokenizer, 64, 0.3):
+    for odd in ("", "你好 мир", "🙂", "\N{REPLACEMENT CHARACTER}", "x" * 50_000):
+        for made in tokenise([*dual((odd,), ("",), (odd,)), *joint(("",), (odd,), ("",))], tokenizer, 64, 0.3):
             assert 3 <= len(made.ids) <= 64
             assert tokenizer.unk_token_id not in made.ids

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from humanpref.training.losses import cross_entropy
+from humanpref.config import GradientTraining
+from humanpref.training.losses import cross_entropy, distillation, dpo_like, loss_of, smoothed
 
 
 def test_numbers_worked_by_hand():
@@ -18,3 +19,54 @@ def test_gradient():
     logits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     labels = torch.softmax(torch.randn(5, 3, dtype=torch.float64), dim=-1)
     assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels), logits)
+
+
+def test_dpo_like_on_numbers_worked_by_hand():
+    logits = torch.tensor(
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [3.0, 1.0, 0.0], [3.0, 1.0, 0.0], [1e4, -1e4, 0.0], [1e4, -1e4, 0.0]]
+    )
+    labels = torch.eye(3)[[0, 2, 0, 1, 0, 1]]
+    expected = [math.log(2), math.log(3), math.log(1 + 1 / math.e), math.log(1 + math.e), 0.0, 1e4]
+    assert dpo_like(logits, labels, beta=0.5).tolist() == pytest.approx(expected, rel=1e-6)
+    # Ties are judged by their own row, whichever row stands first.
+    assert dpo_like(logits.flip(0), labels.flip(0), beta=0.5).tolist() == pytest.approx(expected[::-1], rel=1e-6)
+
+
+def test_distillation_on_numbers_worked_by_hand():
+    teacher = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    logits = torch.stack([teacher[0].log(), torch.zeros(3), torch.zeros(3)])
+    # KL(1/2, 1/4, 1/4 || uniform) = ln 3 - 1.5 ln 2; KL(one-hot || uniform) = ln 3.
+    expected = [0.0, math.log(3) - 1.5 * math.log(2), math.log(3)]
+    assert distillation(logits, teacher, temperature=1.0).tolist() == pytest.approx(expected, abs=1e-6)
+    # T = 2: the teacher's softened probabilities are sqrt(p) / sum = (sqrt 2, 1, 1) / (2 + sqrt 2).
+    soft = [math.sqrt(2) / (2 + math.sqrt(2)), 1 / (2 + math.sqrt(2)), 1 / (2 + math.sqrt(2))]
+    divergence = 4 * (math.log(3) + sum(p * math.log(p) for p in soft))
+    assert distillation(logits, teacher, temperature=2.0).tolist() == pytest.approx(
+        [0.0, divergence, 4 * math.log(3)], abs=1e-5
+    )
+
+
+def test_smoothing():
+    assert smoothed(torch.tensor([[1.0, 0.0, 0.0]]), 0.3).tolist() == [pytest.approx([0.8, 0.1, 0.1])]
+
+
+@pytest.mark.parametrize("options", [
+    {"loss": "cross-entropy", "label_smoothing": 0.1}, {"loss": "dpo-like", "beta": 0.7},
+    {"loss": "distillation", "temperature": 2.0},
+])  # fmt: skip
+def test_gradients_of_every_loss(options):
+    loss = loss_of(GradientTraining(**options))
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = torch.softmax(torch.randn(5, 3, dtype=torch.float64, generator=generator), dim=-1)
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels), logits)
+
+
+def test_the_configuration_chooses_the_loss():
+    logits, labels = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    assert loss_of(GradientTraining())(logits, labels) == cross_entropy(logits, labels)
+    assert loss_of(GradientTraining(loss="dpo-like", beta=0.5))(logits, labels).item() == pytest.approx(
+        0.3133, abs=1e-4
+    )
+    smooth = loss_of(GradientTraining(label_smoothing=0.3))(logits, labels)
+    assert smooth == cross_entropy(logits, torch.tensor([[0.8, 0.1, 0.1]]))

@@ -1,4 +1,4 @@
-"""The dual-branch encoder: one backbone reads prompt + response_a and prompt + response_b, a linear layer compares them."""
+"""Encoders: a backbone reads the prompt with each response (or with both), a head compares what it made of them."""
 
 import logging
 from collections.abc import Callable
@@ -14,15 +14,17 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from humanpref.config import EncoderOptions
+from humanpref.config import EncoderInference, EncoderOptions, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.models.base import Model, Validation, as_probabilities, check_names
+from humanpref.models.disentangled import fuse_attention
+from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.scratch import scratch_config, train_tokenizer
-from humanpref.schema import SWAPPED_CLASSES, InputError
-from humanpref.text.format import branch
-from humanpref.text.tokens import Tokenised, tokenise
+from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.text.format import dual, joint
+from humanpref.text.tokens import tokenise
 from humanpref.training.loop import train
-from humanpref.training.losses import cross_entropy
+from humanpref.training.losses import loss_of
 from humanpref.training.predict import predict_logits, softmax
 
 logger = logging.getLogger(__name__)
@@ -35,54 +37,49 @@ BACKBONE_FOLDER = "backbone"
 SCRATCH = "scratch"
 
 
-def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the real tokens, in float32.
+class PairEncoder(nn.Module):
+    """A backbone reads each row's sequences; a head compares what it made of the two answers.
 
-    Parameters
-    ----------
-    hidden : Tensor
-        (n, length, width).
-    mask : Tensor
-        (n, length), 1 at real tokens, 0 at padding. A row without real tokens gives zeros.
-
-    Returns
-    -------
-    Tensor
-        (n, width) float32.
-    """
-    mask = mask.unsqueeze(-1).float()
-    return (hidden.float() * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-class DualEncoder(nn.Module):
-    """Shared backbone, masked mean pooling of each branch, concatenation, one linear layer to 3 logits.
-
-    Source: the report's model (M3). Both branches go through the backbone in one call, as 2n sequences.
+    Source: with dual inputs and the linear head, the report's model (M3): shared backbone, mean pooling of each branch over the
+    real tokens, concatenation, one linear layer to 3 logits.
     """
 
-    def __init__(self, backbone: nn.Module, dropout: float) -> None:
+    def __init__(self, backbone: nn.Module, options: EncoderOptions) -> None:
         super().__init__()
         # The pooler (tanh over the first token) is not part of this model: its weights would be trained by nothing.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
+        if options.attention == "fused":
+            fuse_attention(backbone)
+        config = backbone.config
         self.backbone = backbone
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(2 * backbone.config.hidden_size, 3)
+        self.encoded = {"dual": encoded_dual, "joint": encoded_joint}[options.inputs]
+        self.head = build_head(
+            options.head, config.hidden_size, options.dropout, options.layer_norm, config.num_attention_heads
+        )
+        self.both_orders = False
+        """Return (n, 2, 3): the head's logits for both orders of A and B, the second as the exchanged row would have them."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **types: Tensor) -> Tensor:
-        """Logits (n, 3) from inputs of shape (n, 2, length): branch A, branch B."""
-        rows, branches, length = input_ids.shape
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, parts: Tensor, **types: Tensor) -> Tensor:
+        """Logits (n, 3) from inputs of shape (n, sequences, length); all sequences go through the backbone in one call."""
+        rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
-        flat = {name: tensor.reshape(rows * branches, length) for name, tensor in flat.items()}
-        hidden = self.backbone(**flat).last_hidden_state
-        pooled = masked_mean(hidden, flat["attention_mask"])  # (2n, width)
+        flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
+        hidden = self.backbone(**flat).last_hidden_state.reshape(rows, sequences, length, -1)
         # The head costs nothing; in half precision its logits would be good to three digits only.
-        with torch.autocast(pooled.device.type, enabled=False):
-            return self.head(self.dropout(pooled.reshape(rows, -1)))  # (n, 2 width) -> (n, 3)
+        with torch.autocast(hidden.device.type, enabled=False):
+            encoded = self.encoded(hidden, attention_mask, parts)
+            logits = self.head(encoded)
+            return torch.stack([logits, self.head(encoded.swapped())], dim=1) if self.both_orders else logits
 
 
 class EncoderModel(Model):
-    """Any Hugging Face encoder, fine-tuned as a `DualEncoder`. After `fit`: `module_` and `tokenizer_`."""
+    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`. After `fit`: `module_` and `tokenizer_`."""
+
+    @property
+    def swap_equivariant(self) -> bool:
+        options: EncoderOptions = self.config.model
+        return self.config.inference.swap_average or (options.inputs == "dual" and options.head in EQUIVARIANT_HEADS)
 
     def fit(
         self,
@@ -92,8 +89,9 @@ class EncoderModel(Model):
         validation: Validation | None = None,
     ) -> "EncoderModel":
         options: EncoderOptions = self.config.model
+        training: GradientTraining = self.config.training
         labels = as_probabilities(labels)
-        if self.config.training.swap_augmentation:
+        if training.swap_augmentation:
             pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
             labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
             weights = None if weights is None else np.concatenate([weights, weights])
@@ -105,16 +103,20 @@ class EncoderModel(Model):
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
         _check_fit(backbone, self.tokenizer_, options)
-        self.module_ = DualEncoder(backbone, options.dropout)
+        if training.gradient_checkpointing:
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.module_ = PairEncoder(backbone, options)
         collate = self._collate(pairs)
         validate = self._validator(validation) if validation is not None else None
-        training, seed = self.config.training, self.config.seed
-        report = train(self.module_, collate, labels, weights, cross_entropy, training, seed, collate.lengths, validate)
+        loss = loss_of(training)
+        report = train(
+            self.module_, collate, labels, weights, loss, training, self.config.seed, collate.lengths, validate
+        )
         self.report_ = {"backbone": self._backbone_facts(), "training": report}
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        return softmax(self._logits(self._collate(pairs)))
+        return self._probabilities(self._collate(pairs), pairs)
 
     def save_state(self, folder: Path) -> None:
         self.module_.backbone.config.save_pretrained(folder / BACKBONE_FOLDER)
@@ -130,21 +132,46 @@ class EncoderModel(Model):
             backbone = AutoModel.from_config(config, dtype=torch.float32)
         except _LOADING_ERRORS as error:
             raise InputError(_not_loaded(name, "configuration", error)) from None
-        self.module_ = DualEncoder(backbone, self.config.model.dropout)
+        self.module_ = PairEncoder(backbone, self.config.model)
         load_state_strictly(self.module_, folder / STATE_FILE)
 
-    def _collate(self, pairs: pd.DataFrame) -> "DualCollate":
-        return DualCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model)
+    def _collate(self, pairs: pd.DataFrame) -> "PairCollate":
+        return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model)
 
-    def _logits(self, collate: "DualCollate") -> np.ndarray:
-        options = self.config.inference
+    def _probabilities(self, collate: "PairCollate", pairs: pd.DataFrame) -> np.ndarray:
+        """Probabilities (n, 3); with swap averaging the mean over both orders of A and B.
+
+        Dual inputs have both answers' vectors after one pass, whatever their order: only the head runs twice. Joint inputs
+        are read in the other order as well.
+        """
+        options: EncoderInference = self.config.inference
+        if not options.swap_average or self._equivariant_head():
+            return softmax(self._logits(collate))
+        if self.config.model.inputs == "dual":
+            self.module_.both_orders = True
+            try:
+                both = softmax(self._logits(collate))
+            finally:
+                self.module_.both_orders = False
+            own, other = both[:, 0], both[:, 1]
+        else:
+            own, other = softmax(self._logits(collate)), softmax(self._logits(self._collate(swap_pairs(pairs))))
+        return (own + other[:, SWAPPED_CLASSES]) / 2
+
+    def _equivariant_head(self) -> bool:
+        return self.config.model.inputs == "dual" and self.module_.head.equivariant
+
+    def _logits(self, collate: "PairCollate") -> np.ndarray:
+        options: EncoderInference = self.config.inference
         return predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
 
     def _validator(self, validation: Validation) -> Callable[[], float]:
         """A function that gives the validation log loss of the module as it stands, in nats."""
         pairs, labels = validation
-        collate, targets = self._collate(pairs), torch.as_tensor(as_probabilities(labels))
-        return lambda: cross_entropy(torch.as_tensor(self._logits(collate)), targets).mean().item()
+        collate, targets = self._collate(pairs), as_probabilities(labels)
+        return lambda: float(
+            -(targets * np.log(np.maximum(self._probabilities(collate, pairs), 1e-15))).sum(axis=1).mean()
+        )
 
     def _backbone_facts(self) -> dict[str, Any]:
         """What was really used, whatever the preset is called."""
@@ -160,36 +187,38 @@ class EncoderModel(Model):
         }
 
 
-class DualCollate:
-    """From row numbers to the encoder's inputs, (n, 2, length) int64, padded to the longest branch of the batch.
+class PairCollate:
+    """From row numbers to the encoder's inputs, each (n, sequences, length) int64, padded to the longest sequence of the batch.
 
-    `lengths` is (n,): what a row costs, twice its longer branch, in tokens.
+    `lengths` is (n,): what a row costs in tokens, its longest sequence times their number.
     """
 
     def __init__(self, pairs: pd.DataFrame, tokenizer: Any, config: Any, options: EncoderOptions) -> None:
-        branches = [
-            branch(*cells)
-            for side in ("response_a", "response_b")
-            for cells in zip(pairs["prompt"], pairs[side], strict=True)
-        ]
-        made = tokenise(branches, tokenizer, options.max_length, options.prompt_share)
-        self.rows: list[tuple[Tokenised, Tokenised]] = list(zip(made[: len(pairs)], made[len(pairs) :], strict=True))
-        self.lengths = np.array([2 * max(len(side.ids) for side in row) for row in self.rows], dtype=np.int64)
+        formatter = {"dual": dual, "joint": joint}[options.inputs]
+        sequences = [formatter(*row) for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)]
+        flat = [sequence for row in sequences for sequence in row]
+        made = tokenise(flat, tokenizer, options.max_length, options.prompt_share, options.truncation)
+        self.sequences = {"dual": 2, "joint": 1}[options.inputs]
+        self.rows = [made[start : start + self.sequences] for start in range(0, len(made), self.sequences)]
+        longest = [max(len(sequence.ids) for sequence in row) for row in self.rows]
+        self.lengths = self.sequences * np.array(longest, dtype=np.int64)
         self.pad = tokenizer.pad_token_id
         self.has_types = getattr(config, "type_vocab_size", 0) > 1
 
     def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        length = int(self.lengths[rows].max()) // 2
-        ids = np.full((len(rows), 2, length), self.pad, dtype=np.int64)
-        mask = np.zeros((len(rows), 2, length), dtype=np.int64)
-        types = np.zeros((len(rows), 2, length), dtype=np.int64)
+        shape = (len(rows), self.sequences, int(self.lengths[rows].max()) // self.sequences)
+        batch = {"input_ids": np.full(shape, self.pad, dtype=np.int64)}
+        batch |= {name: np.zeros(shape, dtype=np.int64) for name in ("attention_mask", "parts", "token_type_ids")}
         for i, row in enumerate(rows):
-            for j, side in enumerate(self.rows[row]):
-                ids[i, j, : len(side.ids)] = side.ids
-                mask[i, j, : len(side.ids)] = 1
-                types[i, j, : len(side.ids)] = side.types
-        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-        return batch | {"token_type_ids": torch.from_numpy(types)} if self.has_types else batch
+            for j, sequence in enumerate(self.rows[row]):
+                end = len(sequence.ids)
+                batch["input_ids"][i, j, :end] = sequence.ids
+                batch["attention_mask"][i, j, :end] = 1
+                batch["parts"][i, j, :end] = sequence.parts
+                batch["token_type_ids"][i, j, :end] = sequence.types
+        if not self.has_types:
+            del batch["token_type_ids"]
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 # What transformers raises for a folder that is not what it should be.

@@ -1,17 +1,39 @@
 """Formatters: pure functions from a row's conversation to labelled texts. Tokenisation and truncation come after them."""
 
+from itertools import zip_longest
 from typing import NamedTuple
 
-TURN_SEPARATOR = "\n\n"
+PROMPT, A, B = 1, 2, 3
+"""The parts of a row. Where a sequence holds one response only, that response is `A`, whichever side it comes from."""
 
 
-class Branch(NamedTuple):
-    """What one branch of the dual encoder reads."""
+class Segment(NamedTuple):
+    """One turn's text of one part."""
 
-    prompt: str
-    response: str
+    part: int
+    text: str
 
 
-def branch(prompt: tuple[str, ...], response: tuple[str, ...]) -> Branch:
-    """One side of a row: all turns of the prompt, then all turns of one response."""
-    return Branch(TURN_SEPARATOR.join(prompt), TURN_SEPARATOR.join(response))
+Turns = tuple[str, ...]
+Sequence = tuple[Segment, ...]
+"""What the model reads at once, in this order."""
+
+
+def dual(prompt: Turns, response_a: Turns, response_b: Turns) -> tuple[Sequence, Sequence]:
+    """Two sequences, one per response, round by round: prompt 1, answer 1, prompt 2, answer 2 …"""
+    return _rounds((PROMPT, prompt), (A, response_a)), _rounds((PROMPT, prompt), (A, response_b))
+
+
+def joint(prompt: Turns, response_a: Turns, response_b: Turns) -> tuple[Sequence]:
+    """One sequence with both responses, round by round: prompt 1, answer A 1, answer B 1, prompt 2 …"""
+    return (_rounds((PROMPT, prompt), (A, response_a), (B, response_b)),)
+
+
+def _rounds(*parts: tuple[int, Turns]) -> Sequence:
+    """Interleave the turns; a turn that one side lacks is empty, and a conversation without turns has one empty round."""
+    labels, turns = [part for part, _ in parts], [turns or ("",) for _, turns in parts]
+    return tuple(
+        Segment(label, text)
+        for row in zip_longest(*turns, fillvalue="")
+        for label, text in zip(labels, row, strict=True)
+    )

@@ -1,36 +1,39 @@
-"""From the texts of a branch to token ids within a length, with a guaranteed share for prompt and response."""
+"""From labelled texts to token ids within a length, with a guaranteed share for every part and for the last turn."""
 
 import logging
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from humanpref.text.format import Branch
+from humanpref.text.format import PROMPT, Segment, Sequence
 
 logger = logging.getLogger(__name__)
 
 BATCH_TEXTS = 1_000
+SPECIAL = 0
+"""The part number of special tokens; the others are those of `humanpref.text.format`."""
 
 
 class Template(NamedTuple):
-    """The special tokens around a pair of texts, and the token type of each part; read off the tokenizer itself."""
+    """The special tokens around and between texts, and the token types of a pair; read off the tokenizer itself."""
 
     prefix: list[int]
     middle: list[int]
     suffix: list[int]
     types: tuple[int, int]
 
-    @property
-    def tokens(self) -> int:
-        """Special tokens in all."""
-        return len(self.prefix) + len(self.middle) + len(self.suffix)
+    def special_tokens(self, segments: int) -> int:
+        """Special tokens of a sequence of so many segments."""
+        return len(self.prefix) + len(self.middle) * (segments - 1) + len(self.suffix)
 
 
 class Tokenised(NamedTuple):
-    """The token ids and token types of one branch, each (length,) int32."""
+    """One sequence: token ids, token types and parts, each (length,) int32, and whether anything was cut."""
 
     ids: np.ndarray
     types: np.ndarray
+    parts: np.ndarray
+    cut: bool
 
 
 def template_of(tokenizer: Any) -> Template:
@@ -49,58 +52,93 @@ def template_of(tokenizer: Any) -> Template:
     )
 
 
-def tokenise(branches: list[Branch], tokenizer: Any, max_length: int, prompt_share: float) -> list[Tokenised]:
-    """Token ids of each branch: prefix, prompt, middle, response, suffix.
+def tokenise(
+    sequences: list[Sequence], tokenizer: Any, max_length: int, prompt_share: float, truncation: str = "parts"
+) -> list[Tokenised]:
+    """Token ids of each sequence: its segments in order, with the tokenizer's special tokens around and between them.
 
-    Where both do not fit, the prompt keeps `prompt_share` of the room and the response the rest; what one of them leaves over
-    the other takes. What is too long loses its middle: openings and endings say most.
+    With `truncation="parts"` a sequence that is too long is cut segment by segment. The prompt is guaranteed `prompt_share` of
+    the room and the responses the rest, in equal parts; within a part the last turn is guaranteed half; what one does not need
+    goes to the others. A segment that is cut loses its middle: openings and endings say most. With `truncation="end"` the
+    whole sequence loses its end, as where texts are concatenated first and truncated then (the report's way).
 
     Parameters
     ----------
-    branches : list of Branch
-        n branches.
+    sequences : list of Sequence
+        n sequences.
     tokenizer : transformers tokenizer
         Any with `tokenizer(text, pair)`.
     max_length : int
-        Tokens per branch, special tokens included.
+        Tokens per sequence, special tokens included.
     prompt_share : float
         In (0, 1).
+    truncation : str
+        `parts` or `end`.
 
     Returns
     -------
     list of Tokenised
-        n branches of at most `max_length` tokens, in order.
+        n sequences of at most `max_length` tokens, in order.
     """
     template = template_of(tokenizer)
-    room = max_length - template.tokens
-    prompts = _ids([b.prompt for b in branches], tokenizer)
-    responses = _ids([b.response for b in branches], tokenizer)
-    cut = 0
+    token_ids = _ids([segment.text for sequence in sequences for segment in sequence], tokenizer)
     made = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        for_prompt, for_response = budget(len(prompt), len(response), room, prompt_share)
-        cut += for_prompt < len(prompt) or for_response < len(response)
-        first = [*template.prefix, *cut_middle(prompt, for_prompt), *template.middle]
-        second = [*cut_middle(response, for_response), *template.suffix]
-        types = [template.types[0]] * len(first) + [template.types[1]] * len(second)
-        made.append(Tokenised(np.array(first + second, dtype=np.int32), np.array(types, dtype=np.int32)))
+    for sequence in sequences:
+        kept = _last_rounds(sequence, template, max_length) if truncation == "parts" else sequence
+        ids = [token_ids[segment.text] for segment in kept]
+        if truncation == "parts":
+            room = max_length - template.special_tokens(len(kept))
+            limits = _limits(kept, [len(i) for i in ids], room, prompt_share)
+            shorter = [cut_middle(i, limit) for i, limit in zip(ids, limits, strict=True)]
+            cut = len(kept) < len(sequence) or shorter != ids
+            made.append(_join(kept, shorter, template, cut))
+        else:
+            whole = _join(kept, ids, template, cut=False)
+            length = len(whole.ids)
+            made.append(Tokenised(*(array[:max_length] for array in whole[:3]), length > max_length))
     if made:
-        mean = np.mean([len(tokens.ids) for tokens in made])
+        cut, mean = np.mean([t.cut for t in made]), np.mean([len(t.ids) for t in made])
         logger.info(
-            "tokens: %d branches, %.0f on average, %.1f %% cut to %d",
-            len(made),
-            mean,
-            100 * cut / len(made),
-            max_length,
+            "tokens: %d sequences, %.0f tokens on average, %.1f %% cut to %d", len(made), mean, 100 * cut, max_length
         )
     return made
 
 
-def budget(prompt: int, response: int, room: int, prompt_share: float) -> tuple[int, int]:
-    """Tokens that prompt and response keep of their lengths, together at most `room`."""
-    guaranteed = int(room * prompt_share)
-    for_prompt = min(prompt, max(guaranteed, room - response))
-    return for_prompt, min(response, room - for_prompt)
+def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
+    """Divide room among claimants: each gets what it needs or its share of the room, and what some leave over goes to the rest.
+
+    Parameters
+    ----------
+    needs : list of int
+        What each could use.
+    shares : list of float
+        Relative shares, above 0.
+    room : int
+        What there is.
+
+    Returns
+    -------
+    list of int
+        At most `needs`, in all at most `room`, and exactly `room` where the needs exceed it.
+    """
+    given = [0] * len(needs)
+    open_ = [i for i, need in enumerate(needs) if need > 0]
+    left = max(0, room)
+    while open_:
+        total = sum(shares[i] for i in open_)
+        modest = [i for i in open_ if needs[i] <= left * shares[i] / total]
+        if not modest:
+            # Everyone who is left wants more than a share. Whole tokens: the fractions' remainder goes to the first.
+            for i in open_:
+                given[i] = int(left * shares[i] / total)
+            for i in open_[: left - sum(given[i] for i in open_)]:
+                given[i] += 1
+            break
+        for i in modest:
+            given[i] = needs[i]
+        left -= sum(needs[i] for i in modest)
+        open_ = [i for i in open_ if i not in modest]
+    return given
 
 
 def cut_middle(ids: list[int], limit: int) -> list[int]:
@@ -111,15 +149,54 @@ def cut_middle(ids: list[int], limit: int) -> list[int]:
     return ids[:head] + ids[len(ids) - (limit - head) :]
 
 
-def _ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of each text without special tokens; a text that stands several times is tokenised once."""
+def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: float) -> list[int]:
+    """How many tokens each segment keeps."""
+    parts = sorted({segment.part for segment in sequence})
+    responses = len(parts) - 1
+    of_part = {part: [i for i, segment in enumerate(sequence) if segment.part == part] for part in parts}
+    needs = [sum(lengths[i] for i in of_part[part]) for part in parts]
+    shares = [prompt_share if part == PROMPT else (1 - prompt_share) / responses for part in parts]
+    limits = [0] * len(sequence)
+    for part, given in zip(parts, allocate(needs, shares, room), strict=True):
+        members = of_part[part]
+        # The last turn counts as much as all before it together.
+        weights = [1.0] * (len(members) - 1) + [max(1.0, len(members) - 1.0)]
+        for i, limit in zip(members, allocate([lengths[i] for i in members], weights, given), strict=True):
+            limits[i] = limit
+    return limits
+
+
+def _last_rounds(sequence: Sequence, template: Template, max_length: int) -> Sequence:
+    """The last rounds of a conversation of so many turns that their separators alone would fill half of the sequence."""
+    size = len({segment.part for segment in sequence})
+    while len(sequence) > size and template.special_tokens(len(sequence)) > max_length // 2:
+        sequence = sequence[size:]
+    return sequence
+
+
+def _join(sequence: tuple[Segment, ...], ids: list[list[int]], template: Template, cut: bool) -> Tokenised:
+    tokens, types, parts = (
+        list(template.prefix),
+        [template.types[0]] * len(template.prefix),
+        [SPECIAL] * len(template.prefix),
+    )
+    for i, (segment, own) in enumerate(zip(sequence, ids, strict=True)):
+        after = template.suffix if i == len(sequence) - 1 else template.middle
+        tokens += [*own, *after]
+        types += [template.types[segment.part != PROMPT]] * (len(own) + len(after))
+        parts += [segment.part] * len(own) + [SPECIAL] * len(after)
+    return Tokenised(*(np.array(values, dtype=np.int32) for values in (tokens, types, parts)), cut)
+
+
+def _ids(texts: list[str], tokenizer: Any) -> dict[str, list[int]]:
+    """Token ids of each distinct text without special tokens."""
     distinct = list(dict.fromkeys(texts))
     known: dict[str, list[int]] = {}
     for start in range(0, len(distinct), BATCH_TEXTS):
         part = distinct[start : start + BATCH_TEXTS]
         encoded = tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
         known.update(zip(part, encoded, strict=True))
-    return [known[text] for text in texts]
+    return known
 
 
 def _find(ids: list[int], part: list[int], start: int) -> int:

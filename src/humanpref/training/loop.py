@@ -17,14 +17,14 @@ from transformers import get_linear_schedule_with_warmup
 from humanpref.config import GradientTraining
 from humanpref.schema import InputError
 from humanpref.training.batching import Window, shuffled_windows, token_batches
+from humanpref.training.losses import Loss
+from humanpref.training.optimizer import parameter_groups
 from humanpref.training.precision import device_of_run, resolve
 
 logger = logging.getLogger(__name__)
 
 Collate = Callable[[np.ndarray], dict[str, Tensor]]
 """From row numbers to the module's keyword arguments, on the CPU."""
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits (n, 3) and labels (n, 3) to one loss per row, (n,)."""
 
 
 def train(
@@ -88,10 +88,12 @@ def train(
         raise InputError("training in several processes is not supported yet; start one process")
     torch.manual_seed(seed)
     scale = np.ones(len(labels)) if weights is None else weights / weights.mean()
-    optimizer = torch.optim.AdamW(_parameter_groups(module, options.weight_decay), lr=options.learning_rate)
+    optimizer = torch.optim.AdamW(parameter_groups(module, options), lr=options.learning_rate)
     steps_per_epoch = math.ceil(math.ceil(len(labels) / options.batch_size) / options.accumulation)
     total = steps_per_epoch * options.epochs
-    schedule = get_linear_schedule_with_warmup(optimizer, num_warmup_steps=0, num_training_steps=total)
+    schedule = get_linear_schedule_with_warmup(
+        optimizer, num_warmup_steps=round(options.warmup * total), num_training_steps=total
+    )
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     # Autocast is entered in the loop, in sight, and not by a patched forward that validation would go through as well.
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
@@ -182,15 +184,6 @@ def _parts(window: Window, lengths: np.ndarray | None, forward_tokens: int) -> l
     if lengths is None:
         return window
     return [rows[part] for rows in window for part in token_batches(lengths[rows], forward_tokens)]
-
-
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and the gains of norms do not."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:

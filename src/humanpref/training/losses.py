@@ -1,7 +1,34 @@
 """Losses: pure functions from scores and labels to one loss per row, in nats. The training loop weights and averages them."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from humanpref.config import GradientTraining
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (n, 3) and labels (n, 3) to one loss per row, (n,)."""
+
+
+def loss_of(options: GradientTraining) -> Loss:
+    """The loss that the configuration names, with its options."""
+    losses = {
+        "cross-entropy": cross_entropy,
+        "dpo-like": partial(dpo_like, beta=options.beta),
+        "distillation": partial(distillation, temperature=options.temperature),
+    }
+    chosen = losses[options.loss]
+    if options.label_smoothing == 0:
+        return chosen
+    return lambda logits, labels: chosen(logits, smoothed(labels, options.label_smoothing))
+
+
+def smoothed(labels: Tensor, amount: float) -> Tensor:
+    """Labels mixed with the uniform distribution: (1 - amount) y + amount / 3. Source: Szegedy et al. (2016), section 7."""
+    return (1 - amount) * labels + amount / labels.shape[-1]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -20,3 +47,53 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         (n,). Logits (0, 0, 0) cost ln 3 = 1.0986 under any labels; (ln 2, 0, 0) with label A costs ln 2 = 0.6931.
     """
     return -(labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
+
+
+def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """The report's preference loss (M8a), per row and stably: Bradley-Terry between A and B, cross-entropy for ties.
+
+    y_A softplus(-beta (z_A - z_B)) + y_B softplus(beta (z_A - z_B)) - y_tie log softmax(z)_tie
+
+    Parameters
+    ----------
+    logits, labels : Tensor
+        (n, 3), columns A, B, tie.
+    beta : float
+        Sharpness of the Bradley-Terry term.
+
+    Returns
+    -------
+    Tensor
+        (n,). Logits (0, 0, 0) cost ln 2 = 0.6931 where A or B wins and ln 3 = 1.0986 at a tie; (3, 1, 0) with label A and
+        beta 0.5 costs ln(1 + 1/e) = 0.3133.
+
+    Notes
+    -----
+    The report's code takes the first row's tie probability for every row, and overflows where the logits lie far apart.
+    """
+    margin = beta * (logits[:, 0] - logits[:, 1])
+    tie = -torch.log_softmax(logits, dim=-1)[:, 2]
+    return labels[:, 0] * F.softplus(-margin) + labels[:, 1] * F.softplus(margin) + labels[:, 2] * tie
+
+
+def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Divergence of a student from its teacher's probabilities, both softened: T² KL(p^{1/T} / sum || softmax(z / T)).
+
+    Parameters
+    ----------
+    logits : Tensor
+        (n, 3), the student's.
+    labels : Tensor
+        (n, 3), the teacher's probabilities, rows summing to 1.
+    temperature : float
+        T, above 0. With T = 1 it is the cross-entropy less the teacher's entropy.
+
+    Returns
+    -------
+    Tensor
+        (n,), 0 where both agree. Source: Hinton et al. (2015), section 2.
+    """
+    # An impossible class stays impossible: its softened probability is 0, and so is its term.
+    teacher = torch.softmax(labels.clamp(min=torch.finfo(labels.dtype).tiny).log() / temperature, dim=-1)
+    student = torch.log_softmax(logits / temperature, dim=-1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="none").sum(dim=-1)

@@ -20,7 +20,7 @@ def predict_logits(
     Parameters
     ----------
     module : Module
-        Takes what `collate` gives, returns logits (n, 3). It is moved to the run's device, put into eval mode, and moved back:
+        Takes what `collate` gives, returns logits (n, …). It is moved to the run's device, put into eval mode, and moved back:
         the fold models of an artifact share a GPU one after the other.
     collate : callable
         From row numbers to keyword arguments.
@@ -34,21 +34,23 @@ def predict_logits(
     Returns
     -------
     ndarray
-        (n, 3) float64, in the order of the rows.
+        (n, …) float64, the module's outputs in the order of the rows.
     """
     device = device_of_run()
     dtype = DTYPES.get(resolve(precision, device))
     autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
     home = next(module.parameters()).device
     module.to(device).eval()
-    logits = np.empty((len(lengths), 3))
+    logits: np.ndarray | None = None
     with torch.inference_mode(), autocast, tqdm(total=len(lengths), desc="predict", unit="row", disable=None) as bar:
         for rows in token_batches(lengths, batch_tokens):
             batch = {name: tensor.to(device) for name, tensor in collate(rows).items()}
-            logits[rows] = module(**batch).double().cpu().numpy()
+            made = module(**batch).double().cpu().numpy()
+            logits = np.empty((len(lengths), *made.shape[1:])) if logits is None else logits
+            logits[rows] = made
             bar.update(len(rows))
     module.to(home)
-    return logits
+    return np.empty((0, 3)) if logits is None else logits
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
