@@ -63,12 +63,12 @@ def test_no_model_sees_the_rows_or_prompts_that_it_is_judged_on(arena, tmp_path,
     fits = []
     fit = PriorModel.fit
 
-    def spy(self, kept, labels, weights=None, validation=None):
+    def spy(self, kept, labels, weights=None, validation=None, checkpoint=None):
         fits.append(
             (set(kept["id"]), set(prompt_keys(kept)), set(validation[0]["id"]), set(prompt_keys(validation[0])))
         )
         np.testing.assert_array_equal(labels, labels_of(kept))
-        return fit(self, kept, labels, weights, validation)
+        return fit(self, kept, labels, weights, validation, checkpoint)
 
     monkeypatch.setattr(PriorModel, "fit", spy)
     artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=folds)

@@ -56,6 +56,8 @@ def train(options: argparse.Namespace) -> int:
 
     config = load_config(options.preset, options.config, options.set)
     artifact = train(config, options.train, options.out, options.folds)
+    if artifact is None:
+        return 0
     metrics = artifact.metrics
     if "log_loss" in metrics:
         print(_figures(metrics["held_out"], metrics))

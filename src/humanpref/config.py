@@ -174,6 +174,13 @@ class GradientTraining(HoldOut):
     """Compute the backbone's activations again in the backward pass: less memory, a third more time."""
     precision: str = "auto"
     """`bf16`, `fp16` (with gradient scaling), `no`, or `auto`: bf16 where the GPU really has it, else fp16 on a GPU, else no."""
+    seconds: float | None = None
+    """Stop after so many seconds of wall clock, validate and keep what was learned; the learning rate has then not reached 0.
+    Started again, an interrupted run has the time anew. Unset: no limit."""
+    patience: int | None = None
+    """Stop when the validation log loss has not fallen for so many epochs, and keep the best one; see `keep_best_epoch`."""
+    checkpoint_minutes: float = 10.0
+    """Write the state of the run to disk this often, and after every epoch, for an interrupted run to go on from."""
     keep_best_epoch: bool = False
     """Keep the epoch with the lowest validation log loss instead of the last one. The validation figure is then chosen on the
     rows that it reports, and every report of it says so."""
@@ -204,6 +211,9 @@ class GradientTraining(HoldOut):
             "above 0",
             self.max_grad_norm,
         )
+        _check(self.seconds is None or self.seconds > 0, "training.seconds", "above 0", self.seconds)
+        _check(self.patience is None or self.patience >= 1, "training.patience", "at least 1", self.patience)
+        _check(self.checkpoint_minutes > 0, "training.checkpoint_minutes", "above 0", self.checkpoint_minutes)
         _check(self.precision in PRECISIONS, "training.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
 
 

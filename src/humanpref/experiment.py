@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 MEMBER_FILE = "member.json"
+CHECKPOINT = ".checkpoint"
 
 
-def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | None = None) -> Artifact:
+def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | None = None) -> Artifact | None:
     """Train on a labelled CSV and write an artifact.
 
     Without `folds` a grouped share of the rows (`training.validation_fraction`) is held out and reported on, and one model is
@@ -43,6 +44,10 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
     folds : int, optional
         K, at least 2.
 
+    Returns
+    -------
+    Artifact, or None in a process that `accelerate launch` started beside the main one: that one alone writes.
+
     Raises
     ------
     InputError
@@ -59,7 +64,8 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
         assigned = grouped_folds(pairs, folds, config.seed)
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
     _check_weights(pairs, held, train_csv)
-    work = _open_partial(out, run)
+    main = os.environ.get("RANK", "0") == "0"
+    work = _open_partial(out, run) if main else out.with_name(out.name + ".partial")
     try:
         for number, (member, mask) in enumerate(held.items(), start=1):
             if (work / member).is_dir():
@@ -67,11 +73,13 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
                 continue
             if len(held) > 1:
                 logger.info("model %d of %d", number, len(held))
-            _fit_member(config, pairs, mask, work / member)
+            _fit_member(config, pairs, mask, work / member, main)
     finally:
         # A run that failed before its first model was done leaves nothing behind.
-        if not any((work / member).is_dir() for member in held):
+        if main and not any((work / name).exists() for member in held for name in (member, f"{member}{CHECKPOINT}")):
             shutil.rmtree(work)
+    if not main:
+        return None
     _finish(config, pairs, held, run, work)
     work.rename(out)
     return Artifact.load(out)
@@ -121,7 +129,7 @@ def _open_partial(out: Path, run: dict[str, Any]) -> Path:
     return work
 
 
-def _fit_member(config: Config, pairs: pd.DataFrame, held: np.ndarray, folder: Path) -> None:
+def _fit_member(config: Config, pairs: pd.DataFrame, held: np.ndarray, folder: Path, main: bool) -> None:
     """Fit a model without the held-out rows, and write it, what it says of them, and what happened, into `folder`."""
     weights = weights_of(pairs)
     # A weight of 0 is a row that is not there: no vocabulary, no scale may see it.
@@ -129,15 +137,20 @@ def _fit_member(config: Config, pairs: pd.DataFrame, held: np.ndarray, folder: P
     kept, out = pairs[learned].reset_index(drop=True), pairs[held].reset_index(drop=True)
     labels, weights = labels_of(kept), weights_of(kept)
     started = time.perf_counter()
-    model = build_model(config).fit(kept, labels, weights, (out, labels_of(out)) if len(out) else None)
+    checkpoint = folder.with_name(folder.name + CHECKPOINT)
+    model = build_model(config).fit(kept, labels, weights, (out, labels_of(out)) if len(out) else None, checkpoint)
     seconds = time.perf_counter() - started
+    probabilities = model.predict_proba(out) if len(out) else None
+    if not main:
+        return
     with folder_whole(folder) as unfinished:
         model.save(unfinished)
-        if len(out):
-            write_oof(unfinished / OOF_FILE, out, model.predict_proba(out))
+        if probabilities is not None:
+            write_oof(unfinished / OOF_FILE, out, probabilities)
         prior = np.average(labels, axis=0, weights=weights)
         member = {"training_rows": len(kept), "prior": prior.tolist(), "seconds": seconds, **model.report_}
         write_json(unfinished / MEMBER_FILE, member)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], run: dict[str, Any], work: Path) -> None:

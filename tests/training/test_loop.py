@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -23,19 +28,21 @@ class Linear(nn.Module):
         return self.head(self.frozen(x))
 
 
-@pytest.fixture
-def task():
+def make_task():
     rng = np.random.default_rng(1)
     x = torch.as_tensor(rng.normal(size=(ROWS, WIDTH)), dtype=torch.float32)
     return (lambda rows: {"x": x[rows]}), np.eye(3)[rng.integers(3, size=ROWS)]
 
 
-def fitted(task, weights=None, validate=None, lengths=None, **options):
-    module = Linear()
-    defaults = {"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"}
-    report = train(
-        module, *task, weights, cross_entropy, GradientTraining(**(defaults | options)), 3, lengths, validate
-    )
+@pytest.fixture
+def task():
+    return make_task()
+
+
+def fitted(task, weights=None, validate=None, lengths=None, checkpoint=None, module=None, **options):
+    module = module or Linear()
+    options = GradientTraining(**({"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"} | options))
+    report = train(module, *task, weights, cross_entropy, options, 3, lengths, validate, checkpoint)
     return module, report
 
 
@@ -179,3 +186,115 @@ def test_precision_fits_the_device(monkeypatch):
     assert resolve("auto", gpu) == "fp16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert resolve("auto", gpu) == "bf16"
+
+
+class WithDropout(Linear):
+    def forward(self, x):
+        return self.head(torch.nn.functional.dropout(self.frozen(x), 0.5, self.training))
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 5])
+def test_an_interrupted_run_goes_on_to_the_same_weights(task, tmp_path, monkeypatch, after):
+    whole, report = fitted(task, module=WithDropout(), epochs=3, max_grad_norm=1.0, warmup=0.3)
+    steps = []
+    step = torch.optim.AdamW.step
+
+    def interrupted(self, *arguments, **keywords):
+        if len(steps) == after:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return step(self, *arguments, **keywords)
+
+    options = {"epochs": 3, "max_grad_norm": 1.0, "warmup": 0.3, "checkpoint_minutes": 1e-9}
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(task, module=WithDropout(), checkpoint=tmp_path / "run", **options)
+    monkeypatch.undo()
+    torch.manual_seed(99)  # another process would have another state
+    resumed, resumed_report = fitted(task, module=WithDropout(), checkpoint=tmp_path / "run", **options)
+    np.testing.assert_array_equal(parameters(resumed), parameters(whole))
+    assert resumed_report["steps"] == report["steps"] == 6
+    for one, other in zip(resumed_report["epochs"], report["epochs"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-9)
+
+
+def test_a_time_budget_stops_validates_and_keeps_what_was_learned(task):
+    module, report = fitted(task, epochs=5, seconds=1e-9, validate=lambda: 1.0)
+    assert report["steps"] == 1
+    assert report["stopped"].startswith("after 1e-09 s, in epoch 1 at step 1 of 2")
+    assert report["epochs"] == [
+        {"epoch": 1, "train_loss": pytest.approx(report["epochs"][0]["train_loss"]), "validation_log_loss": 1.0}
+    ]
+    assert not np.allclose(parameters(module), parameters(Linear()))
+
+
+def test_patience_stops_and_keeps_the_best_epoch(task):
+    figures = iter([0.9, 0.5, 0.6, 0.7, 0.1])
+    _, report = fitted(task, epochs=5, patience=2, validate=lambda: next(figures))
+    assert len(report["epochs"]) == 4
+    assert report["kept_epoch"] == 2
+    assert "no better in 2 epochs" in report["stopped"]
+    with pytest.raises(InputError, match=r"training\.patience: needs validation rows"):
+        fitted(task, patience=1)
+
+
+def test_warm_up(task, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self, *arguments, **keywords):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    fitted(task, epochs=4, warmup=0.25)
+    np.testing.assert_allclose(rates, np.array([0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]) * 0.05)
+
+
+TWO_PROCESSES = """
+import sys
+import numpy as np, torch
+sys.path.insert(0, sys.argv[1])
+from test_loop import ROWS, Linear, fitted, make_task, parameters
+from accelerate import PartialState
+from humanpref.training.predict import predict_logits
+weights = np.linspace(0.5, 2, ROWS)
+task = make_task()
+module, report = fitted(task, weights, batch_size=3, accumulation=2, max_grad_norm=0.5, epochs=3)
+logits = predict_logits(module, task[0], np.arange(1, ROWS + 1), 12, "no")
+if PartialState().is_main_process:
+    np.savez(sys.argv[2], parameters=parameters(module), logits=logits, losses=[e["train_loss"] for e in report["epochs"]],
+             processes=report["processes"])
+"""
+
+
+def test_two_processes_equal_one(tmp_path):
+    found = {}
+    for processes in (1, 2):
+        script, out = tmp_path / "run.py", tmp_path / f"{processes}.npz"
+        script.write_text(TWO_PROCESSES)
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(processes),
+            "--master-port",
+            "0",
+        ]
+        command += [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "127.0.0.1:0",
+            str(script),
+            str(Path(__file__).parent),
+            str(out),
+        ]
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = np.load(out)
+    assert found[2]["processes"] == 2
+    for name in ("parameters", "logits", "losses"):
+        np.testing.assert_allclose(found[2][name], found[1][name], atol=1e-5, err_msg=name)

@@ -37,6 +37,7 @@ class Model(ABC):
         labels: np.ndarray,
         weights: np.ndarray | None = None,
         validation: Validation | None = None,
+        checkpoint: Path | None = None,
     ) -> "Model":
         """Learn from labelled pairs.
 
@@ -50,6 +51,8 @@ class Model(ABC):
             (n,) float, at least 0; 2 equals the row twice.
         validation : (DataFrame, ndarray), optional
             Rows to report on. They are never learned from.
+        checkpoint : Path, optional
+            A file for a long fit to keep its state in, and to go on from if it is there; the caller removes it.
         """
 
     @abstractmethod

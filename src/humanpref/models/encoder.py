@@ -87,6 +87,7 @@ class EncoderModel(Model):
         labels: np.ndarray,
         weights: np.ndarray | None = None,
         validation: Validation | None = None,
+        checkpoint: Path | None = None,
     ) -> "EncoderModel":
         options: EncoderOptions = self.config.model
         training: GradientTraining = self.config.training
@@ -108,9 +109,17 @@ class EncoderModel(Model):
         self.module_ = PairEncoder(backbone, options)
         collate = self._collate(pairs)
         validate = self._validator(validation) if validation is not None else None
-        loss = loss_of(training)
         report = train(
-            self.module_, collate, labels, weights, loss, training, self.config.seed, collate.lengths, validate
+            self.module_,
+            collate,
+            labels,
+            weights,
+            loss_of(training),
+            training,
+            self.config.seed,
+            lengths=collate.lengths,
+            validate=validate,
+            checkpoint=checkpoint,
         )
         self.report_ = {"backbone": self._backbone_facts(), "training": report}
         return self

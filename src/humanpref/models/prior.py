@@ -19,6 +19,7 @@ class PriorModel(Model):
         labels: np.ndarray,
         weights: np.ndarray | None = None,
         validation: Validation | None = None,
+        checkpoint: Path | None = None,
     ) -> "PriorModel":
         self.rates_ = np.average(as_probabilities(labels), axis=0, weights=weights)
         return self

@@ -60,6 +60,7 @@ class SparseModel(Model):
         labels: np.ndarray,
         weights: np.ndarray | None = None,
         validation: Validation | None = None,
+        checkpoint: Path | None = None,
     ) -> "SparseModel":
         labels = as_probabilities(labels)
         options: SparseOptions = self.config.model

@@ -1,15 +1,20 @@
 """The training loop, explicit, on accelerate: AdamW, a linear schedule, accumulation, mixed precision, validation per epoch."""
 
+import contextlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -19,7 +24,7 @@ from humanpref.schema import InputError
 from humanpref.training.batching import Window, shuffled_windows, token_batches
 from humanpref.training.losses import Loss
 from humanpref.training.optimizer import parameter_groups
-from humanpref.training.precision import device_of_run, resolve
+from humanpref.training.precision import processes, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +42,13 @@ def train(
     seed: int,
     lengths: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
+    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train a module in place.
 
     The gradient of a step is that of the mean, over the rows of its window, of weight x loss, with the weights scaled to a mean
-    of 1 over all rows: however a window is cut into micro-batches, and however short the last one is, each row counts once.
+    of 1 over all rows: however a window is cut into micro-batches, shared out to processes, and however short the last one is,
+    each row counts once.
 
     Parameters
     ----------
@@ -62,121 +69,257 @@ def train(
     lengths : ndarray, optional
         (n,) tokens that each row costs, for `forward_tokens`; without it a batch goes through the model as a whole.
     validate : callable, optional
-        Called after each epoch; returns the validation log loss in nats.
+        Called after each epoch, in every process; returns the validation log loss in nats.
+    checkpoint : Path, optional
+        A file to keep the run's state in, every `checkpoint_minutes` and after every epoch. If it is there, the run goes on
+        from it and ends with the weights that it would have had without the interruption.
 
     Returns
     -------
     dict
-        What happened: `steps`, `effective_batch`, `precision`, `seconds`, `seconds_per_step`, `epochs` (one dict each).
+        What happened: `steps`, `effective_batch`, `precision`, `processes`, `seconds`, `seconds_per_step`, `epochs` (one dict
+        each); `stopped` with the reason where it did not go through all epochs; `kept_epoch` where that is not the last.
 
     Raises
     ------
     InputError
-        For a loss that is not finite, a precision that the device has not, or a launch of several processes.
+        For a loss that is not finite, a precision that the device has not, or options that need validation rows without any.
     """
-    if options.keep_best_epoch and validate is None:
-        raise InputError(
-            "option training.keep_best_epoch: needs validation rows (training.validation_fraction above 0)"
-        )
+    for option, given in (("keep_best_epoch", options.keep_best_epoch), ("patience", options.patience is not None)):
+        if given and validate is None:
+            raise InputError(f"option training.{option}: needs validation rows (training.validation_fraction above 0)")
     if any(p.dtype != torch.float32 for p in module.parameters() if p.requires_grad):
         raise ValueError("trainable weights must be float32: gradient scaling and small steps both need it")
-    precision = resolve(options.precision, device_of_run())
-    # Accelerate keeps its state for the life of the process and refuses a second precision; each run is its own.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision)
-    if accelerator.num_processes > 1:
-        raise InputError("training in several processes is not supported yet; start one process")
-    torch.manual_seed(seed)
-    scale = np.ones(len(labels)) if weights is None else weights / weights.mean()
-    optimizer = torch.optim.AdamW(parameter_groups(module, options), lr=options.learning_rate)
-    steps_per_epoch = math.ceil(math.ceil(len(labels) / options.batch_size) / options.accumulation)
-    total = steps_per_epoch * options.epochs
-    schedule = get_linear_schedule_with_warmup(
-        optimizer, num_warmup_steps=round(options.warmup * total), num_training_steps=total
-    )
-    wrapped, optimizer = accelerator.prepare(module, optimizer)
-    # Autocast is entered in the loop, in sight, and not by a patched forward that validation would go through as well.
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
-    logger.info(
-        "training: %d rows, %d epochs of %d steps, effective batch %d, precision %s, device %s, %.2fM trainable parameters",
-        len(labels), options.epochs, steps_per_epoch, options.batch_size * options.accumulation, precision,
-        accelerator.device, sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6,
-    )  # fmt: skip
-    targets = torch.as_tensor(labels, dtype=torch.float32)
-    scales = torch.as_tensor(scale, dtype=torch.float32)
-    epochs: list[dict[str, float]] = []
-    best: tuple[float, dict[str, Tensor]] | None = None
-    seconds = 0.0
-    for epoch in range(options.epochs):
-        started = time.perf_counter()
-        wrapped.train()
-        summed, seen = 0.0, 0
-        windows = shuffled_windows(len(labels), options.batch_size, options.accumulation, seed, epoch)
-        bar = tqdm(windows, desc=f"epoch {epoch + 1}/{options.epochs}", unit="step", disable=None)
-        for step, window in enumerate(bar, start=1):
-            rows_in_window = sum(len(rows) for rows in window)
-            for rows in _parts(window, lengths, options.forward_tokens):
-                batch = {name: tensor.to(accelerator.device) for name, tensor in collate(rows).items()}
+    run = _Run(module, collate, labels, weights, loss, options, seed, lengths)
+    if checkpoint is not None and checkpoint.exists():
+        run.load(checkpoint)
+    save = (lambda: run.save(checkpoint)) if checkpoint is not None else None
+    while run.state.stopped is None and run.state.epoch < options.epochs:
+        run.epoch(save)
+        run.end_epoch(validate)
+        if save:
+            save()
+    return run.finish()
+
+
+@dataclass
+class _State:
+    """Where a run stands, the weights apart."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps done in this epoch."""
+    summed: float = 0.0
+    """Sum of the losses of this epoch's rows so far."""
+    seen: int = 0
+    """Rows behind that sum."""
+    seconds: float = 0.0
+    """Spent on steps, validation apart, over all sessions."""
+    steps: int = 0
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    stopped: str | None = None
+
+
+class _Run:
+    """The parts of one training run and the steps that they take."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        collate: Collate,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        loss: Loss,
+        options: GradientTraining,
+        seed: int,
+        lengths: np.ndarray | None,
+    ) -> None:
+        self.module, self.collate, self.loss, self.options = module, collate, loss, options
+        self.seed, self.lengths, self.rows = seed, lengths, len(labels)
+        self.precision = resolve(options.precision, processes().device)
+        # Accelerate keeps its state for the life of the process and refuses a second precision; each run is its own.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(mixed_precision=self.precision)
+        torch.manual_seed(seed + self.accelerator.process_index)
+        device = self.accelerator.device
+        scale = np.ones(self.rows) if weights is None else weights / weights.mean()
+        self.labels = torch.as_tensor(labels, dtype=torch.float32, device=device)
+        self.scales = torch.as_tensor(scale, dtype=torch.float32, device=device)
+        batches = math.ceil(self.rows / options.batch_size)
+        self.steps_per_epoch = math.ceil(batches / options.accumulation)
+        total = self.steps_per_epoch * options.epochs
+        optimizer = torch.optim.AdamW(parameter_groups(module, options), lr=options.learning_rate)
+        self.schedule = get_linear_schedule_with_warmup(optimizer, round(options.warmup * total), total)
+        self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
+        # Autocast is entered in the loop, in sight, and not by a patched forward that validation would go through as well.
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        self.state = _State()
+        self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.started = self.saved = time.perf_counter()
+        logger.info(
+            "training: %d rows, %d epochs of %d steps, effective batch %d, precision %s, device %s, %d processes, "
+            "%.2fM trainable parameters",
+            self.rows, options.epochs, self.steps_per_epoch, options.batch_size * options.accumulation, self.precision, device,
+            self.accelerator.num_processes, sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6,
+        )  # fmt: skip
+
+    def epoch(self, save: Callable[[], None] | None) -> None:
+        """The epoch's remaining steps, or as many as the time allows."""
+        state, options = self.state, self.options
+        windows = shuffled_windows(self.rows, options.batch_size, options.accumulation, self.seed, state.epoch)
+        self.wrapped.train()
+        name, main = f"epoch {state.epoch + 1}/{options.epochs}", self.accelerator.is_main_process
+        bar = tqdm(total=len(windows), initial=state.step, desc=name, unit="step", disable=None if main else True)
+        began, before = time.perf_counter(), state.step
+        for window in windows[state.step :]:
+            at = time.perf_counter()
+            self.step(window)
+            state.step += 1
+            state.steps += 1
+            state.seconds += time.perf_counter() - at
+            bar.set_postfix(loss=f"{state.summed / state.seen:.4f}", refresh=False)
+            bar.update()
+            if bar.disable and main and state.step % max(1, len(windows) // 10) == 0:
+                left = (time.perf_counter() - began) / (state.step - before) * (len(windows) - state.step)
+                mean = state.summed / state.seen
+                logger.info("%s, step %d/%d: mean loss %.4f, %.0f s left", name, state.step, len(windows), mean, left)
+            if self._any_process(options.seconds is not None and time.perf_counter() - self.started > options.seconds):
+                state.stopped = (
+                    f"after {options.seconds:g} s, in epoch {state.epoch + 1} at step {state.step} of {len(windows)}"
+                )
+                logger.warning("training stopped %s", state.stopped)
+                break
+            if save and time.perf_counter() - self.saved > 60 * options.checkpoint_minutes:
+                save()
+        bar.close()
+
+    def step(self, window: Window) -> None:
+        """One optimizer step."""
+        accelerator, options, state = self.accelerator, self.options, self.state
+        rows_in_window = sum(len(rows) for rows in window)
+        parts = _parts(window, self.lengths, options.forward_tokens)
+        for number, rows in enumerate(parts):
+            # Each process takes its share of the rows. One without any computes a row that counts for nothing, since the
+            # others wait for its gradients.
+            own = rows[accelerator.process_index :: accelerator.num_processes]
+            counts = len(own) > 0
+            own = own if counts else rows[:1]
+            last = number == len(parts) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
+                batch = {name: tensor.to(accelerator.device) for name, tensor in self.collate(own).items()}
                 with accelerator.autocast():
-                    logits = wrapped(**batch)
-                row_losses = loss(logits.float(), targets[rows].to(accelerator.device))
-                share = (row_losses * scales[rows].to(accelerator.device)).sum() / rows_in_window
-                value = share.item()
+                    logits = self.wrapped(**batch)
+                losses = self.loss(logits.float(), self.labels[own]) * self.scales[own] * counts
+                share = losses.sum() / rows_in_window
+                value = accelerator.reduce(share.detach(), "sum").item()
                 if not math.isfinite(value):
                     raise InputError(
-                        f"training: epoch {epoch + 1}, step {step}: the loss is {value}; likely a learning rate too high "
-                        f"({options.learning_rate:g}) or an overflow in {precision} (rows {rows.tolist()})"
+                        f"training: epoch {state.epoch + 1}, step {state.step + 1}: the loss is {value}; likely a learning rate "
+                        f"too high ({options.learning_rate:g}) or an overflow in {self.precision} (rows {rows.tolist()})"
                     )
-                accelerator.backward(share)
-                summed += value * rows_in_window
-            if options.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(module.parameters(), options.max_grad_norm)
-            optimizer.step()
-            # A step that the gradient scaler skipped is no step of the schedule either.
-            if not optimizer.step_was_skipped:
-                schedule.step()
-            optimizer.zero_grad()
-            seen += rows_in_window
-            bar.set_postfix(loss=f"{summed / seen:.4f}")
-            if bar.disable and step % max(1, steps_per_epoch // 10) == 0:
-                left = (time.perf_counter() - started) / step * (steps_per_epoch - step)
-                logger.info(
-                    "epoch %d, step %d/%d: mean loss %.4f, %.0f s left",
-                    epoch + 1,
-                    step,
-                    steps_per_epoch,
-                    summed / seen,
-                    left,
-                )
-        took = time.perf_counter() - started
-        seconds += took
-        record = {"epoch": epoch + 1, "train_loss": summed / seen, "seconds": took}
+                # The processes' gradients are averaged, and are meant to be added.
+                accelerator.backward(share * accelerator.num_processes)
+            state.summed += value * rows_in_window
+        if options.max_grad_norm is not None:
+            accelerator.clip_grad_norm_(self.module.parameters(), options.max_grad_norm)
+        self.optimizer.step()
+        # A step that the gradient scaler skipped is no step of the schedule either.
+        if not self.optimizer.step_was_skipped:
+            self.schedule.step()
+        self.optimizer.zero_grad()
+        state.seen += rows_in_window
+
+    def end_epoch(self, validate: Callable[[], float] | None) -> None:
+        """Validate, remember the best weights if they are wanted, and decide whether to go on."""
+        state, options = self.state, self.options
+        record: dict[str, float] = {"epoch": state.epoch + 1, "train_loss": state.summed / state.seen}
         if validate is not None:
             record["validation_log_loss"] = validate()
-            if options.keep_best_epoch and (best is None or record["validation_log_loss"] < best[0]):
-                best = (record["validation_log_loss"], _snapshot(module))
-        epochs.append(record)
-        logger.info(
-            "epoch %d/%d: %s",
-            epoch + 1,
-            options.epochs,
-            ", ".join(f"{k} {v:.4f}" for k, v in record.items() if k != "epoch"),
-        )
-    accelerator.free_memory()
-    report = {
-        "steps": total,
-        "effective_batch": options.batch_size * options.accumulation,
-        "precision": precision,
-        "device": str(accelerator.device),
-        "seconds": seconds,
-        "seconds_per_step": seconds / total,
-        "epochs": epochs,
-    }
-    if best is not None:
-        module.load_state_dict(best[1])
-        report["kept_epoch"] = next(e["epoch"] for e in epochs if e["validation_log_loss"] == best[0])
-        report["kept_epoch_chosen_on"] = "the validation rows that the validation figures report"
-    return report
+            if (options.keep_best_epoch or options.patience is not None) and (
+                self.best is None or record["validation_log_loss"] < self.best[0]
+            ):
+                self.best = (record["validation_log_loss"], _snapshot(self.module))
+        state.epochs.append(record)
+        if self.accelerator.is_main_process:
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in record.items() if name != "epoch")
+            logger.info("epoch %d/%d: %s", state.epoch + 1, options.epochs, figures)
+        state.epoch, state.step, state.summed, state.seen = state.epoch + 1, 0, 0.0, 0
+        if options.patience is not None and state.stopped is None:
+            losses = [epoch["validation_log_loss"] for epoch in state.epochs]
+            if len(losses) - 1 - int(np.argmin(losses)) >= options.patience and state.epoch < options.epochs:
+                state.stopped = f"after epoch {state.epoch}: no better in {options.patience} epochs"
+
+    def finish(self) -> dict[str, Any]:
+        """Put the weights to keep in place, and tell what happened."""
+        state, options = self.state, self.options
+        self.accelerator.free_memory()
+        report: dict[str, Any] = {
+            "steps": state.steps,
+            "effective_batch": options.batch_size * options.accumulation,
+            "precision": self.precision,
+            "device": str(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "seconds": state.seconds,
+            "seconds_per_step": state.seconds / max(1, state.steps),
+            "epochs": state.epochs,
+        }
+        if state.stopped:
+            report["stopped"] = state.stopped
+        if self.best is not None:
+            self.module.load_state_dict(self.best[1])
+            report["kept_epoch"] = next(e["epoch"] for e in state.epochs if e["validation_log_loss"] == self.best[0])
+            report["kept_epoch_chosen_on"] = "the validation rows that the validation figures report"
+        return report
+
+    def save(self, path: Path) -> None:
+        """Write all that the rest of the run depends on, whole or not at all."""
+        self.saved = time.perf_counter()
+        # Every process has its own chance: dropout draws from it.
+        chance = gather_object([{"cpu": torch.get_rng_state(), "cuda": _cuda_state(self.accelerator.device)}])
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        content = {
+            "state": asdict(self.state),
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "best": self.best,
+            "chance": chance,
+        }
+        partial = path.with_name(f"{path.name}.new")
+        torch.save(content, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        processes = self.accelerator.num_processes
+        if len(content["chance"]) != processes:
+            raise InputError(f"{path}: a checkpoint of {len(content['chance'])} processes cannot go on in {processes}")
+        self.state = _State(**content["state"])
+        self.module.load_state_dict(content["module"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.schedule.load_state_dict(content["schedule"])
+        if content["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(content["scaler"])
+        self.best = content["best"]
+        chance = content["chance"][self.accelerator.process_index]
+        torch.set_rng_state(chance["cpu"])
+        if chance["cuda"] is not None:
+            torch.cuda.set_rng_state(chance["cuda"], self.accelerator.device)
+        logger.info("going on from epoch %d, step %d", self.state.epoch + 1, self.state.step)
+
+    def _any_process(self, flag: bool) -> bool:
+        """Whether the flag is up in any process: all of them stop together."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum").item())
+
+
+def _cuda_state(device: torch.device) -> Tensor | None:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
 def _parts(window: Window, lengths: np.ndarray | None, forward_tokens: int) -> list[np.ndarray]:

@@ -1,17 +1,18 @@
-"""Mixed precision that fits the device."""
+"""The device of this process, and the mixed precision that fits it."""
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from humanpref.schema import InputError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def device_of_run() -> torch.device:
-    """The device that accelerate would choose: the process's GPU, Apple's, or the CPU."""
-    from accelerate import PartialState
-
-    return PartialState().device
+def processes() -> PartialState:
+    """Accelerate's view of this process: its device, its number among those that were launched, and theirs in all."""
+    # Accelerator reads this variable, which `accelerate launch --cpu` sets; PartialState by itself would not.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def resolve(precision: str, device: torch.device) -> str:

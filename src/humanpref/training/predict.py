@@ -1,15 +1,19 @@
-"""Inference of a trained module over many rows: batches by length under a token budget, the order of the rows restored."""
+"""Inference of a trained module over many rows: batches by length under a token budget, the order of the rows restored.
+
+Where several processes were launched, each does its share of the batches and all get the whole result.
+"""
 
 import contextlib
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 from tqdm import tqdm
 
 from humanpref.training.batching import token_batches
 from humanpref.training.loop import Collate
-from humanpref.training.precision import DTYPES, device_of_run, resolve
+from humanpref.training.precision import DTYPES, processes, resolve
 
 
 def predict_logits(
@@ -36,20 +40,26 @@ def predict_logits(
     ndarray
         (n, …) float64, the module's outputs in the order of the rows.
     """
-    device = device_of_run()
+    launched = processes()
+    device = launched.device
     dtype = DTYPES.get(resolve(precision, device))
     autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
     home = next(module.parameters()).device
     module.to(device).eval()
     logits: np.ndarray | None = None
-    with torch.inference_mode(), autocast, tqdm(total=len(lengths), desc="predict", unit="row", disable=None) as bar:
-        for rows in token_batches(lengths, batch_tokens):
+    own = token_batches(lengths, batch_tokens)[launched.process_index :: launched.num_processes]
+    total = sum(len(rows) for rows in own)
+    with torch.inference_mode(), autocast, tqdm(total=total, desc="predict", unit="row", disable=None) as bar:
+        for rows in own:
             batch = {name: tensor.to(device) for name, tensor in collate(rows).items()}
             made = module(**batch).double().cpu().numpy()
-            logits = np.empty((len(lengths), *made.shape[1:])) if logits is None else logits
+            logits = np.zeros((len(lengths), *made.shape[1:])) if logits is None else logits
             logits[rows] = made
             bar.update(len(rows))
     module.to(home)
+    if launched.num_processes > 1:
+        # Each process did every so-manieth batch; those of the others are zeros here.
+        logits = np.sum([part for part in gather_object([logits]) if part is not None], axis=0)
     return np.empty((0, 3)) if logits is None else logits
 
 
