@@ -40,6 +40,7 @@ setup(
         ],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2.4 imports six without declaring it.
         "kaggle": ["kaggle==2.2.4", "six", "setuptools>=77"],
+        "figures": ["matplotlib>=3.8"],
         "test": ["pytest>=8", "ruff>=0.14", "jupytext>=1.17"],
     },
     entry_points={"console_scripts": ["humanpref = humanpref.cli:main"]},

@@ -93,6 +93,36 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    from humanpref.comparison import Contender, compare, markdown
+
+    backbones = dict(_key_value(text, "--backbone") for text in options.backbone)
+    contenders = []
+    for preset in options.presets.split(","):
+        backbone = [f"model.backbone={backbones.pop(preset)}"] if preset in backbones else []
+        contenders.append(Contender(preset, preset, (*options.set, *backbone)))
+    if backbones:
+        raise InputError(f"--backbone: {', '.join(backbones)} is not among --presets {options.presets}")
+    print(markdown(compare(contenders, options.train, options.out, options.folds)), end="")
+    return 0
+
+
+def ablate_softmax(options: argparse.Namespace) -> int:
+    from humanpref.ablation import ablate_softmax
+    from humanpref.comparison import markdown
+
+    table = ablate_softmax(options.preset, tuple(options.set), options.train, options.out, options.folds)
+    print(markdown(table), end="")
+    return 0
+
+
+def _key_value(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"{option} {text!r}: expected NAME=VALUE")
+    return key, value
+
+
 def presets(options: argparse.Namespace) -> int:
     for name in preset_names():
         config = load_config(name)
@@ -156,6 +186,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True, metavar="CSV", help="rows with labels")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
 
+    command = _command(
+        commands, "compare", compare, "train several presets on the same rows and folds; one table, one figure"
+    )
+    command.add_argument("--presets", required=True, metavar="A,B,…", help="see `humanpref presets`")
+    command.add_argument(
+        "--backbone", action="append", default=[], metavar="PRESET=FOLDER", help="the weights of a preset"
+    )
+    _study(command)
+
+    ablate = commands.add_parser("ablate", help="the report's ablations", description="The report's ablations.")
+    ablations = ablate.add_subparsers(dest="ablation", required=True, metavar="NAME")
+    command = _command(
+        ablations, "softmax", ablate_softmax, "a softmax or log-softmax before the loss, none at inference"
+    )
+    command.add_argument("--preset", default="tiny", metavar="NAME", help="the recipe (default tiny)")
+    _study(command)
+
     command = _command(commands, "presets", presets, "list the presets")
     command.add_argument("--json", action="store_true", help="each with all its options, one JSON object a line")
 
@@ -190,6 +237,17 @@ def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(run=run)
     return command
+
+
+def _study(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--train", type=Path, required=True, metavar="CSV", help="labelled rows")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for artifacts, table and figure"
+    )
+    command.add_argument("--folds", type=int, metavar="K", help="grouped folds (default: one held-out fifth)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option in every run"
+    )
 
 
 def _configuration(command: argparse.ArgumentParser) -> None:

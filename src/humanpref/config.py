@@ -25,6 +25,8 @@ TRUNCATIONS = ("parts", "end")
 HEADS = ("linear", "interaction", "attention", "davidson", "rao-kupper")
 ATTENTIONS = ("fused", "eager")
 LOSSES = ("cross-entropy", "dpo-like", "distillation")
+SCORES = ("logits", "softmax", "log-softmax")
+NORMALISATIONS = ("softmax", "clip")
 SECTIONS = ("model", "training", "inference")
 
 
@@ -100,6 +102,9 @@ class EncoderOptions:
     """LayerNorm before the head's first layer."""
     dropout: float = 0.0
     """Dropout before the head's first layer."""
+    scores: str = "logits"
+    """What the loss and the inference take for logits: the head's `logits`, or their `softmax` or `log-softmax` (the report's
+    ablation)."""
     attention: str = "fused"
     """How DeBERTa's attention is computed: `fused`, or `eager` as in transformers. The same numbers, the former faster."""
     scratch_vocabulary: int = 1_500
@@ -119,6 +124,7 @@ class EncoderOptions:
             ("inputs", INPUTS),
             ("truncation", TRUNCATIONS),
             ("head", HEADS),
+            ("scores", SCORES),
             ("attention", ATTENTIONS),
         ):
             _check(getattr(self, name) in known, f"model.{name}", f"one of {', '.join(known)}", getattr(self, name))
@@ -228,6 +234,9 @@ class EncoderInference:
 
     batch_tokens: int = 16_384
     """Tokens in one forward pass, padding included."""
+    normalise: str = "softmax"
+    """How scores become probabilities: `softmax`, or none: `clip` them to [1e-15, 1] and divide by their sum, as the metric does
+    (the report's ablation)."""
     swap_average: bool = False
     """Average over both orders of A and B. Free for dual inputs; joint inputs are read twice."""
     precision: str = "auto"
@@ -235,6 +244,12 @@ class EncoderInference:
 
     def __post_init__(self) -> None:
         _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
+        _check(
+            self.normalise in NORMALISATIONS,
+            "inference.normalise",
+            f"one of {', '.join(NORMALISATIONS)}",
+            self.normalise,
+        )
         _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
 
 

@@ -25,7 +25,7 @@ from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
-from humanpref.training.predict import predict_logits, softmax
+from humanpref.training.predict import normalised, predict_logits
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,11 @@ class PairEncoder(nn.Module):
         self.head = build_head(
             options.head, config.hidden_size, options.dropout, options.layer_norm, config.num_attention_heads
         )
+        self.scores = {
+            "logits": nn.Identity(),
+            "softmax": nn.Softmax(dim=-1),
+            "log-softmax": nn.LogSoftmax(dim=-1),
+        }[options.scores]
         self.both_orders = False
         """Return (n, 2, 3): the head's logits for both orders of A and B, the second as the exchanged row would have them."""
 
@@ -70,7 +75,9 @@ class PairEncoder(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             encoded = self.encoded(hidden, attention_mask, parts)
             logits = self.head(encoded)
-            return torch.stack([logits, self.head(encoded.swapped())], dim=1) if self.both_orders else logits
+            if self.both_orders:
+                logits = torch.stack([logits, self.head(encoded.swapped())], dim=1)
+            return self.scores(logits)
 
 
 class EncoderModel(Model):
@@ -155,24 +162,26 @@ class EncoderModel(Model):
         """
         options: EncoderInference = self.config.inference
         if not options.swap_average or self._equivariant_head():
-            return softmax(self._logits(collate))
+            return self._scores(collate)
         if self.config.model.inputs == "dual":
             self.module_.both_orders = True
             try:
-                both = softmax(self._logits(collate))
+                both = self._scores(collate)
             finally:
                 self.module_.both_orders = False
             own, other = both[:, 0], both[:, 1]
         else:
-            own, other = softmax(self._logits(collate)), softmax(self._logits(self._collate(swap_pairs(pairs))))
+            own, other = self._scores(collate), self._scores(self._collate(swap_pairs(pairs)))
         return (own + other[:, SWAPPED_CLASSES]) / 2
 
     def _equivariant_head(self) -> bool:
         return self.config.model.inputs == "dual" and self.module_.head.equivariant
 
-    def _logits(self, collate: "PairCollate") -> np.ndarray:
+    def _scores(self, collate: "PairCollate") -> np.ndarray:
+        """The module's outputs for every row as probabilities, (n, 3), or (n, 2, 3) with both orders."""
         options: EncoderInference = self.config.inference
-        return predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
+        scores = predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
+        return normalised(scores, options.normalise)
 
     def _validator(self, validation: Validation) -> Callable[[], float]:
         """A function that gives the validation log loss of the module as it stands, in nats."""

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -116,6 +117,8 @@ class _State:
     seconds: float = 0.0
     """Spent on steps, validation apart, over all sessions."""
     steps: int = 0
+    tokens: int = 0
+    """Real tokens that went through the model in this process."""
     epochs: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
 
@@ -206,7 +209,9 @@ class _Run:
             own = own if counts else rows[:1]
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                batch = {name: tensor.to(accelerator.device) for name, tensor in self.collate(own).items()}
+                batch = self.collate(own)
+                state.tokens += int(batch["attention_mask"].sum()) * counts if "attention_mask" in batch else 0
+                batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
                 with accelerator.autocast():
                     logits = self.wrapped(**batch)
                 losses = self.loss(logits.float(), self.labels[own]) * self.scales[own] * counts
@@ -252,6 +257,9 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Put the weights to keep in place, and tell what happened."""
         state, options = self.state, self.options
+        tokens = self.accelerator.reduce(
+            torch.tensor(float(state.tokens), device=self.accelerator.device), "sum"
+        ).item()
         self.accelerator.free_memory()
         report: dict[str, Any] = {
             "steps": state.steps,
@@ -261,6 +269,8 @@ class _Run:
             "processes": self.accelerator.num_processes,
             "seconds": state.seconds,
             "seconds_per_step": state.seconds / max(1, state.steps),
+            "tokens": int(tokens),
+            "peak_memory_bytes": _peak_memory(self.accelerator.device),
             "epochs": state.epochs,
         }
         if state.stopped:
@@ -316,6 +326,13 @@ class _Run:
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum").item())
+
+
+def _peak_memory(device: torch.device) -> int:
+    """The most memory that was in use, in bytes: of the GPU by torch, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _cuda_state(device: torch.device) -> Tensor | None:

@@ -63,6 +63,14 @@ def predict_logits(
     return np.empty((0, 3)) if logits is None else logits
 
 
+def normalised(scores: np.ndarray, rule: str) -> np.ndarray:
+    """Probabilities from scores of shape (n, …, 3), by the rule `inference.normalise` names."""
+    if rule == "softmax":
+        return softmax(scores)
+    clipped = np.clip(scores, 1e-15, 1)
+    return clipped / clipped.sum(axis=-1, keepdims=True)
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis in float64; rows sum to 1 to rounding."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))

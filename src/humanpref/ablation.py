@@ -1,0 +1,140 @@
+"""Ablations of the report that this project started from (M6): where the softmax stands, before the loss and at inference."""
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from humanpref.artifact import Artifact
+from humanpref.comparison import Contender, compare, write_table
+from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs
+from humanpref.evaluation.figures import interval_figure
+from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.models import load_model
+
+logger = logging.getLogger(__name__)
+
+SOFTMAX_BOUND = math.log(1 + 2 / math.e)
+"""The smallest cross-entropy of a softmax's output, 0.5514: scores in [0, 1] lie at most 1 apart, so that even (1, 0, 0) gives
+the right class only e / (e + 2)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One row of the report's table."""
+
+    before_loss: str
+    at_inference: str
+    epochs: int
+    leaderboard: float
+    """What the report's submission scored."""
+    theory: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.before_loss} / {self.at_inference}, {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+
+    @property
+    def trained(self) -> str:
+        """The training that this arm shares with those that differ at inference only."""
+        return f"{self.before_loss}-{self.epochs}"
+
+
+ARMS = (
+    Arm("none", "softmax", 1, 1.04219, "The plain recipe: cross-entropy on logits, softmax at inference."),
+    Arm("none", "softmax", 3, 1.07467, "Two more passes over the same rows: over-fitting, if it is worse."),
+    Arm("softmax", "softmax", 1, 1.04398,
+        f"Scores in [0, 1] go through a second softmax: the training loss cannot fall below ln(1 + 2/e) = {SOFTMAX_BOUND:.4f}, "
+        "and no prediction is bolder than e / (e + 2) = 0.576. A strong damper: harmless where rows can hardly be told apart."),
+    Arm("log-softmax", "softmax", 1, 1.07435,
+        "The log-softmax of a log-softmax is itself: loss, gradient and predictions are those of the first arm. A difference "
+        "to it is noise, or epochs."),
+    Arm("softmax", "none", 1, 1.35201,
+        "Without the second softmax that training reckoned with: the first one's output was driven towards 0 and 1 to be seen "
+        "through the damper, and is over-confident when it is taken as it is."),
+    Arm("softmax", "none", 3, 1.58984, "The same after more training: closer to 0 and 1, and worse."),
+)  # fmt: skip
+_SCORES = {"none": "logits", "softmax": "softmax", "log-softmax": "log-softmax"}
+
+
+def ablate_softmax(
+    preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
+) -> pd.DataFrame:
+    """Train the report's recipe with a softmax or a log-softmax before the loss, and predict with and without one.
+
+    Parameters
+    ----------
+    preset, overrides
+        The recipe; its scores and epochs are the arms' own.
+    train_csv : Path
+        Labelled rows.
+    out : Path
+        A folder for the trained models, `softmax.csv`, `softmax.md` and `softmax.png`. A run that was interrupted goes on.
+    folds : int, optional
+        Grouped folds; without, one held-out fifth.
+
+    Returns
+    -------
+    DataFrame
+        One row per arm: `name`, `log_loss` with its interval, the paired `difference` to the first arm with its interval,
+        `train_loss` of the last epoch, the report's `leaderboard` score, and what `theory` says.
+    """
+    trained = {arm.trained: arm for arm in ARMS}
+    contenders = [
+        Contender(
+            name, preset, (*overrides, f"model.scores={_SCORES[arm.before_loss]}", f"training.epochs={arm.epochs}")
+        )
+        for name, arm in trained.items()
+    ]
+    compare(contenders, train_csv, out, folds)
+    pairs = read_pairs(train_csv, labels=True)
+    labels, keys = labels_of(pairs), prompt_keys(pairs)
+    config = contenders[0].config()
+    if folds is None:
+        masks = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
+    else:
+        assigned = grouped_folds(pairs, folds, config.seed)
+        masks = {f"fold-{fold}": assigned == fold for fold in range(folds)}
+    rows = np.any(list(masks.values()), axis=0)
+    losses = {arm: row_log_losses(labels, _held_out_probabilities(arm, out, pairs, masks))[rows] for arm in ARMS}
+    records = []
+    for arm in ARMS:
+        low, high = bootstrap_interval(losses[arm], keys[rows])
+        difference = losses[arm] - losses[ARMS[0]]
+        difference_low, difference_high = bootstrap_interval(difference, keys[rows])
+        members = Artifact.load(out / arm.trained).metrics["members"].values()
+        records.append(
+            {
+                "name": arm.name,
+                "log_loss": float(losses[arm].mean()),
+                "log_loss_low": low,
+                "log_loss_high": high,
+                "difference": float(difference.mean()),
+                "difference_low": difference_low,
+                "difference_high": difference_high,
+                "train_loss": float(np.mean([member["training"]["epochs"][-1]["train_loss"] for member in members])),
+                "leaderboard": arm.leaderboard,
+                "theory": arm.theory,
+            }
+        )
+    table = pd.DataFrame(records)
+    write_table(table, out / "softmax")
+    prior = Artifact.load(out / ARMS[0].trained).metrics["prior_log_loss"]
+    title = f"Softmax before the loss / at inference, {int(rows.sum()):,} held-out rows of {train_csv.name}"
+    interval_figure(table, out / "softmax.png", title, prior)
+    return table
+
+
+def _held_out_probabilities(arm: Arm, out: Path, pairs: pd.DataFrame, masks: dict[str, np.ndarray]) -> np.ndarray:
+    """(n, 3): what the arm says of the rows that its models did not see; a third each for rows that nothing was held out of."""
+    probabilities = np.full((len(pairs), 3), 1 / 3)
+    for member, mask in masks.items():
+        model = load_model(out / arm.trained / member)
+        normalise = {"softmax": "softmax", "none": "clip"}[arm.at_inference]
+        inference = dataclasses.replace(model.config.inference, normalise=normalise)
+        model.config = dataclasses.replace(model.config, inference=inference)
+        probabilities[mask] = model.predict_proba(pairs[mask].reset_index(drop=True))
+    return probabilities

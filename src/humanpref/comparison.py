@@ -1,0 +1,157 @@
+"""Several configurations on the same rows and folds: one artifact each, one table, one figure."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from humanpref.artifact import Artifact
+from humanpref.config import Config, load_config
+from humanpref.data import digest_of, read_pairs
+from humanpref.evaluation.figures import interval_figure
+from humanpref.files import write_json, write_whole
+from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
+
+COMPARISON_FILE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One configuration to compare, by the name that the table gives it."""
+
+    name: str
+    preset: str
+    overrides: tuple[str, ...] = ()
+
+    def config(self) -> Config:
+        return load_config(self.preset, None, self.overrides)
+
+
+def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int | None) -> pd.DataFrame:
+    """Train every contender on the same rows and folds, and tabulate them.
+
+    Each runs in a process of its own, so that memory is measured for it alone and given back. What is done already stays:
+    started again, the comparison goes on.
+
+    Parameters
+    ----------
+    contenders : list of Contender
+        At least one; names differ.
+    train_csv : Path
+        Labelled rows.
+    out : Path
+        A folder for one artifact per contender, `table.csv`, `table.md` and `table.png`.
+    folds : int, optional
+        Grouped folds; without, one held-out fifth.
+
+    Returns
+    -------
+    DataFrame
+        One row per contender: `name`, `backbone`, `rows`, `log_loss` with `log_loss_low` and `log_loss_high`, `accuracy`,
+        `parameters`, `tokens_per_second` (training, real tokens), `peak_memory_gib`, `seconds`.
+
+    Raises
+    ------
+    InputError
+        For rows, options or a folder that cannot be used, or a contender that fails.
+    """
+    names = [contender.name for contender in contenders]
+    if len(set(names)) < len(names):
+        raise InputError(f"compare: a name stands twice in {', '.join(names)}")
+    seeds = {contender.config().seed for contender in contenders}
+    if len(seeds) > 1:
+        raise InputError(
+            f"compare: the contenders' seeds differ ({sorted(seeds)}), and so would their folds; set one for all"
+        )
+    digest = digest_of(read_pairs(train_csv, labels=True))
+    _claim(out, {"data_sha256": digest, "folds": folds})
+    records = []
+    for contender in contenders:
+        folder = out / contender.name
+        if not folder.is_dir():
+            logger.info("%s: training", contender.name)
+            _train(contender, train_csv, folder, folds)
+        records.append(_record(contender, Artifact.load(folder), digest))
+    table = pd.DataFrame(records)
+    write_table(table, out / "table")
+    prior = Artifact.load(out / names[0]).metrics["prior_log_loss"]
+    title = f"{len(table)} models, {records[0]['rows']:,} held-out rows of {train_csv.name}"
+    interval_figure(table, out / "table.png", title, prior)
+    return table
+
+
+def write_table(table: pd.DataFrame, stem: Path) -> None:
+    """Write a table as `stem.csv` and, rounded, as `stem.md`."""
+    with write_whole(stem.with_suffix(".csv")) as file:
+        table.to_csv(file, index=False, lineterminator="\n")
+    with write_whole(stem.with_suffix(".md")) as file:
+        file.write(markdown(table))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown; numbers below 100 with four digits behind the point, larger ones with thousands' commas."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return "–" if pd.isna(value) else (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4f}")
+        return "–" if value is None else (f"{value:,}" if isinstance(value, int) else str(value))
+
+    rows = [
+        list(table.columns),
+        ["---"] * len(table.columns),
+        *([cell(v) for v in row] for row in table.itertuples(index=False)),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _claim(out: Path, content: dict[str, Any]) -> None:
+    """Make the folder, or take it up again if it belongs to the same comparison."""
+    path = out / COMPARISON_FILE
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")) != content:
+            raise InputError(f"{out}: holds a comparison on other rows or folds; name another folder")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not a comparison of humanpref; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+
+
+def _train(contender: Contender, train_csv: Path, folder: Path, folds: int | None) -> None:
+    command = [sys.executable, "-m", "humanpref.cli", "train", "--preset", contender.preset]
+    command += ["--train", str(train_csv), "--out", str(folder)]
+    for override in contender.overrides:
+        command += ["--set", override]
+    command += ["--folds", str(folds)] if folds is not None else []
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise InputError(f"{contender.name}: its training ended with {done.returncode} (the reason is above)")
+
+
+def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, Any]:
+    wanted, config = contender.config().to_dict(), artifact.models[0].config.to_dict()
+    if wanted != config or artifact.facts["data_sha256"] != digest:
+        raise InputError(f"{artifact.folder}: trained with other options or rows; remove it to train it again")
+    metrics = artifact.metrics
+    if "log_loss" not in metrics:
+        raise InputError(f"{artifact.folder}: nothing was held out, so there is nothing to compare")
+    trainings = [member["training"] for member in metrics["members"].values() if "training" in member]
+    seconds = sum(training["seconds"] for training in trainings)
+    backbone = artifact.facts["backbone"]
+    return {
+        "name": contender.name,
+        "backbone": backbone["name"] if backbone else artifact.facts["family"],
+        "rows": metrics["rows"],
+        **{name: metrics[name] for name in ("log_loss", "log_loss_low", "log_loss_high", "accuracy")},
+        "parameters": backbone["parameters"] if backbone else None,
+        "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds if seconds else float("nan"),
+        "peak_memory_gib": max((t["peak_memory_bytes"] for t in trainings), default=float("nan")) / 2**30,
+        "seconds": metrics["seconds"],
+    }

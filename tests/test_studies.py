@@ -1,0 +1,117 @@
+"""The comparison and the ablation, on micro models: tables, figures, the same folds, going on after an interruption."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+
+from humanpref import comparison
+from humanpref.ablation import ARMS, SOFTMAX_BOUND, ablate_softmax
+from humanpref.comparison import Contender, compare, markdown
+from humanpref.experiment import read_oof
+from humanpref.schema import LABEL_COLUMNS, InputError
+
+MICRO = (
+    "model.max_length=24",
+    "model.scratch_hidden_size=8",
+    "model.scratch_vocabulary=300",
+    "training.learning_rate=1e-2",
+)
+CONTENDERS = [
+    Contender("prior", "prior"),
+    Contender("linear", "tiny", MICRO),
+    Contender("tie", "tiny", (*MICRO, "model.head=davidson")),
+]
+
+
+@pytest.fixture(scope="module")
+def compared(arena, tmp_path_factory):
+    out = tmp_path_factory.mktemp("studies") / "comparison"
+    return compare(CONTENDERS, arena / "train.csv", out, folds=2), out
+
+
+def test_the_comparison_is_a_table_and_a_figure(compared):
+    table, out = compared
+    assert table["name"].tolist() == ["prior", "linear", "tie"]
+    assert (table["rows"] == 120).all()
+    assert (table["log_loss_low"] < table["log_loss"]).all()
+    assert (table["log_loss"] < table["log_loss_high"]).all()
+    trained = table[1:]
+    assert (trained["tokens_per_second"] > 0).all()
+    assert trained["peak_memory_gib"].between(0.05, 8).all()
+    assert trained["parameters"].between(1_000, 20_000).all()
+    pd.testing.assert_frame_equal(pd.read_csv(out / "table.csv"), table, check_dtype=False)
+    assert (out / "table.md").read_text() == markdown(table)
+    assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_contenders_stand_on_the_same_folds(compared):
+    _, out = compared
+    folds = [read_oof(out / contender.name / "oof.csv")[["id", "fold"]] for contender in CONTENDERS]
+    for other in folds[1:]:
+        pd.testing.assert_frame_equal(other, folds[0])
+
+
+def test_a_comparison_goes_on_where_it_stopped(compared, arena, monkeypatch):
+    table, out = compared
+    shutil.rmtree(out / "tie")
+    trained = []
+    train = comparison._train
+    monkeypatch.setattr(
+        comparison, "_train", lambda contender, *rest: (trained.append(contender.name), train(contender, *rest))
+    )
+    again = compare(CONTENDERS, arena / "train.csv", out, folds=2)
+    assert trained == ["tie"]
+    np.testing.assert_allclose(again["log_loss"], table["log_loss"], atol=1e-9)
+
+
+def test_what_cannot_be_compared(compared, arena, tmp_path, write_csv):
+    _, out = compared
+    with pytest.raises(InputError, match="other rows or folds"):
+        compare(CONTENDERS, arena / "train.csv", out, folds=3)
+    with pytest.raises(InputError, match="prior: trained with other options"):
+        compare([Contender("prior", "prior", ("training.validation_fraction=0.5",))], arena / "train.csv", out, folds=2)
+    with pytest.raises(InputError, match="seeds differ"):
+        compare(
+            [Contender("a", "prior"), Contender("b", "prior", ("seed=1",))], arena / "train.csv", tmp_path / "x", None
+        )
+    with pytest.raises(InputError, match="stands twice"):
+        compare([Contender("a", "prior"), Contender("a", "prior")], arena / "train.csv", tmp_path / "x", None)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(InputError, match="not a comparison"):
+        compare(CONTENDERS, arena / "train.csv", tmp_path / "mine", None)
+    with pytest.raises(InputError, match="bad: its training ended with 2"):
+        compare([Contender("bad", "tiny", ("model.backbone=no/where",))], arena / "train.csv", tmp_path / "y", None)
+
+
+def test_the_softmax_ablation(arena, tmp_path):
+    table = ablate_softmax(
+        "tiny", (*MICRO, "training.swap_augmentation=false"), arena / "train.csv", tmp_path / "a", None
+    )
+    assert table["name"].tolist() == [arm.name for arm in ARMS]
+    by_name = table.set_index("name")
+    plain, log_softmax = by_name.loc["none / softmax, 1 epoch"], by_name.loc["log-softmax / softmax, 1 epoch"]
+    # The identity that theory states, to rounding.
+    assert log_softmax["log_loss"] == pytest.approx(plain["log_loss"], abs=1e-5)
+    assert log_softmax["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-5)
+    assert plain["difference"] == 0
+    # Scores that went through a softmax: bounded loss, bounded probabilities, and bolder without the second softmax.
+    damped, bare = by_name.loc["softmax / softmax, 1 epoch"], by_name.loc["softmax / none, 1 epoch"]
+    assert damped["train_loss"] > SOFTMAX_BOUND
+    assert damped["log_loss"] != bare["log_loss"]
+    assert damped["log_loss"] > -math.log(math.e / (math.e + 2))
+    assert (tmp_path / "a" / "softmax.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "a" / "softmax-1" / "artifact.json").read_text())["preset"] == "tiny"
+    oof = read_oof(tmp_path / "a" / "softmax-1" / "oof.csv")[list(LABEL_COLUMNS)].to_numpy()
+    assert oof.max() <= math.e / (math.e + 2) + 1e-9
+
+
+def test_the_bound():
+    assert pytest.approx(0.5514, abs=1e-4) == SOFTMAX_BOUND
