@@ -105,8 +105,9 @@ class EncoderOptions:
     scores: str = "logits"
     """What the loss and the inference take for logits: the head's `logits`, or their `softmax` or `log-softmax` (the report's
     ablation)."""
-    attention: str = "fused"
-    """How DeBERTa's attention is computed: `fused`, or `eager` as in transformers. The same numbers, the former faster."""
+    attention: str = "eager"
+    """How DeBERTa's attention is computed: `eager` as in transformers, or `fused` (`humanpref.models.disentangled`), the same to
+    rounding. Which is faster depends on the device and the length."""
     scratch_vocabulary: int = 1_500
     """Tokenizer size of the `scratch` backbone."""
     scratch_hidden_size: int = 48

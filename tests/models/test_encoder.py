@@ -197,7 +197,7 @@ def test_branches_stand_side_by_side(pairs, tokenizer):
 def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     seen = {}
 
-    def spy(module, collate, labels, weights, *rest):
+    def spy(module, collate, labels, weights, *rest, **named):
         seen.update(collate=collate, labels=labels, weights=weights)
         return {}
 

@@ -4,10 +4,9 @@ The scores of DeBERTa are, for query i and key j at the distance bucket b(i - j)
 
     (q_i · k_j  +  q_i · kr_b  +  k_j · qr_b) / sqrt(3 d)
 
-transformers 5 computes the last two terms against every bucket, gathers them into two matrices of length x length by index
-tensors of the same size, and goes over the scores six more times to scale, add and mask. Here the scale goes into q and k, only
-the buckets that occur at this length are multiplied, the distances are laid out once per length so that a strided view does
-what the gather did, and the masked sum of both terms is the attention bias of `scaled_dot_product_attention`.
+transformers 5 computes the last two terms against every bucket and goes over the scores six more times to scale, add and mask.
+Here the scale goes into q and k, the mask into the smaller of the two terms before it is spread, only the buckets that occur at
+this length are multiplied, and the sum of both terms is the attention bias of `scaled_dot_product_attention`.
 
 Masked queries attend to real keys here and to nothing there; nothing reads their outputs.
 
@@ -126,10 +125,10 @@ def _by_distance(terms: Tensor, table: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (n, heads, length, length): entry (i, j) is terms[i, table[j - i + length - 1]]. A view of a matrix of width
-        2 length - 1, in which each row starts one place earlier than the row above.
+        (n, heads, length, length): entry (i, j) is terms[i, table[j - i + length - 1]].
     """
-    spread = terms.index_select(-1, table).contiguous()
-    rows, heads, length, width = spread.shape
-    strides = (heads * length * width, length * width, width - 1, 1)
-    return spread.as_strided((rows, heads, length, length), strides, spread.storage_offset() + length - 1)
+    length = terms.shape[2]
+    # Row i of the index is the table from place length - 1 - i on. (index_select on the columns and a strided view, which need
+    # no such matrix, were tried: on the CPU index_select took half of the whole forward pass.)
+    index = table.unfold(0, length, 1).flip(0)
+    return terms.gather(-1, index.expand(*terms.shape[:2], length, length))
