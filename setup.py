@@ -35,9 +35,17 @@ setup(
             "transformers>=4.57",
             "tokenizers>=0.22",
             "accelerate>=1.0",
+            "peft>=0.17",
             "sentencepiece>=0.2",
             "protobuf>=5",
         ],
+        # The feature models. xgboost-cpu is the same module as xgboost without half a gigabyte of CUDA; either will do.
+        "boosted": [
+            "lightgbm>=4.3",
+            "xgboost-cpu>=3.0; platform_system != 'Darwin' and platform_machine in 'x86_64 AMD64'",
+            "xgboost>=3.0; platform_system == 'Darwin' or platform_machine not in 'x86_64 AMD64'",
+        ],
+        "nltk": ["nltk>=3.9"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2.4 imports six without declaring it.
         "kaggle": ["kaggle==2.2.4", "six", "setuptools>=77"],
         "figures": ["matplotlib>=3.8"],
