@@ -23,7 +23,6 @@ PRECISIONS = ("auto", "bf16", "fp16", "no")
 INPUTS = ("dual", "joint")
 TRUNCATIONS = ("parts", "end")
 HEADS = ("linear", "interaction", "attention", "davidson", "rao-kupper")
-ATTENTIONS = ("fused", "eager")
 LOSSES = ("cross-entropy", "dpo-like", "distillation")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
@@ -105,9 +104,6 @@ class EncoderOptions:
     scores: str = "logits"
     """What the loss and the inference take for logits: the head's `logits`, or their `softmax` or `log-softmax` (the report's
     ablation)."""
-    attention: str = "eager"
-    """How DeBERTa's attention is computed: `eager` as in transformers, or `fused` (`humanpref.models.disentangled`), the same to
-    rounding. Which is faster depends on the device and the length."""
     scratch_vocabulary: int = 1_500
     """Tokenizer size of the `scratch` backbone."""
     scratch_hidden_size: int = 48
@@ -126,7 +122,6 @@ class EncoderOptions:
             ("truncation", TRUNCATIONS),
             ("head", HEADS),
             ("scores", SCORES),
-            ("attention", ATTENTIONS),
         ):
             _check(getattr(self, name) in known, f"model.{name}", f"one of {', '.join(known)}", getattr(self, name))
         _check(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout)

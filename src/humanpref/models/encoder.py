@@ -17,12 +17,12 @@ from transformers.utils.logging import disable_progress_bar
 from humanpref.config import EncoderInference, EncoderOptions, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.models.base import Model, Validation, as_probabilities, check_names
-from humanpref.models.disentangled import fuse_attention
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.scratch import scratch_config, train_tokenizer
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
+from humanpref.training.batching import token_batches
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
 from humanpref.training.predict import normalised, predict_logits
@@ -35,6 +35,8 @@ disable_progress_bar()
 STATE_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"
 SCRATCH = "scratch"
+BACKBONE_TOKENS = {True: 16_384, False: 1_024}
+"""Tokens that the backbone reads in one call, on a GPU and on a CPU. A CPU is as fast with few; a GPU needs many to be busy."""
 
 
 class PairEncoder(nn.Module):
@@ -49,8 +51,6 @@ class PairEncoder(nn.Module):
         # The pooler (tanh over the first token) is not part of this model: its weights would be trained by nothing.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
-        if options.attention == "fused":
-            fuse_attention(backbone)
         config = backbone.config
         self.backbone = backbone
         self.encoded = {"dual": encoded_dual, "joint": encoded_joint}[options.inputs]
@@ -66,11 +66,11 @@ class PairEncoder(nn.Module):
         """Return (n, 2, 3): the head's logits for both orders of A and B, the second as the exchanged row would have them."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, parts: Tensor, **types: Tensor) -> Tensor:
-        """Logits (n, 3) from inputs of shape (n, sequences, length); all sequences go through the backbone in one call."""
+        """Logits (n, 3) from inputs of shape (n, sequences, length), padded on the right."""
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
         flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
-        hidden = self.backbone(**flat).last_hidden_state.reshape(rows, sequences, length, -1)
+        hidden = hidden_states(self.backbone, flat).reshape(rows, sequences, length, -1)
         # The head costs nothing; in half precision its logits would be good to three digits only.
         with torch.autocast(hidden.device.type, enabled=False):
             encoded = self.encoded(hidden, attention_mask, parts)
@@ -78,6 +78,25 @@ class PairEncoder(nn.Module):
             if self.both_orders:
                 logits = torch.stack([logits, self.head(encoded.swapped())], dim=1)
             return self.scores(logits)
+
+
+def hidden_states(backbone: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The backbone's last hidden states, (m, length, width), zeros at the padding that it did not have to read.
+
+    Sequences of similar length go through the backbone together, without the padding that the longest of all would cost them
+    (the two branches of a row differ, too). Inputs are (m, length), padded on the right.
+    """
+    mask = inputs["attention_mask"]
+    lengths = mask.sum(dim=1).cpu().numpy()
+    length = mask.shape[1]
+    batches = token_batches(lengths, BACKBONE_TOKENS[mask.device.type == "cuda"])
+    made = []
+    for rows in batches:
+        longest = max(1, int(lengths[rows].max()))
+        part = {name: tensor[torch.from_numpy(rows).to(tensor.device), :longest] for name, tensor in inputs.items()}
+        made.append(nn.functional.pad(backbone(**part).last_hidden_state, (0, 0, 0, length - longest)))
+    order = np.argsort(np.concatenate(batches))
+    return torch.cat(made)[torch.from_numpy(order).to(mask.device)]
 
 
 class EncoderModel(Model):
