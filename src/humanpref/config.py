@@ -97,6 +97,8 @@ class EncoderOptions:
     head: str = "linear"
     """`linear` (the report's), `interaction` ([a, b, a-b, a*b]), `attention` (the answers attend to each other), or the tie-aware
     `davidson` and `rao-kupper`, which exchange A and B exactly with dual inputs."""
+    sizes: bool = False
+    """Show the head how long the prompt and each response are, in log characters before truncation: mean pooling forgets it."""
     layer_norm: bool = False
     """LayerNorm before the head's first layer."""
     dropout: float = 0.0

@@ -55,7 +55,7 @@ def test_what_the_vectors_are_means_of():
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_gives_finite_logits_and_trains_all_its_weights(name, layer_norm):
     torch.manual_seed(1)
-    head = build_head(name, WIDTH, 0.1, layer_norm, attention_heads=2)
+    head = build_head(name, WIDTH, False, 0.1, layer_norm, attention_heads=2)
     logits = head(encoded_dual(*batch()))
     assert logits.shape == (5, 3)
     assert torch.isfinite(logits).all()
@@ -72,7 +72,7 @@ def test_every_head_gives_finite_logits_and_trains_all_its_weights(name, layer_n
 @pytest.mark.parametrize("name", HEADS)
 def test_equivariant_heads_swap_exactly_and_the_others_say_that_they_do_not(name):
     torch.manual_seed(2)
-    head = build_head(name, WIDTH, 0.1, True, attention_heads=2).eval()
+    head = build_head(name, WIDTH, False, 0.1, True, attention_heads=2).eval()
     hidden, mask, parts = batch()
     with torch.inference_mode():
         own = head(encoded_dual(hidden, mask, parts)).softmax(dim=-1)
@@ -90,7 +90,7 @@ def test_padding_does_not_reach_a_head():
     longer = torch.cat([hidden, torch.full((5, 2, 3, WIDTH), float("nan"))], dim=2)
     pad = torch.zeros(5, 2, 3, dtype=torch.long)
     for name in HEADS:
-        head = build_head(name, WIDTH, 0.0, False, attention_heads=2).eval()
+        head = build_head(name, WIDTH, False, 0.0, False, attention_heads=2).eval()
         with torch.inference_mode():
             short = head(encoded_dual(hidden, mask, parts))
             long = head(encoded_dual(longer.nan_to_num(7.0), torch.cat([mask, pad], 2), torch.cat([parts, pad], 2)))

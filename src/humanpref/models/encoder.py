@@ -55,7 +55,12 @@ class PairEncoder(nn.Module):
         self.backbone = backbone
         self.encoded = {"dual": encoded_dual, "joint": encoded_joint}[options.inputs]
         self.head = build_head(
-            options.head, config.hidden_size, options.dropout, options.layer_norm, config.num_attention_heads
+            options.head,
+            config.hidden_size,
+            options.sizes,
+            options.dropout,
+            options.layer_norm,
+            config.num_attention_heads,
         )
         self.scores = {
             "logits": nn.Identity(),
@@ -65,8 +70,15 @@ class PairEncoder(nn.Module):
         self.both_orders = False
         """Return (n, 2, 3): the head's logits for both orders of A and B, the second as the exchanged row would have them."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, parts: Tensor, **types: Tensor) -> Tensor:
-        """Logits (n, 3) from inputs of shape (n, sequences, length), padded on the right."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        parts: Tensor,
+        sizes: Tensor | None = None,
+        **types: Tensor,
+    ) -> Tensor:
+        """Logits (n, 3) from inputs (n, sequences, length), padded on the right, and sizes (n, 3) where the head sees them."""
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
         flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
@@ -74,6 +86,8 @@ class PairEncoder(nn.Module):
         # The head costs nothing; in half precision its logits would be good to three digits only.
         with torch.autocast(hidden.device.type, enabled=False):
             encoded = self.encoded(hidden, attention_mask, parts)
+            if sizes is not None:
+                encoded = encoded.with_sizes(sizes)
             logits = self.head(encoded)
             if self.both_orders:
                 logits = torch.stack([logits, self.head(encoded.swapped())], dim=1)
@@ -225,7 +239,8 @@ class EncoderModel(Model):
 
 
 class PairCollate:
-    """From row numbers to the encoder's inputs, each (n, sequences, length) int64, padded to the longest sequence of the batch.
+    """From row numbers to the encoder's inputs, each (n, sequences, length) int64, padded to the longest sequence of the batch;
+    `sizes`, where they are wanted, is (n, 3) float32.
 
     `lengths` is (n,): what a row costs in tokens, its longest sequence times their number.
     """
@@ -241,6 +256,7 @@ class PairCollate:
         self.lengths = self.sequences * np.array(longest, dtype=np.int64)
         self.pad = tokenizer.pad_token_id
         self.has_types = getattr(config, "type_vocab_size", 0) > 1
+        self.sizes = text_sizes(pairs) if options.sizes else None
 
     def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
         shape = (len(rows), self.sequences, int(self.lengths[rows].max()) // self.sequences)
@@ -255,7 +271,15 @@ class PairCollate:
                 batch["token_type_ids"][i, j, :end] = sequence.types
         if not self.has_types:
             del batch["token_type_ids"]
+        if self.sizes is not None:
+            batch["sizes"] = self.sizes[rows]
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def text_sizes(pairs: pd.DataFrame) -> np.ndarray:
+    """(n, 3) float32: the log characters of prompt, A and B, shifted and scaled so that common texts lie between -2 and 2."""
+    sizes = [[np.log1p(sum(map(len, turns))) for turns in pairs[column]] for column in TEXT_COLUMNS]
+    return ((np.array(sizes).T - 6) / 2).astype(np.float32)
 
 
 # What transformers raises for a folder that is not what it should be.
