@@ -102,6 +102,20 @@ def test_a_folds_artifact_predicts_the_mean_of_its_models(folds_artifact, arena)
     np.testing.assert_allclose(folds_artifact.predict_proba(rows), np.mean(each, axis=0), atol=1e-12)
 
 
+def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypatch):
+    def of_seed(model, rows):
+        return np.tile({42: [0.6, 0.2, 0.2], 43: [0.2, 0.4, 0.4]}[model.config.seed], (len(rows), 1))
+
+    monkeypatch.setattr(PriorModel, "predict_proba", of_seed)
+    config = load_config("prior", overrides=["training.seeds=2"])
+    artifact = train(config, arena / "train.csv", tmp_path / "a", folds=2)
+    assert artifact.facts["members"] == ["fold-0-seed-42", "fold-0-seed-43", "fold-1-seed-42", "fold-1-seed-43"]
+    oof = read_oof(artifact.folder / "oof.csv")
+    np.testing.assert_array_equal(oof["fold"], grouped_folds(pairs, 2, seed=42))
+    np.testing.assert_allclose(oof[list(LABEL_COLUMNS)], np.tile([0.4, 0.3, 0.3], (len(pairs), 1)))
+    np.testing.assert_allclose(artifact.predict_proba(pairs[:1]), [[0.4, 0.3, 0.3]])
+
+
 def test_several_artifacts_are_averaged(folds_artifact, arena, tmp_path):
     prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
     rows = read_pairs(arena / "test.csv")

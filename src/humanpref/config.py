@@ -41,8 +41,12 @@ class HoldOut:
     validation_fraction: float = 0.2
     """Share of the rows that `train` without `--folds` holds out, grouped by prompt: 0 (train on every row) or one part of
     several, 1/2, 1/3, 0.25, 0.2 …"""
+    seeds: int = 1
+    """Train so many models in place of each one, from the seeds `seed`, `seed + 1` …, and average their probabilities. The split
+    and the folds stay those of `seed`."""
 
     def __post_init__(self) -> None:
+        _check(self.seeds >= 1, "training.seeds", "at least 1", self.seeds)
         fraction = self.validation_fraction
         fits = fraction == 0 or (0 < fraction <= 0.5 and abs(1 / fraction - round(1 / fraction)) < 0.01)
         _check(fits, "training.validation_fraction", "0, or 1/k for a whole number k from 2 on", fraction)

@@ -1,5 +1,6 @@
 """One run: labelled rows in, an artifact out; artifacts and rows in, probabilities out."""
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -64,19 +65,20 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
         assigned = grouped_folds(pairs, folds, config.seed)
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
     _check_weights(pairs, held, train_csv)
+    members = _members(held, config)
     main = os.environ.get("RANK", "0") == "0"
     work = _open_partial(out, run) if main else out.with_name(out.name + ".partial")
     try:
-        for number, (member, mask) in enumerate(held.items(), start=1):
+        for number, (member, (name, seeded)) in enumerate(members.items(), start=1):
             if (work / member).is_dir():
                 logger.info("%s: done before", work / member)
                 continue
-            if len(held) > 1:
-                logger.info("model %d of %d", number, len(held))
-            _fit_member(config, pairs, mask, work / member, main)
+            if len(members) > 1:
+                logger.info("model %d of %d", number, len(members))
+            _fit_member(seeded, pairs, held[name], work / member, main)
     finally:
         # A run that failed before its first model was done leaves nothing behind.
-        if main and not any((work / name).exists() for member in held for name in (member, f"{member}{CHECKPOINT}")):
+        if main and not any((work / name).exists() for member in members for name in (member, f"{member}{CHECKPOINT}")):
             shutil.rmtree(work)
     if not main:
         return None
@@ -103,6 +105,17 @@ def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
             artifact.folder / METRICS_FILE,
         )
     return summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
+
+
+def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:
+    """The models to train: by folder, the split that each leaves out and its configuration, which differs in the seed only."""
+    if config.training.seeds == 1:
+        return {name: (name, config) for name in held}
+    return {
+        f"{name}-seed-{config.seed + i}": (name, dataclasses.replace(config, seed=config.seed + i))
+        for name in held
+        for i in range(config.training.seeds)
+    }
 
 
 def _check_weights(pairs: pd.DataFrame, held: dict[str, np.ndarray], source: str | Path) -> None:
@@ -155,7 +168,8 @@ def _fit_member(config: Config, pairs: pd.DataFrame, held: np.ndarray, folder: P
 
 def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], run: dict[str, Any], work: Path) -> None:
     """Gather the members' held-out predictions and figures, and write what makes the folder an artifact."""
-    members = {name: read_json(work / name / MEMBER_FILE) for name in held}
+    names = {member: name for member, (name, _) in _members(held, config).items()}
+    members = {member: read_json(work / member / MEMBER_FILE) for member in names}
     seconds = sum(member["seconds"] for member in members.values())
     metrics: dict[str, Any] = {"seconds": seconds, "members": members}
     steps = [member["training"]["seconds_per_step"] for member in members.values() if "training" in member]
@@ -163,14 +177,14 @@ def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], ru
         metrics["seconds_per_step"] = float(np.mean(steps))
     predicted = np.any(list(held.values()), axis=0)
     if predicted.any():
-        probabilities, prior, fold = (
-            np.empty((len(pairs), 3)),
-            np.empty((len(pairs), 3)),
-            np.empty(len(pairs), dtype=np.int64),
-        )
-        for number, (name, mask) in enumerate(held.items()):
-            probabilities[mask] = read_oof(work / name / OOF_FILE)[list(LABEL_COLUMNS)].to_numpy()
-            prior[mask], fold[mask] = members[name]["prior"], number
+        probabilities, prior = np.zeros((len(pairs), 3)), np.empty((len(pairs), 3))
+        fold = np.empty(len(pairs), dtype=np.int64)
+        folds = list(held)
+        for member, name in names.items():
+            mask = held[name]
+            of_member = read_oof(work / member / OOF_FILE)[list(LABEL_COLUMNS)].to_numpy()
+            probabilities[mask] += of_member / config.training.seeds
+            prior[mask], fold[mask] = members[member]["prior"], folds.index(name)
         rows = pairs[predicted]
         write_oof(work / OOF_FILE, rows, probabilities[predicted], fold[predicted])
         figures = summarise(labels_of(rows), probabilities[predicted], prior[predicted], prompt_keys(rows))
@@ -183,7 +197,7 @@ def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], ru
     prior_of_all = np.average(labels_of(learned), axis=0, weights=weights_of(learned))
     backbone = next(iter(members.values())).get("backbone")
     write_json(
-        work / FACTS_FILE, facts_of(config, list(held), prior_of_all, len(learned), run["data_sha256"], backbone)
+        work / FACTS_FILE, facts_of(config, list(members), prior_of_all, len(learned), run["data_sha256"], backbone)
     )
 
 

@@ -24,8 +24,8 @@ from transformers import (
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models import build_model, load_model
-from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
+from humanpref.models import build_model, encoder, load_model
+from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer, text_sizes
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
 
@@ -211,3 +211,30 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     np.testing.assert_array_equal(first[0].ids, mirrored[1].ids)
     np.testing.assert_array_equal(first[1].ids, mirrored[0].ids)
     assert not np.array_equal(first[0].ids, first[1].ids)
+
+
+def test_sizes_are_those_of_the_whole_texts(pairs, folder_of):
+    long = pairs[:2].assign(response_a=[("word " * 5_000,), ("",)])
+    sizes = text_sizes(long)
+    np.testing.assert_allclose(sizes[:, 1], [(np.log1p(25_000) - 6) / 2, -3], rtol=1e-6)
+    config = config_with(folder_of(*ENCODERS["deberta"]()), "model.sizes=true", "model.max_length=32")
+    model = EncoderModel(config).fit(pairs, labels_of(pairs))
+    longer = long.assign(response_a=[("word " * 500,), ("",)])  # cut to the same 32 tokens
+    assert not np.allclose(model.predict_proba(long)[0], model.predict_proba(longer)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["deberta", "bert"])
+def test_sequences_read_by_length_give_what_they_give_together(name, folder_of, monkeypatch):
+    backbone = load_backbone(str(folder_of(*ENCODERS[name]()))).eval()
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([3, 17, 1, 32, 9, 30, 0])
+    mask = (torch.arange(32) < lengths[:, None]).long()
+    ids = torch.randint(5, 100, mask.shape, generator=generator) * mask
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    with torch.inference_mode():
+        together = backbone(**inputs).last_hidden_state
+        monkeypatch.setitem(encoder.BACKBONE_TOKENS, False, 40)
+        apart = encoder.hidden_states(backbone, inputs)
+    assert apart.shape == together.shape
+    torch.testing.assert_close(apart[mask.bool()], together[mask.bool()], atol=1e-5, rtol=0)
+    assert (apart[0, 4:] == 0).all()

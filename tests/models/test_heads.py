@@ -84,6 +84,22 @@ def test_equivariant_heads_swap_exactly_and_the_others_say_that_they_do_not(name
     assert difference < 1e-6 if head.equivariant else difference > 1e-3
 
 
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_sees_the_sizes_of_each_side(name):
+    torch.manual_seed(4)
+    head = build_head(name, WIDTH, True, 0.0, False, attention_heads=2).eval()
+    encoded, sizes = encoded_dual(*batch()), torch.randn(5, 3)
+    with torch.inference_mode():
+        own = head(encoded.with_sizes(sizes)).softmax(dim=-1)
+        swapped = head(encoded.swapped().with_sizes(sizes[:, [0, 2, 1]])).softmax(dim=-1)
+        longer = head(encoded.with_sizes(sizes + torch.tensor([0.0, 1.0, 0.0]))).softmax(dim=-1)
+        exchanged = head(encoded.with_sizes(sizes).swapped()).softmax(dim=-1)
+    torch.testing.assert_close(swapped, exchanged)
+    assert (longer - own).abs().max() > 1e-3
+    if head.equivariant:
+        torch.testing.assert_close(swapped[:, [1, 0, 2]], own, atol=1e-6, rtol=0)
+
+
 def test_padding_does_not_reach_a_head():
     torch.manual_seed(3)
     hidden, mask, parts = batch()
