@@ -1,0 +1,356 @@
+"""The speed of training and inference of a dual-branch encoder: the report's recipe, transformers' Trainer, and ours.
+
+    python benchmarks/encoder_speed.py --train CSV --backbone FOLDER --rows 128 [--json FILE] [--threads N]
+
+Three arms on the same rows, weights and precision, side by side in one process:
+
+report    both sequences padded to max_length, batches of 16 in a fixed order.
+trainer   transformers' Trainer with length grouping and padding to the longest of a batch; for inference the rows are sorted by
+          length first (its own grouping would give predictions in another order).
+ours      `humanpref.training`: windows drawn at random, what goes through the backbone together is of similar length.
+
+Each is one epoch of AdamW steps of 16 rows (in micro-batches of 4, so that it fits into memory), then inference over the same
+rows. Before that, the arms predict with the same untrained head, and the largest difference between their probabilities is
+`max_difference`. Tokens are counted where the backbone reads them: padding share = 1 - real / read. Peak memory is that of the
+process while the arm runs, or the GPU's. `--rounds` repeats the whole and takes each arm's fastest round.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments, get_linear_schedule_with_warmup
+
+from humanpref.comparison import markdown
+from humanpref.config import Config, load_config
+from humanpref.data import labels_of, read_pairs
+from humanpref.models import encoder
+from humanpref.models.encoder import PairCollate, PairEncoder, load_backbone, load_tokenizer
+from humanpref.training.loop import train
+from humanpref.training.losses import loss_of
+from humanpref.training.precision import DTYPES, processes, resolve
+from humanpref.training.predict import predict_logits, softmax
+
+BATCH, MICRO_BATCH = 16, 4
+
+
+@dataclass
+class Task:
+    """What every arm gets: rows as token ids, labels, and a fresh model with the same weights each time."""
+
+    config: Config
+    collate: PairCollate
+    labels: np.ndarray
+    backbone: nn.Module
+    device: torch.device
+
+    def model(self) -> nn.Module:
+        torch.manual_seed(self.config.seed)
+        self.backbone = load_backbone(self.config.model.backbone)
+        return PairEncoder(self.backbone, self.config.model).to(self.device)
+
+    def autocast(self) -> Any:
+        dtype = DTYPES.get(resolve("auto", self.device))
+        return torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+@dataclass
+class Meter:
+    """Seconds, tokens and memory of what runs inside `measured`."""
+
+    seconds: float = 0.0
+    read: int = 0
+    real: int = 0
+    memory: float = 0.0
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    @contextmanager
+    def measured(self, model: PairEncoder, device: torch.device) -> Iterator[None]:
+        def count(_: nn.Module, __: tuple, inputs: dict[str, Tensor]) -> None:
+            self.read += inputs["input_ids"].numel()
+            self.real += int(inputs["attention_mask"].sum())
+
+        hook = model.backbone.register_forward_pre_hook(count, with_kwargs=True)
+        reset_peak(device)
+        started = time.perf_counter()
+        yield
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.seconds = time.perf_counter() - started
+        self.memory = peak(device)
+        hook.remove()
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+
+
+def peak(device: torch.device) -> float:
+    """GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**20
+
+
+@contextmanager
+def one_call(device: torch.device) -> Iterator[None]:
+    """The backbone reads all sequences of a batch in one call, as it does without our grouping."""
+    key, before = device.type == "cuda", dict(encoder.BACKBONE_TOKENS)
+    encoder.BACKBONE_TOKENS[key] = 10**9
+    try:
+        yield
+    finally:
+        encoder.BACKBONE_TOKENS.update(before)
+
+
+class Report:
+    """Everything padded to max_length, rows as they come."""
+
+    def fit(self, task: Task, model: nn.Module) -> None:
+        rows = len(task.labels)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=task.config.training.learning_rate)
+        schedule = get_linear_schedule_with_warmup(optimizer, 0, -(-rows // BATCH))
+        scaler = torch.amp.GradScaler(task.device.type, enabled=resolve("auto", task.device) == "fp16")
+        labels = torch.tensor(task.labels, dtype=torch.float32, device=task.device)
+        model.train()
+        with one_call(task.device):
+            for start in range(0, rows, BATCH):
+                window = np.arange(start, min(start + BATCH, rows))
+                for first in range(0, len(window), MICRO_BATCH):
+                    own = window[first : first + MICRO_BATCH]
+                    with task.autocast():
+                        logits = model(**self.padded(task, own))
+                    loss = nn.functional.cross_entropy(logits.float(), labels[own], reduction="sum") / len(window)
+                    scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                schedule.step()
+                optimizer.zero_grad()
+
+    def predict(self, task: Task, model: nn.Module) -> np.ndarray:
+        model.eval()
+        made = []
+        with one_call(task.device), torch.inference_mode(), task.autocast():
+            for start in range(0, len(task.labels), BATCH):
+                rows = np.arange(start, min(start + BATCH, len(task.labels)))
+                made.append(model(**self.padded(task, rows)).double().cpu().numpy())
+        return softmax(np.concatenate(made))
+
+    def padded(self, task: Task, rows: np.ndarray) -> dict[str, Tensor]:
+        batch = task.collate(rows)
+        missing = task.config.model.max_length - batch["input_ids"].shape[-1]
+        fill = {"input_ids": task.collate.pad}
+        return {
+            name: nn.functional.pad(tensor, (0, missing), value=fill.get(name, 0)).to(task.device)
+            for name, tensor in batch.items()
+        }
+
+
+class WithLoss(nn.Module):
+    """The model as transformers' Trainer wants it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        logits = self.model(**inputs)
+        return {"loss": nn.functional.cross_entropy(logits.float(), labels), "logits": logits}
+
+
+class Transformers:
+    """transformers' Trainer, length grouping and dynamic padding."""
+
+    def trainer(self, task: Task, model: nn.Module, folder: str) -> Trainer:
+        precision = resolve("auto", task.device)
+        arguments = {
+            "output_dir": folder,
+            "per_device_train_batch_size": MICRO_BATCH,
+            "gradient_accumulation_steps": BATCH // MICRO_BATCH,
+            "per_device_eval_batch_size": BATCH,
+            "num_train_epochs": 1,
+            "learning_rate": task.config.training.learning_rate,
+            "max_grad_norm": 0.0,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "remove_unused_columns": False,
+            "label_names": ["labels"],
+            "fp16": precision == "fp16",
+            "bf16": precision == "bf16",
+            "use_cpu": task.device.type == "cpu",
+            "logging_strategy": "no",
+        }
+        try:
+            made = TrainingArguments(**arguments, group_by_length=True)
+        except TypeError:  # as it is called from 5.1 on
+            made = TrainingArguments(**arguments, train_sampling_strategy="group_by_length")
+
+        def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+            rows = np.array([item["row"] for item in items])
+            return {**task.collate(rows), "labels": torch.tensor(task.labels[rows], dtype=torch.float32)}
+
+        trainer = Trainer(WithLoss(model), made, data_collator=collate, train_dataset=self.items(task))
+        trainer.model_accepts_loss_kwargs = False
+        return trainer
+
+    def items(self, task: Task, order: np.ndarray | None = None) -> list[dict[str, Any]]:
+        rows = range(len(task.labels)) if order is None else order
+        # The sampler looks at the length of input_ids only.
+        return [{"row": int(row), "input_ids": range(int(task.collate.lengths[row]))} for row in rows]
+
+    def fit(self, task: Task, model: nn.Module) -> None:
+        with tempfile.TemporaryDirectory() as folder, one_call(task.device):
+            self.trainer(task, model, folder).train()
+
+    def predict(self, task: Task, model: nn.Module) -> np.ndarray:
+        order = np.argsort(-task.collate.lengths, kind="stable")
+        with tempfile.TemporaryDirectory() as folder, one_call(task.device):
+            trainer = self.trainer(task, model, folder)
+            trainer._get_eval_sampler = torch.utils.data.SequentialSampler
+            logits = trainer.predict(self.items(task, order)).predictions
+        made = np.empty_like(logits, dtype=np.float64)
+        made[order] = logits
+        return softmax(made)
+
+
+class Ours:
+    """`humanpref.training` as `humanpref train` and `predict` use it."""
+
+    def fit(self, task: Task, model: nn.Module) -> None:
+        options, seed = task.config.training, task.config.seed
+        train(model, task.collate, task.labels, None, loss_of(options), options, seed, lengths=task.collate.lengths)
+
+    def predict(self, task: Task, model: nn.Module) -> np.ndarray:
+        options = task.config.inference
+        return softmax(
+            predict_logits(model, task.collate, task.collate.lengths, options.batch_tokens, options.precision)
+        )
+
+
+ARMS = {"report": Report(), "trainer": Transformers(), "ours": Ours()}
+
+
+def measure(task: Task, rounds: int) -> dict[str, dict[str, Meter]]:
+    """For each arm its fastest round of `train` and of `predict`; the arms take turns."""
+    best: dict[str, dict[str, Meter]] = {}
+    for _ in range(rounds):
+        for name, arm in ARMS.items():
+            print(f"{name} …", flush=True)
+            model = task.model()
+            steps: dict[str, Callable[[], Any]] = {
+                "predict": lambda arm=arm, model=model: arm.predict(task, model),
+                "train": lambda arm=arm, model=model: arm.fit(task, model),
+            }
+            for step, run in steps.items():
+                meter = Meter()
+                with meter.measured(model, task.device):
+                    made = run()
+                if step == "predict":
+                    meter.probabilities = made
+                kept = best.setdefault(name, {}).get(step)
+                if kept is None or meter.seconds < kept.seconds:
+                    best[name][step] = meter
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, required=True, help="labelled rows")
+    parser.add_argument("--backbone", required=True, help="a folder with an encoder's weights and tokenizer")
+    parser.add_argument("--rows", type=int, default=128, help="so many rows, drawn from all (default 128)")
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="of torch on the CPU")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore")
+
+    config = load_config(
+        "deberta-v3-small",
+        None,
+        (f"model.backbone={options.backbone}", f"model.max_length={options.max_length}"),
+    )
+    pairs = read_pairs(options.train, labels=True)
+    rows = np.random.default_rng(0).permutation(len(pairs))[: options.rows]
+    pairs = pairs.iloc[rows].reset_index(drop=True)
+    backbone = load_backbone(options.backbone)
+    collate = PairCollate(pairs, load_tokenizer(options.backbone), backbone.config, config.model)
+    task = Task(config, collate, labels_of(pairs), backbone, processes().device)
+    best = measure(task, options.rounds)
+
+    records = []
+    for step in ("train", "predict"):
+        for name in ARMS:
+            meter = best[name][step]
+            records.append(
+                {
+                    "step": step,
+                    "arm": name,
+                    "rows_per_second": len(pairs) / meter.seconds,
+                    "useful_tokens_per_second": meter.real / meter.seconds,
+                    "padding_share": 1 - meter.real / meter.read,
+                    "peak_memory_gib": meter.memory,
+                }
+            )
+    table = pd.DataFrame(records)
+    result: dict[str, Any] = {
+        step: {f"vs_{other}": best[other][step].seconds / best["ours"][step].seconds for other in ("report", "trainer")}
+        for step in ("train", "predict")
+    }
+    made = [best[name]["predict"].probabilities for name in ARMS]
+    result["max_difference"] = float(max(np.abs(a - b).max() for a in made for b in made))
+    device = torch.cuda.get_device_name(task.device) if task.device.type == "cuda" else "cpu"
+    result |= {"rows": len(pairs), "device": device, "threads": torch.get_num_threads(), "arms": records}
+    result["matmul_peak_gflops"] = matmul_peak(task)
+    print(markdown(table), end="")
+    for step in ("train", "predict"):
+        print(step, ", ".join(f"{name} {ratio:.2f}" for name, ratio in result[step].items()))
+    print(f"largest difference in probability {result['max_difference']:.2g}")
+    layer_flops = 24 * backbone.config.num_hidden_layers * backbone.config.hidden_size**2
+    for step, passes in (("train", 3), ("predict", 1)):
+        share = passes * layer_flops * best["ours"][step].real / best["ours"][step].seconds / 1e9
+        result[step]["share_of_matmul_peak"] = share / result["matmul_peak_gflops"]
+        print(
+            f"{step}: the linear layers' products over real tokens alone are {share:.0f} GFLOP/s, "
+            f"{result[step]['share_of_matmul_peak']:.0%} of the {result['matmul_peak_gflops']:.0f} of one large product"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def matmul_peak(task: Task) -> float:
+    """GFLOP/s of a large product in the precision of the run."""
+    size = 2_048 if task.device.type == "cpu" else 8_192
+    dtype = DTYPES.get(resolve("auto", task.device)) or torch.float32
+    a = torch.randn(size, size, device=task.device, dtype=dtype)
+    seconds = []
+    for _ in range(5):
+        if task.device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        product = a @ a
+        float(product[0, 0])
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+if __name__ == "__main__":
+    main()
