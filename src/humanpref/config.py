@@ -24,6 +24,7 @@ INPUTS = ("dual", "joint")
 TRUNCATIONS = ("parts", "end")
 HEADS = ("linear", "interaction", "attention", "davidson", "rao-kupper")
 LOSSES = ("cross-entropy", "dpo-like", "distillation")
+OFFSETS = ("none", "sparse")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
 SECTIONS = ("model", "training", "inference")
@@ -101,8 +102,12 @@ class EncoderOptions:
     head: str = "linear"
     """`linear` (the report's), `interaction` ([a, b, a-b, a*b]), `attention` (the answers attend to each other), or the tie-aware
     `davidson` and `rao-kupper`, which exchange A and B exactly with dual inputs."""
-    sizes: bool = False
-    """Show the head how long the prompt and each response are, in log characters before truncation: mean pooling forgets it."""
+    zero_start: bool = False
+    """Let the head's last layer start at zero, so that the first prediction is a third each and not chance: with few rows, chance
+    is most of what a head ends with."""
+    offset: str = "none"
+    """`sparse`: fit a `sparse` model first and let the encoder learn what its logits leave unexplained (they are added to the
+    head's; for the training rows those of models that did not see the row). `none`: start from nothing."""
     layer_norm: bool = False
     """LayerNorm before the head's first layer."""
     dropout: float = 0.0
@@ -128,6 +133,7 @@ class EncoderOptions:
             ("truncation", TRUNCATIONS),
             ("head", HEADS),
             ("scores", SCORES),
+            ("offset", OFFSETS),
         ):
             _check(getattr(self, name) in known, f"model.{name}", f"one of {', '.join(known)}", getattr(self, name))
         _check(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout)

@@ -1,5 +1,6 @@
 """The way of a pretrained encoder: from a folder, through fine-tuning, to strict loading; and folders that are none."""
 
+import dataclasses
 import json
 import shutil
 
@@ -25,7 +26,7 @@ from transformers import (
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, encoder, load_model
-from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer, text_sizes
+from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
 
@@ -213,14 +214,31 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     assert not np.array_equal(first[0].ids, first[1].ids)
 
 
-def test_sizes_are_those_of_the_whole_texts(pairs, folder_of):
-    long = pairs[:2].assign(response_a=[("word " * 5_000,), ("",)])
-    sizes = text_sizes(long)
-    np.testing.assert_allclose(sizes[:, 1], [(np.log1p(25_000) - 6) / 2, -3], rtol=1e-6)
-    config = config_with(folder_of(*ENCODERS["deberta"]()), "model.sizes=true", "model.max_length=32")
-    model = EncoderModel(config).fit(pairs, labels_of(pairs))
-    longer = long.assign(response_a=[("word " * 500,), ("",)])  # cut to the same 32 tokens
-    assert not np.allclose(model.predict_proba(long)[0], model.predict_proba(longer)[0], atol=1e-4)
+def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(pairs, folder_of, monkeypatch, tmp_path):
+    folder = folder_of(*ENCODERS["deberta"]())
+    learned = []
+    fit = encoder.SparseModel.fit
+    monkeypatch.setattr(
+        encoder.SparseModel, "fit", lambda self, rows, *rest: learned.append(set(rows["id"])) or fit(self, rows, *rest)
+    )
+    seen = []
+    monkeypatch.setattr(encoder, "train", lambda module, collate, *_, **__: seen.append(collate) or {})
+    overrides = ("model.offset=sparse", "model.zero_start=true", "training.swap_augmentation=true")
+    model = EncoderModel(config_with(folder, *overrides)).fit(pairs, labels_of(pairs))
+    # With a head that says nothing, the encoder is the sparse model, in either order.
+    np.testing.assert_allclose(model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6)
+    config = dataclasses.replace(model.config.inference, swap_average=True)
+    model.config = dataclasses.replace(model.config, inference=config)
+    np.testing.assert_allclose(model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6)
+    # Each training row's offset comes from a model without it, and is mirrored with it.
+    assert [len(rows) == len(pairs) for rows in learned] == [True] + [False] * encoder.OFFSET_FOLDS
+    assert set.intersection(*learned[1:]) == set()
+    offset, n = seen[0].offset, len(pairs)
+    np.testing.assert_array_equal(offset[n:], offset[:n][:, [1, 0, 2]])
+    own = np.log(model.offset_.predict_proba(pairs))
+    assert np.abs(offset[:n] - (own - own.mean(axis=1, keepdims=True))).max() > 1e-3
+    model.save(tmp_path / "m")
+    np.testing.assert_allclose(load_model(tmp_path / "m").predict_proba(pairs), model.predict_proba(pairs), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["deberta", "bert"])

@@ -55,7 +55,7 @@ def test_what_the_vectors_are_means_of():
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head_gives_finite_logits_and_trains_all_its_weights(name, layer_norm):
     torch.manual_seed(1)
-    head = build_head(name, WIDTH, False, 0.1, layer_norm, attention_heads=2)
+    head = build_head(name, WIDTH, 0.1, layer_norm, attention_heads=2)
     logits = head(encoded_dual(*batch()))
     assert logits.shape == (5, 3)
     assert torch.isfinite(logits).all()
@@ -72,7 +72,7 @@ def test_every_head_gives_finite_logits_and_trains_all_its_weights(name, layer_n
 @pytest.mark.parametrize("name", HEADS)
 def test_equivariant_heads_swap_exactly_and_the_others_say_that_they_do_not(name):
     torch.manual_seed(2)
-    head = build_head(name, WIDTH, False, 0.1, True, attention_heads=2).eval()
+    head = build_head(name, WIDTH, 0.1, True, attention_heads=2).eval()
     hidden, mask, parts = batch()
     with torch.inference_mode():
         own = head(encoded_dual(hidden, mask, parts)).softmax(dim=-1)
@@ -85,19 +85,19 @@ def test_equivariant_heads_swap_exactly_and_the_others_say_that_they_do_not(name
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_head_sees_the_sizes_of_each_side(name):
+def test_a_head_that_starts_at_zero_tells_no_row_from_another_and_still_learns(name):
     torch.manual_seed(4)
-    head = build_head(name, WIDTH, True, 0.0, False, attention_heads=2).eval()
-    encoded, sizes = encoded_dual(*batch()), torch.randn(5, 3)
-    with torch.inference_mode():
-        own = head(encoded.with_sizes(sizes)).softmax(dim=-1)
-        swapped = head(encoded.swapped().with_sizes(sizes[:, [0, 2, 1]])).softmax(dim=-1)
-        longer = head(encoded.with_sizes(sizes + torch.tensor([0.0, 1.0, 0.0]))).softmax(dim=-1)
-        exchanged = head(encoded.with_sizes(sizes).swapped()).softmax(dim=-1)
-    torch.testing.assert_close(swapped, exchanged)
-    assert (longer - own).abs().max() > 1e-3
-    if head.equivariant:
-        torch.testing.assert_close(swapped[:, [1, 0, 2]], own, atol=1e-6, rtol=0)
+    head = build_head(name, WIDTH, 0.0, True, attention_heads=2, zero_start=True)
+    encoded = encoded_dual(*batch())
+    first = head(encoded).softmax(dim=-1)
+    torch.testing.assert_close(first, first[:1].expand(5, 3))
+    if name != "rao-kupper":
+        torch.testing.assert_close(first, torch.full((5, 3), 1 / 3))
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.5)
+    for _ in range(2):
+        torch.nn.functional.cross_entropy(head(encoded), torch.tensor([0, 1, 2, 0, 1])).backward()
+        optimizer.step()
+    assert (head(encoded).softmax(dim=-1)[0] - head(encoded).softmax(dim=-1)[1]).abs().max() > 1e-3
 
 
 def test_padding_does_not_reach_a_head():
@@ -106,7 +106,7 @@ def test_padding_does_not_reach_a_head():
     longer = torch.cat([hidden, torch.full((5, 2, 3, WIDTH), float("nan"))], dim=2)
     pad = torch.zeros(5, 2, 3, dtype=torch.long)
     for name in HEADS:
-        head = build_head(name, WIDTH, False, 0.0, False, attention_heads=2).eval()
+        head = build_head(name, WIDTH, 0.0, False, attention_heads=2).eval()
         with torch.inference_mode():
             short = head(encoded_dual(hidden, mask, parts))
             long = head(encoded_dual(longer.nan_to_num(7.0), torch.cat([mask, pad], 2), torch.cat([parts, pad], 2)))

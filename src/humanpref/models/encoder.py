@@ -1,5 +1,6 @@
 """Encoders: a backbone reads the prompt with each response (or with both), a head compares what it made of them."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from humanpref.config import EncoderInference, EncoderOptions, GradientTraining
-from humanpref.data import swap_pairs
-from humanpref.models.base import Model, Validation, as_probabilities, check_names
+from humanpref.config import EncoderInference, EncoderOptions, GradientTraining, from_dict, load_config
+from humanpref.data import grouped_folds, prompt_keys, swap_pairs
+from humanpref.files import read_json
+from humanpref.models.base import CONFIG_FILE, Model, Validation, as_probabilities, check_names
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.scratch import scratch_config, train_tokenizer
-from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.models.sparse import SparseModel
+from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
 from humanpref.training.batching import token_batches
@@ -34,6 +37,8 @@ disable_progress_bar()
 
 STATE_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"
+OFFSET_FOLDER = "offset"
+OFFSET_FOLDS = 5
 SCRATCH = "scratch"
 BACKBONE_TOKENS = {True: 16_384, False: 1_024}
 """Tokens that the backbone reads in one call, on a GPU and on a CPU. A CPU is as fast with few; a GPU needs many to be busy."""
@@ -57,10 +62,10 @@ class PairEncoder(nn.Module):
         self.head = build_head(
             options.head,
             config.hidden_size,
-            options.sizes,
             options.dropout,
             options.layer_norm,
             config.num_attention_heads,
+            options.zero_start,
         )
         self.scores = {
             "logits": nn.Identity(),
@@ -75,10 +80,10 @@ class PairEncoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         parts: Tensor,
-        sizes: Tensor | None = None,
+        offset: Tensor | None = None,
         **types: Tensor,
     ) -> Tensor:
-        """Logits (n, 3) from inputs (n, sequences, length), padded on the right, and sizes (n, 3) where the head sees them."""
+        """Logits (n, 3) from inputs (n, sequences, length), padded on the right, and what is added to the logits (n, 3)."""
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
         flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
@@ -86,11 +91,13 @@ class PairEncoder(nn.Module):
         # The head costs nothing; in half precision its logits would be good to three digits only.
         with torch.autocast(hidden.device.type, enabled=False):
             encoded = self.encoded(hidden, attention_mask, parts)
-            if sizes is not None:
-                encoded = encoded.with_sizes(sizes)
             logits = self.head(encoded)
             if self.both_orders:
                 logits = torch.stack([logits, self.head(encoded.swapped())], dim=1)
+            if offset is not None:
+                logits = logits + (
+                    torch.stack([offset, offset[:, SWAPPED_CLASSES]], dim=1) if self.both_orders else offset
+                )
             return self.scores(logits)
 
 
@@ -132,10 +139,12 @@ class EncoderModel(Model):
         options: EncoderOptions = self.config.model
         training: GradientTraining = self.config.training
         labels = as_probabilities(labels)
+        offset = self._fit_offset(pairs, labels, weights)
         if training.swap_augmentation:
             pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
             labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
             weights = None if weights is None else np.concatenate([weights, weights])
+            offset = None if offset is None else np.concatenate([offset, offset[:, SWAPPED_CLASSES]])
         torch.manual_seed(self.config.seed)
         if options.backbone == SCRATCH:
             self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
@@ -147,7 +156,7 @@ class EncoderModel(Model):
         if training.gradient_checkpointing:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.module_ = PairEncoder(backbone, options)
-        collate = self._collate(pairs)
+        collate = self._collate(pairs, offset)
         validate = self._validator(validation) if validation is not None else None
         report = train(
             self.module_,
@@ -170,6 +179,8 @@ class EncoderModel(Model):
     def save_state(self, folder: Path) -> None:
         self.module_.backbone.config.save_pretrained(folder / BACKBONE_FOLDER)
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
+        if self.offset_ is not None:
+            self.offset_.save(folder / OFFSET_FOLDER)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module_.state_dict().items()}
         save_file(state, folder / STATE_FILE)
 
@@ -183,9 +194,39 @@ class EncoderModel(Model):
             raise InputError(_not_loaded(name, "configuration", error)) from None
         self.module_ = PairEncoder(backbone, self.config.model)
         load_state_strictly(self.module_, folder / STATE_FILE)
+        self.offset_ = None
+        if self.config.model.offset != "none":
+            self.offset_ = SparseModel(from_dict(read_json(folder / OFFSET_FOLDER / CONFIG_FILE), str(folder)))
+            self.offset_.load_state(folder / OFFSET_FOLDER)
 
-    def _collate(self, pairs: pd.DataFrame) -> "PairCollate":
-        return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model)
+    def _collate(self, pairs: pd.DataFrame, offset: np.ndarray | None = None) -> "PairCollate":
+        """The inputs of these rows; their offset is the fitted one unless another is given."""
+        if offset is None and self.offset_ is not None:
+            offset = _logits(self.offset_, pairs)
+        return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model, offset)
+
+    def _fit_offset(self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
+        """Fit `offset_`, and give its logits (n, 3) of the training rows, each from a model that did not see the row's prompt.
+
+        What a model says of the rows that it was fitted on is bolder than what it says of others: the encoder would learn to
+        hold it back.
+        """
+        self.offset_ = None
+        if self.config.model.offset == "none":
+            return None
+        config = dataclasses.replace(load_config("sparse"), seed=self.config.seed)
+        self.offset_ = SparseModel(config).fit(pairs, labels, weights)
+        labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
+        folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))
+        if folds < 2:
+            return np.zeros((len(pairs), 3))
+        offset = np.empty((len(pairs), 3))
+        fold = grouped_folds(labelled, folds, self.config.seed)
+        for held in (fold == number for number in range(folds)):
+            kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
+            own = SparseModel(config).fit(kept, labels[~held], None if weights is None else weights[~held])
+            offset[held] = _logits(own, out)
+        return offset
 
     def _probabilities(self, collate: "PairCollate", pairs: pd.DataFrame) -> np.ndarray:
         """Probabilities (n, 3); with swap averaging the mean over both orders of A and B.
@@ -240,12 +281,19 @@ class EncoderModel(Model):
 
 class PairCollate:
     """From row numbers to the encoder's inputs, each (n, sequences, length) int64, padded to the longest sequence of the batch;
-    `sizes`, where they are wanted, is (n, 3) float32.
+    `offset`, where there is one, is (n, 3) float32.
 
     `lengths` is (n,): what a row costs in tokens, its longest sequence times their number.
     """
 
-    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, config: Any, options: EncoderOptions) -> None:
+    def __init__(
+        self,
+        pairs: pd.DataFrame,
+        tokenizer: Any,
+        config: Any,
+        options: EncoderOptions,
+        offset: np.ndarray | None = None,
+    ) -> None:
         formatter = {"dual": dual, "joint": joint}[options.inputs]
         sequences = [formatter(*row) for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)]
         flat = [sequence for row in sequences for sequence in row]
@@ -256,7 +304,7 @@ class PairCollate:
         self.lengths = self.sequences * np.array(longest, dtype=np.int64)
         self.pad = tokenizer.pad_token_id
         self.has_types = getattr(config, "type_vocab_size", 0) > 1
-        self.sizes = text_sizes(pairs) if options.sizes else None
+        self.offset = None if offset is None else offset.astype(np.float32)
 
     def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
         shape = (len(rows), self.sequences, int(self.lengths[rows].max()) // self.sequences)
@@ -271,15 +319,9 @@ class PairCollate:
                 batch["token_type_ids"][i, j, :end] = sequence.types
         if not self.has_types:
             del batch["token_type_ids"]
-        if self.sizes is not None:
-            batch["sizes"] = self.sizes[rows]
+        if self.offset is not None:
+            batch["offset"] = self.offset[rows]
         return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-
-def text_sizes(pairs: pd.DataFrame) -> np.ndarray:
-    """(n, 3) float32: the log characters of prompt, A and B, shifted and scaled so that common texts lie between -2 and 2."""
-    sizes = [[np.log1p(sum(map(len, turns))) for turns in pairs[column]] for column in TEXT_COLUMNS]
-    return ((np.array(sizes).T - 6) / 2).astype(np.float32)
 
 
 # What transformers raises for a folder that is not what it should be.
@@ -364,6 +406,12 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
                 f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
             )
     module.load_state_dict(state)
+
+
+def _logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
+    """Centred log-probabilities (n, 3)."""
+    logs = np.log(model.predict_proba(pairs))
+    return logs - logs.mean(axis=1, keepdims=True)
 
 
 def _check_fit(backbone: nn.Module, tokenizer: Any, options: EncoderOptions) -> None:

@@ -18,8 +18,7 @@ from humanpref.text.tokens import SPECIAL
 class Encoded(NamedTuple):
     """A batch of n rows after the backbone.
 
-    `a`, `b` and `prompt` are mean-pooled vectors, (n, width) float32, each with its text's size as one column more where the head
-    is to see it. `tokens_a`, `tokens_b` are hidden states (n, length,
+    `a`, `b` and `prompt` are mean-pooled vectors, (n, width) float32. `tokens_a`, `tokens_b` are hidden states (n, length,
     width) and `mask_a`, `mask_b` (n, length) say which of them are the side's own tokens.
     """
 
@@ -30,14 +29,6 @@ class Encoded(NamedTuple):
     tokens_b: Tensor
     mask_a: Tensor
     mask_b: Tensor
-
-    def with_sizes(self, sizes: Tensor) -> "Encoded":
-        """The same rows with the sizes (n, 3) of prompt, A and B beside their vectors."""
-        prompt, a, b = (
-            torch.cat([vector, size.unsqueeze(-1)], dim=-1)
-            for vector, size in zip((self.prompt, self.a, self.b), sizes.unbind(-1), strict=True)
-        )
-        return self._replace(prompt=prompt, a=a, b=b)
 
     def swapped(self) -> "Encoded":
         """The same rows with A and B exchanged."""
@@ -116,10 +107,10 @@ class AttentionHead(nn.Module):
 
     equivariant = False
 
-    def __init__(self, width: int, token_width: int, dropout: float, layer_norm: bool, heads: int) -> None:
+    def __init__(self, width: int, dropout: float, layer_norm: bool, heads: int) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(token_width, heads, batch_first=True)
-        self.network = _network(4 * width + 2 * token_width, token_width, 3, dropout, layer_norm)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.network = _network(6 * width, width, 3, dropout, layer_norm)
 
     def forward(self, encoded: Encoded) -> Tensor:
         a, b = encoded.a, encoded.b
@@ -185,15 +176,30 @@ EQUIVARIANT_HEADS = ("davidson", "rao-kupper")
 
 
 def build_head(
-    name: str, token_width: int, sizes: bool, dropout: float, layer_norm: bool, attention_heads: int
+    name: str, width: int, dropout: float, layer_norm: bool, attention_heads: int, zero_start: bool = False
 ) -> nn.Module:
-    """The head of that name: linear, interaction, attention, davidson or rao-kupper."""
-    width = token_width + sizes
+    """The head of that name: linear, interaction, attention, davidson or rao-kupper.
+
+    With `zero_start` its last layer is zero, and so are the linear and the Davidson heads' first logits.
+    """
+    head: nn.Module
     if name in EQUIVARIANT_HEADS:
-        return TieHead(width, dropout, layer_norm, name)
-    if name == "attention":
-        return AttentionHead(width, token_width, dropout, layer_norm, attention_heads)
-    return {"linear": LinearHead, "interaction": InteractionHead}[name](width, dropout, layer_norm)
+        head = TieHead(width, dropout, layer_norm, name)
+        last = [head.margin[-1], head.tie[-1]]
+    elif name == "attention":
+        head = AttentionHead(width, dropout, layer_norm, attention_heads)
+        last = [head.network[-1]]
+    elif name == "interaction":
+        head = InteractionHead(width, dropout, layer_norm)
+        last = [head.network[-1]]
+    else:
+        head = LinearHead(width, dropout, layer_norm)
+        last = [head.linear]
+    if zero_start:
+        for layer in last:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return head
 
 
 def _network(inputs: int, hidden: int, outputs: int, dropout: float, layer_norm: bool) -> nn.Sequential:
