@@ -144,13 +144,17 @@ def test_a_member_that_memorises_gets_no_undue_weight(pairs, monkeypatch):
     assert flattered.weights[0] > 0.95  # what weights fitted on the training rows' own predictions would be
     honest = blend_of("sparse", "prior", folds=3).fit(pairs, labels).report_["blend"]["members"]
     assert honest[0]["weight"] < 0.05
-    assert honest[0]["inner_log_loss"] > 1.2 > honest[1]["inner_log_loss"]
+    assert honest[0]["log_loss"] > 1.2 > honest[1]["log_loss"]
 
 
 def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
     labels = labels_of(pairs)
     model = blend_of(
-        f"sparse {FEW}", "sparse model.term_penalties=1 model.structure_penalties=1", folds=3, mean="geometric", min_gain=0
+        f"sparse {FEW}",
+        "sparse model.term_penalties=1 model.structure_penalties=1",
+        folds=3,
+        mean="geometric",
+        min_gain=0,
     )
     model.fit(pairs, labels)
     told = np.stack([member.predict_proba(pairs) for member in model.members_])
@@ -160,7 +164,9 @@ def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
     alone = build_model(load_config("sparse", overrides=FEW.split())).fit(pairs, labels)
     np.testing.assert_array_equal(model.members_[0].predict_proba(pairs), alone.predict_proba(pairs))
     assert model.swap_equivariant
-    np.testing.assert_allclose(model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], model.predict_proba(pairs), atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], model.predict_proba(pairs), atol=1e-6
+    )
 
 
 def test_it_is_swap_equivariant_only_if_all_members_are(pairs):

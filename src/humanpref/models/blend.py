@@ -3,9 +3,10 @@
     arithmetic   p = sum_m w_m p_m
     geometric    p ∝ exp(sum_m w_m ln p_m)          w_m >= 0, sum_m w_m = 1; then p^(1/T), normalised
 
-Both weight problems are convex, and so is that of 1/T once the weights are known: the fit has one answer, whatever it starts from.
+Both weight problems are convex, and so is that of 1/T once the weights are known: the fit does not depend on a start.
 """
 
+import dataclasses
 import logging
 import os
 import shlex
@@ -228,7 +229,7 @@ class BlendModel(Model):
                     told[number][held] = progress.probabilities(
                         f"member-{number}-fold-{fold}", partial(_fit_and_predict, config, pairs, labels, weights, held)
                     )
-                facts[number]["inner_log_loss"] = mean_log_loss(labels, told[number], weights)
+                facts[number]["log_loss"] = mean_log_loss(labels, told[number], weights)
             blend, dropped = fit_blend(told, labels, weights, options.mean, options.shrinkage, options.min_gain)
         kept = [number for number in range(len(members)) if number not in dropped]
         for number, fact in enumerate(facts):
@@ -244,7 +245,7 @@ class BlendModel(Model):
             model = progress.model(f"member-{number}", fit)
             facts[number]["report"] = model.report_
             self.members_.append(model)
-        self.blend_ = Blend(options.mean, blend.weights[kept], blend.temperature)
+        self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
         self.report_ = {"blend": {"mean": options.mean, "temperature": blend.temperature, "members": facts}}
         return self
 
@@ -263,7 +264,9 @@ class BlendModel(Model):
         expected = [_member_folder(number) for number in range(len(weights))]
         found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         if sorted(expected) != found:
-            raise InputError(f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}")
+            raise InputError(
+                f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}"
+            )
         self.members_ = [load_model(folder / name) for name in expected]
         self.blend_ = Blend(self.config.model.mean, weights, temperature)
 
@@ -275,7 +278,9 @@ class BlendModel(Model):
             try:
                 preset, *overrides = shlex.split(text)
             except ValueError as error:
-                raise InputError(f"option model.members: {text!r}: expected a preset and its settings ({error})") from None
+                raise InputError(
+                    f"option model.members: {text!r}: expected a preset and its settings ({error})"
+                ) from None
             overrides.insert(0, f"seed={self.config.seed}")
             config = load_config(preset, None, overrides)
             if getattr(config.model, "backbone", None) == "":
@@ -383,7 +388,7 @@ def write_blend(folder: Path, config: Config, blend: Blend, members: Sequence[Ca
 
 def describe_member(fact: dict[str, Any]) -> str:
     """One line on a member: its weight, its log loss, and why it was dropped."""
-    loss = f", log loss {fact['inner_log_loss']:.4f}" if "inner_log_loss" in fact else ""
+    loss = f", log loss {fact['log_loss']:.4f}" if "log_loss" in fact else ""
     return f"{fact['member']}: weight {fact['weight']:.3f}{loss}" + (
         f"; dropped: {fact['dropped']}" if "dropped" in fact else ""
     )
