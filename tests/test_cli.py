@@ -172,9 +172,9 @@ def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
         "weight",
     ]
     extra = ["--extra", "soft=.csv=0.1", arena / "test_labels.csv", "--extra", "soft=.csv"]
-    code, _, _ = run(*prior, *rows, *extra, "--exclude-prompts", arena / "test.csv", "--out", "none")
+    code, _, _ = run(*prior, *rows, *extra, "--exclude-prompts", arena / "test.csv", "--out", "E")
     assert code == 0
-    data = json.loads((tmp_path / "none" / "metrics.json").read_text())["data"]
+    data = json.loads((tmp_path / "E" / "metrics.json").read_text())["data"]
     found = [(source["file"], source["weight"], source["excluded"]) for source in data["extra"]]
     assert found == [("soft=.csv", 0.1, 24), ("test_labels.csv", 1.0, 24), ("soft=.csv", 1.0, 24)]
     assert run(*prior, *rows, "--teacher", "A=0.5", "--out", "B")[0] == 0
@@ -189,7 +189,7 @@ def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
     refused(run(*prior, *rows, "--extra", "soft=.csv=0", "--out", "D"), "soft=.csv", "positive weight")
     refused(run(*prior, *rows, "--extra", "none.csv=x", "--out", "D"), "none.csv=x: cannot be read")
     refused(run(*prior, *rows, "--teacher", "soft=.csv", "--out", "D"), "soft=.csv: no probabilities for 120 of 120")
-    refused(run(*prior, *rows, "--teacher", "none", "--out", "D"), "none: cannot be read")
+    refused(run(*prior, *rows, "--teacher", "nobody", "--out", "D"), "nobody: cannot be read")
     assert not list(tmp_path.glob("D*"))
 
 

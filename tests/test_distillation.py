@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.artifact import Artifact
 from humanpref.config import load_config
-from humanpref.data import labels_of, read_pairs, read_training_rows, write_pairs
+from humanpref.data import labels_of, read_pairs, read_training_rows
 from humanpref.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.experiment import train
 from humanpref.schema import LABEL_COLUMNS, InputError

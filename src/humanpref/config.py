@@ -147,8 +147,8 @@ class BlendOptions:
     """Several models and the weights between them (`humanpref.models.blend`)."""
 
     members: tuple[str, ...] = ()
-    """Each a preset, with settings of its own behind it if need be: `["sparse", "tiny training.epochs=2"]`. The run's seed is
-    theirs. Empty in the artifacts that `humanpref blend` makes of others."""
+    """Each a preset, with settings of its own behind it if need be, quoted as in a shell: `["sparse", "tiny training.epochs=2"]`.
+    The run's seed is theirs. Empty in the artifacts that `humanpref blend` makes of others."""
     backbone: str = ""
     """The folder for those members that need a pretrained model and name none; without it they are left out."""
     folds: int = 5

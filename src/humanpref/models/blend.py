@@ -294,6 +294,7 @@ class BlendModel(Model):
                         f"option model.members: {text!r}: training.{option} would choose on the rows that the weights are "
                         "fitted on; set it off for a member of a blend"
                     )
+            build_model(config)  # a missing library is said now, not after the other members' hours
             members.append((text, config))
         if not members:
             raise InputError("option model.members: no member to blend")
