@@ -150,7 +150,8 @@ class BlendOptions:
     """Each a preset, with settings of its own behind it if need be, quoted as in a shell: `["sparse", "tiny training.epochs=2"]`.
     The run's seed is theirs. Empty in the artifacts that `humanpref blend` makes of others."""
     backbone: str = ""
-    """The folder for those members that need a pretrained model and name none; without it they are left out."""
+    """The folder or hub name of the sentence encoder for members of family `embedding` that name none; without it they are left
+    out."""
     folds: int = 5
     """Inner grouped folds of the training rows, on which the members' out-of-fold predictions are made."""
     mean: str = "arithmetic"

@@ -205,8 +205,9 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatc
 
     @dataclasses.dataclass(frozen=True)
     class Needy(config.PriorOptions):
-        backbone: str = ""
+        backbone: str = "hub/name"
 
+    monkeypatch.setattr("humanpref.models.blend.FROZEN", "prior")
     monkeypatch.setitem(config.FAMILIES, "prior", config._Family(Needy, config.HoldOut, config.NoOptions))
     with caplog.at_level(logging.WARNING):
         model = blend_of(f"sparse {FEW}", "prior", folds=2).fit(pairs, labels_of(pairs))
@@ -215,6 +216,8 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatc
     model = blend_of(f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6, backbone="some/where")
     model.fit(pairs, labels_of(pairs))
     assert model.members_[1].config.model.backbone == "some/where"
+    own = blend_of("prior model.backbone=of/its/own", folds=2).fit(pairs, labels_of(pairs))
+    assert own.members_[0].config.model.backbone == "of/its/own"
 
 
 @pytest.mark.parametrize(

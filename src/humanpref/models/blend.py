@@ -31,6 +31,8 @@ from humanpref.schema import LABEL_COLUMNS, InputError
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "model.safetensors"
+FROZEN = "embedding"
+"""The family whose members take `model.backbone` of the blend: its default is a hub name, and a CPU run should need no network."""
 CLIP = 1e-15
 """A member's probability counts as at least this: one certain mistake must not be infinite."""
 TEMPERATURES = (0.25, 4.0)
@@ -283,7 +285,7 @@ class BlendModel(Model):
                 ) from None
             overrides.insert(0, f"seed={self.config.seed}")
             config = load_config(preset, None, overrides)
-            if getattr(config.model, "backbone", None) == "":
+            if config.family == FROZEN and not any(setting.startswith("model.backbone=") for setting in overrides):
                 if not options.backbone:
                     logger.warning("blend: %s is left out: it needs a model folder (model.backbone=FOLDER)", text)
                     continue
