@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "model.safetensors"
 FROZEN = "embedding"
-"""The family whose members take `model.backbone` of the blend: its default is a hub name, and a CPU run should need no network."""
+"""The family whose members take `model.backbone` of the blend: its default is a hub name, which takes a network."""
 CLIP = 1e-15
 """A member's probability counts as at least this: one certain mistake must not be infinite."""
 TEMPERATURES = (0.25, 4.0)
