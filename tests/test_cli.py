@@ -160,6 +160,39 @@ def test_test_rows_that_cannot_be_used(run, artifact, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"bad.csv", "good.csv"}
 
 
+def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
+    rows, prior = ["--train", arena / "train.csv", "--folds", 2], ["train", "--preset", "prior"]
+    settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
+    assert run("train", "--preset", "sparse", *settings, *rows, "--out", "A")[0] == 0
+    code, out, _ = run("predict", "A", "--labels", "--weight", 0.5, "--test", arena / "test.csv", "--out", "soft=.csv")
+    assert (code, out) == (0, "soft=.csv: 24 rows\n")
+    names = pd.read_csv(arena / "train.csv").columns
+    assert pd.read_csv("soft=.csv").columns.tolist() == [
+        *(c for c in names if "model_" not in c or "win" in c),
+        "weight",
+    ]
+    extra = ["--extra", "soft=.csv=0.1", arena / "test_labels.csv", "--extra", "soft=.csv"]
+    code, _, _ = run(*prior, *rows, *extra, "--exclude-prompts", arena / "test.csv", "--out", "E")
+    assert code == 0
+    data = json.loads((tmp_path / "E" / "metrics.json").read_text())["data"]
+    found = [(source["file"], source["weight"], source["excluded"]) for source in data["extra"]]
+    assert found == [("soft=.csv", 0.1, 24), ("test_labels.csv", 1.0, 24), ("soft=.csv", 1.0, 24)]
+    assert run(*prior, *rows, "--teacher", "A=0.5", "--out", "B")[0] == 0
+    assert json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teacher"] == {"name": "A", "share": 0.5}
+    code, out, _ = run("blend", "A", "B", "--out", "C", "--mean", "geometric")
+    assert code == 0
+    for words in ("A: weight ", "B: weight ", "geometric mean, temperature ", "(flattering)", "artifact: C\n"):
+        assert words in out
+    assert run("evaluate", "C", "--data", arena / "test_labels.csv")[0] == 0
+    refused(run("blend", "A", "--out", "D"), "at least two")
+    refused(run("predict", "A", "--weight", 1, "--test", arena / "test.csv", "--out", "s.csv"), "--weight", "--labels")
+    refused(run(*prior, *rows, "--extra", "soft=.csv=0", "--out", "D"), "soft=.csv", "positive weight")
+    refused(run(*prior, *rows, "--extra", "none.csv=x", "--out", "D"), "none.csv=x: cannot be read")
+    refused(run(*prior, *rows, "--teacher", "soft=.csv", "--out", "D"), "soft=.csv: no probabilities for 120 of 120")
+    refused(run(*prior, *rows, "--teacher", "nobody", "--out", "D"), "nobody: cannot be read")
+    assert not list(tmp_path.glob("D*"))
+
+
 def test_help_and_sparse_start_without_torch(arena, tmp_path):
     settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
     train = [

@@ -8,7 +8,7 @@ import pytest
 import humanpref.experiment
 from humanpref.artifact import Artifact
 from humanpref.config import load_config
-from humanpref.data import grouped_folds, labels_of, prompt_keys, read_pairs
+from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import log_loss
 from humanpref.experiment import evaluate, predict, read_oof, train
 from humanpref.models import load_model
@@ -176,6 +176,61 @@ def test_weights_are_read_from_the_file(write_csv, tmp_path):
     heavy = write_csv(rows, weight=[3.0 if i % 2 else 1.0 for i in range(10)])
     artifact = train(load_config("prior", overrides=["training.validation_fraction=0"]), heavy, tmp_path / "a")
     np.testing.assert_allclose(artifact.prior, [0.25, 0.75, 0])
+
+
+@pytest.fixture
+def sources(write_csv):
+    """A training file of 12 prompts, and 5 extra rows: two with prompts of the training file, one with one to exclude."""
+    rows = [([f"prompt {i}"], [f"a{i}"], [f"b{i}"], i % 3) for i in range(12)]
+    more = [([f"{name}"], ["a"], ["b"], 0) for name in ("PROMPT 0", "prompt  5", "new", "newer", "leaked")]
+    return write_csv(rows, name="train.csv"), write_csv(more, name="more.csv"), write_csv(more[4:], name="leak.csv")
+
+
+def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatch):
+    train_csv, more, leak = sources
+    fits, fit = [], PriorModel.fit
+
+    def spy(self, kept, labels, weights=None, validation=None, checkpoint=None):
+        fits.append((kept, weights, set(prompt_keys(validation[0]))))
+        return fit(self, kept, labels, weights, validation, checkpoint)
+
+    monkeypatch.setattr(PriorModel, "fit", spy)
+    config = load_config("prior")
+    artifact = train(config, train_csv, tmp_path / "a", folds=3, extra=[Extra(more, 0.5)], exclude_prompts=[leak])
+    shared = [artifact.metrics["members"][f"fold-{fold}"]["extra_rows_sharing_a_prompt"] for fold in range(3)]
+    assert sum(shared) == 2
+    for fold, (kept, weights, judged) in enumerate(fits):
+        assert not judged & set(prompt_keys(kept))
+        assert "leaked" not in {turns[0] for turns in kept["prompt"]}
+        assert (weights == 0.5).sum() == 4 - shared[fold] == artifact.metrics["members"][f"fold-{fold}"]["extra_rows"]
+    assert artifact.metrics["data"]["extra"] == [{"file": "more.csv", "weight": 0.5, "rows": 5, "excluded": 1}]
+    assert artifact.facts["training_rows"] == 16
+    plain = train(config, train_csv, tmp_path / "plain", folds=3)
+    assert artifact.oof[["id", "fold"]].equals(plain.oof[["id", "fold"]])
+    assert artifact.metrics["prior_log_loss"] == plain.metrics["prior_log_loss"]
+    assert artifact.prior == plain.prior
+    assert artifact.metrics["log_loss"] != plain.metrics["log_loss"]
+    assert artifact.rows["id"].tolist()[12:] == [f"extra-1:{i}" for i in range(100, 104)]
+
+
+def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch):
+    train_csv, more, leak = sources
+    config, extra = load_config("prior"), [Extra(more, 0.5)]
+    monkeypatch.setattr(humanpref.experiment, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
+    monkeypatch.undo()
+    for other in (
+        {},
+        {"extra": [Extra(more)]},
+        {"extra": [Extra(leak, 0.5)]},
+        {"extra": extra, "exclude_prompts": [leak]},
+    ):
+        with pytest.raises(InputError, match="unfinished run with other settings or rows"):
+            train(config, train_csv, tmp_path / "a", folds=3, **other)
+    resumed = train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
+    whole = train(config, train_csv, tmp_path / "b", folds=3, extra=extra)
+    assert resumed.oof.equals(whole.oof)
 
 
 def test_evaluate_has_the_contracts_keys_and_warns_on_training_rows(folds_artifact, arena, caplog):

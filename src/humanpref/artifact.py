@@ -6,6 +6,7 @@
       artifact.json   what it is: format, preset, family, the backbone really used, the training rows' prior, versions, members
       metrics.json    validation or out-of-fold figures, and what happened while fitting
       oof.csv         id, fold and the three probabilities of every row that was predicted while held out
+      rows.csv        id, digest of the prompt, labels and weight of every training row, for what is fitted on oof.csv later
       model/          the one model, or fold-0/ … fold-(K-1)/: config.json, weights (safetensors), tokenizer
 """
 
@@ -21,13 +22,16 @@ import pandas as pd
 
 import humanpref
 from humanpref.config import Config
-from humanpref.files import read_json
+from humanpref.data import prompt_keys, weights_of
+from humanpref.files import read_json, write_whole
 from humanpref.models import Model, load_model
-from humanpref.schema import InputError
+from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 
 FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
 OOF_FILE = "oof.csv"
+ROWS_FILE = "rows.csv"
+PROMPT_KEY = "prompt_key"
 FORMAT = 1
 _LIBRARIES = (
     "numpy",
@@ -96,6 +100,34 @@ class Artifact:
         """The artifact's models: one, or one per fold."""
         return [load_model(self.folder / member) for member in self.facts["members"]]
 
+    @property
+    def oof(self) -> pd.DataFrame:
+        """The predictions for held-out rows: `id`, `fold` and the three probabilities.
+
+        Raises
+        ------
+        InputError
+            If nothing was held out.
+        """
+        path = self.folder / OOF_FILE
+        if not path.is_file():
+            raise InputError(f"{self.folder}: no {OOF_FILE} in it: nothing was held out in training; use --folds")
+        return read_oof(path)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`), labels, `weight`.
+
+        Raises
+        ------
+        InputError
+            If the artifact holds no such table.
+        """
+        path = self.folder / ROWS_FILE
+        if not path.is_file():
+            raise InputError(f"{self.folder}: no {ROWS_FILE} in it; made by an older version? Train it again")
+        return pd.read_csv(path, dtype={ID: str, PROMPT_KEY: str}, keep_default_na=False)
+
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         """Mean of the models' probabilities, (n, 3) float64, in the order of the rows."""
         return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
@@ -139,6 +171,30 @@ def facts_of(
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": versions(),
     }
+
+
+def write_oof(path: Path, pairs: pd.DataFrame, probabilities: np.ndarray, fold: np.ndarray | None = None) -> None:
+    """Write held-out predictions keyed by id: `id`, `fold` (if given) and the three probabilities."""
+    frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
+    frame.insert(0, ID, pairs[ID].to_numpy())
+    if fold is not None:
+        frame.insert(1, "fold", fold)
+    with write_whole(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def read_oof(path: Path) -> pd.DataFrame:
+    """Read what `write_oof` wrote; ids as text."""
+    return pd.read_csv(path, dtype={ID: str}, keep_default_na=False)
+
+
+def write_rows(path: Path, pairs: pd.DataFrame) -> None:
+    """Write the labelled rows that `Artifact.rows` reads."""
+    weights = weights_of(pairs)
+    frame = pairs[[ID]].assign(**{PROMPT_KEY: prompt_keys(pairs)}, **{c: pairs[c] for c in LABEL_COLUMNS})
+    frame[WEIGHT] = 1.0 if weights is None else weights
+    with write_whole(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from humanpref import __version__
-from humanpref.config import load_config, preset_names
+from humanpref.config import MEANS, load_config, preset_names
 from humanpref.schema import InputError
 
 
@@ -52,10 +52,20 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
+    from humanpref.data import Extra
+    from humanpref.distillation import Teacher
     from humanpref.experiment import train
 
     config = load_config(options.preset, options.config, options.set)
-    artifact = train(config, options.train, options.out, options.folds)
+    artifact = train(
+        config,
+        options.train,
+        options.out,
+        options.folds,
+        extra=[Extra(*_file_and_number(text)) for text in options.extra],
+        exclude_prompts=options.exclude_prompts,
+        teacher=None if options.teacher is None else Teacher(*_file_and_number(options.teacher)),
+    )
     if artifact is None:
         return 0
     metrics = artifact.metrics
@@ -68,13 +78,19 @@ def train(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.data import read_pairs, write_submission
+    from humanpref.distillation import write_soft_labels
     from humanpref.experiment import predict
     from humanpref.files import check_writable
 
+    if options.weight is not None and not options.labels:
+        raise InputError("--weight: goes with --labels")
     check_writable(options.out, inputs=[options.test])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False)
-    write_submission(options.out, pairs["id"].tolist(), predict(artifacts, pairs))
+    if options.labels:
+        write_soft_labels(options.out, artifacts, pairs, options.weight)
+    else:
+        write_submission(options.out, pairs["id"].tolist(), predict(artifacts, pairs))
     print(f"{options.out}: {len(pairs)} rows")
     return 0
 
@@ -90,6 +106,15 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_json(options.json, figures)
     print(_figures(str(options.data), figures))
+    return 0
+
+
+def blend(options: argparse.Namespace) -> int:
+    from humanpref.blending import blend, render
+
+    artifact = blend(options.artifact, options.out, options.mean)
+    print(render(artifact.metrics), end="")
+    print(f"artifact: {artifact.folder}")
     return 0
 
 
@@ -121,6 +146,15 @@ def _key_value(text: str, option: str) -> tuple[str, str]:
     if not equals:
         raise InputError(f"{option} {text!r}: expected NAME=VALUE")
     return key, value
+
+
+def _file_and_number(text: str) -> tuple[Path, float]:
+    """FILE or FILE=NUMBER, the number 1 where there is none; a file's own name may hold a "="."""
+    file, _, number = text.rpartition("=")
+    try:
+        return (Path(file), float(number)) if file else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0
 
 
 def presets(options: argparse.Namespace) -> int:
@@ -173,6 +207,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--folds", type=int, metavar="K", help="train K models on grouped folds and keep out-of-fold predictions"
     )
+    command.add_argument(
+        "--extra",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CSV[=WEIGHT]",
+        help="more labelled rows, never held out; each of the weight (default 1)",
+    )
+    command.add_argument(
+        "--exclude-prompts",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="CSV",
+        help="leave out every row whose prompt occurs in these files",
+    )
+    command.add_argument(
+        "--teacher",
+        metavar="CSV|ARTIFACT[=SHARE]",
+        help="learn its probabilities in place of the labels, or SHARE of them mixed with the labels",
+    )
 
     command = _command(
         commands, "predict", predict, "write a submission; several artifacts: the mean of their probabilities"
@@ -180,6 +236,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("artifact", type=Path, nargs="+", metavar="ARTIFACT")
     command.add_argument("--test", type=Path, required=True, metavar="CSV", help="rows in the competition's schema")
     command.add_argument("--out", type=Path, required=True, metavar="CSV", help="the submission")
+    command.add_argument(
+        "--labels",
+        action="store_true",
+        help="write whole rows with the probabilities as soft labels, for train to read",
+    )
+    command.add_argument("--weight", type=float, metavar="W", help="with --labels: write this weight, too")
+
+    command = _command(
+        commands, "blend", blend, "blend artifacts of the same rows by their out-of-fold predictions into one artifact"
+    )
+    command.add_argument("artifact", type=Path, nargs="+", metavar="ARTIFACT")
+    command.add_argument("--out", type=Path, required=True, metavar="ARTIFACT", help="a new folder for the blend")
+    command.add_argument(
+        "--mean", choices=MEANS, default=MEANS[0], help=f"of the members' probabilities (default {MEANS[0]})"
+    )
 
     command = _command(commands, "evaluate", evaluate, "log loss, its interval and accuracy on labelled rows")
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")

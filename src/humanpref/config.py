@@ -27,6 +27,7 @@ LOSSES = ("cross-entropy", "dpo-like", "distillation")
 OFFSETS = ("none", "sparse")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
+MEANS = ("arithmetic", "geometric")
 SECTIONS = ("model", "training", "inference")
 
 
@@ -146,6 +147,33 @@ class EncoderOptions:
         )
         _check(self.scratch_layers >= 1, "model.scratch_layers", "at least 1", self.scratch_layers)
         _check(0 <= self.scratch_dropout < 1, "model.scratch_dropout", "a number in [0, 1)", self.scratch_dropout)
+
+
+@dataclass(frozen=True)
+class BlendOptions:
+    """Several models and the weights between them (`humanpref.models.blend`)."""
+
+    members: tuple[str, ...] = ()
+    """Each a preset, with settings of its own behind it if need be, quoted as in a shell: `["sparse", "tiny training.epochs=2"]`.
+    The run's seed is theirs. Empty in the artifacts that `humanpref blend` makes of others."""
+    backbone: str = ""
+    """The folder or hub name of the sentence encoder for members of family `embedding` that name none; without it they are left
+    out."""
+    folds: int = 5
+    """Inner grouped folds of the training rows, on which the members' out-of-fold predictions are made."""
+    mean: str = "arithmetic"
+    """Of the members' probabilities: `arithmetic` or `geometric`."""
+    shrinkage: float = 10.0
+    """Pull towards equal weights and no temperature, in nats over all rows: `fit_blend`."""
+    min_gain: float = 1.0
+    """A member that lowers the log loss by less, in nats over all rows, is dropped."""
+
+    def __post_init__(self) -> None:
+        _check(all(text.strip() for text in self.members), "model.members", "names of presets", self.members)
+        _check(self.folds >= 2, "model.folds", "at least 2", self.folds)
+        _check(self.mean in MEANS, "model.mean", f"one of {', '.join(MEANS)}", self.mean)
+        _check(self.shrinkage >= 0, "model.shrinkage", "at least 0", self.shrinkage)
+        _check(self.min_gain >= 0, "model.min_gain", "at least 0", self.min_gain)
 
 
 @dataclass(frozen=True)
@@ -272,6 +300,7 @@ FAMILIES = {
     "prior": _Family(PriorOptions, HoldOut, NoOptions),
     "sparse": _Family(SparseOptions, HoldOut, NoOptions),
     "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
+    "blend": _Family(BlendOptions, HoldOut, NoOptions),
 }
 
 
@@ -280,7 +309,7 @@ class Config:
     """One run: the family, the seed, and the family's three sections."""
 
     family: str
-    """`prior`, `sparse` or `encoder`."""
+    """`prior`, `sparse`, `encoder` or `blend`."""
     preset: str = ""
     """The preset that the run started from; empty for none."""
     seed: int = 42
@@ -471,16 +500,19 @@ def _typed(kind: type, name: str, value: Any, option: str, source: str) -> Any:
     accepted = _accepted(hint)
     if float in accepted and type(value) is int and abs(value) < 1e300:
         value = float(value)
-    if tuple in accepted and isinstance(value, int | float) and not isinstance(value, bool):
+    texts = hint == tuple[str, ...]
+    if tuple in accepted and (isinstance(value, str) if texts else type(value) in (int, float)):
         value = (value,)
-    if tuple in accepted and isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value):
-        value = tuple(float(item) for item in value)
+    if tuple in accepted and isinstance(value, list | tuple):
+        if texts and all(isinstance(item, str) for item in value):
+            value = tuple(value)
+        elif not texts and all(type(item) in (int, float) for item in value):
+            value = tuple(float(item) for item in value)
     numbers = value if isinstance(value, tuple) else (value,)
     if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
         raise InputError(f"{source}: option {option}: expected a finite number, got {value!r}")
     if type(value) not in accepted:
-        readable = " or ".join(
-            {"NoneType": "unset", "tuple": "a list of numbers"}.get(t.__name__, t.__name__) for t in accepted
-        )
+        items = "a list of texts" if texts else "a list of numbers"
+        readable = " or ".join({"NoneType": "unset", "tuple": items}.get(t.__name__, t.__name__) for t in accepted)
         raise InputError(f"{source}: option {option}: expected {readable}, got {value!r}")
     return value

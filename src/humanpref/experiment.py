@@ -1,23 +1,47 @@
 """One run: labelled rows in, an artifact out; artifacts and rows in, probabilities out."""
 
 import dataclasses
+import hashlib
 import logging
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from humanpref.artifact import FACTS_FILE, METRICS_FILE, OOF_FILE, Artifact, facts_of
+from humanpref.artifact import (
+    FACTS_FILE,
+    METRICS_FILE,
+    OOF_FILE,
+    ROWS_FILE,
+    Artifact,
+    facts_of,
+    read_oof,
+    write_oof,
+    write_rows,
+)
 from humanpref.config import Config
-from humanpref.data import digest_of, grouped_folds, held_out, labels_of, prompt_keys, read_pairs, weights_of
+from humanpref.data import (
+    Extra,
+    TrainingRows,
+    digest_of,
+    grouped_folds,
+    held_out,
+    labels_of,
+    prompt_keys,
+    read_pairs,
+    read_training_rows,
+    weights_of,
+)
+from humanpref.distillation import Teacher, taught
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import folder_whole, read_json, write_json, write_whole
+from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model
-from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.schema import LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +50,15 @@ MEMBER_FILE = "member.json"
 CHECKPOINT = ".checkpoint"
 
 
-def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | None = None) -> Artifact | None:
+def train(
+    config: Config,
+    train_csv: str | Path,
+    out: str | Path,
+    folds: int | None = None,
+    extra: Sequence[Extra] = (),
+    exclude_prompts: Sequence[str | Path] = (),
+    teacher: Teacher | None = None,
+) -> Artifact | None:
     """Train on a labelled CSV and write an artifact.
 
     Without `folds` a grouped share of the rows (`training.validation_fraction`) is held out and reported on, and one model is
@@ -44,6 +76,11 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
         wait in `OUT.partial`.
     folds : int, optional
         K, at least 2.
+    extra, exclude_prompts
+        More rows, never held out, and prompts that must not be learned: `humanpref.data.read_training_rows`.
+    teacher : Teacher, optional
+        Whose probabilities are learned in place of the labels, or mixed with them: `humanpref.distillation.taught`. What is
+        held out is judged by its labels.
 
     Returns
     -------
@@ -57,8 +94,14 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
     out = Path(out)
     if os.path.lexists(out):
         raise InputError(f"{out}: already exists; name a new folder, or remove it first")
-    pairs = read_pairs(train_csv, labels=True)
+    rows = read_training_rows(train_csv, extra, exclude_prompts)
+    rows = rows if teacher is None else taught(rows, teacher)
+    pairs = rows.pairs
     run = {"config": config.to_dict(), "data_sha256": digest_of(pairs), "folds": folds}
+    if len(rows.extra):
+        run["extra_sha256"] = digest_of(rows.extra)
+    if teacher is not None:
+        run["targets_sha256"] = hashlib.sha256(rows.targets.tobytes()).hexdigest()
     if folds is None:
         held = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
     else:
@@ -75,14 +118,14 @@ def train(config: Config, train_csv: str | Path, out: str | Path, folds: int | N
                 continue
             if len(members) > 1:
                 logger.info("model %d of %d", number, len(members))
-            _fit_member(seeded, pairs, held[name], work / member, main)
+            _fit_member(seeded, rows, held[name], work / member, main)
     finally:
         # A run that failed before its first model was done leaves nothing behind.
         if main and not any((work / name).exists() for member in members for name in (member, f"{member}{CHECKPOINT}")):
             shutil.rmtree(work)
     if not main:
         return None
-    _finish(config, pairs, held, run, work)
+    _finish(config, rows, held, run, work)
     work.rename(out)
     return Artifact.load(out)
 
@@ -142,16 +185,18 @@ def _open_partial(out: Path, run: dict[str, Any]) -> Path:
     return work
 
 
-def _fit_member(config: Config, pairs: pd.DataFrame, held: np.ndarray, folder: Path, main: bool) -> None:
+def _fit_member(config: Config, rows: TrainingRows, held: np.ndarray, folder: Path, main: bool) -> None:
     """Fit a model without the held-out rows, and write it, what it says of them, and what happened, into `folder`."""
-    weights = weights_of(pairs)
-    # A weight of 0 is a row that is not there: no vocabulary, no scale may see it.
-    learned = ~held if weights is None else ~held & (weights > 0)
-    kept, out = pairs[learned].reset_index(drop=True), pairs[held].reset_index(drop=True)
-    labels, weights = labels_of(kept), weights_of(kept)
+    own, more, shared = rows.kept(held)
+    if shared:
+        text = "%s: %d of %d extra rows share a prompt with a held-out row and are left out"
+        logger.info(text, folder.name, shared, len(rows.extra))
+    kept, targets = rows.gathered(own, more)
+    weights = weights_of(kept)
+    out = rows.pairs[held].reset_index(drop=True)
     started = time.perf_counter()
     checkpoint = folder.with_name(folder.name + CHECKPOINT)
-    model = build_model(config).fit(kept, labels, weights, (out, labels_of(out)) if len(out) else None, checkpoint)
+    model = build_model(config).fit(kept, targets, weights, (out, labels_of(out)) if len(out) else None, checkpoint)
     seconds = time.perf_counter() - started
     probabilities = model.predict_proba(out) if len(out) else None
     if not main:
@@ -160,18 +205,23 @@ def _fit_member(config: Config, pairs: pd.DataFrame, held: np.ndarray, folder: P
         model.save(unfinished)
         if probabilities is not None:
             write_oof(unfinished / OOF_FILE, out, probabilities)
-        prior = np.average(labels, axis=0, weights=weights)
+        # Of the training file alone: the score to beat must not depend on what is added to it.
+        ours = rows.pairs[own]
+        prior = np.average(labels_of(ours), axis=0, weights=weights_of(ours))
         member = {"training_rows": len(kept), "prior": prior.tolist(), "seconds": seconds, **model.report_}
+        if len(rows.extra):
+            member |= {"extra_rows": int(more.sum()), "extra_rows_sharing_a_prompt": shared}
         write_json(unfinished / MEMBER_FILE, member)
-    checkpoint.unlink(missing_ok=True)
+    remove(checkpoint)
 
 
-def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], run: dict[str, Any], work: Path) -> None:
+def _finish(config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run: dict[str, Any], work: Path) -> None:
     """Gather the members' held-out predictions and figures, and write what makes the folder an artifact."""
+    pairs = rows.pairs
     names = {member: name for member, (name, _) in _members(held, config).items()}
     members = {member: read_json(work / member / MEMBER_FILE) for member in names}
     seconds = sum(member["seconds"] for member in members.values())
-    metrics: dict[str, Any] = {"seconds": seconds, "members": members}
+    metrics: dict[str, Any] = {"seconds": seconds, "data": rows.facts, "members": members}
     steps = [member["training"]["seconds_per_step"] for member in members.values() if "training" in member]
     if steps:
         metrics["seconds_per_step"] = float(np.mean(steps))
@@ -185,9 +235,9 @@ def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], ru
             of_member = read_oof(work / member / OOF_FILE)[list(LABEL_COLUMNS)].to_numpy()
             probabilities[mask] += of_member / config.training.seeds
             prior[mask], fold[mask] = members[member]["prior"], folds.index(name)
-        rows = pairs[predicted]
-        write_oof(work / OOF_FILE, rows, probabilities[predicted], fold[predicted])
-        figures = summarise(labels_of(rows), probabilities[predicted], prior[predicted], prompt_keys(rows))
+        judged = pairs[predicted]
+        write_oof(work / OOF_FILE, judged, probabilities[predicted], fold[predicted])
+        figures = summarise(labels_of(judged), probabilities[predicted], prior[predicted], prompt_keys(judged))
         kind = "validation" if len(held) == 1 else "out of fold"
         if any("kept_epoch" in member.get("training", {}) for member in members.values()):
             kind += " (flattering: the epoch was chosen on these rows)"
@@ -196,21 +246,8 @@ def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], ru
     learned = pairs[~np.all(list(held.values()), axis=0)]
     prior_of_all = np.average(labels_of(learned), axis=0, weights=weights_of(learned))
     backbone = next(iter(members.values())).get("backbone")
+    write_rows(work / ROWS_FILE, pd.concat([pairs, rows.extra], ignore_index=True) if len(rows.extra) else pairs)
+    learned_rows = len(learned) + int(np.any([rows.kept(mask)[1] for mask in held.values()], axis=0).sum())
     write_json(
-        work / FACTS_FILE, facts_of(config, list(members), prior_of_all, len(learned), run["data_sha256"], backbone)
+        work / FACTS_FILE, facts_of(config, list(members), prior_of_all, learned_rows, run["data_sha256"], backbone)
     )
-
-
-def write_oof(path: Path, pairs: pd.DataFrame, probabilities: np.ndarray, fold: np.ndarray | None = None) -> None:
-    """Write held-out predictions keyed by id: `id`, `fold` (if given) and the three probabilities."""
-    frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
-    frame.insert(0, ID, pairs[ID].to_numpy())
-    if fold is not None:
-        frame.insert(1, "fold", fold)
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
-
-
-def read_oof(path: Path) -> pd.DataFrame:
-    """Read what `write_oof` wrote; ids as text."""
-    return pd.read_csv(path, dtype={ID: str}, keep_default_na=False)

@@ -93,6 +93,14 @@ def folder_whole(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all; NaN is a defect, not a number."""
     with write_whole(path) as file:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
@@ -53,19 +54,33 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
         For a file that cannot be read, is not text, or holds no rows; a missing column; a cell, label, weight or id that is
         not what it must be. The message names the file, the row (counted from 1 below the header), its id and the column.
     """
-    path = Path(path)
+    return _read(Path(path), TEXT_COLUMNS, labels, lenient)
+
+
+def read_labels(path: str | Path) -> pd.DataFrame:
+    """Read `id` and the labels alone, hard or soft, from a CSV that may lack everything else (a submission, say).
+
+    Raises
+    ------
+    InputError
+        As `read_pairs`.
+    """
+    return _read(Path(path), (), labels=True, lenient=False)
+
+
+def _read(path: Path, texts: tuple[str, ...], labels: bool | None, lenient: bool) -> pd.DataFrame:
     rows = _rows(path)
     header = next(rows, None)
     if header is None:
-        raise InputError(f"{path}: the file is empty, expected a header with {_names((ID, *TEXT_COLUMNS))}")
-    columns = _columns(header, labels, path)
+        raise InputError(f"{path}: the file is empty, expected a header with {_names((ID, *texts))}")
+    columns = _columns(header, texts, labels, path)
     read_labels = labels is not False and LABEL_COLUMNS[0] in columns
-    parsers = dict.fromkeys(TEXT_COLUMNS, _turns)
+    parsers = dict.fromkeys(texts, _turns)
     if read_labels:
         parsers |= dict.fromkeys(LABEL_COLUMNS, _probability)
         if WEIGHT in columns:
             parsers[WEIGHT] = _weight
-    kept = [ID, *TEXT_COLUMNS, *(c for c in MODEL_COLUMNS if c in columns), *list(parsers)[len(TEXT_COLUMNS) :]]
+    kept = [ID, *texts, *(c for c in MODEL_COLUMNS if c in columns), *list(parsers)[len(texts) :]]
     values: dict[str, list] = {column: [] for column in kept}
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
@@ -85,7 +100,7 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
             try:
                 value = parsers[column](cell) if column in parsers else cell
             except ValueError as error:
-                if not (lenient and column in TEXT_COLUMNS):
+                if not (lenient and column in texts):
                     raise InputError(f"{where}: column {column!r}: {error}") from None
                 logger.warning("%s: column %r: %s; taken as it stands", where, column, error)
                 value = (_LONE_SURROGATE.sub(_REPLACEMENT, cell),)
@@ -102,6 +117,14 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
             raise InputError(f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {pairs[WEIGHT].sum():g}")
     logger.info("%s: %d rows%s", path, len(pairs), "" if read_labels else ", no labels")
     return pairs
+
+
+def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
+    """Write a pairs frame as a CSV that `read_pairs` reads back as it is; whole or not at all, an existing file is replaced."""
+    columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
+    cells = {column: [json.dumps(turns, ensure_ascii=False) for turns in pairs[column]] for column in TEXT_COLUMNS}
+    with write_whole(path) as file:
+        pairs[columns].assign(**cells).to_csv(file, index=False, lineterminator="\n")
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
@@ -158,7 +181,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
         raise InputError(f"{path}: not a valid CSV ({error}); is the file cut off, or a quote left open?") from None
 
 
-def _columns(header: list[str], labels: bool | None, path: Path) -> dict[str, int]:
+def _columns(header: list[str], texts: tuple[str, ...], labels: bool | None, path: Path) -> dict[str, int]:
     """Where each column stands; raises for a missing or a repeated one."""
     if any("\0" in name for name in header):
         raise InputError(f"{path}: not a text file; a CSV was expected")
@@ -166,7 +189,7 @@ def _columns(header: list[str], labels: bool | None, path: Path) -> dict[str, in
     if len(columns) < len(header):
         repeated = next(name for name in header if header.count(name) > 1)
         raise InputError(f"{path}: the header names column {repeated!r} twice")
-    required = [ID, *TEXT_COLUMNS]
+    required = [ID, *texts]
     if labels or (labels is None and any(column in columns for column in LABEL_COLUMNS)):
         required += LABEL_COLUMNS
     missing = [column for column in required if column not in columns]

@@ -52,7 +52,7 @@ class Model(ABC):
         validation : (DataFrame, ndarray), optional
             Rows to report on. They are never learned from.
         checkpoint : Path, optional
-            A file for a long fit to keep its state in, and to go on from if it is there; the caller removes it.
+            A file or folder for a long fit to keep its state in, and to go on from if it is there; the caller removes it.
         """
 
     @abstractmethod

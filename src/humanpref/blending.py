@@ -1,0 +1,172 @@
+"""Artifacts that were trained on the same rows, blended by their out-of-fold predictions into one artifact."""
+
+import dataclasses
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from humanpref.artifact import FACTS_FILE, METRICS_FILE, OOF_FILE, PROMPT_KEY, ROWS_FILE, Artifact, facts_of, write_oof
+from humanpref.config import BlendOptions, from_dict
+from humanpref.data import grouped_folds, labels_of, weights_of
+from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses, summarise
+from humanpref.files import folder_whole, write_json, write_whole
+from humanpref.models.blend import describe_member, equal_blend, fit_blend, write_blend
+from humanpref.schema import ID, LABEL_COLUMNS, InputError
+
+logger = logging.getLogger(__name__)
+
+CROSS_FITS = 5
+"""Grouped folds on which the weights' own estimate is made."""
+MODEL = "model"
+
+
+def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") -> Artifact:
+    """Fit weights and a temperature on out-of-fold predictions, and write an artifact that holds its members.
+
+    The blend's own oof.csv and figures are cross-fitted: each grouped fold is predicted with the weights that the other folds
+    give. The log loss of the final weights on the rows that they were fitted on is in the metrics, too, by its right name.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        At least two artifacts, trained on the same rows; their folds may differ, and the rows that all of them held out count.
+    out : path
+        The artifact's folder; it must not exist.
+    mean : str
+        `arithmetic` or `geometric`.
+
+    Raises
+    ------
+    InputError
+        For artifacts that cannot be blended, or a folder that is there.
+    """
+    out, started = Path(out), time.perf_counter()
+    if os.path.lexists(out):
+        raise InputError(f"{out}: already exists; name a new folder, or remove it first")
+    artifacts = [Artifact.load(folder) for folder in folders]
+    _check_rows(artifacts)
+    rows, told = _held_out(artifacts)
+    labels, weights, keys = labels_of(rows), weights_of(rows), rows[PROMPT_KEY].to_numpy(dtype=object)
+    config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
+    options: BlendOptions = config.model
+    fit = partial(fit_blend, mean=mean, shrinkage=options.shrinkage, min_gain=options.min_gain)
+    # A prompt's key stands for the prompt: the same groups, and no text needed.
+    folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), min(CROSS_FITS, len(set(keys))), config.seed)
+    honest, prior = np.empty(labels.shape), np.empty(labels.shape)
+    for fold in np.unique(folds):
+        fitted, judged = folds != fold, folds == fold
+        honest[judged] = fit(told[:, fitted], labels[fitted], weights[fitted])[0](told[:, judged])
+        prior[judged] = np.average(labels[fitted], axis=0, weights=weights[fitted])
+    final, dropped = fit(told, labels, weights)
+    members = []
+    for number, artifact in enumerate(artifacts):
+        low, high = bootstrap_interval(row_log_losses(labels, told[number]), keys)
+        fact = {
+            "member": artifact.folder.resolve().name,
+            "preset": artifact.facts["preset"] or artifact.facts["family"],
+            "backbone": artifact.facts["backbone"],
+            "weight": float(final.weights[number]),
+            "log_loss": log_loss(labels, told[number]),
+            "log_loss_low": low,
+            "log_loss_high": high,
+        }
+        members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
+    best = int(np.argmin([member["log_loss"] for member in members]))
+    difference = row_log_losses(labels, honest) - row_log_losses(labels, told[best])
+    low, high = bootstrap_interval(difference, keys)
+    kept = [number for number in range(len(artifacts)) if number not in dropped]
+    facts = artifacts[0].facts
+    learned = max(artifact.facts["training_rows"] for artifact in artifacts)
+    with folder_whole(out) as folder:
+        of_kept = dataclasses.replace(final, weights=final.weights[kept])
+        write_blend(folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept])
+        write_oof(folder / OOF_FILE, rows, honest, folds)
+        trained = pd.concat([artifact.rows for artifact in artifacts]).drop_duplicates([ID, PROMPT_KEY])
+        with write_whole(folder / ROWS_FILE) as file:
+            trained.to_csv(file, index=False, lineterminator="\n")
+        metrics = {
+            "held_out": "out of fold, the blend's weights cross-fitted",
+            **summarise(labels, honest, prior, keys),
+            "blend": {
+                "mean": mean,
+                "temperature": final.temperature,
+                "members": members,
+                "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(told)),
+                "note": "the log loss on the rows that the weights were fitted on flatters them; log_loss is cross-fitted",
+                "best_member": members[best]["member"],
+                "difference_to_best": float(difference.mean()),
+                "difference_low": low,
+                "difference_high": high,
+            },
+            "seconds": time.perf_counter() - started,
+            "members": {MODEL: {"training_rows": learned, "prior": facts["prior"]}},
+        }
+        write_json(folder / METRICS_FILE, metrics)
+        facts = facts_of(config, [MODEL], np.array(facts["prior"]), learned, facts["data_sha256"], None)
+        write_json(folder / FACTS_FILE, facts)
+    return Artifact.load(out)
+
+
+def render(metrics: dict[str, Any]) -> str:
+    """A blend's metrics, as lines to print."""
+    found = metrics["blend"]
+    lines = [describe_member(member) for member in found["members"]]
+    lines += [
+        f"{found['mean']} mean, temperature {found['temperature']:.3f}",
+        f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} [{metrics['log_loss_low']:.4f}, "
+        f"{metrics['log_loss_high']:.4f}], the prior's {metrics['prior_log_loss']:.4f}",
+        f"difference to {found['best_member']}, the best member on these rows: {found['difference_to_best']:+.4f} "
+        f"[{found['difference_low']:+.4f}, {found['difference_high']:+.4f}]",
+        f"on the rows of the fit (flattering): {found['log_loss_on_the_rows_of_the_fit']:.4f}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _check_rows(artifacts: list[Artifact]) -> None:
+    """Raise InputError unless these are two or more artifacts of the same training rows."""
+    if len(artifacts) < 2:
+        raise InputError("blend: expected at least two artifacts")
+    for number, artifact in enumerate(artifacts):
+        if artifact.facts.get("data_sha256") != artifacts[0].facts.get("data_sha256"):
+            raise InputError(
+                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}; a blend needs the same rows for all"
+            )
+        if any(artifact.folder.resolve() == other.folder.resolve() for other in artifacts[:number]):
+            raise InputError(f"{artifact.folder}: named twice")
+
+
+def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The n rows that every artifact predicted while they were held out, and what the m said of them, (m, n, 3)."""
+    predicted = [artifact.oof.set_index(ID) for artifact in artifacts]
+    rows = artifacts[0].rows
+    rows = rows[np.all([rows[ID].isin(frame.index) for frame in predicted], axis=0)].reset_index(drop=True)
+    if rows.empty:
+        raise InputError("blend: no row was held out by all of " + ", ".join(str(a.folder) for a in artifacts))
+    most = max(len(frame) for frame in predicted)
+    if len(rows) < most:
+        logger.warning(
+            "blend: %d rows were held out by every artifact, of %d that one of them held out", len(rows), most
+        )
+    folds = [frame.loc[rows[ID], "fold"].to_numpy() for frame in predicted]
+    others = [a.folder for a, own in zip(artifacts, folds, strict=True) if not np.array_equal(own, folds[0])]
+    if others:
+        names = ", ".join(map(str, others))
+        logger.warning("blend: other folds than %s's: %s; rows are matched by id", artifacts[0].folder, names)
+    return rows, np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted])
+
+
+def _writer(artifact: Artifact) -> Callable[[Path], Any]:
+    """A function that writes the artifact's model into a folder: a copy, or the plain mean of its fold models' copies."""
+    copies = [partial(shutil.copytree, artifact.folder / member) for member in artifact.facts["members"]]
+    if len(copies) == 1:
+        return copies[0]
+    mean = from_dict({"family": "blend"}, "blend")
+    return lambda folder: write_blend(folder, mean, equal_blend("arithmetic", len(copies)), copies)

@@ -1,0 +1,112 @@
+"""Soft labels: what trained models say of rows, without ever repeating a label that they were shown."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from humanpref.artifact import PROMPT_KEY, Artifact
+from humanpref.data import TrainingRows, labels_of, prompt_keys, read_labels, write_pairs
+from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
+
+logger = logging.getLogger(__name__)
+
+
+class Teacher(NamedTuple):
+    """Where soft labels come from, and how much they count beside the labels."""
+
+    path: Path
+    """An artifact, or a CSV with `id` and the three probabilities (a submission, an oof.csv, what `predict --labels` wrote)."""
+    share: float = 1.0
+    """s in (0, 1]: what is learned is s times the teacher's probabilities plus 1 - s times the labels."""
+
+
+def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
+    """The rows, with the teacher's probabilities as what is learned of them, alone or mixed with the labels.
+
+    Extra rows keep their labels. The labels that held-out rows are judged by stay as they are. A teacher that was trained on
+    the same rows has seen the labels of the held-out ones while it learned to label the others: a small flattery that only
+    a teacher of each fold's own would take away.
+
+    Raises
+    ------
+    InputError
+        For a share outside (0, 1], a file that cannot be used, a row that the teacher says nothing of, or one that it has only
+        seen with its label (see `soft_labels`).
+    """
+    path, share = Path(teacher.path), teacher.share
+    if not 0 < share <= 1:
+        raise InputError(f"teacher {path}: expected a share above 0 and at most 1, got {share:g}")
+    if path.is_dir():
+        told = soft_labels([Artifact.load(path)], rows.pairs)
+    else:
+        given = read_labels(path)
+        unknown = ~rows.pairs[ID].isin(given[ID])
+        if unknown.any():
+            raise InputError(
+                f"{path}: no probabilities for {unknown.sum()} of {len(unknown)} training rows, the first of them id "
+                f"{rows.pairs[ID][unknown].iloc[0]!r}"
+            )
+        logger.info("%s: taken as it is; predictions of a model for the rows that it was fitted on would leak", path)
+        told = labels_of(given.set_index(ID).loc[rows.pairs[ID]])
+    targets = share * told + (1 - share) * rows.targets
+    facts = rows.facts | {"teacher": {"name": path.name, "share": share}}
+    return dataclasses.replace(rows, targets=targets, facts=facts)
+
+
+def write_soft_labels(
+    path: str | Path, artifacts: list[Artifact], pairs: pd.DataFrame, weight: float | None = None
+) -> None:
+    """Write rows with `soft_labels` as their labels, and a weight for each if one is given, as `read_pairs` reads them.
+
+    Raises
+    ------
+    InputError
+        For a weight that is not positive, and as `soft_labels`.
+    """
+    if weight is not None and not 0 < weight < np.inf:
+        raise InputError(f"--weight: expected a positive number, got {weight:g}")
+    labelled = pairs.assign(**dict(zip(LABEL_COLUMNS, soft_labels(artifacts, pairs).T, strict=True)))
+    write_pairs(path, labelled if weight is None else labelled.assign(**{WEIGHT: weight}))
+
+
+def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
+    """Mean of what the artifacts say of rows, (n, 3); of a row that one was trained on it gives its out-of-fold prediction.
+
+    Raises
+    ------
+    InputError
+        If an artifact was trained on a row, by id and prompt, that it has no out-of-fold prediction of.
+    """
+    return np.mean([_soft_labels(artifact, pairs) for artifact in artifacts], axis=0)
+
+
+def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
+    trained, keys = artifact.rows, prompt_keys(pairs)
+    own_keys = dict(zip(trained[ID], trained[PROMPT_KEY], strict=True))
+    seen = np.array([own_keys.get(key) == prompt for key, prompt in zip(pairs[ID], keys, strict=True)], dtype=bool)
+    told = np.empty((len(pairs), 3))
+    if seen.any():
+        oof = artifact.oof.set_index(ID)
+        lacking = pairs[ID][seen & ~pairs[ID].isin(oof.index).to_numpy()]
+        if len(lacking):
+            raise InputError(
+                f"{artifact.folder}: was trained on {len(lacking)} of these rows (the first of them id {lacking.iloc[0]!r}) "
+                "and has no out-of-fold prediction of them, so that it would repeat their labels; train it with --folds"
+            )
+        told[seen] = oof.loc[pairs[ID][seen], list(LABEL_COLUMNS)].to_numpy()
+        logger.info("%s: out-of-fold predictions for %d rows that it was trained on", artifact.folder, seen.sum())
+    near = ~seen & np.isin(keys, trained[PROMPT_KEY].to_numpy(dtype=object))
+    if near.any():
+        logger.warning(
+            "%s: %d rows share a prompt with rows that it was trained on; if they are the same rows under other ids, it "
+            "repeats their labels",
+            artifact.folder,
+            near.sum(),
+        )
+    if not seen.all():
+        told[~seen] = artifact.predict_proba(pairs[~seen].reset_index(drop=True))
+    return told

@@ -1,0 +1,406 @@
+"""A weighted mean of several models, with weights and a temperature fitted on predictions for rows that they did not see.
+
+    arithmetic   p = sum_m w_m p_m
+    geometric    p ∝ exp(sum_m w_m ln p_m)          w_m >= 0, sum_m w_m = 1; then p^(1/T), normalised
+
+Both weight problems are convex, and so is that of 1/T once the weights are known: the fit does not depend on a start.
+"""
+
+import dataclasses
+import logging
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import log_softmax, logsumexp, softmax
+
+from humanpref.config import BlendOptions, Config, load_config
+from humanpref.data import grouped_folds, prompt_keys
+from humanpref.files import folder_whole, read_json, remove, write_json
+from humanpref.models import build_model, load_model
+from humanpref.models.base import CONFIG_FILE, Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.schema import LABEL_COLUMNS, InputError
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "model.safetensors"
+FROZEN = "embedding"
+"""The family whose members take `model.backbone` of the blend: its default is a hub name, which takes a network."""
+CLIP = 1e-15
+"""A member's probability counts as at least this: one certain mistake must not be infinite."""
+TEMPERATURES = (0.25, 4.0)
+GAP = 1e-6
+"""The weights' mean log loss is at most so many nats above the least possible one, or a warning says so."""
+COPY = 1e-9
+"""Two members whose probabilities differ nowhere by more are one."""
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How m members' probabilities become one: a pure function with its parameters."""
+
+    mean: str
+    """`arithmetic` or `geometric`."""
+    weights: np.ndarray
+    """(m,), at least 0, summing to 1; 0: dropped."""
+    temperature: float = 1.0
+    """Above 1 softens, below 1 sharpens."""
+
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """(n, 3) from the members' (m, n, 3)."""
+        logs = np.log(np.maximum(probabilities, CLIP))
+        if self.mean == "geometric":
+            mixed = np.tensordot(self.weights, logs, axes=1)
+        else:
+            mixed = np.log(np.tensordot(self.weights, np.exp(logs), axes=1))
+        return softmax(mixed / self.temperature, axis=1)
+
+
+def equal_blend(mean: str, members: int) -> Blend:
+    """Equal weights, no temperature."""
+    return Blend(mean, np.full(members, 1 / members))
+
+
+def fit_blend(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None = None,
+    mean: str = "arithmetic",
+    shrinkage: float = 10.0,
+    min_gain: float = 1.0,
+) -> tuple[Blend, dict[int, str]]:
+    """The blend of least log loss, without the members that it does not need.
+
+    Parameters
+    ----------
+    probabilities : ndarray
+        (m, n, 3): what each member says of rows that it did not learn from.
+    labels : ndarray
+        (n, 3), hard or soft.
+    weights : ndarray, optional
+        (n,) the rows' weights; 2 equals the row twice.
+    mean : str
+        `arithmetic` or `geometric`.
+    shrinkage : float
+        s in the penalties s/2 |w - 1/m|² and s/2 (1/T - 1)², in nats over all rows. It is a Gaussian prior of standard deviation
+        1/sqrt(s) around the plain mean, 0.3 for s = 10: felt with a thousand rows, whose weights would else follow noise, and
+        not with fifty thousand.
+    min_gain : float
+        A member whose removal costs less than so many nats over all rows is dropped, the cheapest first, and the others are
+        fitted again. One nat is Akaike's price of one parameter.
+
+    Returns
+    -------
+    (Blend, dict)
+        The blend of all m members, and why members were dropped (weight 0), by their number. A copy of an earlier member is
+        dropped before anything is fitted, so that it changes nothing.
+
+    Source: Breiman (1996), "Stacked regressions", with log loss for squares; Genest and Zidek (1986) on both means.
+    """
+    row_weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    probabilities = np.maximum(np.asarray(probabilities, dtype=np.float64), CLIP)
+    dropped: dict[int, str] = {}
+    kept: list[int] = []
+    for member, own in enumerate(probabilities):
+        twin = next((other for other in kept if np.abs(own - probabilities[other]).max() <= COPY), None)
+        if twin is None:
+            kept.append(member)
+        else:
+            dropped[member] = f"the same as member {twin + 1}"
+
+    def fit(members: list[int]) -> tuple[Blend, float]:
+        return _fit_all(probabilities[members], labels, row_weights, mean, shrinkage)
+
+    best, loss = fit(kept)
+    while len(kept) > 1:
+        trials = {member: fit([other for other in kept if other != member]) for member in kept}
+        cheapest = min(trials, key=lambda member: trials[member][1])
+        cost = trials[cheapest][1] - loss
+        if cost >= min_gain:
+            break
+        change = f"raises the log loss by {cost:.2g}" if cost > 0 else f"lowers the log loss by {-cost:.2g}"
+        dropped[cheapest] = f"leaving it out {change} nats over all rows (kept from {min_gain:g} on)"
+        kept.remove(cheapest)
+        best, loss = trials[cheapest]
+    all_weights = np.zeros(len(probabilities))
+    all_weights[kept] = best.weights
+    return Blend(mean, all_weights, best.temperature), dropped
+
+
+def _fit_all(
+    probabilities: np.ndarray, labels: np.ndarray, row_weights: np.ndarray, mean: str, shrinkage: float
+) -> tuple[Blend, float]:
+    """A blend that keeps every member, and its log loss summed over the rows, the penalties apart."""
+    weights = _fit_weights(probabilities, labels, row_weights, mean, shrinkage)
+    mixed = np.log(Blend(mean, weights)(probabilities))
+
+    def loss(sharpness: float) -> float:
+        return float(-(row_weights @ (labels * log_softmax(mixed * sharpness, axis=1)).sum(axis=1)))
+
+    low, high = TEMPERATURES
+    found = minimize_scalar(
+        lambda sharpness: (loss(sharpness) + shrinkage * (sharpness - 1) ** 2 / 2) / row_weights.sum(),
+        bounds=(1 / high, 1 / low),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    return Blend(mean, weights, float(1 / found.x)), loss(found.x)
+
+
+def _fit_weights(
+    probabilities: np.ndarray, labels: np.ndarray, row_weights: np.ndarray, mean: str, shrinkage: float
+) -> np.ndarray:
+    """The weights (m,) on the simplex."""
+    members, total = len(probabilities), row_weights.sum()
+    equal = np.full(members, 1 / members)
+    if members == 1:
+        return equal
+    logs = np.log(probabilities)
+
+    def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        if mean == "geometric":
+            scores = np.tensordot(weights, logs, axes=1)
+            log_sum = logsumexp(scores, axis=1, keepdims=True)
+            loss = row_weights @ (log_sum[:, 0] - (labels * scores).sum(axis=1))
+            gradient = np.tensordot(logs, (np.exp(scores - log_sum) - labels) * row_weights[:, None], axes=2)
+        else:
+            mixed = np.maximum(np.tensordot(weights, probabilities, axes=1), CLIP)
+            loss = -(row_weights @ (labels * np.log(mixed)).sum(axis=1))
+            gradient = -np.tensordot(probabilities, labels / mixed * row_weights[:, None], axes=2)
+        away = weights - equal
+        return (loss + shrinkage * away @ away / 2) / total, (gradient + shrinkage * away) / total
+
+    on_simplex = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
+    options = {"ftol": 1e-13, "maxiter": 500}
+    found = minimize(
+        objective, equal, jac=True, method="SLSQP", bounds=[(0, 1)] * members, constraints=on_simplex, options=options
+    )
+    weights = np.clip(found.x, 0, None)
+    weights /= weights.sum()
+    # A convex function lies above its tangents: w · g - min g bounds how far the loss is above the least one on the simplex.
+    gradient = objective(weights)[1]
+    gap = weights @ gradient - gradient.min()
+    if not gap <= GAP:
+        logger.warning("blend: the weights' log loss may be %.2g above the least possible (%s)", gap, found.message)
+    return weights
+
+
+class BlendModel(Model):
+    """Members of any families, blended on inner out-of-fold predictions and then trained again on all rows.
+
+    After `fit`: `members_`, the models that the blend kept, and `blend_` over them.
+    """
+
+    @property
+    def swap_equivariant(self) -> bool:
+        return all(member.swap_equivariant for member in self.members_)
+
+    def fit(
+        self,
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        validation: Validation | None = None,
+        checkpoint: Path | None = None,
+    ) -> "BlendModel":
+        options: BlendOptions = self.config.model
+        labels = as_probabilities(labels)
+        members = self._members()
+        progress = _Progress(checkpoint)
+        folds = self._inner_folds(pairs, labels)
+        facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
+        if folds is None:
+            logger.info("blend: fewer prompts than inner folds, so the members weigh the same")
+            blend, dropped = equal_blend(options.mean, len(members)), {}
+        else:
+            told = np.empty((len(members), len(pairs), 3))
+            for number, (name, config) in enumerate(members):
+                for fold in range(options.folds):
+                    logger.info(
+                        "blend: %s (%d of %d), inner fold %d of %d",
+                        name, number + 1, len(members), fold + 1, options.folds,
+                    )  # fmt: skip
+                    held = folds == fold
+                    told[number][held] = progress.probabilities(
+                        f"member-{number}-fold-{fold}", partial(_fit_and_predict, config, pairs, labels, weights, held)
+                    )
+                facts[number]["log_loss"] = mean_log_loss(labels, told[number], weights)
+            blend, dropped = fit_blend(told, labels, weights, options.mean, options.shrinkage, options.min_gain)
+        kept = [number for number in range(len(members)) if number not in dropped]
+        for number, fact in enumerate(facts):
+            fact["weight"] = float(blend.weights[number])
+            if number in dropped:
+                fact["dropped"] = dropped[number]
+            logger.info("blend: %s", describe_member(fact))
+        self.members_ = []
+        for number in kept:
+            name, config = members[number]
+            logger.info("blend: %s on all %d rows", name, len(pairs))
+            fit = partial(build_model(config).fit, pairs, labels, weights, validation)
+            model = progress.model(f"member-{number}", fit)
+            facts[number]["report"] = model.report_
+            self.members_.append(model)
+        self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
+        self.report_ = {"blend": {"mean": options.mean, "temperature": blend.temperature, "members": facts}}
+        return self
+
+    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
+        return self.blend_(np.stack([member.predict_proba(pairs) for member in self.members_]))
+
+    def save_state(self, folder: Path) -> None:
+        write_state(folder, self.blend_, [member.save for member in self.members_])
+
+    def load_state(self, folder: Path) -> None:
+        path = folder / STATE_FILE
+        arrays = load_arrays(path, {"weights": (None,), "temperature": (1,)})
+        weights, temperature = arrays["weights"], float(arrays["temperature"][0])
+        if not (len(weights) and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-6 and temperature > 0):
+            raise InputError(f"{path}: expected weights that sum to 1 and a positive temperature")
+        expected = [_member_folder(number) for number in range(len(weights))]
+        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        if sorted(expected) != found:
+            raise InputError(
+                f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}"
+            )
+        self.members_ = [load_model(folder / name) for name in expected]
+        self.blend_ = Blend(self.config.model.mean, weights, temperature)
+
+    def _members(self) -> list[tuple[str, Config]]:
+        """Each member by the words that name it, and its configuration; without those that lack their backbone."""
+        options: BlendOptions = self.config.model
+        members, filled = [], False
+        for text in options.members:
+            try:
+                preset, *overrides = shlex.split(text)
+            except ValueError as error:
+                raise InputError(
+                    f"option model.members: {text!r}: expected a preset and its settings ({error})"
+                ) from None
+            overrides.insert(0, f"seed={self.config.seed}")
+            config = load_config(preset, None, overrides)
+            if config.family == FROZEN and not any(setting.startswith("model.backbone=") for setting in overrides):
+                if not options.backbone:
+                    logger.warning("blend: %s is left out: it needs a model folder (model.backbone=FOLDER)", text)
+                    continue
+                config, filled = load_config(preset, None, [*overrides, f"model.backbone={options.backbone}"]), True
+            for option in ("keep_best_epoch", "patience"):
+                if getattr(config.training, option, None):
+                    raise InputError(
+                        f"option model.members: {text!r}: training.{option} would choose on the rows that the weights are "
+                        "fitted on; set it off for a member of a blend"
+                    )
+            build_model(config)  # a missing library is said now, not after the other members' hours
+            members.append((text, config))
+        if not members:
+            raise InputError("option model.members: no member to blend")
+        if options.backbone and not filled:
+            raise InputError("option model.backbone: no member of this blend takes it; set it in model.members")
+        return members
+
+    def _inner_folds(self, pairs: pd.DataFrame, labels: np.ndarray) -> np.ndarray | None:
+        if len(set(prompt_keys(pairs))) < self.config.model.folds:
+            return None
+        labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
+        return grouped_folds(labelled, self.config.model.folds, self.config.seed)
+
+
+def _fit_and_predict(
+    config: Config,
+    pairs: pd.DataFrame,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+    held: np.ndarray,
+    checkpoint: Path | None,
+) -> np.ndarray:
+    """What a member fitted without the held rows says of them. It gets no validation rows: there is nothing to choose on them."""
+    kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
+    weights = None if weights is None else weights[~held]
+    return build_model(config).fit(kept, labels[~held], weights, None, checkpoint).predict_proba(out)
+
+
+class _Progress:
+    """What an interrupted fit had done, kept in a folder: predictions and models, each written whole. Without a folder: nothing.
+
+    Each piece of work gets a path of its own to keep a checkpoint at.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.main = os.environ.get("RANK", "0") == "0"
+        if folder is not None and self.main:
+            folder.mkdir(exist_ok=True)
+
+    def probabilities(self, name: str, work: Callable[[Path | None], np.ndarray]) -> np.ndarray:
+        def save(folder: Path, made: np.ndarray) -> None:
+            save_arrays(folder / STATE_FILE, {"probabilities": made})
+
+        def load(folder: Path) -> np.ndarray:
+            return load_arrays(folder / STATE_FILE, {"probabilities": (None, 3)})["probabilities"]
+
+        return self._piece(name, work, save, load)
+
+    def model(self, name: str, work: Callable[[Path | None], Model]) -> Model:
+        def save(folder: Path, made: Model) -> None:
+            made.save(folder / "model")
+            write_json(folder / "report.json", made.report_)
+
+        def load(folder: Path) -> Model:
+            model = load_model(folder / "model")
+            model.report_ = read_json(folder / "report.json")
+            return model
+
+        return self._piece(name, work, save, load)
+
+    def _piece(self, name: str, work: Callable, save: Callable, load: Callable) -> Any:
+        if self.folder is None:
+            return work(None)
+        path, running = self.folder / name, self.folder / f"{name}.running"
+        if path.is_dir():
+            logger.info("blend: done before")
+            return load(path)
+        made = work(running)
+        if self.main:
+            with folder_whole(path) as unfinished:
+                save(unfinished, made)
+            remove(running)
+        return made
+
+
+def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
+    """Write what `BlendModel.load_state` reads; each member is a function that writes it into the folder that it is given."""
+    save_arrays(
+        folder / STATE_FILE, {"weights": blend.weights, "temperature": np.array([blend.temperature], dtype=np.float64)}
+    )
+    for number, write in enumerate(members):
+        write(folder / _member_folder(number))
+
+
+def write_blend(folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
+    """Write a `BlendModel` that was not fitted as one, from members that are on disk; see `write_state`."""
+    folder.mkdir()
+    write_json(folder / CONFIG_FILE, config.to_dict())
+    write_state(folder, blend, members)
+
+
+def describe_member(fact: dict[str, Any]) -> str:
+    """One line on a member: its weight, its log loss, and why it was dropped."""
+    loss = f", log loss {fact['log_loss']:.4f}" if "log_loss" in fact else ""
+    return f"{fact['member']}: weight {fact['weight']:.3f}{loss}" + (
+        f"; dropped: {fact['dropped']}" if "dropped" in fact else ""
+    )
+
+
+def mean_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The weighted mean of the rows' log losses, in nats."""
+    return float(np.average(-(labels * np.log(np.maximum(probabilities, CLIP))).sum(axis=1), weights=weights))
+
+
+def _member_folder(number: int) -> str:
+    return f"member-{number}"

@@ -1,0 +1,248 @@
+"""The blend: its two means and its temperature by hand, its optimum by brute force, what it drops, and its honesty."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from humanpref.config import load_config
+from humanpref.data import labels_of, swap_pairs
+from humanpref.models import build_model, load_model
+from humanpref.models.blend import Blend, equal_blend, fit_blend, mean_log_loss
+from humanpref.models.prior import PriorModel
+from humanpref.models.sparse import SparseModel
+from humanpref.schema import InputError
+
+FEW = "model.term_penalties=10 model.structure_penalties=100"
+
+
+def arena(rows=600, noises=(0.3, 0.6, 0.9), seed=0):
+    """Labels drawn from known probabilities, and members that know them up to noise of their own."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, 0.8, (rows, 3))
+    probabilities = np.exp(truth) / np.exp(truth).sum(axis=1, keepdims=True)
+    labels = np.eye(3)[[rng.choice(3, p=row) for row in probabilities]]
+    members = np.exp([truth + rng.normal(0, noise, truth.shape) for noise in noises])
+    return members / members.sum(axis=2, keepdims=True), labels
+
+
+def test_both_means_and_the_temperature_by_hand():
+    told = np.array([[[0.2, 0.2, 0.6]], [[0.6, 0.2, 0.2]]])
+    np.testing.assert_allclose(Blend("arithmetic", np.array([0.25, 0.75]))(told), [[0.5, 0.2, 0.3]], atol=1e-12)
+    # sqrt(0.12), 0.2, sqrt(0.12) over their sum; and 0.04^(1/2) = 0.2.
+    root = np.sqrt(0.12)
+    expected = np.array([[root, 0.2, root]]) / (2 * root + 0.2)
+    np.testing.assert_allclose(equal_blend("geometric", 2)(told), expected, atol=1e-12)
+    # T = 1/2 squares: 0.04, 0.04, 0.36 of 0.44.
+    sharpened = Blend("arithmetic", np.array([1.0, 0.0]), 0.5)(told)
+    np.testing.assert_allclose(sharpened, np.array([[0.04, 0.04, 0.36]]) / 0.44, atol=1e-12)
+    softened = Blend("geometric", np.array([1.0, 0.0]), 2.0)(told)
+    np.testing.assert_allclose(softened, np.sqrt(told[0]) / np.sqrt(told[0]).sum(), atol=1e-12)
+
+
+def test_a_certain_mistake_is_not_infinite():
+    told = np.array([[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]]])
+    for mean in ("arithmetic", "geometric"):
+        blended = equal_blend(mean, 2)(told)
+        assert np.isfinite(np.log(blended)).all()
+        blend, _ = fit_blend(told, np.array([[0.0, 1.0, 0.0]]), mean=mean)
+        assert np.isfinite(blend(told)).all()
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_the_weights_are_the_best_on_the_simplex(mean):
+    told, labels = arena()
+    blend, dropped = fit_blend(told, labels, mean=mean, shrinkage=0, min_gain=0)
+    assert not dropped
+    assert blend.weights.sum() == pytest.approx(1)
+    reached = mean_log_loss(labels, Blend(mean, blend.weights)(told))
+    steps = np.linspace(0, 1, 41)
+    grid = [(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1 + 1e-9]
+    losses = [mean_log_loss(labels, Blend(mean, np.clip(point, 0, 1))(told)) for point in grid]
+    assert reached <= min(losses) + 1e-7
+    assert np.abs(blend.weights - grid[int(np.argmin(losses))]).max() < 0.026
+
+
+def test_the_temperature_is_the_best_and_undoes_a_known_one():
+    rng = np.random.default_rng(1)
+    scores = rng.normal(0, 1, (4_000, 3))
+    truth = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    # A member that is twice too sure of itself; soft labels leave no noise.
+    sure = truth**2 / (truth**2).sum(axis=1, keepdims=True)
+    blend, _ = fit_blend(sure[None], truth, shrinkage=0)
+    assert blend.temperature == pytest.approx(2, abs=1e-4)
+    np.testing.assert_allclose(blend(sure[None]), truth, atol=1e-4)
+    assert 1 < fit_blend(sure[None], truth, shrinkage=1_000)[0].temperature < 1.9
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_a_duplicate_changes_nothing(mean):
+    told, labels = arena()
+    alone, _ = fit_blend(told, labels, mean=mean)
+    doubled, dropped = fit_blend(np.concatenate([told, told[:1]]), labels, mean=mean)
+    assert dropped == {3: "the same as member 1"}
+    np.testing.assert_allclose(doubled(np.concatenate([told, told[:1]])), alone(told), atol=1e-14)
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_a_random_member_is_dropped(mean):
+    told, labels = arena()
+    noise = np.random.default_rng(5).dirichlet([1, 1, 1], size=len(labels))[None]
+    alone, _ = fit_blend(told, labels, mean=mean)
+    with_noise, dropped = fit_blend(np.concatenate([noise, told]), labels, mean=mean)
+    assert list(dropped) == [0]
+    assert "leaving it out" in dropped[0]
+    np.testing.assert_allclose(with_noise.weights, [0, *alone.weights], atol=1e-6)
+
+
+def test_shrinkage_pulls_towards_the_plain_mean_and_less_with_more_rows():
+    told, labels = arena(400, noises=(0.3, 0.6))
+    free = fit_blend(told, labels, shrinkage=0, min_gain=0)[0].weights
+    default = fit_blend(told, labels, min_gain=0)[0].weights
+    strong = fit_blend(told, labels, shrinkage=1e9, min_gain=0)[0]
+    assert free[0] > default[0] > strong.weights[0]
+    np.testing.assert_allclose(strong.weights, 0.5, atol=1e-6)
+    assert strong.temperature == pytest.approx(1, abs=1e-6)
+    many = np.full(len(labels), 100.0)
+    assert abs(fit_blend(told, labels, many, min_gain=0)[0].weights[0] - free[0]) < abs(default[0] - free[0]) / 5
+
+
+def test_a_row_of_weight_two_is_the_row_twice():
+    told, labels = arena(200)
+    weights = np.where(np.arange(200) < 60, 2.0, 1.0)
+    twice = np.concatenate([told, told[:, :60]], axis=1)
+    weighted, _ = fit_blend(told, labels, weights)
+    repeated, _ = fit_blend(twice, np.concatenate([labels, labels[:60]]))
+    np.testing.assert_allclose(weighted.weights, repeated.weights, atol=1e-5)
+    assert weighted.temperature == pytest.approx(repeated.temperature, abs=1e-5)
+
+
+def blend_of(*members, **options):
+    overrides = [f"model.members={list(members)!r}", *(f"model.{name}={value}" for name, value in options.items())]
+    return build_model(load_config("cpu-best", overrides=overrides))
+
+
+class Memory(PriorModel):
+    """Knows every row that it has seen by heart, and is sure of A in every other."""
+
+    def fit(self, pairs, labels, weights=None, validation=None, checkpoint=None):
+        super().fit(pairs, labels, weights)
+        self.seen_ = dict(zip(pairs["id"], labels, strict=True))
+        return self
+
+    def predict_proba(self, pairs):
+        rows = [self.seen_.get(key, (0.8, 0.1, 0.1)) for key in pairs["id"]]
+        return np.clip(np.array(rows), 1e-6, 1)
+
+
+def test_a_member_that_memorises_gets_no_undue_weight(pairs, monkeypatch):
+    monkeypatch.setattr("humanpref.models.sparse.SparseModel", Memory)
+    labels = labels_of(pairs)
+    by_heart = Memory(load_config("sparse")).fit(pairs, labels).predict_proba(pairs)
+    rates = np.tile(labels.mean(axis=0), (len(pairs), 1))
+    flattered, _ = fit_blend(np.stack([by_heart, rates]), labels)
+    assert flattered.weights[0] > 0.95  # what weights fitted on the training rows' own predictions would be
+    honest = blend_of("sparse", "prior", folds=3).fit(pairs, labels).report_["blend"]["members"]
+    assert honest[0]["weight"] < 0.05
+    assert honest[0]["log_loss"] > 1.2 > honest[1]["log_loss"]
+
+
+def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
+    labels = labels_of(pairs)
+    model = blend_of(
+        f"sparse {FEW}",
+        "sparse model.term_penalties=1 model.structure_penalties=1",
+        folds=3,
+        mean="geometric",
+        min_gain=0,
+    )
+    model.fit(pairs, labels)
+    told = np.stack([member.predict_proba(pairs) for member in model.members_])
+    logs = np.tensordot(model.blend_.weights, np.log(told), axes=1) / model.blend_.temperature
+    expected = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(pairs), expected, atol=1e-12)
+    alone = build_model(load_config("sparse", overrides=FEW.split())).fit(pairs, labels)
+    np.testing.assert_array_equal(model.members_[0].predict_proba(pairs), alone.predict_proba(pairs))
+    assert model.swap_equivariant
+    np.testing.assert_allclose(
+        model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], model.predict_proba(pairs), atol=1e-6
+    )
+
+
+def test_it_is_swap_equivariant_only_if_all_members_are(pairs):
+    model = blend_of(f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6).fit(pairs, labels_of(pairs))
+    assert len(model.members_) == 2
+    assert not model.swap_equivariant
+
+
+def test_an_interrupted_fit_goes_on_piece_by_piece(pairs, tmp_path, monkeypatch):
+    labels, members = labels_of(pairs), (f"sparse {FEW}", "prior")
+    whole = blend_of(*members, folds=2, min_gain=0).fit(pairs, labels)
+    fits, fit = [], SparseModel.fit
+
+    def counted(self, *arguments, **named):
+        fits.append(1)
+        if len(fits) == 3:  # two inner folds, then all rows
+            raise KeyboardInterrupt
+        return fit(self, *arguments, **named)
+
+    monkeypatch.setattr(SparseModel, "fit", counted)
+    with pytest.raises(KeyboardInterrupt):
+        blend_of(*members, folds=2, min_gain=0).fit(pairs, labels, checkpoint=tmp_path / "state")
+    resumed = blend_of(*members, folds=2, min_gain=0).fit(pairs, labels, checkpoint=tmp_path / "state")
+    assert len(fits) == 4
+    np.testing.assert_array_equal(resumed.predict_proba(pairs), whole.predict_proba(pairs))
+    # And a third time everything is there, reports included.
+    again = blend_of(*members, folds=2, min_gain=0).fit(pairs, labels, checkpoint=tmp_path / "state")
+    assert len(fits) == 4
+    assert again.report_ == whole.report_
+
+
+def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatch):
+    import dataclasses
+
+    from humanpref import config
+
+    @dataclasses.dataclass(frozen=True)
+    class Needy(config.PriorOptions):
+        backbone: str = "hub/name"
+
+    monkeypatch.setattr("humanpref.models.blend.FROZEN", "prior")
+    monkeypatch.setitem(config.FAMILIES, "prior", config._Family(Needy, config.HoldOut, config.NoOptions))
+    with caplog.at_level(logging.WARNING):
+        model = blend_of(f"sparse {FEW}", "prior", folds=2).fit(pairs, labels_of(pairs))
+    assert "prior is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text
+    assert len(model.report_["blend"]["members"]) == 1
+    model = blend_of(f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6, backbone="some/where")
+    model.fit(pairs, labels_of(pairs))
+    assert model.members_[1].config.model.backbone == "some/where"
+    own = blend_of("prior model.backbone=of/its/own", folds=2).fit(pairs, labels_of(pairs))
+    assert own.members_[0].config.model.backbone == "of/its/own"
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "message"),
+    [
+        ((), {}, "no member to blend"),
+        (("sparce",), {}, "unknown preset 'sparce'"),
+        (("sparse model.min_row=1",), {}, "did you mean 'model.min_rows'"),
+        (('sparse "model',), {}, "expected a preset and its settings"),
+        (("tiny training.keep_best_epoch=true",), {}, "training.keep_best_epoch would choose on the rows"),
+        (("tiny training.patience=2",), {}, "training.patience would choose on the rows"),
+        (("prior",), {"backbone": "some/where"}, "no member of this blend takes it"),
+    ],
+)
+def test_members_that_cannot_be_blended(pairs, members, options, message):
+    with pytest.raises(InputError, match=message):
+        blend_of(*members, **options).fit(pairs, labels_of(pairs))
+
+
+@pytest.mark.parametrize("change", ["missing", "extra"])
+def test_loading_wants_exactly_its_members(pairs, tmp_path, change):
+    blend_of("prior", folds=2).fit(pairs, labels_of(pairs)).save(tmp_path)
+    if change == "extra":
+        (tmp_path / "member-1").mkdir()
+    else:
+        (tmp_path / "member-0").rename(tmp_path.with_name("gone"))
+    with pytest.raises(InputError, match="expected the folders member-0, found"):
+        load_model(tmp_path)

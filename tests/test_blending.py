@@ -1,0 +1,184 @@
+"""Blending artifacts: one artifact like any other, with an honest estimate, from artifacts of the same rows only."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from humanpref.artifact import Artifact
+from humanpref.blending import blend, render
+from humanpref.config import load_config
+from humanpref.data import labels_of, prompt_keys, read_pairs
+from humanpref.evaluation.metrics import log_loss
+from humanpref.experiment import evaluate, train
+from humanpref.models import load_model
+from humanpref.models.blend import fit_blend
+from humanpref.schema import LABEL_COLUMNS, InputError
+
+
+def sparse(term, structure):
+    return load_config("sparse", overrides=[f"model.term_penalties={term}", f"model.structure_penalties={structure}"])
+
+
+@pytest.fixture(scope="module")
+def members(arena, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("members")
+    runs = {"weak": (sparse(3, 10), 2), "strong": (sparse(100, 300), 3), "prior": (load_config("prior"), 2)}
+    return {name: train(config, arena / "train.csv", folder / name, k) for name, (config, k) in runs.items()}
+
+
+def told_by(artifact):
+    return artifact.oof[list(LABEL_COLUMNS)].to_numpy()
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_path, pairs, mean):
+    # Predictions that are worth blending, in place of what so few rows can teach.
+    rng, labels = np.random.default_rng(0), labels_of(pairs)
+    for name, noise in (("weak", 1.5), ("strong", 1.0), ("prior", 60.0)):
+        shutil.copytree(members[name].folder, tmp_path / name)
+        told = np.exp(labels + rng.normal(0, noise, labels.shape))
+        told = members[name].oof.assign(
+            **dict(zip(LABEL_COLUMNS, (told / told.sum(axis=1, keepdims=True)).T, strict=True))
+        )
+        told.to_csv(tmp_path / name / "oof.csv", index=False)
+    doctored = [Artifact.load(tmp_path / name) for name in members]
+    blended = blend([artifact.folder for artifact in doctored], tmp_path / "blend", mean)
+    told = np.stack([told_by(artifact) for artifact in doctored])
+    fitted, dropped = fit_blend(told, labels, mean=mean)
+    assert list(dropped) == [2]
+    assert 0.1 < fitted.weights[0] < 0.45
+    rows = read_pairs(arena / "test.csv")
+    each = [np.mean([m.predict_proba(rows) for m in artifact.models], axis=0) for artifact in members.values()]
+    if mean == "arithmetic":
+        mixed = sum(w * p for w, p in zip(fitted.weights, each, strict=True)) ** (1 / fitted.temperature)
+    else:
+        mixed = np.prod([p ** (w / fitted.temperature) for w, p in zip(fitted.weights, each, strict=True)], axis=0)
+    np.testing.assert_allclose(blended.predict_proba(rows), mixed / mixed.sum(axis=1, keepdims=True), atol=1e-9)
+    report = blended.metrics["blend"]
+    assert [member["member"] for member in report["members"]] == list(members)
+    assert [member["log_loss"] for member in report["members"]] == pytest.approx(
+        [log_loss(labels, own) for own in told]
+    )
+    assert report["log_loss_on_the_rows_of_the_fit"] == pytest.approx(log_loss(labels, fitted(told)))
+    assert {i for i, member in enumerate(report["members"]) if "dropped" in member} == set(dropped)
+
+
+@pytest.fixture(scope="module")
+def blended(members, tmp_path_factory):
+    return blend([members["weak"].folder, members["prior"].folder], tmp_path_factory.mktemp("blend") / "blend")
+
+
+def test_its_estimate_is_cross_fitted(blended, members, pairs):
+    told, labels = np.stack([told_by(members["weak"]), told_by(members["prior"])]), labels_of(pairs)
+    oof = blended.oof
+    keys = prompt_keys(pairs)
+    for fold in range(5):
+        judged = (oof["fold"] == fold).to_numpy()
+        assert judged.any()
+        assert not set(keys[judged]) & set(keys[~judged])
+        own = fit_blend(told[:, ~judged], labels[~judged])[0](told[:, judged])
+        np.testing.assert_allclose(told_by(blended)[judged], own, atol=1e-12)
+    metrics = blended.metrics
+    assert metrics["log_loss"] == pytest.approx(log_loss(labels, told_by(blended)))
+    assert metrics["log_loss"] > metrics["blend"]["log_loss_on_the_rows_of_the_fit"]
+    losses = [log_loss(labels, own) for own in told]
+    assert metrics["blend"]["best_member"] == ["weak", "prior"][int(np.argmin(losses))]
+    assert metrics["blend"]["difference_to_best"] == pytest.approx(metrics["log_loss"] - min(losses))
+    text = render(metrics)
+    for word in ("weak: weight ", "temperature", "on the rows of the fit (flattering)", "difference to"):
+        assert word in text
+
+
+def test_it_is_an_artifact_like_any_other(blended, members, arena, tmp_path, caplog):
+    moved = shutil.copytree(blended.folder, tmp_path / "moved")
+    for artifact in members.values():
+        assert str(artifact.folder) not in (moved / "model" / "config.json").read_text()
+    artifact = Artifact.load(moved)
+    assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(artifact.metrics)
+    assert artifact.facts["family"] == "blend"
+    assert artifact.facts["data_sha256"] == members["weak"].facts["data_sha256"]
+    figures = evaluate(artifact, arena / "test_labels.csv")
+    assert figures["rows"] == 24
+    evaluate(artifact, arena / "train.csv")
+    assert "these figures flatter" in caplog.text
+
+
+def test_blends_can_be_blended(blended, members, arena, tmp_path):
+    again = blend([blended.folder, members["strong"].folder], tmp_path / "again")
+    rows = read_pairs(arena / "test.csv")
+    probabilities = again.predict_proba(rows)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+    assert again.metrics["blend"]["members"][0]["log_loss"] == pytest.approx(blended.metrics["log_loss"])
+
+
+def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs):
+    copy = shutil.copytree(members["weak"].folder, tmp_path / "copy")
+    doubled = blend([members["weak"].folder, copy, members["prior"].folder], tmp_path / "doubled")
+    assert doubled.metrics["log_loss"] == pytest.approx(blended.metrics["log_loss"], abs=1e-12)
+    assert doubled.metrics["blend"]["members"][1]["dropped"] == "the same as member 1"
+    np.testing.assert_allclose(doubled.predict_proba(pairs), blended.predict_proba(pairs), atol=1e-12)
+
+
+def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pairs, caplog):
+    reference = blend([members["weak"].folder, members["strong"].folder], tmp_path / "reference")
+    assert "other folds than" in caplog.text
+    shuffled = shutil.copytree(members["strong"].folder, tmp_path / "strong")
+    members["strong"].oof.sample(frac=1, random_state=1).to_csv(shuffled / "oof.csv", index=False)
+    again = blend([members["weak"].folder, shuffled], tmp_path / "again")
+    assert again.metrics["log_loss"] == reference.metrics["log_loss"]
+    fifth = train(load_config("prior"), arena / "train.csv", tmp_path / "fifth")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
+    assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
+    assert f"{len(fifth.oof)} rows were held out by every artifact, of 120" in caplog.text
+
+
+def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
+    weak = members["weak"].folder
+    other_rows = write_csv([([f"p{i}"], ["a"], ["b"], i % 3) for i in range(12)])
+    other = train(load_config("prior"), other_rows, tmp_path / "other", folds=2)
+    whole = train(
+        load_config("prior", overrides=["training.validation_fraction=0"]), arena / "train.csv", tmp_path / "whole"
+    )
+    old = shutil.copytree(weak, tmp_path / "old")
+    (old / "rows.csv").unlink()
+    for folders, message in (
+        ([weak], "at least two"),
+        ([weak, weak], "weak: named twice"),
+        ([weak, other.folder], "other: trained on other rows than .*weak"),
+        ([weak, whole.folder], "whole: no oof.csv in it: nothing was held out"),
+        ([old, members["prior"].folder], "old: no rows.csv in it"),
+        ([weak, tmp_path], "not an artifact"),
+    ):
+        with pytest.raises(InputError, match=message):
+            blend(folders, tmp_path / "blend")
+        assert not list(tmp_path.glob("*blend*"))
+    with pytest.raises(InputError, match="already exists"):
+        blend([weak, members["prior"].folder], weak)
+
+
+def test_a_blend_that_lost_a_member_is_not_loaded(blended, tmp_path):
+    broken = shutil.copytree(blended.folder, tmp_path / "broken")
+    shutil.rmtree(next((broken / "model").glob("member-*")))
+    with pytest.raises(InputError, match="expected the folders member-0"):
+        _ = Artifact.load(broken).models
+
+
+def test_nested_estimate_of_train(arena, tmp_path, pairs):
+    members = 'model.members=["prior", "sparse model.term_penalties=100 model.structure_penalties=300"]'
+    config = load_config("cpu-best", overrides=[members, "model.folds=2", "model.min_gain=0", "model.shrinkage=1e3"])
+    artifact = train(config, arena / "train.csv", tmp_path / "a", folds=2)
+    told = told_by(artifact)
+    for fold in range(2):
+        held = (artifact.oof["fold"] == fold).to_numpy()
+        model = load_model(artifact.folder / f"fold-{fold}")
+        np.testing.assert_allclose(model.predict_proba(pairs[held].reset_index(drop=True)), told[held], atol=1e-9)
+    report = artifact.metrics["members"]["fold-0"]["blend"]
+    assert [member["member"].split()[0] for member in report["members"]] == ["prior", "sparse"]
+    assert all(("report" in member) != ("dropped" in member) for member in report["members"])
+    assert not list(artifact.folder.glob("*checkpoint*"))
+    assert json.loads((artifact.folder / "artifact.json").read_text())["family"] == "blend"
