@@ -39,7 +39,7 @@ BASE = (
 SCREENING: dict[str, tuple[str, ...]] = {
     "report": (),
     "base": BASE,
-    "offset": (*BASE, "model.offset=sparse"),
+    "offset": (*BASE, "model.offset=structure"),
     "davidson": (*BASE, "model.head=davidson"),
     "joint": (*BASE, "model.inputs=joint"),
     "interaction": (*BASE, "model.head=interaction"),

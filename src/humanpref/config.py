@@ -24,7 +24,7 @@ INPUTS = ("dual", "joint")
 TRUNCATIONS = ("parts", "end")
 HEADS = ("linear", "interaction", "attention", "davidson", "rao-kupper")
 LOSSES = ("cross-entropy", "dpo-like", "distillation")
-OFFSETS = ("none", "sparse")
+OFFSETS = ("none", "structure")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
 MEANS = ("arithmetic", "geometric")
@@ -68,7 +68,8 @@ class SparseOptions:
     min_rows: int = 3
     """A term must stand in at least so many texts (responses, or prompts for the tie score)."""
     max_terms: int = 50_000
-    """At most so many response terms, the most frequent; the prompt's vocabulary is capped at a fifth of it."""
+    """At most so many response terms, the most frequent; the prompt's vocabulary is capped at a fifth of it.
+    0: structure alone."""
     term_penalties: tuple[float, ...] = (100.0, 30.0, 10.0, 3.0, 1.0)
     """L2 penalties on a TF-IDF weight, in rows; the best on inner grouped folds of the training rows is taken (one value: no
     choice)."""
@@ -78,7 +79,7 @@ class SparseOptions:
     def __post_init__(self) -> None:
         _check(1 <= self.word_ngrams <= 5, "model.word_ngrams", "a whole number from 1 to 5", self.word_ngrams)
         _check(self.min_rows >= 1, "model.min_rows", "at least 1", self.min_rows)
-        _check(self.max_terms >= 1, "model.max_terms", "at least 1", self.max_terms)
+        _check(self.max_terms >= 0, "model.max_terms", "at least 0", self.max_terms)
         for name in ("term_penalties", "structure_penalties"):
             values = getattr(self, name)
             _check(bool(values) and all(value > 0 for value in values), f"model.{name}", "positive numbers", values)
@@ -107,8 +108,9 @@ class EncoderOptions:
     """Let the head's last layer start at zero, so that the first prediction is a third each and not chance: with few rows, chance
     is most of what a head ends with."""
     offset: str = "none"
-    """`sparse`: fit a `sparse` model first and let the encoder learn what its logits leave unexplained (they are added to the
-    head's; for the training rows those of models that did not see the row). `none`: start from nothing."""
+    """`structure`: fit the `sparse` model without terms first and let the encoder learn what its logits leave unexplained (they
+    are added to the head's; for the training rows those of models that did not see the row). Mean pooling forgets how long and how
+    formatted an answer is; this puts it back. `none`: start from nothing."""
     layer_norm: bool = False
     """LayerNorm before the head's first layer."""
     dropout: float = 0.0

@@ -223,7 +223,7 @@ def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(pairs, fold
     )
     seen = []
     monkeypatch.setattr(encoder, "train", lambda module, collate, *_, **__: seen.append(collate) or {})
-    overrides = ("model.offset=sparse", "model.zero_start=true", "training.swap_augmentation=true")
+    overrides = ("model.offset=structure", "model.zero_start=true", "training.swap_augmentation=true")
     model = EncoderModel(config_with(folder, *overrides)).fit(pairs, labels_of(pairs))
     # With a head that says nothing, the encoder is the sparse model, in either order.
     np.testing.assert_allclose(model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6)

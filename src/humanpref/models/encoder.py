@@ -214,7 +214,7 @@ class EncoderModel(Model):
         self.offset_ = None
         if self.config.model.offset == "none":
             return None
-        config = dataclasses.replace(load_config("sparse"), seed=self.config.seed)
+        config = load_config("sparse", None, ("model.max_terms=0", f"seed={self.config.seed}"))
         self.offset_ = SparseModel(config).fit(pairs, labels, weights)
         labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
         folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))

@@ -66,7 +66,7 @@ class SparseModel(Model):
         options: SparseOptions = self.config.model
         responses = [*_texts(pairs["response_a"]), *_texts(pairs["response_b"])]
         self.responses_ = _vectorizer(responses, options, options.max_terms)
-        self.prompts_ = _vectorizer(_texts(pairs["prompt"]), options, max(1, options.max_terms // PROMPT_SHARE))
+        self.prompts_ = _vectorizer(_texts(pairs["prompt"]), options, -(-options.max_terms // PROMPT_SHARE))
         x, z = structure(pairs)
         self.x_scale_ = _nonzero(np.sqrt(np.average(x**2, axis=0, weights=weights)))
         self.z_mean_ = np.average(z, axis=0, weights=weights)
@@ -192,7 +192,9 @@ def _regression(features: Features, term_penalty: float, structure_penalty: floa
 
 
 def _vectorizer(texts: list[str], options: SparseOptions, max_terms: int) -> TfidfVectorizer | None:
-    """A fitted vectorizer, or None where no term stands in enough texts. A text that stands twice counts once."""
+    """A fitted vectorizer, or None where no term is wanted, or none stands in enough texts. A text that stands twice counts once."""
+    if max_terms == 0:
+        return None
     texts = list(dict.fromkeys(texts))
     vectorizer = _unfitted(options, min_df=min(options.min_rows, len(texts)), max_features=max_terms)
     try:
