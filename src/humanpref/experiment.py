@@ -14,7 +14,7 @@ from humanpref.artifact import FACTS_FILE, METRICS_FILE, OOF_FILE, Artifact, fac
 from humanpref.config import Config
 from humanpref.data import digest_of, grouped_folds, held_out, labels_of, prompt_keys, read_pairs, weights_of
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import folder_whole, read_json, write_json, write_whole
+from humanpref.files import folder_whole, read_json, share_equal_files, write_json, write_whole
 from humanpref.models import build_model
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -178,6 +178,8 @@ def _finish(config: Config, pairs: pd.DataFrame, held: dict[str, np.ndarray], ru
         if any("kept_epoch" in member.get("training", {}) for member in members.values()):
             kind += " (flattering: the epoch was chosen on these rows)"
         metrics = {"held_out": kind, **figures, **metrics}
+    # A frozen backbone is the same in every fold's model.
+    share_equal_files([work / name for name in held])
     write_json(work / METRICS_FILE, metrics)
     learned = pairs[~np.all(list(held.values()), axis=0)]
     prior_of_all = np.average(labels_of(learned), axis=0, weights=weights_of(learned))

@@ -17,6 +17,8 @@ from humanpref.schema import LABEL_COLUMNS
 INNER_FOLDS = 4
 INNER_ROWS = 4_000
 """Penalties are compared on as many inner folds as it takes to have so many held-out rows: beyond, the choice is not noise."""
+ROUNDING = 1e-6
+"""What varies less than this, in the units of a share or a cosine, is noise, which scaling would blow up."""
 
 
 class Blocks(NamedTuple):
@@ -42,10 +44,10 @@ class Blocks(NamedTuple):
 
 def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The scale of each column of x, and the mean and the scale of each column of z; x is not centred: that would break its
-    symmetry. A constant column is left as it is."""
+    symmetry. A column that is constant but for rounding is left as it is."""
     mean = np.average(z, axis=0, weights=weights)
     squares = np.average(x**2, axis=0, weights=weights), np.average((z - mean) ** 2, axis=0, weights=weights)
-    x_scale, z_scale = (np.where(square > 0, np.sqrt(square), 1.0) for square in squares)
+    x_scale, z_scale = (np.where(square > ROUNDING**2, np.sqrt(square), 1.0) for square in squares)
     return x_scale, mean, z_scale
 
 
