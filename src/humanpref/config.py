@@ -89,19 +89,22 @@ class EmbeddingOptions:
     """Tokens per window, special tokens included; unset: what the sentence-transformer says, or up to 512."""
     max_windows: int = 4
     """Windows of one text at most; a longer text keeps its head and its tail."""
+    components: int = 32
+    """Principal components of the embeddings that the head reads. A thousand rows have no use for more; tens of thousands may."""
     keep_backbone: bool = True
     """Save the backbone in the artifact, which then predicts anywhere. Without, `backbone` must be there with the same weights
     to predict."""
-    embedding_penalties: tuple[float, ...] = (3_000.0, 1_000.0, 300.0, 100.0, 30.0)
-    """L2 penalties on the weight of an embedding's column, in rows; the best on inner grouped folds of the training rows is
-    taken (one value: no choice)."""
+    embedding_penalties: tuple[float, ...] = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
+    """L2 penalties on the weight of a component, cosine or attention score, in rows; the best on inner grouped folds of the
+    training rows is taken (one value: no choice)."""
     structure_penalties: tuple[float, ...] = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
-    """The same for the weight of a standardised structural feature, cosine or attention score."""
+    """The same for the weight of a standardised structural feature."""
 
     def __post_init__(self) -> None:
         _check(self.backbone != "", "model.backbone", "a folder or a hub name", self.backbone)
         fits = self.max_length is None or 8 <= self.max_length <= 32_768
         _check(fits, "model.max_length", "8 to 32768 tokens, or unset", self.max_length)
+        _check(self.components >= 1, "model.components", "at least 1", self.components)
         _check(1 <= self.max_windows <= 1_000, "model.max_windows", "a whole number from 1 to 1000", self.max_windows)
         for name in ("embedding_penalties", "structure_penalties"):
             values = getattr(self, name)

@@ -8,7 +8,7 @@ import pandas as pd
 from humanpref.config import EmbeddingInference, EmbeddingOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.blocks import Blocks, choose_penalties, regression, scales
+from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, regression, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.models.frozen import load_frozen
 from humanpref.models.similarity import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, PairVectors, pair_vectors
@@ -23,8 +23,10 @@ BACKBONE_FOLDER = "backbone"
 class EmbeddingModel(Model):
     """d from [a - b, p * (a - b)], nu from [|a - b|, a * b, p], both beside cosines, attention scores and structure.
 
-    After `fit`: `encoder_`, the scale of the embedding blocks `x_wide_scale_`, `z_wide_mean_`, `z_wide_scale_`, that of cosines
-    and structure `x_scale_`, `z_mean_`, `z_scale_`, and `regression_`.
+    p, a and b are principal components of the embeddings of prompt and answers. They keep their variances, so that the penalty
+    holds back the minor ones more, and share the penalty of the wide block with cosines and attention scores. After `fit`:
+    `encoder_`, `center_` (width,) and `basis_` (width, components), the scales of structure and cosines `x_scale_`, `z_mean_`,
+    `z_scale_`, and `regression_`.
     """
 
     swap_equivariant = True
@@ -40,10 +42,12 @@ class EmbeddingModel(Model):
         labels = as_probabilities(labels)
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
-        x_wide, z_wide, x, z = self._features(pairs)
-        self.x_wide_scale_, self.z_wide_mean_, self.z_wide_scale_ = scales(x_wide, z_wide, weights)
-        self.x_scale_, self.z_mean_, self.z_scale_ = scales(x, z, weights)
-        blocks = self._scaled(x_wide, z_wide, x, z)
+        vectors, (x, z) = self._vectors(pairs), structure(pairs)
+        self.center_, self.basis_ = principal_components(vectors, options.components, weights)
+        self.x_scale_, self.z_mean_, self.z_scale_ = scales(
+            np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric]), weights
+        )
+        blocks = self._blocks(vectors, x, z)
         embedding_penalty, structure_penalty, inner = choose_penalties(
             pairs, blocks, labels, weights, options.embedding_penalties, options.structure_penalties, self.config.seed
         )
@@ -60,11 +64,12 @@ class EmbeddingModel(Model):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        blocks = self._scaled(*self._features(pairs))
+        blocks = self._blocks(self._vectors(pairs), *structure(pairs))
         return self.regression_.predict_proba(blocks.x(), blocks.z())
 
     def save_state(self, folder: Path) -> None:
-        arrays = {name: getattr(self, f"{name}_") for name in _SCALES}
+        arrays = {"center": self.center_, "basis": self.basis_}
+        arrays |= {"x_scale": self.x_scale_, "z_mean": self.z_mean_, "z_scale": self.z_scale_}
         arrays |= {"w": self.regression_.w_, "v": self.regression_.v_, "c": np.array([self.regression_.c_])}
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / ENCODER_FILE, {"digest": self.encoder_.digest})
@@ -80,40 +85,56 @@ class EmbeddingModel(Model):
             raise InputError(f"{path}: key 'digest': expected a text, got {digest!r}")
         kept = str(folder / BACKBONE_FOLDER) if options.keep_backbone else options.backbone
         self.encoder_ = load_frozen(kept, options.max_length, digest)
-        x_wide, z_wide = 2 * self.encoder_.width, 3 * self.encoder_.width
+        width = self.encoder_.width
+        k = min(options.components, width)
         x = len(antisymmetric_names()) + len(ANTISYMMETRIC_COSINES)
         z = len(symmetric_names()) + len(SYMMETRIC_COSINES)
-        shapes = dict(zip(_SCALES, ((x_wide,), (z_wide,), (z_wide,), (x,), (z,), (z,)), strict=True))
-        shapes |= {"w": (x_wide + x,), "v": (z_wide + z,), "c": (1,)}
+        shapes = {"center": (width,), "basis": (width, k), "x_scale": (x,), "z_mean": (z,), "z_scale": (z,)}
+        shapes |= {"w": (2 * k + x,), "v": (3 * k + z,), "c": (1,)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
-        for name in _SCALES:
-            setattr(self, f"{name}_", arrays[name])
+        self.center_, self.basis_ = arrays["center"], arrays["basis"]
+        self.x_scale_, self.z_mean_, self.z_scale_ = arrays["x_scale"], arrays["z_mean"], arrays["z_scale"]
         w, v = arrays["w"], arrays["v"]
         self.regression_ = DavidsonRegression(np.zeros(len(w)), np.zeros(len(v)))
         self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
 
-    def _features(self, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The embeddings' columns, antisymmetric and symmetric, and those of cosines and structure; as they come."""
+    def _vectors(self, pairs: pd.DataFrame) -> PairVectors:
         inference: EmbeddingInference = self.config.inference
         windows = self.config.model.max_windows
-        vectors = pair_vectors(pairs, self.encoder_, windows, inference.batch_tokens, inference.precision)
-        x, z = structure(pairs)
-        return (*embedding_columns(vectors), np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric]))
+        return pair_vectors(pairs, self.encoder_, windows, inference.batch_tokens, inference.precision)
 
-    def _scaled(self, x_wide: np.ndarray, z_wide: np.ndarray, x: np.ndarray, z: np.ndarray) -> Blocks:
+    def _blocks(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Blocks:
+        """The scaled features; x and z are the structure's."""
+        columns_x, columns_z = x.shape[1], z.shape[1]
+        x = np.hstack([x, vectors.antisymmetric]) / self.x_scale_
+        z = (np.hstack([z, vectors.symmetric]) - self.z_mean_) / self.z_scale_
+        p, a, b = ((side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b))
         return Blocks(
-            x_wide / self.x_wide_scale_,
-            x / self.x_scale_,
-            (z_wide - self.z_wide_mean_) / self.z_wide_scale_,
-            (z - self.z_mean_) / self.z_scale_,
+            np.hstack([a - b, p * (a - b), x[:, columns_x:]]),
+            x[:, :columns_x],
+            np.hstack([np.abs(a - b), a * b, p, z[:, columns_z:]]),
+            z[:, :columns_z],
         )
 
 
-_SCALES = ("x_wide_scale", "z_wide_mean", "z_wide_scale", "x_scale", "z_mean", "z_scale")
-"""The learned scales, as they are named in the weights' file."""
+def principal_components(
+    vectors: PairVectors, components: int, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The directions in which the embeddings of prompts and answers differ most.
 
-
-def embedding_columns(vectors: PairVectors) -> tuple[np.ndarray, np.ndarray]:
-    """Antisymmetric [a - b, p * (a - b)], (n, 2 width), and symmetric [|a - b|, a * b, p], (n, 3 width), float64."""
-    p, a, b = vectors.prompt, vectors.a, vectors.b
-    return np.hstack([a - b, p * (a - b)]), np.hstack([np.abs(a - b), a * b, p])
+    Returns
+    -------
+    center : ndarray
+        (width,) float64, the mean vector.
+    basis : ndarray
+        (width, min(components, width)) float64; `(vector - center) @ basis` are the components, largest variance first, all
+        divided by one number so that the mean of their squares is 1.
+    """
+    sides = np.concatenate([vectors.prompt, vectors.a, vectors.b])
+    weight = np.ones(len(sides)) if weights is None else np.tile(weights, 3)
+    center = np.average(sides, axis=0, weights=weight)
+    centered = sides - center
+    variances, directions = np.linalg.eigh(centered.T @ (centered * weight[:, None]) / weight.sum())
+    basis = directions[:, ::-1][:, :components]
+    mean = variances[::-1][:components].mean()
+    return center, basis / np.sqrt(mean if mean > ROUNDING**2 else 1.0)
