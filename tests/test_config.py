@@ -7,9 +7,8 @@ from humanpref.schema import InputError
 
 
 def test_every_preset_resolves_and_survives_its_own_json():
-    assert {"prior", "sparse", "embedding", "tiny", "deberta-v3-small", "deberta-v3-base", "albert-base-v2"} <= set(
-        preset_names()
-    )
+    expected = {"prior", "sparse", "embedding", "tiny", "deberta-v3-small", "deberta-v3-base", "albert-base-v2"}
+    assert expected <= set(preset_names())
     for name in preset_names():
         config = load_config(name)
         assert config.preset == name
