@@ -71,6 +71,39 @@ def pairs(arena) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
+def sentence_encoder(pairs, tmp_path_factory) -> Path:
+    """A tiny BERT with random weights as a sentence-transformer's folder: mean pooling, vectors of length 1, 24 tokens."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModel, BertConfig
+
+    from humanpref.models.scratch import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("backbone") / "tiny-encoder"
+    tokenizer = train_tokenizer([turn for turns in pairs["prompt"] for turn in turns], 400)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "1_Pooling").mkdir()
+    kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real rows: `$DATA`, or `../shared/data` beside the checkout."""
     folder = Path(os.environ.get("DATA") or REPOSITORY.parent / "shared" / "data")

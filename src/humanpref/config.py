@@ -86,6 +86,38 @@ class SparseOptions:
 
 
 @dataclass(frozen=True)
+class EmbeddingOptions:
+    """Frozen embeddings and structural features into a Davidson regression (`humanpref.models.embedding`)."""
+
+    backbone: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """A sentence-transformer or another encoder that transformers' AutoModel loads: a folder or hub name. It is not trained."""
+    max_length: int | None = None
+    """Tokens per window, special tokens included; unset: what the sentence-transformer says, or up to 512."""
+    max_windows: int = 4
+    """Windows of one text at most; a longer text keeps its head and its tail."""
+    components: int = 32
+    """Principal components of the embeddings that the head reads. A thousand rows have no use for more; tens of thousands may."""
+    keep_backbone: bool = True
+    """Save the backbone in the artifact, which then predicts anywhere. Without, `backbone` must be there with the same weights
+    to predict."""
+    embedding_penalties: tuple[float, ...] = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
+    """L2 penalties on the weight of a component, cosine or attention score, in rows; the best on inner grouped folds of the
+    training rows is taken (one value: no choice)."""
+    structure_penalties: tuple[float, ...] = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
+    """The same for the weight of a standardised structural feature."""
+
+    def __post_init__(self) -> None:
+        _check(self.backbone != "", "model.backbone", "a folder or a hub name", self.backbone)
+        fits = self.max_length is None or 8 <= self.max_length <= 32_768
+        _check(fits, "model.max_length", "8 to 32768 tokens, or unset", self.max_length)
+        _check(self.components >= 1, "model.components", "at least 1", self.components)
+        _check(1 <= self.max_windows <= 1_000, "model.max_windows", "a whole number from 1 to 1000", self.max_windows)
+        for name in ("embedding_penalties", "structure_penalties"):
+            values = getattr(self, name)
+            _check(bool(values) and all(value > 0 for value in values), f"model.{name}", "positive numbers", values)
+
+
+@dataclass(frozen=True)
 class EncoderOptions:
     """The dual-branch encoder (`humanpref.models.encoder`)."""
 
@@ -109,8 +141,8 @@ class EncoderOptions:
     is most of what a head ends with."""
     offset: str = "none"
     """`structure`: fit the `sparse` model without terms first and let the encoder learn what its logits leave unexplained (they
-    are added to the head's; for the training rows those of models that did not see the row). Mean pooling forgets how long and how
-    formatted an answer is; this puts it back. `none`: start from nothing."""
+    are added to the head's; for the training rows those of models that did not see the row). Mean pooling forgets how long
+    and how formatted an answer is; this puts it back. `none`: start from nothing."""
     layer_norm: bool = False
     """LayerNorm before the head's first layer."""
     dropout: float = 0.0
@@ -292,6 +324,20 @@ class EncoderInference:
 
 
 @dataclass(frozen=True)
+class EmbeddingInference:
+    """The `[inference]` section of the frozen embeddings, which are inference in training as well."""
+
+    batch_tokens: int = 16_384
+    """As for the encoders."""
+    precision: str = "auto"
+    """As for the encoders."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
+        _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+
+
+@dataclass(frozen=True)
 class _Family:
     model: type
     training: type
@@ -301,6 +347,7 @@ class _Family:
 FAMILIES = {
     "prior": _Family(PriorOptions, HoldOut, NoOptions),
     "sparse": _Family(SparseOptions, HoldOut, NoOptions),
+    "embedding": _Family(EmbeddingOptions, HoldOut, EmbeddingInference),
     "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
     "blend": _Family(BlendOptions, HoldOut, NoOptions),
 }
@@ -311,7 +358,7 @@ class Config:
     """One run: the family, the seed, and the family's three sections."""
 
     family: str
-    """`prior`, `sparse`, `encoder` or `blend`."""
+    """One of `FAMILIES`."""
     preset: str = ""
     """The preset that the run started from; empty for none."""
     seed: int = 42

@@ -39,7 +39,7 @@ from humanpref.data import (
 )
 from humanpref.distillation import Teacher, taught
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import folder_whole, read_json, remove, write_json
+from humanpref.files import folder_whole, read_json, remove, share_equal_files, write_json
 from humanpref.models import build_model
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -242,6 +242,8 @@ def _finish(config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run
         if any("kept_epoch" in member.get("training", {}) for member in members.values()):
             kind += " (flattering: the epoch was chosen on these rows)"
         metrics = {"held_out": kind, **figures, **metrics}
+    # A frozen backbone is the same in every fold's model.
+    share_equal_files([work / member for member in members])
     write_json(work / METRICS_FILE, metrics)
     learned = pairs[~np.all(list(held.values()), axis=0)]
     prior_of_all = np.average(labels_of(learned), axis=0, weights=weights_of(learned))

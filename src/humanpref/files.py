@@ -101,6 +101,27 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+SHARED_BYTES = 2**20
+"""Smaller files are not worth sharing."""
+
+
+def share_equal_files(folders: list[Path]) -> None:
+    """Keep large files that are byte for byte the same, and stand at the same place in each folder, once on the disk.
+
+    They become hard links: each folder stays whole by itself, copied or moved. Where links cannot be made the files stay copies.
+    """
+    first, *others = folders
+    for source in (path for path in first.rglob("*") if path.is_file() and path.stat().st_size >= SHARED_BYTES):
+        own = sha256(source)
+        for other in others:
+            path = other / source.relative_to(first)
+            if path.is_file() and sha256(path) == own:
+                link = path.with_name(f".{path.name}.link")
+                with contextlib.suppress(OSError):
+                    os.link(source, link)
+                    os.replace(link, path)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all; NaN is a defect, not a number."""
     with write_whole(path) as file:

@@ -20,6 +20,15 @@ FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
 CONFIGS = {
     "prior": load_config("prior"),
     "sparse": load_config("sparse", overrides=FEW),
+    # The fixture `sentence_encoder`, by a relative path: the tests run beside it.
+    "embedding": load_config(
+        "embedding",
+        overrides=[
+            "model.backbone=tiny-encoder",
+            "model.embedding_penalties=[100, 30]",
+            "model.structure_penalties=[100]",
+        ],
+    ),
     "encoder": load_config("tiny", overrides=MICRO),
     "encoder, joint": load_config(
         "tiny", overrides=[*MICRO, "model.inputs=joint", "model.head=attention", "inference.swap_average=true"]
@@ -39,7 +48,7 @@ CONFIGS = {
         ],
     ),
 }
-EXACT = {"prior": 1e-12, "sparse": 1e-5, "encoder": 1e-5, "blend": 1e-5}
+EXACT = {"prior": 1e-12, "sparse": 1e-5, "embedding": 1e-5, "encoder": 1e-5, "blend": 1e-5}
 
 
 def test_no_family_is_left_out():
@@ -48,9 +57,12 @@ def test_no_family_is_left_out():
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def family(request):
-    if CONFIGS[request.param].family == "encoder":
+    if CONFIGS[request.param].family in ("embedding", "encoder"):
         pytest.importorskip("torch")
-    return request.param
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "embedding":
+            patch.chdir(request.getfixturevalue("sentence_encoder").parent)
+        yield request.param
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +176,7 @@ def test_soft_labels(family, pairs):
     mean = model.predict_proba(few).mean(axis=0)
     if family == "prior":
         np.testing.assert_allclose(mean, [0.2, 0.3, 0.5], atol=1e-12)
-    elif family == "sparse":  # which has no side to prefer
+    elif family in ("sparse", "embedding"):  # which have no side to prefer
         assert mean[2] == pytest.approx(0.5, abs=1e-3)
 
 
@@ -177,6 +189,14 @@ def test_weight_two_equals_the_row_twice(family, pairs):
         # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text will do.
         "sparse": load_config(
             "sparse", overrides=["model.term_penalties=3", "model.structure_penalties=30", "model.min_rows=1"]
+        ),
+        "embedding": load_config(
+            "embedding",
+            overrides=[
+                "model.backbone=tiny-encoder",
+                "model.embedding_penalties=30",
+                "model.structure_penalties=30",
+            ],
         ),
         # One step over all rows, without chance.
         "encoder": load_config(
@@ -193,7 +213,7 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     assert np.abs(weighted - plain).max() > 10 * difference
 
 
-TWICE = {"prior": 1e-12, "sparse": 1e-4, "encoder": 1e-3, "blend": 1e-4}
+TWICE = {"prior": 1e-12, "sparse": 1e-4, "embedding": 1e-4, "encoder": 1e-3, "blend": 1e-4}
 
 
 def test_one_training_row(family, pairs):

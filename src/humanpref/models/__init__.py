@@ -13,6 +13,7 @@ __all__ = ["Model", "build_model", "load_model"]
 _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),
     "sparse": ("humanpref.models.sparse", "SparseModel"),
+    "embedding": ("humanpref.models.embedding", "EmbeddingModel"),
     "encoder": ("humanpref.models.encoder", "EncoderModel"),
     "blend": ("humanpref.models.blend", "BlendModel"),
 }

@@ -1,6 +1,5 @@
 """Encoders: a backbone reads the prompt with each response (or with both), a head compares what it made of them."""
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -152,7 +151,7 @@ class EncoderModel(Model):
         else:
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
-        _check_fit(backbone, self.tokenizer_, options)
+        check_fit(backbone, self.tokenizer_, options.backbone, options.max_length)
         if training.gradient_checkpointing:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.module_ = PairEncoder(backbone, options)
@@ -190,8 +189,8 @@ class EncoderModel(Model):
         config = load_backbone_config(name)
         try:
             backbone = AutoModel.from_config(config, dtype=torch.float32)
-        except _LOADING_ERRORS as error:
-            raise InputError(_not_loaded(name, "configuration", error)) from None
+        except LOADING_ERRORS as error:
+            raise InputError(not_loaded(name, "configuration", error)) from None
         self.module_ = PairEncoder(backbone, self.config.model)
         load_state_strictly(self.module_, folder / STATE_FILE)
         self.offset_ = None
@@ -325,7 +324,7 @@ class PairCollate:
 
 
 # What transformers raises for a folder that is not what it should be.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -339,8 +338,8 @@ def load_tokenizer(name: str) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except _LOADING_ERRORS as error:
-        raise InputError(_not_loaded(name, "tokenizer", error)) from None
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "tokenizer", error)) from None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the folder?")
     if tokenizer.pad_token_id is None:
@@ -358,8 +357,8 @@ def load_backbone_config(name: str) -> Any:
     """
     try:
         config = AutoConfig.from_pretrained(name)
-    except _LOADING_ERRORS as error:
-        raise InputError(_not_loaded(name, "configuration", error)) from None
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "configuration", error)) from None
     if config.is_encoder_decoder:
         raise InputError(f"backbone {name}: a {config.model_type} model is not an encoder")
     return config
@@ -376,8 +375,8 @@ def load_backbone(name: str) -> nn.Module:
     load_backbone_config(name)
     try:
         backbone, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except _LOADING_ERRORS as error:
-        raise InputError(_not_loaded(name, "weights", error)) from None
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "weights", error)) from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(
@@ -414,15 +413,21 @@ def _logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
     return logs - logs.mean(axis=1, keepdims=True)
 
 
-def _check_fit(backbone: nn.Module, tokenizer: Any, options: EncoderOptions) -> None:
-    """Try the longest input before training: every token needs an embedding, every place a position, and the first token must
-    see the last one, which a decoder's does not."""
-    name, embeddings = options.backbone, backbone.get_input_embeddings().num_embeddings
+def check_fit(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
+    """Try the longest input beforehand: every token needs an embedding, every place a position, and the first token must see
+    the last one, which a decoder's does not.
+
+    Raises
+    ------
+    InputError
+        If one of these fails; `name` is the backbone's.
+    """
+    embeddings = backbone.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
         raise InputError(
             f"backbone {name}: its tokenizer has {len(tokenizer)} tokens, its model {embeddings} embeddings"
         )
-    ids = torch.full((2, options.max_length), len(tokenizer) - 1)
+    ids = torch.full((2, max_length), len(tokenizer) - 1)
     ids[1, -1] = len(tokenizer) - 2
     try:
         with torch.inference_mode():
@@ -430,7 +435,7 @@ def _check_fit(backbone: nn.Module, tokenizer: Any, options: EncoderOptions) -> 
     except (IndexError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(
-            f"option model.max_length: backbone {name} cannot read {options.max_length} tokens ({reason})"
+            f"option model.max_length: backbone {name} cannot read {max_length} tokens ({reason})"
         ) from None
     if torch.equal(first[0], first[1]):
         raise InputError(f"backbone {name}: not an encoder, its first token does not see the last one")
@@ -440,6 +445,7 @@ def _texts(pairs: pd.DataFrame) -> list[str]:
     return [text for column in ("prompt", "response_a", "response_b") for turns in pairs[column] for text in turns]
 
 
-def _not_loaded(name: str, what: str, error: Exception) -> str:
+def not_loaded(name: str, what: str, error: Exception) -> str:
+    """One line about a backbone whose tokenizer, configuration or weights (`what`) transformers could not load."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"backbone {name}: its {what} cannot be loaded; set model.backbone to a folder that holds it ({first[:200]})"

@@ -1,0 +1,120 @@
+"""A Davidson regression on two blocks of features: a wide one (terms, embeddings), each column worth little, and structure.
+
+Each block has one penalty, chosen on inner grouped folds of the training rows.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from humanpref.data import grouped_folds, prompt_keys
+from humanpref.models.davidson import DavidsonRegression, Matrix
+from humanpref.schema import LABEL_COLUMNS
+
+INNER_FOLDS = 4
+INNER_ROWS = 4_000
+"""Penalties are compared on as many inner folds as it takes to have so many held-out rows: beyond, the choice is not noise."""
+ROUNDING = 1e-6
+"""What varies less than this, in the units of a share or a cosine, is noise, which scaling would blow up."""
+
+
+class Blocks(NamedTuple):
+    """The matrices of n rows, antisymmetric (x) and symmetric (z), the wide block and the structure apart."""
+
+    x_wide: Matrix
+    x_structure: np.ndarray
+    z_wide: Matrix
+    z_structure: np.ndarray
+
+    def rows(self, mask: np.ndarray) -> "Blocks":
+        return Blocks(*(matrix[mask] for matrix in self))
+
+    def x(self) -> Matrix:
+        return _beside(self.x_wide, self.x_structure)
+
+    def z(self) -> Matrix:
+        return _beside(self.z_wide, self.z_structure)
+
+    def structure_only(self) -> "Blocks":
+        return self._replace(x_wide=self.x_wide[:, :0], z_wide=self.z_wide[:, :0])
+
+
+def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The scale of each column of x, and the mean and the scale of each column of z; x is not centred: that would break its
+    symmetry. A column that is constant but for rounding is left as it is."""
+    mean = np.average(z, axis=0, weights=weights)
+    squares = np.average(x**2, axis=0, weights=weights), np.average((z - mean) ** 2, axis=0, weights=weights)
+    x_scale, z_scale = (np.where(square > ROUNDING**2, np.sqrt(square), 1.0) for square in squares)
+    return x_scale, mean, z_scale
+
+
+def regression(blocks: Blocks, wide_penalty: float, structure_penalty: float) -> DavidsonRegression:
+    """An unfitted regression on these blocks' columns."""
+
+    def penalties(wide: Matrix, structure: np.ndarray) -> np.ndarray:
+        return np.repeat([wide_penalty, structure_penalty], [wide.shape[1], structure.shape[1]])
+
+    return DavidsonRegression(
+        penalties(blocks.x_wide, blocks.x_structure), penalties(blocks.z_wide, blocks.z_structure)
+    )
+
+
+def choose_penalties(
+    pairs: pd.DataFrame,
+    blocks: Blocks,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+    wide_penalties: tuple[float, ...],
+    structure_penalties: tuple[float, ...],
+    seed: int,
+) -> tuple[float, float, float | None]:
+    """The structure's penalty, chosen without the wide block; then the wide block's, beside it; and the inner log loss of the
+    choice (None where there was nothing to choose, or too few prompts to choose by).
+
+    What the blocks were made with (vocabularies, scales) has seen the inner held-out rows, though not their labels: enough to
+    rank penalties by.
+    """
+    if len(structure_penalties) == len(wide_penalties) == 1:
+        return wide_penalties[0], structure_penalties[0], None
+    if len(set(prompt_keys(pairs))) < INNER_FOLDS:
+        return max(wide_penalties), max(structure_penalties), None
+    labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
+    folds = grouped_folds(labelled, INNER_FOLDS, seed)
+    used = min(INNER_FOLDS, math.ceil(INNER_ROWS / max(1, int((folds == 0).sum()))))
+    candidates = [(wide_penalties[0], penalty) for penalty in structure_penalties]
+    losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, folds, used)
+    structure_penalty = structure_penalties[int(np.argmin(losses))]
+    candidates = [(penalty, structure_penalty) for penalty in wide_penalties]
+    losses = _inner_losses(blocks, candidates, labels, weights, folds, used)
+    return wide_penalties[int(np.argmin(losses))], structure_penalty, float(np.min(losses))
+
+
+def _inner_losses(
+    blocks: Blocks,
+    penalties: list[tuple[float, float]],
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+    folds: np.ndarray,
+    used: int,
+) -> np.ndarray:
+    """Mean held-out log loss of each (wide, structure) penalty over the first `used` folds; each fit starts from the last."""
+    weight = np.ones(len(labels)) if weights is None else weights
+    losses = np.zeros(len(penalties))
+    for fold in range(used):
+        kept, out = blocks.rows(folds != fold), blocks.rows(folds == fold)
+        x, z = kept.x(), kept.z()
+        start = None
+        for i, penalty in enumerate(penalties):
+            fitted = regression(blocks, *penalty).fit(x, z, labels[folds != fold], weight[folds != fold], start)
+            start = fitted.parameters
+            probabilities = fitted.predict_proba(out.x(), out.z())
+            row_losses = -(labels[folds == fold] * np.log(probabilities)).sum(axis=1)
+            losses[i] += weight[folds == fold] @ row_losses
+    return losses / weight[folds < used].sum()
+
+
+def _beside(wide: Matrix, structure: np.ndarray) -> Matrix:
+    return sparse.hstack([wide, structure], format="csr") if sparse.issparse(wide) else np.hstack([wide, structure])

@@ -1,0 +1,135 @@
+"""The embedding family: its head, its artifact, and what it takes from the encoder."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+pytest.importorskip("torch")
+
+from humanpref import experiment
+from humanpref.config import load_config
+from humanpref.data import labels_of, read_pairs, swap_pairs
+from humanpref.models import build_model, frozen, load_model
+from humanpref.models.embedding import principal_components
+from humanpref.models.similarity import PairVectors
+from humanpref.schema import InputError
+
+
+def config_with(folder, *overrides):
+    few = ["model.embedding_penalties=[100, 10]", "model.structure_penalties=100"]
+    return load_config("embedding", overrides=[f"model.backbone={folder}", *few, *overrides])
+
+
+@pytest.fixture(scope="module")
+def model(sentence_encoder, pairs):
+    return build_model(config_with(sentence_encoder)).fit(pairs, labels_of(pairs))
+
+
+@pytest.fixture(autouse=True)
+def _no_memo(monkeypatch):
+    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+
+
+def test_swapping_is_exact(model, pairs, monkeypatch):
+    made = model.predict_proba(pairs)
+    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    np.testing.assert_allclose(model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], made, atol=1e-6)
+
+
+def test_it_learns_what_the_texts_say(sentence_encoder, write_csv):
+    # Equal lengths and words of one length: nothing but the embeddings tells the answers apart.
+    rng = np.random.default_rng(0)
+    rows = [[[f"{rng.integers(9_999):04d}"], [f"{q} {rng.integers(999):03d}"], [f"{r} {rng.integers(999):03d}"], c]
+            for _ in range(30) for q, r, c in (("good", "evil", 0), ("evil", "good", 1))]  # fmt: skip
+    pairs = read_pairs(write_csv(rows), labels=True)
+    model = build_model(config_with(sentence_encoder, "model.embedding_penalties=1")).fit(
+        pairs[:40], labels_of(pairs[:40])
+    )
+    found = model.predict_proba(pairs[40:].reset_index(drop=True))
+    assert (found.argmax(axis=1) == labels_of(pairs)[40:].argmax(axis=1)).mean() > 0.9
+
+
+def test_principal_components():
+    rng = np.random.default_rng(0)
+    sides = rng.normal(size=(3, 50, 4)) * [1, 3, 0.1, 2] + 5
+    center, basis = principal_components(PairVectors(*sides, *[None] * 2), 2, None)
+    made = (sides.reshape(-1, 4) - center) @ basis
+    np.testing.assert_allclose(made.mean(axis=0), 0, atol=1e-12)
+    covariance = made.T @ made / len(made)
+    assert abs(covariance[0, 1]) < 1e-9
+    assert covariance[0, 0] > covariance[1, 1] > 0.3
+    assert (made**2).mean() == pytest.approx(1)
+    twice = np.concatenate([sides, sides[:, :10]], axis=1)
+    weights = np.where(np.arange(50) < 10, 2.0, 1.0)
+    for one, other in zip(principal_components(PairVectors(*twice, *[None] * 2), 2, None),
+                          principal_components(PairVectors(*sides, *[None] * 2), 2, weights), strict=True):  # fmt: skip
+        np.testing.assert_allclose(np.abs(one), np.abs(other), atol=1e-9)
+    assert principal_components(PairVectors(*sides, *[None] * 2), 99, None)[1].shape == (4, 4)
+
+
+@pytest.mark.parametrize(("change", "message"), [("missing", "lacks 1 weights"), ("changed", "other weights")])
+def test_a_kept_backbone_is_loaded_strictly(model, change, message, tmp_path):
+    model.save(tmp_path)
+    path = tmp_path / "backbone" / "model.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[0]
+    if change == "missing":
+        weights.pop(name)
+    else:
+        weights[name] = weights[name] + 0.1
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"backbone .*{message}"):
+        load_model(tmp_path)
+
+
+def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, tmp_path):
+    folder = shutil.copytree(sentence_encoder, tmp_path / "encoder")
+    config = config_with(folder, "model.keep_backbone=false")
+    few = pairs[:20].reset_index(drop=True)
+    model = build_model(config).fit(few, labels_of(few))
+    model.save(tmp_path / "model")
+    assert not (tmp_path / "model" / "backbone").exists()
+    np.testing.assert_array_equal(load_model(tmp_path / "model").predict_proba(few), model.predict_proba(few))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
+    with pytest.raises(InputError, match="other weights, tokens or settings than the model was trained on"):
+        load_model(tmp_path / "model")
+    shutil.rmtree(folder)
+    with pytest.raises(InputError, match=r"cannot be loaded; set model\.backbone"):
+        load_model(tmp_path / "model")
+
+
+def test_fold_models_embed_each_text_once_and_share_one_backbone(sentence_encoder, arena, pairs, tmp_path, monkeypatch):
+    seen = []
+    embed = frozen.FrozenEncoder._embed
+    monkeypatch.setattr(
+        frozen.FrozenEncoder, "_embed", lambda self, texts, *rest: seen.extend(texts) or embed(self, texts, *rest)
+    )
+    monkeypatch.setattr("humanpref.files.SHARED_BYTES", 1_000)
+    artifact = experiment.train(config_with(sentence_encoder), arena / "train.csv", tmp_path / "out", folds=2)
+    assert len(seen) == len(set(seen)) > len(pairs)
+    first, second = (artifact.folder / f"fold-{fold}" / "backbone" / "model.safetensors" for fold in range(2))
+    assert first.samefile(second)
+    heads = [artifact.folder / f"fold-{fold}" / "model.safetensors" for fold in range(2)]
+    assert not heads[0].samefile(heads[1])
+    assert artifact.facts["backbone"]["name"] == "tiny-encoder"
+    one, other = artifact.models
+    assert one.encoder_ is other.encoder_
+    # Each member stays whole by itself.
+    shutil.rmtree(artifact.folder / "fold-0")
+    assert load_model(artifact.folder / "fold-1").predict_proba(pairs[:3]).shape == (3, 3)
+
+
+def test_without_torch_it_says_what_to_install():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from humanpref.config import load_config\n"
+        "from humanpref.models import build_model\n"
+        "build_model(load_config('embedding'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "InputError: family embedding needs torch: pip install 'humanpref[torch]'" in done.stderr

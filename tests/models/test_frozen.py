@@ -1,0 +1,247 @@
+"""The frozen encoder: pooling, windows, what its folder says, and that it computes nothing twice."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+from humanpref.models import frozen
+from humanpref.models.frozen import FrozenEncoder, PooledEncoder, Settings, load_frozen, split
+from humanpref.schema import InputError
+
+TEXTS = ["What is the tallest mountain?", "", "b", "Count to ten: " + "one two three four " * 20, "  \n"]
+
+
+@pytest.fixture
+def encoder(sentence_encoder, monkeypatch):
+    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    return FrozenEncoder(str(sentence_encoder))
+
+
+@pytest.fixture
+def changed(sentence_encoder, tmp_path):
+    """A copy of the folder with one JSON file's values changed, or left out."""
+
+    def change(path, **values):
+        folder = tmp_path / "changed"
+        shutil.copytree(sentence_encoder, folder, dirs_exist_ok=True)
+        file = folder / path
+        if values:
+            file.write_text(json.dumps(json.loads(file.read_text()) | values))
+        else:
+            file.unlink()
+        return str(folder)
+
+    return change
+
+
+def embed(encoder, texts, max_windows=4, batch_tokens=512):
+    return encoder.embed(texts, max_windows, batch_tokens, "no")
+
+
+class Hidden(torch.nn.Module):
+    """A backbone whose last hidden states are given."""
+
+    def __init__(self, states):
+        super().__init__()
+        self.states = states
+
+    def forward(self, input_ids, attention_mask):
+        return SimpleNamespace(last_hidden_state=self.states)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [("mean", [[2, 3], [6, 8]]), ("cls", [[1, 4], [6, 8]]), ("max", [[3, 4], [6, 8]])],
+)
+def test_pooling_by_hand(pooling, expected):
+    states = torch.tensor([[[1.0, 4], [3, 2], [99, 99]], [[6, 8], [99, -99], [torch.nan, 99]]])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    for normalise in (False, True):
+        made = PooledEncoder(Hidden(states), Settings(pooling, normalise, 8, False))(mask, mask).numpy()
+        lengths = np.linalg.norm(expected, axis=1, keepdims=True) if normalise else 1
+        np.testing.assert_allclose(made, np.array(expected) / lengths, atol=1e-6)
+
+
+def test_vectors_are_those_of_the_encoder_alone(encoder, sentence_encoder):
+    found = embed(encoder, TEXTS)
+    model, tokenizer = AutoModel.from_pretrained(sentence_encoder), AutoTokenizer.from_pretrained(sentence_encoder)
+    for text in (TEXTS[0], TEXTS[2]):  # which fit into one window
+        with torch.inference_mode():
+            hidden = model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        mean = hidden.mean(dim=0).numpy()
+        np.testing.assert_allclose(found[text].vectors, [mean / np.linalg.norm(mean)], atol=1e-5)
+    assert found[TEXTS[0]].tokens == len(tokenizer(TEXTS[0]).input_ids) - 2
+
+
+def test_a_long_text_is_its_windows(encoder):
+    text, tokenizer = TEXTS[3], encoder.tokenizer
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    pieces = split(ids, 22, 4)
+    found = embed(encoder, TEXTS)[text]
+    np.testing.assert_array_equal(found.tokens, [len(piece) for piece in pieces])
+    for vector, piece in zip(found.vectors, pieces, strict=True):
+        with torch.inference_mode():
+            whole = torch.tensor([[tokenizer.cls_token_id, *piece, tokenizer.sep_token_id]])
+            alone = encoder.module(whole, torch.ones_like(whole))[0].numpy()
+        np.testing.assert_allclose(vector, alone, atol=1e-5)
+
+
+def test_windows_are_even_and_the_head_and_the_tail_stay():
+    assert split([], 10, 4) == []
+    assert split(list(range(10)), 10, 4) == [list(range(10))]
+    assert [len(piece) for piece in split(list(range(11)), 10, 4)] == [5, 6]
+    assert [i for piece in split(list(range(37)), 10, 4) for i in piece] == list(range(37))
+    head, *rest = split(list(range(1_000)), 10, 4)
+    assert [head, *rest] == [list(range(start, start + 10)) for start in (0, 10, 980, 990)]
+
+
+def test_batches_and_order_change_nothing(encoder, pairs, monkeypatch):
+    texts = [turn for column in ("prompt", "response_a") for turns in pairs[column][:12] for turn in turns]
+    together = embed(encoder, texts, batch_tokens=4_000)
+    for order, batch_tokens in ((texts, 1), (texts[::-1], 100)):
+        monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+        again = embed(encoder, order, batch_tokens=batch_tokens)
+        assert again.keys() == together.keys()
+        for text, windows in together.items():
+            np.testing.assert_allclose(again[text].vectors, windows.vectors, atol=1e-5)
+    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    exact = embed(encoder, texts[::-1], batch_tokens=4_000)
+    assert all(np.array_equal(exact[text].vectors, together[text].vectors) for text in together)
+
+
+def test_every_text_is_embedded_once(encoder, sentence_encoder, monkeypatch):
+    rows = []
+    forward = PooledEncoder.forward
+
+    def spy(self, input_ids, attention_mask):
+        rows.append(len(input_ids))
+        return forward(self, input_ids, attention_mask)
+
+    monkeypatch.setattr(PooledEncoder, "forward", spy)
+    first = embed(encoder, ["a", "b", "a", "", "b"])
+    assert sum(rows) == 2
+    other = FrozenEncoder(str(sentence_encoder))  # as another fold's model would have it
+    again = embed(other, ["c", "a"])
+    assert sum(rows) == 3
+    np.testing.assert_array_equal(again["a"].vectors, first["a"].vectors)
+    embed(other, ["a"], max_windows=2)  # other options, other vectors
+    assert sum(rows) == 4
+
+
+def test_the_memo_has_an_end(encoder, monkeypatch):
+    monkeypatch.setattr(frozen, "MEMO_BYTES", 1_000)
+    found = embed(encoder, [f"text {i}" for i in range(50)])
+    assert len(found) == 50
+    assert 0 < len(frozen._memo.windows) < 20
+    assert frozen._memo.bytes <= 1_000
+
+
+def test_an_empty_text_is_a_zero_vector(encoder):
+    for others in ([], ["something"]):
+        found = embed(encoder, ["", *others])[""]
+        np.testing.assert_array_equal(found.vectors, np.zeros((1, 16)))
+        assert found.tokens.sum() > 0
+    assert embed(encoder, []) == {}
+
+
+def test_a_text_that_spells_a_special_token_does_not_hold_it(encoder):
+    (ids,) = encoder._token_ids(["a [SEP] b"])
+    assert encoder.tokenizer.sep_token_id not in ids
+
+
+@pytest.mark.parametrize(("flag", "mode"), [("cls", "cls"), ("mean", "mean"), ("max", "max")])
+def test_the_folder_says_how_to_pool(changed, flag, mode):
+    flags = {
+        f"pooling_mode_{name}_token{'' if name == 'cls' else 's'}": name == flag for name in ("cls", "mean", "max")
+    }
+    encoder = FrozenEncoder(changed("1_Pooling/config.json", **flags))
+    assert encoder.settings == Settings(mode, True, 24, False)
+
+
+def test_a_plain_encoder_is_pooled_by_its_mean(changed):
+    folder = changed("modules.json")
+    assert FrozenEncoder(folder).settings == Settings("mean", False, 24, False)
+    (Path(folder) / "sentence_bert_config.json").unlink()
+    shutil.rmtree(f"{folder}/1_Pooling")
+    assert FrozenEncoder(folder).settings == Settings("mean", False, 64, False)
+    assert FrozenEncoder(folder, max_length=30).settings.max_length == 30
+
+
+def test_lower_case_where_the_folder_says_so(changed):
+    encoder = FrozenEncoder(changed("sentence_bert_config.json", do_lower_case=True))
+    found = embed(encoder, ["Hello There", "hello there"])
+    np.testing.assert_array_equal(found["Hello There"].vectors, found["hello there"].vectors)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}, "got pooling_mode_lasttoken"),
+        ({"pooling_mode_cls_token": True}, "got pooling_mode_cls_token, pooling_mode_mean_tokens"),
+        ({"pooling_mode_mean_tokens": False}, "got none"),
+    ],
+)
+def test_a_pooling_that_is_not_known_is_refused(changed, flags, message):
+    with pytest.raises(InputError, match=message):
+        FrozenEncoder(changed("1_Pooling/config.json", **flags))
+
+
+def test_modules_that_are_not_known_are_refused(sentence_encoder, tmp_path):
+    shutil.copytree(sentence_encoder, tmp_path / "dense")
+    modules = json.loads((sentence_encoder / "modules.json").read_text())
+    dense = {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (tmp_path / "dense" / "modules.json").write_text(json.dumps([*modules[:2], dense]))
+    with pytest.raises(InputError, match=r"modules\.json: expected Transformer, Pooling .*Dense"):
+        FrozenEncoder(str(tmp_path / "dense"))
+    (tmp_path / "dense" / "modules.json").write_text("{}")
+    with pytest.raises(InputError, match=r"modules\.json"):
+        FrozenEncoder(str(tmp_path / "dense"))
+
+
+def test_saved_and_loaded(encoder, tmp_path, monkeypatch):
+    encoder.save(tmp_path)
+    again = FrozenEncoder(str(tmp_path))
+    assert (again.digest, again.settings) == (encoder.digest, encoder.settings)
+    before = embed(encoder, TEXTS)
+    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    for text, windows in embed(again, TEXTS).items():
+        np.testing.assert_array_equal(windows.vectors, before[text].vectors)
+
+
+def test_equal_encoders_are_one_in_memory(sentence_encoder, changed):
+    first = load_frozen(str(sentence_encoder))
+    assert load_frozen(str(sentence_encoder)) is first
+    assert load_frozen(changed("sentence_bert_config.json", max_seq_length=23)) is not first
+
+
+def test_another_encoder_than_expected_is_refused(encoder, changed):
+    with pytest.raises(InputError, match="other weights, tokens or settings"):
+        load_frozen(changed("sentence_bert_config.json", max_seq_length=20), digest=encoder.digest)
+    folder = changed("sentence_bert_config.json", max_seq_length=24)
+    path = f"{folder}/model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"embeddings.LayerNorm.bias": weights["embeddings.LayerNorm.bias"] + 1e-3}, path,
+              metadata={"format": "pt"})  # fmt: skip
+    with pytest.raises(InputError, match="other weights, tokens or settings"):
+        load_frozen(folder, digest=encoder.digest)
+    weights.pop("embeddings.LayerNorm.bias")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="lacks 1 weights"):
+        load_frozen(folder)
+
+
+def test_a_folder_that_is_not_there_or_cannot_read_so_much(sentence_encoder, tmp_path):
+    with pytest.raises(InputError, match=r"cannot be loaded; set model\.backbone"):
+        FrozenEncoder(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"model\.max_length: .* cannot read 65 tokens"):
+        FrozenEncoder(str(sentence_encoder), max_length=65)
