@@ -27,14 +27,13 @@ time.sleep, time.monotonic = sleep, lambda: monotonic() + slept
 
 import humanpref.cli, kaggle
 from humanpref.kaggle import client, fetch, submit
-client.READ_SECONDS, client.CALL_SECONDS = 1, 2
-
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
     if not pid:
         code = 70
         try:
+            client.READ_SECONDS, client.CALL_SECONDS = order["limits"]
             os.environ.clear()
             os.environ.update(order["environment"])
             os.chdir(order["folder"])
@@ -81,12 +80,13 @@ class Commands:
             bufsize=1,
         )
 
-    def run(self, service: Service, folder: Path, *arguments: str) -> Finished:
-        """Run `humanpref ARGUMENTS` in a folder against a service."""
+    def run(self, service: Service, folder: Path, *arguments: str, limits: tuple[float, float] = (20, 40)) -> Finished:
+        """Run `humanpref ARGUMENTS` in a folder against a service; `limits`: seconds for a read and for a call."""
         output = [self._folder / "out", self._folder / "err"]
         order = {
             "arguments": arguments,
             "folder": str(folder),
+            "limits": limits,
             "environment": client_environment(service, self._folder),
             "output": [str(path) for path in output],
         }
