@@ -5,7 +5,6 @@ only moves its clock.
 """
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass

@@ -137,7 +137,7 @@ def test_from_a_bundle_to_a_score(run, service, folder):
 
     said = run("status").out.splitlines()
     assert said[:3] == [f"{WHEELS} version 1: READY", f"{TRAIN} version 1: COMPLETE", f"{INFER} version 1: COMPLETE"]
-    assert said[3].startswith("submission 1001: COMPLETE 1.01234 · [some-user/humanpref-infer v1 ")
+    assert said[3].startswith("submission 1001: COMPLETE 1.01234, [some-user/humanpref-infer v1 ")
     assert said[4:] == ["submissions left today: 4", "GPU this week: 2.5 of 30.0 hours used"]
 
     # Nothing is left to do, so nothing is done.
@@ -370,7 +370,7 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil", "/tmp/evil", "a/../../evil", "C:\\evil", "a\\..\\evil", "", "submission.csv/x"]
+    "name", ["../evil", "/tmp/evil", "a/../../evil", "C:\\evil", "a\\..\\evil", "", "submission.csv/x", "x" * 300]
 )
 def test_output_stays_in_its_folder(run, service, folder, name):
     assert run(*PUSH).code == 0

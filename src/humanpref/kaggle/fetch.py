@@ -64,7 +64,7 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The path of a new file in the folder, its parents made; raises ServiceError for a name that leads elsewhere."""
+    """A new, empty file in the folder; raises ServiceError for a name that leads elsewhere."""
     path = PurePosixPath(name)
     if (
         not path.parts
@@ -75,7 +75,9 @@ def _inside(folder: Path, name: str) -> Path:
     ):
         raise ServiceError(f"Kaggle gave a file's name that is not one inside a folder: {name!r}; nothing was kept")
     target = folder / path
-    if target.exists():
-        raise ServiceError(f"Kaggle gave two files of the same name: {name!r}; nothing was kept")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch(exist_ok=False)
+    except OSError as error:
+        raise ServiceError(f"Kaggle gave a file that cannot be kept, {name[:100]!r}: {error.strerror}") from None
     return target

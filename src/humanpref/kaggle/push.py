@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.files import read_json, sha256
-from humanpref.kaggle.client import FAILED, BusyError, Client, RefusedError, ServiceError
+from humanpref.kaggle.client import FAILED, BusyError, Client, RefusedError, ServiceError, UncertainError
 from humanpref.kaggle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
@@ -106,7 +106,14 @@ def push_dataset(client: Client, records: Records, folder: Path, owner: str) -> 
             records.sending(name, ref=ref, marker=marker.name, digest=digest, base=0)
     else:
         send_once(send, lambda: _is(records[name], ref, digest, "sending"), find)
-    wait_for_dataset(client, ref, marker.name, digest)
+    try:
+        wait_for_dataset(client, ref, marker.name, digest)
+    except (BusyError, UncertainError):
+        raise
+    except ServiceError:
+        # What has the number that was taken for ours is something else, or of no use.
+        records.became(name, "refused")
+        raise
     records.became(name, "done", version=client.dataset_version(ref))
 
 

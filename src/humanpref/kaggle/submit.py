@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 from humanpref.kaggle.client import BusyError, Client, RefusedError, ServiceError, Submission
 from humanpref.kaggle.push import wait_for_run
@@ -90,27 +91,29 @@ def wait_for_score(client: Client, records: Records, number: int) -> Submission:
 def status(client: Client, records: Records, competition: str) -> Iterator[str]:
     """Say line by line what was pushed and submitted from here, where it stands, and what is left for today."""
     for name, entry in records.items():
-        if name == "submission":
-            text = f"submission {entry['number']}" if "number" in entry else "submission"
-            state = entry["state"]
-            if "number" in entry:
-                found = client.submission(entry["number"])
-                state = f"{found.status} {found.public_score or found.error}".strip()
-            yield f"{text}: {state} · {entry['description']}"
-            continue
-        text = f"{entry['ref']} version {entry['version']}" if "version" in entry else entry["ref"]
-        state = "the last push was refused" if entry["state"] == "refused" else "the last push is not done"
-        if entry["state"] == "done":
-            # A dataset has a manifest.
-            state = (
-                client.dataset_status(entry["ref"]) if "marker" in entry else " ".join(client.run_status(entry["ref"]))
-            )
-        yield f"{text}: {str(state).strip()}"
+        try:
+            yield _standing(client, name, entry)
+        except ServiceError as error:
+            yield str(error)
     if not records.items():
         yield f"{records.path}: nothing was pushed from here"
     left, hours = client.submissions_left(competition), client.gpu_hours()
     yield f"submissions left today: {'Kaggle does not tell' if left is None else left}"
     yield "GPU this week: " + (f"{hours[0]:.1f} of {hours[1]:.1f} hours used" if hours else "Kaggle does not tell")
+
+
+def _standing(client: Client, name: str, entry: dict[str, Any]) -> str:
+    what = f"{entry['ref']} version {entry['version']}" if "version" in entry else entry["ref"]
+    if name == "submission" and "number" in entry:
+        found = client.submission(entry["number"])
+        return (
+            f"submission {found.ref}: {found.status} {found.public_score or found.error}".rstrip() + f", {entry['tag']}"
+        )
+    if entry["state"] != "done":
+        return f"{what}: the last {'submission' if name == 'submission' else 'push'} is not done, but {entry['state']}"
+    # A dataset has a manifest.
+    state = client.dataset_status(entry["ref"]) if "marker" in entry else " ".join(client.run_status(entry["ref"]))
+    return f"{what}: {state or 'not there'}".rstrip()
 
 
 def _state(records: Records, tag: str) -> str:
