@@ -490,10 +490,13 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
             if content:
                 kind = "octet-stream" if isinstance(reply.value, bytes) else "json"
                 self.send_header("Content-Type", f"application/{kind}")
-            self.send_header("Content-Length", str(len(content)))
-            for name, value in reply.headers.items():
+            headers = {"Content-Length": str(len(content)), **reply.headers}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
+            if headers["Content-Length"] != str(len(content)):
+                # It promises more than comes.
+                self.close_connection = True
             if not reply.pause:
                 self.wfile.write(content)
                 return

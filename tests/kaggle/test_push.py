@@ -179,6 +179,23 @@ def test_data(run, service, folder):
     assert "data: already exists" in again.err
 
 
+def test_downloads_that_break_off_are_made_again(run, service, folder):
+    service.data = {"train.csv": b"id\n" * 100_000}
+    service.queue("GET /files/0/all.zip", None)
+    service.queue("GET /files/1/all.zip", TRICKLE)
+    fetched = run("data", limits=IMPATIENT)
+    assert fetched.code == 0, fetched.err
+    assert (folder / "data" / "train.csv").read_bytes() == service.data["train.csv"]
+    assert len(service.received("CompetitionApiService/DownloadDataFiles")) >= 3
+    assert run(*PUSH).code == 0
+    first = f"GET /files/{len(service._files)}/output"
+    service.queue(first, None, Reply(status=500), Reply(b"i", headers={"Content-Length": "9"}))
+    fetched = run("output")
+    assert fetched.code == 0, fetched.err
+    assert (folder / "output" / "submission.csv").read_bytes() == service.outputs["submission.csv"]
+    assert len(service.received(first)) == 4
+
+
 def test_data_before_the_rules_are_accepted(run, service, folder):
     service.data = None
     refused = run("data")
