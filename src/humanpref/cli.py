@@ -174,6 +174,76 @@ def kaggle_dry_run(options: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
+def kaggle_data(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.client import Client
+    from humanpref.kaggle.fetch import fetch_data
+
+    print(f"{options.out}: {', '.join(fetch_data(Client(), options.competition, options.out))}")
+    return 0
+
+
+def kaggle_push(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.client import Client
+    from humanpref.kaggle.push import KERNELS, push
+    from humanpref.kaggle.records import Records
+
+    kernels = [name for name in KERNELS if getattr(options, name)]
+    everything = not (options.dataset or kernels)
+    records = Records(Path.cwd())
+    push(
+        Client(),
+        records,
+        options.bundle,
+        options.user,
+        datasets=options.dataset or everything,
+        kernels=KERNELS if everything else kernels,
+    )
+    for name, entry in records.items():
+        if name != "submission":
+            print(f"{entry['ref']}: version {entry.get('version', '-')}, {entry['state']}")
+    return 0
+
+
+def kaggle_wait(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.client import Client
+    from humanpref.kaggle.push import wait
+    from humanpref.kaggle.records import Records
+
+    for line in wait(Client(), Records(Path.cwd())):
+        print(line)
+    return 0
+
+
+def kaggle_output(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.client import Client
+    from humanpref.kaggle.fetch import fetch_output
+    from humanpref.kaggle.records import Records
+
+    names = fetch_output(Client(), Records(Path.cwd()), "train" if options.train else "infer", options.out)
+    print(f"{options.out}: {', '.join(names)}")
+    return 0
+
+
+def kaggle_submit(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.client import Client
+    from humanpref.kaggle.records import Records
+    from humanpref.kaggle.submit import submit
+
+    submission = submit(Client(), Records(Path.cwd()), options.competition, options.message)
+    print(f"submission {submission.ref}: public score {submission.public_score or 'not told'}")
+    return 0
+
+
+def kaggle_status(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.client import Client
+    from humanpref.kaggle.records import Records
+    from humanpref.kaggle.submit import status
+
+    for line in status(Client(), Records(Path.cwd()), options.competition):
+        print(line)
+    return 0
+
+
 def _figures(title: str, figures: dict) -> str:
     return (
         f"{title}: {figures['rows']} rows, log loss {figures['log_loss']:.4f} "
@@ -301,11 +371,62 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=Path, default=Path("dry-run"), metavar="DIR", help="where the results go (default dry-run)"
     )
+    _kaggle_client(kaggle_commands)
     return parser
 
 
-def _command(commands, name: str, run, text: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+def _kaggle_client(commands) -> None:
+    """The commands that talk to Kaggle."""
+    competition = argparse.ArgumentParser(add_help=False)
+    competition.add_argument(
+        "--competition", default="llm-classification-finetuning", metavar="SLUG", help="default %(default)s"
+    )
+    command = _command(commands, "data", kaggle_data, "fetch the competition's files", parents=[competition])
+    command.add_argument(
+        "--out", type=Path, default=Path("data"), metavar="DIR", help="a new folder for them (default data)"
+    )
+
+    command = _command(
+        commands, "push", kaggle_push, "push a bundle: what is named, or all; only what is not there yet is sent"
+    )
+    command.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name")
+    command.add_argument("--bundle", type=Path, default=Path("bundle"), metavar="DIR", help="default bundle")
+    command.add_argument("--dataset", action="store_true", help="the wheel dataset, and packed weights")
+    command.add_argument("--train", action="store_true", help="the training kernel, which starts its run")
+    command.add_argument(
+        "--infer", action="store_true", help="the inference kernel, once the training kernel that it mounts has run"
+    )
+
+    _command(commands, "wait", kaggle_wait, "wait until what was pushed from here is ready and has run")
+
+    command = _command(
+        commands, "output", kaggle_output, "fetch what the pushed kernel's run left: the inference kernel's, or --train"
+    )
+    command.add_argument("--train", action="store_true", help="of the training kernel")
+    command.add_argument(
+        "--out", type=Path, default=Path("output"), metavar="DIR", help="a new folder for it (default output)"
+    )
+
+    command = _command(
+        commands,
+        "submit",
+        kaggle_submit,
+        "submit the pushed version of the inference kernel, once, and wait for its score",
+        parents=[competition],
+    )
+    command.add_argument("--message", required=True, metavar="TEXT", help="for the list of submissions")
+
+    _command(
+        commands,
+        "status",
+        kaggle_status,
+        "where everything pushed from here stands; submissions and GPU hours left",
+        parents=[competition],
+    )
+
+
+def _command(commands, name: str, run, text: str, **options) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", **options)
     command.set_defaults(run=run)
     return command
 

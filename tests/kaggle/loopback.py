@@ -1,28 +1,35 @@
 """A stand-in for Kaggle's service on the loopback address, and the real client pointed at it.
 
-The service keeps what it was sent (datasets, kernels) and answers as Kaggle is reported to answer, as far as the tests need
-it. It speaks HTTP and knows nothing of our package. The client is the installed `kaggle`, always in a subprocess: importing it
-reads credentials and makes a folder, which must not happen in the test process.
+The service keeps what it was sent (datasets and kernels with their versions and runs, submissions) and answers as Kaggle is
+reported to answer, as far as the tests need it. It speaks HTTP and knows nothing of our package. The client is the installed
+`kaggle`, always in a subprocess: importing it reads credentials and makes a folder, which must not happen in the test process.
 
 To add a call, write a method `(Request) -> Reply` and name it in `Service.answers`. To misbehave, `Service.queue` replies to be
-given in place of the next answers, or put a function of your own into `answers` (it may sleep; `None` drops the connection).
+given in place of the next answers (`None` drops the connection), or faults: functions that get the request and the usual
+answer, such as `lost`, `slow` and `half_an_upload`. `Service.watch` sees every request before and after it is dealt with.
 """
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
+import zipfile
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 API = "/api/v1/"
 UPLOAD = "/upload/"
+FILES = "/files/"
+"""Where downloads are redirected to: another host than the API's, as far as the client can see."""
 
 USER = "some-user"
 KEY = "0123456789abcdef-not-a-real-key"
@@ -58,11 +65,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer: a status, and a JSON value or nothing."""
+    """What to answer: a status, and a JSON value, a file's bytes, or nothing."""
 
     value: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    pause: float = 0.0
+    """Seconds between two pieces of the body, which then comes in twenty."""
+
+    @property
+    def content(self) -> bytes:
+        if isinstance(self.value, bytes):
+            return self.value
+        return b"" if self.value is None else json.dumps(self.value).encode()
 
 
 def refusal(status: int, message: str) -> Reply:
@@ -71,6 +86,23 @@ def refusal(status: int, message: str) -> Reply:
 
 
 Answer = Callable[[Request], Reply | None]
+Fault = Callable[[Request, Answer], Reply | None]
+
+
+def lost(request: Request, usual: Answer) -> None:
+    """Do what is asked for, and drop the connection before the answer."""
+    usual(request)
+
+
+def slow(pause: float) -> Fault:
+    """The usual answer, its body in twenty pieces with so many seconds between them."""
+    return lambda request, usual: replace(usual(request), pause=pause)
+
+
+def half_an_upload(request: Request, usual: Answer) -> Reply:
+    """Take the first half of an upload, and be unavailable for the rest."""
+    usual(replace(request, body=request.body[: len(request.body) // 2]))
+    return Reply(status=503)
 
 
 class Service:
@@ -82,26 +114,73 @@ class Service:
         All that came, in order, also what was refused.
     answers : dict of str to Answer
         What to do on each call (`KernelsApiService/SaveKernel`, …).
+    watch : callable
+        Gets each request and whether it was dealt with yet; in the second case the answer was not sent.
     datasets : dict of str to dict of str to bytes
-        The files of each dataset by name, by `owner/slug`.
+        The files of each dataset's readable version by name, by `owner/slug`.
+    versions : dict of str to list of dict of str to bytes
+        All versions of each dataset; the last may not be readable yet.
+    processing : int
+        How many questions for the status a new version takes until it can be read. Those that come before are told of the
+        version before: Kaggle says that a dataset is ready, and means the old one.
     kernels : dict of str to list of dict
         The bodies of each kernel's versions, by `owner/slug`.
+    next_run : list of str
+        The states that the runs of kernels pushed from now on go through, one a question.
+    outputs, log, failure
+        What a run leaves, by name; prints; and is said to have failed of.
+    competitions, models : tuple of str
+        What the service has.
+    data : dict of str to bytes or None
+        The competition's files; None: its rules are not accepted.
+    submissions : list of dict
+        All, the oldest first.
+    submissions_left : int
+        Submissions that are still taken.
     """
 
     def __init__(self, competitions: tuple[str, ...] = ()) -> None:
         self.competitions = competitions
+        self.models: tuple[str, ...] = ()
         self.requests: list[Request] = []
+        self.watch: Callable[[Request, bool], None] = lambda request, done: None
         self.datasets: dict[str, dict[str, bytes]] = {}
+        self.versions: dict[str, list[dict[str, bytes]]] = {}
+        self.processing = 0
         self.kernels: dict[str, list[dict[str, Any]]] = {}
+        self.next_run = ["QUEUED", "RUNNING", "COMPLETE"]
+        self.outputs: dict[str, bytes] = {}
+        self.log = ""
+        self.failure = ""
+        self.data: dict[str, bytes] | None = {}
+        self.submissions: list[dict[str, Any]] = []
+        self.submissions_left = 5
+        self.score = ["PENDING", "COMPLETE"]
         self.answers: dict[str, Answer] = {
             "DatasetApiService/GetDatasetStatus": self._dataset_status,
+            "DatasetApiService/GetDataset": self._dataset,
+            "DatasetApiService/DownloadDataset": self._dataset_file,
             "DatasetApiService/CreateDataset": self._create_dataset,
+            "DatasetApiService/CreateDatasetVersion": self._create_dataset_version,
             "BlobApiService/StartBlobUpload": self._start_upload,
             "KernelsApiService/SaveKernel": self._save_kernel,
+            "KernelsApiService/GetKernel": self._kernel,
+            "KernelsApiService/GetKernelSessionStatus": self._run_status,
+            "KernelsApiService/ListKernelSessionOutput": self._run_output,
+            "KernelsApiService/GetAcceleratorQuotaStatistics": self._quota,
+            "CompetitionApiService/DownloadDataFiles": self._competition_files,
+            "CompetitionApiService/CreateCodeSubmission": self._submit,
+            "CompetitionApiService/GetSubmission": self._submission,
+            "CompetitionApiService/ListSubmissions": self._list_submissions,
+            "CompetitionApiService/GetSubmissionLimits": self._limits,
         }
-        self._queued: defaultdict[str, deque[Reply | None]] = defaultdict(deque)
+        self._queued: defaultdict[str, deque[Reply | Fault | None]] = defaultdict(deque)
         self._names: dict[str, str] = {}
+        self._lengths: dict[str, int] = {}
         self._uploads: dict[str, bytes] = {}
+        self._unready: dict[str, int] = {}
+        self._runs: dict[str, list[str]] = {}
+        self._files: dict[str, bytes] = {}
         # One answer at a time: the answers share the state above.
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -117,7 +196,7 @@ class Service:
         self._server.server_close()
         self._thread.join(timeout=5)
 
-    def queue(self, call: str, *replies: Reply | None) -> None:
+    def queue(self, call: str, *replies: Reply | Fault | None) -> None:
         """Give these replies to the next requests of `call`, before its usual answer; None drops the connection."""
         self._queued[call].extend(replies)
 
@@ -128,42 +207,101 @@ class Service:
     def answer(self, request: Request) -> Reply | None:
         with self._lock:
             self.requests.append(request)
-            if self._queued[request.call]:
-                return self._queued[request.call].popleft()
-            if request.method == "PUT" and request.path.startswith(UPLOAD):
-                return self._upload(request)
-            if request.method != "POST" or not request.path.startswith(API):
-                return refusal(403, f"this is no way to the service: {request.method} {request.target}")
-            if not request.headers.get("authorization", "").startswith(("Basic ", "Bearer ")):
-                return refusal(401, "Unauthenticated")
-            if request.call not in self.answers:
-                return refusal(501, f"the loopback service does not know {request.call}")
-            return self.answers[request.call](request)
+            self.watch(request, False)
+            try:
+                if not self._queued[request.call]:
+                    return self._usual(request)
+                reply = self._queued[request.call].popleft()
+                return reply(request, self._usual) if callable(reply) else reply
+            finally:
+                self.watch(request, True)
+
+    def _usual(self, request: Request) -> Reply | None:
+        if request.method == "PUT" and request.path.startswith(UPLOAD):
+            return self._upload(request)
+        if request.method == "GET" and request.path in self._files:
+            # A signed address: credentials have no business here.
+            return (
+                refusal(400, "authorized") if "authorization" in request.headers else Reply(self._files[request.path])
+            )
+        if request.method != "POST" or not request.path.startswith(API):
+            return refusal(403, f"this is no way to the service: {request.method} {request.target}")
+        if not request.headers.get("authorization", "").startswith(("Basic ", "Bearer ")):
+            return refusal(401, "Unauthenticated")
+        if request.call not in self.answers:
+            return refusal(501, f"the loopback service does not know {request.call}")
+        return self.answers[request.call](request)
+
+    def _redirect(self, name: str, content: bytes) -> Reply:
+        return Reply(status=302, headers={"Location": self._address(name, content)})
+
+    def _address(self, name: str, content: bytes) -> str:
+        path = f"{FILES}{len(self._files)}/{urllib.parse.quote(name)}"
+        self._files[path] = content
+        return f"{self.url}{path}"
 
     def _dataset_status(self, request: Request) -> Reply:
-        if "{ownerSlug}/{datasetSlug}".format(**request.json) not in self.datasets:
+        name = "{ownerSlug}/{datasetSlug}".format(**request.json)
+        if name not in self.versions:
             return refusal(404, "Not found")
-        return Reply({"status": "READY"})
+        self._unready[name] -= 1
+        if self._unready[name] < 0:
+            self.datasets[name] = self.versions[name][-1]
+        return Reply({"status": "READY" if name in self.datasets else "BLOBS_RECEIVED"})
+
+    def _dataset(self, request: Request) -> Reply:
+        name = "{ownerSlug}/{datasetSlug}".format(**request.json)
+        if name not in self.versions:
+            return refusal(403, "Permission 'datasets.get' was denied")
+        return Reply({"ref": name, "currentVersionNumber": len(self.versions[name])})
+
+    def _dataset_file(self, request: Request) -> Reply:
+        files = self.datasets.get("{ownerSlug}/{datasetSlug}".format(**request.json), {})
+        name = request.json["fileName"]
+        return self._redirect(name, files[name]) if name in files else refusal(404, "Not found")
 
     def _start_upload(self, request: Request) -> Reply:
         token = f"token-{len(self._names) + 1}"
         self._names[token] = request.json["name"]
+        self._lengths[token] = request.json.get("contentLength", 0)
         return Reply({"token": token, "createUrl": f"{self.url}{UPLOAD}{token}"})
 
     def _upload(self, request: Request) -> Reply:
         token = request.path.removeprefix(UPLOAD)
         if token not in self._names:
             return refusal(404, f"no upload has the token {token!r}")
-        self._uploads[token] = request.body
-        return Reply()
+        span = request.headers.get("content-range", "")
+        if not span:
+            self._uploads[token] = b""
+        if not span.startswith("bytes */"):
+            self._uploads[token] += request.body
+        had = len(self._uploads.get(token, b""))
+        if had == self._lengths[token]:
+            return Reply()
+        return Reply(status=308, headers={"Range": f"bytes=0-{had - 1}"} if had else {})
 
     def _create_dataset(self, request: Request) -> Reply:
         body = request.json
         name = "{ownerSlug}/{slug}".format(**body)
+        if name in self.versions:
+            return Reply({"status": "error", "error": f"{name} is in use"})
+        return self._new_version(name, body)
+
+    def _create_dataset_version(self, request: Request) -> Reply:
+        name = "{ownerSlug}/{datasetSlug}".format(**request.json)
+        if name not in self.versions:
+            return refusal(404, "Not found")
+        return self._new_version(name, request.json["body"])
+
+    def _new_version(self, name: str, body: dict[str, Any]) -> Reply:
         tokens = [file["token"] for file in body.get("files", [])]
-        if name in self.datasets or not set(tokens) <= set(self._uploads):
-            return Reply({"status": "error", "error": f"{name} is in use, or not all of {tokens} were uploaded"})
-        self.datasets[name] = {self._names[token]: self._uploads[token] for token in tokens}
+        if any(len(self._uploads.get(token, b"")) != self._lengths.get(token) for token in tokens):
+            return Reply({"status": "error", "error": f"not all of {tokens} were uploaded"})
+        files = {self._names[token]: self._uploads[token] for token in tokens}
+        self.versions.setdefault(name, []).append(files)
+        self._unready[name] = self.processing
+        if not self.processing:
+            self.datasets[name] = files
         return Reply({"status": "ok", "ref": name, "url": f"http://localhost/datasets/{name}"})
 
     def _save_kernel(self, request: Request) -> Reply:
@@ -171,7 +309,9 @@ class Service:
         versions = self.kernels.setdefault(body["slug"], [])
         versions.append(body)
         # Kaggle saves a kernel whose sources are wrong, without them, and says so in the response alone.
+        self._runs[body["slug"]] = list(self.next_run)
         known = {
+            "ModelSources": ("modelDataSources", self.models),
             "DatasetSources": ("datasetDataSources", self.datasets),
             "CompetitionSources": ("competitionDataSources", self.competitions),
             "KernelSources": ("kernelDataSources", self.kernels),
@@ -189,6 +329,95 @@ class Service:
                 **invalid,
             }
         )
+
+    def _kernel(self, request: Request) -> Reply:
+        versions = self.kernels.get("{userName}/{kernelSlug}".format(**request.json))
+        if not versions:
+            return refusal(403, "Permission 'kernels.get' was denied")
+        body, source = versions[-1], versions[-1]["text"]
+        if body["kernelType"] == "notebook":
+            # Kept as a value, not as text.
+            source = json.dumps(json.loads(source), indent=1, sort_keys=True)
+        sources = {key: value for key, value in body.items() if key.endswith("DataSources")}
+        metadata = {"ref": body["slug"], "currentVersionNumber": len(versions), **sources}
+        return Reply({"metadata": metadata, "blob": {"source": source}})
+
+    def _run_status(self, request: Request) -> Reply:
+        states = self._runs.get("{userName}/{kernelSlug}".format(**request.json))
+        if states is None:
+            return refusal(403, "Permission 'kernels.get' was denied")
+        state = states.pop(0) if len(states) > 1 else states[0]
+        return Reply({"status": state, **({"failureMessage": self.failure} if state == "ERROR" else {})})
+
+    def _run_output(self, request: Request) -> Reply:
+        # Two files a page.
+        start = int(request.json.get("pageToken", 0))
+        page = list(self.outputs.items())[start : start + 2]
+        files = [{"fileName": name, "url": self._address("output", content)} for name, content in page]
+        more = {"nextPageToken": str(start + 2)} if start + 2 < len(self.outputs) else {}
+        pieces = [{"stream_name": "stdout", "time": 1.0, "data": line} for line in self.log.splitlines(keepends=True)]
+        return Reply({"files": files, "log": json.dumps(pieces), **more})
+
+    def _quota(self, request: Request) -> Reply:
+        return Reply({"gpuQuota": {"timeUsed": "9000s", "totalTimeAllowed": "108000s"}})
+
+    def _competition_files(self, request: Request) -> Reply:
+        if self.data is None or request.json["competitionName"] not in self.competitions:
+            return refusal(403, "You must accept this competition's rules before you'll be able to download files.")
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as files:
+            for name, content in self.data.items():
+                files.writestr(name, content)
+        return self._redirect("all.zip", archive.getvalue())
+
+    def _submit(self, request: Request) -> Reply:
+        body = request.json
+        name = "{kernelOwner}/{kernelSlug}".format(**body)
+        if self._runs.get(name) != ["COMPLETE"] or body["kernelVersion"] > len(self.kernels[name]):
+            return refusal(400, "Submission not allowed: the notebook's version has not run")
+        if not self.submissions_left:
+            return refusal(400, "Submission not allowed: your team has used its daily allowance")
+        self.submissions_left -= 1
+        number = 1001 + len(self.submissions)
+        self.submissions.append(
+            {
+                "ref": number,
+                "description": body["submissionDescription"],
+                "fileName": body["fileName"],
+                "states": list(self.score),
+                "kernel": (name, body["kernelVersion"]),
+            }
+        )
+        return Reply({"message": "Successfully submitted", "ref": number})
+
+    def _submission(self, request: Request) -> Reply:
+        for submission in self.submissions:
+            if submission["ref"] == request.json["ref"]:
+                if len(submission["states"]) > 1:
+                    del submission["states"][0]
+                return Reply(_shown(submission))
+        return refusal(404, "Not found")
+
+    def _list_submissions(self, request: Request) -> Reply:
+        # Two a page.
+        start = int(request.json.get("pageToken", 0))
+        newest = self.submissions[::-1]
+        more = {"nextPageToken": str(start + 2)} if start + 2 < len(newest) else {}
+        return Reply({"submissions": [_shown(submission) for submission in newest[start : start + 2]], **more})
+
+    def _limits(self, request: Request) -> Reply:
+        return Reply({"numToday": len(self.submissions), "numAllowedNow": self.submissions_left})
+
+
+def _shown(submission: dict[str, Any]) -> dict[str, Any]:
+    shown = {key: submission[key] for key in ("ref", "description", "fileName")}
+    state = submission["states"][0]
+    shown["status"] = state
+    if state == "COMPLETE":
+        shown["publicScore"] = "1.01234"
+    elif state == "ERROR":
+        shown["errorDescription"] = "Notebook Timeout"
+    return shown
 
 
 def client_environment(service: Service, home: Path) -> dict[str, str]:
@@ -256,15 +485,27 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
             if reply is None:
                 self.close_connection = True
                 return
-            content = b"" if reply.value is None else json.dumps(reply.value).encode()
+            content = reply.content
             self.send_response(reply.status)
             if content:
-                self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            for name, value in reply.headers.items():
+                kind = "octet-stream" if isinstance(reply.value, bytes) else "json"
+                self.send_header("Content-Type", f"application/{kind}")
+            headers = {"Content-Length": str(len(content)), **reply.headers}
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            if headers["Content-Length"] != str(len(content)):
+                # It promises more than comes.
+                self.close_connection = True
+            if not reply.pause:
+                self.wfile.write(content)
+                return
+            piece = max(1, len(content) // 20)
+            # The client may have gone.
+            with contextlib.suppress(OSError):
+                for start in range(0, len(content), piece):
+                    time.sleep(reply.pause)
+                    self.wfile.write(content[start : start + piece])
 
         do_CONNECT = do_GET = do_POST = do_PUT = _serve  # noqa: N815 (http.server looks for these names)
 
