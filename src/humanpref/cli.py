@@ -16,7 +16,6 @@ from humanpref import __version__
 from humanpref.config import load_config, preset_names
 from humanpref.schema import InputError
 
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
@@ -140,6 +139,52 @@ def kaggle_dry_run(options: argparse.Namespace) -> int:
     return 0 if report.passed else 1
 
 
+def kaggle_bundle(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import bundle
+    from humanpref.kaggle.kernels import Run
+    from humanpref.kaggle.stage import find_project
+
+    run = Run(options.preset, tuple(options.set), folds=options.folds)
+    folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
+    print(f"bundle: {folder}")
+    return 0
+
+
+def kaggle_lock(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import lock
+    from humanpref.kaggle.stage import find_project
+
+    locked = lock(find_project(), options.image)
+    print("\n".join(f"{name} {entry.version}" for name, entry in locked.items()) or "nothing to vendor")
+    return 0
+
+
+def kaggle_check(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.check import check_bundle, check_project
+    from humanpref.kaggle.stage import find_project
+
+    findings = check_project(find_project()) if options.bundle is None else check_bundle(options.bundle)
+    for finding in findings:
+        print(finding)
+    errors = sum(finding.level == "error" for finding in findings)
+    print(f"{errors} errors, {len(findings) - errors} warnings")
+    return 1 if errors else 0
+
+
+def kaggle_weights(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import download_weights, is_model_source, name_weights, pack_weights
+
+    if is_model_source(options.source):
+        name_weights(options.source, options.bundle)
+        print(f"{options.bundle}: both kernels mount {options.source}")
+    elif Path(options.source).is_dir():
+        print(f"weights: {pack_weights(Path(options.source), options.bundle)}")
+    else:
+        name = options.source.rpartition("/")[2]
+        print(f"weights: {pack_weights(download_weights(options.source), options.bundle, name)}")
+    return 0
+
+
 def _figures(title: str, figures: dict) -> str:
     return (
         f"{title}: {figures['rows']} rows, log loss {figures['log_loss']:.4f} "
@@ -230,6 +275,47 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=Path, default=Path("dry-run"), metavar="DIR", help="where the results go (default dry-run)"
     )
+
+    command = _command(kaggle_commands, "bundle", kaggle_bundle, "stage the wheel dataset and both kernels for a push")
+    command.add_argument("--preset", default="sparse", metavar="NAME", help="what to train there (default sparse)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
+    )
+    command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
+    command.add_argument(
+        "--artifact", type=Path, action="append", default=[], metavar="A", help="predict with this artifact, too"
+    )
+    command.add_argument(
+        "--nltk",
+        type=Path,
+        nargs="*",
+        metavar="FOLDER",
+        help="bring NLTK's data (from FOLDER, or where NLTK finds it here); Kaggle's image has its own",
+    )
+    command.add_argument(
+        "--image", type=Path, metavar="FREEZE", help="`pip freeze` of Kaggle's image (default wheels/image.txt)"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("bundle"), metavar="DIR", help="the bundle's folder (default bundle)"
+    )
+
+    command = _command(kaggle_commands, "lock", kaggle_lock, "find what Kaggle's image lacks and lock it with hashes")
+    command.add_argument(
+        "--image", type=Path, metavar="FREEZE", help="`pip freeze` of Kaggle's image (default wheels/image.txt)"
+    )
+
+    command = _command(kaggle_commands, "check", kaggle_check, "check metadata and bundle by Kaggle's rules")
+    command.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="a bundle (default: the checkout's own three metadata files)"
+    )
+
+    command = _command(kaggle_commands, "weights", kaggle_weights, "let a bundle's kernels have a backbone's weights")
+    command.add_argument(
+        "source",
+        metavar="FOLDER|HUB_NAME|OWNER/MODEL/FRAMEWORK/VARIATION/VERSION",
+        help="a folder to pack as a dataset, a name on the Hugging Face hub, or a model that Kaggle has",
+    )
+    command.add_argument("--bundle", type=Path, default=Path("bundle"), metavar="DIR", help="default bundle")
     return parser
 
 
