@@ -16,6 +16,7 @@ from humanpref import __version__
 from humanpref.config import load_config, preset_names
 from humanpref.schema import InputError
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
