@@ -56,7 +56,7 @@ def test_the_whole_way(tmp_path):
     assert saved["log_loss"] == report.log_loss
     # The folder is ours now: another run may write there, and one that fails leaves no old submission behind.
     broken = tmp_path / "broken"
-    for path in ("kernel-metadata.json", "dataset-metadata.json", "kernel", "src", "setup.py", "README.md"):
+    for path in ("kernel-metadata.json", "dataset-metadata.json", "kernel", "src", "setup.py", "README.md", "wheels"):
         (broken / path).parent.mkdir(parents=True, exist_ok=True)
         (broken / path).symlink_to(PROJECT / path)
     (broken / "kernel").unlink()

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from humanpref.config import load_config
 from humanpref.files import read_json, write_whole
 from humanpref.kaggle import wheels
-from humanpref.kaggle.kernels import Run
+from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER, Run
 from humanpref.kaggle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
@@ -34,7 +34,7 @@ from humanpref.kaggle.metadata import (
     read_metadata,
     write_metadata,
 )
-from humanpref.kaggle.stage import MARKER, build_wheel, stage_dataset, write_manifest
+from humanpref.kaggle.stage import build_wheel, stage_dataset, write_manifest
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,6 @@ logger = logging.getLogger(__name__)
 KERNELS = {"train": f"kernel/train/{KERNEL_METADATA}", "infer": KERNEL_METADATA}
 """The committed metadata of the two kernels, by the folder that they get in the bundle."""
 DATASET_FOLDER = "dataset"
-
-WEIGHTS_MARKER = "humanpref-weights.json"
-"""The manifest of a dataset of weights."""
 
 # All that transformers reads of a backbone. What is not named (optimizer states, other frameworks' weights, pictures) stays.
 _WEIGHTS_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json")

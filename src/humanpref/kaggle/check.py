@@ -15,10 +15,10 @@ from typing import Any
 
 from humanpref.config import load_config
 from humanpref.files import sha256
-from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS, WEIGHTS_MARKER, read_run
-from humanpref.kaggle.kernels import Run
+from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS, read_run
+from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER, Run
 from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, OWNER_PLACEHOLDER
-from humanpref.kaggle.stage import LAYOUTS, MARKER, mount_path, upload_faults
+from humanpref.kaggle.stage import LAYOUTS, mount_path, upload_faults
 from humanpref.schema import InputError
 
 KERNEL_KEYS = (
@@ -169,13 +169,12 @@ def check_kernel(path: Path) -> _File:
     if not file.values:
         return file
     values = file.values
-    _check_id(file, 5)
+    slug = _check_id(file, 5)
     title = values.get("title")
     if not isinstance(title, str):
         file.error("title", f"expected text, got {title!r}", "give the kernel a title of 5 to 50 characters")
     else:
         file.length("title", 5, 50, title)
-        slug = str(values.get("id", "")).rpartition("/")[2]
         if slug and _slugify(title) != slug:
             file.error(
                 "title",
@@ -323,14 +322,17 @@ def check_dataset(path: Path) -> _File:
     return file
 
 
-def _check_id(file: _File, shortest: int) -> None:
+def _check_id(file: _File, shortest: int) -> str | None:
+    """Check the id; give its slug, where it has one."""
     name = file.values.get("id")
     if not isinstance(name, str) or not re.fullmatch(f"{_PARTS['OWNER']}/{_PARTS['SLUG']}", name):
         version = isinstance(name, str) and re.fullmatch(f"{_PARTS['OWNER']}/{_PARTS['SLUG']}/[0-9]+", name)
         mend = "leave the version away" if version else "write owner/slug, the slug in lower case with hyphens"
         file.error("id", f"got {name!r}", mend)
-    else:
-        file.length("id", shortest, 50, name.rpartition("/")[2])
+        return None
+    slug = name.rpartition("/")[2]
+    file.length("id", shortest, 50, slug)
+    return slug
 
 
 def _read(path: Path, keys: tuple[str, ...], ascii_only: bool) -> _File:

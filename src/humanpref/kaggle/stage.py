@@ -17,14 +17,12 @@ import humanpref
 from humanpref.artifact import Artifact
 from humanpref.files import read_json, sha256, write_json, write_whole
 from humanpref.kaggle import wheels
-from humanpref.kaggle.kernels import Run
+from humanpref.kaggle.kernels import MARKER, Run
 from humanpref.kaggle.metadata import DATASET_METADATA, KERNEL_METADATA
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
-MARKER = "humanpref-dataset.json"
-"""The manifest by which the kernels find the wheel dataset, and check it."""
 MANIFEST_FORMAT = 1
 
 LAYOUTS = ("new", "legacy")
@@ -223,7 +221,7 @@ def write_manifest(folder: Path, marker: str, facts: dict[str, Any]) -> Path:
         for path in paths
     ]
     write_json(folder / marker, {"format": MANIFEST_FORMAT, **facts, "files": files})
-    logger.info("%s: %d files, %s bytes", folder, len(files), f"{sum(file['bytes'] for file in files):,}")
+    logger.info("%s: %d files, %s bytes", folder.name, len(files), f"{sum(file['bytes'] for file in files):,}")
     return folder
 
 
