@@ -5,6 +5,7 @@ said in one line on standard error.
 """
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -134,9 +135,18 @@ def kaggle_dry_run(options: argparse.Namespace) -> int:
     from humanpref.kaggle.dry_run import dry_run
 
     report = dry_run(
-        train=options.train, test=options.test, preset=options.preset, overrides=tuple(options.set), out=options.out
+        train=options.train,
+        test=options.test,
+        preset=options.preset,
+        overrides=tuple(options.set),
+        out=options.out,
+        layout=options.layout,
+        test_rows=options.rows,
+        artifacts=options.artifact,
+        fault=options.fault,
+        echo=functools.partial(print, file=sys.stderr if options.json else sys.stdout),
     )
-    print(report.render())
+    print(json.dumps(report.to_dict()) if options.json else report.render())
     return 0 if report.passed else 1
 
 
@@ -270,6 +280,26 @@ def _parser() -> argparse.ArgumentParser:
         help="rows to predict (default: the synthetic arena's, or a part of --train)",
     )
     command.add_argument("--preset", default="tiny", metavar="NAME", help="what to train (default tiny)")
+    command.add_argument(
+        "--artifact",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="A",
+        help="train nothing: rehearse the inference kernel alone, with this artifact",
+    )
+    command.add_argument("--rows", type=int, metavar="N", help="repeat the test rows until there are N, e.g. 25000")
+    command.add_argument(
+        "--layout", choices=("new", "legacy"), default="new", help="how Kaggle lays out /kaggle/input (default new)"
+    )
+    command.add_argument(
+        "--fault",
+        metavar="NAME",
+        help="let something go wrong: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom or no-labels",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="the report as one JSON object; all else on standard error"
+    )
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
     )

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,10 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
     logger.info("training %s on %s", config.preset or config.family, train_csv)
     artifact = experiment.train(config, train_csv, working / "artifact", folds=wanted.folds)
     seconds = {"install": install_seconds, "train": time.perf_counter() - started}
-    write_json(working / "status.json", {"artifact": "artifact", "prior": list(artifact.prior), "seconds": seconds})
+    write_json(
+        working / "status.json",
+        {"artifact": "artifact", "prior": list(artifact.prior), "seconds": seconds, **_memory()},
+    )
     logger.info("artifact written to %s after %.0f s", working / "artifact", seconds["train"])
 
 
@@ -209,6 +213,7 @@ class _Board:
             "artifacts": self.artifacts,
             "failures": self.failures,
             "seconds": status.get("seconds", {}) | self.seconds,
+            **_memory(),
         }
         write_json(path, status)
 
@@ -266,6 +271,11 @@ def _free() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _memory() -> dict[str, int]:
+    """The most memory that this process has had so far."""
+    return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def describe(error: BaseException) -> str:

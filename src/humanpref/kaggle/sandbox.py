@@ -188,7 +188,13 @@ def why_not(mode: str) -> str | None:
         return None if code == 0 else "; ".join(output)[:500] or f"exit code {code}"
 
 
-def run(box: Box, command: Sequence[str], echo: Callable[[str], None], timeout: float | None = None) -> int:
+def run(
+    box: Box,
+    command: Sequence[str],
+    echo: Callable[[str], None],
+    timeout: float | None = None,
+    memory: int | None = None,
+) -> int:
     """Run a command in a box and pass on what it prints, line by line.
 
     Parameters
@@ -201,6 +207,8 @@ def run(box: Box, command: Sequence[str], echo: Callable[[str], None], timeout: 
         Gets each line of stdout and stderr, without its end.
     timeout : float, optional
         Seconds after which the command and all that it started are killed.
+    memory : int, optional
+        Bytes of data that each process may have; an allocation beyond them fails.
 
     Returns
     -------
@@ -208,6 +216,9 @@ def run(box: Box, command: Sequence[str], echo: Callable[[str], None], timeout: 
         The exit code; negative for a signal, as `subprocess` has it.
     """
     argv = {"bwrap": _bwrap, "unshare": _unshare, "none": _plain}[box.mode](box, list(command))
+    if memory is not None:
+        # Not the address space: of that, libraries reserve far more than they use.
+        argv = [sys.executable, "-I", "-c", _LIMIT, str(memory), *argv]
     # A session of its own, so that the command and its children can be ended together, and only they.
     process = subprocess.Popen(
         argv,
@@ -401,6 +412,15 @@ print(json.dumps({
     "input_writable": input_write == "succeeded",
     "package": importlib.util.find_spec("humanpref") is not None,
 }))
+"""
+
+# Set the limit, become the command.
+_LIMIT = """
+import os, resource, shutil, sys
+
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+os.execv(shutil.which(sys.argv[2]), sys.argv[2:])
 """
 
 # In new user, network and mount namespaces: make folders read-only, bring the loopback up, become the command.
