@@ -103,6 +103,15 @@ def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_bundle_that_fails_leaves_nothing(tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
+    make_wheel(project / "wheels", "stranger")
+    with pytest.raises(InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"):
+        bundle(project, tmp_path / "new" / "bundle", Run("sparse"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 # ------------------------------------------------------------------------------------------------ does it install offline?
 
 # What a competitor's machine, or the kernel, does with the dataset: the install, the command, a model on a few rows.

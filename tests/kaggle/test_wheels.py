@@ -138,7 +138,7 @@ def test_a_wheel_that_is_not_the_locked_one(ours, image, tmp_path):
     assert "not in requirements.lock" in fault
     newer = make_wheel(tmp_path / "newer", "fast", "2.0")
     (fault,) = closure_faults(ours, [newer], image, locked)
-    assert fault == "fast-2.0-py3-none-any.whl: requirements.lock has version 1.0"
+    assert fault == "fast-2.0-py3-none-any.whl: requirements.lock has version 1.0; remove the wheel"
     (fault,) = closure_faults(ours, [], image, locked)
     assert fault == "fast: in requirements.lock, but there is no wheel of it"
     fast.write_bytes(b"no zip")
@@ -193,6 +193,12 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(image,
     # What is there is not fetched again; what was re-uploaded under the same name is refused.
     only_from(monkeypatch, tmp_path / "nothing")
     assert fetch(folder) == fetched
+    kept = fetched[2].read_bytes()
+    fetched[2].write_bytes(kept + b" ")
+    with pytest.raises(
+        InputError, match=r"needed_thing-2\.0-py3-none-any\.whl: its SHA-256 .* not the file that was locked"
+    ):
+        fetch(folder)
     fetched[2].unlink()
     only_from(monkeypatch, index)
     make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"), code="evil = True")

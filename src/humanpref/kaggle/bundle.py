@@ -90,18 +90,21 @@ def bundle(
     if nltk_data is not None:
         nltk_data = list(nltk_data) or usual_nltk_data()
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.")
     except OSError as error:
         raise InputError(f"{out}: cannot be made ({error.strerror})") from None
-    with tempfile.TemporaryDirectory(dir=out, prefix=".new-") as temporary:
-        new = Path(temporary)
+    with temporary:
+        new, old = Path(temporary.name, "new"), Path(temporary.name, "old")
         dataset = stage_dataset(new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image)
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
         for name, path in KERNELS.items():
             copy_kernel(project / path, new / name)
-        # The dataset comes last: with it the folder is a bundle.
-        for name in (*KERNELS, DATASET_FOLDER):
-            shutil.rmtree(out / name, ignore_errors=True)
+        old.mkdir()
+        out.mkdir(exist_ok=True)
+        for name in (DATASET_FOLDER, *KERNELS):
+            if (out / name).exists():
+                os.replace(out / name, old / name)
             os.replace(new / name, out / name)
     if getattr(config.model, "backbone", "scratch") != "scratch" and not run.backbone:
         logger.warning("preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER", run.preset)
@@ -157,7 +160,10 @@ def pack_weights(source: Path, bundle: Path, name: str | None = None) -> Path:
     """
     _check_bundle(bundle)
     files = weights_files(source)
-    slug = "weights-" + re.sub("[^a-z0-9]+", "-", (name or source.resolve().name).lower()).strip("-")[:42].strip("-")
+    name = re.sub("[^a-z0-9]+", "-", (name or source.resolve().name).lower()).strip("-")[:42].strip("-")
+    if not name:
+        raise InputError(f"{source}: expected a folder with letters or digits in its name, for the dataset's name")
+    slug = f"weights-{name}"
     with tempfile.TemporaryDirectory(dir=bundle, prefix=".new-") as temporary:
         new = Path(temporary, slug)
         new.mkdir()

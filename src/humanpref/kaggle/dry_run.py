@@ -55,15 +55,15 @@ HIDDEN_HOURS = 9
 FAULTS = {
     "missing-dataset": "the wheel dataset is not mounted",
     "corrupt-wheel": "one byte of the package's wheel is another",
-    "corrupt-weights": "half of each artifact's largest file is missing",
+    "corrupt-weights": "half of every artifact's weights is missing",
     "slow": "the time for predicting is over before it begins",
-    "oom": "the kernel gets too little memory to predict in",
+    "oom": "the predicting process is killed for the memory that it takes",
     "no-labels": "train.csv has no labels",
 }
 """What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an error; the others are for the
 inference kernel, which has to end well, with a valid submission and the failure in status.json."""
 FAULT_MEMORY = 64 * 2**20
-"""Bytes that a kernel gets for its data under `oom`: enough for pip and for the fallback, too little for the package."""
+"""Bytes of memory that a process gets under `oom`: enough for pip and for the fallback, too little for the package."""
 
 _OWNER = "dry-run"
 _KIND = "humanpref dry run"
@@ -126,7 +126,7 @@ class Report:
             if name in self.exit_codes:
                 memory = self.peak_memory_bytes.get(name)
                 used = f"{memory / 2**20:,.0f} MiB of memory at most, " if memory else ""
-                used += f"{self.disk_bytes[name] / 2**20:,.1f} MiB written"
+                used += f"{self.disk_bytes.get(name, 0) / 2**20:,.1f} MiB written"
                 lines.append(("", f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"))
         if self.seconds_per_step is not None:
             lines.append(("training", f"{self.seconds_per_step:.3f} seconds per step"))
@@ -439,11 +439,10 @@ def _break(inputs: Path, fault: str | None) -> None:
             wheel.write_bytes(content)
     if fault == "corrupt-weights":
         for artifact in find_artifacts(inputs):
-            model = [path for path in artifact.rglob("*") if path.is_file() and path.parent != artifact]
-            largest = max(model, key=lambda path: path.stat().st_size)
-            content = largest.read_bytes()
-            largest.unlink()
-            largest.write_bytes(content[: len(content) // 2])
+            for weights in artifact.rglob("*.safetensors"):
+                content = weights.read_bytes()
+                weights.unlink()
+                weights.write_bytes(content[: len(content) // 2])
 
 
 def _hold_out(train: Path, folder: Path) -> pd.DataFrame:

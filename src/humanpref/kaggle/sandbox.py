@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import venv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -208,7 +209,8 @@ def run(
     timeout : float, optional
         Seconds after which the command and all that it started are killed.
     memory : int, optional
-        Bytes of data that each process may have; an allocation beyond them fails.
+        Bytes of memory that each process may come to hold; one that holds more is killed, as the system does when it has
+        no more.
 
     Returns
     -------
@@ -216,9 +218,6 @@ def run(
         The exit code; negative for a signal, as `subprocess` has it.
     """
     argv = {"bwrap": _bwrap, "unshare": _unshare, "none": _plain}[box.mode](box, list(command))
-    if memory is not None:
-        # Not the address space: of that, libraries reserve far more than they use.
-        argv = [sys.executable, "-I", "-c", _LIMIT, str(memory), *argv]
     # A session of its own, so that the command and its children can be ended together, and only they.
     process = subprocess.Popen(
         argv,
@@ -232,9 +231,12 @@ def run(
         start_new_session=True,
     )
     alarm = threading.Timer(timeout or 0, _kill, [process])
+    watch = threading.Thread(target=_kill_largest, args=[process, memory], daemon=True)
     try:
         if timeout is not None:
             alarm.start()
+        if memory is not None:
+            watch.start()
         for line in process.stdout:
             echo(line.rstrip())
         return process.wait()
@@ -265,6 +267,33 @@ def probe(box: Box) -> Probe:
 def _kill(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kill_largest(process: subprocess.Popen, memory: int) -> None:
+    """Until the process ends: kill what it started when that holds more memory than allowed."""
+    while process.returncode is None:
+        for pid in _descendants(process.pid):
+            with contextlib.suppress(OSError, IndexError):
+                held = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                if held > memory:
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that they started."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # The name, in brackets, may hold anything.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    found, pending = [], [pid]
+    while pending:
+        started = children.get(pending.pop(), [])
+        found += started
+        pending += started
+    return found
 
 
 def _environment(box: Box) -> dict[str, str]:
@@ -412,15 +441,6 @@ print(json.dumps({
     "input_writable": input_write == "succeeded",
     "package": importlib.util.find_spec("humanpref") is not None,
 }))
-"""
-
-# Set the limit, become the command.
-_LIMIT = """
-import os, resource, shutil, sys
-
-limit = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-os.execv(shutil.which(sys.argv[2]), sys.argv[2:])
 """
 
 # In new user, network and mount namespaces: make folders read-only, bring the loopback up, become the command.

@@ -201,17 +201,7 @@ def closure_faults(ours: Path, vendored: Sequence[Path], image: Image, locked: d
             wheels.append(read_wheel(path))
         except InputError as error:
             faults.append(str(error))
-    for wheel in wheels[1:]:
-        entry = locked.get(wheel.name)
-        if entry is None:
-            faults.append(f"{wheel.path.name}: not in {LOCK}; remake it (humanpref kaggle lock), or remove the wheel")
-        elif entry.version != wheel.version:
-            faults.append(f"{wheel.path.name}: {LOCK} has version {entry.version}")
-        elif sha256(wheel.path) not in entry.hashes:
-            faults.append(
-                f"{wheel.path.name}: its SHA-256 {sha256(wheel.path)} is not in {LOCK}: this is not the file that was locked; "
-                "remove it to fetch it again"
-            )
+    faults += _lock_faults(wheels[1:], locked)
     by_name: dict[str, list[Wheel]] = {}
     for wheel in wheels:
         by_name.setdefault(wheel.name, []).append(wheel)
@@ -230,6 +220,23 @@ def closure_faults(ours: Path, vendored: Sequence[Path], image: Image, locked: d
         faults += [
             fault for fault in (need.describe() for need in _unmet(wheels, image, python)) if fault not in faults
         ]
+    return faults
+
+
+def _lock_faults(vendored: Iterable[Wheel], locked: dict[str, Locked]) -> list[str]:
+    """Which wheels are not those of the lock."""
+    faults = []
+    for wheel in vendored:
+        entry, digest = locked.get(wheel.name), sha256(wheel.path)
+        if entry is None:
+            faults.append(f"{wheel.path.name}: not in {LOCK}; remake it (humanpref kaggle lock), or remove the wheel")
+        elif entry.version != wheel.version:
+            faults.append(f"{wheel.path.name}: {LOCK} has version {entry.version}; remove the wheel")
+        elif digest not in entry.hashes:
+            faults.append(
+                f"{wheel.path.name}: its SHA-256 {digest} is not in {LOCK}: this is not the file that was locked; "
+                "remove it to fetch it again"
+            )
     return faults
 
 
@@ -299,10 +306,13 @@ def fetch(wheels: Path) -> list[Path]:
     Raises
     ------
     InputError
-        If pip cannot fetch one, or what it got has another hash.
+        If a wheel there is not the locked one, pip cannot fetch one, or what it got has another hash.
     """
     locked = read_lock(wheels / LOCK)
-    there = {sha256(path) for path in wheels.glob("*.whl")}
+    faults = _lock_faults(map(read_wheel, _vendored(wheels)), locked)
+    if faults:
+        raise InputError("; ".join(faults))
+    there = {sha256(path) for path in _vendored(wheels)}
     missing = {name: entry for name, entry in locked.items() if not entry.hashes <= there}
     if missing:
         with tempfile.TemporaryDirectory(dir=wheels, prefix=".fetch-") as temporary:
@@ -312,7 +322,16 @@ def fetch(wheels: Path) -> list[Path]:
                 _download(python, ["--require-hashes", "--requirement", str(requirements)], Path(temporary))
             for path in Path(temporary).glob("*.whl"):
                 os.replace(path, wheels / path.name)
+    return _vendored(wheels)
+
+
+def _vendored(wheels: Path) -> list[Path]:
     return [path for path in sorted(wheels.glob("*.whl")) if not path.name.startswith("humanpref-")]
+
+
+def copy_vendored(wheels: Path, folder: Path) -> list[Path]:
+    """Fetch the vendored wheels and copy them into `folder`."""
+    return [Path(shutil.copy(path, folder)) for path in fetch(wheels)]
 
 
 def remake_lock(ours: Path, image: Image, lock: Path) -> dict[str, Locked]:
@@ -402,8 +421,3 @@ def _read(path: Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8 text ({error})") from None
-
-
-def copy_vendored(wheels: Path, folder: Path) -> list[Path]:
-    """Fetch the vendored wheels and copy them into `folder`."""
-    return [Path(shutil.copy(path, folder)) for path in fetch(wheels)]
