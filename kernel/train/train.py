@@ -69,7 +69,8 @@ def check_dataset(dataset: Path) -> list[Path]:
             continue
         if not path.is_file():
             raise RuntimeError(f"{path}: named by {MARKER}, but not there; {tree(dataset)}")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         if (path.stat().st_size, digest) != (entry["bytes"], entry["sha256"]):
             raise RuntimeError(
                 f"{path}: expected {entry['bytes']} bytes with SHA-256 {entry['sha256']}, "
@@ -104,7 +105,8 @@ def install(wheels: list[Path]) -> None:
     command += ["--disable-pip-version-check", "--root-user-action=ignore"]
     for folder in sorted({str(wheel.parent) for wheel in wheels}):
         command += ["--find-links", folder]
-    command += ["==".join(wheel.name.split("-")[:2]) for wheel in wheels]
+    # One name may have a wheel for each Python; pip takes the one that fits.
+    command += dict.fromkeys("==".join(wheel.name.split("-")[:2]) for wheel in wheels)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, end="", flush=True)
     if done.returncode != 0:

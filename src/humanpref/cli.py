@@ -5,6 +5,7 @@ said in one line on standard error.
 """
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -168,9 +169,18 @@ def kaggle_dry_run(options: argparse.Namespace) -> int:
     from humanpref.kaggle.dry_run import dry_run
 
     report = dry_run(
-        train=options.train, test=options.test, preset=options.preset, overrides=tuple(options.set), out=options.out
+        train=options.train,
+        test=options.test,
+        preset=options.preset,
+        overrides=tuple(options.set),
+        out=options.out,
+        layout=options.layout,
+        test_rows=options.rows,
+        artifacts=options.artifact,
+        fault=options.fault,
+        echo=functools.partial(print, file=sys.stderr if options.json else sys.stdout),
     )
-    print(report.render())
+    print(json.dumps(report.to_dict()) if options.json else report.render())
     return 0 if report.passed else 1
 
 
@@ -241,6 +251,52 @@ def kaggle_status(options: argparse.Namespace) -> int:
 
     for line in status(Client(), Records(Path.cwd()), options.competition):
         print(line)
+    return 0
+
+
+def kaggle_bundle(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import bundle
+    from humanpref.kaggle.kernels import Run
+    from humanpref.kaggle.stage import find_project
+
+    run = Run(options.preset, tuple(options.set), folds=options.folds)
+    folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
+    print(f"bundle: {folder}")
+    return 0
+
+
+def kaggle_lock(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import lock
+    from humanpref.kaggle.stage import find_project
+
+    locked = lock(find_project(), options.image)
+    print("\n".join(f"{name} {entry.version}" for name, entry in locked.items()) or "nothing to vendor")
+    return 0
+
+
+def kaggle_check(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.check import check_bundle, check_project
+    from humanpref.kaggle.stage import find_project
+
+    findings = check_project(find_project()) if options.bundle is None else check_bundle(options.bundle)
+    for finding in findings:
+        print(finding)
+    errors = sum(finding.level == "error" for finding in findings)
+    print(f"{errors} errors, {len(findings) - errors} warnings")
+    return 1 if errors else 0
+
+
+def kaggle_weights(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import download_weights, is_model_source, name_weights, pack_weights
+
+    if is_model_source(options.source):
+        name_weights(options.source, options.bundle)
+        print(f"{options.bundle}: both kernels mount {options.source}")
+    elif Path(options.source).is_dir():
+        print(f"weights: {pack_weights(Path(options.source), options.bundle)}")
+    else:
+        name = options.source.rpartition("/")[2]
+        print(f"weights: {pack_weights(download_weights(options.source), options.bundle, name)}")
     return 0
 
 
@@ -366,12 +422,73 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--preset", default="tiny", metavar="NAME", help="what to train (default tiny)")
     command.add_argument(
+        "--artifact",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="A",
+        help="train nothing: rehearse the inference kernel alone, with this artifact",
+    )
+    command.add_argument("--rows", type=int, metavar="N", help="repeat the test rows until there are N, e.g. 25000")
+    command.add_argument(
+        "--layout", choices=("new", "legacy"), default="new", help="how Kaggle lays out /kaggle/input (default new)"
+    )
+    command.add_argument(
+        "--fault",
+        metavar="NAME",
+        help="let something go wrong: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom or no-labels",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="the report as one JSON object; all else on standard error"
+    )
+    command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
     )
     command.add_argument(
         "--out", type=Path, default=Path("dry-run"), metavar="DIR", help="where the results go (default dry-run)"
     )
     _kaggle_client(kaggle_commands)
+
+    command = _command(kaggle_commands, "bundle", kaggle_bundle, "stage the wheel dataset and both kernels for a push")
+    command.add_argument("--preset", default="sparse", metavar="NAME", help="what to train there (default sparse)")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
+    )
+    command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
+    command.add_argument(
+        "--artifact", type=Path, action="append", default=[], metavar="A", help="predict with this artifact, too"
+    )
+    command.add_argument(
+        "--nltk",
+        type=Path,
+        nargs="*",
+        metavar="FOLDER",
+        help="bring NLTK's data (from FOLDER, or where NLTK finds it here); Kaggle's image has its own",
+    )
+    command.add_argument(
+        "--image", type=Path, metavar="FREEZE", help="`pip freeze` of Kaggle's image (default wheels/image.txt)"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("bundle"), metavar="DIR", help="the bundle's folder (default bundle)"
+    )
+
+    command = _command(kaggle_commands, "lock", kaggle_lock, "find what Kaggle's image lacks and lock it with hashes")
+    command.add_argument(
+        "--image", type=Path, metavar="FREEZE", help="`pip freeze` of Kaggle's image (default wheels/image.txt)"
+    )
+
+    command = _command(kaggle_commands, "check", kaggle_check, "check metadata and bundle by Kaggle's rules")
+    command.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="a bundle (default: the checkout's own three metadata files)"
+    )
+
+    command = _command(kaggle_commands, "weights", kaggle_weights, "let a bundle's kernels have a backbone's weights")
+    command.add_argument(
+        "source",
+        metavar="FOLDER|HUB_NAME|OWNER/MODEL/FRAMEWORK/VARIATION/VERSION",
+        help="a folder to pack as a dataset, a name on the Hugging Face hub, or a model that Kaggle has",
+    )
+    command.add_argument("--bundle", type=Path, default=Path("bundle"), metavar="DIR", help="default bundle")
     return parser
 
 

@@ -3,17 +3,21 @@
 import csv
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from humanpref import experiment
+from humanpref.cli import main
 from humanpref.config import load_config
-from humanpref.data import grouped_folds, prompt_keys, read_pairs, write_submission
+from humanpref.data import check_submission, grouped_folds, prompt_keys, read_pairs, write_submission
 from humanpref.files import read_json, write_json
 from humanpref.kaggle import dry_run as module
-from humanpref.kaggle import sandbox
+from humanpref.kaggle import sandbox, stage
 from humanpref.kaggle.dry_run import Report, dry_run
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -56,7 +60,7 @@ def test_the_whole_way(tmp_path):
     assert saved["log_loss"] == report.log_loss
     # The folder is ours now: another run may write there, and one that fails leaves no old submission behind.
     broken = tmp_path / "broken"
-    for path in ("kernel-metadata.json", "dataset-metadata.json", "kernel", "src", "setup.py", "README.md"):
+    for path in ("kernel-metadata.json", "dataset-metadata.json", "kernel", "src", "setup.py", "README.md", "wheels"):
         (broken / path).parent.mkdir(parents=True, exist_ok=True)
         (broken / path).symlink_to(PROJECT / path)
     (broken / "kernel").unlink()
@@ -72,6 +76,142 @@ def test_the_whole_way(tmp_path):
     assert not (out / "submission.csv").exists()
     assert read_json(out / "report.json")["passed"] is False
     assert report.render().endswith("FAIL")
+
+
+# ----------------------------------------------------------------------------------- inference alone, more rows, and faults
+
+
+@pytest.fixture(scope="module")
+def artifact(arena, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("artifact") / "prior"
+    experiment.train(load_config("prior"), arena / "train.csv", folder, None)
+    return folder
+
+
+@pytest.fixture
+def _one_wheel(tmp_path_factory, monkeypatch):
+    """Build the package's wheel once for all tests here."""
+    folder = tmp_path_factory.getbasetemp() / "wheel-of-the-dry-run"
+    build = stage.build_wheel
+
+    def copy(project, out):
+        (wheel,) = list(folder.glob("*.whl")) or [build(project, folder)]
+        return Path(shutil.copy(wheel, out))
+
+    monkeypatch.setattr(stage, "build_wheel", copy)
+
+
+@pytest.mark.usefixtures("_one_wheel")
+def test_inference_alone_on_more_rows(artifact, labelled_test, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = [
+        "--quiet",
+        "kaggle",
+        "dry-run",
+        "--artifact",
+        str(artifact),
+        "--test",
+        str(labelled_test),
+        "--rows",
+        "1500",
+    ]
+    assert main([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == read_json(tmp_path / "dry-run" / "report.json")
+    assert report["passed"] is True
+    assert list(report["exit_codes"]) == ["infer"]
+    assert (report["test_rows"], report["predicted"]) == (1500, 1500)
+    assert report["warnings"] == []
+    assert report["log_loss"] == pytest.approx(report["prior_log_loss"])
+    assert 2**20 < report["peak_memory_bytes"]["infer"] < 2**33
+    assert report["disk_bytes"]["infer"] > (tmp_path / "dry-run" / "submission.csv").stat().st_size
+
+
+def _failures(fault: str) -> str:
+    return {
+        "missing-dataset": "expected one dataset with humanpref-dataset.json under",
+        "corrupt-wheel": "with SHA-256",
+        "corrupt-weights": "artifacts/prior/",
+        "slow": "TimeoutError: stopped after",
+        "oom": "RuntimeError: the inference process ended with -9 (SIGKILL; out of memory?)",
+    }[fault]
+
+
+@pytest.mark.usefixtures("_one_wheel")
+@pytest.mark.parametrize("fault", [fault for fault in module.FAULTS if fault != "no-labels"])
+def test_a_fault_of_inference_ends_in_a_valid_submission(fault, artifact, labelled_test, tmp_path):
+    report = dry_run(
+        test=labelled_test, artifacts=[artifact], fault=fault, out=tmp_path / "out", project=PROJECT, echo=len
+    )
+    assert report.passed, report.render()
+    assert report.exit_codes == {"infer": 0}
+    assert report.predicted == 0
+    assert _failures(fault) in report.warnings[0]
+    assert check_submission(tmp_path / "out" / "submission.csv", labelled_test) == []
+    assert fault in report.render()
+
+
+@pytest.mark.usefixtures("_one_wheel")
+def test_training_without_labels_ends_in_a_clear_error(tmp_path):
+    report = dry_run(preset="prior", rows=40, fault="no-labels", out=tmp_path / "out", project=PROJECT, echo=len)
+    assert report.passed, report.render()
+    assert report.exit_codes == {"train": 1}
+    last = (tmp_path / "out" / "train.log").read_text().splitlines()[-1]
+    assert last.startswith("The training kernel failed: InputError: ")
+    assert "winner_model_a" in last
+
+
+def test_a_fault_that_has_no_effect_fails_the_run(working, report, tmp_path):
+    report.fault = "corrupt-weights"
+    assert judged(working, report) == ["the fault left no failure in status.json"]
+    report.reasons.clear()
+    report.exit_codes["train"] = 0
+    (tmp_path / "log").write_text("all is well\n")
+    module._judge_refusal(tmp_path / "log", report)
+    report.exit_codes["train"] = 1
+    module._judge_refusal(tmp_path / "log", report)
+    (tmp_path / "log").write_text("Traceback\nThe training kernel failed: InputError: no labels\n\n")
+    module._judge_refusal(tmp_path / "log", report)
+    assert report.reasons == [
+        "the training kernel ended well, in spite of the fault",
+        "the training kernel failed without saying why; its last line: all is well",
+    ]
+
+
+def test_rows_are_repeated_under_ids_of_their_own(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text("id,prompt\n2,a\nx,b\n")
+    module._repeat_rows(path, 5)
+    assert path.read_text() == "id,prompt\n2,a\nx,b\n1,a\n3,b\n4,a\n"
+    module._repeat_rows(path, 1)
+    assert path.read_text() == "id,prompt\n2,a\n"
+
+
+def test_a_fault_leaves_what_was_staged_alone(artifact, tmp_path):
+    """The mounts are hard links to it."""
+    staged, inputs = tmp_path / "staged", tmp_path / "input"
+    shutil.copytree(artifact, staged / "artifacts" / "prior")
+    (staged / "humanpref-1.whl").write_bytes(b"a wheel")
+    before = {path: path.read_bytes() for path in staged.rglob("*") if path.is_file()}
+    shutil.copytree(staged, inputs / "d", copy_function=os.link)
+    module._break(inputs, None)
+    assert {path: (inputs / "d" / path.relative_to(staged)).read_bytes() for path in before} == before
+    for fault in ("corrupt-wheel", "corrupt-weights"):
+        module._break(inputs, fault)
+    changed = [path for path in before if (inputs / "d" / path.relative_to(staged)).read_bytes() != before[path]]
+    assert sorted(path.suffix for path in changed) == [".safetensors", ".whl"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_options_of_a_fault_that_make_no_sense(artifact, tmp_path):
+    for options, message in (
+        ({"fault": "fire"}, "--fault 'fire': expected one of missing-dataset"),
+        ({"fault": "no-labels", "artifacts": [artifact]}, "does not run with --artifact"),
+        ({"test_rows": 0}, "--rows 0: expected at least 1"),
+        ({"artifacts": [tmp_path]}, "not an artifact"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dry_run(out=tmp_path / "out", project=PROJECT, **options)
 
 
 # ---------------------------------------------------------------------------------------------- what the kernels get to see
@@ -226,7 +366,7 @@ def test_a_missing_submission_and_status_are_failures(tmp_path, report):
 )
 def test_a_log_loss_that_is_no_better_than_the_priors(working, report, preset, synthetic, reasons, warnings):
     labels = pd.DataFrame([["3", 1, 0, 0], ["1", 0, 1, 0]], columns=[ID, *LABEL_COLUMNS])
-    module._judge_log_loss(working / "submission.csv", labels, [1 / 3] * 3, load_config(preset), synthetic, report)
+    module._judge_log_loss(working / "submission.csv", labels, [1 / 3] * 3, preset != "prior", synthetic, report)
     assert report.log_loss == report.prior_log_loss == pytest.approx(np.log(3))
     assert (len(report.reasons), len(report.warnings)) == (reasons, warnings)
 
@@ -235,7 +375,7 @@ def test_a_log_loss_is_taken_row_by_row(working, report):
     probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.1, 0.8]])
     write_submission(working / "submission.csv", ["1", "2", "3"], probabilities)
     labels = pd.DataFrame([["3", 0, 0, 1], ["1", 1, 0, 0]], columns=[ID, *LABEL_COLUMNS])
-    module._judge_log_loss(working / "submission.csv", labels, [1 / 3] * 3, load_config("tiny"), True, report)
+    module._judge_log_loss(working / "submission.csv", labels, [1 / 3] * 3, True, True, report)
     assert report.log_loss == pytest.approx(-(np.log(0.8) + np.log(0.5)) / 2)
     assert report.passed
 

@@ -9,13 +9,24 @@ from pathlib import Path
 import pytest
 
 import humanpref
+from humanpref.config import load_config
+from humanpref.experiment import train
 from humanpref.files import read_json, sha256
 from humanpref.kaggle import stage
 from humanpref.kaggle.kernels import Run
 from humanpref.kaggle.metadata import COMPETITION
 from humanpref.schema import InputError
 
+from .fake_wheels import make_wheel
+
 PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def artifact(arena, tmp_path) -> Path:
+    """An artifact of the smallest model."""
+    train(load_config("prior"), arena / "train.csv", tmp_path / "prior", None)
+    return tmp_path / "prior"
 
 
 def sources() -> set[Path]:
@@ -37,6 +48,41 @@ def test_the_wheel_holds_the_package_and_the_checkout_stays_as_it_is(tmp_path):
     assert sha256(wheel) == sha256(stage.build_wheel(PROJECT, tmp_path / "two"))
 
 
+def test_a_wheel_is_built_from_clean_sources(tmp_path):
+    """What tools leave in a checkout is not copied, so that it can neither get into the wheel nor change its bytes."""
+    for name in (
+        "pkg/__init__.py",
+        "pkg/__pycache__/a.pyc",
+        "pkg.egg-info/SOURCES.txt",
+        ".hidden",
+        "pkg/deep/x.egg-info/y",
+    ):
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "src" / name).write_text("x")
+    stage.copy_clean(tmp_path / "src", tmp_path / "copy")
+    assert [path for path in (tmp_path / "copy").rglob("*") if path.is_file()] == [
+        tmp_path / "copy" / "pkg" / "__init__.py"
+    ]
+
+
+def test_a_wheels_bytes_do_not_depend_on_order_times_modes_or_compression(tmp_path):
+    built = []
+    for number, names in enumerate(
+        (["b.py", "a.py", "p-1.dist-info/RECORD"], ["p-1.dist-info/RECORD", "a.py", "b.py"])
+    ):
+        path = tmp_path / f"{number}.whl"
+        with zipfile.ZipFile(path, "w", (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number]) as archive:
+            for name in names:
+                entry = zipfile.ZipInfo(name, date_time=(2000 + number, 1, 1, 0, 0, 0))
+                entry.external_attr = (0o100600, 0o100777)[number] << 16
+                archive.writestr(entry, name * 50)
+        built.append(stage._repack(path, tmp_path / f"{number}.out"))
+    assert built[0].read_bytes() == built[1].read_bytes()
+    with zipfile.ZipFile(built[0]) as archive:
+        assert archive.namelist() == ["a.py", "b.py", "p-1.dist-info/RECORD"]
+        assert archive.testzip() is None
+
+
 def test_a_wheel_that_cannot_be_built(tmp_path):
     shutil.copytree(PROJECT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "setup.py").write_text("raise SystemExit('broken')")
@@ -45,22 +91,29 @@ def test_a_wheel_that_cannot_be_built(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_staged_dataset(tmp_path, monkeypatch):
-    project = tmp_path / "project"
-    (project / "wheels").mkdir(parents=True)
-    (project / "wheels" / "peft-0.19.1-py3-none-any.whl").write_bytes(b"vendored")
-    (project / "wheels" / "humanpref-0.0.1-py3-none-any.whl").write_bytes(b"an old one of ours")
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A checkout with one vendored wheel, and an old wheel of ours beside it; our own wheel is not really built."""
+    folder = tmp_path / "project"
+    vendored = make_wheel(folder / "wheels", "peft", "0.20.0")
+    make_wheel(folder / "wheels", "humanpref", "0.0.1")
+    (folder / "wheels" / "image.txt").write_text("# Date: 2026-10\nnumpy==2.0.2\npeft==0.19.1\n")
+    (folder / "wheels" / "requirements.lock").write_text(f"peft==0.20.0 \\\n    --hash=sha256:{sha256(vendored)}\n")
+    requires = ("numpy>=1.26", "peft>=0.20; extra == 'torch'")
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0", requires=requires))
+    return folder
 
-    def build(_, out):
-        (out / "humanpref-0.1.0-py3-none-any.whl").write_bytes(b"ours")
 
-    monkeypatch.setattr(stage, "build_wheel", build)
+def test_the_staged_dataset(project, tmp_path):
     run = Run("tiny", ("training.epochs=1",))
     folder = stage.stage_dataset(tmp_path / "dataset", project, run)
     manifest = read_json(folder / stage.MARKER)
     assert manifest["format"] == 1
     assert manifest["version"] == humanpref.__version__
-    names = ["humanpref-0.1.0-py3-none-any.whl", "peft-0.19.1-py3-none-any.whl", "run.toml"]
+    assert manifest["wheels"] == {"humanpref": "0.1.0", "peft": "0.20.0"}
+    image = sha256(project / "wheels" / "image.txt")
+    assert manifest["image"] == {"date": "2026-10", "sha256": image, "python": ["3.12", "3.13"]}
+    names = ["humanpref-0.1.0-py3-none-any.whl", "peft-0.20.0-py3-none-any.whl", "run.toml"]
     assert [entry["name"] for entry in manifest["files"]] == names
     for entry in manifest["files"]:
         path = folder / entry["name"]
@@ -70,6 +123,89 @@ def test_the_staged_dataset(tmp_path, monkeypatch):
     assert stage.wheel_names(folder) == ["humanpref", "peft"]
     with pytest.raises(InputError, match="expected an empty folder"):
         stage.stage_dataset(folder, project, run)
+
+
+def test_a_dataset_that_would_not_install_is_not_staged(project, tmp_path):
+    (project / "wheels" / "image.txt").write_text("peft==0.19.1\n")
+    with pytest.raises(InputError, match=r"needs numpy>=1\.26, which neither the image nor the bundle has"):
+        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"))
+    assert not (tmp_path / "dataset" / stage.MARKER).exists()
+
+
+def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_path):
+    for name in ("__pycache__/x.pyc", "x.egg-info/PKG-INFO", ".cache/x", "model/weights.partial"):
+        (artifact / name).parent.mkdir(parents=True, exist_ok=True)
+        (artifact / name).write_text("x")
+    folder = stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+    staged = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    expected = {
+        f"artifacts/prior/{name}" for name in ("artifact.json", "metrics.json", "model/config.json", "model/model.json")
+    }
+    assert {name for name in staged if name.startswith("artifacts/")} >= expected - {"artifacts/prior/model/model.json"}
+    assert not [
+        name for name in staged if "pycache" in name or "egg-info" in name or ".cache" in name or "partial" in name
+    ]
+    assert {entry["name"] for entry in read_json(folder / stage.MARKER)["files"]} == staged - {stage.MARKER}
+    with pytest.raises(InputError, match="another artifact is called prior"):
+        stage.artifact_names([artifact, artifact])
+    with pytest.raises(InputError, match="not an artifact"):
+        stage.artifact_names([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model/notes.txt", b"", "artifacts/prior/model/notes.txt: an empty file"),
+        ("more.tar.gz", b"x", "artifacts/prior/more.tar.gz: an archive"),
+        ("MORE.ZIP", b"x", "artifacts/prior/MORE.ZIP: an archive"),
+    ],
+)
+def test_what_kaggle_would_drop_or_unpack(project, artifact, tmp_path, name, content, message):
+    (artifact / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+    assert not (tmp_path / "dataset" / stage.MARKER).exists()
+
+
+def test_what_must_not_be_uploaded(tmp_path):
+    assert stage.upload_faults(tmp_path) == []
+    (tmp_path / "a" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "a" / "__pycache__" / "b.pyc").write_text("x")
+    (tmp_path / "b.egg-info").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    found = [fault.partition(":")[0] for fault in stage.upload_faults(tmp_path)]
+    assert found == ["a/__pycache__", "a/__pycache__/b.pyc", "b.egg-info", "link"]
+
+
+def test_nltk_data_is_staged_unpacked_and_in_english(project, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for name in (
+        "tokenizers/punkt_tab/english/a.tab",
+        "tokenizers/punkt_tab/german/a.tab",
+        "tokenizers/punkt_tab/README",
+    ):
+        (first / name).parent.mkdir(parents=True, exist_ok=True)
+        (first / name).write_text("first")
+    (first / "tokenizers" / "punkt_tab" / "english" / "empty.tab").touch()
+    for package, names in (
+        ("corpora/stopwords", ("english", "german")),
+        ("corpora/wordnet", ("data.noun", "lexnames")),
+    ):
+        (second / "corpora").mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(second / f"{package}.zip", "w") as archive:
+            for name in names:
+                archive.writestr(f"{package[8:]}/{name}", "second")
+    folder = stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), nltk_data=[first, second])
+    data = folder / "nltk_data"
+    assert sorted(path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()) == [
+        "corpora/stopwords/english",
+        "corpora/wordnet/data.noun",
+        "corpora/wordnet/lexnames",
+        "tokenizers/punkt_tab/README",
+        "tokenizers/punkt_tab/english/a.tab",
+    ]
+    with pytest.raises(InputError, match=f"no corpora/stopwords in {first} "):
+        stage.stage_dataset(tmp_path / "other", project, Run("sparse"), nltk_data=[first])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the submission.
 
 import csv
 import dataclasses
+import itertools
 import logging
 import os
 import shutil
@@ -20,15 +21,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from humanpref.artifact import Artifact
 from humanpref.config import Config, load_config
 from humanpref.data import check_submission, grouped_folds, labels_of, read_pairs
 from humanpref.data.synthetic import write_arena
 from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json, write_json
 from humanpref.kaggle import sandbox
-from humanpref.kaggle.kernels import Run
+from humanpref.kaggle.kernels import MARKER, Run, find, find_artifacts
 from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, fill_owner, read_metadata
-from humanpref.kaggle.stage import LAYOUTS, find_project, kernel_code, mount_path, stage_dataset, wheel_names
+from humanpref.kaggle.stage import (
+    LAYOUTS,
+    artifact_names,
+    find_project,
+    kernel_code,
+    mount_path,
+    stage_dataset,
+    wheel_names,
+)
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +51,19 @@ HIDDEN_ROWS = 25_000
 """Rows of the competition's hidden test file."""
 HIDDEN_HOURS = 9
 """What the competition allows for them."""
+
+FAULTS = {
+    "missing-dataset": "the wheel dataset is not mounted",
+    "corrupt-wheel": "one byte of the package's wheel is another",
+    "corrupt-weights": "half of every artifact's weights is missing",
+    "slow": "the time for predicting is over before it begins",
+    "oom": "the predicting process is killed for the memory that it takes",
+    "no-labels": "train.csv has no labels",
+}
+"""What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an error; the others are for the
+inference kernel, which has to end well, with a valid submission and the failure in status.json."""
+FAULT_MEMORY = 64 * 2**20
+"""Bytes of memory that a process gets under `oom`: enough for pip and for the fallback, too little for the package."""
 
 _OWNER = "dry-run"
 _KIND = "humanpref dry run"
@@ -58,11 +81,14 @@ class Report:
     mode: str
     layout: str
     out: Path
+    fault: str | None = None
     train_rows: int = 0
     test_rows: int = 0
     probes: dict[str, sandbox.Probe] = field(default_factory=dict)
     exit_codes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int] = field(default_factory=dict)
+    disk_bytes: dict[str, int] = field(default_factory=dict)
     seconds_per_step: float | None = None
     predicted: int = 0
     rows_per_second: float | None = None
@@ -87,6 +113,8 @@ class Report:
             "none": "NONE: this machine allows neither bubblewrap nor user namespaces; only Python's own sockets are blocked",
         }
         lines.append(("isolation", f"{isolation[self.mode]} ({self.layout} layout)"))
+        if self.fault:
+            lines.append(("fault", f"{self.fault}: {FAULTS[self.fault]}"))
         for name, probe in self.probes.items():
             lines.append(
                 (
@@ -96,7 +124,10 @@ class Report:
                 )
             )
             if name in self.exit_codes:
-                lines.append(("", f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s"))
+                memory = self.peak_memory_bytes.get(name)
+                used = f"{memory / 2**20:,.0f} MiB of memory at most, " if memory else ""
+                used += f"{self.disk_bytes.get(name, 0) / 2**20:,.1f} MiB written"
+                lines.append(("", f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"))
         if self.seconds_per_step is not None:
             lines.append(("training", f"{self.seconds_per_step:.3f} seconds per step"))
         if self.log_loss is not None:
@@ -134,6 +165,9 @@ def dry_run(
     layout: str = "new",
     mode: str | None = None,
     rows: int = SYNTHETIC_ROWS,
+    test_rows: int | None = None,
+    artifacts: Sequence[Path] = (),
+    fault: str | None = None,
     project: Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> Report:
@@ -156,6 +190,12 @@ def dry_run(
         One of `sandbox.MODES`; default: the best that works here.
     rows : int
         Training rows of the synthetic arena.
+    test_rows : int, optional
+        Repeat the test's rows, under ids of their own, until there are so many.
+    artifacts : sequence of Path
+        Rehearse the inference kernel alone, with these; nothing is trained then.
+    fault : str, optional
+        One of `FAULTS`: what is made to go wrong. The verdict is then whether the kernel ends as it should.
     project : Path, optional
         The checkout; default: see `find_project`.
     echo : callable
@@ -170,19 +210,37 @@ def dry_run(
         raise InputError(
             f"dry run: layout {layout!r} and mode {mode!r}: expected one of {LAYOUTS} and of {sandbox.MODES}"
         )
+    if fault not in (None, *FAULTS):
+        raise InputError(f"--fault {fault!r}: expected one of {', '.join(FAULTS)}")
+    if fault == "no-labels" and artifacts:
+        raise InputError("--fault no-labels is for the training kernel, which does not run with --artifact")
+    if test_rows is not None and test_rows < 1:
+        raise InputError(f"--rows {test_rows}: expected at least 1")
+    artifact_names(artifacts)
     project = project or find_project()
     out = _claim(Path("dry-run" if out is None else out))
     config = load_config(preset, None, list(overrides))
-    run, backbone = _run_of(preset, overrides, config)
+    run, backbone = (Run(preset), None) if artifacts else _run_of(preset, overrides, config)
+    if fault == "slow":
+        run = dataclasses.replace(run, inference_seconds=0)
     mode = mode or sandbox.detect()
     with tempfile.TemporaryDirectory(prefix="humanpref-dry-run-") as temporary:
         folder = Path(temporary)
         data, labels = _stage_competition(folder / "competition", train, test, rows)
-        report = Report(preset=preset, overrides=tuple(overrides), data=data, mode=mode, layout=layout, out=out)
+        if test_rows is not None:
+            _repeat_rows(folder / "competition" / "test.csv", test_rows)
+            _write_sample(folder / "competition")
+        if fault == "no-labels":
+            _write_columns(_csv_rows(folder / "competition" / "train.csv"), _TEST_COLUMNS, folder / "unlabelled.csv")
+            os.replace(folder / "unlabelled.csv", folder / "competition" / "train.csv")
+        name = ", ".join(map(str, artifacts)) if artifacts else preset
+        report = Report(
+            preset=name, overrides=tuple(overrides), data=data, mode=mode, layout=layout, out=out, fault=fault
+        )
         report.train_rows = _count(folder / "competition" / "train.csv")
         report.test_rows = _count(folder / "competition" / "test.csv")
         echo(f"[dry run] {data}: {report.train_rows:,} training rows, {report.test_rows:,} test rows; sandbox: {mode}")
-        dataset = stage_dataset(folder / "dataset", project, run)
+        dataset = stage_dataset(folder / "dataset", project, run, artifacts)
         echo(f"[dry run] staged the dataset: {', '.join(sorted(path.name for path in dataset.iterdir()))}")
         dataset_id = fill_owner(read_metadata(project / DATASET_METADATA), _OWNER)["id"]
         sources = {("competition", COMPETITION): folder / "competition", ("dataset", dataset_id): dataset}
@@ -192,21 +250,26 @@ def dry_run(
             extra["model", f"{_OWNER}/{run.backbone}/transformers/default/1"] = Path(
                 shutil.copytree(backbone, folder / "backbone")
             )
-        stage = _Stage(folder, dataset, sources, report, echo)
-        trained = stage.run("train", project / "kernel" / "train" / KERNEL_METADATA, extra)
-        if report.exit_codes["train"] == 0:
+        stage = _Stage(folder, dataset, sources, report, echo, bool(artifacts))
+        if artifacts:
+            facts = [Artifact.load(path).facts for path in artifacts]
+        else:
+            trained = stage.run("train", project / "kernel" / "train" / KERNEL_METADATA, extra)
             _judge_training(trained, report)
             sources["kernel", stage.ids["train"]] = trained
+            facts = [read_json(path) for path in [trained / "artifact" / "artifact.json"] if path.is_file()]
+        if fault == "no-labels":
+            _judge_refusal(folder / "train.log", report)
+        elif facts:
             working = stage.run("infer", project / KERNEL_METADATA, {})
+            submission = working / "submission.csv"
             _judge_inference(working, folder / "competition" / "test.csv", report)
-            if (working / "submission.csv").is_file():
-                shutil.copy(working / "submission.csv", folder)
-                prior = read_json(trained / "artifact" / "artifact.json")["prior"]
-                _judge_log_loss(
-                    working / "submission.csv", labels, prior, config, train is None and test is None, report
-                )
-        else:
-            report.reasons.append(f"the training kernel ended with exit code {report.exit_codes['train']}")
+            if submission.is_file():
+                shutil.copy(submission, folder)
+            if submission.is_file() and fault is None:
+                learned = any(fact["family"] != "prior" for fact in facts)
+                must = learned and train is None and test is None and not artifacts
+                _judge_log_loss(submission, labels, facts[0]["prior"], learned, must, report)
         write_json(folder / "report.json", report.to_dict())
         _deliver(folder, out)
     return report
@@ -221,6 +284,7 @@ class _Stage:
     sources: dict[tuple[str, str], Path]
     report: Report
     echo: Callable[[str], None]
+    artifacts: bool = False
     ids: dict[str, str] = field(default_factory=dict)
 
     def run(self, name: str, metadata_path: Path, extra: dict[tuple[str, str], Path]) -> Path:
@@ -250,7 +314,10 @@ class _Stage:
             ]  # has no __file__
         probe = sandbox.probe(box)
         self.report.probes[name] = probe
+        memory = FAULT_MEMORY if name == "infer" and self.report.fault == "oom" else None
         self.report.reasons += [f"{name} kernel: {fault}" for fault in probe.faults]
+        if name == "infer":
+            _break(box.root / "input", self.report.fault)
         before = _listing(box.root / "input")
         started = time.perf_counter()
         with open(self.folder / f"{name}.log", "w", encoding="utf-8") as log:
@@ -259,11 +326,15 @@ class _Stage:
                 log.write(f"{line}\n")
                 self.echo(f"[{name}] {line}")
 
-            self.report.exit_codes[name] = sandbox.run(box, command, echo)
+            self.report.exit_codes[name] = sandbox.run(box, command, echo, memory=memory)
         self.report.seconds[name] = time.perf_counter() - started
+        working = box.root / "working"
+        self.report.disk_bytes[name] = sum(size for _, size, _ in _listing(working))
+        if (working / "status.json").is_file():
+            self.report.peak_memory_bytes[name] = read_json(working / "status.json").get("peak_memory_bytes", 0)
         if _listing(box.root / "input") != before:
             self.report.reasons.append(f"the {name} kernel changed its input folder, which is read-only on Kaggle")
-        return box.root / "working"
+        return working
 
     def _mount(self, target: Path, metadata: dict, metadata_path: Path, extra: dict[tuple[str, str], Path]) -> None:
         """Lay out `/kaggle/input` as the metadata says."""
@@ -273,6 +344,8 @@ class _Stage:
             for reference in metadata.get(f"{kind}_sources", [])
         }
         for (kind, reference), source in (named | extra).items():
+            if source is None and (kind, self.artifacts) == ("kernel", True):
+                continue  # the artifacts stand for the training kernel's output
             if source is None:
                 self.report.warnings.append(
                     f"{metadata_path}: the {kind} {reference} is not here, so it was not mounted"
@@ -331,9 +404,45 @@ def _stage_competition(
         _write_columns(_csv_rows(Path(test)), _TEST_COLUMNS, folder / "test.csv")
         if train is None:
             data = f"the synthetic arena's training rows and {test}"
+    _write_sample(folder)
+    return data, labels
+
+
+def _write_sample(folder: Path) -> None:
+    """Write the sample submission of a folder's test.csv."""
     sample = [[ID, *LABEL_COLUMNS], *([row[0], *[1 / 3] * 3] for row in list(_csv_rows(folder / "test.csv"))[1:])]
     _write_columns(iter(sample), sample[0], folder / "sample_submission.csv")
-    return data, labels
+
+
+def _repeat_rows(test_csv: Path, wanted: int) -> None:
+    """Cut or repeat a test.csv's rows so that it has `wanted`; a repeated row gets an id of its own."""
+    header, *rows = _csv_rows(test_csv)
+    taken = {row[0] for row in rows}
+    fresh = (text for text in map(str, itertools.count(1)) if text not in taken)
+    copies = ([next(fresh), *row[1:]] for row in itertools.cycle(rows))
+    repeated = [*rows[:wanted], *itertools.islice(copies, max(0, wanted - len(rows)))]
+    partial = test_csv.with_name("repeated.csv")
+    _write_columns(iter([header, *repeated]), header, partial)
+    os.replace(partial, test_csv)
+
+
+def _break(inputs: Path, fault: str | None) -> None:
+    """Do to a kernel's mounted inputs what the fault says. They are links to what was staged: a file is replaced, not changed."""
+    if fault == "missing-dataset":
+        for marker in find(MARKER, inputs):
+            shutil.rmtree(marker.parent)
+    if fault == "corrupt-wheel":
+        for wheel in inputs.rglob("humanpref-*.whl"):
+            content = bytearray(wheel.read_bytes())
+            content[len(content) // 2] ^= 1
+            wheel.unlink()
+            wheel.write_bytes(content)
+    if fault == "corrupt-weights":
+        for artifact in find_artifacts(inputs):
+            for weights in artifact.rglob("*.safetensors"):
+                content = weights.read_bytes()
+                weights.unlink()
+                weights.write_bytes(content[: len(content) // 2])
 
 
 def _hold_out(train: Path, folder: Path) -> pd.DataFrame:
@@ -375,7 +484,21 @@ def _listing(folder: Path) -> list[tuple[str, int, int]]:
     return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
+def _judge_refusal(log: Path, report: Report) -> None:
+    """A training kernel that cannot train has to fail, and its last line has to say why."""
+    last = log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+    if report.exit_codes["train"] == 0:
+        report.reasons.append("the training kernel ended well, in spite of the fault")
+    elif not last.startswith("The training kernel failed: "):
+        report.reasons.append(f"the training kernel failed without saying why; its last line: {last[:200]}")
+
+
 def _judge_training(working: Path, report: Report) -> None:
+    if report.fault == "no-labels":
+        return
+    if report.exit_codes["train"] != 0:
+        report.reasons.append(f"the training kernel ended with exit code {report.exit_codes['train']}")
+        return
     metrics = working / "artifact" / "metrics.json"
     if metrics.is_file():
         report.seconds_per_step = read_json(metrics).get("seconds_per_step")
@@ -393,6 +516,11 @@ def _judge_inference(working: Path, test_csv: Path, report: Report) -> None:
         return
     status = read_json(working / "status.json")
     report.predicted = status["predicted"]
+    if report.fault is not None:
+        if not status["failures"]:
+            report.reasons.append("the fault left no failure in status.json")
+        report.warnings += [f"inference: {failure.splitlines()[0]}" for failure in status["failures"]]
+        return
     if report.predicted != report.test_rows:
         missing = report.test_rows - report.predicted
         report.reasons.append(f"{missing} of {report.test_rows} rows were not predicted but filled with the prior")
@@ -410,20 +538,22 @@ def _judge_inference(working: Path, test_csv: Path, report: Report) -> None:
 
 
 def _judge_log_loss(
-    submission: Path, labels: pd.DataFrame | None, prior: list[float], config: Config, synthetic: bool, report: Report
+    submission: Path, labels: pd.DataFrame | None, prior: list[float], learned: bool, must: bool, report: Report
 ) -> None:
+    """Compare with the prior's log loss what has learned anything; `must`: whether it has to be better."""
     if labels is None or any(reason.startswith("submission") for reason in report.reasons):
         return
+    labels = labels[: report.test_rows]
     probabilities = (
         pd.read_csv(submission, dtype={ID: str}).set_index(ID)[list(LABEL_COLUMNS)].loc[labels[ID]].to_numpy()
     )
     truth = labels_of(labels)
     report.log_loss = log_loss(truth, probabilities)
     report.prior_log_loss = log_loss(truth, np.tile(prior, (len(truth), 1)))
-    if report.log_loss >= report.prior_log_loss and config.family != "prior":
+    if report.log_loss >= report.prior_log_loss and learned:
         text = f"the log loss {report.log_loss:.4f} is not under the prior's {report.prior_log_loss:.4f}"
         # On rows of the user's own that may be the truth of it; what the synthetic arena teaches must be learned.
-        (report.reasons if synthetic else report.warnings).append(text)
+        (report.reasons if must else report.warnings).append(text)
 
 
 def _claim(out: Path) -> Path:

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,11 +26,16 @@ from humanpref.artifact import Artifact
 from humanpref.config import Config, load_config
 from humanpref.data import read_pairs, write_submission
 from humanpref.data.submission import SUM_TOLERANCE
-from humanpref.files import read_json, write_json
+from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.metadata import COMPETITION
 from humanpref.schema import CLASSES, ID, InputError
 
 logger = logging.getLogger(__name__)
+
+MARKER = "humanpref-dataset.json"
+"""The manifest by which the kernels find the wheel dataset, and check it."""
+WEIGHTS_MARKER = "humanpref-weights.json"
+"""The manifest of a dataset of weights."""
 
 CHUNK_ROWS = 1_024
 """Rows predicted between two writes of the submission."""
@@ -93,13 +99,17 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
         If a file is not found, or the run's configuration or the rows cannot be used.
     """
     started = time.perf_counter()
+    use_nltk_data(input_root)
     wanted = Run.from_dict(run)
     config = resolve(wanted, input_root)
     train_csv = find_competition_file("train.csv", input_root)
     logger.info("training %s on %s", config.preset or config.family, train_csv)
     artifact = experiment.train(config, train_csv, working / "artifact", folds=wanted.folds)
     seconds = {"install": install_seconds, "train": time.perf_counter() - started}
-    write_json(working / "status.json", {"artifact": "artifact", "prior": list(artifact.prior), "seconds": seconds})
+    write_json(
+        working / "status.json",
+        {"artifact": "artifact", "prior": list(artifact.prior), "seconds": seconds, **_memory()},
+    )
     logger.info("artifact written to %s after %.0f s", working / "artifact", seconds["train"])
 
 
@@ -107,7 +117,9 @@ def resolve(run: Run, input_root: Path) -> Config:
     """The run's configuration, with the backbone found under the input root."""
     overrides = list(run.overrides)
     if run.backbone:
-        overrides.append(f"model.backbone={find_backbone(run.backbone, input_root)}")
+        backbone = find_backbone(run.backbone, input_root)
+        check_weights(backbone)
+        overrides.append(f"model.backbone={backbone}")
     return load_config(run.preset, None, overrides)
 
 
@@ -132,6 +144,7 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         If there is no artifact, or the rows cannot be read.
     """
     started = time.perf_counter()
+    use_nltk_data(input_root)
     pairs = read_pairs(test_csv, labels=False, lenient=True)
     board = _Board(working, list(pairs[ID]), np.asarray(prior, dtype=np.float64))
     board.seconds["read"] = time.perf_counter() - started
@@ -200,6 +213,7 @@ class _Board:
             "artifacts": self.artifacts,
             "failures": self.failures,
             "seconds": status.get("seconds", {}) | self.seconds,
+            **_memory(),
         }
         write_json(path, status)
 
@@ -257,6 +271,11 @@ def _free() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _memory() -> dict[str, int]:
+    """The most memory that this process has had so far."""
+    return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def describe(error: BaseException) -> str:
@@ -333,3 +352,29 @@ def find_backbone(name: str, input_root: Path) -> Path:
             f"\n{there}"
         )
     return found[0]
+
+
+def check_weights(backbone: Path) -> None:
+    """Check a backbone that `humanpref kaggle weights` packed against its manifest; another one is taken as it is.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or is not the one that was packed.
+    """
+    if not (backbone / WEIGHTS_MARKER).is_file():
+        return
+    for entry in read_json(backbone / WEIGHTS_MARKER)["files"]:
+        path = backbone / entry["name"]
+        if not path.is_file():
+            raise InputError(f"{path}: named by {WEIGHTS_MARKER}, but not there\n{tree(backbone)}")
+        if (path.stat().st_size, sha256(path)) != (entry["bytes"], entry["sha256"]):
+            raise InputError(f"{path}: not the file that {WEIGHTS_MARKER} describes; is an older version mounted?")
+
+
+def use_nltk_data(input_root: Path) -> None:
+    """Let NLTK look first into the wheel dataset, where the dataset brings data; called before NLTK is imported."""
+    folders = [path.with_name("nltk_data") for path in find(MARKER, input_root)]
+    found = [str(folder) for folder in folders if folder.is_dir()]
+    if found:
+        os.environ["NLTK_DATA"] = os.pathsep.join(found)

@@ -108,7 +108,15 @@ def stage_kernel(source_json: str | Path, folder: str | Path, owner: str) -> Pat
         committed files are. Nothing is written then.
     """
     source_json, folder = Path(source_json), Path(folder)
-    metadata = _filled(source_json, folder / KERNEL_METADATA, owner)
+    return _stage(source_json, folder, _filled(source_json, folder / KERNEL_METADATA, owner))
+
+
+def copy_kernel(source_json: str | Path, folder: str | Path) -> Path:
+    """Do as `stage_kernel` does, with the owner left to be filled in: the copy can be staged as the original can."""
+    return _stage(Path(source_json), Path(folder), read_metadata(source_json))
+
+
+def _stage(source_json: Path, folder: Path, metadata: dict[str, Any]) -> Path:
     code_file = metadata.get("code_file")
     if not isinstance(code_file, str) or not code_file:
         raise InputError(f"{source_json}: key code_file: expected the path of the code, got {_excerpt(code_file)}")
@@ -120,7 +128,7 @@ def stage_kernel(source_json: str | Path, folder: str | Path, owner: str) -> Pat
     code = _read_code(source_json, code_file)
     # The metadata comes last: a folder that has it is complete.
     _write(folder / code_file, code)
-    _write(folder / KERNEL_METADATA, _dump(metadata))
+    write_metadata(folder / KERNEL_METADATA, metadata)
     return folder
 
 
@@ -149,8 +157,14 @@ def stage_dataset_metadata(source_json: str | Path, folder: str | Path, owner: s
     """
     source_json, folder = Path(source_json), Path(folder)
     metadata = _filled(source_json, folder / DATASET_METADATA, owner)
-    _write(folder / DATASET_METADATA, _dump(metadata))
+    write_metadata(folder / DATASET_METADATA, metadata)
     return folder
+
+
+def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
+    """Write a metadata file; its folder is made if it is not there."""
+    # ASCII with escapes, since the client reads a dataset's metadata in the machine's encoding, whatever that is.
+    _write(path, json.dumps(metadata, indent=2) + "\n")
 
 
 def _fill(value: Any, owner: str) -> Any:
@@ -182,11 +196,6 @@ def _read_code(source_json: Path, code_file: str) -> str:
         raise InputError(f"{source_json}: key code_file: {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{source_json}: key code_file: expected UTF-8 text in {path} ({error})") from None
-
-
-def _dump(metadata: dict[str, Any]) -> str:
-    # ASCII with escapes, since the client reads a dataset's metadata in the machine's encoding, whatever that is.
-    return json.dumps(metadata, indent=2) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

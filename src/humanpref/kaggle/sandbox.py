@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import venv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -188,7 +189,13 @@ def why_not(mode: str) -> str | None:
         return None if code == 0 else "; ".join(output)[:500] or f"exit code {code}"
 
 
-def run(box: Box, command: Sequence[str], echo: Callable[[str], None], timeout: float | None = None) -> int:
+def run(
+    box: Box,
+    command: Sequence[str],
+    echo: Callable[[str], None],
+    timeout: float | None = None,
+    memory: int | None = None,
+) -> int:
     """Run a command in a box and pass on what it prints, line by line.
 
     Parameters
@@ -201,6 +208,9 @@ def run(box: Box, command: Sequence[str], echo: Callable[[str], None], timeout: 
         Gets each line of stdout and stderr, without its end.
     timeout : float, optional
         Seconds after which the command and all that it started are killed.
+    memory : int, optional
+        Bytes of memory that each process may come to hold; one that holds more is killed, as the system does when it has
+        no more.
 
     Returns
     -------
@@ -221,9 +231,12 @@ def run(box: Box, command: Sequence[str], echo: Callable[[str], None], timeout: 
         start_new_session=True,
     )
     alarm = threading.Timer(timeout or 0, _kill, [process])
+    watch = threading.Thread(target=_kill_largest, args=[process, memory], daemon=True)
     try:
         if timeout is not None:
             alarm.start()
+        if memory is not None:
+            watch.start()
         for line in process.stdout:
             echo(line.rstrip())
         return process.wait()
@@ -254,6 +267,33 @@ def probe(box: Box) -> Probe:
 def _kill(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kill_largest(process: subprocess.Popen, memory: int) -> None:
+    """Until the process ends: kill what it started when that holds more memory than allowed."""
+    while process.returncode is None:
+        for pid in _descendants(process.pid):
+            with contextlib.suppress(OSError, IndexError):
+                held = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                if held > memory:
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that they started."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # The name, in brackets, may hold anything.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(folder.name))
+    found, pending = [], [pid]
+    while pending:
+        started = children.get(pending.pop(), [])
+        found += started
+        pending += started
+    return found
 
 
 def _environment(box: Box) -> dict[str, str]:
