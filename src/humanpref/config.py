@@ -27,6 +27,12 @@ ATTENTIONS = ("fused", "eager")
 LOSSES = ("cross-entropy", "dpo-like", "distillation")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
+PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
+BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTISATIONS = ("none", "8bit", "4bit")
+DECODER_HEADS = ("linear", "mlp")
+SYSTEM_PROMPT = "You see a prompt and two answers to it. Say whether a human who asked this would like an answer, and which one better."
+"""The report's idea of a system prompt (it asks whether a human would like the response), in our words."""
 SECTIONS = ("model", "training", "inference")
 
 
@@ -139,6 +145,75 @@ class EncoderOptions:
         )
         _check(self.scratch_layers >= 1, "model.scratch_layers", "at least 1", self.scratch_layers)
         _check(0 <= self.scratch_dropout < 1, "model.scratch_dropout", "a number in [0, 1)", self.scratch_dropout)
+
+
+@dataclass(frozen=True)
+class AdaptedOptions:
+    """A pretrained decoder, mostly frozen: what to load, what it reads, which weights learn (`humanpref.models.adapters`)."""
+
+    backbone: str = "meta-llama/Llama-3.2-1B"
+    """A folder or hub name of a decoder that transformers loads: Llama, Qwen, Gemma, SmolLM …"""
+    max_length: int = 1_024
+    """Tokens per sequence, all fixed text included."""
+    prompt_share: float = 0.2
+    """Share of the room for texts that the prompt keeps when not everything fits; see the encoder's."""
+    system_prompt: str = SYSTEM_PROMPT
+    """Instructions before the conversation; empty for none. Where the model's chat template knows no system role, they stand at
+    the start of the user's message."""
+    peft: str = "lora"
+    """Which weights learn: `lora`, `rslora` (LoRA scaled by alpha / sqrt r), `dora` (direction and magnitude apart), `ia3`
+    (one factor for each key, value and feed-forward channel), `layernorm` (the gains of all norms), `bias` (the biases that the
+    backbone has), `head` (nothing but the head) or `none` (no such method: every weight)."""
+    lora_r: int = 16
+    """Rank of `lora`, `rslora` and `dora`."""
+    lora_alpha: float = 32.0
+    """Their scale: the update counts alpha / r times."""
+    lora_dropout: float = 0.05
+    """Dropout before their first matrix."""
+    target_modules: str = "all-linear"
+    """Where `lora`, `rslora`, `dora` and `ia3` sit: `all-linear`, or names with commas (`q_proj,v_proj`). For `ia3` all-linear
+    means peft's choice for the model."""
+    base_dtype: str = "auto"
+    """Of the frozen weights: `float32`, `bfloat16`, `float16`, or `auto`: on a GPU the half precision that it really has, else
+    float32. What learns is always float32."""
+    quantisation: str = "none"
+    """`8bit` or `4bit` (NF4): the frozen weights by bitsandbytes, on a CUDA GPU only."""
+
+    def __post_init__(self) -> None:
+        _check(self.backbone != "", "model.backbone", "a folder or a hub name", self.backbone)
+        _check(16 <= self.max_length <= 131_072, "model.max_length", "16 to 131072 tokens", self.max_length)
+        _check(0 < self.prompt_share < 1, "model.prompt_share", "a number between 0 and 1", self.prompt_share)
+        for name, known in (("peft", PEFT), ("base_dtype", BASE_DTYPES), ("quantisation", QUANTISATIONS)):
+            _check(getattr(self, name) in known, f"model.{name}", f"one of {', '.join(known)}", getattr(self, name))
+        _check(self.lora_r >= 1, "model.lora_r", "at least 1", self.lora_r)
+        _check(self.lora_alpha > 0, "model.lora_alpha", "above 0", self.lora_alpha)
+        _check(0 <= self.lora_dropout < 1, "model.lora_dropout", "a number in [0, 1)", self.lora_dropout)
+        _check(self.target_modules.strip(" ,") != "", "model.target_modules", "names", self.target_modules)
+        whole = self.peft == "none"
+        _check(not whole or self.quantisation == "none", "model.quantisation", "none with peft=none", self.quantisation)
+        _check(
+            not whole or self.base_dtype in ("auto", "float32"),
+            "model.base_dtype",
+            "float32 with peft=none (what learns is float32)",
+            self.base_dtype,
+        )
+
+
+@dataclass(frozen=True)
+class DecoderOptions(AdaptedOptions):
+    """A decoder that reads prompt, A and B at once and gives a score at its last token (`humanpref.models.decoder`)."""
+
+    question: str = "Which response would a human prefer: A, B, or neither (a tie)?"
+    """The last thing that the model reads."""
+    head: str = "linear"
+    """From the last token's vector to three scores: `linear`, or `mlp` (linear, GELU, linear)."""
+    dropout: float = 0.0
+    """Dropout before the head."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.head in DECODER_HEADS, "model.head", f"one of {', '.join(DECODER_HEADS)}", self.head)
+        _check(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout)
 
 
 @dataclass(frozen=True)
@@ -265,6 +340,7 @@ FAMILIES = {
     "prior": _Family(PriorOptions, HoldOut, NoOptions),
     "sparse": _Family(SparseOptions, HoldOut, NoOptions),
     "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
+    "decoder": _Family(DecoderOptions, GradientTraining, EncoderInference),
 }
 
 
@@ -273,7 +349,7 @@ class Config:
     """One run: the family, the seed, and the family's three sections."""
 
     family: str
-    """`prior`, `sparse` or `encoder`."""
+    """`prior`, `sparse`, `encoder` or `decoder`."""
     preset: str = ""
     """The preset that the run started from; empty for none."""
     seed: int = 42

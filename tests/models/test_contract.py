@@ -1,6 +1,7 @@
 """One contract, every family: shapes, sums, order, save and load, odd rows, swapping, weights."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,10 @@ MICRO = [
     "model.max_length=48", "model.scratch_hidden_size=8", "model.scratch_layers=1", "model.scratch_vocabulary=300",
     "training.epochs=1",
 ]  # fmt: skip
+DECODER = [
+    "model.max_length=64", "model.system_prompt=", "model.question=Which?", "training.batch_size=16",
+    "training.learning_rate=1e-2",
+]  # fmt: skip
 FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
 CONFIGS = {
     "prior": load_config("prior"),
@@ -28,8 +33,10 @@ CONFIGS = {
         "tiny", overrides=[*MICRO, "model.head=interaction", "inference.swap_average=true"]
     ),
     "encoder, davidson": load_config("tiny", overrides=[*MICRO, "model.head=davidson", "model.layer_norm=true"]),
+    "decoder": load_config("llama-3.2-1b-lora", overrides=[*DECODER, "inference.swap_average=true"]),
 }
-EXACT = {"prior": 1e-12, "sparse": 1e-5, "encoder": 1e-5}
+EXACT = {"prior": 1e-12, "sparse": 1e-5, "encoder": 1e-5, "decoder": 1e-5}
+TORCH = ("encoder", "decoder")
 
 
 def test_no_family_is_left_out():
@@ -38,8 +45,13 @@ def test_no_family_is_left_out():
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def family(request):
-    if CONFIGS[request.param].family == "encoder":
+    config = CONFIGS[request.param]
+    if config.family in TORCH:
         pytest.importorskip("torch")
+    if config.family == "decoder":
+        pytest.importorskip("peft")
+        folder = request.getfixturevalue("decoder_folder")()
+        CONFIGS[request.param] = replace(config, model=replace(config.model, backbone=str(folder)))
     return request.param
 
 
@@ -173,6 +185,11 @@ def test_weight_two_equals_the_row_twice(family, pairs):
             "tiny",
             overrides=[*MICRO, "model.scratch_dropout=0", "training.swap_augmentation=false", "training.batch_size=15"],
         ),
+        "decoder": replace(
+            CONFIGS[family],
+            training=replace(CONFIGS[family].training, batch_size=15),
+            model=replace(CONFIGS[family].model, lora_dropout=0.0),
+        ) if CONFIGS[family].family == "decoder" else None,
     }[CONFIGS[family].family]
     weighted = build_model(config).fit(few, labels_of(few), weights).predict_proba(pairs)
     twice = build_model(config).fit(doubled, labels_of(doubled)).predict_proba(pairs)
@@ -182,7 +199,7 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     assert np.abs(weighted - plain).max() > 10 * difference
 
 
-TWICE = {"prior": 1e-12, "sparse": 1e-4, "encoder": 1e-3}
+TWICE = {"prior": 1e-12, "sparse": 1e-4, "encoder": 1e-3, "decoder": 1e-3}
 
 
 def test_one_training_row(family, pairs):

@@ -201,7 +201,7 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
         seen.update(collate=collate, labels=labels, weights=weights)
         return {}
 
-    monkeypatch.setattr("humanpref.models.encoder.train", spy)
+    monkeypatch.setattr("humanpref.models.gradient.train", spy)
     few = pairs[:10].reset_index(drop=True)
     weights = np.arange(1.0, 11)
     EncoderModel(load_config("tiny", overrides=["model.max_length=30"])).fit(few, labels_of(few), weights)

@@ -1,39 +1,31 @@
 """Encoders: a backbone reads the prompt with each response (or with both), a head compares what it made of them."""
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoModel
 
-from humanpref.config import EncoderInference, EncoderOptions, GradientTraining
-from humanpref.data import swap_pairs
-from humanpref.models.base import Model, Validation, as_probabilities, check_names
+from humanpref.config import EncoderOptions
 from humanpref.models.disentangled import fuse_attention
+from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
+from humanpref.models.pretrained import (
+    LOADING_ERRORS,
+    backbone_facts,
+    load_backbone_config,
+    load_state_strictly,
+    load_tokenizer,
+    not_loaded,
+)
 from humanpref.models.scratch import scratch_config, train_tokenizer
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
-from humanpref.training.loop import train
-from humanpref.training.losses import loss_of
-from humanpref.training.predict import normalised, predict_logits
 
-logger = logging.getLogger(__name__)
-
-# transformers draws a bar over the weights that it loads, one line for each of them where the output is a file.
-disable_progress_bar()
-
-STATE_FILE = "model.safetensors"
-BACKBONE_FOLDER = "backbone"
 SCRATCH = "scratch"
 
 
@@ -80,65 +72,17 @@ class PairEncoder(nn.Module):
             return self.scores(logits)
 
 
-class EncoderModel(Model):
-    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`. After `fit`: `module_` and `tokenizer_`."""
+class EncoderModel(GradientModel):
+    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`."""
 
     @property
     def swap_equivariant(self) -> bool:
         options: EncoderOptions = self.config.model
         return self.config.inference.swap_average or (options.inputs == "dual" and options.head in EQUIVARIANT_HEADS)
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "EncoderModel":
-        options: EncoderOptions = self.config.model
-        training: GradientTraining = self.config.training
-        labels = as_probabilities(labels)
-        if training.swap_augmentation:
-            pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
-            labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
-            weights = None if weights is None else np.concatenate([weights, weights])
-        torch.manual_seed(self.config.seed)
-        if options.backbone == SCRATCH:
-            self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
-            backbone = AutoModel.from_config(scratch_config(options, self.tokenizer_))
-        else:
-            self.tokenizer_ = load_tokenizer(options.backbone)
-            backbone = load_backbone(options.backbone)
-        _check_fit(backbone, self.tokenizer_, options)
-        if training.gradient_checkpointing:
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        self.module_ = PairEncoder(backbone, options)
-        collate = self._collate(pairs)
-        validate = self._validator(validation) if validation is not None else None
-        report = train(
-            self.module_,
-            collate,
-            labels,
-            weights,
-            loss_of(training),
-            training,
-            self.config.seed,
-            lengths=collate.lengths,
-            validate=validate,
-            checkpoint=checkpoint,
-        )
-        self.report_ = {"backbone": self._backbone_facts(), "training": report}
-        return self
-
-    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        return self._probabilities(self._collate(pairs), pairs)
-
     def save_state(self, folder: Path) -> None:
         self.module_.backbone.config.save_pretrained(folder / BACKBONE_FOLDER)
-        self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module_.state_dict().items()}
-        save_file(state, folder / STATE_FILE)
+        super().save_state(folder)
 
     def load_state(self, folder: Path) -> None:
         self.tokenizer_ = load_tokenizer(str(folder / BACKBONE_FOLDER))
@@ -146,63 +90,44 @@ class EncoderModel(Model):
         config = load_backbone_config(name)
         try:
             backbone = AutoModel.from_config(config, dtype=torch.float32)
-        except _LOADING_ERRORS as error:
-            raise InputError(_not_loaded(name, "configuration", error)) from None
+        except LOADING_ERRORS as error:
+            raise InputError(not_loaded(name, "configuration", error)) from None
         self.module_ = PairEncoder(backbone, self.config.model)
         load_state_strictly(self.module_, folder / STATE_FILE)
+
+    def _build(self, pairs: pd.DataFrame) -> None:
+        options: EncoderOptions = self.config.model
+        if options.backbone == SCRATCH:
+            self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
+            backbone = AutoModel.from_config(scratch_config(options, self.tokenizer_))
+        else:
+            self.tokenizer_ = load_tokenizer(options.backbone)
+            backbone = load_backbone(options.backbone)
+        _check_fit(backbone, self.tokenizer_, options)
+        if self.config.training.gradient_checkpointing:
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.module_ = PairEncoder(backbone, options)
 
     def _collate(self, pairs: pd.DataFrame) -> "PairCollate":
         return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model)
 
     def _probabilities(self, collate: "PairCollate", pairs: pd.DataFrame) -> np.ndarray:
-        """Probabilities (n, 3); with swap averaging the mean over both orders of A and B.
-
-        Dual inputs have both answers' vectors after one pass, whatever their order: only the head runs twice. Joint inputs
-        are read in the other order as well.
-        """
-        options: EncoderInference = self.config.inference
-        if not options.swap_average or self._equivariant_head():
+        """Dual inputs have both answers' vectors after one pass, whatever their order: only the head runs twice. Joint inputs
+        are read in the other order as well."""
+        dual_inputs = self.config.model.inputs == "dual"
+        if not (dual_inputs and self.config.inference.swap_average):
+            return super()._probabilities(collate, pairs)
+        if self.module_.head.equivariant:
             return self._scores(collate)
-        if self.config.model.inputs == "dual":
-            self.module_.both_orders = True
-            try:
-                both = self._scores(collate)
-            finally:
-                self.module_.both_orders = False
-            own, other = both[:, 0], both[:, 1]
-        else:
-            own, other = self._scores(collate), self._scores(self._collate(swap_pairs(pairs)))
-        return (own + other[:, SWAPPED_CLASSES]) / 2
-
-    def _equivariant_head(self) -> bool:
-        return self.config.model.inputs == "dual" and self.module_.head.equivariant
-
-    def _scores(self, collate: "PairCollate") -> np.ndarray:
-        """The module's outputs for every row as probabilities, (n, 3), or (n, 2, 3) with both orders."""
-        options: EncoderInference = self.config.inference
-        scores = predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
-        return normalised(scores, options.normalise)
-
-    def _validator(self, validation: Validation) -> Callable[[], float]:
-        """A function that gives the validation log loss of the module as it stands, in nats."""
-        pairs, labels = validation
-        collate, targets = self._collate(pairs), as_probabilities(labels)
-        return lambda: float(
-            -(targets * np.log(np.maximum(self._probabilities(collate, pairs), 1e-15))).sum(axis=1).mean()
-        )
+        self.module_.both_orders = True
+        try:
+            both = self._scores(collate)
+        finally:
+            self.module_.both_orders = False
+        return (both[:, 0] + both[:, 1][:, SWAPPED_CLASSES]) / 2
 
     def _backbone_facts(self) -> dict[str, Any]:
-        """What was really used, whatever the preset is called."""
-        config = self.module_.backbone.config
-        name = self.config.model.backbone
-        return {
-            "name": name if name == SCRATCH or not Path(name).is_dir() else Path(name).resolve().name,
-            "model_type": config.model_type,
-            "hidden_size": config.hidden_size,
-            "layers": config.num_hidden_layers,
-            "vocabulary": config.vocab_size,
-            "parameters": sum(p.numel() for p in self.module_.backbone.parameters()),
-        }
+        return backbone_facts(self.config.model.backbone, self.module_.backbone)
 
 
 class PairCollate:
@@ -239,47 +164,6 @@ class PairCollate:
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-# What transformers raises for a folder that is not what it should be.
-_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
-
-
-def load_tokenizer(name: str) -> Any:
-    """A tokenizer by folder or hub name.
-
-    Raises
-    ------
-    InputError
-        If it cannot be loaded, has no padding token, or knows no words: transformers makes up an empty one where a folder
-        holds a model's configuration but no tokenizer, and every text is then the same unknown token.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except _LOADING_ERRORS as error:
-        raise InputError(_not_loaded(name, "tokenizer", error)) from None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the folder?")
-    if tokenizer.pad_token_id is None:
-        raise InputError(f"backbone {name}: its tokenizer has no padding token; is this an encoder?")
-    return tokenizer
-
-
-def load_backbone_config(name: str) -> Any:
-    """A backbone's configuration by folder or hub name.
-
-    Raises
-    ------
-    InputError
-        If it cannot be loaded, or has a decoder beside the encoder.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except _LOADING_ERRORS as error:
-        raise InputError(_not_loaded(name, "configuration", error)) from None
-    if config.is_encoder_decoder:
-        raise InputError(f"backbone {name}: a {config.model_type} model is not an encoder")
-    return config
-
-
 def load_backbone(name: str) -> nn.Module:
     """A pretrained encoder without its task head, in float32.
 
@@ -291,8 +175,8 @@ def load_backbone(name: str) -> nn.Module:
     load_backbone_config(name)
     try:
         backbone, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except _LOADING_ERRORS as error:
-        raise InputError(_not_loaded(name, "weights", error)) from None
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "weights", error)) from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(
@@ -301,32 +185,12 @@ def load_backbone(name: str) -> nn.Module:
     return backbone
 
 
-def load_state_strictly(module: nn.Module, path: Path) -> None:
-    """Fill a module's weights from a safetensors file.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or a weight is missing, too many, or of another shape.
-    """
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
-    expected = module.state_dict()
-    check_names(path, set(expected), set(state))
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise InputError(
-                f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
-            )
-    module.load_state_dict(state)
-
-
 def _check_fit(backbone: nn.Module, tokenizer: Any, options: EncoderOptions) -> None:
     """Try the longest input before training: every token needs an embedding, every place a position, and the first token must
     see the last one, which a decoder's does not."""
     name, embeddings = options.backbone, backbone.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"backbone {name}: its tokenizer has no padding token; is this an encoder?")
     if len(tokenizer) > embeddings:
         raise InputError(
             f"backbone {name}: its tokenizer has {len(tokenizer)} tokens, its model {embeddings} embeddings"
@@ -347,8 +211,3 @@ def _check_fit(backbone: nn.Module, tokenizer: Any, options: EncoderOptions) -> 
 
 def _texts(pairs: pd.DataFrame) -> list[str]:
     return [text for column in ("prompt", "response_a", "response_b") for turns in pairs[column] for text in turns]
-
-
-def _not_loaded(name: str, what: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"backbone {name}: its {what} cannot be loaded; set model.backbone to a folder that holds it ({first[:200]})"
