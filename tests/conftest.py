@@ -82,7 +82,7 @@ def decoder_folder(pairs, tmp_path_factory):
     made: dict = {}
 
     def save(kind="llama", chat=True, **changes) -> Path:
-        key = (kind, chat, *sorted(changes.items()))
+        key = repr((kind, chat, changes))
         if key not in made:
             made[key] = _save_decoder(pairs, tmp_path_factory.mktemp("decoder") / f"tiny-{kind}", kind, chat, changes)
         return made[key]

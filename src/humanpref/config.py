@@ -31,7 +31,7 @@ PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = ("none", "8bit", "4bit")
 DECODER_HEADS = ("linear", "mlp")
-SYSTEM_PROMPT = "You see a prompt and two answers to it. Say whether a human who asked this would like an answer, and which one better."
+SYSTEM_PROMPT = "You see a prompt and two answers. Would a human who asked this like them, and which one better?"
 """The report's idea of a system prompt (it asks whether a human would like the response), in our words."""
 SECTIONS = ("model", "training", "inference")
 

@@ -189,7 +189,9 @@ def test_weight_two_equals_the_row_twice(family, pairs):
             CONFIGS[family],
             training=replace(CONFIGS[family].training, batch_size=15),
             model=replace(CONFIGS[family].model, lora_dropout=0.0),
-        ) if CONFIGS[family].family == "decoder" else None,
+        )
+        if CONFIGS[family].family == "decoder"
+        else None,
     }[CONFIGS[family].family]
     weighted = build_model(config).fit(few, labels_of(few), weights).predict_proba(pairs)
     twice = build_model(config).fit(doubled, labels_of(doubled)).predict_proba(pairs)

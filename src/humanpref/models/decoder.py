@@ -261,5 +261,5 @@ def tell_memory(module: nn.Module, config: AutoConfig, options: AdaptedOptions, 
     said = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
     logger.info("memory: about %.2f GiB (%s) at %d tokens a pass", total, said, run.tokens)
     if total > T4_GIB:
-        told = "; ".join(advice(run, options.max_length))
+        told = "; ".join(advice(run, options.max_length, T4_GIB))
         logger.warning("memory: more than the %.0f GiB of a 16 GB T4; lower it by %s", T4_GIB, told)
