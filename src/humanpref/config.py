@@ -30,6 +30,9 @@ NORMALISATIONS = ("softmax", "clip")
 PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = ("none", "8bit", "4bit")
+REFERENCED = ("lora", "rslora", "dora", "ia3", "layernorm")
+LINKS = ("davidson", "rao-kupper")
+TIES = ("drop", *LINKS)
 DECODER_HEADS = ("linear", "mlp")
 SYSTEM_PROMPT = "You see a prompt and two answers. Would a human who asked this like them, and which one better?"
 """The report's idea of a system prompt (it asks whether a human would like the response), in our words."""
@@ -217,8 +220,23 @@ class DecoderOptions(AdaptedOptions):
 
 
 @dataclass(frozen=True)
-class GradientTraining(HoldOut):
-    """The `[training]` section of a family that is trained by gradient descent (`humanpref.training.loop`)."""
+class DpoOptions(AdaptedOptions):
+    """A language model whose probability of each response, against its frozen self's, is the reward (`humanpref.models.dpo`)."""
+
+    system_prompt: str = ""
+    """Instructions before the conversation that both responses continue; empty for none."""
+    link: str = "davidson"
+    """From the difference of the rewards to three probabilities: `davidson` or `rao-kupper`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.peft in REFERENCED, "model.peft", f"one of {', '.join(REFERENCED)}", self.peft)
+        _check(self.link in LINKS, "model.link", f"one of {', '.join(LINKS)}", self.link)
+
+
+@dataclass(frozen=True)
+class LoopOptions(HoldOut):
+    """What the training loop takes (`humanpref.training.loop`), whatever the loss."""
 
     epochs: int = 1
     """Passes over the training rows."""
@@ -237,21 +255,10 @@ class GradientTraining(HoldOut):
     """Each layer of the backbone learns at this share of the rate of the layer above it."""
     warmup: float = 0.0
     """Share of the steps over which the learning rate rises from 0."""
-    loss: str = "cross-entropy"
-    """`cross-entropy`; `dpo-like`, the report's Bradley-Terry term with cross-entropy for ties; `distillation`, for labels that
-    are a teacher's probabilities."""
-    label_smoothing: float = 0.0
-    """Mix the labels with so much of the uniform distribution."""
-    beta: float = 1.0
-    """Sharpness of the `dpo-like` loss."""
-    temperature: float = 1.0
-    """Of the `distillation` loss: teacher and student are both softened by it."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, on matrices only (not on biases and norms)."""
     max_grad_norm: float | None = None
     """Clip the gradient's global norm to this; unset: no clipping."""
-    swap_augmentation: bool = False
-    """Learn from every row in both orders of A and B: twice the rows, and no side to prefer."""
     gradient_checkpointing: bool = False
     """Compute the backbone's activations again in the backward pass: less memory, a third more time."""
     precision: str = "auto"
@@ -282,10 +289,6 @@ class GradientTraining(HoldOut):
         )
         _check(0 < self.layer_decay <= 1, "training.layer_decay", "a number in (0, 1]", self.layer_decay)
         _check(0 <= self.warmup < 1, "training.warmup", "a number in [0, 1)", self.warmup)
-        _check(self.loss in LOSSES, "training.loss", f"one of {', '.join(LOSSES)}", self.loss)
-        _check(0 <= self.label_smoothing < 1, "training.label_smoothing", "a number in [0, 1)", self.label_smoothing)
-        _check(self.beta > 0, "training.beta", "above 0", self.beta)
-        _check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
         _check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
         _check(
             self.max_grad_norm is None or self.max_grad_norm > 0,
@@ -297,6 +300,65 @@ class GradientTraining(HoldOut):
         _check(self.patience is None or self.patience >= 1, "training.patience", "at least 1", self.patience)
         _check(self.checkpoint_minutes > 0, "training.checkpoint_minutes", "above 0", self.checkpoint_minutes)
         _check(self.precision in PRECISIONS, "training.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+
+
+@dataclass(frozen=True)
+class GradientTraining(LoopOptions):
+    """The `[training]` section of the classifiers that are trained by gradient descent."""
+
+    loss: str = "cross-entropy"
+    """`cross-entropy`; `dpo-like`, the report's Bradley-Terry term with cross-entropy for ties; `distillation`, for labels that
+    are a teacher's probabilities."""
+    label_smoothing: float = 0.0
+    """Mix the labels with so much of the uniform distribution."""
+    beta: float = 1.0
+    """Sharpness of the `dpo-like` loss."""
+    temperature: float = 1.0
+    """Of the `distillation` loss: teacher and student are both softened by it."""
+    swap_augmentation: bool = False
+    """Learn from every row in both orders of A and B: twice the rows, and no side to prefer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.loss in LOSSES, "training.loss", f"one of {', '.join(LOSSES)}", self.loss)
+        _check(0 <= self.label_smoothing < 1, "training.label_smoothing", "a number in [0, 1)", self.label_smoothing)
+        _check(self.beta > 0, "training.beta", "above 0", self.beta)
+        _check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
+
+
+@dataclass(frozen=True)
+class DpoTraining(LoopOptions):
+    """The `[training]` section of Direct Preference Optimization (`humanpref.models.dpo`)."""
+
+    beta: float = 0.1
+    """Of the implicit reward beta (log pi - log pi_ref)."""
+    label_smoothing: float = 0.0
+    """Conservative DPO: the share of labels that are taken to be the wrong way round. With ties drop only."""
+    length_normalisation: bool = False
+    """Log-probabilities per response token instead of per response."""
+    ties: str = "drop"
+    """`drop`: learn from decided rows alone; `davidson` or `rao-kupper`: from all, through that link."""
+    tie_at_zero: float = 0.5
+    """The link's probability of a tie at equal rewards while training (the paper's 1/2); inference has its own, fitted one."""
+    link_fraction: float = 0.1
+    """Share of the training rows, grouped by prompt, that is kept for fitting the scale and the tie of the link from rewards to
+    probabilities; 0 fits them on the rows that the policy learned from, which flatters the rewards."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.beta > 0, "training.beta", "above 0", self.beta)
+        _check(0 <= self.label_smoothing < 0.5, "training.label_smoothing", "in [0, 0.5)", self.label_smoothing)
+        _check(
+            self.label_smoothing == 0 or self.ties == "drop",
+            "training.label_smoothing",
+            f"0 with ties={self.ties}",
+            self.label_smoothing,
+        )
+        _check(self.ties in TIES, "training.ties", f"one of {', '.join(TIES)}", self.ties)
+        _check(0 < self.tie_at_zero < 1, "training.tie_at_zero", "a number between 0 and 1", self.tie_at_zero)
+        fraction = self.link_fraction
+        fits = fraction == 0 or (0 < fraction <= 0.5 and abs(1 / fraction - round(1 / fraction)) < 0.01)
+        _check(fits, "training.link_fraction", "0, or 1/k for a whole number k from 2 on", fraction)
 
 
 @dataclass(frozen=True)
@@ -330,6 +392,20 @@ class EncoderInference:
 
 
 @dataclass(frozen=True)
+class DpoInference:
+    """The `[inference]` section of `dpo`."""
+
+    batch_tokens: int = 16_384
+    """Tokens in one forward pass, padding included."""
+    precision: str = "auto"
+    """As `training.precision`."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
+        _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+
+
+@dataclass(frozen=True)
 class _Family:
     model: type
     training: type
@@ -341,6 +417,7 @@ FAMILIES = {
     "sparse": _Family(SparseOptions, HoldOut, NoOptions),
     "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
     "decoder": _Family(DecoderOptions, GradientTraining, EncoderInference),
+    "dpo": _Family(DpoOptions, DpoTraining, DpoInference),
 }
 
 
@@ -349,7 +426,7 @@ class Config:
     """One run: the family, the seed, and the family's three sections."""
 
     family: str
-    """`prior`, `sparse`, `encoder` or `decoder`."""
+    """`prior`, `sparse`, `encoder`, `decoder` or `dpo`."""
     preset: str = ""
     """The preset that the run started from; empty for none."""
     seed: int = 42

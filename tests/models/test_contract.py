@@ -21,6 +21,7 @@ DECODER = [
     "model.max_length=64", "model.system_prompt=", "model.question=Which?", "training.batch_size=16",
     "training.learning_rate=1e-2",
 ]  # fmt: skip
+DPO = ["model.max_length=64", "training.batch_size=16", "training.learning_rate=1e-2", "training.beta=1"]
 FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
 CONFIGS = {
     "prior": load_config("prior"),
@@ -34,9 +35,10 @@ CONFIGS = {
     ),
     "encoder, davidson": load_config("tiny", overrides=[*MICRO, "model.head=davidson", "model.layer_norm=true"]),
     "decoder": load_config("llama-3.2-1b-lora", overrides=[*DECODER, "inference.swap_average=true"]),
+    "dpo": load_config("llama-3.2-1b-dpo", overrides=DPO),
 }
-EXACT = {"prior": 1e-12, "sparse": 1e-5, "encoder": 1e-5, "decoder": 1e-5}
-TORCH = ("encoder", "decoder")
+EXACT = {"prior": 1e-12, "sparse": 1e-5, "encoder": 1e-5, "decoder": 1e-5, "dpo": 1e-5}
+TORCH = ("encoder", "decoder", "dpo")
 
 
 def test_no_family_is_left_out():
@@ -48,7 +50,7 @@ def family(request):
     config = CONFIGS[request.param]
     if config.family in TORCH:
         pytest.importorskip("torch")
-    if config.family == "decoder":
+    if config.family in ("decoder", "dpo"):
         pytest.importorskip("peft")
         folder = request.getfixturevalue("decoder_folder")()
         CONFIGS[request.param] = replace(config, model=replace(config.model, backbone=str(folder)))
@@ -174,6 +176,14 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     few = pairs[:12].reset_index(drop=True)
     doubled = pd.concat([few, few[:3]], ignore_index=True)
     weights = np.where(np.arange(12) < 3, 2.0, 1.0)
+    decoder = CONFIGS[family]
+    if decoder.family in ("decoder", "dpo"):
+        alone = {"link_fraction": 0.0} if decoder.family == "dpo" else {}
+        decoder = replace(
+            decoder,
+            training=replace(decoder.training, batch_size=15, **alone),
+            model=replace(decoder.model, lora_dropout=0.0),
+        )
     config = {
         "prior": load_config("prior"),
         # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text will do.
@@ -185,13 +195,8 @@ def test_weight_two_equals_the_row_twice(family, pairs):
             "tiny",
             overrides=[*MICRO, "model.scratch_dropout=0", "training.swap_augmentation=false", "training.batch_size=15"],
         ),
-        "decoder": replace(
-            CONFIGS[family],
-            training=replace(CONFIGS[family].training, batch_size=15),
-            model=replace(CONFIGS[family].model, lora_dropout=0.0),
-        )
-        if CONFIGS[family].family == "decoder"
-        else None,
+        "decoder": decoder,
+        "dpo": decoder,
     }[CONFIGS[family].family]
     weighted = build_model(config).fit(few, labels_of(few), weights).predict_proba(pairs)
     twice = build_model(config).fit(doubled, labels_of(doubled)).predict_proba(pairs)
@@ -201,7 +206,7 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     assert np.abs(weighted - plain).max() > 10 * difference
 
 
-TWICE = {"prior": 1e-12, "sparse": 1e-4, "encoder": 1e-3, "decoder": 1e-3}
+TWICE = {"prior": 1e-12, "sparse": 1e-4, "encoder": 1e-3, "decoder": 1e-3, "dpo": 1e-3}
 
 
 def test_one_training_row(family, pairs):

@@ -22,7 +22,8 @@ from transformers import BertConfig, BertModel
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, load_model
-from humanpref.models.decoder import DecoderModel, PromptCollate, padding_id
+from humanpref.models.decoder import DecoderModel, PromptCollate
+from humanpref.models.frozen import padding_id
 from humanpref.models.pretrained import BASE_VARIABLE, base_digest, load_tokenizer
 from humanpref.schema import TEXT_COLUMNS, InputError
 
@@ -251,7 +252,7 @@ def test_what_will_not_do(spoil, overrides, message, decoder_folder, few, tmp_pa
 
 
 def test_memory_is_told_before_the_run(decoder_folder, few, caplog, monkeypatch):
-    monkeypatch.setattr("humanpref.models.decoder.T4_GIB", 1e-6)
+    monkeypatch.setattr("humanpref.models.frozen.T4_GIB", 1e-6)
     with caplog.at_level("INFO"):
         DecoderModel(config_with(decoder_folder()))._build(few)
     assert "memory: about 0.0" in caplog.text

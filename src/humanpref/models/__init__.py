@@ -14,6 +14,7 @@ _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),
     "sparse": ("humanpref.models.sparse", "SparseModel"),
     "encoder": ("humanpref.models.encoder", "EncoderModel"),
+    "dpo": ("humanpref.models.dpo", "DpoModel"),
     "decoder": ("humanpref.models.decoder", "DecoderModel"),
 }
 

@@ -17,7 +17,7 @@ from humanpref.models.base import Model, Validation, as_probabilities
 from humanpref.schema import SWAPPED_CLASSES
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
-from humanpref.training.losses import loss_of
+from humanpref.training.losses import Loss, loss_of
 from humanpref.training.predict import normalised, predict_logits
 
 STATE_FILE = "model.safetensors"
@@ -69,21 +69,7 @@ class GradientModel(Model):
             weights = None if weights is None else np.concatenate([weights, weights])
         torch.manual_seed(self.config.seed)
         self._build(pairs)
-        collate = self._collate(pairs)
-        validate = self._validator(validation) if validation is not None else None
-        report = train(
-            self.module_,
-            collate,
-            labels,
-            weights,
-            loss_of(training),
-            training,
-            self.config.seed,
-            lengths=collate.lengths,
-            validate=validate,
-            checkpoint=checkpoint,
-        )
-        self.report_ = {"backbone": self._backbone_facts(), "training": report}
+        self._train(pairs, labels, weights, loss_of(training), validation, checkpoint)
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -93,6 +79,31 @@ class GradientModel(Model):
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in learned_state(self.module_).items()}
         save_file(state, folder / STATE_FILE)
+
+    def _train(
+        self,
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        loss: Loss,
+        validation: Validation | None,
+        checkpoint: Path | None,
+    ) -> None:
+        """Put `module_` through the loop, and write the report."""
+        collate = self._collate(pairs)
+        report = train(
+            self.module_,
+            collate,
+            labels,
+            weights,
+            loss,
+            self.config.training,
+            self.config.seed,
+            lengths=collate.lengths,
+            validate=self._validator(validation) if validation is not None else None,
+            checkpoint=checkpoint,
+        )
+        self.report_ = {"backbone": self._backbone_facts(), "training": report}
 
     def _probabilities(self, collate: RowCollate, pairs: pd.DataFrame) -> np.ndarray:
         """Probabilities (n, 3); with swap averaging the mean over both orders of A and B."""

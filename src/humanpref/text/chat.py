@@ -43,6 +43,28 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
     )
 
 
+def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
+    """A conversation of prompts and responses in turn, as the model itself would hold it.
+
+    Returns
+    -------
+    Template
+        For the sequences of `humanpref.text.format.dual`, responses being part A. What follows a response begins with the token
+        that ends it.
+    """
+    if tokenizer.chat_template:
+        roles = ["user", "assistant", "user", "assistant"]
+        start, answer, prompt, _, end = _chat(tokenizer, system_prompt, roles, answering=False)
+        first, last = [], []
+    else:
+        start, answer = (system_prompt and f"{system_prompt}\n\n") + "User:\n", "\n\nAssistant:\n"
+        prompt, end = f"{tokenizer.eos_token or ''}\n\nUser:\n", ""
+        first, _ = _first_and_last(tokenizer)
+        last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    before = {A: _ids(tokenizer, answer), PROMPT: _ids(tokenizer, prompt)}
+    return Template(first + _ids(tokenizer, start), before, _ids(tokenizer, end) + last)
+
+
 def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool) -> list[str]:
     """A conversation rendered by the chat template, cut at the contents of its messages: one text more than `roles`."""
     marks = [_MARK.format(i) for i in range(len(roles))]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from humanpref.config import GradientTraining
+from humanpref.config import LoopOptions
 from humanpref.schema import InputError
 from humanpref.training.batching import Window, shuffled_windows, token_batches
 from humanpref.training.learned import learned_state, load_learned
@@ -40,7 +40,7 @@ def train(
     labels: np.ndarray,
     weights: np.ndarray | None,
     loss: Loss,
-    options: GradientTraining,
+    options: LoopOptions,
     seed: int,
     lengths: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
@@ -64,7 +64,7 @@ def train(
         (n,), at least 0, not all 0. A weight of 2 equals the row twice.
     loss : callable
         See `Loss`.
-    options : GradientTraining
+    options : LoopOptions
         The `[training]` section.
     seed : int
         Of the shuffling and of dropout.
@@ -135,7 +135,7 @@ class _Run:
         labels: np.ndarray,
         weights: np.ndarray | None,
         loss: Loss,
-        options: GradientTraining,
+        options: LoopOptions,
         seed: int,
         lengths: np.ndarray | None,
     ) -> None:
