@@ -70,6 +70,58 @@ def pairs(arena) -> pd.DataFrame:
     return read_pairs(arena / "train.csv")
 
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def decoder_folder(pairs, tmp_path_factory):
+    """Save a tiny random language model (llama, qwen2 or gemma2) and a tokenizer as a publisher would, and return the folder."""
+    made: dict = {}
+
+    def save(kind="llama", chat=True, **changes) -> Path:
+        key = repr((kind, chat, changes))
+        if key not in made:
+            made[key] = _save_decoder(pairs, tmp_path_factory.mktemp("decoder") / f"tiny-{kind}", kind, chat, changes)
+        return made[key]
+
+    return save
+
+
+def _save_decoder(pairs, folder, kind, chat, changes) -> Path:
+    import torch
+    from tokenizers import processors
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from humanpref.models.scratch import train_tokenizer
+
+    tokenizer = train_tokenizer([turn for turns in pairs["prompt"] for turn in turns], 400)
+    # As Llama 3's: a token at the start, none at the end, and none to pad with.
+    names = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "[CLS]", "[SEP]", None
+    tokenizer.cls_token = tokenizer.sep_token = None
+    start = processors.TemplateProcessing(
+        single="[CLS] $A", pair="[CLS] $A [CLS] $B", special_tokens=[("[CLS]", tokenizer.bos_token_id)]
+    )
+    tokenizer.backend_tokenizer.post_processor = start
+    tokenizer.chat_template = CHAT_TEMPLATE if chat else None
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+             "intermediate_size": 32, "max_position_embeddings": 512, "head_dim": 8}  # fmt: skip
+    settings = {"vocab_size": len(tokenizer), "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model(kind, **{**sizes, **settings, **changes})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for weight in model.parameters():  # trained models are not so close to doing nothing as those that start
+        if weight.ndim == 2:
+            weight.data.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def sentence_encoder(pairs, tmp_path_factory) -> Path:
     """A tiny BERT with random weights as a sentence-transformer's folder: mean pooling, vectors of length 1, 24 tokens."""

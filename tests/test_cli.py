@@ -227,3 +227,18 @@ def test_version_and_presets(run):
     assert run("--version")[1].startswith("humanpref 0.")
     assert "deberta-v3-small" in run("presets")[1]
     assert [json.loads(line)["preset"] for line in run("presets", "--json")[1].splitlines()]
+
+
+def test_compare_takes_every_preset_with_every_peft_method(monkeypatch, arena, tmp_path, capsys):
+    seen = []
+
+    def spy(contenders, *rest):
+        seen.extend(contenders)
+        return pd.DataFrame({"name": [contender.name for contender in contenders]})
+
+    monkeypatch.setattr("humanpref.comparison.compare", spy)
+    arguments = ["compare", "--presets", "llama-3.2-1b-lora,qwen-2.5-7b-qlora", "--peft", "lora,ia3", "--set", "seed=1"]
+    assert main([*arguments, "--train", str(arena / "train.csv"), "--out", str(tmp_path / "out")]) == 0
+    names = ["llama-3.2-1b-lora-lora", "llama-3.2-1b-lora-ia3", "qwen-2.5-7b-qlora-lora", "qwen-2.5-7b-qlora-ia3"]
+    assert [contender.name for contender in seen] == names
+    assert [(c.config().model.peft, c.config().seed) for c in seen] == [("lora", 1), ("ia3", 1)] * 2

@@ -126,7 +126,9 @@ def compare(options: argparse.Namespace) -> int:
     contenders = []
     for preset in options.presets.split(","):
         backbone = [f"model.backbone={backbones.pop(preset)}"] if preset in backbones else []
-        contenders.append(Contender(preset, preset, (*options.set, *backbone)))
+        for peft in options.peft.split(",") if options.peft else [None]:
+            name, method = (preset, []) if peft is None else (f"{preset}-{peft}", [f"model.peft={peft}"])
+            contenders.append(Contender(name, preset, (*options.set, *backbone, *method)))
     if backbones:
         raise InputError(f"--backbone: {', '.join(backbones)} is not among --presets {options.presets}")
     print(markdown(compare(contenders, options.train, options.out, options.folds)), end="")
@@ -389,6 +391,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--presets", required=True, metavar="A,B,…", help="see `humanpref presets`")
     command.add_argument(
         "--backbone", action="append", default=[], metavar="PRESET=FOLDER", help="the weights of a preset"
+    )
+    command.add_argument(
+        "--peft", metavar="A,B,…", help="each preset with each of these: lora,dora,ia3,layernorm,head …"
     )
     _study(command)
 

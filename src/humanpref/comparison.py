@@ -55,7 +55,7 @@ def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int 
     -------
     DataFrame
         One row per contender: `name`, `backbone`, `rows`, `log_loss` with `log_loss_low` and `log_loss_high`, `accuracy`,
-        `parameters`, `tokens_per_second` (training, real tokens), `peak_memory_gib`, `seconds`.
+        `parameters`, `trainable_parameters`, `tokens_per_second` (training, real tokens), `peak_memory_gib`, `seconds`.
 
     Raises
     ------
@@ -151,6 +151,7 @@ def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, 
         "rows": metrics["rows"],
         **{name: metrics[name] for name in ("log_loss", "log_loss_low", "log_loss_high", "accuracy")},
         "parameters": backbone["parameters"] if backbone else None,
+        "trainable_parameters": trainings[0].get("trainable_parameters") if trainings else None,
         "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds if seconds else float("nan"),
         "peak_memory_gib": max((t["peak_memory_bytes"] for t in trainings), default=float("nan")) / 2**30,
         "seconds": metrics["seconds"],

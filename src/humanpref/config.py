@@ -28,6 +28,15 @@ OFFSETS = ("none", "structure")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
 MEANS = ("arithmetic", "geometric")
+PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
+BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTISATIONS = ("none", "8bit", "4bit")
+REFERENCED = ("lora", "rslora", "dora", "ia3", "layernorm")
+LINKS = ("davidson", "rao-kupper")
+TIES = ("drop", *LINKS)
+DECODER_HEADS = ("linear", "mlp")
+SYSTEM_PROMPT = "You see a prompt and two answers. Would a human who asked this like them, and which one better?"
+"""The report's idea of a system prompt (it asks whether a human would like the response), in our words."""
 SECTIONS = ("model", "training", "inference")
 
 
@@ -211,8 +220,92 @@ class BlendOptions:
 
 
 @dataclass(frozen=True)
-class GradientTraining(HoldOut):
-    """The `[training]` section of a family that is trained by gradient descent (`humanpref.training.loop`)."""
+class AdaptedOptions:
+    """A pretrained decoder, mostly frozen: what to load, what it reads, which weights learn (`humanpref.models.adapters`)."""
+
+    backbone: str = "meta-llama/Llama-3.2-1B"
+    """A folder or hub name of a decoder that transformers loads: Llama, Qwen, Gemma, SmolLM …"""
+    max_length: int = 1_024
+    """Tokens per sequence, all fixed text included."""
+    prompt_share: float = 0.2
+    """Share of the room for texts that the prompt keeps when not everything fits; see the encoder's."""
+    system_prompt: str = SYSTEM_PROMPT
+    """Instructions before the conversation; empty for none. Where the model's chat template knows no system role, they stand at
+    the start of the user's message."""
+    peft: str = "lora"
+    """Which weights learn: `lora`, `rslora` (LoRA scaled by alpha / sqrt r), `dora` (direction and magnitude apart), `ia3`
+    (one factor for each key, value and feed-forward channel), `layernorm` (the gains of all norms), `bias` (the biases that the
+    backbone has), `head` (nothing but the head) or `none` (no such method: every weight)."""
+    lora_r: int = 16
+    """Rank of `lora`, `rslora` and `dora`."""
+    lora_alpha: float = 32.0
+    """Their scale: the update counts alpha / r times."""
+    lora_dropout: float = 0.05
+    """Dropout before their first matrix."""
+    target_modules: str = "all-linear"
+    """Where `lora`, `rslora`, `dora` and `ia3` sit: `all-linear`, or names with commas (`q_proj,v_proj`). For `ia3` all-linear
+    means peft's choice for the model."""
+    base_dtype: str = "auto"
+    """Of the frozen weights: `float32`, `bfloat16`, `float16`, or `auto`: on a GPU the half precision that it really has, else
+    float32. What learns is always float32."""
+    quantisation: str = "none"
+    """`8bit` or `4bit` (NF4): the frozen weights by bitsandbytes, on a CUDA GPU only."""
+
+    def __post_init__(self) -> None:
+        _check(self.backbone != "", "model.backbone", "a folder or a hub name", self.backbone)
+        _check(16 <= self.max_length <= 131_072, "model.max_length", "16 to 131072 tokens", self.max_length)
+        _check(0 < self.prompt_share < 1, "model.prompt_share", "a number between 0 and 1", self.prompt_share)
+        for name, known in (("peft", PEFT), ("base_dtype", BASE_DTYPES), ("quantisation", QUANTISATIONS)):
+            _check(getattr(self, name) in known, f"model.{name}", f"one of {', '.join(known)}", getattr(self, name))
+        _check(self.lora_r >= 1, "model.lora_r", "at least 1", self.lora_r)
+        _check(self.lora_alpha > 0, "model.lora_alpha", "above 0", self.lora_alpha)
+        _check(0 <= self.lora_dropout < 1, "model.lora_dropout", "a number in [0, 1)", self.lora_dropout)
+        _check(self.target_modules.strip(" ,") != "", "model.target_modules", "names", self.target_modules)
+        whole = self.peft == "none"
+        _check(not whole or self.quantisation == "none", "model.quantisation", "none with peft=none", self.quantisation)
+        _check(
+            not whole or self.base_dtype in ("auto", "float32"),
+            "model.base_dtype",
+            "float32 with peft=none (what learns is float32)",
+            self.base_dtype,
+        )
+
+
+@dataclass(frozen=True)
+class DecoderOptions(AdaptedOptions):
+    """A decoder that reads prompt, A and B at once and gives a score at its last token (`humanpref.models.decoder`)."""
+
+    question: str = "Which response would a human prefer: A, B, or neither (a tie)?"
+    """The last thing that the model reads."""
+    head: str = "linear"
+    """From the last token's vector to three scores: `linear`, or `mlp` (linear, GELU, linear)."""
+    dropout: float = 0.0
+    """Dropout before the head."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.head in DECODER_HEADS, "model.head", f"one of {', '.join(DECODER_HEADS)}", self.head)
+        _check(0 <= self.dropout < 1, "model.dropout", "a number in [0, 1)", self.dropout)
+
+
+@dataclass(frozen=True)
+class DpoOptions(AdaptedOptions):
+    """A language model whose probability of each response, against its frozen self's, is the reward (`humanpref.models.dpo`)."""
+
+    system_prompt: str = ""
+    """Instructions before the conversation that both responses continue; empty for none."""
+    link: str = "davidson"
+    """From the difference of the rewards to three probabilities: `davidson` or `rao-kupper`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.peft in REFERENCED, "model.peft", f"one of {', '.join(REFERENCED)}", self.peft)
+        _check(self.link in LINKS, "model.link", f"one of {', '.join(LINKS)}", self.link)
+
+
+@dataclass(frozen=True)
+class LoopOptions(HoldOut):
+    """What the training loop takes (`humanpref.training.loop`), whatever the loss."""
 
     epochs: int = 1
     """Passes over the training rows."""
@@ -231,21 +324,10 @@ class GradientTraining(HoldOut):
     """Each layer of the backbone learns at this share of the rate of the layer above it."""
     warmup: float = 0.0
     """Share of the steps over which the learning rate rises from 0."""
-    loss: str = "cross-entropy"
-    """`cross-entropy`; `dpo-like`, the report's Bradley-Terry term with cross-entropy for ties; `distillation`, for labels that
-    are a teacher's probabilities."""
-    label_smoothing: float = 0.0
-    """Mix the labels with so much of the uniform distribution."""
-    beta: float = 1.0
-    """Sharpness of the `dpo-like` loss."""
-    temperature: float = 1.0
-    """Of the `distillation` loss: teacher and student are both softened by it."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, on matrices only (not on biases and norms)."""
     max_grad_norm: float | None = None
     """Clip the gradient's global norm to this; unset: no clipping."""
-    swap_augmentation: bool = False
-    """Learn from every row in both orders of A and B: twice the rows, and no side to prefer."""
     gradient_checkpointing: bool = False
     """Compute the backbone's activations again in the backward pass: less memory, a third more time."""
     precision: str = "auto"
@@ -276,10 +358,6 @@ class GradientTraining(HoldOut):
         )
         _check(0 < self.layer_decay <= 1, "training.layer_decay", "a number in (0, 1]", self.layer_decay)
         _check(0 <= self.warmup < 1, "training.warmup", "a number in [0, 1)", self.warmup)
-        _check(self.loss in LOSSES, "training.loss", f"one of {', '.join(LOSSES)}", self.loss)
-        _check(0 <= self.label_smoothing < 1, "training.label_smoothing", "a number in [0, 1)", self.label_smoothing)
-        _check(self.beta > 0, "training.beta", "above 0", self.beta)
-        _check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
         _check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
         _check(
             self.max_grad_norm is None or self.max_grad_norm > 0,
@@ -291,6 +369,65 @@ class GradientTraining(HoldOut):
         _check(self.patience is None or self.patience >= 1, "training.patience", "at least 1", self.patience)
         _check(self.checkpoint_minutes > 0, "training.checkpoint_minutes", "above 0", self.checkpoint_minutes)
         _check(self.precision in PRECISIONS, "training.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+
+
+@dataclass(frozen=True)
+class GradientTraining(LoopOptions):
+    """The `[training]` section of the classifiers that are trained by gradient descent."""
+
+    loss: str = "cross-entropy"
+    """`cross-entropy`; `dpo-like`, the report's Bradley-Terry term with cross-entropy for ties; `distillation`, for labels that
+    are a teacher's probabilities."""
+    label_smoothing: float = 0.0
+    """Mix the labels with so much of the uniform distribution."""
+    beta: float = 1.0
+    """Sharpness of the `dpo-like` loss."""
+    temperature: float = 1.0
+    """Of the `distillation` loss: teacher and student are both softened by it."""
+    swap_augmentation: bool = False
+    """Learn from every row in both orders of A and B: twice the rows, and no side to prefer."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.loss in LOSSES, "training.loss", f"one of {', '.join(LOSSES)}", self.loss)
+        _check(0 <= self.label_smoothing < 1, "training.label_smoothing", "a number in [0, 1)", self.label_smoothing)
+        _check(self.beta > 0, "training.beta", "above 0", self.beta)
+        _check(self.temperature > 0, "training.temperature", "above 0", self.temperature)
+
+
+@dataclass(frozen=True)
+class DpoTraining(LoopOptions):
+    """The `[training]` section of Direct Preference Optimization (`humanpref.models.dpo`)."""
+
+    beta: float = 0.1
+    """Of the implicit reward beta (log pi - log pi_ref)."""
+    label_smoothing: float = 0.0
+    """Conservative DPO: the share of labels that are taken to be the wrong way round. With ties drop only."""
+    length_normalisation: bool = False
+    """Log-probabilities per response token instead of per response."""
+    ties: str = "drop"
+    """`drop`: learn from decided rows alone; `davidson` or `rao-kupper`: from all, through that link."""
+    tie_at_zero: float = 0.5
+    """The link's probability of a tie at equal rewards while training (the paper's 1/2); inference has its own, fitted one."""
+    link_fraction: float = 0.1
+    """Share of the training rows, grouped by prompt, that is kept for fitting the scale and the tie of the link from rewards to
+    probabilities; 0 fits them on the rows that the policy learned from, which flatters the rewards."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self.beta > 0, "training.beta", "above 0", self.beta)
+        _check(0 <= self.label_smoothing < 0.5, "training.label_smoothing", "in [0, 0.5)", self.label_smoothing)
+        _check(
+            self.label_smoothing == 0 or self.ties == "drop",
+            "training.label_smoothing",
+            f"0 with ties={self.ties}",
+            self.label_smoothing,
+        )
+        _check(self.ties in TIES, "training.ties", f"one of {', '.join(TIES)}", self.ties)
+        _check(0 < self.tie_at_zero < 1, "training.tie_at_zero", "a number between 0 and 1", self.tie_at_zero)
+        fraction = self.link_fraction
+        fits = fraction == 0 or (0 < fraction <= 0.5 and abs(1 / fraction - round(1 / fraction)) < 0.01)
+        _check(fits, "training.link_fraction", "0, or 1/k for a whole number k from 2 on", fraction)
 
 
 @dataclass(frozen=True)
@@ -338,6 +475,20 @@ class EmbeddingInference:
 
 
 @dataclass(frozen=True)
+class DpoInference:
+    """The `[inference]` section of `dpo`."""
+
+    batch_tokens: int = 16_384
+    """Tokens in one forward pass, padding included."""
+    precision: str = "auto"
+    """As `training.precision`."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
+        _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+
+
+@dataclass(frozen=True)
 class _Family:
     model: type
     training: type
@@ -350,6 +501,8 @@ FAMILIES = {
     "embedding": _Family(EmbeddingOptions, HoldOut, EmbeddingInference),
     "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
     "blend": _Family(BlendOptions, HoldOut, NoOptions),
+    "decoder": _Family(DecoderOptions, GradientTraining, EncoderInference),
+    "dpo": _Family(DpoOptions, DpoTraining, DpoInference),
 }
 
 

@@ -1,6 +1,7 @@
 """One contract, every family: shapes, sums, order, save and load, odd rows, swapping, weights."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,11 @@ MICRO = [
     "model.max_length=48", "model.scratch_hidden_size=8", "model.scratch_layers=1", "model.scratch_vocabulary=300",
     "training.epochs=1",
 ]  # fmt: skip
+DECODER = [
+    "model.max_length=64", "model.system_prompt=", "model.question=Which?", "training.batch_size=16",
+    "training.learning_rate=1e-2",
+]  # fmt: skip
+DPO = ["model.max_length=64", "training.batch_size=16", "training.learning_rate=1e-2", "training.beta=1"]
 FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
 CONFIGS = {
     "prior": load_config("prior"),
@@ -47,8 +53,11 @@ CONFIGS = {
             "model.min_gain=0",
         ],
     ),
+    "decoder": load_config("llama-3.2-1b-lora", overrides=[*DECODER, "inference.swap_average=true"]),
+    "dpo": load_config("llama-3.2-1b-dpo", overrides=DPO),
 }
-EXACT = {"prior": 1e-12, "sparse": 1e-5, "embedding": 1e-5, "encoder": 1e-5, "blend": 1e-5}
+EXACT = {"prior": 1e-12} | dict.fromkeys(("sparse", "embedding", "encoder", "blend", "decoder", "dpo"), 1e-5)
+TORCH = ("embedding", "encoder", "decoder", "dpo")
 
 
 def test_no_family_is_left_out():
@@ -57,8 +66,13 @@ def test_no_family_is_left_out():
 
 @pytest.fixture(scope="module", params=list(CONFIGS))
 def family(request):
-    if CONFIGS[request.param].family in ("embedding", "encoder"):
+    config = CONFIGS[request.param]
+    if config.family in TORCH:
         pytest.importorskip("torch")
+    if config.family in ("decoder", "dpo"):
+        pytest.importorskip("peft")
+        folder = request.getfixturevalue("decoder_folder")()
+        CONFIGS[request.param] = replace(config, model=replace(config.model, backbone=str(folder)))
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "embedding":
             patch.chdir(request.getfixturevalue("sentence_encoder").parent)
@@ -184,6 +198,14 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     few = pairs[:12].reset_index(drop=True)
     doubled = pd.concat([few, few[:3]], ignore_index=True)
     weights = np.where(np.arange(12) < 3, 2.0, 1.0)
+    decoder = CONFIGS[family]
+    if decoder.family in ("decoder", "dpo"):
+        alone = {"link_fraction": 0.0} if decoder.family == "dpo" else {}
+        decoder = replace(
+            decoder,
+            training=replace(decoder.training, batch_size=15, **alone),
+            model=replace(decoder.model, lora_dropout=0.0),
+        )
     config = {
         "prior": load_config("prior"),
         # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text will do.
@@ -204,6 +226,8 @@ def test_weight_two_equals_the_row_twice(family, pairs):
             overrides=[*MICRO, "model.scratch_dropout=0", "training.swap_augmentation=false", "training.batch_size=15"],
         ),
         "blend": CONFIGS["blend"],
+        "decoder": decoder,
+        "dpo": decoder,
     }[CONFIGS[family].family]
     weighted = build_model(config).fit(few, labels_of(few), weights).predict_proba(pairs)
     twice = build_model(config).fit(doubled, labels_of(doubled)).predict_proba(pairs)
@@ -213,7 +237,7 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     assert np.abs(weighted - plain).max() > 10 * difference
 
 
-TWICE = {"prior": 1e-12, "sparse": 1e-4, "embedding": 1e-4, "encoder": 1e-3, "blend": 1e-4}
+TWICE = {"prior": 1e-12, "sparse": 1e-4, "embedding": 1e-4, "blend": 1e-4} | dict.fromkeys(TORCH[1:], 1e-3)
 
 
 def test_one_training_row(family, pairs):

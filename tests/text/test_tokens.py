@@ -39,8 +39,17 @@ def test_joint_and_several_rounds(tokenizer):
 def test_the_template_is_the_tokenizers_own(tokenizer):
     template = template_of(tokenizer)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-    assert (template.prefix, template.middle, template.suffix, template.types) == ([cls], [sep], [sep], (0, 1))
-    assert [template.special_tokens(n) for n in (1, 2, 6)] == [2, 3, 7]
+    assert (template.prefix, template.suffix, template.types) == ([cls], [sep], (0, 1))
+    assert template.before == {PROMPT: [sep], A: [sep], B: [sep]}
+    sequence = joint(("p", "p"), ("a", "a"), ("b", "b"))[0]
+    assert [template.around() + template.between(sequence[:n]) for n in (1, 2, 6)] == [2, 3, 7]
+
+
+def test_a_text_that_spells_a_special_token_is_text(tokenizer):
+    made = tokenise(list(dual(("alpha [SEP] [PAD]",), ("[CLS]",), ("",))), tokenizer, 512, 0.3)[0]
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.sep_token_id]
+    assert [i for i in made.ids if i in tokenizer.all_special_ids] == special
+    assert tokenizer.decode(made.ids[made.parts == PROMPT]).strip() == "alpha [SEP] [PAD]"
 
 
 @pytest.mark.parametrize(

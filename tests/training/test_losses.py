@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from humanpref.config import GradientTraining
-from humanpref.training.losses import cross_entropy, distillation, dpo_like, loss_of, smoothed
+from humanpref.training.losses import cross_entropy, distillation, dpo, dpo_like, loss_of, smoothed
 
 
 def test_numbers_worked_by_hand():
@@ -70,3 +70,21 @@ def test_the_configuration_chooses_the_loss():
     )
     smooth = loss_of(GradientTraining(label_smoothing=0.3))(logits, labels)
     assert smooth == cross_entropy(logits, torch.tensor([[0.8, 0.1, 0.1]]))
+
+
+def test_dpo_on_numbers_worked_by_hand():
+    beta = 0.5
+    margins = torch.tensor([0.0, 0.0, math.log(3) / beta, math.log(3) / beta, 1e4, -1e4, 5.0])
+    labels = torch.eye(3)[[0, 1, 0, 1, 0, 0, 2]]
+    # sigmoid(ln 3) = 3/4; at the start, ln 2; a tie counts for nothing.
+    expected = [math.log(2), math.log(2), math.log(4 / 3), math.log(4), 0.0, beta * 1e4, 0.0]
+    assert dpo(margins, labels, beta).tolist() == pytest.approx(expected, rel=1e-6)
+    smooth = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
+    assert dpo(margins[2:3], labels[2:3], beta, 0.1).item() == pytest.approx(smooth, rel=1e-6)
+
+
+def test_gradient_of_dpo():
+    generator = torch.Generator().manual_seed(0)
+    margins = torch.randn(6, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = torch.softmax(torch.randn(6, 3, dtype=torch.float64, generator=generator), dim=-1)
+    assert torch.autograd.gradcheck(lambda m: dpo(m, labels, 0.7, 0.1), margins)

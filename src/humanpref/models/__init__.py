@@ -16,6 +16,8 @@ _CLASSES = {
     "embedding": ("humanpref.models.embedding", "EmbeddingModel"),
     "encoder": ("humanpref.models.encoder", "EncoderModel"),
     "blend": ("humanpref.models.blend", "BlendModel"),
+    "dpo": ("humanpref.models.dpo", "DpoModel"),
+    "decoder": ("humanpref.models.decoder", "DecoderModel"),
 }
 
 

@@ -1,44 +1,38 @@
 """Encoders: a backbone reads the prompt with each response (or with both), a head compares what it made of them."""
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoModel
 
-from humanpref.config import EncoderInference, EncoderOptions, GradientTraining, from_dict, load_config
-from humanpref.data import grouped_folds, prompt_keys, swap_pairs
+from humanpref.config import Config, EncoderOptions, from_dict, load_config
+from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import read_json
-from humanpref.models.base import CONFIG_FILE, Model, Validation, as_probabilities, check_names
+from humanpref.models.base import CONFIG_FILE, Model
+from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
+from humanpref.models.pretrained import (
+    LOADING_ERRORS,
+    backbone_facts,
+    load_backbone_config,
+    load_state_strictly,
+    load_tokenizer,
+    not_loaded,
+)
 from humanpref.models.scratch import scratch_config, train_tokenizer
 from humanpref.models.sparse import SparseModel
 from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
 from humanpref.training.batching import token_batches
-from humanpref.training.loop import train
-from humanpref.training.losses import loss_of
-from humanpref.training.predict import normalised, predict_logits
 
-logger = logging.getLogger(__name__)
-
-# transformers draws a bar over the weights that it loads, one line for each of them where the output is a file.
-disable_progress_bar()
-
-STATE_FILE = "model.safetensors"
-BACKBONE_FOLDER = "backbone"
+SCRATCH = "scratch"
 OFFSET_FOLDER = "offset"
 OFFSET_FOLDS = 5
-SCRATCH = "scratch"
 BACKBONE_TOKENS = {True: 16_384, False: 1_024}
 """Tokens that the backbone reads in one call, on a GPU and on a CPU. A CPU is as fast with few; a GPU needs many to be busy."""
 
@@ -119,69 +113,19 @@ def hidden_states(backbone: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return torch.cat(made)[torch.from_numpy(order).to(mask.device)]
 
 
-class EncoderModel(Model):
-    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`. After `fit`: `module_` and `tokenizer_`."""
+class EncoderModel(GradientModel):
+    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`."""
 
     @property
     def swap_equivariant(self) -> bool:
         options: EncoderOptions = self.config.model
         return self.config.inference.swap_average or (options.inputs == "dual" and options.head in EQUIVARIANT_HEADS)
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "EncoderModel":
-        options: EncoderOptions = self.config.model
-        training: GradientTraining = self.config.training
-        labels = as_probabilities(labels)
-        offset = self._fit_offset(pairs, labels, weights)
-        if training.swap_augmentation:
-            pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
-            labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
-            weights = None if weights is None else np.concatenate([weights, weights])
-            offset = None if offset is None else np.concatenate([offset, offset[:, SWAPPED_CLASSES]])
-        torch.manual_seed(self.config.seed)
-        if options.backbone == SCRATCH:
-            self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
-            backbone = AutoModel.from_config(scratch_config(options, self.tokenizer_))
-        else:
-            self.tokenizer_ = load_tokenizer(options.backbone)
-            backbone = load_backbone(options.backbone)
-        check_fit(backbone, self.tokenizer_, options.backbone, options.max_length)
-        if training.gradient_checkpointing:
-            backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        self.module_ = PairEncoder(backbone, options)
-        collate = self._collate(pairs, offset)
-        validate = self._validator(validation) if validation is not None else None
-        report = train(
-            self.module_,
-            collate,
-            labels,
-            weights,
-            loss_of(training),
-            training,
-            self.config.seed,
-            lengths=collate.lengths,
-            validate=validate,
-            checkpoint=checkpoint,
-        )
-        self.report_ = {"backbone": self._backbone_facts(), "training": report}
-        return self
-
-    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        return self._probabilities(self._collate(pairs), pairs)
-
     def save_state(self, folder: Path) -> None:
         self.module_.backbone.config.save_pretrained(folder / BACKBONE_FOLDER)
-        self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
+        super().save_state(folder)
         if self.offset_ is not None:
             self.offset_.save(folder / OFFSET_FOLDER)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module_.state_dict().items()}
-        save_file(state, folder / STATE_FILE)
 
     def load_state(self, folder: Path) -> None:
         self.tokenizer_ = load_tokenizer(str(folder / BACKBONE_FOLDER))
@@ -198,84 +142,50 @@ class EncoderModel(Model):
             self.offset_ = SparseModel(from_dict(read_json(folder / OFFSET_FOLDER / CONFIG_FILE), str(folder)))
             self.offset_.load_state(folder / OFFSET_FOLDER)
 
-    def _collate(self, pairs: pd.DataFrame, offset: np.ndarray | None = None) -> "PairCollate":
-        """The inputs of these rows; their offset is the fitted one unless another is given."""
-        if offset is None and self.offset_ is not None:
-            offset = _logits(self.offset_, pairs)
-        return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model, offset)
+    def _build(self, pairs: pd.DataFrame) -> None:
+        options: EncoderOptions = self.config.model
+        if options.backbone == SCRATCH:
+            self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
+            backbone = AutoModel.from_config(scratch_config(options, self.tokenizer_))
+        else:
+            self.tokenizer_ = load_tokenizer(options.backbone)
+            backbone = load_backbone(options.backbone)
+        check_fit(backbone, self.tokenizer_, options.backbone, options.max_length)
+        if self.config.training.gradient_checkpointing:
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        self.module_ = PairEncoder(backbone, options)
 
-    def _fit_offset(self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None) -> np.ndarray | None:
-        """Fit `offset_`, and give its logits (n, 3) of the training rows, each from a model that did not see the row's prompt.
+    def _collate(self, pairs: pd.DataFrame) -> "PairCollate":
+        return self._collate_with(pairs, None if self.offset_ is None else centred_logits(self.offset_, pairs))
 
-        What a model says of the rows that it was fitted on is bolder than what it says of others: the encoder would learn to
-        hold it back.
-        """
+    def _training_collate(self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None) -> "PairCollate":
         self.offset_ = None
         if self.config.model.offset == "none":
-            return None
+            return self._collate(pairs)
         config = load_config("sparse", None, ("model.max_terms=0", f"seed={self.config.seed}"))
         self.offset_ = SparseModel(config).fit(pairs, labels, weights)
-        labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
-        folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))
-        if folds < 2:
-            return np.zeros((len(pairs), 3))
-        offset = np.empty((len(pairs), 3))
-        fold = grouped_folds(labelled, folds, self.config.seed)
-        for held in (fold == number for number in range(folds)):
-            kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
-            own = SparseModel(config).fit(kept, labels[~held], None if weights is None else weights[~held])
-            offset[held] = _logits(own, out)
-        return offset
+        return self._collate_with(pairs, out_of_fold_logits(config, pairs, labels, weights))
+
+    def _collate_with(self, pairs: pd.DataFrame, offset: np.ndarray | None) -> "PairCollate":
+        return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model, offset)
 
     def _probabilities(self, collate: "PairCollate", pairs: pd.DataFrame) -> np.ndarray:
-        """Probabilities (n, 3); with swap averaging the mean over both orders of A and B.
-
-        Dual inputs have both answers' vectors after one pass, whatever their order: only the head runs twice. Joint inputs
-        are read in the other order as well.
-        """
-        options: EncoderInference = self.config.inference
-        if not options.swap_average or self._equivariant_head():
+        """Dual inputs have both answers' vectors after one pass, whatever their order: only the head runs twice. Joint inputs
+        are read in the other order as well."""
+        dual_inputs = self.config.model.inputs == "dual"
+        if not (dual_inputs and self.config.inference.swap_average):
+            return super()._probabilities(collate, pairs)
+        if self.module_.head.equivariant:
             return self._scores(collate)
-        if self.config.model.inputs == "dual":
-            self.module_.both_orders = True
-            try:
-                both = self._scores(collate)
-            finally:
-                self.module_.both_orders = False
-            own, other = both[:, 0], both[:, 1]
-        else:
-            own, other = self._scores(collate), self._scores(self._collate(swap_pairs(pairs)))
-        return (own + other[:, SWAPPED_CLASSES]) / 2
-
-    def _equivariant_head(self) -> bool:
-        return self.config.model.inputs == "dual" and self.module_.head.equivariant
-
-    def _scores(self, collate: "PairCollate") -> np.ndarray:
-        """The module's outputs for every row as probabilities, (n, 3), or (n, 2, 3) with both orders."""
-        options: EncoderInference = self.config.inference
-        scores = predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
-        return normalised(scores, options.normalise)
-
-    def _validator(self, validation: Validation) -> Callable[[], float]:
-        """A function that gives the validation log loss of the module as it stands, in nats."""
-        pairs, labels = validation
-        collate, targets = self._collate(pairs), as_probabilities(labels)
-        return lambda: float(
-            -(targets * np.log(np.maximum(self._probabilities(collate, pairs), 1e-15))).sum(axis=1).mean()
-        )
+        self.module_.both_orders = True
+        try:
+            both = self._scores(collate)
+        finally:
+            self.module_.both_orders = False
+        return (both[:, 0] + both[:, 1][:, SWAPPED_CLASSES]) / 2
 
     def _backbone_facts(self) -> dict[str, Any]:
-        """What was really used, whatever the preset is called."""
-        config = self.module_.backbone.config
-        name = self.config.model.backbone
-        return {
-            "name": name if name == SCRATCH or not Path(name).is_dir() else Path(name).resolve().name,
-            "model_type": config.model_type,
-            "hidden_size": config.hidden_size,
-            "layers": config.num_hidden_layers,
-            "vocabulary": config.vocab_size,
-            "parameters": sum(p.numel() for p in self.module_.backbone.parameters()),
-        }
+        return backbone_facts(self.config.model.backbone, self.module_.backbone)
 
 
 class PairCollate:
@@ -323,45 +233,31 @@ class PairCollate:
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-# What transformers raises for a folder that is not what it should be.
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
+    """The model's log-probabilities (n, 3), each row with a mean of 0."""
+    logs = np.log(model.predict_proba(pairs))
+    return logs - logs.mean(axis=1, keepdims=True)
 
 
-def load_tokenizer(name: str) -> Any:
-    """A tokenizer by folder or hub name.
+def out_of_fold_logits(
+    config: Config, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None
+) -> np.ndarray:
+    """Logits (n, 3) of sparse models, each row's from one that did not see its prompt; zeros where there is one prompt only.
 
-    Raises
-    ------
-    InputError
-        If it cannot be loaded, has no padding token, or knows no words: transformers makes up an empty one where a folder
-        holds a model's configuration but no tokenizer, and every text is then the same unknown token.
+    What a model says of the rows that it was fitted on is bolder than what it says of others: an encoder that is to add to it
+    would learn to hold it back.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, "tokenizer", error)) from None
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the folder?")
-    if tokenizer.pad_token_id is None:
-        raise InputError(f"backbone {name}: its tokenizer has no padding token; is this an encoder?")
-    return tokenizer
-
-
-def load_backbone_config(name: str) -> Any:
-    """A backbone's configuration by folder or hub name.
-
-    Raises
-    ------
-    InputError
-        If it cannot be loaded, or has a decoder beside the encoder.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, "configuration", error)) from None
-    if config.is_encoder_decoder:
-        raise InputError(f"backbone {name}: a {config.model_type} model is not an encoder")
-    return config
+    offset = np.zeros((len(pairs), 3))
+    folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))
+    if folds < 2:
+        return offset
+    labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
+    fold = grouped_folds(labelled, folds, config.seed)
+    for held in (fold == number for number in range(folds)):
+        kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
+        model = SparseModel(config).fit(kept, labels[~held], None if weights is None else weights[~held])
+        offset[held] = centred_logits(model, out)
+    return offset
 
 
 def load_backbone(name: str) -> nn.Module:
@@ -385,34 +281,6 @@ def load_backbone(name: str) -> nn.Module:
     return backbone
 
 
-def load_state_strictly(module: nn.Module, path: Path) -> None:
-    """Fill a module's weights from a safetensors file.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, or a weight is missing, too many, or of another shape.
-    """
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
-    expected = module.state_dict()
-    check_names(path, set(expected), set(state))
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise InputError(
-                f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
-            )
-    module.load_state_dict(state)
-
-
-def _logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
-    """Centred log-probabilities (n, 3)."""
-    logs = np.log(model.predict_proba(pairs))
-    return logs - logs.mean(axis=1, keepdims=True)
-
-
 def check_fit(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
     """Try the longest input beforehand: every token needs an embedding, every place a position, and the first token must see
     the last one, which a decoder's does not.
@@ -423,6 +291,8 @@ def check_fit(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -
         If one of these fails; `name` is the backbone's.
     """
     embeddings = backbone.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"backbone {name}: its tokenizer has no padding token; is this an encoder?")
     if len(tokenizer) > embeddings:
         raise InputError(
             f"backbone {name}: its tokenizer has {len(tokenizer)} tokens, its model {embeddings} embeddings"
@@ -443,9 +313,3 @@ def check_fit(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -
 
 def _texts(pairs: pd.DataFrame) -> list[str]:
     return [text for column in ("prompt", "response_a", "response_b") for turns in pairs[column] for text in turns]
-
-
-def not_loaded(name: str, what: str, error: Exception) -> str:
-    """One line about a backbone whose tokenizer, configuration or weights (`what`) transformers could not load."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"backbone {name}: its {what} cannot be loaded; set model.backbone to a folder that holds it ({first[:200]})"

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from humanpref.files import read_json, write_json
-from humanpref.models.encoder import LOADING_ERRORS, check_fit, load_backbone, load_tokenizer, not_loaded
+from humanpref.models.encoder import check_fit, load_backbone
 from humanpref.models.heads import masked_mean
+from humanpref.models.pretrained import LOADING_ERRORS, load_tokenizer, not_loaded
 from humanpref.schema import InputError
 from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of
 from humanpref.training.predict import predict_logits

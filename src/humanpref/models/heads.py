@@ -5,6 +5,7 @@ for a row with its answers exchanged, the same logits with A and B exchanged, as
 (as the dual inputs do).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -143,7 +144,7 @@ class TieHead(nn.Module):
 
     def __init__(self, width: int, dropout: float, layer_norm: bool, link: str) -> None:
         super().__init__()
-        self.link = {"davidson": davidson, "rao-kupper": rao_kupper}[link]
+        self.link = LINKS[link]
         self.margin = _network(3 * width, width, 1, dropout, layer_norm)
         self.tie = _network(4 * width, width, 1, dropout, layer_norm)
 
@@ -170,6 +171,19 @@ def rao_kupper(d: Tensor, nu: Tensor) -> Tensor:
     theta = F.softplus(nu) + 1e-6  # a threshold of 0 would make a tie impossible, and its logarithm infinite
     tie = torch.log(-torch.expm1(-2 * theta)) + F.logsigmoid(d + theta) + F.logsigmoid(theta - d)
     return torch.stack([F.logsigmoid(d - theta), F.logsigmoid(-d - theta), tie], dim=-1)
+
+
+LINKS = {"davidson": davidson, "rao-kupper": rao_kupper}
+
+
+def tie_score(link: str, probability: float) -> float:
+    """The nu with which a link gives a tie this probability at d = 0.
+
+    Davidson: e^nu / (2 + e^nu) = p; Rao-Kupper: tanh(theta / 2) = p with theta = softplus(nu).
+    """
+    if link == "davidson":
+        return math.log(2 * probability / (1 - probability))
+    return math.log(math.expm1(2 * math.atanh(probability)))
 
 
 EQUIVARIANT_HEADS = ("davidson", "rao-kupper")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from humanpref.text.format import PROMPT, Segment, Sequence
+from humanpref.text.format import PROMPT, A, B, Segment, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -15,16 +15,23 @@ SPECIAL = 0
 
 
 class Template(NamedTuple):
-    """The special tokens around and between texts, and the token types of a pair; read off the tokenizer itself."""
+    """The fixed tokens of a sequence: before the first text, before each later one (by its part), and after the last.
+
+    `types` are the token types of the prompt and of the responses.
+    """
 
     prefix: list[int]
-    middle: list[int]
+    before: dict[int, list[int]]
     suffix: list[int]
-    types: tuple[int, int]
+    types: tuple[int, int] = (0, 0)
 
-    def special_tokens(self, segments: int) -> int:
-        """Special tokens of a sequence of so many segments."""
-        return len(self.prefix) + len(self.middle) * (segments - 1) + len(self.suffix)
+    def between(self, sequence: Sequence) -> int:
+        """Fixed tokens between the texts of a sequence."""
+        return sum(len(self.before[segment.part]) for segment in sequence[1:])
+
+    def around(self) -> int:
+        """Fixed tokens before and after all texts."""
+        return len(self.prefix) + len(self.suffix)
 
 
 class Tokenised(NamedTuple):
@@ -44,18 +51,29 @@ def template_of(tokenizer: Any) -> Template:
     )
     pair = tokenizer("a", "b", return_token_type_ids=True)
     ids = list(pair.input_ids)
-    start = _find(ids, first, 0)
-    between = _find(ids, second, start + len(first))
+    start = find(ids, first, 0)
+    between = find(ids, second, start + len(first))
     types = pair.get("token_type_ids") or [0] * len(ids)
+    separator = ids[start + len(first) : between]
     return Template(
-        ids[:start], ids[start + len(first) : between], ids[between + len(second) :], (types[start], types[between])
+        ids[:start],
+        dict.fromkeys((PROMPT, A, B), separator),
+        ids[between + len(second) :],
+        (types[start], types[between]),
     )
 
 
 def tokenise(
-    sequences: list[Sequence], tokenizer: Any, max_length: int, prompt_share: float, truncation: str = "parts"
+    sequences: list[Sequence],
+    tokenizer: Any,
+    max_length: int,
+    prompt_share: float,
+    truncation: str = "parts",
+    template: Template | None = None,
 ) -> list[Tokenised]:
-    """Token ids of each sequence: its segments in order, with the tokenizer's special tokens around and between them.
+    """Token ids of each sequence: its segments in order, with fixed tokens around and between them.
+
+    What a text says is text: one that spells a special token ("<|eot_id|>", "[SEP]") does not become that token.
 
     With `truncation="parts"` a sequence that is too long is cut segment by segment. The prompt is guaranteed `prompt_share` of
     the room and the responses the rest, in equal parts; within a part the last turn is guaranteed half; what one does not need
@@ -74,20 +92,22 @@ def tokenise(
         In (0, 1).
     truncation : str
         `parts` or `end`.
+    template : Template, optional
+        The fixed tokens; by default the tokenizer's special tokens of a pair.
 
     Returns
     -------
     list of Tokenised
         n sequences of at most `max_length` tokens, in order.
     """
-    template = template_of(tokenizer)
+    template = template or template_of(tokenizer)
     token_ids = _ids([segment.text for sequence in sequences for segment in sequence], tokenizer)
     made = []
     for sequence in sequences:
         kept = _last_rounds(sequence, template, max_length) if truncation == "parts" else sequence
         ids = [token_ids[segment.text] for segment in kept]
         if truncation == "parts":
-            room = max_length - template.special_tokens(len(kept))
+            room = max_length - template.around() - template.between(kept)
             limits = _limits(kept, [len(i) for i in ids], room, prompt_share)
             shorter = [cut_middle(i, limit) for i, limit in zip(ids, limits, strict=True)]
             cut = len(kept) < len(sequence) or shorter != ids
@@ -167,9 +187,9 @@ def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: flo
 
 
 def _last_rounds(sequence: Sequence, template: Template, max_length: int) -> Sequence:
-    """The last rounds of a conversation of so many turns that their separators alone would fill half of the sequence."""
-    size = len({segment.part for segment in sequence})
-    while len(sequence) > size and template.special_tokens(len(sequence)) > max_length // 2:
+    """The last rounds of a conversation of so many turns that what stands between them would fill half of the room."""
+    size, room = len({segment.part for segment in sequence}), max_length - template.around()
+    while len(sequence) > size and template.between(sequence) > room // 2:
         sequence = sequence[size:]
     return sequence
 
@@ -181,7 +201,7 @@ def _join(sequence: tuple[Segment, ...], ids: list[list[int]], template: Templat
         [SPECIAL] * len(template.prefix),
     )
     for i, (segment, own) in enumerate(zip(sequence, ids, strict=True)):
-        after = template.suffix if i == len(sequence) - 1 else template.middle
+        after = template.suffix if i == len(sequence) - 1 else template.before[sequence[i + 1].part]
         tokens += [*own, *after]
         types += [template.types[segment.part != PROMPT]] * (len(own) + len(after))
         parts += [segment.part] * len(own) + [SPECIAL] * len(after)
@@ -194,13 +214,16 @@ def _ids(texts: list[str], tokenizer: Any) -> dict[str, list[int]]:
     known: dict[str, list[int]] = {}
     for start in range(0, len(distinct), BATCH_TEXTS):
         part = distinct[start : start + BATCH_TEXTS]
-        encoded = tokenizer(part, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+        encoded = tokenizer(
+            part, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        ).input_ids
         known.update(zip(part, encoded, strict=True))
     return known
 
 
-def _find(ids: list[int], part: list[int], start: int) -> int:
+def find(ids: list[int], part: list[int], start: int) -> int:
+    """Where `part` stands in `ids`, from `start` on."""
     for i in range(start, len(ids) - len(part) + 1):
         if ids[i : i + len(part)] == part:
             return i
-    raise ValueError(f"the tokenizer's pair {ids} does not hold {part}")
+    raise ValueError(f"the tokenizer's {ids} do not hold {part}")

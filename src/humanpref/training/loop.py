@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from humanpref.config import GradientTraining
+from humanpref.config import LoopOptions
 from humanpref.schema import InputError
 from humanpref.training.batching import Window, shuffled_windows, token_batches
+from humanpref.training.learned import learned_state, load_learned
 from humanpref.training.losses import Loss
 from humanpref.training.optimizer import parameter_groups
 from humanpref.training.precision import processes, resolve
@@ -39,7 +40,7 @@ def train(
     labels: np.ndarray,
     weights: np.ndarray | None,
     loss: Loss,
-    options: GradientTraining,
+    options: LoopOptions,
     seed: int,
     lengths: np.ndarray | None = None,
     validate: Callable[[], float] | None = None,
@@ -63,7 +64,7 @@ def train(
         (n,), at least 0, not all 0. A weight of 2 equals the row twice.
     loss : callable
         See `Loss`.
-    options : GradientTraining
+    options : LoopOptions
         The `[training]` section.
     seed : int
         Of the shuffling and of dropout.
@@ -78,8 +79,9 @@ def train(
     Returns
     -------
     dict
-        What happened: `steps`, `effective_batch`, `precision`, `processes`, `seconds`, `seconds_per_step`, `epochs` (one dict
-        each); `stopped` with the reason where it did not go through all epochs; `kept_epoch` where that is not the last.
+        What happened: `trainable_parameters`, `steps`, `effective_batch`, `precision`, `processes`, `seconds`,
+        `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason where it did not go through all epochs;
+        `kept_epoch` where that is not the last.
 
     Raises
     ------
@@ -133,7 +135,7 @@ class _Run:
         labels: np.ndarray,
         weights: np.ndarray | None,
         loss: Loss,
-        options: GradientTraining,
+        options: LoopOptions,
         seed: int,
         lengths: np.ndarray | None,
     ) -> None:
@@ -262,6 +264,7 @@ class _Run:
         ).item()
         self.accelerator.free_memory()
         report: dict[str, Any] = {
+            "trainable_parameters": sum(p.numel() for p in self.module.parameters() if p.requires_grad),
             "steps": state.steps,
             "effective_batch": options.batch_size * options.accumulation,
             "precision": self.precision,
@@ -276,7 +279,7 @@ class _Run:
         if state.stopped:
             report["stopped"] = state.stopped
         if self.best is not None:
-            self.module.load_state_dict(self.best[1])
+            load_learned(self.module, self.best[1])
             report["kept_epoch"] = next(e["epoch"] for e in state.epochs if e["validation_log_loss"] == self.best[0])
             report["kept_epoch_chosen_on"] = "the validation rows that the validation figures report"
         return report
@@ -291,7 +294,7 @@ class _Run:
         scaler = self.accelerator.scaler
         content = {
             "state": asdict(self.state),
-            "module": self.module.state_dict(),
+            "module": learned_state(self.module),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
@@ -309,7 +312,7 @@ class _Run:
         if len(content["chance"]) != processes:
             raise InputError(f"{path}: a checkpoint of {len(content['chance'])} processes cannot go on in {processes}")
         self.state = _State(**content["state"])
-        self.module.load_state_dict(content["module"])
+        load_learned(self.module, content["module"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
         if content["scaler"] is not None and self.accelerator.scaler is not None:
@@ -347,5 +350,5 @@ def _parts(window: Window, lengths: np.ndarray | None, forward_tokens: int) -> l
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of all weights in main memory."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+    """A copy, in main memory, of what was learned."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in learned_state(module).items()}

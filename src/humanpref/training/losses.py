@@ -76,6 +76,34 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     return labels[:, 0] * F.softplus(-margin) + labels[:, 1] * F.softplus(margin) + labels[:, 2] * tie
 
 
+def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Direct Preference Optimization on decided rows; conservative DPO with label smoothing.
+
+    With m the margin of the chosen response, eps the smoothing: -(1 - eps) log sigmoid(beta m) - eps log sigmoid(-beta m).
+
+    Parameters
+    ----------
+    margins : Tensor
+        (n,), the log-ratio log pi - log pi_ref of response A less that of B, in nats.
+    labels : Tensor
+        (n, 3), columns A, B, tie. The tie's share counts for nothing.
+    beta : float
+        Of the implicit reward.
+    label_smoothing : float
+        In [0, 0.5).
+
+    Returns
+    -------
+    Tensor
+        (n,). A margin of 0 costs ln 2 = 0.6931; ln 3 / beta with label A costs ln(4/3) = 0.2877, with label B ln 4 = 1.3863.
+        Source: arXiv 2305.18290, eq. 7; arXiv 2310.12036 and Mitchell (2023) for the smoothing.
+    """
+    for_a, for_b = F.softplus(-beta * margins), F.softplus(beta * margins)
+    a = labels[:, 0] * (1 - label_smoothing) + labels[:, 1] * label_smoothing
+    b = labels[:, 1] * (1 - label_smoothing) + labels[:, 0] * label_smoothing
+    return a * for_a + b * for_b
+
+
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Divergence of a student from its teacher's probabilities, both softened: T² KL(p^{1/T} / sum || softmax(z / T)).
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from humanpref.config import GradientTraining
+from humanpref.config import LoopOptions
 
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
 BACKBONE = "backbone."
 
 
-def parameter_groups(module: nn.Module, options: GradientTraining) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, options: LoopOptions) -> list[dict[str, Any]]:
     """Parameter groups for AdamW, one per pair of learning rate and weight decay.
 
     What is named `backbone.…` learns at `learning_rate`, a layer k places below the top at `learning_rate * layer_decay ** k`,

@@ -1,0 +1,78 @@
+"""Decoders: a pretrained language model reads prompt, A and B at once; a head scores its last token. Most of it stays frozen."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from humanpref.config import DecoderOptions
+from humanpref.models.adapters import adapt
+from humanpref.models.frozen_base import FrozenBaseModel, check_room, padding_id, read
+from humanpref.schema import TEXT_COLUMNS
+from humanpref.text.chat import judge_template
+from humanpref.text.format import joint
+from humanpref.text.tokens import tokenise
+
+
+class PairDecoder(nn.Module):
+    """A decoder without its vocabulary head; three logits from what it makes of a row's last token."""
+
+    def __init__(self, base: nn.Module, options: DecoderOptions) -> None:
+        super().__init__()
+        width = base.config.hidden_size
+        self.backbone = adapt(base, options)
+        score = nn.Linear(width, 3)
+        # The first loss is then ln 3, whatever the size of the base's vectors.
+        nn.init.zeros_(score.weight)
+        nn.init.zeros_(score.bias)
+        hidden = [nn.Linear(width, width), nn.GELU()] if options.head == "mlp" else []
+        self.head = nn.Sequential(nn.Dropout(options.dropout), *hidden, score)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits (n, 3) from (n, length) ids, padded on either side."""
+        hidden = read(self.backbone, input_ids, attention_mask)
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        last = (attention_mask * places).argmax(dim=1)
+        vectors = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(vectors.float())
+
+
+class DecoderModel(FrozenBaseModel):
+    """Any Hugging Face decoder as a classifier of pairs."""
+
+    @property
+    def swap_equivariant(self) -> bool:
+        return self.config.inference.swap_average
+
+    def _module(self, base: nn.Module) -> nn.Module:
+        return PairDecoder(base, self.config.model)
+
+    def _collate(self, pairs: pd.DataFrame) -> "PromptCollate":
+        return PromptCollate(pairs, self.tokenizer_, self.config.model)
+
+
+class PromptCollate:
+    """From row numbers to the decoder's inputs, (n, length) int64, padded to the batch's longest on the tokenizer's side."""
+
+    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, options: DecoderOptions) -> None:
+        sequences = [joint(*row)[0] for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)]
+        template = judge_template(tokenizer, options.system_prompt, options.question)
+        check_room(template, options)
+        made = tokenise(sequences, tokenizer, options.max_length, options.prompt_share, template=template)
+        self.rows = [sequence.ids for sequence in made]
+        self.lengths = np.array([len(ids) for ids in self.rows], dtype=np.int64)
+        self.left = tokenizer.padding_side == "left"
+        self.pad = padding_id(tokenizer)
+
+    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        length = int(self.lengths[rows].max())
+        ids = np.full((len(rows), length), self.pad, dtype=np.int64)
+        mask = np.zeros((len(rows), length), dtype=np.int64)
+        for i, row in enumerate(rows):
+            own = self.rows[row]
+            place = slice(length - len(own), length) if self.left else slice(0, len(own))
+            ids[i, place], mask[i, place] = own, 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}

@@ -1,0 +1,214 @@
+"""A frozen pretrained decoder and the little that learns on it: loading, checking, and an artifact that only names the base."""
+
+import contextlib
+import logging
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, BitsAndBytesConfig
+
+from humanpref.config import AdaptedOptions, LoopOptions
+from humanpref.files import write_json
+from humanpref.models.adapters import check_quantisation
+from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
+from humanpref.models.pretrained import (
+    BASE_FILE,
+    LOADING_ERRORS,
+    backbone_facts,
+    base_digest,
+    base_folder,
+    find_base,
+    load_backbone_config,
+    load_state_strictly,
+    load_tokenizer,
+    not_loaded,
+)
+from humanpref.schema import InputError
+from humanpref.text.tokens import Template
+from humanpref.training.memory import T4_GIB, Run, advice
+from humanpref.training.precision import DTYPES, processes, resolve
+
+logger = logging.getLogger(__name__)
+
+LEAST_ROOM = 8
+"""Tokens that a row's texts must have left beside the fixed text."""
+
+
+class FrozenBaseModel(GradientModel):
+    """A model on a pretrained decoder that stays as it is. The artifact names its base and does not copy it.
+
+    A family says what is loaded (`kind`) and what is put on it (`_module`).
+    """
+
+    kind: type = AutoModel
+    base_: dict[str, str]
+    """Name and digest of the base."""
+    base_config_: Any
+    """The base's configuration as its folder has it."""
+
+    @abstractmethod
+    def _module(self, base: nn.Module) -> nn.Module:
+        """The module to train: the base with what learns, the latter in float32."""
+
+    def save_state(self, folder: Path) -> None:
+        super().save_state(folder)
+        self.base_config_.save_pretrained(folder / BACKBONE_FOLDER)
+        write_json(folder / BASE_FILE, self.base_)
+
+    def load_state(self, folder: Path) -> None:
+        place, self.base_ = find_base(folder)
+        self.tokenizer_ = load_tokenizer(str(folder / BACKBONE_FOLDER))
+        self.base_config_ = load_backbone_config(str(folder / BACKBONE_FOLDER))
+        self.module_ = self._module(load_base(place, self.base_config_, self.config.model, self.kind))
+        load_state_strictly(self.module_, folder / STATE_FILE)
+
+    def _build(self, pairs: pd.DataFrame) -> None:
+        options: AdaptedOptions = self.config.model
+        place = base_folder(options.backbone)
+        self.tokenizer_ = load_tokenizer(str(place))
+        self.base_config_ = load_backbone_config(str(place))
+        base = load_base(place, self.base_config_, options, self.kind)
+        check_fit(base, self.tokenizer_, options)
+        self.base_ = {"name": options.backbone, "sha256": base_digest(place)}
+        if self.config.training.gradient_checkpointing:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
+        self.module_ = self._module(base)
+        tell_memory(self.module_, base.config, options, self.config.training)
+
+    def _backbone_facts(self) -> dict[str, Any]:
+        options: AdaptedOptions = self.config.model
+        facts = backbone_facts(options.backbone, self.module_.backbone)
+        return facts | {"sha256": self.base_["sha256"], "peft": options.peft}
+
+
+def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The decoder's last hidden states, (n, length, width), the same for padding on either side.
+
+    A base in half precision is read under autocast in its own type, so that its arithmetic and that of what learns in float32
+    meet; where autocast is on already, it stays.
+    """
+    # Positions count real tokens: by default transformers counts padding as well.
+    positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+    device, dtype = input_ids.device.type, backbone.get_input_embeddings().weight.dtype
+    half = dtype in DTYPES.values() and not torch.is_autocast_enabled(device)
+    with torch.autocast(device, dtype) if half else contextlib.nullcontext():
+        return backbone(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+
+
+def padding_id(tokenizer: Any) -> int:
+    """What to pad with: the mask hides it, so any token will do, and no embedding is ever added for it."""
+    known = (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) if i is not None)
+    return next(known, 0)
+
+
+def check_room(template: Template, options: AdaptedOptions) -> None:
+    """Raise InputError where the fixed text of one round leaves nearly no room for the row's own."""
+    fixed = template.around() + sum(len(ids) for ids in template.before.values())
+    if options.max_length - fixed < LEAST_ROOM:
+        raise InputError(
+            f"option model.max_length: the template, the system prompt and the question take {fixed} of the "
+            f"{options.max_length} tokens"
+        )
+
+
+def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> nn.Module:
+    """A pretrained decoder by transformers' `kind` of class, in `model.base_dtype`, or quantised.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded, lacks weights, or cannot be had in that type here.
+    """
+    check_quantisation(options)
+    # scaled_dot_product_attention has no soft cap on its scores, and transformers would leave Gemma 2's out without a word.
+    attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
+    if options.quantisation != "none":
+        attention |= {"quantization_config": _quantisation(options), "device_map": {"": processes().device}}
+    try:
+        base, info = kind.from_pretrained(
+            place, config=config, dtype=base_dtype(options), output_loading_info=True, **attention
+        )
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(str(place), "weights", error)) from None
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise InputError(
+            f"backbone {place}: the checkpoint lacks {len(missing)} weights of the model, e.g. {', '.join(missing[:3])}"
+        )
+    return base
+
+
+def base_dtype(options: AdaptedOptions) -> torch.dtype:
+    """The frozen weights' type on this process's device."""
+    device = processes().device
+    if options.peft == "none":
+        return torch.float32
+    if options.base_dtype == "auto":
+        return DTYPES.get(resolve("auto", device), torch.float32)
+    if options.base_dtype == "float16" and device.type == "cpu":
+        raise InputError("option model.base_dtype: float16 needs a GPU; auto takes float32 on the CPU")
+    return getattr(torch, options.base_dtype)
+
+
+def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
+    if options.quantisation == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=base_dtype(options),
+    )
+
+
+def check_fit(base: nn.Module, tokenizer: Any, options: AdaptedOptions) -> None:
+    """Every token that texts can give needs an embedding, every place a position, and no token may see a later one."""
+    name, config = options.backbone, base.config
+    embeddings = base.get_input_embeddings().num_embeddings
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    largest = max((i for i in tokenizer.get_vocab().values() if i not in special), default=0)
+    if largest >= embeddings:
+        raise InputError(f"backbone {name}: its tokenizer has a token {largest}, its model {embeddings} embeddings")
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and options.max_length > longest:
+        raise InputError(f"option model.max_length: backbone {name} reads {longest} tokens, not {options.max_length}")
+    ids = torch.full((2, 6), largest, device=base.device)
+    ids[1, -1] = max(0, largest - 1)
+    with torch.inference_mode():
+        first, last = read(base.eval().base_model, ids, torch.ones_like(ids))[:, [0, -1]].unbind(1)
+    if not torch.equal(first[0], first[1]) or torch.equal(last[0], last[1]):
+        raise InputError(f"backbone {name}: not a decoder, its first token sees the last one")
+
+
+def tell_memory(module: nn.Module, config: Any, options: AdaptedOptions, training: LoopOptions) -> None:
+    """Log what the run will take, and what to lower where that is more than a T4 has."""
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = [p for p in module.parameters() if not p.requires_grad]
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    run = Run(
+        base_weights=sum(p.numel() for p in frozen),
+        base_bytes=sum(p.numel() * p.element_size() for p in frozen),
+        trainable=trainable,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+        attention=config.num_attention_heads * head_width,
+        keys=heads * head_width,
+        tokens=max(options.max_length, min(training.forward_tokens, training.batch_size * options.max_length)),
+        activation_bytes=4 if resolve(training.precision, processes().device) == "no" else 2,
+        checkpointing=training.gradient_checkpointing,
+    )
+    parts = run.gib()
+    total = sum(parts.values())
+    said = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
+    logger.info("memory: about %.2f GiB (%s) at %d tokens a pass", total, said, run.tokens)
+    if total > T4_GIB:
+        told = "; ".join(advice(run, options.max_length, T4_GIB))
+        logger.warning("memory: more than the %.0f GiB of a 16 GB T4; lower it by %s", T4_GIB, told)

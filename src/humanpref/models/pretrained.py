@@ -1,0 +1,179 @@
+"""Pretrained models: loading them, or saying in one line why not; finding again the base that an artifact names."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from humanpref.files import read_json, sha256
+from humanpref.models.base import check_names
+from humanpref.schema import InputError
+from humanpref.training.learned import learned_state, load_learned
+
+# transformers draws a bar over the weights that it loads, one line for each of them where the output is a file.
+disable_progress_bar()
+
+BASE_FILE = "base.json"
+BASE_VARIABLE = "HUMANPREF_BASE"
+"""The environment variable that says where an artifact's base is: its folder, or one that holds it under its name."""
+
+# What transformers raises for a folder that is not what it should be.
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer by folder or hub name.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded, or knows no words: transformers makes up an empty one where a folder holds a model's
+        configuration but no tokenizer, and every text is then the same unknown token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "tokenizer", error)) from None
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise InputError(f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the folder?")
+    return tokenizer
+
+
+def load_backbone_config(name: str) -> Any:
+    """A backbone's configuration by folder or hub name.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded, or has an encoder and a decoder.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "configuration", error)) from None
+    if config.is_encoder_decoder:
+        raise InputError(f"backbone {name}: a {config.model_type} model is not an encoder, nor a decoder alone")
+    return config
+
+
+def load_state_strictly(module: nn.Module, path: Path) -> None:
+    """Fill what a module learns (its trainable weights and its buffers) from a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or a weight is missing, too many, or of another shape.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
+    expected = learned_state(module)
+    check_names(path, set(expected), set(state))
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+            )
+    load_learned(module, state)
+
+
+def base_folder(name: str) -> Path:
+    """The folder of a base model: the one of that name, or the hub's in the local cache (downloaded if it is not there).
+
+    Raises
+    ------
+    InputError
+        If neither is to be had.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        # The hub's folders hold the same weights in other formats as well.
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+    except (*LOADING_ERRORS, HFValidationError) as error:
+        raise InputError(not_loaded(name, "weights", error)) from None
+
+
+def base_digest(folder: Path) -> str:
+    """SHA-256 of a base model's weights: of the digests of its safetensors files, in the order of their names.
+
+    Raises
+    ------
+    InputError
+        If the folder holds none.
+    """
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    try:
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        digests = [sha256(folder / name) for name in names]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"backbone {folder}: its weights cannot be read as safetensors ({error})") from None
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
+    """The folder of the base that `artifact` (a model's folder) was trained on, its weights checked, and its name and digest.
+
+    Looked at, in this order: the folder in the environment variable HUMANPREF_BASE; what the artifact names, a folder or a hub
+    name; a folder of that name beside the artifact or beside the folder that holds it.
+
+    Raises
+    ------
+    InputError
+        If the base is in none of these places, or only one with other weights.
+    """
+    record = read_json(artifact / BASE_FILE)
+    if not (isinstance(record, dict) and all(isinstance(record.get(key), str) for key in ("name", "sha256"))):
+        raise InputError(f"{artifact / BASE_FILE}: expected the base's name and sha256, got {record!r}")
+    name, last = record["name"], Path(record["name"]).name
+    given = [Path(os.environ[BASE_VARIABLE])] if os.environ.get(BASE_VARIABLE) else []
+    places = [place for folder in given for place in (folder, folder / last)]
+    places += [Path(name), *(folder / last for folder in artifact.resolve().parents[:3])]
+    tried = []
+    for place in dict.fromkeys(places):
+        if not (place / "config.json").is_file():
+            continue
+        digest = base_digest(place)
+        if digest == record["sha256"]:
+            return place, record
+        tried.append(f"{place} holds other weights (sha256 {digest[:16]}…)")
+    if not tried and not Path(name).is_absolute() and not given:
+        folder = base_folder(name)
+        digest = base_digest(folder)
+        if digest == record["sha256"]:
+            return folder, record
+        tried.append(f"{folder} holds other weights (sha256 {digest[:16]}…)")
+    raise InputError(
+        f"{artifact}: was trained on base {name} (sha256 {record['sha256'][:16]}…); "
+        f"{'; '.join(tried) or 'it is not there'}; set {BASE_VARIABLE} to the folder that holds it"
+    )
+
+
+def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
+    """What was really used: for a folder its last name alone, since artifacts travel."""
+    config = backbone.config
+    return {
+        "name": Path(name).resolve().name if Path(name).is_dir() else name,
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "vocabulary": config.vocab_size,
+        "parameters": sum(p.numel() for p in backbone.parameters()),
+    }
+
+
+def not_loaded(name: str, what: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"backbone {name}: its {what} cannot be loaded; set model.backbone to a folder that holds it ({first[:200]})"

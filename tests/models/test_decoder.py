@@ -1,0 +1,295 @@
+"""Decoders as classifiers: what learns and what does not, padding, the artifact and its base, and bases that will not do."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from humanpref.config import load_config
+from humanpref.data import labels_of
+from humanpref.models import build_model, load_model
+from humanpref.models.decoder import DecoderModel, PromptCollate
+from humanpref.models.frozen_base import padding_id
+from humanpref.models.pretrained import BASE_VARIABLE, base_digest, load_tokenizer
+from humanpref.schema import TEXT_COLUMNS, InputError
+
+SETTINGS = ("model.max_length=80", "model.system_prompt=", "model.question=Which?", "model.lora_dropout=0",
+            "training.batch_size=16", "training.learning_rate=1e-2")  # fmt: skip
+
+
+def config_with(folder, *overrides):
+    return load_config("llama-3.2-1b-lora", overrides=[f"model.backbone={folder}", *SETTINGS, *overrides])
+
+
+@pytest.fixture(scope="module")
+def few(pairs):
+    return pairs[:48].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def ragged(few):
+    """The same rows, from very short to as long as they are."""
+    cut = few.copy()
+    for column in TEXT_COLUMNS:
+        cut[column] = [tuple(turn[: 2 * i] for turn in turns) for i, turns in enumerate(few[column])]
+    return cut
+
+
+@pytest.fixture(scope="module")
+def fitted(decoder_folder, few):
+    return build_model(config_with(decoder_folder())).fit(few, labels_of(few))
+
+
+def log_loss(model, pairs):
+    return -np.log((model.predict_proba(pairs) * labels_of(pairs)).sum(axis=1)).mean()
+
+
+def test_sixteen_pairs_are_learned_by_heart(decoder_folder, pairs):
+    some = pairs[:16].reset_index(drop=True)
+    config = config_with(decoder_folder(), "training.epochs=40", "model.lora_r=8", "model.target_modules=all-linear")
+    assert log_loss(build_model(config).fit(some, labels_of(some)), some) < 0.1
+
+
+def test_the_first_loss_is_that_of_no_opinion(decoder_folder, few):
+    model = DecoderModel(config_with(decoder_folder()))
+    model._build(few)
+    np.testing.assert_allclose(model.predict_proba(few), 1 / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("peft", "kind", "learns"),
+    [
+        ("lora", "llama", r"lora_[AB]"),
+        ("rslora", "llama", r"lora_[AB]"),
+        ("dora", "llama", r"lora_([AB]|magnitude)"),
+        ("ia3", "llama", r"ia3_l"),
+        ("layernorm", "gemma2", r"ln_tuning_layers"),
+        ("bias", "qwen2", r"bias$"),
+        ("head", "llama", None),
+        ("none", "llama", r"."),
+    ],
+)
+def test_what_learns_moves_and_nothing_else_does(peft, kind, learns, decoder_folder, few):
+    folder = decoder_folder(kind)
+    # The head starts at 0: what is below it learns from the second step on, and LoRA's A from the third.
+    config = config_with(folder, f"model.peft={peft}", "training.epochs=2", "training.weight_decay=0")
+    torch.manual_seed(config.seed)
+    started = DecoderModel(config)
+    started._build(few)
+    model = build_model(config).fit(few, labels_of(few))
+    before, after = started.module_.state_dict(), model.module_.state_dict()
+    trainable = {name for name, weight in model.module_.named_parameters() if weight.requires_grad}
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved == trainable
+    below = {name for name in trainable if not name.startswith("head.")}
+    assert trainable - below == {"head.1.weight", "head.1.bias"}
+    assert bool(below) == (learns is not None)
+    assert all(re.search(learns, name) for name in below)
+    assert model.report_["training"]["trainable_parameters"] == sum(after[name].numel() for name in trainable)
+    published = load_file(folder / "model.safetensors")
+    frozen = {name.rsplit("layers.", 1)[-1].replace("base_layer.", "") for name in set(after) - trainable}
+    same = [name for name in published if name.rsplit("layers.", 1)[-1] in frozen]
+    assert peft == "none" or len(same) > 10
+    for name in same:
+        ours = next(key for key in after if key.replace("base_layer.", "").endswith(name.removeprefix("model.")) and
+                    key not in trainable)  # fmt: skip
+        assert torch.equal(published[name], after[ours])
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2"])
+def test_padding_batches_and_order_change_nothing(kind, decoder_folder, ragged):
+    changes = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32} if kind == "gemma2" else {}
+    model = build_model(config_with(decoder_folder(kind, **changes), "model.max_length=256")).fit(
+        ragged, labels_of(ragged)
+    )
+    assert len(set(model._collate(ragged).lengths)) > 20
+    expected = model.predict_proba(ragged)
+    assert np.ptp(expected, axis=0).max() > 0.01
+    order = np.random.default_rng(0).permutation(len(ragged))
+    for side in ("right", "left"):
+        model.tokenizer_.padding_side = side
+        for tokens in (1, 16 * 256):
+            options = replace(model.config.inference, batch_tokens=tokens)
+            model.config = replace(model.config, inference=options)
+            np.testing.assert_allclose(model.predict_proba(ragged), expected, atol=1e-4)
+            shuffled = model.predict_proba(ragged.iloc[order].reset_index(drop=True))
+            np.testing.assert_allclose(shuffled, expected[order], atol=1e-4)
+
+
+def test_padding_stands_on_the_tokenizers_side(decoder_folder, ragged):
+    tokenizer = load_tokenizer(str(decoder_folder()))
+    assert tokenizer.pad_token_id is None
+    assert padding_id(tokenizer) == tokenizer.eos_token_id
+    for side, place in (("left", 0), ("right", -1)):
+        tokenizer.padding_side = side
+        collate = PromptCollate(ragged, tokenizer, config_with(decoder_folder()).model)
+        short, long = collate.lengths.argsort()[[0, -1]]
+        mask = collate(np.array([short, long]))["attention_mask"]
+        assert mask[1].all()
+        assert mask[0].sum() == collate.lengths[short] < mask.shape[1]
+        assert mask[0, place] == 0
+
+
+@pytest.mark.parametrize("option", ["training.gradient_checkpointing=true", "training.forward_tokens=1"])
+def test_less_memory_gives_the_same_model(option, decoder_folder, few, fitted):
+    model = build_model(config_with(decoder_folder(), option)).fit(few, labels_of(few))
+    np.testing.assert_allclose(model.predict_proba(few), fitted.predict_proba(few), atol=1e-4)
+
+
+@pytest.mark.parametrize("peft", ["lora", "dora", "ia3", "layernorm"])
+def test_a_base_in_half_precision_with_what_learns_in_float32(peft, decoder_folder, few):
+    model = build_model(config_with(decoder_folder(), "model.base_dtype=bfloat16", f"model.peft={peft}"))
+    model.fit(few, labels_of(few))
+    types = {weight.requires_grad: weight.dtype for weight in model.module_.parameters()}
+    assert types == {True: torch.float32, False: torch.bfloat16}
+    assert np.isfinite(model.predict_proba(few)).all()
+
+
+def test_the_head_with_a_hidden_layer_is_saved_and_loaded(decoder_folder, few, tmp_path):
+    model = build_model(config_with(decoder_folder(), "model.head=mlp", "model.dropout=0.1", "model.peft=head"))
+    model.fit(few, labels_of(few)).save(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == {
+        f"head.{i}.{w}" for i in (1, 3) for w in ("weight", "bias")
+    }
+    np.testing.assert_allclose(load_model(tmp_path).predict_proba(few), model.predict_proba(few), atol=1e-5)
+
+
+@pytest.fixture
+def travelled(fitted, decoder_folder, tmp_path):
+    """An artifact's model whose base is no longer where it was, and a copy of that base."""
+    fitted.config = replace(fitted.config, model=replace(fitted.config.model, backbone="gone/tiny-llama"))
+    fitted.base_ = fitted.base_ | {"name": "/gone/tiny-llama"}
+    fitted.save(tmp_path / "artifact" / "model")
+    base = tmp_path / "elsewhere" / "tiny-llama"
+    shutil.copytree(decoder_folder(), base)
+    return tmp_path / "artifact" / "model", base
+
+
+def test_the_artifact_holds_what_was_learned_and_names_the_base(travelled, fitted, decoder_folder):
+    folder, _ = travelled
+    assert {name.split(".")[0] for name in load_file(folder / "model.safetensors")} == {"backbone", "head"}
+    assert all("lora_" in name or "head." in name for name in load_file(folder / "model.safetensors"))
+    assert [path.name for path in folder.rglob("*.safetensors")] == ["model.safetensors"]
+    record = json.loads((folder / "base.json").read_text())
+    assert record == {"name": "/gone/tiny-llama", "sha256": base_digest(decoder_folder())}
+
+
+def test_the_base_is_found_by_the_variable_or_beside_the_artifact(travelled, fitted, few, monkeypatch):
+    folder, base = travelled
+    expected = fitted.predict_proba(few)
+    with pytest.raises(InputError, match=r"was trained on base /gone/tiny-llama .*it is not there; set HUMANPREF_BASE"):
+        load_model(folder)
+    for place in (base, base.parent):
+        monkeypatch.setenv(BASE_VARIABLE, str(place))
+        np.testing.assert_allclose(load_model(folder).predict_proba(few), expected, atol=1e-5)
+    monkeypatch.delenv(BASE_VARIABLE)
+    base.rename(folder.parents[1] / "tiny-llama")
+    np.testing.assert_allclose(load_model(folder).predict_proba(few), expected, atol=1e-5)
+
+
+def test_another_base_is_refused(travelled, monkeypatch):
+    folder, base = travelled
+    state = load_file(base / "model.safetensors")
+    state["model.norm.weight"][0] += 1e-3
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setenv(BASE_VARIABLE, str(base))
+    with pytest.raises(
+        InputError, match=r"sha256 \w{16}…\); .*elsewhere/tiny-llama holds other weights \(sha256 \w{16}"
+    ):
+        load_model(folder)
+
+
+def bert(folder):
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=500
+    )
+    BertModel(config).save_pretrained(folder)
+
+
+def drop(folder):
+    state = load_file(folder / "model.safetensors")
+    del state["model.layers.0.self_attn.q_proj.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "overrides", "message"),
+    [
+        (shutil.rmtree, (), "its weights cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), (), "its weights cannot be"),
+        (drop, (), "lacks 1 weights .*q_proj"),
+        (bert, (), "not a decoder"),
+        (None, ("model.max_length=513",), "max_length: backbone .* reads 512 tokens, not 513"),
+        (None, ("model.max_length=32", "model.system_prompt=" + "be fair " * 20), r"take \d+ of the 32 tokens"),
+        (None, ("model.target_modules=query",), "target_modules: lora cannot sit at 'query'"),
+        (None, ("model.peft=bias",), "has no biases"),
+        (None, ("model.base_dtype=float16",), "float16 needs a GPU"),
+        (None, ("model.quantisation=4bit",), "needs (bitsandbytes|a CUDA GPU)"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU refuses")
+def test_what_will_not_do(spoil, overrides, message, decoder_folder, few, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(decoder_folder(), folder)
+    if spoil:
+        spoil(folder)
+    with pytest.raises(InputError, match=message):
+        build_model(config_with(folder, *overrides)).fit(few, labels_of(few))
+
+
+def test_memory_is_told_before_the_run(decoder_folder, few, caplog, monkeypatch):
+    monkeypatch.setattr("humanpref.models.frozen_base.T4_GIB", 1e-6)
+    with caplog.at_level("INFO"):
+        DecoderModel(config_with(decoder_folder()))._build(few)
+    assert "memory: about 0.0" in caplog.text
+    assert "lower it by training.gradient_checkpointing=true" in caplog.text
+
+
+def test_lora_works_beside_an_old_torchao(tmp_path):
+    (tmp_path / "torchao").mkdir()
+    (tmp_path / "torchao" / "__init__.py").write_text("__version__ = '0.10.0'\n")
+    (tmp_path / "torchao-0.10.0.dist-info").mkdir()
+    (tmp_path / "torchao-0.10.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchao\nVersion: 0.10.0\n"
+    )
+    code = """
+import sys, torch
+from peft.import_utils import is_torchao_available
+try:
+    is_torchao_available()
+    sys.exit("this peft does not mind: the test shows nothing")
+except ImportError:
+    pass
+from transformers import LlamaConfig, LlamaModel
+from humanpref.config import DecoderOptions
+from humanpref.models.decoder import PairDecoder
+tiny = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, intermediate_size=8, vocab_size=9)
+module = PairDecoder(LlamaModel(LlamaConfig(**tiny)), DecoderOptions())
+print(sum("lora" in name for name, _ in module.named_parameters()))
+import torchao
+print(torchao.__version__)
+"""
+    source = Path(__file__).parents[2] / "src"
+    paths = os.pathsep.join([str(tmp_path), str(source)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["14", "0.10.0"], done.stderr[-800:]

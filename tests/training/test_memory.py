@@ -1,0 +1,62 @@
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from humanpref.config import DecoderOptions
+from humanpref.models.decoder import PairDecoder
+from humanpref.training.memory import Run, advice
+
+SMALL = Run(1_000_000, 4e6, 10_000, layers=4, hidden=64, intermediate=192, attention=64, keys=32, tokens=512,
+            activation_bytes=4, checkpointing=False)  # fmt: skip
+# Gemma 2 9B: 9.2 billion weights, 42 layers.
+LARGE = Run(9_240_000_000, 18.48e9, 54_000_000, layers=42, hidden=3_584, intermediate=14_336, attention=4_096, keys=2_048,
+            tokens=8_192, activation_bytes=2, checkpointing=False)  # fmt: skip
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_activations_are_as_estimated_to_a_third(checkpointing):
+    config = LlamaConfig(hidden_size=64, intermediate_size=192, num_hidden_layers=4, num_attention_heads=4,
+                         num_key_value_heads=2, vocab_size=100)  # fmt: skip
+    base = LlamaModel(config)
+    if checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    module = PairDecoder(base, DecoderOptions(lora_r=4, lora_dropout=0.1)).train()
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros((2, 256), dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = module(ids, torch.ones_like(ids)).sum()
+    measured = sum(kept.values())
+    del loss
+    run = Run(0, 0, 0, 4, 64, 192, 64, 32, 512, 4, checkpointing)
+    estimated = run.gib()["activations"] * 2**30
+    if checkpointing:  # the layer that is computed again comes on top of what is kept
+        layer = Run(0, 0, 0, 1, 64, 192, 64, 32, 512, 4, False).gib()["activations"] * 2**30
+        estimated -= layer
+    assert measured / 1.35 < estimated < measured * 1.35
+
+
+def test_the_parts_add_up_by_hand():
+    parts = SMALL.gib()
+    assert parts["base"] * 2**30 == 4e6
+    assert parts["trainable"] * 2**30 == 160_000  # four bytes each: weight, gradient, two moments
+
+
+def test_advice_is_given_until_it_fits():
+    assert advice(SMALL, longest=256) == []
+    told = advice(LARGE, longest=2_048)
+    assert [line.split("=")[0] for line in told] == [
+        "training.gradient_checkpointing", "training.forward_tokens", "model.quantisation",
+    ]  # fmt: skip
+    assert advice(LARGE, longest=2_048, limit=1.0)[-1] == "and a shorter model.max_length or a smaller model"
