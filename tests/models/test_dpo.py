@@ -185,9 +185,10 @@ def test_length_normalisation_divides_by_the_scored_tokens(decoder_folder, few):
 
 def test_the_link_is_fitted_on_rows_that_the_policy_did_not_see(decoder_folder, pairs, monkeypatch):
     seen = {}
-    train, fit_link = DpoModel._train, DpoModel._fit_link
+    collate, fit_link = DpoModel._collate, DpoModel._fit_link
+    # The rows to learn from are the first to be collated.
     monkeypatch.setattr(
-        DpoModel, "_train", lambda self, rows, *rest: (seen.update(learned=rows), train(self, rows, *rest))[1]
+        DpoModel, "_collate", lambda self, rows: (seen.setdefault("learned", rows), collate(self, rows))[1]
     )
     monkeypatch.setattr(
         DpoModel, "_fit_link", lambda self, rows, *rest: (seen.update(link=rows), fit_link(self, rows, *rest))[1]
