@@ -15,6 +15,7 @@ from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.text.clean import preprocess
 from humanpref.text.features import RESPONSE_FEATURES, structure, symmetric_names
 
 STATE_FILE = "model.safetensors"
@@ -64,9 +65,11 @@ class SparseModel(Model):
     ) -> "SparseModel":
         labels = as_probabilities(labels)
         options: SparseOptions = self.config.model
-        responses = [*_texts(pairs["response_a"]), *_texts(pairs["response_b"])]
+        responses = [*_texts(pairs["response_a"], options), *_texts(pairs["response_b"], options)]
         self.responses_ = _vectorizer(responses, options, options.max_terms)
-        self.prompts_ = _vectorizer(_texts(pairs["prompt"]), options, max(1, options.max_terms // PROMPT_SHARE))
+        self.prompts_ = _vectorizer(
+            _texts(pairs["prompt"], options), options, max(1, options.max_terms // PROMPT_SHARE)
+        )
         x, z = structure(pairs)
         self.x_scale_ = _nonzero(np.sqrt(np.average(x**2, axis=0, weights=weights)))
         self.z_mean_ = np.average(z, axis=0, weights=weights)
@@ -126,8 +129,9 @@ class SparseModel(Model):
         self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
 
     def _features(self, pairs: pd.DataFrame, x: np.ndarray, z: np.ndarray) -> Features:
-        a, b = _terms(self.responses_, pairs["response_a"]), _terms(self.responses_, pairs["response_b"])
-        prompts = _terms(self.prompts_, pairs["prompt"])
+        options: SparseOptions = self.config.model
+        a, b = (_terms(self.responses_, pairs[column], options) for column in ("response_a", "response_b"))
+        prompts = _terms(self.prompts_, pairs["prompt"], options)
         # The rows of a and b have length 1 (or 0), so that the sum of products is their cosine.
         cosine = np.asarray(a.multiply(b).sum(axis=1))
         z_structure = np.hstack([(z - self.z_mean_) / self.z_scale_, cosine])
@@ -211,16 +215,19 @@ def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> Tfid
 
 
 def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
-    return TfidfVectorizer(ngram_range=(1, options.word_ngrams), token_pattern=r"\w+", sublinear_tf=True, **arguments)
+    token = r"\w+" if options.preprocess == "none" else r"\S+"  # NLTK has found the words, marks and all
+    return TfidfVectorizer(ngram_range=(1, options.word_ngrams), token_pattern=token, sublinear_tf=True, **arguments)
 
 
-def _terms(vectorizer: TfidfVectorizer | None, column: pd.Series) -> sparse.csr_matrix:
+def _terms(vectorizer: TfidfVectorizer | None, column: pd.Series, options: SparseOptions) -> sparse.csr_matrix:
     """TF-IDF of each cell, (n, terms), rows of length 1; without a vectorizer no columns."""
-    return sparse.csr_matrix((len(column), 0)) if vectorizer is None else vectorizer.transform(_texts(column))
+    return sparse.csr_matrix((len(column), 0)) if vectorizer is None else vectorizer.transform(_texts(column, options))
 
 
-def _texts(column: pd.Series) -> list[str]:
-    return ["\n\n".join(turns) for turns in column]
+def _texts(column: pd.Series, options: SparseOptions) -> list[str]:
+    """What the vectorizers see of each cell."""
+    texts = ["\n\n".join(turns) for turns in column]
+    return texts if options.preprocess == "none" else preprocess(texts, options.preprocess)
 
 
 def _nonzero(scale: np.ndarray) -> np.ndarray:
