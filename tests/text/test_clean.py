@@ -8,10 +8,16 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from humanpref import comparison
+from humanpref.artifact import Artifact
+from humanpref.cli import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
+from humanpref.experiment import train
 from humanpref.models import build_model, load_model
 from humanpref.schema import InputError
 from humanpref.text import clean
@@ -230,6 +236,28 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
     assert abs(plain.predict_proba(pairs) - expected).max() > 1e-3
 
 
+@pytest.mark.usefixtures("small")
+def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(  # here instead of in processes of their own
+        comparison, "_train", lambda contender, csv, out, folds: train(contender.config(), csv, out, folds)
+    )
+    few = ["--set", "model.term_penalties=3", "--set", "model.structure_penalties=30"]
+    csv, out = str(arena / "train.csv"), tmp_path / "out"
+    assert main(["ablate", "preprocessing", "--train", csv, "--out", str(out), "--folds", "2", *few]) == 0
+    assert capsys.readouterr().out == (out / "preprocessing.md").read_text()
+    table = pd.read_csv(out / "preprocessing.csv").set_index("name")
+    assert table.index.tolist() == ["none", "nltk", "nltk-no-spaces"]
+    assert table["terms"].is_monotonic_decreasing
+    assert table.loc["nltk-no-spaces", "terms"] == 0
+    for arm in table.index:
+        assert table.loc[arm, "log_loss"] == pytest.approx(Artifact.load(out / arm).metrics["log_loss"], abs=1e-12)
+    np.testing.assert_allclose(table["difference"], table["log_loss"] - table.loc["none", "log_loss"], atol=1e-12)
+    assert (table["difference_low"] <= table["difference"]).all()
+    assert (out / "preprocessing.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["ablate", "preprocessing", "--preset", "prior", "--train", csv, "--out", str(tmp_path / "x")]) == 2
+
+
 def test_an_unknown_preprocessing():
     with pytest.raises(InputError, match=r"model\.preprocess: expected one of none, nltk, nltk-no-spaces"):
         load_config("sparse", overrides=["model.preprocess=stem"])
@@ -251,22 +279,11 @@ def test_every_text_as_nltk_itself_does_it(real_data):
     stops, lemmatizer = set(stopwords.words("english")), nltk.WordNetLemmatizer()
     pairs = read_pairs(real_data / "arena_train.csv")[::10]
     texts = ["\n\n".join(turns) for column in ("prompt", "response_a", "response_b") for turns in pairs[column]]
-    texts += ["\n".join(wordnet.all_lemma_names()).replace("_", " ")[:300_000], "wanna gotta lemme gonna cannot " * 3]
+    nouns = list(wordnet.all_lemma_names("n"))[::40]
+    texts += [" ".join(form for noun in nouns for form in (noun, f"{noun}s", f"{noun}es", f"{noun}men"))]
+    texts += [" ".join(line.split()[0] for line in wordnet.open("noun.exc")), "wanna gotta lemme gonna cannot " * 3]
     expected = [
         [lemmatizer.lemmatize(token) for token in nltk.word_tokenize(kept(text)) if token not in stops]
         for text in texts
     ]
     assert [text.split() for text in preprocess(texts)] == expected
-
-
-@pytest.mark.usefixtures("real")
-def test_lemmas_of_every_noun_and_exception():
-    wordnet = nltk.corpus.wordnet
-    words = {line.split()[0] for line in wordnet.open("noun.exc")}
-    words |= {
-        form
-        for word in list(wordnet.all_lemma_names("n"))[::40]
-        for form in (word, f"{word}s", f"{word}es", f"{word}men")
-    }
-    lemmatizer, pieces = nltk.WordNetLemmatizer(), clean._pieces()
-    assert {word: pieces._lemma(word) for word in words} == {word: lemmatizer.lemmatize(word) for word in words}
