@@ -3,11 +3,10 @@
     python benchmarks/sparse_scale.py [--rows 1000 4000 16000 57477] [--presets sparse …] [--set sparse:model.max_terms=9 …]
                                       [--predict 0] [--json FILE]
 
-The synthetic answers are made as long as real ones (medians of the competition: a prompt of 91 characters, an answer of 1,040;
-99th percentiles 4,698 and 6,750) by putting several rows' texts behind each other, turn by turn; a factor drawn for each row
-spreads them. Each run has a process of its own, whose peak memory (resident, what the rows themselves take included) is what
-the table says. It fits on every row and predicts the same rows (with `--predict N`, the first N). Seconds are of the wall
-clock; CPU seconds (of all threads) stand beside them for machines that are shared. The exponent is the slope of ln(CPU
+The texts are made as long as real ones (the competition's medians: a prompt of 91 characters, an answer of 1,040; 99th
+percentiles 4,698 and 6,750): lengths are drawn from log-normal distributions, other rows' texts stand behind a row's last turn,
+and that is cut. Each run has a process of its own; its peak memory is resident memory, what the rows themselves take included.
+It fits on every row and predicts the same rows (with `--predict N`, the first N). Seconds are of the wall clock; CPU seconds (of all threads) stand beside them for machines that are shared. The exponent is the slope of ln(CPU
 seconds of the fit) over ln(rows), fitted to all sizes of a preset: 1 is linear growth.
 """
 
@@ -35,7 +34,7 @@ SEED = 42
 
 
 def lengthen(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The rows with texts as long as real ones, by texts of other rows behind their own; labels stay the row's."""
+    """The rows with texts as long as real ones: other rows' texts behind their own, cut to length; labels stay the row's."""
     rng = np.random.default_rng(SEED)
     others = rng.permutation(len(pairs))
     longer = pairs.copy()
@@ -45,13 +44,12 @@ def lengthen(pairs: pd.DataFrame) -> pd.DataFrame:
         wanted = np.exp(rng.normal(np.log(median), sigma, len(pairs)))
         column_of = []
         for row, turns in enumerate(texts):
-            parts, have, place = list(turns), sum(map(len, turns)), row
-            while have < wanted[row]:
+            *before, last = turns or ("",)
+            rest, place = max(0, int(wanted[row]) - sum(map(len, before))), row
+            while len(last) < rest:
                 place = (place + 1) % len(pairs)
-                more = texts[others[place]]
-                parts[-1:] = ["\n\n".join([*parts[-1:], *more])]
-                have += 2 + sum(map(len, more))
-            column_of.append(tuple(parts))
+                last = "\n\n".join([last, *texts[others[place]]])
+            column_of.append((*before, last[:rest]))
         longer[column] = column_of
     return longer
 

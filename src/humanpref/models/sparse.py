@@ -65,16 +65,15 @@ class SparseModel(Model):
     ) -> "SparseModel":
         labels = as_probabilities(labels)
         options: SparseOptions = self.config.model
-        responses = [*_texts(pairs["response_a"], options), *_texts(pairs["response_b"], options)]
-        self.responses_ = _vectorizer(responses, options, options.max_terms)
-        self.prompts_ = _vectorizer(
-            _texts(pairs["prompt"], options), options, max(1, options.max_terms // PROMPT_SHARE)
-        )
+        answers = [*_texts(pairs["response_a"], options), *_texts(pairs["response_b"], options)]
+        self.responses_, terms = _vectorize(answers, options, options.max_terms)
+        prompts = _texts(pairs["prompt"], options)
+        self.prompts_, prompt_terms = _vectorize(prompts, options, max(1, options.max_terms // PROMPT_SHARE))
         x, z = structure(pairs)
         self.x_scale_ = _nonzero(np.sqrt(np.average(x**2, axis=0, weights=weights)))
         self.z_mean_ = np.average(z, axis=0, weights=weights)
         self.z_scale_ = _nonzero(np.sqrt(np.average((z - self.z_mean_) ** 2, axis=0, weights=weights)))
-        features = self._features(pairs, x, z)
+        features = self._features(terms[: len(pairs)], terms[len(pairs) :], prompt_terms, x, z)
         term_penalty, structure_penalty, inner = self._choose_penalties(pairs, features, labels, weights)
         self.regression_ = _regression(features, term_penalty, structure_penalty).fit(
             features.x(), features.z(), labels, weights
@@ -90,7 +89,9 @@ class SparseModel(Model):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        features = self._features(pairs, *structure(pairs))
+        options: SparseOptions = self.config.model
+        a, b = (_terms(self.responses_, pairs[column], options) for column in ("response_a", "response_b"))
+        features = self._features(a, b, _terms(self.prompts_, pairs["prompt"], options), *structure(pairs))
         return self.regression_.predict_proba(features.x(), features.z())
 
     def save_state(self, folder: Path) -> None:
@@ -128,10 +129,9 @@ class SparseModel(Model):
         self.regression_ = DavidsonRegression(np.zeros(len(w)), np.zeros(len(v)))
         self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
 
-    def _features(self, pairs: pd.DataFrame, x: np.ndarray, z: np.ndarray) -> Features:
-        options: SparseOptions = self.config.model
-        a, b = (_terms(self.responses_, pairs[column], options) for column in ("response_a", "response_b"))
-        prompts = _terms(self.prompts_, pairs["prompt"], options)
+    def _features(
+        self, a: sparse.csr_matrix, b: sparse.csr_matrix, prompts: sparse.csr_matrix, x: np.ndarray, z: np.ndarray
+    ) -> Features:
         # The rows of a and b have length 1 (or 0), so that the sum of products is their cosine.
         cosine = np.asarray(a.multiply(b).sum(axis=1))
         z_structure = np.hstack([(z - self.z_mean_) / self.z_scale_, cosine])
@@ -195,15 +195,21 @@ def _regression(features: Features, term_penalty: float, structure_penalty: floa
     )
 
 
-def _vectorizer(texts: list[str], options: SparseOptions, max_terms: int) -> TfidfVectorizer | None:
-    """A fitted vectorizer, or None where no term stands in enough texts. A text that stands twice counts once."""
-    texts = list(dict.fromkeys(texts))
-    vectorizer = _unfitted(options, min_df=min(options.min_rows, len(texts)), max_features=max_terms)
+def _vectorize(
+    texts: list[str], options: SparseOptions, max_terms: int
+) -> tuple[TfidfVectorizer | None, sparse.csr_matrix]:
+    """A vectorizer fitted to the texts, None where no term stands in enough of them, and what it makes of each.
+
+    A text that stands twice counts once. Taking the texts apart costs more than all else: it is done once.
+    """
+    places = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    vectorizer = _unfitted(options, min_df=min(options.min_rows, len(places)), max_features=max_terms)
     try:
-        return vectorizer.fit(texts)
+        matrix = vectorizer.fit_transform(places)
     except ValueError:
         # How scikit-learn says that no term is left; its arguments are checked in the configuration.
-        return None
+        return None, sparse.csr_matrix((len(texts), 0))
+    return vectorizer, matrix[[places[text] for text in texts]]
 
 
 def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> TfidfVectorizer | None:
