@@ -101,6 +101,7 @@ def real(nltk_data):
         ("I cannot, gimme a cat", "i can gim me cat"),  # NLTK's contractions; "not" is a stopword
         ("cannot. 'cannot' (cannot)", "can can can"),
         ("cannots uncannot", "cannots uncannot"),
+        ("Wanna gonna gotta lemme gımme", "wan na gon na got ta lem me gım me"),
         ("the\tcat\u00a0and\u3000the\ndog\u2028x", "cat dog x"),
         ("हिन्दी में किताबें", "हिन्दी में किताबें"),  # vowel signs are marks
         ("Cafe\u0301 CAFÉ", "cafe\u0301 café"),

@@ -105,11 +105,15 @@ class _Pieces(dict[str, str]):
         self._tokenize = functools.partial(word_tokenize, preserve_line=True)
         self._lemmatize = WordNetLemmatizer().lemmatize
         self._stopwords = frozenset(stopwords.words("english"))
-        # The only rules of NLTK's tokenizer that letters alone can meet. A word without marks meets them whole or not at all.
-        contractions = (pattern.pattern.removeprefix("(?i)") for pattern in NLTKWordTokenizer.CONTRACTIONS2)
-        self._is_contraction = re.compile("|".join(contractions), re.IGNORECASE).match
+        # The only rules of NLTK's tokenizer that letters alone can meet: whole words, unless a mark stands in them.
+        contractions = {"".join(re.findall(r"\(([\w']+)\)", rule.pattern)) for rule in NLTKWordTokenizer.CONTRACTIONS2}
+        # They ignore case, and then a dotless i is an i.
+        self._contractions = frozenset(contractions | {word.replace("i", "ı") for word in contractions})
         # WordNet changes a noun only by its list of exceptions or by one of its endings.
-        self._endings = tuple(ending for ending, _ in wordnet.MORPHOLOGICAL_SUBSTITUTIONS[wordnet.NOUN])
+        endings = {ending for ending, _ in wordnet.MORPHOLOGICAL_SUBSTITUTIONS[wordnet.NOUN]}
+        self._endings = tuple(
+            e for e in endings if not any(e.endswith(other) for other in endings - {e})
+        )  # -s and -men
         with wordnet.open("noun.exc") as lines:
             self._exceptions = frozenset(line.split(maxsplit=1)[0] for line in lines if not line.isspace())
 
@@ -117,17 +121,17 @@ class _Pieces(dict[str, str]):
         word = piece.strip(_NO_ASCII_LETTER)
         if not word.isalpha():
             word = self._delete(piece)
-        left = self._work_out(word) if word == piece else self[word]
+        if word != piece:
+            left = self[word]
+        elif not word.isalpha() or word in self._contractions:
+            left = " ".join(self._lemma(token) for token in self._tokenize(word) if token not in self._stopwords)
+        else:
+            left = "" if word in self._stopwords else self._lemma(word)
         if len(piece) <= MEMO_LENGTH:
             if len(self) >= MEMO_PIECES:
                 self.clear()
             self[piece] = left
         return left
-
-    def _work_out(self, word: str) -> str:
-        if not word.isalpha() or self._is_contraction(word + " "):
-            return " ".join(self._lemma(token) for token in self._tokenize(word) if token not in self._stopwords)
-        return "" if word in self._stopwords else self._lemma(word)
 
     def _lemma(self, word: str) -> str:
         return self._lemmatize(word) if word.endswith(self._endings) or word in self._exceptions else word
