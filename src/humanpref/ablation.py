@@ -1,4 +1,4 @@
-"""Ablations of the report that this project started from (M6): where the softmax stands, before the loss and at inference."""
+"""Ablations of the report that this project started from: where the softmax stands (M6), what the preprocessing does (M2)."""
 
 import dataclasses
 import logging
@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.artifact import Artifact
+from humanpref.artifact import OOF_FILE, Artifact
 from humanpref.comparison import Contender, compare, write_table
+from humanpref.config import PREPROCESSINGS, load_config
 from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.figures import interval_figure
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.experiment import read_oof
 from humanpref.models import load_model
+from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -99,22 +102,14 @@ def ablate_softmax(
         assigned = grouped_folds(pairs, folds, config.seed)
         masks = {f"fold-{fold}": assigned == fold for fold in range(folds)}
     rows = np.any(list(masks.values()), axis=0)
-    losses = {arm: row_log_losses(labels, _held_out_probabilities(arm, out, pairs, masks))[rows] for arm in ARMS}
+    losses = [row_log_losses(labels, _held_out_probabilities(arm, out, pairs, masks))[rows] for arm in ARMS]
     records = []
-    for arm in ARMS:
-        low, high = bootstrap_interval(losses[arm], keys[rows])
-        difference = losses[arm] - losses[ARMS[0]]
-        difference_low, difference_high = bootstrap_interval(difference, keys[rows])
+    for arm, figures in zip(ARMS, _figures(losses, keys[rows]), strict=True):
         members = Artifact.load(out / arm.trained).metrics["members"].values()
         records.append(
             {
                 "name": arm.name,
-                "log_loss": float(losses[arm].mean()),
-                "log_loss_low": low,
-                "log_loss_high": high,
-                "difference": float(difference.mean()),
-                "difference_low": difference_low,
-                "difference_high": difference_high,
+                **figures,
                 "train_loss": float(np.mean([member["training"]["epochs"][-1]["train_loss"] for member in members])),
                 "leaderboard": arm.leaderboard,
                 "theory": arm.theory,
@@ -138,3 +133,63 @@ def _held_out_probabilities(arm: Arm, out: Path, pairs: pd.DataFrame, masks: dic
         model.config = dataclasses.replace(model.config, inference=inference)
         probabilities[mask] = model.predict_proba(pairs[mask].reset_index(drop=True))
     return probabilities
+
+
+def ablate_preprocessing(
+    preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
+) -> pd.DataFrame:
+    """Count the words of the texts as they are, after the report's preprocessing, and after the report's mistake in it.
+
+    Parameters
+    ----------
+    preset, overrides
+        A recipe of the sparse family; its preprocessing is the arms' own.
+    train_csv : Path
+        Labelled rows.
+    out : Path
+        A folder for the trained models, `preprocessing.csv`, `preprocessing.md` and `preprocessing.png`. A run that was
+        interrupted goes on.
+    folds : int, optional
+        Grouped folds; without, one held-out fifth.
+
+    Returns
+    -------
+    DataFrame
+        One row per arm: `name`, `log_loss` with its interval, the paired `difference` to no preprocessing with its interval,
+        and the mean number of `terms` of the answers that a model found often enough to learn from.
+    """
+    if load_config(preset).family != "sparse":
+        raise InputError(f"--preset {preset}: expected one of the sparse family, whose words are counted")
+    contenders = [Contender(arm, preset, (*overrides, f"model.preprocess={arm}")) for arm in PREPROCESSINGS]
+    compare(contenders, train_csv, out, folds)
+    pairs = read_pairs(train_csv, labels=True)
+    held = [read_oof(out / arm / OOF_FILE).set_index(ID)[list(LABEL_COLUMNS)] for arm in PREPROCESSINGS]
+    rows = pairs[pairs[ID].isin(held[0].index)]
+    losses = [row_log_losses(labels_of(rows), oof.loc[rows[ID]].to_numpy()) for oof in held]
+    metrics = [Artifact.load(out / arm).metrics for arm in PREPROCESSINGS]
+    terms = [float(np.mean([member["terms"] for member in found["members"].values()])) for found in metrics]
+    table = pd.DataFrame(_figures(losses, prompt_keys(rows))).assign(terms=terms)
+    table.insert(0, "name", PREPROCESSINGS)
+    write_table(table, out / "preprocessing")
+    title = f"The report's preprocessing before TF-IDF, {len(rows):,} held-out rows of {train_csv.name}"
+    interval_figure(table, out / "preprocessing.png", title, metrics[0]["prior_log_loss"])
+    return table
+
+
+def _figures(losses: list[np.ndarray], groups: np.ndarray) -> list[dict[str, float]]:
+    """Of each arm: its log loss, and the difference to the first arm row by row, with intervals."""
+    records = []
+    for arm in losses:
+        low, high = bootstrap_interval(arm, groups)
+        difference_low, difference_high = bootstrap_interval(arm - losses[0], groups)
+        records.append(
+            {
+                "log_loss": float(arm.mean()),
+                "log_loss_low": low,
+                "log_loss_high": high,
+                "difference": float((arm - losses[0]).mean()),
+                "difference_low": difference_low,
+                "difference_high": difference_high,
+            }
+        )
+    return records

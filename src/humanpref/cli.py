@@ -144,6 +144,15 @@ def ablate_softmax(options: argparse.Namespace) -> int:
     return 0
 
 
+def ablate_preprocessing(options: argparse.Namespace) -> int:
+    from humanpref.ablation import ablate_preprocessing
+    from humanpref.comparison import markdown
+
+    table = ablate_preprocessing(options.preset, tuple(options.set), options.train, options.out, options.folds)
+    print(markdown(table), end="")
+    return 0
+
+
 def _key_value(text: str, option: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
@@ -403,6 +412,15 @@ def _parser() -> argparse.ArgumentParser:
         ablations, "softmax", ablate_softmax, "a softmax or log-softmax before the loss, none at inference"
     )
     command.add_argument("--preset", default="tiny", metavar="NAME", help="the recipe (default tiny)")
+    _study(command)
+
+    command = _command(
+        ablations,
+        "preprocessing",
+        ablate_preprocessing,
+        "the report's NLTK preprocessing, and its mistake, before TF-IDF",
+    )
+    command.add_argument("--preset", default="sparse", metavar="NAME", help="the recipe (default sparse)")
     _study(command)
 
     command = _command(commands, "presets", presets, "list the presets")

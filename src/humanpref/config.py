@@ -37,6 +37,7 @@ TIES = ("drop", *LINKS)
 DECODER_HEADS = ("linear", "mlp")
 SYSTEM_PROMPT = "You see a prompt and two answers. Would a human who asked this like them, and which one better?"
 """The report's idea of a system prompt (it asks whether a human would like the response), in our words."""
+PREPROCESSINGS = ("none", "nltk", "nltk-no-spaces")
 SECTIONS = ("model", "training", "inference")
 
 
@@ -72,6 +73,10 @@ class PriorOptions:
 class SparseOptions:
     """TF-IDF differences and structural features into a Davidson regression (`humanpref.models.sparse`)."""
 
+    preprocess: str = "none"
+    """What happens to a text before its words are counted: `none`; `nltk`, the report's preprocessing
+    (`humanpref.text.clean`); `nltk-no-spaces`, the same with the report's mistake, which makes one long word of a text.
+    Structural features see the text as it is."""
     word_ngrams: int = 2
     """Longest word n-gram."""
     min_rows: int = 3
@@ -86,6 +91,12 @@ class SparseOptions:
     """The same for the weight of a standardised structural feature."""
 
     def __post_init__(self) -> None:
+        _check(
+            self.preprocess in PREPROCESSINGS,
+            "model.preprocess",
+            f"one of {', '.join(PREPROCESSINGS)}",
+            self.preprocess,
+        )
         _check(1 <= self.word_ngrams <= 5, "model.word_ngrams", "a whole number from 1 to 5", self.word_ngrams)
         _check(self.min_rows >= 1, "model.min_rows", "at least 1", self.min_rows)
         _check(self.max_terms >= 0, "model.max_terms", "at least 0", self.max_terms)

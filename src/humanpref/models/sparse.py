@@ -14,6 +14,7 @@ from humanpref.models.base import Model, Validation, as_probabilities, load_arra
 from humanpref.models.blocks import Blocks, choose_penalties, regression, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
+from humanpref.text.clean import preprocess
 from humanpref.text.features import RESPONSE_FEATURES, structure, symmetric_names
 
 STATE_FILE = "model.safetensors"
@@ -42,12 +43,13 @@ class SparseModel(Model):
     ) -> "SparseModel":
         labels = as_probabilities(labels)
         options: SparseOptions = self.config.model
-        responses = [*_texts(pairs["response_a"]), *_texts(pairs["response_b"])]
-        self.responses_ = _vectorizer(responses, options, options.max_terms)
-        self.prompts_ = _vectorizer(_texts(pairs["prompt"]), options, -(-options.max_terms // PROMPT_SHARE))
+        answers = [*_texts(pairs["response_a"], options), *_texts(pairs["response_b"], options)]
+        self.responses_, terms = _vectorize(answers, options, options.max_terms)
+        prompts = _texts(pairs["prompt"], options)
+        self.prompts_, prompt_terms = _vectorize(prompts, options, -(-options.max_terms // PROMPT_SHARE))
         x, z = structure(pairs)
         self.x_scale_, self.z_mean_, self.z_scale_ = scales(x, z, weights)
-        features = self._features(pairs, x, z)
+        features = self._features(terms[: len(pairs)], terms[len(pairs) :], prompt_terms, x, z)
         term_penalty, structure_penalty, inner = choose_penalties(
             pairs, features, labels, weights, options.term_penalties, options.structure_penalties, self.config.seed
         )
@@ -65,7 +67,9 @@ class SparseModel(Model):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        features = self._features(pairs, *structure(pairs))
+        options: SparseOptions = self.config.model
+        a, b = (_terms(self.responses_, pairs[column], options) for column in ("response_a", "response_b"))
+        features = self._features(a, b, _terms(self.prompts_, pairs["prompt"], options), *structure(pairs))
         return self.regression_.predict_proba(features.x(), features.z())
 
     def save_state(self, folder: Path) -> None:
@@ -103,26 +107,33 @@ class SparseModel(Model):
         self.regression_ = DavidsonRegression(np.zeros(len(w)), np.zeros(len(v)))
         self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
 
-    def _features(self, pairs: pd.DataFrame, x: np.ndarray, z: np.ndarray) -> Blocks:
-        a, b = _terms(self.responses_, pairs["response_a"]), _terms(self.responses_, pairs["response_b"])
-        prompts = _terms(self.prompts_, pairs["prompt"])
+    def _features(
+        self, a: sparse.csr_matrix, b: sparse.csr_matrix, prompts: sparse.csr_matrix, x: np.ndarray, z: np.ndarray
+    ) -> Blocks:
         # The rows of a and b have length 1 (or 0), so that the sum of products is their cosine.
         cosine = np.asarray(a.multiply(b).sum(axis=1))
         z_structure = np.hstack([(z - self.z_mean_) / self.z_scale_, cosine])
         return Blocks((a - b).tocsr(), x / self.x_scale_, prompts, z_structure)
 
 
-def _vectorizer(texts: list[str], options: SparseOptions, max_terms: int) -> TfidfVectorizer | None:
-    """A fitted vectorizer, or None where no term is wanted or stands in enough texts. A text counts once."""
+def _vectorize(
+    texts: list[str], options: SparseOptions, max_terms: int
+) -> tuple[TfidfVectorizer | None, sparse.csr_matrix]:
+    """A vectorizer fitted to the texts, None where no term is wanted or stands in enough of them, and what it makes of each.
+
+    A text that stands twice counts once. Taking the texts apart costs more than all else: it is done once.
+    """
+    nothing = None, sparse.csr_matrix((len(texts), 0))
     if max_terms == 0:
-        return None
-    texts = list(dict.fromkeys(texts))
-    vectorizer = _unfitted(options, min_df=min(options.min_rows, len(texts)), max_features=max_terms)
+        return nothing
+    places = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    vectorizer = _unfitted(options, min_df=min(options.min_rows, len(places)), max_features=max_terms)
     try:
-        return vectorizer.fit(texts)
+        matrix = vectorizer.fit_transform(places)
     except ValueError:
         # How scikit-learn says that no term is left; its arguments are checked in the configuration.
-        return None
+        return nothing
+    return vectorizer, matrix[[places[text] for text in texts]]
 
 
 def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> TfidfVectorizer | None:
@@ -134,13 +145,16 @@ def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> Tfid
 
 
 def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
-    return TfidfVectorizer(ngram_range=(1, options.word_ngrams), token_pattern=r"\w+", sublinear_tf=True, **arguments)
+    token = r"\w+" if options.preprocess == "none" else r"\S+"  # NLTK has found the words, marks and all
+    return TfidfVectorizer(ngram_range=(1, options.word_ngrams), token_pattern=token, sublinear_tf=True, **arguments)
 
 
-def _terms(vectorizer: TfidfVectorizer | None, column: pd.Series) -> sparse.csr_matrix:
+def _terms(vectorizer: TfidfVectorizer | None, column: pd.Series, options: SparseOptions) -> sparse.csr_matrix:
     """TF-IDF of each cell, (n, terms), rows of length 1; without a vectorizer no columns."""
-    return sparse.csr_matrix((len(column), 0)) if vectorizer is None else vectorizer.transform(_texts(column))
+    return sparse.csr_matrix((len(column), 0)) if vectorizer is None else vectorizer.transform(_texts(column, options))
 
 
-def _texts(column: pd.Series) -> list[str]:
-    return ["\n\n".join(turns) for turns in column]
+def _texts(column: pd.Series, options: SparseOptions) -> list[str]:
+    """What the vectorizers see of each cell."""
+    texts = ["\n\n".join(turns) for turns in column]
+    return texts if options.preprocess == "none" else preprocess(texts, options.preprocess)
