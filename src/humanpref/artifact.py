@@ -39,6 +39,8 @@ _LIBRARIES = (
     "transformers",
     "tokenizers",
     "accelerate",
+    "lightgbm",
+    "xgboost",
 )
 
 

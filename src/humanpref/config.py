@@ -27,6 +27,7 @@ ATTENTIONS = ("fused", "eager")
 LOSSES = ("cross-entropy", "dpo-like", "distillation")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
+SELECTIONS = ("none", "forward", "backward")
 SECTIONS = ("model", "training", "inference")
 
 
@@ -77,6 +78,48 @@ class SparseOptions:
         for name in ("term_penalties", "structure_penalties"):
             values = getattr(self, name)
             _check(bool(values) and all(value > 0 for value in values), f"model.{name}", "positive numbers", values)
+
+
+@dataclass(frozen=True)
+class BoostedOptions:
+    """Structural features and text similarities into gradient-boosted trees (`humanpref.models.boosted`)."""
+
+    rounds: int | None = None
+    """Trees per class. Unset: early stopping on inner grouped folds of the training rows finds it."""
+    max_rounds: int = 2_000
+    """Early stopping looks no further."""
+    patience: int = 50
+    """Early stopping ends when the inner log loss has not fallen for so many rounds."""
+    learning_rate: float = 0.04
+    """Share of each tree that is added."""
+    leaves: int = 7
+    """Leaves of a tree, at most."""
+    min_child_weight: float = 5.0
+    """A leaf holds at least so much hessian, of which a row brings about 0.44."""
+    l2: float = 10.0
+    """L2 penalty on a leaf's score, in the same unit."""
+    row_share: float = 0.7
+    """Share of the rows that each tree learns from."""
+    column_share: float = 0.3
+    """Share of the columns that each tree may split."""
+    seeds: int = 5
+    """Models that differ in the draws of rows and columns alone; their scores are averaged."""
+    selection: str = "none"
+    """Wrapper selection of columns by the inner log loss: `forward` from none, `backward` from all candidates, or `none`."""
+    candidates: int = 24
+    """Selection chooses among so many columns, those that LightGBM finds most important; its cost grows with their square."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_rounds", "patience", "seeds", "candidates"):
+            _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        _check(self.rounds is None or self.rounds >= 1, "model.rounds", "at least 1", self.rounds)
+        _check(0 < self.learning_rate <= 1, "model.learning_rate", "a number in (0, 1]", self.learning_rate)
+        _check(self.leaves >= 2, "model.leaves", "at least 2", self.leaves)
+        for name in ("min_child_weight", "l2"):
+            _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
+        for name in ("row_share", "column_share"):
+            _check(0 < getattr(self, name) <= 1, f"model.{name}", "a number in (0, 1]", getattr(self, name))
+        _check(self.selection in SELECTIONS, "model.selection", f"one of {', '.join(SELECTIONS)}", self.selection)
 
 
 @dataclass(frozen=True)
@@ -264,6 +307,7 @@ class _Family:
 FAMILIES = {
     "prior": _Family(PriorOptions, HoldOut, NoOptions),
     "sparse": _Family(SparseOptions, HoldOut, NoOptions),
+    "boosted": _Family(BoostedOptions, HoldOut, NoOptions),
     "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
 }
 
@@ -273,7 +317,7 @@ class Config:
     """One run: the family, the seed, and the family's three sections."""
 
     family: str
-    """`prior`, `sparse` or `encoder`."""
+    """`prior`, `sparse`, `boosted` or `encoder`."""
     preset: str = ""
     """The preset that the run started from; empty for none."""
     seed: int = 42

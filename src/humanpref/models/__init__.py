@@ -13,8 +13,12 @@ __all__ = ["Model", "build_model", "load_model"]
 _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),
     "sparse": ("humanpref.models.sparse", "SparseModel"),
+    "boosted": ("humanpref.models.boosted", "BoostedModel"),
     "encoder": ("humanpref.models.encoder", "EncoderModel"),
 }
+
+_EXTRAS = {"boosted": "boosted"}
+"""What to install for a family that needs something else than the extra `torch`."""
 
 
 def build_model(config: Config) -> Model:
@@ -31,7 +35,8 @@ def build_model(config: Config) -> Model:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("humanpref"):
             raise
-        raise InputError(f"family {config.family} needs {error.name}: pip install 'humanpref[torch]'") from None
+        extra = _EXTRAS.get(config.family, "torch")
+        raise InputError(f"family {config.family} needs {error.name}: pip install 'humanpref[{extra}]'") from None
 
 
 def load_model(folder: str | Path) -> Model:

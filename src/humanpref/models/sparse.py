@@ -15,7 +15,7 @@ from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import LABEL_COLUMNS, InputError
-from humanpref.text.features import RESPONSE_FEATURES, structure, symmetric_names
+from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
 
 STATE_FILE = "model.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
@@ -67,7 +67,7 @@ class SparseModel(Model):
         responses = [*_texts(pairs["response_a"]), *_texts(pairs["response_b"])]
         self.responses_ = _vectorizer(responses, options, options.max_terms)
         self.prompts_ = _vectorizer(_texts(pairs["prompt"]), options, max(1, options.max_terms // PROMPT_SHARE))
-        x, z = structure(pairs)
+        x, z = structure(pairs, PLAIN)
         self.x_scale_ = _nonzero(np.sqrt(np.average(x**2, axis=0, weights=weights)))
         self.z_mean_ = np.average(z, axis=0, weights=weights)
         self.z_scale_ = _nonzero(np.sqrt(np.average((z - self.z_mean_) ** 2, axis=0, weights=weights)))
@@ -87,7 +87,7 @@ class SparseModel(Model):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        features = self._features(pairs, *structure(pairs))
+        features = self._features(pairs, *structure(pairs, PLAIN))
         return self.regression_.predict_proba(features.x(), features.z())
 
     def save_state(self, folder: Path) -> None:
@@ -113,7 +113,7 @@ class SparseModel(Model):
             if len(set(terms[name])) < len(terms[name]):
                 raise InputError(f"{path}: {name}: a term stands twice")
             shapes[f"{name}_idf"] = (len(terms[name]),)
-        x, z = len(RESPONSE_FEATURES), len(symmetric_names())
+        x, z = len(antisymmetric_names(PLAIN)), len(symmetric_names(PLAIN))
         shapes |= {"x_scale": (x,), "z_mean": (z,), "z_scale": (z,), "c": (1,)}
         # One weight more in v: the cosine of the answers.
         shapes |= {"w": (len(terms["responses"]) + x,), "v": (len(terms["prompts"]) + z + 1,)}

@@ -1,0 +1,320 @@
+"""Structural features and text similarities into gradient-boosted trees: minutes on the CPU, without torch.
+
+Trees know no symmetry, so it is given to them: they learn from every row in both orders of A and B (antisymmetric columns with
+the other sign, classes A and B exchanged), and what they say of both orders is averaged. A row and its mirror image stand in the
+same inner fold, each with half the row's weight.
+
+The inner folds, grouped by prompt and cut from the training rows alone, choose everything that is chosen: the columns (if asked
+for), the number of trees, the temperature.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xgboost
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from humanpref.config import BoostedOptions
+from humanpref.data import grouped_folds, prompt_keys
+from humanpref.files import read_json, write_json, write_whole
+from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.models.selection import Selection, importance_order, select
+from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, InputError
+from humanpref.text import similarity
+from humanpref.text.features import antisymmetric_names, structure, symmetric_names
+from humanpref.text.similarity import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
+
+STATE_FILE = "model.safetensors"
+COLUMNS_FILE = "columns.json"
+SELECTION_FILE = "selection.csv"
+BOOSTER_FILE = "booster-{}.ubj"
+
+INNER_FOLDS = 5
+INNER_ROWS = 4_000
+"""As many inner folds are used as it takes to have so many held-out rows: beyond, the choice is not noise."""
+INNER_PROMPTS = 50
+"""With fewer distinct prompts nothing is chosen: `DEFAULT_ROUNDS` trees per class, temperature 1."""
+DEFAULT_ROUNDS = 100
+MANY_ROWS = 10_000
+"""From so many rows on, two threads; with fewer they only wait for each other. A result must not depend on the machine."""
+
+ANTISYMMETRIC = (*antisymmetric_names(), *similarity.ANTISYMMETRIC)
+SYMMETRIC = (*symmetric_names(), *similarity.SYMMETRIC)
+COLUMNS = (*ANTISYMMETRIC, *SYMMETRIC)
+
+
+def columns_of(pairs: pd.DataFrame, similarities: Similarities) -> tuple[np.ndarray, np.ndarray]:
+    """All that the trees may look at: (n, len(ANTISYMMETRIC)) and (n, len(SYMMETRIC)) float32."""
+    x, z = structure(pairs)
+    x_alike, z_alike = similarities.columns(pairs)
+    return np.hstack([x, x_alike], dtype=np.float32), np.hstack([z, z_alike], dtype=np.float32)
+
+
+class Rows(NamedTuple):
+    """n rows to learn from: both kinds of columns, labels (n, 3) and weights (n,)."""
+
+    x: np.ndarray
+    z: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def part(self, mask: np.ndarray) -> "Rows":
+        return Rows(*(values[mask] for values in self))
+
+
+class BoostedModel(Model):
+    """XGBoost on the columns of `columns_of`, several seeds averaged, averaged over both orders, divided by a temperature.
+
+    After `fit`: `similarities_`, `columns_` (places in `COLUMNS`), `base_` (the log class rates that the trees start from),
+    `boosters_`, `temperature_` and `selection_` (None where nothing was selected).
+    """
+
+    swap_equivariant = True
+
+    def fit(
+        self,
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        validation: Validation | None = None,
+        checkpoint: Path | None = None,
+    ) -> "BoostedModel":
+        options: BoostedOptions = self.config.model
+        labels = as_probabilities(labels)
+        self.similarities_ = Similarities().fit(pairs)
+        x, z = columns_of(pairs, self.similarities_)
+        rows = Rows(x, z, labels, np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64))
+        folds = _inner_folds(pairs, labels, self.config.seed)
+        self.base_ = _base(rows)
+        self.selection_ = None
+        self.columns_ = list(range(len(COLUMNS)))
+        if options.selection != "none" and folds is not None:
+            self.selection_ = self._select(rows, folds, checkpoint)
+            self.columns_ = self.selection_.columns
+        rounds = self._rounds(rows, folds)
+        self.temperature_, inner = 1.0, None
+        if folds is not None:
+            margins = self._inner_margins(rows, folds, self.columns_, rounds, self._seeds())
+            held = folds >= 0
+            self.temperature_ = _fit_temperature(margins[held], rows.part(held))
+            inner = _log_loss(margins[held] / self.temperature_, rows.part(held))
+        self.boosters_ = [self._train(rows, self.columns_, rounds, seed) for seed in self._seeds()]
+        self.report_ = {
+            "columns": len(self.columns_),
+            "rounds": rounds,
+            "temperature": self.temperature_,
+            "inner_log_loss": inner,
+        }
+        return self
+
+    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
+        x, z = columns_of(pairs, self.similarities_)
+        return softmax(self._margins(self.boosters_, x, z, self.columns_) / self.temperature_, axis=1)
+
+    def save_state(self, folder: Path) -> None:
+        arrays = {"base": self.base_, "temperature": np.array([self.temperature_])}
+        arrays |= {"word_idf": self.similarities_.word_idf_, "character_idf": self.similarities_.character_idf_}
+        save_arrays(folder / STATE_FILE, arrays)
+        write_json(folder / COLUMNS_FILE, [COLUMNS[column] for column in self.columns_])
+        for number, booster in enumerate(self.boosters_):
+            booster.save_model(folder / BOOSTER_FILE.format(number))
+        if self.selection_ is not None:
+            with write_whole(folder / SELECTION_FILE) as file:
+                self.selection_.path.to_csv(file, index=False, lineterminator="\n")
+
+    def load_state(self, folder: Path) -> None:
+        shapes = {"base": (3,), "temperature": (1,), "word_idf": (WORD_COLUMNS,), "character_idf": (CHARACTER_COLUMNS,)}
+        arrays = load_arrays(folder / STATE_FILE, shapes)
+        self.base_, self.temperature_ = arrays["base"], float(arrays["temperature"][0])
+        self.similarities_ = Similarities()
+        self.similarities_.word_idf_, self.similarities_.character_idf_ = arrays["word_idf"], arrays["character_idf"]
+        names = read_json(folder / COLUMNS_FILE)
+        if not (
+            isinstance(names, list) and names and set(map(str, names)) <= set(COLUMNS) and len(set(names)) == len(names)
+        ):
+            raise InputError(
+                f"{folder / COLUMNS_FILE}: expected a list of distinct columns of this version of humanpref"
+            )
+        self.columns_ = [COLUMNS.index(name) for name in names]
+        expected = {BOOSTER_FILE.format(number) for number in range(self.config.model.seeds)}
+        found = {path.name for path in folder.glob(BOOSTER_FILE.format("*"))}
+        if found != expected:
+            raise InputError(f"{folder}: expected the boosters {sorted(expected)}, found {sorted(found)}")
+        self.boosters_ = [_load_booster(folder / name, names) for name in sorted(expected)]
+        self.selection_ = None
+
+    def _seeds(self) -> list[int]:
+        # XGBoost takes signed 32-bit seeds.
+        states = np.random.SeedSequence(self.config.seed).generate_state(self.config.model.seeds)
+        return [int(state >> 1) for state in states]
+
+    def _parameters(self, rows: int, seed: int) -> dict:
+        options: BoostedOptions = self.config.model
+        return {
+            "objective": "multi:softprob",
+            "num_class": 3,
+            "tree_method": "hist",
+            "device": "cpu",
+            "grow_policy": "lossguide",
+            "max_depth": 0,
+            "max_leaves": options.leaves,
+            "learning_rate": options.learning_rate,
+            "min_child_weight": options.min_child_weight,
+            "reg_lambda": options.l2,
+            "subsample": options.row_share,
+            "colsample_bytree": options.column_share,
+            "seed": seed,
+            "nthread": _threads(rows),
+            "verbosity": 0,
+        }
+
+    def _train(self, rows: Rows, columns: list[int], rounds: int, seed: int) -> xgboost.Booster:
+        matrix, _ = _both_orders(rows, columns, self.base_)
+        return xgboost.train(self._parameters(len(rows.x), seed), matrix, rounds)
+
+    def _rounds(self, rows: Rows, folds: np.ndarray | None) -> int:
+        """The number of trees per class at which the mean held-out loss of the inner folds is lowest."""
+        options: BoostedOptions = self.config.model
+        if options.rounds is not None:
+            return options.rounds
+        if folds is None:
+            return DEFAULT_ROUNDS
+        matrix, owners = _both_orders(rows, self.columns_, self.base_)
+        splits = [
+            (np.flatnonzero(folds[owners] != fold), np.flatnonzero(folds[owners] == fold))
+            for fold in range(folds.max() + 1)
+        ]
+        seed = self._seeds()[0]
+        history = xgboost.cv(
+            self._parameters(len(rows.x), seed), matrix, options.max_rounds, folds=splits, seed=seed,
+            early_stopping_rounds=options.patience, as_pandas=False,
+        )  # fmt: skip
+        return len(history["test-mlogloss-mean"])
+
+    def _inner_margins(
+        self, rows: Rows, folds: np.ndarray, columns: list[int], rounds: int, seeds: list[int]
+    ) -> np.ndarray:
+        """What models without its inner fold say of each row, (n, 3) log scores; 0 for the rows that no used fold holds out."""
+        margins = np.zeros((len(folds), 3))
+        for fold in range(folds.max() + 1):
+            held = folds == fold
+            boosters = [self._train(rows.part(~held), columns, rounds, seed) for seed in seeds]
+            margins[held] = self._margins(boosters, rows.x[held], rows.z[held], columns)
+        return margins
+
+    def _margins(self, boosters: list[xgboost.Booster], x: np.ndarray, z: np.ndarray, columns: list[int]) -> np.ndarray:
+        """Log scores (n, 3), the mean over the boosters and over both orders of A and B."""
+        names = [COLUMNS[column] for column in columns]
+        total = np.zeros((len(x), 3))
+        orders = [(np.hstack([sign * x, z])[:, columns], classes) for sign, classes in _ORDERS]
+        for features, classes in orders:
+            matrix = xgboost.DMatrix(
+                features, base_margin=np.tile(self.base_, (len(x), 1)), feature_names=names, nthread=_threads(len(x))
+            )
+            said = np.zeros((len(x), 3))
+            for booster in boosters:
+                said += booster.predict(matrix, output_margin=True)
+            total += said[:, classes]
+        return total / (len(_ORDERS) * len(boosters))
+
+    def _select(self, rows: Rows, folds: np.ndarray, checkpoint: Path | None) -> Selection:
+        """Choose among the columns that LightGBM ranks first, by the inner log loss at the number of trees that suits all."""
+        options: BoostedOptions = self.config.model
+        rounds, seeds = self._rounds(rows, folds), self._seeds()[:1]
+        features, _, classes, weights = _expanded(rows)
+        order = importance_order(features, classes, weights, seeds[0], _threads(len(rows.x)))
+        held = folds >= 0
+
+        def loss_of(columns: list[int]) -> float:
+            return _log_loss(self._inner_margins(rows, folds, columns, rounds, seeds)[held], rows.part(held))
+
+        digest = hashlib.sha256(repr((self.config.to_dict(), rounds)).encode())
+        for values in (*rows, folds):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        candidates = order[: options.candidates].tolist()
+        return select(options.selection, candidates, COLUMNS, loss_of, checkpoint, digest.hexdigest())
+
+
+_ORDERS = ((1, (0, 1, 2)), (-1, SWAPPED_CLASSES))
+"""As it stands, and with A and B exchanged: the sign of the antisymmetric columns, and where the classes go."""
+
+
+def _expanded(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every row in both orders, and once per class that its label gives a share to: features, owners, classes, weights."""
+    features, owners, classes, weights = [], [], [], []
+    for sign, places in _ORDERS:
+        both = np.hstack([sign * rows.x, rows.z])
+        for label in range(3):
+            weight = rows.labels[:, places[label]] * rows.weights / len(_ORDERS)
+            owner = np.flatnonzero(weight > 0)
+            features.append(both[owner])
+            owners.append(owner)
+            classes.append(np.full(len(owner), label))
+            weights.append(weight[owner])
+    return np.vstack(features), np.concatenate(owners), np.concatenate(classes), np.concatenate(weights)
+
+
+def _both_orders(rows: Rows, columns: list[int], base: np.ndarray) -> tuple[xgboost.DMatrix, np.ndarray]:
+    """`_expanded` as XGBoost takes it, and the owners."""
+    features, owners, classes, weights = _expanded(rows)
+    matrix = xgboost.DMatrix(
+        features[:, columns],
+        label=classes,
+        weight=weights,
+        base_margin=np.tile(base, (len(owners), 1)),
+        feature_names=[COLUMNS[column] for column in columns],
+        nthread=_threads(len(rows.x)),
+    )
+    return matrix, owners
+
+
+def _base(rows: Rows) -> np.ndarray:
+    """The log class rates, A and B alike; a third of a row more for each class keeps them finite."""
+    rates = rows.weights @ rows.labels + 1 / 3
+    rates = (rates + rates[list(SWAPPED_CLASSES)]) / 2
+    return np.log(rates / rates.sum())
+
+
+def _inner_folds(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> np.ndarray | None:
+    """Each row's inner fold, -1 for the folds that are not held out; None where there are too few prompts to choose by."""
+    if len(set(prompt_keys(pairs))) < INNER_PROMPTS:
+        return None
+    labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
+    folds = grouped_folds(labelled, INNER_FOLDS, seed)
+    used = min(INNER_FOLDS, math.ceil(INNER_ROWS / max(1, int((folds == 0).sum()))))
+    return np.where(folds < used, folds, -1)
+
+
+def _fit_temperature(margins: np.ndarray, rows: Rows) -> float:
+    """The temperature, from 1/4 to 4, at which the held-out log loss is lowest."""
+    found = minimize_scalar(
+        lambda log_t: _log_loss(margins / np.exp(log_t), rows), bounds=(-np.log(4), np.log(4)), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def _log_loss(margins: np.ndarray, rows: Rows) -> float:
+    """Weighted mean log loss of log scores (n, 3), in nats."""
+    return float(-(rows.weights @ (rows.labels * log_softmax(margins, axis=1)).sum(axis=1)) / rows.weights.sum())
+
+
+def _threads(rows: int) -> int:
+    return 2 if rows >= MANY_ROWS else 1
+
+
+def _load_booster(path: Path, names: list[str]) -> xgboost.Booster:
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(path)
+    except xgboost.core.XGBoostError as error:
+        raise InputError(f"{path}: cannot be read as an XGBoost model ({str(error).splitlines()[0]})") from None
+    if booster.feature_names != names:
+        raise InputError(
+            f"{path}: expected the columns of {COLUMNS_FILE}, got {len(booster.feature_names or [])} others"
+        )
+    return booster
