@@ -123,6 +123,22 @@ def _key_value(text: str, option: str) -> tuple[str, str]:
     return key, value
 
 
+def selection(options: argparse.Namespace) -> int:
+    from humanpref.artifact import Artifact
+    from humanpref.comparison import markdown
+    from humanpref.evaluation.figures import selection_figure
+    from humanpref.experiment import selection_path
+    from humanpref.files import check_writable
+
+    if options.figure is not None:
+        check_writable(options.figure)
+    path = selection_path(Artifact.load(options.artifact))
+    if options.figure is not None:
+        selection_figure(path, options.figure, f"{options.artifact}: wrapper selection")
+    print(markdown(path), end="")
+    return 0
+
+
 def presets(options: argparse.Namespace) -> int:
     for name in preset_names():
         config = load_config(name)
@@ -202,6 +218,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--preset", default="tiny", metavar="NAME", help="the recipe (default tiny)")
     _study(command)
+
+    command = _command(commands, "selection", selection, "how a boosted model chose its columns, step by step")
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("--figure", type=Path, metavar="PNG", help="draw it there, too")
 
     command = _command(commands, "presets", presets, "list the presets")
     command.add_argument("--json", action="store_true", help="each with all its options, one JSON object a line")

@@ -16,6 +16,7 @@ from humanpref.data import digest_of, grouped_folds, held_out, labels_of, prompt
 from humanpref.evaluation.metrics import summarise
 from humanpref.files import folder_whole, read_json, write_json, write_whole
 from humanpref.models import build_model
+from humanpref.models.selection import SELECTION_FILE
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,23 @@ def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
             artifact.folder / METRICS_FILE,
         )
     return summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
+
+
+def selection_path(artifact: Artifact) -> pd.DataFrame:
+    """The steps by which each model of the artifact chose its columns (`humanpref.models.selection`); `model` names it.
+
+    Raises
+    ------
+    InputError
+        If its models selected nothing.
+    """
+    files = {member: artifact.folder / member / SELECTION_FILE for member in artifact.facts["members"]}
+    tables = [pd.read_csv(file).assign(model=member) for member, file in files.items() if file.is_file()]
+    if not tables:
+        raise InputError(
+            f"{artifact.folder}: its models selected no columns (option model.selection of family boosted)"
+        )
+    return pd.concat(tables, ignore_index=True)
 
 
 def _check_weights(pairs: pd.DataFrame, held: dict[str, np.ndarray], source: str | Path) -> None:

@@ -17,9 +17,11 @@ MICRO = [
     "training.epochs=1",
 ]  # fmt: skip
 FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
+TREES = ["model.max_rounds=30", "model.patience=5", "model.learning_rate=0.2", "model.seeds=2"]
 CONFIGS = {
     "prior": load_config("prior"),
     "sparse": load_config("sparse", overrides=FEW),
+    "boosted": load_config("boosted", overrides=TREES),
     "encoder": load_config("tiny", overrides=MICRO),
     "encoder, joint": load_config(
         "tiny", overrides=[*MICRO, "model.inputs=joint", "model.head=attention", "inference.swap_average=true"]
@@ -29,7 +31,7 @@ CONFIGS = {
     ),
     "encoder, davidson": load_config("tiny", overrides=[*MICRO, "model.head=davidson", "model.layer_norm=true"]),
 }
-EXACT = {"prior": 1e-12, "sparse": 1e-5, "encoder": 1e-5}
+EXACT = {"prior": 1e-12, "sparse": 1e-5, "boosted": 1e-12, "encoder": 1e-5}
 
 
 def test_no_family_is_left_out():
@@ -40,6 +42,8 @@ def test_no_family_is_left_out():
 def family(request):
     if CONFIGS[request.param].family == "encoder":
         pytest.importorskip("torch")
+    if CONFIGS[request.param].family == "boosted":
+        pytest.importorskip("xgboost")
     return request.param
 
 
@@ -154,8 +158,8 @@ def test_soft_labels(family, pairs):
     mean = model.predict_proba(few).mean(axis=0)
     if family == "prior":
         np.testing.assert_allclose(mean, [0.2, 0.3, 0.5], atol=1e-12)
-    elif family == "sparse":  # which has no side to prefer
-        assert mean[2] == pytest.approx(0.5, abs=1e-3)
+    elif family in ("sparse", "boosted"):  # which have no side to prefer
+        assert mean[2] == pytest.approx(0.5, abs=0.01 if family == "boosted" else 1e-3)
 
 
 def test_weight_two_equals_the_row_twice(family, pairs):
@@ -167,6 +171,10 @@ def test_weight_two_equals_the_row_twice(family, pairs):
         # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text will do.
         "sparse": load_config(
             "sparse", overrides=["model.term_penalties=3", "model.structure_penalties=30", "model.min_rows=1"]
+        ),
+        # No early stopping, every row for every tree.
+        "boosted": load_config(
+            "boosted", overrides=["model.rounds=20", "model.row_share=1", "model.min_child_weight=1", "model.l2=1"]
         ),
         # One step over all rows, without chance.
         "encoder": load_config(
@@ -182,7 +190,7 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     assert np.abs(weighted - plain).max() > 10 * difference
 
 
-TWICE = {"prior": 1e-12, "sparse": 1e-4, "encoder": 1e-3}
+TWICE = {"prior": 1e-12, "sparse": 1e-4, "boosted": 1e-5, "encoder": 1e-3}
 
 
 def test_one_training_row(family, pairs):

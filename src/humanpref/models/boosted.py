@@ -23,15 +23,14 @@ from humanpref.config import BoostedOptions
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import read_json, write_json, write_whole
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.selection import Selection, importance_order, select
+from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
 from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, InputError
 from humanpref.text import similarity
-from humanpref.text.features import antisymmetric_names, structure, symmetric_names
+from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
 from humanpref.text.similarity import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
 
 STATE_FILE = "model.safetensors"
 COLUMNS_FILE = "columns.json"
-SELECTION_FILE = "selection.csv"
 BOOSTER_FILE = "booster-{}.ubj"
 
 INNER_FOLDS = 5
@@ -40,12 +39,21 @@ INNER_ROWS = 4_000
 INNER_PROMPTS = 50
 """With fewer distinct prompts nothing is chosen: `DEFAULT_ROUNDS` trees per class, temperature 1."""
 DEFAULT_ROUNDS = 100
+BINS = 64
+"""Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time and the same inner loss."""
 MANY_ROWS = 10_000
 """From so many rows on, two threads; with fewer they only wait for each other. A result must not depend on the machine."""
 
 ANTISYMMETRIC = (*antisymmetric_names(), *similarity.ANTISYMMETRIC)
 SYMMETRIC = (*symmetric_names(), *similarity.SYMMETRIC)
 COLUMNS = (*ANTISYMMETRIC, *SYMMETRIC)
+
+_PLAIN = {*antisymmetric_names(PLAIN), *symmetric_names(PLAIN), *similarity.ANTISYMMETRIC, *similarity.SYMMETRIC}
+COLUMN_SETS = {
+    "plain": [place for place, name in enumerate(COLUMNS) if name in _PLAIN],
+    "all": list(range(len(COLUMNS))),
+}
+"""The places in `COLUMNS` that the option `model.columns` names."""
 
 
 def columns_of(pairs: pd.DataFrame, similarities: Similarities) -> tuple[np.ndarray, np.ndarray]:
@@ -92,17 +100,19 @@ class BoostedModel(Model):
         folds = _inner_folds(pairs, labels, self.config.seed)
         self.base_ = _base(rows)
         self.selection_ = None
-        self.columns_ = list(range(len(COLUMNS)))
-        if options.selection != "none" and folds is not None:
-            self.selection_ = self._select(rows, folds, checkpoint)
-            self.columns_ = self.selection_.columns
-        rounds = self._rounds(rows, folds)
-        self.temperature_, inner = 1.0, None
-        if folds is not None:
-            margins = self._inner_margins(rows, folds, self.columns_, rounds, self._seeds())
-            held = folds >= 0
-            self.temperature_ = _fit_temperature(margins[held], rows.part(held))
-            inner = _log_loss(margins[held] / self.temperature_, rows.part(held))
+        if folds is None:
+            self.columns_ = COLUMN_SETS["plain" if options.columns == "auto" else options.columns]
+            rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
+        else:
+            self.columns_, rounds = self._choose_columns(rows, folds)
+            if options.selection != "none":
+                self.selection_ = self._select(rows, folds, rounds, checkpoint)
+                self.columns_ = self.selection_.columns
+                rounds, _ = self._early_stopping(rows, folds, self.columns_)
+            # One seed is a little surer of itself than the mean of several: the temperature errs on the safe side.
+            margins, judged = self._inner_margins(rows, folds, self.columns_, rounds)[folds >= 0], rows.part(folds >= 0)
+            self.temperature_ = _fit_temperature(margins, judged)
+            inner = _log_loss(margins / self.temperature_, judged)
         self.boosters_ = [self._train(rows, self.columns_, rounds, seed) for seed in self._seeds()]
         self.report_ = {
             "columns": len(self.columns_),
@@ -159,6 +169,7 @@ class BoostedModel(Model):
             "objective": "multi:softprob",
             "num_class": 3,
             "tree_method": "hist",
+            "max_bin": BINS,
             "device": "cpu",
             "grow_policy": "lossguide",
             "max_depth": 0,
@@ -177,34 +188,36 @@ class BoostedModel(Model):
         matrix, _ = _both_orders(rows, columns, self.base_)
         return xgboost.train(self._parameters(len(rows.x), seed), matrix, rounds)
 
-    def _rounds(self, rows: Rows, folds: np.ndarray | None) -> int:
-        """The number of trees per class at which the mean held-out loss of the inner folds is lowest."""
+    def _choose_columns(self, rows: Rows, folds: np.ndarray) -> tuple[list[int], int]:
+        """The set of columns with the lowest inner log loss, and its number of trees per class."""
+        wanted = self.config.model.columns
+        sets = list(COLUMN_SETS.values()) if wanted == "auto" else [COLUMN_SETS[wanted]]
+        found = [self._early_stopping(rows, folds, columns) for columns in sets]
+        best = int(np.argmin([loss for _, loss in found]))
+        return sets[best], found[best][0]
+
+    def _early_stopping(self, rows: Rows, folds: np.ndarray, columns: list[int]) -> tuple[int, float]:
+        """The number of trees per class at which the mean log loss over the inner folds is lowest, and that loss."""
         options: BoostedOptions = self.config.model
-        if options.rounds is not None:
-            return options.rounds
-        if folds is None:
-            return DEFAULT_ROUNDS
-        matrix, owners = _both_orders(rows, self.columns_, self.base_)
-        splits = [
-            (np.flatnonzero(folds[owners] != fold), np.flatnonzero(folds[owners] == fold))
-            for fold in range(folds.max() + 1)
-        ]
+        matrix, owners = _both_orders(rows, columns, self.base_)
+        fold_of = folds[owners]
+        splits = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds.max() + 1)]
+        fixed = options.rounds is not None
         seed = self._seeds()[0]
         history = xgboost.cv(
-            self._parameters(len(rows.x), seed), matrix, options.max_rounds, folds=splits, seed=seed,
-            early_stopping_rounds=options.patience, as_pandas=False,
+            self._parameters(len(rows.x), seed), matrix, options.rounds if fixed else options.max_rounds, folds=splits,
+            early_stopping_rounds=None if fixed else options.patience, seed=seed, as_pandas=False,
         )  # fmt: skip
-        return len(history["test-mlogloss-mean"])
+        losses = history["test-mlogloss-mean"]  # cut off after the best round
+        return len(losses), losses[-1]
 
-    def _inner_margins(
-        self, rows: Rows, folds: np.ndarray, columns: list[int], rounds: int, seeds: list[int]
-    ) -> np.ndarray:
-        """What models without its inner fold say of each row, (n, 3) log scores; 0 for the rows that no used fold holds out."""
+    def _inner_margins(self, rows: Rows, folds: np.ndarray, columns: list[int], rounds: int) -> np.ndarray:
+        """What a model without its inner fold says of each row, (n, 3) log scores; 0 for the rows that no fold holds out."""
         margins = np.zeros((len(folds), 3))
         for fold in range(folds.max() + 1):
             held = folds == fold
-            boosters = [self._train(rows.part(~held), columns, rounds, seed) for seed in seeds]
-            margins[held] = self._margins(boosters, rows.x[held], rows.z[held], columns)
+            booster = self._train(rows.part(~held), columns, rounds, self._seeds()[0])
+            margins[held] = self._margins([booster], rows.x[held], rows.z[held], columns)
         return margins
 
     def _margins(self, boosters: list[xgboost.Booster], x: np.ndarray, z: np.ndarray, columns: list[int]) -> np.ndarray:
@@ -222,21 +235,20 @@ class BoostedModel(Model):
             total += said[:, classes]
         return total / (len(_ORDERS) * len(boosters))
 
-    def _select(self, rows: Rows, folds: np.ndarray, checkpoint: Path | None) -> Selection:
-        """Choose among the columns that LightGBM ranks first, by the inner log loss at the number of trees that suits all."""
+    def _select(self, rows: Rows, folds: np.ndarray, rounds: int, checkpoint: Path | None) -> Selection:
+        """Choose among those of `columns_` that LightGBM ranks first, by the inner log loss of so many trees."""
         options: BoostedOptions = self.config.model
-        rounds, seeds = self._rounds(rows, folds), self._seeds()[:1]
         features, _, classes, weights = _expanded(rows)
-        order = importance_order(features, classes, weights, seeds[0], _threads(len(rows.x)))
-        held = folds >= 0
+        order = importance_order(features[:, self.columns_], classes, weights, self._seeds()[0], _threads(len(rows.x)))
+        candidates = [self.columns_[place] for place in order[: options.candidates]]
+        judged = rows.part(folds >= 0)
 
         def loss_of(columns: list[int]) -> float:
-            return _log_loss(self._inner_margins(rows, folds, columns, rounds, seeds)[held], rows.part(held))
+            return _log_loss(self._inner_margins(rows, folds, columns, rounds)[folds >= 0], judged)
 
         digest = hashlib.sha256(repr((self.config.to_dict(), rounds)).encode())
         for values in (*rows, folds):
             digest.update(np.ascontiguousarray(values).tobytes())
-        candidates = order[: options.candidates].tolist()
         return select(options.selection, candidates, COLUMNS, loss_of, checkpoint, digest.hexdigest())
 
 

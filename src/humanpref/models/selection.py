@@ -13,6 +13,9 @@ from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
+SELECTION_FILE = "selection.csv"
+"""Where a model folder keeps the path of its selection."""
+
 
 class Selection(NamedTuple):
     """The chosen columns' places, ascending, and the path to them.

@@ -1,0 +1,208 @@
+"""What is particular to the boosted trees; what holds for every family is in test_contract.py."""
+
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("xgboost")
+
+from humanpref.config import load_config
+from humanpref.data import labels_of, swap_pairs
+from humanpref.data.synthetic import make_arena
+from humanpref.evaluation.metrics import log_loss
+from humanpref.models import boosted, build_model, load_model
+from humanpref.models.boosted import ANTISYMMETRIC, COLUMNS, SYMMETRIC, Rows, columns_of
+from humanpref.schema import InputError
+
+QUICK = ["model.seeds=1", "model.learning_rate=0.1", "model.max_rounds=60", "model.patience=10"]
+SELECTING = [*QUICK, "model.selection=forward", "model.candidates=3", "model.max_rounds=15"]
+
+
+def build(*overrides):
+    return build_model(load_config("boosted", overrides=[*QUICK, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def model(pairs):
+    return build("model.seeds=2").fit(pairs, labels_of(pairs))
+
+
+@pytest.fixture(scope="module")
+def rows(pairs, model):
+    x, z = columns_of(pairs, model.similarities_)
+    return Rows(x, z, labels_of(pairs), np.ones(len(pairs)))
+
+
+def test_columns_and_their_symmetry(pairs, model, rows):
+    assert rows.x.shape == (len(pairs), len(ANTISYMMETRIC))
+    assert rows.z.shape == (len(pairs), len(SYMMETRIC))
+    assert len(set(COLUMNS)) == len(ANTISYMMETRIC) + len(SYMMETRIC)
+    x, z = columns_of(swap_pairs(pairs), model.similarities_)
+    np.testing.assert_array_equal(x, -rows.x)
+    np.testing.assert_array_equal(z, rows.z)
+
+
+def test_both_orders_of_hard_and_soft_labels():
+    x, z = np.array([[1.0], [2.0]]), np.array([[5.0], [6.0]])
+    labels = np.array([[1, 0, 0], [0.25, 0, 0.75]])
+    features, owners, classes, weights = boosted._expanded(Rows(x, z, labels, np.array([2.0, 4.0])))
+    found = sorted(zip(features.tolist(), owners.tolist(), classes.tolist(), weights.tolist(), strict=True))
+    assert found == sorted(
+        [
+            ([1, 5], 0, 0, 1.0), ([-1, 5], 0, 1, 1.0),
+            ([2, 6], 1, 0, 0.5), ([2, 6], 1, 2, 1.5), ([-2, 6], 1, 1, 0.5), ([-2, 6], 1, 2, 1.5),
+        ]
+    )  # fmt: skip
+
+
+def test_what_is_held_out_changes_nothing(pairs, model):
+    """Neither there, nor with other labels, do validation rows have a part in the fit."""
+    kept, out = pairs[:90].reset_index(drop=True), pairs[90:].reset_index(drop=True)
+    labels = labels_of(out)
+    fits = [
+        build().fit(kept, labels_of(kept), validation=validation)
+        for validation in (None, (out, labels), (out, np.roll(labels, 1, axis=1)))
+    ]
+    for fit in fits[1:]:
+        assert fit.report_ == fits[0].report_
+        np.testing.assert_array_equal(fit.predict_proba(out), fits[0].predict_proba(out))
+
+
+def test_an_inner_fold_is_not_learned_from_when_it_is_judged(pairs, model, rows):
+    folds = boosted._inner_folds(pairs, rows.labels, 42)
+    assert sorted(set(folds)) == [0, 1, 2, 3, 4]
+    margins = model._inner_margins(rows, folds, model.columns_, 10, [1])
+    other = np.where((folds == 0)[:, None], np.roll(rows.labels, 1, axis=1), rows.labels)
+    changed = model._inner_margins(rows._replace(labels=other), folds, model.columns_, 10, [1])
+    np.testing.assert_array_equal(changed[folds == 0], margins[folds == 0])
+    assert np.abs(changed[folds != 0] - margins[folds != 0]).max() > 0.01
+
+
+def test_a_value_that_is_different_for_each_fold_does_not_help_out_of_fold(pairs):
+    labels = labels_of(pairs)
+    classes, folds = labels.argmax(axis=1), boosted._inner_folds(pairs, labels, 42)
+    # So many exclamation marks for each fold and class: within a fold they give the label away.
+    marks = [
+        "!" * (3 ** (3 * fold + label) // 100 + 3 * fold + label) for fold, label in zip(folds, classes, strict=True)
+    ]
+    marked = pairs.assign(
+        response_a=[(*turns, mark) for turns, mark in zip(pairs["response_a"], marks, strict=True)],
+        response_b=[(*turns, mark) for turns, mark in zip(pairs["response_b"], marks, strict=True)],
+    )
+    plain, leaking = build().fit(pairs, labels), build().fit(marked, labels)
+    assert leaking.report_["inner_log_loss"] > plain.report_["inner_log_loss"] - 0.02
+    # It does help where it was learned from: the leak was real.
+    fixed = ["model.rounds=40", "model.min_child_weight=1"]
+    losses = [log_loss(labels, build(*fixed).fit(p, labels).predict_proba(p)) for p in (pairs, marked)]
+    assert losses[1] < losses[0] - 0.1
+
+
+def test_early_stopping_finds_where_the_inner_loss_is_lowest(pairs, model, rows):
+    folds = boosted._inner_folds(pairs, rows.labels, 42)
+    rounds = model._rounds(rows, folds)
+    assert 1 <= rounds < 60
+    seed = model._seeds()[:1]
+    losses = {
+        n: boosted._log_loss(model._inner_margins(rows, folds, model.columns_, n, seed), rows) for n in (rounds, 60)
+    }
+    assert losses[rounds] < losses[60]
+    assert all(booster.num_boosted_rounds() == model.report_["rounds"] for booster in model.boosters_)
+    assert build("model.rounds=7").fit(pairs, rows.labels).report_["rounds"] == 7
+
+
+def test_the_temperature_softens_what_is_too_sure():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(size=(2_000, 3))
+    raised = np.exp(margins)
+    drawn = (rng.random((2_000, 1)) > (raised / raised.sum(axis=1, keepdims=True)).cumsum(axis=1)).sum(axis=1)
+    rows = Rows(np.empty((2_000, 0)), np.empty((2_000, 0)), np.eye(3)[drawn.clip(max=2)], np.ones(2_000))
+    assert boosted._fit_temperature(3 * margins, rows) == pytest.approx(3, rel=0.1)
+    assert boosted._fit_temperature(margins / 2, rows) == pytest.approx(0.5, rel=0.1)
+
+
+def test_many_rows_use_one_inner_fold(monkeypatch, pairs):
+    monkeypatch.setattr(boosted, "INNER_ROWS", 20)
+    assert sorted(set(boosted._inner_folds(pairs, labels_of(pairs), 1))) == [-1, 0]
+    assert build().fit(pairs, labels_of(pairs)).report_["inner_log_loss"] > 0
+
+
+def test_two_threads_change_nothing(pairs, monkeypatch):
+    one = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
+    monkeypatch.setattr(boosted, "MANY_ROWS", 1)
+    two = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
+    np.testing.assert_array_equal(two, one)
+
+
+def test_the_selection_is_the_same_for_the_same_seed_and_goes_on(pairs, tmp_path, monkeypatch):
+    pytest.importorskip("lightgbm")
+    labels = labels_of(pairs)
+    first, again = (build(*SELECTING).fit(pairs, labels) for _ in range(2))
+    assert 1 <= len(first.columns_) <= 3
+    assert first.columns_ == again.columns_
+    assert first.selection_.path.equals(again.selection_.path)
+    np.testing.assert_array_equal(first.predict_proba(pairs), again.predict_proba(pairs))
+    # Stopped after two evaluations, and started again.
+    checkpoint = tmp_path / "checkpoint"
+    inner, calls = boosted.BoostedModel._inner_margins, []
+
+    def counted(self, *arguments):
+        calls.append(arguments[2])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return inner(self, *arguments)
+
+    monkeypatch.setattr(boosted.BoostedModel, "_inner_margins", counted)
+    with pytest.raises(KeyboardInterrupt):
+        build(*SELECTING).fit(pairs, labels, checkpoint=checkpoint)
+    resumed = build(*SELECTING).fit(pairs, labels, checkpoint=checkpoint)
+    assert resumed.selection_.path.equals(first.selection_.path)
+    assert not any(columns in calls[:2] for columns in calls[3:-1])
+    resumed.save(tmp_path / "model")
+    assert (
+        pd.read_csv(tmp_path / "model" / "selection.csv")["column"].tolist() == first.selection_.path["column"].tolist()
+    )
+    loaded = load_model(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(pairs), first.predict_proba(pairs))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "booster-1.ubj").unlink(), "expected the boosters"),
+        (lambda folder: (folder / "booster-2.ubj").write_bytes(b"x"), "expected the boosters"),
+        (lambda folder: (folder / "booster-1.ubj").write_bytes(b"{"), "cannot be read as an XGBoost model"),
+        (lambda folder: (folder / "columns.json").write_text("[]"), "expected a list of distinct columns"),
+        (lambda folder: (folder / "columns.json").write_text('["age"]'), "expected a list of distinct columns"),
+        (lambda folder: (folder / "columns.json").write_text('["identical"]'), "expected the columns of columns.json"),
+    ],
+)
+def test_loading_is_strict(model, tmp_path, change, message):
+    model.save(tmp_path)
+    change(tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_model(tmp_path)
+
+
+def test_a_missing_library_is_named(pairs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(InputError, match=r"lightgbm: pip install 'humanpref\[boosted\]'"):
+        build(*SELECTING).fit(pairs, labels_of(pairs))
+    build("model.rounds=1").fit(pairs, labels_of(pairs))  # it is needed for selection alone
+    monkeypatch.delitem(sys.modules, "humanpref.models.boosted")
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    with pytest.raises(InputError, match=r"needs xgboost: pip install 'humanpref\[boosted\]'"):
+        build_model(load_config("boosted"))
+
+
+def test_it_learns_what_there_is_to_learn(tmp_path, write_csv):
+    from humanpref.data import read_pairs
+
+    arena = make_arena(600, seed=3)
+    arena.train.to_csv(tmp_path / "train.csv", index=False)
+    arena.test_labels.to_csv(tmp_path / "test.csv", index=False)
+    train, test = read_pairs(tmp_path / "train.csv"), read_pairs(tmp_path / "test.csv")
+    prior = np.tile(labels_of(train).mean(axis=0), (len(test), 1))
+    fitted = build().fit(train, labels_of(train))
+    assert log_loss(labels_of(test), fitted.predict_proba(test)) < log_loss(labels_of(test), prior) - 0.02
