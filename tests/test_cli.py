@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -194,3 +195,17 @@ def test_version_and_presets(run):
     assert run("--version")[1].startswith("humanpref 0.")
     assert "deberta-v3-small" in run("presets")[1]
     assert [json.loads(line)["preset"] for line in run("presets", "--json")[1].splitlines()]
+
+
+def test_the_path_of_a_selection(run, artifact, tmp_path):
+    refused(run("selection", artifact), "selected no columns", "model.selection")
+    copy = shutil.copytree(artifact, tmp_path / "copy")
+    (copy / "fold-1" / "selection.csv").write_text(
+        "step,action,column,columns,log_loss,kept\n0,add,jaccard,1,1.05,True\n1,add,identical,2,1.06,False\n"
+    )
+    code, out, _ = run("selection", copy)
+    assert code == 0
+    assert "| 0 | add | jaccard | 1 | 1.0500 | True | fold-1 |" in out
+    pytest.importorskip("matplotlib")
+    assert run("selection", copy, "--figure", tmp_path / "path.png")[0] == 0
+    assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")

@@ -190,8 +190,10 @@ class BoostedModel(Model):
 
     def _choose_columns(self, rows: Rows, folds: np.ndarray) -> tuple[list[int], int]:
         """The set of columns with the lowest inner log loss, and its number of trees per class."""
-        wanted = self.config.model.columns
-        sets = list(COLUMN_SETS.values()) if wanted == "auto" else [COLUMN_SETS[wanted]]
+        options: BoostedOptions = self.config.model
+        sets = list(COLUMN_SETS.values()) if options.columns == "auto" else [COLUMN_SETS[options.columns]]
+        if len(sets) == 1 and options.rounds is not None:
+            return sets[0], options.rounds
         found = [self._early_stopping(rows, folds, columns) for columns in sets]
         best = int(np.argmin([loss for _, loss in found]))
         return sets[best], found[best][0]

@@ -270,7 +270,8 @@ PLAIN = frozenset(
         *("prompt_log_turns", "prompt_questions", "prompt_code", "prompt_non_ascii", "identical", "jaccard"),
     }
 )
-"""The features for a linear model, which a thousand rows fit better with these than with all (trees are the other way)."""
+"""The features that a thousand rows suffice for: with these alone `sparse` and `boosted` have a lower inner log loss than with
+all."""
 
 RESPONSE_FEATURES = tuple(_RESPONSE)
 """What `response_features` counts, in its order."""
