@@ -205,7 +205,7 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
     )
     code, out, _ = run("selection", copy)
     assert code == 0
-    assert "| 0 | add | jaccard | 1 | 1.0500 | True | fold-1 |" in out
+    assert "| 0 | add | jaccard | 1 | 1.0500 | 1 | fold-1 |" in out
     pytest.importorskip("matplotlib")
     assert run("selection", copy, "--figure", tmp_path / "path.png")[0] == 0
     assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")

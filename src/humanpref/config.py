@@ -27,7 +27,7 @@ ATTENTIONS = ("fused", "eager")
 LOSSES = ("cross-entropy", "dpo-like", "distillation")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
-COLUMN_SETS = ("auto", "plain", "all")
+FEATURES = ("plain", "all")
 SELECTIONS = ("none", "forward", "backward")
 SECTIONS = ("model", "training", "inference")
 
@@ -105,9 +105,9 @@ class BoostedOptions:
     """Share of the columns that each tree may split."""
     seeds: int = 5
     """Models that differ in the draws of rows and columns alone; their scores are averaged."""
-    columns: str = "auto"
-    """`plain` (the features of `sparse` and the similarities), `all`, or `auto`: what the inner log loss prefers, which with few
-    rows is mostly `plain`."""
+    features: str = "plain"
+    """Structural features beside the similarities: `plain`, those that `sparse` uses, or `all`, for which a thousand rows are too
+    few."""
     selection: str = "none"
     """Wrapper selection of columns by the inner log loss: `forward` from none, `backward` from all candidates, or `none`."""
     candidates: int = 24
@@ -123,7 +123,7 @@ class BoostedOptions:
             _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
         for name in ("row_share", "column_share"):
             _check(0 < getattr(self, name) <= 1, f"model.{name}", "a number in (0, 1]", getattr(self, name))
-        _check(self.columns in COLUMN_SETS, "model.columns", f"one of {', '.join(COLUMN_SETS)}", self.columns)
+        _check(self.features in FEATURES, "model.features", f"one of {', '.join(FEATURES)}", self.features)
         _check(self.selection in SELECTIONS, "model.selection", f"one of {', '.join(SELECTIONS)}", self.selection)
 
 

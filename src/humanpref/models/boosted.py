@@ -44,21 +44,20 @@ BINS = 64
 MANY_ROWS = 10_000
 """From so many rows on, two threads; with fewer they only wait for each other. A result must not depend on the machine."""
 
-ANTISYMMETRIC = (*antisymmetric_names(), *similarity.ANTISYMMETRIC)
-SYMMETRIC = (*symmetric_names(), *similarity.SYMMETRIC)
-COLUMNS = (*ANTISYMMETRIC, *SYMMETRIC)
-
-_PLAIN = {*antisymmetric_names(PLAIN), *symmetric_names(PLAIN), *similarity.ANTISYMMETRIC, *similarity.SYMMETRIC}
-COLUMN_SETS = {
-    "plain": [place for place, name in enumerate(COLUMNS) if name in _PLAIN],
-    "all": list(range(len(COLUMNS))),
-}
-"""The places in `COLUMNS` that the option `model.columns` names."""
+FEATURES = {"plain": PLAIN, "all": None}
+"""What the option `model.features` names, as `humanpref.text.features.structure` takes it."""
 
 
-def columns_of(pairs: pd.DataFrame, similarities: Similarities) -> tuple[np.ndarray, np.ndarray]:
-    """All that the trees may look at: (n, len(ANTISYMMETRIC)) and (n, len(SYMMETRIC)) float32."""
-    x, z = structure(pairs)
+def column_names(features: str) -> tuple[list[str], list[str]]:
+    """Names of the antisymmetric and of the symmetric columns of `columns_of`."""
+    only = FEATURES[features]
+    x, z = antisymmetric_names(only), symmetric_names(only)
+    return [*x, *similarity.ANTISYMMETRIC], [*z, *similarity.SYMMETRIC]
+
+
+def columns_of(pairs: pd.DataFrame, similarities: Similarities, features: str) -> tuple[np.ndarray, np.ndarray]:
+    """All that the trees may look at, (n, columns) float32 each: antisymmetric, and symmetric in A and B."""
+    x, z = structure(pairs, FEATURES[features])
     x_alike, z_alike = similarities.columns(pairs)
     return np.hstack([x, x_alike], dtype=np.float32), np.hstack([z, z_alike], dtype=np.float32)
 
@@ -78,8 +77,8 @@ class Rows(NamedTuple):
 class BoostedModel(Model):
     """XGBoost on the columns of `columns_of`, several seeds averaged, averaged over both orders, divided by a temperature.
 
-    After `fit`: `similarities_`, `columns_` (places in `COLUMNS`), `base_` (the log class rates that the trees start from),
-    `boosters_`, `temperature_` and `selection_` (None where nothing was selected).
+    After `fit`: `similarities_`, `columns_` (the places, among the names of `column_names`, of the columns that the trees see),
+    `boosters_`, `temperature_` and `selection_` (None where nothing was selected, or not in this process).
     """
 
     swap_equivariant = True
@@ -95,20 +94,16 @@ class BoostedModel(Model):
         options: BoostedOptions = self.config.model
         labels = as_probabilities(labels)
         self.similarities_ = Similarities().fit(pairs)
-        x, z = columns_of(pairs, self.similarities_)
+        x, z = columns_of(pairs, self.similarities_, options.features)
         rows = Rows(x, z, labels, np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64))
         folds = _inner_folds(pairs, labels, self.config.seed)
-        self.base_ = _base(rows)
-        self.selection_ = None
-        if folds is None:
-            self.columns_ = COLUMN_SETS["plain" if options.columns == "auto" else options.columns]
-            rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
-        else:
-            self.columns_, rounds = self._choose_columns(rows, folds)
+        self.columns_, self.selection_ = list(range(len(self._names()))), None
+        rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
+        if folds is not None:
             if options.selection != "none":
-                self.selection_ = self._select(rows, folds, rounds, checkpoint)
+                self.selection_ = self._select(rows, folds, checkpoint)
                 self.columns_ = self.selection_.columns
-                rounds, _ = self._early_stopping(rows, folds, self.columns_)
+            rounds = self._early_stopping(rows, folds)
             # One seed is a little surer of itself than the mean of several: the temperature errs on the safe side.
             margins, judged = self._inner_margins(rows, folds, self.columns_, rounds)[folds >= 0], rows.part(folds >= 0)
             self.temperature_ = _fit_temperature(margins, judged)
@@ -123,14 +118,14 @@ class BoostedModel(Model):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        x, z = columns_of(pairs, self.similarities_)
+        x, z = columns_of(pairs, self.similarities_, self.config.model.features)
         return softmax(self._margins(self.boosters_, x, z, self.columns_) / self.temperature_, axis=1)
 
     def save_state(self, folder: Path) -> None:
-        arrays = {"base": self.base_, "temperature": np.array([self.temperature_])}
+        arrays = {"temperature": np.array([self.temperature_])}
         arrays |= {"word_idf": self.similarities_.word_idf_, "character_idf": self.similarities_.character_idf_}
         save_arrays(folder / STATE_FILE, arrays)
-        write_json(folder / COLUMNS_FILE, [COLUMNS[column] for column in self.columns_])
+        write_json(folder / COLUMNS_FILE, [self._names()[column] for column in self.columns_])
         for number, booster in enumerate(self.boosters_):
             booster.save_model(folder / BOOSTER_FILE.format(number))
         if self.selection_ is not None:
@@ -138,25 +133,27 @@ class BoostedModel(Model):
                 self.selection_.path.to_csv(file, index=False, lineterminator="\n")
 
     def load_state(self, folder: Path) -> None:
-        shapes = {"base": (3,), "temperature": (1,), "word_idf": (WORD_COLUMNS,), "character_idf": (CHARACTER_COLUMNS,)}
+        shapes = {"temperature": (1,), "word_idf": (WORD_COLUMNS,), "character_idf": (CHARACTER_COLUMNS,)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
-        self.base_, self.temperature_ = arrays["base"], float(arrays["temperature"][0])
+        self.temperature_ = float(arrays["temperature"][0])
         self.similarities_ = Similarities()
         self.similarities_.word_idf_, self.similarities_.character_idf_ = arrays["word_idf"], arrays["character_idf"]
-        names = read_json(folder / COLUMNS_FILE)
-        if not (
-            isinstance(names, list) and names and set(map(str, names)) <= set(COLUMNS) and len(set(names)) == len(names)
-        ):
+        names, known = read_json(folder / COLUMNS_FILE), self._names()
+        if not (isinstance(names, list) and names and len(set(map(str, names)) & set(known)) == len(names)):
             raise InputError(
                 f"{folder / COLUMNS_FILE}: expected a list of distinct columns of this version of humanpref"
             )
-        self.columns_ = [COLUMNS.index(name) for name in names]
+        self.columns_ = [known.index(name) for name in names]
         expected = {BOOSTER_FILE.format(number) for number in range(self.config.model.seeds)}
         found = {path.name for path in folder.glob(BOOSTER_FILE.format("*"))}
         if found != expected:
             raise InputError(f"{folder}: expected the boosters {sorted(expected)}, found {sorted(found)}")
         self.boosters_ = [_load_booster(folder / name, names) for name in sorted(expected)]
         self.selection_ = None
+
+    def _names(self) -> list[str]:
+        x, z = column_names(self.config.model.features)
+        return [*x, *z]
 
     def _seeds(self) -> list[int]:
         # XGBoost takes signed 32-bit seeds.
@@ -168,6 +165,8 @@ class BoostedModel(Model):
         return {
             "objective": "multi:softprob",
             "num_class": 3,
+            # Even scores to start from: class rates estimated from all rows would have seen the inner folds.
+            "base_score": 0.5,
             "tree_method": "hist",
             "max_bin": BINS,
             "device": "cpu",
@@ -185,33 +184,23 @@ class BoostedModel(Model):
         }
 
     def _train(self, rows: Rows, columns: list[int], rounds: int, seed: int) -> xgboost.Booster:
-        matrix, _ = _both_orders(rows, columns, self.base_)
+        matrix, _ = self._both_orders(rows, columns)
         return xgboost.train(self._parameters(len(rows.x), seed), matrix, rounds)
 
-    def _choose_columns(self, rows: Rows, folds: np.ndarray) -> tuple[list[int], int]:
-        """The set of columns with the lowest inner log loss, and its number of trees per class."""
+    def _early_stopping(self, rows: Rows, folds: np.ndarray) -> int:
+        """The number of trees per class at which the mean log loss over the inner folds is lowest."""
         options: BoostedOptions = self.config.model
-        sets = list(COLUMN_SETS.values()) if options.columns == "auto" else [COLUMN_SETS[options.columns]]
-        if len(sets) == 1 and options.rounds is not None:
-            return sets[0], options.rounds
-        found = [self._early_stopping(rows, folds, columns) for columns in sets]
-        best = int(np.argmin([loss for _, loss in found]))
-        return sets[best], found[best][0]
-
-    def _early_stopping(self, rows: Rows, folds: np.ndarray, columns: list[int]) -> tuple[int, float]:
-        """The number of trees per class at which the mean log loss over the inner folds is lowest, and that loss."""
-        options: BoostedOptions = self.config.model
-        matrix, owners = _both_orders(rows, columns, self.base_)
+        if options.rounds is not None:
+            return options.rounds
+        matrix, owners = self._both_orders(rows, self.columns_)
         fold_of = folds[owners]
         splits = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds.max() + 1)]
-        fixed = options.rounds is not None
         seed = self._seeds()[0]
         history = xgboost.cv(
-            self._parameters(len(rows.x), seed), matrix, options.rounds if fixed else options.max_rounds, folds=splits,
-            early_stopping_rounds=None if fixed else options.patience, seed=seed, as_pandas=False,
+            self._parameters(len(rows.x), seed), matrix, options.max_rounds, folds=splits, seed=seed,
+            early_stopping_rounds=options.patience, as_pandas=False,
         )  # fmt: skip
-        losses = history["test-mlogloss-mean"]  # cut off after the best round
-        return len(losses), losses[-1]
+        return len(history["test-mlogloss-mean"])  # which is cut off after the best round
 
     def _inner_margins(self, rows: Rows, folds: np.ndarray, columns: list[int], rounds: int) -> np.ndarray:
         """What a model without its inner fold says of each row, (n, 3) log scores; 0 for the rows that no fold holds out."""
@@ -224,12 +213,12 @@ class BoostedModel(Model):
 
     def _margins(self, boosters: list[xgboost.Booster], x: np.ndarray, z: np.ndarray, columns: list[int]) -> np.ndarray:
         """Log scores (n, 3), the mean over the boosters and over both orders of A and B."""
-        names = [COLUMNS[column] for column in columns]
         total = np.zeros((len(x), 3))
-        orders = [(np.hstack([sign * x, z])[:, columns], classes) for sign, classes in _ORDERS]
-        for features, classes in orders:
+        for sign, classes in _ORDERS:
             matrix = xgboost.DMatrix(
-                features, base_margin=np.tile(self.base_, (len(x), 1)), feature_names=names, nthread=_threads(len(x))
+                np.hstack([sign * x, z])[:, columns],
+                feature_names=[self._names()[column] for column in columns],
+                nthread=_threads(len(x)),
             )
             said = np.zeros((len(x), 3))
             for booster in boosters:
@@ -237,13 +226,21 @@ class BoostedModel(Model):
             total += said[:, classes]
         return total / (len(_ORDERS) * len(boosters))
 
-    def _select(self, rows: Rows, folds: np.ndarray, rounds: int, checkpoint: Path | None) -> Selection:
-        """Choose among those of `columns_` that LightGBM ranks first, by the inner log loss of so many trees."""
+    def _both_orders(self, rows: Rows, columns: list[int]) -> tuple[xgboost.DMatrix, np.ndarray]:
+        """`_expanded` as XGBoost takes it, and the owners."""
+        features, owners, classes, weights = _expanded(rows)
+        names = [self._names()[column] for column in columns]
+        matrix = xgboost.DMatrix(
+            features[:, columns], classes, weight=weights, feature_names=names, nthread=_threads(len(rows.x))
+        )
+        return matrix, owners
+
+    def _select(self, rows: Rows, folds: np.ndarray, checkpoint: Path | None) -> Selection:
+        """Choose among the columns that LightGBM ranks first, by the inner log loss of as many trees as suit all columns."""
         options: BoostedOptions = self.config.model
+        rounds, judged = self._early_stopping(rows, folds), rows.part(folds >= 0)
         features, _, classes, weights = _expanded(rows)
-        order = importance_order(features[:, self.columns_], classes, weights, self._seeds()[0], _threads(len(rows.x)))
-        candidates = [self.columns_[place] for place in order[: options.candidates]]
-        judged = rows.part(folds >= 0)
+        order = importance_order(features, classes, weights, self._seeds()[0], _threads(len(rows.x)))
 
         def loss_of(columns: list[int]) -> float:
             return _log_loss(self._inner_margins(rows, folds, columns, rounds)[folds >= 0], judged)
@@ -251,7 +248,8 @@ class BoostedModel(Model):
         digest = hashlib.sha256(repr((self.config.to_dict(), rounds)).encode())
         for values in (*rows, folds):
             digest.update(np.ascontiguousarray(values).tobytes())
-        return select(options.selection, candidates, COLUMNS, loss_of, checkpoint, digest.hexdigest())
+        candidates = order[: options.candidates].tolist()
+        return select(options.selection, candidates, self._names(), loss_of, checkpoint, digest.hexdigest())
 
 
 _ORDERS = ((1, (0, 1, 2)), (-1, SWAPPED_CLASSES))
@@ -271,27 +269,6 @@ def _expanded(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
             classes.append(np.full(len(owner), label))
             weights.append(weight[owner])
     return np.vstack(features), np.concatenate(owners), np.concatenate(classes), np.concatenate(weights)
-
-
-def _both_orders(rows: Rows, columns: list[int], base: np.ndarray) -> tuple[xgboost.DMatrix, np.ndarray]:
-    """`_expanded` as XGBoost takes it, and the owners."""
-    features, owners, classes, weights = _expanded(rows)
-    matrix = xgboost.DMatrix(
-        features[:, columns],
-        label=classes,
-        weight=weights,
-        base_margin=np.tile(base, (len(owners), 1)),
-        feature_names=[COLUMNS[column] for column in columns],
-        nthread=_threads(len(rows.x)),
-    )
-    return matrix, owners
-
-
-def _base(rows: Rows) -> np.ndarray:
-    """The log class rates, A and B alike; a third of a row more for each class keeps them finite."""
-    rates = rows.weights @ rows.labels + 1 / 3
-    rates = (rates + rates[list(SWAPPED_CLASSES)]) / 2
-    return np.log(rates / rates.sum())
 
 
 def _inner_folds(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> np.ndarray | None:
