@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_named(preset, override, message):
         ('preset = "tiny"\ntraining = 3\n', r"\[training\] is a section"),
         ('preset = "tiny"\n[trainin]\nepochs = 1\n', "unknown option 'trainin'"),
         ("preset = \n", "not valid TOML"),
-        ('family = "forest"\n', "expected one of prior, sparse, encoder, got 'forest'"),
+        ('family = "forest"\n', "expected one of prior, sparse, boosted, encoder, got 'forest'"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path, text, message):

@@ -49,6 +49,7 @@ def rows(pairs):
     """The synthetic rows, and every two texts next to each other in `ODD`, after others of them as prompts."""
     odd = [("odd", prompt, a, b) for prompt, (a, b) in zip(reversed(ODD), pairwise(ODD), strict=False)]
     odd.append(("odd", ("Wie ist das Wetter?",), ("Das ist gut und nicht kalt.",), ("It is fine and that is all.",)))
+    odd.append(("odd", ("Say hello.",), ("Привет.",), ("Hello.",)))
     return pd.concat(
         [pairs, pd.DataFrame(odd, columns=["id", "prompt", "response_a", "response_b"])], ignore_index=True
     )
@@ -153,6 +154,7 @@ def test_scripts_and_languages():
     mixed = named(("天気は?",), ("天気: ok да",))
     assert (mixed["cjk_share"], mixed["latin_share"], mixed["cyrillic_share"]) == (1 / 3, 1 / 3, 1 / 3)
     assert mixed["log_words"] == pytest.approx(np.log1p(4))
+    assert named(("天気",), ("\U0010ffff ok",))["cjk_share"] == 0
     assert named(("ok",), ("ok", "Ok ok"))["last_turn_agreement"] == 1
 
 
