@@ -201,11 +201,11 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
     refused(run("selection", artifact), "selected no columns", "model.selection")
     copy = shutil.copytree(artifact, tmp_path / "copy")
     (copy / "fold-1" / "selection.csv").write_text(
-        "step,action,column,columns,log_loss,kept\n0,add,jaccard,1,1.05,True\n1,add,identical,2,1.06,False\n"
+        "step,action,column,columns,log_loss,kept\n0,start,,2,1.05,True\n1,remove,identical,1,1.06,False\n"
     )
     code, out, _ = run("selection", copy)
     assert code == 0
-    assert "| 0 | add | jaccard | 1 | 1.0500 | 1 | fold-1 |" in out
+    assert "| 0 | start |  | 2 | 1.0500 | 1 | fold-1 |" in out
     pytest.importorskip("matplotlib")
     assert run("selection", copy, "--figure", tmp_path / "path.png")[0] == 0
     assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")

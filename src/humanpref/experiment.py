@@ -115,7 +115,11 @@ def selection_path(artifact: Artifact) -> pd.DataFrame:
         If its models selected nothing.
     """
     files = {member: artifact.folder / member / SELECTION_FILE for member in artifact.facts["members"]}
-    tables = [pd.read_csv(file).assign(model=member) for member, file in files.items() if file.is_file()]
+    tables = [
+        pd.read_csv(file, keep_default_na=False).assign(model=member)
+        for member, file in files.items()
+        if file.is_file()
+    ]
     if not tables:
         raise InputError(
             f"{artifact.folder}: its models selected no columns (option model.selection of family boosted)"
