@@ -50,8 +50,12 @@ SCREENING: dict[str, tuple[str, ...]] = {
     "swap": (*BASE, "training.swap_augmentation=true", "inference.swap_average=true"),
     "lr-5e-5": (*BASE, "training.learning_rate=5e-5"),
 }
-REPORT = ()
-FINALISTS: dict[str, tuple[str, ...]] = {}
+FINALISTS: dict[str, tuple[str, ...]] = {
+    "joint-offset": (*BASE, "model.inputs=joint", "model.offset=structure"),
+    "dual-offset": (*BASE, "model.offset=structure", "model.max_length=256"),
+}
+CURVE_SEED = 42
+"""Of the held-out fifth: the one that `humanpref train` holds out by default."""
 
 
 def halves(pairs: pd.DataFrame) -> np.ndarray:
@@ -118,7 +122,10 @@ def main() -> None:
     elif options.stage == "judge":
         rows = subset(options.train, ~screening, options.out / "judging.csv")
         out = options.out / "judge"
-        runs = contenders({"report": REPORT, **FINALISTS}, options.backbone, options.cells)
+        runs = contenders({"report": (), **FINALISTS}, options.backbone, options.cells)
+        # What the offset says by itself: the encoder's share is the difference to it.
+        if not options.cells:
+            runs.append(Contender("structure", "sparse", ("model.max_terms=0",)))
         table = paired(compare(runs, rows, out, options.folds), out, pairs, runs[0].name)
     else:
         table = curve(pairs, options)
@@ -128,7 +135,7 @@ def main() -> None:
 
 def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     """Each recipe trained on a quarter, a half and all of the rows but a fifth, and scored on that fifth."""
-    fold = grouped_folds(pairs, 5, SPLIT_SEED)
+    fold = grouped_folds(pairs, 5, CURVE_SEED)
     held, learning = fold == 0, np.flatnonzero(fold != 0)
     test, keys = pairs[held].reset_index(drop=True), prompt_keys(pairs[held])
     order = np.random.default_rng(SPLIT_SEED).permutation(learning)
@@ -137,7 +144,7 @@ def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
         rows = np.zeros(len(pairs), dtype=bool)
         rows[order[: round(share * len(order))]] = True
         csv = subset(options.train, rows, options.out / f"curve-{share:g}.csv")
-        cells = {"report": REPORT, **dict(list(FINALISTS.items())[:1])}
+        cells = {"report": (), **dict(list(FINALISTS.items())[:1])}
         runs = contenders(cells, options.backbone, options.cells, "training.validation_fraction=0")
         for run in runs:
             folder = options.out / "curve" / f"{run.name}-{share:g}"

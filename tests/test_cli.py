@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -242,3 +243,17 @@ def test_compare_takes_every_preset_with_every_peft_method(monkeypatch, arena, t
     names = ["llama-3.2-1b-lora-lora", "llama-3.2-1b-lora-ia3", "qwen-2.5-7b-qlora-lora", "qwen-2.5-7b-qlora-ia3"]
     assert [contender.name for contender in seen] == names
     assert [(c.config().model.peft, c.config().seed) for c in seen] == [("lora", 1), ("ia3", 1)] * 2
+
+
+def test_the_path_of_a_selection(run, artifact, tmp_path):
+    refused(run("selection", artifact), "selected no columns", "model.selection")
+    copy = shutil.copytree(artifact, tmp_path / "copy")
+    (copy / "fold-1" / "selection.csv").write_text(
+        "step,action,column,columns,log_loss,kept\n0,start,,2,1.05,True\n1,remove,identical,1,1.06,False\n"
+    )
+    code, out, _ = run("selection", copy)
+    assert code == 0
+    assert "| 0 | start |  | 2 | 1.0500 | 1 | fold-1 |" in out
+    pytest.importorskip("matplotlib")
+    assert run("selection", copy, "--figure", tmp_path / "path.png")[0] == 0
+    assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")

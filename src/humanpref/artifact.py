@@ -43,6 +43,8 @@ _LIBRARIES = (
     "transformers",
     "tokenizers",
     "accelerate",
+    "lightgbm",
+    "xgboost",
 )
 
 

@@ -169,6 +169,22 @@ def _file_and_number(text: str) -> tuple[Path, float]:
         return Path(text), 1.0
 
 
+def selection(options: argparse.Namespace) -> int:
+    from humanpref.artifact import Artifact
+    from humanpref.comparison import markdown
+    from humanpref.evaluation.figures import selection_figure
+    from humanpref.experiment import selection_path
+    from humanpref.files import check_writable
+
+    if options.figure is not None:
+        check_writable(options.figure)
+    path = selection_path(Artifact.load(options.artifact))
+    if options.figure is not None:
+        selection_figure(path, options.figure, f"{options.artifact}: wrapper selection")
+    print(markdown(path), end="")
+    return 0
+
+
 def presets(options: argparse.Namespace) -> int:
     for name in preset_names():
         config = load_config(name)
@@ -422,6 +438,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--preset", default="sparse", metavar="NAME", help="the recipe (default sparse)")
     _study(command)
+    command = _command(commands, "selection", selection, "how a boosted model chose its columns, step by step")
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("--figure", type=Path, metavar="PNG", help="draw it there, too")
 
     command = _command(commands, "presets", presets, "list the presets")
     command.add_argument("--json", action="store_true", help="each with all its options, one JSON object a line")

@@ -38,6 +38,8 @@ DECODER_HEADS = ("linear", "mlp")
 SYSTEM_PROMPT = "You see a prompt and two answers. Would a human who asked this like them, and which one better?"
 """The report's idea of a system prompt (it asks whether a human would like the response), in our words."""
 PREPROCESSINGS = ("none", "nltk", "nltk-no-spaces")
+FEATURES = ("plain", "all")
+SELECTIONS = ("none", "forward", "backward")
 SECTIONS = ("model", "training", "inference")
 
 
@@ -103,6 +105,52 @@ class SparseOptions:
         for name in ("term_penalties", "structure_penalties"):
             values = getattr(self, name)
             _check(bool(values) and all(value > 0 for value in values), f"model.{name}", "positive numbers", values)
+
+
+@dataclass(frozen=True)
+class BoostedOptions:
+    """Structural features and text similarities into gradient-boosted trees (`humanpref.models.boosted`)."""
+
+    rounds: int | None = None
+    """Trees per class. Unset: early stopping on inner grouped folds of the training rows finds it."""
+    max_rounds: int = 2_000
+    """Early stopping looks no further."""
+    patience: int = 50
+    """Early stopping ends when the inner log loss has not fallen for so many rounds."""
+    learning_rate: float = 0.04
+    """Share of each tree that is added."""
+    leaves: int = 7
+    """Leaves of a tree, at most."""
+    min_child_weight: float = 5.0
+    """A leaf holds at least so much hessian, of which a row brings about 0.44."""
+    l2: float = 10.0
+    """L2 penalty on a leaf's score, in the same unit."""
+    row_share: float = 0.7
+    """Share of the rows that each tree learns from."""
+    column_share: float = 0.3
+    """Share of the columns that each tree may split."""
+    seeds: int = 5
+    """Models that differ in the draws of rows and columns alone; their scores are averaged."""
+    features: str = "plain"
+    """Structural features beside the similarities: `plain`, those that `sparse` uses, or `all`, for which a thousand rows are too
+    few."""
+    selection: str = "none"
+    """Wrapper selection of columns by the inner log loss: `forward` from none, `backward` from all candidates, or `none`."""
+    candidates: int = 24
+    """Selection chooses among so many columns, those that LightGBM finds most important; its cost grows with their square."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_rounds", "patience", "seeds", "candidates"):
+            _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
+        _check(self.rounds is None or self.rounds >= 1, "model.rounds", "at least 1", self.rounds)
+        _check(0 < self.learning_rate <= 1, "model.learning_rate", "a number in (0, 1]", self.learning_rate)
+        _check(self.leaves >= 2, "model.leaves", "at least 2", self.leaves)
+        for name in ("min_child_weight", "l2"):
+            _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
+        for name in ("row_share", "column_share"):
+            _check(0 < getattr(self, name) <= 1, f"model.{name}", "a number in (0, 1]", getattr(self, name))
+        _check(self.features in FEATURES, "model.features", f"one of {', '.join(FEATURES)}", self.features)
+        _check(self.selection in SELECTIONS, "model.selection", f"one of {', '.join(SELECTIONS)}", self.selection)
 
 
 @dataclass(frozen=True)
@@ -510,6 +558,7 @@ FAMILIES = {
     "prior": _Family(PriorOptions, HoldOut, NoOptions),
     "sparse": _Family(SparseOptions, HoldOut, NoOptions),
     "embedding": _Family(EmbeddingOptions, HoldOut, EmbeddingInference),
+    "boosted": _Family(BoostedOptions, HoldOut, NoOptions),
     "encoder": _Family(EncoderOptions, GradientTraining, EncoderInference),
     "blend": _Family(BlendOptions, HoldOut, NoOptions),
     "decoder": _Family(DecoderOptions, GradientTraining, EncoderInference),

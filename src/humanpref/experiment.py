@@ -41,6 +41,7 @@ from humanpref.distillation import Teacher, taught
 from humanpref.evaluation.metrics import summarise
 from humanpref.files import folder_whole, read_json, remove, share_equal_files, write_json
 from humanpref.models import build_model
+from humanpref.models.selection import SELECTION_FILE
 from humanpref.schema import LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
@@ -159,6 +160,27 @@ def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str
         for name in held
         for i in range(config.training.seeds)
     }
+
+
+def selection_path(artifact: Artifact) -> pd.DataFrame:
+    """The steps by which each model of the artifact chose its columns (`humanpref.models.selection`); `model` names it.
+
+    Raises
+    ------
+    InputError
+        If its models selected nothing.
+    """
+    files = {member: artifact.folder / member / SELECTION_FILE for member in artifact.facts["members"]}
+    tables = [
+        pd.read_csv(file, keep_default_na=False).assign(model=member)
+        for member, file in files.items()
+        if file.is_file()
+    ]
+    if not tables:
+        raise InputError(
+            f"{artifact.folder}: its models selected no columns (option model.selection of family boosted)"
+        )
+    return pd.concat(tables, ignore_index=True)
 
 
 def _check_weights(pairs: pd.DataFrame, held: dict[str, np.ndarray], source: str | Path) -> None:

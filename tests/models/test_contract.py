@@ -23,6 +23,7 @@ DECODER = [
 ]  # fmt: skip
 DPO = ["model.max_length=64", "training.batch_size=16", "training.learning_rate=1e-2", "training.beta=1"]
 FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
+TREES = ["model.max_rounds=30", "model.patience=5", "model.learning_rate=0.2", "model.seeds=2"]
 CONFIGS = {
     "prior": load_config("prior"),
     "sparse": load_config("sparse", overrides=FEW),
@@ -35,6 +36,7 @@ CONFIGS = {
             "model.structure_penalties=[100]",
         ],
     ),
+    "boosted": load_config("boosted", overrides=TREES),
     "encoder": load_config("tiny", overrides=MICRO),
     "encoder, joint": load_config(
         "tiny", overrides=[*MICRO, "model.inputs=joint", "model.head=attention", "inference.swap_average=true"]
@@ -56,7 +58,8 @@ CONFIGS = {
     "decoder": load_config("llama-3.2-1b-lora", overrides=[*DECODER, "inference.swap_average=true"]),
     "dpo": load_config("llama-3.2-1b-dpo", overrides=DPO),
 }
-EXACT = {"prior": 1e-12} | dict.fromkeys(("sparse", "embedding", "encoder", "blend", "decoder", "dpo"), 1e-5)
+EXACT = {"prior": 1e-12, "boosted": 1e-12}
+EXACT |= dict.fromkeys(("sparse", "embedding", "encoder", "blend", "decoder", "dpo"), 1e-5)
 TORCH = ("embedding", "encoder", "decoder", "dpo")
 
 
@@ -73,6 +76,8 @@ def family(request):
         pytest.importorskip("peft")
         folder = request.getfixturevalue("decoder_folder")()
         CONFIGS[request.param] = replace(config, model=replace(config.model, backbone=str(folder)))
+    if config.family == "boosted":
+        pytest.importorskip("xgboost")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "embedding":
             patch.chdir(request.getfixturevalue("sentence_encoder").parent)
@@ -190,8 +195,8 @@ def test_soft_labels(family, pairs):
     mean = model.predict_proba(few).mean(axis=0)
     if family == "prior":
         np.testing.assert_allclose(mean, [0.2, 0.3, 0.5], atol=1e-12)
-    elif family in ("sparse", "embedding"):  # which have no side to prefer
-        assert mean[2] == pytest.approx(0.5, abs=1e-3)
+    elif family in ("sparse", "embedding", "boosted"):  # which have no side to prefer
+        assert mean[2] == pytest.approx(0.5, abs=0.01 if family == "boosted" else 1e-3)
 
 
 def test_weight_two_equals_the_row_twice(family, pairs):
@@ -220,6 +225,10 @@ def test_weight_two_equals_the_row_twice(family, pairs):
                 "model.structure_penalties=30",
             ],
         ),
+        # No early stopping, every row for every tree.
+        "boosted": load_config(
+            "boosted", overrides=["model.rounds=20", "model.row_share=1", "model.min_child_weight=1", "model.l2=1"]
+        ),
         # One step over all rows, without chance.
         "encoder": load_config(
             "tiny",
@@ -237,7 +246,8 @@ def test_weight_two_equals_the_row_twice(family, pairs):
     assert np.abs(weighted - plain).max() > 10 * difference
 
 
-TWICE = {"prior": 1e-12, "sparse": 1e-4, "embedding": 1e-4, "blend": 1e-4} | dict.fromkeys(TORCH[1:], 1e-3)
+TWICE = {"prior": 1e-12, "sparse": 1e-4, "embedding": 1e-4, "boosted": 1e-5, "blend": 1e-4}
+TWICE |= dict.fromkeys(("encoder", "decoder", "dpo"), 1e-3)
 
 
 def test_one_training_row(family, pairs):

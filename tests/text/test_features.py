@@ -1,8 +1,13 @@
+from itertools import pairwise
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from humanpref.data import read_pairs, swap_pairs
 from humanpref.text.features import (
+    PAIR_FEATURES,
+    PLAIN,
     PROMPT_FEATURES,
     RESPONSE_FEATURES,
     antisymmetric_names,
@@ -12,15 +17,78 @@ from humanpref.text.features import (
     symmetric_names,
 )
 
+ODD = [
+    (),
+    ("",),
+    ("", ""),
+    (" \n ",),
+    ("你好，世界。",),
+    ("Привет, как дела? Это не то.",),
+    ("مرحبا بالعالم",),
+    ("🙂" * 20,),
+    ("\ud83d", "\U0010ffff\x00"),
+    ("x" * 50_000,),
+    ("```",),
+    ("|" * 50_000,),
+    ("\n" * 50_000,),
+    ("." * 50_000 + "x",),
+    ("\n " * 25_000,),
+    (" " * 50_000 + "x",),
+    ("**" * 25_000,),
+    ("`" * 50_000,),
+    ("\\" * 50_000,),
+    ("]" * 50_000,),
+    ("a " * 25_000,),
+    ("Certainly! I'm sorry, `x`: $$y$$ at https://a.b\n- def f(x)\n- 2",),
+    ("plain",),
+]
 
-def test_shapes_names_and_symmetry(pairs):
-    x, z = structure(pairs)
-    assert x.shape == (len(pairs), len(antisymmetric_names()))
-    assert z.shape == (len(pairs), len(symmetric_names()))
-    swapped_x, swapped_z = structure(swap_pairs(pairs))
-    np.testing.assert_array_equal(swapped_x, -x)
-    np.testing.assert_allclose(swapped_z, z, atol=1e-12)
-    assert np.abs(x).sum() > 0
+
+@pytest.fixture(scope="module")
+def rows(pairs):
+    """The synthetic rows, and every two texts next to each other in `ODD`, after others of them as prompts."""
+    odd = [("odd", prompt, a, b) for prompt, (a, b) in zip(reversed(ODD), pairwise(ODD), strict=False)]
+    odd.append(("odd", ("Wie ist das Wetter?",), ("Das ist gut und nicht kalt.",), ("It is fine and that is all.",)))
+    odd.append(("odd", ("Say hello.",), ("Привет.",), ("Hello.",)))
+    return pd.concat(
+        [pairs, pd.DataFrame(odd, columns=["id", "prompt", "response_a", "response_b"])], ignore_index=True
+    )
+
+
+@pytest.fixture(scope="module")
+def both_orders(rows):
+    return structure(rows), structure(swap_pairs(rows))
+
+
+@pytest.mark.parametrize("column", range(len(antisymmetric_names())), ids=antisymmetric_names())
+def test_antisymmetric(both_orders, column):
+    (x, _), (swapped, _) = both_orders
+    np.testing.assert_array_equal(swapped[:, column], -x[:, column])
+    assert np.abs(x[:, column]).sum() > 0
+
+
+@pytest.mark.parametrize("column", range(len(symmetric_names())), ids=symmetric_names())
+def test_symmetric(both_orders, column):
+    (_, z), (_, swapped) = both_orders
+    np.testing.assert_array_equal(swapped[:, column], z[:, column])
+    assert z[:, column].std() > 0
+
+
+def test_shapes_names_and_parts(pairs, both_orders):
+    (x, z), _ = both_orders
+    assert x.shape[1] == len(antisymmetric_names()) == len(RESPONSE_FEATURES)
+    assert (
+        z.shape[1] == len(symmetric_names()) == 2 * len(RESPONSE_FEATURES) + len(PROMPT_FEATURES) + len(PAIR_FEATURES)
+    )
+    assert np.isfinite(x).all()
+    assert np.isfinite(z).all()
+    assert set(RESPONSE_FEATURES) | set(PROMPT_FEATURES) | set(PAIR_FEATURES) > PLAIN
+    plain_x, plain_z = structure(pairs, PLAIN)
+    for plain, names, all_columns, all_names in (
+        (plain_x, antisymmetric_names(PLAIN), x, antisymmetric_names()),
+        (plain_z, symmetric_names(PLAIN), z, symmetric_names()),
+    ):
+        np.testing.assert_array_equal(plain, all_columns[: len(pairs), [all_names.index(name) for name in names]])
 
 
 def test_counts_worked_by_hand():
@@ -49,32 +117,49 @@ def test_counts_worked_by_hand():
     assert asked["prompt_questions"] == pytest.approx(np.log(2))
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        (),
-        ("",),
-        ("", ""),
-        (" \n ",),
-        ("你好",),
-        ("🙂" * 20,),
-        ("x" * 50_000,),
-        ("```",),
-        ("|" * 50_000,),
-        ("\n" * 50_000,),
-        ("." * 50_000 + "x",),
-        ("\n " * 25_000,),
-        (" " * 50_000 + "x",),
-        ("**" * 25_000,),
-    ],
-)
-def test_any_text_gives_finite_numbers(response):
-    assert np.isfinite(response_features(("p", ""), response)).all()
-    assert np.isfinite(prompt_features(response)).all()
+def named(prompt, response):
+    return dict(zip(RESPONSE_FEATURES, response_features(prompt, response), strict=True))
+
+
+def test_layout_vocabulary_and_repetition():
+    counts = named(("p",), ("Use `x` and $$y$$, \\frac{1}{2}: [here](https://a.b).\n| a | b |\n1. one 🙂",))
+    for name, number in {
+        "log_inline_code": 1,
+        "log_latex": 3,
+        "log_links": 2,
+        "log_table_rows": 1,
+        "log_numbered_items": 1,
+        "log_emoji": 1,
+        "log_lines": 2,
+    }.items():
+        assert counts[name] == pytest.approx(np.log1p(number)), name
+    counts = named(("p",), ("It may be the one. It may be the one.",))
+    assert counts["hedge_share"] == pytest.approx(1 / 5)
+    assert counts["stopword_share"] == pytest.approx(3 / 5)  # it, be, the
+    assert counts["distinct_word_pair_share"] == pytest.approx(5 / 9)  # the five, "one it" among them, and no more
+    # 26 letters in 10 words and 2 sentences: 4.71 * 2.6 + 0.5 * 5 - 21.43 is below 0.
+    assert counts["readability"] == 0
+    hard = named(("p",), ("Internationalisation necessitates institutionalised considerations.",))
+    assert hard["readability"] == 30
+    assert named(("p",), ("I’m sorry, but as an AI language model …",))["refusal"] == 1
+    assert named(("p",), ("Of course! Let me know.",))["log_pleasantries"] == pytest.approx(np.log(3))
+
+
+def test_scripts_and_languages():
+    asked = ("Wie ist das Wetter und der Wind?",)
+    assert named(asked, ("Das ist nicht schlecht und der Wind ist mild.",))["other_language"] == 0
+    assert named(asked, ("The weather is fine and that is all.",))["other_language"] == 1
+    assert named(asked, ("Погода",))["script_agreement"] == 0
+    assert named(asked, ("42!",))["script_agreement"] == 1
+    mixed = named(("天気は?",), ("天気: ok да",))
+    assert (mixed["cjk_share"], mixed["latin_share"], mixed["cyrillic_share"]) == (1 / 3, 1 / 3, 1 / 3)
+    assert mixed["log_words"] == pytest.approx(np.log1p(4))
+    assert named(("天気",), ("\U0010ffff ok",))["cjk_share"] == 0
+    assert named(("ok",), ("ok", "Ok ok"))["last_turn_agreement"] == 1
 
 
 def test_empty_answers_and_missing_turns():
-    counts = dict(zip(RESPONSE_FEATURES, response_features(("p", "q", "r"), ("", " ")), strict=True))
+    counts = named(("p", "q", "r"), ("", " "))
     assert counts["empty"] == 1
     assert counts["turns_without_answer"] == 3
 

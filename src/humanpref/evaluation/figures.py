@@ -28,14 +28,8 @@ def interval_figure(table: pd.DataFrame, path: Path, title: str, reference: floa
     InputError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise InputError("figures need matplotlib: pip install 'humanpref[figures]'") from None
     ordered = table.sort_values("log_loss", ascending=False)
-    # Figure without pyplot: no display is looked for, and no state is left behind.
-    figure = Figure(figsize=(8, 1.2 + 0.45 * len(ordered)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _figure(1.2 + 0.45 * len(ordered))
     places = range(len(ordered))
     axes.hlines(places, ordered["log_loss_low"], ordered["log_loss_high"], color=INK, linewidth=2)
     axes.plot(ordered["log_loss"], places, "o", color=INK, label="log loss, 95 % interval over prompts")
@@ -49,3 +43,51 @@ def interval_figure(table: pd.DataFrame, path: Path, title: str, reference: floa
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.legend(loc="best", fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
+
+
+def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
+    """The path of a wrapper selection: held-out log loss after each step, one line per model; a cross where it did not fall.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns `model`, `step`, `action`, `column`, `log_loss` and `kept`, as `humanpref.experiment.selection_path` gives them.
+    path : Path
+        The PNG to write.
+    title : str
+        What the figure shows.
+
+    Raises
+    ------
+    InputError
+        If matplotlib is not installed.
+    """
+    figure, axes = _figure(4.5)
+    alone = table["model"].nunique() == 1
+    for name, steps in table.groupby("model", sort=False):
+        (line,) = axes.plot(
+            steps["step"], steps["log_loss"], "-o", markersize=3, label=name, color=INK if alone else None
+        )
+        last = steps[~steps["kept"]]
+        axes.plot(last["step"], last["log_loss"], "x", color=line.get_color(), markersize=8)
+        if alone:
+            for step in steps.itertuples():
+                axes.annotate(
+                    f" {step.action} {step.column}", (step.step, step.log_loss), rotation=60, fontsize=6, color=MUTED
+                )
+    axes.set_xlabel("step")
+    axes.set_ylabel("log loss on inner folds (nats)")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="best", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _figure(height: float):
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise InputError("figures need matplotlib: pip install 'humanpref[figures]'") from None
+    # Figure without pyplot: no display is looked for, and no state is left behind.
+    figure = Figure(figsize=(8, height), layout="constrained")
+    return figure, figure.subplots()

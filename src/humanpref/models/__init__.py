@@ -14,11 +14,15 @@ _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),
     "sparse": ("humanpref.models.sparse", "SparseModel"),
     "embedding": ("humanpref.models.embedding", "EmbeddingModel"),
+    "boosted": ("humanpref.models.boosted", "BoostedModel"),
     "encoder": ("humanpref.models.encoder", "EncoderModel"),
     "blend": ("humanpref.models.blend", "BlendModel"),
     "dpo": ("humanpref.models.dpo", "DpoModel"),
     "decoder": ("humanpref.models.decoder", "DecoderModel"),
 }
+
+_EXTRAS = {"boosted": "boosted"}
+"""What to install for a family that needs something else than the extra `torch`."""
 
 
 def build_model(config: Config) -> Model:
@@ -35,7 +39,8 @@ def build_model(config: Config) -> Model:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("humanpref"):
             raise
-        raise InputError(f"family {config.family} needs {error.name}: pip install 'humanpref[torch]'") from None
+        extra = _EXTRAS.get(config.family, "torch")
+        raise InputError(f"family {config.family} needs {error.name}: pip install 'humanpref[{extra}]'") from None
 
 
 def load_model(folder: str | Path) -> Model:

@@ -13,7 +13,7 @@ from humanpref.models.davidson import DavidsonRegression
 from humanpref.models.frozen import load_frozen
 from humanpref.models.similarity import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, PairVectors, pair_vectors
 from humanpref.schema import InputError
-from humanpref.text.features import antisymmetric_names, structure, symmetric_names
+from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
 
 STATE_FILE = "model.safetensors"
 ENCODER_FILE = "encoder.json"
@@ -42,7 +42,7 @@ class EmbeddingModel(Model):
         labels = as_probabilities(labels)
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
-        vectors, (x, z) = self._vectors(pairs), structure(pairs)
+        vectors, (x, z) = self._vectors(pairs), structure(pairs, PLAIN)
         self.center_, self.basis_ = principal_components(vectors, options.components, weights)
         self.x_scale_, self.z_mean_, self.z_scale_ = scales(
             np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric]), weights
@@ -64,7 +64,7 @@ class EmbeddingModel(Model):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        blocks = self._blocks(self._vectors(pairs), *structure(pairs))
+        blocks = self._blocks(self._vectors(pairs), *structure(pairs, PLAIN))
         return self.regression_.predict_proba(blocks.x(), blocks.z())
 
     def save_state(self, folder: Path) -> None:
@@ -87,8 +87,8 @@ class EmbeddingModel(Model):
         self.encoder_ = load_frozen(kept, options.max_length, digest)
         width = self.encoder_.width
         k = min(options.components, width)
-        x = len(antisymmetric_names()) + len(ANTISYMMETRIC_COSINES)
-        z = len(symmetric_names()) + len(SYMMETRIC_COSINES)
+        x = len(antisymmetric_names(PLAIN)) + len(ANTISYMMETRIC_COSINES)
+        z = len(symmetric_names(PLAIN)) + len(SYMMETRIC_COSINES)
         shapes = {"center": (width,), "basis": (width, k), "x_scale": (x,), "z_mean": (z,), "z_scale": (z,)}
         shapes |= {"w": (2 * k + x,), "v": (3 * k + z,), "c": (1,)}
         arrays = load_arrays(folder / STATE_FILE, shapes)

@@ -15,7 +15,7 @@ from humanpref.models.blocks import Blocks, choose_penalties, regression, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
-from humanpref.text.features import RESPONSE_FEATURES, structure, symmetric_names
+from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
 
 STATE_FILE = "model.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
@@ -47,7 +47,7 @@ class SparseModel(Model):
         self.responses_, terms = _vectorize(answers, options, options.max_terms)
         prompts = _texts(pairs["prompt"], options)
         self.prompts_, prompt_terms = _vectorize(prompts, options, -(-options.max_terms // PROMPT_SHARE))
-        x, z = structure(pairs)
+        x, z = structure(pairs, PLAIN)
         self.x_scale_, self.z_mean_, self.z_scale_ = scales(x, z, weights)
         features = self._features(terms[: len(pairs)], terms[len(pairs) :], prompt_terms, x, z)
         term_penalty, structure_penalty, inner = choose_penalties(
@@ -69,7 +69,7 @@ class SparseModel(Model):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         options: SparseOptions = self.config.model
         a, b = (_terms(self.responses_, pairs[column], options) for column in ("response_a", "response_b"))
-        features = self._features(a, b, _terms(self.prompts_, pairs["prompt"], options), *structure(pairs))
+        features = self._features(a, b, _terms(self.prompts_, pairs["prompt"], options), *structure(pairs, PLAIN))
         return self.regression_.predict_proba(features.x(), features.z())
 
     def save_state(self, folder: Path) -> None:
@@ -95,7 +95,7 @@ class SparseModel(Model):
             if len(set(terms[name])) < len(terms[name]):
                 raise InputError(f"{path}: {name}: a term stands twice")
             shapes[f"{name}_idf"] = (len(terms[name]),)
-        x, z = len(RESPONSE_FEATURES), len(symmetric_names())
+        x, z = len(antisymmetric_names(PLAIN)), len(symmetric_names(PLAIN))
         shapes |= {"x_scale": (x,), "z_mean": (z,), "z_scale": (z,), "c": (1,)}
         # One weight more in v: the cosine of the answers.
         shapes |= {"w": (len(terms["responses"]) + x,), "v": (len(terms["prompts"]) + z + 1,)}

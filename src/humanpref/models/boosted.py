@@ -1,0 +1,311 @@
+"""Structural features and text similarities into gradient-boosted trees: minutes on the CPU, without torch.
+
+Trees know no symmetry, so it is given to them: they learn from every row in both orders of A and B (antisymmetric columns with
+the other sign, classes A and B exchanged), and what they say of both orders is averaged. A row and its mirror image stand in the
+same inner fold, each with half the row's weight.
+
+The inner folds, grouped by prompt and cut from the training rows alone, choose everything that is chosen: the columns (if asked
+for), the number of trees, the temperature.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import xgboost
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from humanpref.config import BoostedOptions
+from humanpref.data import grouped_folds, prompt_keys
+from humanpref.files import read_json, write_json, write_whole
+from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
+from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, InputError
+from humanpref.text import similarity
+from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
+from humanpref.text.similarity import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
+
+STATE_FILE = "model.safetensors"
+COLUMNS_FILE = "columns.json"
+BOOSTER_FILE = "booster-{}.ubj"
+
+INNER_FOLDS = 5
+INNER_ROWS = 4_000
+"""As many inner folds are used as it takes to have so many held-out rows: beyond, the choice is not noise."""
+INNER_PROMPTS = 50
+"""With fewer distinct prompts nothing is chosen: `DEFAULT_ROUNDS` trees per class, temperature 1."""
+DEFAULT_ROUNDS = 100
+BINS = 64
+"""Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time and the same inner loss."""
+MANY_ROWS = 10_000
+"""From so many rows on, two threads; with fewer they only wait for each other. A result must not depend on the machine."""
+
+FEATURES = {"plain": PLAIN, "all": None}
+"""What the option `model.features` names, as `humanpref.text.features.structure` takes it."""
+
+
+def column_names(features: str) -> tuple[list[str], list[str]]:
+    """Names of the antisymmetric and of the symmetric columns of `columns_of`."""
+    only = FEATURES[features]
+    x, z = antisymmetric_names(only), symmetric_names(only)
+    return [*x, *similarity.ANTISYMMETRIC], [*z, *similarity.SYMMETRIC]
+
+
+def columns_of(pairs: pd.DataFrame, similarities: Similarities, features: str) -> tuple[np.ndarray, np.ndarray]:
+    """All that the trees may look at, (n, columns) float32 each: antisymmetric, and symmetric in A and B."""
+    x, z = structure(pairs, FEATURES[features])
+    x_alike, z_alike = similarities.columns(pairs)
+    return np.hstack([x, x_alike], dtype=np.float32), np.hstack([z, z_alike], dtype=np.float32)
+
+
+class Rows(NamedTuple):
+    """n rows to learn from: both kinds of columns, labels (n, 3) and weights (n,)."""
+
+    x: np.ndarray
+    z: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def part(self, mask: np.ndarray) -> "Rows":
+        return Rows(*(values[mask] for values in self))
+
+
+class BoostedModel(Model):
+    """XGBoost on the columns of `columns_of`, several seeds averaged, averaged over both orders, divided by a temperature.
+
+    After `fit`: `similarities_`, `columns_` (the places, among the names of `column_names`, of the columns that the trees see),
+    `boosters_`, `temperature_` and `selection_` (None where nothing was selected, or not in this process).
+    """
+
+    swap_equivariant = True
+
+    def fit(
+        self,
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        validation: Validation | None = None,
+        checkpoint: Path | None = None,
+    ) -> "BoostedModel":
+        options: BoostedOptions = self.config.model
+        labels = as_probabilities(labels)
+        self.similarities_ = Similarities().fit(pairs)
+        x, z = columns_of(pairs, self.similarities_, options.features)
+        rows = Rows(x, z, labels, np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64))
+        folds = _inner_folds(pairs, labels, self.config.seed)
+        self.columns_, self.selection_ = list(range(len(self._names()))), None
+        rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
+        if folds is not None:
+            if options.selection != "none":
+                self.selection_ = self._select(rows, folds, checkpoint)
+                self.columns_ = self.selection_.columns
+            rounds = self._early_stopping(rows, folds)
+            # One seed is a little surer of itself than the mean of several: the temperature errs on the safe side.
+            margins, judged = self._inner_margins(rows, folds, self.columns_, rounds)[folds >= 0], rows.part(folds >= 0)
+            self.temperature_ = _fit_temperature(margins, judged)
+            inner = _log_loss(margins / self.temperature_, judged)
+        self.boosters_ = [self._train(rows, self.columns_, rounds, seed) for seed in self._seeds()]
+        self.report_ = {
+            "columns": len(self.columns_),
+            "rounds": rounds,
+            "temperature": self.temperature_,
+            "inner_log_loss": inner,
+        }
+        return self
+
+    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
+        x, z = columns_of(pairs, self.similarities_, self.config.model.features)
+        return softmax(self._margins(self.boosters_, x, z, self.columns_) / self.temperature_, axis=1)
+
+    def save_state(self, folder: Path) -> None:
+        arrays = {"temperature": np.array([self.temperature_])}
+        arrays |= {"word_idf": self.similarities_.word_idf_, "character_idf": self.similarities_.character_idf_}
+        save_arrays(folder / STATE_FILE, arrays)
+        write_json(folder / COLUMNS_FILE, [self._names()[column] for column in self.columns_])
+        for number, booster in enumerate(self.boosters_):
+            booster.save_model(folder / BOOSTER_FILE.format(number))
+        if self.selection_ is not None:
+            with write_whole(folder / SELECTION_FILE) as file:
+                self.selection_.path.to_csv(file, index=False, lineterminator="\n")
+
+    def load_state(self, folder: Path) -> None:
+        shapes = {"temperature": (1,), "word_idf": (WORD_COLUMNS,), "character_idf": (CHARACTER_COLUMNS,)}
+        arrays = load_arrays(folder / STATE_FILE, shapes)
+        self.temperature_ = float(arrays["temperature"][0])
+        self.similarities_ = Similarities()
+        self.similarities_.word_idf_, self.similarities_.character_idf_ = arrays["word_idf"], arrays["character_idf"]
+        names, known = read_json(folder / COLUMNS_FILE), self._names()
+        if not (isinstance(names, list) and names and len(set(map(str, names)) & set(known)) == len(names)):
+            raise InputError(
+                f"{folder / COLUMNS_FILE}: expected a list of distinct columns of this version of humanpref"
+            )
+        self.columns_ = [known.index(name) for name in names]
+        expected = {BOOSTER_FILE.format(number) for number in range(self.config.model.seeds)}
+        found = {path.name for path in folder.glob(BOOSTER_FILE.format("*"))}
+        if found != expected:
+            raise InputError(f"{folder}: expected the boosters {sorted(expected)}, found {sorted(found)}")
+        self.boosters_ = [_load_booster(folder / name, names) for name in sorted(expected)]
+        self.selection_ = None
+
+    def _names(self) -> list[str]:
+        x, z = column_names(self.config.model.features)
+        return [*x, *z]
+
+    def _seeds(self) -> list[int]:
+        # XGBoost takes signed 32-bit seeds.
+        states = np.random.SeedSequence(self.config.seed).generate_state(self.config.model.seeds)
+        return [int(state >> 1) for state in states]
+
+    def _parameters(self, rows: int, seed: int) -> dict:
+        options: BoostedOptions = self.config.model
+        return {
+            "objective": "multi:softprob",
+            "num_class": 3,
+            # Even scores to start from: class rates estimated from all rows would have seen the inner folds.
+            "base_score": 0.5,
+            "tree_method": "hist",
+            "max_bin": BINS,
+            "device": "cpu",
+            "grow_policy": "lossguide",
+            "max_depth": 0,
+            "max_leaves": options.leaves,
+            "learning_rate": options.learning_rate,
+            "min_child_weight": options.min_child_weight,
+            "reg_lambda": options.l2,
+            "subsample": options.row_share,
+            "colsample_bytree": options.column_share,
+            "seed": seed,
+            "nthread": _threads(rows),
+            "verbosity": 0,
+        }
+
+    def _train(self, rows: Rows, columns: list[int], rounds: int, seed: int) -> xgboost.Booster:
+        matrix, _ = self._both_orders(rows, columns)
+        return xgboost.train(self._parameters(len(rows.x), seed), matrix, rounds)
+
+    def _early_stopping(self, rows: Rows, folds: np.ndarray) -> int:
+        """The number of trees per class at which the mean log loss over the inner folds is lowest."""
+        options: BoostedOptions = self.config.model
+        if options.rounds is not None:
+            return options.rounds
+        matrix, owners = self._both_orders(rows, self.columns_)
+        fold_of = folds[owners]
+        splits = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds.max() + 1)]
+        seed = self._seeds()[0]
+        history = xgboost.cv(
+            self._parameters(len(rows.x), seed), matrix, options.max_rounds, folds=splits, seed=seed,
+            early_stopping_rounds=options.patience, as_pandas=False,
+        )  # fmt: skip
+        return len(history["test-mlogloss-mean"])  # which is cut off after the best round
+
+    def _inner_margins(self, rows: Rows, folds: np.ndarray, columns: list[int], rounds: int) -> np.ndarray:
+        """What a model without its inner fold says of each row, (n, 3) log scores; 0 for the rows that no fold holds out."""
+        margins = np.zeros((len(folds), 3))
+        for fold in range(folds.max() + 1):
+            held = folds == fold
+            booster = self._train(rows.part(~held), columns, rounds, self._seeds()[0])
+            margins[held] = self._margins([booster], rows.x[held], rows.z[held], columns)
+        return margins
+
+    def _margins(self, boosters: list[xgboost.Booster], x: np.ndarray, z: np.ndarray, columns: list[int]) -> np.ndarray:
+        """Log scores (n, 3), the mean over the boosters and over both orders of A and B."""
+        total = np.zeros((len(x), 3))
+        for sign, classes in _ORDERS:
+            matrix = xgboost.DMatrix(
+                np.hstack([sign * x, z])[:, columns],
+                feature_names=[self._names()[column] for column in columns],
+                nthread=_threads(len(x)),
+            )
+            said = np.zeros((len(x), 3))
+            for booster in boosters:
+                said += booster.predict(matrix, output_margin=True)
+            total += said[:, classes]
+        return total / (len(_ORDERS) * len(boosters))
+
+    def _both_orders(self, rows: Rows, columns: list[int]) -> tuple[xgboost.DMatrix, np.ndarray]:
+        """`_expanded` as XGBoost takes it, and the owners."""
+        features, owners, classes, weights = _expanded(rows)
+        names = [self._names()[column] for column in columns]
+        matrix = xgboost.DMatrix(
+            features[:, columns], classes, weight=weights, feature_names=names, nthread=_threads(len(rows.x))
+        )
+        return matrix, owners
+
+    def _select(self, rows: Rows, folds: np.ndarray, checkpoint: Path | None) -> Selection:
+        """Choose among the columns that LightGBM ranks first, by the inner log loss of as many trees as suit all columns."""
+        options: BoostedOptions = self.config.model
+        rounds, judged = self._early_stopping(rows, folds), rows.part(folds >= 0)
+        features, _, classes, weights = _expanded(rows)
+        order = importance_order(features, classes, weights, self._seeds()[0], _threads(len(rows.x)))
+
+        def loss_of(columns: list[int]) -> float:
+            return _log_loss(self._inner_margins(rows, folds, columns, rounds)[folds >= 0], judged)
+
+        digest = hashlib.sha256(repr((self.config.to_dict(), rounds)).encode())
+        for values in (*rows, folds):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        candidates = order[: options.candidates].tolist()
+        return select(options.selection, candidates, self._names(), loss_of, checkpoint, digest.hexdigest())
+
+
+_ORDERS = ((1, (0, 1, 2)), (-1, SWAPPED_CLASSES))
+"""As it stands, and with A and B exchanged: the sign of the antisymmetric columns, and where the classes go."""
+
+
+def _expanded(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every row in both orders, and once per class that its label gives a share to: features, owners, classes, weights."""
+    features, owners, classes, weights = [], [], [], []
+    for sign, places in _ORDERS:
+        both = np.hstack([sign * rows.x, rows.z])
+        for label in range(3):
+            weight = rows.labels[:, places[label]] * rows.weights / len(_ORDERS)
+            owner = np.flatnonzero(weight > 0)
+            features.append(both[owner])
+            owners.append(owner)
+            classes.append(np.full(len(owner), label))
+            weights.append(weight[owner])
+    return np.vstack(features), np.concatenate(owners), np.concatenate(classes), np.concatenate(weights)
+
+
+def _inner_folds(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> np.ndarray | None:
+    """Each row's inner fold, -1 for the folds that are not held out; None where there are too few prompts to choose by."""
+    if len(set(prompt_keys(pairs))) < INNER_PROMPTS:
+        return None
+    labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
+    folds = grouped_folds(labelled, INNER_FOLDS, seed)
+    used = min(INNER_FOLDS, math.ceil(INNER_ROWS / max(1, int((folds == 0).sum()))))
+    return np.where(folds < used, folds, -1)
+
+
+def _fit_temperature(margins: np.ndarray, rows: Rows) -> float:
+    """The temperature, from 1/4 to 4, at which the held-out log loss is lowest."""
+    found = minimize_scalar(
+        lambda log_t: _log_loss(margins / np.exp(log_t), rows), bounds=(-np.log(4), np.log(4)), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def _log_loss(margins: np.ndarray, rows: Rows) -> float:
+    """Weighted mean log loss of log scores (n, 3), in nats."""
+    return float(-(rows.weights @ (rows.labels * log_softmax(margins, axis=1)).sum(axis=1)) / rows.weights.sum())
+
+
+def _threads(rows: int) -> int:
+    return 2 if rows >= MANY_ROWS else 1
+
+
+def _load_booster(path: Path, names: list[str]) -> xgboost.Booster:
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(path)
+    except xgboost.core.XGBoostError as error:
+        raise InputError(f"{path}: cannot be read as an XGBoost model ({str(error).splitlines()[0]})") from None
+    if booster.feature_names != names:
+        raise InputError(
+            f"{path}: expected the columns of {COLUMNS_FILE}, got {len(booster.feature_names or [])} others"
+        )
+    return booster
