@@ -51,7 +51,7 @@ SCREENING: dict[str, tuple[str, ...]] = {
     "lr-5e-5": (*BASE, "training.learning_rate=5e-5"),
 }
 FINALISTS: dict[str, tuple[str, ...]] = {
-    "joint-offset": (*BASE, "model.inputs=joint", "model.offset=structure"),
+    "joint-offset": (*BASE, "model.inputs=joint", "model.offset=structure", "model.max_length=256"),
     "dual-offset": (*BASE, "model.offset=structure", "model.max_length=256"),
 }
 CURVE_SEED = 42
