@@ -120,10 +120,11 @@ class AttentionHead(nn.Module):
         return self.network(torch.cat([a, b, a - b, a * b, a_of_b, b_of_a], dim=-1))
 
     def _look(self, queries: Tensor, query_mask: Tensor, keys: Tensor, key_mask: Tensor) -> Tensor:
-        # A side without tokens is looked at all the same (at its first place): attention to nothing is not a number.
+        keys = keys.float().masked_fill(~key_mask.unsqueeze(-1), 0)
+        # A side without tokens is looked at all the same (at its first place, where nothing is): attention to nothing is not a
+        # number, and a gradient into padding, which has no variance to normalise by, overflows in half precision.
         key_mask = key_mask.clone()
         key_mask[:, 0] |= ~key_mask.any(dim=1)
-        keys = keys.float().masked_fill(~key_mask.unsqueeze(-1), 0)
         found, _ = self.attention(queries.float(), keys, keys, key_padding_mask=~key_mask, need_weights=False)
         return masked_mean(found, query_mask)
 
