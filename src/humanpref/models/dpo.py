@@ -128,6 +128,8 @@ class DpoModel(FrozenBaseModel):
 
     swap_equivariant = True
     kind = AutoModelForCausalLM
+    sequences = 2
+    vocabulary_scores = CHUNK
 
     def fit(
         self,

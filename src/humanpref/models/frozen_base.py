@@ -45,6 +45,10 @@ class FrozenBaseModel(GradientModel):
     """
 
     kind: type = AutoModel
+    sequences = 1
+    """Sequences that a row is read as."""
+    vocabulary_scores = 0
+    """Positions whose scores over the vocabulary exist at one time."""
     base_: dict[str, str]
     """Name and digest of the base."""
     base_config_: Any
@@ -77,7 +81,8 @@ class FrozenBaseModel(GradientModel):
         if self.config.training.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self.module_ = self._module(base)
-        tell_memory(self.module_, base.config, options, self.config.training)
+        row = self.sequences * options.max_length
+        tell_memory(self.module_, base.config, self.config.training, row, self.vocabulary_scores)
 
     def _backbone_facts(self) -> dict[str, Any]:
         options: AdaptedOptions = self.config.model
@@ -186,8 +191,8 @@ def check_fit(base: nn.Module, tokenizer: Any, options: AdaptedOptions) -> None:
         raise InputError(f"backbone {name}: not a decoder, its first token sees the last one")
 
 
-def tell_memory(module: nn.Module, config: Any, options: AdaptedOptions, training: LoopOptions) -> None:
-    """Log what the run will take, and what to lower where that is more than a T4 has."""
+def tell_memory(module: nn.Module, config: Any, training: LoopOptions, row: int, vocabulary_scores: int) -> None:
+    """Log what the run will take with rows of so many tokens, and what to lower where that is more than a T4 has."""
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = [p for p in module.parameters() if not p.requires_grad]
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -201,7 +206,8 @@ def tell_memory(module: nn.Module, config: Any, options: AdaptedOptions, trainin
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         attention=config.num_attention_heads * head_width,
         keys=heads * head_width,
-        tokens=max(options.max_length, min(training.forward_tokens, training.batch_size * options.max_length)),
+        tokens=max(row, min(training.forward_tokens, training.batch_size * row)),
+        scores=vocabulary_scores * config.vocab_size,
         activation_bytes=4 if resolve(training.precision, processes().device) == "no" else 2,
         checkpointing=training.gradient_checkpointing,
     )
@@ -210,5 +216,5 @@ def tell_memory(module: nn.Module, config: Any, options: AdaptedOptions, trainin
     said = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
     logger.info("memory: about %.2f GiB (%s) at %d tokens a pass", total, said, run.tokens)
     if total > T4_GIB:
-        told = "; ".join(advice(run, options.max_length, T4_GIB))
+        told = "; ".join(advice(run, row, T4_GIB))
         logger.warning("memory: more than the %.0f GiB of a 16 GB T4; lower it by %s", T4_GIB, told)

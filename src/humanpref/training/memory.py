@@ -27,6 +27,8 @@ class Run:
     activation_bytes: int
     """4, or 2 under mixed precision."""
     checkpointing: bool
+    scores: int = 0
+    """Scores over the vocabulary that exist at one time."""
 
     def gib(self) -> dict[str, float]:
         """GiB by what they are for: `base`, `trainable` (weights, gradients, two moments of AdamW), `activations`.
@@ -42,7 +44,8 @@ class Run:
         parts = {
             "base": self.base_bytes,
             "trainable": self.trainable * 16.0,
-            "activations": activations,
+            # The scores in float32, their softmax, and the gradient.
+            "activations": activations + 12 * self.scores,
         }
         return {name: size / 2**30 for name, size in parts.items()}
 
