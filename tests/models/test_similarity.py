@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from humanpref.data import swap_pairs
-from humanpref.models.frozen import FrozenEncoder, Windows
+from humanpref.models.sentence import FrozenEncoder, Windows
 from humanpref.models.similarity import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, pair_vectors
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from humanpref.models.frozen import FrozenEncoder, Windows
+from humanpref.models.sentence import FrozenEncoder, Windows
 
 SHARPNESS = 20.0
 """What cosines are multiplied with before the softmax of the attention scores: the scale at which sentence-transformers are

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from humanpref.models import frozen
-from humanpref.models.frozen import FrozenEncoder, PooledEncoder, Settings, load_frozen, split
+from humanpref.models.sentence import FrozenEncoder, PooledEncoder, Settings, load_frozen, split
 from humanpref.schema import InputError
 
 TEXTS = ["What is the tallest mountain?", "", "b", "Count to ten: " + "one two three four " * 20, "  \n"]
