@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from humanpref.config import load_config
-from humanpref.data import labels_of, read_pairs, read_training_rows
+from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, write_pairs
 from humanpref.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.experiment import train
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -35,6 +35,16 @@ def test_a_teacher_repeats_no_label_that_it_was_shown(teacher, arena, pairs):
     mixed = pd.concat([pairs.iloc[order], new], ignore_index=True)
     np.testing.assert_allclose(soft_labels([teacher], mixed)[:3], told_by(teacher)[order])
     np.testing.assert_allclose(soft_labels([teacher], mixed)[3:], teacher.predict_proba(new), atol=1e-12)
+
+
+def test_a_teacher_repeats_no_label_of_its_extra_rows(arena, pairs, tmp_path):
+    write_pairs(tmp_path / "train.csv", pairs[:60])
+    write_pairs(tmp_path / "more.csv", pairs[60:66])
+    config, more = load_config("prior"), [Extra(tmp_path / "more.csv")]
+    artifact = train(config, tmp_path / "train.csv", tmp_path / "a", folds=2, extra=more)
+    # They were never held out, so that there is nothing else to say of them.
+    with pytest.raises(InputError, match="was trained on 6 of these rows"):
+        soft_labels([artifact], pairs[58:66])
 
 
 def test_rows_under_other_ids_are_warned_of(teacher, pairs, caplog):

@@ -163,6 +163,21 @@ def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatc
         train(load_config("prior"), arena / "train.csv", tmp_path / "a")
 
 
+def test_a_file_left_half_written_does_not_stop_a_resumed_run(arena, tmp_path, monkeypatch):
+    finish = humanpref.experiment._finish
+
+    def killed(config, rows, held, run, work):
+        (work / ".oof.csv.abcd").write_text("id,")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("humanpref.experiment._finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(load_config("prior"), arena / "train.csv", tmp_path / "a")
+    monkeypatch.setattr("humanpref.experiment._finish", finish)
+    artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "a")
+    assert not (artifact.folder / ".oof.csv.abcd").exists()
+
+
 def test_an_existing_folder_is_not_touched(arena, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -211,6 +226,7 @@ def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatc
     assert artifact.prior == plain.prior
     assert artifact.metrics["log_loss"] != plain.metrics["log_loss"]
     assert artifact.rows["id"].tolist()[12:] == [f"extra-1:{i}" for i in range(100, 104)]
+    assert (artifact.rows["weight"].astype(float) > 0).all()
 
 
 def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch):

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.artifact import OOF_FILE, Artifact
+from humanpref.artifact import OOF_FILE, Artifact, read_oof
 from humanpref.comparison import Contender, compare, write_table
 from humanpref.config import PREPROCESSINGS, load_config
 from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.figures import interval_figure
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
-from humanpref.experiment import read_oof
 from humanpref.models import load_model
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -85,6 +84,8 @@ def ablate_softmax(
         One row per arm: `name`, `log_loss` with its interval, the paired `difference` to the first arm with its interval,
         `train_loss` of the last epoch, the report's `leaderboard` score, and what `theory` says.
     """
+    if load_config(preset, None, overrides).training.seeds > 1:
+        raise InputError("option training.seeds: expected 1 in this ablation, which looks into each single model")
     trained = {arm.trained: arm for arm in ARMS}
     contenders = [
         Contender(

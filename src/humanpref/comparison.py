@@ -1,6 +1,5 @@
 """Several configurations on the same rows and folds: one artifact each, one table, one figure."""
 
-import json
 import logging
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from humanpref.artifact import Artifact
 from humanpref.config import Config, load_config
 from humanpref.data import digest_of, read_pairs
 from humanpref.evaluation.figures import interval_figure
-from humanpref.files import write_json, write_whole
+from humanpref.files import read_json, write_json, write_whole
+from humanpref.models.base import CONFIG_FILE
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def _claim(out: Path, content: dict[str, Any]) -> None:
     """Make the folder, or take it up again if it belongs to the same comparison."""
     path = out / COMPARISON_FILE
     if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != content:
+        if read_json(path) != content:
             raise InputError(f"{out}: holds a comparison on other rows or folds; name another folder")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -136,8 +136,8 @@ def _train(contender: Contender, train_csv: Path, folder: Path, folds: int | Non
 
 
 def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, Any]:
-    wanted, config = contender.config().to_dict(), artifact.models[0].config.to_dict()
-    if wanted != config or artifact.facts["data_sha256"] != digest:
+    trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
+    if contender.config().to_dict() != trained or artifact.facts["data_sha256"] != digest:
         raise InputError(f"{artifact.folder}: trained with other options or rows; remove it to train it again")
     metrics = artifact.metrics
     if "log_loss" not in metrics:

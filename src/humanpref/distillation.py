@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.artifact import PROMPT_KEY, Artifact
-from humanpref.data import TrainingRows, labels_of, prompt_keys, read_labels, write_pairs
+from humanpref.data import EXTRA_ID, TrainingRows, labels_of, prompt_keys, read_labels, write_pairs
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,10 @@ def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
 
 def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     trained, keys = artifact.rows, prompt_keys(pairs)
-    own_keys = dict(zip(trained[ID], trained[PROMPT_KEY], strict=True))
-    seen = np.array([own_keys.get(key) == prompt for key, prompt in zip(pairs[ID], keys, strict=True)], dtype=bool)
+    # Extra rows carry the number of their file before their id.
+    ids = trained[ID].str.replace(EXTRA_ID, "", regex=True)
+    own = set(zip(ids, trained[PROMPT_KEY], strict=True)) | set(zip(trained[ID], trained[PROMPT_KEY], strict=True))
+    seen = np.array([row in own for row in zip(pairs[ID], keys, strict=True)], dtype=bool)
     told = np.empty((len(pairs), 3))
     if seen.any():
         oof = artifact.oof.set_index(ID)

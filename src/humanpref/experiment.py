@@ -42,7 +42,7 @@ from humanpref.evaluation.metrics import summarise
 from humanpref.files import folder_whole, read_json, remove, share_equal_files, write_json
 from humanpref.models import build_model
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def _open_partial(out: Path, run: dict[str, Any]) -> Path:
     else:
         logger.info("%s: going on with an interrupted run", work)
         for unfinished in work.glob(".*"):  # what a killed run was writing
-            shutil.rmtree(unfinished)
+            remove(unfinished)
     return work
 
 
@@ -270,7 +270,11 @@ def _finish(config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run
     learned = pairs[~np.all(list(held.values()), axis=0)]
     prior_of_all = np.average(labels_of(learned), axis=0, weights=weights_of(learned))
     backbone = next(iter(members.values())).get("backbone")
-    write_rows(work / ROWS_FILE, pd.concat([pairs, rows.extra], ignore_index=True) if len(rows.extra) else pairs)
+    seen = pairs
+    if len(rows.extra):  # which always have weights
+        ours = pairs if WEIGHT in pairs else pairs.assign(**{WEIGHT: 1.0})
+        seen = pd.concat([ours, rows.extra], ignore_index=True)
+    write_rows(work / ROWS_FILE, seen)
     learned_rows = len(learned) + int(np.any([rows.kept(mask)[1] for mask in held.values()], axis=0).sum())
     write_json(
         work / FACTS_FILE, facts_of(config, list(members), prior_of_all, learned_rows, run["data_sha256"], backbone)

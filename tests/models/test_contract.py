@@ -45,6 +45,7 @@ CONFIGS = {
         "tiny", overrides=[*MICRO, "model.head=interaction", "inference.swap_average=true"]
     ),
     "encoder, davidson": load_config("tiny", overrides=[*MICRO, "model.head=davidson", "model.layer_norm=true"]),
+    "encoder, offset": load_config("tiny", overrides=[*MICRO, "model.offset=structure", "model.zero_start=true"]),
     # So strong a pull to equal weights that inner folds, which depend on the rows, have no say.
     "blend": load_config(
         "cpu-best",
@@ -253,3 +254,21 @@ TWICE |= dict.fromkeys(("encoder", "decoder", "dpo"), 1e-3)
 def test_one_training_row(family, pairs):
     model = build_model(CONFIGS[family]).fit(pairs[:1], labels_of(pairs[:1]))
     check_probabilities(model.predict_proba(pairs[:5]), 5)
+
+
+@pytest.mark.parametrize("preset", ["sparse", "tiny"])
+def test_a_measure_that_hardly_varied_in_training_decides_no_row_by_itself(preset, pairs):
+    if preset == "tiny":
+        pytest.importorskip("torch")
+    # All plain ASCII but for one letter in one long answer.
+    ascii_only = pairs.assign(response_a=[("It is so. " * (1 + i % 7),) for i in range(len(pairs))])
+    ascii_only = ascii_only.assign(
+        response_b=ascii_only["response_a"], prompt=[(f"prompt {i}",) for i in range(len(pairs))]
+    )
+    ascii_only.at[0, "response_a"] = ("é" + "a" * 20_000,)
+    overrides = {"sparse": FEW, "tiny": [*MICRO, "model.offset=structure"]}[preset]
+    model = build_model(load_config(preset, overrides=overrides)).fit(ascii_only, labels_of(pairs))
+    other = ascii_only[1:2].assign(response_b=[("今天天气很好。",)])
+    probabilities = model.predict_proba(other)
+    assert np.isfinite(probabilities).all()
+    assert probabilities.min() > 1e-4

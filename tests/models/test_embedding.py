@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from humanpref import experiment
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs
-from humanpref.models import build_model, frozen, load_model
+from humanpref.models import build_model, load_model, sentence
 from humanpref.models.embedding import principal_components
 from humanpref.models.similarity import PairVectors
 from humanpref.schema import InputError
@@ -32,12 +32,12 @@ def model(sentence_encoder, pairs):
 
 @pytest.fixture(autouse=True)
 def _no_memo(monkeypatch):
-    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
 
 
 def test_swapping_is_exact(model, pairs, monkeypatch):
     made = model.predict_proba(pairs)
-    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
     np.testing.assert_allclose(model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], made, atol=1e-6)
 
 
@@ -105,9 +105,9 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
 
 def test_fold_models_embed_each_text_once_and_share_one_backbone(sentence_encoder, arena, pairs, tmp_path, monkeypatch):
     seen = []
-    embed = frozen.FrozenEncoder._embed
+    embed = sentence.FrozenEncoder._embed
     monkeypatch.setattr(
-        frozen.FrozenEncoder, "_embed", lambda self, texts, *rest: seen.extend(texts) or embed(self, texts, *rest)
+        sentence.FrozenEncoder, "_embed", lambda self, texts, *rest: seen.extend(texts) or embed(self, texts, *rest)
     )
     monkeypatch.setattr("humanpref.files.SHARED_BYTES", 1_000)
     artifact = experiment.train(config_with(sentence_encoder), arena / "train.csv", tmp_path / "out", folds=2)

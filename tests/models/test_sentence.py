@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
-from humanpref.models import frozen
+from humanpref.models import sentence
 from humanpref.models.sentence import FrozenEncoder, PooledEncoder, Settings, load_frozen, split
 from humanpref.schema import InputError
 
@@ -23,7 +23,7 @@ TEXTS = ["What is the tallest mountain?", "", "b", "Count to ten: " + "one two t
 
 @pytest.fixture
 def encoder(sentence_encoder, monkeypatch):
-    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
     return FrozenEncoder(str(sentence_encoder))
 
 
@@ -109,12 +109,12 @@ def test_batches_and_order_change_nothing(encoder, pairs, monkeypatch):
     texts = [turn for column in ("prompt", "response_a") for turns in pairs[column][:12] for turn in turns]
     together = embed(encoder, texts, batch_tokens=4_000)
     for order, batch_tokens in ((texts, 1), (texts[::-1], 100)):
-        monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+        monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
         again = embed(encoder, order, batch_tokens=batch_tokens)
         assert again.keys() == together.keys()
         for text, windows in together.items():
             np.testing.assert_allclose(again[text].vectors, windows.vectors, atol=1e-5)
-    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
     exact = embed(encoder, texts[::-1], batch_tokens=4_000)
     assert all(np.array_equal(exact[text].vectors, together[text].vectors) for text in together)
 
@@ -139,11 +139,11 @@ def test_every_text_is_embedded_once(encoder, sentence_encoder, monkeypatch):
 
 
 def test_the_memo_has_an_end(encoder, monkeypatch):
-    monkeypatch.setattr(frozen, "MEMO_BYTES", 1_000)
+    monkeypatch.setattr(sentence, "MEMO_BYTES", 1_000)
     found = embed(encoder, [f"text {i}" for i in range(50)])
     assert len(found) == 50
-    assert 0 < len(frozen._memo.windows) < 20
-    assert frozen._memo.bytes <= 1_000
+    assert 0 < len(sentence._memo.windows) < 20
+    assert sentence._memo.bytes <= 1_000
 
 
 def test_an_empty_text_is_a_zero_vector(encoder):
@@ -213,7 +213,7 @@ def test_saved_and_loaded(encoder, tmp_path, monkeypatch):
     again = FrozenEncoder(str(tmp_path))
     assert (again.digest, again.settings) == (encoder.digest, encoder.settings)
     before = embed(encoder, TEXTS)
-    monkeypatch.setattr(frozen, "_memo", frozen._Memo(()))
+    monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
     for text, windows in embed(again, TEXTS).items():
         np.testing.assert_array_equal(windows.vectors, before[text].vectors)
 

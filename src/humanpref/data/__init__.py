@@ -2,10 +2,11 @@
 
 from humanpref.data.folds import grouped_folds, held_out, prompt_keys
 from humanpref.data.pairs import digest_of, labels_of, read_labels, read_pairs, swap_pairs, weights_of, write_pairs
-from humanpref.data.sources import Extra, TrainingRows, read_training_rows
+from humanpref.data.sources import EXTRA_ID, Extra, TrainingRows, read_training_rows
 from humanpref.data.submission import check_submission, write_submission
 
 __all__ = [
+    "EXTRA_ID",
     "Extra",
     "TrainingRows",
     "check_submission",

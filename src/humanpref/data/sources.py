@@ -15,6 +15,9 @@ from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
+EXTRA_ID = r"^extra-\d+:"
+"""What stands before the ids of extra rows, as a pattern."""
+
 
 class Extra(NamedTuple):
     """A file of more labelled rows, and the weight of each, times the row's own where the file has weights."""

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
-from humanpref.config import BlendOptions, Config, load_config
+from humanpref.config import BlendOptions, Config, HoldOut, load_config
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
@@ -296,6 +296,12 @@ class BlendModel(Model):
                         f"option model.members: {text!r}: training.{option} would choose on the rows that the weights are "
                         "fitted on; set it off for a member of a blend"
                     )
+            fields = ("seeds", "validation_fraction")
+            if any(getattr(config.training, name) != getattr(HoldOut(), name) for name in fields):
+                raise InputError(
+                    f"option model.members: {text!r}: training.{fields[0]} and training.{fields[1]} are the blend's to set, not "
+                    "a member's"
+                )
             build_model(config)  # a missing library is said now, not after the other members' hours
             members.append((text, config))
         if not members:

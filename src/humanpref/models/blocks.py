@@ -20,6 +20,9 @@ INNER_ROWS = 4_000
 ROUNDING = 1e-6
 """What varies less than this, in the units of a share or a cosine, is noise, which scaling would blow up."""
 
+FARTHEST = 10.0
+"""Scaled structure ends here."""
+
 
 class Blocks(NamedTuple):
     """The matrices of n rows, antisymmetric (x) and symmetric (z), the wide block and the structure apart."""
@@ -49,6 +52,15 @@ def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> tuple[np
     squares = np.average(x**2, axis=0, weights=weights), np.average((z - mean) ** 2, axis=0, weights=weights)
     x_scale, z_scale = (np.where(square > ROUNDING**2, np.sqrt(square), 1.0) for square in squares)
     return x_scale, mean, z_scale
+
+
+def scaled(values: np.ndarray, mean: np.ndarray | float, scale: np.ndarray) -> np.ndarray:
+    """Structure in units of its scale, at most `FARTHEST` from its mean.
+
+    A column that hardly varied in the training rows must not decide a row by itself. Negated values give negated ones where the
+    mean is 0, so that swapping A and B stays exact.
+    """
+    return np.clip((values - mean) / scale, -FARTHEST, FARTHEST)
 
 
 def regression(blocks: Blocks, wide_penalty: float, structure_penalty: float) -> DavidsonRegression:
@@ -87,6 +99,8 @@ def choose_penalties(
     candidates = [(wide_penalties[0], penalty) for penalty in structure_penalties]
     losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, folds, used)
     structure_penalty = structure_penalties[int(np.argmin(losses))]
+    if blocks.x_wide.shape[1] == blocks.z_wide.shape[1] == 0:
+        return wide_penalties[0], structure_penalty, float(np.min(losses))
     candidates = [(penalty, structure_penalty) for penalty in wide_penalties]
     losses = _inner_losses(blocks, candidates, labels, weights, folds, used)
     return wide_penalties[int(np.argmin(losses))], structure_penalty, float(np.min(losses))
@@ -111,7 +125,7 @@ def _inner_losses(
             fitted = regression(blocks, *penalty).fit(x, z, labels[folds != fold], weight[folds != fold], start)
             start = fitted.parameters
             probabilities = fitted.predict_proba(out.x(), out.z())
-            row_losses = -(labels[folds == fold] * np.log(probabilities)).sum(axis=1)
+            row_losses = -(labels[folds == fold] * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
             losses[i] += weight[folds == fold] @ row_losses
     return losses / weight[folds < used].sum()
 

@@ -8,7 +8,7 @@ import pandas as pd
 from humanpref.config import EmbeddingInference, EmbeddingOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, regression, scales
+from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, regression, scaled, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.models.sentence import load_frozen
 from humanpref.models.similarity import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, PairVectors, pair_vectors
@@ -106,8 +106,8 @@ class EmbeddingModel(Model):
     def _blocks(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Blocks:
         """The scaled features; x and z are the structure's."""
         columns_x, columns_z = x.shape[1], z.shape[1]
-        x = np.hstack([x, vectors.antisymmetric]) / self.x_scale_
-        z = (np.hstack([z, vectors.symmetric]) - self.z_mean_) / self.z_scale_
+        x = scaled(np.hstack([x, vectors.antisymmetric]), 0, self.x_scale_)
+        z = scaled(np.hstack([z, vectors.symmetric]), self.z_mean_, self.z_scale_)
         p, a, b = ((side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b))
         return Blocks(
             np.hstack([a - b, p * (a - b), x[:, columns_x:]]),

@@ -235,7 +235,7 @@ class PairCollate:
 
 def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
     """The model's log-probabilities (n, 3), each row with a mean of 0."""
-    logs = np.log(model.predict_proba(pairs))
+    logs = np.log(np.maximum(model.predict_proba(pairs), 1e-15))
     return logs - logs.mean(axis=1, keepdims=True)
 
 

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from humanpref.config import SparseOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.blocks import Blocks, choose_penalties, regression, scales
+from humanpref.models.blocks import Blocks, choose_penalties, regression, scaled, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
@@ -112,8 +112,8 @@ class SparseModel(Model):
     ) -> Blocks:
         # The rows of a and b have length 1 (or 0), so that the sum of products is their cosine.
         cosine = np.asarray(a.multiply(b).sum(axis=1))
-        z_structure = np.hstack([(z - self.z_mean_) / self.z_scale_, cosine])
-        return Blocks((a - b).tocsr(), x / self.x_scale_, prompts, z_structure)
+        z_structure = np.hstack([scaled(z, self.z_mean_, self.z_scale_), cosine])
+        return Blocks((a - b).tocsr(), scaled(x, 0, self.x_scale_), prompts, z_structure)
 
 
 def _vectorize(
