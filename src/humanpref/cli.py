@@ -220,8 +220,9 @@ def kaggle_data(options: argparse.Namespace) -> int:
 
 
 def kaggle_push(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import KERNELS
     from humanpref.kaggle.client import Client
-    from humanpref.kaggle.push import KERNELS, push
+    from humanpref.kaggle.push import push
     from humanpref.kaggle.records import Records
 
     kernels = [name for name in KERNELS if getattr(options, name)]
