@@ -287,7 +287,12 @@ def kaggle_bundle(options: argparse.Namespace) -> int:
     from humanpref.kaggle.kernels import Run
     from humanpref.kaggle.stage import find_project
 
-    run = Run(options.preset, tuple(options.set), folds=options.folds)
+    limits = {
+        f"{name}_seconds": hours * 3600
+        for name, hours in (("train", options.train_hours), ("inference", options.infer_hours))
+        if hours is not None
+    }
+    run = Run(options.preset, tuple(options.set), folds=options.folds, **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
     print(f"bundle: {folder}")
     return 0
@@ -498,6 +503,12 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
     )
     command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
+    command.add_argument(
+        "--train-hours", type=float, metavar="H", help="what the training kernel may take (default 11.5)"
+    )
+    command.add_argument(
+        "--infer-hours", type=float, metavar="H", help="what the inference kernel may take (default 8.5)"
+    )
     command.add_argument(
         "--artifact", type=Path, action="append", default=[], metavar="A", help="predict with this artifact, too"
     )

@@ -519,6 +519,19 @@ def test_killed_and_given_again(run, commands, service, folder, call, count, don
     assert {entry["state"] for name, entry in records(folder).items() if name != "format"} == {"done"}
 
 
+def test_training_goes_on_from_an_earlier_version(run, commands, service, folder):
+    """As the documentation has it: the kernel mounts a version of itself. Killed on the way, it is not pushed twice."""
+    assert run(*PUSH).code == 0
+    change(folder / "bundle" / "train" / KERNEL_METADATA, kernel_sources=["INSERT_USERNAME/humanpref-train/1"])
+    kill_at(service, commands, SAVE_KERNEL, done=True)
+    assert run(*PUSH).code == -signal.SIGKILL
+    for _ in range(2):
+        again = run(*PUSH)
+        assert again.code == 0, again.err
+    assert [body.get("kernelDataSources", []) for body in service.kernels[TRAIN]] == [[], [f"{TRAIN}/1"]]
+    assert len(service.kernels[INFER]) == 2
+
+
 def test_a_new_version_and_killed(run, commands, service, folder):
     """The old version can be read, and is ready, while the new one is made: only its number tells."""
     assert run(*PUSH, "--dataset").code == 0

@@ -181,7 +181,7 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str) -> N
             kernel = client.kernel(ref)
             if kernel is None or kernel.version <= records[name]["base"] or _code(kernel.source) != _code(text):
                 return None
-            if missing := sorted(sources - kernel.sources):
+            if missing := sorted(sources - {_unversioned(source) for source in kernel.sources}):
                 records.became(name, "refused", version=kernel.version)
                 raise RefusedError(_left_out(ref, kernel.version, missing))
             return kernel.version
@@ -239,7 +239,8 @@ def check_current(client: Client, ref: str, version: int) -> None:
 def _mounted(client: Client, records: Records, metadata: dict[str, Any]) -> dict[str, int]:
     """The versions of the kernel's sources that were pushed from here; those that are kernels have to have run."""
     versions = {}
-    for source in sorted(_sources(metadata)):
+    # A kernel may mount an earlier version of itself, to go on from there; it names that version.
+    for source in sorted(_sources(metadata) - {metadata["id"]}):
         for name, entry in records.items():
             if entry.get("ref") == source and name != "submission":
                 if entry["state"] != "done":
@@ -276,7 +277,13 @@ def _manifest_digest(client: Client, ref: str, marker: str) -> str | None:
 
 def _sources(metadata: dict[str, Any]) -> set[str]:
     kinds = ("dataset", "competition", "kernel", "model")
-    return {source for kind in kinds for source in metadata.get(f"{kind}_sources", [])}
+    return {_unversioned(source) for kind in kinds for source in metadata.get(f"{kind}_sources", [])}
+
+
+def _unversioned(source: str) -> str:
+    """`owner/slug/version` without its version; what the service names may have one or not."""
+    parts = source.split("/")
+    return "/".join(parts[:2]) if len(parts) == 3 else source
 
 
 def _left_out(ref: str, version: int, sources: Iterable[str]) -> str:
