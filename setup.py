@@ -47,7 +47,7 @@ setup(
         ],
         "nltk": ["nltk>=3.9"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2.4 imports six without declaring it.
-        "kaggle": ["kaggle==2.2.4", "six", "setuptools>=77"],
+        "kaggle": ["kaggle==2.2.4", "six", "setuptools>=77", "packaging>=24", "python-slugify"],
         "figures": ["matplotlib>=3.8"],
         "test": ["pytest>=8", "ruff>=0.14", "jupytext>=1.17"],
     },

@@ -195,20 +195,25 @@ def presets(options: argparse.Namespace) -> int:
 def kaggle_dry_run(options: argparse.Namespace) -> int:
     from humanpref.kaggle.dry_run import dry_run
 
-    report = dry_run(
-        train=options.train,
-        test=options.test,
-        preset=options.preset,
-        overrides=tuple(options.set),
-        out=options.out,
-        layout=options.layout,
-        test_rows=options.rows,
-        artifacts=options.artifact,
-        fault=options.fault,
-        echo=functools.partial(print, file=sys.stderr if options.json else sys.stdout),
-    )
-    print(json.dumps(report.to_dict()) if options.json else report.render())
-    return 0 if report.passed else 1
+    both = options.layout == "both"
+    passed = True
+    for layout in ("new", "legacy") if both else (options.layout,):
+        report = dry_run(
+            train=options.train,
+            test=options.test,
+            preset=options.preset,
+            overrides=tuple(options.set),
+            out=options.out / layout if both else options.out,
+            layout=layout,
+            test_rows=options.rows,
+            artifacts=options.artifact,
+            fault=options.fault,
+            memory=options.memory,
+            echo=functools.partial(print, file=sys.stderr if options.json else sys.stdout),
+        )
+        print(json.dumps(report.to_dict()) if options.json else report.render())
+        passed &= report.passed
+    return 0 if passed else 1
 
 
 def kaggle_data(options: argparse.Namespace) -> int:
@@ -220,8 +225,9 @@ def kaggle_data(options: argparse.Namespace) -> int:
 
 
 def kaggle_push(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle import KERNELS
     from humanpref.kaggle.client import Client
-    from humanpref.kaggle.push import KERNELS, push
+    from humanpref.kaggle.push import push
     from humanpref.kaggle.records import Records
 
     kernels = [name for name in KERNELS if getattr(options, name)]
@@ -286,7 +292,12 @@ def kaggle_bundle(options: argparse.Namespace) -> int:
     from humanpref.kaggle.kernels import Run
     from humanpref.kaggle.stage import find_project
 
-    run = Run(options.preset, tuple(options.set), folds=options.folds)
+    limits = {
+        f"{name}_seconds": hours * 3600
+        for name, hours in (("train", options.train_hours), ("inference", options.infer_hours))
+        if hours is not None
+    }
+    run = Run(options.preset, tuple(options.set), folds=options.folds, **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
     print(f"bundle: {folder}")
     return 0
@@ -473,8 +484,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--rows", type=int, metavar="N", help="repeat the test rows until there are N, e.g. 25000")
     command.add_argument(
-        "--layout", choices=("new", "legacy"), default="new", help="how Kaggle lays out /kaggle/input (default new)"
+        "--layout",
+        choices=("new", "legacy", "both"),
+        default="new",
+        help="how Kaggle lays out /kaggle/input (default new); both: one run for each, into OUT/new and OUT/legacy",
     )
+    command.add_argument("--memory", type=float, metavar="GIB", help="kill a process that holds more, as Kaggle at 30")
     command.add_argument(
         "--fault",
         metavar="NAME",
@@ -497,6 +512,12 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
     )
     command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
+    command.add_argument(
+        "--train-hours", type=float, metavar="H", help="what the training kernel may take (default 11.5)"
+    )
+    command.add_argument(
+        "--infer-hours", type=float, metavar="H", help="what the inference kernel may take (default 8.5)"
+    )
     command.add_argument(
         "--artifact", type=Path, action="append", default=[], metavar="A", help="predict with this artifact, too"
     )

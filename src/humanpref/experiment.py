@@ -98,7 +98,7 @@ def train(
     rows = read_training_rows(train_csv, extra, exclude_prompts)
     rows = rows if teacher is None else taught(rows, teacher)
     pairs = rows.pairs
-    run = {"config": config.to_dict(), "data_sha256": digest_of(pairs), "folds": folds}
+    run = run_of(config, pairs, folds)
     if len(rows.extra):
         run["extra_sha256"] = digest_of(rows.extra)
     if teacher is not None:
@@ -111,7 +111,7 @@ def train(
     _check_weights(pairs, held, train_csv)
     members = _members(held, config)
     main = os.environ.get("RANK", "0") == "0"
-    work = _open_partial(out, run) if main else out.with_name(out.name + ".partial")
+    work = _open_partial(out, run) if main else partial_of(out)
     try:
         for number, (member, (name, seeded)) in enumerate(members.items(), start=1):
             if (work / member).is_dir():
@@ -129,6 +129,16 @@ def train(
     _finish(config, rows, held, run, work)
     work.rename(out)
     return Artifact.load(out)
+
+
+def run_of(config: Config, pairs: pd.DataFrame, folds: int | None) -> dict[str, Any]:
+    """What makes two runs on a training file alone the same; it stands in `RUN_FILE`."""
+    return {"config": config.to_dict(), "data_sha256": digest_of(pairs), "folds": folds}
+
+
+def partial_of(out: Path) -> Path:
+    """Where an artifact grows until it is whole."""
+    return out.with_name(out.name + ".partial")
 
 
 def predict(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
@@ -192,7 +202,7 @@ def _check_weights(pairs: pd.DataFrame, held: dict[str, np.ndarray], source: str
 
 def _open_partial(out: Path, run: dict[str, Any]) -> Path:
     """The folder in which a run grows: a new one, or that of the same run, interrupted."""
-    work = out.with_name(out.name + ".partial")
+    work = partial_of(out)
     if not work.exists():
         with folder_whole(work) as folder:
             write_json(folder / RUN_FILE, run)

@@ -20,7 +20,7 @@ import time
 import urllib.parse
 import zipfile
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -304,6 +304,9 @@ class Service:
             self.datasets[name] = files
         return Reply({"status": "ok", "ref": name, "url": f"http://localhost/datasets/{name}"})
 
+    def _kernel_versions(self) -> Iterator[str]:
+        return (f"{name}/{number}" for name, saved in self.kernels.items() for number in range(1, len(saved)))
+
     def _save_kernel(self, request: Request) -> Reply:
         body = request.json
         versions = self.kernels.setdefault(body["slug"], [])
@@ -314,7 +317,7 @@ class Service:
             "ModelSources": ("modelDataSources", self.models),
             "DatasetSources": ("datasetDataSources", self.datasets),
             "CompetitionSources": ("competitionDataSources", self.competitions),
-            "KernelSources": ("kernelDataSources", self.kernels),
+            "KernelSources": ("kernelDataSources", {*self.kernels, *self._kernel_versions()}),
         }
         invalid = {
             f"invalid{name}": [source for source in body.get(key, []) if source not in sources]

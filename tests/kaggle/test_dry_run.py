@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,56 @@ def test_inference_alone_on_more_rows(artifact, labelled_test, tmp_path, monkeyp
     assert report["log_loss"] == pytest.approx(report["prior_log_loss"])
     assert 2**20 < report["peak_memory_bytes"]["infer"] < 2**33
     assert report["disk_bytes"]["infer"] > (tmp_path / "dry-run" / "submission.csv").stat().st_size
+
+
+@pytest.mark.usefixtures("_one_wheel")
+def test_a_lora_artifact_beside_the_images_torchao(decoder_folder, arena, labelled_test, tmp_path):
+    """It only names its base, which is elsewhere in the box than where it was trained; peft refuses this torchao."""
+    pytest.importorskip("peft")
+    folder = decoder_folder()
+    settings = [f"model.backbone={folder}", "model.max_length=80", "model.system_prompt=", "model.question=Which?"]
+    settings += ["training.seconds=1"]
+    experiment.train(load_config("llama-3.2-1b-lora", None, settings), arena / "train.csv", tmp_path / "lora")
+    # Without namespaces the box sees this machine's files: the base must not be found where it was.
+    moved = shutil.move(folder, tmp_path / "tiny-llama")
+    try:
+        report = dry_run(
+            test=labelled_test,
+            artifacts=[tmp_path / "lora"],
+            overrides=[f"model.backbone={moved}"],
+            test_rows=6,
+            memory=8,
+            layout="legacy",
+            out=tmp_path / "out",
+            project=PROJECT,
+            echo=len,
+        )
+    finally:
+        shutil.move(moved, folder)
+    assert report.passed, report.render()
+    assert report.predicted == 6
+
+
+def test_the_environment_has_an_old_torchao(tmp_path):
+    environment = sandbox.make_environment(tmp_path / "environment", without=["torchao"])
+    sandbox.add_distribution(environment, "torchao", module.TORCHAO)
+    code = "import importlib.metadata as m, torchao; print(m.version('torchao'), torchao.__version__, torchao.__file__)"
+    done = subprocess.run([environment / "bin" / "python", "-c", code], capture_output=True, text=True)
+    assert done.stdout.split()[:2] == ["0.10.0", "0.10.0"]
+    assert str(environment) in done.stdout
+
+
+@pytest.mark.usefixtures("_one_wheel")
+def test_both_layouts_and_too_little_memory(artifact, labelled_test, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["--quiet", "kaggle", "dry-run", "--artifact", str(artifact), "--test", str(labelled_test), "--json"]
+    assert main([*command, "--layout", "both", "--memory", "0.0625"]) == 1
+    reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(report["layout"], report["passed"]) for report in reports] == [("new", False), ("legacy", False)]
+    for report in reports:
+        assert "24 of 24 rows were not predicted but filled with the prior" in report["reasons"]
+        assert any("SIGKILL; out of memory?" in reason for reason in report["reasons"])
+        assert report == read_json(tmp_path / "dry-run" / report["layout"] / "report.json")
 
 
 def _failures(fault: str) -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -15,13 +16,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.data import check_submission
+from humanpref import experiment
+from humanpref.blending import blend
+from humanpref.config import load_config
+from humanpref.data import check_submission, read_pairs
 from humanpref.data.synthetic import write_arena
-from humanpref.files import read_json
-from humanpref.kaggle import kernels, stage
+from humanpref.files import read_json, write_json
+from humanpref.kaggle import kernels, launch, stage
 from humanpref.kaggle.kernels import Run
 from humanpref.kaggle.metadata import COMPETITION
 from humanpref.kaggle.sandbox import make_environment
+from humanpref.models.blend import Blend, write_state
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 PROJECT = Path(__file__).parents[2]
@@ -61,7 +66,7 @@ class Tree:
             cwd=self.working,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     @property
@@ -186,6 +191,12 @@ def test_the_notebook_is_the_script():
 def test_no_kernel_asks_where_its_file_is():
     for path in (TRAIN, INFER):
         assert "__file__" not in path.read_text()
+
+
+def test_the_visible_run_and_the_hidden_one_are_the_same():
+    for path in (TRAIN, INFER, Path(kernels.__file__), Path(launch.__file__)):
+        assert "KAGGLE_IS_COMPETITION_RERUN" not in path.read_text()
+        assert "KAGGLE_KERNEL_RUN_TYPE" not in path.read_text()
 
 
 # ----------------------------------------------------------------------------------------------------- the whole way
@@ -323,11 +334,10 @@ def test_the_submission_survives_the_inference_process(new_tree, fresh, code, ru
 
 
 class StandIn:
-    """An artifact that answers with one row of probabilities, and fails where it is told to."""
+    """A model that answers with one row of probabilities, and fails where it is told to."""
 
     def __init__(self, answer, bad_id=None, error=None) -> None:
         self.answer, self.bad_id, self.error = answer, bad_id, error or RuntimeError("no luck")
-        self.models = []
 
     def predict_proba(self, pairs):
         if self.bad_id in (*pairs[ID], "every"):
@@ -338,21 +348,40 @@ class StandIn:
 A, B, PRIOR = [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.4, 0.3, 0.3]
 
 
+def write_model(folder: Path, model: object, models: dict[Path, object]) -> None:
+    """A stand-in on disk, or a blend of some: a tuple of (weights, mean) and the members."""
+    folder.mkdir(parents=True)
+    config = {"family": "prior"}
+    if isinstance(model, tuple):
+        (weights, mean), *members = model
+        config = {"family": "blend", "model": {"mean": mean}}
+        writers = [functools.partial(write_model, model=member, models=models) for member in members]
+        write_state(folder, Blend(mean, np.array(weights)), writers)
+    models[folder] = model
+    write_json(folder / "config.json", config)
+
+
 @pytest.fixture
 def infer(new_tree, monkeypatch):
-    """Run `kernels.infer` with stand-ins as its artifacts; gives the tree."""
+    """Run `kernels.infer` on artifacts with stand-ins as their models; gives the tree."""
 
     def run(*artifacts, chunk=4):
+        models = {}
+
         def load(folder):
-            found = artifacts[int(Path(folder).name)]
+            found = models[folder]
             if isinstance(found, BaseException):
                 raise found
             return found
 
-        for number in range(len(artifacts)):
-            (new_tree.kernel / str(number)).mkdir(parents=True)
-            (new_tree.kernel / str(number) / "artifact.json").write_text("{}")
-        monkeypatch.setattr(kernels.Artifact, "load", load)
+        for number, artifact in enumerate(artifacts):
+            folder = new_tree.kernel / str(number)
+            members = artifact if isinstance(artifact, list) else [artifact]
+            for member, model in enumerate(members):
+                write_model(folder / f"fold-{member}", model, models)
+            names = [f"fold-{member}" for member in range(len(members))]
+            write_json(folder / "artifact.json", {"format": 1, "members": names, "prior": PRIOR})
+        monkeypatch.setattr(kernels, "load_model", load)
         monkeypatch.setattr(kernels, "CHUNK_ROWS", chunk)
         kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
         return new_tree
@@ -417,23 +446,69 @@ def test_an_interruption_keeps_what_is_predicted(infer, new_tree):
     assert new_tree.status["predicted"] == 4
 
 
-def test_a_model_is_freed_before_the_next(new_tree, monkeypatch):
+def test_the_mean_of_the_artifacts_is_not_that_of_the_models(infer):
+    """Three folds count as much as the one model of another artifact, whichever of them fail."""
+    third = [1.0, 0.0, 0.0]
+    tree = infer([StandIn(A), StandIn(B), StandIn(third)], StandIn(B))
+    assert tree.submission() == pytest.approx(np.tile(np.mean([np.mean([A, B, third], axis=0), B], axis=0), (8, 1)))
+    assert [entry["rows"] for entry in tree.status["artifacts"]] == [8, 8]
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_a_blend_mixes_what_its_members_say(infer, mean):
+    """Also a blend in a blend, and with a member that cannot be loaded: its weight goes to the others."""
+    inner = (([0.5, 0.5], mean), StandIn(B), StandIn([0.1, 0.1, 0.8]))
+    tree = infer((([0.6, 0.2, 0.2], mean), StandIn(A), inner, InputError("a weight is missing")))
+    within = Blend(mean, np.array([0.5, 0.5]))(np.array([[B], [[0.1, 0.1, 0.8]]]))
+    expected = Blend(mean, np.array([0.75, 0.25]))(np.stack([np.array([A]), within]))
+    assert tree.submission() == pytest.approx(np.tile(expected, (8, 1)))
+    (failure,) = tree.status["failures"]
+    assert "member-2: InputError: a weight is missing" in failure
+
+
+def test_a_row_that_one_member_cannot_is_the_others(infer, new_tree):
+    bad = ids_of(new_tree)[5]
+    tree = infer((([0.6, 0.4], "geometric"), StandIn(A), StandIn(B, bad)))
+    both = Blend("geometric", np.array([0.6, 0.4]))(np.array([[A], [B]]))
+    expected = np.tile(both, (8, 1))
+    expected[5] = A
+    assert tree.submission() == pytest.approx(expected)
+
+
+def test_a_model_is_freed_before_the_next(infer, monkeypatch):
     alive = weakref.WeakSet()
+    infer_with = kernels._predict_with
 
     class Counted(StandIn):
-        def __init__(self, folder):
+        def __init__(self):
             assert not alive
             super().__init__(A)
             self.itself = self  # so that it takes the garbage collector to free it
             alive.add(self)
 
-    for number in range(3):
-        (new_tree.kernel / str(number)).mkdir(parents=True)
-        (new_tree.kernel / str(number) / "artifact.json").write_text("{}")
-    monkeypatch.setattr(kernels.Artifact, "load", Counted)
+    def predict_with(*arguments):
+        monkeypatch.setattr(kernels, "load_model", lambda folder: Counted())
+        infer_with(*arguments)
+
+    monkeypatch.setattr(kernels, "_predict_with", predict_with)
+    tree = infer([None, None], (([0.5, 0.5], "arithmetic"), None, None), None)
+    assert tree.status["failures"] == []
+    assert tree.status["predicted"] == 8
+
+
+def test_a_real_blend_is_what_it_is_by_itself(arena, new_tree):
+    """The artifacts that `humanpref blend` and training by folds leave, against `experiment.predict`."""
+    for name, overrides in (("one", ()), ("two", ("model.word_ngrams=1",))):
+        experiment.train(
+            load_config("sparse", None, list(overrides)), arena / "train.csv", new_tree.root / name, folds=2
+        )
+    folder = new_tree.kernel / "blended"
+    folder.parent.mkdir(parents=True)
+    blended = blend([new_tree.root / "one", new_tree.root / "two"], folder, "geometric")
     kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+    expected = blended.predict_proba(read_pairs(new_tree.test_csv))
+    assert new_tree.submission() == pytest.approx(expected, abs=1e-6)
     assert new_tree.status["failures"] == []
-    assert len(new_tree.status["artifacts"]) == 3
 
 
 def test_no_artifact_is_an_error_that_shows_the_tree(new_tree):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from humanpref.data.synthetic import write_arena
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, read_metadata
 
@@ -82,7 +83,8 @@ def stage(bundle, content=b"stands for a wheel"):
     ]
     write_json(dataset / MARKER, {"format": 1, "version": "0", "files": files})
     write_json(dataset / DATASET_METADATA, read_metadata(ROOT / DATASET_METADATA))
-    code = {"train": "print('trained')\n", "infer": json.dumps({"cells": [cell("import os\n", "print(os)")]})}
+    notebook = {"cells": [cell("import os\n", "print(os)")], "metadata": {"kernelspec": {"name": "python3"}}}
+    code = {"train": "print('trained')\n", "infer": json.dumps(notebook)}
     for name, path in (("train", ROOT / "kernel" / "train" / KERNEL_METADATA), ("infer", ROOT / KERNEL_METADATA)):
         metadata = read_metadata(path)
         target = bundle / name / metadata["code_file"]
@@ -93,6 +95,10 @@ def stage(bundle, content=b"stands for a wheel"):
 
 def cell(*lines):
     return {"cell_type": "code", "source": list(lines), "metadata": {}, "outputs": [], "execution_count": None}
+
+
+def change(path, **values):
+    write_json(path, read_json(path) | values)
 
 
 def records(folder):
@@ -315,9 +321,8 @@ def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, cal
 
 
 def test_sources_that_kaggle_leaves_out(run, service, folder):
-    path = folder / "bundle" / "infer" / KERNEL_METADATA
     source = "metaresearch/llama-3.2/transformers/1b/1"
-    write_json(path, read_json(path) | {"model_sources": [source]})
+    change(folder / "bundle" / "infer" / KERNEL_METADATA, model_sources=[source])
     failed = run(*PUSH)
     assert failed.code == 2
     assert f"saved version 1 without model {source}" in failed.err.splitlines()[-1]
@@ -401,11 +406,22 @@ def test_output_stays_in_its_folder(run, service, folder, name):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda bundle: (bundle / "dataset" / "run.toml").write_text("preset = 1\n"), "is not the file that"),
-        (lambda bundle: (bundle / "dataset" / "run.toml").unlink(), "run.toml: missing"),
+        (
+            lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
+            "not the file that the manifest",
+        ),
+        (lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "artifact.json").unlink(), "but not there"),
         (lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"), "notes.txt: not in the manifest"),
-        (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "expected a bundle's dataset"),
+        (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
         (lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY), "not valid JSON"),
+        (
+            lambda bundle: change(bundle / "train" / KERNEL_METADATA, enable_internet=True),
+            "key enable_internet: the comp",
+        ),
+        (
+            lambda bundle: change(bundle / "infer" / KERNEL_METADATA, title=f"{KEY} a title"),
+            "would make a second kernel",
+        ),
     ],
 )
 def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, words):
@@ -413,7 +429,7 @@ def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, 
     failed = run(*PUSH)
     assert failed.code == 2
     assert words in failed.err.splitlines()[-1]
-    assert not service.received("BlobApiService/StartBlobUpload")
+    assert not service.requests
 
 
 def test_another_user_and_other_mistakes(run, service, folder):
@@ -428,13 +444,14 @@ def test_another_user_and_other_mistakes(run, service, folder):
 # Secrets.
 
 
-@pytest.mark.parametrize("place", ["train/train.py", "dataset/run.toml"])
+@pytest.mark.parametrize("place", ["train/train.py", "dataset/artifacts/one/artifact.json"])
 def test_a_key_is_not_uploaded(run, service, folder, place):
     path = folder / "bundle" / place
     path.write_text(f"key = '{KEY}'\n")
     manifest = read_json(folder / "bundle" / "dataset" / MARKER)
     for file in manifest["files"]:
-        file["sha256"] = sha256(folder / "bundle" / "dataset" / file["name"])
+        own = folder / "bundle" / "dataset" / file["name"]
+        file |= {"bytes": own.stat().st_size, "sha256": sha256(own)}
     write_json(folder / "bundle" / "dataset" / MARKER, manifest)
     failed = run(*PUSH)
     assert failed.code == 2
@@ -502,6 +519,19 @@ def test_killed_and_given_again(run, commands, service, folder, call, count, don
     assert {entry["state"] for name, entry in records(folder).items() if name != "format"} == {"done"}
 
 
+def test_training_goes_on_from_an_earlier_version(run, commands, service, folder):
+    """As the documentation has it: the kernel mounts a version of itself. Killed on the way, it is not pushed twice."""
+    assert run(*PUSH).code == 0
+    change(folder / "bundle" / "train" / KERNEL_METADATA, kernel_sources=["INSERT_USERNAME/humanpref-train/1"])
+    kill_at(service, commands, SAVE_KERNEL, done=True)
+    assert run(*PUSH).code == -signal.SIGKILL
+    for _ in range(2):
+        again = run(*PUSH)
+        assert again.code == 0, again.err
+    assert [body.get("kernelDataSources", []) for body in service.kernels[TRAIN]] == [[], [f"{TRAIN}/1"]]
+    assert len(service.kernels[INFER]) == 2
+
+
 def test_a_new_version_and_killed(run, commands, service, folder):
     """The old version can be read, and is ready, while the new one is made: only its number tells."""
     assert run(*PUSH, "--dataset").code == 0
@@ -517,26 +547,62 @@ def test_a_new_version_and_killed(run, commands, service, folder):
 # The documentation.
 
 
-def test_the_commands_in_the_documentation(run, service, folder):
-    """Those that talk to Kaggle, in order, as they stand there; the others are tried by the tests of what they do."""
+def test_the_commands_in_the_documentation(commands, service, tmp_path):
+    """All of them, in order, as they stand there, with real files in place of stand-ins; what needs the network is looked up."""
+    pytest.importorskip("setuptools")
+    write_arena(tmp_path / "arena", rows=60, seed=5)
+    service.data = {
+        path.name: path.read_bytes()
+        for path in (tmp_path / "arena").iterdir()
+        if path.name in ("train.csv", "test.csv", "sample_submission.csv")
+    }
     text = (ROOT / "docs" / "kaggle.md").read_text(encoding="utf-8")
-    block = text.split("```")[1]
-    lines = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()[1:]]
+    lines = [shlex.split(line, comments=True) for line in text.split("```")[1].replace("\\\n", " ").splitlines()]
     lines = [line for line in lines if line]
+    clone, make, activate, *rest = lines
+    assert clone[:2] == ["git", "clone"]
+    makefile = (ROOT / "Makefile").read_text().splitlines()
+    assert all(any(line.startswith(f"{target}:") for line in makefile) for target in make[1:])
+    assert activate == [".", f"{next(line for line in makefile if line.startswith('VENV')).split()[-1]}/bin/activate"]
     assert len(lines) < 12
-    tried = []
-    for line in lines:
-        if line[:2] == ["humanpref", "kaggle"] and line[2] in TALKING:
-            finished = run(*(USER if word == "YOUR_NAME" else word for word in line[2:]))
-            assert finished.code == 0, finished.err
-            tried.append(line[2])
-    assert tried == ["data", "push", "wait", "output", "submit"]
-    assert len(service.submissions) == 1
+    for line in rest:
+        words = [USER if word == "YOUR_NAME" else word for word in line]
+        assert words.pop(0) == "humanpref"
+        finished = commands.run(service, tmp_path, *words)
+        assert finished.code == 0, (line, finished.out[-2000:], finished.err[-2000:])
+        if line[2] == "dry-run":
+            assert finished.out.endswith("PASS\n")
+    # What was pushed is the bundle, file by file; what was scored is its inference kernel.
+    staged = tmp_path / "bundle" / "dataset"
+    names = {path.name for path in staged.iterdir()} - {DATASET_METADATA}
+    assert service.datasets[WHEELS] == {name: (staged / name).read_bytes() for name in names}
+    assert any(name.startswith("humanpref-") and name.endswith(".whl") for name in names)
+    (train,), (infer,) = service.kernels[TRAIN], service.kernels[INFER]
+    assert train["text"] == (ROOT / "kernel" / "train" / "train.py").read_text()
+    assert not any(kernel.get("enableInternet") for kernel in (train, infer))
+    assert [submission["kernel"] for submission in service.submissions] == [(INFER, 1)]
     assert "public score 1.01234" in finished.out
 
 
-TALKING = ("data", "push", "wait", "output", "submit", "status")
-"""The commands that need a service and a bundle, which is here."""
+def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, service, tmp_path):
+    pytest.importorskip("setuptools")
+    (tmp_path / "backbone").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / "backbone" / name).write_text('{"stands": "for a model"}')
+    weights = f"{USER}/weights-backbone"
+    for words in (
+        ("bundle", "--preset", "deberta-v3-small"),
+        ("weights", "backbone"),
+        ("check", "--bundle", "bundle"),
+        PUSH,
+    ):
+        finished = commands.run(service, tmp_path, "kaggle", *words)
+        assert finished.code == 0, (words, finished.out, finished.err)
+    assert service.datasets[weights]["model.safetensors"] == b'{"stands": "for a model"}'
+    (train,) = service.kernels[TRAIN]
+    assert train["datasetDataSources"] == [WHEELS, weights]
+    assert b'backbone = "weights-backbone"' in service.datasets[WHEELS]["run.toml"]
+    assert list(records(tmp_path))[1:] == ["dataset", "weights-backbone", "train", "infer"]
 
 
 def test_two_at_once(run, commands, service, folder):

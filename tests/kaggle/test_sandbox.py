@@ -131,7 +131,7 @@ def test_a_time_limit_ends_the_children_too(box):
     ],
 )
 def test_python_cannot_leave_the_machine_in_mode_none(blocked, attempt):
-    done = subprocess.run([blocked, "-c", f"import socket; {attempt}"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([blocked, "-c", f"import socket; {attempt}"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "blocked by the dry run" in done.stderr
 
@@ -146,7 +146,7 @@ def test_mode_none_reaches_a_server_of_this_machine(blocked):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         code = f"import urllib.request as r; print(r.urlopen('http://localhost:{server.server_port}/').status)"
-        done = subprocess.run([blocked, "-c", code], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([blocked, "-c", code], capture_output=True, text=True, timeout=120)
     finally:
         server.shutdown()
         server.server_close()

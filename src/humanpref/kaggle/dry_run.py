@@ -62,6 +62,8 @@ FAULTS = {
 }
 """What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an error; the others are for the
 inference kernel, which has to end well, with a valid submission and the failure in status.json."""
+TORCHAO = "0.10.0"
+"""Kaggle's image has this one, with which peft refuses to work: each environment gets a stand-in for it."""
 FAULT_MEMORY = 64 * 2**20
 """Bytes of memory that a process gets under `oom`: enough for pip and for the fallback, too little for the package."""
 
@@ -168,6 +170,7 @@ def dry_run(
     test_rows: int | None = None,
     artifacts: Sequence[Path] = (),
     fault: str | None = None,
+    memory: float | None = None,
     project: Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> Report:
@@ -193,9 +196,12 @@ def dry_run(
     test_rows : int, optional
         Repeat the test's rows, under ids of their own, until there are so many.
     artifacts : sequence of Path
-        Rehearse the inference kernel alone, with these; nothing is trained then.
+        Rehearse the inference kernel alone, with these; nothing is trained then. Those that only name their base find it by
+        `model.backbone` among the overrides.
     fault : str, optional
         One of `FAULTS`: what is made to go wrong. The verdict is then whether the kernel ends as it should.
+    memory : float, optional
+        GiB that a process of a kernel may hold; one that holds more is killed. Kaggle's machines have about 30.
     project : Path, optional
         The checkout; default: see `find_project`.
     echo : callable
@@ -214,13 +220,15 @@ def dry_run(
         raise InputError(f"--fault {fault!r}: expected one of {', '.join(FAULTS)}")
     if fault == "no-labels" and artifacts:
         raise InputError("--fault no-labels is for the training kernel, which does not run with --artifact")
+    if memory is not None and not memory > 0:
+        raise InputError(f"--memory {memory}: expected more than 0 GiB")
     if test_rows is not None and test_rows < 1:
         raise InputError(f"--rows {test_rows}: expected at least 1")
     artifact_names(artifacts)
     project = project or find_project()
     out = _claim(Path("dry-run" if out is None else out))
     config = load_config(preset, None, list(overrides))
-    run, backbone = (Run(preset), None) if artifacts else _run_of(preset, overrides, config)
+    run, backbone = _run_of(preset, overrides, config)
     if fault == "slow":
         run = dataclasses.replace(run, inference_seconds=0)
     mode = mode or sandbox.detect()
@@ -250,7 +258,7 @@ def dry_run(
             extra["model", f"{_OWNER}/{run.backbone}/transformers/default/1"] = Path(
                 shutil.copytree(backbone, folder / "backbone")
             )
-        stage = _Stage(folder, dataset, sources, report, echo, bool(artifacts))
+        stage = _Stage(folder, dataset, sources, report, echo, bool(artifacts), memory and round(memory * 2**30))
         if artifacts:
             facts = [Artifact.load(path).facts for path in artifacts]
         else:
@@ -261,7 +269,7 @@ def dry_run(
         if fault == "no-labels":
             _judge_refusal(folder / "train.log", report)
         elif facts:
-            working = stage.run("infer", project / KERNEL_METADATA, {})
+            working = stage.run("infer", project / KERNEL_METADATA, extra)
             submission = working / "submission.csv"
             _judge_inference(working, folder / "competition" / "test.csv", report)
             if submission.is_file():
@@ -285,6 +293,7 @@ class _Stage:
     report: Report
     echo: Callable[[str], None]
     artifacts: bool = False
+    memory: int | None = None
     ids: dict[str, str] = field(default_factory=dict)
 
     def run(self, name: str, metadata_path: Path, extra: dict[tuple[str, str], Path]) -> Path:
@@ -297,9 +306,10 @@ class _Stage:
             )
         environment = sandbox.make_environment(
             self.folder / f"{name}-environment",
-            without=wheel_names(self.dataset),
+            without=[*wheel_names(self.dataset), "torchao"],
             block_sockets=self.report.mode == "none",
         )
+        sandbox.add_distribution(environment, "torchao", TORCHAO)
         box = sandbox.make_box(self.report.mode, self.folder / name, environment)
         self._mount(box.root / "input", metadata, metadata_path, extra)
         code = kernel_code(metadata_path.parent / metadata["code_file"])
@@ -314,7 +324,7 @@ class _Stage:
             ]  # has no __file__
         probe = sandbox.probe(box)
         self.report.probes[name] = probe
-        memory = FAULT_MEMORY if name == "infer" and self.report.fault == "oom" else None
+        memory = FAULT_MEMORY if name == "infer" and self.report.fault == "oom" else self.memory
         self.report.reasons += [f"{name} kernel: {fault}" for fault in probe.faults]
         if name == "infer":
             _break(box.root / "input", self.report.fault)

@@ -10,11 +10,12 @@ import json
 import logging
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,11 +24,15 @@ import pandas as pd
 
 from humanpref import experiment
 from humanpref.artifact import Artifact
-from humanpref.config import Config, load_config
-from humanpref.data import read_pairs, write_submission
+from humanpref.config import Config, LoopOptions, from_dict, load_config
+from humanpref.data import read_pairs, read_training_rows, write_submission
 from humanpref.data.submission import SUM_TOLERANCE
-from humanpref.files import read_json, sha256, write_json
+from humanpref.files import folder_whole, read_json, sha256, write_json
+from humanpref.kaggle import launch
 from humanpref.kaggle.metadata import COMPETITION
+from humanpref.models import Model, load_model
+from humanpref.models.base import CONFIG_FILE
+from humanpref.models.blend import Blend, equal_blend, read_state
 from humanpref.schema import CLASSES, ID, InputError
 
 logger = logging.getLogger(__name__)
@@ -40,7 +45,12 @@ WEIGHTS_MARKER = "humanpref-weights.json"
 CHUNK_ROWS = 1_024
 """Rows predicted between two writes of the submission."""
 MAX_FAILURES = 50
-"""After so many failed calls an artifact is given up. Finding the one bad row of a chunk takes about ten."""
+"""After so many failed calls a model is given up. Finding the one bad row of a chunk takes about ten."""
+
+TRAIN_SECONDS = 11.5 * 3600
+"""The training kernel's time, of the 12 hours that Kaggle gives a run, where `run.toml` has no other."""
+DESCENT_SHARE = 0.85
+"""How much of it gradient descent gets; the rest is for the installation, for validating and for saving."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +65,16 @@ class Run:
     """The folder of the pretrained model under the input root, by the last part or parts of its path; empty: none is needed."""
     folds: int | None = None
     """Train so many fold models instead of one."""
+    train_seconds: float | None = None
+    """What the training kernel may take, from its first line to its last; unset: `TRAIN_SECONDS`."""
     inference_seconds: float | None = None
     """Stop predicting after so long and submit what is there; unset: the inference kernel's own limit."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Run":
         """Build a run from the values of a TOML file. Raises InputError for an unknown or a missing key, or a wrong type."""
-        kinds = {"preset": str, "overrides": list, "backbone": str, "folds": int, "inference_seconds": (int, float)}
+        kinds = {"preset": str, "overrides": list, "backbone": str, "folds": int}
+        kinds |= dict.fromkeys(("train_seconds", "inference_seconds"), (int, float))
         for key, value in values.items():
             if key not in kinds:
                 raise InputError(f"run.toml: unknown key {key!r}; the keys are {', '.join(kinds)}")
@@ -70,6 +83,11 @@ class Run:
         if "preset" not in values:
             raise InputError("run.toml: key preset is missing")
         return cls(**{**values, "overrides": tuple(values.get("overrides", ()))})
+
+    @property
+    def train_limit(self) -> float:
+        """Seconds."""
+        return TRAIN_SECONDS if self.train_seconds is None else self.train_seconds
 
     def to_toml(self) -> str:
         """The TOML text that `from_dict` reads back."""
@@ -84,6 +102,9 @@ class Run:
 def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds: float = 0.0) -> None:
     """Train what `run` says on the competition's train.csv, into `working/artifact`; `working/status.json` has the times.
 
+    What an earlier version of the kernel left of the same run, mounted as a kernel source, is taken up. When the time is over,
+    what is done by then stays in `working/artifact.partial`, for a later version.
+
     Parameters
     ----------
     input_root, working : Path
@@ -91,43 +112,86 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
     run : dict
         The values of `run.toml`; see `Run`.
     install_seconds : float
-        What the kernel took until here, for the report.
+        What the kernel took until here.
 
     Raises
     ------
     InputError
         If a file is not found, or the run's configuration or the rows cannot be used.
+    RuntimeError
+        If the training fails.
     """
     started = time.perf_counter()
     use_nltk_data(input_root)
     wanted = Run.from_dict(run)
     config = resolve(wanted, input_root)
     train_csv = find_competition_file("train.csv", input_root)
-    logger.info("training %s on %s", config.preset or config.family, train_csv)
-    artifact = experiment.train(config, train_csv, working / "artifact", folds=wanted.folds)
+    out = working / "artifact"
+    take_up(experiment.run_of(config, read_training_rows(train_csv).pairs, wanted.folds), input_root, out)
+    if not out.is_dir():
+        logger.info("training %s on %s", config.preset or config.family, train_csv)
+        left = wanted.train_limit - install_seconds - (time.perf_counter() - started)
+        launch.train(config, train_csv, out, wanted.folds, left)
+    finished = out.is_dir()
     seconds = {"install": install_seconds, "train": time.perf_counter() - started}
-    write_json(
-        working / "status.json",
-        {"artifact": "artifact", "prior": list(artifact.prior), "seconds": seconds, **_memory()},
-    )
-    logger.info("artifact written to %s after %.0f s", working / "artifact", seconds["train"])
+    status = {"finished": finished, "seconds": seconds, **_memory()}
+    if finished:
+        status |= {"artifact": "artifact", "prior": list(Artifact.load(out).prior)}
+        logger.info("artifact in %s after %.0f s", out, seconds["train"])
+    else:
+        logger.error(
+            "UNFINISHED: stopped after %.0f s, without an artifact. What was done is in %s: push the kernel again with this "
+            "version's output among its kernel_sources, and it goes on from there",
+            seconds["train"], experiment.partial_of(out),
+        )  # fmt: skip
+    write_json(working / "status.json", status)
+
+
+def take_up(run: dict[str, Any], input_root: Path, out: Path) -> None:
+    """Copy what an earlier version of the kernel left of this run: the artifact, or else what there is of it.
+
+    Parameters
+    ----------
+    run : dict
+        See `experiment.run_of`.
+    input_root, out : Path
+        Where to look; the artifact's folder.
+    """
+    earlier = find(experiment.RUN_FILE, input_root)
+    for target in (out, experiment.partial_of(out)):
+        for folder in (path.parent for path in earlier if path.parent.name == target.name):
+            if read_json(folder / experiment.RUN_FILE) != run:
+                logger.warning("%s: left alone, it is of another configuration or of other rows", folder)
+                continue
+            with folder_whole(target) as copy:
+                shutil.copytree(folder, copy, dirs_exist_ok=True)
+            logger.info("%s: taken up from an earlier version", folder)
+            return
 
 
 def resolve(run: Run, input_root: Path) -> Config:
-    """The run's configuration, with the backbone found under the input root."""
+    """The run's configuration, with the backbone found under the input root, and its share of the time for gradient descent."""
     overrides = list(run.overrides)
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
         check_weights(backbone)
         overrides.append(f"model.backbone={backbone}")
-    return load_config(run.preset, None, overrides)
+    config = load_config(run.preset, None, overrides)
+    training = config.training
+    if isinstance(training, LoopOptions) and training.seconds is None:
+        # The same in every version of the kernel, whatever the installation took: a later one has to know its run again.
+        models = (run.folds or 1) * training.seeds
+        seconds = DESCENT_SHARE * run.train_limit / models
+        config = replace(config, training=replace(training, seconds=seconds))
+    return config
 
 
 def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float]) -> None:
     """Predict with every artifact under the input root, and keep `working/submission.csv` up to date all the while.
 
-    A row's probabilities are the mean over the artifacts that predicted it, or the prior. An artifact or a row that fails
-    is logged with its traceback and listed in `working/status.json`; the others go on.
+    A row's probabilities are the mean over the artifacts that predicted it, or the prior. One model is in memory at a time, be
+    it a fold's or a blend's; a blend mixes those that are done. A model or a row that fails is logged with its traceback and
+    listed in `working/status.json`; the others go on.
 
     Parameters
     ----------
@@ -154,40 +218,80 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
             f"{input_root}: no artifact.json under it; is the training kernel's output attached?\n{tree(input_root)}"
         )
     for folder in folders:
-        try:
-            _predict_with(folder, pairs, board)
-        # SystemExit too: a library that calls sys.exit must not end the other artifacts' work. MemoryError is an Exception.
-        except (Exception, SystemExit) as error:
-            logger.exception("%s: failed", folder)
-            board.failures.append(f"{folder}: {describe(error)}")
-        finally:
-            _free()
-            board.write()
-    if not board.counts.any():
+        with board.failing(folder):
+            board.artifacts[folder] = _parts_of_artifact(folder, len(pairs))
+    for part in [part for artifact in board.artifacts.values() for part in artifact.leaves()]:
+        with board.failing(part.folder):
+            point_to_base(part.folder, input_root)
+            _predict_with(part, pairs, board)
+        _free()
+        board.write()
+    if not board.predicted:
         logger.error("no row was predicted")
 
 
 @dataclass
+class _Part:
+    """A model on disk, or a mix of others; what it says of each row, (n, 3), NaN where it has said nothing."""
+
+    folder: Path
+    told: np.ndarray
+    blend: Blend | None = None
+    parts: list["_Part"] = field(default_factory=list)
+
+    def leaves(self) -> Iterator["_Part"]:
+        """The models that predict by themselves."""
+        if self.blend is None:
+            yield self
+        for part in self.parts:
+            yield from part.leaves()
+
+    def probabilities(self) -> np.ndarray:
+        """What is known by now: a row that only some of the parts have predicted is mixed from those."""
+        if self.blend is None:
+            return self.told
+        return mix(self.blend, np.stack([part.probabilities() for part in self.parts]))
+
+
+def mix(blend: Blend, told: np.ndarray) -> np.ndarray:
+    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN where there is none."""
+    there = ~np.isnan(told[:, :, 0].transpose())  # (n, m)
+    mixed = np.full(told.shape[1:], np.nan)
+    for pattern in np.unique(there, axis=0):
+        weights = blend.weights[pattern]
+        if weights.sum() > 0:
+            rows = (there == pattern).all(axis=1)
+            mixed[rows] = replace(blend, weights=weights / weights.sum())(told[pattern][:, rows])
+    return mixed
+
+
+def _parts_of_artifact(folder: Path, rows: int) -> _Part:
+    parts = [_parts_of_model(folder / member, rows) for member in Artifact.load(folder).facts["members"]]
+    return _Part(folder, np.empty(0), equal_blend("arithmetic", len(parts)), parts)
+
+
+def _parts_of_model(folder: Path, rows: int) -> _Part:
+    config = from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    if config.family != "blend":
+        return _Part(folder, np.full((rows, len(CLASSES)), np.nan))
+    blend, members = read_state(folder, config.model.mean)
+    return _Part(folder, np.empty(0), blend, [_parts_of_model(member, rows) for member in members])
+
+
+@dataclass
 class _Board:
-    """The running sums over artifacts, and the files that show them."""
+    """What was predicted by now, and the files that show it."""
 
     working: Path
     ids: list[str]
     prior: np.ndarray
-    sums: np.ndarray = field(init=False)
-    counts: np.ndarray = field(init=False)
     seconds: dict[str, float] = field(init=False)
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[Path, _Part] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    predicted: int = 0
 
     def __post_init__(self) -> None:
-        self.sums = np.zeros((len(self.ids), len(CLASSES)))
-        self.counts = np.zeros(len(self.ids), dtype=np.int64)
         self.seconds = dict.fromkeys(("read", "load", "predict", "write"), 0.0)
-
-    def add(self, rows: slice, probabilities: np.ndarray) -> None:
-        self.sums[rows] += probabilities
-        self.counts[rows] += 1
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -197,20 +301,35 @@ class _Board:
         finally:
             self.seconds[phase] += time.perf_counter() - started
 
+    @contextmanager
+    def failing(self, folder: Path) -> Iterator[None]:
+        """Log and list what goes wrong in the block, and go on after it."""
+        try:
+            yield
+        # SystemExit too: a library that calls sys.exit must not end the other models' work. MemoryError is an Exception.
+        except (Exception, SystemExit) as error:
+            logger.exception("%s: failed", folder)
+            self.failures.append(f"{folder}: {describe(error)}")
+
     def write(self) -> None:
         """Write submission.csv and status.json, the former first: a status never promises more than there is."""
         with self.timed("write"):
-            predicted = self.counts > 0
-            mean = self.sums / np.maximum(self.counts, 1)[:, None]
-            write_submission(self.working / "submission.csv", self.ids, np.where(predicted[:, None], mean, self.prior))
+            told = {folder: part.probabilities() for folder, part in self.artifacts.items()}
+            mean = mix(equal_blend("arithmetic", len(told)), np.stack(list(told.values()))) if told else np.nan
+            probabilities = np.broadcast_to(mean, (len(self.ids), len(CLASSES)))
+            missing = np.isnan(probabilities)
+            write_submission(self.working / "submission.csv", self.ids, np.where(missing, self.prior, probabilities))
+        self.predicted = len(self.ids) - int(missing[:, 0].sum())
         path = self.working / "status.json"
         # The kernel wrote the fallback's part before.
         status = read_json(path) if path.exists() else {}
         status |= {
             "rows": len(self.ids),
-            "predicted": int(predicted.sum()),
-            "fallback": int((~predicted).sum()),
-            "artifacts": self.artifacts,
+            "predicted": self.predicted,
+            "fallback": len(self.ids) - self.predicted,
+            "artifacts": [
+                {"folder": str(folder), "rows": int((~np.isnan(rows[:, 0])).sum())} for folder, rows in told.items()
+            ],
             "failures": self.failures,
             "seconds": status.get("seconds", {}) | self.seconds,
             **_memory(),
@@ -218,27 +337,24 @@ class _Board:
         write_json(path, status)
 
 
-def _predict_with(folder: Path, pairs: pd.DataFrame, board: _Board) -> None:
-    """Add one artifact's predictions to the board, chunk by chunk; a chunk that fails is halved down to the rows at fault."""
+def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board) -> None:
+    """Let one model predict, chunk by chunk; a chunk that fails is halved down to the rows at fault."""
     with board.timed("load"):
-        artifact = Artifact.load(folder)
-        _ = artifact.models  # loaded here, so that the time is counted as loading
-    entry = {"folder": str(folder), "rows": 0}
-    board.artifacts.append(entry)
+        model: Model = load_model(part.folder)
     pending = [slice(start, min(start + CHUNK_ROWS, len(pairs))) for start in range(0, len(pairs), CHUNK_ROWS)][::-1]
-    failed = 0
+    done = failed = 0
     while pending:
         rows = pending.pop()
         size = rows.stop - rows.start
         try:
             with board.timed("predict"):
-                probabilities = artifact.predict_proba(pairs.iloc[rows].reset_index(drop=True))
+                probabilities = model.predict_proba(pairs.iloc[rows].reset_index(drop=True))
                 _check(probabilities, size)
         except (Exception, SystemExit) as error:
             failed += 1
-            logger.exception("%s: rows %d to %d failed", folder, rows.start + 1, rows.stop)
+            logger.exception("%s: rows %d to %d failed", part.folder, rows.start + 1, rows.stop)
             if size == 1:
-                board.failures.append(f"{folder}: id {board.ids[rows.start]!r}: {describe(error)}")
+                board.failures.append(f"{part.folder}: id {board.ids[rows.start]!r}: {describe(error)}")
             if failed == MAX_FAILURES:
                 raise RuntimeError(
                     f"given up after {failed} failed calls, the last of them: {describe(error)}"
@@ -247,10 +363,10 @@ def _predict_with(folder: Path, pairs: pd.DataFrame, board: _Board) -> None:
                 middle = rows.start + size // 2
                 pending += [slice(middle, rows.stop), slice(rows.start, middle)]
         else:
-            board.add(rows, probabilities)
-            entry["rows"] += size
+            part.told[rows] = probabilities
+            done += size
             board.write()
-            logger.info("%s: %d of %d rows", folder.name, entry["rows"], len(pairs))
+            logger.info("%s: %d of %d rows", part.folder.name, done, len(pairs))
             continue
         _free()
 
@@ -274,8 +390,9 @@ def _free() -> None:
 
 
 def _memory() -> dict[str, int]:
-    """The most memory that this process has had so far."""
-    return {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    """The most memory that one process has had so far: this one, or one that it started."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return {"peak_memory_bytes": max(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024}
 
 
 def describe(error: BaseException) -> str:
@@ -338,13 +455,11 @@ def find_backbone(name: str, input_root: Path) -> Path:
         If there is none, or more than one.
     """
     parts = PurePosixPath(name).parts
-    artifacts = find_artifacts(input_root)
     found = []
-    for path in find("config.json", input_root):
-        own = path.parent.relative_to(input_root).parts
-        named = any(own[i : i + len(parts)] == parts for i in range(len(own)))
-        if named and not any(folder == path.parent or folder in path.parents for folder in artifacts):
-            found.append(path.parent)
+    for folder in find_backbones(input_root):
+        own = folder.relative_to(input_root).parts
+        if any(own[i : i + len(parts)] == parts for i in range(len(own))):
+            found.append(folder)
     if len(found) != 1:
         there = "\n".join(f"  {folder}" for folder in found) or tree(input_root)
         raise InputError(
@@ -352,6 +467,35 @@ def find_backbone(name: str, input_root: Path) -> Path:
             f"\n{there}"
         )
     return found[0]
+
+
+def find_backbones(input_root: Path) -> list[Path]:
+    """Find every folder with a config.json that is not a part of an artifact."""
+    artifacts = find_artifacts(input_root)
+    folders = [path.parent for path in find("config.json", input_root)]
+    return [f for f in folders if not any(artifact == f or artifact in f.parents for artifact in artifacts)]
+
+
+def point_to_base(model: Path, input_root: Path) -> None:
+    """Let a model that only names its base find it where this run has it mounted; it may have been trained elsewhere.
+
+    Parameters
+    ----------
+    model : Path
+        A model's folder.
+    input_root : Path
+        Where to look for a backbone with the weights that the model was trained on. If there is none, loading will say so.
+    """
+    if not (model / "base.json").is_file():
+        return  # and torch, which the import below takes, is perhaps not needed
+    from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE, base_digest
+
+    wanted = read_json(model / BASE_FILE)["sha256"]
+    for folder in find_backbones(input_root):
+        with suppress(InputError):  # a folder without safetensors is not the one
+            if base_digest(folder) == wanted:
+                os.environ[BASE_VARIABLE] = str(folder)
+                return
 
 
 def check_weights(backbone: Path) -> None:

@@ -13,8 +13,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from humanpref.files import read_json, sha256
+from humanpref.files import sha256
+from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS
+from humanpref.kaggle.check import check_bundle
 from humanpref.kaggle.client import FAILED, BusyError, Client, RefusedError, ServiceError, UncertainError
+from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
@@ -28,9 +31,6 @@ from humanpref.kaggle.waiting import poll, send_once
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
-
-KERNELS = ("train", "infer")
-"""The kernels' folders in a bundle, in the order in which they have to run."""
 
 READY_SECONDS = 3_600
 """How long a dataset may take until its files can be read."""
@@ -48,14 +48,13 @@ def push(client: Client, records: Records, bundle: Path, owner: str, datasets: b
     client, records
         The service, and what was sent there from here.
     bundle : Path
-        The folder that `humanpref kaggle bundle` made: the wheel dataset in `dataset`, perhaps others in `weights-NAME`,
-        the kernels in `train` and `infer`.
+        The folder that `humanpref kaggle bundle` made.
     owner : str
         The Kaggle user name to push under.
     datasets : bool
         Whether to push the datasets.
     kernels : iterable of str
-        Of `KERNELS`, those to push.
+        Of `humanpref.kaggle.bundle.KERNELS`, those to push.
 
     Raises
     ------
@@ -65,19 +64,31 @@ def push(client: Client, records: Records, bundle: Path, owner: str, datasets: b
     check_owner(owner)
     if client.user and client.user.lower() != owner:
         raise InputError(f"--user {owner}: the Kaggle credentials here are those of {client.user}")
+    check(client, bundle)
     with records.locked():
         if datasets:
-            for folder in (bundle / "dataset", *sorted(bundle.glob("weights-*"))):
-                push_dataset(client, records, folder, owner)
+            for marker in (bundle / DATASET_FOLDER / MARKER, *sorted(bundle.glob(f"*/{WEIGHTS_MARKER}"))):
+                push_dataset(client, records, marker, owner)
         for name in KERNELS:
             if name in kernels:
                 push_kernel(client, records, bundle / name, owner)
 
 
-def push_dataset(client: Client, records: Records, folder: Path, owner: str) -> None:
-    """Create the dataset, or a new version, unless its current version has the folder's manifest; wait until it is ready."""
+def check(client: Client, bundle: Path) -> None:
+    """Raise InputError for a bundle that Kaggle would refuse, or would take for something else than was meant."""
+    findings = check_bundle(bundle)
+    errors = [finding for finding in findings if finding.level == "error"]
+    for finding in findings:
+        if finding not in errors[:1]:
+            logger.warning("%s", client.clean(str(finding)))
+    if errors:
+        raise InputError(client.clean(str(errors[0]).removeprefix("error: ")))
+
+
+def push_dataset(client: Client, records: Records, marker: Path, owner: str) -> None:
+    """Create the dataset of a manifest, or a new version, unless its current one has that manifest; wait until it is ready."""
+    folder = marker.parent
     metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner)
-    marker = check_manifest(folder)
     for path in folder.rglob("*"):
         if path.is_file():
             client.refuse_secrets(path)
@@ -128,7 +139,8 @@ def wait(client: Client, records: Records) -> Iterator[str]:
     names = [name for name, _ in records.items() if name != "submission"]
     if not names:
         raise InputError(f"{records.path}: nothing was pushed from here; humanpref kaggle push")
-    for name in sorted(names, key=lambda name: (KERNELS.index(name) if name in KERNELS else -1, name)):
+    order = ["", *KERNELS]  # the datasets first
+    for name in sorted(names, key=lambda name: (order.index(name if name in KERNELS else ""), name)):
         entry = records.require(name, "push")
         if "marker" in entry:
             wait_for_dataset(client, entry["ref"], entry["marker"], entry["digest"])
@@ -153,22 +165,6 @@ def wait_for_dataset(client: Client, ref: str, marker: str, digest: str) -> None
     poll(check, ref, READY_SECONDS)
 
 
-def check_manifest(folder: Path) -> Path:
-    """Give a dataset's manifest; raise InputError unless the folder holds just what it says: the kernels would refuse it."""
-    markers = sorted(folder.glob("humanpref-*.json"))
-    if len(markers) != 1:
-        raise InputError(f"{folder}: expected a bundle's dataset, with one humanpref-….json; humanpref kaggle bundle")
-    listed = {file["name"]: file["sha256"] for file in read_json(markers[0])["files"]}
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    found -= {markers[0].name, DATASET_METADATA}
-    for name in sorted(found ^ listed.keys()):
-        raise InputError(f"{folder / name}: {'not in the manifest' if name in found else 'missing'}; bundle again")
-    for name, digest in listed.items():
-        if sha256(folder / name) != digest:
-            raise InputError(f"{folder / name}: is not the file that {markers[0].name} describes; bundle again")
-    return markers[0]
-
-
 def push_kernel(client: Client, records: Records, folder: Path, owner: str) -> None:
     """Push a kernel, which starts its run, unless this code has run, or runs, on what it mounts now."""
     with tempfile.TemporaryDirectory() as temporary:
@@ -185,7 +181,7 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str) -> N
             kernel = client.kernel(ref)
             if kernel is None or kernel.version <= records[name]["base"] or _code(kernel.source) != _code(text):
                 return None
-            if missing := sorted(sources - kernel.sources):
+            if missing := sorted(sources - {_unversioned(source) for source in kernel.sources}):
                 records.became(name, "refused", version=kernel.version)
                 raise RefusedError(_left_out(ref, kernel.version, missing))
             return kernel.version
@@ -243,7 +239,8 @@ def check_current(client: Client, ref: str, version: int) -> None:
 def _mounted(client: Client, records: Records, metadata: dict[str, Any]) -> dict[str, int]:
     """The versions of the kernel's sources that were pushed from here; those that are kernels have to have run."""
     versions = {}
-    for source in sorted(_sources(metadata)):
+    # A kernel may mount an earlier version of itself, to go on from there; it names that version.
+    for source in sorted(_sources(metadata) - {metadata["id"]}):
         for name, entry in records.items():
             if entry.get("ref") == source and name != "submission":
                 if entry["state"] != "done":
@@ -280,7 +277,13 @@ def _manifest_digest(client: Client, ref: str, marker: str) -> str | None:
 
 def _sources(metadata: dict[str, Any]) -> set[str]:
     kinds = ("dataset", "competition", "kernel", "model")
-    return {source for kind in kinds for source in metadata.get(f"{kind}_sources", [])}
+    return {_unversioned(source) for kind in kinds for source in metadata.get(f"{kind}_sources", [])}
+
+
+def _unversioned(source: str) -> str:
+    """`owner/slug/version` without its version; what the service names may have one or not."""
+    parts = source.split("/")
+    return "/".join(parts[:2]) if len(parts) == 3 else source
 
 
 def _left_out(ref: str, version: int, sources: Iterable[str]) -> str:

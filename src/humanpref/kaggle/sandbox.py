@@ -159,6 +159,16 @@ def make_environment(folder: Path, without: Iterable[str] = ("humanpref",), bloc
     return folder
 
 
+def add_distribution(environment: Path, name: str, version: str) -> None:
+    """Put an empty package of this name and version into an environment: it can be found and imported, and does nothing."""
+    (target,) = environment.glob("lib/python3.*/site-packages")
+    (target / name).mkdir()
+    (target / name / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    folder = target / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
 def detect() -> str:
     """Give the first of `MODES` that works here, by running a trivial command in it."""
     for mode in MODES[:-1]:

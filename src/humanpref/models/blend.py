@@ -258,19 +258,8 @@ class BlendModel(Model):
         write_state(folder, self.blend_, [member.save for member in self.members_])
 
     def load_state(self, folder: Path) -> None:
-        path = folder / STATE_FILE
-        arrays = load_arrays(path, {"weights": (None,), "temperature": (1,)})
-        weights, temperature = arrays["weights"], float(arrays["temperature"][0])
-        if not (len(weights) and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-6 and temperature > 0):
-            raise InputError(f"{path}: expected weights that sum to 1 and a positive temperature")
-        expected = [_member_folder(number) for number in range(len(weights))]
-        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-        if sorted(expected) != found:
-            raise InputError(
-                f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}"
-            )
-        self.members_ = [load_model(folder / name) for name in expected]
-        self.blend_ = Blend(self.config.model.mean, weights, temperature)
+        self.blend_, folders = read_state(folder, self.config.model.mean)
+        self.members_ = [load_model(member) for member in folders]
 
     def _members(self) -> list[tuple[str, Config]]:
         """Each member by the words that name it, and its configuration; without those that lack their backbone."""
@@ -386,6 +375,26 @@ def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], A
     )
     for number, write in enumerate(members):
         write(folder / _member_folder(number))
+
+
+def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
+    """What `write_state` wrote: the blend, and the folders of its members, which are not loaded.
+
+    Raises
+    ------
+    InputError
+        If it is not whole.
+    """
+    path = folder / STATE_FILE
+    arrays = load_arrays(path, {"weights": (None,), "temperature": (1,)})
+    weights, temperature = arrays["weights"], float(arrays["temperature"][0])
+    if not (len(weights) and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-6 and temperature > 0):
+        raise InputError(f"{path}: expected weights that sum to 1 and a positive temperature")
+    expected = [_member_folder(number) for number in range(len(weights))]
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if sorted(expected) != found:
+        raise InputError(f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}")
+    return Blend(mean, weights, temperature), [folder / name for name in expected]
 
 
 def write_blend(folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:

@@ -1,0 +1,138 @@
+"""The training kernel's processes: their time, their number, and what an earlier version of the kernel left."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from humanpref import experiment
+from humanpref.artifact import Artifact
+from humanpref.config import load_config
+from humanpref.data import read_pairs
+from humanpref.files import read_json
+from humanpref.kaggle import kernels, launch
+from humanpref.kaggle.kernels import Run, resolve
+from humanpref.kaggle.metadata import COMPETITION
+
+SPARSE = {"preset": "sparse", "folds": 2}
+SECONDS = 600.0
+
+
+@pytest.fixture
+def tree(arena, tmp_path, monkeypatch) -> Path:
+    """A made-up /kaggle with the training rows."""
+    competition = tmp_path / "input" / COMPETITION
+    competition.mkdir(parents=True)
+    shutil.copy(arena / "train.csv", competition)
+    (tmp_path / "working").mkdir()
+    sources = str(Path(experiment.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", sources)  # where the package is not installed
+    return tmp_path
+
+
+def train(tree: Path, run: dict) -> dict:
+    kernels.train(tree / "input", tree / "working", run)
+    return read_json(tree / "working" / "status.json")
+
+
+def leave(tree: Path, name: str) -> Path:
+    """Let what the kernel left be what an earlier version of it left."""
+    earlier = tree / "input" / "notebooks" / "someone" / "humanpref-train"
+    earlier.mkdir(parents=True, exist_ok=True)
+    shutil.move(tree / "working" / name, earlier)
+    (tree / "working" / "status.json").unlink(missing_ok=True)
+    return earlier / name
+
+
+def interrupted(tree: Path, monkeypatch) -> None:
+    """A run of two folds that ends after the first, as one does that is killed."""
+    fit, done = experiment._fit_member, []
+
+    def fit_one(*arguments):
+        if done:
+            raise KeyboardInterrupt
+        done.append(True)
+        fit(*arguments)
+
+    config = resolve(Run("sparse", folds=2), tree / "input")
+    rows = tree / "input" / COMPETITION / "train.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "_fit_member", fit_one)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.train(config, rows, tree / "working" / "artifact", folds=2)
+
+
+def test_a_later_version_goes_on_where_an_earlier_one_stopped(tree, monkeypatch, capfd):
+    interrupted(tree, monkeypatch)
+    partial = leave(tree, "artifact.partial")
+    before = (partial / "fold-0" / "model.safetensors").stat().st_mtime_ns
+    status = train(tree, SPARSE)
+    assert status["finished"] is True
+    assert "fold-0: done before" in capfd.readouterr().out
+    trained = tree / "working" / "artifact"
+    assert Artifact.load(trained).facts["members"] == ["fold-0", "fold-1"]
+    assert status["prior"] == list(Artifact.load(trained).prior)
+    assert (trained / "fold-0" / "model.safetensors").stat().st_mtime_ns == before
+    # Once it is finished, there is nothing to do; other settings are another run.
+    leave(tree, "artifact")
+
+    def no(*arguments):
+        raise AssertionError("nothing is left to train")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "train", no)
+        assert train(tree, SPARSE)["finished"] is True
+        assert Artifact.load(trained).facts["members"] == ["fold-0", "fold-1"]
+        shutil.rmtree(trained)
+        with pytest.raises(AssertionError, match="nothing is left"):
+            train(tree, SPARSE | {"overrides": ["seed=7"]})
+        rows = tree / "input" / COMPETITION / "train.csv"
+        rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
+        with pytest.raises(AssertionError, match="nothing is left"):
+            train(tree, SPARSE)
+    assert not trained.exists()
+
+
+def test_when_the_time_is_over_there_is_no_artifact_and_no_error(tree, capfd, caplog):
+    status = train(tree, SPARSE | {"train_seconds": 0.01})
+    assert status["finished"] is False
+    assert "artifact" not in status
+    assert not (tree / "working" / "artifact").exists()
+    assert "UNFINISHED: stopped after" in caplog.text
+
+
+def test_a_training_that_fails_says_why(tree, tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(RuntimeError, match=r"^InputError: .*taken: already exists"):
+        launch.train(
+            load_config("prior"), tree / "input" / COMPETITION / "train.csv", tmp_path / "taken", None, SECONDS
+        )
+
+
+def test_gradient_descent_gets_its_share_of_the_time(tmp_path):
+    assert resolve(Run("tiny", folds=5, train_seconds=1000), tmp_path).training.seconds == pytest.approx(170)
+    assert resolve(Run("tiny", ("training.seeds=2",)), tmp_path).training.seconds == pytest.approx(0.85 * 11.5 * 1800)
+    assert resolve(Run("tiny", ("training.seconds=60",)), tmp_path).training.seconds == 60
+    assert resolve(Run("sparse", train_seconds=1000), tmp_path) == load_config("sparse")
+
+
+def test_only_gradient_descent_is_shared_out(monkeypatch):
+    monkeypatch.setattr(launch, "gpus", lambda: 2)
+    assert launch.processes(load_config("tiny")) == 2
+    assert launch.processes(load_config("sparse")) == 1
+    monkeypatch.setattr(launch, "gpus", lambda: 0)
+    assert launch.processes(load_config("tiny")) == 1
+
+
+def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch):
+    """Two processes on the CPU stand for those on two T4."""
+    pytest.importorskip("accelerate")
+    monkeypatch.setattr(launch, "gpus", lambda: 2)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    train(tree, {"preset": "tiny", "overrides": ["training.epochs=1"]})
+    artifact = Artifact.load(tree / "working" / "artifact")
+    (member,) = artifact.metrics["members"].values()
+    assert member["training"]["processes"] == 2
+    pairs = read_pairs(tree / "input" / COMPETITION / "train.csv").head(4)
+    assert artifact.predict_proba(pairs).shape == (4, 3)
