@@ -96,6 +96,17 @@ def predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def score(options: argparse.Namespace) -> int:
+    from humanpref.artifact import Artifact
+    from humanpref.files import check_writable
+    from humanpref.scoring import score
+
+    check_writable(options.out, inputs=[options.source])
+    count = score(Artifact.load(options.artifact), options.source, options.out)
+    print(f"{options.out}: {count} lines")
+    return 0
+
+
 def evaluate(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.experiment import evaluate
@@ -395,6 +406,23 @@ def _parser() -> argparse.ArgumentParser:
         help="write whole rows with the probabilities as soft labels, for train to read",
     )
     command.add_argument("--weight", type=float, metavar="W", help="with --labels: write this weight, too")
+
+    command = _command(
+        commands,
+        "score",
+        score,
+        "add probabilities and a margin to JSON lines of pairs, or a reward to single responses",
+    )
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument(
+        "--in",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="JSONL",
+        help="lines with prompt, response_a and response_b, or prompt and response; texts or lists of turns",
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the same lines with their scores")
 
     command = _command(
         commands, "blend", blend, "blend artifacts of the same rows by their out-of-fold predictions into one artifact"

@@ -39,7 +39,7 @@ from humanpref.data import (
 )
 from humanpref.distillation import Teacher, taught
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import folder_whole, read_json, remove, share_equal_files, write_json
+from humanpref.files import folder_whole, is_main_process, read_json, remove, share_equal_files, write_json
 from humanpref.models import build_model
 from humanpref.models.selection import SELECTION_FILE
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -110,7 +110,7 @@ def train(
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
     _check_weights(pairs, held, train_csv)
     members = _members(held, config)
-    main = os.environ.get("RANK", "0") == "0"
+    main = is_main_process()
     work = _open_partial(out, run) if main else out.with_name(out.name + ".partial")
     try:
         for number, (member, (name, seeded)) in enumerate(members.items(), start=1):
