@@ -1,4 +1,4 @@
-"""`humanpref score`: what is added to which line, what is carried through, and which lines are refused before anything is written."""
+"""`humanpref score`: what is added to which line, what is carried through, and which lines are refused."""
 
 import json
 

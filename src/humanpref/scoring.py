@@ -67,9 +67,9 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     source = Path(source)
     if not source.is_file():
         raise InputError(f"{source}: cannot be read (not a file)")
-    single = None
-    count = 0
-    for count, line in enumerate(_lines(source), start=1):
+    single, count = None, 0
+    for line in _lines(source):
+        count += 1
         single = single or (line if SINGLE in line.content else None)
     if not count:
         raise InputError(f"{source}: no lines in it")
