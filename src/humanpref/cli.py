@@ -164,6 +164,15 @@ def ablate_preprocessing(options: argparse.Namespace) -> int:
     return 0
 
 
+def ablate_system_prompt(options: argparse.Namespace) -> int:
+    from humanpref.ablation import ablate_system_prompt
+    from humanpref.comparison import markdown
+
+    table = ablate_system_prompt(options.preset, tuple(options.set), options.train, options.out, options.folds)
+    print(markdown(table), end="")
+    return 0
+
+
 def _key_value(text: str, option: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
@@ -466,6 +475,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--preset", default="sparse", metavar="NAME", help="the recipe (default sparse)")
     _study(command)
+
+    command = _command(
+        ablations,
+        "system-prompt",
+        ablate_system_prompt,
+        "a decoder without and with instructions before the conversation",
+    )
+    command.add_argument(
+        "--preset", default="llama-3.2-1b-lora", metavar="NAME", help="the recipe (default llama-3.2-1b-lora)"
+    )
+    _study(command)
+
     command = _command(commands, "selection", selection, "how a boosted model chose its columns, step by step")
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
     command.add_argument("--figure", type=Path, metavar="PNG", help="draw it there, too")
