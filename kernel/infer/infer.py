@@ -242,7 +242,7 @@ from humanpref.kaggle import kernels
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 given = json.loads(sys.argv[1])
-kernels.infer(Path(given["input"]), Path(given["working"]), Path(given["test"]), given["prior"])
+kernels.infer(Path(given["input"]), Path(given["working"]), Path(given["test"]), given["prior"], given["seconds"])
 """
 
 
@@ -255,7 +255,7 @@ def predict() -> None:
     write_whole(STATUS, json.dumps(status, indent=2))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     limit = max(0, run.get("inference_seconds", SECONDS) - (time.perf_counter() - started))
-    given = {"input": str(INPUT), "working": str(WORKING), "test": str(test_csv), "prior": prior}
+    given = {"input": str(INPUT), "working": str(WORKING), "test": str(test_csv), "prior": prior, "seconds": limit}
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", CODE, json.dumps(given)],
         stdout=subprocess.PIPE,

@@ -81,29 +81,37 @@ def predict(options: argparse.Namespace) -> int:
     from humanpref.data import read_pairs, write_submission
     from humanpref.distillation import write_soft_labels
     from humanpref.experiment import predict
-    from humanpref.files import check_writable
+    from humanpref.files import check_writable, is_main_process
 
     if options.weight is not None and not options.labels:
         raise InputError("--weight: goes with --labels")
+    if options.seconds is not None and options.labels:
+        raise InputError("--seconds: does not go with --labels, which would learn the fallback")
+    if options.seconds is not None and not 0 < options.seconds < float("inf"):
+        raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")
     check_writable(options.out, inputs=[options.test])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False)
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)
     else:
-        write_submission(options.out, pairs["id"].tolist(), predict(artifacts, pairs))
-    print(f"{options.out}: {len(pairs)} rows")
+        probabilities = predict(artifacts, pairs, options.seconds)
+        if is_main_process():
+            write_submission(options.out, pairs["id"].tolist(), probabilities)
+    if is_main_process():
+        print(f"{options.out}: {len(pairs)} rows")
     return 0
 
 
 def score(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
-    from humanpref.files import check_writable
+    from humanpref.files import check_writable, is_main_process
     from humanpref.scoring import score
 
     check_writable(options.out, inputs=[options.source])
     count = score(Artifact.load(options.artifact), options.source, options.out)
-    print(f"{options.out}: {count} lines")
+    if is_main_process():
+        print(f"{options.out}: {count} lines")
     return 0
 
 
@@ -415,6 +423,9 @@ def _parser() -> argparse.ArgumentParser:
         help="write whole rows with the probabilities as soft labels, for train to read",
     )
     command.add_argument("--weight", type=float, metavar="W", help="with --labels: write this weight, too")
+    command.add_argument(
+        "--seconds", type=float, metavar="S", help="be done within so long, and say what was given up for it"
+    )
 
     command = _command(
         commands,

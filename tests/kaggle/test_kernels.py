@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from humanpref.artifact import Artifact
 from humanpref.data import check_submission
 from humanpref.data.synthetic import write_arena
 from humanpref.files import read_json
@@ -22,6 +23,8 @@ from humanpref.kaggle import kernels, stage
 from humanpref.kaggle.kernels import Run
 from humanpref.kaggle.metadata import COMPETITION
 from humanpref.kaggle.sandbox import make_environment
+from humanpref.models.budget import LEFT, Budget
+from humanpref.models.prior import PriorModel
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 PROJECT = Path(__file__).parents[2]
@@ -293,7 +296,8 @@ def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
 
 CRASH = """
 import json, os, signal
-def infer(input_root, working, test_csv, prior):
+def infer(input_root, working, test_csv, prior, seconds):
+    assert 0 < seconds < 9 * 3600
     status = json.loads((working / "status.json").read_text())
     (working / "status.json").write_text(json.dumps(status | {"predicted": 5, "fallback": 3}))
     print("five rows done", flush=True)
@@ -394,6 +398,44 @@ def test_one_bad_row_costs_one_row(infer, new_tree, error):
     assert (status["predicted"], status["fallback"]) == (7, 1)
     assert len(status["failures"]) == 1
     assert f"id {bad!r}: {type(error).__name__}" in status["failures"][0]
+
+
+class Ticking(PriorModel):
+    """A second for every row, on the test's own clock."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock, self.seen = clock, []
+
+    def costs(self, pairs):
+        return np.ones(len(pairs))
+
+    def predict_proba(self, pairs):
+        self.clock[0] += len(pairs)
+        self.seen += list(pairs[ID])
+        return np.tile(A, (len(pairs), 1))
+
+
+@pytest.mark.parametrize("seconds", [6, 100])
+def test_what_there_is_no_time_for_is_the_fallback(new_tree, monkeypatch, seconds):
+    clock, loaded = [0.0], Artifact(new_tree.kernel, {"members": ["model"], "prior": PRIOR})
+    loaded.__dict__["models"] = [model := Ticking(clock)]
+    new_tree.add_artifact({})
+    monkeypatch.setattr(kernels.Artifact, "load", lambda _: loaded)
+    monkeypatch.setattr(kernels, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(kernels, "Budget", lambda limit: Budget(limit, lambda: clock[0]))
+    kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR, seconds)
+    done, status = len(model.seen), new_tree.status
+    assert done == clock[0] <= seconds
+    assert (done == 8) == (seconds == 100)
+    assert done >= 4
+    assert (status["predicted"], status["fallback"], status["failures"]) == (done, 8 - done, [])
+    assert status["given_up"] == ({LEFT: 8 - done} if done < 8 else {})
+    expected = [A if key in model.seen else PRIOR for key in read_ids(new_tree.test_csv)]
+    np.testing.assert_allclose(new_tree.submission(), expected)
+
+
+def read_ids(path: Path) -> list[str]:
+    return pd.read_csv(path, dtype=str)[ID].tolist()
 
 
 def test_an_artifact_that_always_fails_is_given_up(infer, monkeypatch):

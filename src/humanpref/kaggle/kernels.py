@@ -28,6 +28,7 @@ from humanpref.data import read_pairs, write_submission
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.metadata import COMPETITION
+from humanpref.models.budget import Budget
 from humanpref.schema import CLASSES, ID, InputError
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ MARKER = "humanpref-dataset.json"
 WEIGHTS_MARKER = "humanpref-weights.json"
 """The manifest of a dataset of weights."""
 
+BUDGET_SHARE = 0.95
+"""Of the time until the inference process is ended: the rest is for loading the last model and writing the last file."""
 CHUNK_ROWS = 1_024
 """Rows predicted between two writes of the submission."""
 MAX_FAILURES = 50
@@ -123,7 +126,9 @@ def resolve(run: Run, input_root: Path) -> Config:
     return load_config(run.preset, None, overrides)
 
 
-def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float]) -> None:
+def infer(
+    input_root: Path, working: Path, test_csv: Path, prior: Sequence[float], seconds: float | None = None
+) -> None:
     """Predict with every artifact under the input root, and keep `working/submission.csv` up to date all the while.
 
     A row's probabilities are the mean over the artifacts that predicted it, or the prior. An artifact or a row that fails
@@ -137,6 +142,10 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         The rows.
     prior : sequence of float
         (3,) the probabilities of rows that nothing predicts.
+    seconds : float, optional
+        The time until the process is ended. With `BUDGET_SHARE` of it as their budget the artifacts give up what will not fit
+        (`humanpref.models.budget`), and `given_up` in `working/status.json` says for how many rows. Each has an equal share of
+        what is left when it begins.
 
     Raises
     ------
@@ -146,16 +155,17 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
     started = time.perf_counter()
     use_nltk_data(input_root)
     pairs = read_pairs(test_csv, labels=False, lenient=True)
-    board = _Board(working, list(pairs[ID]), np.asarray(prior, dtype=np.float64))
+    budget = None if seconds is None else Budget(BUDGET_SHARE * seconds)
+    board = _Board(working, list(pairs[ID]), np.asarray(prior, dtype=np.float64), budget)
     board.seconds["read"] = time.perf_counter() - started
     folders = find_artifacts(input_root)
     if not folders:
         raise InputError(
             f"{input_root}: no artifact.json under it; is the training kernel's output attached?\n{tree(input_root)}"
         )
-    for folder in folders:
+    for number, folder in enumerate(folders):
         try:
-            _predict_with(folder, pairs, board)
+            _predict_with(folder, pairs, board, 1 / (len(folders) - number))
         # SystemExit too: a library that calls sys.exit must not end the other artifacts' work. MemoryError is an Exception.
         except (Exception, SystemExit) as error:
             logger.exception("%s: failed", folder)
@@ -163,6 +173,8 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         finally:
             _free()
             board.write()
+    if budget is not None:
+        budget.tell()
     if not board.counts.any():
         logger.error("no row was predicted")
 
@@ -174,6 +186,7 @@ class _Board:
     working: Path
     ids: list[str]
     prior: np.ndarray
+    budget: Budget | None
     sums: np.ndarray = field(init=False)
     counts: np.ndarray = field(init=False)
     seconds: dict[str, float] = field(init=False)
@@ -186,8 +199,9 @@ class _Board:
         self.seconds = dict.fromkeys(("read", "load", "predict", "write"), 0.0)
 
     def add(self, rows: slice, probabilities: np.ndarray) -> None:
-        self.sums[rows] += probabilities
-        self.counts[rows] += 1
+        """Count probabilities; rows of NaN are those that there was no time for."""
+        self.sums[rows] += np.nan_to_num(probabilities)
+        self.counts[rows] += ~np.isnan(probabilities[:, 0])
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -212,14 +226,19 @@ class _Board:
             "fallback": int((~predicted).sum()),
             "artifacts": self.artifacts,
             "failures": self.failures,
+            "given_up": dict(self.budget.given_up) if self.budget else {},
             "seconds": status.get("seconds", {}) | self.seconds,
             **_memory(),
         }
         write_json(path, status)
 
 
-def _predict_with(folder: Path, pairs: pd.DataFrame, board: _Board) -> None:
-    """Add one artifact's predictions to the board, chunk by chunk; a chunk that fails is halved down to the rows at fault."""
+def _predict_with(folder: Path, pairs: pd.DataFrame, board: _Board, share: float) -> None:
+    """Add one artifact's predictions to the board, chunk by chunk; a chunk that fails is halved down to the rows at fault.
+
+    The chunks have, by their rows, equal parts of the artifact's `share` of the budget.
+    """
+    budget = board.budget.share(share) if board.budget else None
     with board.timed("load"):
         artifact = Artifact.load(folder)
         _ = artifact.models  # loaded here, so that the time is counted as loading
@@ -232,8 +251,14 @@ def _predict_with(folder: Path, pairs: pd.DataFrame, board: _Board) -> None:
         size = rows.stop - rows.start
         try:
             with board.timed("predict"):
-                probabilities = artifact.predict_proba(pairs.iloc[rows].reset_index(drop=True))
-                _check(probabilities, size)
+                chunk = pairs.iloc[rows].reset_index(drop=True)
+                if budget is None:
+                    probabilities = artifact.predict_proba(chunk)
+                else:
+                    waiting = size + sum(other.stop - other.start for other in pending)
+                    probabilities = artifact.predict_within(chunk, budget.share(size / waiting))
+                told = probabilities[~np.isnan(probabilities[:, 0])] if budget else probabilities
+                _check(told, len(told) if budget else size)
         except (Exception, SystemExit) as error:
             failed += 1
             logger.exception("%s: rows %d to %d failed", folder, rows.start + 1, rows.stop)
@@ -248,7 +273,7 @@ def _predict_with(folder: Path, pairs: pd.DataFrame, board: _Board) -> None:
                 pending += [slice(middle, rows.stop), slice(rows.start, middle)]
         else:
             board.add(rows, probabilities)
-            entry["rows"] += size
+            entry["rows"] += len(told)
             board.write()
             logger.info("%s: %d of %d rows", folder.name, entry["rows"], len(pairs))
             continue

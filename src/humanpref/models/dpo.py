@@ -181,6 +181,13 @@ class DpoModel(FrozenBaseModel):
         options = self.config.inference
         return predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
 
+    @property
+    def _reads_both_orders(self) -> bool:
+        return False
+
+    def _lengths(self, pairs: pd.DataFrame) -> np.ndarray:
+        return DialogueCollate(pairs, self.tokenizer_, self.config.model).lengths
+
     def _module(self, base: nn.Module) -> nn.Module:
         _check_logits(base, self.config.model.backbone)
         module = Policy(base, self.config.model, self.config.training.length_normalisation)
