@@ -79,7 +79,12 @@ ARMS: dict[str, Any] = {"fixed": Fixed(), "grouped": Transformers(), "ours": Our
 def main() -> None:
     options = arguments(__doc__)
     overrides = [f"model.backbone={options.backbone}", f"model.max_length={options.max_length}", "model.lora_dropout=0"]
-    overrides += [f"training.batch_size={BATCH}", "training.accumulation=1", "training.gradient_checkpointing=false"]
+    overrides += [
+        f"training.batch_size={BATCH}",
+        "training.accumulation=1",
+        "training.gradient_checkpointing=false",
+        *options.set,
+    ]
     config = load_config("llama-3.2-1b-lora", None, overrides)
     pairs = drawn(options.train, options.rows)
     tokenizer = load_tokenizer(str(base_folder(options.backbone)))

@@ -279,6 +279,7 @@ def arguments(doc: str) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, as for humanpref")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -328,7 +329,7 @@ def main() -> None:
     config = load_config(
         "deberta-v3-small",
         None,
-        (f"model.backbone={options.backbone}", f"model.max_length={options.max_length}"),
+        (f"model.backbone={options.backbone}", f"model.max_length={options.max_length}", *options.set),
     )
     pairs = drawn(options.train, options.rows)
     backbone = load_backbone(options.backbone)
