@@ -246,11 +246,11 @@ class Ours:
 ARMS = {"report": Report(), "trainer": Transformers(), "ours": Ours()}
 
 
-def measure(task: Task, rounds: int) -> dict[str, dict[str, Meter]]:
+def measure(task: Task, rounds: int, arms: dict[str, Any]) -> dict[str, dict[str, Meter]]:
     """For each arm its fastest round of `train` and of `predict`; the arms take turns."""
     best: dict[str, dict[str, Meter]] = {}
     for _ in range(rounds):
-        for name, arm in ARMS.items():
+        for name, arm in arms.items():
             print(f"{name} …", flush=True)
             model = task.model()
             steps: dict[str, Callable[[], Any]] = {
@@ -269,61 +269,75 @@ def measure(task: Task, rounds: int) -> dict[str, dict[str, Meter]]:
     return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc: str) -> argparse.Namespace:
+    """The command line's, with the number of threads set."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True, help="labelled rows")
-    parser.add_argument("--backbone", required=True, help="a folder with an encoder's weights and tokenizer")
+    parser.add_argument("--backbone", required=True, help="a folder with the backbone's weights and tokenizer")
     parser.add_argument("--rows", type=int, default=128, help="so many rows, drawn from all (default 128)")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, as for humanpref")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
+    return options
 
-    config = load_config(
-        "deberta-v3-small",
-        None,
-        (f"model.backbone={options.backbone}", f"model.max_length={options.max_length}"),
-    )
-    pairs = read_pairs(options.train, labels=True)
-    rows = np.random.default_rng(0).permutation(len(pairs))[: options.rows]
-    pairs = pairs.iloc[rows].reset_index(drop=True)
-    backbone = load_backbone(options.backbone)
-    collate = PairCollate(pairs, load_tokenizer(options.backbone), backbone.config, config.model)
-    task = Task(config, collate, labels_of(pairs), backbone, processes().device)
-    best = measure(task, options.rounds)
 
-    records = []
-    for step in ("train", "predict"):
-        for name in ARMS:
-            meter = best[name][step]
-            records.append(
-                {
-                    "step": step,
-                    "arm": name,
-                    "rows_per_second": len(pairs) / meter.seconds,
-                    "useful_tokens_per_second": meter.real / meter.seconds,
-                    "padding_share": 1 - meter.real / meter.read,
-                    "peak_memory_gib": meter.memory,
-                }
-            )
-    table = pd.DataFrame(records)
+def drawn(train_csv: Path, rows: int) -> pd.DataFrame:
+    """So many of the file's rows, the same each time."""
+    pairs = read_pairs(train_csv, labels=True)
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:rows]
+    return pairs.iloc[chosen].reset_index(drop=True)
+
+
+def report(task: Task, best: dict[str, dict[str, Meter]]) -> dict[str, Any]:
+    """Print the table and give it with the ratios of `ours` to the other arms."""
+    rows = len(task.labels)
+    records = [
+        {
+            "step": step,
+            "arm": name,
+            "rows_per_second": rows / meters[step].seconds,
+            "useful_tokens_per_second": meters[step].real / meters[step].seconds,
+            "padding_share": 1 - meters[step].real / meters[step].read,
+            "peak_memory_gib": meters[step].memory,
+        }
+        for step in ("train", "predict")
+        for name, meters in best.items()
+    ]
     result: dict[str, Any] = {
-        step: {f"vs_{other}": best[other][step].seconds / best["ours"][step].seconds for other in ("report", "trainer")}
+        step: {f"vs_{n}": best[n][step].seconds / best["ours"][step].seconds for n in best if n != "ours"}
         for step in ("train", "predict")
     }
-    made = [best[name]["predict"].probabilities for name in ARMS]
+    made = [meters["predict"].probabilities for meters in best.values()]
     result["max_difference"] = float(max(np.abs(a - b).max() for a in made for b in made))
     device = torch.cuda.get_device_name(task.device) if task.device.type == "cuda" else "cpu"
-    result |= {"rows": len(pairs), "device": device, "threads": torch.get_num_threads(), "arms": records}
-    result["matmul_peak_gflops"] = matmul_peak(task)
-    print(markdown(table), end="")
+    result |= {"rows": rows, "device": device, "threads": torch.get_num_threads(), "arms": records}
+    print(markdown(pd.DataFrame(records)), end="")
     for step in ("train", "predict"):
         print(step, ", ".join(f"{name} {ratio:.2f}" for name, ratio in result[step].items()))
     print(f"largest difference in probability {result['max_difference']:.2g}")
+    return result
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    config = load_config(
+        "deberta-v3-small",
+        None,
+        (f"model.backbone={options.backbone}", f"model.max_length={options.max_length}", *options.set),
+    )
+    pairs = drawn(options.train, options.rows)
+    backbone = load_backbone(options.backbone)
+    collate = PairCollate(pairs, load_tokenizer(options.backbone), backbone.config, config.model)
+    task = Task(config, collate, labels_of(pairs), backbone, processes().device)
+    best = measure(task, options.rounds, ARMS)
+    result = report(task, best)
+    result["matmul_peak_gflops"] = matmul_peak(task)
     layer_flops = 24 * backbone.config.num_hidden_layers * backbone.config.hidden_size**2
     for step, passes in (("train", 3), ("predict", 1)):
         share = passes * layer_flops * best["ours"][step].real / best["ours"][step].seconds / 1e9

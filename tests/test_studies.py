@@ -12,8 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from humanpref import comparison
-from humanpref.ablation import ARMS, SOFTMAX_BOUND, ablate_softmax
+from humanpref.ablation import ARMS, SOFTMAX_BOUND, ablate_softmax, ablate_system_prompt
 from humanpref.comparison import Contender, compare, markdown
+from humanpref.config import SYSTEM_PROMPT
 from humanpref.experiment import read_oof
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -111,6 +112,38 @@ def test_the_softmax_ablation(arena, tmp_path):
     assert json.loads((tmp_path / "a" / "softmax-1" / "artifact.json").read_text())["preset"] == "tiny"
     oof = read_oof(tmp_path / "a" / "softmax-1" / "oof.csv")[list(LABEL_COLUMNS)].to_numpy()
     assert oof.max() <= math.e / (math.e + 2) + 1e-9
+
+
+def test_the_system_prompt_ablation(arena, decoder_folder, tmp_path):
+    pytest.importorskip("peft")
+    overrides = (f"model.backbone={decoder_folder()}", "model.max_length=256", "training.learning_rate=1e-2")
+    table = ablate_system_prompt("llama-3.2-1b-lora", overrides, arena / "train.csv", tmp_path / "a", None)
+    assert table["name"].tolist() == ["without", "with"]
+    assert table["system_prompt"].tolist() == ["", SYSTEM_PROMPT]
+    told = {}
+    for arm in ("without", "with"):
+        oof = read_oof(tmp_path / "a" / arm / "oof.csv")
+        config = json.loads((tmp_path / "a" / arm / "model" / "config.json").read_text())
+        told[arm] = config.pop("model"), config, oof
+    (bare, rest, oof), (prompted, other_rest, other) = told.values()
+    assert (bare.pop("system_prompt"), prompted.pop("system_prompt")) == ("", SYSTEM_PROMPT)
+    assert (bare, rest) == (prompted, other_rest)
+    pd.testing.assert_frame_equal(oof[["id", "fold"]], other[["id", "fold"]])
+    labels = pd.read_csv(arena / "train.csv", dtype={"id": str}).set_index("id").loc[oof["id"], list(LABEL_COLUMNS)]
+    losses = [-np.log((f[list(LABEL_COLUMNS)].to_numpy() * labels.to_numpy()).sum(axis=1)) for f in (oof, other)]
+    np.testing.assert_allclose(table["log_loss"], np.mean(losses, axis=1))
+    arm = table.iloc[1]
+    assert arm["difference"] == pytest.approx(np.mean(losses[1] - losses[0]))
+    assert arm["difference_low"] < arm["difference"] < arm["difference_high"]
+    assert arm["difference_high"] - arm["difference_low"] < arm["log_loss_high"] - arm["log_loss_low"]
+    assert (tmp_path / "a" / "system-prompt.md").read_text() == markdown(table)
+    assert (tmp_path / "a" / "system-prompt.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_family_without_a_system_prompt_has_no_such_ablation(arena, tmp_path):
+    with pytest.raises(InputError, match="--preset sparse: expected one of family decoder or dpo"):
+        ablate_system_prompt("sparse", (), arena / "train.csv", tmp_path / "a", None)
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_bound():

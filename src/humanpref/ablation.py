@@ -1,4 +1,5 @@
-"""Ablations of the report that this project started from: where the softmax stands (M6), what the preprocessing does (M2)."""
+"""Ablations of the report that this project started from: where the softmax stands (M6), what the preprocessing does (M2), and
+what a system prompt does (M7)."""
 
 import dataclasses
 import logging
@@ -10,7 +11,7 @@ import pandas as pd
 
 from humanpref.artifact import OOF_FILE, Artifact, read_oof
 from humanpref.comparison import Contender, compare, write_table
-from humanpref.config import PREPROCESSINGS, load_config
+from humanpref.config import PREPROCESSINGS, SYSTEM_PROMPT, load_config
 from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.figures import interval_figure
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
@@ -163,18 +164,64 @@ def ablate_preprocessing(
         raise InputError(f"--preset {preset}: expected one of the sparse family, whose words are counted")
     contenders = [Contender(arm, preset, (*overrides, f"model.preprocess={arm}")) for arm in PREPROCESSINGS]
     compare(contenders, train_csv, out, folds)
-    pairs = read_pairs(train_csv, labels=True)
-    held = [read_oof(out / arm / OOF_FILE).set_index(ID)[list(LABEL_COLUMNS)] for arm in PREPROCESSINGS]
-    rows = pairs[pairs[ID].isin(held[0].index)]
-    losses = [row_log_losses(labels_of(rows), oof.loc[rows[ID]].to_numpy()) for oof in held]
     metrics = [Artifact.load(out / arm).metrics for arm in PREPROCESSINGS]
     terms = [float(np.mean([member["terms"] for member in found["members"].values()])) for found in metrics]
-    table = pd.DataFrame(_figures(losses, prompt_keys(rows))).assign(terms=terms)
-    table.insert(0, "name", PREPROCESSINGS)
-    write_table(table, out / "preprocessing")
-    title = f"The report's preprocessing before TF-IDF, {len(rows):,} held-out rows of {train_csv.name}"
-    interval_figure(table, out / "preprocessing.png", title, metrics[0]["prior_log_loss"])
+    table = _differences(contenders, train_csv, out).assign(terms=terms)
+    _write(table, out, "preprocessing", "The report's preprocessing before TF-IDF", train_csv)
     return table
+
+
+def ablate_system_prompt(
+    preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
+) -> pd.DataFrame:
+    """Train a decoder without a system prompt, and with one.
+
+    Parameters
+    ----------
+    preset, overrides
+        A recipe of a family that reads a system prompt, decoder or dpo; where it has none, the report's idea of one is taken.
+    train_csv : Path
+        Labelled rows.
+    out : Path
+        A folder for the trained models, `system-prompt.csv`, `system-prompt.md` and `system-prompt.png`. A run that was
+        interrupted goes on.
+    folds : int, optional
+        Grouped folds; without, one held-out fifth.
+
+    Returns
+    -------
+    DataFrame
+        One row per arm, without and with: `name`, `log_loss` with its interval, the paired `difference` to the arm without, with
+        its interval, and the `system_prompt`.
+    """
+    options = load_config(preset, None, overrides).model
+    if not hasattr(options, "system_prompt"):
+        raise InputError(f"--preset {preset}: expected one of family decoder or dpo, which read a system prompt")
+    texts = {"without": "", "with": options.system_prompt or SYSTEM_PROMPT}
+    contenders = [Contender(arm, preset, (*overrides, f"model.system_prompt={text}")) for arm, text in texts.items()]
+    compare(contenders, train_csv, out, folds)
+    table = _differences(contenders, train_csv, out).assign(system_prompt=list(texts.values()))
+    _write(table, out, "system-prompt", f"A system prompt before the conversation, {preset}", train_csv)
+    return table
+
+
+def _differences(contenders: list[Contender], train_csv: Path, out: Path) -> pd.DataFrame:
+    """Of each arm that was trained: `name`, and its `_figures` on the rows that all of them were held out from."""
+    pairs = read_pairs(train_csv, labels=True)
+    held = [read_oof(out / arm.name / OOF_FILE).set_index(ID)[list(LABEL_COLUMNS)] for arm in contenders]
+    rows = pairs[pairs[ID].isin(held[0].index)]
+    losses = [row_log_losses(labels_of(rows), oof.loc[rows[ID]].to_numpy()) for oof in held]
+    table = pd.DataFrame(_figures(losses, prompt_keys(rows))).assign(rows=len(rows))
+    table.insert(0, "name", [arm.name for arm in contenders])
+    return table
+
+
+def _write(table: pd.DataFrame, out: Path, name: str, title: str, train_csv: Path) -> None:
+    """The table as CSV and Markdown, and its figure beside the prior's log loss."""
+    write_table(table, out / name)
+    prior = Artifact.load(out / table["name"][0]).metrics["prior_log_loss"]
+    title = f"{title}, {table['rows'][0]:,} held-out rows of {train_csv.name}"
+    interval_figure(table, out / f"{name}.png", title, prior)
 
 
 def _figures(losses: list[np.ndarray], groups: np.ndarray) -> list[dict[str, float]]:

@@ -25,6 +25,7 @@ from humanpref.config import Config
 from humanpref.data import prompt_keys, weights_of
 from humanpref.files import read_json, write_whole
 from humanpref.models import Model, load_model
+from humanpref.models.budget import Budget, predict_within
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 
 FACTS_FILE = "artifact.json"
@@ -131,8 +132,27 @@ class Artifact:
         return pd.read_csv(path, dtype={ID: str, PROMPT_KEY: str}, keep_default_na=False)
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows."""
-        return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
+        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows; within `inference.seconds`, if set."""
+        seconds = getattr(self.models[0].config.inference, "seconds", None)
+        if seconds is None:
+            return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
+        budget = Budget(seconds)
+        made = self.predict_within(pairs, budget)
+        budget.tell()
+        return self.or_prior(made)
+
+    def predict_within(self, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
+        """The same within a budget: the mean of the models that had the time, NaN for rows that none had it for."""
+        total, counts = np.zeros((len(pairs), 3)), np.zeros((len(pairs), 1))
+        for number, model in enumerate(self.models):
+            made = predict_within(model, pairs, budget.share(1 / (len(self.models) - number)))
+            total += np.nan_to_num(made)
+            counts += ~np.isnan(made[:, :1])
+        return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+
+    def or_prior(self, probabilities: np.ndarray) -> np.ndarray:
+        """The probabilities with the training rows' class rates in place of NaN."""
+        return np.where(np.isnan(probabilities), np.array(self.prior) / sum(self.prior), probabilities)
 
 
 def facts_of(

@@ -81,18 +81,37 @@ def predict(options: argparse.Namespace) -> int:
     from humanpref.data import read_pairs, write_submission
     from humanpref.distillation import write_soft_labels
     from humanpref.experiment import predict
-    from humanpref.files import check_writable
+    from humanpref.files import check_writable, is_main_process
 
     if options.weight is not None and not options.labels:
         raise InputError("--weight: goes with --labels")
+    if options.seconds is not None and options.labels:
+        raise InputError("--seconds: does not go with --labels, which would learn the fallback")
+    if options.seconds is not None and not 0 < options.seconds < float("inf"):
+        raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")
     check_writable(options.out, inputs=[options.test])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False)
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)
     else:
-        write_submission(options.out, pairs["id"].tolist(), predict(artifacts, pairs))
-    print(f"{options.out}: {len(pairs)} rows")
+        probabilities = predict(artifacts, pairs, options.seconds)
+        if is_main_process():
+            write_submission(options.out, pairs["id"].tolist(), probabilities)
+    if is_main_process():
+        print(f"{options.out}: {len(pairs)} rows")
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    from humanpref.artifact import Artifact
+    from humanpref.files import check_writable, is_main_process
+    from humanpref.scoring import score
+
+    check_writable(options.out, inputs=[options.source])
+    count = score(Artifact.load(options.artifact), options.source, options.out)
+    if is_main_process():
+        print(f"{options.out}: {count} lines")
     return 0
 
 
@@ -149,6 +168,15 @@ def ablate_preprocessing(options: argparse.Namespace) -> int:
     from humanpref.comparison import markdown
 
     table = ablate_preprocessing(options.preset, tuple(options.set), options.train, options.out, options.folds)
+    print(markdown(table), end="")
+    return 0
+
+
+def ablate_system_prompt(options: argparse.Namespace) -> int:
+    from humanpref.ablation import ablate_system_prompt
+    from humanpref.comparison import markdown
+
+    table = ablate_system_prompt(options.preset, tuple(options.set), options.train, options.out, options.folds)
     print(markdown(table), end="")
     return 0
 
@@ -406,6 +434,26 @@ def _parser() -> argparse.ArgumentParser:
         help="write whole rows with the probabilities as soft labels, for train to read",
     )
     command.add_argument("--weight", type=float, metavar="W", help="with --labels: write this weight, too")
+    command.add_argument(
+        "--seconds", type=float, metavar="S", help="be done within so long, and say what was given up for it"
+    )
+
+    command = _command(
+        commands,
+        "score",
+        score,
+        "add probabilities and a margin to JSON lines of pairs, or a reward to single responses",
+    )
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument(
+        "--in",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="JSONL",
+        help="lines with prompt, response_a and response_b, or prompt and response; texts or lists of turns",
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the same lines with their scores")
 
     command = _command(
         commands, "blend", blend, "blend artifacts of the same rows by their out-of-fold predictions into one artifact"
@@ -449,6 +497,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--preset", default="sparse", metavar="NAME", help="the recipe (default sparse)")
     _study(command)
+
+    command = _command(
+        ablations,
+        "system-prompt",
+        ablate_system_prompt,
+        "a decoder without and with instructions before the conversation",
+    )
+    command.add_argument(
+        "--preset", default="llama-3.2-1b-lora", metavar="NAME", help="the recipe (default llama-3.2-1b-lora)"
+    )
+    _study(command)
+
     command = _command(commands, "selection", selection, "how a boosted model chose its columns, step by step")
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
     command.add_argument("--figure", type=Path, metavar="PNG", help="draw it there, too")

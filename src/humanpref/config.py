@@ -507,6 +507,10 @@ class EncoderInference:
     """Average over both orders of A and B. Free for dual inputs; joint inputs are read twice."""
     precision: str = "auto"
     """As `training.precision`."""
+    seconds: float | None = None
+    """Predict with the artifact, all its models together, within so many seconds of wall clock. What will not fit is given up in
+    this order: the second order of A and B, the middle of long inputs, and the rows that are left then, which get the training
+    rows' class rates. Unset: no limit."""
 
     def __post_init__(self) -> None:
         _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
@@ -517,6 +521,7 @@ class EncoderInference:
             self.normalise,
         )
         _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+        _check(self.seconds is None or self.seconds > 0, "inference.seconds", "above 0", self.seconds)
 
 
 @dataclass(frozen=True)
@@ -541,10 +546,13 @@ class DpoInference:
     """Tokens in one forward pass, padding included."""
     precision: str = "auto"
     """As `training.precision`."""
+    seconds: float | None = None
+    """As for the encoders."""
 
     def __post_init__(self) -> None:
         _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
         _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
+        _check(self.seconds is None or self.seconds > 0, "inference.seconds", "above 0", self.seconds)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from humanpref.artifact import PROMPT_KEY, Artifact
 from humanpref.data import EXTRA_ID, TrainingRows, labels_of, prompt_keys, read_labels, write_pairs
+from humanpref.files import is_main_process
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def write_soft_labels(
     if weight is not None and not 0 < weight < np.inf:
         raise InputError(f"--weight: expected a positive number, got {weight:g}")
     labelled = pairs.assign(**dict(zip(LABEL_COLUMNS, soft_labels(artifacts, pairs).T, strict=True)))
-    write_pairs(path, labelled if weight is None else labelled.assign(**{WEIGHT: weight}))
+    if is_main_process():
+        write_pairs(path, labelled if weight is None else labelled.assign(**{WEIGHT: weight}))
 
 
 def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:

@@ -39,8 +39,9 @@ from humanpref.data import (
 )
 from humanpref.distillation import Teacher, taught
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import folder_whole, read_json, remove, share_equal_files, write_json
+from humanpref.files import folder_whole, is_main_process, read_json, remove, share_equal_files, write_json
 from humanpref.models import build_model
+from humanpref.models.budget import Budget
 from humanpref.models.selection import SELECTION_FILE
 from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
 
@@ -110,7 +111,7 @@ def train(
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
     _check_weights(pairs, held, train_csv)
     members = _members(held, config)
-    main = os.environ.get("RANK", "0") == "0"
+    main = is_main_process()
     work = _open_partial(out, run) if main else partial_of(out)
     try:
         for number, (member, (name, seeded)) in enumerate(members.items(), start=1):
@@ -141,11 +142,22 @@ def partial_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def predict(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
-    """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows; one artifact in memory at a time."""
+def predict(artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | None = None) -> np.ndarray:
+    """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows; one artifact in memory at a time.
+
+    With `seconds` of wall clock each artifact has an equal share of what is left when it begins, in place of its own
+    `inference.seconds`, and gives up what will not fit (`humanpref.models.budget`).
+    """
+    budget = None if seconds is None else Budget(seconds)
     total = np.zeros((len(pairs), 3))
-    for artifact in artifacts:
-        total += Artifact(artifact.folder, artifact.facts).predict_proba(pairs)
+    for number, artifact in enumerate(artifacts):
+        loaded = Artifact(artifact.folder, artifact.facts)
+        if budget is None:
+            total += loaded.predict_proba(pairs)
+        else:
+            total += loaded.or_prior(loaded.predict_within(pairs, budget.share(1 / (len(artifacts) - number))))
+    if budget is not None:
+        budget.tell()
     return total / len(artifacts)
 
 

@@ -24,6 +24,11 @@ def _path_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
+def is_main_process() -> bool:
+    """Whether this process writes: of those that `accelerate launch` started, one does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     """Check, before hours of work, that a file can be written at `path`, and that it is none of the `inputs`.
 

@@ -1,7 +1,16 @@
 """Rows: reading, checking, splitting, swapping and writing them. Knows nothing of texts' meaning, models or Kaggle."""
 
 from humanpref.data.folds import grouped_folds, held_out, prompt_keys
-from humanpref.data.pairs import digest_of, labels_of, read_labels, read_pairs, swap_pairs, weights_of, write_pairs
+from humanpref.data.pairs import (
+    as_turns,
+    digest_of,
+    labels_of,
+    read_labels,
+    read_pairs,
+    swap_pairs,
+    weights_of,
+    write_pairs,
+)
 from humanpref.data.sources import EXTRA_ID, Extra, TrainingRows, read_training_rows
 from humanpref.data.submission import check_submission, write_submission
 
@@ -9,6 +18,7 @@ __all__ = [
     "EXTRA_ID",
     "Extra",
     "TrainingRows",
+    "as_turns",
     "check_submission",
     "digest_of",
     "grouped_folds",

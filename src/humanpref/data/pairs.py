@@ -212,6 +212,11 @@ def _turns(cell: str) -> tuple[str, ...]:
     if not isinstance(turns, list):
         kind = {dict: "a JSON object", str: "a JSON string"}.get(type(turns), "a JSON value")
         raise ValueError(f"expected a JSON list of strings, got {kind}: {_short(cell)}")
+    return as_turns(turns)
+
+
+def as_turns(turns: list) -> tuple[str, ...]:
+    """A list of strings and nulls as a pairs frame holds it. Raises ValueError (without the place) for anything else in it."""
     for i, turn in enumerate(turns, start=1):
         if turn is not None and not isinstance(turn, str):
             raise ValueError(f"turn {i}: expected a string or null, got {_short(json.dumps(turn))}")

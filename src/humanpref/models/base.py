@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from humanpref.config import Config
 from humanpref.files import write_json
-from humanpref.schema import InputError
+from humanpref.schema import TEXT_COLUMNS, InputError
 
 CONFIG_FILE = "config.json"
 
@@ -58,6 +58,16 @@ class Model(ABC):
     @abstractmethod
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         """P(A), P(B), P(tie) of each row: (n, 3) float64, rows summing to 1, in the order of the rows."""
+
+    def costs(self, pairs: pd.DataFrame) -> np.ndarray:
+        """What predicting each row costs, (n,) at least 1, in a unit that the model's cheaper variants share; by default
+        characters."""
+        texts = zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
+        return np.array([1 + sum(len(turn) for turns in row for turn in turns) for row in texts], dtype=np.float64)
+
+    def cheaper(self) -> list[tuple[str, "Model"]]:
+        """Variants of this model that cost less, each with what it gives up, in the order in which they are to be taken."""
+        return []
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:

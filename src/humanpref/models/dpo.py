@@ -164,6 +164,11 @@ class DpoModel(FrozenBaseModel):
         """The reward of A less that of B, (n,) float64, in nats."""
         return self._margins(self._collate(pairs))
 
+    def rewards(self, pairs: pd.DataFrame) -> np.ndarray:
+        """The implicit reward beta (log pi - log pi_ref) of each row's response A alone, (n,) float64, in nats."""
+        ratios = self._predict(self._collate(pairs, sides=1))
+        return self.config.training.beta * ratios[:, 0]
+
     def _margins(self, collate: "DialogueCollate") -> np.ndarray:
         ratios = self._predict(collate)
         return self.config.training.beta * (ratios[:, 0] - ratios[:, 1])
@@ -178,6 +183,13 @@ class DpoModel(FrozenBaseModel):
         options = self.config.inference
         return predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
 
+    @property
+    def _reads_both_orders(self) -> bool:
+        return False
+
+    def _lengths(self, pairs: pd.DataFrame) -> np.ndarray:
+        return DialogueCollate(pairs, self.tokenizer_, self.config.model).lengths
+
     def _module(self, base: nn.Module) -> nn.Module:
         _check_logits(base, self.config.model.backbone)
         module = Policy(base, self.config.model, self.config.training.length_normalisation)
@@ -185,9 +197,9 @@ class DpoModel(FrozenBaseModel):
         module.link.copy_(torch.tensor([0.0, tie_score(self.config.model.link, share)], dtype=torch.float64))
         return module
 
-    def _collate(self, pairs: pd.DataFrame) -> "DialogueCollate":
+    def _collate(self, pairs: pd.DataFrame, sides: int = 2) -> "DialogueCollate":
         """The rows with the reference's log-probabilities, which no training changes: computed once."""
-        collate = DialogueCollate(pairs, self.tokenizer_, self.config.model)
+        collate = DialogueCollate(pairs, self.tokenizer_, self.config.model, sides)
         self.module_.as_reference = True
         try:
             collate.reference = self._predict(collate)
@@ -256,21 +268,24 @@ class DialogueCollate:
     """From row numbers to the policy's inputs, each (n, 2, length): the conversation with A's responses, and with B's.
 
     `reference`, (n, 2), is filled in by the model. `lengths` is (n,), the tokens of both sequences with their padding.
+    With `sides=1` A's conversation stands alone, and 1 for 2 in all shapes.
     """
 
     reference: np.ndarray | None = None
 
-    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, options: DpoOptions) -> None:
-        sequences = [side for row in zip(*(pairs[c] for c in TEXT_COLUMNS), strict=True) for side in dual(*row)]
+    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, options: DpoOptions, sides: int = 2) -> None:
+        rows = zip(*(pairs[c] for c in TEXT_COLUMNS), strict=True)
+        sequences = [side for row in rows for side in dual(*row)[:sides]]
         template = dialogue_template(tokenizer, options.system_prompt)
         check_room(template, options)
         made = tokenise(sequences, tokenizer, options.max_length, options.prompt_share, template=template)
-        self.rows = [made[start : start + 2] for start in range(0, len(made), 2)]
-        self.lengths = 2 * np.array([max(len(side.ids) for side in row) for row in self.rows], dtype=np.int64)
+        self.sides = sides
+        self.rows = [made[start : start + sides] for start in range(0, len(made), sides)]
+        self.lengths = sides * np.array([max(len(side.ids) for side in row) for row in self.rows], dtype=np.int64)
         self.pad = padding_id(tokenizer)
 
     def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        shape = (len(rows), 2, int(self.lengths[rows].max()) // 2)
+        shape = (len(rows), self.sides, int(self.lengths[rows].max()) // self.sides)
         ids = np.full(shape, self.pad, dtype=np.int64)
         mask, responses = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         for i, row in enumerate(rows):

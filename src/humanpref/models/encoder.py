@@ -169,11 +169,14 @@ class EncoderModel(GradientModel):
     def _collate_with(self, pairs: pd.DataFrame, offset: np.ndarray | None) -> "PairCollate":
         return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model, offset)
 
+    @property
+    def _reads_both_orders(self) -> bool:
+        return self.config.inference.swap_average and self.config.model.inputs == "joint"
+
     def _probabilities(self, collate: "PairCollate", pairs: pd.DataFrame) -> np.ndarray:
         """Dual inputs have both answers' vectors after one pass, whatever their order: only the head runs twice. Joint inputs
         are read in the other order as well."""
-        dual_inputs = self.config.model.inputs == "dual"
-        if not (dual_inputs and self.config.inference.swap_average):
+        if self._reads_both_orders or not self.config.inference.swap_average:
             return super()._probabilities(collate, pairs)
         if self.module_.head.equivariant:
             return self._scores(collate)

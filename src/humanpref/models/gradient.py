@@ -1,5 +1,7 @@
 """What the families trained by gradient descent share: from rows to the training loop, from the module to probabilities."""
 
+import copy
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from humanpref.config import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.models.base import Model, Validation, as_probabilities
-from humanpref.schema import SWAPPED_CLASSES
+from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
 from humanpref.training.losses import Loss, loss_of
@@ -22,6 +24,8 @@ from humanpref.training.predict import normalised, predict_logits
 
 STATE_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"
+SHORTER = (0.75, 0.5, 0.25)
+"""Shares of `model.max_length` to which inputs are cut where time is short."""
 
 
 class RowCollate(Protocol):
@@ -80,6 +84,43 @@ class GradientModel(Model):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         return self._probabilities(self._collate(pairs), pairs)
 
+    def costs(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Tokens, in both orders where both are read."""
+        return self._lengths(pairs) * (2.0 if self._reads_both_orders else 1.0)
+
+    def cheaper(self) -> list[tuple[str, Model]]:
+        """Without the second order of A and B, then with inputs cut shorter and shorter."""
+        made: list[tuple[str, Model]] = []
+        once = self
+        if self._reads_both_orders:
+            once = self._with(inference=dataclasses.replace(self.config.inference, swap_average=False))
+            made.append(("no swap averaging", once))
+        longest = self.config.model.max_length
+        row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
+        for length in (int(share * longest) for share in SHORTER):
+            try:
+                shorter = once._with(model=dataclasses.replace(self.config.model, max_length=length))
+                shorter._lengths(row)
+            except InputError:  # no room is left beside the fixed text
+                break
+            made.append((f"inputs cut to {length} tokens", shorter))
+        return made
+
+    @property
+    def _reads_both_orders(self) -> bool:
+        """Whether the module reads each row a second time for the other order of A and B."""
+        return self.config.inference.swap_average
+
+    def _lengths(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Tokens of each row, (n,)."""
+        return self._collate(pairs).lengths
+
+    def _with(self, **sections: Any) -> "GradientModel":
+        """This model, weights and all, under other options."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, **sections)
+        return other
+
     def save_state(self, folder: Path) -> None:
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in learned_state(self.module_).items()}
@@ -112,7 +153,7 @@ class GradientModel(Model):
     def _probabilities(self, collate: RowCollate, pairs: pd.DataFrame) -> np.ndarray:
         """Probabilities (n, 3); with swap averaging the mean over both orders of A and B."""
         own = self._scores(collate)
-        if not self.config.inference.swap_average:
+        if not self._reads_both_orders:
             return own
         return (own + self._scores(self._collate(swap_pairs(pairs)))[:, SWAPPED_CLASSES]) / 2
 
