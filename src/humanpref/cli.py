@@ -52,6 +52,16 @@ def sample(options: argparse.Namespace) -> int:
     return 0
 
 
+def eda(options: argparse.Namespace) -> int:
+    from humanpref.eda import PAGE_FILE, explore
+
+    summary = explore(options.data, options.out, options.tokenizer)
+    print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
+    for reason in summary["left_out"]:
+        print(f"left out: {reason}")
+    return 0
+
+
 def train(options: argparse.Namespace) -> int:
     from humanpref.data import Extra
     from humanpref.distillation import Teacher
@@ -350,6 +360,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, default=42, metavar="S", help="the same seed, the same files (default 42)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
+
+    command = _command(commands, "eda", eda, "look at a CSV: one HTML page, its figures and tables")
+    command.add_argument(
+        "data", type=Path, metavar="CSV", help="rows in the competition's schema, with labels or without"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder for page, figures, tables"
+    )
+    command.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="count the rows that are cut at 512, 1024 and 2048 of its tokens",
+    )
 
     command = _command(commands, "train", train, "train a model on a labelled CSV and write an artifact")
     _configuration(command)

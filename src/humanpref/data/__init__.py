@@ -1,12 +1,23 @@
 """Rows: reading, checking, splitting, swapping and writing them. Knows nothing of texts' meaning, models or Kaggle."""
 
 from humanpref.data.folds import grouped_folds, held_out, prompt_keys
-from humanpref.data.pairs import digest_of, labels_of, read_labels, read_pairs, swap_pairs, weights_of, write_pairs
+from humanpref.data.pairs import (
+    Fault,
+    digest_of,
+    labels_of,
+    read_faulty,
+    read_labels,
+    read_pairs,
+    swap_pairs,
+    weights_of,
+    write_pairs,
+)
 from humanpref.data.sources import Extra, TrainingRows, read_training_rows
 from humanpref.data.submission import check_submission, write_submission
 
 __all__ = [
     "Extra",
+    "Fault",
     "TrainingRows",
     "check_submission",
     "digest_of",
@@ -14,6 +25,7 @@ __all__ = [
     "held_out",
     "labels_of",
     "prompt_keys",
+    "read_faulty",
     "read_labels",
     "read_pairs",
     "read_training_rows",
