@@ -179,6 +179,23 @@ def _file_and_number(text: str) -> tuple[Path, float]:
         return Path(text), 1.0
 
 
+def runs(options: argparse.Namespace) -> int:
+    from humanpref.comparison import markdown
+    from humanpref.files import check_writable, write_whole
+    from humanpref.runs import differences, runs
+
+    if options.csv is not None:
+        check_writable(options.csv)
+    table = runs(options.folder, options.sort)
+    if options.csv is not None:
+        with write_whole(options.csv) as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+    print(markdown(table), end="")
+    for difference in differences(table):
+        print(difference)
+    return 0
+
+
 def selection(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.comparison import markdown
@@ -465,6 +482,11 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "selection", selection, "how a boosted model chose its columns, step by step")
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
     command.add_argument("--figure", type=Path, metavar="PNG", help="draw it there, too")
+
+    command = _command(commands, "runs", runs, "list the artifacts under a folder, and whether they may be compared")
+    command.add_argument("folder", type=Path, metavar="DIR", help="searched through all its levels")
+    command.add_argument("--sort", default="log_loss", metavar="COLUMN", help="default log_loss")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
 
     command = _command(commands, "presets", presets, "list the presets")
     command.add_argument("--json", action="store_true", help="each with all its options, one JSON object a line")
