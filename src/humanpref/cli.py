@@ -108,15 +108,26 @@ def predict(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
-    from humanpref.experiment import evaluate
+    from humanpref.experiment import rows_to_judge
     from humanpref.files import check_writable, write_json
+    from humanpref.judgement import PAGE_FILE, judge, write_judgement
 
     if options.json is not None:
         check_writable(options.json, inputs=[options.data])
-    figures = evaluate(Artifact.load(options.artifact), options.data)
+    artifacts = [Artifact.load(folder) for folder in options.artifact]
+    figures, tables = judge(artifacts, rows_to_judge(artifacts, options.data))
     if options.json is not None:
-        write_json(options.json, figures)
-    print(_figures(str(options.data), figures))
+        # Of one artifact its figures alone, as ever.
+        alone = len(artifacts) == 1
+        write_json(options.json, next(iter(figures["artifacts"].values())) if alone else figures)
+    for name, of in figures["artifacts"].items():
+        print(_figures(str(options.data) if len(artifacts) == 1 else name, of))
+    for found in figures["differences"]:
+        interval = f"[{found['low']:+.4f}, {found['high']:+.4f}]"
+        print(f"{found['artifact']} against {found['to']}: {found['log_loss']:+.4f} {interval}")
+    if options.html is not None:
+        write_judgement(options.html, f"Judged on {options.data.name}", figures, tables)
+        print(f"page: {options.html / PAGE_FILE}")
     return 0
 
 
@@ -446,10 +457,11 @@ def _parser() -> argparse.ArgumentParser:
         "--mean", choices=MEANS, default=MEANS[0], help=f"of the members' probabilities (default {MEANS[0]})"
     )
 
-    command = _command(commands, "evaluate", evaluate, "log loss, its interval and accuracy on labelled rows")
-    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command = _command(commands, "evaluate", evaluate, "judge artifacts on labelled rows; several: side by side")
+    command.add_argument("artifact", type=Path, nargs="+", metavar="ARTIFACT")
     command.add_argument("--data", type=Path, required=True, metavar="CSV", help="rows with labels")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    command.add_argument("--html", type=Path, metavar="DIR", help="a new folder for a page, its figures and tables")
 
     command = _command(
         commands, "compare", compare, "train several presets on the same rows and folds; one table, one figure"

@@ -22,7 +22,7 @@ def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.
 def ratio_interval(wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Interval of wins / losses on the log scale, half a win and half a loss added so that it exists without either.
 
-    10 wins and 5 losses give exp(ln(10.5 / 5.5) ± 1.96 sqrt(1 / 10.5 + 1 / 5.5)) = (0.68, 5.35).
+    10 wins and 5 losses give exp(ln(10.5 / 5.5) ± 1.96 sqrt(1 / 10.5 + 1 / 5.5)) = (0.68, 5.36).
 
     Source: Gart (1966), "Alternative analyses of contingency tables".
     """
