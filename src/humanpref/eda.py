@@ -193,7 +193,7 @@ def _models(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> No
     )
     path = report.figure("strengths")
     columns = (ranking[column].to_numpy() for column in ("strength", "low", "high"))
-    charts.points(path, ranking["model"], *columns, "strength (log-odds of a win, against the mean model)", 0.0)
+    charts.points(path, ranking["model"], *columns, "strength (log-odds against the mean)", 0.0)
     see = "One unit is a factor of 2.7 in wins against losses."
     section.pictures.append(Picture(path, "Bradley-Terry ranking", see))
     path = report.figure("win_loss")

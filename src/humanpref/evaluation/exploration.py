@@ -143,7 +143,9 @@ def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
     """Quantiles of the turns and of the characters of each text: `what`, `median`, `p90`, `p99`, `largest`."""
     turns = [len(prompt) for prompt in pairs["prompt"]]
     columns = {"turns": turns} | {f"characters of {name}": characters[name] for name in TEXT_COLUMNS}
-    records = [(what, *np.quantile(values, [0.5, 0.9, 0.99, 1]).tolist()) for what, values in columns.items()]
+    records = [
+        (what, *np.quantile(values, [0.5, 0.9, 0.99, 1], method="higher").tolist()) for what, values in columns.items()
+    ]
     return pd.DataFrame(records, columns=["what", "median", "p90", "p99", "largest"])
 
 
