@@ -52,6 +52,16 @@ def sample(options: argparse.Namespace) -> int:
     return 0
 
 
+def eda(options: argparse.Namespace) -> int:
+    from humanpref.eda import PAGE_FILE, explore
+
+    summary = explore(options.data, options.out, options.tokenizer)
+    print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
+    for reason in summary["left_out"]:
+        print(f"left out: {reason}")
+    return 0
+
+
 def train(options: argparse.Namespace) -> int:
     from humanpref.data import Extra
     from humanpref.distillation import Teacher
@@ -117,15 +127,26 @@ def score(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
-    from humanpref.experiment import evaluate
+    from humanpref.experiment import rows_to_judge
     from humanpref.files import check_writable, write_json
+    from humanpref.judgement import PAGE_FILE, judge, write_judgement
 
     if options.json is not None:
         check_writable(options.json, inputs=[options.data])
-    figures = evaluate(Artifact.load(options.artifact), options.data)
+    artifacts = [Artifact.load(folder) for folder in options.artifact]
+    figures, tables = judge(artifacts, rows_to_judge(artifacts, options.data))
     if options.json is not None:
-        write_json(options.json, figures)
-    print(_figures(str(options.data), figures))
+        # Of one artifact its figures alone, as ever.
+        alone = len(artifacts) == 1
+        write_json(options.json, next(iter(figures["artifacts"].values())) if alone else figures)
+    for name, of in figures["artifacts"].items():
+        print(_figures(str(options.data) if len(artifacts) == 1 else name, of))
+    for found in figures["differences"]:
+        interval = f"[{found['low']:+.4f}, {found['high']:+.4f}]"
+        print(f"{found['artifact']} against {found['to']}: {found['log_loss']:+.4f} {interval}")
+    if options.html is not None:
+        write_judgement(options.html, f"Judged on {options.data.name}", figures, tables)
+        print(f"page: {options.html / PAGE_FILE}")
     return 0
 
 
@@ -195,6 +216,23 @@ def _file_and_number(text: str) -> tuple[Path, float]:
         return (Path(file), float(number)) if file else (Path(text), 1.0)
     except ValueError:
         return Path(text), 1.0
+
+
+def runs(options: argparse.Namespace) -> int:
+    from humanpref.comparison import markdown
+    from humanpref.files import check_writable, write_whole
+    from humanpref.runs import differences, runs
+
+    if options.csv is not None:
+        check_writable(options.csv)
+    table = runs(options.folder, options.sort)
+    if options.csv is not None:
+        with write_whole(options.csv) as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+    print(markdown(table), end="")
+    for difference in differences(table):
+        print(difference)
+    return 0
 
 
 def selection(options: argparse.Namespace) -> int:
@@ -390,6 +428,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=42, metavar="S", help="the same seed, the same files (default 42)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
 
+    command = _command(commands, "eda", eda, "look at a CSV: one HTML page, its figures and tables")
+    command.add_argument(
+        "data", type=Path, metavar="CSV", help="rows in the competition's schema, with labels or without"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a new folder for page, figures, tables"
+    )
+    command.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="count the rows that are cut at 512, 1024 and 2048 of its tokens",
+    )
+
     command = _command(commands, "train", train, "train a model on a labelled CSV and write an artifact")
     _configuration(command)
     command.add_argument(
@@ -464,10 +516,11 @@ def _parser() -> argparse.ArgumentParser:
         "--mean", choices=MEANS, default=MEANS[0], help=f"of the members' probabilities (default {MEANS[0]})"
     )
 
-    command = _command(commands, "evaluate", evaluate, "log loss, its interval and accuracy on labelled rows")
-    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command = _command(commands, "evaluate", evaluate, "judge artifacts on labelled rows; several: side by side")
+    command.add_argument("artifact", type=Path, nargs="+", metavar="ARTIFACT")
     command.add_argument("--data", type=Path, required=True, metavar="CSV", help="rows with labels")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    command.add_argument("--html", type=Path, metavar="DIR", help="a new folder for a page, its figures and tables")
 
     command = _command(
         commands, "compare", compare, "train several presets on the same rows and folds; one table, one figure"
@@ -512,6 +565,11 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "selection", selection, "how a boosted model chose its columns, step by step")
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
     command.add_argument("--figure", type=Path, metavar="PNG", help="draw it there, too")
+
+    command = _command(commands, "runs", runs, "list the artifacts under a folder, and whether they may be compared")
+    command.add_argument("folder", type=Path, metavar="DIR", help="searched through all its levels")
+    command.add_argument("--sort", default="log_loss", metavar="COLUMN", help="default log_loss")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
 
     command = _command(commands, "presets", presets, "list the presets")
     command.add_argument("--json", action="store_true", help="each with all its options, one JSON object a line")

@@ -162,15 +162,24 @@ def predict(artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | Non
 
 
 def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
-    """The artifact's figures on a labelled CSV; see `humanpref.evaluation.metrics.summarise`."""
-    pairs = read_pairs(data_csv, labels=True)
-    if digest_of(pairs) == artifact.facts.get("data_sha256"):
-        logger.warning(
-            "%s holds the rows that this artifact was trained on: these figures flatter it (its held-out ones are in %s)",
-            data_csv,
-            artifact.folder / METRICS_FILE,
-        )
+    """The artifact's figures on a labelled CSV; see `humanpref.evaluation.metrics.summarise`, for more `humanpref.judgement`."""
+    pairs = rows_to_judge([artifact], data_csv)
     return summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
+
+
+def rows_to_judge(artifacts: Sequence[Artifact], data_csv: str | Path) -> pd.DataFrame:
+    """Labelled rows to judge artifacts by; warns of those that were trained on them."""
+    pairs = read_pairs(data_csv, labels=True)
+    digest = digest_of(pairs)
+    for artifact in artifacts:
+        if digest == artifact.facts.get("data_sha256"):
+            logger.warning(
+                "%s holds the rows that %s was trained on: these figures flatter it (its held-out ones are in %s)",
+                data_csv,
+                artifact.folder,
+                artifact.folder / METRICS_FILE,
+            )
+    return pairs
 
 
 def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:

@@ -2,9 +2,11 @@
 
 from humanpref.data.folds import grouped_folds, held_out, prompt_keys
 from humanpref.data.pairs import (
+    Fault,
     as_turns,
     digest_of,
     labels_of,
+    read_faulty,
     read_labels,
     read_pairs,
     swap_pairs,
@@ -17,6 +19,7 @@ from humanpref.data.submission import check_submission, write_submission
 __all__ = [
     "EXTRA_ID",
     "Extra",
+    "Fault",
     "TrainingRows",
     "as_turns",
     "check_submission",
@@ -25,6 +28,7 @@ __all__ = [
     "held_out",
     "labels_of",
     "prompt_keys",
+    "read_faulty",
     "read_labels",
     "read_pairs",
     "read_training_rows",

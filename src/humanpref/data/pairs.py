@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,45 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
     return _read(Path(path), TEXT_COLUMNS, labels, lenient)
 
 
+class Fault(NamedTuple):
+    """What is odd about one row of a file."""
+
+    row: int
+    """Counted from 1 below the header."""
+    id: str
+    kind: str
+    """`fields`, `id`, `text`, `label`, `weight`: the row cannot be used as it is. `null`, `surrogate`: it can."""
+    fault: str
+
+    def at(self, path: Path) -> str:
+        """The fault as one line that names its place."""
+        return f"{path}: row {self.row}{f' (id {self.id!r})' if self.id else ''}: {self.fault}"
+
+
+def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read what can be read of a CSV in the competition's schema, and list what is odd about its rows.
+
+    Parameters
+    ----------
+    path : path
+        As for `read_pairs`; labels are read if they are there.
+
+    Returns
+    -------
+    pairs : DataFrame
+        A pairs frame. A text that is no JSON list stands as one turn; rows with another fault than that are left out.
+    faults : list of Fault
+        In the order of the file; null turns and lone surrogates, which `read_pairs` mends, are among them.
+
+    Raises
+    ------
+    InputError
+        For a file that cannot be read, is not text, lacks a column, or holds no row that can be used.
+    """
+    faults: list[Fault] = []
+    return _read(Path(path), TEXT_COLUMNS, None, lenient=True, faults=faults), faults
+
+
 def read_labels(path: str | Path) -> pd.DataFrame:
     """Read `id` and the labels alone, hard or soft, from a CSV that may lack everything else (a submission, say).
 
@@ -68,7 +108,10 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     return _read(Path(path), (), labels=True, lenient=False)
 
 
-def _read(path: Path, texts: tuple[str, ...], labels: bool | None, lenient: bool) -> pd.DataFrame:
+def _read(
+    path: Path, texts: tuple[str, ...], labels: bool | None, lenient: bool, faults: list[Fault] | None = None
+) -> pd.DataFrame:
+    """With a list of `faults` they are put there, in place of an error or a warning."""
     rows = _rows(path)
     header = next(rows, None)
     if header is None:
@@ -83,32 +126,63 @@ def _read(path: Path, texts: tuple[str, ...], labels: bool | None, lenient: bool
     kept = [ID, *texts, *(c for c in MODEL_COLUMNS if c in columns), *list(parsers)[len(texts) :]]
     values: dict[str, list] = {column: [] for column in kept}
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
+
+    def parse(number: int, row: list[str]) -> tuple[list, list[Fault]]:
+        """The cells' values, and what is odd about them; raises a fault that leaves nothing to use."""
         if len(row) != len(header):
-            raise InputError(f"{path}: row {number}: expected {len(header)} fields as in the header, got {len(row)}")
+            raise _UnusableRowError(
+                Fault(number, "", "fields", f"expected {len(header)} fields as in the header, got {len(row)}")
+            )
         key = row[columns[ID]]
-        where = f"{path}: row {number} (id {key!r})"
         if not key:
-            raise InputError(f"{path}: row {number}: column {ID!r} is empty")
+            raise _UnusableRowError(Fault(number, "", "id", f"column {ID!r} is empty"))
         if not key.isprintable():
-            raise InputError(f"{path}: row {number}: column {ID!r}: expected printable text, got {key!r}")
+            raise _UnusableRowError(Fault(number, "", "id", f"column {ID!r}: expected printable text, got {key!r}"))
         if key in seen:
-            raise InputError(f"{where}: duplicate id, first seen in row {seen[key]}")
+            raise _UnusableRowError(Fault(number, key, "id", f"duplicate id, first seen in row {seen[key]}"))
         seen[key] = number
+        parsed, odd = [], []
         for column in kept:
             cell = row[columns[column]]
             try:
                 value = parsers[column](cell) if column in parsers else cell
             except ValueError as error:
+                kind = "text" if column in texts else "weight" if column == WEIGHT else "label"
+                fault = Fault(number, key, kind, f"column {column!r}: {error}")
                 if not (lenient and column in texts):
-                    raise InputError(f"{where}: column {column!r}: {error}") from None
-                logger.warning("%s: column %r: %s; taken as it stands", where, column, error)
+                    raise _UnusableRowError(fault) from None
+                odd.append(fault)
                 value = (_LONE_SURROGATE.sub(_REPLACEMENT, cell),)
-            values[column].append(value)
+            else:
+                if faults is not None and column in texts:
+                    odd += [Fault(number, key, kind, f"column {column!r}: {text}") for kind, text in _remarks(cell)]
+            parsed.append(value)
         if read_labels:
-            _check_sum([values[column][-1] for column in LABEL_COLUMNS], where)
-    if not seen:
-        raise InputError(f"{path}: a header without rows")
+            total = sum(parsed[kept.index(column)] for column in LABEL_COLUMNS)
+            if abs(total - 1) > LABEL_SUM_TOLERANCE:
+                text = f"columns {_names(LABEL_COLUMNS)}: expected a sum of 1, got {total:g}"
+                raise _UnusableRowError(Fault(number, key, "label", text))
+        return parsed, odd
+
+    for number, row in enumerate(rows, start=1):
+        try:
+            parsed, odd = parse(number, row)
+        except _UnusableRowError as error:
+            if faults is None:
+                raise InputError(error.fault.at(path)) from None
+            faults.append(error.fault)
+            continue
+        for column, value in zip(kept, parsed, strict=True):
+            values[column].append(value)
+        for fault in odd:
+            if faults is None:
+                logger.warning("%s; taken as it stands", fault.at(path))
+            else:
+                faults.append(fault)
+    if not values[ID]:
+        raise InputError(
+            f"{path}: no row that can be used: {faults[0].at(path)}" if faults else f"{path}: a header without rows"
+        )
     pairs = pd.DataFrame({column: _series(column, cells) for column, cells in values.items()})
     if read_labels:
         labelled = pairs[list(LABEL_COLUMNS)].to_numpy()
@@ -117,6 +191,29 @@ def _read(path: Path, texts: tuple[str, ...], labels: bool | None, lenient: bool
             raise InputError(f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {pairs[WEIGHT].sum():g}")
     logger.info("%s: %d rows%s", path, len(pairs), "" if read_labels else ", no labels")
     return pairs
+
+
+class _UnusableRowError(Exception):
+    """A row that cannot be used, and why."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+
+
+def _remarks(cell: str) -> Iterator[tuple[str, str]]:
+    """What `_turns` mends in silence: the kind and a description of each."""
+    # A look at the text first: few cells hold either, and parsing all of them again would double the time.
+    if "null" in cell or not cell:
+        turns = json.loads(cell) if cell else None
+        missing = [str(i) for i, turn in enumerate(turns or [], start=1) if turn is None]
+        if turns is None:
+            yield "null", "no conversation at all"
+        elif missing:
+            yield "null", f"turn {', '.join(missing)} is null"
+    if ("\\ud" in cell.lower() or _LONE_SURROGATE.search(cell)) and any(
+        map(_LONE_SURROGATE.search, filter(None, json.loads(cell)))
+    ):
+        yield "surrogate", "a lone surrogate (half a character)"
 
 
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
@@ -241,12 +338,6 @@ def _weight(cell: str) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"expected a finite number of at least 0, got {_short(cell)}")
     return value
-
-
-def _check_sum(labels: list[float], where: str) -> None:
-    total = sum(labels)
-    if abs(total - 1) > LABEL_SUM_TOLERANCE:
-        raise InputError(f"{where}: columns {_names(LABEL_COLUMNS)}: expected a sum of 1, got {total:g}")
 
 
 def _series(column: str, cells: list) -> pd.Series:

@@ -29,7 +29,7 @@ def interval_figure(table: pd.DataFrame, path: Path, title: str, reference: floa
         If matplotlib is not installed.
     """
     ordered = table.sort_values("log_loss", ascending=False)
-    figure, axes = _figure(1.2 + 0.45 * len(ordered))
+    figure, axes = new_figure(1.2 + 0.45 * len(ordered))
     places = range(len(ordered))
     axes.hlines(places, ordered["log_loss_low"], ordered["log_loss_high"], color=INK, linewidth=2)
     axes.plot(ordered["log_loss"], places, "o", color=INK, label="log loss, 95 % interval over prompts")
@@ -62,7 +62,7 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
     InputError
         If matplotlib is not installed.
     """
-    figure, axes = _figure(4.5)
+    figure, axes = new_figure(4.5)
     alone = table["model"].nunique() == 1
     for name, steps in table.groupby("model", sort=False):
         (line,) = axes.plot(
@@ -83,11 +83,12 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _figure(height: float):
+def new_figure(height: float, width: float = 8):
+    """A matplotlib figure of so many inches and its axes; raises InputError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise InputError("figures need matplotlib: pip install 'humanpref[figures]'") from None
     # Figure without pyplot: no display is looked for, and no state is left behind.
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from humanpref.schema import CLASSES
+
 CLIP = 1e-15
 """Probabilities are kept away from 0 and 1 by so much, as the competition's metric does."""
 BOOTSTRAP_DRAWS = 2_000
@@ -33,6 +35,40 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Share of rows whose likeliest class is the label's likeliest."""
     return float((labels.argmax(axis=1) == probabilities.argmax(axis=1)).mean())
+
+
+def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3 under any hard label.
+
+    Source: Brier (1950).
+    """
+    return float(((probabilities - labels) ** 2).sum(axis=1).mean())
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(3, 3) int64: rows of each label (first axis) by the likeliest class."""
+    counts = np.zeros((3, 3), dtype=np.int64)
+    np.add.at(counts, (labels.argmax(axis=1), probabilities.argmax(axis=1)), 1)
+    return counts
+
+
+def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
+    """Of each class: `label`, `rows`, `precision`, `recall` and `log_loss` of its rows (None without rows), mean `predicted`."""
+    counts, losses = confusion(labels, probabilities), row_log_losses(labels, probabilities)
+    found, records = labels.argmax(axis=1), []
+    for number, label in enumerate(CLASSES):
+        rows, predicted = int(counts[number].sum()), int(counts[:, number].sum())
+        records.append(
+            {
+                "label": label,
+                "rows": rows,
+                "precision": float(counts[number, number] / predicted) if predicted else None,
+                "recall": float(counts[number, number] / rows) if rows else None,
+                "log_loss": float(losses[found == number].mean()) if rows else None,
+                "predicted": float(probabilities[:, number].mean()),
+            }
+        )
+    return records
 
 
 def bootstrap_interval(

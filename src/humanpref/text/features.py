@@ -293,6 +293,17 @@ def prompt_features(prompt: tuple[str, ...]) -> list[float]:
     return [feature(_Text(prompt)) for feature in _PROMPT.values()]
 
 
+_LANGUAGE_CHARACTERS = 1_000
+
+
+def language_of(turns: tuple[str, ...]) -> str | None:
+    """The language (or for most scripts the script) that a text begins in, by its letters and commonest words; None: not told.
+
+    It knows the languages of `_LANGUAGES` only, and takes another in Latin or Cyrillic letters for the nearest of them.
+    """
+    return _Text(("\n\n".join(turns)[:_LANGUAGE_CHARACTERS],)).language
+
+
 def structure(pairs: pd.DataFrame, only: Collection[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Structural features of every row.
 

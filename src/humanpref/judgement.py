@@ -1,0 +1,164 @@
+"""Judging artifacts on labelled rows, side by side, beyond the log loss: figures, slices, a page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from humanpref.artifact import Artifact
+from humanpref.data import labels_of, prompt_keys, swap_pairs
+from humanpref.evaluation import charts
+from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
+from humanpref.evaluation.metrics import bootstrap_interval, brier, confusion, per_class, row_log_losses, summarise
+from humanpref.evaluation.page import Picture, Section, write_page
+from humanpref.evaluation.slices import slices
+from humanpref.files import folder_whole, write_json, write_whole
+from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
+
+PAGE_FILE = "index.html"
+FIGURES_FILE = "figures.json"
+_WORST_ROWS = 20
+
+
+def judge(artifacts: list[Artifact], pairs: pd.DataFrame) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Figures of every artifact on the same labelled rows, and the first compared with each other one, row by row.
+
+    Parameters
+    ----------
+    artifacts : list of Artifact
+        Named by their folders, which must differ.
+    pairs : DataFrame
+        A pairs frame with labels.
+
+    Returns
+    -------
+    figures : dict
+        `artifacts`: by name `summarise`'s figures, `brier`, `calibration_error` with its range under the null
+        (`calibration_null`), `swap_difference` (mean absolute change of a probability when A and B change places),
+        `swap_flips` (share of rows whose likeliest class then changes), `confusion` and `per_class`; `differences`: of each
+        later artifact's log loss to the first, with a paired 95 % interval over prompts.
+    tables : dict
+        `slices`, `reliability` and `worst`, each with a column `artifact`.
+
+    Raises
+    ------
+    InputError
+        If two artifacts have one name.
+    """
+    names = [str(artifact.folder) for artifact in artifacts]
+    if len(set(names)) < len(names):
+        raise InputError(f"evaluate: an artifact stands twice in {', '.join(names)}")
+    labels, keys, mirrored = labels_of(pairs), prompt_keys(pairs), swap_pairs(pairs)
+    cuts = slices(pairs)
+    figures: dict[str, Any] = {"artifacts": {}, "differences": []}
+    losses: dict[str, np.ndarray] = {}
+    tables: dict[str, list[pd.DataFrame]] = {"slices": [], "reliability": [], "worst": []}
+    for name, artifact in zip(names, artifacts, strict=True):
+        # Afresh from the disk, so that no more than one artifact's models are in memory.
+        opened = Artifact(artifact.folder, artifact.facts)
+        probabilities = opened.predict_proba(pairs)
+        swapped = opened.predict_proba(mirrored)[:, SWAPPED_CLASSES]
+        losses[name] = row_log_losses(labels, probabilities)
+        low, middle, high = calibration_null(probabilities)
+        figures["artifacts"][name] = {
+            **summarise(labels, probabilities, np.array(artifact.prior), keys),
+            "brier": brier(labels, probabilities),
+            "calibration_error": calibration_error(labels, probabilities),
+            "calibration_null": {"low": low, "median": middle, "high": high},
+            "swap_difference": float(np.abs(probabilities - swapped).mean()),
+            "swap_flips": float((probabilities.argmax(axis=1) != swapped.argmax(axis=1)).mean()),
+            "confusion": confusion(labels, probabilities).tolist(),
+            "per_class": per_class(labels, probabilities),
+        }
+        tables["reliability"].append(reliability(labels, probabilities).assign(artifact=name))
+        tables["slices"].append(_slices(cuts, losses[name], labels, probabilities, keys).assign(artifact=name))
+        tables["worst"].append(_worst(pairs, losses[name], labels, probabilities).assign(artifact=name))
+    first = losses[names[0]]
+    for name in names[1:]:
+        low, high = bootstrap_interval(losses[name] - first, keys)
+        difference = float((losses[name] - first).mean())
+        figures["differences"].append(
+            {"artifact": name, "to": names[0], "log_loss": difference, "low": low, "high": high}
+        )
+    return figures, {key: pd.concat(parts, ignore_index=True) for key, parts in tables.items()}
+
+
+def write_judgement(out: Path, title: str, figures: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+    """Write what `judge` found as `index.html`, `figures.json`, `figures/*.png` and `tables/*.csv` into a new folder."""
+    with folder_whole(out) as folder:
+        (folder / "figures").mkdir()
+        (folder / "tables").mkdir()
+        for name, table in tables.items():
+            with write_whole(folder / "tables" / f"{name}.csv") as file:
+                table.to_csv(file, index=False, lineterminator="\n")
+        write_json(folder / FIGURES_FILE, figures)
+        one_line = [
+            {"artifact": name, **{key: value for key, value in of.items() if isinstance(value, int | float)}}
+            | {"null_low": of["calibration_null"]["low"], "null_high": of["calibration_null"]["high"]}
+            for name, of in figures["artifacts"].items()
+        ]
+        overview = Section(
+            "Side by side",
+            "Log loss in nats with its 95 % interval over prompts. A calibration error below null_high is what true "
+            "probabilities would show by chance. Differences are taken row by row: an interval without 0 tells two models apart.",
+        )
+        overview.tables["Figures"] = pd.DataFrame(one_line)
+        if figures["differences"]:
+            overview.tables["Differences in log loss (below 0: better than the first)"] = pd.DataFrame(
+                figures["differences"]
+            )
+        sections = [overview]
+        for number, (name, of) in enumerate(figures["artifacts"].items()):
+            section = Section(name)
+            path = folder / "figures" / f"reliability_{number}.png"
+            found = tables["reliability"][tables["reliability"]["artifact"] == name]
+            series = {
+                label: tuple(rows[column].to_numpy() for column in ("predicted", "observed", "low", "high"))
+                for label, rows in found.groupby("label", sort=False)
+            }
+            charts.reliability(path, series)
+            see = "On the dotted line a probability means what it says. Flatter: over-confident; steeper: under-confident."
+            section.pictures.append(Picture(path, "Reliability", see))
+            path = folder / "figures" / f"slices_{number}.png"
+            cut = tables["slices"][tables["slices"]["artifact"] == name]
+            shown = (cut["slice"] + ": " + cut["part"]).tolist()
+            values = (cut[column].to_numpy() for column in ("log_loss", "low", "high"))
+            charts.points(path, shown, *values, "log loss (nats per row; lower is better)", of["log_loss"])
+            section.pictures.append(
+                Picture(path, "Slices", "The dashed line is the mean of all rows: right of it are harder rows.")
+            )
+            table = pd.DataFrame(of["confusion"], columns=[f"predicted {c}" for c in CLASSES])
+            table.insert(0, "label", list(CLASSES))
+            section.tables["Confusion: rows by label and likeliest class"] = table
+            section.tables["Per class"] = pd.DataFrame(of["per_class"])
+            worst = tables["worst"][tables["worst"]["artifact"] == name]
+            section.tables["Worst rows"] = worst.drop(columns="artifact")
+            section.tables["Slices"] = cut.drop(columns="artifact")
+            sections.append(section)
+        rows = next(iter(figures["artifacts"].values()))["rows"]
+        write_page(
+            folder / PAGE_FILE, title, f"{rows:,} labelled rows. The numbers are in figures.json and tables/.", sections
+        )
+
+
+def _slices(
+    cuts: dict[str, np.ndarray], losses: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, keys: np.ndarray
+) -> pd.DataFrame:
+    right = labels.argmax(axis=1) == probabilities.argmax(axis=1)
+    records = []
+    for cut, parts in cuts.items():
+        for part in dict.fromkeys(sorted(parts)):
+            rows = parts == part
+            low, high = bootstrap_interval(losses[rows], keys[rows], draws=500)
+            records.append((cut, part, int(rows.sum()), losses[rows].mean(), low, high, right[rows].mean()))
+    return pd.DataFrame(records, columns=["slice", "part", "rows", "log_loss", "low", "high", "accuracy"])
+
+
+def _worst(pairs: pd.DataFrame, losses: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    rows = np.argsort(-losses, kind="stable")[:_WORST_ROWS]
+    table = pd.DataFrame({"id": pairs[ID].to_numpy()[rows], "log_loss": losses[rows]})
+    table["label"] = [CLASSES[place] for place in labels[rows].argmax(axis=1)]
+    table[[f"P({c})" for c in CLASSES]] = probabilities[rows]
+    table["prompt"] = [" ".join(" ".join(turns).split())[:100] for turns in pairs["prompt"].iloc[rows]]
+    return table

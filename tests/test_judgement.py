@@ -1,0 +1,88 @@
+"""Artifacts side by side on the same rows: the page, the JSON and the tables agree."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humanpref.artifact import Artifact
+from humanpref.cli import main
+from humanpref.config import load_config
+from humanpref.data import labels_of, read_pairs
+from humanpref.evaluation.metrics import row_log_losses
+from humanpref.evaluation.slices import slices
+from humanpref.experiment import evaluate, train
+from humanpref.judgement import judge
+from humanpref.schema import InputError
+
+
+@pytest.fixture(scope="module")
+def artifacts(arena, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judged")
+    settings = ("model.term_penalties=10", "model.structure_penalties=100")
+    return [
+        train(load_config("prior"), arena / "train.csv", folder / "prior"),
+        train(load_config("sparse", None, settings), arena / "train.csv", folder / "sparse"),
+    ]
+
+
+def test_figures_of_two_artifacts(artifacts, arena):
+    rows = read_pairs(arena / "test_labels.csv", labels=True)
+    figures, tables = judge(artifacts, rows)
+    assert [name.rpartition("/")[2] for name in figures["artifacts"]] == ["prior", "sparse"]
+    prior, sparse = figures["artifacts"].values()
+    alone = evaluate(Artifact.load(artifacts[1].folder), arena / "test_labels.csv")
+    assert {key: sparse[key] for key in alone} == pytest.approx(alone)
+    assert sparse["swap_difference"] < 1e-9
+    assert sparse["swap_flips"] == 0
+    assert prior["swap_difference"] == pytest.approx(abs(artifacts[0].prior[0] - artifacts[0].prior[1]) * 2 / 3)
+    (difference,) = figures["differences"]
+    assert difference["log_loss"] == pytest.approx(sparse["log_loss"] - prior["log_loss"])
+    assert difference["low"] <= difference["log_loss"] <= difference["high"]
+    # Each cut takes every row once, so that its parts' mean is the whole.
+    for (name, _), cut in tables["slices"].groupby(["artifact", "slice"]):
+        assert cut["rows"].sum() == len(rows)
+        assert np.average(cut["log_loss"], weights=cut["rows"]) == pytest.approx(figures["artifacts"][name]["log_loss"])
+    worst = tables["worst"][tables["worst"]["artifact"].str.endswith("sparse")]
+    losses = row_log_losses(labels_of(rows), artifacts[1].predict_proba(rows))
+    assert worst["id"].iloc[0] == rows["id"][losses.argmax()]
+    assert worst["log_loss"].iloc[0] == pytest.approx(losses.max())
+    with pytest.raises(InputError, match="stands twice"):
+        judge([artifacts[0]] * 2, rows)
+
+
+def test_the_page_and_the_json_agree(artifacts, arena, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    folders = [str(artifact.folder) for artifact in artifacts]
+    out, file = tmp_path / "page", tmp_path / "figures.json"
+    data = ["--data", str(arena / "test_labels.csv")]
+    assert main(["--quiet", "evaluate", *folders, *data, "--json", str(file), "--html", str(out)]) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads(file.read_text())
+    assert figures == json.loads((out / "figures.json").read_text())
+    page = (out / "index.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == 4
+    for name, of in figures["artifacts"].items():
+        for key in ("log_loss", "brier", "calibration_error"):
+            assert f">{of[key]:.3f}<" in page
+        assert f"{name}: 24 rows, log loss {of['log_loss']:.4f}" in printed
+    assert f"{folders[1]} against {folders[0]}: {figures['differences'][0]['log_loss']:+.4f}" in printed
+    assert len(pd.read_csv(out / "tables" / "worst.csv")) == 40
+
+
+def test_slices(write_csv):
+    rows = [
+        (["What is the name of this?"], ["x" * 400], ["x" * 400], 2),
+        (["a", "b"], ["```python\n1"], [""], 0),
+        (["Где и что", "b", "c"], ["x" * 4000], ["x" * 3500], 1),
+    ]
+    found = {name: parts.tolist() for name, parts in slices(read_pairs(write_csv(rows))).items()}
+    assert found == {
+        "mean characters of the answers": ["under 500", "under 500", "3,000 and more"],
+        "longer answer is longer by": ["under 1.25 times", "4 times and more", "under 1.25 times"],
+        "turns": ["1", "2", "3 and more"],
+        "language of the prompt": ["english", "not told", "another"],
+        "code": ["none", "a code block", "none"],
+        "answers": ["identical", "one is empty", "different, not empty"],
+    }
