@@ -28,7 +28,7 @@ demo: setup sandbox
 	$(BIN)/humanpref kaggle dry-run --out dry-run
 
 test: setup sandbox lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ setup(
         "pandas>=2.2",
         "scipy>=1.11",
         "scikit-learn>=1.5",
+        "joblib>=1.3",
         "threadpoolctl>=3",
         "safetensors>=0.4",
         "tqdm>=4.66",
@@ -49,7 +50,7 @@ setup(
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2.4 imports six without declaring it.
         "kaggle": ["kaggle==2.2.4", "six", "setuptools>=77", "packaging>=24", "python-slugify"],
         "figures": ["matplotlib>=3.8"],
-        "test": ["pytest>=8", "ruff>=0.14", "jupytext>=1.17"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.14", "jupytext>=1.17"],
     },
     entry_points={"console_scripts": ["humanpref = humanpref.cli:main"]},
 )
