@@ -70,6 +70,12 @@ TRICKLE = slow(0.1)
 """Two seconds for an answer, never half a second without a byte."""
 
 
+def needs_setuptools() -> None:
+    """Skip without setuptools; not by importing it, which it forbids where another module has imported distutils."""
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("needs setuptools")
+
+
 def stage(bundle, content=b"stands for a wheel"):
     """A bundle as `humanpref kaggle bundle` lays it out, with stand-ins for the large files."""
     dataset = bundle / "dataset"
@@ -549,7 +555,7 @@ def test_a_new_version_and_killed(run, commands, service, folder):
 
 def test_the_commands_in_the_documentation(commands, service, tmp_path):
     """All of them, in order, as they stand there, with real files in place of stand-ins; what needs the network is looked up."""
-    pytest.importorskip("setuptools")
+    needs_setuptools()
     write_arena(tmp_path / "arena", rows=60, seed=5)
     service.data = {
         path.name: path.read_bytes()
@@ -585,7 +591,7 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
 
 
 def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, service, tmp_path):
-    pytest.importorskip("setuptools")
+    needs_setuptools()
     (tmp_path / "backbone").mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (tmp_path / "backbone" / name).write_text('{"stands": "for a model"}')
