@@ -244,6 +244,7 @@ def test_a_backbone_that_no_source_mounts(bundle):
         return [finding.problem for finding in check_bundle(bundle)]
 
     assert problems(Run("tiny")) == []
+    assert problems(Run("cpu-best")) == []  # which leaves out the member that needs one
     assert "needs a backbone's weights" in problems(Run("deberta-v3-small"))[0]
     assert "no source mounts it" in problems(Run("deberta-v3-small", backbone="deberta"))[0]
     assert "unknown preset" in problems(Run("tinny"))[0]

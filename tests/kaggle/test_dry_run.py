@@ -326,8 +326,9 @@ def test_a_backbone_has_to_be_a_folder_and_is_mounted(tmp_path):
     config = load_config("deberta-v3-small", None, list(overrides))
     run, found = module._run_of("deberta-v3-small", overrides, config)
     assert (run.backbone, run.overrides, found) == ("deberta", ("seed=3",), folder)
-    run, found = module._run_of("tiny", ("seed=3",), load_config("tiny"))
-    assert (run.backbone, found) == ("", None)
+    for preset in ("tiny", "cpu-best"):
+        run, found = module._run_of(preset, ("seed=3",), load_config(preset))
+        assert (run.backbone, found) == ("", None)
 
 
 def test_inputs_are_mounted_as_the_metadata_says(report, arena, tmp_path):

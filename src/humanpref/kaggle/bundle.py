@@ -106,7 +106,7 @@ def bundle(
             if (out / name).exists():
                 os.replace(out / name, old / name)
             os.replace(new / name, out / name)
-    if getattr(config.model, "backbone", "scratch") != "scratch" and not run.backbone:
+    if getattr(config.model, "backbone", "scratch") not in ("", "scratch") and not run.backbone:
         logger.warning("preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER", run.preset)
     return out
 

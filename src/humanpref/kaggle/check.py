@@ -134,12 +134,12 @@ def _needs(kernel: _File, key: str, source: Any, what: str) -> None:
 def _check_backbone(kernel: _File, run: Run) -> None:
     """The training kernel's run.toml may ask for a backbone: some source has to mount it."""
     try:
-        wanted = getattr(load_config(run.preset, None, list(run.overrides)).model, "backbone", "scratch") != "scratch"
+        backbone = getattr(load_config(run.preset, None, list(run.overrides)).model, "backbone", "")
     except InputError as error:
         kernel.error("", f"run.toml: {error}", "make the bundle again with another --preset or --set")
         return
     if not run.backbone:
-        if wanted:
+        if backbone not in ("", "scratch"):
             kernel.error(
                 "model_sources",
                 f"run.toml's preset {run.preset} needs a backbone's weights, and names none",

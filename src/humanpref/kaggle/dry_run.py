@@ -373,7 +373,7 @@ class _Stage:
 def _run_of(preset: str, overrides: Sequence[str], config: Config) -> tuple[Run, Path | None]:
     """The run for run.toml, and the folder of its backbone where it has one."""
     backbone = getattr(config.model, "backbone", "scratch")
-    if backbone == "scratch":
+    if backbone in ("", "scratch"):  # none, as in a blend without a sentence encoder, or made from nothing
         return Run(preset, tuple(overrides)), None
     folder = Path(backbone)
     if not (folder / "config.json").is_file():
