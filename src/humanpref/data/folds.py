@@ -24,7 +24,7 @@ def _key(turns: tuple[str, ...]) -> str:
     return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=12).hexdigest()
 
 
-def grouped_folds(pairs: pd.DataFrame, k: int, seed: int) -> np.ndarray:
+def grouped_folds(pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
     """Assign each row to one of `k` folds: grouped by prompt, stratified by label where there are labels.
 
     The assignment depends on the rows and the seed alone, not on the order of the rows, so that every model and command that
@@ -38,6 +38,8 @@ def grouped_folds(pairs: pd.DataFrame, k: int, seed: int) -> np.ndarray:
         Number of folds, at least 2.
     seed : int
         Seed of the shuffling.
+    labels : ndarray, optional
+        (n, 3), to stratify by in place of the frame's own labels.
 
     Returns
     -------
@@ -55,7 +57,9 @@ def grouped_folds(pairs: pd.DataFrame, k: int, seed: int) -> np.ndarray:
         raise InputError(f"folds: expected at least 2, got {k}")
     if distinct < k:
         raise InputError(f"{k} folds need at least {k} distinct prompts, these {len(pairs)} rows have {distinct}")
-    classes = labels_of(pairs).argmax(axis=1) if "winner_tie" in pairs else np.zeros(len(pairs), dtype=np.int64)
+    if labels is None and "winner_tie" in pairs:
+        labels = labels_of(pairs)
+    classes = np.zeros(len(pairs), dtype=np.int64) if labels is None else labels.argmax(axis=1)
     groups: dict[str, list[int]] = {}
     for key, label in zip(keys, classes, strict=True):
         groups.setdefault(key, [0, 0, 0])[label] += 1

@@ -26,7 +26,7 @@ from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
 from humanpref.models.base import CONFIG_FILE, Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -302,8 +302,7 @@ class BlendModel(Model):
     def _inner_folds(self, pairs: pd.DataFrame, labels: np.ndarray) -> np.ndarray | None:
         if len(set(prompt_keys(pairs))) < self.config.model.folds:
             return None
-        labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
-        return grouped_folds(labelled, self.config.model.folds, self.config.seed)
+        return grouped_folds(pairs, self.config.model.folds, self.config.seed, labels)
 
 
 def _fit_and_predict(

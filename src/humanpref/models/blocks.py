@@ -12,7 +12,6 @@ from scipy import sparse
 
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.models.davidson import DavidsonRegression, Matrix
-from humanpref.schema import LABEL_COLUMNS
 
 INNER_FOLDS = 4
 INNER_ROWS = 4_000
@@ -93,8 +92,7 @@ def choose_penalties(
         return wide_penalties[0], structure_penalties[0], None
     if len(set(prompt_keys(pairs))) < INNER_FOLDS:
         return max(wide_penalties), max(structure_penalties), None
-    labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
-    folds = grouped_folds(labelled, INNER_FOLDS, seed)
+    folds = grouped_folds(pairs, INNER_FOLDS, seed, labels)
     used = min(INNER_FOLDS, math.ceil(INNER_ROWS / max(1, int((folds == 0).sum()))))
     candidates = [(wide_penalties[0], penalty) for penalty in structure_penalties]
     losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, folds, used)

@@ -24,7 +24,7 @@ from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import read_json, write_json, write_whole
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
-from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, InputError
+from humanpref.schema import SWAPPED_CLASSES, InputError
 from humanpref.text import similarity
 from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
 from humanpref.text.similarity import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
@@ -275,8 +275,7 @@ def _inner_folds(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> np.ndarr
     """Each row's inner fold, -1 for the folds that are not held out; None where there are too few prompts to choose by."""
     if len(set(prompt_keys(pairs))) < INNER_PROMPTS:
         return None
-    labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
-    folds = grouped_folds(labelled, INNER_FOLDS, seed)
+    folds = grouped_folds(pairs, INNER_FOLDS, seed, labels)
     used = min(INNER_FOLDS, math.ceil(INNER_ROWS / max(1, int((folds == 0).sum()))))
     return np.where(folds < used, folds, -1)
 

@@ -25,7 +25,7 @@ from humanpref.models.pretrained import (
 )
 from humanpref.models.scratch import scratch_config, train_tokenizer
 from humanpref.models.sparse import SparseModel
-from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
 from humanpref.training.batching import token_batches
@@ -254,8 +254,7 @@ def out_of_fold_logits(
     folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))
     if folds < 2:
         return offset
-    labelled = pairs[["id", "prompt"]].assign(**dict(zip(LABEL_COLUMNS, labels.T, strict=True)))
-    fold = grouped_folds(labelled, folds, config.seed)
+    fold = grouped_folds(pairs, folds, config.seed, labels)
     for held in (fold == number for number in range(folds)):
         kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
         model = SparseModel(config).fit(kept, labels[~held], None if weights is None else weights[~held])
