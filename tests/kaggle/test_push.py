@@ -525,6 +525,18 @@ def test_killed_and_given_again(run, commands, service, folder, call, count, don
     assert {entry["state"] for name, entry in records(folder).items() if name != "format"} == {"done"}
 
 
+def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
+    """The run itself ended well; the log alone says that it left no artifact."""
+    service.log = "UNFINISHED: stopped after 41400 s, without an artifact.\n"
+    failed = run(*PUSH)
+    assert failed.code == 2
+    assert f'add "{TRAIN}/1"' in failed.err.splitlines()[-1]
+    assert run("wait").code == 2
+    assert INFER not in service.kernels
+    # What there is of it can be looked at.
+    assert run("output", "--train").code == 0
+
+
 def test_training_goes_on_from_an_earlier_version(run, commands, service, folder):
     """As the documentation has it: the kernel mounts a version of itself. Killed on the way, it is not pushed twice."""
     assert run(*PUSH).code == 0

@@ -42,6 +42,9 @@ MARKER = "humanpref-dataset.json"
 WEIGHTS_MARKER = "humanpref-weights.json"
 """The manifest of a dataset of weights."""
 
+UNFINISHED = "UNFINISHED:"
+"""Stands in the log of a training kernel that left no artifact, though it ended well."""
+
 CHUNK_ROWS = 1_024
 """Rows predicted between two writes of the submission."""
 MAX_FAILURES = 50
@@ -140,9 +143,9 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
         logger.info("artifact in %s after %.0f s", out, seconds["train"])
     else:
         logger.error(
-            "UNFINISHED: stopped after %.0f s, without an artifact. What was done is in %s: push the kernel again with this "
+            "%s stopped after %.0f s, without an artifact. What was done is in %s: push the kernel again with this "
             "version's output among its kernel_sources, and it goes on from there",
-            seconds["train"], experiment.partial_of(out),
+            UNFINISHED, seconds["train"], experiment.partial_of(out),
         )  # fmt: skip
     write_json(working / "status.json", status)
 

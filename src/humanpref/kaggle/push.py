@@ -17,7 +17,7 @@ from humanpref.files import sha256
 from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS
 from humanpref.kaggle.check import check_bundle
 from humanpref.kaggle.client import FAILED, BusyError, Client, RefusedError, ServiceError, UncertainError
-from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER
+from humanpref.kaggle.kernels import MARKER, UNFINISHED, WEIGHTS_MARKER
 from humanpref.kaggle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
@@ -145,7 +145,7 @@ def wait(client: Client, records: Records) -> Iterator[str]:
         if "marker" in entry:
             wait_for_dataset(client, entry["ref"], entry["marker"], entry["digest"])
         else:
-            wait_for_run(client, records, name)
+            wait_for_kernel(client, records, name)
         yield f"{entry['ref']} version {entry['version']}: {'ready' if 'marker' in entry else 'COMPLETE'}"
 
 
@@ -228,6 +228,17 @@ def wait_for_run(client: Client, records: Records, name: str) -> None:
     check_current(client, ref, version)
 
 
+def wait_for_kernel(client: Client, records: Records, name: str) -> None:
+    """The same, and of the training kernel an artifact is expected: raises ServiceError if its time was over before."""
+    wait_for_run(client, records, name)
+    ref, version = records[name]["ref"], records[name]["version"]
+    if name == "train" and UNFINISHED in client.run_output(ref)[1]:
+        raise ServiceError(
+            f"{ref} version {version}: {UNFINISHED} its time was over before there was an artifact; to go on, add "
+            f'"{ref}/{version}" to the kernel_sources of its kernel-metadata.json and push again'
+        )
+
+
 def check_current(client: Client, ref: str, version: int) -> None:
     """Raise ServiceError unless that version is the kernel's current one: the service tells of the current one alone."""
     kernel = client.kernel(ref)
@@ -246,7 +257,7 @@ def _mounted(client: Client, records: Records, metadata: dict[str, Any]) -> dict
                 if entry["state"] != "done":
                     raise InputError(f"{metadata['id']}: mounts {source}, whose last push is not done; push it first")
                 if name in KERNELS:
-                    wait_for_run(client, records, name)
+                    wait_for_kernel(client, records, name)
                 versions[source] = entry["version"]
     return versions
 
