@@ -59,14 +59,20 @@ def test_the_optimum_is_one(monkeypatch):
     import humanpref.models.davidson as module
 
     def spy(objective, begin, **keywords):
-        captured["objective"] = objective
-        return minimize(objective, begin, **keywords)
+        captured["objective"], captured["found"] = objective, minimize(objective, begin, **keywords)
+        return captured["found"]
 
     minimize = module.minimize
     monkeypatch.setattr(module, "minimize", spy)
     model = DavidsonRegression(np.ones(3), np.ones(2)).fit(x, z, labels, np.linspace(0, 2, len(x)))
-    value, gradient = captured["objective"](model.parameters)
+    value, gradient = captured["objective"](captured["found"].x)
     assert np.abs(gradient).max() < 1e-5
+    # The optimizer has units of its own for the weights; in those of the columns, too, no step from the optimum pays.
+    probabilities, weights = model.predict_proba(x, z), np.linspace(0, 2, len(x))
+    residual = (probabilities - labels) * weights[:, None]
+    by_w = x.T @ (residual[:, 0] - residual[:, 1]) / 2 + model.w_
+    by_v = z.T @ residual[:, 2] + model.v_
+    assert max(np.abs(by_w).max(), np.abs(by_v).max(), abs(residual[:, 2].sum())) / weights.sum() < 1e-5
     point = np.random.default_rng(5).normal(size=6)
     error = check_grad(lambda p: captured["objective"](p)[0], lambda p: captured["objective"](p)[1], point)
     assert error < 1e-6

@@ -20,7 +20,7 @@ from humanpref.data import labels_of, read_pairs
 from humanpref.experiment import train
 from humanpref.models import build_model, load_model
 from humanpref.schema import InputError
-from humanpref.text import clean
+from humanpref.text import clean, processes
 from humanpref.text.clean import preprocess
 
 nltk = pytest.importorskip("nltk")
@@ -165,19 +165,19 @@ def test_several_processes_say_the_same(monkeypatch):
 def test_how_many_processes(monkeypatch):
     started = []
 
-    def parallel(processes, **_):
-        started.append(processes)
+    def parallel(wanted, **_):
+        started.append(wanted)
         raise RuntimeError
 
-    monkeypatch.setattr(clean.joblib, "Parallel", parallel)
-    monkeypatch.setattr(clean.joblib, "cpu_count", lambda: 3)
+    monkeypatch.setattr(processes.joblib, "Parallel", parallel)
+    monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 3)
     monkeypatch.setattr(clean, "PROCESS_CHARACTERS", 100)
     preprocess(["a" * 99])  # in this process
     for characters in (100, 250, 100_000):
         with pytest.raises(RuntimeError):
             preprocess(["a" * characters])
     assert started == [2, 3, 3]
-    monkeypatch.setattr(clean.joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 1)
     preprocess(["a" * 1_000])
     assert len(started) == 3
 

@@ -15,7 +15,8 @@ from humanpref.models.blocks import Blocks, choose_penalties, regression, scaled
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
-from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
+from humanpref.text.features import PLAIN, PROCESS_CHARACTERS, antisymmetric_names, structure, symmetric_names
+from humanpref.text.processes import in_parts, processes_for
 
 STATE_FILE = "model.safetensors"
 VOCABULARY_FILE = "vocabulary.json"
@@ -151,7 +152,11 @@ def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
 
 def _terms(vectorizer: TfidfVectorizer | None, column: pd.Series, options: SparseOptions) -> sparse.csr_matrix:
     """TF-IDF of each cell, (n, terms), rows of length 1; without a vectorizer no columns."""
-    return sparse.csr_matrix((len(column), 0)) if vectorizer is None else vectorizer.transform(_texts(column, options))
+    if vectorizer is None:
+        return sparse.csr_matrix((len(column), 0))
+    texts = _texts(column, options)
+    processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
+    return sparse.vstack(in_parts(vectorizer.transform, texts, processes), format="csr")
 
 
 def _texts(column: pd.Series, options: SparseOptions) -> list[str]:

@@ -17,9 +17,8 @@ import string
 import zipfile
 from collections.abc import Iterable
 
-import joblib
-
 from humanpref.schema import InputError
+from humanpref.text.processes import in_parts, processes_for
 
 KEEP_SPACES = {"nltk": True, "nltk-no-spaces": False}
 """The variants: what the report meant, and its mistake: a regular expression that deletes the spaces too, so that the
@@ -62,18 +61,11 @@ def preprocess(texts: Iterable[str], variant: str = "nltk", processes: int | Non
     """
     texts = list(texts)
     if processes is None:
-        processes = 1 + sum(map(len, texts)) // PROCESS_CHARACTERS
-        processes = min(processes, joblib.cpu_count()) if processes > 1 else 1
-    if processes == 1:
-        return _preprocess(texts, variant)
-    _pieces()  # what is missing is missing in every process: say it once, here
-    size = max(1, len(texts) // (4 * processes))
-    parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-    # joblib's processes are started afresh, not forked: a fork would inherit torch's threads in the middle of their work.
-    with joblib.Parallel(processes, backend="loky", idle_worker_timeout=10) as parallel:
-        return [
-            text for part in parallel(joblib.delayed(_preprocess)(part, variant) for part in parts) for text in part
-        ]
+        processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
+    if processes > 1:
+        _pieces()  # what is missing is missing in every process: say it once, here
+    work = functools.partial(_preprocess, variant=variant)
+    return [text for part in in_parts(work, texts, processes) for text in part]
 
 
 def _preprocess(texts: list[str], variant: str) -> list[str]:

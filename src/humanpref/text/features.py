@@ -11,10 +11,16 @@ Every feature takes time linear in the text and is finite for any text, however 
 import functools
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
+
+from humanpref.text.processes import in_parts, processes_for
+
+PROCESS_CHARACTERS = 20_000_000
+"""A process more is worth its start for so many characters: some five seconds of work."""
 
 # No pattern may rescan what it has passed over: answers of a looping model hold fifty thousand dots, or line ends.
 # Chinese and Japanese set no spaces: each of their characters is a word.
@@ -321,17 +327,26 @@ def structure(pairs: pd.DataFrame, only: Collection[str] | None = None) -> tuple
     symmetric : ndarray
         (n, 101) float64 for all features, the columns of `symmetric_names`: unchanged by the exchange.
     """
+    rows = list(zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True))
+    characters = sum(len(turn) for row in rows for turns in row for turn in turns)
+    parts = in_parts(partial(_structure, only=only), rows, processes_for(characters, PROCESS_CHARACTERS))
+    x, z = zip(*parts, strict=True)
+    return np.vstack(x), np.vstack(z)
+
+
+def _structure(rows: Sequence[tuple], only: Collection[str] | None) -> tuple[np.ndarray, np.ndarray]:
+    """`structure` of rows of prompt, A and B."""
     of_response, of_prompt, of_pair = (_chosen(table, only) for table in (_RESPONSE, _PROMPT, _PAIR))
     both_a, both_b, asked, together = [], [], [], []
-    for turns in zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True):
+    for turns in rows:
         prompt, a, b = map(_Text, turns)
         both_a.append([feature(prompt, a) for feature in of_response.values()])
         both_b.append([feature(prompt, b) for feature in of_response.values()])
         asked.append([feature(prompt) for feature in of_prompt.values()])
         together.append([feature(a, b) for feature in of_pair.values()])
     a, b, asked, together = (
-        np.array(rows, dtype=np.float64).reshape(len(pairs), len(table))
-        for rows, table in ((both_a, of_response), (both_b, of_response), (asked, of_prompt), (together, of_pair))
+        np.array(made, dtype=np.float64).reshape(len(rows), len(table))
+        for made, table in ((both_a, of_response), (both_b, of_response), (asked, of_prompt), (together, of_pair))
     )
     return a - b, np.hstack([np.abs(a - b), (a + b) / 2, asked, together])
 
