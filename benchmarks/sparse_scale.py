@@ -5,15 +5,16 @@
 
 The texts are made as long as real ones (the competition's medians: a prompt of 91 characters, an answer of 1,040; 99th
 percentiles 4,698 and 6,750): lengths are drawn from log-normal distributions, other rows' texts stand behind a row's last turn,
-and that is cut. Each run has a process of its own; its peak memory is resident memory, what the rows themselves take included.
+and that is cut. Each run has a process of its own; its peak memory is resident memory, that of the processes which it starts and what the rows
+themselves take included.
 It fits on every row and predicts the same rows (with `--predict N`, the first N). Seconds are of the wall
 clock; CPU seconds (of all threads) stand beside them for machines that are shared. The exponent is the slope of ln(CPU
 seconds of the fit) over ln(rows), fitted to all sizes of a preset: 1 is linear growth.
 """
 
 import argparse
+import contextlib
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from humanpref.comparison import markdown
 from humanpref.config import load_config
@@ -62,14 +64,16 @@ def run(preset: str, rows: int, overrides: list[str], predict: int) -> dict[str,
         pairs = lengthen(read_pairs(Path(folder, "train.csv"), labels=True))
     characters = sum(len(turn) for column in TEXT_COLUMNS for turns in pairs[column] for turn in turns)
     model = build_model(load_config(preset, overrides=overrides))
-    wall, cpu = [time.perf_counter()], [time.process_time()]
+    wall, cpu, peak = [time.perf_counter()], [used()[0]], 0.0
     for step in (
         lambda: model.fit(pairs, labels_of(pairs)),
         lambda: model.predict_proba(pairs[:predict] if predict else pairs),
     ):
         step()
         wall.append(time.perf_counter())
-        cpu.append(time.process_time())
+        seconds, gib = used()
+        cpu.append(seconds)
+        peak = max(peak, gib)
     return {
         "preset": preset,
         "rows": rows,
@@ -79,8 +83,20 @@ def run(preset: str, rows: int, overrides: list[str], predict: int) -> dict[str,
         "predict_seconds": wall[2] - wall[1],
         "predict_cpu_seconds": cpu[2] - cpu[1],
         "predicted_rows": min(predict, rows) if predict else rows,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,  # Linux counts KiB
+        "peak_gib": peak,
     }
+
+
+def used() -> tuple[float, float]:
+    """CPU seconds of this process and of those that it started and that are there yet, and GiB at their peaks."""
+    seconds, kib = 0.0, 0
+    for process in (own := psutil.Process(), *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            times = process.cpu_times()
+            seconds += times.user + times.system
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            kib += int(status.partition("VmHWM:")[2].split()[0])
+    return seconds, kib / 2**20
 
 
 def main() -> None:
