@@ -5,11 +5,10 @@
 
 The texts are made as long as real ones (the competition's medians: a prompt of 91 characters, an answer of 1,040; 99th
 percentiles 4,698 and 6,750): lengths are drawn from log-normal distributions, other rows' texts stand behind a row's last turn,
-and that is cut. Each run has a process of its own; its peak memory is resident memory, that of the processes which it starts and what the rows
-themselves take included.
-It fits on every row and predicts the same rows (with `--predict N`, the first N). Seconds are of the wall
-clock; CPU seconds (of all threads) stand beside them for machines that are shared. The exponent is the slope of ln(CPU
-seconds of the fit) over ln(rows), fitted to all sizes of a preset: 1 is linear growth.
+and that is cut. Each run has a process of its own; its peak memory is resident memory, that of the processes which it starts
+and what the rows themselves take included. It fits on every row and predicts the same rows (with `--predict N`, the first N).
+Seconds are of the wall clock; CPU seconds (of all threads) stand beside them for machines that are shared. The exponent is the
+slope of ln(CPU seconds of the fit) over ln(rows), fitted to all sizes of a preset: 1 is linear growth.
 """
 
 import argparse
