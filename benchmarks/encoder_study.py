@@ -13,6 +13,7 @@ interrupted. `--cells a,b` runs only those (a share for each of several processe
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,9 @@ FINALISTS: dict[str, tuple[str, ...]] = {
     "joint-offset": (*BASE, "model.inputs=joint", "model.offset=structure", "model.max_length=256"),
     "dual-offset": (*BASE, "model.offset=structure", "model.max_length=256"),
 }
+STRUCTURE = Contender("structure", "sparse", ("model.max_terms=0",))
+"""What the offset says by itself: the encoder's share is the difference to it."""
+ALL_ROWS = "training.validation_fraction=0"
 CURVE_SEED = 42
 """Of the held-out fifth: the one that `humanpref train` holds out by default."""
 
@@ -123,9 +127,8 @@ def main() -> None:
         rows = subset(options.train, ~screening, options.out / "judging.csv")
         out = options.out / "judge"
         runs = contenders({"report": (), **FINALISTS}, options.backbone, options.cells)
-        # What the offset says by itself: the encoder's share is the difference to it.
         if not options.cells:
-            runs.append(Contender("structure", "sparse", ("model.max_terms=0",)))
+            runs.append(STRUCTURE)
         table = paired(compare(runs, rows, out, options.folds), out, pairs, runs[0].name)
     else:
         table = curve(pairs, options)
@@ -145,7 +148,8 @@ def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
         rows[order[: round(share * len(order))]] = True
         csv = subset(options.train, rows, options.out / f"curve-{share:g}.csv")
         cells = {"report": (), **dict(list(FINALISTS.items())[:1])}
-        runs = contenders(cells, options.backbone, options.cells, "training.validation_fraction=0")
+        runs = contenders(cells, options.backbone, options.cells, ALL_ROWS)
+        runs.append(replace(STRUCTURE, overrides=(*STRUCTURE.overrides, ALL_ROWS)))
         for run in runs:
             folder = options.out / "curve" / f"{run.name}-{share:g}"
             if not folder.is_dir():
