@@ -508,9 +508,11 @@ class EncoderInference:
     precision: str = "auto"
     """As `training.precision`."""
     seconds: float | None = None
-    """Predict with the artifact, all its models together, within so many seconds of wall clock. What will not fit is given up in
-    this order: the second order of A and B, the middle of long inputs, and the rows that are left then, which get the training
-    rows' class rates. Unset: no limit."""
+    """What `humanpref predict` may take, in seconds of wall clock, with the artifact, all its models together, where `--seconds`
+    does not say otherwise. What will not fit is given up in this order: the second order of A and B, the middle of long inputs,
+    and the rows that are left then, which get the training rows' class rates. Nothing is ever given up for figures, soft labels
+    or scores (`train`, `evaluate`, `predict --labels`, `--teacher`, `score`), and Kaggle's kernel has a limit of its own (`bundle
+    --infer-hours`). Unset: no limit."""
 
     def __post_init__(self) -> None:
         _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
