@@ -35,7 +35,7 @@ from transformers import Trainer, TrainingArguments, get_linear_schedule_with_wa
 from humanpref.comparison import markdown
 from humanpref.config import Config, load_config
 from humanpref.data import labels_of, read_pairs
-from humanpref.models import encoder
+from humanpref.models import hidden
 from humanpref.models.encoder import PairCollate, PairEncoder, load_backbone, load_tokenizer
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
@@ -110,12 +110,12 @@ def peak(device: torch.device) -> float:
 @contextmanager
 def one_call(device: torch.device) -> Iterator[None]:
     """The backbone reads all sequences of a batch in one call, as it does without our grouping."""
-    key, before = device.type == "cuda", dict(encoder.BACKBONE_TOKENS)
-    encoder.BACKBONE_TOKENS[key] = 10**9
+    key, before = device.type == "cuda", dict(hidden.BACKBONE_TOKENS)
+    hidden.BACKBONE_TOKENS[key] = 10**9
     try:
         yield
     finally:
-        encoder.BACKBONE_TOKENS.update(before)
+        hidden.BACKBONE_TOKENS.update(before)
 
 
 class Report:
