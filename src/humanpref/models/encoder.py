@@ -132,7 +132,7 @@ class EncoderModel(GradientModel):
         else:
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
-        check_fit(backbone, self.tokenizer_, options.backbone, options.max_length)
+        check_encoder(backbone, self.tokenizer_, options.backbone, options.max_length)
         if self.config.training.gradient_checkpointing:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.module_ = PairEncoder(backbone, options)
@@ -265,7 +265,7 @@ def load_backbone(name: str) -> nn.Module:
     return backbone
 
 
-def check_fit(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
+def check_encoder(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
     """Try the longest input beforehand: every token needs an embedding, every place a position, and the first token must see
     the last one, which a decoder's does not.
 
