@@ -90,7 +90,7 @@ def main() -> None:
     tokenizer = load_tokenizer(str(base_folder(options.backbone)))
     collate = PromptCollate(pairs, tokenizer, config.model)
     task = DecoderTask(config, collate, labels_of(pairs), nn.Identity(), processes().device)
-    result = report(task, measure(task, options.rounds, ARMS))
+    result = report(task, measure(task, options.rounds, ARMS, options.only))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -12,7 +12,8 @@ ours      `humanpref.training`: windows drawn at random, what goes through the b
 Each is one epoch of AdamW steps of 16 rows (in micro-batches of 4, so that it fits into memory), then inference over the same
 rows. Before that, the arms predict with the same untrained head, and the largest difference between their probabilities is
 `max_difference`. Tokens are counted where the backbone reads them: padding share = 1 - real / read. Peak memory is that of the
-process while the arm runs, or the GPU's. `--rounds` repeats the whole and takes each arm's fastest round.
+process while the arm runs, or the GPU's. `--rounds` repeats the whole and takes each arm's fastest round; `--only predict` leaves
+the training out.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from transformers import Trainer, TrainingArguments, get_linear_schedule_with_wa
 from humanpref.comparison import markdown
 from humanpref.config import Config, load_config
 from humanpref.data import labels_of, read_pairs
-from humanpref.models import encoder
+from humanpref.models import hidden
 from humanpref.models.encoder import PairCollate, PairEncoder, load_backbone, load_tokenizer
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
@@ -43,6 +44,7 @@ from humanpref.training.precision import DTYPES, processes, resolve
 from humanpref.training.predict import predict_logits, softmax
 
 BATCH, MICRO_BATCH = 16, 4
+STEPS = ("train", "predict")
 
 
 @dataclass
@@ -110,12 +112,12 @@ def peak(device: torch.device) -> float:
 @contextmanager
 def one_call(device: torch.device) -> Iterator[None]:
     """The backbone reads all sequences of a batch in one call, as it does without our grouping."""
-    key, before = device.type == "cuda", dict(encoder.BACKBONE_TOKENS)
-    encoder.BACKBONE_TOKENS[key] = 10**9
+    key, before = device.type == "cuda", dict(hidden.BACKBONE_TOKENS)
+    hidden.BACKBONE_TOKENS[key] = 10**9
     try:
         yield
     finally:
-        encoder.BACKBONE_TOKENS.update(before)
+        hidden.BACKBONE_TOKENS.update(before)
 
 
 class Report:
@@ -246,8 +248,8 @@ class Ours:
 ARMS = {"report": Report(), "trainer": Transformers(), "ours": Ours()}
 
 
-def measure(task: Task, rounds: int, arms: dict[str, Any]) -> dict[str, dict[str, Meter]]:
-    """For each arm its fastest round of `train` and of `predict`; the arms take turns."""
+def measure(task: Task, rounds: int, arms: dict[str, Any], only: str | None) -> dict[str, dict[str, Meter]]:
+    """For each arm its fastest round of `predict` and of `train`, or of one of them; the arms take turns."""
     best: dict[str, dict[str, Meter]] = {}
     for _ in range(rounds):
         for name, arm in arms.items():
@@ -257,7 +259,7 @@ def measure(task: Task, rounds: int, arms: dict[str, Any]) -> dict[str, dict[str
                 "predict": lambda arm=arm, model=model: arm.predict(task, model),
                 "train": lambda arm=arm, model=model: arm.fit(task, model),
             }
-            for step, run in steps.items():
+            for step, run in steps.items() if only is None else [(only, steps[only])]:
                 meter = Meter()
                 with meter.measured(model, task.device):
                     made = run()
@@ -277,6 +279,7 @@ def arguments(doc: str) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=128, help="so many rows, drawn from all (default 128)")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", choices=STEPS, help="measure this alone")
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, as for humanpref")
@@ -297,6 +300,7 @@ def drawn(train_csv: Path, rows: int) -> pd.DataFrame:
 def report(task: Task, best: dict[str, dict[str, Meter]]) -> dict[str, Any]:
     """Print the table and give it with the ratios of `ours` to the other arms."""
     rows = len(task.labels)
+    steps = [step for step in STEPS if step in best["ours"]]
     records = [
         {
             "step": step,
@@ -306,21 +310,22 @@ def report(task: Task, best: dict[str, dict[str, Meter]]) -> dict[str, Any]:
             "padding_share": 1 - meters[step].real / meters[step].read,
             "peak_memory_gib": meters[step].memory,
         }
-        for step in ("train", "predict")
+        for step in steps
         for name, meters in best.items()
     ]
     result: dict[str, Any] = {
         step: {f"vs_{n}": best[n][step].seconds / best["ours"][step].seconds for n in best if n != "ours"}
-        for step in ("train", "predict")
+        for step in steps
     }
-    made = [meters["predict"].probabilities for meters in best.values()]
-    result["max_difference"] = float(max(np.abs(a - b).max() for a in made for b in made))
     device = torch.cuda.get_device_name(task.device) if task.device.type == "cuda" else "cpu"
     result |= {"rows": rows, "device": device, "threads": torch.get_num_threads(), "arms": records}
     print(markdown(pd.DataFrame(records)), end="")
-    for step in ("train", "predict"):
+    for step in steps:
         print(step, ", ".join(f"{name} {ratio:.2f}" for name, ratio in result[step].items()))
-    print(f"largest difference in probability {result['max_difference']:.2g}")
+    if "predict" in steps:
+        made = [meters["predict"].probabilities for meters in best.values()]
+        result["max_difference"] = float(max(np.abs(a - b).max() for a in made for b in made))
+        print(f"largest difference in probability {result['max_difference']:.2g}")
     return result
 
 
@@ -335,11 +340,12 @@ def main() -> None:
     backbone = load_backbone(options.backbone)
     collate = PairCollate(pairs, load_tokenizer(options.backbone), backbone.config, config.model)
     task = Task(config, collate, labels_of(pairs), backbone, processes().device)
-    best = measure(task, options.rounds, ARMS)
+    best = measure(task, options.rounds, ARMS, options.only)
     result = report(task, best)
     result["matmul_peak_gflops"] = matmul_peak(task)
     layer_flops = 24 * backbone.config.num_hidden_layers * backbone.config.hidden_size**2
-    for step, passes in (("train", 3), ("predict", 1)):
+    for step in best["ours"]:
+        passes = {"train": 3, "predict": 1}[step]
         share = passes * layer_flops * best["ours"][step].real / best["ours"][step].seconds / 1e9
         result[step]["share_of_matmul_peak"] = share / result["matmul_peak_gflops"]
         print(

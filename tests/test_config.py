@@ -60,6 +60,7 @@ def test_a_file_without_a_preset_names_a_family(tmp_path):
         ("tiny", "training.precision=fp8", "training.precision: expected one of auto, bf16, fp16, no"),
         ("tiny", "training.validation_fraction=0.9", "training.validation_fraction"),
         ("tiny", "preset=sparse", "unknown option 'preset'"),
+        ("llama-3.2-1b-dpo", "training.head_learning_rate=1e-3", "training.head_learning_rate: .*dpo has no head"),
         ("sparse", "model.term_penalties=[]", "model.term_penalties"),
         ("sparse", 'model.term_penalties=["a"]', "model.term_penalties: expected a list of numbers"),
         ("tini", "seed=1", r"unknown preset 'tini' \(did you mean 'tiny'\?\)"),
@@ -87,6 +88,25 @@ def test_files_that_do_not_fit(tmp_path, text, message):
         load_config(file=file)
     with pytest.raises(InputError, match="cannot be read"):
         load_config(file=tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("peft", "idle"),
+    [
+        ("dora", set()),
+        ("ia3", {"lora_r", "lora_alpha"}),
+        ("bias", {"lora_r", "lora_alpha", "target_modules"}),
+    ],
+)
+def test_an_option_that_the_peft_method_has_no_use_for_is_warned_of(peft, idle, tmp_path, caplog):
+    load_config("llama-3.2-1b-lora", overrides=[f"model.peft={peft}"])
+    assert caplog.text == ""  # the preset's own settings are nobody's mistake
+    file = tmp_path / "run.toml"
+    file.write_text("[model]\nlora_alpha = 8\n")
+    overrides = [f"model.peft={peft}", "model.lora_r=4", "model.target_modules=q_proj", "model.max_length=64"]
+    load_config("llama-3.2-1b-lora", file, overrides)
+    assert {message.split(":")[0] for message in caplog.messages} == {f"option model.{name}" for name in idle}
+    assert all(f"no effect with model.peft={peft}" in message for message in caplog.messages)
 
 
 def test_every_option_is_documented_where_it_is_defined():

@@ -14,7 +14,7 @@
 # # humanpref: inference
 #
 # First a valid `submission.csv` is written from the class rates of the training rows. Then humanpref is installed from
-# the wheel dataset, without a network, and its predictions replace those rates, chunk by chunk. Whatever fails after the
+# the wheel dataset, without a network, and its predictions replace those rates, block by block. Whatever fails after the
 # first step is logged and counted in `status.json`, and costs no submission.
 #
 # The notebook is generated from `infer.py`; edit that one.
@@ -242,7 +242,7 @@ from humanpref.kaggle import kernels
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 given = json.loads(sys.argv[1])
-kernels.infer(Path(given["input"]), Path(given["working"]), Path(given["test"]), given["prior"])
+kernels.infer(Path(given["input"]), Path(given["working"]), Path(given["test"]), given["prior"], given["seconds"])
 """
 
 
@@ -255,7 +255,9 @@ def predict() -> None:
     write_whole(STATUS, json.dumps(status, indent=2))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     limit = max(0, run.get("inference_seconds", SECONDS) - (time.perf_counter() - started))
-    given = {"input": str(INPUT), "working": str(WORKING), "test": str(test_csv), "prior": prior}
+    # The process plans with less than it has, so that it ends by itself: starting and ending take time, too.
+    seconds = limit - min(60, limit / 10)
+    given = {"input": str(INPUT), "working": str(WORKING), "test": str(test_csv), "prior": prior, "seconds": seconds}
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", CODE, json.dumps(given)],
         stdout=subprocess.PIPE,

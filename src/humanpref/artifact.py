@@ -131,15 +131,14 @@ class Artifact:
             raise InputError(f"{self.folder}: no {ROWS_FILE} in it; made by an older version? Train it again")
         return pd.read_csv(path, dtype={ID: str, PROMPT_KEY: str}, keep_default_na=False)
 
+    @property
+    def seconds(self) -> float | None:
+        """`inference.seconds` of its models: what `humanpref predict` may take."""
+        return getattr(self.models[0].config.inference, "seconds", None)
+
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows; within `inference.seconds`, if set."""
-        seconds = getattr(self.models[0].config.inference, "seconds", None)
-        if seconds is None:
-            return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
-        budget = Budget(seconds)
-        made = self.predict_within(pairs, budget)
-        budget.tell()
-        return self.or_prior(made)
+        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows, however long it takes."""
+        return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
 
     def predict_within(self, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
         """The same within a budget: the mean of the models that had the time, NaN for rows that none had it for."""

@@ -7,6 +7,7 @@ is an unknown key, and an unknown key is an error. Each option is documented her
 import dataclasses
 import difflib
 import json
+import logging
 import math
 import tomllib
 import types
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "bf16", "fp16", "no")
 INPUTS = ("dual", "joint")
@@ -31,7 +34,8 @@ MEANS = ("arithmetic", "geometric")
 PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = ("none", "8bit", "4bit")
-REFERENCED = ("lora", "rslora", "dora", "ia3", "layernorm")
+LORA = ("lora", "rslora", "dora")
+REFERENCED = (*LORA, "ia3", "layernorm")
 LINKS = ("davidson", "rao-kupper")
 TIES = ("drop", *LINKS)
 DECODER_HEADS = ("linear", "mlp")
@@ -296,7 +300,7 @@ class AdaptedOptions:
     (one factor for each key, value and feed-forward channel), `layernorm` (the gains of all norms), `bias` (the biases that the
     backbone has), `head` (nothing but the head) or `none` (no such method: every weight)."""
     lora_r: int = 16
-    """Rank of `lora`, `rslora` and `dora`."""
+    """Rank of `lora`, `rslora` and `dora`; it, like the next two, has no effect on the other methods."""
     lora_alpha: float = 32.0
     """Their scale: the update counts alpha / r times."""
     lora_dropout: float = 0.05
@@ -328,6 +332,13 @@ class AdaptedOptions:
             "float32 with peft=none (what learns is float32)",
             self.base_dtype,
         )
+
+    def idle(self) -> tuple[str, ...]:
+        """The options that have no effect with this `peft`."""
+        if self.peft in LORA:
+            return ()
+        own = ("lora_r", "lora_alpha", "lora_dropout")
+        return own if self.peft == "ia3" else (*own, "target_modules")
 
 
 @dataclass(frozen=True)
@@ -378,7 +389,7 @@ class LoopOptions(HoldOut):
     learning_rate: float = 2e-5
     """Peak learning rate of AdamW; it falls linearly to 0 over the run."""
     head_learning_rate: float | None = None
-    """The same for the head; unset: `learning_rate`."""
+    """The same for the head; unset: `learning_rate`. Not for `dpo`, which has no head."""
     layer_decay: float = 1.0
     """Each layer of the backbone learns at this share of the rate of the layer above it."""
     warmup: float = 0.0
@@ -482,6 +493,12 @@ class DpoTraining(LoopOptions):
             f"0 with ties={self.ties}",
             self.label_smoothing,
         )
+        _check(
+            self.head_learning_rate is None,
+            "training.head_learning_rate",
+            "it unset: dpo has no head",
+            self.head_learning_rate,
+        )
         _check(self.ties in TIES, "training.ties", f"one of {', '.join(TIES)}", self.ties)
         _check(0 < self.tie_at_zero < 1, "training.tie_at_zero", "a number between 0 and 1", self.tie_at_zero)
         fraction = self.link_fraction
@@ -508,9 +525,11 @@ class EncoderInference:
     precision: str = "auto"
     """As `training.precision`."""
     seconds: float | None = None
-    """Predict with the artifact, all its models together, within so many seconds of wall clock. What will not fit is given up in
-    this order: the second order of A and B, the middle of long inputs, and the rows that are left then, which get the training
-    rows' class rates. Unset: no limit."""
+    """What `humanpref predict` may take, in seconds of wall clock, with the artifact, all its models together, where `--seconds`
+    does not say otherwise. What will not fit is given up in this order: the second order of A and B, the middle of long inputs,
+    and the rows that are left then, which get the training rows' class rates. Nothing is ever given up for figures, soft labels
+    or scores (`train`, `evaluate`, `predict --labels`, `--teacher`, `score`), and Kaggle's kernel has a limit of its own (`bundle
+    --infer-hours`). Unset: no limit."""
 
     def __post_init__(self) -> None:
         _check(self.batch_tokens >= 1, "inference.batch_tokens", "at least 1", self.batch_tokens)
@@ -646,6 +665,9 @@ def load_config(
     ------
     InputError
         For an unknown preset or key, an unreadable file, or a value that does not fit.
+
+    An option that is set here and has no effect with the `model.peft` is warned of. (It may be meant for other methods of the
+    same comparison.)
     """
     from_file: dict[str, Any] = {}
     if file is not None:
@@ -670,7 +692,14 @@ def load_config(
             values[key] = value
     for override in overrides:
         _apply(override, values, family)
-    return from_dict(values, source if not overrides else f"{source} with --set")
+    config = from_dict(values, source if not overrides else f"{source} with --set")
+    if isinstance(config.model, AdaptedOptions):
+        named = {override.partition("=")[0].strip() for override in overrides}
+        named |= {f"model.{name}" for name in from_file.get("model", {})}
+        for name in config.model.idle():
+            if f"model.{name}" in named:
+                logger.warning("option model.%s: has no effect with model.peft=%s", name, config.model.peft)
+    return config
 
 
 def preset_names() -> list[str]:

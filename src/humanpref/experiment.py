@@ -145,19 +145,23 @@ def partial_of(out: Path) -> Path:
 def predict(artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | None = None) -> np.ndarray:
     """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows; one artifact in memory at a time.
 
-    With `seconds` of wall clock each artifact has an equal share of what is left when it begins, in place of its own
-    `inference.seconds`, and gives up what will not fit (`humanpref.models.budget`).
+    With `seconds` of wall clock each artifact has an equal share of what is left when it begins, without them its own
+    `inference.seconds`, if set; it gives up what will not fit (`humanpref.models.budget`).
     """
-    budget = None if seconds is None else Budget(seconds)
+    shared = None if seconds is None else Budget(seconds)
     total = np.zeros((len(pairs), 3))
     for number, artifact in enumerate(artifacts):
         loaded = Artifact(artifact.folder, artifact.facts)
-        if budget is None:
-            total += loaded.predict_proba(pairs)
+        if shared is not None:
+            total += loaded.or_prior(loaded.predict_within(pairs, shared.share(1 / (len(artifacts) - number))))
+        elif loaded.seconds is not None:
+            own = Budget(loaded.seconds)
+            total += loaded.or_prior(loaded.predict_within(pairs, own))
+            own.tell()
         else:
-            total += loaded.or_prior(loaded.predict_within(pairs, budget.share(1 / (len(artifacts) - number))))
-    if budget is not None:
-        budget.tell()
+            total += loaded.predict_proba(pairs)
+    if shared is not None:
+        shared.tell()
     return total / len(artifacts)
 
 

@@ -6,7 +6,9 @@ import functools
 import hashlib
 import io
 import json
+import math
 import subprocess
+import time
 import tomllib
 import weakref
 import zipfile
@@ -27,6 +29,7 @@ from humanpref.kaggle.kernels import Run
 from humanpref.kaggle.metadata import COMPETITION
 from humanpref.kaggle.sandbox import make_environment
 from humanpref.models.blend import Blend, write_state
+from humanpref.models.budget import LEFT, Budget
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 PROJECT = Path(__file__).parents[2]
@@ -304,7 +307,7 @@ def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
 
 CRASH = """
 import json, os, signal
-def infer(input_root, working, test_csv, prior):
+def infer(input_root, working, test_csv, prior, seconds):
     status = json.loads((working / "status.json").read_text())
     (working / "status.json").write_text(json.dumps(status | {"predicted": 5, "fallback": 3}))
     print("five rows done", flush=True)
@@ -330,6 +333,22 @@ def test_the_submission_survives_the_inference_process(new_tree, fresh, code, ru
     new_tree.submission()
 
 
+TOLD = """
+import json
+def infer(input_root, working, test_csv, prior, seconds):
+    status = json.loads((working / "status.json").read_text())
+    (working / "status.json").write_text(json.dumps(status | {"told": seconds}))
+"""
+
+
+def test_the_inference_process_plans_with_less_time_than_it_has(new_tree, fresh):
+    fake_dataset(new_tree.dataset, TOLD, 'preset = "prior"\ninference_seconds = 500\n')
+    assert new_tree.run(INFER, fresh).returncode == 0
+    left = 500 - sum(new_tree.status["seconds"][phase] for phase in ("fallback", "install"))
+    assert new_tree.status["told"] == pytest.approx(0.9 * left, abs=2)
+    assert new_tree.status["failures"] == []
+
+
 # --------------------------------------------------------------------------------------------------- kernels.infer itself
 
 
@@ -344,6 +363,41 @@ class StandIn:
             raise self.error
         return np.tile(self.answer, (len(pairs), 1)).astype(np.float64)
 
+    def costs(self, pairs):
+        if self.bad_id in list(pairs[ID]) and isinstance(self.error, Exception):
+            raise self.error
+        return np.ones(len(pairs))
+
+    def cheaper(self):
+        return []
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Slow(StandIn):
+    """One that takes so many seconds a row, on a clock of the test's own; `others` are cheaper variants by name."""
+
+    def __init__(self, answer, clock, seconds, bad_id=None, **others) -> None:
+        super().__init__(answer, bad_id)
+        self.clock, self.seconds, self.others = clock, seconds, others
+        self.rows = 0
+
+    def predict_proba(self, pairs):
+        self.rows += len(pairs)
+        self.clock.now += self.seconds * len(pairs)
+        return super().predict_proba(pairs)
+
+    def costs(self, pairs):
+        return np.full(len(pairs), self.seconds)
+
+    def cheaper(self):
+        return list(self.others.items())
+
 
 A, B, PRIOR = [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.4, 0.3, 0.3]
 
@@ -351,7 +405,7 @@ A, B, PRIOR = [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.4, 0.3, 0.3]
 def write_model(folder: Path, model: object, models: dict[Path, object]) -> None:
     """A stand-in on disk, or a blend of some: a tuple of (weights, mean) and the members."""
     folder.mkdir(parents=True)
-    config = {"family": "prior"}
+    config = {"family": getattr(model, "family", "prior")}
     if isinstance(model, tuple):
         (weights, mean), *members = model
         config = {"family": "blend", "model": {"mean": mean}}
@@ -365,7 +419,7 @@ def write_model(folder: Path, model: object, models: dict[Path, object]) -> None
 def infer(new_tree, monkeypatch):
     """Run `kernels.infer` on artifacts with stand-ins as their models; gives the tree."""
 
-    def run(*artifacts, chunk=4):
+    def run(*artifacts, block=4, seconds=math.inf, clock=time.monotonic):
         models = {}
 
         def load(folder):
@@ -382,8 +436,9 @@ def infer(new_tree, monkeypatch):
             names = [f"fold-{member}" for member in range(len(members))]
             write_json(folder / "artifact.json", {"format": 1, "members": names, "prior": PRIOR})
         monkeypatch.setattr(kernels, "load_model", load)
-        monkeypatch.setattr(kernels, "CHUNK_ROWS", chunk)
-        kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+        monkeypatch.setattr(kernels, "BLOCK_ROWS", block)
+        monkeypatch.setattr(kernels, "Budget", functools.partial(Budget, clock=clock))
+        kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR, seconds)
         return new_tree
 
     return run
@@ -444,6 +499,63 @@ def test_an_interruption_keeps_what_is_predicted(infer, new_tree):
         infer(StandIn(A, ids_of(new_tree)[4], KeyboardInterrupt()))
     assert new_tree.submission() == pytest.approx(np.array([A] * 4 + [PRIOR] * 4))
     assert new_tree.status["predicted"] == 4
+
+
+def test_what_there_is_no_time_for_is_given_up_in_order(infer, new_tree, caplog, monkeypatch):
+    """Both folds of a slow model within the time, at every moment a valid submission."""
+    written, write, test_csv = [], kernels._Board.write, new_tree.test_csv
+
+    def spy(board):
+        write(board)
+        written.append(check_submission(board.working / "submission.csv", test_csv))
+
+    monkeypatch.setattr(kernels._Board, "write", spy)
+    clock = Clock()
+    halves = [Slow(B, clock, 5) for _ in range(2)]
+    folds = [Slow(A, clock, 10, half=half) for half in halves]
+    tree = infer(folds, seconds=140, clock=clock)  # of 160
+    assert clock.now <= 140
+    probabilities = tree.submission()
+    status = tree.status
+    assert (status["predicted"], status["fallback"], status["failures"]) == (8, 0, [])
+    given_up = status["given_up"]["half"]
+    assert given_up == sum(half.rows for half in halves)
+    assert all(half.rows for half in halves)  # each has its share of the time
+    share = given_up / 16
+    assert probabilities.mean(axis=0) == pytest.approx(share * np.array(B) + (1 - share) * np.array(A))
+    assert "left: half" in caplog.text
+    assert f"time budget of 140 s: half: {given_up} rows" in caplog.text
+    assert len(written) > 4
+    assert not any(written)
+
+
+def test_what_no_variant_has_time_for_keeps_the_prior(infer, caplog):
+    clock = Clock()
+    tree = infer(Slow(A, clock, 10, half=Slow(B, clock, 5)), seconds=53, clock=clock)
+    assert clock.now <= 53
+    status = tree.status
+    left = status["given_up"][LEFT]
+    assert 0 < left == status["fallback"]
+    assert (tree.submission() == np.array(PRIOR)).all(axis=1).sum() == left
+    assert f"{LEFT}: {left} rows" in caplog.text
+
+
+def test_a_bad_row_costs_one_row_where_time_is_short_too(infer, new_tree):
+    bad = ids_of(new_tree)[5]
+    clock = Clock()
+    tree = infer(Slow(A, clock, 10, bad, half=Slow(B, clock, 5, bad)), seconds=70, clock=clock)
+    assert (tree.submission() == np.array(PRIOR)).all(axis=1).nonzero()[0].tolist() == [5]
+    assert tree.status["given_up"] == {"half": 3}
+    assert len(tree.status["failures"]) == 1
+
+
+def test_what_a_quick_model_leaves_over_goes_to_a_slow_one(infer, monkeypatch):
+    clock = Clock()
+    slow = Slow(A, clock, 10, half=Slow(B, clock, 5))
+    slow.family = "embedding"  # a network
+    tree = infer(slow, StandIn(B), StandIn(B), seconds=100, clock=clock)
+    assert tree.status["given_up"] == {}
+    assert [entry["rows"] for entry in tree.status["artifacts"]] == [8, 8, 8]
 
 
 def test_the_mean_of_the_artifacts_is_not_that_of_the_models(infer):

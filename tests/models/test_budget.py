@@ -1,15 +1,21 @@
 """Prediction within a time budget, by models that take their time on a clock of the test's own."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from humanpref.artifact import Artifact
 from humanpref.config import load_config
-from humanpref.experiment import train
+from humanpref.data import read_training_rows, write_pairs
+from humanpref.distillation import Teacher, soft_labels, taught
+from humanpref.experiment import evaluate, predict, train
+from humanpref.files import read_json
+from humanpref.judgement import judge
 from humanpref.models.base import Model
-from humanpref.models.budget import LEFT, Budget, predict_within
+from humanpref.models.budget import LEFT, Budget, predict_within, schedule
 
 
 class Clock:
@@ -98,6 +104,13 @@ def test_no_time_at_all(many):
     assert budget.given_up == {LEFT: len(made)}
 
 
+def test_blocks_of_at_most_so_many_rows_lose_none(many):
+    pairs, costs = many
+    blocks = [rows for rows, _ in schedule(Slow(Clock(), costs, 1.0), pairs, Budget(np.inf, Clock()), most=7)]
+    assert max(map(len, blocks)) == 7
+    assert np.concatenate(blocks).tolist() == np.argsort(-costs, kind="stable").tolist()
+
+
 def test_nan_from_a_model_is_not_taken_for_a_lack_of_time(many, monkeypatch):
     monkeypatch.setattr(Slow, "predict_proba", lambda self, pairs: np.full((len(pairs), 3), np.nan))
     with pytest.raises(ValueError, match="not all finite"):
@@ -153,11 +166,24 @@ def test_an_artifact_is_whole_within_its_seconds(encoder, pairs, monkeypatch):
     np.testing.assert_allclose(whole[np.isnan(made[:, 0])], [encoder.prior] * int(np.isnan(made[:, 0]).sum()))
 
 
-def test_the_option_bounds_an_artifact(encoder, pairs):
-    again = Artifact.load(encoder.folder)
-    for model in again.models:
-        model.config = dataclasses.replace(
-            model.config, inference=dataclasses.replace(model.config.inference, seconds=1e-6)
-        )
-    np.testing.assert_allclose(again.predict_proba(pairs), np.tile(again.prior, (len(pairs), 1)))
-    assert np.abs(encoder.predict_proba(pairs) - encoder.prior).max() > 1e-3
+def test_the_option_bounds_predict_and_no_figure(encoder, pairs, tmp_path):
+    bounded = Artifact.load(shutil.copytree(encoder.folder, tmp_path / "bounded"))
+    for member in bounded.facts["members"]:
+        config = read_json(bounded.folder / member / "config.json")
+        config["inference"]["seconds"] = 1e-6
+        (bounded.folder / member / "config.json").write_text(json.dumps(config))
+    new = pairs[:6].assign(id=[f"new-{i}" for i in range(6)], prompt=[(f"another {i}",) for i in range(6)])
+    whole = encoder.predict_proba(new)
+    assert np.abs(whole - encoder.prior).max() > 1e-3
+    np.testing.assert_allclose(predict([bounded], new), np.tile(bounded.prior, (len(new), 1)))
+    np.testing.assert_allclose(predict([bounded], new, seconds=1_000), whole, atol=1e-5)
+    # Figures, soft labels and a teacher's word are those of the whole model.
+    np.testing.assert_allclose(soft_labels([bounded], new), whole, atol=1e-5)
+    write_pairs(tmp_path / "new.csv", new)
+    taught_rows = taught(read_training_rows(tmp_path / "new.csv"), Teacher(bounded.folder))
+    np.testing.assert_allclose(taught_rows.targets, whole, atol=1e-5)
+    assert evaluate(bounded, tmp_path / "new.csv")["log_loss"] == pytest.approx(
+        evaluate(encoder, tmp_path / "new.csv")["log_loss"], abs=1e-5
+    )
+    figures, _ = judge([bounded, encoder], new)
+    assert figures["differences"][0]["log_loss"] == pytest.approx(0, abs=1e-5)

@@ -169,6 +169,16 @@ def test_the_head_with_a_hidden_layer_is_saved_and_loaded(decoder_folder, few, t
     np.testing.assert_allclose(load_model(tmp_path).predict_proba(few), model.predict_proba(few), atol=1e-5)
 
 
+def test_a_missing_library_is_named_before_anything_is_loaded(decoder_folder, fitted, tmp_path, monkeypatch):
+    fitted.save(tmp_path)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match=r"option model.peft: lora needs peft: pip install 'humanpref\[torch\]'"):
+        build_model(config_with("no such folder"))
+    build_model(config_with("no such folder", "model.peft=head"))  # needs none
+    with pytest.raises(InputError, match=r"needs peft: pip install"):
+        load_model(tmp_path)
+
+
 @pytest.fixture
 def travelled(fitted, decoder_folder, tmp_path):
     """An artifact's model whose base is no longer where it was, and a copy of that base."""

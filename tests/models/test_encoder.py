@@ -25,7 +25,7 @@ from transformers import (
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models import build_model, encoder, load_model
+from humanpref.models import build_model, encoder, hidden, load_model
 from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
@@ -251,8 +251,8 @@ def test_sequences_read_by_length_give_what_they_give_together(name, folder_of, 
     inputs = {"input_ids": ids, "attention_mask": mask}
     with torch.inference_mode():
         together = backbone(**inputs).last_hidden_state
-        monkeypatch.setitem(encoder.BACKBONE_TOKENS, False, 40)
-        apart = encoder.hidden_states(backbone, inputs)
+        monkeypatch.setitem(hidden.BACKBONE_TOKENS, False, 40)
+        apart = hidden.hidden_states(lambda **part: backbone(**part).last_hidden_state, inputs)
     assert apart.shape == together.shape
     torch.testing.assert_close(apart[mask.bool()], together[mask.bool()], atol=1e-5, rtol=0)
     assert (apart[0, 4:] == 0).all()

@@ -8,11 +8,13 @@ import gc
 import itertools
 import json
 import logging
+import math
 import os
 import resource
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -24,15 +26,15 @@ import pandas as pd
 
 from humanpref import experiment
 from humanpref.artifact import Artifact
-from humanpref.config import Config, LoopOptions, from_dict, load_config
+from humanpref.config import Config, LoopOptions, NoOptions, from_dict, load_config
 from humanpref.data import read_pairs, read_training_rows, write_submission
-from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import folder_whole, read_json, sha256, write_json
 from humanpref.kaggle import launch
 from humanpref.kaggle.metadata import COMPETITION
 from humanpref.models import Model, load_model
-from humanpref.models.base import CONFIG_FILE
+from humanpref.models.base import CONFIG_FILE, predicted
 from humanpref.models.blend import Blend, equal_blend, read_state
+from humanpref.models.budget import Budget, schedule
 from humanpref.schema import CLASSES, ID, InputError
 
 logger = logging.getLogger(__name__)
@@ -45,10 +47,10 @@ WEIGHTS_MARKER = "humanpref-weights.json"
 UNFINISHED = "UNFINISHED:"
 """Stands in the log of a training kernel that left no artifact, though it ended well."""
 
-CHUNK_ROWS = 1_024
-"""Rows predicted between two writes of the submission."""
+BLOCK_ROWS = 1_024
+"""At most so many rows are predicted between two writes of the submission."""
 MAX_FAILURES = 50
-"""After so many failed calls a model is given up. Finding the one bad row of a chunk takes about ten."""
+"""After so many failed calls a model is given up. Finding the one bad row of a block takes about ten."""
 
 TRAIN_SECONDS = 11.5 * 3600
 """The training kernel's time, of the 12 hours that Kaggle gives a run, where `run.toml` has no other."""
@@ -71,7 +73,8 @@ class Run:
     train_seconds: float | None = None
     """What the training kernel may take, from its first line to its last; unset: `TRAIN_SECONDS`."""
     inference_seconds: float | None = None
-    """Stop predicting after so long and submit what is there; unset: the inference kernel's own limit."""
+    """What the inference kernel may take, from its first line: what will not fit is given up (`humanpref.models.budget`). Unset:
+    the kernel's own limit."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Run":
@@ -189,12 +192,13 @@ def resolve(run: Run, input_root: Path) -> Config:
     return config
 
 
-def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float]) -> None:
+def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float], seconds: float = math.inf) -> None:
     """Predict with every artifact under the input root, and keep `working/submission.csv` up to date all the while.
 
     A row's probabilities are the mean over the artifacts that predicted it, or the prior. One model is in memory at a time, be
     it a fold's or a blend's; a blend mixes those that are done. A model or a row that fails is logged with its traceback and
-    listed in `working/status.json`; the others go on.
+    listed in `working/status.json`; the others go on. Each model has an equal share of the time that is left when its turn
+    comes; what it gives up to keep to it (`humanpref.models.budget`) is logged and counted in `working/status.json`.
 
     Parameters
     ----------
@@ -204,17 +208,19 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         The rows.
     prior : sequence of float
         (3,) the probabilities of rows that nothing predicts.
+    seconds : float
+        Of wall clock for all of it.
 
     Raises
     ------
     InputError
         If there is no artifact, or the rows cannot be read.
     """
-    started = time.perf_counter()
+    budget = Budget(seconds)
     use_nltk_data(input_root)
     pairs = read_pairs(test_csv, labels=False, lenient=True)
-    board = _Board(working, list(pairs[ID]), np.asarray(prior, dtype=np.float64))
-    board.seconds["read"] = time.perf_counter() - started
+    board = _Board(working, list(pairs[ID]), np.asarray(prior, dtype=np.float64), budget.given_up)
+    board.seconds["read"] = budget.spent()
     folders = find_artifacts(input_root)
     if not folders:
         raise InputError(
@@ -223,12 +229,17 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
     for folder in folders:
         with board.failing(folder):
             board.artifacts[folder] = _parts_of_artifact(folder, len(pairs))
-    for part in [part for artifact in board.artifacts.values() for part in artifact.leaves()]:
+    # What the quick ones leave over goes to those that can use it.
+    parts = sorted(
+        (part for artifact in board.artifacts.values() for part in artifact.leaves()), key=lambda p: p.neural
+    )
+    for number, part in enumerate(parts):
         with board.failing(part.folder):
             point_to_base(part.folder, input_root)
-            _predict_with(part, pairs, board)
+            _predict_with(part, pairs, board, budget.share(1 / (len(parts) - number)))
         _free()
         board.write()
+    budget.tell()
     if not board.predicted:
         logger.error("no row was predicted")
 
@@ -239,6 +250,8 @@ class _Part:
 
     folder: Path
     told: np.ndarray
+    neural: bool = False
+    """It takes its time."""
     blend: Blend | None = None
     parts: list["_Part"] = field(default_factory=list)
 
@@ -270,15 +283,16 @@ def mix(blend: Blend, told: np.ndarray) -> np.ndarray:
 
 def _parts_of_artifact(folder: Path, rows: int) -> _Part:
     parts = [_parts_of_model(folder / member, rows) for member in Artifact.load(folder).facts["members"]]
-    return _Part(folder, np.empty(0), equal_blend("arithmetic", len(parts)), parts)
+    return _Part(folder, np.empty(0), blend=equal_blend("arithmetic", len(parts)), parts=parts)
 
 
 def _parts_of_model(folder: Path, rows: int) -> _Part:
     config = from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     if config.family != "blend":
-        return _Part(folder, np.full((rows, len(CLASSES)), np.nan))
+        neural = not isinstance(config.inference, NoOptions)
+        return _Part(folder, np.full((rows, len(CLASSES)), np.nan), neural)
     blend, members = read_state(folder, config.model.mean)
-    return _Part(folder, np.empty(0), blend, [_parts_of_model(member, rows) for member in members])
+    return _Part(folder, np.empty(0), blend=blend, parts=[_parts_of_model(member, rows) for member in members])
 
 
 @dataclass
@@ -288,6 +302,7 @@ class _Board:
     working: Path
     ids: list[str]
     prior: np.ndarray
+    given_up: Counter[str]
     seconds: dict[str, float] = field(init=False)
     artifacts: dict[Path, _Part] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -333,6 +348,7 @@ class _Board:
             "artifacts": [
                 {"folder": str(folder), "rows": int((~np.isnan(rows[:, 0])).sum())} for folder, rows in told.items()
             ],
+            "given_up": dict(self.given_up),
             "failures": self.failures,
             "seconds": status.get("seconds", {}) | self.seconds,
             **_memory(),
@@ -340,48 +356,37 @@ class _Board:
         write_json(path, status)
 
 
-def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board) -> None:
-    """Let one model predict, chunk by chunk; a chunk that fails is halved down to the rows at fault."""
+def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budget) -> None:
+    """Let one model predict, block by block; a block that fails is halved down to the rows at fault."""
     with board.timed("load"):
         model: Model = load_model(part.folder)
-    pending = [slice(start, min(start + CHUNK_ROWS, len(pairs))) for start in range(0, len(pairs), CHUNK_ROWS)][::-1]
     done = failed = 0
-    while pending:
-        rows = pending.pop()
-        size = rows.stop - rows.start
-        try:
-            with board.timed("predict"):
-                probabilities = model.predict_proba(pairs.iloc[rows].reset_index(drop=True))
-                _check(probabilities, size)
-        except (Exception, SystemExit) as error:
-            failed += 1
-            logger.exception("%s: rows %d to %d failed", part.folder, rows.start + 1, rows.stop)
-            if size == 1:
-                board.failures.append(f"{part.folder}: id {board.ids[rows.start]!r}: {describe(error)}")
-            if failed == MAX_FAILURES:
-                raise RuntimeError(
-                    f"given up after {failed} failed calls, the last of them: {describe(error)}"
-                ) from error
-            if size > 1:
-                middle = rows.start + size // 2
-                pending += [slice(middle, rows.stop), slice(rows.start, middle)]
-        else:
-            part.told[rows] = probabilities
-            done += size
-            board.write()
-            logger.info("%s: %d of %d rows", part.folder.name, done, len(pairs))
-            continue
-        _free()
-
-
-def _check(probabilities: np.ndarray, rows: int) -> None:
-    """Raise ValueError unless these are probabilities: what is not must not reach the running sums."""
-    if probabilities.shape != (rows, len(CLASSES)):
-        raise ValueError(f"expected probabilities of shape ({rows}, {len(CLASSES)}), got {probabilities.shape}")
-    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
-        raise ValueError("the probabilities are not all finite and at least 0")
-    if (np.abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE).any():
-        raise ValueError("the probabilities of a row do not sum to 1")
+    for block, variant in schedule(model, pairs, budget, BLOCK_ROWS):
+        pending = [block]
+        while pending:
+            rows = pending.pop()
+            try:
+                with board.timed("predict"):
+                    part.told[rows] = predicted(variant, pairs.iloc[rows].reset_index(drop=True))
+            except (Exception, SystemExit) as error:
+                failed += 1
+                logger.exception(
+                    "%s: %d rows failed, the first of them id %r", part.folder, len(rows), board.ids[rows[0]]
+                )
+                if len(rows) == 1:
+                    board.failures.append(f"{part.folder}: id {board.ids[rows[0]]!r}: {describe(error)}")
+                if failed == MAX_FAILURES:
+                    raise RuntimeError(
+                        f"given up after {failed} failed calls, the last of them: {describe(error)}"
+                    ) from error
+                if len(rows) > 1:
+                    pending += np.array_split(rows, 2)[::-1]
+            else:
+                done += len(rows)
+                board.write()
+                logger.info("%s: %d of %d rows", part.folder.name, done, len(pairs))
+                continue
+            _free()
 
 
 def _free() -> None:

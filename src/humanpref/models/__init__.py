@@ -1,9 +1,10 @@
 """The model families behind one protocol. A family's module, and what it needs (torch, say), is imported when it is built."""
 
 import importlib
+import importlib.util
 from pathlib import Path
 
-from humanpref.config import Config, from_dict
+from humanpref.config import REFERENCED, Config, from_dict
 from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError
@@ -24,6 +25,13 @@ _CLASSES = {
 _EXTRAS = {"boosted": "boosted"}
 """What to install for a family that needs something else than the extra `torch`."""
 
+_LIBRARIES = (
+    ("peft", REFERENCED, "peft", "torch"),
+    ("selection", ("forward", "backward"), "lightgbm", "boosted"),
+    ("preprocess", ("nltk", "nltk-no-spaces"), "nltk", "nltk"),
+)
+"""What single options of the models need to learn: the option, its values, the library, and the extra to install."""
+
 
 def build_model(config: Config) -> Model:
     """An unfitted model of the configuration's family.
@@ -31,8 +39,17 @@ def build_model(config: Config) -> Model:
     Raises
     ------
     InputError
-        If the libraries that the family needs are not installed.
+        If the libraries that the family, or one of its options, needs are not installed.
     """
+    model = _model_of(config)
+    for option, values, library, extra in _LIBRARIES:
+        value = getattr(config.model, option, None)
+        if value in values and importlib.util.find_spec(library) is None:
+            raise InputError(f"option model.{option}: {value} needs {library}: pip install 'humanpref[{extra}]'")
+    return model
+
+
+def _model_of(config: Config) -> Model:
     module, name = _CLASSES[config.family]
     try:
         return getattr(importlib.import_module(module), name)(config)
@@ -55,6 +72,6 @@ def load_model(folder: str | Path) -> Model:
     values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    model = build_model(from_dict(values, str(path)))
+    model = _model_of(from_dict(values, str(path)))
     model.load_state(Path(folder))
     return model

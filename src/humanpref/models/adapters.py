@@ -15,8 +15,16 @@ def import_peft() -> ModuleType:
 
     Kaggle's image holds torchao 0.10, and peft 0.19 asks for 0.16 or raises ImportError at the first LoRA layer, although
     nothing here uses torchao. The question is asked once while torchao cannot be found; peft remembers the answer.
+
+    Raises
+    ------
+    InputError
+        If it is not installed.
     """
-    import peft
+    try:
+        import peft
+    except ModuleNotFoundError:
+        raise InputError("option model.peft: needs peft: pip install 'humanpref[torch]'") from None
     from peft.import_utils import is_torchao_available
 
     try:

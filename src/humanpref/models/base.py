@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from humanpref.config import Config
+from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
 from humanpref.schema import TEXT_COLUMNS, InputError
 
@@ -83,6 +84,24 @@ class Model(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_FILE, self.config.to_dict())
         self.save_state(folder)
+
+
+def predicted(model: Model, pairs: pd.DataFrame) -> np.ndarray:
+    """What the model says of the rows, (n, 3) float64.
+
+    Raises
+    ------
+    ValueError
+        If it is no probabilities: of another shape, not finite, negative, or not summing to 1.
+    """
+    probabilities = model.predict_proba(pairs)
+    if probabilities.shape != (len(pairs), 3):
+        raise ValueError(f"expected probabilities of shape ({len(pairs)}, 3), got {probabilities.shape}")
+    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
+        raise ValueError("the probabilities are not all finite and at least 0")
+    if (np.abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE).any():
+        raise ValueError("the probabilities of a row do not sum to 1")
+    return probabilities
 
 
 def as_probabilities(labels: np.ndarray) -> np.ndarray:

@@ -7,15 +7,15 @@ model's `cheaper` variants that does: without swap averaging, then with shorter 
 
 import logging
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 
-from humanpref.models.base import Model
+from humanpref.models.base import Model, predicted
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ BLOCK_SHARE = 1 / 8
 """A block is to take so much of the time left: a wrong projection then costs little. What fits twice is done at once."""
 RESERVE = 0.1
 """Share of the time left that is not planned with."""
-LEFT = "left to the fallback"
+LEFT = "not predicted"
 
 
 class Budget:
@@ -36,32 +36,33 @@ class Budget:
     ----------
     given_up : Counter
         Rows by what was given up for them; of several models each counts.
-    rates : mapping
-        Of each model that has predicted, its cost per second at last.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self.clock = seconds, clock
         self.given_up: Counter[str] = Counter()
-        self.rates: WeakKeyDictionary[Model, float] = WeakKeyDictionary()
         self.started = clock()
 
-    def left(self) -> float:
+    def spent(self) -> float:
         """Seconds; of several processes the main one's count, so that all of them decide alike."""
-        left = self.seconds - (self.clock() - self.started)
+        spent = self.clock() - self.started
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate.utils import broadcast_object_list
 
             from humanpref.training.precision import processes
 
             processes()
-            left = broadcast_object_list([left])[0]
-        return left
+            spent = broadcast_object_list([spent])[0]
+        return spent
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.seconds - self.spent()
 
     def share(self, part: float) -> "Budget":
-        """A budget of this part of the time left, which knows and keeps the same of models and of what was given up."""
+        """A budget of this part of the time left; what is given up for it counts here, too."""
         shared = Budget(max(0.0, part * self.left()), self.clock)
-        shared.given_up, shared.rates = self.given_up, self.rates
+        shared.given_up = self.given_up
         return shared
 
     def tell(self) -> None:
@@ -73,15 +74,26 @@ class Budget:
 
 def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
     """Probabilities (n, 3) float64 in the order of the rows; NaN for rows that there was no time for."""
-    variants = [("", model), *model.cheaper()]
-    costs = [model.costs(pairs)]
-    order = np.argsort(-costs[0], kind="stable")
     made = np.full((len(pairs), 3), np.nan)
-    done, chosen, rate = 0, 0, budget.rates.get(model, 0.0)
-    blocks = 2 if rate else 0
+    for rows, variant in schedule(model, pairs, budget):
+        made[rows] = predicted(variant, pairs.iloc[rows].reset_index(drop=True))
+    return made
+
+
+def schedule(
+    model: Model, pairs: pd.DataFrame, budget: Budget, most: int = sys.maxsize
+) -> Iterator[tuple[np.ndarray, Model]]:
+    """The row numbers of one block after the other, at most so many, and the variant that there is time for.
+
+    A block's time is what passes until the next one is asked for. Rows that there is no time for do not come.
+    """
+    variants = [("", model), *model.cheaper()]
+    costs = [_costs(model, pairs)]
+    order = np.argsort(-costs[0], kind="stable")
+    done, chosen, rate, blocks = 0, 0, 0.0, 0
     while done < len(order) and (left := budget.left()) > 0:
         rest, capacity = order[done:], (1 - RESERVE) * rate * left
-        size = _block(costs[chosen][rest], capacity) if blocks else min(FIRST_ROWS, len(rest))
+        size = _block(costs[chosen][rest], capacity) if blocks else FIRST_ROWS
         if blocks >= 2 or not size:
             before, chosen = chosen, _first_that_fits(variants, costs, pairs, rest, capacity)
             if chosen != before:
@@ -92,21 +104,17 @@ def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndar
             size = _block(costs[chosen][rest], capacity)
         if not size:
             break
-        rows, (name, variant) = rest[:size], variants[chosen]
-        started = budget.left()
-        made[rows] = variant.predict_proba(pairs.iloc[rows].reset_index(drop=True))
-        if np.isnan(made[rows]).any():
-            raise ValueError("the model's probabilities are not all finite")
-        rate = float(costs[chosen][rows].sum()) / max(started - budget.left(), 1e-9)
+        rows, (name, variant) = rest[: min(size, most)], variants[chosen]
+        started = budget.spent()
+        yield rows, variant
+        rate = float(costs[chosen][rows].sum()) / max(budget.spent() - started, 1e-9)
         if name:
-            budget.given_up[name] += size
-        budget.rates[model] = rate
-        done += size
+            budget.given_up[name] += len(rows)
+        done += len(rows)
         blocks += 1
     if done < len(order):
         budget.given_up[LEFT] += len(order) - done
         logger.warning("time budget: spent, %d of %d rows are %s", len(order) - done, len(order), LEFT)
-    return made
 
 
 def _first_that_fits(
@@ -115,10 +123,19 @@ def _first_that_fits(
     """The number of the first variant that costs at most the capacity for the rest, or of the last; `costs` grows as needed."""
     for number, (_, variant) in enumerate(variants):
         if number == len(costs):
-            costs.append(variant.costs(pairs))
+            costs.append(_costs(variant, pairs))
         if costs[number][rest].sum() <= capacity:
             return number
     return len(variants) - 1
+
+
+def _costs(model: Model, pairs: pd.DataFrame) -> np.ndarray:
+    """What each row costs, (n,); 1 where the model cannot say: the row at fault is found, and others spared, by predicting."""
+    try:
+        return model.costs(pairs)
+    except Exception:
+        logger.exception("time budget: every row is taken to cost the same")
+        return np.ones(len(pairs))
 
 
 def _block(costs: np.ndarray, capacity: float) -> int:

@@ -1,5 +1,6 @@
 """Decoders: a pretrained language model reads prompt, A and B at once; a head scores its last token. Most of it stays frozen."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from humanpref.config import DecoderOptions
 from humanpref.models.adapters import adapt
 from humanpref.models.frozen_base import FrozenBaseModel, check_room, padding_id, read
+from humanpref.models.hidden import hidden_states
 from humanpref.schema import TEXT_COLUMNS
 from humanpref.text.chat import judge_template
 from humanpref.text.format import joint
@@ -32,7 +34,8 @@ class PairDecoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits (n, 3) from (n, length) ids, padded on either side."""
-        hidden = read(self.backbone, input_ids, attention_mask)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        hidden = hidden_states(partial(read, self.backbone), inputs)
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         last = (attention_mask * places).argmax(dim=1)
         vectors = hidden[torch.arange(len(hidden), device=hidden.device), last]

@@ -25,6 +25,7 @@ from humanpref.models.adapters import adapt
 from humanpref.models.base import Validation, as_probabilities
 from humanpref.models.frozen_base import FrozenBaseModel, check_room, padding_id, read
 from humanpref.models.heads import LINKS, tie_score
+from humanpref.models.hidden import hidden_states
 from humanpref.schema import TEXT_COLUMNS, InputError
 from humanpref.text.chat import dialogue_template
 from humanpref.text.format import A, dual
@@ -88,7 +89,8 @@ def response_log_probabilities(
     Tensor
         (n,) float32, in nats; 0 where no token is marked.
     """
-    hidden = read(model.base_model, input_ids, attention_mask)[:, :-1]
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    hidden = hidden_states(partial(read, model.base_model), inputs)[:, :-1]
     marked = responses[:, 1:].bool()
     vectors, targets = hidden[marked], input_ids[:, 1:][marked]
     row_of = marked.nonzero()[:, 0]

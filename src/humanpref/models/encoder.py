@@ -15,6 +15,7 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
+from humanpref.models.hidden import hidden_states
 from humanpref.models.pretrained import (
     LOADING_ERRORS,
     backbone_facts,
@@ -28,13 +29,10 @@ from humanpref.models.sparse import SparseModel
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
-from humanpref.training.batching import token_batches
 
 SCRATCH = "scratch"
 OFFSET_FOLDER = "offset"
 OFFSET_FOLDS = 5
-BACKBONE_TOKENS = {True: 16_384, False: 1_024}
-"""Tokens that the backbone reads in one call, on a GPU and on a CPU. A CPU is as fast with few; a GPU needs many to be busy."""
 
 
 class PairEncoder(nn.Module):
@@ -80,7 +78,7 @@ class PairEncoder(nn.Module):
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
         flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
-        hidden = hidden_states(self.backbone, flat).reshape(rows, sequences, length, -1)
+        hidden = hidden_states(self._read, flat).reshape(rows, sequences, length, -1)
         # The head costs nothing; in half precision its logits would be good to three digits only.
         with torch.autocast(hidden.device.type, enabled=False):
             encoded = self.encoded(hidden, attention_mask, parts)
@@ -93,24 +91,8 @@ class PairEncoder(nn.Module):
                 )
             return self.scores(logits)
 
-
-def hidden_states(backbone: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """The backbone's last hidden states, (m, length, width), zeros at the padding that it did not have to read.
-
-    Sequences of similar length go through the backbone together, without the padding that the longest of all would cost them
-    (the two branches of a row differ, too). Inputs are (m, length), padded on the right.
-    """
-    mask = inputs["attention_mask"]
-    lengths = mask.sum(dim=1).cpu().numpy()
-    length = mask.shape[1]
-    batches = token_batches(lengths, BACKBONE_TOKENS[mask.device.type == "cuda"])
-    made = []
-    for rows in batches:
-        longest = max(1, int(lengths[rows].max()))
-        part = {name: tensor[torch.from_numpy(rows).to(tensor.device), :longest] for name, tensor in inputs.items()}
-        made.append(nn.functional.pad(backbone(**part).last_hidden_state, (0, 0, 0, length - longest)))
-    order = np.argsort(np.concatenate(batches))
-    return torch.cat(made)[torch.from_numpy(order).to(mask.device)]
+    def _read(self, **inputs: Tensor) -> Tensor:
+        return self.backbone(**inputs).last_hidden_state
 
 
 class EncoderModel(GradientModel):
@@ -150,7 +132,7 @@ class EncoderModel(GradientModel):
         else:
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
-        check_fit(backbone, self.tokenizer_, options.backbone, options.max_length)
+        check_encoder(backbone, self.tokenizer_, options.backbone, options.max_length)
         if self.config.training.gradient_checkpointing:
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.module_ = PairEncoder(backbone, options)
@@ -283,7 +265,7 @@ def load_backbone(name: str) -> nn.Module:
     return backbone
 
 
-def check_fit(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
+def check_encoder(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
     """Try the longest input beforehand: every token needs an embedding, every place a position, and the first token must see
     the last one, which a decoder's does not.
 

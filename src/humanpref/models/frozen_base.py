@@ -76,7 +76,7 @@ class FrozenBaseModel(GradientModel):
         self.tokenizer_ = load_tokenizer(str(place))
         self.base_config_ = load_backbone_config(str(place))
         base = load_base(place, self.base_config_, options, self.kind)
-        check_fit(base, self.tokenizer_, options)
+        check_decoder(base, self.tokenizer_, options)
         self.base_ = {"name": options.backbone, "sha256": base_digest(place)}
         if self.config.training.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -172,7 +172,7 @@ def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
     )
 
 
-def check_fit(base: nn.Module, tokenizer: Any, options: AdaptedOptions) -> None:
+def check_decoder(base: nn.Module, tokenizer: Any, options: AdaptedOptions) -> None:
     """Every token that texts can give needs an embedding, every place a position, and no token may see a later one."""
     name, config = options.backbone, base.config
     embeddings = base.get_input_embeddings().num_embeddings

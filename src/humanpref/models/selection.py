@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from humanpref.files import read_json, write_json
-from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -43,16 +42,9 @@ def importance_order(
         (n,) float.
     seed, threads : int
         The same values give the same order.
-
-    Raises
-    ------
-    InputError
-        If lightgbm is not installed.
     """
-    try:
-        import lightgbm
-    except ModuleNotFoundError:
-        raise InputError("model.selection needs lightgbm: pip install 'humanpref[boosted]'") from None
+    import lightgbm
+
     parameters = {
         "objective": "multiclass",
         "num_class": 3,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.utils import cached_file
 
 from humanpref.files import read_json, write_json
-from humanpref.models.encoder import check_fit, load_backbone
+from humanpref.models.encoder import check_encoder, load_backbone
 from humanpref.models.heads import masked_mean
 from humanpref.models.pretrained import LOADING_ERRORS, load_tokenizer, not_loaded
 from humanpref.schema import InputError
@@ -104,7 +104,7 @@ class FrozenEncoder:
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         self.settings = _settings(name, folder, modules, max_length, backbone.config, self.tokenizer)
-        check_fit(backbone, self.tokenizer, name, self.settings.max_length)
+        check_encoder(backbone, self.tokenizer, name, self.settings.max_length)
         self.module = PooledEncoder(backbone, self.settings)
         self.width = backbone.config.hidden_size
         self.digest = self._digest()
