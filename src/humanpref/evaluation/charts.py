@@ -74,6 +74,26 @@ def points(
     _save(figure, path)
 
 
+def compared_points(
+    path: Path,
+    names: Sequence[str],
+    series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    xlabel: str,
+    reference: float,
+) -> None:
+    """For each name, the first on top, one point with its interval of each series (values, low, high), one below the other."""
+    figure, axes = new_figure(1.2 + 0.2 * len(series) * len(names), WIDTH)
+    axes.axvline(reference, color=_GREY, linestyle="--", linewidth=1)
+    for number, (name, (values, low, high)) in enumerate(series.items()):
+        places = np.arange(len(names)) + 0.24 * (number - (len(series) - 1) / 2)
+        axes.hlines(places, low, high, color=COLOURS[number], linewidth=1.8)
+        axes.plot(values, places, _MARKERS[number], color=COLOURS[number], markersize=6, label=name)
+    _named(axes, names)
+    axes.set_xlabel(xlabel)
+    figure.legend(loc="outside upper center", ncols=len(series), frameon=False)
+    _save(figure, path)
+
+
 def curves(
     path: Path,
     x: Sequence[float] | Sequence[str],
