@@ -77,7 +77,10 @@ def test_the_page_and_the_json_agree(artifacts, arena, tmp_path, capsys):
         rows = axes[axes["artifact"] == name].drop(columns="artifact")
         pd.testing.assert_frame_equal(rows.reset_index(drop=True), pd.DataFrame(of["axes"]))
         shown = page.partition(f">{name}</h2>")[2].partition("</table>")[0]
-        for column in ("axis", "people", "excess_low", "margin", "chosen"):
+        for axis in of["axes"]:
+            for key in ("people", "model", "excess", "margin"):
+                assert f">{axis[key]:.3f} [{axis[f'{key}_low']:.3f}, {axis[f'{key}_high']:.3f}]<" in shown
+        for column in ("axis", "chosen", "passed_over"):
             assert all(f">{text}<" in shown for text in texts_of(rows[column]))
 
 

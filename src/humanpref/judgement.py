@@ -137,18 +137,18 @@ def write_judgement(out: Path, title: str, figures: dict[str, Any], tables: dict
             section.pictures.append(Picture(path, "Reliability", see))
             path = folder / "figures" / f"slices_{number}.png"
             cut = tables["slices"][tables["slices"]["artifact"] == name]
-            shown = (cut["slice"] + ": " + cut["part"]).tolist()
+            shown = (cut["slice"] + ":\n" + cut["part"]).tolist()
             values = (cut[column].to_numpy() for column in ("log_loss", "low", "high"))
             charts.points(path, shown, *values, "log loss (nats per row; lower is better)", of["log_loss"])
             section.pictures.append(
-                Picture(path, "Slices", "The dashed line is the mean of all rows: right of it are harder rows.")
+                Picture(
+                    path, "Slices", "The dashed line is the mean of all rows: an interval right of it, harder rows."
+                )
             )
             if of["axes"]:
                 path = folder / "figures" / f"axes_{number}.png"
                 section.pictures.append(_followed(path, pd.DataFrame(of["axes"])))
-                section.tables["What its preference follows"] = pd.DataFrame(of["axes"]).drop(
-                    columns=["measure", "unit"]
-                )
+                section.tables["What its preference follows, 95 % intervals"] = _with_intervals(of["axes"])
             table = pd.DataFrame(of["confusion"], columns=[f"predicted {c}" for c in CLASSES])
             table.insert(0, "label", list(CLASSES))
             section.tables["Confusion: rows by label and likeliest class"] = table
@@ -169,12 +169,11 @@ def _axes(records: list[dict[str, Any]]) -> list[Section]:
         return []
     section = Section(
         "Axes besides preference",
-        "Measured on each answer of the decided rows, those whose label is A or B. A proxy is cheap and rough; evaluate "
-        "--language-model and --sentence-encoder measure instead. The axes hang together: longer answers hold more formatting. "
-        "Below, people: rank correlation of the difference A - B on an axis with the answer that was preferred. Model: what "
-        "that would be if labels were drawn from its probabilities. Excess: the model's less people's; an interval above 0 "
-        "says that the model favours the axis more than people do. Margin: rank correlation of the difference with "
-        "ln P(A) - ln P(B); near 1 or -1 the model orders answers by this axis and little else.",
+        "Measured on the answers of the rows whose label is A or B. A proxy is cheap and rough; evaluate --language-model and "
+        "--sentence-encoder measure instead. Axes hang together: longer answers hold more formatting. Further down are rank "
+        "correlations with the difference A - B on an axis. People: of which answer was preferred. Model: the same if labels "
+        "were drawn from its probabilities. Excess: model less people; an interval above 0 says that the model favours the "
+        "axis more than people do. Margin: of ln P(A) - ln P(B); near 1 or -1 the model goes by this axis and little else.",
     )
     columns = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
     section.tables["Mean level of the answers that people preferred and rejected"] = pd.DataFrame(records)[columns]
@@ -195,14 +194,23 @@ def _followed(path: Path, table: pd.DataFrame) -> Picture:
     return Picture(path, "What the preference follows", see)
 
 
+def _with_intervals(records: list[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(records)
+    shown = table[["axis"]].copy()
+    for name in ("people", "model", "excess", "margin"):
+        values = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        shown[name] = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in values]
+    return shown.join(table[["chosen", "passed_over"]])
+
+
 def _slices(
-    cuts: dict[str, np.ndarray], losses: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, keys: np.ndarray
+    cuts: dict[str, pd.Categorical], losses: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, keys: np.ndarray
 ) -> pd.DataFrame:
     right = labels.argmax(axis=1) == probabilities.argmax(axis=1)
     records = []
     for cut, parts in cuts.items():
-        for part in dict.fromkeys(sorted(parts)):
-            rows = parts == part
+        for part in parts.remove_unused_categories().categories:
+            rows = np.asarray(parts == part)
             low, high = bootstrap_interval(losses[rows], keys[rows], draws=500)
             records.append((cut, part, int(rows.sum()), losses[rows].mean(), low, high, right[rows].mean()))
     return pd.DataFrame(records, columns=["slice", "part", "rows", "log_loss", "low", "high", "accuracy"])

@@ -76,7 +76,7 @@ def axes_of(
 
 def _fluency(a: list[str], b: list[str], folder: Path | None) -> Axis:
     if folder is None:
-        name, unit = "fluency (proxy)", "perplexity per trigram"
+        name, unit = "fluency (proxy)", "perplexity per trigram (lower: more fluent)"
         values = trigram_log_frequencies(a + b)
         measure = "mean log-frequency of the answer's character trigrams in the other answers judged"
     else:
@@ -86,7 +86,7 @@ def _fluency(a: list[str], b: list[str], folder: Path | None) -> Axis:
         except ModuleNotFoundError as error:
             raise _missing(error, "--language-model") from None
         model = LanguageModel(str(folder))
-        name, unit = "fluency", "perplexity per token"
+        name, unit = "fluency", "perplexity per token (lower: more fluent)"
         measure = f"mean log-probability of the answer's first {model.longest} tokens under {folder.resolve().name}, by itself"
         values = model.log_probabilities(a + b)
     return Axis(name, measure, unit, values[: len(a)], values[len(a) :], lambda mean: np.exp(-mean))
