@@ -1,5 +1,7 @@
 """Axes besides preference: values worked by hand, who follows what, exchanged answers, odd texts."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,6 +196,17 @@ def test_perplexity_by_hand(decoder_folder):
             by_token.append(float(torch.log_softmax(scores, dim=0)[ids[end]]))
         assert mean == pytest.approx(np.mean(by_token) if by_token else np.nan, abs=1e-4, nan_ok=True)
     assert len(ids) > 2  # "[SEP]" is text, not one token
+
+
+def test_without_torch(write_csv, tmp_path, monkeypatch):
+    pairs = read_pairs(write_csv(ODD_ROWS[:2]))
+    for module in ("language", "sentence"):
+        monkeypatch.delitem(sys.modules, f"humanpref.models.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"--language-model needs torch: pip install 'humanpref\[torch\]'"):
+        axes_of(pairs, language_model=tmp_path)
+    with pytest.raises(InputError, match="--sentence-encoder needs torch"):
+        axes_of(pairs, sentence_encoder=tmp_path)
 
 
 def test_what_is_no_such_model(write_csv, sentence_encoder, tmp_path):
