@@ -98,16 +98,34 @@ def test_numbers_as_tables_show_them():
     assert texts_of(pd.Series([0.5, None, 1234.5])) == ["0.500", "–", "1,234"]
 
 
-def test_the_page_in_a_browser(report, tmp_path):
+def browse(tmp_path, page, *arguments):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium is installed")
+    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+               f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
+               *arguments, page.as_uri()]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+
+def test_the_page_in_a_browser(report, tmp_path):
     for width in (1280, 400):
         shot = tmp_path / f"{width}.png"
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                   f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", f"--screenshot={shot}",
-                   "--enable-logging=stderr", "--v=0", (report / "index.html").as_uri()]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+        done = browse(tmp_path, report / "index.html", f"--window-size={width},2000", f"--screenshot={shot}")
         assert ":CONSOLE" not in done.stderr, done.stderr
         assert shot.is_file(), done.stderr
         assert shot.stat().st_size > 30_000
+
+
+def test_the_page_does_not_scroll_sideways_on_a_telephone(report, tmp_path):
+    # A copy that may run one script, in a frame: the browser's own windows are at least 500 pixels wide.
+    measure = """<script>
+    const whole = [...document.images].filter(image => image.naturalWidth > 0).length;
+    parent.postMessage(`${innerWidth} ${document.documentElement.scrollWidth <= innerWidth} ${whole}`, "*");
+    </script></body>"""
+    page = re.sub(r"<meta http-equiv=[^>]*>", "", (report / "index.html").read_text()).replace("</body>", measure)
+    (tmp_path / "page.html").write_text(page)
+    frame = '<iframe src="page.html" style="width: 400px; border: 0"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<script>onmessage = e => document.title = e.data</script>{frame}")
+    done = browse(tmp_path, tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=10000")
+    assert "<title>400 true 13</title>" in done.stdout, done.stdout[:500]

@@ -1,6 +1,7 @@
 """Artifacts side by side on the same rows: the page, the JSON and the tables agree."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,11 @@ from humanpref.cli import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.evaluation.metrics import row_log_losses
+from humanpref.evaluation.page import texts_of
 from humanpref.evaluation.slices import slices
 from humanpref.experiment import evaluate, train
-from humanpref.judgement import judge
+from humanpref.judgement import judge, write_judgement
+from humanpref.models.prior import PriorModel
 from humanpref.schema import InputError
 
 
@@ -62,13 +65,56 @@ def test_the_page_and_the_json_agree(artifacts, arena, tmp_path, capsys):
     figures = json.loads(file.read_text())
     assert figures == json.loads((out / "figures.json").read_text())
     page = (out / "index.html").read_text()
-    assert page.count('<img src="data:image/png;base64,') == 4
+    assert page.count('<img src="data:image/png;base64,') == 6
     for name, of in figures["artifacts"].items():
         for key in ("log_loss", "brier", "calibration_error"):
             assert f">{of[key]:.3f}<" in page
         assert f"{name}: 24 rows, log loss {of['log_loss']:.4f}" in printed
     assert f"{folders[1]} against {folders[0]}: {figures['differences'][0]['log_loss']:+.4f}" in printed
     assert len(pd.read_csv(out / "tables" / "worst.csv")) == 40
+    axes = pd.read_csv(out / "tables" / "axes.csv")
+    for name, of in figures["artifacts"].items():
+        rows = axes[axes["artifact"] == name].drop(columns="artifact")
+        pd.testing.assert_frame_equal(rows.reset_index(drop=True), pd.DataFrame(of["axes"]))
+        shown = page.partition(f">{name}</h2>")[2].partition("</table>")[0]
+        for axis in of["axes"]:
+            for key in ("people", "model", "excess", "margin"):
+                assert f">{axis[key]:.3f} [{axis[f'{key}_low']:.3f}, {axis[f'{key}_high']:.3f}]<" in shown
+        for column in ("axis", "chosen", "passed_over"):
+            assert all(f">{text}<" in shown for text in texts_of(rows[column]))
+
+
+class Counted(PriorModel):
+    """A prior that counts the rows it was asked about."""
+
+    asked = 0
+
+    def predict_proba(self, pairs):
+        Counted.asked += len(pairs)
+        return super().predict_proba(pairs)
+
+
+@pytest.mark.parametrize(("exact", "seconds", "times"), [(False, None, 2), (True, None, 1), (True, 60.0, 2)])
+def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatch, exact, seconds, times):
+    model = Counted(load_config("prior"))
+    model.load_state(artifacts[0].folder / "model")
+    model.config = SimpleNamespace(inference=SimpleNamespace(seconds=seconds))
+    monkeypatch.setattr(Counted, "swap_equivariant", exact)
+    monkeypatch.setattr(Counted, "asked", 0)
+    monkeypatch.setattr("humanpref.artifact.load_model", lambda folder: model)
+    figures, _ = judge(artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True))
+    (of,) = figures["artifacts"].values()
+    assert Counted.asked == times * of["rows"]
+    assert of["swap_exact"] == (times == 1)
+
+
+def test_rows_without_a_decision(artifacts, write_csv, tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = read_pairs(write_csv([(["p"], ["a"], ["b"], 2), (["q"], [""], ["b"], 2)]), labels=True)
+    figures, tables = judge(artifacts[:1], rows)
+    assert tables["axes"].empty
+    write_judgement(tmp_path / "page", "ties", figures, tables)
+    assert "Axes besides preference" not in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_slices(write_csv):

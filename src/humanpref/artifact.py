@@ -94,6 +94,13 @@ class Artifact:
         return tuple(self.facts["prior"])
 
     @property
+    def swap_equivariant(self) -> bool:
+        """Whether exchanging A and B exchanges P(A) and P(B) by construction. A time budget may take swap averaging away."""
+        return all(
+            model.swap_equivariant and getattr(model.config.inference, "seconds", None) is None for model in self.models
+        )
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
         return read_json(self.folder / METRICS_FILE)

@@ -134,7 +134,8 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.json is not None:
         check_writable(options.json, inputs=[options.data])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
-    figures, tables = judge(artifacts, rows_to_judge(artifacts, options.data))
+    pairs = rows_to_judge(artifacts, options.data)
+    figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)
     if options.json is not None:
         # Of one artifact its figures alone, as ever.
         alone = len(artifacts) == 1
@@ -521,6 +522,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True, metavar="CSV", help="rows with labels")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     command.add_argument("--html", type=Path, metavar="DIR", help="a new folder for a page, its figures and tables")
+    command.add_argument(
+        "--language-model", type=Path, metavar="FOLDER", help="measure fluency by its perplexity, not by a proxy"
+    )
+    command.add_argument(
+        "--sentence-encoder", type=Path, metavar="FOLDER", help="measure relevance by its embeddings, not by a proxy"
+    )
 
     command = _command(
         commands, "compare", compare, "train several presets on the same rows and folds; one table, one figure"

@@ -161,7 +161,7 @@ def _models(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> No
     path = report.figure("compared_pairs")
     charts.matrix(path, order, counts, "rows with these two models (log scale)")
     see = "How often each two models met, the most compared first. White: never, so that a ranking can only infer it."
-    section.pictures.append(Picture(path, "Matrix of compared pairs", see, wide=True))
+    section.pictures.append(Picture(path, "Matrix of compared pairs", see, wide=len(order) > 20))
     report.table(section, "models", "All models, most compared first", table)
     report.table(section, "pairs", "All pairs, most compared first", meetings)
 
@@ -177,7 +177,8 @@ def _models(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> No
     ends = by_ratio if len(by_ratio) <= 20 else pd.concat([by_ratio.head(10), by_ratio.tail(10)])
     path = report.figure("win_loss_ends")
     _ratios(path, ends)
-    see = "The ten best and the ten worst; the dashed line is as many wins as losses."
+    few = len(ends) == len(by_ratio)
+    see = f"{'All models' if few else 'The ten best and the ten worst'}; the dashed line is as many wins as losses."
     section.pictures.append(Picture(path, "Best and worst win/loss ratios", see))
     columns = ["model", "rows", "wins", "losses", "ties", "win_loss_ratio", "ratio_low", "ratio_high"]
     report.table(section, "win_loss", "Best and worst win/loss ratios", ends[columns])
@@ -239,7 +240,8 @@ def _length(report: _Report, pairs: pd.DataFrame, characters: pd.DataFrame) -> N
     path = report.figure("ties_by_length")
     x, xlabel = ties["characters"].clip(lower=1).to_numpy(), "mean characters of the two answers (log scale)"
     charts.curves(path, x, {"tie": (ties["tie_share"], ties["low"], ties["high"])}, xlabel, "share of ties", log=True)
-    section.pictures.append(Picture(path, "Ties by length", "Each point is a tenth of the rows."))
+    see = "Each point is a tenth of the rows. Where the intervals of two points are apart, ties go with length."
+    section.pictures.append(Picture(path, "Ties by length", see))
     turns = exploration.ties_by_turns(pairs)
     path = report.figure("ties_by_turns")
     values = (turns["tie_share"], turns["low"], turns["high"])

@@ -17,6 +17,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _GREY = "#666666"
+_TALL = 30
+"""With more names the axis stands above them as well."""
 
 
 def bars(
@@ -38,6 +40,8 @@ def bars(
         )
     _named(axes, names)
     axes.set_xlim(0, 1.15 * max(left.max(), 1e-9))
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.set_xlabel(xlabel)
     if len(parts) > 1:
         figure.legend(loc="outside upper center", ncols=len(parts), frameon=False)
@@ -55,7 +59,7 @@ def points(
     log: bool = False,
 ) -> None:
     """One point with its interval per name, the first on top; a dashed line at `reference`."""
-    figure, axes = new_figure(0.9 + 0.25 * len(names), WIDTH)
+    figure, axes = new_figure(0.9 + 0.25 * len(names) + 0.13 * sum(name.count("\n") for name in names), WIDTH)
     places = np.arange(len(names))
     if reference is not None:
         axes.axvline(reference, color=_GREY, linestyle="--", linewidth=1)
@@ -63,14 +67,29 @@ def points(
     axes.plot(values, places, "o", color=COLOURS[0], markersize=5)
     _named(axes, names)
     if log:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+        _log_scale(axes, np.min(low), np.max(high))
+    # From the right end leftwards: below names, where there is room.
+    axes.set_xlabel(xlabel, loc="right")
+    _save(figure, path)
 
-        axes.set_xscale("log")
-        narrow = np.max(high) < 40 * np.min(low)
-        axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5) if narrow else (1,), numticks=12))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+
+def compared_points(
+    path: Path,
+    names: Sequence[str],
+    series: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    xlabel: str,
+    reference: float,
+) -> None:
+    """For each name, the first on top, one point with its interval of each series (values, low, high), one below the other."""
+    figure, axes = new_figure(1.2 + 0.2 * len(series) * len(names), WIDTH)
+    axes.axvline(reference, color=_GREY, linestyle="--", linewidth=1)
+    for number, (name, (values, low, high)) in enumerate(series.items()):
+        places = np.arange(len(names)) + 0.24 * (number - (len(series) - 1) / 2)
+        axes.hlines(places, low, high, color=COLOURS[number], linewidth=1.8)
+        axes.plot(values, places, _MARKERS[number], color=COLOURS[number], markersize=6, label=name)
+    _named(axes, names)
     axes.set_xlabel(xlabel)
+    figure.legend(loc="outside upper center", ncols=len(series), frameon=False)
     _save(figure, path)
 
 
@@ -95,15 +114,10 @@ def curves(
     if reference is not None:
         axes.axhline(reference, color=_GREY, linestyle=":", linewidth=1)
     if named:
-        axes.set_xticks(
-            places, x, rotation=30 if max(map(len, x)) > 6 else 0, ha="right" if max(map(len, x)) > 6 else "center"
-        )
+        crowded = sum(map(len, x)) > 30
+        axes.set_xticks(places, x, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     elif log:
-        from matplotlib.ticker import FuncFormatter, NullFormatter
-
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _log_scale(axes, places.min(), places.max())
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -116,16 +130,20 @@ def curves(
 def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> None:
     """A square of counts, (n, n), on a log scale, rows and columns in the order of the names; 0 stays white."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator
 
     size = max(WIDTH, 0.15 * len(names) + 2.2)
     figure, axes = new_figure(size, size)
     letters = 10 if len(names) <= 20 else 8
     # Lightness falls steadily: it reads in grey as well.
     shown = np.where(counts > 0, counts, np.nan)
-    image = axes.imshow(shown, cmap="cividis_r", norm=LogNorm(1, max(2, counts.max())))
+    low = min(counts[counts > 0], default=1)
+    high = max(2 * low, counts.max())
+    image = axes.imshow(shown, cmap="cividis_r", norm=LogNorm(low, high))
     axes.set_xticks(range(len(names)), _shown(names), rotation=90, fontsize=letters)
     axes.set_yticks(range(len(names)), _shown(names), fontsize=letters)
-    bar = figure.colorbar(image, ax=axes, label=label, shrink=0.6, location="top", format="%g")
+    ticks = LogLocator(10, _steps(low, high), numticks=12)
+    bar = figure.colorbar(image, ax=axes, label=label, shrink=0.6, location="top", format="{x:,g}", ticks=ticks)
     bar.ax.minorticks_off()
     _save(figure, path)
 
@@ -149,6 +167,21 @@ def reliability(path: Path, series: Mapping[str, tuple[np.ndarray, np.ndarray, n
     _save(figure, path)
 
 
+def _log_scale(axes, low: float, high: float) -> None:
+    """A logarithmic horizontal axis from one value to the other, with more than one number at it."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10, _steps(low, high), numticks=12))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _steps(low: float, high: float) -> tuple[int, ...]:
+    """The numbers of a decade that stand at an axis."""
+    return (1, 2, 5) if high < 40 * low else (1,)
+
+
 def _named(axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), _shown(names))
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -156,6 +189,8 @@ def _named(axes, names: Sequence[str]) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+    if len(names) > _TALL:
+        axes.tick_params(axis="x", top=True, labeltop=True)
 
 
 def _shown(names: Sequence[str]) -> list[str]:

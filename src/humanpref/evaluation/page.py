@@ -30,7 +30,7 @@ figcaption { margin-bottom: 6px; max-width: 640px }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; font-weight: 600; padding: 4px 0 }
 th, td { padding: 4px 10px; border-bottom: 1px solid #e4e8ec; text-align: left; white-space: nowrap }
-td.text { white-space: normal; min-width: 12rem; overflow-wrap: anywhere }
+td.text { white-space: normal; min-width: 24rem; overflow-wrap: anywhere }
 td.number, th.number { text-align: right }
 thead th { border-bottom: 2px solid #8a8f98 }
 summary { cursor: pointer; color: #0b5394; padding: 8px 0 }
@@ -116,11 +116,12 @@ def _cell(text: str, number: bool) -> str:
 
 
 def texts_of(column: pd.Series) -> list[str]:
-    """A column as a table shows it: whole numbers with thousands' commas, others with three digits behind the point; NaN: –."""
+    """A column as a table shows it: whole numbers with thousands' commas, others with three digits behind the point, from 100
+    on with none; NaN: –."""
     if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
         return [str(value) for value in column]
     whole = (column.dropna() % 1 == 0).all()
-    return ["–" if pd.isna(v) else f"{v:,.0f}" if whole or abs(v) >= 1_000 else f"{v:.3f}" for v in column]
+    return ["–" if pd.isna(v) else f"{v:,.0f}" if whole or abs(v) >= 100 else f"{v:.3f}" for v in column]
 
 
 def _text(text: str) -> str:

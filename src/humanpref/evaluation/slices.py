@@ -6,8 +6,8 @@ import pandas as pd
 from humanpref.text.features import language_of
 
 
-def slices(pairs: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Of each way to cut the rows, (n,) names of the part that each row is in; every row is in one part of each."""
+def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
+    """Of each way to cut the rows, the part that each of the n rows is in, the parts in an order that makes sense."""
     a, b = (np.array([sum(map(len, turns)) for turns in pairs[c]]) for c in ("response_a", "response_b"))
     ratio = (np.maximum(a, b) + 1) / (np.minimum(a, b) + 1)
     turns = np.array([len(prompt) for prompt in pairs["prompt"]])
@@ -18,13 +18,18 @@ def slices(pairs: pd.DataFrame) -> dict[str, np.ndarray]:
     texts = zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)
     code = np.array([any("```" in turn for text in row for turn in text) for row in texts])
     language = np.array([language_of(prompt) or "not told" for prompt in pairs["prompt"]], dtype=object)
-    lengths = np.array(["under 500", "500-1,500", "1,500-3,000", "3,000 and more"])
-    differences = np.array(["under 1.25 times", "1.25-2 times", "2-4 times", "4 times and more"])
+    lengths = ("under 500", "500-1,500", "1,500-3,000", "3,000 and more")
+    differences = ("under 1.25 times", "1.25-2 times", "2-4 times", "4 times and more")
+    of_language = np.select([language == "english", language != "not told"], [0, 1], 2)
     return {
-        "mean characters of the answers": lengths[np.digitize((a + b) / 2, [500, 1_500, 3_000])],
-        "longer answer is longer by": differences[np.digitize(ratio, [1.25, 2, 4])],
-        "turns": np.array(["1", "2", "3 and more"])[np.digitize(turns, [2, 3])],
-        "language of the prompt": np.where(np.isin(language, ["english", "not told"]), language, "another"),
-        "code": np.where(code, "a code block", "none"),
-        "answers": np.select([same, empty], ["identical", "one is empty"], "different, not empty"),
+        "mean characters of the answers": _parts(np.digitize((a + b) / 2, [500, 1_500, 3_000]), *lengths),
+        "longer answer is longer by": _parts(np.digitize(ratio, [1.25, 2, 4]), *differences),
+        "turns": _parts(np.digitize(turns, [2, 3]), "1", "2", "3 and more"),
+        "language of the prompt": _parts(of_language, "english", "another", "not told"),
+        "code": _parts(code.astype(np.int64), "none", "a code block"),
+        "answers": _parts(np.select([same, empty], [2, 1], 0), "different, not empty", "one is empty", "identical"),
     }
+
+
+def _parts(places: np.ndarray, *names: str) -> pd.Categorical:
+    return pd.Categorical.from_codes(places, names)

@@ -1,0 +1,37 @@
+"""A cheap proxy of fluency without a language model: how common a text's character trigrams are among those of other texts."""
+
+import numpy as np
+
+from humanpref.text.similarity import CHARACTER_COLUMNS, CHUNK, trigram_counts
+
+
+def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
+    """The mean of ln((1 + its count in the other texts) / (columns + their trigrams)) over a text's lower-case trigrams.
+
+    Gibberish, misspelling and rare scripts make it low. It does not see the order of words, and what is written most in `texts`
+    (their language, say) is what it takes for fluent.
+
+    Parameters
+    ----------
+    texts : list of str
+        n texts. The trigrams of a text itself are left out of the frequencies that it is judged by.
+
+    Returns
+    -------
+    ndarray
+        (n,) float64, in nats per trigram; NaN for a text of fewer than three characters.
+    """
+    starts = range(0, len(texts), CHUNK)
+    total = np.zeros(CHARACTER_COLUMNS)
+    for start in starts:
+        total += np.asarray(trigram_counts(texts[start : start + CHUNK]).sum(axis=0))[0]
+    made = [np.empty(0)]
+    for start in starts:
+        counts = trigram_counts(texts[start : start + CHUNK])
+        lengths = np.asarray(counts.sum(axis=1))[:, 0]
+        own = counts.data
+        others = total.sum() - np.repeat(lengths, np.diff(counts.indptr))
+        counts.data = own * np.log((1 + total[counts.indices] - own) / (CHARACTER_COLUMNS + others))
+        sums = np.asarray(counts.sum(axis=1))[:, 0]
+        made.append(np.divide(sums, lengths, out=np.full(len(sums), np.nan), where=lengths > 0))
+    return np.concatenate(made)
