@@ -11,11 +11,12 @@ from humanpref.artifact import Artifact
 from humanpref.blending import blend, render
 from humanpref.config import load_config
 from humanpref.data import labels_of, prompt_keys, read_pairs
-from humanpref.evaluation.metrics import log_loss
+from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses
 from humanpref.experiment import evaluate, train
 from humanpref.models import load_model
-from humanpref.models.blend import fit_blend
+from humanpref.models.blend import fit_blend, fit_corrected_blend, mean_log_loss
 from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.text.cases import answer_cases
 
 
 def sparse(term, structure):
@@ -53,9 +54,11 @@ def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_p
     rows = read_pairs(arena / "test.csv")
     each = [np.mean([m.predict_proba(rows) for m in artifact.models], axis=0) for artifact in members.values()]
     if mean == "arithmetic":
-        mixed = sum(w * p for w, p in zip(fitted.weights, each, strict=True)) ** (1 / fitted.temperature)
+        mixed = sum(w * p for w, p in zip(fitted.weights, each, strict=True)) ** (1 / fitted.correction.temperature)
     else:
-        mixed = np.prod([p ** (w / fitted.temperature) for w, p in zip(fitted.weights, each, strict=True)], axis=0)
+        mixed = np.prod(
+            [p ** (w / fitted.correction.temperature) for w, p in zip(fitted.weights, each, strict=True)], axis=0
+        )
     np.testing.assert_allclose(blended.predict_proba(rows), mixed / mixed.sum(axis=1, keepdims=True), atol=1e-9)
     report = blended.metrics["blend"]
     assert [member["member"] for member in report["members"]] == list(members)
@@ -73,23 +76,57 @@ def blended(members, tmp_path_factory):
 
 def test_its_estimate_is_cross_fitted(blended, members, pairs):
     told, labels = np.stack([told_by(members["weak"]), told_by(members["prior"])]), labels_of(pairs)
-    oof = blended.oof
-    keys = prompt_keys(pairs)
+    folds, options = blended.oof["fold"].to_numpy(), load_config("cpu-best").model
+    keys, cases = prompt_keys(pairs), answer_cases(pairs)
+    rival, names = np.empty(labels.shape), []
     for fold in range(5):
-        judged = (oof["fold"] == fold).to_numpy()
+        judged = folds == fold
         assert judged.any()
         assert not set(keys[judged]) & set(keys[~judged])
-        own = fit_blend(told[:, ~judged], labels[~judged])[0](told[:, judged])
-        np.testing.assert_allclose(told_by(blended)[judged], own, atol=1e-12)
+        own, _, _ = fit_corrected_blend(
+            told[:, ~judged], labels[~judged], None, options, folds[~judged], cases[~judged]
+        )
+        np.testing.assert_allclose(told_by(blended)[judged], own(told[:, judged], cases[judged]), atol=1e-12)
+        best = int(np.argmin([mean_log_loss(labels[~judged], of[~judged]) for of in told]))
+        rival[judged] = told[best][judged]
+        names.append(["weak", "prior"][best])
     metrics = blended.metrics
+    nested = metrics["blend"]["nested"]
+    differences = row_log_losses(labels, told_by(blended)) - row_log_losses(labels, rival)
+    assert nested["best_members"] == names
+    assert nested["difference"] == pytest.approx(differences.mean())
+    assert (nested["low"], nested["high"]) == pytest.approx(bootstrap_interval(differences, keys))
     assert metrics["log_loss"] == pytest.approx(log_loss(labels, told_by(blended)))
     assert metrics["log_loss"] > metrics["blend"]["log_loss_on_the_rows_of_the_fit"]
     losses = [log_loss(labels, own) for own in told]
     assert metrics["blend"]["best_member"] == ["weak", "prior"][int(np.argmin(losses))]
     assert metrics["blend"]["difference_to_best"] == pytest.approx(metrics["log_loss"] - min(losses))
     text = render(metrics)
-    for word in ("weak: weight ", "temperature", "on the rows of the fit (flattering)", "difference to"):
+    for word in (
+        "weak: weight ",
+        "temperature",
+        "vector scaling: ",
+        "two empty answers, 0 rows: too few",
+        "nested difference to the best member, chosen on the other folds (",
+        "on the rows of the fit (flattering)",
+        "difference to",
+    ):
         assert word in text
+
+
+def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs):
+    """Two members that guess: another one is the best elsewhere only if, on this fold, it is much worse than the best of all."""
+    rng, labels = np.random.default_rng(0), labels_of(pairs)
+    guess = np.eye(3)[rng.integers(3, size=(2, len(pairs)))]
+    for name, lucky in zip(("weak", "strong"), guess, strict=True):
+        shutil.copytree(members[name].folder, tmp_path / name)
+        told = members[name].oof.assign(**dict(zip(LABEL_COLUMNS, (0.1 + 0.7 * lucky).T, strict=True)))
+        told.to_csv(tmp_path / name / "oof.csv", index=False)
+    found = blend([tmp_path / "weak", tmp_path / "strong"], tmp_path / "blend").metrics["blend"]
+    losses = [log_loss(labels, 0.1 + 0.7 * lucky) for lucky in guess]
+    assert found["best_member"] == ["weak", "strong"][int(np.argmin(losses))]
+    assert set(found["nested"]["best_members"]) == {"weak", "strong"}
+    assert found["nested"]["difference"] < found["difference_to_best"] - 0.01
 
 
 def test_it_is_an_artifact_like_any_other(blended, members, arena, tmp_path, caplog):
@@ -135,6 +172,46 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
         fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
     assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
     assert f"{len(fifth.oof)} rows were held out by every artifact, of 120" in caplog.text
+
+
+@pytest.fixture
+def telling(write_csv, tmp_path):
+    """Two artifacts that know nothing but class rates, of rows whose answers tell all where they are identical or empty."""
+    plain = [([f"p{i}"], ["a"], ["b"], i % 3) for i in range(60)]
+    same = [([f"same {i}"], ["a"], ["a"], 2) for i in range(45)]
+    empty = [([f"empty {i}"], [""] if i % 2 else ["a"], ["b"] if i % 2 else [""], i % 2) for i in range(45)]
+    csv = write_csv([*plain, *same, *empty], name="telling.csv")
+    train(load_config("prior"), csv, tmp_path / "one", folds=2)
+    train(load_config("prior"), csv, tmp_path / "two", folds=3)
+    return csv, tmp_path / "one", tmp_path / "two"
+
+
+def test_special_cases_come_from_the_artifacts(telling, tmp_path):
+    csv, one, two = telling
+    pairs = read_pairs(csv)
+    blended = blend([one, two], tmp_path / "blend")
+    assert blended.rows["case"].tolist() == Artifact.load(one).rows["case"].tolist() == answer_cases(pairs).tolist()
+    tried = {fact["correction"]: fact for fact in blended.metrics["blend"]["corrections"]}
+    assert [name for name, fact in tried.items() if fact["used"]] == ["identical answers", "one empty answer"]
+    assert blended.metrics["blend"]["nested"]["high"] < -0.2
+    text = render(blended.metrics)
+    assert "identical answers, 45 rows: used, +" in text
+    assert "two empty answers, 0 rows: too few to learn from (used from 20 on)" in text
+    told = blended.predict_proba(pairs)
+    assert told[60:105, 2].min() > 0.75
+    assert told[105:][np.arange(45), np.arange(45) % 2].min() > 0.75
+    np.testing.assert_allclose(told_by(blended), told, atol=0.15)  # out of fold the same is learned
+
+    for folder in (one, two):  # as an earlier version left them
+        rows = Artifact.load(folder).rows.drop(columns="case")
+        rows.to_csv(folder / "rows.csv", index=False)
+        again = blend([one, two], tmp_path / f"again-{folder.name}")
+        known = folder == one
+        assert again.metrics["blend"]["cases_known"] == known
+        assert ("special cases: not known" in render(again.metrics)) != known
+        assert ("case" in again.rows) == known
+        assert (again.metrics["log_loss"] == blended.metrics["log_loss"]) == known
+    assert again.metrics["log_loss"] > blended.metrics["log_loss"] + 0.2
 
 
 def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):

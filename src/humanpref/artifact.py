@@ -6,7 +6,8 @@
       artifact.json   what it is: format, preset, family, the backbone really used, the training rows' prior, versions, members
       metrics.json    validation or out-of-fold figures, and what happened while fitting
       oof.csv         id, fold and the three probabilities of every row that was predicted while held out
-      rows.csv        id, digest of the prompt, labels and weight of every training row, for what is fitted on oof.csv later
+      rows.csv        id, digest of the prompt, case of the answers, labels and weight of every training row, for what is fitted
+                      on oof.csv later
       model/          the one model, or fold-0/ … fold-(K-1)/: config.json, weights (safetensors), tokenizer
 """
 
@@ -27,12 +28,14 @@ from humanpref.files import read_json, write_whole
 from humanpref.models import Model, load_model
 from humanpref.models.budget import Budget, predict_within
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.text.cases import answer_cases
 
 FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
 OOF_FILE = "oof.csv"
 ROWS_FILE = "rows.csv"
 PROMPT_KEY = "prompt_key"
+CASE = "case"
 FORMAT = 1
 _LIBRARIES = (
     "numpy",
@@ -126,7 +129,8 @@ class Artifact:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`), labels, `weight`.
+        """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`), `case`
+        (`humanpref.text.cases.answer_cases`; artifacts of earlier versions lack it), labels, `weight`.
 
         Raises
         ------
@@ -219,7 +223,8 @@ def read_oof(path: Path) -> pd.DataFrame:
 def write_rows(path: Path, pairs: pd.DataFrame) -> None:
     """Write the labelled rows that `Artifact.rows` reads."""
     weights = weights_of(pairs)
-    frame = pairs[[ID]].assign(**{PROMPT_KEY: prompt_keys(pairs)}, **{c: pairs[c] for c in LABEL_COLUMNS})
+    frame = pairs[[ID]].assign(**{PROMPT_KEY: prompt_keys(pairs), CASE: answer_cases(pairs)})
+    frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
     frame[WEIGHT] = 1.0 if weights is None else weights
     with write_whole(path) as file:
         frame.to_csv(file, index=False, lineterminator="\n")

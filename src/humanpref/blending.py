@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.artifact import FACTS_FILE, METRICS_FILE, OOF_FILE, PROMPT_KEY, ROWS_FILE, Artifact, facts_of, write_oof
+from humanpref.artifact import (
+    CASE,
+    FACTS_FILE,
+    METRICS_FILE,
+    OOF_FILE,
+    PROMPT_KEY,
+    ROWS_FILE,
+    Artifact,
+    facts_of,
+    write_oof,
+)
 from humanpref.config import BlendOptions, from_dict
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses, summarise
 from humanpref.files import folder_whole, write_json, write_whole
-from humanpref.models.blend import describe_member, equal_blend, fit_blend, write_blend
+from humanpref.models.blend import describe_member, equal_blend, fit_corrected_blend, mean_log_loss, write_blend
+from humanpref.models.correction import describe_correction
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
@@ -29,10 +41,16 @@ MODEL = "model"
 
 
 def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") -> Artifact:
-    """Fit weights and a temperature on out-of-fold predictions, and write an artifact that holds its members.
+    """Fit weights and a correction on out-of-fold predictions, and write an artifact that holds its members.
 
-    The blend's own oof.csv and figures are cross-fitted: each grouped fold is predicted with the weights that the other folds
-    give. The log loss of the final weights on the rows that they were fitted on is in the metrics, too, by its right name.
+    The blend's own oof.csv and figures are cross-fitted: each grouped fold is predicted with all that is fitted and chosen on the
+    other folds (members, weights, temperature or vector scaling, special cases). Its gain is nested likewise: on each fold the
+    blend is compared with the member that is the best on the other folds. Of members that are nearly equal, this is more often
+    than not the worse one here, which is a little kind to the blend; the difference to the member that is the best on all rows,
+    which stands beside it, flatters that member. What neither undoes: the members that predicted the other folds have learned
+    from this one. For that, train a preset of family `blend` by folds.
+
+    The log loss of the final blend on the rows that it was fitted on is in the metrics, too, by its right name.
 
     Parameters
     ----------
@@ -57,15 +75,23 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     labels, weights, keys = labels_of(rows), weights_of(rows), rows[PROMPT_KEY].to_numpy(dtype=object)
     config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
     options: BlendOptions = config.model
-    fit = partial(fit_blend, mean=mean, shrinkage=options.shrinkage, min_gain=options.min_gain)
+    cases = rows[CASE].to_numpy(dtype=object) if CASE in rows else None
     # A prompt's key stands for the prompt: the same groups, and no text needed.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), min(CROSS_FITS, len(set(keys))), config.seed)
-    honest, prior = np.empty(labels.shape), np.empty(labels.shape)
+    honest, prior, rival = np.empty(labels.shape), np.empty(labels.shape), np.empty(labels.shape)
+    rivals = []
     for fold in np.unique(folds):
         fitted, judged = folds != fold, folds == fold
-        honest[judged] = fit(told[:, fitted], labels[fitted], weights[fitted])[0](told[:, judged])
+        own = None if cases is None else cases[fitted]
+        nested, _, _ = fit_corrected_blend(
+            told[:, fitted], labels[fitted], weights[fitted], options, folds[fitted], own
+        )
+        honest[judged] = nested(told[:, judged], None if cases is None else cases[judged])
         prior[judged] = np.average(labels[fitted], axis=0, weights=weights[fitted])
-    final, dropped = fit(told, labels, weights)
+        best = int(np.argmin([mean_log_loss(labels[fitted], of[fitted], weights[fitted]) for of in told]))
+        rival[judged] = told[best][judged]
+        rivals.append(best)
+    final, dropped, tried = fit_corrected_blend(told, labels, weights, options, folds, cases)
     members = []
     for number, artifact in enumerate(artifacts):
         low, high = bootstrap_interval(row_log_losses(labels, told[number]), keys)
@@ -80,8 +106,10 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         }
         members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
     best = int(np.argmin([member["log_loss"] for member in members]))
-    difference = row_log_losses(labels, honest) - row_log_losses(labels, told[best])
-    low, high = bootstrap_interval(difference, keys)
+    losses = row_log_losses(labels, honest)
+    to_rival, to_best = (losses - row_log_losses(labels, of) for of in (rival, told[best]))
+    rival_low, rival_high = bootstrap_interval(to_rival, keys)
+    low, high = bootstrap_interval(to_best, keys)
     kept = [number for number in range(len(artifacts)) if number not in dropped]
     facts = artifacts[0].facts
     learned = max(artifact.facts["training_rows"] for artifact in artifacts)
@@ -89,20 +117,27 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         of_kept = dataclasses.replace(final, weights=final.weights[kept])
         write_blend(folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept])
         write_oof(folder / OOF_FILE, rows, honest, folds)
-        trained = pd.concat([artifact.rows for artifact in artifacts]).drop_duplicates([ID, PROMPT_KEY])
+        trained = pd.concat(_tables(artifacts)).drop_duplicates([ID, PROMPT_KEY])
         with write_whole(folder / ROWS_FILE) as file:
             trained.to_csv(file, index=False, lineterminator="\n")
         metrics = {
-            "held_out": "out of fold, the blend's weights cross-fitted",
+            "held_out": "out of fold, the blend cross-fitted",
             **summarise(labels, honest, prior, keys),
             "blend": {
-                "mean": mean,
-                "temperature": final.temperature,
+                **final.facts(),
+                "corrections": tried,
+                "cases_known": cases is not None,
                 "members": members,
-                "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(told)),
-                "note": "the log loss on the rows that the weights were fitted on flatters them; log_loss is cross-fitted",
+                "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(told, cases)),
+                "note": "the log loss on the rows that the blend was fitted on flatters it; log_loss is cross-fitted",
+                "nested": {
+                    "best_members": [members[number]["member"] for number in rivals],
+                    "difference": float(to_rival.mean()),
+                    "low": rival_low,
+                    "high": rival_high,
+                },
                 "best_member": members[best]["member"],
-                "difference_to_best": float(difference.mean()),
+                "difference_to_best": float(to_best.mean()),
                 "difference_low": low,
                 "difference_high": high,
             },
@@ -118,11 +153,20 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
 def render(metrics: dict[str, Any]) -> str:
     """A blend's metrics, as lines to print."""
     found = metrics["blend"]
+    nested, counts = found["nested"], Counter(found["nested"]["best_members"])
+    chosen = ", ".join(f"{member} in {folds}" for member, folds in counts.most_common())
     lines = [describe_member(member) for member in found["members"]]
+    lines.append(f"{found['mean']} mean, temperature {found['temperature']:.3f}")
+    if found["corrections"] and found["corrections"][0]["used"]:
+        lines[-1] += f", the tie's logarithm times {found['tie_scale']:.3f} {found['tie_bias']:+.3f}"
+    lines += [describe_correction(tried) for tried in found["corrections"]]
+    if not found["cases_known"]:
+        lines.append("special cases: not known, the artifacts are of an earlier version; train one of them again")
     lines += [
-        f"{found['mean']} mean, temperature {found['temperature']:.3f}",
         f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} [{metrics['log_loss_low']:.4f}, "
         f"{metrics['log_loss_high']:.4f}], the prior's {metrics['prior_log_loss']:.4f}",
+        f"nested difference to the best member, chosen on the other folds ({chosen} of {counts.total()}): "
+        f"{nested['difference']:+.4f} [{nested['low']:+.4f}, {nested['high']:+.4f}]",
         f"difference to {found['best_member']}, the best member on these rows: {found['difference_to_best']:+.4f} "
         f"[{found['difference_low']:+.4f}, {found['difference_high']:+.4f}]",
         f"on the rows of the fit (flattering): {found['log_loss_on_the_rows_of_the_fit']:.4f}",
@@ -146,7 +190,7 @@ def _check_rows(artifacts: list[Artifact]) -> None:
 def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray]:
     """The n rows that every artifact predicted while they were held out, and what the m said of them, (m, n, 3)."""
     predicted = [artifact.oof.set_index(ID) for artifact in artifacts]
-    rows = artifacts[0].rows
+    rows = _tables(artifacts)[0]
     rows = rows[np.all([rows[ID].isin(frame.index) for frame in predicted], axis=0)].reset_index(drop=True)
     if rows.empty:
         raise InputError("blend: no row was held out by all of " + ", ".join(str(a.folder) for a in artifacts))
@@ -161,6 +205,11 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray]:
         names = ", ".join(map(str, others))
         logger.warning("blend: other folds than %s's: %s; rows are matched by id", artifacts[0].folder, names)
     return rows, np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted])
+
+
+def _tables(artifacts: list[Artifact]) -> list[pd.DataFrame]:
+    """The artifacts' training rows, those tables first that name the rows' cases."""
+    return sorted((artifact.rows for artifact in artifacts), key=lambda rows: CASE not in rows)
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:

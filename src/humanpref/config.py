@@ -270,9 +270,10 @@ class BlendOptions:
     mean: str = "arithmetic"
     """Of the members' probabilities: `arithmetic` or `geometric`."""
     shrinkage: float = 10.0
-    """Pull towards equal weights and no temperature, in nats over all rows: `fit_blend`."""
+    """Pull towards equal weights and no correction: `fit_blend` (in nats over all rows), `humanpref.models.correction`."""
     min_gain: float = 1.0
-    """A member that lowers the log loss by less, in nats over all rows, is dropped."""
+    """A member that lowers the log loss by less, in nats over all rows, is dropped; vector scaling and special cases are used
+    from there on, out of fold."""
 
     def __post_init__(self) -> None:
         _check(all(text.strip() for text in self.members), "model.members", "names of presets", self.members)

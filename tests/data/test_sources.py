@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, read_training_rows, write_pairs
+from humanpref.data import (
+    Extra,
+    grouped_folds,
+    inner_splits,
+    labels_of,
+    prompt_keys,
+    read_pairs,
+    read_training_rows,
+    write_pairs,
+)
 from humanpref.schema import LABEL_COLUMNS, InputError
 
 
@@ -83,3 +92,27 @@ def test_written_pairs_are_read_back_as_they_are(arena, tmp_path, write_csv):
     pd.testing.assert_frame_equal(again, pairs)
     np.testing.assert_array_equal(prompt_keys(again), prompt_keys(pairs))
     assert (grouped_folds(again, 2, 0) == grouped_folds(pairs, 2, 0)).all()
+
+
+def test_inner_splits_judge_by_the_files_own_rows(write_csv, pairs):
+    names = [f"prompt {i}" for i in range(9)]
+    train_csv = write_csv(rows(*names, "prompt 0"), name="train.csv")
+    extra = write_csv(rows("PROMPT 0", "prompt 5", *(f"new {i}" for i in range(20))), name="extra.csv")
+    found = read_training_rows(train_csv, [Extra(extra)])
+    together, targets = found.gathered(np.ones(10, dtype=bool), np.ones(22, dtype=bool))
+    keys = prompt_keys(together)
+    splits = inner_splits(together, 3, 42, targets)
+    assert np.sum([judged for _, judged in splits], axis=0).tolist() == [1] * 10 + [0] * 22
+    own = grouped_folds(found.pairs, 3, 42)
+    for fold, (learned, judged) in enumerate(splits):
+        np.testing.assert_array_equal(judged[:10], own == fold)
+        assert not set(keys[learned]) & set(keys[judged])
+        assert learned[12:].all()
+        np.testing.assert_array_equal(learned[[10, 11]], own[[0, 5]] != fold)
+    assert inner_splits(together, 10, 42, targets) == []
+    assert inner_splits(together, 3, 42, targets, least=10) == []
+    # Without extra rows they are the grouped folds.
+    folds = grouped_folds(pairs, 4, 1)
+    for fold, (learned, judged) in enumerate(inner_splits(pairs, 4, 1, labels_of(pairs))):
+        np.testing.assert_array_equal(judged, folds == fold)
+        np.testing.assert_array_equal(learned, folds != fold)

@@ -623,6 +623,23 @@ def test_a_real_blend_is_what_it_is_by_itself(arena, new_tree):
     assert new_tree.status["failures"] == []
 
 
+def test_a_real_blend_knows_special_cases(write_csv, new_tree):
+    kinds = [((["a"], ["b"]), 0), ((["a"], ["a"]), 2), (([""], ["b"]), 1), ((["a"], [" "]), 0)]
+    rows = [([f"prompt {i}"], *kinds[i % 4][0], (i // 4) % 3 if i % 4 == 0 else kinds[i % 4][1]) for i in range(120)]
+    train_csv = write_csv(rows)
+    experiment.train(load_config("prior"), train_csv, new_tree.root / "one", folds=2)
+    experiment.train(load_config("prior"), train_csv, new_tree.root / "two", folds=3)
+    folder = new_tree.kernel / "blended"
+    folder.parent.mkdir(parents=True)
+    blended = blend([new_tree.root / "one", new_tree.root / "two"], folder)
+    assert blended.metrics["blend"]["offsets"]
+    write_csv(rows[:8], labels=False).replace(new_tree.test_csv)
+    kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+    told = new_tree.submission()
+    assert told == pytest.approx(experiment.predict([blended], read_pairs(new_tree.test_csv)), abs=1e-6)
+    assert told.argmax(axis=1)[[1, 2, 3, 5, 6, 7]].tolist() == [2, 1, 0, 2, 1, 0]
+
+
 def test_no_artifact_is_an_error_that_shows_the_tree(new_tree):
     with pytest.raises(InputError, match=r"no artifact\.json(.|\n)*test\.csv"):
         kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)

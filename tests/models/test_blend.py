@@ -1,14 +1,19 @@
 """The blend: its two means and its temperature by hand, its optimum by brute force, what it drops, and its honesty."""
 
 import logging
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from humanpref.config import load_config
-from humanpref.data import labels_of, swap_pairs
+from humanpref.data import labels_of, read_pairs, swap_pairs
+from humanpref.experiment import train
 from humanpref.models import build_model, load_model
 from humanpref.models.blend import Blend, equal_blend, fit_blend, mean_log_loss
+from humanpref.models.correction import Correction
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
 from humanpref.schema import InputError
@@ -34,9 +39,9 @@ def test_both_means_and_the_temperature_by_hand():
     expected = np.array([[root, 0.2, root]]) / (2 * root + 0.2)
     np.testing.assert_allclose(equal_blend("geometric", 2)(told), expected, atol=1e-12)
     # T = 1/2 squares: 0.04, 0.04, 0.36 of 0.44.
-    sharpened = Blend("arithmetic", np.array([1.0, 0.0]), 0.5)(told)
+    sharpened = Blend("arithmetic", np.array([1.0, 0.0]), Correction(0.5))(told)
     np.testing.assert_allclose(sharpened, np.array([[0.04, 0.04, 0.36]]) / 0.44, atol=1e-12)
-    softened = Blend("geometric", np.array([1.0, 0.0]), 2.0)(told)
+    softened = Blend("geometric", np.array([1.0, 0.0]), Correction(2.0))(told)
     np.testing.assert_allclose(softened, np.sqrt(told[0]) / np.sqrt(told[0]).sum(), atol=1e-12)
 
 
@@ -70,9 +75,9 @@ def test_the_temperature_is_the_best_and_undoes_a_known_one():
     # A member that is twice too sure of itself; soft labels leave no noise.
     sure = truth**2 / (truth**2).sum(axis=1, keepdims=True)
     blend, _ = fit_blend(sure[None], truth, shrinkage=0)
-    assert blend.temperature == pytest.approx(2, abs=1e-4)
+    assert blend.correction.temperature == pytest.approx(2, abs=1e-4)
     np.testing.assert_allclose(blend(sure[None]), truth, atol=1e-4)
-    assert 1 < fit_blend(sure[None], truth, shrinkage=1_000)[0].temperature < 1.9
+    assert 1 < fit_blend(sure[None], truth, shrinkage=1_000)[0].correction.temperature < 1.9
 
 
 @pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
@@ -102,7 +107,7 @@ def test_shrinkage_pulls_towards_the_plain_mean_and_less_with_more_rows():
     strong = fit_blend(told, labels, shrinkage=1e9, min_gain=0)[0]
     assert free[0] > default[0] > strong.weights[0]
     np.testing.assert_allclose(strong.weights, 0.5, atol=1e-6)
-    assert strong.temperature == pytest.approx(1, abs=1e-6)
+    assert strong.correction.temperature == pytest.approx(1, abs=1e-6)
     many = np.full(len(labels), 100.0)
     assert abs(fit_blend(told, labels, many, min_gain=0)[0].weights[0] - free[0]) < abs(default[0] - free[0]) / 5
 
@@ -114,7 +119,7 @@ def test_a_row_of_weight_two_is_the_row_twice():
     weighted, _ = fit_blend(told, labels, weights)
     repeated, _ = fit_blend(twice, np.concatenate([labels, labels[:60]]))
     np.testing.assert_allclose(weighted.weights, repeated.weights, atol=1e-5)
-    assert weighted.temperature == pytest.approx(repeated.temperature, abs=1e-5)
+    assert weighted.correction.temperature == pytest.approx(repeated.correction.temperature, abs=1e-5)
 
 
 def blend_of(*members, **options):
@@ -158,7 +163,7 @@ def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
     )
     model.fit(pairs, labels)
     told = np.stack([member.predict_proba(pairs) for member in model.members_])
-    logs = np.tensordot(model.blend_.weights, np.log(told), axes=1) / model.blend_.temperature
+    logs = np.tensordot(model.blend_.weights, np.log(told), axes=1) / model.blend_.correction.temperature
     expected = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model.predict_proba(pairs), expected, atol=1e-12)
     alone = build_model(load_config("sparse", overrides=FEW.split())).fit(pairs, labels)
@@ -246,3 +251,124 @@ def test_loading_wants_exactly_its_members(pairs, tmp_path, change):
         (tmp_path / "member-0").rename(tmp_path.with_name("gone"))
     with pytest.raises(InputError, match="expected the folders member-0, found"):
         load_model(tmp_path)
+
+
+def rows_with_cases(rows=150):
+    """Rows of which every third has identical answers, a tie, and of every third one answer is empty, which loses."""
+    kinds = [((["q"], ["same"], ["same"]), 2), ((["q"], [""], ["b"]), 1), ((["q"], ["a"], [" "]), 0)]
+    plain = [((["q"], ["a"], ["b"]), label) for label in (0, 1, 2)]
+    made = [(plain[(i // 3) % 3], kinds[0], kinds[1 + (i // 3) % 2])[i % 3] for i in range(rows)]
+    return [([f"prompt {i}"], a, b, label) for i, ((_, a, b), label) in enumerate(made)]
+
+
+def test_special_cases_are_learned_kept_and_applied(write_csv, tmp_path):
+    pairs = read_pairs(write_csv(rows_with_cases()))
+    model = blend_of("prior", folds=3).fit(pairs, labels_of(pairs))
+    report = model.report_["blend"]
+    used = {fact["correction"]: fact["used"] for fact in report["corrections"]}
+    assert used == {
+        "vector scaling": False,
+        "identical answers": True,
+        "two empty answers": False,
+        "one empty answer": True,
+    }
+    assert list(report["offsets"]) == ["identical", "A empty", "B empty"]
+    plain, same, empty_a, _, _, empty_b = model.predict_proba(pairs[:6])
+    assert plain.max() < 0.5
+    assert same[2] > 0.8
+    assert empty_a[1] > 0.8
+    assert empty_b[0] == pytest.approx(empty_a[1], abs=0.02)
+    # The rates are those of the rows, shrunk by 10 rows of the prior's.
+    rates = labels_of(pairs).mean(axis=0)
+    fact = report["corrections"][1]
+    assert fact["predicted"][2] == pytest.approx(rates[2], abs=0.01)
+    assert fact["rates"][2] == pytest.approx((50 + 10 * fact["predicted"][2]) / 60)
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).predict_proba(pairs), model.predict_proba(pairs))
+    swapped = model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]]
+    assert np.abs(swapped - model.predict_proba(pairs)).max() < 0.05  # the prior alone prefers a side
+
+
+def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pairs, tmp_path):
+    odd = pairs.copy()
+    odd["response_b"] = [a if i % 3 == 0 else ("",) if i % 3 == 1 else b for i, (a, b) in
+                         enumerate(zip(pairs["response_a"], pairs["response_b"], strict=True))]  # fmt: skip
+    model = blend_of(f"sparse {FEW}", folds=2).fit(odd, labels_of(odd))
+    correction = Correction(0.8, 1.3, -0.2, np.array([[0.1, 0.1, 2], [0, 0, 1], [-1, 1, 0], [1, -1, 0]]))
+    model.blend_ = Blend("arithmetic", model.blend_.weights, correction)
+    model.save(tmp_path)
+    loaded = load_model(tmp_path)
+    np.testing.assert_array_equal(loaded.predict_proba(odd), model.predict_proba(odd))
+    assert loaded.swap_equivariant
+    swapped = loaded.predict_proba(swap_pairs(odd))[:, [1, 0, 2]]
+    np.testing.assert_allclose(swapped, loaded.predict_proba(odd), atol=1e-6)
+
+
+def test_what_the_first_version_saved_is_loaded(pairs, tmp_path):
+    model = blend_of(f"sparse {FEW}", "prior", folds=2).fit(pairs, labels_of(pairs))
+    model.save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    save_file({"weights": state["weights"], "temperature": np.array([0.7])}, path)
+    loaded = load_model(tmp_path)
+    np.testing.assert_allclose(loaded.blend_.weights, model.blend_.weights)
+    assert loaded.blend_.correction.temperature == 0.7
+    told = np.stack([member.predict_proba(pairs) for member in model.members_])
+    expected = np.tensordot(model.blend_.weights, told, axes=1) ** (1 / 0.7)
+    np.testing.assert_allclose(loaded.predict_proba(pairs), expected / expected.sum(axis=1, keepdims=True), atol=1e-12)
+    save_file({"weights": state["weights"], "temperature": np.array([-1.0])}, path)
+    with pytest.raises(InputError, match="positive temperature"):
+        load_model(tmp_path)
+
+
+def test_extra_rows_are_learned_and_judge_nothing(pairs, monkeypatch):
+    extra = pairs.iloc[:60].assign(
+        id=[f"extra-1:{i}" for i in range(60)], prompt=[(f"another {i}",) for i in range(60)]
+    )
+    together = pd.concat([pairs, extra], ignore_index=True)
+    # Labels that nothing in the file has: all extra rows are wins of A.
+    labels = np.concatenate([labels_of(pairs), np.tile([1.0, 0, 0], (60, 1))])
+    learned = []
+    fit = PriorModel.fit
+
+    def spied(self, rows, *arguments, **named):
+        learned.append(rows["id"].str.startswith("extra").sum())
+        return fit(self, rows, *arguments, **named)
+
+    monkeypatch.setattr(PriorModel, "fit", spied)
+    model = blend_of("prior", folds=3, shrinkage=0).fit(together, labels)
+    assert learned == [60] * 4
+    # By the file's rows the prior is too sure of A: the temperature says so.
+    assert model.predict_proba(pairs)[0, 0] < model.members_[0].predict_proba(pairs)[0, 0] - 0.02
+
+
+@pytest.mark.parametrize("wrong", ["no folder", "empty", "no tokenizer", "no weights"])
+def test_a_wrong_sentence_encoder_is_found_before_anything_is_fitted(
+    sentence_encoder, arena, tmp_path, monkeypatch, wrong
+):
+    folder = tmp_path / "encoder"
+    if wrong == "empty":
+        folder.mkdir()
+    elif wrong != "no folder":
+        shutil.copytree(sentence_encoder, folder)
+        gone = {"no tokenizer": "tokenizer*", "no weights": "*.safetensors"}[wrong]
+        for path in list(folder.glob(gone)):
+            path.unlink()
+    fits, fit = [], SparseModel.fit
+    monkeypatch.setattr(SparseModel, "fit", lambda self, *args, **named: fits.append(1) or fit(self, *args, **named))
+    few = "model.embedding_penalties=100 model.structure_penalties=100"
+
+    def run(backbone):
+        members = f"model.members={[f'sparse {FEW}', f'embedding {few}']!r}"
+        config = load_config("cpu-best", overrides=[members, "model.folds=2", f"model.backbone={backbone}"])
+        return train(config, arena / "train.csv", tmp_path / "out")
+
+    with pytest.raises(InputError, match=f"backbone {folder}: "):
+        run(folder)
+    with pytest.raises(InputError, match=f"backbone {folder}: "):
+        blend_of(f"cpu-best model.backbone={folder}").check()
+    assert not fits
+    assert not list(tmp_path.glob("out*"))
+    if wrong == "no weights":  # and then the corrected command is not refused
+        assert run(sentence_encoder).folder.is_dir()
+        assert fits

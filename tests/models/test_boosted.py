@@ -73,19 +73,39 @@ def test_what_is_held_out_changes_nothing(pairs, model):
 
 
 def test_an_inner_fold_is_not_learned_from_when_it_is_judged(pairs, model, rows):
-    folds = boosted._inner_folds(pairs, rows.labels, 42)
-    assert sorted(set(folds)) == [0, 1, 2, 3, 4]
-    margins = model._inner_margins(rows, folds, model.columns_, 10)
-    other = np.where((folds == 0)[:, None], np.roll(rows.labels, 1, axis=1), rows.labels)
-    changed = model._inner_margins(rows._replace(labels=other), folds, model.columns_, 10)
-    np.testing.assert_array_equal(changed[folds == 0], margins[folds == 0])
-    assert np.abs(changed[folds != 0] - margins[folds != 0]).max() > 0.01
+    splits = boosted._inner_splits(pairs, rows.labels, 42)
+    assert len(splits) == 5
+    first = splits[0][1]
+    margins, judged = model._inner_margins(rows, splits, model.columns_, 10)
+    assert len(judged.x) == len(pairs)
+    other = np.where(first[:, None], np.roll(rows.labels, 1, axis=1), rows.labels)
+    changed, _ = model._inner_margins(rows._replace(labels=other), splits, model.columns_, 10)
+    np.testing.assert_array_equal(changed[first], margins[first])
+    assert np.abs(changed[~first] - margins[~first]).max() > 0.01
+
+
+def test_extra_rows_are_learned_and_judge_nothing(pairs, monkeypatch):
+    extra = pairs.iloc[:40].assign(
+        id=[f"extra-1:{i}" for i in range(40)], prompt=[(f"another {i}",) for i in range(40)]
+    )
+    judged, trained, fit, cv = [], [], boosted._fit_temperature, boosted.xgboost.cv
+    monkeypatch.setattr(boosted, "_fit_temperature", lambda margins, rows: judged.append(rows) or fit(margins, rows))
+    monkeypatch.setattr(
+        boosted.xgboost, "cv", lambda *args, folds, **named: trained.append(folds) or cv(*args, folds=folds, **named)
+    )
+    together = pd.concat([pairs, extra], ignore_index=True)
+    build().fit(together, labels_of(together))
+    assert judged[0].labels.shape == (120, 3)
+    np.testing.assert_array_equal(judged[0].labels, labels_of(pairs))
+    for learned, out in trained[0]:  # every row in both orders
+        assert len(learned) + len(out) == 2 * 160
+    assert sum(len(out) for _, out in trained[0]) == 2 * 120
 
 
 def test_a_value_that_is_different_for_each_fold_does_not_help_out_of_fold(pairs, monkeypatch):
     monkeypatch.setattr(boosted, "INNER_FOLDS", 2)
     labels = labels_of(pairs)
-    folds = boosted._inner_folds(pairs, labels, 42)
+    folds = np.where(boosted._inner_splits(pairs, labels, 42)[0][1], 0, 1)
     # In fold 0 the winner has four emoji, in fold 1 the loser 64: within a fold they give the winner away (not the tie).
     winner = np.where(labels[:, 2] == 1, np.arange(len(pairs)) % 2, labels[:, 1]).astype(int)
     in_b = np.where(folds == 0, winner, 1 - winner)
@@ -99,17 +119,16 @@ def test_a_value_that_is_different_for_each_fold_does_not_help_out_of_fold(pairs
     plain, leaking = (build(*options).fit(rows, labels).report_["inner_log_loss"] for rows in (pairs, marked))
     assert leaking > plain - 0.02
     # On folds that cut across the marks the leak shows: it is one that trees can learn.
-    monkeypatch.setattr(boosted, "_inner_folds", lambda *_: np.arange(len(pairs)) // 2 % 2)
+    across = np.arange(len(pairs)) // 2 % 2 == 0
+    monkeypatch.setattr(boosted, "_inner_splits", lambda *_: [(across, ~across), (~across, across)])
     assert build(*options).fit(marked, labels).report_["inner_log_loss"] < plain - 0.05
 
 
 def test_early_stopping_finds_where_the_inner_loss_is_lowest(pairs, model, rows):
-    folds = boosted._inner_folds(pairs, rows.labels, 42)
-    rounds = model._early_stopping(rows, folds)
+    splits = boosted._inner_splits(pairs, rows.labels, 42)
+    rounds = model._early_stopping(rows, splits)
     assert 1 <= rounds < 60
-    at_best, at_60 = (
-        boosted._log_loss(model._inner_margins(rows, folds, model.columns_, n), rows) for n in (rounds, 60)
-    )
+    at_best, at_60 = (boosted._log_loss(*model._inner_margins(rows, splits, model.columns_, n)) for n in (rounds, 60))
     assert at_best < at_60
     assert model.report_["rounds"] == rounds
     assert all(booster.num_boosted_rounds() == rounds for booster in model.boosters_)
@@ -127,7 +146,7 @@ def test_the_temperature_softens_what_is_too_sure():
 
 def test_many_rows_use_one_inner_fold(monkeypatch, pairs):
     monkeypatch.setattr(boosted, "INNER_ROWS", 20)
-    assert sorted(set(boosted._inner_folds(pairs, labels_of(pairs), 1))) == [-1, 0]
+    assert len(boosted._inner_splits(pairs, labels_of(pairs), 1)) == 1
     labels = longer_wins(pairs)
     prior = log_loss(labels, np.tile(labels.mean(axis=0), (len(labels), 1)))
     assert build("model.rounds=30").fit(pairs, labels).report_["inner_log_loss"] < prior - 0.1

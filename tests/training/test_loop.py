@@ -176,6 +176,26 @@ def test_bf16_autocast_keeps_float32_weights_and_learns(task):
     assert report["epochs"][-1]["train_loss"] < report["epochs"][0]["train_loss"] - 0.1
 
 
+def test_the_module_goes_back_to_where_it_was(task):
+    """On a GPU the models of a blend would pile up."""
+    moves = []
+
+    class Movable(Linear):
+        used = False
+
+        def forward(self, x):
+            self.used = True
+            return super().forward(x)
+
+        def to(self, device):
+            moves.append((self.used, device))
+            return super().to(device)
+
+    module, _ = fitted(task, module=Movable())
+    assert moves[-1] == (True, torch.device("cpu"))
+    assert {p.device.type for p in module.parameters()} == {"cpu"}
+
+
 def test_precision_fits_the_device(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert resolve("auto", cpu) == "no"

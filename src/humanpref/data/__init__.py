@@ -13,7 +13,7 @@ from humanpref.data.pairs import (
     weights_of,
     write_pairs,
 )
-from humanpref.data.sources import EXTRA_ID, Extra, TrainingRows, read_training_rows
+from humanpref.data.sources import EXTRA_ID, Extra, TrainingRows, inner_splits, read_training_rows
 from humanpref.data.submission import check_submission, write_submission
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "digest_of",
     "grouped_folds",
     "held_out",
+    "inner_splits",
     "labels_of",
     "prompt_keys",
     "read_faulty",

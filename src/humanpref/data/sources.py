@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from humanpref.data.folds import prompt_keys
+from humanpref.data.folds import grouped_folds, prompt_keys
 from humanpref.data.pairs import labels_of, read_pairs, weights_of
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
@@ -131,6 +131,37 @@ def read_training_rows(
     empty = pairs[:0].reindex(columns=[ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT])
     together = pd.concat(frames, ignore_index=True) if frames else empty
     return TrainingRows(pairs, labels_of(pairs), together, facts)
+
+
+def inner_splits(
+    pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray, least: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Splits of a model's training rows to choose by, as the run itself splits: grouped by prompt, extra rows never held out.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        n rows, as `TrainingRows.gathered` gives them; the ids tell which are extra ones.
+    k, seed, labels
+        As in `grouped_folds`; labels are (n, 3).
+    least : int
+        With fewer distinct prompts of the file's own there is no split; nor with fewer than k.
+
+    Returns
+    -------
+    list of (ndarray, ndarray)
+        Of each fold, masks (n,) of the rows to learn from and of those to judge by. An extra row that shares a prompt with a
+        judged row is in neither.
+    """
+    own = ~pairs[ID].str.contains(EXTRA_ID).to_numpy(dtype=bool)
+    own = own if own.any() else ~own
+    keys = prompt_keys(pairs)
+    if len(set(keys[own])) < max(k, least):
+        return []
+    fold_of = np.full(len(pairs), -1)
+    fold_of[own] = grouped_folds(pairs[own], k, seed, labels[own])
+    judged = [fold_of == fold for fold in range(k)]
+    return [(~np.isin(keys, keys[out]), out) for out in judged]
 
 
 def _without(pairs: pd.DataFrame, forbidden: set[str]) -> tuple[pd.DataFrame, int]:

@@ -36,6 +36,7 @@ from humanpref.models.base import CONFIG_FILE, predicted
 from humanpref.models.blend import Blend, equal_blend, read_state
 from humanpref.models.budget import Budget, schedule
 from humanpref.schema import CLASSES, ID, InputError
+from humanpref.text.cases import answer_cases
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,8 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
     budget = Budget(seconds)
     use_nltk_data(input_root)
     pairs = read_pairs(test_csv, labels=False, lenient=True)
-    board = _Board(working, list(pairs[ID]), np.asarray(prior, dtype=np.float64), budget.given_up)
+    rates = np.asarray(prior, dtype=np.float64)
+    board = _Board(working, list(pairs[ID]), answer_cases(pairs), rates, budget.given_up)
     board.seconds["read"] = budget.spent()
     folders = find_artifacts(input_root)
     if not folders:
@@ -262,22 +264,25 @@ class _Part:
         for part in self.parts:
             yield from part.leaves()
 
-    def probabilities(self) -> np.ndarray:
+    def probabilities(self, cases: np.ndarray) -> np.ndarray:
         """What is known by now: a row that only some of the parts have predicted is mixed from those."""
         if self.blend is None:
             return self.told
-        return mix(self.blend, np.stack([part.probabilities() for part in self.parts]))
+        return mix(self.blend, np.stack([part.probabilities(cases) for part in self.parts]), cases)
 
 
-def mix(blend: Blend, told: np.ndarray) -> np.ndarray:
-    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN where there is none."""
+def mix(blend: Blend, told: np.ndarray, cases: np.ndarray) -> np.ndarray:
+    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN where there is none.
+
+    `cases` (n,) are the rows' (`humanpref.text.cases`).
+    """
     there = ~np.isnan(told[:, :, 0].transpose())  # (n, m)
     mixed = np.full(told.shape[1:], np.nan)
     for pattern in np.unique(there, axis=0):
         weights = blend.weights[pattern]
         if weights.sum() > 0:
             rows = (there == pattern).all(axis=1)
-            mixed[rows] = replace(blend, weights=weights / weights.sum())(told[pattern][:, rows])
+            mixed[rows] = replace(blend, weights=weights / weights.sum())(told[pattern][:, rows], cases[rows])
     return mixed
 
 
@@ -301,6 +306,7 @@ class _Board:
 
     working: Path
     ids: list[str]
+    cases: np.ndarray
     prior: np.ndarray
     given_up: Counter[str]
     seconds: dict[str, float] = field(init=False)
@@ -332,8 +338,10 @@ class _Board:
     def write(self) -> None:
         """Write submission.csv and status.json, the former first: a status never promises more than there is."""
         with self.timed("write"):
-            told = {folder: part.probabilities() for folder, part in self.artifacts.items()}
-            mean = mix(equal_blend("arithmetic", len(told)), np.stack(list(told.values()))) if told else np.nan
+            told = {folder: part.probabilities(self.cases) for folder, part in self.artifacts.items()}
+            mean = np.nan
+            if told:
+                mean = mix(equal_blend("arithmetic", len(told)), np.stack(list(told.values())), self.cases)
             probabilities = np.broadcast_to(mean, (len(self.ids), len(CLASSES)))
             missing = np.isnan(probabilities)
             write_submission(self.working / "submission.csv", self.ids, np.where(missing, self.prior, probabilities))

@@ -31,6 +31,9 @@ class Model(ABC):
         self.report_: dict[str, Any] = {}
         """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain JSON types."""
 
+    def check(self) -> None:  # noqa: B027 (most families have nothing to check)
+        """Raise InputError for what would end a fit and can be known beforehand: a backbone that is not there, say."""
+
     @abstractmethod
     def fit(
         self,

@@ -1,7 +1,7 @@
 """A weighted mean of several models, with weights and a temperature fitted on predictions for rows that they did not see.
 
     arithmetic   p = sum_m w_m p_m
-    geometric    p ∝ exp(sum_m w_m ln p_m)          w_m >= 0, sum_m w_m = 1; then p^(1/T), normalised
+    geometric    p ∝ exp(sum_m w_m ln p_m)          w_m >= 0, sum_m w_m = 1; then corrected (`humanpref.models.correction`)
 
 Both weight problems are convex, and so is that of 1/T once the weights are known: the fit does not depend on a start.
 """
@@ -11,22 +11,24 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.optimize import minimize
+from scipy.special import log_softmax, logsumexp
 
 from humanpref.config import BlendOptions, Config, HoldOut, load_config
-from humanpref.data import grouped_folds, prompt_keys
+from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
 from humanpref.models.base import CONFIG_FILE, Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.models.correction import Correction, describe_correction, fit_correction, fit_temperature
 from humanpref.schema import InputError
+from humanpref.text.cases import CASES, answer_cases
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,6 @@ FROZEN = "embedding"
 """The family whose members take `model.backbone` of the blend: its default is a hub name, which takes a network."""
 CLIP = 1e-15
 """A member's probability counts as at least this: one certain mistake must not be infinite."""
-TEMPERATURES = (0.25, 4.0)
 GAP = 1e-6
 """The weights' mean log loss is at most so many nats above the least possible one, or a warning says so."""
 COPY = 1e-9
@@ -50,21 +51,34 @@ class Blend:
     """`arithmetic` or `geometric`."""
     weights: np.ndarray
     """(m,), at least 0, summing to 1; 0: dropped."""
-    temperature: float = 1.0
-    """Above 1 softens, below 1 sharpens."""
+    correction: Correction = field(default_factory=Correction)
+    """Of the mean."""
 
-    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
-        """(n, 3) from the members' (m, n, 3)."""
-        logs = np.log(np.maximum(probabilities, CLIP))
+    def __call__(self, probabilities: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
+        """(n, 3) from the members' (m, n, 3), and the rows' cases (`humanpref.text.cases`), where they are known."""
+        return np.exp(self.correction(self.mixed(probabilities), cases))
+
+    def mixed(self, probabilities: np.ndarray) -> np.ndarray:
+        """The mean's log probabilities (n, 3), not corrected."""
+        probabilities = np.maximum(probabilities, CLIP)
         if self.mean == "geometric":
-            mixed = np.tensordot(self.weights, logs, axes=1)
-        else:
-            mixed = np.log(np.tensordot(self.weights, np.exp(logs), axes=1))
-        return softmax(mixed / self.temperature, axis=1)
+            return log_softmax(np.tensordot(self.weights, np.log(probabilities), axes=1), axis=1)
+        return np.log(np.tensordot(self.weights, probabilities, axes=1))
+
+    def facts(self) -> dict[str, Any]:
+        """How it is made, the weights apart, as plain JSON types."""
+        own = self.correction
+        return {
+            "mean": self.mean,
+            "temperature": own.temperature,
+            "tie_scale": own.tie_scale,
+            "tie_bias": own.tie_bias,
+            "offsets": {case: offset.tolist() for case, offset in zip(CASES, own.offsets, strict=True) if offset.any()},
+        }
 
 
 def equal_blend(mean: str, members: int) -> Blend:
-    """Equal weights, no temperature."""
+    """Equal weights, no correction."""
     return Blend(mean, np.full(members, 1 / members))
 
 
@@ -131,7 +145,24 @@ def fit_blend(
         best, loss = trials[cheapest]
     all_weights = np.zeros(len(probabilities))
     all_weights[kept] = best.weights
-    return Blend(mean, all_weights, best.temperature), dropped
+    return dataclasses.replace(best, weights=all_weights), dropped
+
+
+def fit_corrected_blend(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+    options: BlendOptions,
+    folds: np.ndarray,
+    cases: np.ndarray | None,
+) -> tuple[Blend, dict[int, str], list[dict[str, Any]]]:
+    """The blend of `fit_blend` with the correction of `fit_correction`: the blend, why members were dropped, what was tried."""
+    blend, dropped = fit_blend(probabilities, labels, weights, options.mean, options.shrinkage, options.min_gain)
+    counts = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    correction, tried = fit_correction(
+        blend.mixed(probabilities), labels, counts, options.shrinkage, options.min_gain, folds, cases
+    )
+    return dataclasses.replace(blend, correction=correction), dropped, tried
 
 
 def _fit_all(
@@ -139,19 +170,11 @@ def _fit_all(
 ) -> tuple[Blend, float]:
     """A blend that keeps every member, and its log loss summed over the rows, the penalties apart."""
     weights = _fit_weights(probabilities, labels, row_weights, mean, shrinkage)
-    mixed = np.log(Blend(mean, weights)(probabilities))
-
-    def loss(sharpness: float) -> float:
-        return float(-(row_weights @ (labels * log_softmax(mixed * sharpness, axis=1)).sum(axis=1)))
-
-    low, high = TEMPERATURES
-    found = minimize_scalar(
-        lambda sharpness: (loss(sharpness) + shrinkage * (sharpness - 1) ** 2 / 2) / row_weights.sum(),
-        bounds=(1 / high, 1 / low),
-        method="bounded",
-        options={"xatol": 1e-7},
-    )
-    return Blend(mean, weights, float(1 / found.x)), loss(found.x)
+    blend = Blend(mean, weights)
+    mixed = blend.mixed(probabilities)
+    correction = fit_temperature(mixed, labels, row_weights, shrinkage)
+    loss = -(row_weights @ (labels * correction(mixed)).sum(axis=1))
+    return dataclasses.replace(blend, correction=correction), float(loss)
 
 
 def _fit_weights(
@@ -202,6 +225,9 @@ class BlendModel(Model):
     def swap_equivariant(self) -> bool:
         return all(member.swap_equivariant for member in self.members_)
 
+    def check(self) -> None:
+        self._members()
+
     def fit(
         self,
         pairs: pd.DataFrame,
@@ -214,25 +240,30 @@ class BlendModel(Model):
         labels = as_probabilities(labels)
         members = self._members()
         progress = _Progress(checkpoint)
-        folds = self._inner_folds(pairs, labels)
+        splits = inner_splits(pairs, options.folds, self.config.seed, labels)
         facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
-        if folds is None:
+        tried: list[dict[str, Any]] = []
+        if not splits:
             logger.info("blend: fewer prompts than inner folds, so the members weigh the same")
             blend, dropped = equal_blend(options.mean, len(members)), {}
         else:
+            fold_of = np.full(len(pairs), -1)
             told = np.empty((len(members), len(pairs), 3))
             for number, (name, config) in enumerate(members):
-                for fold in range(options.folds):
+                for fold, (learned, judged) in enumerate(splits):
                     logger.info(
                         "blend: %s (%d of %d), inner fold %d of %d",
                         name, number + 1, len(members), fold + 1, options.folds,
                     )  # fmt: skip
-                    held = folds == fold
-                    told[number][held] = progress.probabilities(
-                        f"member-{number}-fold-{fold}", partial(_fit_and_predict, config, pairs, labels, weights, held)
-                    )
-                facts[number]["log_loss"] = mean_log_loss(labels, told[number], weights)
-            blend, dropped = fit_blend(told, labels, weights, options.mean, options.shrinkage, options.min_gain)
+                    work = partial(_fit_and_predict, config, pairs, labels, weights, learned, judged)
+                    told[number][judged] = progress.probabilities(f"member-{number}-fold-{fold}", work)
+                    fold_of[judged] = fold
+            own = fold_of >= 0
+            told, seen, counts = told[:, own], labels[own], None if weights is None else weights[own]
+            for fact, probabilities in zip(facts, told, strict=True):
+                fact["log_loss"] = mean_log_loss(seen, probabilities, counts)
+            cases = answer_cases(pairs)[own]
+            blend, dropped, tried = fit_corrected_blend(told, seen, counts, options, fold_of[own], cases)
         kept = [number for number in range(len(members)) if number not in dropped]
         for number, fact in enumerate(facts):
             fact["weight"] = float(blend.weights[number])
@@ -248,11 +279,14 @@ class BlendModel(Model):
             facts[number]["report"] = model.report_
             self.members_.append(model)
         self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
-        self.report_ = {"blend": {"mean": options.mean, "temperature": blend.temperature, "members": facts}}
+        for fact in tried:
+            logger.info("blend: %s", describe_correction(fact))
+        self.report_ = {"blend": {**blend.facts(), "corrections": tried, "members": facts}}
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        return self.blend_(np.stack([member.predict_proba(pairs) for member in self.members_]))
+        told = np.stack([member.predict_proba(pairs) for member in self.members_])
+        return self.blend_(told, answer_cases(pairs))
 
     def save_state(self, folder: Path) -> None:
         write_state(folder, self.blend_, [member.save for member in self.members_])
@@ -291,7 +325,8 @@ class BlendModel(Model):
                     f"option model.members: {text!r}: training.{fields[0]} and training.{fields[1]} are the blend's to set, not "
                     "a member's"
                 )
-            build_model(config)  # a missing library is said now, not after the other members' hours
+            # A missing library or a wrong folder is said now, not after the other members' hours.
+            build_model(config).check()
             members.append((text, config))
         if not members:
             raise InputError("option model.members: no member to blend")
@@ -299,24 +334,20 @@ class BlendModel(Model):
             raise InputError("option model.backbone: no member of this blend takes it; set it in model.members")
         return members
 
-    def _inner_folds(self, pairs: pd.DataFrame, labels: np.ndarray) -> np.ndarray | None:
-        if len(set(prompt_keys(pairs))) < self.config.model.folds:
-            return None
-        return grouped_folds(pairs, self.config.model.folds, self.config.seed, labels)
-
 
 def _fit_and_predict(
     config: Config,
     pairs: pd.DataFrame,
     labels: np.ndarray,
     weights: np.ndarray | None,
-    held: np.ndarray,
+    learned: np.ndarray,
+    judged: np.ndarray,
     checkpoint: Path | None,
 ) -> np.ndarray:
-    """What a member fitted without the held rows says of them. It gets no validation rows: there is nothing to choose on them."""
-    kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
-    weights = None if weights is None else weights[~held]
-    return build_model(config).fit(kept, labels[~held], weights, None, checkpoint).predict_proba(out)
+    """What a member fitted on some rows says of others. It gets no validation rows: there is nothing to choose on them."""
+    kept, out = pairs[learned].reset_index(drop=True), pairs[judged].reset_index(drop=True)
+    weights = None if weights is None else weights[learned]
+    return build_model(config).fit(kept, labels[learned], weights, None, checkpoint).predict_proba(out)
 
 
 class _Progress:
@@ -369,9 +400,9 @@ class _Progress:
 
 def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
     """Write what `BlendModel.load_state` reads; each member is a function that writes it into the folder that it is given."""
-    save_arrays(
-        folder / STATE_FILE, {"weights": blend.weights, "temperature": np.array([blend.temperature], dtype=np.float64)}
-    )
+    own = blend.correction
+    scaling = np.array([own.temperature, own.tie_scale, own.tie_bias], dtype=np.float64)
+    save_arrays(folder / STATE_FILE, {"weights": blend.weights, "scaling": scaling, "offsets": own.offsets})
     for number, write in enumerate(members):
         write(folder / _member_folder(number))
 
@@ -385,15 +416,21 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
         If it is not whole.
     """
     path = folder / STATE_FILE
-    arrays = load_arrays(path, {"weights": (None,), "temperature": (1,)})
-    weights, temperature = arrays["weights"], float(arrays["temperature"][0])
-    if not (len(weights) and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-6 and temperature > 0):
+    try:
+        # What the first version wrote.
+        arrays = load_arrays(path, {"weights": (None,), "temperature": (1,)})
+        correction = Correction(float(arrays["temperature"][0]))
+    except InputError:
+        arrays = load_arrays(path, {"weights": (None,), "scaling": (3,), "offsets": (len(CASES), 3)})
+        correction = Correction(*map(float, arrays["scaling"]), arrays["offsets"])
+    weights = arrays["weights"]
+    if not (len(weights) and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-6 and correction.temperature > 0):
         raise InputError(f"{path}: expected weights that sum to 1 and a positive temperature")
     expected = [_member_folder(number) for number in range(len(weights))]
     found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if sorted(expected) != found:
         raise InputError(f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}")
-    return Blend(mean, weights, temperature), [folder / name for name in expected]
+    return Blend(mean, weights, correction), [folder / name for name in expected]
 
 
 def write_blend(folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from humanpref.data import grouped_folds, prompt_keys
+from humanpref.data import inner_splits
 from humanpref.models.davidson import DavidsonRegression, Matrix
 
 INNER_FOLDS = 4
@@ -90,17 +90,17 @@ def choose_penalties(
     """
     if len(structure_penalties) == len(wide_penalties) == 1:
         return wide_penalties[0], structure_penalties[0], None
-    if len(set(prompt_keys(pairs))) < INNER_FOLDS:
+    splits = inner_splits(pairs, INNER_FOLDS, seed, labels)
+    if not splits:
         return max(wide_penalties), max(structure_penalties), None
-    folds = grouped_folds(pairs, INNER_FOLDS, seed, labels)
-    used = min(INNER_FOLDS, math.ceil(INNER_ROWS / max(1, int((folds == 0).sum()))))
+    splits = splits[: math.ceil(INNER_ROWS / max(1, int(splits[0][1].sum())))]
     candidates = [(wide_penalties[0], penalty) for penalty in structure_penalties]
-    losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, folds, used)
+    losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, splits)
     structure_penalty = structure_penalties[int(np.argmin(losses))]
     if blocks.x_wide.shape[1] == blocks.z_wide.shape[1] == 0:
         return wide_penalties[0], structure_penalty, float(np.min(losses))
     candidates = [(penalty, structure_penalty) for penalty in wide_penalties]
-    losses = _inner_losses(blocks, candidates, labels, weights, folds, used)
+    losses = _inner_losses(blocks, candidates, labels, weights, splits)
     return wide_penalties[int(np.argmin(losses))], structure_penalty, float(np.min(losses))
 
 
@@ -109,23 +109,22 @@ def _inner_losses(
     penalties: list[tuple[float, float]],
     labels: np.ndarray,
     weights: np.ndarray | None,
-    folds: np.ndarray,
-    used: int,
+    splits: list[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
-    """Mean held-out log loss of each (wide, structure) penalty over the first `used` folds; each fit starts from the last."""
+    """Mean held-out log loss of each (wide, structure) penalty over the splits; each fit starts from the last."""
     weight = np.ones(len(labels)) if weights is None else weights
-    losses = np.zeros(len(penalties))
-    for fold in range(used):
-        kept, out = blocks.rows(folds != fold), blocks.rows(folds == fold)
+    losses, total = np.zeros(len(penalties)), 0.0
+    for learned, judged in splits:
+        kept, out = blocks.rows(learned), blocks.rows(judged)
         x, z = kept.x(), kept.z()
-        start = None
+        start, total = None, total + weight[judged].sum()
         for i, penalty in enumerate(penalties):
-            fitted = regression(blocks, *penalty).fit(x, z, labels[folds != fold], weight[folds != fold], start)
+            fitted = regression(blocks, *penalty).fit(x, z, labels[learned], weight[learned], start)
             start = fitted.parameters
             probabilities = fitted.predict_proba(out.x(), out.z())
-            row_losses = -(labels[folds == fold] * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
-            losses[i] += weight[folds == fold] @ row_losses
-    return losses / weight[folds < used].sum()
+            row_losses = -(labels[judged] * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
+            losses[i] += weight[judged] @ row_losses
+    return losses / total
 
 
 def _beside(wide: Matrix, structure: np.ndarray) -> Matrix:

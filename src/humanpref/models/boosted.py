@@ -4,7 +4,7 @@ Trees know no symmetry, so it is given to them: they learn from every row in bot
 the other sign, classes A and B exchanged), and what they say of both orders is averaged. A row and its mirror image stand in the
 same inner fold, each with half the row's weight.
 
-The inner folds, grouped by prompt and cut from the training rows alone, choose everything that is chosen: the columns (if asked
+The inner splits, grouped by prompt and cut from the training rows alone, choose everything that is chosen: the columns (if asked
 for), the number of trees, the temperature.
 """
 
@@ -20,7 +20,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from humanpref.config import BoostedOptions
-from humanpref.data import grouped_folds, prompt_keys
+from humanpref.data import inner_splits
 from humanpref.files import read_json, write_json, write_whole
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
@@ -43,6 +43,9 @@ BINS = 64
 """Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time and the same inner loss."""
 MANY_ROWS = 10_000
 """From so many rows on, two threads; with fewer they only wait for each other. A result must not depend on the machine."""
+
+Splits = list[tuple[np.ndarray, np.ndarray]]
+"""Of each inner fold, masks of the rows to learn from and of those to judge by."""
 
 FEATURES = {"plain": PLAIN, "all": None}
 """What the option `model.features` names, as `humanpref.text.features.structure` takes it."""
@@ -96,16 +99,16 @@ class BoostedModel(Model):
         self.similarities_ = Similarities().fit(pairs)
         x, z = columns_of(pairs, self.similarities_, options.features)
         rows = Rows(x, z, labels, np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64))
-        folds = _inner_folds(pairs, labels, self.config.seed)
+        splits = _inner_splits(pairs, labels, self.config.seed)
         self.columns_, self.selection_ = list(range(len(self._names()))), None
         rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
-        if folds is not None:
+        if splits:
             if options.selection != "none":
-                self.selection_ = self._select(rows, folds, checkpoint)
+                self.selection_ = self._select(rows, splits, checkpoint)
                 self.columns_ = self.selection_.columns
-            rounds = self._early_stopping(rows, folds)
+            rounds = self._early_stopping(rows, splits)
             # One seed is a little surer of itself than the mean of several: the temperature errs on the safe side.
-            margins, judged = self._inner_margins(rows, folds, self.columns_, rounds)[folds >= 0], rows.part(folds >= 0)
+            margins, judged = self._inner_margins(rows, splits, self.columns_, rounds)
             self.temperature_ = _fit_temperature(margins, judged)
             inner = _log_loss(margins / self.temperature_, judged)
         self.boosters_ = [self._train(rows, self.columns_, rounds, seed) for seed in self._seeds()]
@@ -187,29 +190,28 @@ class BoostedModel(Model):
         matrix, _ = self._both_orders(rows, columns)
         return xgboost.train(self._parameters(len(rows.x), seed), matrix, rounds)
 
-    def _early_stopping(self, rows: Rows, folds: np.ndarray) -> int:
-        """The number of trees per class at which the mean log loss over the inner folds is lowest."""
+    def _early_stopping(self, rows: Rows, splits: Splits) -> int:
+        """The number of trees per class at which the mean log loss over the inner splits is lowest."""
         options: BoostedOptions = self.config.model
         if options.rounds is not None:
             return options.rounds
         matrix, owners = self._both_orders(rows, self.columns_)
-        fold_of = folds[owners]
-        splits = [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds.max() + 1)]
+        both_orders = [tuple(np.flatnonzero(mask[owners]) for mask in split) for split in splits]
         seed = self._seeds()[0]
         history = xgboost.cv(
-            self._parameters(len(rows.x), seed), matrix, options.max_rounds, folds=splits, seed=seed,
+            self._parameters(len(rows.x), seed), matrix, options.max_rounds, folds=both_orders, seed=seed,
             early_stopping_rounds=options.patience, as_pandas=False,
         )  # fmt: skip
         return len(history["test-mlogloss-mean"])  # which is cut off after the best round
 
-    def _inner_margins(self, rows: Rows, folds: np.ndarray, columns: list[int], rounds: int) -> np.ndarray:
-        """What a model without its inner fold says of each row, (n, 3) log scores; 0 for the rows that no fold holds out."""
-        margins = np.zeros((len(folds), 3))
-        for fold in range(folds.max() + 1):
-            held = folds == fold
-            booster = self._train(rows.part(~held), columns, rounds, self._seeds()[0])
-            margins[held] = self._margins([booster], rows.x[held], rows.z[held], columns)
-        return margins
+    def _inner_margins(self, rows: Rows, splits: Splits, columns: list[int], rounds: int) -> tuple[np.ndarray, Rows]:
+        """What models say of the rows that they are judged by: log scores (m, 3), and these m rows."""
+        margins = np.zeros((len(rows.x), 3))
+        for learned, judged in splits:
+            booster = self._train(rows.part(learned), columns, rounds, self._seeds()[0])
+            margins[judged] = self._margins([booster], rows.x[judged], rows.z[judged], columns)
+        out = np.any([judged for _, judged in splits], axis=0)
+        return margins[out], rows.part(out)
 
     def _margins(self, boosters: list[xgboost.Booster], x: np.ndarray, z: np.ndarray, columns: list[int]) -> np.ndarray:
         """Log scores (n, 3), the mean over the boosters and over both orders of A and B."""
@@ -235,18 +237,18 @@ class BoostedModel(Model):
         )
         return matrix, owners
 
-    def _select(self, rows: Rows, folds: np.ndarray, checkpoint: Path | None) -> Selection:
+    def _select(self, rows: Rows, splits: Splits, checkpoint: Path | None) -> Selection:
         """Choose among the columns that LightGBM ranks first, by the inner log loss of as many trees as suit all columns."""
         options: BoostedOptions = self.config.model
-        rounds, judged = self._early_stopping(rows, folds), rows.part(folds >= 0)
+        rounds = self._early_stopping(rows, splits)
         features, _, classes, weights = _expanded(rows)
         order = importance_order(features, classes, weights, self._seeds()[0], _threads(len(rows.x)))
 
         def loss_of(columns: list[int]) -> float:
-            return _log_loss(self._inner_margins(rows, folds, columns, rounds)[folds >= 0], judged)
+            return _log_loss(*self._inner_margins(rows, splits, columns, rounds))
 
         digest = hashlib.sha256(repr((self.config.to_dict(), rounds)).encode())
-        for values in (*rows, folds):
+        for values in (*rows, *(mask for split in splits for mask in split)):
             digest.update(np.ascontiguousarray(values).tobytes())
         candidates = order[: options.candidates].tolist()
         return select(options.selection, candidates, self._names(), loss_of, checkpoint, digest.hexdigest())
@@ -271,13 +273,10 @@ def _expanded(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
     return np.vstack(features), np.concatenate(owners), np.concatenate(classes), np.concatenate(weights)
 
 
-def _inner_folds(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> np.ndarray | None:
-    """Each row's inner fold, -1 for the folds that are not held out; None where there are too few prompts to choose by."""
-    if len(set(prompt_keys(pairs))) < INNER_PROMPTS:
-        return None
-    folds = grouped_folds(pairs, INNER_FOLDS, seed, labels)
-    used = min(INNER_FOLDS, math.ceil(INNER_ROWS / max(1, int((folds == 0).sum()))))
-    return np.where(folds < used, folds, -1)
+def _inner_splits(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> Splits:
+    """As many inner splits as are used; none where there are too few prompts to choose by."""
+    splits = inner_splits(pairs, INNER_FOLDS, seed, labels, least=INNER_PROMPTS)
+    return splits[: math.ceil(INNER_ROWS / max(1, int(splits[0][1].sum())))] if splits else []
 
 
 def _fit_temperature(margins: np.ndarray, rows: Rows) -> float:

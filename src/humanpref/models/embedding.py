@@ -31,6 +31,9 @@ class EmbeddingModel(Model):
 
     swap_equivariant = True
 
+    def check(self) -> None:
+        load_frozen(self.config.model.backbone, self.config.model.max_length)
+
     def fit(
         self,
         pairs: pd.DataFrame,

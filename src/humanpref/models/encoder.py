@@ -103,6 +103,13 @@ class EncoderModel(GradientModel):
         options: EncoderOptions = self.config.model
         return self.config.inference.swap_average or (options.inputs == "dual" and options.head in EQUIVARIANT_HEADS)
 
+    def check(self) -> None:
+        options: EncoderOptions = self.config.model
+        if options.backbone != SCRATCH:
+            check_encoder(
+                load_backbone(options.backbone), load_tokenizer(options.backbone), options.backbone, options.max_length
+            )
+
     def save_state(self, folder: Path) -> None:
         self.module_.backbone.config.save_pretrained(folder / BACKBONE_FOLDER)
         super().save_state(folder)

@@ -58,6 +58,11 @@ class FrozenBaseModel(GradientModel):
     def _module(self, base: nn.Module) -> nn.Module:
         """The module to train: the base with what learns, the latter in float32."""
 
+    def check(self) -> None:
+        place = str(base_folder(self.config.model.backbone))
+        load_tokenizer(place)
+        load_backbone_config(place)
+
     def save_state(self, folder: Path) -> None:
         super().save_state(folder)
         self.base_config_.save_pretrained(folder / BACKBONE_FOLDER)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from humanpref.config import AdaptedOptions
-from humanpref.models.frozen_base import check_fit, load_base, padding_id
+from humanpref.models.frozen_base import check_decoder, load_base, padding_id
 from humanpref.models.pretrained import load_backbone_config, load_tokenizer
 from humanpref.text.tokens import BATCH_TEXTS, find
 from humanpref.training.predict import predict_logits
@@ -49,7 +49,7 @@ class LanguageModel:
         self.longest = longest
         self.tokenizer = load_tokenizer(name)
         model = load_base(Path(name), config, options, AutoModelForCausalLM)
-        check_fit(model, self.tokenizer, options)
+        check_decoder(model, self.tokenizer, options)
         self.module = TokenLogProbabilities(model)
 
     def log_probabilities(self, texts: Iterable[str]) -> np.ndarray:

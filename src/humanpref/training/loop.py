@@ -147,6 +147,7 @@ class _Run:
         self.accelerator = Accelerator(mixed_precision=self.precision)
         torch.manual_seed(seed + self.accelerator.process_index)
         device = self.accelerator.device
+        self.home = next(module.parameters()).device
         scale = np.ones(self.rows) if weights is None else weights / weights.mean()
         self.labels = torch.as_tensor(labels, dtype=torch.float32, device=device)
         self.scales = torch.as_tensor(scale, dtype=torch.float32, device=device)
@@ -282,6 +283,8 @@ class _Run:
             load_learned(self.module, self.best[1])
             report["kept_epoch"] = next(e["epoch"] for e in state.epochs if e["validation_log_loss"] == self.best[0])
             report["kept_epoch_chosen_on"] = "the validation rows that the validation figures report"
+        # Models that wait for others (fold models, a blend's members) must not fill the GPU.
+        self.module.to(self.home)
         return report
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,19 @@
+"""Rows whose answers leave little to read: an empty one, two empty ones, or the same text twice."""
+
+import numpy as np
+import pandas as pd
+
+IDENTICAL, BOTH_EMPTY, A_EMPTY, B_EMPTY = "identical", "both empty", "A empty", "B empty"
+CASES = (IDENTICAL, BOTH_EMPTY, A_EMPTY, B_EMPTY)
+
+
+def answer_cases(pairs: pd.DataFrame) -> np.ndarray:
+    """Of each row the case of `CASES` that it is, or an empty text; (n,) of str. White space counts as nothing."""
+    a, b = (["\n".join(turns).strip() for turns in pairs[column]] for column in ("response_a", "response_b"))
+    return np.array([_case(*answers) for answers in zip(a, b, strict=True)], dtype=object)
+
+
+def _case(a: str, b: str) -> str:
+    if a == b:
+        return IDENTICAL if a else BOTH_EMPTY
+    return "" if a and b else B_EMPTY if a else A_EMPTY

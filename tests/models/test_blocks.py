@@ -1,0 +1,29 @@
+"""Penalties are chosen by the file's own rows: extra ones are learned from and judge nothing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humanpref.data import inner_splits, labels_of
+from humanpref.models.blocks import INNER_FOLDS, Blocks, choose_penalties, regression
+
+
+def test_the_inner_log_loss_is_that_of_the_files_own_rows(pairs):
+    extra = pairs.iloc[:50].assign(
+        id=[f"extra-2:{i}" for i in range(50)], prompt=[(f"another {i}",) for i in range(50)]
+    )
+    together = pd.concat([pairs, extra], ignore_index=True)
+    labels, rng = np.concatenate([labels_of(pairs), np.tile([1.0, 0, 0], (50, 1))]), np.random.default_rng(0)
+    weights = rng.choice([1.0, 2.0], len(together))
+    blocks = Blocks(*(rng.normal(size=(len(together), columns)) for columns in (3, 2, 2, 1)))
+    told, counts = np.empty((len(pairs), 3)), np.zeros(len(pairs))
+    for learned, judged in inner_splits(together, INNER_FOLDS, 42, labels):
+        kept, out = blocks.rows(learned), blocks.rows(judged)
+        assert learned[len(pairs) :].all()
+        fitted = regression(blocks, 5, 7).fit(kept.x(), kept.z(), labels[learned], weights[learned])
+        told[judged[: len(pairs)]] = fitted.predict_proba(out.x(), out.z())
+        counts += judged[: len(pairs)]
+    assert (counts == 1).all()
+    losses = -(labels[: len(pairs)] * np.log(told)).sum(axis=1)
+    _, _, inner = choose_penalties(together, blocks, labels, weights, (5, 5), (7,), 42)
+    assert inner == pytest.approx(np.average(losses, weights=weights[: len(pairs)]), abs=1e-4)
