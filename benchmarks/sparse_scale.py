@@ -126,9 +126,7 @@ def main() -> None:
                 command += ["--set", f"{preset}:{override}"]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             records.append(json.loads(done.stdout.splitlines()[-1]))
-            print(
-                f"{preset}, {rows:,} rows: fit {records[-1]['fit_cpu_seconds']:.1f} CPU s", file=sys.stderr, flush=True
-            )
+            print(json.dumps(records[-1]), file=sys.stderr, flush=True)
     table = pd.DataFrame(records)
     exponents = {}
     for preset, part in table.groupby("preset", sort=False):

@@ -24,7 +24,7 @@ from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
 from humanpref.data.synthetic import write_arena
 from humanpref.files import read_json, write_json
-from humanpref.kaggle import kernels, launch, stage
+from humanpref.kaggle import kernels, launch, predicting, stage
 from humanpref.kaggle.kernels import Run
 from humanpref.kaggle.metadata import COMPETITION
 from humanpref.kaggle.sandbox import make_environment
@@ -197,7 +197,7 @@ def test_no_kernel_asks_where_its_file_is():
 
 
 def test_the_visible_run_and_the_hidden_one_are_the_same():
-    for path in (TRAIN, INFER, Path(kernels.__file__), Path(launch.__file__)):
+    for path in (TRAIN, INFER, *(Path(m.__file__) for m in (kernels, launch, predicting))):
         assert "KAGGLE_IS_COMPETITION_RERUN" not in path.read_text()
         assert "KAGGLE_KERNEL_RUN_TYPE" not in path.read_text()
 
@@ -436,7 +436,7 @@ def infer(new_tree, monkeypatch):
             names = [f"fold-{member}" for member in range(len(members))]
             write_json(folder / "artifact.json", {"format": 1, "members": names, "prior": PRIOR})
         monkeypatch.setattr(kernels, "load_model", load)
-        monkeypatch.setattr(kernels, "BLOCK_ROWS", block)
+        monkeypatch.setattr(predicting, "BLOCK_ROWS", block)
         monkeypatch.setattr(kernels, "Budget", functools.partial(Budget, clock=clock))
         kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR, seconds)
         return new_tree
@@ -481,7 +481,7 @@ def test_one_bad_row_costs_one_row(infer, new_tree, error):
 
 
 def test_an_artifact_that_always_fails_is_given_up(infer, monkeypatch):
-    monkeypatch.setattr(kernels, "MAX_FAILURES", 3)
+    monkeypatch.setattr(predicting, "MAX_FAILURES", 3)
     tree = infer(StandIn(A, "every"))
     assert tree.submission() == pytest.approx(np.tile(PRIOR, (8, 1)))
     assert "given up after 3 failed calls" in tree.status["failures"][-1]

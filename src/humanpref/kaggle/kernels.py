@@ -4,7 +4,6 @@ Both find their files by name under the input root, since Kaggle mounts the same
 (`/kaggle/input/competitions/SLUG` or `/kaggle/input/SLUG`, and so on for datasets, models and kernels' outputs).
 """
 
-import gc
 import itertools
 import json
 import logging
@@ -12,7 +11,6 @@ import math
 import os
 import resource
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,10 +29,11 @@ from humanpref.data import read_pairs, read_training_rows, write_submission
 from humanpref.files import folder_whole, read_json, sha256, write_json
 from humanpref.kaggle import launch
 from humanpref.kaggle.metadata import COMPETITION
-from humanpref.models import Model, load_model
-from humanpref.models.base import CONFIG_FILE, predicted
+from humanpref.kaggle.predicting import describe, free, outcomes, shared_out
+from humanpref.models import load_model
+from humanpref.models.base import CONFIG_FILE
 from humanpref.models.blend import Blend, equal_blend, read_state
-from humanpref.models.budget import Budget, schedule
+from humanpref.models.budget import Budget
 from humanpref.schema import CLASSES, ID, InputError
 from humanpref.text.cases import answer_cases
 
@@ -47,11 +46,6 @@ WEIGHTS_MARKER = "humanpref-weights.json"
 
 UNFINISHED = "UNFINISHED:"
 """Stands in the log of a training kernel that left no artifact, though it ended well."""
-
-BLOCK_ROWS = 1_024
-"""At most so many rows are predicted between two writes of the submission."""
-MAX_FAILURES = 50
-"""After so many failed calls a model is given up. Finding the one bad row of a block takes about ten."""
 
 TRAIN_SECONDS = 11.5 * 3600
 """The training kernel's time, of the 12 hours that Kaggle gives a run, where `run.toml` has no other."""
@@ -239,7 +233,7 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         with board.failing(part.folder):
             point_to_base(part.folder, input_root)
             _predict_with(part, pairs, board, budget.share(1 / (len(parts) - number)))
-        _free()
+        free()
         board.write()
     budget.tell()
     if not board.predicted:
@@ -365,55 +359,33 @@ class _Board:
 
 
 def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budget) -> None:
-    """Let one model predict, block by block; a block that fails is halved down to the rows at fault."""
-    with board.timed("load"):
-        model: Model = load_model(part.folder)
-    done = failed = 0
-    for block, variant in schedule(model, pairs, budget, BLOCK_ROWS):
-        pending = [block]
-        while pending:
-            rows = pending.pop()
-            try:
-                with board.timed("predict"):
-                    part.told[rows] = predicted(variant, pairs.iloc[rows].reset_index(drop=True))
-            except (Exception, SystemExit) as error:
-                failed += 1
-                logger.exception(
-                    "%s: %d rows failed, the first of them id %r", part.folder, len(rows), board.ids[rows[0]]
-                )
-                if len(rows) == 1:
-                    board.failures.append(f"{part.folder}: id {board.ids[rows[0]]!r}: {describe(error)}")
-                if failed == MAX_FAILURES:
-                    raise RuntimeError(
-                        f"given up after {failed} failed calls, the last of them: {describe(error)}"
-                    ) from error
-                if len(rows) > 1:
-                    pending += np.array_split(rows, 2)[::-1]
-            else:
-                done += len(rows)
-                board.write()
-                logger.info("%s: %d of %d rows", part.folder.name, done, len(pairs))
-                continue
-            _free()
-
-
-def _free() -> None:
-    """Give back the memory of models that are no longer referenced."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """Let one model predict, on all GPUs if it uses one; the submission is written after every block."""
+    workers = launch.gpus() if part.neural else 1
+    if workers > 1:
+        told = shared_out(part.folder, pairs, budget, workers)
+    else:
+        with board.timed("load"):
+            model = load_model(part.folder)
+        told = outcomes(model, pairs, budget)
+    done = 0
+    while True:
+        with board.timed("predict"):
+            rows, made = next(told, (None, None))
+        if rows is None:
+            return
+        if isinstance(made, str):
+            board.failures.append(f"{part.folder}: id {board.ids[rows[0]]!r}: {made}")
+            continue
+        part.told[rows] = made
+        done += len(rows)
+        board.write()
+        logger.info("%s: %d of %d rows", part.folder.name, done, len(pairs))
 
 
 def _memory() -> dict[str, int]:
     """The most memory that one process has had so far: this one, or one that it started."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return {"peak_memory_bytes": max(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024}
-
-
-def describe(error: BaseException) -> str:
-    """The error in one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def find(name: str, root: Path, depth: int = 8) -> list[Path]:
