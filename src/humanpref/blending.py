@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 import shutil
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from humanpref.artifact import (
 from humanpref.config import BlendOptions, from_dict
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses, summarise
-from humanpref.files import folder_whole, write_json, write_whole
+from humanpref.files import check_new, folder_whole, write_json, write_whole
 from humanpref.models.blend import describe_member, equal_blend, fit_corrected_blend, mean_log_loss, write_blend
 from humanpref.models.correction import describe_correction
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
@@ -67,8 +66,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         For artifacts that cannot be blended, or a folder that is there.
     """
     out, started = Path(out), time.perf_counter()
-    if os.path.lexists(out):
-        raise InputError(f"{out}: already exists; name a new folder, or remove it first")
+    check_new(out)
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
     rows, told = _held_out(artifacts)
@@ -76,6 +74,10 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
     options: BlendOptions = config.model
     cases = rows[CASE].to_numpy(dtype=object) if CASE in rows else None
+    if len(set(keys)) < 2:
+        raise InputError(
+            "blend: the held-out rows have one prompt; at least two are needed to fit weights and judge them"
+        )
     # A prompt's key stands for the prompt: the same groups, and no text needed.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), min(CROSS_FITS, len(set(keys))), config.seed)
     honest, prior, rival = np.empty(labels.shape), np.empty(labels.shape), np.empty(labels.shape)

@@ -128,11 +128,13 @@ def score(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.experiment import rows_to_judge
-    from humanpref.files import check_writable, write_json
+    from humanpref.files import check_new, check_writable, write_json
     from humanpref.judgement import PAGE_FILE, judge, write_judgement
 
     if options.json is not None:
         check_writable(options.json, inputs=[options.data])
+    if options.html is not None:
+        check_new(options.html)
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = rows_to_judge(artifacts, options.data)
     figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from humanpref.data import (
 )
 from humanpref.distillation import Teacher, taught
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import folder_whole, is_main_process, read_json, remove, share_equal_files, write_json
+from humanpref.files import check_new, folder_whole, is_main_process, read_json, remove, share_equal_files, write_json
 from humanpref.models import build_model
 from humanpref.models.budget import Budget
 from humanpref.models.selection import SELECTION_FILE
@@ -94,8 +93,7 @@ def train(
         For rows or a folder that cannot be used.
     """
     out = Path(out)
-    if os.path.lexists(out):
-        raise InputError(f"{out}: already exists; name a new folder, or remove it first")
+    check_new(out)
     rows = read_training_rows(train_csv, extra, exclude_prompts)
     rows = rows if teacher is None else taught(rows, teacher)
     pairs = rows.pairs
@@ -151,11 +149,12 @@ def predict(artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | Non
     shared = None if seconds is None else Budget(seconds)
     total = np.zeros((len(pairs), 3))
     for number, artifact in enumerate(artifacts):
+        started = time.monotonic()
         loaded = Artifact(artifact.folder, artifact.facts)
         if shared is not None:
             total += loaded.or_prior(loaded.predict_within(pairs, shared.share(1 / (len(artifacts) - number))))
         elif loaded.seconds is not None:
-            own = Budget(loaded.seconds)
+            own = Budget(loaded.seconds - (time.monotonic() - started))  # loading counts
             total += loaded.or_prior(loaded.predict_within(pairs, own))
             own.tell()
         else:

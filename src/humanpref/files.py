@@ -74,6 +74,12 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         raise
 
 
+def check_new(path: str | Path) -> None:
+    """Raise InputError if there is anything at the path of a folder that is to be made."""
+    if os.path.lexists(path):
+        raise InputError(f"{path}: already exists; name a new folder, or remove it first")
+
+
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
     """A new folder beside `path` that takes its name when the block ends well, and is gone when it does not.
@@ -85,8 +91,7 @@ def folder_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     with _path_errors(path):
-        if path.exists():
-            raise InputError(f"{path}: already exists; name a new folder, or remove it first")
+        check_new(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

@@ -63,7 +63,10 @@ def differences(table: pd.DataFrame) -> list[str]:
     """Why the log losses of a table of runs may not be compared, one sentence each; none: they may."""
     judged = table[table["log_loss"].notna()]
     found = []
-    for column, what in (("data", "were trained and judged on different rows"), ("folds", "held out different rows")):
+    for column, what in (
+        ("data", "were trained and judged on different rows"),
+        ("folds", "held out different rows, or the same in other folds"),
+    ):
         values: Sequence[Any] = judged[column].dropna().unique()
         if len(values) > 1:
             groups = (f"{value}: {', '.join(judged.loc[judged[column] == value, 'name'])}" for value in values)
@@ -83,7 +86,7 @@ def _record(artifact: Artifact, name: Path) -> dict[str, Any]:
     record = {name: metrics.get(name) for name in COLUMNS}
     return record | {
         "name": str(name),
-        "preset": facts.get("preset"),
+        "preset": facts.get("preset") or facts.get("family"),
         "backbone": backbone["name"] if backbone else None,
         "training_rows": facts.get("training_rows"),
         "data": (facts.get("data_sha256") or "")[:12] or None,

@@ -15,6 +15,7 @@ from humanpref.experiment import evaluate, predict, train
 from humanpref.files import read_json
 from humanpref.judgement import judge
 from humanpref.models.base import Model
+from humanpref.models.blend import Blend, BlendModel
 from humanpref.models.budget import LEFT, Budget, predict_within, schedule
 
 
@@ -187,3 +188,20 @@ def test_the_option_bounds_predict_and_no_figure(encoder, pairs, tmp_path):
     )
     figures, _ = judge([bounded, encoder], new)
     assert figures["differences"][0]["log_loss"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_members_of_a_blend_give_up_something_each(many):
+    pairs, costs = many
+    clock = Clock()
+    quick, slow = (Slow(clock, costs, costs.sum() / needed, others=(0.5, 0.25)) for needed in (10, 150))
+    blend = BlendModel(load_config("cpu-best"))
+    blend.members_, blend.blend_ = [quick, slow], Blend("arithmetic", np.array([0.25, 0.75]))
+    budget = Budget(100, clock)
+    made = predict_within(blend, pairs, budget)
+    assert clock.now <= 100
+    # The slow one alone, which has what the quick one left over; and it need not leave out a row.
+    assert {"x0.5"} <= set(budget.given_up) <= {"x0.5", "x0.25"}
+    for share in (0.5, 0.25):
+        mixed = 0.25 * np.array([1.0, 0.0, 0.0]) + 0.75 * np.array([share, 0.0, 1 - share])
+        assert np.isclose(made, mixed, atol=1e-6).all(axis=1).sum() == budget.given_up[f"x{share}"]
+    assert np.isclose(made, [1, 0, 0], atol=1e-6).all(axis=1).sum() == len(pairs) - budget.given_up.total()

@@ -94,3 +94,11 @@ def test_weights_and_soft_labels(weighted):
         mixed = np.concatenate([labels, labels[:, [1, 2, 0]]])
         second = DavidsonRegression(*penalties).fit(np.vstack([x, x]), np.vstack([z, z]), mixed, np.full(100, 0.5))
     np.testing.assert_allclose(second.parameters, first.parameters, atol=1e-4)
+
+
+def test_a_column_of_zeros_without_a_penalty_has_no_weight():
+    x, z, labels, _ = drawn()
+    x[:, 1] = 0
+    model = DavidsonRegression(np.array([1.0, 0.0, 1.0]), np.ones(2)).fit(x, z, labels)
+    assert model.w_[1] == 0
+    assert np.isfinite(model.predict_proba(x, z)).all()

@@ -13,6 +13,7 @@ import pandas as pd
 from humanpref.data import Fault, labels_of, prompt_keys
 from humanpref.evaluation.intervals import ratio_interval, share_interval
 from humanpref.schema import CLASSES, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS
+from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 from humanpref.text.features import language_of
 
 LENGTHS = (512, 1024, 2048)
@@ -197,16 +198,10 @@ def languages(pairs: pd.DataFrame) -> pd.DataFrame:
 
 def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
     """Rows with empty or identical answers: `case`, `rows`, and where there are labels `A`, `B` and `tie`, their shares."""
-    empty_a, empty_b = (
-        np.array([not "".join(turns).strip() for turns in pairs[column]]) for column in ("response_a", "response_b")
-    )
-    same = np.array([a == b for a, b in zip(pairs["response_a"], pairs["response_b"], strict=True)])
-    cases = {
-        "only A is empty": empty_a & ~empty_b,
-        "only B is empty": empty_b & ~empty_a,
-        "both are empty": empty_a & empty_b,
-        "identical, not empty": same & ~empty_a,
-    }
+    found = answer_cases(pairs)
+    names = {"only A is empty": A_EMPTY, "only B is empty": B_EMPTY}
+    names |= {"both are empty": BOTH_EMPTY, "identical, not empty": IDENTICAL}
+    cases = {name: found == case for name, case in names.items()}
     table = pd.DataFrame({"case": list(cases), "rows": [int(rows.sum()) for rows in cases.values()]})
     if has_labels(pairs):
         labels = labels_of(pairs)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 from humanpref.text.features import language_of
 
 
@@ -11,10 +12,8 @@ def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
     a, b = (np.array([sum(map(len, turns)) for turns in pairs[c]]) for c in ("response_a", "response_b"))
     ratio = (np.maximum(a, b) + 1) / (np.minimum(a, b) + 1)
     turns = np.array([len(prompt) for prompt in pairs["prompt"]])
-    empty = np.array([not "".join(t).strip() for t in pairs["response_a"]]) | np.array(
-        [not "".join(t).strip() for t in pairs["response_b"]]
-    )
-    same = np.array([x == y for x, y in zip(pairs["response_a"], pairs["response_b"], strict=True)])
+    place_of = {"": 0, A_EMPTY: 1, B_EMPTY: 1, BOTH_EMPTY: 2, IDENTICAL: 3}
+    cases = np.array([place_of[case] for case in answer_cases(pairs)])
     texts = zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)
     code = np.array([any("```" in turn for text in row for turn in text) for row in texts])
     language = np.array([language_of(prompt) or "not told" for prompt in pairs["prompt"]], dtype=object)
@@ -27,7 +26,7 @@ def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
         "turns": _parts(np.digitize(turns, [2, 3]), "1", "2", "3 and more"),
         "language of the prompt": _parts(of_language, "english", "another", "not told"),
         "code": _parts(code.astype(np.int64), "none", "a code block"),
-        "answers": _parts(np.select([same, empty], [2, 1], 0), "different, not empty", "one is empty", "identical"),
+        "answers": _parts(cases, "different, not empty", "one is empty", "both are empty", "identical"),
     }
 
 

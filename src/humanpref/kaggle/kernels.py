@@ -32,7 +32,7 @@ from humanpref.kaggle.metadata import COMPETITION
 from humanpref.kaggle.predicting import describe, free, outcomes, shared_out
 from humanpref.models import load_model
 from humanpref.models.base import CONFIG_FILE
-from humanpref.models.blend import Blend, equal_blend, read_state
+from humanpref.models.blend import Blend, equal_blend, mix, read_state
 from humanpref.models.budget import Budget
 from humanpref.schema import CLASSES, ID, InputError
 from humanpref.text.cases import answer_cases
@@ -263,21 +263,6 @@ class _Part:
         if self.blend is None:
             return self.told
         return mix(self.blend, np.stack([part.probabilities(cases) for part in self.parts]), cases)
-
-
-def mix(blend: Blend, told: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN where there is none.
-
-    `cases` (n,) are the rows' (`humanpref.text.cases`).
-    """
-    there = ~np.isnan(told[:, :, 0].transpose())  # (n, m)
-    mixed = np.full(told.shape[1:], np.nan)
-    for pattern in np.unique(there, axis=0):
-        weights = blend.weights[pattern]
-        if weights.sum() > 0:
-            rows = (there == pattern).all(axis=1)
-            mixed[rows] = replace(blend, weights=weights / weights.sum())(told[pattern][:, rows], cases[rows])
-    return mixed
 
 
 def _parts_of_artifact(folder: Path, rows: int) -> _Part:

@@ -69,6 +69,14 @@ class Model(ABC):
         texts = zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
         return np.array([1 + sum(len(turn) for turns in row for turn in turns) for row in texts], dtype=np.float64)
 
+    def members(self) -> list["Model"]:
+        """The models that this one asks and mixes by `mix`; none for most. Each may give up something of its own for time."""
+        return []
+
+    def mix(self, told: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
+        """(n, 3) from what the m members say, (m, n, 3), NaN where one says nothing; NaN where none says anything."""
+        raise NotImplementedError
+
     def cheaper(self) -> list[tuple[str, "Model"]]:
         """Variants of this model that cost less, each with what it gives up, in the order in which they are to be taken."""
         return []

@@ -77,6 +77,23 @@ class Blend:
         }
 
 
+def mix(blend: Blend, told: np.ndarray, cases: np.ndarray) -> np.ndarray:
+    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN where there is none.
+
+    `cases` (n,) are the rows' (`humanpref.text.cases`).
+    """
+    there = ~np.isnan(told[:, :, 0].transpose())  # (n, m)
+    mixed = np.full(told.shape[1:], np.nan)
+    for pattern in np.unique(there, axis=0):
+        weights = blend.weights[pattern]
+        if weights.sum() > 0:
+            rows = (there == pattern).all(axis=1)
+            mixed[rows] = dataclasses.replace(blend, weights=weights / weights.sum())(
+                told[pattern][:, rows], cases[rows]
+            )
+    return mixed
+
+
 def equal_blend(mean: str, members: int) -> Blend:
     """Equal weights, no correction."""
     return Blend(mean, np.full(members, 1 / members))
@@ -287,6 +304,12 @@ class BlendModel(Model):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         told = np.stack([member.predict_proba(pairs) for member in self.members_])
         return self.blend_(told, answer_cases(pairs))
+
+    def members(self) -> list[Model]:
+        return self.members_
+
+    def mix(self, told: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
+        return mix(self.blend_, told, answer_cases(pairs))
 
     def save_state(self, folder: Path) -> None:
         write_state(folder, self.blend_, [member.save for member in self.members_])

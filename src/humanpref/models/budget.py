@@ -73,7 +73,14 @@ class Budget:
 
 
 def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
-    """Probabilities (n, 3) float64 in the order of the rows; NaN for rows that there was no time for."""
+    """Probabilities (n, 3) float64 in the order of the rows; NaN for rows that there was no time for.
+
+    The members of a blend share the time: each has an equal part of what is left when its turn comes.
+    """
+    if members := model.members():
+        shares = (budget.share(1 / (len(members) - number)) for number in range(len(members)))
+        told = [predict_within(member, pairs, share) for member, share in zip(members, shares, strict=True)]
+        return model.mix(np.stack(told), pairs)
     made = np.full((len(pairs), 3), np.nan)
     for rows, variant in schedule(model, pairs, budget):
         made[rows] = predicted(variant, pairs.iloc[rows].reset_index(drop=True))

@@ -79,7 +79,8 @@ class DavidsonRegression:
         # The optimizer sees each weight in units in which the loss curves alike, about as it does where the three classes are
         # equally likely: far fewer iterations, the same optimum.
         curvature = [_squares(x, weight) / 6, _squares(z, weight) * 2 / 9, [total * 2 / 9]]
-        scale = 1 / np.sqrt(np.concatenate(curvature) + penalty)
+        curved = np.concatenate(curvature) + penalty
+        scale = 1 / np.sqrt(np.where(curved > 0, curved, 1.0))
 
         def objective(scaled: np.ndarray) -> tuple[float, np.ndarray]:
             parameters = scale * scaled
@@ -92,7 +93,7 @@ class DavidsonRegression:
             residual = (np.exp(scores - log_sum[:, None]) - labels) * weight[:, None]  # d loss / d scores, (n, 3)
             by_d, by_nu = (residual[:, 0] - residual[:, 1]) / 2, residual[:, 2]
             gradient = np.concatenate([transposed_x @ by_d, transposed_z @ by_nu, [by_nu.sum()]])
-            # Divided by the weight of all rows, so that the optimizer's tolerance means the same at any size.
+            # Divided by the weight of all rows, so that the optimizer's `ftol` means the same at any size.
             return (loss + penalty @ parameters**2 / 2) / total, scale * (gradient + penalty * parameters) / total
 
         begin = np.zeros(both + 1) if start is None else start / scale

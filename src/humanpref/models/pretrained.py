@@ -175,5 +175,5 @@ def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
 
 
 def not_loaded(name: str, what: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"backbone {name}: its {what} cannot be loaded; set model.backbone to a folder that holds it ({first[:200]})"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
+    return f"backbone {name}: its {what} cannot be loaded; expected a folder or a hub name that holds it ({first})"

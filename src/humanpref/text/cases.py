@@ -8,12 +8,13 @@ CASES = (IDENTICAL, BOTH_EMPTY, A_EMPTY, B_EMPTY)
 
 
 def answer_cases(pairs: pd.DataFrame) -> np.ndarray:
-    """Of each row the case of `CASES` that it is, or an empty text; (n,) of str. White space counts as nothing."""
-    a, b = (["\n".join(turns).strip() for turns in pairs[column]] for column in ("response_a", "response_b"))
+    """Of each row the case of `CASES` that it is, or an empty text; (n,) of str. White space at
+    the ends of a turn counts as nothing."""
+    a, b = ([tuple(map(str.strip, turns)) for turns in pairs[column]] for column in ("response_a", "response_b"))
     return np.array([_case(*answers) for answers in zip(a, b, strict=True)], dtype=object)
 
 
-def _case(a: str, b: str) -> str:
-    if a == b:
-        return IDENTICAL if a else BOTH_EMPTY
-    return "" if a and b else B_EMPTY if a else A_EMPTY
+def _case(a: tuple[str, ...], b: tuple[str, ...]) -> str:
+    if any(a) and any(b):
+        return IDENTICAL if a == b else ""
+    return B_EMPTY if any(a) else A_EMPTY if any(b) else BOTH_EMPTY
