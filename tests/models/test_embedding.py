@@ -99,7 +99,7 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
     with pytest.raises(InputError, match="other weights, tokens or settings than the model was trained on"):
         load_model(tmp_path / "model")
     shutil.rmtree(folder)
-    with pytest.raises(InputError, match=r"cannot be loaded; set model\.backbone"):
+    with pytest.raises(InputError, match=r"cannot be loaded; expected a folder"):
         load_model(tmp_path / "model")
 
 
