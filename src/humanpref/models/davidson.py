@@ -77,7 +77,7 @@ class DavidsonRegression:
         transposed_x, transposed_z = x.T, z.T
         total = weight.sum()
         # The optimizer sees each weight in units in which the loss curves alike, about as it does where the three classes are
-        # equally likely: the same optimum in as many iterations or fewer (237 to 39 at best, 112 to 112 at worst; 4,000 rows).
+        # equally likely: the same optimum, mostly in fewer iterations (237 to 39 at best, 97 to 101 at worst, of 4,000 rows).
         curvature = [_squares(x, weight) / 6, _squares(z, weight) * 2 / 9, [total * 2 / 9]]
         curved = np.concatenate(curvature) + penalty
         scale = 1 / np.sqrt(np.where(curved > 0, curved, 1.0))
