@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,6 @@ from transformers import Trainer, TrainingArguments, get_linear_schedule_with_wa
 from humanpref.comparison import markdown
 from humanpref.config import Config, load_config
 from humanpref.data import labels_of, read_pairs
-from humanpref.models import hidden
 from humanpref.models.encoder import PairCollate, PairEncoder, load_backbone, load_tokenizer
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
@@ -109,15 +109,18 @@ def peak(device: torch.device) -> float:
     return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
+def one_call(read: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
+    return read(**inputs)
+
+
 @contextmanager
-def one_call(device: torch.device) -> Iterator[None]:
-    """The backbone reads all sequences of a batch in one call, as it does without our grouping."""
-    key, before = device.type == "cuda", dict(hidden.BACKBONE_TOKENS)
-    hidden.BACKBONE_TOKENS[key] = 10**9
-    try:
+def as_padded() -> Iterator[None]:
+    """The backbone reads a batch as it was padded, in one call, as it does without our grouping and cutting."""
+    with (
+        mock.patch("humanpref.models.encoder.hidden_states", one_call),
+        mock.patch("humanpref.models.decoder.hidden_states", one_call),
+    ):
         yield
-    finally:
-        hidden.BACKBONE_TOKENS.update(before)
 
 
 class Report:
@@ -130,7 +133,7 @@ class Report:
         scaler = torch.amp.GradScaler(task.device.type, enabled=resolve("auto", task.device) == "fp16")
         labels = torch.tensor(task.labels, dtype=torch.float32, device=task.device)
         model.train()
-        with one_call(task.device):
+        with as_padded():
             for start in range(0, rows, BATCH):
                 window = np.arange(start, min(start + BATCH, rows))
                 for first in range(0, len(window), MICRO_BATCH):
@@ -147,7 +150,7 @@ class Report:
     def predict(self, task: Task, model: nn.Module) -> np.ndarray:
         model.eval()
         made = []
-        with one_call(task.device), torch.inference_mode(), task.autocast():
+        with as_padded(), torch.inference_mode(), task.autocast():
             for start in range(0, len(task.labels), BATCH):
                 rows = np.arange(start, min(start + BATCH, len(task.labels)))
                 made.append(model(**self.padded(task, rows)).double().cpu().numpy())
@@ -217,12 +220,12 @@ class Transformers:
         return [{"row": int(row), "input_ids": range(int(task.collate.lengths[row]))} for row in rows]
 
     def fit(self, task: Task, model: nn.Module) -> None:
-        with tempfile.TemporaryDirectory() as folder, one_call(task.device):
+        with tempfile.TemporaryDirectory() as folder, as_padded():
             self.trainer(task, model, folder).train()
 
     def predict(self, task: Task, model: nn.Module) -> np.ndarray:
         order = np.argsort(-task.collate.lengths, kind="stable")
-        with tempfile.TemporaryDirectory() as folder, one_call(task.device):
+        with tempfile.TemporaryDirectory() as folder, as_padded():
             trainer = self.trainer(task, model, folder)
             trainer._get_eval_sampler = torch.utils.data.SequentialSampler
             logits = trainer.predict(self.items(task, order)).predictions

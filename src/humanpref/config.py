@@ -456,7 +456,8 @@ class GradientTraining(LoopOptions):
     temperature: float = 1.0
     """Of the `distillation` loss: teacher and student are both softened by it."""
     swap_augmentation: bool = False
-    """Learn from every row in both orders of A and B: twice the rows, and no side to prefer."""
+    """Learn from every row in both orders of A and B: twice the rows, and no side to prefer. Dual inputs give both orders in one
+    pass: their epoch has as many rows as without, and costs no more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

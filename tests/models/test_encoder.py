@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("torch")
@@ -24,11 +25,12 @@ from transformers import (
 )
 
 from humanpref.config import load_config
-from humanpref.data import labels_of
+from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, encoder, hidden, load_model
 from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
+from humanpref.text.format import A, B
 
 TINY = {
     "hidden_size": 16,
@@ -195,6 +197,33 @@ def test_branches_stand_side_by_side(pairs, tokenizer):
     assert mask.sum(axis=2).max() == ids.shape[2]
 
 
+@pytest.mark.parametrize("offset", ["none", "structure"])
+def test_swap_augmentation_of_dual_inputs_is_learning_from_both_orders(offset, pairs, folder_of):
+    folder = folder_of(DebertaV2Config(**TINY, **DEBERTA, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    few = pairs[:6].reset_index(drop=True)
+    mirrored = swap_pairs(few).assign(id=[f"mirrored {row}" for row in few["id"]])
+    doubled, both = pd.concat([few, mirrored], ignore_index=True), np.concatenate([labels_of(few), labels_of(mirrored)])
+    weights = np.arange(1.0, 7)
+
+    def learned(rows, labels, weights, *overrides):
+        # Three steps over all rows, so that chance has no say.
+        settings = ("training.epochs=3", "training.batch_size=12", "training.warmup=0", f"model.offset={offset}")
+        model = EncoderModel(config_with(folder, *settings, *overrides))
+        return model.fit(rows, labels, weights, validation=(few, labels_of(few)))
+
+    augmented = learned(few, labels_of(few), weights, "training.swap_augmentation=true")
+    twice = learned(doubled, both, np.tile(weights, 2))
+    plain = learned(few, labels_of(few), weights)
+    made, expected, other = (model.predict_proba(pairs) for model in (augmented, twice, plain))
+    if offset == "none":
+        np.testing.assert_allclose(made, expected, atol=1e-5)
+        assert np.abs(made - other).max() > 1e-3
+    assert [augmented.report_["training"][name] for name in ("steps", "tokens")] == [
+        plain.report_["training"][name] for name in ("steps", "tokens")
+    ]
+    np.testing.assert_allclose(made.sum(axis=1), 1)
+
+
 def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     seen = {}
 
@@ -205,13 +234,14 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     monkeypatch.setattr("humanpref.models.gradient.train", spy)
     few = pairs[:10].reset_index(drop=True)
     weights = np.arange(1.0, 11)
-    EncoderModel(load_config("tiny", overrides=["model.max_length=30"])).fit(few, labels_of(few), weights)
+    joint = load_config("tiny", overrides=["model.inputs=joint"])
+    EncoderModel(joint).fit(few, labels_of(few), weights)
     np.testing.assert_array_equal(seen["labels"][10:], labels_of(few)[:, [1, 0, 2]])
     np.testing.assert_array_equal(seen["weights"], np.tile(weights, 2))
-    first, mirrored = seen["collate"].rows[4], seen["collate"].rows[14]
-    np.testing.assert_array_equal(first[0].ids, mirrored[1].ids)
-    np.testing.assert_array_equal(first[1].ids, mirrored[0].ids)
-    assert not np.array_equal(first[0].ids, first[1].ids)
+    (first,), (mirrored,) = seen["collate"].rows[4], seen["collate"].rows[14]
+    np.testing.assert_array_equal(first.ids[first.parts == A], mirrored.ids[mirrored.parts == B])
+    np.testing.assert_array_equal(first.ids[first.parts == B], mirrored.ids[mirrored.parts == A])
+    assert not np.array_equal(first.ids, mirrored.ids)
 
 
 def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(pairs, folder_of, monkeypatch, tmp_path):
@@ -230,13 +260,11 @@ def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(pairs, fold
     config = dataclasses.replace(model.config.inference, swap_average=True)
     model.config = dataclasses.replace(model.config, inference=config)
     np.testing.assert_allclose(model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6)
-    # Each training row's offset comes from a model without it, and is mirrored with it.
+    # Each training row's offset comes from a model without it.
     assert [len(rows) == len(pairs) for rows in learned] == [True] + [False] * encoder.OFFSET_FOLDS
     assert set.intersection(*learned[1:]) == set()
-    offset, n = seen[0].offset, len(pairs)
-    np.testing.assert_allclose(offset[n:], offset[:n][:, [1, 0, 2]], atol=1e-6)
     own = np.log(model.offset_.predict_proba(pairs))
-    assert np.abs(offset[:n] - (own - own.mean(axis=1, keepdims=True))).max() > 1e-3
+    assert np.abs(seen[0].offset - (own - own.mean(axis=1, keepdims=True))).max() > 1e-3
     model.save(tmp_path / "m")
     np.testing.assert_allclose(load_model(tmp_path / "m").predict_proba(pairs), model.predict_proba(pairs), atol=1e-6)
 

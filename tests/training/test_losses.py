@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from humanpref.config import GradientTraining
-from humanpref.training.losses import cross_entropy, distillation, dpo, dpo_like, loss_of, smoothed
+from humanpref.training.losses import both_orders, cross_entropy, distillation, dpo, dpo_like, loss_of, smoothed
 
 
 def test_numbers_worked_by_hand():
@@ -70,6 +70,15 @@ def test_the_configuration_chooses_the_loss():
     )
     smooth = loss_of(GradientTraining(label_smoothing=0.3))(logits, labels)
     assert smooth == cross_entropy(logits, torch.tensor([[0.8, 0.1, 0.1]]))
+
+
+def test_both_orders_on_numbers_worked_by_hand():
+    logits = torch.tensor([[[math.log(2), 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, math.log(2), 0.0]]])
+    labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    # A wins the first row: ln 2, and ln 3 in the other order. B wins the second, and A once they are exchanged: ln 3, ln 4.
+    losses = both_orders(cross_entropy)(logits, labels)
+    expected = torch.tensor([math.log(6) / 2, math.log(12) / 2])
+    torch.testing.assert_close(losses, expected)
 
 
 def test_dpo_on_numbers_worked_by_hand():

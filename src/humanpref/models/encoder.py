@@ -1,5 +1,7 @@
 """Encoders: a backbone reads the prompt with each response (or with both), a head compares what it made of them."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ from transformers import AutoModel
 from humanpref.config import Config, EncoderOptions, from_dict, load_config
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import read_json
-from humanpref.models.base import CONFIG_FILE, Model
-from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
+from humanpref.models.base import CONFIG_FILE, Model, Validation
+from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel, RowCollate
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.hidden import hidden_states
 from humanpref.models.pretrained import (
@@ -29,6 +31,7 @@ from humanpref.models.sparse import SparseModel
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint
 from humanpref.text.tokens import tokenise
+from humanpref.training.losses import Loss, both_orders
 
 SCRATCH = "scratch"
 OFFSET_FOLDER = "offset"
@@ -64,7 +67,16 @@ class PairEncoder(nn.Module):
             "log-softmax": nn.LogSoftmax(dim=-1),
         }[options.scores]
         self.both_orders = False
-        """Return (n, 2, 3): the head's logits for both orders of A and B, the second as the exchanged row would have them."""
+
+    @contextlib.contextmanager
+    def giving(self, both_orders: bool) -> Iterator[None]:
+        """With both orders of A and B the outputs are (n, 2, 3), the second as the exchanged row would have them: dual inputs
+        have both answers' vectors after one pass, and only the head runs twice."""
+        before, self.both_orders = self.both_orders, both_orders
+        try:
+            yield
+        finally:
+            self.both_orders = before
 
     def forward(
         self,
@@ -159,22 +171,33 @@ class EncoderModel(GradientModel):
         return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model, offset)
 
     @property
+    def _one_pass_for_both_orders(self) -> bool:
+        return self.config.model.inputs == "dual"
+
+    @property
     def _reads_both_orders(self) -> bool:
-        return self.config.inference.swap_average and self.config.model.inputs == "joint"
+        return self.config.inference.swap_average and not self._one_pass_for_both_orders
 
     def _probabilities(self, collate: "PairCollate", pairs: pd.DataFrame) -> np.ndarray:
-        """Dual inputs have both answers' vectors after one pass, whatever their order: only the head runs twice. Joint inputs
-        are read in the other order as well."""
-        if self._reads_both_orders or not self.config.inference.swap_average:
-            return super()._probabilities(collate, pairs)
-        if self.module_.head.equivariant:
-            return self._scores(collate)
-        self.module_.both_orders = True
-        try:
+        averaged = self.config.inference.swap_average and self._one_pass_for_both_orders
+        with self.module_.giving(both_orders=averaged and not self.module_.head.equivariant):
+            if not self.module_.both_orders:
+                return super()._probabilities(collate, pairs)
             both = self._scores(collate)
-        finally:
-            self.module_.both_orders = False
         return (both[:, 0] + both[:, 1][:, SWAPPED_CLASSES]) / 2
+
+    def _train(
+        self,
+        collate: RowCollate,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        loss: Loss,
+        validation: Validation | None,
+        checkpoint: Path | None,
+    ) -> None:
+        augmented = self.config.training.swap_augmentation and self._one_pass_for_both_orders
+        with self.module_.giving(both_orders=augmented):
+            super()._train(collate, labels, weights, both_orders(loss) if augmented else loss, validation, checkpoint)
 
     def _backbone_facts(self) -> dict[str, Any]:
         return backbone_facts(self.config.model.backbone, self.module_.backbone)

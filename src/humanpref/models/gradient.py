@@ -71,7 +71,7 @@ class GradientModel(Model):
     ) -> "GradientModel":
         training: GradientTraining = self.config.training
         labels = as_probabilities(labels)
-        if training.swap_augmentation:
+        if training.swap_augmentation and not self._one_pass_for_both_orders:
             pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
             labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
             weights = None if weights is None else np.concatenate([weights, weights])
@@ -105,6 +105,11 @@ class GradientModel(Model):
                 break
             made.append((f"inputs cut to {length} tokens", shorter))
         return made
+
+    @property
+    def _one_pass_for_both_orders(self) -> bool:
+        """Whether one pass of the module gives what it says of either order of A and B."""
+        return False
 
     @property
     def _reads_both_orders(self) -> bool:

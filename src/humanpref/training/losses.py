@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from humanpref.config import GradientTraining
+from humanpref.schema import SWAPPED_CLASSES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits (n, 3) and labels (n, 3) to one loss per row, (n,)."""
@@ -24,6 +25,15 @@ def loss_of(options: GradientTraining) -> Loss:
     if options.label_smoothing == 0:
         return chosen
     return lambda logits, labels: chosen(logits, smoothed(labels, options.label_smoothing))
+
+
+def both_orders(loss: Loss) -> Loss:
+    """The mean loss of a row and of the same row with A and B exchanged, from the logits of both, (n, 2, 3)."""
+
+    def mean(logits: Tensor, labels: Tensor) -> Tensor:
+        return (loss(logits[:, 0], labels) + loss(logits[:, 1], labels[:, SWAPPED_CLASSES])) / 2
+
+    return mean
 
 
 def smoothed(labels: Tensor, amount: float) -> Tensor:
