@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from humanpref.training.batching import token_batches
 
-BACKBONE_TOKENS = {True: 16_384, False: 2_048}
+BACKBONE_TOKENS = {True: 16_384, False: 1_024}
 """Tokens that the backbone reads in one call, on a GPU and on a CPU. A CPU is as fast with few; a GPU needs many to be busy."""
 
 
