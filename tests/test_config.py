@@ -63,12 +63,27 @@ def test_a_file_without_a_preset_names_a_family(tmp_path):
         ("llama-3.2-1b-dpo", "training.head_learning_rate=1e-3", "training.head_learning_rate: .*dpo has no head"),
         ("sparse", "model.term_penalties=[]", "model.term_penalties"),
         ("sparse", 'model.term_penalties=["a"]', "model.term_penalties: expected a list of numbers"),
+        ("gemma-2-9b-qlora", "inference.split=halves", "inference.split: expected one of rows, orders, got 'halves'"),
+        (
+            "llama-3.2-1b-lora",
+            "inference.split=orders",
+            "inference.split: expected rows without inference.swap_average",
+        ),
+        ("llama-3.2-1b-dpo", "inference.split=orders", "unknown option 'inference.split' for family dpo"),
         ("tini", "seed=1", r"unknown preset 'tini' \(did you mean 'tiny'\?\)"),
     ],
 )
 def test_what_does_not_fit_is_named(preset, override, message):
     with pytest.raises(InputError, match=message):
         load_config(preset, overrides=[override])
+
+
+def test_orders_are_split_only_where_both_are_read():
+    both = ["inference.swap_average=true", "inference.split=orders"]
+    assert load_config("gemma-2-9b-qlora", overrides=both[1:]).inference.split == "orders"
+    assert load_config("tiny", overrides=[*both, "model.inputs=joint"]).inference.split == "orders"
+    with pytest.raises(InputError, match=r"inference.split: expected rows with model.inputs=dual.*got 'orders'"):
+        load_config("tiny", overrides=both)
 
 
 @pytest.mark.parametrize(

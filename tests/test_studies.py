@@ -87,9 +87,16 @@ def test_what_cannot_be_compared(compared, arena, tmp_path, write_csv):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
     with pytest.raises(InputError, match="not a comparison"):
-        compare(CONTENDERS, arena / "train.csv", tmp_path / "mine", None)
-    with pytest.raises(InputError, match="bad: its training ended with 2"):
-        compare([Contender("bad", "tiny", ("model.backbone=no/where",))], arena / "train.csv", tmp_path / "y", None)
+        compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "mine", None)
+    with pytest.raises(InputError, match="prior: its training ended with 2"):
+        compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "y", folds=1_000)
+
+
+def test_a_later_contender_is_checked_before_the_first_is_trained(arena, tmp_path):
+    bad = Contender("bad", "tiny", ("model.backbone=no/where",))
+    with pytest.raises(InputError, match=r"^bad: .*no/where"):
+        compare([CONTENDERS[0], bad], arena / "train.csv", tmp_path / "z", None)
+    assert not (tmp_path / "z").exists()
 
 
 def test_the_softmax_ablation(arena, tmp_path):

@@ -146,13 +146,8 @@ def ablate_preprocessing(
     ----------
     preset, overrides
         A recipe of the sparse family; its preprocessing is the arms' own.
-    train_csv : Path
-        Labelled rows.
-    out : Path
-        A folder for the trained models, `preprocessing.csv`, `preprocessing.md` and `preprocessing.png`. A run that was
-        interrupted goes on.
-    folds : int, optional
-        Grouped folds; without, one held-out fifth.
+    train_csv, out, folds
+        As for `ablate_softmax`; the table and the figure are called `preprocessing`.
 
     Returns
     -------
@@ -180,13 +175,8 @@ def ablate_system_prompt(
     ----------
     preset, overrides
         A recipe of a family that reads a system prompt, decoder or dpo; where it has none, the report's idea of one is taken.
-    train_csv : Path
-        Labelled rows.
-    out : Path
-        A folder for the trained models, `system-prompt.csv`, `system-prompt.md` and `system-prompt.png`. A run that was
-        interrupted goes on.
-    folds : int, optional
-        Grouped folds; without, one held-out fifth.
+    train_csv, out, folds
+        As for `ablate_softmax`; the table and the figure are called `system-prompt`.
 
     Returns
     -------

@@ -1,8 +1,10 @@
 """Several configurations on the same rows and folds: one artifact each, one table, one figure."""
 
 import logging
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from humanpref.config import Config, load_config
 from humanpref.data import digest_of, read_pairs
 from humanpref.evaluation.figures import interval_figure
 from humanpref.files import read_json, write_json, write_whole
+from humanpref.models import build_model
 from humanpref.models.base import CONFIG_FILE
 from humanpref.schema import InputError
 
@@ -37,8 +40,8 @@ class Contender:
 def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int | None) -> pd.DataFrame:
     """Train every contender on the same rows and folds, and tabulate them.
 
-    Each runs in a process of its own, so that memory is measured for it alone and given back. What is done already stays:
-    started again, the comparison goes on.
+    Each runs in a process of its own, so that memory is measured for it alone and given back. What would end one and can be known
+    beforehand is said before the first is trained. What is done already stays: started again, the comparison goes on.
 
     Parameters
     ----------
@@ -71,6 +74,10 @@ def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int 
             f"compare: the contenders' seeds differ ({sorted(seeds)}), and so would their folds; set one for all"
         )
     digest = digest_of(read_pairs(train_csv, labels=True))
+    waiting = [contender for contender in contenders if not (out / contender.name).is_dir()]
+    # In a process of its own, too: Linux would count the memory of this one, at its most, as that of those it starts.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as checking:
+        list(checking.map(_check, waiting))
     _claim(out, {"data_sha256": digest, "folds": folds})
     records = []
     for contender in contenders:
@@ -122,6 +129,13 @@ def _claim(out: Path, content: dict[str, Any]) -> None:
         raise InputError(f"{out}: exists and is not a comparison of humanpref; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
+
+
+def _check(contender: Contender) -> None:
+    try:
+        build_model(contender.config()).check()
+    except InputError as error:
+        raise InputError(f"{contender.name}: {error}") from None
 
 
 def _train(contender: Contender, train_csv: Path, folder: Path, folds: int | None) -> None:

@@ -31,6 +31,7 @@ OFFSETS = ("none", "structure")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
 MEANS = ("arithmetic", "geometric")
+SPLITS = ("rows", "orders")
 PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = ("none", "8bit", "4bit")
@@ -524,6 +525,10 @@ class EncoderInference:
     (the report's ablation)."""
     swap_average: bool = False
     """Average over both orders of A and B. Free for dual inputs; joint inputs are read twice."""
+    split: str = "rows"
+    """How two GPUs or more share the work in Kaggle's inference kernel: each has a part of the `rows`, or one of the `orders` of
+    A and B. Equally fast; with `orders` every row is predicted after half of the time, and stays so if one of the processes dies
+    (`humanpref.kaggle.predicting`). `orders` goes with `swap_average` where that reads every row twice, and with nothing else."""
     precision: str = "auto"
     """As `training.precision`."""
     seconds: float | None = None
@@ -541,6 +546,9 @@ class EncoderInference:
             f"one of {', '.join(NORMALISATIONS)}",
             self.normalise,
         )
+        _check(self.split in SPLITS, "inference.split", f"one of {', '.join(SPLITS)}", self.split)
+        averages = self.swap_average or self.split == "rows"
+        _check(averages, "inference.split", "rows without inference.swap_average", self.split)
         _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
         _check(self.seconds is None or self.seconds > 0, "inference.seconds", "above 0", self.seconds)
 
@@ -611,6 +619,9 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1", self.seed)
+        if getattr(self.model, "inputs", None) == "dual":
+            split = self.inference.split
+            _check(split == "rows", "inference.split", "rows with model.inputs=dual, which are read once", split)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON types; `from_dict` reads it back."""

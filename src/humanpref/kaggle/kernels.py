@@ -248,6 +248,8 @@ class _Part:
     told: np.ndarray
     neural: bool = False
     """It takes its time."""
+    split: str = "rows"
+    """Between GPUs: `inference.split`."""
     blend: Blend | None = None
     parts: list["_Part"] = field(default_factory=list)
 
@@ -274,7 +276,8 @@ def _parts_of_model(folder: Path, rows: int) -> _Part:
     config = from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     if config.family != "blend":
         neural = not isinstance(config.inference, NoOptions)
-        return _Part(folder, np.full((rows, len(CLASSES)), np.nan), neural)
+        split = getattr(config.inference, "split", "rows")
+        return _Part(folder, np.full((rows, len(CLASSES)), np.nan), neural, split)
     blend, members = read_state(folder, config.model.mean)
     return _Part(folder, np.empty(0), blend=blend, parts=[_parts_of_model(member, rows) for member in members])
 
@@ -347,12 +350,11 @@ def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budge
     """Let one model predict, on all GPUs if it uses one; the submission is written after every block."""
     workers = launch.gpus() if part.neural else 1
     if workers > 1:
-        told = shared_out(part.folder, pairs, budget, workers)
+        told = shared_out(part.folder, pairs, budget, workers, part.split)
     else:
         with board.timed("load"):
             model = load_model(part.folder)
         told = outcomes(model, pairs, budget)
-    done = 0
     while True:
         with board.timed("predict"):
             rows, made = next(told, (None, None))
@@ -362,9 +364,8 @@ def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budge
             board.failures.append(f"{part.folder}: id {board.ids[rows[0]]!r}: {made}")
             continue
         part.told[rows] = made
-        done += len(rows)
         board.write()
-        logger.info("%s: %d of %d rows", part.folder.name, done, len(pairs))
+        logger.info("%s: %d of %d rows", part.folder.name, (~np.isnan(part.told[:, 0])).sum(), len(pairs))
 
 
 def _memory() -> dict[str, int]:

@@ -243,7 +243,7 @@ class BlendModel(Model):
         return all(member.swap_equivariant for member in self.members_)
 
     def check(self) -> None:
-        self._members()
+        self._member_configs()
 
     def fit(
         self,
@@ -255,7 +255,7 @@ class BlendModel(Model):
     ) -> "BlendModel":
         options: BlendOptions = self.config.model
         labels = as_probabilities(labels)
-        members = self._members()
+        members = self._member_configs()
         progress = _Progress(checkpoint)
         splits = inner_splits(pairs, options.folds, self.config.seed, labels)
         facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
@@ -318,7 +318,7 @@ class BlendModel(Model):
         self.blend_, folders = read_state(folder, self.config.model.mean)
         self.members_ = [load_model(member) for member in folders]
 
-    def _members(self) -> list[tuple[str, Config]]:
+    def _member_configs(self) -> list[tuple[str, Config]]:
         """Each member by the words that name it, and its configuration; without those that lack their backbone."""
         options: BlendOptions = self.config.model
         members, filled = [], False

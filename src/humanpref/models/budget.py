@@ -26,6 +26,7 @@ BLOCK_SHARE = 1 / 8
 """A block is to take so much of the time left: a wrong projection then costs little. What fits twice is done at once."""
 RESERVE = 0.1
 """Share of the time left that is not planned with."""
+ONE_ORDER = "no swap averaging"
 LEFT = "not predicted"
 
 
@@ -88,13 +89,14 @@ def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndar
 
 
 def schedule(
-    model: Model, pairs: pd.DataFrame, budget: Budget, most: int = sys.maxsize
+    model: Model, pairs: pd.DataFrame, budget: Budget, most: int = sys.maxsize, whole: bool = False
 ) -> Iterator[tuple[np.ndarray, Model]]:
     """The row numbers of one block after the other, at most so many, and the variant that there is time for.
 
-    A block's time is what passes until the next one is asked for. Rows that there is no time for do not come.
+    A block's time is what passes until the next one is asked for. Rows that there is no time for do not come. With `whole`
+    there is no variant but the model itself.
     """
-    variants = [("", model), *model.cheaper()]
+    variants = [("", model), *([] if whole else model.cheaper())]
     costs = [_costs(model, pairs)]
     order = np.argsort(-costs[0], kind="stable")
     done, chosen, rate, blocks = 0, 0, 0.0, 0

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from humanpref.config import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.models.base import Model, Validation, as_probabilities
+from humanpref.models.budget import ONE_ORDER
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
@@ -93,8 +94,8 @@ class GradientModel(Model):
         made: list[tuple[str, Model]] = []
         once = self
         if self._reads_both_orders:
-            once = self._with(inference=dataclasses.replace(self.config.inference, swap_average=False))
-            made.append(("no swap averaging", once))
+            once = self.in_one_order()
+            made.append((ONE_ORDER, once))
         longest = self.config.model.max_length
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
         for length in (int(share * longest) for share in SHORTER):
@@ -105,6 +106,10 @@ class GradientModel(Model):
                 break
             made.append((f"inputs cut to {length} tokens", shorter))
         return made
+
+    def in_one_order(self) -> "GradientModel":
+        """This model without swap averaging."""
+        return self._with(inference=dataclasses.replace(self.config.inference, swap_average=False, split="rows"))
 
     @property
     def _one_pass_for_both_orders(self) -> bool:
