@@ -146,12 +146,12 @@ def _inner_losses(
     losses, total = np.zeros(len(penalties)), 0.0
     for learned, judged in splits:
         kept, out = blocks.rows(learned), blocks.rows(judged)
-        x, z = kept.x(), kept.z()
+        x, z, out_x, out_z = kept.x(), kept.z(), out.x(), out.z()
         start, total = None, total + weight[judged].sum()
         for i, penalty in enumerate(penalties):
             fitted = regression(blocks, *penalty).fit(x, z, labels[learned], weight[learned], start)
             start = fitted.parameters
-            probabilities = fitted.predict_proba(out.x(), out.z())
+            probabilities = fitted.predict_proba(out_x, out_z)
             row_losses = -(labels[judged] * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
             losses[i] += weight[judged] @ row_losses
     return losses / total
