@@ -87,9 +87,11 @@ def run(preset: str, rows: int, overrides: list[str], predict: int) -> dict[str,
 
 
 def used() -> tuple[float, float]:
-    """CPU seconds of this process and of those that it started and that are there yet, and GiB at their peaks."""
-    seconds, kib = 0.0, 0
-    for process in (own := psutil.Process(), *own.children(recursive=True)):
+    """CPU seconds of this process and of those that it started, and GiB at their peaks of those that are there yet."""
+    own = psutil.Process()
+    ended = own.cpu_times()
+    seconds, kib = ended.children_user + ended.children_system, 0
+    for process in (own, *own.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             times = process.cpu_times()
             seconds += times.user + times.system

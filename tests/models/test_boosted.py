@@ -152,11 +152,16 @@ def test_many_rows_use_one_inner_fold(monkeypatch, pairs):
     assert build("model.rounds=30").fit(pairs, labels).report_["inner_log_loss"] < prior - 0.1
 
 
-def test_two_threads_change_nothing(pairs, monkeypatch):
-    one = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
-    monkeypatch.setattr(boosted, "MANY_ROWS", 1)
-    two = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
-    np.testing.assert_array_equal(two, one)
+def test_trained_at_once_or_in_turn_the_boosters_are_the_same(pairs, monkeypatch):
+    class Three(boosted.joblib.Parallel):
+        def __init__(self, cores, **keywords):
+            super().__init__(3, **keywords)
+
+    monkeypatch.setattr(boosted.joblib, "Parallel", Three)
+    at_once = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
+    monkeypatch.setattr(boosted, "_at_once", lambda calls: [call(*given, **named) for call, given, named in calls])
+    in_turn = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
+    np.testing.assert_array_equal(at_once, in_turn)
 
 
 def test_the_selection_is_the_same_for_the_same_seed_and_goes_on(pairs, tmp_path, monkeypatch):

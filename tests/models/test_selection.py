@@ -74,11 +74,11 @@ def test_importance_order():
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(300, 4))
     classes = np.digitize(matrix[:, 2] + 0.2 * matrix[:, 0], [-0.5, 0.5])
-    order = importance_order(matrix, classes, np.ones(300), seed=1, threads=1)
+    order = importance_order(matrix, classes, np.ones(300), seed=1)
     assert sorted(order) == [0, 1, 2, 3]
     assert order[:2].tolist() == [2, 0]
-    np.testing.assert_array_equal(importance_order(matrix, classes, np.ones(300), seed=1, threads=1), order)
+    np.testing.assert_array_equal(importance_order(matrix, classes, np.ones(300), seed=1), order)
     # Weight 0: only the other rows count, in which column 1 tells the classes.
     other = np.digitize(matrix[:, 1], [-0.5, 0.5])
     both, weights = np.concatenate([classes, other]), np.repeat([0.0, 1.0], 300)
-    assert importance_order(np.vstack([matrix, matrix]), both, weights, seed=1, threads=1)[0] == 1
+    assert importance_order(np.vstack([matrix, matrix]), both, weights, seed=1)[0] == 1

@@ -155,13 +155,13 @@ def inner_splits(
     """
     own = ~pairs[ID].str.contains(EXTRA_ID).to_numpy(dtype=bool)
     own = own if own.any() else ~own
-    keys = prompt_keys(pairs)
-    if len(set(keys[own])) < max(k, least):
+    keys = pd.Series(prompt_keys(pairs))
+    if keys[own].nunique() < max(k, least):
         return []
     fold_of = np.full(len(pairs), -1)
     fold_of[own] = grouped_folds(pairs[own], k, seed, labels[own])
     judged = [fold_of == fold for fold in range(k)]
-    return [(~np.isin(keys, keys[out]), out) for out in judged]
+    return [(~keys.isin(keys[out]).to_numpy(), out) for out in judged]
 
 
 def _without(pairs: pd.DataFrame, forbidden: set[str]) -> tuple[pd.DataFrame, int]:

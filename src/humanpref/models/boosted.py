@@ -10,9 +10,11 @@ for), the number of trees, the temperature.
 
 import hashlib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 import pandas as pd
 import xgboost
@@ -41,8 +43,6 @@ INNER_PROMPTS = 50
 DEFAULT_ROUNDS = 100
 BINS = 64
 """Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time and the same inner loss."""
-MANY_ROWS = 10_000
-"""From so many rows on, two threads; with fewer they only wait for each other. A result must not depend on the machine."""
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
 """Of each inner fold, masks of the rows to learn from and of those to judge by."""
@@ -111,7 +111,8 @@ class BoostedModel(Model):
             margins, judged = self._inner_margins(rows, splits, self.columns_, rounds)
             self.temperature_ = _fit_temperature(margins, judged)
             inner = _log_loss(margins / self.temperature_, judged)
-        self.boosters_ = [self._train(rows, self.columns_, rounds, seed) for seed in self._seeds()]
+        train = joblib.delayed(self._train)
+        self.boosters_ = _at_once(train(rows, self.columns_, rounds, seed) for seed in self._seeds())
         self.report_ = {
             "columns": len(self.columns_),
             "rounds": rounds,
@@ -163,7 +164,7 @@ class BoostedModel(Model):
         states = np.random.SeedSequence(self.config.seed).generate_state(self.config.model.seeds)
         return [int(state >> 1) for state in states]
 
-    def _parameters(self, rows: int, seed: int) -> dict:
+    def _parameters(self, seed: int) -> dict:
         options: BoostedOptions = self.config.model
         return {
             "objective": "multi:softprob",
@@ -182,13 +183,13 @@ class BoostedModel(Model):
             "subsample": options.row_share,
             "colsample_bytree": options.column_share,
             "seed": seed,
-            "nthread": _threads(rows),
+            "nthread": 1,  # see `_at_once`
             "verbosity": 0,
         }
 
     def _train(self, rows: Rows, columns: list[int], rounds: int, seed: int) -> xgboost.Booster:
         matrix, _ = self._both_orders(rows, columns)
-        return xgboost.train(self._parameters(len(rows.x), seed), matrix, rounds)
+        return xgboost.train(self._parameters(seed), matrix, rounds)
 
     def _early_stopping(self, rows: Rows, splits: Splits) -> int:
         """The number of trees per class at which the mean log loss over the inner splits is lowest."""
@@ -199,16 +200,16 @@ class BoostedModel(Model):
         both_orders = [tuple(np.flatnonzero(mask[owners]) for mask in split) for split in splits]
         seed = self._seeds()[0]
         history = xgboost.cv(
-            self._parameters(len(rows.x), seed), matrix, options.max_rounds, folds=both_orders, seed=seed,
+            self._parameters(seed), matrix, options.max_rounds, folds=both_orders, seed=seed,
             early_stopping_rounds=options.patience, as_pandas=False,
         )  # fmt: skip
         return len(history["test-mlogloss-mean"])  # which is cut off after the best round
 
     def _inner_margins(self, rows: Rows, splits: Splits, columns: list[int], rounds: int) -> tuple[np.ndarray, Rows]:
         """What models say of the rows that they are judged by: log scores (m, 3), and these m rows."""
-        margins = np.zeros((len(rows.x), 3))
-        for learned, judged in splits:
-            booster = self._train(rows.part(learned), columns, rounds, self._seeds()[0])
+        margins, train = np.zeros((len(rows.x), 3)), joblib.delayed(self._train)
+        boosters = _at_once(train(rows.part(learned), columns, rounds, self._seeds()[0]) for learned, _ in splits)
+        for booster, (_, judged) in zip(boosters, splits, strict=True):
             margins[judged] = self._margins([booster], rows.x[judged], rows.z[judged], columns)
         out = np.any([judged for _, judged in splits], axis=0)
         return margins[out], rows.part(out)
@@ -220,7 +221,7 @@ class BoostedModel(Model):
             matrix = xgboost.DMatrix(
                 np.hstack([sign * x, z])[:, columns],
                 feature_names=[self._names()[column] for column in columns],
-                nthread=_threads(len(x)),
+                nthread=1,
             )
             said = np.zeros((len(x), 3))
             for booster in boosters:
@@ -232,9 +233,7 @@ class BoostedModel(Model):
         """`_expanded` as XGBoost takes it, and the owners."""
         features, owners, classes, weights = _expanded(rows)
         names = [self._names()[column] for column in columns]
-        matrix = xgboost.DMatrix(
-            features[:, columns], classes, weight=weights, feature_names=names, nthread=_threads(len(rows.x))
-        )
+        matrix = xgboost.DMatrix(features[:, columns], classes, weight=weights, feature_names=names, nthread=1)
         return matrix, owners
 
     def _select(self, rows: Rows, splits: Splits, checkpoint: Path | None) -> Selection:
@@ -242,7 +241,7 @@ class BoostedModel(Model):
         options: BoostedOptions = self.config.model
         rounds = self._early_stopping(rows, splits)
         features, _, classes, weights = _expanded(rows)
-        order = importance_order(features, classes, weights, self._seeds()[0], _threads(len(rows.x)))
+        order = importance_order(features, classes, weights, self._seeds()[0])
 
         def loss_of(columns: list[int]) -> float:
             return _log_loss(*self._inner_margins(rows, splits, columns, rounds))
@@ -292,8 +291,10 @@ def _log_loss(margins: np.ndarray, rows: Rows) -> float:
     return float(-(rows.weights @ (rows.labels * log_softmax(margins, axis=1)).sum(axis=1)) / rows.weights.sum())
 
 
-def _threads(rows: int) -> int:
-    return 2 if rows >= MANY_ROWS else 1
+def _at_once(trainings: Iterable[tuple]) -> list[xgboost.Booster]:
+    """The boosters of these calls of `joblib.delayed`, in their order, each trained by one thread, as many at a time as there are
+    cores. Of several threads on one booster each waits for the slowest at every step, and spins meanwhile."""
+    return joblib.Parallel(-1, require="sharedmem")(trainings)
 
 
 def _load_booster(path: Path, names: list[str]) -> xgboost.Booster:

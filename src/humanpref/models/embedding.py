@@ -8,7 +8,7 @@ import pandas as pd
 from humanpref.config import EmbeddingInference, EmbeddingOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, regression, scaled, scales
+from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, fit_regression, scaled, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.models.sentence import load_frozen
 from humanpref.models.similarity import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, PairVectors, pair_vectors
@@ -54,9 +54,7 @@ class EmbeddingModel(Model):
         embedding_penalty, structure_penalty, inner = choose_penalties(
             pairs, blocks, labels, weights, options.embedding_penalties, options.structure_penalties, self.config.seed
         )
-        self.regression_ = regression(blocks, embedding_penalty, structure_penalty).fit(
-            blocks.x(), blocks.z(), labels, weights
-        )
+        self.regression_ = fit_regression(blocks, embedding_penalty, structure_penalty, labels, weights)
         self.report_ = {
             "backbone": self.encoder_.facts(options.backbone),
             "embedding_penalty": embedding_penalty,

@@ -27,9 +27,7 @@ class Selection(NamedTuple):
     path: pd.DataFrame
 
 
-def importance_order(
-    matrix: np.ndarray, classes: np.ndarray, weights: np.ndarray, seed: int, threads: int
-) -> np.ndarray:
+def importance_order(matrix: np.ndarray, classes: np.ndarray, weights: np.ndarray, seed: int) -> np.ndarray:
     """The columns by falling total gain in a small LightGBM model of the three classes.
 
     Parameters
@@ -40,8 +38,8 @@ def importance_order(
         (n,) in {0, 1, 2}.
     weights : ndarray
         (n,) float.
-    seed, threads : int
-        The same values give the same order.
+    seed : int
+        The same seed gives the same order.
     """
     import lightgbm
 
@@ -54,7 +52,7 @@ def importance_order(
         "lambda_l2": 10.0,
         "feature_fraction": 0.5,
         "seed": seed,
-        "num_threads": threads,
+        "num_threads": 1,
         "deterministic": True,
         "force_row_wise": True,
         "verbosity": -1,

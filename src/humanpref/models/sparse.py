@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from humanpref.config import SparseOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.blocks import Blocks, choose_penalties, regression, scaled, scales
+from humanpref.models.blocks import Blocks, choose_penalties, fit_regression, scaled, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
@@ -54,9 +54,7 @@ class SparseModel(Model):
         term_penalty, structure_penalty, inner = choose_penalties(
             pairs, features, labels, weights, options.term_penalties, options.structure_penalties, self.config.seed
         )
-        self.regression_ = regression(features, term_penalty, structure_penalty).fit(
-            features.x(), features.z(), labels, weights
-        )
+        self.regression_ = fit_regression(features, term_penalty, structure_penalty, labels, weights)
         self.report_ = {
             "terms": features.x_wide.shape[1],
             "prompt_terms": features.z_wide.shape[1],

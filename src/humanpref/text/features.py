@@ -108,7 +108,6 @@ class _Text:
         self.lower = self.text.lower().replace("’", "'")
         self.words = WORD.findall(self.lower)
         self.distinct = set(self.words)
-        self.word_pairs = set(zip(self.words, self.words[1:], strict=False))
         self.last = self.words if len(turns) == 1 else WORD.findall(turns[-1].lower()) if turns else []
         self.last_words = set(self.last)
         self.codes = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), dtype="<u4").clip(max=_LAST_CODE)
@@ -127,6 +126,10 @@ class _Text:
 
     def of_words(self, listed: frozenset[str] | set[str]) -> float:
         return _share(sum(map(listed.__contains__, self.words)), len(self.words))
+
+    @functools.cached_property
+    def word_pairs(self) -> set[tuple[str, str]]:
+        return set(zip(self.words, self.words[1:], strict=False))
 
     @functools.cached_property
     def language(self) -> str | None:
