@@ -7,6 +7,7 @@ from scipy import sparse
 
 from humanpref.data import inner_splits, labels_of
 from humanpref.models.blocks import INNER_FOLDS, Blocks, choose_penalties, fit_regression, regression
+from humanpref.models.davidson import DavidsonRegression
 
 
 def test_the_inner_log_loss_is_that_of_the_files_own_rows(pairs):
@@ -31,7 +32,7 @@ def test_the_inner_log_loss_is_that_of_the_files_own_rows(pairs):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_principal_axes_lead_to_the_same_regression_in_fewer_iterations(pairs, weighted):
+def test_the_principal_axes_lead_to_the_same_regression_in_fewer_iterations(pairs, weighted, monkeypatch):
     rng, labels = np.random.default_rng(1), labels_of(pairs)
     n = len(pairs)
     weights = rng.choice([0.5, 2.0], n) if weighted else None
@@ -48,3 +49,13 @@ def test_the_principal_axes_lead_to_the_same_regression_in_fewer_iterations(pair
     )
     assert fitted.iterations_ < plain.iterations_ / 2
     assert abs(fitted.w_[-1]) < 1e-9
+    # And so are the penalties found.
+    fit, iterations = DavidsonRegression.fit, []
+
+    def counted(self, *arguments):
+        iterations.append(fit(self, *arguments).iterations_)
+        return self
+
+    monkeypatch.setattr(DavidsonRegression, "fit", counted)
+    choose_penalties(pairs, blocks, labels, weights, (3.0,), (0.1, 0.2), 42)
+    assert max(iterations) < plain.iterations_ / 2
