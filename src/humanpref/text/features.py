@@ -117,9 +117,13 @@ class _Text:
         self.letters = sum(self.kinds[script] for script in _SCRIPTS)
         self.sentences = len(_SENTENCE_END.findall(self.text))
 
-    def count(self, pattern: re.Pattern[str]) -> float:
+    def matches(self, pattern: re.Pattern[str], mark: str = "") -> int:
+        """How many there are; a text without the mark that each holds, as most are, is not searched line by line."""
+        return len(pattern.findall(self.text)) if mark in self.text else 0
+
+    def count(self, pattern: re.Pattern[str], mark: str = "") -> float:
         """ln(1 + matches)."""
-        return math.log1p(len(pattern.findall(self.text)))
+        return math.log1p(self.matches(pattern, mark))
 
     def script(self, name: str) -> float:
         return _share(self.kinds[name], self.letters)
@@ -194,11 +198,11 @@ _RESPONSE: dict[str, Callable[[_Text, _Text], float]] = {
     # How it is laid out.
     "log_list_items": lambda p, r: r.count(_LIST_ITEM),
     "log_numbered_items": lambda p, r: r.count(_NUMBERED_ITEM),
-    "log_headings": lambda p, r: r.count(_HEADING),
+    "log_headings": lambda p, r: r.count(_HEADING, "#"),
     "log_bold": lambda p, r: r.count(_BOLD),
-    "log_code_blocks": lambda p, r: math.log1p(len(_CODE_FENCE.findall(r.text)) // 2),
+    "log_code_blocks": lambda p, r: math.log1p(r.matches(_CODE_FENCE, "```") // 2),
     "log_inline_code": lambda p, r: r.count(_INLINE_CODE),
-    "log_table_rows": lambda p, r: r.count(_TABLE_ROW),
+    "log_table_rows": lambda p, r: r.count(_TABLE_ROW, "|"),
     "log_latex": lambda p, r: r.count(_LATEX),
     "log_links": lambda p, r: r.count(_LINK),
     "log_questions": lambda p, r: math.log1p(r.text.count("?")),
