@@ -2,7 +2,11 @@
 
 import json
 import math
+import multiprocessing
+import os
 import shutil
+import signal
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -97,6 +101,17 @@ def test_a_later_contender_is_checked_before_the_first_is_trained(arena, tmp_pat
     with pytest.raises(InputError, match=r"^bad: .*no/where"):
         compare([CONTENDERS[0], bad], arena / "train.csv", tmp_path / "z", None)
     assert not (tmp_path / "z").exists()
+
+
+def killed(arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_contender_that_is_killed_is_named(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "_command", killed)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fresh:
+        with pytest.raises(InputError, match=f"^{CONTENDERS[0].name}: its training was killed"):
+            comparison._train(CONTENDERS[0], arena / "train.csv", tmp_path / "a", None, fresh)
 
 
 def test_the_softmax_ablation(arena, tmp_path):

@@ -1,10 +1,12 @@
 """Several configurations on the same rows and folds: one artifact each, one table, one figure."""
 
+import contextlib
+import io
 import logging
 import multiprocessing
-import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from humanpref.config import Config, load_config
 from humanpref.data import digest_of, read_pairs
 from humanpref.evaluation.figures import interval_figure
 from humanpref.files import read_json, write_json, write_whole
-from humanpref.models import build_model
+from humanpref.models import build_model, module_of
 from humanpref.models.base import CONFIG_FILE
 from humanpref.schema import InputError
 
@@ -75,17 +77,16 @@ def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int 
         )
     digest = digest_of(read_pairs(train_csv, labels=True))
     waiting = [contender for contender in contenders if not (out / contender.name).is_dir()]
-    # In a process of its own, too: Linux would count the memory of this one, at its most, as that of those it starts.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as checking:
-        list(checking.map(_check, waiting))
-    _claim(out, {"data_sha256": digest, "folds": folds})
-    records = []
-    for contender in contenders:
-        folder = out / contender.name
-        if not folder.is_dir():
-            logger.info("%s: training", contender.name)
-            _train(contender, train_csv, folder, folds)
-        records.append(_record(contender, Artifact.load(folder), digest))
+    with _fresh_processes(waiting) as fresh:
+        list(fresh.map(_check, waiting))
+        _claim(out, {"data_sha256": digest, "folds": folds})
+        records = []
+        for contender in contenders:
+            folder = out / contender.name
+            if not folder.is_dir():
+                logger.info("%s: training", contender.name)
+                _train(contender, train_csv, folder, folds, fresh)
+            records.append(_record(contender, Artifact.load(folder), digest))
     table = pd.DataFrame(records)
     write_table(table, out / "table")
     prior = Artifact.load(out / names[0]).metrics["prior_log_loss"]
@@ -138,15 +139,37 @@ def _check(contender: Contender) -> None:
         raise InputError(f"{contender.name}: {error}") from None
 
 
-def _train(contender: Contender, train_csv: Path, folder: Path, folds: int | None) -> None:
-    command = [sys.executable, "-m", "humanpref.cli", "train", "--preset", contender.preset]
-    command += ["--train", str(train_csv), "--out", str(folder)]
+def _train(contender: Contender, train_csv: Path, folder: Path, folds: int | None, fresh: Executor) -> None:
+    arguments = ["train", "--preset", contender.preset, "--train", str(train_csv), "--out", str(folder)]
     for override in contender.overrides:
-        command += ["--set", override]
-    command += ["--folds", str(folds)] if folds is not None else []
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        raise InputError(f"{contender.name}: its training ended with {done.returncode} (the reason is above)")
+        arguments += ["--set", override]
+    arguments += ["--folds", str(folds)] if folds is not None else []
+    try:
+        code = fresh.submit(_command, arguments).result()
+    except BrokenProcessPool:
+        raise InputError(f"{contender.name}: its training was killed; was there too little memory?") from None
+    if code != 0:
+        raise InputError(f"{contender.name}: its training ended with {code} (the reason is above)")
+
+
+def _command(arguments: list[str]) -> int:
+    """Run `humanpref` in this process, and give its exit code. What it prints is for those who call it by hand."""
+    from humanpref.cli import main
+
+    sys.argv = ["humanpref", *arguments]  # which the artifact notes
+    with contextlib.redirect_stdout(io.StringIO()):
+        return main(arguments)
+
+
+def _fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
+    """A process of its own for every call, forked from one that has imported what the models need and done nothing else.
+
+    A child of this process would count as its own what this one has taken at its most; and importing torch and transformers
+    takes longer than a small training.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(sorted({module_of(contender.config()) for contender in contenders}))
+    return ProcessPoolExecutor(1, context, max_tasks_per_child=1)
 
 
 def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
             )
         told[seen] = oof.loc[pairs[ID][seen], list(LABEL_COLUMNS)].to_numpy()
         logger.info("%s: out-of-fold predictions for %d rows that it was trained on", artifact.folder, seen.sum())
-    near = ~seen & np.isin(keys, trained[PROMPT_KEY].to_numpy(dtype=object))
+    near = ~seen & pd.Series(keys).isin(trained[PROMPT_KEY]).to_numpy()
     if near.any():
         logger.warning(
             "%s: %d rows share a prompt with rows that it was trained on; if they are the same rows under other ids, it "

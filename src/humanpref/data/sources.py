@@ -63,7 +63,7 @@ class TrainingRows:
         """
         weights = weights_of(self.pairs)
         own = ~held if weights is None else ~held & (weights > 0)
-        shared = np.isin(prompt_keys(self.extra), prompt_keys(self.pairs[held]))
+        shared = pd.Series(prompt_keys(self.extra)).isin(prompt_keys(self.pairs[held])).to_numpy()
         return own, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
 
     def gathered(self, own: np.ndarray, extra: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
@@ -165,5 +165,5 @@ def inner_splits(
 
 
 def _without(pairs: pd.DataFrame, forbidden: set[str]) -> tuple[pd.DataFrame, int]:
-    out = np.isin(prompt_keys(pairs), list(forbidden))
+    out = pd.Series(prompt_keys(pairs)).isin(forbidden).to_numpy()
     return pairs[~out].reset_index(drop=True), int(out.sum())

@@ -49,6 +49,11 @@ def build_model(config: Config) -> Model:
     return model
 
 
+def module_of(config: Config) -> str:
+    """The name of the module that holds the configuration's family."""
+    return _CLASSES[config.family][0]
+
+
 def _model_of(config: Config) -> Model:
     module, name = _CLASSES[config.family]
     try:
