@@ -109,9 +109,12 @@ def killed(arguments):
 
 def test_a_contender_that_is_killed_is_named(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "_command", killed)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fresh:
-        with pytest.raises(InputError, match=f"^{CONTENDERS[0].name}: its training was killed"):
-            comparison._train(CONTENDERS[0], arena / "train.csv", tmp_path / "a", None, fresh)
+    message = f"^{CONTENDERS[0].name}: its training was killed"
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fresh,
+        pytest.raises(InputError, match=message),
+    ):
+        comparison._train(CONTENDERS[0], arena / "train.csv", tmp_path / "a", None, fresh)
 
 
 def test_the_softmax_ablation(arena, tmp_path):
