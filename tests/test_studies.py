@@ -2,11 +2,10 @@
 
 import json
 import math
-import multiprocessing
 import os
 import shutil
 import signal
-from concurrent.futures import ProcessPoolExecutor
+import sys
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from humanpref import comparison
+from humanpref import cli, comparison
 from humanpref.ablation import ARMS, SOFTMAX_BOUND, ablate_softmax, ablate_system_prompt
 from humanpref.comparison import Contender, compare, markdown
 from humanpref.config import SYSTEM_PROMPT
@@ -109,12 +108,33 @@ def killed(arguments):
 
 def test_a_contender_that_is_killed_is_named(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "_command", killed)
-    message = f"^{CONTENDERS[0].name}: its training was killed"
     with (
-        ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as fresh,
-        pytest.raises(InputError, match=message),
+        comparison._fresh_processes(CONTENDERS[:1]) as fresh,
+        pytest.raises(InputError, match=f"^{CONTENDERS[0].name}: its process ended at once: killed"),
     ):
         comparison._train(CONTENDERS[0], arena / "train.csv", tmp_path / "a", None, fresh)
+
+
+def failing(arguments):
+    class OfItsOwnError(Exception):
+        """No other process can read it."""
+
+    raise SystemExit(3) if "exit" in arguments else OfItsOwnError("the true reason")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 1), (["exit"], 3)])
+def test_a_training_that_fails_says_why_where_it_fails(arguments, code, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "main", failing)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    assert comparison._command(arguments) == code
+    assert ("the true reason" in capsys.readouterr().err) == (code == 1)
+
+
+def test_a_later_comparison_sees_its_own_environment(monkeypatch):
+    for value in ("one", "two"):
+        monkeypatch.setenv("HUMANPREF_BASE", value)
+        with comparison._fresh_processes(CONTENDERS[:1]) as fresh:
+            assert fresh.submit(os.getenv, "HUMANPREF_BASE").result() == value
 
 
 def test_the_softmax_ablation(arena, tmp_path):

@@ -4,7 +4,10 @@ import contextlib
 import io
 import logging
 import multiprocessing
+import os
 import sys
+import traceback
+from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -42,8 +45,9 @@ class Contender:
 def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int | None) -> pd.DataFrame:
     """Train every contender on the same rows and folds, and tabulate them.
 
-    Each runs in a process of its own, so that memory is measured for it alone and given back. What would end one and can be known
-    beforehand is said before the first is trained. What is done already stays: started again, the comparison goes on.
+    Each runs in a process of its own, so that memory is measured for it alone and given back (the libraries, which all share, apart).
+    A script that calls this needs `if __name__ == "__main__":`. What would end one and can be known beforehand is said before the
+    first is trained. What is done already stays: started again, the comparison goes on.
 
     Parameters
     ----------
@@ -78,7 +82,8 @@ def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int 
     digest = digest_of(read_pairs(train_csv, labels=True))
     waiting = [contender for contender in contenders if not (out / contender.name).is_dir()]
     with _fresh_processes(waiting) as fresh:
-        list(fresh.map(_check, waiting))
+        for contender in waiting:
+            _result(contender, fresh, _check, contender)
         _claim(out, {"data_sha256": digest, "folds": folds})
         records = []
         for contender in contenders:
@@ -144,12 +149,20 @@ def _train(contender: Contender, train_csv: Path, folder: Path, folds: int | Non
     for override in contender.overrides:
         arguments += ["--set", override]
     arguments += ["--folds", str(folds)] if folds is not None else []
-    try:
-        code = fresh.submit(_command, arguments).result()
-    except BrokenProcessPool:
-        raise InputError(f"{contender.name}: its training was killed; was there too little memory?") from None
+    code = _result(contender, fresh, _command, arguments)
     if code != 0:
         raise InputError(f"{contender.name}: its training ended with {code} (the reason is above)")
+
+
+def _result(contender: Contender, fresh: Executor, call: Callable, *arguments: Any) -> Any:
+    """What a call in a process of its own gives."""
+    try:
+        return fresh.submit(call, *arguments).result()
+    except BrokenProcessPool:
+        raise InputError(
+            f"{contender.name}: its process ended at once: killed (for its memory?), or this is a script that does not call "
+            'compare under `if __name__ == "__main__":`'
+        ) from None
 
 
 def _command(arguments: list[str]) -> int:
@@ -157,8 +170,14 @@ def _command(arguments: list[str]) -> int:
     from humanpref.cli import main
 
     sys.argv = ["humanpref", *arguments]  # which the artifact notes
-    with contextlib.redirect_stdout(io.StringIO()):
-        return main(arguments)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return main(arguments)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except Exception:
+        traceback.print_exc()  # not every exception can be sent to another process
+        return 1
 
 
 def _fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
@@ -169,7 +188,13 @@ def _fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({module_of(contender.config()) for contender in contenders}))
-    return ProcessPoolExecutor(1, context, max_tasks_per_child=1)
+    # The server lives as long as this process, with the environment of its first day.
+    return ProcessPoolExecutor(1, context, initializer=_take, initargs=(dict(os.environ),), max_tasks_per_child=1)
+
+
+def _take(environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ TINY = (
 
 @pytest.mark.parametrize("workers", [2, 3, 4, 5])
 def test_each_order_is_read_once_and_a_share_of_the_rows_before_the_others(workers):
+    assert [part.tolist() for (part,) in predicting._shares(11, 1, "orders")] == [list(range(11))]  # in both orders
     shares = predicting._shares(11, workers, "orders")
     assert len(shares) == workers - workers % 2
     for order in (0, 1):

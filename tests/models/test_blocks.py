@@ -59,3 +59,17 @@ def test_the_principal_axes_lead_to_the_same_regression_in_fewer_iterations(pair
     monkeypatch.setattr(DavidsonRegression, "fit", counted)
     choose_penalties(pairs, blocks, labels, weights, (3.0,), (0.1, 0.2), 42)
     assert max(iterations) < plain.iterations_ / 2
+
+
+def test_columns_that_say_the_same_are_no_axis_of_their_own(pairs):
+    rng, labels = np.random.default_rng(1), labels_of(pairs)
+    x, z = rng.normal(size=(len(pairs), 3)), rng.normal(size=(len(pairs), 2))
+    x[:, 2] = x[:, 0] / 3 - x[:, 1]
+    empty = np.empty((len(pairs), 0))
+    blocks = Blocks(empty, x, empty, z)
+    fitted = fit_regression(blocks, 1.0, 1e-9, labels, None)
+    plain = regression(blocks, 1.0, 1e-9).fit(x, z, labels)
+    new = rng.normal(size=(50, 2))
+    x_new = np.column_stack([new, new[:, 0] / 3 - new[:, 1]])
+    np.testing.assert_allclose(fitted.predict_proba(x_new, z[:50]), plain.predict_proba(x_new, z[:50]), atol=1e-3)
+    assert np.abs(fitted.w_).max() < 10

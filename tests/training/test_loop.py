@@ -238,6 +238,12 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(task, tmp_path, monkeypa
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-9)
 
 
+def test_a_checkpoint_of_other_steps_is_refused(task, tmp_path):
+    fitted(task, checkpoint=tmp_path / "run", batch_size=8)
+    with pytest.raises(InputError, match=r"run: a checkpoint of epochs with \d+ steps cannot go on in epochs with \d+"):
+        fitted(task, checkpoint=tmp_path / "run", batch_size=16, epochs=2)
+
+
 def test_a_time_budget_stops_validates_and_keeps_what_was_learned(task):
     module, report = fitted(task, epochs=5, seconds=1e-9, validate=lambda: 1.0)
     assert report["steps"] == 1

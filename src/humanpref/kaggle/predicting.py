@@ -136,7 +136,7 @@ def shared_out(
 
 def _shares(rows: int, workers: int, split: str) -> list[list[np.ndarray]]:
     """The row numbers of a process: every so-manieth; with `orders` then those of its neighbour, which reads the other order."""
-    if split == "rows":
+    if split == "rows" or workers == 1:
         return [[np.arange(number, rows, workers)] for number in range(workers)]
     own = _shares(rows, workers - workers % 2, "rows")
     return [own[number] + own[number ^ 1] for number in range(len(own))]

@@ -9,7 +9,7 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError
 
-__all__ = ["Model", "build_model", "load_model"]
+__all__ = ["Model", "build_model", "load_model", "module_of"]
 
 _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),

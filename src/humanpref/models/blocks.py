@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from humanpref.data import inner_splits
 from humanpref.models.davidson import DavidsonRegression, Matrix
@@ -21,6 +22,8 @@ ROUNDING = 1e-6
 
 FARTHEST = 10.0
 """Scaled structure ends here."""
+NOTHING = 1e-12
+"""Share of the longest principal axis's square."""
 
 
 class Blocks(NamedTuple):
@@ -50,12 +53,16 @@ class Blocks(NamedTuple):
         fell to 16. Under one penalty for the block the optimum is the same one, seen from other axes.
         """
         weight = np.ones(len(self.x_structure)) if weights is None else weights
-        axes_x, axes_z = (
-            np.linalg.eigh(columns.T @ (columns * weight[:, None]))[1]
-            for columns in (self.x_structure, self.z_structure)
-        )
+        axes_x, axes_z = (_axes(columns, weight) for columns in (self.x_structure, self.z_structure))
         turned = self._replace(x_structure=self.x_structure @ axes_x, z_structure=self.z_structure @ axes_z)
         return turned, axes_x, axes_z
+
+
+def _axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The principal axes of the columns, as columns; zeros for those along which there is nothing but rounding."""
+    with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
+        lengths, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
+    return np.where(lengths > NOTHING * lengths.max(initial=0), axes, 0)
 
 
 def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

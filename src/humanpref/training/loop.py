@@ -296,6 +296,7 @@ class _Run:
             return
         scaler = self.accelerator.scaler
         content = {
+            "steps_per_epoch": self.steps_per_epoch,
             "state": asdict(self.state),
             "module": learned_state(self.module),
             "optimizer": self.optimizer.state_dict(),
@@ -314,6 +315,11 @@ class _Run:
         processes = self.accelerator.num_processes
         if len(content["chance"]) != processes:
             raise InputError(f"{path}: a checkpoint of {len(content['chance'])} processes cannot go on in {processes}")
+        if content.get("steps_per_epoch") != self.steps_per_epoch:
+            raise InputError(
+                f"{path}: a checkpoint of epochs with {content.get('steps_per_epoch')} steps cannot go on in epochs with "
+                f"{self.steps_per_epoch}; was it written by another version? Remove it to start anew"
+            )
         self.state = _State(**content["state"])
         load_learned(self.module, content["module"])
         self.optimizer.load_state_dict(content["optimizer"])
