@@ -45,9 +45,9 @@ class Contender:
 def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int | None) -> pd.DataFrame:
     """Train every contender on the same rows and folds, and tabulate them.
 
-    Each runs in a process of its own, so that memory is measured for it alone and given back (but for the libraries, which all share). A script
-    that calls this needs `if __name__ == "__main__":`. What would end one and can be known beforehand is said before the first is
-    trained. What is done already stays: started again, the comparison goes on.
+    Each runs in a process of its own, so that memory is measured for it alone (but for the libraries, which all share) and given
+    back; a script that calls this needs `if __name__ == "__main__":`. What would end one and can be known beforehand is said
+    before the first is trained. What is done already stays: started again, the comparison goes on.
 
     Parameters
     ----------
