@@ -2,6 +2,8 @@
 
 import logging
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,6 +93,16 @@ def test_what_is_held_out_is_judged_by_its_labels(teacher, arena, pairs, tmp_pat
     losses = -(labels_of(pairs) * np.log(told_by(student))).sum(axis=1)
     assert student.metrics["log_loss"] == pytest.approx(losses.mean())
     assert student.facts["data_sha256"] == teacher.facts["data_sha256"]
+
+
+def test_a_teacher_that_knows_the_rows_that_are_judged_by_is_warned_of(teacher, arena, pairs, caplog):
+    rows = read_training_rows(arena / "train.csv")
+    taught(rows, Teacher(teacher.folder))
+    assert "the figures flatter" in caplog.text
+    caplog.clear()
+    other = pairs.assign(id=[f"new {i}" for i in range(len(pairs))], prompt=[(f"new {i}",) for i in range(len(pairs))])
+    taught(dataclasses.replace(rows, pairs=other), Teacher(teacher.folder))
+    assert "flatter" not in caplog.text
 
 
 def test_a_csv_is_joined_by_id(arena, pairs, tmp_path, teacher):

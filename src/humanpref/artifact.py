@@ -77,7 +77,7 @@ class Artifact:
         """
         folder = Path(folder)
         if not (folder / FACTS_FILE).is_file():
-            raise InputError(f"{folder}: not an artifact (no {FACTS_FILE} in it)")
+            raise InputError(f"{folder}: not an artifact (no {FACTS_FILE} in it, which `humanpref train` writes)")
         facts = read_json(folder / FACTS_FILE)
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             found = facts.get("format") if isinstance(facts, dict) else facts

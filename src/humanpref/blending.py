@@ -168,7 +168,7 @@ def render(metrics: dict[str, Any]) -> str:
         f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} [{metrics['log_loss_low']:.4f}, "
         f"{metrics['log_loss_high']:.4f}], the prior's {metrics['prior_log_loss']:.4f}",
         f"nested difference to the best member, chosen on the other folds ({chosen} of {counts.total()}): "
-        f"{nested['difference']:+.4f} [{nested['low']:+.4f}, {nested['high']:+.4f}]",
+        f"{nested['difference']:+.4f} [{nested['low']:+.4f}, {nested['high']:+.4f}] (below 0: the blend is better)",
         f"difference to {found['best_member']}, the best member on these rows: {found['difference_to_best']:+.4f} "
         f"[{found['difference_low']:+.4f}, {found['difference_high']:+.4f}]",
         f"on the rows of the fit (flattering): {found['log_loss_on_the_rows_of_the_fit']:.4f}",
