@@ -1,8 +1,7 @@
 """Soft labels: a teacher's probabilities alone or mixed with the labels, and no label of a row repeated to a student."""
 
-import logging
-
 import dataclasses
+import logging
 
 import numpy as np
 import pandas as pd
