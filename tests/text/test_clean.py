@@ -241,7 +241,7 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
 def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(  # here instead of in processes of their own
-        comparison, "_train", lambda contender, csv, out, folds: train(contender.config(), csv, out, folds)
+        comparison, "_train", lambda contender, csv, out, folds, _: train(contender.config(), csv, out, folds)
     )
     few = ["--set", "model.term_penalties=3", "--set", "model.structure_penalties=30"]
     csv, out = str(arena / "train.csv"), tmp_path / "out"
