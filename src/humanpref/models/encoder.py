@@ -14,7 +14,7 @@ from transformers import AutoModel
 from humanpref.config import Config, EncoderOptions, from_dict, load_config
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import read_json
-from humanpref.models.base import CONFIG_FILE, Model, Validation
+from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel, RowCollate
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.hidden import hidden_states
@@ -187,17 +187,11 @@ class EncoderModel(GradientModel):
         return (both[:, 0] + both[:, 1][:, SWAPPED_CLASSES]) / 2
 
     def _train(
-        self,
-        collate: RowCollate,
-        labels: np.ndarray,
-        weights: np.ndarray | None,
-        loss: Loss,
-        validation: Validation | None,
-        checkpoint: Path | None,
+        self, collate: RowCollate, labels: np.ndarray, weights: np.ndarray | None, loss: Loss, *rest: Any
     ) -> None:
         augmented = self.config.training.swap_augmentation and self._one_pass_for_both_orders
         with self.module_.giving(both_orders=augmented):
-            super()._train(collate, labels, weights, both_orders(loss) if augmented else loss, validation, checkpoint)
+            super()._train(collate, labels, weights, both_orders(loss) if augmented else loss, *rest)
 
     def _backbone_facts(self) -> dict[str, Any]:
         return backbone_facts(self.config.model.backbone, self.module_.backbone)
