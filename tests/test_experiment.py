@@ -96,6 +96,17 @@ def test_rows_of_weight_zero_are_not_there(write_csv, tmp_path):
     assert not list(tmp_path.glob("one*artial"))
 
 
+def test_a_class_that_no_row_has_is_warned_of(write_csv, tmp_path, caplog):
+    rows = [([f"prompt {i}"], ["a"], ["b"], i % 2) for i in range(10)]
+    train(load_config("prior"), write_csv(rows), tmp_path / "two")
+    assert "rows.csv: no row to learn from has anything in column 'winner_tie'" in caplog.text
+    assert caplog.text.count("no row to learn from") == 1
+    caplog.clear()
+    ties = write_csv([(["another"], ["a"], ["b"], 2)], name="ties.csv")
+    train(load_config("prior"), write_csv(rows), tmp_path / "three", extra=[Extra(ties, 0.5)])
+    assert "no row to learn from" not in caplog.text
+
+
 def test_a_folds_artifact_predicts_the_mean_of_its_models(folds_artifact, arena):
     rows = read_pairs(arena / "test.csv")
     each = [load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows) for fold in range(3)]

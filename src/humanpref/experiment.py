@@ -108,6 +108,7 @@ def train(
         assigned = grouped_folds(pairs, folds, config.seed)
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
     _check_weights(pairs, held, train_csv)
+    _warn_of_absent_classes(rows, train_csv)
     members = _members(held, config)
     main = is_main_process()
     work = _open_partial(out, run) if main else partial_of(out)
@@ -222,6 +223,15 @@ def _check_weights(pairs: pd.DataFrame, held: dict[str, np.ndarray], source: str
     for name, mask in held.items():
         if weights is not None and weights[~mask].sum() == 0:
             raise InputError(f"{source}: column 'weight': every row that {name} would be trained on has weight 0")
+
+
+def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
+    own, more, _ = rows.kept(np.zeros(len(rows.pairs), dtype=bool))
+    _, targets = rows.gathered(own, more)
+    for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
+        logger.warning(
+            "%s: no row to learn from has anything in column %r: a model will all but rule it out", source, str(name)
+        )
 
 
 def _open_partial(out: Path, run: dict[str, Any]) -> Path:
