@@ -15,6 +15,7 @@ from humanpref.data import read_pairs
 from humanpref.data.synthetic import write_arena
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # equal to 1e-5 is not what a GPU in half precision is
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 REPOSITORY = Path(__file__).parents[1]

@@ -328,6 +328,9 @@ class AdaptedOptions:
         _check(self.target_modules.strip(" ,") != "", "model.target_modules", "names", self.target_modules)
         whole = self.peft == "none"
         _check(not whole or self.quantisation == "none", "model.quantisation", "none with peft=none", self.quantisation)
+        # bitsandbytes casts a layer's bias to the type of what comes in, so that it would not stay float32.
+        biases = self.peft == "bias" and self.quantisation != "none"
+        _check(not biases, "model.quantisation", "none with peft=bias", self.quantisation)
         _check(
             not whole or self.base_dtype in ("auto", "float32"),
             "model.base_dtype",

@@ -484,7 +484,7 @@ def test_an_artifact_that_always_fails_is_given_up(infer, monkeypatch):
     monkeypatch.setattr(predicting, "MAX_FAILURES", 3)
     tree = infer(StandIn(A, "every"))
     assert tree.submission() == pytest.approx(np.tile(PRIOR, (8, 1)))
-    assert "given up after 3 failed calls" in tree.status["failures"][-1]
+    assert "given up after 3 failed calls in a row" in tree.status["failures"][-1]
 
 
 @pytest.mark.parametrize("answer", [[np.nan, 0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.5, 0.5], [0.5, 0.5]])

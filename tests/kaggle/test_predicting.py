@@ -105,6 +105,44 @@ def shared(arena, tmp_path, monkeypatch):
     return own, other, run
 
 
+class Blind(Lopsided):
+    """Says nothing of some rows, or of every row."""
+
+    blind, every, calls = frozenset(), False, 0
+
+    def predict_proba(self, pairs):
+        self.calls += 1
+        made = super().predict_proba(pairs)
+        made[np.array([self.every or key in self.blind for key in pairs["id"]])] = np.nan
+        return made
+
+
+def test_rows_without_probabilities_cost_themselves_alone(arena):
+    """More of them than failed calls are allowed: it is known which they are, and nothing is searched for."""
+    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
+    pairs["id"] = [str(number) for number in range(len(pairs))]
+    model = Blind()
+    model.blind = frozenset(pairs["id"][::2])
+    assert len(model.blind) > 2 * predicting.MAX_FAILURES
+    told, failures = np.full((len(pairs), 3), np.nan), []
+    for rows, made in predicting.outcomes(model, pairs, Budget(np.inf)):
+        if isinstance(made, str):
+            failures.append((rows.tolist(), made[:24]))
+        else:
+            told[rows] = made
+    np.testing.assert_allclose(told[1::2], Lopsided().predict_proba(pairs)[1::2])
+    assert sorted(failures) == [([row], "BadRowsError: not finite") for row in range(0, len(pairs), 2)]
+    assert model.calls < 10
+
+
+def test_a_model_without_any_probability_is_given_up(arena):
+    model = Blind()
+    model.every = True
+    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
+    with pytest.raises(RuntimeError, match=f"given up after {predicting.MAX_FAILURES} failed calls in a row"):
+        list(predicting.outcomes(model, pairs, Budget(np.inf)))
+
+
 def test_a_row_that_fails_in_one_order_has_the_other(shared):
     own, other, run = shared
     told, failures, reason, given_up = run("bad", "orders")

@@ -114,7 +114,7 @@ def test_blocks_of_at_most_so_many_rows_lose_none(many):
 
 def test_nan_from_a_model_is_not_taken_for_a_lack_of_time(many, monkeypatch):
     monkeypatch.setattr(Slow, "predict_proba", lambda self, pairs: np.full((len(pairs), 3), np.nan))
-    with pytest.raises(ValueError, match="not all finite"):
+    with pytest.raises(ValueError, match="not finite, negative"):
         predicted(many, 100, 1.0)
 
 

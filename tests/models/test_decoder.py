@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,14 +18,14 @@ pytest.importorskip("peft")
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models import build_model, load_model
+from humanpref.models import build_model, frozen_base, load_model
 from humanpref.models.decoder import DecoderModel, PromptCollate
 from humanpref.models.frozen_base import padding_id
-from humanpref.models.pretrained import BASE_VARIABLE, base_digest, load_tokenizer
+from humanpref.models.pretrained import BASE_VARIABLE, backbone_facts, base_digest, load_tokenizer
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 SETTINGS = ("model.max_length=80", "model.system_prompt=", "model.question=Which?", "model.lora_dropout=0",
@@ -250,6 +251,7 @@ def drop(folder):
         (None, ("model.peft=bias",), "has no biases"),
         (None, ("model.base_dtype=float16",), "float16 needs a GPU"),
         (None, ("model.quantisation=4bit",), "needs (bitsandbytes|a CUDA GPU)"),
+        (None, ("model.quantisation=4bit", "model.peft=bias"), "none with peft=bias"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what a machine without a GPU refuses")
@@ -260,6 +262,29 @@ def test_what_will_not_do(spoil, overrides, message, decoder_folder, few, tmp_pa
         spoil(folder)
     with pytest.raises(InputError, match=message):
         build_model(config_with(folder, *overrides)).fit(few, labels_of(few))
+
+
+def test_a_base_in_float16_is_not_trained_through_without_a_scaler(decoder_folder, monkeypatch):
+    # A T4: no bf16 of its own, so that auto means fp16.
+    monkeypatch.setattr(frozen_base, "processes", lambda: SimpleNamespace(device=torch.device("cuda")))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    options = config_with(decoder_folder()).model
+    frozen_base.check_precision(options, "auto")
+    frozen_base.check_precision(options, "fp16")
+    frozen_base.check_precision(replace(options, base_dtype="float32"), "no")
+    with pytest.raises(InputError, match=r"training\.precision: no, but the base is in float16"):
+        frozen_base.check_precision(options, "no")
+
+
+def test_a_base_that_is_packed_already_counts_whole():
+    """4-bit weights lie two in a byte."""
+    base = LlamaModel(
+        LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+    )
+    whole = backbone_facts("base", base)["parameters"]
+    matrix = base.layers[0].mlp.up_proj
+    matrix.weight = torch.nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    assert backbone_facts("base", base)["parameters"] == whole
 
 
 def test_memory_is_told_before_the_run(decoder_folder, few, caplog, monkeypatch):

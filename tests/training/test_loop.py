@@ -1,15 +1,19 @@
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from humanpref.config import GradientTraining
 from humanpref.schema import InputError
+from humanpref.training import loop
 from humanpref.training.loop import train
 from humanpref.training.losses import cross_entropy
 from humanpref.training.precision import resolve
@@ -164,6 +168,90 @@ def test_a_loss_that_is_not_finite_stops_the_run(task):
         fitted((broken, labels))
 
 
+class BrokenGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+class Breaking(Linear):
+    """Its loss is finite; its gradient is not, from a given pass on."""
+
+    passes, good = 0, 0
+
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x) if self.passes <= self.good else BrokenGradient.apply(super().forward(x))
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """Runs under a gradient scaler, as on a T4."""
+    prepared = loop._Run.__init__
+
+    def prepare(self, *arguments):
+        prepared(self, *arguments)
+        self.accelerator.scaler = torch.amp.GradScaler("cpu")
+        self.optimizer = AcceleratedOptimizer(self.optimizer.optimizer, scaler=self.accelerator.scaler)
+        self.accelerator._optimizers = [self.optimizer]
+
+    monkeypatch.setattr(loop._Run, "__init__", prepare)
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_a_gradient_that_is_not_finite_stops_the_run(task, max_grad_norm):
+    module = Breaking()
+    module.good = 3
+    with pytest.raises(InputError, match=r"epoch 2, step 2: the gradient's norm is nan.*learning rate.*rows \["):
+        fitted(task, module=module, max_grad_norm=max_grad_norm)
+    assert np.isfinite(parameters(module)).all()
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 1.0])
+def test_a_scaler_that_only_skips_stops_the_run(task, scaled, max_grad_norm):
+    # 21 good steps of 40: the scaler may skip 19 in all, but not 20 one after the other.
+    module = Breaking()
+    module.good = 21
+    _, report = fitted(task, module=module, epochs=20, max_grad_norm=max_grad_norm)
+    assert (report["steps"], report["skipped_steps"]) == (40, 19)
+    module = Breaking()
+    module.good = 20
+    with pytest.raises(InputError, match=r"epoch 20, step 2: the gradient was not finite in 20 steps.*rows \["):
+        fitted(task, module=module, epochs=20, max_grad_norm=max_grad_norm)
+    assert np.isfinite(parameters(module)).all()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_trained_module_is_gone_when_it_is_let_go(task, precision):
+    """On a GPU those of other folds would stay beside it. No garbage collection is to be needed."""
+    gc.collect()
+    gc.disable()
+    try:
+        module, _ = fitted(task, precision=precision)
+        kept = weakref.ref(module)
+        del module
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def test_the_optimizer_is_gone_after_training(task, scaled, monkeypatch):
+    """Its moments are twice the size of what learns; under a scaler accelerate's optimizer is a reference cycle."""
+    kept, finish = [], loop._Run.finish
+
+    def finished(self):
+        kept.append(weakref.ref(self.optimizer.optimizer))
+        return finish(self)
+
+    monkeypatch.setattr(loop._Run, "finish", finished)
+    fitted(task)
+    assert kept[0]() is None
+
+
 def test_half_precision_weights_are_refused(task):
     with pytest.raises(ValueError, match="float32"):
         train(Linear().half(), *task, None, cross_entropy, GradientTraining(), seed=0)
@@ -294,33 +382,53 @@ if PartialState().is_main_process:
 """
 
 
+# Two clocks that never agree: one process would save in steps in which the other does not.
+UNEQUAL_CLOCKS = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_loop import fitted, make_task
+from humanpref.training import loop
+class Clock:
+    now, tick = 0.0, 1.0 if os.environ["RANK"] == "0" else 1.3
+    def perf_counter(self):
+        self.now += self.tick
+        return self.now
+loop.time = Clock()
+fitted(make_task(), batch_size=3, epochs=5, checkpoint_minutes=0.1, checkpoint=Path(sys.argv[2]))
+"""
+
+
+def launched(script, tmp_path, processes, out):
+    """Run a script in so many processes, as `accelerate launch` would."""
+    place = tmp_path / "run.py"
+    place.write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    command += [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "127.0.0.1:0",
+        str(place),
+        str(Path(__file__).parent),
+        str(out),
+    ]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
 def test_two_processes_equal_one(tmp_path):
     found = {}
     for processes in (1, 2):
-        script, out = tmp_path / "run.py", tmp_path / f"{processes}.npz"
-        script.write_text(TWO_PROCESSES)
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            str(processes),
-            "--master-port",
-            "0",
-        ]
-        command += [
-            "--rdzv-backend",
-            "c10d",
-            "--rdzv-endpoint",
-            "127.0.0.1:0",
-            str(script),
-            str(Path(__file__).parent),
-            str(out),
-        ]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = launched(TWO_PROCESSES, tmp_path, processes, tmp_path / f"{processes}.npz")
         assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = np.load(out)
+        found[processes] = np.load(tmp_path / f"{processes}.npz")
     assert found[2]["processes"] == 2
     for name in ("parameters", "logits", "losses"):
         np.testing.assert_allclose(found[2][name], found[1][name], atol=1e-5, err_msg=name)
+
+
+def test_two_processes_whose_clocks_differ_save_together(tmp_path):
+    done = launched(UNEQUAL_CLOCKS, tmp_path, 2, tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(torch.load(tmp_path / "run", weights_only=True)["chance"]) == 2

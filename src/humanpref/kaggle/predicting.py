@@ -24,7 +24,7 @@ import pandas as pd
 
 from humanpref.data import swap_pairs
 from humanpref.models import Model, load_model
-from humanpref.models.base import predicted
+from humanpref.models.base import BadRowsError, predicted
 from humanpref.models.budget import LEFT, ONE_ORDER, Budget, schedule
 from humanpref.schema import ID, SWAPPED_CLASSES
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 BLOCK_ROWS = 1_024
 """At most so many rows are predicted between two writes of the submission."""
 MAX_FAILURES = 50
-"""After so many failed calls a model is given up. Finding the one bad row of a block takes about ten."""
+"""After so many failed calls one after the other a model is given up. Finding the one bad row of a block takes about ten."""
 
 Outcome = tuple[np.ndarray, np.ndarray | str]
 """Row numbers (m,) with their probabilities (m, 3); or the number of one row, and why there are none."""
@@ -45,15 +45,15 @@ def outcomes(model: Model, pairs: pd.DataFrame, budget: Budget, whole: bool = Fa
     Raises
     ------
     RuntimeError
-        After `MAX_FAILURES` failed calls.
+        After `MAX_FAILURES` failed calls, without one between that did not fail.
     """
-    failed = 0
+    failed = 0  # one after the other
     for block, variant in schedule(model, pairs, budget, BLOCK_ROWS, whole):
         pending = [block]
         while pending:
             rows = pending.pop()
             try:
-                made = predicted(variant, pairs.iloc[rows].reset_index(drop=True))
+                made, bad, why = _said(variant, pairs.iloc[rows].reset_index(drop=True))
             # SystemExit too: a library that calls sys.exit must not end the other rows' work. MemoryError is an Exception.
             except (Exception, SystemExit) as error:
                 failed += 1
@@ -62,14 +62,28 @@ def outcomes(model: Model, pairs: pd.DataFrame, budget: Budget, whole: bool = Fa
                     yield rows, describe(error)
                 if failed == MAX_FAILURES:
                     raise RuntimeError(
-                        f"given up after {failed} failed calls, the last of them: {describe(error)}"
+                        f"given up after {failed} failed calls in a row, the last of them: {describe(error)}"
                     ) from error
                 if len(rows) > 1:
                     pending += np.array_split(rows, 2)[::-1]
             else:
-                yield rows, made
+                failed = 0
+                yield rows[~bad], made[~bad]
+                for row in rows[bad]:
+                    logger.error("id %r: %s", pairs[ID].iloc[row], why)
+                    yield np.array([row]), why
                 continue
             free()
+
+
+def _said(model: Model, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, str]:
+    """What the model says of the rows, (n, 3), of which it says nothing of use, (n,) bool, and why; raises where of none."""
+    try:
+        return predicted(model, pairs), np.zeros(len(pairs), dtype=bool), ""
+    except BadRowsError as error:
+        if error.bad.all():
+            raise
+        return error.said, error.bad, describe(error)
 
 
 def shared_out(

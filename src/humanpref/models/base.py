@@ -97,21 +97,35 @@ class Model(ABC):
         self.save_state(folder)
 
 
+class BadRowsError(ValueError):
+    """What was said of some rows is no probabilities: `said` (n, 3) of all rows, `bad` (n,) bool."""
+
+    def __init__(self, reason: str, said: np.ndarray, bad: np.ndarray) -> None:
+        super().__init__(reason)
+        self.said, self.bad = said, bad
+
+
 def predicted(model: Model, pairs: pd.DataFrame) -> np.ndarray:
     """What the model says of the rows, (n, 3) float64.
 
     Raises
     ------
+    BadRowsError
+        If that of some rows is no probabilities: not finite, negative, or not summing to 1.
     ValueError
-        If it is no probabilities: of another shape, not finite, negative, or not summing to 1.
+        If it has another shape.
     """
     probabilities = model.predict_proba(pairs)
     if probabilities.shape != (len(pairs), 3):
         raise ValueError(f"expected probabilities of shape ({len(pairs)}, 3), got {probabilities.shape}")
-    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
-        raise ValueError("the probabilities are not all finite and at least 0")
-    if (np.abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE).any():
-        raise ValueError("the probabilities of a row do not sum to 1")
+    with np.errstate(invalid="ignore"):
+        sums = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE
+    bad = ~(sums & (np.isfinite(probabilities) & (probabilities >= 0)).all(axis=1))
+    if bad.any():
+        worst = probabilities[bad][0].tolist()
+        raise BadRowsError(
+            f"not finite, negative, or of another sum than 1 in {bad.sum()} rows, e.g. {worst}", probabilities, bad
+        )
     return probabilities
 
 

@@ -26,6 +26,7 @@ from humanpref.models.pretrained import (
     load_state_strictly,
     load_tokenizer,
     not_loaded,
+    weights_in,
 )
 from humanpref.schema import InputError
 from humanpref.text.tokens import Template
@@ -77,6 +78,7 @@ class FrozenBaseModel(GradientModel):
 
     def _build(self, pairs: pd.DataFrame) -> None:
         options: AdaptedOptions = self.config.model
+        check_precision(options, self.config.training.precision)
         place = base_folder(options.backbone)
         self.tokenizer_ = load_tokenizer(str(place))
         self.base_config_ = load_backbone_config(str(place))
@@ -166,6 +168,15 @@ def base_dtype(options: AdaptedOptions) -> torch.dtype:
     return getattr(torch, options.base_dtype)
 
 
+def check_precision(options: AdaptedOptions, precision: str) -> None:
+    """Raise InputError where a base in float16 would be trained through without the gradient scaler that comes with fp16."""
+    if base_dtype(options) == torch.float16 and resolve(precision, processes().device) == "no":
+        raise InputError(
+            "option training.precision: no, but the base is in float16, whose gradients need the scaler of fp16; take auto or "
+            "fp16, or set model.base_dtype=float32"
+        )
+
+
 def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
     if options.quantisation == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -203,7 +214,7 @@ def tell_memory(module: nn.Module, config: Any, training: LoopOptions, row: int,
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     run = Run(
-        base_weights=sum(p.numel() for p in frozen),
+        base_weights=sum(map(weights_in, frozen)),
         base_bytes=sum(p.numel() * p.element_size() for p in frozen),
         trainable=trainable,
         layers=config.num_hidden_layers,

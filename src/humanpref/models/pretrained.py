@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
@@ -27,7 +28,7 @@ BASE_VARIABLE = "HUMANPREF_BASE"
 """The environment variable that says where an artifact's base is: its folder, or one that holds it under its name."""
 
 # What transformers raises for a folder that is not what it should be.
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -170,8 +171,13 @@ def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "layers": config.num_hidden_layers,
         "vocabulary": config.vocab_size,
-        "parameters": sum(p.numel() for p in backbone.parameters()),
+        "parameters": sum(map(weights_in, backbone.parameters())),
     }
+
+
+def weights_in(parameter: nn.Parameter) -> int:
+    """How many weights it stands for: bitsandbytes packs two of 4 bits into a byte."""
+    return parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
 
 
 def not_loaded(name: str, what: str, error: Exception) -> str:

@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 Collate = Callable[[np.ndarray], dict[str, Tensor]]
 """From row numbers to the module's keyword arguments, on the CPU."""
+
+MOST_SKIPPED = 20
+"""Steps that the gradient scaler may skip one after the other. It halves its scale, 2^16 at first, each time: by then it scales
+no more, and what is not finite is the gradient itself."""
 
 
 def train(
@@ -74,19 +80,21 @@ def train(
         Called after each epoch, in every process; returns the validation log loss in nats.
     checkpoint : Path, optional
         A file to keep the run's state in, every `checkpoint_minutes` and after every epoch. If it is there, the run goes on
-        from it and ends with the weights that it would have had without the interruption.
+        from it and ends with the weights that it would have had without the interruption; on a GPU to rounding, since torch
+        sums some gradients there in no fixed order.
 
     Returns
     -------
     dict
-        What happened: `trainable_parameters`, `steps`, `effective_batch`, `precision`, `processes`, `seconds`,
-        `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason where it did not go through all epochs;
-        `kept_epoch` where that is not the last.
+        What happened: `trainable_parameters`, `steps`, of these `skipped_steps` by the gradient scaler, `effective_batch`,
+        `precision`, `processes`, `seconds`, `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason where it did
+        not go through all epochs; `kept_epoch` where that is not the last.
 
     Raises
     ------
     InputError
-        For a loss that is not finite, a precision that the device has not, or options that need validation rows without any.
+        For a loss or a gradient that is not finite, a precision that the device has not, or options that need validation rows
+        without any.
     """
     for option, given in (("keep_best_epoch", options.keep_best_epoch), ("patience", options.patience is not None)):
         if given and validate is None:
@@ -96,13 +104,17 @@ def train(
     run = _Run(module, collate, labels, weights, loss, options, seed, lengths)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
-    save = (lambda: run.save(checkpoint)) if checkpoint is not None else None
+    save = partial(run.save, checkpoint) if checkpoint is not None else None
     while run.state.stopped is None and run.state.epoch < options.epochs:
         run.epoch(save)
         run.end_epoch(validate)
         if save:
             save()
-    return run.finish()
+    report = run.finish()
+    # What waits for the next model must not fill the GPU; under a scaler accelerate's optimizer refers to itself.
+    del run, save
+    clear_device_cache(garbage_collection=True)
+    return report
 
 
 @dataclass
@@ -119,6 +131,10 @@ class _State:
     seconds: float = 0.0
     """Spent on steps, validation apart, over all sessions."""
     steps: int = 0
+    skipped: int = 0
+    """Of these, by the gradient scaler."""
+    skipped_last: int = 0
+    """Of the last steps, without one between that was not."""
     tokens: int = 0
     """Real tokens that went through the model in this process."""
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -159,6 +175,8 @@ class _Run:
         self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
         # Autocast is entered in the loop, in sight, and not by a patched forward that validation would go through as well.
         self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        # It leaves the module's own forward on the module itself, a reference cycle: deleted, the module would stay in memory.
+        vars(module).pop("forward", None)
         self.state = _State()
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.started = self.saved = time.perf_counter()
@@ -189,13 +207,18 @@ class _Run:
                 left = (time.perf_counter() - began) / (state.step - before) * (len(windows) - state.step)
                 mean = state.summed / state.seen
                 logger.info("%s, step %d/%d: mean loss %.4f, %.0f s left", name, state.step, len(windows), mean, left)
-            if self._any_process(options.seconds is not None and time.perf_counter() - self.started > options.seconds):
+            now = time.perf_counter()
+            over, due = self._in_any_process(
+                options.seconds is not None and now - self.started > options.seconds,
+                save is not None and now - self.saved > 60 * options.checkpoint_minutes,
+            )
+            if over:
                 state.stopped = (
                     f"after {options.seconds:g} s, in epoch {state.epoch + 1} at step {state.step} of {len(windows)}"
                 )
                 logger.warning("training stopped %s", state.stopped)
                 break
-            if save and time.perf_counter() - self.saved > 60 * options.checkpoint_minutes:
+            if save and due:
                 save()
         bar.close()
 
@@ -221,21 +244,31 @@ class _Run:
                 share = losses.sum() / rows_in_window
                 value = accelerator.reduce(share.detach(), "sum").item()
                 if not math.isfinite(value):
-                    raise InputError(
-                        f"training: epoch {state.epoch + 1}, step {state.step + 1}: the loss is {value}; likely a learning rate "
-                        f"too high ({options.learning_rate:g}) or an overflow in {self.precision} (rows {rows.tolist()})"
-                    )
+                    raise self._not_finite(f"the loss is {value}", rows)
                 # The processes' gradients are averaged, and are meant to be added.
                 accelerator.backward(share * accelerator.num_processes)
             state.summed += value * rows_in_window
-        if options.max_grad_norm is not None:
-            accelerator.clip_grad_norm_(self.module.parameters(), options.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(self.module.parameters(), options.max_grad_norm or math.inf)
+        if accelerator.scaler is None and not math.isfinite(norm):
+            raise self._not_finite(f"the gradient's norm is {float(norm)}", np.concatenate(window))
         self.optimizer.step()
-        # A step that the gradient scaler skipped is no step of the schedule either.
-        if not self.optimizer.step_was_skipped:
+        if self.optimizer.step_was_skipped:
+            # No step of the schedule either.
+            state.skipped, state.skipped_last = state.skipped + 1, state.skipped_last + 1
+            if state.skipped_last == MOST_SKIPPED:
+                raise self._not_finite(f"the gradient was not finite in {MOST_SKIPPED} steps", np.concatenate(window))
+        else:
+            state.skipped_last = 0
             self.schedule.step()
         self.optimizer.zero_grad()
         state.seen += rows_in_window
+
+    def _not_finite(self, what: str, rows: np.ndarray) -> InputError:
+        """The error that stops the run, with the step, the rows and the likely cause."""
+        return InputError(
+            f"training: epoch {self.state.epoch + 1}, step {self.state.step + 1}: {what}; likely a learning rate too high "
+            f"({self.options.learning_rate:g}) or an overflow in {self.precision} (rows {rows.tolist()})"
+        )
 
     def end_epoch(self, validate: Callable[[], float] | None) -> None:
         """Validate, remember the best weights if they are wanted, and decide whether to go on."""
@@ -263,10 +296,10 @@ class _Run:
         tokens = self.accelerator.reduce(
             torch.tensor(float(state.tokens), device=self.accelerator.device), "sum"
         ).item()
-        self.accelerator.free_memory()
         report: dict[str, Any] = {
             "trainable_parameters": sum(p.numel() for p in self.module.parameters() if p.requires_grad),
             "steps": state.steps,
+            "skipped_steps": state.skipped,
             "effective_batch": options.batch_size * options.accumulation,
             "precision": self.precision,
             "device": str(self.accelerator.device),
@@ -333,11 +366,13 @@ class _Run:
             torch.cuda.set_rng_state(chance["cuda"], self.accelerator.device)
         logger.info("going on from epoch %d, step %d", self.state.epoch + 1, self.state.step)
 
-    def _any_process(self, flag: bool) -> bool:
-        """Whether the flag is up in any process: all of them stop together."""
+    def _in_any_process(self, *flags: bool) -> list[bool]:
+        """Whether each flag is up in any process. Clocks differ, and all of them must stop, or save, together."""
         if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum").item())
+            return list(flags)
+        return (
+            self.accelerator.reduce(torch.tensor(flags, device=self.accelerator.device).float(), "sum").bool().tolist()
+        )
 
 
 def _peak_memory(device: torch.device) -> int:

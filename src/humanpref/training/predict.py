@@ -4,16 +4,20 @@ Where several processes were launched, each does its share of the batches and al
 """
 
 import contextlib
+import logging
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch import nn
+from accelerate.utils.memory import clear_device_cache
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from humanpref.training.batching import token_batches
 from humanpref.training.loop import Collate
 from humanpref.training.precision import DTYPES, processes, resolve
+
+logger = logging.getLogger(__name__)
 
 
 def predict_logits(
@@ -31,7 +35,7 @@ def predict_logits(
     lengths : ndarray
         (n,) tokens that each row costs.
     batch_tokens : int
-        Tokens in one forward pass, padding included.
+        Tokens in one forward pass, padding included. Where the memory is not enough, it is halved.
     precision : str
         As in the configuration.
 
@@ -39,6 +43,11 @@ def predict_logits(
     -------
     ndarray
         (n, …) float64, the module's outputs in the order of the rows.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        If a row does not fit alone.
     """
     launched = processes()
     device = launched.device
@@ -49,18 +58,40 @@ def predict_logits(
     logits: np.ndarray | None = None
     own = token_batches(lengths, batch_tokens)[launched.process_index :: launched.num_processes]
     total = sum(len(rows) for rows in own)
-    with torch.inference_mode(), autocast, tqdm(total=total, desc="predict", unit="row", disable=None) as bar:
-        for rows in own:
-            batch = {name: tensor.to(device) for name, tensor in collate(rows).items()}
-            made = module(**batch).double().cpu().numpy()
-            logits = np.zeros((len(lengths), *made.shape[1:])) if logits is None else logits
-            logits[rows] = made
-            bar.update(len(rows))
-    module.to(home)
+    pending = own[::-1]
+    try:
+        with torch.inference_mode(), autocast, tqdm(total=total, desc="predict", unit="row", disable=None) as bar:
+            while pending:
+                rows = pending.pop()
+                made = _forward(module, collate(rows), device, alone=len(rows) == 1)
+                if made is None:
+                    batch_tokens = min(batch_tokens, int(lengths[rows].max()) * len(rows)) // 2
+                    logger.warning("out of memory: from here on %d tokens in a forward pass", batch_tokens)
+                    left = np.concatenate([rows, *pending])
+                    pending = [left[part] for part in token_batches(lengths[left], batch_tokens)][::-1]
+                    continue
+                logits = np.zeros((len(lengths), *made.shape[1:])) if logits is None else logits
+                logits[rows] = made
+                bar.update(len(rows))
+    finally:
+        module.to(home)
     if launched.num_processes > 1:
         # Each process did every so-manieth batch; those of the others are zeros here.
         logits = np.sum([part for part in gather_object([logits]) if part is not None], axis=0)
     return np.empty((0, 3)) if logits is None else logits
+
+
+def _forward(module: nn.Module, batch: dict[str, Tensor], device: torch.device, alone: bool) -> np.ndarray | None:
+    """The module's outputs, float64; None where the memory was not enough, unless a row was alone."""
+    try:
+        made: Tensor = module(**{name: tensor.to(device) for name, tensor in batch.items()})
+        return made.double().cpu().numpy()
+    except torch.OutOfMemoryError:
+        if alone:
+            raise
+    # Behind the block: the error holds the tensors of the pass.
+    clear_device_cache()
+    return None
 
 
 def normalised(scores: np.ndarray, rule: str) -> np.ndarray:
