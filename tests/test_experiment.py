@@ -90,10 +90,46 @@ def test_rows_of_weight_zero_are_not_there(write_csv, tmp_path):
     fewer = train(config, write_csv(rows[3:], name="fewer.csv"), tmp_path / "fewer")
     some = read_pairs(write_csv(rows, name="all.csv"))
     np.testing.assert_allclose(weighted.predict_proba(some), fewer.predict_proba(some), atol=1e-9)
-    one = write_csv(rows, name="one.csv", weight=[1.0 if i == 0 else 0.0 for i in range(12)])
-    with pytest.raises(InputError, match=r"column 'weight': every row that fold-\d would be trained on has weight 0"):
-        train(config, one, tmp_path / "one", folds=3)
-    assert not list(tmp_path.glob("one*artial"))
+    folds = train(load_config("prior"), write_csv(rows, name="folds.csv", weight=weights), tmp_path / "folds", folds=3)
+    assert sorted(folds.oof["id"]) == sorted(folds.rows["id"]) == sorted(some["id"][3:])
+    assert folds.metrics["rows"] == evaluate(folds, tmp_path / "folds.csv")["rows"] == 9
+    last = write_csv(rows, name="last.csv", weight=[0.0] * 11 + [1.0])
+    with pytest.raises(InputError, match=r"last.csv: column 'weight': every row has weight 0"):
+        train(config, last, tmp_path / "none", exclude_prompts=[write_csv(rows[11:], name="out.csv")])
+    assert not list(tmp_path.glob("none*artial"))
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(arena, tmp_path, monkeypatch):
+    told, fit = [], PriorModel.fit
+
+    def again(model, *arguments):
+        monkeypatch.setattr(PriorModel, "fit", fit)
+        with pytest.raises(InputError, match=r"a\.partial: another process is training here") as error:
+            train(load_config("prior"), arena / "train.csv", tmp_path / "a")
+        told.append(error)
+        return fit(model, *arguments)
+
+    monkeypatch.setattr(PriorModel, "fit", again)
+    assert train(load_config("prior"), arena / "train.csv", tmp_path / "a").metrics["rows"]
+    assert told
+
+
+def test_a_finished_run_whose_place_is_taken_is_not_lost(arena, tmp_path, monkeypatch):
+    def taken(model, *arguments):
+        (tmp_path / "a" / "other").mkdir(parents=True)
+        return fit(model, *arguments)
+
+    fit = PriorModel.fit
+    monkeypatch.setattr(PriorModel, "fit", taken)
+    with pytest.raises(InputError, match=r"a: cannot take its place; the finished run is .*a\.partial"):
+        train(load_config("prior"), arena / "train.csv", tmp_path / "a")
+    assert Artifact.load(tmp_path / "a.partial").metrics["rows"]
+
+
+def test_ids_of_extra_rows_are_taken(write_csv, tmp_path):
+    rows = write_csv([(["p"], ["a"], ["b"], 0)], id=["extra-1:7"])
+    with pytest.raises(InputError, match=r"rows.csv: id 'extra-1:7': such a beginning is kept for extra rows"):
+        train(load_config("prior"), rows, tmp_path / "a")
 
 
 def test_a_class_that_no_row_has_is_warned_of(write_csv, tmp_path, caplog):
@@ -268,6 +304,22 @@ def test_evaluate_has_the_contracts_keys_and_warns_on_training_rows(folds_artifa
     assert "flatter" not in caplog.text
     evaluate(folds_artifact, arena / "train.csv")
     assert "these figures flatter" in caplog.text
+
+
+def test_some_training_rows_among_those_to_judge_by_are_warned_of(folds_artifact, arena, pairs, tmp_path, caplog):
+    held = grouped_folds(pairs, 5, seed=42) == 0
+    one = train(SPARSE, arena / "train.csv", tmp_path / "one")
+    mixed = tmp_path / "mixed.csv"
+    rows = pd.read_csv(arena / "train.csv", dtype=str, keep_default_na=False)
+    new = pd.read_csv(arena / "test_labels.csv", dtype=str, keep_default_na=False)
+    pd.concat([rows[held], rows[~held][:5], new])[::-1].drop(columns=["model_a", "model_b"], errors="ignore").to_csv(
+        mixed, index=False
+    )
+    count = held.sum() + 5 + len(new)
+    for artifact, learned in ((one, 5), (folds_artifact, held.sum() + 5)):
+        caplog.clear()
+        assert evaluate(artifact, mixed)["rows"] == count
+        assert f"was trained on {learned} of the {count} rows" in caplog.text
 
 
 def test_what_is_not_an_artifact(tmp_path, folds_artifact):

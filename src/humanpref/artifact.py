@@ -23,7 +23,7 @@ import pandas as pd
 
 import humanpref
 from humanpref.config import Config
-from humanpref.data import prompt_keys, weights_of
+from humanpref.data import EXTRA_ID, prompt_keys, weights_of
 from humanpref.files import read_json, write_whole
 from humanpref.models import Model, load_model
 from humanpref.models.budget import Budget, predict_within
@@ -139,6 +139,21 @@ class Artifact:
         if not path.is_file():
             raise InputError(f"{self.folder}: no {ROWS_FILE} in it; made by an older version? Train it again")
         return pd.read_csv(path, dtype={ID: str, PROMPT_KEY: str}, keep_default_na=False)
+
+    def knows(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Mask (n,) of the rows that were among its training rows, by id and prompt, held out or not.
+
+        Raises
+        ------
+        InputError
+            If the artifact does not say which they were.
+        """
+        trained = self.rows
+        ids = trained[ID].str.replace(
+            EXTRA_ID, "", regex=True
+        )  # extra rows carry the number of their file before their id
+        own = set(zip(ids, trained[PROMPT_KEY], strict=True))
+        return np.array([row in own for row in zip(pairs[ID], prompt_keys(pairs), strict=True)], dtype=bool)
 
     @property
     def seconds(self) -> float | None:

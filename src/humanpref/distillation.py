@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.artifact import PROMPT_KEY, Artifact
-from humanpref.data import EXTRA_ID, TrainingRows, labels_of, prompt_keys, read_labels, write_pairs
+from humanpref.data import TrainingRows, labels_of, prompt_keys, read_labels, write_pairs
 from humanpref.files import is_main_process
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 
@@ -94,11 +94,7 @@ def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
 
 
 def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
-    trained, keys = artifact.rows, prompt_keys(pairs)
-    # Extra rows carry the number of their file before their id.
-    ids = trained[ID].str.replace(EXTRA_ID, "", regex=True)
-    own = set(zip(ids, trained[PROMPT_KEY], strict=True)) | set(zip(trained[ID], trained[PROMPT_KEY], strict=True))
-    seen = np.array([row in own for row in zip(pairs[ID], keys, strict=True)], dtype=bool)
+    seen = artifact.knows(pairs)
     told = np.empty((len(pairs), 3))
     if seen.any():
         oof = artifact.oof.set_index(ID)
@@ -110,7 +106,7 @@ def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
             )
         told[seen] = oof.loc[pairs[ID][seen], list(LABEL_COLUMNS)].to_numpy()
         logger.info("%s: out-of-fold predictions for %d rows that it was trained on", artifact.folder, seen.sum())
-    near = ~seen & pd.Series(keys).isin(trained[PROMPT_KEY]).to_numpy()
+    near = ~seen & pd.Series(prompt_keys(pairs)).isin(artifact.rows[PROMPT_KEY]).to_numpy()
     if near.any():
         logger.warning(
             "%s: %d rows share a prompt with rows that it was trained on; if they are the same rows under other ids, it "

@@ -1,11 +1,13 @@
 """One run: labelled rows in, an artifact out; artifacts and rows in, probabilities out."""
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from humanpref.data import (
     grouped_folds,
     held_out,
     labels_of,
+    present,
     prompt_keys,
     read_pairs,
     read_training_rows,
@@ -42,7 +45,7 @@ from humanpref.files import check_new, folder_whole, is_main_process, read_json,
 from humanpref.models import build_model
 from humanpref.models.budget import Budget
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -90,44 +93,49 @@ def train(
     Raises
     ------
     InputError
-        For rows or a folder that cannot be used.
+        For rows or a folder that cannot be used, one in which another process trains, for example.
     """
     out = Path(out)
     check_new(out)
     rows = read_training_rows(train_csv, extra, exclude_prompts)
     rows = rows if teacher is None else taught(rows, teacher)
-    pairs = rows.pairs
-    run = run_of(config, pairs, folds)
+    run = run_of(config, rows.pairs, folds)
     if len(rows.extra):
         run["extra_sha256"] = digest_of(rows.extra)
     if teacher is not None:
         run["targets_sha256"] = hashlib.sha256(rows.targets.tobytes()).hexdigest()
+    rows = rows.only(present(rows.pairs, train_csv))
+    pairs = rows.pairs
     if folds is None:
         held = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
     else:
         assigned = grouped_folds(pairs, folds, config.seed)
         held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
-    _check_weights(pairs, held, train_csv)
     _warn_of_absent_classes(rows, train_csv)
     members = _members(held, config)
     main = is_main_process()
-    work = _open_partial(out, run) if main else partial_of(out)
-    try:
-        for number, (member, (name, seeded)) in enumerate(members.items(), start=1):
-            if (work / member).is_dir():
-                logger.info("%s: done before", work / member)
-                continue
-            if len(members) > 1:
-                logger.info("model %d of %d", number, len(members))
-            _fit_member(seeded, rows, held[name], work / member, main)
-    finally:
-        # A run that failed before its first model was done leaves nothing behind.
-        if main and not any((work / name).exists() for member in members for name in (member, f"{member}{CHECKPOINT}")):
-            shutil.rmtree(work)
-    if not main:
-        return None
-    _finish(config, rows, held, run, work)
-    work.rename(out)
+    work = partial_of(out)
+    with _open_partial(work, run) if main else contextlib.nullcontext():
+        try:
+            for number, (member, (name, seeded)) in enumerate(members.items(), start=1):
+                if (work / member).is_dir():
+                    logger.info("%s: done before", work / member)
+                    continue
+                if len(members) > 1:
+                    logger.info("model %d of %d", number, len(members))
+                _fit_member(seeded, rows, held[name], work / member, main)
+        finally:
+            # A run that failed before its first model was done leaves nothing behind.
+            begun = (work / name for member in members for name in (member, f"{member}{CHECKPOINT}"))
+            if main and not any(path.exists() for path in begun):
+                shutil.rmtree(work)
+        if not main:
+            return None
+        _finish(config, rows, held, run, work)
+        try:
+            work.rename(out)
+        except OSError as error:
+            raise InputError(f"{out}: cannot take its place; the finished run is {work} ({error.strerror})") from None
     return Artifact.load(out)
 
 
@@ -172,18 +180,27 @@ def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
 
 
 def rows_to_judge(artifacts: Sequence[Artifact], data_csv: str | Path) -> pd.DataFrame:
-    """Labelled rows to judge artifacts by; warns of those that were trained on them."""
+    """Labelled rows to judge artifacts by, without those of weight 0; warns of artifacts that were trained on some of them."""
     pairs = read_pairs(data_csv, labels=True)
-    digest = digest_of(pairs)
+    pairs = pairs[present(pairs, data_csv)].reset_index(drop=True)
     for artifact in artifacts:
-        if digest == artifact.facts.get("data_sha256"):
+        learned = _learned(artifact, pairs).sum()
+        if learned:
             logger.warning(
-                "%s holds the rows that %s was trained on: these figures flatter it (its held-out ones are in %s)",
-                data_csv,
-                artifact.folder,
-                artifact.folder / METRICS_FILE,
-            )
+                "%s was trained on %d of the %d rows in %s: these figures flatter it (its held-out ones are in %s)",
+                artifact.folder, learned, len(pairs), data_csv, artifact.folder / METRICS_FILE,
+            )  # fmt: skip
     return pairs
+
+
+def _learned(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
+    """Mask (n,) of the rows that some model of the artifact learned from."""
+    if not (artifact.folder / ROWS_FILE).is_file():  # of an earlier version
+        return np.full(len(pairs), digest_of(pairs) == artifact.facts.get("data_sha256"))
+    known = artifact.knows(pairs)
+    if not (artifact.folder / OOF_FILE).is_file() or artifact.oof["fold"].nunique() > 1:
+        return known
+    return known & ~pairs[ID].isin(artifact.oof[ID]).to_numpy()
 
 
 def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:
@@ -218,37 +235,36 @@ def selection_path(artifact: Artifact) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _check_weights(pairs: pd.DataFrame, held: dict[str, np.ndarray], source: str | Path) -> None:
-    weights = weights_of(pairs)
-    for name, mask in held.items():
-        if weights is not None and weights[~mask].sum() == 0:
-            raise InputError(f"{source}: column 'weight': every row that {name} would be trained on has weight 0")
-
-
 def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
     own, more, _ = rows.kept(np.zeros(len(rows.pairs), dtype=bool))
     _, targets = rows.gathered(own, more)
     for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
-        logger.warning(
-            "%s: no row to learn from has anything in column %r: a model will all but rule it out", source, str(name)
-        )
+        logger.warning("%s: no row to learn from has anything in column %r; are the labels right?", source, str(name))
 
 
-def _open_partial(out: Path, run: dict[str, Any]) -> Path:
-    """The folder in which a run grows: a new one, or that of the same run, interrupted."""
-    work = partial_of(out)
-    if not work.exists():
+@contextlib.contextmanager
+def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
+    """The folder in which a run grows, a new one or that of the same run, interrupted; for one process at a time."""
+    before = work.exists()
+    if not before:
         with folder_whole(work) as folder:
             write_json(folder / RUN_FILE, run)
     elif not (work / RUN_FILE).is_file():
         raise InputError(f"{work}: already exists and is not an unfinished run of humanpref; move it away")
     elif read_json(work / RUN_FILE) != run:
         raise InputError(f"{work}: an unfinished run with other settings or rows; remove it, or name another --out")
-    else:
-        logger.info("%s: going on with an interrupted run", work)
-        for unfinished in work.glob(".*"):  # what a killed run was writing
-            remove(unfinished)
-    return work
+    with open(work / RUN_FILE) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{work}: another process is training here; name another --out") from None
+        except OSError:
+            logger.info("%s: no lock can be had here; no second process may train in this folder", work)
+        if before:
+            logger.info("%s: going on with an interrupted run", work)
+            for unfinished in work.glob(".*"):  # what a killed run was writing
+                remove(unfinished)
+        yield
 
 
 def _fit_member(config: Config, rows: TrainingRows, held: np.ndarray, folder: Path, main: bool) -> None:

@@ -524,7 +524,7 @@ def test_what_there_is_no_time_for_is_given_up_in_order(infer, new_tree, caplog,
     share = given_up / 16
     assert probabilities.mean(axis=0) == pytest.approx(share * np.array(B) + (1 - share) * np.array(A))
     assert "left: half" in caplog.text
-    assert f"time budget of 140 s: half: {given_up} rows" in caplog.text
+    assert f"time budget of 140 s: half: {given_up} row predictions" in caplog.text
     assert len(written) > 4
     assert not any(written)
 
@@ -537,7 +537,7 @@ def test_what_no_variant_has_time_for_keeps_the_prior(infer, caplog):
     left = status["given_up"][LEFT]
     assert 0 < left == status["fallback"]
     assert (tree.submission() == np.array(PRIOR)).all(axis=1).sum() == left
-    assert f"{LEFT}: {left} rows" in caplog.text
+    assert f"{LEFT}: {left} row predictions" in caplog.text
 
 
 def test_a_bad_row_costs_one_row_where_time_is_short_too(infer, new_tree):

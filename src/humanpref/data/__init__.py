@@ -13,7 +13,7 @@ from humanpref.data.pairs import (
     weights_of,
     write_pairs,
 )
-from humanpref.data.sources import EXTRA_ID, Extra, TrainingRows, inner_splits, read_training_rows
+from humanpref.data.sources import EXTRA_ID, Extra, TrainingRows, inner_splits, present, read_training_rows
 from humanpref.data.submission import check_submission, write_submission
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "held_out",
     "inner_splits",
     "labels_of",
+    "present",
     "prompt_keys",
     "read_faulty",
     "read_labels",

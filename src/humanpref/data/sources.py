@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,10 @@ class TrainingRows:
     extra: pd.DataFrame
     facts: dict[str, Any]
 
+    def only(self, rows: np.ndarray) -> "TrainingRows":
+        """The file's rows in a mask (n,), and the extra rows."""
+        return replace(self, pairs=self.pairs[rows].reset_index(drop=True), targets=self.targets[rows])
+
     def kept(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Which rows a model learns from while others are held out.
 
@@ -59,12 +63,10 @@ class TrainingRows:
         -------
         (ndarray, ndarray, int)
             Masks (n,) of `pairs` and (m,) of `extra`, and how many extra rows are left out since they share a normalised prompt
-            with a held-out row. A weight of 0 is a row that is not there: no vocabulary, no scale may see it.
+            with a held-out row.
         """
-        weights = weights_of(self.pairs)
-        own = ~held if weights is None else ~held & (weights > 0)
         shared = pd.Series(prompt_keys(self.extra)).isin(prompt_keys(self.pairs[held])).to_numpy()
-        return own, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
+        return ~held, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
 
     def gathered(self, own: np.ndarray, extra: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
         """The pairs frame of the rows in both masks, and what to learn of them, (rows, 3)."""
@@ -97,9 +99,12 @@ def read_training_rows(
     Raises
     ------
     InputError
-        For a file that cannot be used, a weight that is not positive, or if no training row is left.
+        For a file that cannot be used, an id that looks like an extra row's, a weight that is not positive, or if no training
+        row is left.
     """
     pairs = read_pairs(train_csv, labels=True)
+    if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
+        raise InputError(f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: such a beginning is kept for extra rows")
     frames = []
     for number, source in enumerate(extra, start=1):
         if not 0 < source.weight < np.inf:
@@ -131,6 +136,23 @@ def read_training_rows(
     empty = pairs[:0].reindex(columns=[ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT])
     together = pd.concat(frames, ignore_index=True) if frames else empty
     return TrainingRows(pairs, labels_of(pairs), together, facts)
+
+
+def present(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
+    """Mask (n,) of the rows that are there: a weight of 0 is a row that nothing learns from and nothing is judged by.
+
+    Raises
+    ------
+    InputError
+        If there is none, which `read_pairs` lets no file say, but what excluded prompts leave of one may be so.
+    """
+    weights = weights_of(pairs)
+    there = np.ones(len(pairs), dtype=bool) if weights is None else weights > 0
+    if not there.any():
+        raise InputError(f"{source}: column 'weight': every row has weight 0")
+    if not there.all():
+        logger.info("%s: %d rows of weight 0 are left out", source, (~there).sum())
+    return there
 
 
 def inner_splits(

@@ -69,7 +69,8 @@ class Budget:
     def tell(self) -> None:
         """Log what was given up, if anything was."""
         if self.given_up:
-            told = ", ".join(f"{name}: {rows} rows" for name, rows in self.given_up.items())
+            # Of each model: a row that two models give up counts twice.
+            told = ", ".join(f"{name}: {rows} row predictions" for name, rows in self.given_up.items())
             logger.warning("time budget of %.0f s: %s", self.seconds, told)
 
 
