@@ -135,6 +135,16 @@ def test_rows_without_probabilities_cost_themselves_alone(arena):
     assert model.calls < 10
 
 
+def test_rows_here_and_there_that_fail_do_not_add_up_to_a_model_that_does(arena, monkeypatch):
+    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
+    pairs["id"] = [str(number) for number in range(len(pairs))]
+    bad = pairs["id"][::30].tolist()
+    monkeypatch.setattr(Lopsided, "bad", bad)
+    done = list(predicting.outcomes(Lopsided(), pairs, Budget(np.inf)))
+    assert sorted(pairs["id"][rows[0]] for rows, made in done if isinstance(made, str)) == sorted(bad)
+    assert sum(len(rows) for rows, made in done if not isinstance(made, str)) == len(pairs) - len(bad)
+
+
 def test_a_model_without_any_probability_is_given_up(arena):
     model = Blind()
     model.every = True
