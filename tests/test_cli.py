@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -222,6 +223,36 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
     monkeypatch.setattr("humanpref.data.synthetic.write_arena", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("sample", "--out", "arena")
+
+
+def test_errors_of_the_system_are_one_line(run, artifact, arena, tmp_path):
+    rows = arena / "train.csv"
+    (tmp_path / "file").touch()
+    refused(run("compare", "--presets", "prior", "--train", rows, "--out", "file/x"), "file/x: Not a directory")
+    refused(run("train", "--preset", "prior", "--train", rows, "--out", "x" * 250), "File name too long")
+    refused(run("predict", "x" * 300, "--test", rows, "--out", "s.csv"), "File name too long")
+    with pytest.raises(OSError, match="too long"):
+        run("--traceback", "predict", "x" * 300, "--test", rows, "--out", "s.csv")
+    assert os.listdir() == ["file"]
+
+
+def test_names_and_terminals_that_are_not_utf8(arena, tmp_path):
+    rows = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    shutil.copy(arena / "train.csv", rows)
+    start = [sys.executable, "-m", "humanpref.cli"]
+    options = {
+        "env": os.environ | {"PYTHONIOENCODING": "ascii"},
+        "capture_output": True,
+        "cwd": tmp_path,
+        "timeout": 120,
+    }
+    train = [*start, "train", "--preset", "prior", "--train", rows, "--out", "A"]
+    done = subprocess.run(train, **options, check=False)
+    assert done.returncode == 0, done.stderr
+    # The table has a dash for what is not known.
+    done = subprocess.run([*start, "runs", "."], **options, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u2013" in done.stdout
 
 
 def test_version_and_presets(run):

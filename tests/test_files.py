@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from humanpref.files import check_writable, write_whole
+from humanpref.files import check_writable, read_json, write_json, write_whole
 from humanpref.schema import InputError
 
 
@@ -65,3 +65,9 @@ def test_the_longest_name(tmp_path, length):
     else:
         with pytest.raises(InputError, match="File name too long"):
             check_writable(tmp_path / ("x" * length))
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path):
+    name = os.fsdecode(b"caf\xe9.csv")
+    write_json(tmp_path / "file.json", {"file": name})
+    assert read_json(tmp_path / "file.json") == {"file": name}

@@ -20,6 +20,10 @@ from humanpref.schema import InputError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that is not UTF-8, a file name that is not: an odd letter on it is better than a traceback.
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
@@ -38,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone (`humanpref presets | head`); nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if options.traceback or error.filename is None:
+            raise
+        print(f"humanpref: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("humanpref: interrupted", file=sys.stderr)
         return 130

@@ -82,7 +82,8 @@ def _prefix(path: Path) -> str:
 def write_whole(path: str | Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file beside `path` that takes its place when the block ends well, and is gone when it does not.
 
-    Where `path` is a symbolic link, what it points to is replaced; a device or a FIFO is written into.
+    Where `path` is a symbolic link, what it points to is replaced; a device or a FIFO is written into. What UTF-8 cannot hold
+    (names of files in another encoding) becomes an escape, which JSON reads.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
             target = _real(path)
             descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
         if name is None:
             return
