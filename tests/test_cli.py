@@ -225,6 +225,22 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
         run("sample", "--out", "arena")
 
 
+def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, arena, tmp_path):
+    rows, before = arena / "test_labels.csv", (artifact / "metrics.json").read_text()
+    inside = "which is read; name a place outside it"
+    refused(run("evaluate", artifact, "--data", rows, "--json", artifact / "metrics.json"), "metrics.json", inside)
+    refused(run("evaluate", artifact, "--data", rows, "--html", artifact / "page"), "page", inside)
+    refused(run("predict", artifact, "--test", rows, "--out", artifact / "oof.csv"), "oof.csv", inside)
+    refused(run("score", artifact, "--in", rows, "--out", artifact / "oof.csv"), "oof.csv", inside)
+    refused(run("selection", artifact, "--figure", artifact / "oof.png"), "oof.png", inside)
+    assert (artifact / "metrics.json").read_text() == before
+    (tmp_path / "file").touch()
+    # Before the artifact is even looked for.
+    refused(run("evaluate", "none", "--data", rows, "--html", "file/page"), "file/page: cannot be written")
+    refused(run("evaluate", "none", "--data", rows, "--json", "a", "--html", "a"), "--html a: is also --json")
+    refused(run("blend", "none", "none", "--out", "file/blend"), "file/blend: cannot be written")
+
+
 def test_errors_of_the_system_are_one_line(run, artifact, arena, tmp_path):
     rows = arena / "train.csv"
     (tmp_path / "file").touch()

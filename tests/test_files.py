@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from humanpref.files import check_writable, read_json, write_json, write_whole
+from humanpref.files import check_new, check_writable, read_json, write_json, write_whole
 from humanpref.schema import InputError
 
 
@@ -71,3 +71,30 @@ def test_names_that_are_not_utf8_survive_json(tmp_path):
     name = os.fsdecode(b"caf\xe9.csv")
     write_json(tmp_path / "file.json", {"file": name})
     assert read_json(tmp_path / "file.json") == {"file": name}
+
+
+def test_what_lies_in_an_input_is_refused(tmp_path):
+    (tmp_path / "input" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "input")
+    for check in (check_writable, check_new):
+        for place in ("input/deep/x", "link/x"):
+            with pytest.raises(InputError, match=r"x: lies in .*input, which is read"):
+                check(tmp_path / place, inputs=[tmp_path / "other", tmp_path / "input"])
+        check(tmp_path / "inputs", inputs=[tmp_path / "input"])
+
+
+def test_folders_that_cannot_be_made_are_found_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    check_new(tmp_path / "new" / "folder")
+    with pytest.raises(InputError, match=r"folder: cannot be written \(.*file is not a folder that can be written"):
+        check_new(tmp_path / "file" / "new" / "folder")
+    with pytest.raises(InputError, match="File name too long"):
+        check_new(tmp_path / ("x" * 256))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
+def test_a_folder_that_only_seems_to_be_writable():
+    for check in (check_writable, check_new):
+        with pytest.raises(InputError, match="/proc is not a folder that can be written"):
+            check("/proc/new")

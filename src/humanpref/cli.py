@@ -108,7 +108,7 @@ def predict(options: argparse.Namespace) -> int:
         raise InputError("--seconds: does not go with --labels, which would learn the fallback")
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")
-    check_writable(options.out, inputs=[options.test])
+    check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False)
     if options.labels:
@@ -127,7 +127,7 @@ def score(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable, is_main_process
     from humanpref.scoring import score
 
-    check_writable(options.out, inputs=[options.source])
+    check_writable(options.out, inputs=[options.source, options.artifact])
     count = score(Artifact.load(options.artifact), options.source, options.out)
     if is_main_process():
         print(f"{options.out}: {count} lines")
@@ -141,9 +141,11 @@ def evaluate(options: argparse.Namespace) -> int:
     from humanpref.judgement import PAGE_FILE, judge, write_judgement
 
     if options.json is not None:
-        check_writable(options.json, inputs=[options.data])
+        check_writable(options.json, inputs=[options.data, *options.artifact])
     if options.html is not None:
-        check_new(options.html)
+        check_new(options.html, inputs=options.artifact)
+        if options.json is not None and options.html.resolve().is_relative_to(options.json.resolve()):
+            raise InputError(f"--html {options.html}: is also --json, or lies in it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = rows_to_judge(artifacts, options.data)
     figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)
@@ -255,7 +257,7 @@ def selection(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable
 
     if options.figure is not None:
-        check_writable(options.figure)
+        check_writable(options.figure, inputs=[options.artifact])
     path = selection_path(Artifact.load(options.artifact))
     if options.figure is not None:
         selection_figure(path, options.figure, f"{options.artifact}: wrapper selection")

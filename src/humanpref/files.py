@@ -58,7 +58,7 @@ def _check_folder(folder: Path, path: Path) -> None:
 
 
 def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a file can be written at `path`, and that it is none of the `inputs`.
+    """Check, before hours of work, that a file can be written at `path`, and that it is none of the `inputs`, nor in one.
 
     Raises
     ------
@@ -71,6 +71,13 @@ def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
             _check_folder(_real(path).parent, path)
         if any(path.exists() and Path(other).exists() and path.samefile(other) for other in inputs):
             raise InputError(f"{path}: is also the input, which it would replace")
+        _check_outside(path, inputs)
+
+
+def _check_outside(path: Path, folders: Iterable[str | Path]) -> None:
+    for folder in folders:
+        if _real(path).is_relative_to(_real(Path(folder))):
+            raise InputError(f"{path}: lies in {folder}, which is read; name a place outside it")
 
 
 def _prefix(path: Path) -> str:
@@ -114,10 +121,23 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         raise
 
 
-def check_new(path: str | Path) -> None:
-    """Raise InputError if there is anything at the path of a folder that is to be made."""
-    if os.path.lexists(path):
-        raise InputError(f"{path}: already exists; name a new folder, or remove it first")
+def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Check, before hours of work, that a folder can be made at `path`, that nothing is there, and that it is in no input.
+
+    Raises
+    ------
+    InputError
+        If it cannot, something is, or it is.
+    """
+    path = Path(path)
+    with _path_errors(path):
+        if os.path.lexists(path):
+            raise InputError(f"{path}: already exists; name a new folder, or remove it first")
+        # lexists takes a name that is too long for one that is not there.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+        _check_folder(next(folder for folder in _real(path).parents if folder.exists()), path)
+        _check_outside(path, inputs)
 
 
 @contextlib.contextmanager
