@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -223,6 +224,22 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
     monkeypatch.setattr("humanpref.data.synthetic.write_arena", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("sample", "--out", "arena")
+
+
+def test_soft_labels_keep_the_rows_weights(run, arena, artifact, caplog):
+    rows = pd.read_csv(arena / "test_labels.csv").assign(weight=np.arange(24) / 4)
+    rows.to_csv("rows.csv", index=False)
+    predict = ["predict", artifact, "--labels", "--test", "rows.csv", "--out", "soft.csv"]
+    with caplog.at_level(logging.INFO):
+        assert run(*predict)[0] == 0
+    assert "rows.csv: 24 rows, labels not read" in caplog.text
+    assert pd.read_csv("soft.csv")["weight"].tolist() == rows["weight"].tolist()
+    assert run(*predict, "--weight", 3)[0] == 0
+    assert pd.read_csv("soft.csv")["weight"].tolist() == [3.0] * 24
+    rows.assign(weight="heavy").to_csv("rows.csv", index=False)
+    refused(run(*predict), "rows.csv: row 1", "'weight'", "'heavy'")
+    # A submission has no use for them.
+    assert run("predict", artifact, "--test", "rows.csv", "--out", "s.csv")[0] == 0
 
 
 def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, arena, tmp_path):

@@ -110,7 +110,7 @@ def predict(options: argparse.Namespace) -> int:
         raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")
     check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs = read_pairs(options.test, labels=False)
+    pairs = read_pairs(options.test, labels=False, weights=options.labels and options.weight is None)
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)
     else:
@@ -499,7 +499,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write whole rows with the probabilities as soft labels, for train to read",
     )
-    command.add_argument("--weight", type=float, metavar="W", help="with --labels: write this weight, too")
+    command.add_argument(
+        "--weight", type=float, metavar="W", help="with --labels: write this weight in place of the rows' own"
+    )
     command.add_argument(
         "--seconds", type=float, metavar="S", help="be done within so long, and say what was given up for it"
     )
