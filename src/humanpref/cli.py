@@ -66,6 +66,8 @@ def eda(options: argparse.Namespace) -> int:
 
     summary = explore(options.data, options.out, options.tokenizer)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
+    if summary["rows_left_out"]:
+        print(f"rows left out: {summary['rows_left_out']}; tables/faults.csv says why")
     for reason in summary["left_out"]:
         print(f"left out: {reason}")
     return 0
