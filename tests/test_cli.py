@@ -125,7 +125,9 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
     refused(run("train", "--preset", "sparce", *train), "unknown preset 'sparce'", "did you mean 'sparse'")
     refused(run("train", "--preset", "tiny", "--set", "training.epoch=1", *train), "did you mean 'training.epochs'")
     # Without torch the family is refused before its backbone is looked for.
-    reason = "nowhere/at/all" if importlib.util.find_spec("torch") else "needs torch: pip install 'humanpref[torch]'"
+    reason = (
+        "(no such folder here; " if importlib.util.find_spec("torch") else "needs torch: pip install 'humanpref[torch]'"
+    )
     refused(run("train", "--preset", "tiny", "--set", "model.backbone=nowhere/at/all", *train), reason)
     refused(run("train", "--preset", "prior", "--folds", "1", *train), "folds: expected at least 2")
     refused(run("train", "--preset", "prior", "--config", "none.toml", *train), "none.toml", "cannot be read")
@@ -242,6 +244,17 @@ def test_soft_labels_keep_the_rows_weights(run, arena, artifact, caplog):
     assert run("predict", artifact, "--test", "rows.csv", "--out", "s.csv")[0] == 0
 
 
+def test_a_file_whose_name_looks_like_a_share(run, arena, artifact, tmp_path):
+    train = ["train", "--preset", "prior", "--train", arena / "train.csv", "--folds", 2]
+    shutil.copytree(artifact, tmp_path / "seed=1")
+    assert run(*train, "--teacher", "seed=1", "--out", "B")[0] == 0
+    assert json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teacher"] == {
+        "name": "seed=1",
+        "share": 1,
+    }
+    refused(run(*train, "--teacher", "seed=2", "--out", "C"), "seed", "expected a share above 0 and at most 1, got 2")
+
+
 def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, arena, tmp_path):
     rows, before = arena / "test_labels.csv", (artifact / "metrics.json").read_text()
     inside = "which is read; name a place outside it"
@@ -318,6 +331,8 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
     code, out, _ = run("selection", copy)
     assert code == 0
     assert "| 0 | start |  | 2 | 1.0500 | 1 | fold-1 |" in out
+    for name in ("path.foo", "path", ".png"):
+        refused(run("selection", "none", "--figure", name), f"--figure {name}: expected a name that ends in .png")
     pytest.importorskip("matplotlib")
     assert run("selection", copy, "--figure", tmp_path / "path.png")[0] == 0
     assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")

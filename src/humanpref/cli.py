@@ -227,6 +227,8 @@ def _key_value(text: str, option: str) -> tuple[str, str]:
 
 def _file_and_number(text: str) -> tuple[Path, float]:
     """FILE or FILE=NUMBER, the number 1 where there is none; a file's own name may hold a "="."""
+    if os.path.exists(text):
+        return Path(text), 1.0
     file, _, number = text.rpartition("=")
     try:
         return (Path(file), float(number)) if file else (Path(text), 1.0)
@@ -254,11 +256,13 @@ def runs(options: argparse.Namespace) -> int:
 def selection(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.comparison import markdown
-    from humanpref.evaluation.figures import selection_figure
+    from humanpref.evaluation.figures import FIGURE_SUFFIXES, selection_figure
     from humanpref.experiment import selection_path
     from humanpref.files import check_writable
 
     if options.figure is not None:
+        if options.figure.suffix.lower() not in FIGURE_SUFFIXES:
+            raise InputError(f"--figure {options.figure}: expected a name that ends in {', '.join(FIGURE_SUFFIXES)}")
         check_writable(options.figure, inputs=[options.artifact])
     path = selection_path(Artifact.load(options.artifact))
     if options.figure is not None:
