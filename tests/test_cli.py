@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -123,7 +125,9 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
     refused(run("train", "--preset", "sparce", *train), "unknown preset 'sparce'", "did you mean 'sparse'")
     refused(run("train", "--preset", "tiny", "--set", "training.epoch=1", *train), "did you mean 'training.epochs'")
     # Without torch the family is refused before its backbone is looked for.
-    reason = "nowhere/at/all" if importlib.util.find_spec("torch") else "needs torch: pip install 'humanpref[torch]'"
+    reason = (
+        "(no such folder here; " if importlib.util.find_spec("torch") else "needs torch: pip install 'humanpref[torch]'"
+    )
     refused(run("train", "--preset", "tiny", "--set", "model.backbone=nowhere/at/all", *train), reason)
     refused(run("train", "--preset", "prior", "--folds", "1", *train), "folds: expected at least 2")
     refused(run("train", "--preset", "prior", "--config", "none.toml", *train), "none.toml", "cannot be read")
@@ -224,6 +228,79 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
         run("sample", "--out", "arena")
 
 
+def test_soft_labels_keep_the_rows_weights(run, arena, artifact, caplog):
+    rows = pd.read_csv(arena / "test_labels.csv").assign(weight=np.arange(24) / 4)
+    rows.to_csv("rows.csv", index=False)
+    predict = ["predict", artifact, "--labels", "--test", "rows.csv", "--out", "soft.csv"]
+    with caplog.at_level(logging.INFO):
+        assert run(*predict)[0] == 0
+    assert "rows.csv: 24 rows, labels not read" in caplog.text
+    assert pd.read_csv("soft.csv")["weight"].tolist() == rows["weight"].tolist()
+    assert run(*predict, "--weight", 3)[0] == 0
+    assert pd.read_csv("soft.csv")["weight"].tolist() == [3.0] * 24
+    rows.assign(weight="heavy").to_csv("rows.csv", index=False)
+    refused(run(*predict), "rows.csv: row 1", "'weight'", "'heavy'")
+    # A submission has no use for them.
+    assert run("predict", artifact, "--test", "rows.csv", "--out", "s.csv")[0] == 0
+
+
+def test_a_file_whose_name_looks_like_a_share(run, arena, artifact, tmp_path):
+    train = ["train", "--preset", "prior", "--train", arena / "train.csv", "--folds", 2]
+    shutil.copytree(artifact, tmp_path / "seed=1")
+    assert run(*train, "--teacher", "seed=1", "--out", "B")[0] == 0
+    assert json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teacher"] == {
+        "name": "seed=1",
+        "share": 1,
+    }
+    refused(run(*train, "--teacher", "seed=2", "--out", "C"), "seed", "expected a share above 0 and at most 1, got 2")
+
+
+def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, arena, tmp_path):
+    rows, before = arena / "test_labels.csv", (artifact / "metrics.json").read_text()
+    inside = "which is read; name a place outside it"
+    refused(run("evaluate", artifact, "--data", rows, "--json", artifact / "metrics.json"), "metrics.json", inside)
+    refused(run("evaluate", artifact, "--data", rows, "--html", artifact / "page"), "page", inside)
+    refused(run("predict", artifact, "--test", rows, "--out", artifact / "oof.csv"), "oof.csv", inside)
+    refused(run("score", artifact, "--in", rows, "--out", artifact / "oof.csv"), "oof.csv", inside)
+    refused(run("selection", artifact, "--figure", artifact / "oof.png"), "oof.png", inside)
+    assert (artifact / "metrics.json").read_text() == before
+    (tmp_path / "file").touch()
+    # Before the artifact is even looked for.
+    refused(run("evaluate", "none", "--data", rows, "--html", "file/page"), "file/page: cannot be written")
+    refused(run("evaluate", "none", "--data", rows, "--json", "a", "--html", "a"), "--html a: is also --json")
+    refused(run("blend", "none", "none", "--out", "file/blend"), "file/blend: cannot be written")
+
+
+def test_errors_of_the_system_are_one_line(run, artifact, arena, tmp_path):
+    rows = arena / "train.csv"
+    (tmp_path / "file").touch()
+    refused(run("compare", "--presets", "prior", "--train", rows, "--out", "file/x"), "file/x: Not a directory")
+    refused(run("train", "--preset", "prior", "--train", rows, "--out", "x" * 250), "File name too long")
+    refused(run("predict", "x" * 300, "--test", rows, "--out", "s.csv"), "File name too long")
+    with pytest.raises(OSError, match="too long"):
+        run("--traceback", "predict", "x" * 300, "--test", rows, "--out", "s.csv")
+    assert os.listdir() == ["file"]
+
+
+def test_names_and_terminals_that_are_not_utf8(arena, tmp_path):
+    rows = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    shutil.copy(arena / "train.csv", rows)
+    start = [sys.executable, "-m", "humanpref.cli"]
+    options = {
+        "env": os.environ | {"PYTHONIOENCODING": "ascii"},
+        "capture_output": True,
+        "cwd": tmp_path,
+        "timeout": 120,
+    }
+    train = [*start, "train", "--preset", "prior", "--train", rows, "--out", "A"]
+    done = subprocess.run(train, **options, check=False)
+    assert done.returncode == 0, done.stderr
+    # The table has a dash for what is not known.
+    done = subprocess.run([*start, "runs", "."], **options, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"\\u2013" in done.stdout
+
+
 def test_version_and_presets(run):
     assert run("--version")[1].startswith("humanpref 0.")
     assert "deberta-v3-small" in run("presets")[1]
@@ -254,6 +331,8 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
     code, out, _ = run("selection", copy)
     assert code == 0
     assert "| 0 | start |  | 2 | 1.0500 | 1 | fold-1 |" in out
+    for name in ("path.foo", "path", ".png"):
+        refused(run("selection", "none", "--figure", name), f"--figure {name}: expected a name that ends in .png")
     pytest.importorskip("matplotlib")
     assert run("selection", copy, "--figure", tmp_path / "path.png")[0] == 0
     assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")

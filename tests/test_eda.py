@@ -8,8 +8,10 @@ import subprocess
 import pandas as pd
 import pytest
 
+from humanpref import eda
 from humanpref.cli import main
 from humanpref.data import read_faulty
+from humanpref.evaluation import charts
 from humanpref.evaluation.page import Section, texts_of, write_page
 
 pytest.importorskip("matplotlib")
@@ -46,7 +48,7 @@ def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys):
     assert "no labels in the file" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_faults_are_listed_and_not_refused(write_csv, tmp_path):
+def test_faults_are_listed_and_not_refused(write_csv, tmp_path, capsys):
     rows = [
         (["p"], ["a"], ["b"], 0),
         ("oops", ["a"], ["b"], 1),
@@ -67,9 +69,46 @@ def test_faults_are_listed_and_not_refused(write_csv, tmp_path):
         (5, "", "fields"),
     ]
     assert main(["--quiet", "eda", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert "rows left out: 2; tables/faults.csv says why\n" in capsys.readouterr().out
     listed = pd.read_csv(tmp_path / "out" / "tables" / "faults.csv")
     assert listed["row"].tolist() == [2, 3, 3, 3, 4, 5]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows_left_out"] == 2
+
+
+def test_models_that_met_only_themselves(write_csv, tmp_path):
+    rows = [([f"p{i}"], ["a"], ["b"], i % 3) for i in range(6)]
+    path = write_csv(rows, model_a=["m", "k"] * 3, model_b=["m", "k"] * 3)
+    assert main(["--quiet", "eda", str(path), "--out", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert "no row compares two models: pairs" in summary["left_out"]
+    figures = {path.stem for path in (tmp_path / "out").glob("figures/*.png")}
+    assert "most_compared_models" in figures
+    assert not figures & {"most_compared_pairs", "compared_pairs"}
+
+
+def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
+    drawn = {}
+    for name in ("matrix", "points"):
+        monkeypatch.setattr(
+            charts, name, lambda path, names, *rest, **look: drawn.update({path.stem: (list(names), rest)})
+        )
+    monkeypatch.setattr(eda, "write_page", lambda path, title, intro, sections: drawn.update(page=sections))
+    monkeypatch.setattr(eda, "_DRAWN", 4)
+    summary = eda.explore(arena / "train.csv", tmp_path / "out")
+    assert summary["models"] == 15
+    models = pd.read_csv(tmp_path / "out" / "tables" / "models.csv")
+    assert len(models) == len(pd.read_csv(tmp_path / "out" / "tables" / "strengths.csv")) == 15
+    most = models["model"].head(4).tolist()
+    names, (counts, _) = drawn["compared_pairs"]
+    assert names == most
+    met = pd.read_csv(tmp_path / "out" / "tables" / "pairs.csv")
+    inside = met["model_1"].isin(most) & met["model_2"].isin(most) & (met["model_1"] != met["model_2"])
+    assert counts.sum() == 2 * met["rows"][inside].sum() > 0
+    for figure in ("strengths", "win_loss"):
+        assert set(drawn[figure][0]) == set(most)
+        assert len(drawn[figure][1][0]) == 4
+    said = [picture.title for section in drawn["page"] for picture in section.pictures if "4 most" in picture.see]
+    assert said == ["Matrix of compared pairs", "Bradley-Terry ranking", "Win/loss ratios"]
 
 
 def test_what_cannot_be_used(arena, report, tmp_path, capsys):

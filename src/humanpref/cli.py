@@ -20,6 +20,10 @@ from humanpref.schema import InputError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that is not UTF-8, a file name that is not: an odd letter on it is better than a traceback.
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
@@ -38,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone (`humanpref presets | head`); nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if options.traceback or error.filename is None:
+            raise
+        print(f"humanpref: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("humanpref: interrupted", file=sys.stderr)
         return 130
@@ -57,6 +66,8 @@ def eda(options: argparse.Namespace) -> int:
 
     summary = explore(options.data, options.out, options.tokenizer)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
+    if summary["rows_left_out"]:
+        print(f"rows left out: {summary['rows_left_out']}; tables/faults.csv says why")
     for reason in summary["left_out"]:
         print(f"left out: {reason}")
     return 0
@@ -99,9 +110,9 @@ def predict(options: argparse.Namespace) -> int:
         raise InputError("--seconds: does not go with --labels, which would learn the fallback")
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")
-    check_writable(options.out, inputs=[options.test])
+    check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs = read_pairs(options.test, labels=False)
+    pairs = read_pairs(options.test, labels=False, weights=options.labels and options.weight is None)
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)
     else:
@@ -118,7 +129,7 @@ def score(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable, is_main_process
     from humanpref.scoring import score
 
-    check_writable(options.out, inputs=[options.source])
+    check_writable(options.out, inputs=[options.source, options.artifact])
     count = score(Artifact.load(options.artifact), options.source, options.out)
     if is_main_process():
         print(f"{options.out}: {count} lines")
@@ -132,9 +143,11 @@ def evaluate(options: argparse.Namespace) -> int:
     from humanpref.judgement import PAGE_FILE, judge, write_judgement
 
     if options.json is not None:
-        check_writable(options.json, inputs=[options.data])
+        check_writable(options.json, inputs=[options.data, *options.artifact])
     if options.html is not None:
-        check_new(options.html)
+        check_new(options.html, inputs=options.artifact)
+        if options.json is not None and options.html.resolve().is_relative_to(options.json.resolve()):
+            raise InputError(f"--html {options.html}: is also --json, or lies in it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = rows_to_judge(artifacts, options.data)
     figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)
@@ -214,6 +227,8 @@ def _key_value(text: str, option: str) -> tuple[str, str]:
 
 def _file_and_number(text: str) -> tuple[Path, float]:
     """FILE or FILE=NUMBER, the number 1 where there is none; a file's own name may hold a "="."""
+    if os.path.exists(text):
+        return Path(text), 1.0
     file, _, number = text.rpartition("=")
     try:
         return (Path(file), float(number)) if file else (Path(text), 1.0)
@@ -241,12 +256,14 @@ def runs(options: argparse.Namespace) -> int:
 def selection(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.comparison import markdown
-    from humanpref.evaluation.figures import selection_figure
+    from humanpref.evaluation.figures import FIGURE_SUFFIXES, selection_figure
     from humanpref.experiment import selection_path
     from humanpref.files import check_writable
 
     if options.figure is not None:
-        check_writable(options.figure)
+        if options.figure.suffix.lower() not in FIGURE_SUFFIXES:
+            raise InputError(f"--figure {options.figure}: expected a name that ends in {', '.join(FIGURE_SUFFIXES)}")
+        check_writable(options.figure, inputs=[options.artifact])
     path = selection_path(Artifact.load(options.artifact))
     if options.figure is not None:
         selection_figure(path, options.figure, f"{options.artifact}: wrapper selection")
@@ -488,7 +505,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write whole rows with the probabilities as soft labels, for train to read",
     )
-    command.add_argument("--weight", type=float, metavar="W", help="with --labels: write this weight, too")
+    command.add_argument(
+        "--weight", type=float, metavar="W", help="with --labels: write this weight in place of the rows' own"
+    )
     command.add_argument(
         "--seconds", type=float, metavar="S", help="be done within so long, and say what was given up for it"
     )

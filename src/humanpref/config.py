@@ -53,6 +53,13 @@ def _check(condition: bool, option: str, expected: str, value: object) -> None:
         raise InputError(f"option {option}: expected {expected}, got {value!r}")
 
 
+_PART = "0, or 1/k for a whole number k from 2 to a million"
+
+
+def _is_part(fraction: float) -> bool:
+    return fraction == 0 or (1e-6 <= fraction <= 0.5 and abs(1 / fraction - round(1 / fraction)) < 0.01)
+
+
 @dataclass(frozen=True)
 class HoldOut:
     """What every family's `[training]` section holds."""
@@ -67,8 +74,7 @@ class HoldOut:
     def __post_init__(self) -> None:
         _check(self.seeds >= 1, "training.seeds", "at least 1", self.seeds)
         fraction = self.validation_fraction
-        fits = fraction == 0 or (0 < fraction <= 0.5 and abs(1 / fraction - round(1 / fraction)) < 0.01)
-        _check(fits, "training.validation_fraction", "0, or 1/k for a whole number k from 2 on", fraction)
+        _check(_is_part(fraction), "training.validation_fraction", _PART, fraction)
 
 
 @dataclass(frozen=True)
@@ -148,12 +154,13 @@ class BoostedOptions:
         for name in ("max_rounds", "patience", "seeds", "candidates"):
             _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
         _check(self.rounds is None or self.rounds >= 1, "model.rounds", "at least 1", self.rounds)
-        _check(0 < self.learning_rate <= 1, "model.learning_rate", "a number in (0, 1]", self.learning_rate)
-        _check(self.leaves >= 2, "model.leaves", "at least 2", self.leaves)
+        _check(2 <= self.leaves <= 1_000_000, "model.leaves", "a whole number from 2 to 1000000", self.leaves)
+        # XGBoost reads float32, and refuses what underflows or overflows there.
         for name in ("min_child_weight", "l2"):
-            _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
-        for name in ("row_share", "column_share"):
-            _check(0 < getattr(self, name) <= 1, f"model.{name}", "a number in (0, 1]", getattr(self, name))
+            value = getattr(self, name)
+            _check(value == 0 or 1e-9 <= value <= 1e9, f"model.{name}", "0, or a number in [1e-9, 1e9]", value)
+        for name in ("learning_rate", "row_share", "column_share"):
+            _check(1e-6 <= getattr(self, name) <= 1, f"model.{name}", "a number in [1e-6, 1]", getattr(self, name))
         _check(self.features in FEATURES, "model.features", f"one of {', '.join(FEATURES)}", self.features)
         _check(self.selection in SELECTIONS, "model.selection", f"one of {', '.join(SELECTIONS)}", self.selection)
 
@@ -508,8 +515,7 @@ class DpoTraining(LoopOptions):
         _check(self.ties in TIES, "training.ties", f"one of {', '.join(TIES)}", self.ties)
         _check(0 < self.tie_at_zero < 1, "training.tie_at_zero", "a number between 0 and 1", self.tie_at_zero)
         fraction = self.link_fraction
-        fits = fraction == 0 or (0 < fraction <= 0.5 and abs(1 / fraction - round(1 / fraction)) < 0.01)
-        _check(fits, "training.link_fraction", "0, or 1/k for a whole number k from 2 on", fraction)
+        _check(_is_part(fraction), "training.link_fraction", _PART, fraction)
 
 
 @dataclass(frozen=True)
@@ -761,7 +767,8 @@ def _nearest(key: str, valid: list[str]) -> str:
         return last, difflib.SequenceMatcher(None, key, name).ratio()
 
     nearest = max(valid, key=likeness)
-    return f" (did you mean {nearest!r}?)" if max(likeness(nearest)) >= 0.5 else ""
+    # Of the section alone nothing is known: `model.x` is like every `model.y`.
+    return f" (did you mean {nearest!r}?)" if likeness(nearest)[0] >= 0.6 else ""
 
 
 def _known(key: str, valid: list[str], family: str, source: str) -> None:

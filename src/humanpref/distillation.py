@@ -68,7 +68,7 @@ def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
 def write_soft_labels(
     path: str | Path, artifacts: list[Artifact], pairs: pd.DataFrame, weight: float | None = None
 ) -> None:
-    """Write rows with `soft_labels` as their labels, and a weight for each if one is given, as `read_pairs` reads them.
+    """Write rows with `soft_labels` as their labels, as `read_pairs` reads them; `weight`, if given, in place of their own.
 
     Raises
     ------

@@ -20,6 +20,8 @@ PAGE_FILE = "index.html"
 SUMMARY_FILE = "summary.json"
 _SHOWN = 15
 """Bars of a figure: the most frequent; the tables have all."""
+_DRAWN = 100
+"""Models of a figure that has all of them, the most compared: the competition's 64 fit in, an open list of names does not."""
 _LEFT_OUT = ("fields", "id", "label", "weight")
 """Faults whose rows `read_faulty` leaves out."""
 
@@ -92,6 +94,7 @@ def explore(data_csv: str | Path, out: str | Path, tokenizer: str | Path | None 
             for missing, reason in (
                 (not labels, "no labels in the file: balance, wins, strengths, length bias and ties"),
                 (labels and not models, "no model names in the file: wins and strengths"),
+                (labels and models and not summary.get("most_compared_pairs"), "no row compares two models: pairs"),
                 (loaded is None, "no tokenizer given (--tokenizer FOLDER): truncation"),
             )
             if missing
@@ -142,26 +145,11 @@ def _models(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> No
     charts.bars(path, top["model"], {part: top[part] for part in parts}, "rows in which the model answered")
     see = "The models that answered most often. What is learned from the file is learned mostly about them."
     section.pictures.append(Picture(path, "Most compared models", see))
-    top, path = met.head(_SHOWN), report.figure("most_compared_pairs")
-    names = (top["model_1"] + "\nvs " + top["model_2"]).tolist()
-    charts.bars(
-        path,
-        names,
-        {"first wins": top["wins_1"], "second wins": top["wins_2"], "tie": top["ties"]},
-        "rows with these two models",
-        height=0.4,
-    )
-    see = "The pairs that met most often, and how they ended."
-    section.pictures.append(Picture(path, "Most compared pairs", see))
     order = table["model"].tolist()
-    place = {model: i for i, model in enumerate(order)}
-    counts = np.zeros((len(order), len(order)), dtype=np.int64)
-    for one, two, rows in zip(met["model_1"], met["model_2"], met["rows"], strict=True):
-        counts[place[one], place[two]] = counts[place[two], place[one]] = rows
-    path = report.figure("compared_pairs")
-    charts.matrix(path, order, counts, "rows with these two models (log scale)")
-    see = "How often each two models met, the most compared first. White: never, so that a ranking can only infer it."
-    section.pictures.append(Picture(path, "Matrix of compared pairs", see, wide=len(order) > 20))
+    drawn = order[:_DRAWN]
+    part = f" Only the {_DRAWN} most compared of {len(order):,} models; the tables have all." if drawn != order else ""
+    if len(met):
+        _pairs(report, section, met, drawn, part)
     report.table(section, "models", "All models, most compared first", table)
     report.table(section, "pairs", "All pairs, most compared first", meetings)
 
@@ -193,14 +181,15 @@ def _models(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> No
         + (apart if figures["groups"] > 1 else ""),
     )
     path = report.figure("strengths")
-    columns = (ranking[column].to_numpy() for column in ("strength", "low", "high"))
-    charts.points(path, ranking["model"], *columns, "strength (log-odds against the mean)", 0.0)
-    see = "One unit is a factor of 2.7 in wins against losses."
+    shown = ranking[ranking["model"].isin(drawn)]
+    columns = (shown[column].to_numpy() for column in ("strength", "low", "high"))
+    charts.points(path, shown["model"], *columns, "strength (log-odds against the mean)", 0.0)
+    see = "One unit is a factor of 2.7 in wins against losses." + part
     section.pictures.append(Picture(path, "Bradley-Terry ranking", see))
     path = report.figure("win_loss")
-    _ratios(path, by_ratio)
+    _ratios(path, by_ratio[by_ratio["model"].isin(drawn)])
     see = "The same models by wins against losses alone. Where intervals overlap, the order of two models is not known."
-    section.pictures.append(Picture(path, "Win/loss ratio of every model", see))
+    section.pictures.append(Picture(path, "Win/loss ratios", see + part))
     report.table(section, "strengths", "Bradley-Terry ranking with 95 % intervals", ranking)
 
     summary["bradley_terry"] = figures
@@ -210,6 +199,29 @@ def _models(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> No
     summary["best_ratios"] = by_ratio["model"].head(5).tolist()
     summary["worst_ratios"] = by_ratio["model"].tail(5).tolist()[::-1]
     summary["strongest"] = ranking["model"].head(5).tolist()
+
+
+def _pairs(report: _Report, section: Section, met: pd.DataFrame, drawn: list[str], part: str) -> None:
+    top, path = met.head(_SHOWN), report.figure("most_compared_pairs")
+    names = (top["model_1"] + "\nvs " + top["model_2"]).tolist()
+    charts.bars(
+        path,
+        names,
+        {"first wins": top["wins_1"], "second wins": top["wins_2"], "tie": top["ties"]},
+        "rows with these two models",
+        height=0.4,
+    )
+    see = "The pairs that met most often, and how they ended."
+    section.pictures.append(Picture(path, "Most compared pairs", see))
+    place = {model: i for i, model in enumerate(drawn)}
+    counts = np.zeros((len(drawn), len(drawn)), dtype=np.int64)
+    for one, two, rows in zip(met["model_1"], met["model_2"], met["rows"], strict=True):
+        if one in place and two in place:
+            counts[place[one], place[two]] = counts[place[two], place[one]] = rows
+    path = report.figure("compared_pairs")
+    charts.matrix(path, drawn, counts, "rows with these two models (log scale)")
+    see = "How often each two models met, the most compared first. White: never, so that a ranking can only infer it."
+    section.pictures.append(Picture(path, "Matrix of compared pairs", see + part, wide=len(drawn) > 20))
 
 
 def _ratios(path: Path, table: pd.DataFrame) -> None:

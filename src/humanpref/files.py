@@ -29,8 +29,36 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _real(path: Path) -> Path:
+    """Where a symbolic link leads: it stays, and what it points to is replaced."""
+    return Path(os.path.realpath(path))
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether to write into it, for replacing it would take it from everyone: a device such as /dev/null, a FIFO.
+
+    Raises
+    ------
+    InputError
+        If it is anything else that is not a file.
+    """
+    stream = path.is_char_device() or path.is_fifo()
+    if path.exists() and not stream and not path.is_file():
+        raise InputError(f"{path}: cannot be written ({'is a folder' if path.is_dir() else 'is not a file'})")
+    return stream
+
+
+def _check_folder(folder: Path, path: Path) -> None:
+    """Check that files can be made in the folder of `path`, by making one: rights do not say everything (/proc)."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        raise InputError(f"{path}: cannot be written ({folder} is not a folder that can be written)") from None
+
+
 def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a file can be written at `path`, and that it is none of the `inputs`.
+    """Check, before hours of work, that a file can be written at `path`, and that it is none of the `inputs`, nor in one.
 
     Raises
     ------
@@ -39,16 +67,30 @@ def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     """
     path = Path(path)
     with _path_errors(path):
-        if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            reason = "is a folder" if path.is_dir() else f"{path.parent} is not a folder that can be written"
-            raise InputError(f"{path}: cannot be written ({reason})")
+        if not _is_stream(path):
+            _check_folder(_real(path).parent, path)
         if any(path.exists() and Path(other).exists() and path.samefile(other) for other in inputs):
             raise InputError(f"{path}: is also the input, which it would replace")
+        _check_outside(path, inputs)
+
+
+def _check_outside(path: Path, folders: Iterable[str | Path]) -> None:
+    for folder in folders:
+        if _real(path).is_relative_to(_real(Path(folder))):
+            raise InputError(f"{path}: lies in {folder}, which is read; name a place outside it")
+
+
+def _prefix(path: Path) -> str:
+    """Of what is written beside `path`: not its whole name, or a name of the longest would become too long."""
+    return f".{path.name[:40]}."
 
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file beside `path` that takes its place when the block ends well, and is gone when it does not.
+
+    Where `path` is a symbolic link, what it points to is replaced; a device or a FIFO is written into. What UTF-8 cannot hold
+    (names of files in another encoding) becomes an escape, which JSON reads.
 
     Raises
     ------
@@ -57,27 +99,45 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
     """
     path = Path(path)
     with _path_errors(path):
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, expected the name of a file")
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if _is_stream(path):
+            target, (descriptor, name) = path, (os.open(path, os.O_WRONLY), None)
+        else:
+            target = _real(path)
+            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
+        if name is None:
+            return
         # mkstemp makes files that only their owner may read; give the mode that open() would have given.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        os.replace(name, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        if name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
         raise
 
 
-def check_new(path: str | Path) -> None:
-    """Raise InputError if there is anything at the path of a folder that is to be made."""
-    if os.path.lexists(path):
-        raise InputError(f"{path}: already exists; name a new folder, or remove it first")
+def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
+    """Check, before hours of work, that a folder can be made at `path`, that nothing is there, and that it is in no input.
+
+    Raises
+    ------
+    InputError
+        If it cannot, something is, or it is.
+    """
+    path = Path(path)
+    with _path_errors(path):
+        if os.path.lexists(path):
+            raise InputError(f"{path}: already exists; name a new folder, or remove it first")
+        # lexists takes a name that is too long for one that is not there.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+        _check_folder(next(folder for folder in _real(path).parents if folder.exists()), path)
+        _check_outside(path, inputs)
 
 
 @contextlib.contextmanager
@@ -93,7 +153,7 @@ def folder_whole(path: str | Path) -> Iterator[Path]:
     with _path_errors(path):
         check_new(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     try:
         folder.chmod(0o755)
         yield folder

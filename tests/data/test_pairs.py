@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.data import labels_of, read_pairs, swap_pairs, weights_of
+from humanpref.data import labels_of, read_faulty, read_pairs, swap_pairs, weights_of, write_pairs
 from humanpref.schema import InputError
 
 HEADER = "id,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie"
@@ -63,6 +63,21 @@ def test_quirks_of_a_cell(read, cell, turns):
 def test_raw_surrogate_bytes_are_replaced(read):
     content = csv_text(changed(prompt='["x@"]')).encode().replace(b"@", b"\xed\xa0\xbd")
     assert read(content)["prompt"][0] == ("x\N{REPLACEMENT CHARACTER}",)
+
+
+def test_model_names_are_mended_as_texts_are(read, tmp_path):
+    content = csv_text([*GOOD, "x@", "y"], header=HEADER + ",model_a,model_b").encode().replace(b"@", b"\xed\xa0\xbd")
+    assert read(content)["model_a"].tolist() == ["x\N{REPLACEMENT CHARACTER}"]
+    _, faults = read_faulty(tmp_path / "rows.csv")
+    assert [(fault.kind, fault.fault) for fault in faults] == [
+        ("surrogate", "column 'model_a': a lone surrogate (half a character)")
+    ]
+
+
+def test_what_is_written_is_read_back(pairs, tmp_path):
+    odd = pairs[:6].assign(model_a=["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", ""])
+    write_pairs(tmp_path / "again.csv", odd)
+    pd.testing.assert_frame_equal(read_pairs(tmp_path / "again.csv"), odd)
 
 
 def test_byte_order_mark_line_ends_and_missing_labels(read):

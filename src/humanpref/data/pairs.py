@@ -23,11 +23,14 @@ LABEL_SUM_TOLERANCE = 2e-3
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_HALF = "a lone surrogate (half a character)"
 # One response may be longer than the csv module's default limit of 131,072 characters once it is escaped.
 _FIELD_LIMIT = 2**31 - 1
 
 
-def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = False) -> pd.DataFrame:
+def read_pairs(
+    path: str | Path, labels: bool | None = None, lenient: bool = False, weights: bool = False
+) -> pd.DataFrame:
     """Read a CSV in the competition's schema into a pairs frame (see `humanpref.schema`).
 
     The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null) per turn. Null turns become
@@ -42,12 +45,14 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
     lenient : bool
         Take a text that is not such a list as it stands, as one turn, with a warning. For the inference kernel, where one odd
         row must not cost all others.
+    weights : bool
+        Read `weight` where the labels are not read, too.
 
     Returns
     -------
     DataFrame
         In the order of the file, with `id`, the texts, `model_a` and `model_b` if the file has them, the label columns
-        (float64, each row summing to 1) and `weight` (float64).
+        (float64, each row summing to 1) and `weight` (float64; with the labels, or where it is asked for).
 
     Raises
     ------
@@ -55,7 +60,7 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
         For a file that cannot be read, is not text, or holds no rows; a missing column; a cell, label, weight or id that is
         not what it must be. The message names the file, the row (counted from 1 below the header), its id and the column.
     """
-    return _read(Path(path), TEXT_COLUMNS, labels, lenient)
+    return _read(Path(path), TEXT_COLUMNS, labels, lenient, weights=weights)
 
 
 class Fault(NamedTuple):
@@ -109,7 +114,12 @@ def read_labels(path: str | Path) -> pd.DataFrame:
 
 
 def _read(
-    path: Path, texts: tuple[str, ...], labels: bool | None, lenient: bool, faults: list[Fault] | None = None
+    path: Path,
+    texts: tuple[str, ...],
+    labels: bool | None,
+    lenient: bool,
+    faults: list[Fault] | None = None,
+    weights: bool = False,
 ) -> pd.DataFrame:
     """With a list of `faults` they are put there, in place of an error or a warning."""
     rows = _rows(path)
@@ -121,8 +131,8 @@ def _read(
     parsers = dict.fromkeys(texts, _turns)
     if read_labels:
         parsers |= dict.fromkeys(LABEL_COLUMNS, _probability)
-        if WEIGHT in columns:
-            parsers[WEIGHT] = _weight
+    if (read_labels or weights) and WEIGHT in columns:
+        parsers[WEIGHT] = _weight
     kept = [ID, *texts, *(c for c in MODEL_COLUMNS if c in columns), *list(parsers)[len(texts) :]]
     values: dict[str, list] = {column: [] for column in kept}
     seen: dict[str, int] = {}
@@ -145,7 +155,7 @@ def _read(
         for column in kept:
             cell = row[columns[column]]
             try:
-                value = parsers[column](cell) if column in parsers else cell
+                value = parsers[column](cell) if column in parsers else _LONE_SURROGATE.sub(_REPLACEMENT, cell)
             except ValueError as error:
                 kind = "text" if column in texts else "weight" if column == WEIGHT else "label"
                 fault = Fault(number, key, kind, f"column {column!r}: {error}")
@@ -156,6 +166,8 @@ def _read(
             else:
                 if faults is not None and column in texts:
                     odd += [Fault(number, key, kind, f"column {column!r}: {text}") for kind, text in _remarks(cell)]
+                elif faults is not None and column in MODEL_COLUMNS and value != cell:
+                    odd.append(Fault(number, key, "surrogate", f"column {column!r}: {_HALF}"))
             parsed.append(value)
         if read_labels:
             total = sum(parsed[kept.index(column)] for column in LABEL_COLUMNS)
@@ -187,9 +199,10 @@ def _read(
     if read_labels:
         labelled = pairs[list(LABEL_COLUMNS)].to_numpy()
         pairs[list(LABEL_COLUMNS)] = labelled / labelled.sum(axis=1, keepdims=True)
-        if WEIGHT in pairs and not 0 < pairs[WEIGHT].sum() < math.inf:
-            raise InputError(f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {pairs[WEIGHT].sum():g}")
-    logger.info("%s: %d rows%s", path, len(pairs), "" if read_labels else ", no labels")
+    if WEIGHT in pairs and not 0 < pairs[WEIGHT].sum() < math.inf:
+        raise InputError(f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {pairs[WEIGHT].sum():g}")
+    unread = ", labels not read" if LABEL_COLUMNS[0] in columns else ", no labels"
+    logger.info("%s: %d rows%s", path, len(pairs), "" if read_labels else unread)
     return pairs
 
 
@@ -213,7 +226,7 @@ def _remarks(cell: str) -> Iterator[tuple[str, str]]:
     if ("\\ud" in cell.lower() or _LONE_SURROGATE.search(cell)) and any(
         map(_LONE_SURROGATE.search, filter(None, json.loads(cell)))
     ):
-        yield "surrogate", "a lone surrogate (half a character)"
+        yield "surrogate", _HALF
 
 
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
@@ -221,7 +234,9 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
     columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     cells = {column: [json.dumps(turns, ensure_ascii=False) for turns in pairs[column]] for column in TEXT_COLUMNS}
     with write_whole(path) as file:
-        pairs[columns].assign(**cells).to_csv(file, index=False, lineterminator="\n")
+        # Quoted, all texts: Python before 3.13 leaves a carriage return bare, which ends a line when it is read.
+        written = pairs[columns].assign(**cells)
+        written.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:

@@ -6,6 +6,8 @@ import pandas as pd
 
 from humanpref.schema import InputError
 
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+"""Of the files that a figure can be written to, one kind each."""
 INK, MUTED = "#1f3a5f", "#8a8f98"
 
 
@@ -53,7 +55,7 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
     table : DataFrame
         Columns `model`, `step`, `action`, `column`, `log_loss` and `kept`, as `humanpref.experiment.selection_path` gives them.
     path : Path
-        The PNG to write.
+        The file to write; its name ends in one of `FIGURE_SUFFIXES`.
     title : str
         What the figure shows.
 

@@ -181,5 +181,7 @@ def weights_in(parameter: nn.Parameter) -> int:
 
 
 def not_loaded(name: str, what: str, error: Exception) -> str:
+    """What to say of a backbone whose part (`what`) could not be loaded; without a folder of its name the hub was asked."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
+    first = first if os.path.isdir(name) else f"no such folder here; {first}"
     return f"backbone {name}: its {what} cannot be loaded; expected a folder or a hub name that holds it ({first})"

@@ -1,0 +1,100 @@
+"""Where files are written: what is replaced, what is not, and what is refused before the work."""
+
+import os
+import socket
+import threading
+
+import pytest
+
+from humanpref.files import check_new, check_writable, read_json, write_json, write_whole
+from humanpref.schema import InputError
+
+
+def write(path, text="new"):
+    check_writable(path)
+    with write_whole(path) as file:
+        file.write(text)
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "file", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write(link)
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_fifo_is_written_into(tmp_path):
+    fifo, read = tmp_path / "fifo", []
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: read.append(fifo.read_text()), daemon=True)
+    reader.start()
+    write(fifo)
+    reader.join(timeout=10)
+    assert read == ["new"]
+    assert fifo.is_fifo()
+
+
+def test_a_device_is_written_into(tmp_path):
+    # A link to it: were the test to fail as root, /dev/null would be a file from then on.
+    device = tmp_path / "null"
+    device.symlink_to("/dev/null")
+    write(device)
+    assert device.is_char_device()
+
+
+def test_what_is_neither_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        for act in (check_writable, write):
+            with pytest.raises(InputError, match=r"socket: cannot be written \(is not a file\)"):
+                act(tmp_path / "socket")
+            with pytest.raises(InputError, match=r"cannot be written \(is a folder\)"):
+                act(tmp_path)
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_the_longest_name(tmp_path, length):
+    if length == 255:
+        write(tmp_path / ("x" * length))
+        assert [path.name for path in tmp_path.iterdir()] == ["x" * length]
+    else:
+        with pytest.raises(InputError, match="File name too long"):
+            check_writable(tmp_path / ("x" * length))
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path):
+    name = os.fsdecode(b"caf\xe9.csv")
+    write_json(tmp_path / "file.json", {"file": name})
+    assert read_json(tmp_path / "file.json") == {"file": name}
+
+
+def test_what_lies_in_an_input_is_refused(tmp_path):
+    (tmp_path / "input" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "input")
+    for check in (check_writable, check_new):
+        for place in ("input/deep/x", "link/x"):
+            with pytest.raises(InputError, match=r"x: lies in .*input, which is read"):
+                check(tmp_path / place, inputs=[tmp_path / "other", tmp_path / "input"])
+        check(tmp_path / "inputs", inputs=[tmp_path / "input"])
+
+
+def test_folders_that_cannot_be_made_are_found_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    check_new(tmp_path / "new" / "folder")
+    with pytest.raises(InputError, match=r"folder: cannot be written \(.*file is not a folder that can be written"):
+        check_new(tmp_path / "file" / "new" / "folder")
+    with pytest.raises(InputError, match="File name too long"):
+        check_new(tmp_path / ("x" * 256))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
+def test_a_folder_that_only_seems_to_be_writable():
+    for check in (check_writable, check_new):
+        with pytest.raises(InputError, match="/proc is not a folder that can be written"):
+            check("/proc/new")
