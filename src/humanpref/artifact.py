@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 import humanpref
-from humanpref.config import Config
+from humanpref.config import FAMILIES, Config
 from humanpref.data import prompt_keys, weights_of
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
@@ -76,7 +76,7 @@ class Artifact:
         Raises
         ------
         InputError
-            If the folder is not an artifact, or one of another format.
+            If the folder is not an artifact, or one of another format; if what it says of itself cannot be used.
         """
         folder = Path(folder)
         if not (folder / FACTS_FILE).is_file():
@@ -90,8 +90,14 @@ class Artifact:
         members, prior = facts.get("members"), facts.get("prior")
         if not (isinstance(members, list) and members and all(isinstance(member, str) for member in members)):
             raise InputError(f"{folder / FACTS_FILE}: key 'members': expected a list of folders, got {members!r}")
-        if not (isinstance(prior, list) and len(prior) == 3 and all(type(rate) in (int, float) for rate in prior)):
+        rates = prior if isinstance(prior, list) and all(type(rate) in (int, float) for rate in prior) else []
+        if len(rates) != 3 or not (all(0 <= rate < np.inf for rate in rates) and 0 < sum(rates) < np.inf):
             raise InputError(f"{folder / FACTS_FILE}: key 'prior': expected three class rates, got {prior!r}")
+        family = facts.get("family")
+        if not (isinstance(family, str) and family in FAMILIES):
+            raise InputError(
+                f"{folder / FACTS_FILE}: key 'family': expected one of {', '.join(FAMILIES)}, got {family!r}"
+            )
         return cls(folder, facts)
 
     @property

@@ -184,7 +184,8 @@ def _check_rows(artifacts: list[Artifact]) -> None:
     for number, artifact in enumerate(artifacts):
         if artifact.facts.get("data_sha256") != artifacts[0].facts.get("data_sha256"):
             raise InputError(
-                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}; a blend needs the same rows for all"
+                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}, or the same in another order; a blend "
+                "needs the same rows for all"
             )
         if any(artifact.folder.resolve() == other.folder.resolve() for other in artifacts[:number]):
             raise InputError(f"{artifact.folder}: named twice")
