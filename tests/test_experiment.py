@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import numpy as np
@@ -16,6 +17,8 @@ from humanpref.models.prior import PriorModel
 from humanpref.schema import LABEL_COLUMNS, InputError
 
 SPARSE = load_config("sparse", overrides=["model.term_penalties=10", "model.structure_penalties=100"])
+
+NO_PRIORS = ([math.nan, 0, 0], [math.inf, 0, 0], [0, 0, 0], [-1, 1, 1], [1, 0, 0, 0], ["1", 0, 0])
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +334,10 @@ def test_what_is_not_an_artifact(tmp_path, folds_artifact):
         ([], "expected format"),
         ({"format": 1, "members": []}, "key 'members'"),
         ({"format": 1, "members": ["m"], "prior": [1]}, "key 'prior'"),
+        *(({"format": 1, "members": ["m"], "prior": prior}, "key 'prior'") for prior in NO_PRIORS),
+        ({"format": 1, "members": ["m"], "prior": [1, 0, 0]}, "key 'family': expected one of prior, sparse.* got None"),
+        ({"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": ["sparse"]}, "key 'family'"),
+        ({"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "spares"}, "key 'family'.* got 'spares'"),
     ):
         (tmp_path / "artifact.json").write_text(json.dumps(facts))
         with pytest.raises(InputError, match=message):

@@ -77,7 +77,7 @@ def test_a_comparison_goes_on_where_it_stopped(compared, arena, monkeypatch):
 
 def test_what_cannot_be_compared(compared, arena, tmp_path, write_csv):
     _, out = compared
-    with pytest.raises(InputError, match="other rows or folds"):
+    with pytest.raises(InputError, match="other rows, the same in another order, or other folds"):
         compare(CONTENDERS, arena / "train.csv", out, folds=3)
     with pytest.raises(InputError, match="prior: trained with other options"):
         compare([Contender("prior", "prior", ("training.validation_fraction=0.5",))], arena / "train.csv", out, folds=2)
@@ -88,11 +88,31 @@ def test_what_cannot_be_compared(compared, arena, tmp_path, write_csv):
     with pytest.raises(InputError, match="stands twice"):
         compare([Contender("a", "prior"), Contender("a", "prior")], arena / "train.csv", tmp_path / "x", None)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "file").touch()
-    with pytest.raises(InputError, match="not a comparison"):
-        compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "mine", None)
+    for name in ("comparison.json", "file"):
+        (tmp_path / "mine" / name).write_text("{}")
+        with pytest.raises(InputError, match="not a comparison"):
+            compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "mine", None)
     with pytest.raises(InputError, match="prior: its training ended with 2"):
         compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "y", folds=1_000)
+    # Nothing has been trained there: the corrected command may take the folder.
+    assert compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "y", folds=2)["rows"].tolist() == [120]
+
+
+def untrained(*arguments):
+    raise AssertionError("trained")
+
+
+def test_nothing_is_trained_before_all_that_is_there_is_checked(compared, arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "_train", untrained)
+    whole = Contender("whole", "prior", ("training.validation_fraction=0",))
+    with pytest.raises(InputError, match=r"^whole: option training\.validation_fraction: expected more than 0"):
+        compare([CONTENDERS[0], whole], arena / "train.csv", tmp_path / "x", None)
+    assert not (tmp_path / "x").exists()
+    out = shutil.copytree(compared[1], tmp_path / "out")
+    shutil.rmtree(out / "prior")
+    other = Contender("tie", "tiny", (*MICRO, "training.epochs=7"))
+    with pytest.raises(InputError, match="tie: trained with other options or rows, or the same in another order"):
+        compare([CONTENDERS[0], other], arena / "train.csv", out, folds=2)
 
 
 def test_a_later_contender_is_checked_before_the_first_is_trained(arena, tmp_path):

@@ -14,6 +14,7 @@
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ import numpy as np
 import pandas as pd
 
 import humanpref
-from humanpref.config import Config
+from humanpref.config import FAMILIES, Config
 from humanpref.data import EXTRA_ID, prompt_keys, weights_of
+from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
 from humanpref.models import Model, load_model
 from humanpref.models.budget import Budget, predict_within
@@ -36,6 +38,7 @@ OOF_FILE = "oof.csv"
 ROWS_FILE = "rows.csv"
 PROMPT_KEY = "prompt_key"
 CASE = "case"
+FOLD = "fold"
 FORMAT = 1
 _LIBRARIES = (
     "numpy",
@@ -73,7 +76,7 @@ class Artifact:
         Raises
         ------
         InputError
-            If the folder is not an artifact, or one of another format.
+            If the folder is not an artifact, or one of another format; if what it says of itself cannot be used.
         """
         folder = Path(folder)
         if not (folder / FACTS_FILE).is_file():
@@ -87,8 +90,14 @@ class Artifact:
         members, prior = facts.get("members"), facts.get("prior")
         if not (isinstance(members, list) and members and all(isinstance(member, str) for member in members)):
             raise InputError(f"{folder / FACTS_FILE}: key 'members': expected a list of folders, got {members!r}")
-        if not (isinstance(prior, list) and len(prior) == 3 and all(type(rate) in (int, float) for rate in prior)):
+        rates = prior if isinstance(prior, list) and all(type(rate) in (int, float) for rate in prior) else []
+        if len(rates) != 3 or not (all(0 <= rate < np.inf for rate in rates) and 0 < sum(rates) < np.inf):
             raise InputError(f"{folder / FACTS_FILE}: key 'prior': expected three class rates, got {prior!r}")
+        family = facts.get("family")
+        if not (isinstance(family, str) and family in FAMILIES):
+            raise InputError(
+                f"{folder / FACTS_FILE}: key 'family': expected one of {', '.join(FAMILIES)}, got {family!r}"
+            )
         return cls(folder, facts)
 
     @property
@@ -104,7 +113,10 @@ class Artifact:
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        return read_json(self.folder / METRICS_FILE)
+        found = read_json(self.folder / METRICS_FILE)
+        if not isinstance(found, dict):
+            raise InputError(f"{self.folder / METRICS_FILE}: expected a JSON object, got {type(found).__name__}")
+        return found
 
     @cached_property
     def models(self) -> list[Model]:
@@ -118,12 +130,16 @@ class Artifact:
         Raises
         ------
         InputError
-            If nothing was held out.
+            If nothing was held out, or the table is not what was written.
         """
         path = self.folder / OOF_FILE
         if not path.is_file():
             raise InputError(f"{self.folder}: no {OOF_FILE} in it: nothing was held out in training; use --folds")
-        return read_oof(path)
+        oof = read_oof(path)
+        if FOLD not in oof:
+            raise InputError(f"{path}: missing column {FOLD!r}")
+        self._check_whole(path, oof, self.metrics.get("rows"))
+        return oof
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -133,12 +149,29 @@ class Artifact:
         Raises
         ------
         InputError
-            If the artifact holds no such table.
+            If the artifact holds no such table, or not the one that was written. A row too few would be one whose label a
+            student may learn.
         """
         path = self.folder / ROWS_FILE
         if not path.is_file():
             raise InputError(f"{self.folder}: no {ROWS_FILE} in it; made by an older version? Train it again")
-        return pd.read_csv(path, dtype={ID: str, PROMPT_KEY: str}, keep_default_na=False)
+        # Extra rows of different files may have the same id in a blend's table.
+        rows = _read_table(path, (ID, PROMPT_KEY), (PROMPT_KEY, WEIGHT))
+        rows[WEIGHT] = _as_numbers(
+            path, rows, WEIGHT, "a finite number of at least 0", lambda found: (found >= 0) & np.isfinite(found)
+        )
+        self._check_whole(path, rows, self._least_rows())
+        return rows
+
+    def _least_rows(self) -> int:
+        """How many rows its models learned from or that were held out, at least: extra rows may be neither."""
+        metrics = self.metrics
+        held = metrics.get("rows") if str(metrics.get("held_out")).startswith("validation") else None
+        return sum(rows for rows in (self.facts.get("training_rows"), held) if isinstance(rows, int))
+
+    def _check_whole(self, path: Path, table: pd.DataFrame, rows: Any) -> None:
+        if isinstance(rows, int) and len(table) < rows:
+            raise InputError(f"{path}: expected at least {rows} rows, got {len(table)}; is the file cut off?")
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
         """Mask (n,) of the rows that were among its training rows, by id and prompt, held out or not.
@@ -149,9 +182,8 @@ class Artifact:
             If the artifact does not say which they were.
         """
         trained = self.rows
-        ids = trained[ID].str.replace(
-            EXTRA_ID, "", regex=True
-        )  # extra rows carry the number of their file before their id
+        # Extra rows carry the number of their file before their id.
+        ids = trained[ID].str.replace(EXTRA_ID, "", regex=True)
         own = set(zip(ids, trained[PROMPT_KEY], strict=True))
         return np.array([row in own for row in zip(pairs[ID], prompt_keys(pairs), strict=True)], dtype=bool)
 
@@ -223,14 +255,60 @@ def write_oof(path: Path, pairs: pd.DataFrame, probabilities: np.ndarray, fold: 
     frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
     frame.insert(0, ID, pairs[ID].to_numpy())
     if fold is not None:
-        frame.insert(1, "fold", fold)
+        frame.insert(1, FOLD, fold)
     with write_whole(path) as file:
         frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def read_oof(path: Path) -> pd.DataFrame:
-    """Read what `write_oof` wrote; ids as text."""
-    return pd.read_csv(path, dtype={ID: str}, keep_default_na=False)
+    """Read what `write_oof` wrote; ids as text.
+
+    Raises
+    ------
+    InputError
+        For a file that is not such a table. The message names it, and the row (counted from 1 below the header) and column.
+    """
+    table = _read_table(path, (ID,))
+    if FOLD in table:
+        folds = _as_numbers(path, table, FOLD, "a fold's number", lambda found: (found >= 0) & (found % 1 == 0))
+        table[FOLD] = folds.astype(np.int64)
+    return table
+
+
+def _read_table(path: Path, key: tuple[str, ...], columns: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a table of ids and three probabilities, no `key` in it twice. What else is in it stays text."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # pandas' own errors, and bytes that are no text
+        raise InputError(f"{path}: not a valid CSV ({' '.join(str(error).split())}); is it whole?") from None
+    for column in (ID, *columns, *LABEL_COLUMNS):
+        if column not in table:
+            raise InputError(f"{path}: missing column {column!r}")
+    _refuse(path, table, table.duplicated(list(key)), f"column {ID!r}", "each row once", table[ID])
+    for column in LABEL_COLUMNS:
+        table[column] = _as_numbers(path, table, column, "a number in [0, 1]", lambda found: found.between(0, 1))
+    sums = table[list(LABEL_COLUMNS)].sum(axis=1)
+    _refuse(path, table, (sums - 1).abs() > LABEL_SUM_TOLERANCE, "the probabilities", "a sum of 1", sums)
+    return table
+
+
+def _as_numbers(
+    path: Path, table: pd.DataFrame, column: str, expected: str, valid: Callable[[pd.Series], pd.Series]
+) -> pd.Series:
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+    _refuse(path, table, ~valid(numbers), f"column {column!r}", expected, table[column])
+    return numbers
+
+
+def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expected: str, found: pd.Series) -> None:
+    """Raise InputError for the first row that is wrong."""
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(
+            f"{path}: row {row + 1} (id {table[ID].iloc[row]!r}): {place}: expected {expected}, got {found.tolist()[row]!r}"
+        )
 
 
 def write_rows(path: Path, pairs: pd.DataFrame) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from humanpref.artifact import (
     CASE,
     FACTS_FILE,
+    FOLD,
     METRICS_FILE,
     OOF_FILE,
     PROMPT_KEY,
@@ -183,7 +184,8 @@ def _check_rows(artifacts: list[Artifact]) -> None:
     for number, artifact in enumerate(artifacts):
         if artifact.facts.get("data_sha256") != artifacts[0].facts.get("data_sha256"):
             raise InputError(
-                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}; a blend needs the same rows for all"
+                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}, or the same in another order; a blend "
+                "needs the same rows for all"
             )
         if any(artifact.folder.resolve() == other.folder.resolve() for other in artifacts[:number]):
             raise InputError(f"{artifact.folder}: named twice")
@@ -201,7 +203,7 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray]:
         logger.warning(
             "blend: %d rows were held out by every artifact, of %d that one of them held out", len(rows), most
         )
-    folds = [frame.loc[rows[ID], "fold"].to_numpy() for frame in predicted]
+    folds = [frame.loc[rows[ID], FOLD].to_numpy() for frame in predicted]
     others = [a.folder for a, own in zip(artifacts, folds, strict=True) if not np.array_equal(own, folds[0])]
     if others:
         names = ", ".join(map(str, others))

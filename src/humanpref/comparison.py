@@ -79,23 +79,35 @@ def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int 
         raise InputError(
             f"compare: the contenders' seeds differ ({sorted(seeds)}), and so would their folds; set one for all"
         )
+    for contender in contenders:
+        if folds is None and contender.config().training.validation_fraction == 0:
+            raise InputError(
+                f"{contender.name}: option training.validation_fraction: expected more than 0 without --folds: nothing would be "
+                "held out, so that there would be nothing to compare"
+            )
     digest = digest_of(read_pairs(train_csv, labels=True))
-    waiting = [contender for contender in contenders if not (out / contender.name).is_dir()]
+    claim = {"data_sha256": digest, "folds": folds}
+    _check_claim(out, claim)
+    done = {
+        contender.name: _record(contender, Artifact.load(out / contender.name), digest)
+        for contender in contenders
+        if (out / contender.name).is_dir()
+    }
+    waiting = [contender for contender in contenders if contender.name not in done]
     with _fresh_processes(waiting) as fresh:
         for contender in waiting:
             _result(contender, fresh, _check, contender)
-        _claim(out, {"data_sha256": digest, "folds": folds})
-        records = []
-        for contender in contenders:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / COMPARISON_FILE, claim)
+        for contender in waiting:
             folder = out / contender.name
-            if not folder.is_dir():
-                logger.info("%s: training", contender.name)
-                _train(contender, train_csv, folder, folds, fresh)
-            records.append(_record(contender, Artifact.load(folder), digest))
-    table = pd.DataFrame(records)
+            logger.info("%s: training", contender.name)
+            _train(contender, train_csv, folder, folds, fresh)
+            done[contender.name] = _record(contender, Artifact.load(folder), digest)
+    table = pd.DataFrame([done[name] for name in names])
     write_table(table, out / "table")
     prior = Artifact.load(out / names[0]).metrics["prior_log_loss"]
-    title = f"{len(table)} models, {records[0]['rows']:,} held-out rows of {train_csv.name}"
+    title = f"{len(table)} models, {table['rows'][0]:,} held-out rows of {train_csv.name}"
     interval_figure(table, out / "table.png", title, prior)
     return table
 
@@ -124,17 +136,18 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _claim(out: Path, content: dict[str, Any]) -> None:
-    """Make the folder, or take it up again if it belongs to the same comparison."""
-    path = out / COMPARISON_FILE
-    if path.is_file():
-        if read_json(path) != content:
-            raise InputError(f"{out}: holds a comparison on other rows or folds; name another folder")
+def _check_claim(out: Path, claim: dict[str, Any]) -> None:
+    """Raise InputError for a folder that is neither new nor of the same comparison, unless nothing has been trained in it."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    path = out / COMPARISON_FILE
+    found = read_json(path) if path.is_file() else None
+    if not (isinstance(found, dict) and found.keys() == claim.keys()):
         raise InputError(f"{out}: exists and is not a comparison of humanpref; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
+    if found != claim and {*out.iterdir()} != {path}:
+        raise InputError(
+            f"{out}: holds a comparison on other rows, the same in another order, or other folds; name another folder"
+        )
 
 
 def _check(contender: Contender) -> None:
@@ -200,7 +213,9 @@ def _take(environment: dict[str, str]) -> None:
 def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, Any]:
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
     if contender.config().to_dict() != trained or artifact.facts["data_sha256"] != digest:
-        raise InputError(f"{artifact.folder}: trained with other options or rows; remove it to train it again")
+        raise InputError(
+            f"{artifact.folder}: trained with other options or rows, or the same in another order; remove it to train it again"
+        )
     metrics = artifact.metrics
     if "log_loss" not in metrics:
         raise InputError(f"{artifact.folder}: nothing was held out, so there is nothing to compare")

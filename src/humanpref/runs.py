@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from humanpref.artifact import FACTS_FILE, METRICS_FILE, Artifact
-from humanpref.files import read_json
+from humanpref.artifact import FACTS_FILE, FOLD, METRICS_FILE, Artifact
 from humanpref.schema import ID, InputError
 
 logger = logging.getLogger(__name__)
@@ -19,7 +18,10 @@ COLUMNS = (
     *("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds", "rows", "log_loss"),
     *("log_loss_low", "log_loss_high", "accuracy", "seconds", "tokens_per_second", "humanpref", "torch", "command"),
 )
-"""`data` and `folds` are beginnings of digests: of the training rows, and of which of them were held out together."""
+"""`data` and `folds` are beginnings of digests: of the training rows, and of which of them were held out, then of which of those
+together. A blend has no such second part: its folds are its own, whatever those of its members."""
+_PART = "-"
+_NUMBERS = ("training_rows", "rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
 
 
 def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
@@ -40,21 +42,23 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
     Raises
     ------
     InputError
-        If there is no such column, no such folder, or no artifact in it.
+        If there is no such column, no such folder, or no artifact in it that can be read.
     """
     folder = Path(folder)
     if sort not in COLUMNS:
         raise InputError(f"--sort {sort}: expected one of {', '.join(COLUMNS)}")
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder")
-    records = []
-    for file in sorted(folder.rglob(FACTS_FILE)):
+    records, files = [], sorted(folder.rglob(FACTS_FILE))
+    for file in files:
         try:
             records.append(_record(Artifact.load(file.parent), file.parent.relative_to(folder)))
         except InputError as error:
             logger.warning("passed over: %s", error)
-    if not records:
+    if not files:
         raise InputError(f"{folder}: no artifact in it (no {FACTS_FILE})")
+    if not records:
+        raise InputError(f"{folder}: none of the {len(files)} artifacts in it can be read (the reasons are above)")
     table = pd.DataFrame(records, columns=list(COLUMNS))
     return table.sort_values(sort, ignore_index=True, kind="stable", na_position="last")
 
@@ -62,9 +66,12 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
 def differences(table: pd.DataFrame) -> list[str]:
     """Why the log losses of a table of runs may not be compared, one sentence each; none: they may."""
     judged = table[table["log_loss"].notna()]
+    # A blend stands with those that held out the same rows, whatever their folds.
+    parted = {folds.partition(_PART)[0]: folds for folds in judged["folds"].dropna() if _PART in folds}
+    judged = judged.assign(folds=judged["folds"].map(lambda folds: parted.get(folds, folds)))
     found = []
     for column, what in (
-        ("data", "were trained and judged on different rows"),
+        ("data", "were trained and judged on different rows, or the same in another order"),
         ("folds", "held out different rows, or the same in other folds"),
     ):
         values: Sequence[Any] = judged[column].dropna().unique()
@@ -75,10 +82,21 @@ def differences(table: pd.DataFrame) -> list[str]:
 
 
 def _record(artifact: Artifact, name: Path) -> dict[str, Any]:
+    """The artifact's line of the table. Its JSON may hold anything: whoever looks at all runs wants to see the others."""
+    try:
+        record = _line(artifact, artifact.metrics, name)
+        wrong = [key for key in _NUMBERS if not isinstance(record[key], int | float | None)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} {record[wrong[0]]!r} is no number")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} holds what no run writes ({error})"
+        ) from None
+    return record
+
+
+def _line(artifact: Artifact, metrics: dict[str, Any], name: Path) -> dict[str, Any]:
     facts = artifact.facts
-    metrics = read_json(artifact.folder / METRICS_FILE)
-    if not isinstance(metrics, dict):
-        raise InputError(f"{artifact.folder / METRICS_FILE}: expected an object, got {metrics!r}")
     members = metrics.get("members") or {}
     trainings = [member["training"] for member in members.values() if "training" in member]
     seconds = sum(training["seconds"] for training in trainings)
@@ -86,12 +104,12 @@ def _record(artifact: Artifact, name: Path) -> dict[str, Any]:
     record = {name: metrics.get(name) for name in COLUMNS}
     return record | {
         "name": str(name),
-        "preset": facts.get("preset") or facts.get("family"),
+        "preset": facts.get("preset") or facts["family"],
         "backbone": backbone["name"] if backbone else None,
         "training_rows": facts.get("training_rows"),
         "data": (facts.get("data_sha256") or "")[:12] or None,
         "models": len(facts["members"]),
-        "folds": _folds(artifact) if "log_loss" in metrics else None,
+        "folds": _folds(artifact, "blend" in metrics) if "log_loss" in metrics else None,
         "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds if seconds else None,
         "humanpref": versions.get("humanpref"),
         "torch": versions.get("torch"),
@@ -99,8 +117,12 @@ def _record(artifact: Artifact, name: Path) -> dict[str, Any]:
     }
 
 
-def _folds(artifact: Artifact) -> str:
-    """Equal for two runs that held out the same rows in the same parts."""
+def _folds(artifact: Artifact, blend: bool) -> str:
+    """Equal for two runs that held out the same rows in the same parts; up to `_PART`, if they held out the same rows."""
     oof = artifact.oof.sort_values(ID)
-    parts = zip(oof[ID], oof["fold"] if "fold" in oof else [0] * len(oof), strict=True)
-    return hashlib.sha256(repr([(key, int(fold)) for key, fold in parts]).encode()).hexdigest()[:12]
+    rows = _digest(oof[ID].tolist())
+    return rows if blend else f"{rows}{_PART}{_digest(oof[FOLD].tolist())}"
+
+
+def _digest(values: list[Any]) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]

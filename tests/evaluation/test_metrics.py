@@ -55,3 +55,11 @@ def test_summary():
     assert figures["accuracy"] == 1
     assert figures["log_loss"] == pytest.approx(-math.log(0.8))
     assert figures["prior_log_loss"] == pytest.approx(1.5 * math.log(2))
+
+
+def test_one_prompt_has_no_interval(caplog):
+    labels, prior = np.eye(3)[[0, 1]], np.full(3, 1 / 3)
+    summarise(labels, labels * 0.7 + 0.1, prior, np.array(["a", "b"]))
+    assert not caplog.text
+    summarise(labels, labels * 0.7 + 0.1, prior, np.array(["a", "a"]))
+    assert "2 rows of one prompt: the interval has no width" in caplog.text

@@ -434,7 +434,7 @@ def infer(new_tree, monkeypatch):
             for member, model in enumerate(members):
                 write_model(folder / f"fold-{member}", model, models)
             names = [f"fold-{member}" for member in range(len(members))]
-            write_json(folder / "artifact.json", {"format": 1, "members": names, "prior": PRIOR})
+            write_json(folder / "artifact.json", {"format": 1, "members": names, "prior": PRIOR, "family": "prior"})
         monkeypatch.setattr(kernels, "load_model", load)
         monkeypatch.setattr(predicting, "BLOCK_ROWS", block)
         monkeypatch.setattr(kernels, "Budget", functools.partial(Budget, clock=clock))

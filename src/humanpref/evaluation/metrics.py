@@ -1,10 +1,13 @@
 """Log loss, accuracy and their bootstrap intervals."""
 
+import logging
 from typing import Any
 
 import numpy as np
 
 from humanpref.schema import CLASSES
+
+logger = logging.getLogger(__name__)
 
 CLIP = 1e-15
 """Probabilities are kept away from 0 and 1 by so much, as the competition's metric does."""
@@ -125,6 +128,10 @@ def summarise(labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, 
         `rows`, `log_loss`, `log_loss_low`, `log_loss_high`, `accuracy`, `prior_log_loss`.
     """
     losses = row_log_losses(labels, probabilities)
+    if len(set(groups)) == 1:
+        logger.warning(
+            "%d rows of one prompt: the interval has no width, and says nothing of other prompts", len(labels)
+        )
     low, high = bootstrap_interval(losses, groups)
     return {
         "rows": len(labels),
