@@ -18,7 +18,7 @@ import numpy as np
 from encoder_study import paired, subset
 
 from humanpref.comparison import Contender, compare, markdown, write_table
-from humanpref.config import SYSTEM_PROMPT
+from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import read_pairs
 
 COMMON = ("training.validation_fraction=0.3333",)

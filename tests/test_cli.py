@@ -305,6 +305,10 @@ def test_version_and_presets(run):
     assert run("--version")[1].startswith("humanpref 0.")
     assert "deberta-v3-small" in run("presets")[1]
     assert [json.loads(line)["preset"] for line in run("presets", "--json")[1].splitlines()]
+    lines = run("presets", "deberta-best")[1].splitlines()
+    assert "training.max_grad_norm = 1.0  (float, above 0, or none)" in lines
+    assert "    Passes over the training rows." in lines
+    refused(run("presets", "deberta-bets"), "did you mean 'deberta-best'")
 
 
 def test_compare_takes_every_preset_with_every_peft_method(monkeypatch, arena, tmp_path, capsys):

@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 from humanpref import cli, comparison
 from humanpref.ablation import ARMS, SOFTMAX_BOUND, ablate_softmax, ablate_system_prompt
 from humanpref.comparison import Contender, compare, markdown
-from humanpref.config import SYSTEM_PROMPT
+from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.experiment import read_oof
 from humanpref.schema import LABEL_COLUMNS, InputError
 

@@ -5,13 +5,16 @@ import dataclasses
 import logging
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from humanpref.artifact import OOF_FILE, Artifact, read_oof
 from humanpref.comparison import Contender, compare, write_table
-from humanpref.config import PREPROCESSINGS, SYSTEM_PROMPT, load_config
+from humanpref.config import load_config
+from humanpref.config.cpu import Preprocessing
+from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.figures import interval_figure
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
@@ -60,6 +63,7 @@ ARMS = (
         "through the damper, and is over-confident when it is taken as it is."),
     Arm("softmax", "none", 3, 1.58984, "The same after more training: closer to 0 and 1, and worse."),
 )  # fmt: skip
+PREPROCESSINGS = get_args(Preprocessing)
 _SCORES = {"none": "logits", "softmax": "softmax", "log-softmax": "log-softmax"}
 
 

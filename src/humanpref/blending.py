@@ -25,7 +25,8 @@ from humanpref.artifact import (
     facts_of,
     write_oof,
 )
-from humanpref.config import BlendOptions, from_dict
+from humanpref.config import from_dict
+from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses, summarise
 from humanpref.files import check_new, folder_whole, write_json, write_whole

@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from humanpref import __version__
-from humanpref.config import MEANS, load_config, preset_names
+from humanpref.config import load_config, preset_names
+from humanpref.config.cpu import Mean
 from humanpref.schema import InputError
 
 
@@ -272,6 +274,13 @@ def selection(options: argparse.Namespace) -> int:
 
 
 def presets(options: argparse.Namespace) -> int:
+    if options.name is not None:
+        from humanpref.config.describe import options_of
+
+        for option in options_of(load_config(options.name)):
+            value = "none" if option.value is None else option.value
+            print(f"{option.key} = {value}  ({option.kind})\n    {option.text}")
+        return 0
     for name in preset_names():
         config = load_config(name)
         print(json.dumps(config.to_dict()) if options.json else f"{name:20} {config.family}")
@@ -535,7 +544,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("artifact", type=Path, nargs="+", metavar="ARTIFACT")
     command.add_argument("--out", type=Path, required=True, metavar="ARTIFACT", help="a new folder for the blend")
     command.add_argument(
-        "--mean", choices=MEANS, default=MEANS[0], help=f"of the members' probabilities (default {MEANS[0]})"
+        "--mean",
+        choices=get_args(Mean),
+        default="arithmetic",
+        help="of the members' probabilities (default arithmetic)",
     )
 
     command = _command(commands, "evaluate", evaluate, "judge artifacts on labelled rows; several: side by side")
@@ -599,7 +611,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sort", default="log_loss", metavar="COLUMN", help="default log_loss")
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
 
-    command = _command(commands, "presets", presets, "list the presets")
+    command = _command(commands, "presets", presets, "list the presets, or one preset's options")
+    command.add_argument("name", nargs="?", metavar="NAME", help="show its options: value, type, what each does")
     command.add_argument("--json", action="store_true", help="each with all its options, one JSON object a line")
 
     kaggle = commands.add_parser(
@@ -645,7 +658,12 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="the report as one JSON object; all else on standard error"
     )
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one option, e.g. training.epochs=1",
     )
     command.add_argument(
         "--out", type=Path, default=Path("dry-run"), metavar="DIR", help="where the results go (default dry-run)"
@@ -655,7 +673,12 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(kaggle_commands, "bundle", kaggle_bundle, "stage the wheel dataset and both kernels for a push")
     command.add_argument("--preset", default="sparse", metavar="NAME", help="what to train there (default sparse)")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one option, e.g. training.epochs=1",
     )
     command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
     command.add_argument(
@@ -764,7 +787,7 @@ def _study(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--folds", type=int, metavar="K", help="grouped folds (default: one held-out fifth)")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option in every run"
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override one option in every run"
     )
 
 
@@ -772,7 +795,12 @@ def _configuration(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", metavar="NAME", help="see `humanpref presets`")
     command.add_argument("--config", type=Path, metavar="FILE", help="TOML with the same keys, over the preset")
     command.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=3"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one option, e.g. training.epochs=3",
     )
 
 

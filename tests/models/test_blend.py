@@ -207,13 +207,14 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatc
     import dataclasses
 
     from humanpref import config
+    from humanpref.config.cpu import PriorOptions
 
     @dataclasses.dataclass(frozen=True)
-    class Needy(config.PriorOptions):
+    class Needy(PriorOptions):
         backbone: str = "hub/name"
 
     monkeypatch.setattr("humanpref.models.blend.FROZEN", "prior")
-    monkeypatch.setitem(config.FAMILIES, "prior", config._Family(Needy, config.HoldOut, config.NoOptions))
+    monkeypatch.setitem(config.FAMILIES, "prior", config.FAMILIES["prior"]._replace(model=Needy))
     with caplog.at_level(logging.WARNING):
         model = blend_of(f"sparse {FEW}", "prior", folds=2).fit(pairs, labels_of(pairs))
     assert "prior is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text

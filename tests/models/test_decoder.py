@@ -311,7 +311,7 @@ try:
 except ImportError:
     pass
 from transformers import LlamaConfig, LlamaModel
-from humanpref.config import DecoderOptions
+from humanpref.config.neural import DecoderOptions
 from humanpref.models.decoder import PairDecoder
 tiny = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, intermediate_size=8, vocab_size=9)
 module = PairDecoder(LlamaModel(LlamaConfig(**tiny)), DecoderOptions())

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from humanpref.config import DpoTraining, load_config
+from humanpref.config import load_config
+from humanpref.config.neural import DpoTraining
 from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, load_model
 from humanpref.models import dpo as module

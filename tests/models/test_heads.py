@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from humanpref.config import HEADS
+from humanpref.config.neural import Head
 from humanpref.models.heads import (
     EQUIVARIANT_HEADS,
     build_head,
@@ -19,6 +20,7 @@ from humanpref.models.heads import (
 )
 
 WIDTH = 8
+HEADS = get_args(Head)
 
 
 def batch(rows=5, length=7, seed=0):

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 import torch
 from transformers import DebertaV2Config, DebertaV2Model
 
-from humanpref.config import EncoderOptions
+from humanpref.config.neural import EncoderOptions
 from humanpref.models.encoder import PairEncoder
 from humanpref.models.heads import EQUIVARIANT_HEADS
 from humanpref.text.format import PROMPT

@@ -12,7 +12,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from humanpref.config import GradientTraining
+from humanpref.config.neural import GradientTraining
 from humanpref.schema import InputError
 from humanpref.training import loop
 from humanpref.training.loop import train

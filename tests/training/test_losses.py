@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from humanpref.config import GradientTraining
+from humanpref.config.neural import GradientTraining
 from humanpref.training.losses import both_orders, cross_entropy, distillation, dpo, dpo_like, loss_of, smoothed
 
 

@@ -6,7 +6,7 @@ pytest.importorskip("peft")
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from humanpref.config import DecoderOptions
+from humanpref.config.neural import DecoderOptions
 from humanpref.models.decoder import PairDecoder
 from humanpref.training.memory import Run, advice
 

@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from humanpref.config import GradientTraining
+from humanpref.config.neural import GradientTraining
 from humanpref.training.optimizer import parameter_groups
 
 

@@ -24,7 +24,9 @@ import pandas as pd
 
 from humanpref import experiment
 from humanpref.artifact import Artifact
-from humanpref.config import Config, LoopOptions, NoOptions, from_dict, load_config
+from humanpref.config import Config, from_dict, load_config
+from humanpref.config.cpu import NoOptions
+from humanpref.config.neural import LoopOptions
 from humanpref.data import read_pairs, read_training_rows, write_submission
 from humanpref.files import folder_whole, read_json, sha256, write_json
 from humanpref.kaggle import launch

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from humanpref import experiment
-from humanpref.config import Config, LoopOptions, from_dict
+from humanpref.config import Config, from_dict
+from humanpref.config.neural import LoopOptions
 
 logger = logging.getLogger(__name__)
 

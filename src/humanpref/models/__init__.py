@@ -4,7 +4,8 @@ import importlib
 import importlib.util
 from pathlib import Path
 
-from humanpref.config import REFERENCED, Config, from_dict
+from humanpref.config import Config, from_dict
+from humanpref.config.neural import REFERENCED
 from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError

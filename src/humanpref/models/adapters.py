@@ -6,7 +6,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from humanpref.config import AdaptedOptions
+from humanpref.config.neural import AdaptedOptions
 from humanpref.schema import InputError
 
 

@@ -21,7 +21,8 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-from humanpref.config import BlendOptions, Config, HoldOut, load_config
+from humanpref.config import Config, load_config
+from humanpref.config.cpu import BlendOptions, HoldOut
 from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model

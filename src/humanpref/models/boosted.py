@@ -21,7 +21,7 @@ import xgboost
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from humanpref.config import BoostedOptions
+from humanpref.config.cpu import BoostedOptions
 from humanpref.data import inner_splits
 from humanpref.files import read_json, write_json, write_whole
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from humanpref.config import DecoderOptions
+from humanpref.config.neural import DecoderOptions
 from humanpref.models.adapters import adapt
 from humanpref.models.frozen_base import FrozenBaseModel, check_room, padding_id, read
 from humanpref.models.hidden import hidden_states

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers import AutoModelForCausalLM
 
-from humanpref.config import DpoOptions, DpoTraining
+from humanpref.config.neural import DpoOptions, DpoTraining
 from humanpref.data import held_out, prompt_keys
 from humanpref.models.adapters import adapt
 from humanpref.models.base import Validation, as_probabilities

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.config import EmbeddingInference, EmbeddingOptions
+from humanpref.config.cpu import EmbeddingInference, EmbeddingOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, fit_regression, scaled, scales

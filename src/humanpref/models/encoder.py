@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from humanpref.config import Config, EncoderOptions, from_dict, load_config
+from humanpref.config import Config, from_dict, load_config
+from humanpref.config.neural import EncoderOptions
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model

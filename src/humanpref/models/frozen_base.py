@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BitsAndBytesConfig
 
-from humanpref.config import AdaptedOptions, LoopOptions
+from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel

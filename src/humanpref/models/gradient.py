@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from humanpref.config import EncoderInference, GradientTraining
+from humanpref.config.neural import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.models.base import Model, Validation, as_probabilities
 from humanpref.models.budget import ONE_ORDER

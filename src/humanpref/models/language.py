@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from humanpref.config import AdaptedOptions
+from humanpref.config.neural import AdaptedOptions
 from humanpref.models.frozen_base import check_decoder, load_base, padding_id
 from humanpref.models.pretrained import load_backbone_config, load_tokenizer
 from humanpref.text.tokens import BATCH_TEXTS, find

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from humanpref.config import SparseOptions
+from humanpref.config.cpu import SparseOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.blocks import Blocks, choose_penalties, fit_regression, scaled, scales

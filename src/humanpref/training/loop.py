@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from humanpref.config import LoopOptions
+from humanpref.config.neural import LoopOptions
 from humanpref.schema import InputError
 from humanpref.training.batching import Window, shuffled_windows, token_batches
 from humanpref.training.learned import learned_state, load_learned

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from humanpref.config import GradientTraining
+from humanpref.config.neural import GradientTraining
 from humanpref.schema import SWAPPED_CLASSES
 
 Loss = Callable[[Tensor, Tensor], Tensor]

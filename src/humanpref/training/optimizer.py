@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from humanpref.config import LoopOptions
+from humanpref.config.neural import LoopOptions
 
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
 BACKBONE = "backbone."

@@ -1,0 +1,80 @@
+"""The sections of each family's options, and the configuration of one run."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
+
+from humanpref.config.bounds import Bound, Options, checked, hints_of
+from humanpref.config.cpu import (
+    BlendOptions,
+    BoostedOptions,
+    EmbeddingInference,
+    EmbeddingOptions,
+    HoldOut,
+    NoOptions,
+    PriorOptions,
+    SparseOptions,
+)
+from humanpref.config.neural import (
+    DecoderOptions,
+    DpoInference,
+    DpoOptions,
+    DpoTraining,
+    EncoderInference,
+    EncoderOptions,
+    GradientTraining,
+)
+
+
+class Family(NamedTuple):
+    """The types of a family's three sections."""
+
+    model: type[Options]
+    training: type[HoldOut]
+    inference: type[Options]
+
+
+FAMILIES = {
+    "prior": Family(PriorOptions, HoldOut, NoOptions),
+    "sparse": Family(SparseOptions, HoldOut, NoOptions),
+    "embedding": Family(EmbeddingOptions, HoldOut, EmbeddingInference),
+    "boosted": Family(BoostedOptions, HoldOut, NoOptions),
+    "encoder": Family(EncoderOptions, GradientTraining, EncoderInference),
+    "blend": Family(BlendOptions, HoldOut, NoOptions),
+    "decoder": Family(DecoderOptions, GradientTraining, EncoderInference),
+    "dpo": Family(DpoOptions, DpoTraining, DpoInference),
+}
+SECTIONS = Family._fields
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: the family, the seed, and the family's three sections."""
+
+    family: str
+    """One of `FAMILIES`."""
+    preset: str = ""
+    """The preset that the run started from; empty for none."""
+    seed: Annotated[int, Bound("a whole number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)] = 42
+    """Seed of every random choice: split, shuffling, initial weights, dropout."""
+    model: Any = field(default_factory=NoOptions)
+    training: Any = field(default_factory=NoOptions)
+    inference: Any = field(default_factory=NoOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("preset", "seed"):
+            checked(name, hints_of(Config)[name], getattr(self, name))
+        if getattr(self.model, "inputs", None) == "dual":
+            expected = "rows with model.inputs=dual, which are read once"
+            self.inference.require(self.inference.split == "rows", "split", expected)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON types; `from_dict` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def valid_keys(family: str) -> list[str]:
+    """Every key that `--set` and TOML files may name for this family."""
+    own = zip(SECTIONS, FAMILIES[family], strict=True)
+    return ["family", "preset", "seed", *(f"{section}.{name}" for section, kind in own for name in hints_of(kind))]

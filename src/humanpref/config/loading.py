@@ -1,0 +1,202 @@
+"""From presets, TOML files and `section.key=value` overrides to a configuration."""
+
+import difflib
+import logging
+import tomllib
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from humanpref.config.bounds import hints_of, parts_of
+from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys
+from humanpref.config.neural import AdaptedOptions
+from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
+
+ALIASES = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "grad_accum": "accumulation",
+    "gradient_accumulation_steps": "accumulation",
+    "num_train_epochs": "epochs",
+    "max_len": "max_length",
+    "max_seq_length": "max_length",
+    "rank": "lora_r",
+    "alpha": "lora_alpha",
+    "model_name": "backbone",
+    "fp16": "precision",
+    "bf16": "precision",
+    "smoothing": "label_smoothing",
+}
+"""Names that other tools have for an option. They are hints in an error, not second names."""
+
+
+def from_dict(values: dict[str, Any], source: str) -> Config:
+    """Build a configuration from nested plain values.
+
+    Parameters
+    ----------
+    values : dict
+        `family`, optionally `preset` and `seed`, and the sections `model`, `training`, `inference`; a missing option keeps its
+        default.
+    source : str
+        Origin of the values, for messages.
+
+    Raises
+    ------
+    InputError
+        For an unknown key (with the nearest valid one), or a value of the wrong type or out of range.
+    """
+    family = _family(values.get("family"), source)
+    valid = valid_keys(family)
+    plain = {"family": family}
+    for key, value in values.items():
+        if key not in SECTIONS:
+            _require_known(key, valid, family, source)
+            plain[key] = value
+            continue
+        for name in _section(key, value, source):
+            _require_known(f"{key}.{name}", valid, family, source)
+    try:
+        sections = zip(SECTIONS, FAMILIES[family], strict=True)
+        return Config(**plain, **{name: kind(**values.get(name, {})) for name, kind in sections})
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: tuple[str, ...] | list[str] = ()
+) -> Config:
+    """Resolve a configuration: the preset, then the file's values over it, then the overrides.
+
+    Parameters
+    ----------
+    preset : str, optional
+        A name from `preset_names()`. Without it the file must name a `preset` or a `family`.
+    file : Path, optional
+        A TOML file with the same keys as a preset.
+    overrides : sequence of str
+        `section.key=value` (or `seed=value`); the value is read as TOML, or as it stands where the option is a text. `none`
+        unsets an option that may be unset.
+
+    Raises
+    ------
+    InputError
+        For an unknown preset or key, an unreadable file, or a value that does not fit.
+
+    Examples
+    --------
+    >>> load_config("tiny", overrides=["training.epochs=3"]).training.epochs
+    3
+    """
+    from_file = {} if file is None else read_toml(Path(file))
+    named = from_file.pop("preset", preset)
+    if not isinstance(named, str | None) or preset not in (None, named):
+        raise InputError(f"{file}: option preset: expected {preset or 'a name'!r}, got {named!r}")
+    if named is None and "family" not in from_file:
+        raise InputError("name a preset (--preset NAME), or a family in the configuration file")
+    values = {} if named is None else _read_preset(named) | {"preset": named}
+    source = f"preset {named}" if file is None else str(file)
+    family = _family(values.get("family", from_file.get("family")), source)
+    if from_file.get("family", family) != family:
+        raise InputError(f"{file}: family {from_file['family']!r} does not fit preset {named} (family {family!r})")
+    for key, value in from_file.items():
+        values[key] = {**values.get(key, {}), **_section(key, value, file)} if key in SECTIONS else value
+    for override in overrides:
+        _apply(override, values, family)
+    config = from_dict(values, f"{source} with --set" if overrides else source)
+    if isinstance(config.model, AdaptedOptions):
+        # Only of options set here: the preset's own may be meant for another method of a comparison.
+        chosen = {override.partition("=")[0].strip() for override in overrides}
+        chosen |= {f"model.{name}" for name in from_file.get("model", {})}
+        for name in config.model.idle():
+            if f"model.{name}" in chosen:
+                logger.warning("option model.%s: has no effect with model.peft=%s", name, config.model.peft)
+    return config
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package, sorted."""
+    return sorted(entry.name.removesuffix(".toml") for entry in _presets().iterdir() if entry.name.endswith(".toml"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from None
+
+
+def _presets() -> Traversable:
+    return resources.files("humanpref") / "presets"
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    names = preset_names()
+    if name not in names:
+        raise InputError(f"unknown preset {name!r}{_hint(name, names)}; the presets are {', '.join(names)}")
+    return tomllib.loads((_presets() / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _family(name: Any, source: str) -> str:
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise InputError(f"{source}: option family: expected one of {', '.join(FAMILIES)}, got {name!r}")
+    return name
+
+
+def _section(key: str, value: Any, source: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: [{key}] is a section, got {value!r}")
+    return value
+
+
+def _require_known(key: str, valid: list[str], family: str, source: str) -> None:
+    if key not in valid:
+        raise InputError(f"{source}: unknown option {key!r} for family {family}{_hint(key, valid)}")
+
+
+def _hint(key: str, valid: list[str]) -> str:
+    """Name the valid key that `key` stands for elsewhere or looks most like; the right option in a wrong section is found."""
+    last = key.rsplit(".", 1)[-1]
+
+    def likeness(name: str) -> tuple[float, float]:
+        own = name.rsplit(".", 1)[-1]
+        exact = 1.0 if own == ALIASES.get(last) else difflib.SequenceMatcher(None, last, own).ratio()
+        return exact, difflib.SequenceMatcher(None, key, name).ratio()
+
+    nearest = max(valid, key=likeness)
+    # The section's name alone does not count: `model.x` is like every `model.y`.
+    return f" (did you mean {nearest!r}?)" if likeness(nearest)[0] >= 0.6 else ""
+
+
+def _apply(override: str, values: dict[str, Any], family: str) -> None:
+    """Put one `section.key=value` among the values."""
+    key, equals, text = (part.strip() for part in override.partition("="))
+    if not equals or not key:
+        raise InputError(f"--set {override!r}: expected section.key=value")
+    _require_known(key, [name for name in valid_keys(family) if name not in ("family", "preset")], family, "--set")
+    section, _, name = key.rpartition(".")
+    kind, _, _ = parts_of(hints_of(getattr(FAMILIES[family], section) if section else Config)[name])
+    value: Any = text
+    if kind in (bool, int, float) or getattr(kind, "__origin__", None) is tuple:
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+    if section:
+        values[section] = {**values.get(section, {}), name: value}
+    else:
+        values[name] = value

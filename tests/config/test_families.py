@@ -1,0 +1,29 @@
+import pytest
+
+from humanpref.config import FAMILIES, Config, load_config, valid_keys
+from humanpref.schema import InputError
+
+
+def test_valid_keys_are_those_of_the_family():
+    assert "training.epochs" in valid_keys("encoder")
+    assert "training.epochs" not in valid_keys("sparse")
+    assert {"family", "preset", "seed"} <= set(valid_keys("prior"))
+
+
+def test_the_default_options_of_every_family_fit():
+    for family, sections in FAMILIES.items():
+        assert Config(family, **{name: kind() for name, kind in sections._asdict().items()}).seed == 42
+
+
+def test_the_seed_has_a_range():
+    for seed in (-1, 2**32, 1.5):
+        with pytest.raises(InputError, match="option seed: expected"):
+            Config("prior", seed=seed)
+
+
+def test_orders_are_split_only_where_both_are_read():
+    both = ["inference.swap_average=true", "inference.split=orders"]
+    assert load_config("gemma-2-9b-qlora", overrides=both[1:]).inference.split == "orders"
+    assert load_config("tiny", overrides=[*both, "model.inputs=joint"]).inference.split == "orders"
+    with pytest.raises(InputError, match=r"inference.split: expected rows with model.inputs=dual.*got 'orders'"):
+        load_config("tiny", overrides=both)
