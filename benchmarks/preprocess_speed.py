@@ -29,8 +29,8 @@ from nltk.corpus import stopwords
 from nltk.stem import WordNetLemmatizer
 from nltk.tokenize import word_tokenize
 
+from humanpref.arena import write_arena
 from humanpref.data import read_pairs
-from humanpref.data.synthetic import write_arena
 from humanpref.files import check_writable, write_json
 from humanpref.schema import TEXT_COLUMNS
 from humanpref.text import clean

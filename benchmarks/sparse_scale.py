@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from humanpref.arena import write_arena
 from humanpref.comparison import markdown
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
-from humanpref.data.synthetic import write_arena
 from humanpref.files import check_writable, write_json
 from humanpref.models import build_model
 from humanpref.schema import TEXT_COLUMNS

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from humanpref.arena import write_arena
 from humanpref.data import read_pairs
-from humanpref.data.synthetic import write_arena
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # equal to 1e-5 is not what a GPU in half precision is

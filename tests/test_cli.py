@@ -223,7 +223,7 @@ def test_help_and_sparse_start_without_torch(arena, tmp_path):
 
 
 def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
-    monkeypatch.setattr("humanpref.data.synthetic.write_arena", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("humanpref.arena.write_arena", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("sample", "--out", "arena")
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sample(options: argparse.Namespace) -> int:
-    from humanpref.data.synthetic import bayes_log_loss, write_arena
+    from humanpref.arena import bayes_log_loss, write_arena
 
     arena = write_arena(options.out, options.rows, options.seed)
     print(f"{options.out}: {len(arena.train)} training and {len(arena.test)} test rows")

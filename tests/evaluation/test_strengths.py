@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from humanpref.arena import make_arena
+from humanpref.arena.vocabulary import MODELS
 from humanpref.data import swap_pairs
-from humanpref.data.synthetic import make_arena
-from humanpref.data.synthetic import model_strengths as true_strengths
 from humanpref.evaluation.strengths import model_strengths
 
 
@@ -41,7 +41,7 @@ def test_the_order_is_told_from_the_strength():
 def test_recovers_the_generators_strengths():
     arena = make_arena(6_000, seed=3)
     ranking, figures = model_strengths(arena.train)
-    true = ranking["model"].map(true_strengths())
+    true = ranking["model"].map(MODELS["strength"])
     assert spearmanr(ranking["strength"], true).statistic > 0.95
     centred = true - true.mean()
     assert np.mean((ranking["low"] <= centred) & (centred <= ranking["high"])) >= 0.8

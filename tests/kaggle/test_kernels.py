@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 
 from humanpref import experiment
+from humanpref.arena import write_arena
 from humanpref.blending import blend
 from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
-from humanpref.data.synthetic import write_arena
 from humanpref.files import read_json, write_json
 from humanpref.kaggle import kernels, launch, predicting, stage
 from humanpref.kaggle.kernels import Run

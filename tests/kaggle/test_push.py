@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from humanpref.data.synthetic import write_arena
+from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, read_metadata
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from humanpref.arena import write_arena
 from humanpref.artifact import Artifact
 from humanpref.config import Config, load_config
 from humanpref.data import check_submission, grouped_folds, labels_of, read_pairs
-from humanpref.data.synthetic import write_arena
 from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json, write_json
 from humanpref.kaggle import sandbox

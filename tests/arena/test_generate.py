@@ -1,5 +1,6 @@
-"""The synthetic arena: its files, its likeness to the real data, and the truth behind its labels."""
+"""An arena as a whole: its files, its likeness to the real data, the truth behind its labels."""
 
+import hashlib
 import json
 import re
 from itertools import chain
@@ -12,9 +13,18 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from humanpref.data import synthetic
-from humanpref.data.synthetic import bayes_log_loss, make_arena, model_strengths, write_arena
-from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.arena import bayes_log_loss, make_arena, write_arena
+from humanpref.arena.truth import true_probabilities
+from humanpref.arena.vocabulary import (
+    MISSPELLED,
+    MODELS,
+    NUMBERS,
+    OPENERS,
+    PRECISE,
+    TOPICS,
+    VAGUE,
+)
+from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
 LABELS = list(LABEL_COLUMNS)
 ROWS = 5_000
@@ -76,16 +86,29 @@ def test_same_arguments_give_the_same_bytes_and_another_seed_does_not(written, t
     assert (tmp_path / "other" / "train.csv").read_bytes() != (folder / "train.csv").read_bytes()
 
 
+def test_the_bytes_stay(tmp_path):
+    """docs/results.md quotes log losses that were measured on rows of earlier commits."""
+    write_arena(tmp_path, rows=60, seed=1)
+    digest = hashlib.sha256((tmp_path / "train.csv").read_bytes()).hexdigest()
+    assert digest.startswith("8bdfce7616a880a79c3b")
+
+
 def test_files_have_the_competitions_columns_and_counts(written):
     folder, arena = written
-    assert {path.name for path in folder.iterdir()} == set(FILES)  # and no temporary file stays behind
+    assert {path.name for path in folder.iterdir()} == set(
+        FILES
+    )  # and no temporary file stays behind
     frames = {name: pd.read_csv(folder / name, float_precision="round_trip") for name in FILES}
     assert {name: list(frame.columns) for name, frame in frames.items()} == FILES
     assert {name: len(frame) for name, frame in frames.items()} == {
-        "train.csv": 300, "test.csv": 60, "sample_submission.csv": 60, "truth.csv": 360, "test_labels.csv": 60,
-    }  # fmt: skip
-    for name in ("train", "test", "truth", "test_labels"):
-        pd.testing.assert_frame_equal(frames[f"{name}.csv"], getattr(arena, name))
+        "train.csv": 300,
+        "test.csv": 60,
+        "sample_submission.csv": 60,
+        "truth.csv": 360,
+        "test_labels.csv": 60,
+    }
+    for name, frame in arena._asdict().items():
+        pd.testing.assert_frame_equal(frames[f"{name}.csv"], frame)
     sample = frames["sample_submission.csv"]
     assert sample[ID].equals(arena.test[ID])
     assert (sample[LABELS] == 1 / 3).all(axis=None)
@@ -96,18 +119,20 @@ def test_what_was_there_is_not_replaced(tmp_path):
     (tmp_path / "test.csv").write_text("precious")
     with pytest.raises(InputError, match=r"test\.csv: already exists"):
         write_arena(tmp_path, rows=3, seed=7)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("test.csv", "precious")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("test.csv", "precious")
+    ]
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "arena").write_text("")
-    with pytest.raises(InputError, match="arena"):
+    with pytest.raises(FileExistsError, match="arena"):  # the command line's one line
         write_arena(tmp_path / "arena", rows=1, seed=0)
 
 
-@pytest.mark.parametrize(("rows", "seed"), [(0, 0), (-3, 0), (2.5, 0), ("10", 0), (10, -1), (10, None)])
+@pytest.mark.parametrize(("rows", "seed"), [(0, 0), (-3, 0), (10, -1)])
 def test_bad_arguments_are_refused(rows, seed, tmp_path):
-    with pytest.raises(InputError, match="must be an integer"):
+    with pytest.raises(InputError, match=f"got rows {rows} and seed {seed}"):
         write_arena(tmp_path / "arena", rows, seed)
     assert not (tmp_path / "arena").exists()
 
@@ -169,7 +194,11 @@ def test_longer_answers_win_more(arena, turns):
 def test_quirks_of_the_answers(arena, turns, side):
     text = turns[side].map(lambda cell: "".join(turn or "" for turn in cell))
     last = turns[side].map(lambda cell: "null" if cell[-1] is None else cell[-1])
-    for count in ((last == "null").sum(), (last == "").sum(), text.map(lambda t: not encodable(t)).sum()):
+    for count in (
+        (last == "null").sum(),
+        (last == "").sum(),
+        text.map(lambda t: not encodable(t)).sum(),
+    ):
         assert 1 <= count <= 0.006 * ROWS
     assert arena.train[side].map(encodable).all()  # in the file, a lone surrogate is a JSON escape
     for mark in ("```", "\n- ", "\n1. **", "\n### "):
@@ -194,49 +223,30 @@ def test_prompts_repeat(turns):
 
 
 def test_identical_answers_mostly_tie(arena):
-    same = arena.train[arena.train["response_a"].map(json.loads) == arena.train["response_b"].map(json.loads)]
+    same = arena.train[
+        arena.train["response_a"].map(json.loads) == arena.train["response_b"].map(json.loads)
+    ]
     assert 0.004 <= len(same) / ROWS <= 0.015
-    np.testing.assert_allclose(probabilities(arena, same), [[0.0595, 0.0595, 0.881]] * len(same), atol=1e-3)
+    np.testing.assert_allclose(
+        probabilities(arena, same), [[0.0595, 0.0595, 0.881]] * len(same), atol=1e-3
+    )
 
 
 # --- the truth
 
 
-def test_a_word_belongs_to_one_group():
-    """Were a word both precise and vague, or of two topics, the text would not show what the rule reads."""
-    assert len(set(synthetic._WORDS)) == len(synthetic._WORDS)
-
-
-def test_true_probabilities_are_probabilities(arena):
-    truth = arena.truth[LABELS].to_numpy()
-    assert (truth > 0).all()
-    np.testing.assert_allclose(truth.sum(axis=1), 1, atol=1e-12)
-
-
-def test_swapping_the_answers_swaps_the_probabilities():
-    rng = np.random.default_rng(5)
-    conversations = synthetic._draw_conversations(500, rng)
-    a, b = (synthetic._draw_answers(conversations, models, rng) for models in synthetic._draw_models(500, rng).T)
-    identical = np.arange(500) < 5
-    truth = synthetic._true_probabilities(a, b, conversations.kind, np.zeros(500, dtype=bool))
-    mirrored = synthetic._true_probabilities(b, a, conversations.kind, np.zeros(500, dtype=bool))
-    np.testing.assert_array_equal(mirrored, truth[:, SWAPPED_CLASSES])
-    assert np.abs(mirrored - truth).max() > 0.3  # the rule does look at the answers
-    same = synthetic._true_probabilities(a, a, conversations.kind, identical)
-    np.testing.assert_array_equal(same[:, 0], same[:, 1])
-
-
-def read_prompt(turns: list[str]) -> tuple[int, int, str | None]:
+def read_prompt(turns: list[str]) -> tuple[str, int, str | None]:
     """A prompt's kind, its topic and the right answer to its question, from its words alone."""
     text = " ".join(turns[0].lower().split())
-    kind = synthetic._CHAT  # which the greeting is, the one prompt without an opener
-    for place, candidate in enumerate(synthetic._KINDS):
-        if text.startswith(tuple(opener.lower() for openers in candidate.openers for opener in openers)):
-            kind = place
-    topic = next(t for word in re.findall("[a-z]+", text) for t, words in enumerate(synthetic._TOPICS) if word in words)
+    kind = "chat"  # which the greeting is, the one prompt without an opener
+    for candidate, languages in OPENERS.items():
+        if text.startswith(tuple(map(str.lower, chain(*languages)))):
+            kind = candidate
+    words = re.findall("[a-z]+", text)
+    topic = next(place for word in words for place, some in enumerate(TOPICS) if word in some)
     if found := re.search(r"how much is (\w+) plus (\w+)\?", text):
-        total = sum(map(synthetic._NUMBERS.index, found.groups()))
-        return kind, topic, f"The sum is {synthetic._NUMBERS[total]}."
+        total = sum(map(NUMBERS.tolist().index, found.groups()))
+        return kind, topic, f"The sum is {NUMBERS[total]}."
     if found := re.search(r"the (\w+) comes before the (\w+)", text):
         return kind, topic, "Start with {}, then follow with {}.".format(*found.groups())
     if found := re.search(r"the (\w+) is (\w+) than the (\w+)\. which is (\w+)\?", text):
@@ -254,47 +264,29 @@ def read_answer(turns: list[str | None], topic: int, right: str | None) -> dict[
         statement, text = text.split("\n\n", 1)
         verdict = 1 if statement == right else -1
     words = re.findall("[a-z]+", text.lower())
-    groups = map(set, [*synthetic._GROUPS[1:4], synthetic._TOPICS[topic], chain(*synthetic._TOPICS)])
-    precise, vague, slips, on_topic, topical = (sum(word in group for word in words) for group in groups)
-    return {
-        "words": len(words), "precise": precise, "vague": vague, "slips": slips, "verdict": verdict,
-        "on_topic": on_topic, "off_topic": topical - on_topic, "silence": int(not turns[-1]), "stray": 0, "layout": 0,
-    }  # fmt: skip
+    groups = map(set, [PRECISE, VAGUE, MISSPELLED, TOPICS[topic], TOPICS.flat])
+    counts = [sum(word in group for word in words) for group in groups]
+    counted = ["precise", "vague", "misspelled", "on_topic", "off_topic"]
+    counts[-1] -= counts[-2]
+    rest = {"words": len(words), "verdict": verdict, "silence": int(not turns[-1])}
+    return dict(zip(counted, counts, strict=True)) | rest
 
 
 def test_all_that_the_truth_depends_on_can_be_read(arena, turns):
-    """The true probabilities follow from the prompt and the answers: the best reachable loss can be reached."""
+    """The true probabilities follow from prompt and answers: `bayes_log_loss` can be reached."""
     some = turns.iloc[:1_500]
     prompts = [read_prompt(prompt) for prompt in some["prompt"]]
     a, b = (
-        synthetic._Answers(**pd.DataFrame(
-            [read_answer(cell, topic, right) for cell, (_, topic, right) in zip(some[side], prompts, strict=True)]
-        ).to_dict("series"))
+        pd.DataFrame(
+            read_answer(cell, topic, right)
+            for cell, (_, topic, right) in zip(some[side], prompts, strict=True)
+        )
         for side in ("response_a", "response_b")
-    )  # fmt: skip
+    )
     identical = (some["response_a"] == some["response_b"]).to_numpy()
-    kind = np.array([kind for kind, _, _ in prompts])
-    read = synthetic._true_probabilities(a, b, kind, identical)
+    kind = [kind for kind, _, _ in prompts]
+    read = true_probabilities(a, b, kind, identical)
     np.testing.assert_allclose(read, probabilities(arena, arena.train.iloc[:1_500]), atol=1e-9)
-
-
-@pytest.mark.parametrize(("question", "right", "wrong"), [
-    (synthetic._Question.SUM, "The sum is five.", "The sum is four."),
-    (synthetic._Question.ORDER, "Start with mirror, then follow with ladder.", "Start with ladder, then follow with mirror."),
-    (synthetic._Question.COMPARISON, "I choose mirror instead of ladder.", "I choose ladder instead of mirror."),
-])  # fmt: skip
-def test_right_and_wrong_answers(question, right, wrong):
-    zeros = dict.fromkeys(synthetic._Conversations._fields, 0)
-    conversation = synthetic._Conversations(**zeros | {"question": question, "first": 2, "second": 3})
-    assert synthetic._question(conversation)[1:] == (right, wrong)
-
-
-def test_the_opposite_is_asked_for():
-    zeros = dict.fromkeys(synthetic._Conversations._fields, 0)
-    twisted = {"question": synthetic._Question.COMPARISON, "first": 2, "second": 3, "twist": 1}
-    ask, right, _ = synthetic._question(synthetic._Conversations(**zeros | twisted))
-    assert ask == "The mirror is heavier than the ladder. Which is lighter?"
-    assert right == "I choose ladder instead of mirror."
 
 
 @pytest.mark.parametrize("part", ["train", "test_labels"])
@@ -317,16 +309,17 @@ def test_best_reachable_loss_of_many_rows(arena):
     assert 0.955 < bayes_log_loss(arena.truth) < 0.98
 
 
-def test_bayes_log_loss_by_hand():
-    truth = pd.DataFrame([["x", 0.5, 0.25, 0.25], ["y", 1 / 3, 1 / 3, 1 / 3]], columns=[ID, *LABELS])
-    assert bayes_log_loss(truth) == pytest.approx((1.5 * np.log(2) + np.log(3)) / 2)
-
-
 def test_length_alone_is_better_than_the_prior_and_far_from_the_best(arena, turns):
     def features(cells):
         prompt, a, b = (
             np.log1p(
-                np.stack([characters(cells[c]), cells[c].map(lambda x: sum(len((t or "").split()) for t in x))], 1)
+                np.stack(
+                    [
+                        characters(cells[c]),
+                        cells[c].map(lambda x: sum(len((t or "").split()) for t in x)),
+                    ],
+                    1,
+                )
             )
             for c in TEXT_COLUMNS
         )
@@ -343,14 +336,13 @@ def test_length_alone_is_better_than_the_prior_and_far_from_the_best(arena, turn
 
 
 def test_stronger_models_win_more(arena):
-    strengths = model_strengths()
-    assert set(strengths) == set(arena.train["model_a"]) == set(arena.train["model_b"])
-    assert len(strengths) >= 12
-    assert list(strengths.values()) == sorted(strengths.values(), reverse=True)
-
+    assert set(MODELS.index) == set(arena.train["model_a"]) == set(arena.train["model_b"])
     won = pd.concat(
-        [arena.train.groupby(f"model_{side}")[f"winner_model_{side}"].agg(["sum", "count"]) for side in "ab"]
+        [
+            arena.train.groupby(f"model_{side}")[f"winner_model_{side}"].agg(["sum", "count"])
+            for side in "ab"
+        ]
     )
     won = won.groupby(level=0).sum()
     rate = won["sum"] / won["count"]
-    assert rate.corr(pd.Series(strengths), method="spearman") > 0.9
+    assert rate.corr(MODELS["strength"], method="spearman") > 0.9

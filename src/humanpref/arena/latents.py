@@ -1,0 +1,140 @@
+"""The latents of a row: what its prompt asks, which models answer, and how well each does."""
+
+import numpy as np
+import pandas as pd
+from numpy.random import Generator
+from scipy.special import expit
+
+from humanpref.arena.vocabulary import (
+    COMPARISONS,
+    GREETING_TOPIC,
+    KINDS,
+    LANGUAGE_SHARES,
+    LAYOUT_SHARES,
+    MODELS,
+    THINGS,
+    TOPICS,
+)
+
+_MAX_WORDS = 6_000  # in an answer, or pasted into a prompt
+_MARKED_SHARE = 0.24  # of an answer's words, those that show its quality
+_TOPICAL_SHARE = 0.20  # of an answer's words, those that belong to a topic
+
+
+def draw_models(rows: int, rng: Generator) -> np.ndarray:
+    """Draw two different models per row by popularity: places in `MODELS`, shape (rows, 2)."""
+    arrival = rng.exponential(size=(rows, len(MODELS))) / MODELS["popularity"].to_numpy()
+    first_two = np.argsort(arrival, axis=1)[:, :2]
+    return rng.permuted(first_two, axis=1)  # else A would be the more popular one
+
+
+def draw_owners(rows: int, rng: Generator) -> np.ndarray:
+    """Draw the conversation of each row, shape (rows,).
+
+    Most rows have one of their own, some share one with a few others, and a crowd shares number 0.
+    """
+    crowd = min(rows, max(2, round(0.002 * rows)))
+    repeated = round(0.165 * rows)
+    # Shared prompts have 1 / 0.53 + 1 = 2.9 rows on average, as in the real file.
+    sizes = 1 + rng.geometric(0.53, size=repeated // 2 + 1)
+    shared = np.repeat(np.arange(1, 1 + sizes.size), sizes)[:repeated]
+    owners = np.concatenate([np.zeros(crowd, dtype=np.int64), shared])[:rows]
+    single = owners.max() + 1 + np.arange(rows - owners.size)
+    return rng.permutation(np.concatenate([owners, single]))
+
+
+def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
+    """Draw conversations, one per row; number 0 is the greeting that a crowd sends.
+
+    Columns
+    -------
+    kind : str, one of the index of `KINDS`
+    words : float, the usual number of words of an answered turn
+    turns : 1 to 30
+    question : "sum", "order", "comparison", or "" if nothing checkable is asked
+    thing, other : the two things or numbers asked about, different places in `THINGS`
+    comparison, twist : place in `COMPARISONS`; 1 if the opposite is asked
+    language, topic : places in `LANGUAGE_SHARES` and `TOPICS`
+    subjects : topic words in the first turn
+    pasted : words pasted below the first turn
+    """
+    kind = rng.choice(KINDS.index, size=count, p=KINDS["share"])
+    kind[0] = "chat"
+    _, _, words, asks = KINDS.loc[kind].to_numpy().T
+    words = words * rng.lognormal(0.0, 0.5, count)
+    # One turn in 87 % of the conversations; the others have a heavy tail.
+    one_turn = rng.random(count) < 0.87
+    turns = np.where(one_turn, 1, 2 + (rng.pareto(1.7, count) * 1.1).astype(np.int64))
+    asked = rng.random(count) < asks
+    question = np.array(["sum", "order", "comparison"])[rng.integers(0, 3, count)]
+    thing = rng.integers(0, len(THINGS), count)
+    conversations = pd.DataFrame(
+        {
+            "kind": kind,
+            "words": words,
+            "turns": np.minimum(turns, 30),
+            "question": np.where(asked, question, ""),
+            "thing": thing,
+            "language": rng.choice(len(LANGUAGE_SHARES), size=count, p=LANGUAGE_SHARES),
+            "topic": rng.integers(0, len(TOPICS), count),
+            "subjects": rng.integers(2, 5, count),
+            "pasted": np.minimum(rng.lognormal(0.6, 2.5, count).astype(np.int64), _MAX_WORDS),
+            "other": (thing + rng.integers(1, len(THINGS), count)) % len(THINGS),
+            "comparison": rng.integers(0, len(COMPARISONS), count),
+            "twist": rng.integers(0, 2, count),
+        }
+    )
+    conversations.loc[0, ["turns", "topic"]] = 1, GREETING_TOPIC
+    return conversations
+
+
+def draw_answers(conversations: pd.DataFrame, models: np.ndarray, rng: Generator) -> pd.DataFrame:
+    """Draw the answers of `models`, shape (rows,), to the conversations of the same rows.
+
+    Columns
+    -------
+    words : in all turns together
+    precise, vague, misspelled : of these, the words that show the quality
+    on_topic, off_topic : of these, words of the prompt's topic and of the topic `stray`
+    stray : place in `TOPICS`, not the prompt's
+    verdict : on the prompt's question, 1 right, -1 wrong, 0 if none is asked or nothing said
+    silence : the last turn is words (0), null (1) or an empty string (2)
+    layout : place in `LAYOUTS`
+    """
+    rows = models.size
+    strength, verbosity, _ = MODELS.to_numpy()[models].T
+    # Subtract what a model wins by its length, so that its strength is the sum of both.
+    skill = 1.8 * (strength - 0.5 * verbosity)
+
+    silence = rng.choice(3, size=rows, p=(0.9965, 0.002, 0.0015))
+    spoken = conversations["turns"].to_numpy() - (silence > 0)
+    # Later turns are answered more briefly.
+    usual = conversations["words"].to_numpy() * spoken**0.7
+    words = usual * np.exp(verbosity + 0.4 * rng.standard_normal(rows))
+    words = np.clip(words.astype(np.int64), spoken, _MAX_WORDS)
+
+    marked = rng.binomial(words, _MARKED_SHARE)
+    precise = rng.binomial(marked, expit(skill + 0.5 * rng.standard_normal(rows)))
+    misspelled = rng.binomial(marked - precise, 0.25)
+
+    topical = rng.binomial(words - marked, _TOPICAL_SHARE / (1 - _MARKED_SHARE))
+    strays = rng.random(rows) < 0.35
+    fidelity = np.where(strays, rng.uniform(0.0, 0.5, rows), rng.uniform(0.85, 1.0, rows))
+    on_topic = rng.binomial(topical, fidelity)
+
+    right = np.where(rng.random(rows) < expit(0.4 + 0.4 * skill), 1, -1)
+    stray = conversations["topic"].to_numpy() + rng.integers(1, len(TOPICS), rows)
+    return pd.DataFrame(
+        {
+            "words": words,
+            "precise": precise,
+            "vague": marked - precise - misspelled,
+            "misspelled": misspelled,
+            "on_topic": on_topic,
+            "off_topic": topical - on_topic,
+            "stray": stray % len(TOPICS),
+            "verdict": right * ((conversations["question"] != "") & (words > 0)),
+            "silence": silence,
+            "layout": rng.choice(len(LAYOUT_SHARES), size=rows, p=LAYOUT_SHARES),
+        }
+    )

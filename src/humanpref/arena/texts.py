@@ -1,0 +1,139 @@
+"""Latents to text: prompts, answers, and their cells in a CSV, with the quirks of the real file."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from humanpref.arena.vocabulary import (
+    CODE_BLOCKS,
+    COMPARISONS,
+    FOLLOW_UPS,
+    LAYOUTS,
+    MISSPELLED,
+    NUMBERS,
+    OPENERS,
+    PLAIN,
+    PRECISE,
+    THINGS,
+    TOPICS,
+    VAGUE,
+)
+
+# Half a character: UTF-8 cannot encode it, so that it reaches a file as a JSON escape only.
+_SURROGATE = "\ud83d"
+_RESPELLINGS = (
+    str.upper,
+    str.lower,
+    lambda text: text.replace(" ", "  "),
+    lambda text: f" {text}\n",
+)
+
+
+def _pick(options: Sequence, rng: Generator) -> Any:
+    return options[rng.integers(len(options))]
+
+
+def _spell(
+    counts: list[tuple[np.ndarray, int]], layout: int, turns: int, rng: Generator
+) -> list[str]:
+    """Draw `count` words of each group, shuffle them into sentences, and split them into turns."""
+    # The power makes the first words of a group the commoner ones, as in a language.
+    words = np.concatenate(
+        [group[(rng.random(n) ** 1.4 * len(group)).astype(np.int64)] for group, n in counts]
+    )
+    rng.shuffle(words)
+    length = int(rng.integers(8, 15))
+    opening, closing = LAYOUTS[layout]
+    texts = []
+    for array in np.array_split(words, turns):
+        part = array.tolist()
+        part[:-1:length] = [opening.format(word.capitalize()) for word in part[:-1:length]]
+        sentences = [" ".join(part[i : i + length]) for i in range(0, len(part), length)]
+        texts.append(closing.join(sentences) + ".")
+    return texts
+
+
+def pose_question(conversation: Any) -> tuple[str, str, str]:
+    """Return a conversation's question, its right answer and a wrong one.
+
+    A wrong order or comparison has the words of the right one; a wrong sum is the right one of
+    another prompt. So no answer gives itself away: it must be compared with the prompt.
+    """
+    places = [conversation.thing, conversation.other]
+    if conversation.question == "sum":
+        total = sum(places)
+        # A neighbor among the sums 1 to 17 that two different digits can have.
+        wrong = (total - 2 + 2 * conversation.twist) % 17 + 1
+        ask = "How much is {} plus {}?".format(*NUMBERS[places])
+        return ask, f"The sum is {NUMBERS[total]}.", f"The sum is {NUMBERS[wrong]}."
+    names = THINGS[places]
+    if conversation.question == "order":
+        ask = "The {} comes before the {}. What is the order?".format(*names)
+        answer = "Start with {}, then follow with {}."
+    else:
+        words = COMPARISONS[conversation.comparison]
+        asked = words[conversation.twist]
+        ask = f"The {names[0]} is {words[0]} than the {names[1]}. Which is {asked}?"
+        answer = "I choose {} instead of {}."
+        if conversation.twist:
+            names = names[::-1]
+    return ask, answer.format(*names), answer.format(*names[::-1])
+
+
+def write_prompt(conversation: Any, rng: Generator) -> list[str]:
+    """Write a prompt, a string per turn. What matters comes first, so that truncation keeps it."""
+    topic = TOPICS[conversation.topic]
+    *subjects, last = topic[rng.permutation(len(topic))[: conversation.subjects]]
+    opener = _pick(OPENERS[conversation.kind][conversation.language], rng)
+    first_turn = [f"{opener} {', '.join(subjects)} and {last}."]
+    if conversation.question:
+        first_turn.append(pose_question(conversation)[0])
+    if conversation.pasted:
+        about = conversation.pasted // 5
+        first_turn += _spell([(PLAIN, conversation.pasted - about), (topic, about)], 0, 1, rng)
+    follow_ups = [
+        f"{_pick(FOLLOW_UPS, rng)} {_pick(topic, rng)}?" for _ in range(conversation.turns - 1)
+    ]
+    return _sometimes_break([" ".join(first_turn), *follow_ups], rng)
+
+
+def respell(prompt: list[str], rng: Generator) -> list[str]:
+    """Change the case or the white space of a prompt."""
+    return list(map(_pick(_RESPELLINGS, rng), prompt))
+
+
+def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | None]:
+    """Write an answer to a conversation, a string (or None) per turn."""
+    last = ([], [None], [""])[answer.silence]
+    if conversation.turns == len(last):
+        return last
+    marked = answer.precise + answer.vague + answer.misspelled
+    counts = [
+        (PLAIN, answer.words - marked - answer.on_topic - answer.off_topic),
+        (PRECISE, answer.precise),
+        (VAGUE, answer.vague),
+        (MISSPELLED, answer.misspelled),
+        (TOPICS[conversation.topic], answer.on_topic),
+        (TOPICS[answer.stray], answer.off_topic),
+    ]
+    turns = _spell(counts, answer.layout, conversation.turns - len(last), rng)
+    if answer.verdict:
+        # 1 is the place of the right answer, -1 that of the wrong one.
+        turns[0] = f"{pose_question(conversation)[answer.verdict]}\n\n{turns[0]}"
+    if conversation.kind == "code" and rng.random() < 0.5:
+        turns[-1] += f"\n\n{_pick(CODE_BLOCKS, rng)}"
+    return _sometimes_break(turns, rng) + last
+
+
+def _sometimes_break(turns: list[str], rng: Generator) -> list[str]:
+    """Put a lone surrogate at the end of the first turn of a few texts."""
+    return [turns[0] + _SURROGATE, *turns[1:]] if rng.random() < 0.001 else turns
+
+
+def to_cell(turns: list[str | None], rng: Generator) -> str:
+    """Write the turns as JSON, as a CSV cell holds them: mostly in ASCII."""
+    cell = json.dumps(turns, ensure_ascii=bool(rng.random() < 0.7), separators=(",", ":"))
+    return cell.replace(_SURROGATE, r"\ud83d")
