@@ -338,10 +338,7 @@ def _tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise InputError(f"--tokenizer {folder}: expected a folder with a tokenizer")
     try:
-        from transformers import AutoTokenizer
+        from humanpref.models.pretrained import load_tokenizer
     except ModuleNotFoundError:
         raise InputError("--tokenizer needs transformers: pip install 'humanpref[torch]'") from None
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--tokenizer {folder}: no tokenizer that can be loaded ({error})") from None
+    return load_tokenizer(str(folder))

@@ -15,6 +15,7 @@ from humanpref.evaluation.intervals import ratio_interval, share_interval
 from humanpref.schema import CLASSES, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 from humanpref.text.features import language_of
+from humanpref.text.tokens import text_ids
 
 LENGTHS = (512, 1024, 2048)
 """Sequence lengths at which truncation is counted, in tokens."""
@@ -249,7 +250,7 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFra
 def _token_ids(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
     # In portions: the encodings of all texts at once take gigabytes.
     for start in range(0, len(texts), 500):
-        yield from tokenizer(texts[start : start + 500], add_special_tokens=False, verbose=False)["input_ids"]
+        yield from text_ids(texts[start : start + 500], tokenizer)
 
 
 FAULT_MEANINGS = {

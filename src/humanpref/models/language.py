@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from humanpref.config import AdaptedOptions
-from humanpref.models.frozen_base import check_decoder, load_base, padding_id
+from humanpref.models.frozen_base import check_decoder, load_base
 from humanpref.models.pretrained import load_backbone_config, load_tokenizer
-from humanpref.text.tokens import BATCH_TEXTS, find
+from humanpref.text.tokens import BATCH_TEXTS, find, text_ids
 from humanpref.training.predict import predict_logits
 
 LONGEST = 256
@@ -49,7 +49,7 @@ class LanguageModel:
         self.longest = longest
         self.tokenizer = load_tokenizer(name)
         model = load_base(Path(name), config, options, AutoModelForCausalLM)
-        check_decoder(model, self.tokenizer, options)
+        check_decoder(model, self.tokenizer, options, self.tokenizer("a").input_ids)
         self.module = TokenLogProbabilities(model)
 
     def log_probabilities(self, texts: Iterable[str]) -> np.ndarray:
@@ -72,7 +72,7 @@ class LanguageModel:
             lengths = np.array([len(ids[number]) for number in scored])
 
             def collate(rows: np.ndarray) -> dict[str, Tensor]:
-                batch = np.full((len(rows), lengths[rows].max()), padding_id(self.tokenizer), dtype=np.int64)
+                batch = np.zeros((len(rows), lengths[rows].max()), dtype=np.int64)
                 for i, row in enumerate(rows):
                     batch[i, : lengths[row]] = ids[scored[row]]
                 mask = np.arange(batch.shape[1]) < lengths[rows][:, None]
@@ -87,9 +87,6 @@ class LanguageModel:
         start = started[: find(started, plain, 0)]
         made: list[list[int]] = []
         for first in range(0, len(texts), BATCH_TEXTS):
-            # A text that spells "<|eot_id|>" does not hold that token.
-            part = self.tokenizer(
-                texts[first : first + BATCH_TEXTS], add_special_tokens=False, split_special_tokens=True, verbose=False
-            ).input_ids
+            part = text_ids(texts[first : first + BATCH_TEXTS], self.tokenizer)
             made += [[*start, *own][: self.longest] for own in part]
         return made

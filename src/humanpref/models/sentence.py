@@ -22,7 +22,7 @@ from humanpref.models.encoder import check_encoder, load_backbone
 from humanpref.models.heads import masked_mean
 from humanpref.models.pretrained import LOADING_ERRORS, load_tokenizer, not_loaded
 from humanpref.schema import InputError
-from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of
+from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of, text_ids
 from humanpref.training.predict import predict_logits
 
 POOLING_FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
@@ -194,10 +194,7 @@ class FrozenEncoder:
     def _token_ids(self, texts: list[str]) -> Iterable[list[int]]:
         for start in range(0, len(texts), BATCH_TEXTS):
             part = [text.lower() if self.settings.lower_case else text for text in texts[start : start + BATCH_TEXTS]]
-            # A text that spells "[SEP]" does not hold that token.
-            yield from self.tokenizer(
-                part, add_special_tokens=False, split_special_tokens=True, verbose=False
-            ).input_ids
+            yield from text_ids(part, self.tokenizer)
 
     def _digest(self) -> str:
         described = {"settings": self.settings, "vocabulary": sorted(self.tokenizer.get_vocab().items())}

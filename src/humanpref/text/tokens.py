@@ -214,11 +214,24 @@ def _ids(texts: list[str], tokenizer: Any) -> dict[str, list[int]]:
     known: dict[str, list[int]] = {}
     for start in range(0, len(distinct), BATCH_TEXTS):
         part = distinct[start : start + BATCH_TEXTS]
-        encoded = tokenizer(
-            part, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        ).input_ids
-        known.update(zip(part, encoded, strict=True))
+        known.update(zip(part, text_ids(part, tokenizer), strict=True))
     return known
+
+
+def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of texts, without special tokens around them or in them: one that spells "[SEP]" does not hold that token."""
+    made = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    ).input_ids
+    # A Unigram model has its special tokens among its words and takes them as such: here they become their characters.
+    spelled = {
+        i: tokenizer.convert_tokens_to_ids(list(token.content))
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if token.special and i != tokenizer.unk_token_id
+    }
+    return [
+        ids if spelled.keys().isdisjoint(ids) else [part for i in ids for part in spelled.get(i, (i,))] for ids in made
+    ]
 
 
 def find(ids: list[int], part: list[int], start: int) -> int:
