@@ -111,6 +111,7 @@ def _from_vocabulary(name: str) -> Any:
     if family in SLOW_TO_FAST_CONVERTERS and backend is not None and isinstance(backend.model, Unigram):
         # The converter itself gives up a sentencepiece model's bytes for characters that it does not know.
         converter = type("Converter", (SLOW_TO_FAST_CONVERTERS[family],), {"handle_byte_fallback": True})
+        tokenizer.add_prefix_space = True  # as sentencepiece does
         backend = converter(tokenizer).converted()
         # Its normalization makes spaces of other characters, and sentencepiece strips after it.
         backend.normalizer = normalizers.Sequence([backend.normalizer, normalizers.Strip()])
