@@ -16,6 +16,7 @@ from pathlib import Path
 from humanpref import __version__
 from humanpref.config import MEANS, load_config, preset_names
 from humanpref.schema import InputError
+from humanpref.training import device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return options.run(options)
+        code = options.run(options)
+        device.leave_group()
+        return code
     except InputError as error:
         if options.traceback:
             raise
@@ -77,8 +80,11 @@ def train(options: argparse.Namespace) -> int:
     from humanpref.data import Extra
     from humanpref.distillation import Teacher
     from humanpref.experiment import train
+    from humanpref.files import is_main_process
 
     config = load_config(options.preset, options.config, options.set)
+    if config.needs_gpu and is_main_process():
+        device.require(device.lacking(), f"preset {config.preset}" if config.preset else f"family {config.family}")
     artifact = train(
         config,
         options.train,

@@ -24,7 +24,7 @@ import pandas as pd
 
 from humanpref import experiment
 from humanpref.artifact import Artifact
-from humanpref.config import Config, LoopOptions, NoOptions, from_dict, load_config
+from humanpref.config import Config, LoopOptions, from_dict, load_config
 from humanpref.data import read_pairs, read_training_rows, write_submission
 from humanpref.files import folder_whole, read_json, sha256, write_json
 from humanpref.kaggle import launch
@@ -36,6 +36,7 @@ from humanpref.models.blend import Blend, equal_blend, mix, read_state
 from humanpref.models.budget import Budget
 from humanpref.schema import CLASSES, ID, InputError
 from humanpref.text.cases import answer_cases
+from humanpref.training import device
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,12 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
     started = time.perf_counter()
     use_nltk_data(input_root)
     wanted = Run.from_dict(run)
+    # Before the backbone's gigabytes are checked.
+    plain = load_config(wanted.preset, None, wanted.overrides)
+    if plain.uses_gpu:
+        lacking = device.lacking()
+        if plain.needs_gpu:
+            device.require(lacking, f"preset {wanted.preset}")
     config = resolve(wanted, input_root)
     train_csv = find_competition_file("train.csv", input_root)
     out = working / "artifact"
@@ -225,12 +232,19 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
     for folder in folders:
         with board.failing(folder):
             board.artifacts[folder] = _parts_of_artifact(folder, len(pairs))
+    lacking = (
+        device.lacking()
+        if any(part.neural for artifact in board.artifacts.values() for part in artifact.leaves())
+        else ""
+    )
     # What the quick ones leave over goes to those that can use it.
     parts = sorted(
         (part for artifact in board.artifacts.values() for part in artifact.leaves()), key=lambda p: p.neural
     )
     for number, part in enumerate(parts):
         with board.failing(part.folder):
+            if part.needs_gpu:
+                device.require(lacking, str(part.folder))
             point_to_base(part.folder, input_root)
             _predict_with(part, pairs, board, budget.share(1 / (len(parts) - number)))
         free()
@@ -248,8 +262,7 @@ class _Part:
     told: np.ndarray
     neural: bool = False
     """It takes its time."""
-    split: str = "rows"
-    """Between GPUs: `inference.split`."""
+    needs_gpu: bool = False
     blend: Blend | None = None
     parts: list["_Part"] = field(default_factory=list)
 
@@ -275,9 +288,7 @@ def _parts_of_artifact(folder: Path, rows: int) -> _Part:
 def _parts_of_model(folder: Path, rows: int) -> _Part:
     config = from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     if config.family != "blend":
-        neural = not isinstance(config.inference, NoOptions)
-        split = getattr(config.inference, "split", "rows")
-        return _Part(folder, np.full((rows, len(CLASSES)), np.nan), neural, split)
+        return _Part(folder, np.full((rows, len(CLASSES)), np.nan), config.uses_gpu, config.needs_gpu)
     blend, members = read_state(folder, config.model.mean)
     return _Part(folder, np.empty(0), blend=blend, parts=[_parts_of_model(member, rows) for member in members])
 
@@ -348,9 +359,9 @@ class _Board:
 
 def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budget) -> None:
     """Let one model predict, on all GPUs if it uses one; the submission is written after every block."""
-    workers = launch.gpus() if part.neural else 1
-    if workers > 1:
-        told = shared_out(part.folder, pairs, budget, workers, part.split)
+    gpus = launch.gpus() if part.neural else 0
+    if gpus:
+        told = shared_out(part.folder, pairs, budget, gpus)
     else:
         with board.timed("load"):
             model = load_model(part.folder)

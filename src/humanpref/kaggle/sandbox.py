@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from humanpref.schema import InputError
+from humanpref.training.device import DRY_RUN
 
 logger = logging.getLogger(__name__)
 
@@ -312,6 +313,7 @@ def _environment(box: Box) -> dict[str, str]:
     variables["PATH"] = f"{box.environment}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
     variables["HOME"] = str(box.kaggle / "temp")
     variables["KAGGLE_KERNEL_RUN_TYPE"] = "Batch"
+    variables[DRY_RUN] = "1"
     if box.mode != "bwrap":
         variables["HUMANPREF_KAGGLE_ROOT"] = str(box.kaggle)
     return variables

@@ -9,7 +9,6 @@ Both weight problems are convex, and so is that of 1/T once the weights are know
 import dataclasses
 import logging
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +20,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-from humanpref.config import BlendOptions, Config, HoldOut, load_config
+from humanpref.config import BlendOptions, Config, HoldOut, load_config, member_words
 from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
@@ -323,12 +322,7 @@ class BlendModel(Model):
         options: BlendOptions = self.config.model
         members, filled = [], False
         for text in options.members:
-            try:
-                preset, *overrides = shlex.split(text)
-            except ValueError as error:
-                raise InputError(
-                    f"option model.members: {text!r}: expected a preset and its settings ({error})"
-                ) from None
+            preset, _, overrides = member_words(text)
             overrides.insert(0, f"seed={self.config.seed}")
             config = load_config(preset, None, overrides)
             if config.family == FROZEN and not any(setting.startswith("model.backbone=") for setting in overrides):

@@ -109,7 +109,7 @@ class GradientModel(Model):
 
     def in_one_order(self) -> "GradientModel":
         """This model without swap averaging."""
-        return self._with(inference=dataclasses.replace(self.config.inference, swap_average=False, split="rows"))
+        return self._with(inference=dataclasses.replace(self.config.inference, swap_average=False))
 
     @property
     def _one_pass_for_both_orders(self) -> bool:
