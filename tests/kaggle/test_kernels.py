@@ -31,6 +31,7 @@ from humanpref.kaggle.sandbox import make_environment
 from humanpref.models.blend import Blend, write_state
 from humanpref.models.budget import LEFT, Budget
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.training import device
 
 PROJECT = Path(__file__).parents[2]
 TRAIN = PROJECT / "kernel" / "train" / "train.py"
@@ -547,6 +548,34 @@ def test_a_bad_row_costs_one_row_where_time_is_short_too(infer, new_tree):
     assert (tree.submission() == np.array(PRIOR)).all(axis=1).nonzero()[0].tolist() == [5]
     assert tree.status["given_up"] == {"half": 3}
     assert len(tree.status["failures"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "rows"),
+    [
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch"}, 0),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_IS_COMPETITION_RERUN": "1"}, 8),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", device.DRY_RUN: "1"}, 8),
+        ({}, 8),
+    ],
+)
+def test_a_model_that_needs_a_gpu_and_has_none(infer, monkeypatch, caplog, variables, rows):
+    """In the commit run it fails as one does that cannot be loaded; elsewhere what a CPU can do is better than nothing."""
+    for name in ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_IS_COMPETITION_RERUN", device.DRY_RUN):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    needy = StandIn(A)
+    needy.family = "decoder"
+    tree = infer(needy, StandIn(B))
+    assert [entry["rows"] for entry in tree.status["artifacts"]] == [rows, 8]
+    assert "needs a GPU, and none is here" in caplog.text
+
+
+def test_nobody_looks_for_a_gpu_where_no_model_uses_one(infer, monkeypatch):
+    monkeypatch.delattr(device, "lacking")
+    assert infer(StandIn(A)).status["predicted"] == 8
 
 
 def test_what_a_quick_model_leaves_over_goes_to_a_slow_one(infer, monkeypatch):
