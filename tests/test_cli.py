@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from humanpref.cli import main
+from humanpref.training import device
 
 GOOD = {
     "id": "1", "prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]',
@@ -226,6 +227,18 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
     monkeypatch.setattr("humanpref.data.synthetic.write_arena", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("sample", "--out", "arena")
+
+
+def test_train_warns_where_a_gpu_is_needed_and_none_works(run, arena, monkeypatch, caplog):
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    order = ("train", "--train", arena / "train.csv", "--out", "artifact", "--preset")
+    assert run(*order, "prior")[0] == 0
+    assert "GPU" not in caplog.text
+    code, _, error = run(*order, "deberta-v3-small", "--set", "model.backbone=./no-folder")
+    assert "preset deberta-v3-small: needs a GPU, and none is here; it goes on on the CPU" in caplog.text
+    assert code == 2
+    assert "GPU" not in error  # what ends it is something else
 
 
 def test_soft_labels_keep_the_rows_weights(run, arena, artifact, caplog):
