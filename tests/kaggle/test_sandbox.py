@@ -14,6 +14,7 @@ import pytest
 
 from humanpref.kaggle import sandbox
 from humanpref.kaggle.sandbox import MODES, Probe, make_box, make_environment
+from humanpref.training.device import DRY_RUN
 
 # Whether the machine allows a mode is asked without our own code: a defect of it must not look like a forbidden mode.
 ALLOWED = {
@@ -70,6 +71,7 @@ def test_what_a_kernel_sees(box, monkeypatch):
     assert folder == f"{box.kaggle}/working"
     assert prefix == str(box.environment)
     assert variables["KAGGLE_KERNEL_RUN_TYPE"] == "Batch"
+    assert variables[DRY_RUN] == "1"  # what tells it from Kaggle
     assert "SECRET" not in variables
     assert variables.get("HUMANPREF_KAGGLE_ROOT") == (None if box.mode == "bwrap" else str(box.root))
     assert version == pytest.importorskip("pandas").__version__

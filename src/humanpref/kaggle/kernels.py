@@ -362,6 +362,8 @@ def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budge
     gpus = launch.gpus() if part.neural else 0
     if gpus:
         told = shared_out(part.folder, pairs, budget, gpus)
+        with board.timed("load"):
+            next(told, None)
     else:
         with board.timed("load"):
             model = load_model(part.folder)

@@ -108,8 +108,9 @@ def _said(model: Model, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, st
 def shared_out(folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> Iterator[Outcome]:
     """The outcomes of the model in a folder, from a process of its own for each GPU.
 
-    The rows of a process that ends before its time are dealt anew. Rows on which two processes have ended are tried apart from
-    the others, in halves of halves, down to the single row; that one is given up.
+    The first outcome has no rows: the model has been loaded. The rows of a process that ends before its time are dealt anew.
+    Rows on which two processes have ended are tried apart from the others, in halves of halves, down to the single row; that
+    one is given up.
 
     Raises
     ------
@@ -123,7 +124,8 @@ def shared_out(folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> 
         crew.end()
     if crew.reasons:
         told = [f"{why} ({times} times)" if times > 1 else why for why, times in crew.reasons.items()]
-        raise RuntimeError("; ".join([*told, f"{crew.anew.sum()} rows were dealt anew"]))
+        counts = {"were dealt anew": crew.anew.sum() - crew.left, "have no process left": crew.left}
+        raise RuntimeError("; ".join(told + [f"{rows} rows {what}" for what, rows in counts.items() if rows]))
 
 
 @dataclass
@@ -157,6 +159,7 @@ class _Crew:
         self.order = folder, pairs, time.time() + budget.left()
         self.usable = set(range(gpus))
         self.workers: list[_Worker] = []
+        self.loaded = False
         self.rest = np.arange(len(pairs))
         self.suspects: list[np.ndarray] = []
         self.deaths = np.zeros(len(pairs), dtype=np.int64)
@@ -166,6 +169,11 @@ class _Crew:
         self.anew = np.zeros(len(pairs), dtype=bool)
         self.reasons: Counter[str] = Counter()
 
+    @property
+    def left(self) -> int:
+        """Rows that no process has."""
+        return len(self.rest) + sum(map(len, self.suspects))
+
     def outcomes(self) -> Iterator[Outcome]:
         """Deal and collect until no row is left that a process could do."""
         self._deal()
@@ -174,8 +182,6 @@ class _Crew:
             for worker in [worker for worker in self.workers if worker.pipe in ready]:
                 yield from self._hear(worker)
             self._deal()
-        if left := len(self.rest) + sum(map(len, self.suspects)):
-            logger.error("%s: no GPU is left for %d rows", self.order[0], left)
 
     def end(self) -> None:
         """End all processes; they have nothing left to do, or nobody to do it for."""
@@ -187,9 +193,9 @@ class _Crew:
     def _deal(self) -> None:
         """Give the rows that no process has to those that wait, else to a fresh one, else to those at work."""
         if self.budget.left() <= 0:
-            if left := len(self.rest) + sum(map(len, self.suspects)):
-                logger.warning("time budget: spent, %d rows are %s", left, LEFT)
-                self.budget.given_up[LEFT] += left
+            if self.left:
+                logger.warning("time budget: spent, %d rows are %s", self.left, LEFT)
+                self.budget.given_up[LEFT] += self.left
             self.rest, self.suspects = self.rest[:0], []
             return
         waiting: list[_Worker | int] = [worker for worker in self.workers if not len(worker.rows)]
@@ -229,6 +235,9 @@ class _Crew:
         match message:
             case "loaded":
                 worker.loaded = True
+                if not self.loaded:
+                    self.loaded = True
+                    yield self.rest[:0], np.empty((0, 3))
             case "begins", rows:
                 worker.block = rows
             case "fails", why, on_rows:
