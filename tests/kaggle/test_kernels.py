@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import subprocess
 import time
 import tomllib
@@ -60,12 +61,13 @@ class Tree:
         self.test_csv = self.competition / "test.csv"
         self.rates = arena.train[list(LABEL_COLUMNS)].to_numpy().mean(axis=0)
 
-    def run(self, kernel: Path, environment: Path) -> subprocess.CompletedProcess:
+    def run(self, kernel: Path, environment: Path, rerun: bool = False) -> subprocess.CompletedProcess:
         # The notebook is what is pushed, so the notebook's code is what is run.
         code = stage.kernel_code(NOTEBOOK if kernel == INFER else kernel)
         return subprocess.run(
             [environment / "bin" / "python", "-c", code],
-            env={"HUMANPREF_KAGGLE_ROOT": str(self.root), "PATH": "/usr/bin:/bin", "HOME": str(self.root)},
+            env={"HUMANPREF_KAGGLE_ROOT": str(self.root), "PATH": "/usr/bin:/bin", "HOME": str(self.root)}
+            | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if rerun else {}),
             cwd=self.working,
             capture_output=True,
             text=True,
@@ -145,9 +147,14 @@ def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> N
         for name, text in {**files, "humanpref-9.9.dist-info/RECORD": record.getvalue()}.items():
             wheel.writestr(name, text)
     (folder / "run.toml").write_text(run)
+    write_manifest(folder)
+
+
+def write_manifest(folder: Path) -> None:
     entries = [
         {"name": p.name, "bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
         for p in folder.iterdir()
+        if p.name != stage.MARKER
     ]
     (folder / stage.MARKER).write_text(json.dumps({"format": 1, "version": "9.9", "files": entries}))
 
@@ -196,9 +203,12 @@ def test_no_kernel_asks_where_its_file_is():
         assert "__file__" not in path.read_text()
 
 
-def test_the_visible_run_and_the_hidden_one_are_the_same():
-    for path in (TRAIN, INFER, *(Path(m.__file__) for m in (kernels, launch, predicting))):
+def test_what_is_predicted_does_not_depend_on_the_run():
+    """The inference kernel alone asks which run it is in, and only to judge what came out."""
+    for path in (TRAIN, *(Path(m.__file__) for m in (kernels, launch, predicting))):
         assert "KAGGLE_IS_COMPETITION_RERUN" not in path.read_text()
+    assert 'status["run"]' not in functions(INFER)["predict"]
+    for path in (TRAIN, INFER, *(Path(m.__file__) for m in (kernels, launch, predicting))):
         assert "KAGGLE_KERNEL_RUN_TYPE" not in path.read_text()
 
 
@@ -216,7 +226,8 @@ def test_train_then_infer(tree, wheels, tmp_path, fresh):
     done = tree.run(INFER, make_environment(tmp_path / "second"))
     assert done.returncode == 0, done.stdout + done.stderr
     status = tree.status
-    assert (status["rows"], status["predicted"], status["fallback"], status["failures"]) == (8, 8, 0, [])
+    assert (status["rows"], status["predicted"], status["fallback"], status["degraded"]) == (8, 8, 0, [])
+    assert status["run"] == "commit"
     assert status["prior_source"].endswith("artifact/artifact.json")
     assert {"fallback", "install", "read", "load", "predict", "total"} <= status["seconds"].keys()
     assert "8 of 8 rows" in (tree.working / status["log"]).read_text()
@@ -251,14 +262,14 @@ def test_the_fallbacks_probabilities(tree, bare, source):
         expected = tree.rates
     else:
         (tree.competition / "train.csv").write_text("id,prompt\n")
-    done = tree.run(INFER, bare)
+    done = tree.run(INFER, bare, rerun=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert tree.submission() == pytest.approx(np.tile(expected, (8, 1)))
     status = tree.status
     assert status["prior_source"].endswith({"artifact": "artifact.json"}.get(source, source))
     assert (status["predicted"], status["fallback"]) == (0, 8)
-    assert len(status["failures"]) == 1
-    assert f"expected one dataset with {stage.MARKER}" in status["failures"][0]
+    assert f"expected one dataset with {stage.MARKER}" in status["degraded"][0]
+    assert status["degraded"][1:] == ["8 of 8 rows have the prior"]
     log = (tree.working / "infer.log").read_text()
     assert "Traceback" in log
     assert "test.csv" in log  # the tree shows what was there instead
@@ -269,7 +280,7 @@ def test_the_fallback_takes_the_ids_as_they_stand(new_tree, bare):
     rows = [["prompt", ID, "response_a", "response_b"], [long, "0042", "[]", "[]"], [long, "a,b", "[]", "[]"]]
     with open(new_tree.test_csv, "w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows(rows)
-    assert new_tree.run(INFER, bare).returncode == 0
+    assert new_tree.run(INFER, bare, rerun=True).returncode == 0
     with open(new_tree.working / "submission.csv", newline="") as file:
         assert [row[0] for row in csv.reader(file)] == [ID, "0042", "a,b"]
 
@@ -293,8 +304,9 @@ def test_a_corrupted_wheel_is_not_installed(new_tree, wheels, bare, kernel):
         assert f"The training kernel failed: RuntimeError: {message}" in done.stderr
         assert not (new_tree.working / "artifact").exists()
     else:
-        assert done.returncode == 0
-        assert message in new_tree.status["failures"][0]
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"RuntimeError: nothing was predicted; RuntimeError: {message}")
+        assert message in new_tree.status["degraded"][0]
         new_tree.submission()
 
 
@@ -313,6 +325,8 @@ def infer(input_root, working, test_csv, prior, seconds):
     print("five rows done", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
+DEATH = "import os, signal\ndef infer(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+SPOILER = "def infer(input_root, working, *_):\n    (working / 'status.json').unlink()\n"
 SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.sleep(60)\n"
 
 
@@ -320,24 +334,146 @@ SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.
     ("code", "run", "failure", "predicted"),
     [
         (CRASH, 'preset = "prior"\n', "the inference process ended with -9 (SIGKILL; out of memory?)", 5),
-        (SLEEP, 'preset = "prior"\ninference_seconds = 3\n', "TimeoutError: stopped after", 0),
+        (DEATH, 'preset = "prior"\n', "the inference process ended with -9 (SIGKILL; out of memory?)", 0),
+        (SLEEP, 'preset = "prior"\ninference_seconds = 2\n', "TimeoutError: stopped after", 0),
+        (SPOILER, 'preset = "prior"\n', "status.json", 0),
     ],
-    ids=["killed", "too slow"],
+    ids=["killed", "killed at once", "too slow", "no status"],
 )
 def test_the_submission_survives_the_inference_process(new_tree, fresh, code, run, failure, predicted):
+    """A commit run ends with an error if nothing was predicted, the hidden rerun never."""
     fake_dataset(new_tree.dataset, code, run)
-    done = new_tree.run(INFER, fresh)
-    assert done.returncode == 0, done.stderr
-    assert failure in new_tree.status["failures"][0]
-    assert new_tree.status["predicted"] == predicted
-    new_tree.submission()
+    for rerun in (False, True):
+        done = new_tree.run(INFER, fresh, rerun)
+        assert done.returncode == (0 if rerun or predicted else 1), done.stderr
+        status = new_tree.status
+        assert failure in status["degraded"][0]
+        assert (status["run"], status["predicted"]) == ("rerun" if rerun else "commit", predicted)
+        new_tree.submission()
+
+
+# What goes wrong in a bundle: what is done to the tree, how many rows are predicted all the same, whether Kaggle may take the
+# commit run for a submission, and what `degraded` says.
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def plant(tree: Tree, module: str, code: str) -> None:
+    """Add code to a module of the wheel."""
+    wheel = next(tree.dataset.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files[module] += code.encode()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    write_manifest(tree.dataset)
+
+
+def lose_the_wheel(tree):
+    next(tree.dataset.glob("*.whl")).unlink()
+
+
+def lose_the_dataset(tree):
+    shutil.rmtree(tree.dataset)
+
+
+def cut_every_weight(tree):
+    for path in tree.kernel.rglob("*.safetensors"):
+        cut(path)
+
+
+def cut_one_of_two_artifacts(tree):
+    shutil.copytree(tree.kernel / "artifact", tree.kernel / "other")
+    for path in (tree.kernel / "other").rglob("*.safetensors"):
+        cut(path)
+
+
+def spoil_one_of_two_artifacts(tree):
+    shutil.copytree(tree.kernel / "artifact", tree.kernel / "other")
+    cut(tree.kernel / "other" / "artifact.json")
+
+
+def cut_one_fold(tree):
+    cut(next((tree.kernel / "artifact" / "fold-0").glob("*.safetensors")))
+
+
+def raise_in_row_3(tree):
+    bad = ids_of(tree)[2]
+    code = """
+_predict = PriorModel.predict_proba
+def _raise(self, pairs):
+    if %r in set(pairs["id"]):
+        raise RuntimeError("no luck")
+    return _predict(self, pairs)
+PriorModel.predict_proba = _raise
+"""
+    plant(tree, "humanpref/models/prior.py", code % bad)
+
+
+def run_out_of_time_at_once(tree):
+    (tree.dataset / "run.toml").write_text('preset = "prior"\ninference_seconds = 0\n')
+    write_manifest(tree.dataset)
+
+
+def run_out_of_time_after_a_block(tree):
+    code = """
+_answers = iter([1.0, 1.0])  # to the first model's questions: its share, and what is left before its first block
+Budget.left = lambda self: next(_answers, 0.0)
+"""
+    plant(tree, "humanpref/models/budget.py", code)
+
+
+PLANTED = [
+    (lose_the_dataset, 0, False, "expected one dataset"),
+    (lose_the_wheel, 0, False, "neither a file nor an unpacked wheel"),
+    (cut_every_weight, 0, False, "model.safetensors"),
+    (cut_one_of_two_artifacts, 8, False, "other/fold-0"),
+    (spoil_one_of_two_artifacts, 8, False, "other: "),
+    (cut_one_fold, 8, True, "artifact/fold-0"),
+    (raise_in_row_3, 7, True, "RuntimeError: no luck"),
+    (run_out_of_time_at_once, 0, False, "TimeoutError: stopped after"),
+    (run_out_of_time_after_a_block, 4, True, "row predictions for lack of time"),
+]
+
+
+@pytest.fixture(scope="module")
+def folds(arena, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("folds") / "artifact"
+    experiment.train(load_config("prior"), arena / "train.csv", folder, folds=2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fault", "predicted", "may_be_submitted", "reason"), PLANTED, ids=[fault.__name__ for fault, *_ in PLANTED]
+)
+def test_what_goes_wrong_in_a_bundle(new_tree, wheels, folds, fresh, fault, predicted, may_be_submitted, reason):
+    copy_dataset(wheels, new_tree.dataset)
+    shutil.copytree(folds, new_tree.kernel / "artifact")
+    fault(new_tree)
+    for rerun in (False, True):
+        done = new_tree.run(INFER, fresh, rerun)
+        status = new_tree.status
+        assert status["run"] == ("rerun" if rerun else "commit")
+        assert done.returncode == (0 if rerun or may_be_submitted else 1), done.stdout + done.stderr
+        assert (status["predicted"], status["fallback"]) == (predicted, 8 - predicted)
+        assert any(reason in text for text in status["degraded"]), status["degraded"]
+        assert not any("\n" in text for text in status["degraded"])
+        assert (new_tree.submission() == status["prior"]).all(axis=1).sum() >= 8 - predicted
+        if done.returncode:
+            assert done.stderr.splitlines()[-1].startswith("RuntimeError: ")
+            assert reason in done.stderr.splitlines()[-1]
 
 
 TOLD = """
 import json
 def infer(input_root, working, test_csv, prior, seconds):
     status = json.loads((working / "status.json").read_text())
-    (working / "status.json").write_text(json.dumps(status | {"told": seconds}))
+    (working / "status.json").write_text(json.dumps(status | {"told": seconds, "predicted": 8, "degraded": []}))
 """
 
 
@@ -346,7 +482,7 @@ def test_the_inference_process_plans_with_less_time_than_it_has(new_tree, fresh)
     assert new_tree.run(INFER, fresh).returncode == 0
     left = 500 - sum(new_tree.status["seconds"][phase] for phase in ("fallback", "install"))
     assert new_tree.status["told"] == pytest.approx(0.9 * left, abs=2)
-    assert new_tree.status["failures"] == []
+    assert new_tree.status["degraded"] == []
 
 
 # --------------------------------------------------------------------------------------------------- kernels.infer itself
@@ -462,8 +598,8 @@ def test_an_artifact_that_fails_leaves_the_others_alone(infer, caplog, error):
     assert tree.submission() == pytest.approx(np.tile(B, (8, 1)))
     status = tree.status
     assert (status["predicted"], status["fallback"]) == (8, 0)
-    assert f"{type(error).__name__}: {error}" in status["failures"][0]
-    assert any("SystemExit: bye" in failure for failure in status["failures"][1:])
+    assert f"{type(error).__name__}: {error}" in status["degraded"][0]
+    assert any("SystemExit: bye" in failure for failure in status["degraded"][1:])
     assert "Traceback" in caplog.text
 
 
@@ -476,22 +612,23 @@ def test_one_bad_row_costs_one_row(infer, new_tree, error):
     assert tree.submission() == pytest.approx(expected)
     status = tree.status
     assert (status["predicted"], status["fallback"]) == (7, 1)
-    assert len(status["failures"]) == 1
-    assert f"id {bad!r}: {type(error).__name__}" in status["failures"][0]
+    assert f"id {bad!r}: {type(error).__name__}" in status["degraded"][0]
+    assert status["degraded"][1:] == ["1 of 8 rows have the prior"]
 
 
 def test_an_artifact_that_always_fails_is_given_up(infer, monkeypatch):
     monkeypatch.setattr(predicting, "MAX_FAILURES", 3)
     tree = infer(StandIn(A, "every"))
     assert tree.submission() == pytest.approx(np.tile(PRIOR, (8, 1)))
-    assert "given up after 3 failed calls in a row" in tree.status["failures"][-1]
+    assert "given up after 3 failed calls in a row" in tree.status["degraded"][-2]
+    assert tree.status["artifacts"][0]["rows"] == 0
 
 
 @pytest.mark.parametrize("answer", [[np.nan, 0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.5, 0.5], [0.5, 0.5]])
 def test_what_is_no_probability_is_not_used(infer, answer):
     tree = infer(StandIn(answer), StandIn(B))
     assert tree.submission() == pytest.approx(np.tile(B, (8, 1)))
-    assert tree.status["failures"]
+    assert tree.status["degraded"]
 
 
 def test_an_interruption_keeps_what_is_predicted(infer, new_tree):
@@ -517,8 +654,9 @@ def test_what_there_is_no_time_for_is_given_up_in_order(infer, new_tree, caplog,
     assert clock.now <= 140
     probabilities = tree.submission()
     status = tree.status
-    assert (status["predicted"], status["fallback"], status["failures"]) == (8, 0, [])
     given_up = status["given_up"]["half"]
+    assert (status["predicted"], status["fallback"]) == (8, 0)
+    assert status["degraded"] == [f"half: {given_up} row predictions for lack of time"]
     assert given_up == sum(half.rows for half in halves)
     assert all(half.rows for half in halves)  # each has its share of the time
     share = given_up / 16
@@ -546,7 +684,8 @@ def test_a_bad_row_costs_one_row_where_time_is_short_too(infer, new_tree):
     tree = infer(Slow(A, clock, 10, bad, half=Slow(B, clock, 5, bad)), seconds=70, clock=clock)
     assert (tree.submission() == np.array(PRIOR)).all(axis=1).nonzero()[0].tolist() == [5]
     assert tree.status["given_up"] == {"half": 3}
-    assert len(tree.status["failures"]) == 1
+    assert f"id {bad!r}" in tree.status["degraded"][0]
+    assert len(tree.status["degraded"]) == 3  # and the half, and the prior's row
 
 
 def test_what_a_quick_model_leaves_over_goes_to_a_slow_one(infer, monkeypatch):
@@ -574,7 +713,7 @@ def test_a_blend_mixes_what_its_members_say(infer, mean):
     within = Blend(mean, np.array([0.5, 0.5]))(np.array([[B], [[0.1, 0.1, 0.8]]]))
     expected = Blend(mean, np.array([0.75, 0.25]))(np.stack([np.array([A]), within]))
     assert tree.submission() == pytest.approx(np.tile(expected, (8, 1)))
-    (failure,) = tree.status["failures"]
+    (failure,) = tree.status["degraded"]
     assert "member-2: InputError: a weight is missing" in failure
 
 
@@ -604,7 +743,7 @@ def test_a_model_is_freed_before_the_next(infer, monkeypatch):
 
     monkeypatch.setattr(kernels, "_predict_with", predict_with)
     tree = infer([None, None], (([0.5, 0.5], "arithmetic"), None, None), None)
-    assert tree.status["failures"] == []
+    assert tree.status["degraded"] == []
     assert tree.status["predicted"] == 8
 
 
@@ -620,7 +759,7 @@ def test_a_real_blend_is_what_it_is_by_itself(arena, new_tree):
     kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
     expected = blended.predict_proba(read_pairs(new_tree.test_csv))
     assert new_tree.submission() == pytest.approx(expected, abs=1e-6)
-    assert new_tree.status["failures"] == []
+    assert new_tree.status["degraded"] == []
 
 
 def test_a_real_blend_knows_special_cases(write_csv, new_tree):

@@ -220,7 +220,7 @@ def test_both_splits_between_two_gpus_say_what_one_process_does(arena, tmp_path,
         made = pd.read_csv(working / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
         np.testing.assert_allclose(made, expected, atol=1e-6)
         status = read_json(working / "status.json")
-        assert (status["failures"], status["given_up"]) == ([], {})
+        assert (status["degraded"], status["given_up"]) == ([], {})
     assert shared == [(2, "rows"), (2, "orders")]
 
 
