@@ -115,6 +115,18 @@ def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
     ]
 
 
+def test_a_training_that_left_something_out_says_so(run, arena):
+    train = ["--quiet", "train", "--train", arena / "train.csv", "--set"]
+    code, out, _ = run(*train, 'model.members=["prior", "embedding"]', "--preset", "cpu-best", "--out", "A")
+    assert code == 0
+    assert "model: blended without embedding, which needs a model folder (model.backbone=FOLDER)\n" in out
+    pytest.importorskip("torch")
+    tiny = ["--preset", "tiny", "--set", "model.max_length=32", "--set", "model.scratch_hidden_size=8"]
+    code, out, _ = run(*train, "training.seconds=1e-9", *tiny, "--out", "B")
+    assert code == 0
+    assert "model: training stopped after 1e-09 s, in epoch 1 at step 1 of " in out
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

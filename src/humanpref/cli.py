@@ -93,6 +93,11 @@ def train(options: argparse.Namespace) -> int:
     metrics = artifact.metrics
     if "log_loss" in metrics:
         print(_figures(metrics["held_out"], metrics))
+    for name, member in metrics["members"].items():
+        if stopped := member.get("training", {}).get("stopped"):
+            print(f"{name}: training stopped {stopped}")
+        for left_out in member.get("blend", {}).get("left_out", []):
+            print(f"{name}: blended without {left_out}, which needs a model folder (model.backbone=FOLDER)")
     print(f"artifact: {artifact.folder}")
     return 0
 
