@@ -3,12 +3,9 @@
 import ast
 import csv
 import functools
-import hashlib
 import io
 import json
 import math
-import shutil
-import subprocess
 import time
 import tomllib
 import weakref
@@ -16,15 +13,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from humanpref import experiment
 from humanpref.blending import blend
 from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
-from humanpref.data.synthetic import write_arena
-from humanpref.files import read_json, write_json
+from humanpref.files import write_json
 from humanpref.kaggle import kernels, launch, predicting, stage
 from humanpref.kaggle.kernels import Run
 from humanpref.kaggle.metadata import COMPETITION
@@ -33,61 +28,7 @@ from humanpref.models.blend import Blend, write_state
 from humanpref.models.budget import LEFT, Budget
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
-PROJECT = Path(__file__).parents[2]
-TRAIN = PROJECT / "kernel" / "train" / "train.py"
-INFER = PROJECT / "kernel" / "infer" / "infer.py"
-NOTEBOOK = PROJECT / "kernel" / "infer" / "infer.ipynb"
-LAYOUTS = {
-    "new": (f"competitions/{COMPETITION}", "datasets/someone/humanpref-wheels", "notebooks/someone/humanpref-train"),
-    "legacy": (COMPETITION, "humanpref-wheels", "humanpref-train"),
-}
-
-
-class Tree:
-    """A made-up /kaggle: the competition's files, and what a test adds."""
-
-    def __init__(self, root: Path, layout: str = "new") -> None:
-        competition, dataset, kernel = LAYOUTS[layout]
-        self.root, self.input, self.working = root, root / "input", root / "working"
-        self.competition, self.dataset, self.kernel = (
-            self.input / competition,
-            self.input / dataset,
-            self.input / kernel,
-        )
-        self.working.mkdir(parents=True)
-        arena = write_arena(self.competition, rows=40, seed=3)
-        for hidden in ("truth.csv", "test_labels.csv"):
-            (self.competition / hidden).unlink()
-        self.test_csv = self.competition / "test.csv"
-        self.rates = arena.train[list(LABEL_COLUMNS)].to_numpy().mean(axis=0)
-
-    def run(self, kernel: Path, environment: Path, rerun: bool = False) -> subprocess.CompletedProcess:
-        # The notebook is what is pushed, so the notebook's code is what is run.
-        code = stage.kernel_code(NOTEBOOK if kernel == INFER else kernel)
-        return subprocess.run(
-            [environment / "bin" / "python", "-c", code],
-            env={"HUMANPREF_KAGGLE_ROOT": str(self.root), "PATH": "/usr/bin:/bin", "HOME": str(self.root)}
-            | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if rerun else {}),
-            cwd=self.working,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    @property
-    def status(self) -> dict:
-        return read_json(self.working / "status.json")
-
-    def submission(self) -> np.ndarray:
-        """The submission's probabilities, after the check that it is one."""
-        assert check_submission(self.working / "submission.csv", self.test_csv) == []
-        return pd.read_csv(self.working / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
-
-    def add_artifact(self, facts: object) -> Path:
-        folder = self.kernel / "artifact"
-        folder.mkdir(parents=True)
-        (folder / "artifact.json").write_text(json.dumps(facts))
-        return folder
+from .tree import INFER, LAYOUTS, NOTEBOOK, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
 
 
 @pytest.fixture(params=list(LAYOUTS))
@@ -122,14 +63,6 @@ def link(source: Path, target: Path) -> None:
     target.symlink_to(source)
 
 
-def copy_dataset(source: Path, target: Path) -> Path:
-    """A dataset that a test may spoil; gives its wheel."""
-    target.mkdir(parents=True)
-    for path in source.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
-    return next(target.glob("*.whl"))
-
-
 def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> None:
     """A dataset whose `humanpref` is a stand-in with the given `kernels.infer`."""
     files = {
@@ -148,15 +81,6 @@ def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> N
             wheel.writestr(name, text)
     (folder / "run.toml").write_text(run)
     write_manifest(folder)
-
-
-def write_manifest(folder: Path) -> None:
-    entries = [
-        {"name": p.name, "bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
-        for p in folder.iterdir()
-        if p.name != stage.MARKER
-    ]
-    (folder / stage.MARKER).write_text(json.dumps({"format": 1, "version": "9.9", "files": entries}))
 
 
 # ------------------------------------------------------------------------------------------------- one source of each
@@ -352,123 +276,6 @@ def test_the_submission_survives_the_inference_process(new_tree, fresh, code, ru
         new_tree.submission()
 
 
-# What goes wrong in a bundle: what is done to the tree, how many rows are predicted all the same, whether Kaggle may take the
-# commit run for a submission, and what `degraded` says.
-
-
-def cut(path: Path) -> None:
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def plant(tree: Tree, module: str, code: str) -> None:
-    """Add code to a module of the wheel."""
-    wheel = next(tree.dataset.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    files[module] += code.encode()
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    write_manifest(tree.dataset)
-
-
-def lose_the_wheel(tree):
-    next(tree.dataset.glob("*.whl")).unlink()
-
-
-def lose_the_dataset(tree):
-    shutil.rmtree(tree.dataset)
-
-
-def cut_every_weight(tree):
-    for path in tree.kernel.rglob("*.safetensors"):
-        cut(path)
-
-
-def cut_one_of_two_artifacts(tree):
-    shutil.copytree(tree.kernel / "artifact", tree.kernel / "other")
-    for path in (tree.kernel / "other").rglob("*.safetensors"):
-        cut(path)
-
-
-def spoil_one_of_two_artifacts(tree):
-    shutil.copytree(tree.kernel / "artifact", tree.kernel / "other")
-    cut(tree.kernel / "other" / "artifact.json")
-
-
-def cut_one_fold(tree):
-    cut(next((tree.kernel / "artifact" / "fold-0").glob("*.safetensors")))
-
-
-def raise_in_row_3(tree):
-    bad = ids_of(tree)[2]
-    code = """
-_predict = PriorModel.predict_proba
-def _raise(self, pairs):
-    if %r in set(pairs["id"]):
-        raise RuntimeError("no luck")
-    return _predict(self, pairs)
-PriorModel.predict_proba = _raise
-"""
-    plant(tree, "humanpref/models/prior.py", code % bad)
-
-
-def run_out_of_time_at_once(tree):
-    (tree.dataset / "run.toml").write_text('preset = "prior"\ninference_seconds = 0\n')
-    write_manifest(tree.dataset)
-
-
-def run_out_of_time_after_a_block(tree):
-    code = """
-_answers = iter([1.0, 1.0])  # to the first model's questions: its share, and what is left before its first block
-Budget.left = lambda self: next(_answers, 0.0)
-"""
-    plant(tree, "humanpref/models/budget.py", code)
-
-
-PLANTED = [
-    (lose_the_dataset, 0, False, "expected one dataset"),
-    (lose_the_wheel, 0, False, "neither a file nor an unpacked wheel"),
-    (cut_every_weight, 0, False, "model.safetensors"),
-    (cut_one_of_two_artifacts, 8, False, "other/fold-0"),
-    (spoil_one_of_two_artifacts, 8, False, "other: "),
-    (cut_one_fold, 8, True, "artifact/fold-0"),
-    (raise_in_row_3, 7, True, "RuntimeError: no luck"),
-    (run_out_of_time_at_once, 0, False, "TimeoutError: stopped after"),
-    (run_out_of_time_after_a_block, 4, True, "row predictions for lack of time"),
-]
-
-
-@pytest.fixture(scope="module")
-def folds(arena, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("folds") / "artifact"
-    experiment.train(load_config("prior"), arena / "train.csv", folder, folds=2)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("fault", "predicted", "may_be_submitted", "reason"), PLANTED, ids=[fault.__name__ for fault, *_ in PLANTED]
-)
-def test_what_goes_wrong_in_a_bundle(new_tree, wheels, folds, fresh, fault, predicted, may_be_submitted, reason):
-    copy_dataset(wheels, new_tree.dataset)
-    shutil.copytree(folds, new_tree.kernel / "artifact")
-    fault(new_tree)
-    for rerun in (False, True):
-        done = new_tree.run(INFER, fresh, rerun)
-        status = new_tree.status
-        assert status["run"] == ("rerun" if rerun else "commit")
-        assert done.returncode == (0 if rerun or may_be_submitted else 1), done.stdout + done.stderr
-        assert (status["predicted"], status["fallback"]) == (predicted, 8 - predicted)
-        assert any(reason in text for text in status["degraded"]), status["degraded"]
-        assert not any("\n" in text for text in status["degraded"])
-        assert (new_tree.submission() == status["prior"]).all(axis=1).sum() >= 8 - predicted
-        if done.returncode:
-            assert done.stderr.splitlines()[-1].startswith("RuntimeError: ")
-            assert reason in done.stderr.splitlines()[-1]
-
-
 TOLD = """
 import json
 def infer(input_root, working, test_csv, prior, seconds):
@@ -580,10 +387,6 @@ def infer(new_tree, monkeypatch):
     return run
 
 
-def ids_of(tree: Tree) -> list[str]:
-    return list(pd.read_csv(tree.test_csv, dtype={ID: str})[ID])
-
-
 def test_the_mean_of_the_artifacts(infer):
     tree = infer(StandIn(A), StandIn(B))
     assert tree.submission() == pytest.approx(np.tile(np.mean([A, B], axis=0), (8, 1)))
@@ -605,7 +408,7 @@ def test_an_artifact_that_fails_leaves_the_others_alone(infer, caplog, error):
 
 @pytest.mark.parametrize("error", [RuntimeError("no luck"), MemoryError("too long")])
 def test_one_bad_row_costs_one_row(infer, new_tree, error):
-    bad = ids_of(new_tree)[5]
+    bad = new_tree.ids[5]
     tree = infer(StandIn(A, bad, error))
     expected = np.tile(A, (8, 1))
     expected[5] = PRIOR
@@ -633,7 +436,7 @@ def test_what_is_no_probability_is_not_used(infer, answer):
 
 def test_an_interruption_keeps_what_is_predicted(infer, new_tree):
     with pytest.raises(KeyboardInterrupt):
-        infer(StandIn(A, ids_of(new_tree)[4], KeyboardInterrupt()))
+        infer(StandIn(A, new_tree.ids[4], KeyboardInterrupt()))
     assert new_tree.submission() == pytest.approx(np.array([A] * 4 + [PRIOR] * 4))
     assert new_tree.status["predicted"] == 4
 
@@ -679,7 +482,7 @@ def test_what_no_variant_has_time_for_keeps_the_prior(infer, caplog):
 
 
 def test_a_bad_row_costs_one_row_where_time_is_short_too(infer, new_tree):
-    bad = ids_of(new_tree)[5]
+    bad = new_tree.ids[5]
     clock = Clock()
     tree = infer(Slow(A, clock, 10, bad, half=Slow(B, clock, 5, bad)), seconds=70, clock=clock)
     assert (tree.submission() == np.array(PRIOR)).all(axis=1).nonzero()[0].tolist() == [5]
@@ -718,7 +521,7 @@ def test_a_blend_mixes_what_its_members_say(infer, mean):
 
 
 def test_a_row_that_one_member_cannot_is_the_others(infer, new_tree):
-    bad = ids_of(new_tree)[5]
+    bad = new_tree.ids[5]
     tree = infer((([0.6, 0.4], "geometric"), StandIn(A), StandIn(B, bad)))
     both = Blend("geometric", np.array([0.6, 0.4]))(np.array([[A], [B]]))
     expected = np.tile(both, (8, 1))
