@@ -112,6 +112,7 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
         "difference to",
     ):
         assert word in text
+    assert "degraded" not in text
 
 
 def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs):
@@ -172,6 +173,9 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
         fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
     assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
     assert f"{len(fifth.oof)} rows were held out by every artifact, of 120" in caplog.text
+    left_out = len(pairs) - len(fifth.oof)
+    assert fewer.metrics["blend"]["rows_left_out"] == left_out
+    assert f"degraded: {left_out} held-out rows left out" in render(fewer.metrics)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from humanpref.cli import main
+from humanpref.models.budget import Budget
 from humanpref.training import device
 
 GOOD = {
@@ -90,6 +92,40 @@ def test_from_sample_to_scores(run, tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(figures)
     assert f"log loss {figures['log_loss']:.4f}" in out
+    assert "flattering" not in out
+    code, out, _ = run("evaluate", "A", "--data", "arena/train.csv", "--json", "figures.json")
+    trained_on = json.loads((tmp_path / "figures.json").read_text())["rows_trained_on"]
+    assert (code, 0 < trained_on < 60) == (0, True)
+    assert out.endswith(f"; flattering: trained on {trained_on} of these rows\n")
+
+
+def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
+    """Also with --quiet, which mutes the log; and one that predicts nothing writes nothing."""
+    assert run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A")[0] == 0
+    predict = ["--quiet", "predict", "A", "--test", arena / "test.csv", "--out", "s.csv"]
+    refused(run(*predict, "--seconds", 1e-9), "no time for a single row", "--seconds")
+    assert not Path("s.csv").exists()
+    left = iter([100.0] * 3)  # the artifact's share, its model's, and what is left before the first block
+    monkeypatch.setattr(Budget, "left", lambda _: next(left, 0.0))
+    code, out, _ = run(*predict, "--seconds", 100)
+    assert code == 0
+    assert out.splitlines() == [
+        "s.csv: 24 rows",
+        "degraded: not predicted: 20 row predictions for lack of time",
+        "degraded: 20 of 24 rows have the prior",
+    ]
+
+
+def test_a_training_that_left_something_out_says_so(run, arena):
+    train = ["--quiet", "train", "--train", arena / "train.csv", "--set"]
+    code, out, _ = run(*train, 'model.members=["prior", "embedding"]', "--preset", "cpu-best", "--out", "A")
+    assert code == 0
+    assert "model: blended without embedding, which needs a model folder (model.backbone=FOLDER)\n" in out
+    pytest.importorskip("torch")
+    tiny = ["--preset", "tiny", "--set", "model.max_length=32", "--set", "model.scratch_hidden_size=8"]
+    code, out, _ = run(*train, "training.seconds=1e-9", *tiny, "--out", "B")
+    assert code == 0
+    assert "model: training stopped after 1e-09 s, in epoch 1 at step 1 of " in out
 
 
 @pytest.mark.parametrize(

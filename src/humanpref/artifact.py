@@ -205,10 +205,6 @@ class Artifact:
             counts += ~np.isnan(made[:, :1])
         return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
 
-    def or_prior(self, probabilities: np.ndarray) -> np.ndarray:
-        """The probabilities with the training rows' class rates in place of NaN."""
-        return np.where(np.isnan(probabilities), np.array(self.prior) / sum(self.prior), probabilities)
-
 
 def facts_of(
     config: Config,

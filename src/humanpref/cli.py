@@ -99,6 +99,11 @@ def train(options: argparse.Namespace) -> int:
     metrics = artifact.metrics
     if "log_loss" in metrics:
         print(_figures(metrics["held_out"], metrics))
+    for name, member in metrics["members"].items():
+        if stopped := member.get("training", {}).get("stopped"):
+            print(f"{name}: training stopped {stopped}")
+        for left_out in member.get("blend", {}).get("left_out", []):
+            print(f"{name}: blended without {left_out}, which needs a model folder (model.backbone=FOLDER)")
     print(f"artifact: {artifact.folder}")
     return 0
 
@@ -119,14 +124,15 @@ def predict(options: argparse.Namespace) -> int:
     check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False, weights=options.labels and options.weight is None)
+    degraded: list[str] = []
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)
     else:
-        probabilities = predict(artifacts, pairs, options.seconds)
+        probabilities, degraded = predict(artifacts, pairs, options.seconds)
         if is_main_process():
             write_submission(options.out, pairs["id"].tolist(), probabilities)
     if is_main_process():
-        print(f"{options.out}: {len(pairs)} rows")
+        print("\ndegraded: ".join([f"{options.out}: {len(pairs)} rows", *degraded]))
     return 0
 
 
@@ -155,8 +161,10 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.json is not None and options.html.resolve().is_relative_to(options.json.resolve()):
             raise InputError(f"--html {options.html}: is also --json, or lies in it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs = rows_to_judge(artifacts, options.data)
+    pairs, trained_on = rows_to_judge(artifacts, options.data)
     figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)
+    for of, rows in zip(figures["artifacts"].values(), trained_on, strict=True):
+        of["rows_trained_on"] = rows
     if options.json is not None:
         # Of one artifact its figures alone, as ever.
         alone = len(artifacts) == 1
@@ -435,6 +443,7 @@ def _figures(title: str, figures: dict) -> str:
         f"{title}: {figures['rows']} rows, log loss {figures['log_loss']:.4f} "
         f"[{figures['log_loss_low']:.4f}, {figures['log_loss_high']:.4f}], accuracy {figures['accuracy']:.3f}, "
         f"the prior's log loss {figures['prior_log_loss']:.4f}"
+        + (f"; flattering: trained on {learned} of these rows" if (learned := figures.get("rows_trained_on")) else "")
     )
 
 

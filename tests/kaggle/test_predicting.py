@@ -360,7 +360,7 @@ def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
     made = pd.read_csv(tmp_path / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
     np.testing.assert_allclose(made, expected, atol=1e-6)
     status = read_json(tmp_path / "status.json")
-    assert (status["predicted"], status["given_up"]) == (len(made), {})
+    assert (status["predicted"], status["degraded"], status["given_up"]) == (len(made), [], {})
     assert status["seconds"]["load"] > 0  # what does not grow with the rows
     assert shared == [2]
 

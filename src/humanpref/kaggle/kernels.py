@@ -33,7 +33,7 @@ from humanpref.kaggle.predicting import describe, free, outcomes, shared_out
 from humanpref.models import load_model
 from humanpref.models.base import CONFIG_FILE
 from humanpref.models.blend import Blend, equal_blend, mix, read_state
-from humanpref.models.budget import Budget
+from humanpref.models.budget import Budget, shortages
 from humanpref.schema import CLASSES, ID, InputError
 from humanpref.text.cases import answer_cases
 from humanpref.training import device
@@ -198,9 +198,10 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
     """Predict with every artifact under the input root, and keep `working/submission.csv` up to date all the while.
 
     A row's probabilities are the mean over the artifacts that predicted it, or the prior. One model is in memory at a time, be
-    it a fold's or a blend's; a blend mixes those that are done. A model or a row that fails is logged with its traceback and
-    listed in `working/status.json`; the others go on. Each model has an equal share of the time that is left when its turn
-    comes; what it gives up to keep to it (`humanpref.models.budget`) is logged and counted in `working/status.json`.
+    it a fold's or a blend's; a blend mixes those that are done. A model or a row that fails is logged with its traceback; the
+    others go on. Each model has an equal share of the time that is left when its turn comes; what it gives up to keep to it
+    (`humanpref.models.budget`) is logged. `degraded` in `working/status.json` lists all that makes the submission less than
+    whole, and `artifacts` the rows that each predicted: what that is worth, the kernel decides.
 
     Parameters
     ----------
@@ -229,19 +230,16 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         raise InputError(
             f"{input_root}: no artifact.json under it; is the training kernel's output attached?\n{tree(input_root)}"
         )
+    parts: list[_Part] = []
     for folder in folders:
+        board.artifacts[folder] = _Part(folder, np.full((len(pairs), len(CLASSES)), np.nan))  # until it is read
         with board.failing(folder):
             board.artifacts[folder] = _parts_of_artifact(folder, len(pairs))
-    lacking = (
-        device.lacking()
-        if any(part.neural for artifact in board.artifacts.values() for part in artifact.leaves())
-        else ""
-    )
+            parts += board.artifacts[folder].leaves()
+    board.write()
+    lacking = device.lacking() if any(part.neural for part in parts) else ""
     # What the quick ones leave over goes to those that can use it.
-    parts = sorted(
-        (part for artifact in board.artifacts.values() for part in artifact.leaves()), key=lambda p: p.neural
-    )
-    for number, part in enumerate(parts):
+    for number, part in enumerate(sorted(parts, key=lambda part: part.neural)):
         with board.failing(part.folder):
             if part.needs_gpu:
                 device.require(lacking, str(part.folder))
@@ -250,8 +248,6 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         free()
         board.write()
     budget.tell()
-    if not board.predicted:
-        logger.error("no row was predicted")
 
 
 @dataclass
@@ -305,7 +301,6 @@ class _Board:
     seconds: dict[str, float] = field(init=False)
     artifacts: dict[Path, _Part] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    predicted: int = 0
 
     def __post_init__(self) -> None:
         self.seconds = dict.fromkeys(("read", "load", "predict", "write"), 0.0)
@@ -332,25 +327,27 @@ class _Board:
         """Write submission.csv and status.json, the former first: a status never promises more than there is."""
         with self.timed("write"):
             told = {folder: part.probabilities(self.cases) for folder, part in self.artifacts.items()}
-            mean = np.nan
-            if told:
-                mean = mix(equal_blend("arithmetic", len(told)), np.stack(list(told.values())), self.cases)
-            probabilities = np.broadcast_to(mean, (len(self.ids), len(CLASSES)))
+            mean = equal_blend("arithmetic", len(told))
+            probabilities = mix(mean, np.stack(list(told.values())), self.cases)
             missing = np.isnan(probabilities)
             write_submission(self.working / "submission.csv", self.ids, np.where(missing, self.prior, probabilities))
-        self.predicted = len(self.ids) - int(missing[:, 0].sum())
+        fallback = int(missing[:, 0].sum())
         path = self.working / "status.json"
         # The kernel wrote the fallback's part before.
         status = read_json(path) if path.exists() else {}
         status |= {
             "rows": len(self.ids),
-            "predicted": self.predicted,
-            "fallback": len(self.ids) - self.predicted,
+            "predicted": len(self.ids) - fallback,
+            "fallback": fallback,
             "artifacts": [
                 {"folder": str(folder), "rows": int((~np.isnan(rows[:, 0])).sum())} for folder, rows in told.items()
             ],
             "given_up": dict(self.given_up),
-            "failures": self.failures,
+            "degraded": [
+                *self.failures,
+                *shortages(self.given_up),
+                *([f"{fallback} of {len(self.ids)} rows have the prior"] if fallback else []),
+            ],
             "seconds": status.get("seconds", {}) | self.seconds,
             **_memory(),
         }

@@ -260,7 +260,7 @@ class BlendModel(Model):
         facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
         tried: list[dict[str, Any]] = []
         if not splits:
-            logger.info("blend: fewer prompts than inner folds, so the members weigh the same")
+            logger.warning("blend: fewer prompts than inner folds, so the members weigh the same")
             blend, dropped = equal_blend(options.mean, len(members)), {}
         else:
             fold_of = np.full(len(pairs), -1)
@@ -297,7 +297,8 @@ class BlendModel(Model):
         self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
         for fact in tried:
             logger.info("blend: %s", describe_correction(fact))
-        self.report_ = {"blend": {**blend.facts(), "corrections": tried, "members": facts}}
+        left_out = [text for text in options.members if text not in dict(members)]
+        self.report_ = {"blend": {**blend.facts(), "corrections": tried, "members": facts, "left_out": left_out}}
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:

@@ -69,9 +69,12 @@ class Budget:
     def tell(self) -> None:
         """Log what was given up, if anything was."""
         if self.given_up:
-            # Of each model: a row that two models give up counts twice.
-            told = ", ".join(f"{name}: {rows} row predictions" for name, rows in self.given_up.items())
-            logger.warning("time budget of %.0f s: %s", self.seconds, told)
+            logger.warning("time budget of %.0f s: %s", self.seconds, ", ".join(shortages(self.given_up)))
+
+
+def shortages(given_up: Counter[str]) -> list[str]:
+    """What was given up for lack of time, one line each. Of each model: a row that two models give up counts twice."""
+    return [f"{name}: {rows} row predictions for lack of time" for name, rows in given_up.items()]
 
 
 def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
