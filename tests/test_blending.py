@@ -13,6 +13,7 @@ from humanpref.config import load_config
 from humanpref.data import labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses
 from humanpref.experiment import evaluate, train
+from humanpref.files import read_json, write_json
 from humanpref.models import load_model
 from humanpref.models.blend import fit_blend, fit_corrected_blend, mean_log_loss
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -149,6 +150,18 @@ def test_blends_can_be_blended(blended, members, arena, tmp_path):
     probabilities = again.predict_proba(rows)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
     assert again.metrics["blend"]["members"][0]["log_loss"] == pytest.approx(blended.metrics["log_loss"])
+
+
+def test_the_versions_of_its_members_are_its_own(members, tmp_path):
+    folders = []
+    for name, version in (("weak", "1.2"), ("strong", "1.3")):
+        folders.append(shutil.copytree(members[name].folder, tmp_path / name))
+        facts = read_json(folders[-1] / "artifact.json")
+        write_json(folders[-1] / "artifact.json", facts | {"versions": {"scikit-learn": version}})
+    once = blend(folders, tmp_path / "once")
+    # A member that does not help is dropped.
+    assert once.written_by in [{("scikit-learn", v) for v in kept} for kept in (("1.2", "1.3"), ("1.2",), ("1.3",))]
+    assert blend([once.folder, members["prior"].folder], tmp_path / "twice").written_by == once.written_by
 
 
 def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs):
