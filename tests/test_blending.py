@@ -153,15 +153,23 @@ def test_blends_can_be_blended(blended, members, arena, tmp_path):
 
 
 def test_the_versions_of_its_members_are_its_own(members, tmp_path):
-    folders = []
-    for name, version in (("weak", "1.2"), ("strong", "1.3")):
-        folders.append(shutil.copytree(members[name].folder, tmp_path / name))
-        facts = read_json(folders[-1] / "artifact.json")
-        write_json(folders[-1] / "artifact.json", facts | {"versions": {"scikit-learn": version}})
-    once = blend(folders, tmp_path / "once")
-    # A member that does not help is dropped.
-    assert once.written_by in [{("scikit-learn", v) for v in kept} for kept in (("1.2", "1.3"), ("1.2",), ("1.3",))]
-    assert blend([once.folder, members["prior"].folder], tmp_path / "twice").written_by == once.written_by
+    def copy(name, version):
+        folder = shutil.copytree(members[name].folder, tmp_path / f"{name}-{version}")
+        facts = read_json(folder / "artifact.json")
+        write_json(folder / "artifact.json", facts | {"versions": {"scikit-learn": version}})
+        return Artifact.load(folder)
+
+    def kept(blended, *artifacts):
+        """What wrote the members that were not dropped."""
+        weights = [member["weight"] for member in blended.metrics["blend"]["members"]]
+        return set().union(*(own.written_by for own, weight in zip(artifacts, weights, strict=True) if weight))
+
+    first, second, third = copy("weak", "1.2"), copy("strong", "1.3"), copy("weak", "1.4")
+    assert first.written_by == {("scikit-learn", "1.2")}
+    once = blend([first.folder, second.folder], tmp_path / "once")
+    assert once.written_by == kept(once, first, second) != set()
+    twice = blend([once.folder, third.folder], tmp_path / "twice")
+    assert twice.written_by == kept(twice, once, third) != set()
 
 
 def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs):
