@@ -182,7 +182,7 @@ def point(path: Path) -> None:
 
 
 SPOILT = [
-    ("config.json", Path.unlink, r"config\.json: cannot be read"),
+    ("config.json", Path.unlink, "its configuration cannot be loaded"),
     ("model.safetensors", Path.unlink, r"no weights, expected one of model\.safetensors"),
     ("model.safetensors", cut, r"model\.safetensors: not whole safetensors"),
     ("model.safetensors", point, r"model\.safetensors: a git-lfs pointer"),

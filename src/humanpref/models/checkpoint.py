@@ -42,12 +42,12 @@ def weights_files(folder: Path) -> list[Path]:
             if config.is_file()
             else f"backbone {folder}: holds an adapter alone ({ADAPTER_FILE}); merge it into its base and save that whole"
         )
-    settings = read_json(config)
+    settings = read_json(config) if config.is_file() else {}
     if not isinstance(settings, dict) or "transformers_weights" in settings:
         raise InputError(f"{config}: expected a JSON object without the key 'transformers_weights'")
     first = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
     if first is None:
-        raise InputError(f"{folder}: no weights, expected one of {', '.join(_NAMES)}")
+        raise InputError(f"backbone {folder}: no weights, expected one of {', '.join(_NAMES)}")
     files = [first]
     if first.suffix == ".json":
         index = read_json(first)
