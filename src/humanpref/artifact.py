@@ -11,6 +11,7 @@
       model/          the one model, or fold-0/ … fold-(K-1)/: config.json, weights (safetensors), tokenizer
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import sys
@@ -27,7 +28,7 @@ from humanpref.config import FAMILIES, Config
 from humanpref.data import EXTRA_ID, prompt_keys, weights_of
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
-from humanpref.models import Model, load_model
+from humanpref.models import Model, libraries_of, load_model
 from humanpref.models.budget import Budget, predict_within
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 from humanpref.text.cases import answer_cases
@@ -50,9 +51,12 @@ _LIBRARIES = (
     "transformers",
     "tokenizers",
     "accelerate",
+    "peft",
     "lightgbm",
     "xgboost",
 )
+_SAME_MODULE = {"xgboost": "xgboost-cpu"}
+"""Distributions that bring the module of another: either will do."""
 
 
 class Artifact:
@@ -122,6 +126,23 @@ class Artifact:
     def models(self) -> list[Model]:
         """The artifact's models: one, or one per fold."""
         return [load_model(self.folder / member) for member in self.facts["members"]]
+
+    @property
+    def versions(self) -> list[dict[str, str]]:
+        """Versions of the libraries (`versions`) of every run that made one of its models: of a blend, its members' runs."""
+        return self.facts.get("member_versions") or [self.facts.get("versions")]
+
+    @property
+    def written_by(self) -> set[tuple[str, str]]:
+        """The libraries that count for its models (`humanpref.models.libraries_of`), each with every version that wrote one."""
+        from humanpref.models.blend import leaves
+
+        configs = [config for member in self.facts["members"] for config in leaves(self.folder / member)]
+        used = set().union(*map(libraries_of, configs))
+        try:
+            return {(name, found[name]) for found in self.versions for name in used & found.keys()}
+        except (AttributeError, TypeError):
+            raise InputError(f"{self.folder / FACTS_FILE}: key 'versions': expected versions by library") from None
 
     @property
     def oof(self) -> pd.DataFrame:
@@ -321,8 +342,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, of this package and of the libraries that a result depends on, as installed."""
     found = {"python": platform.python_version(), "humanpref": humanpref.__version__}
     for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        for distribution in (name, _SAME_MODULE.get(name, name)):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(distribution)
     return found

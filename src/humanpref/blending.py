@@ -150,6 +150,8 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         }
         write_json(folder / METRICS_FILE, metrics)
         facts = facts_of(config, [MODEL], np.array(facts["prior"]), learned, facts["data_sha256"], None)
+        known = [versions for number in kept for versions in artifacts[number].versions]
+        facts["member_versions"] = [versions for i, versions in enumerate(known) if versions not in known[:i]]
         write_json(folder / FACTS_FILE, facts)
     return Artifact.load(out)
 

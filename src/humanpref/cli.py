@@ -425,16 +425,15 @@ def kaggle_check(options: argparse.Namespace) -> int:
 
 
 def kaggle_weights(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle import download_weights, is_model_source, name_weights, pack_weights
+    from humanpref.kaggle.bundle import is_model_source, name_weights
 
     if is_model_source(options.source):
         name_weights(options.source, options.bundle)
         print(f"{options.bundle}: both kernels mount {options.source}")
-    elif Path(options.source).is_dir():
-        print(f"weights: {pack_weights(Path(options.source), options.bundle)}")
     else:
-        name = options.source.rpartition("/")[2]
-        print(f"weights: {pack_weights(download_weights(options.source), options.bundle, name)}")
+        from humanpref.kaggle.weights import pack_weights
+
+        print(f"weights: {pack_weights(options.source, options.bundle)}")
     return 0
 
 

@@ -405,7 +405,7 @@ def _run_of(preset: str, overrides: Sequence[str], config: Config) -> tuple[Run,
     if backbone in ("", "scratch"):  # none, as in a blend without a sentence encoder, or made from nothing
         return Run(preset, tuple(overrides)), None
     folder = Path(backbone)
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise InputError(
             f"option model.backbone: the kernels have no network, so it has to be a folder with a config.json, got {backbone!r} "
             f"(--set model.backbone=FOLDER)"

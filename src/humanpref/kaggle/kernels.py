@@ -431,7 +431,9 @@ def find_artifacts(input_root: Path) -> list[Path]:
 
 
 def find_backbone(name: str, input_root: Path) -> Path:
-    """Find a pretrained model's folder: it has a config.json, and `name` is a part, or several, of its path.
+    """Find a pretrained model's folder: it has a config.json or modules.json, and `name` is a part, or several, of its path.
+
+    A sentence encoder's modules have folders with a config.json inside its own, so of nested folders the outer one counts.
 
     Raises
     ------
@@ -442,7 +444,8 @@ def find_backbone(name: str, input_root: Path) -> Path:
     found = []
     for folder in find_backbones(input_root):
         own = folder.relative_to(input_root).parts
-        if any(own[i : i + len(parts)] == parts for i in range(len(own))):
+        named = any(own[i : i + len(parts)] == parts for i in range(len(own)))
+        if named and not any(outer in folder.parents for outer in found):
             found.append(folder)
     if len(found) != 1:
         there = "\n".join(f"  {folder}" for folder in found) or tree(input_root)
@@ -454,10 +457,11 @@ def find_backbone(name: str, input_root: Path) -> Path:
 
 
 def find_backbones(input_root: Path) -> list[Path]:
-    """Find every folder with a config.json that is not a part of an artifact."""
+    """Find every folder with a config.json or a modules.json that is not a part of an artifact, outer ones first."""
     artifacts = find_artifacts(input_root)
-    folders = [path.parent for path in find("config.json", input_root)]
-    return [f for f in folders if not any(artifact == f or artifact in f.parents for artifact in artifacts)]
+    folders = {path.parent for name in ("config.json", "modules.json") for path in find(name, input_root)}
+    own = [f for f in folders if not any(artifact == f or artifact in f.parents for artifact in artifacts)]
+    return sorted(own, key=lambda folder: (len(folder.parts), folder))
 
 
 def point_to_base(model: Path, input_root: Path) -> None:
@@ -472,11 +476,12 @@ def point_to_base(model: Path, input_root: Path) -> None:
     """
     if not (model / "base.json").is_file():
         return  # and torch, which the import below takes, is perhaps not needed
-    from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE, base_digest
+    from humanpref.models.checkpoint import base_digest
+    from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE
 
     wanted = read_json(model / BASE_FILE)["sha256"]
     for folder in find_backbones(input_root):
-        with suppress(InputError):  # a folder without safetensors is not the one
+        with suppress(InputError):  # a folder without weights is not the one
             if base_digest(folder) == wanted:
                 os.environ[BASE_VARIABLE] = str(folder)
                 return

@@ -9,7 +9,7 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError
 
-__all__ = ["Model", "build_model", "load_model", "module_of"]
+__all__ = ["Model", "build_model", "libraries_of", "load_model", "module_of"]
 
 _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),
@@ -47,6 +47,23 @@ def build_model(config: Config) -> Model:
         if value in values and importlib.util.find_spec(library) is None:
             raise InputError(f"option model.{option}: {value} needs {library}: pip install 'humanpref[{extra}]'")
     return model
+
+
+_NEURAL = ("transformers", "tokenizers")
+_FAMILY_LIBRARIES = {
+    "sparse": ("scikit-learn",),
+    "boosted": ("scikit-learn", "xgboost"),
+    **dict.fromkeys(("embedding", "encoder", "decoder", "dpo"), _NEURAL),
+}
+
+
+def libraries_of(config: Config) -> set[str]:
+    """The libraries, numpy and torch apart, whose versions count for what a model of this configuration saves."""
+    used = set(_FAMILY_LIBRARIES.get(config.family, ()))
+    if getattr(config.model, "offset", "none") != "none":
+        used |= set(_FAMILY_LIBRARIES["sparse"])
+    options = ((getattr(config.model, option, None), values, library) for option, values, library, _ in _LIBRARIES)
+    return used | {library for value, values, library in options if value in values}
 
 
 def module_of(config: Config) -> str:

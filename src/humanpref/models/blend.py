@@ -9,7 +9,7 @@ Both weight problems are convex, and so is that of 1/T once the weights are know
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-from humanpref.config import BlendOptions, Config, HoldOut, load_config, member_words
+from humanpref.config import BlendOptions, Config, HoldOut, from_dict, load_config, member_words
 from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
@@ -449,6 +449,17 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
     if sorted(expected) != found:
         raise InputError(f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}")
     return Blend(mean, weights, correction), [folder / name for name in expected]
+
+
+def leaves(folder: Path) -> Iterator[Config]:
+    """The configurations of a saved model's parts that predict by themselves: its own, or those of a blend's members."""
+    path = folder / CONFIG_FILE
+    config = from_dict(read_json(path), str(path))
+    if config.family != "blend":
+        yield config
+        return
+    for member in read_state(folder, config.model.mean)[1]:
+        yield from leaves(member)
 
 
 def write_blend(folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
