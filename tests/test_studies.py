@@ -18,6 +18,7 @@ from humanpref import cli, comparison
 from humanpref.ablation import ARMS, SOFTMAX_BOUND, ablate_softmax, ablate_system_prompt
 from humanpref.comparison import Contender, compare, markdown
 from humanpref.config import SYSTEM_PROMPT
+from humanpref.data import write_pairs
 from humanpref.experiment import read_oof
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -177,6 +178,23 @@ def test_the_softmax_ablation(arena, tmp_path):
     assert json.loads((tmp_path / "a" / "softmax-1" / "artifact.json").read_text())["preset"] == "tiny"
     oof = read_oof(tmp_path / "a" / "softmax-1" / "oof.csv")[list(LABEL_COLUMNS)].to_numpy()
     assert oof.max() <= math.e / (math.e + 2) + 1e-9
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_the_softmax_ablation_judges_by_the_rows_that_its_trainings_held_out(pairs, tmp_path, folds):
+    # Folds of all rows are other folds: a row of weight 0 is not there when a training makes its own.
+    weights = np.where(np.arange(len(pairs)) % 3 == 0, 0.0, 1.0)
+    write_pairs(tmp_path / "train.csv", pairs.assign(weight=weights))
+    overrides = (*MICRO, "training.learning_rate=0.05")
+    table = ablate_softmax("tiny", overrides, tmp_path / "train.csv", tmp_path / "a", folds).set_index("name")
+    for arm in ARMS:
+        if (arm.before_loss, arm.at_inference) == ("softmax", "none"):
+            continue  # predicted anew
+        oof = read_oof(tmp_path / "a" / arm.trained / "oof.csv").set_index("id")
+        held = pairs.set_index("id").loc[oof.index, list(LABEL_COLUMNS)]
+        losses = -np.log((oof[list(LABEL_COLUMNS)] * held).sum(axis=1))
+        assert len(losses) == (len(pairs) * 2 // 3 if folds else len(losses)) > 10
+        assert table.loc[arm.name, "log_loss"] == pytest.approx(losses.mean(), abs=1e-6)
 
 
 def test_the_system_prompt_ablation(arena, decoder_folder, tmp_path):

@@ -274,7 +274,7 @@ def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np
     numbers = pd.to_numeric(pairs[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     if (wrong := ~((numbers >= 0) & (numbers <= most))).any():
         row = int(wrong.argmax())
-        raise InputError(f"row {row + 1}: column {column!r}: expected {expected}, got {pairs[column].iloc[row]!r}")
+        raise InputError(f"row {row + 1}: column {column!r}: expected {expected}, got {pairs[column].tolist()[row]!r}")
     return numbers
 
 
