@@ -181,9 +181,7 @@ def test_a_csv_of_other_rows_with_the_same_ids_is_refused(teacher, arena, pairs,
     write_pairs(tmp_path / "told.csv", labelled)
     np.testing.assert_allclose(taught(rows, Teacher(tmp_path / "told.csv")).targets, told_by(teacher), atol=1e-12)
     write_pairs(tmp_path / "told.csv", labelled.assign(id=np.roll(labelled["id"], 1)))
-    with pytest.raises(
-        InputError, match=r"told\.csv: its ids are those of other rows: 120 of 120 training rows"
-    ):
+    with pytest.raises(InputError, match=r"told\.csv: its ids are those of other rows: 120 of 120 training rows"):
         taught(rows, Teacher(tmp_path / "told.csv"))
 
 

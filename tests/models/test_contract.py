@@ -148,6 +148,12 @@ def test_every_entry_reads_a_callers_frame_as_a_file(model, family, pairs, arena
     np.testing.assert_array_equal(fitted.predict_proba(raw), again.predict_proba(read))
     with pytest.raises(InputError, match="missing column 'prompt'"):
         build_model(CONFIGS[family]).fit(labelled.drop(columns="prompt"), labels_of(labelled))
+    for labels, weights, told in (
+        (labels_of(few)[:39], None, "40 labels"),
+        (labels_of(few), np.ones(41), "40 weights"),
+    ):
+        with pytest.raises(InputError, match=f"fit: expected {told}, one for each row, got"):
+            build_model(CONFIGS[family]).fit(few, labels, weights)
 
 
 def test_any_row_can_be_predicted_alone_and_together(model, odd_rows, family):

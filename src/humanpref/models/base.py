@@ -36,6 +36,9 @@ def _entry(method: Callable) -> Callable:
         validation: Validation | None = None, checkpoint: Path | None = None,
     ) -> "Model":  # fmt: skip
         held = None if validation is None else (as_pairs(validation[0]), validation[1])
+        for name, values in (("labels", labels), ("weights", weights)):
+            if values is not None and len(values) != len(pairs):
+                raise InputError(f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}")
         return method(self, as_pairs(pairs), labels, weights, held, checkpoint)
 
     return fit if method.__name__ == "fit" else entry
@@ -88,7 +91,7 @@ class Model(ABC):
         Raises
         ------
         InputError
-            For a column or cell that cannot be used.
+            For a column or cell that cannot be used, or labels or weights that are not one for each row.
         """
 
     @abstractmethod
