@@ -58,11 +58,10 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
         For a missing or repeated column, or a cell that is not what it must be; the message names the row (from 1) and column.
     """
     columns = list(frame.columns)
-    for column in (*texts, ID):
-        if columns.count(column) != 1 and (column != ID or ID in columns):
-            missing = [name for name in texts if name not in columns]
-            reason = f"missing column {names(missing)}" if missing else f"column {column!r} is there twice"
-            raise InputError(f"these rows: {reason}; they have {names(columns)[:300]}")
+    if missing := [column for column in texts if column not in columns]:
+        raise InputError(f"these rows: missing column {names(missing)}; they have {names(columns)[:300]}")
+    if repeated := [column for column in (ID, *texts) if columns.count(column) > 1]:
+        raise InputError(f"these rows: column {repeated[0]!r} is there twice")
     if not frame.index.equals(pd.RangeIndex(len(frame))):
         frame = frame.reset_index(drop=True)
     if ID not in columns:
