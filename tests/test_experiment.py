@@ -8,8 +8,10 @@ import pytest
 
 import humanpref.experiment
 from humanpref.artifact import Artifact
+from humanpref.blending import blend
+from humanpref.cli import main
 from humanpref.config import load_config
-from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs
+from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, write_pairs
 from humanpref.evaluation.metrics import log_loss
 from humanpref.experiment import evaluate, predict, read_oof, train
 from humanpref.models import load_model
@@ -357,6 +359,32 @@ def test_some_training_rows_among_those_to_judge_by_are_warned_of(folds_artifact
         caplog.clear()
         assert evaluate(artifact, mixed)["rows"] == count
         assert f"was trained on {learned} of the {count} rows" in caplog.text
+
+
+def test_extra_rows_with_the_ids_of_held_out_rows_were_learned_from(arena, pairs, tmp_path, caplog):
+    held = pairs[:60][grouped_folds(pairs[:60], 5, seed=42) == 0]
+    other = pairs[60 : 60 + len(held)].reset_index(drop=True).assign(id=held["id"].tolist())
+    for name, rows in (("train", pairs[:60]), ("more", other)):
+        write_pairs(tmp_path / f"{name}.csv", rows)
+    artifact = train(load_config("prior"), tmp_path / "train.csv", tmp_path / "a", extra=[Extra(tmp_path / "more.csv")])
+    assert artifact.oof["id"].tolist() == other["id"].tolist()
+    evaluate(artifact, tmp_path / "more.csv")
+    assert f"was trained on {len(other)} of the {len(other)} rows" in caplog.text
+
+
+def test_a_raw_frame_is_predicted_as_the_file(folds_artifact, arena, tmp_path):
+    one = train(SPARSE, arena / "train.csv", tmp_path / "one")
+    prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior", folds=3)
+    blended = blend([folds_artifact.folder, prior.folder], tmp_path / "blend")
+    raw = pd.read_csv(arena / "test.csv")
+    for artifact in (one, folds_artifact, blended):
+        command = ["--quiet", "predict", str(artifact.folder), "--test", str(arena / "test.csv")]
+        assert main([*command, "--out", str(tmp_path / "submission.csv")]) == 0
+        written = pd.read_csv(tmp_path / "submission.csv", float_precision="round_trip")[list(LABEL_COLUMNS)].to_numpy()
+        np.testing.assert_array_equal(Artifact.load(artifact.folder).predict_proba(raw), written)
+        np.testing.assert_array_equal(load_model(artifact.folder).predict_proba(raw), written)
+        np.testing.assert_array_equal(predict([artifact], raw), written)
+        np.testing.assert_allclose(predict([artifact], raw, seconds=600), written, atol=1e-15)
 
 
 def test_what_is_not_an_artifact(tmp_path, folds_artifact):

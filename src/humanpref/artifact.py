@@ -5,9 +5,10 @@
     ARTIFACT/
       artifact.json   what it is: format, preset, family, the backbone really used, the training rows' prior, versions, members
       metrics.json    validation or out-of-fold figures, and what happened while fitting
-      oof.csv         id, fold and the three probabilities of every row that was predicted while held out
-      rows.csv        id, digest of the prompt, case of the answers, labels and weight of every training row, for what is fitted
-                      on oof.csv later
+      oof.csv         id, fold and the three probabilities of every row that was predicted while held out: rows of the training
+                      file alone, so that an id names one row
+      rows.csv        id, digests of the prompt and of the answers, case of the answers, labels and weight of every training row,
+                      for what is fitted on oof.csv later; ids of extra rows stand behind `extra-1:`, `extra-2:` …, their file
       model/          the one model, or fold-0/ … fold-(K-1)/: config.json, weights (safetensors), tokenizer
 """
 
@@ -25,7 +26,7 @@ import pandas as pd
 
 import humanpref
 from humanpref.config import FAMILIES, Config
-from humanpref.data import EXTRA_ID, prompt_keys, weights_of
+from humanpref.data import EXTRA_ID, answer_keys, as_pairs, prompt_keys, weights_of
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
 from humanpref.models import Model, libraries_of, load_model
@@ -38,6 +39,7 @@ METRICS_FILE = "metrics.json"
 OOF_FILE = "oof.csv"
 ROWS_FILE = "rows.csv"
 PROMPT_KEY = "prompt_key"
+ANSWER_KEY = "answer_key"
 CASE = "case"
 FOLD = "fold"
 FORMAT = 1
@@ -112,7 +114,7 @@ class Artifact:
     @property
     def swap_equivariant(self) -> bool:
         """Whether exchanging A and B exchanges P(A) and P(B) by construction."""
-        return all(model.swap_equivariant for model in self.models)
+        return self.model.swap_equivariant
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -145,6 +147,15 @@ class Artifact:
             raise InputError(f"{self.folder / FACTS_FILE}: key 'versions': expected versions by library") from None
 
     @property
+    def model(self) -> Model:
+        """The artifact's one model, or the mean of several."""
+        if len(self.models) == 1:
+            return self.models[0]
+        from humanpref.models.mean import MeanModel  # and scipy with it
+
+        return MeanModel(self.models)
+
+    @property
     def oof(self) -> pd.DataFrame:
         """The predictions for held-out rows: `id`, `fold` and the three probabilities.
 
@@ -164,8 +175,9 @@ class Artifact:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`), `case`
-        (`humanpref.text.cases.answer_cases`; artifacts of earlier versions lack it), labels, `weight`.
+        """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`), `answer_key`
+        (`humanpref.data.answer_keys`), `case` (`humanpref.text.cases.answer_cases`), labels, `weight`. Artifacts of earlier
+        versions lack `case`, or the answers' key, which is then empty.
 
         Raises
         ------
@@ -177,12 +189,12 @@ class Artifact:
         if not path.is_file():
             raise InputError(f"{self.folder}: no {ROWS_FILE} in it; made by an older version? Train it again")
         # Extra rows of different files may have the same id in a blend's table.
-        rows = _read_table(path, (ID, PROMPT_KEY), (PROMPT_KEY, WEIGHT))
+        rows = _read_table(path, (ID, PROMPT_KEY, ANSWER_KEY), (PROMPT_KEY, WEIGHT))
         rows[WEIGHT] = _as_numbers(
             path, rows, WEIGHT, "a finite number of at least 0", lambda found: (found >= 0) & np.isfinite(found)
         )
         self._check_whole(path, rows, self._least_rows())
-        return rows
+        return rows if ANSWER_KEY in rows else rows.assign(**{ANSWER_KEY: ""})
 
     def _least_rows(self) -> int:
         """How many rows its models learned from or that were held out, at least: extra rows may be neither."""
@@ -195,18 +207,29 @@ class Artifact:
             raise InputError(f"{path}: expected at least {rows} rows, got {len(table)}; is the file cut off?")
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mask (n,) of the rows that were among its training rows, by id and prompt, held out or not.
+        """Mask (n,) of the rows that were among its training rows, held out or not, whatever file they were in: by id, prompt and
+        answers.
 
         Raises
         ------
         InputError
             If the artifact does not say which they were.
         """
-        trained = self.rows
-        # Extra rows carry the number of their file before their id.
-        ids = trained[ID].str.replace(EXTRA_ID, "", regex=True)
-        own = set(zip(ids, trained[PROMPT_KEY], strict=True))
-        return np.array([row in own for row in zip(pairs[ID], prompt_keys(pairs), strict=True)], dtype=bool)
+        rows = self.rows
+        return _among(pairs, rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)}))
+
+    def out_of_fold(self, pairs: pd.DataFrame) -> np.ndarray:
+        """What it said, while they were held out, of those rows that were in the training file, (n, 3); NaN for all others, for
+        extra rows with the same ids, too.
+
+        Raises
+        ------
+        InputError
+            As `oof` and `rows`.
+        """
+        pairs, rows, oof = as_pairs(pairs), self.rows, self.oof.set_index(ID)
+        told = oof[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
+        return np.where(_among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])[:, None], told, np.nan)
 
     @property
     def seconds(self) -> float | None:
@@ -214,17 +237,23 @@ class Artifact:
         return getattr(self.models[0].config.inference, "seconds", None)
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows, however long it takes."""
-        return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
+        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows, however long it takes.
+
+        The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be used.
+        """
+        return self.model.predict_proba(pairs)
 
     def predict_within(self, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
         """The same within a budget: the mean of the models that had the time, NaN for rows that none had it for."""
-        total, counts = np.zeros((len(pairs), 3)), np.zeros((len(pairs), 1))
-        for number, model in enumerate(self.models):
-            made = predict_within(model, pairs, budget.share(1 / (len(self.models) - number)))
-            total += np.nan_to_num(made)
-            counts += ~np.isnan(made[:, :1])
-        return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+        return predict_within(self.model, as_pairs(pairs), budget)
+
+
+def _among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
+    """Mask (n,) of the pairs that are in a table of `Artifact.rows`."""
+    known = set(zip(rows[ID], rows[PROMPT_KEY], rows[ANSWER_KEY], strict=True))
+    pairs = as_pairs(pairs)
+    keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
+    return np.array([key in known or (*key[:2], "") in known for key in keys], dtype=bool)
 
 
 def facts_of(
@@ -303,7 +332,14 @@ def _read_table(path: Path, key: tuple[str, ...], columns: tuple[str, ...] = ())
     for column in (ID, *columns, *LABEL_COLUMNS):
         if column not in table:
             raise InputError(f"{path}: missing column {column!r}")
-    _refuse(path, table, table.duplicated(list(key)), f"column {ID!r}", "each row once", table[ID])
+    _refuse(
+        path,
+        table,
+        table.duplicated([column for column in key if column in table]),
+        f"column {ID!r}",
+        "each row once",
+        table[ID],
+    )
     for column in LABEL_COLUMNS:
         table[column] = _as_numbers(path, table, column, "a number in [0, 1]", lambda found: found.between(0, 1))
     sums = table[list(LABEL_COLUMNS)].sum(axis=1)
@@ -331,7 +367,8 @@ def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expec
 def write_rows(path: Path, pairs: pd.DataFrame) -> None:
     """Write the labelled rows that `Artifact.rows` reads."""
     weights = weights_of(pairs)
-    frame = pairs[[ID]].assign(**{PROMPT_KEY: prompt_keys(pairs), CASE: answer_cases(pairs)})
+    keys = {PROMPT_KEY: prompt_keys(pairs), ANSWER_KEY: answer_keys(pairs)}
+    frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
     frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
     frame[WEIGHT] = 1.0 if weights is None else weights
     with write_whole(path) as file:

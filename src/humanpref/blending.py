@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.artifact import (
+    ANSWER_KEY,
     CASE,
     FACTS_FILE,
     FOLD,
@@ -120,7 +121,9 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         of_kept = dataclasses.replace(final, weights=final.weights[kept])
         write_blend(folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept])
         write_oof(folder / OOF_FILE, rows, honest, folds)
-        trained = pd.concat(_tables(artifacts)).drop_duplicates([ID, PROMPT_KEY])
+        trained = pd.concat(_tables(artifacts)).drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
+        # An earlier version's row without a key is the one that has it, if there is one.
+        trained = trained[(trained[ANSWER_KEY] != "") | ~trained.duplicated([ID, PROMPT_KEY])]
         with write_whole(folder / ROWS_FILE) as file:
             trained.to_csv(file, index=False, lineterminator="\n")
         metrics = {
@@ -218,8 +221,9 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
 
 
 def _tables(artifacts: list[Artifact]) -> list[pd.DataFrame]:
-    """The artifacts' training rows, those tables first that name the rows' cases."""
-    return sorted((artifact.rows for artifact in artifacts), key=lambda rows: CASE not in rows)
+    """The artifacts' training rows, those tables first that say most of the rows."""
+    tables = (artifact.rows for artifact in artifacts)
+    return sorted(tables, key=lambda rows: (CASE not in rows, (rows[ANSWER_KEY] == "").any()))
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:

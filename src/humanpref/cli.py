@@ -539,7 +539,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="JSONL",
-        help="lines with prompt, response_a and response_b, or prompt and response; texts or lists of turns",
+        help="lines with prompt, response_a and response_b, or prompt and response; all texts, or all lists of turns",
     )
     command.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the same lines with their scores")
 

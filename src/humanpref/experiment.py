@@ -30,6 +30,7 @@ from humanpref.config import Config
 from humanpref.data import (
     Extra,
     TrainingRows,
+    as_pairs,
     digest_of,
     grouped_folds,
     held_out,
@@ -46,7 +47,7 @@ from humanpref.files import check_new, folder_whole, is_main_process, read_json,
 from humanpref.models import build_model
 from humanpref.models.budget import Budget, shortages
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +167,7 @@ def predict(
     """
     shared = None if seconds is None else Budget(seconds)
     told, given_up = [], Counter()
+    pairs = as_pairs(pairs)
     for number, artifact in enumerate(artifacts):
         started = time.monotonic()
         loaded = Artifact(artifact.folder, artifact.facts)
@@ -219,7 +221,7 @@ def _learned(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     known = artifact.knows(pairs)
     if not (artifact.folder / OOF_FILE).is_file() or artifact.oof["fold"].nunique() > 1:
         return known
-    return known & ~pairs[ID].isin(artifact.oof[ID]).to_numpy()
+    return known & np.isnan(artifact.out_of_fold(pairs)[:, 0])
 
 
 def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from humanpref.artifact import Artifact
 from humanpref.config import Config, load_config
-from humanpref.data import check_submission, grouped_folds, labels_of, read_pairs
+from humanpref.data import check_submission, grouped_folds, labels_of, present, read_pairs
 from humanpref.data.synthetic import write_arena
 from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json, write_json
@@ -487,7 +487,8 @@ def _break(inputs: Path, fault: str | None) -> None:
 def _hold_out(train: Path, folder: Path) -> pd.DataFrame:
     """Split a labelled CSV by prompt into train.csv and a test.csv of at most `HELD_OUT_ROWS` rows; give the latter's labels."""
     pairs = read_pairs(train, labels=True)
-    held = grouped_folds(pairs, k=5, seed=42) == 0
+    # Of weight 0 is a row that nothing is judged by.
+    held = (grouped_folds(pairs, k=5, seed=42) == 0) & present(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     header, *rows = _csv_rows(train)
     _write_columns(

@@ -83,17 +83,22 @@ def _model_of(config: Config) -> Model:
 
 
 def load_model(folder: str | Path) -> Model:
-    """The model that `Model.save` left in a folder.
+    """The model that `Model.save` left in a folder, or that of an artifact: of folds and seeds the mean.
 
     Raises
     ------
     InputError
         If the folder does not hold one, whole: a missing or an extra weight is an error.
     """
-    path = Path(folder) / CONFIG_FILE
+    folder = Path(folder)
+    if (folder / "artifact.json").is_file():
+        from humanpref.artifact import Artifact  # which imports this module
+
+        return Artifact.load(folder).model
+    path = folder / CONFIG_FILE
     values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
     model = _model_of(from_dict(values, str(path)))
-    model.load_state(Path(folder))
+    model.load_state(folder)
     return model
