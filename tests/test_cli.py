@@ -105,7 +105,7 @@ def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
     predict = ["--quiet", "predict", "A", "--test", arena / "test.csv", "--out", "s.csv"]
     refused(run(*predict, "--seconds", 1e-9), "no time for a single row", "--seconds")
     assert not Path("s.csv").exists()
-    left = iter([100.0] * 3)  # the artifact's share, its model's, and what is left before the first block
+    left = iter([100.0] * 2)  # the artifact's share, and what is left before the first block
     monkeypatch.setattr(Budget, "left", lambda _: next(left, 0.0))
     code, out, _ = run(*predict, "--seconds", 100)
     assert code == 0

@@ -383,8 +383,8 @@ def test_a_raw_frame_is_predicted_as_the_file(folds_artifact, arena, tmp_path):
         written = pd.read_csv(tmp_path / "submission.csv", float_precision="round_trip")[list(LABEL_COLUMNS)].to_numpy()
         np.testing.assert_array_equal(Artifact.load(artifact.folder).predict_proba(raw), written)
         np.testing.assert_array_equal(load_model(artifact.folder).predict_proba(raw), written)
-        np.testing.assert_array_equal(predict([artifact], raw), written)
-        np.testing.assert_allclose(predict([artifact], raw, seconds=600), written, atol=1e-15)
+        np.testing.assert_array_equal(predict([artifact], raw)[0], written)
+        np.testing.assert_allclose(predict([artifact], raw, seconds=600)[0], written, atol=1e-15)
 
 
 def test_what_is_not_an_artifact(tmp_path, folds_artifact):
