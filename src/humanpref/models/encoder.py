@@ -21,6 +21,7 @@ from humanpref.models.hidden import hidden_states
 from humanpref.models.pretrained import (
     LOADING_ERRORS,
     backbone_facts,
+    base_folder,
     check_ids,
     load_backbone_config,
     load_state_strictly,
@@ -269,20 +270,21 @@ def out_of_fold_logits(
     return offset
 
 
-def load_backbone(name: str) -> nn.Module:
-    """A pretrained encoder without its task head, in float32.
+def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
+    """A pretrained model without its task head, in a type that `from_pretrained` takes.
 
     Raises
     ------
     InputError
         If it cannot be loaded, or if the checkpoint lacks weights, which would otherwise start at random without a word.
     """
-    config = load_backbone_config(name)
+    folder = str(base_folder(name))
+    config = load_backbone_config(folder)
     try:
         backbone, info = AutoModel.from_pretrained(
-            name,
+            folder,
             config=config,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation=None,
             trust_remote_code=False,
             output_loading_info=True,
