@@ -58,7 +58,7 @@ class Run:
     """What the dataset's `run.toml` says: the run that both kernels are for."""
 
     preset: str
-    """A name from `humanpref.config.preset_names()`."""
+    """A name from `humanpref.config.preset_names()`; empty: nothing is trained, the dataset's artifacts predict."""
     overrides: tuple[str, ...] = ()
     """`section.key=value`, as for `--set`."""
     backbone: str = ""
@@ -135,7 +135,8 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
         launch.train(config, train_csv, out, wanted.folds, left)
     finished = out.is_dir()
     seconds = {"install": install_seconds, "train": time.perf_counter() - started}
-    status = {"finished": finished, "seconds": seconds, **_memory()}
+    degraded = [] if finished else ["its time was over before there was an artifact"]
+    status = {"finished": finished, "degraded": degraded, "seconds": seconds, **_memory()}
     if finished:
         status |= {"artifact": "artifact", "prior": list(Artifact.load(out).prior)}
         logger.info("artifact in %s after %.0f s", out, seconds["train"])
@@ -145,7 +146,9 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
             "version's output among its kernel_sources, and it goes on from there",
             UNFINISHED, seconds["train"], experiment.partial_of(out),
         )  # fmt: skip
-    write_json(working / "status.json", status)
+    path = working / "status.json"
+    # The kernel wrote its part before.
+    write_json(path, (read_json(path) if path.exists() else {}) | status)
 
 
 def take_up(run: dict[str, Any], input_root: Path, out: Path) -> None:
