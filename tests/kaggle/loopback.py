@@ -514,6 +514,8 @@ def _python(service: Service, home: Path, *arguments: str) -> subprocess.Complet
 def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Else every answer with a body waits for the acknowledgement of its head.
+        disable_nagle_algorithm = True
         # Ends the thread of a client that was killed in the middle of a request.
         timeout = CLIENT_TIMEOUT
 

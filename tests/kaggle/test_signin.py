@@ -84,7 +84,11 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
         ({KEY_FILE: "{"}, {}, "{home}/.kaggle/kaggle.json: cannot be read (not valid JSON"),
         ({KEY_FILE: []}, {}, "{home}/.kaggle/kaggle.json: expected a JSON object with username and key"),
         ({KEY_FILE: [1]}, {}, "{home}/.kaggle/kaggle.json: expected a JSON object with username and key"),
-        ({KEY_FILE: {"username": USER}}, {}, "{home}/.kaggle/kaggle.json: expected a JSON object with username and key"),
+        (
+            {KEY_FILE: {"username": USER}},
+            {},
+            "{home}/.kaggle/kaggle.json: expected a JSON object with username and key",
+        ),
         ({}, {"KAGGLE_API_TOKEN": "wrong-secret"}, "KAGGLE_API_TOKEN: Kaggle does not know this access token"),
         ({TOKEN_FILE: "wrong-secret"}, {}, "~/.kaggle/access_token: Kaggle does not know this access token"),
         # The client signs in with the key, and then sends the token.

@@ -17,7 +17,13 @@ from humanpref.config import load_config
 from humanpref.files import sha256
 from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS, kernels_of, read_run
 from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER, Run
-from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, OWNER_PLACEHOLDER
+from humanpref.kaggle.metadata import (
+    COMPETITION,
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    OWNER_PLACEHOLDER,
+    fill_manifest,
+)
 from humanpref.kaggle.stage import LAYOUTS, mount_path, upload_faults
 from humanpref.schema import InputError
 
@@ -243,6 +249,11 @@ def _check_code(file: _File) -> None:
         file.error("code_file", f"{path} begins with a byte order mark", "save it as UTF-8 without one")
     elif kind == "notebook":
         _check_notebook(file, path, text)
+    if not any(finding.key == "code_file" for finding in file.findings):
+        try:
+            fill_manifest(text, "")
+        except InputError as error:
+            file.error("code_file", f"{path}: {error}", "without it the kernel would take any dataset")
 
 
 def _check_notebook(file: _File, path: Path, text: str) -> None:

@@ -97,7 +97,7 @@ def fill_manifest(code: str, digest: str) -> str:
     for old, new in ((empty, full), (json.dumps(empty)[1:-1], json.dumps(full)[1:-1])):
         if code.count(old) == 1:
             return code.replace(old, new)
-    raise InputError(f"expected one line {empty} in the kernel's code, for the dataset's digest; make the bundle again")
+    raise InputError(f"expected one line {empty}, for the digest of the dataset's manifest")
 
 
 def stage_kernel(source_json: str | Path, folder: str | Path, owner: str, manifest: str = "") -> Path:
