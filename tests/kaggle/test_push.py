@@ -27,7 +27,7 @@ CREATE, VERSION = "DatasetApiService/CreateDataset", "DatasetApiService/CreateDa
 
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
-    reason="needs the Kaggle client: pip install kaggle==2.2.4 six",
+    reason="needs the Kaggle client: pip install 'humanpref[kaggle]'",
 )
 
 
@@ -293,6 +293,7 @@ PAGE = b"<html>a proxy's page</html>"
         (SUBMIT, [TRICKLE]),
         ("CompetitionApiService/GetSubmission", [None, TRICKLE, refusal(500, "Internal error")]),
         ("CompetitionApiService/GetSubmissionLimits", [refusal(404, "Not found")]),
+        ("CompetitionApiService/GetSubmissionLimits", [None]),
     ],
 )
 def test_a_fault_that_passes_costs_nothing(run, service, call, faults):
@@ -603,6 +604,19 @@ def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, 
     assert failed.code == 2
     assert words in failed.err.splitlines()[-1]
     assert not service.requests
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [(None, "no answer from Kaggle"), (refusal(401, "Unauthenticated"), "does not know these credentials")],
+)
+@pytest.mark.parametrize("call", ["CompetitionApiService/GetSubmissionLimits", RUN_STATUS])
+def test_a_status_that_cannot_be_told(run, service, call, reply, words):
+    assert run(*PUSH, "--dataset", "--train").code == 0
+    service.answers[call] = lambda request: reply
+    failed = run("status")
+    assert failed.code == 2
+    assert words in failed.err.splitlines()[-1]
 
 
 def test_another_user_and_other_mistakes(run, service, folder):

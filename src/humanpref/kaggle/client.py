@@ -69,6 +69,10 @@ class UncertainError(ServiceError):
     """No answer, or an answer that says nothing: what was asked for may have been done or not."""
 
 
+class NoAnswerError(UncertainError):
+    """Kaggle cannot be reached, or answers nothing."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """What the service has of a kernel: its current version."""
@@ -418,13 +422,17 @@ class Client:
     # One call
 
     def _told(self, method: Callable[[Any], Any], request: Any, what: str) -> Any | None:
-        """The answer to a call that can be done without: asked once, None where Kaggle does not tell."""
-        try:
-            return self._call(method, request, what)
-        except SignInError:
-            raise
-        except ServiceError:
-            return None
+        """The answer to a call that can be done without; None where Kaggle does not tell."""
+
+        def ask() -> Any | None:
+            try:
+                return self._call(method, request, what)
+            except (NoAnswerError, SignInError):
+                raise
+            except ServiceError:
+                return None
+
+        return self._retry(ask)
 
     def _read(self, method: Callable[[Any], Any], request: Any, what: str) -> Any:
         """A call that changes nothing, and so may be made again."""
@@ -452,7 +460,7 @@ class Client:
         except requests.exceptions.HTTPError as error:
             raise self._judged(error.response, what, error) from None
         except (requests.exceptions.RequestException, OSError) as error:
-            raise UncertainError(
+            raise NoAnswerError(
                 f"{what}: no answer from Kaggle ({type(error).__name__}: {self.clean(error)})"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
