@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
 import time
 import zipfile
@@ -21,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.files import read_json
+from humanpref.kaggle import wire
 from humanpref.kaggle.signin import secrets, sign_in
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
-READ_SECONDS = 60
-"""At most so long without a byte: of an answer, or of one piece of a download."""
 CALL_SECONDS = 180
 """At most so long for a whole call: a body that trickles never runs into the limit of one read."""
 UPLOAD_SECONDS, UPLOAD_RATE = 600, 50_000
 """At most so long for the files of a dataset, and a second for every so many bytes of them."""
 PIECE = 2**18
-"""Bytes of a download that must come within `READ_SECONDS`."""
+"""Bytes of a download that must come within `wire.READ_SECONDS`."""
 TRIES = 6
 """How often a call that changes nothing is made before it is given up."""
 LONGEST_PAUSE = 300
@@ -121,7 +119,7 @@ class Client:
     """
 
     def __init__(self) -> None:
-        with _guarded(CALL_SECONDS):
+        with wire.guarded(CALL_SECONDS):
             self._api, self._way = sign_in()
         # With this argument the client prints every request, the credentials among the headers.
         self._api.args = [argument for argument in self._api.args if argument not in ("--verbose", "-v")]
@@ -232,21 +230,25 @@ class Client:
 
             def upload(_: Any) -> None:
                 quiet = not sys.stderr.isatty()
-                self._api.upload_files(body, None, str(folder), ApiBlobType.DATASET, context, quiet, "zip")
+                # Some clients leave a file that could not be uploaded out and say nothing, others end with a ValueError.
+                with contextlib.suppress(ValueError):
+                    self._api.upload_files(body, None, str(folder), ApiBlobType.DATASET, context, quiet, "zip")
+                expected = sum(path.name != "dataset-metadata.json" for path in folder.iterdir())
+                done = sum(bool(file.token) for file in body.files)
+                if done != expected:
+                    raise UncertainError(
+                        f"{metadata['id']}: {done} of {expected} files could be uploaded; the same command goes on"
+                    )
 
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            self._call(upload, None, metadata["id"], UPLOAD_SECONDS + size // UPLOAD_RATE)
-            # The client leaves a file that could not be uploaded out, and says nothing.
-            expected = sum(path.name != "dataset-metadata.json" for path in folder.iterdir())
-            done = sum(bool(file.token) for file in body.files)
-            if done != expected:
+            try:
+                self._call(upload, None, metadata["id"], UPLOAD_SECONDS + size // UPLOAD_RATE)
+            except ServiceError:
                 # An upload that the service forgot, or whose address it never gave, would be gone on with for six days.
                 for file in context._file_uploads:
                     if not file.get_token():
                         file.cleanup()
-                raise UncertainError(
-                    f"{metadata['id']}: {done} of {expected} files could be uploaded; the same command goes on"
-                )
+                raise
             try:
                 yield request
             except RefusedError as error:
@@ -414,7 +416,7 @@ class Client:
             response = self._call(lambda _: start(), None, what)
             pieces = response.iter_content(PIECE)
             with open(path, "wb") as file:
-                while piece := self._call(lambda _: next(pieces, b""), None, what, READ_SECONDS):
+                while piece := self._call(lambda _: next(pieces, b""), None, what, wire.READ_SECONDS):
                     file.write(piece)
 
         self._retry(fetch)
@@ -453,7 +455,7 @@ class Client:
         import requests
 
         try:
-            with _guarded(seconds or CALL_SECONDS) as wire:
+            with wire.guarded(seconds or CALL_SECONDS) as went:
                 return method(request)
         except InputError:
             raise
@@ -464,10 +466,10 @@ class Client:
                 f"{what}: no answer from Kaggle ({type(error).__name__}: {self.clean(error)})"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if not wire.used:
+            if not went.used:
                 raise RefusedError(f"{what}: the client does not send this: {self.clean(error)}") from None
-            if wire.response is not None and wire.response.status_code >= 400:
-                raise self._judged(wire.response, what, error) from None
+            if went.response is not None and went.response.status_code >= 400:
+                raise self._judged(went.response, what, error) from None
             # What the client's own reading of an answer ends in, if the answer is not what it expects.
             raise UncertainError(
                 f"{what}: Kaggle's answer cannot be read ({type(error).__name__}: {self.clean(error)})"
@@ -526,43 +528,3 @@ def _log_text(log: str) -> str:
         return "".join(piece["data"] for piece in json.loads(log))
     except (ValueError, TypeError, KeyError):
         return log
-
-
-@dataclass
-class _Wire:
-    """What went over it in a call: whether anything was sent, and the last answer."""
-
-    used: bool = False
-    response: Any = None
-
-
-@contextlib.contextmanager
-def _guarded(seconds: float) -> Iterator[_Wire]:
-    """Bound what the client does in the block, and drop what it prints.
-
-    The client gives none of its requests a time limit, those inside its own methods among them, so the limit of one read
-    is set where all of them pass. The limit of the whole block is an alarm; it comes again, since the client's uploads take
-    any error for a reason to try once more.
-    """
-    from requests.adapters import HTTPAdapter
-
-    def expire(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} seconds")
-
-    def send(adapter: HTTPAdapter, request: Any, **options: Any) -> Any:
-        options["timeout"] = options.get("timeout") or READ_SECONDS
-        wire.used, wire.response = True, None
-        wire.response = unbounded(adapter, request, **options)
-        return wire.response
-
-    wire = _Wire()
-    unbounded, HTTPAdapter.send = HTTPAdapter.send, send
-    handler = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield wire
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        HTTPAdapter.send = unbounded
