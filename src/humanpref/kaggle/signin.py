@@ -33,6 +33,8 @@ def sign_in() -> tuple[Any, str]:
 
     login = _login_file()
     had_login = login.is_file()  # the client removes a login that Kaggle refuses
+    if had_login and not _token()[1]:
+        os.environ.setdefault("KAGGLE_ENABLE_OAUTH", "1")  # before 2.2 the client looks at it only then
     api = None
     try:
         # Importing it signs in, makes a folder for the credentials, and prints advice.
