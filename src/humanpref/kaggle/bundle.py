@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from humanpref.config import load_config
-from humanpref.files import read_json, write_whole
+from humanpref.files import read_json, sha256, write_whole
 from humanpref.kaggle import wheels
 from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER, Run
 from humanpref.kaggle.metadata import (
@@ -195,7 +195,7 @@ def pack_weights(source: Path, bundle: Path, name: str | None = None) -> Path:
         )
         shutil.rmtree(bundle / slug, ignore_errors=True)
         os.replace(new, bundle / slug)
-    use_weights(bundle, "dataset", f"{OWNER_PLACEHOLDER}/{slug}", slug)
+    use_weights(bundle, "dataset", f"{OWNER_PLACEHOLDER}/{slug}", slug, sha256(bundle / slug / WEIGHTS_MARKER))
     return bundle / slug
 
 
@@ -205,8 +205,8 @@ def name_weights(source: str, bundle: Path) -> None:
     use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
 
 
-def use_weights(bundle: Path, kind: str, source: str, backbone: str) -> None:
-    """Name a backbone's source in both staged kernels' metadata, and the backbone in run.toml."""
+def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: str = "") -> None:
+    """Name a backbone's source in the staged kernels' metadata, and the backbone and its manifest's digest in run.toml."""
     key = f"{kind}_sources"
     for name in kernels_of(read_run(bundle / DATASET_FOLDER)):
         path = bundle / name / KERNEL_METADATA
@@ -214,7 +214,7 @@ def use_weights(bundle: Path, kind: str, source: str, backbone: str) -> None:
         if source not in metadata.get(key, []):
             write_metadata(path, metadata | {key: [*metadata.get(key, []), source]})
     dataset = bundle / DATASET_FOLDER
-    run = replace(read_run(dataset), backbone=backbone)
+    run = replace(read_run(dataset), backbone=backbone, backbone_manifest=manifest)
     with write_whole(dataset / "run.toml") as file:
         file.write(run.to_toml())
     manifest = read_json(dataset / MARKER)

@@ -63,6 +63,8 @@ class Run:
     """`section.key=value`, as for `--set`."""
     backbone: str = ""
     """The folder of the pretrained model under the input root, by the last part or parts of its path; empty: none is needed."""
+    backbone_manifest: str = ""
+    """Of packed weights the SHA-256 of their manifest: no others are taken. Empty: any."""
     folds: int | None = None
     """Train so many fold models instead of one."""
     train_seconds: float | None = None
@@ -74,7 +76,7 @@ class Run:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Run":
         """Build a run from the values of a TOML file. Raises InputError for an unknown or a missing key, or a wrong type."""
-        kinds = {"preset": str, "overrides": list, "backbone": str, "folds": int}
+        kinds = {"preset": str, "overrides": list, "backbone": str, "backbone_manifest": str, "folds": int}
         kinds |= dict.fromkeys(("train_seconds", "inference_seconds"), (int, float))
         for key, value in values.items():
             if key not in kinds:
@@ -178,7 +180,7 @@ def resolve(run: Run, input_root: Path) -> Config:
     overrides = list(run.overrides)
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
-        check_weights(backbone)
+        check_weights(backbone, run.backbone_manifest)
         overrides.append(f"model.backbone={backbone}")
     config = load_config(run.preset, None, overrides)
     training = config.training
@@ -475,16 +477,30 @@ def point_to_base(model: Path, input_root: Path) -> None:
                 return
 
 
-def check_weights(backbone: Path) -> None:
+def check_weights(backbone: Path, manifest: str = "") -> None:
     """Check a backbone that `humanpref kaggle weights` packed against its manifest; another one is taken as it is.
+
+    Parameters
+    ----------
+    backbone : Path
+        The folder.
+    manifest : str
+        The SHA-256 that the manifest itself has to have; empty: any.
 
     Raises
     ------
     InputError
         If a file is missing, or is not the one that was packed.
     """
-    if not (backbone / WEIGHTS_MARKER).is_file():
+    packed = (backbone / WEIGHTS_MARKER).is_file()
+    if not packed and not manifest:
         return
+    found = sha256(backbone / WEIGHTS_MARKER) if packed else "none"
+    if manifest not in ("", found):
+        raise InputError(
+            f"{backbone / WEIGHTS_MARKER}: expected the manifest with SHA-256 {manifest}, got {found}; "
+            "another version of the weights than the one pushed is mounted"
+        )
     for entry in read_json(backbone / WEIGHTS_MARKER)["files"]:
         path = backbone / entry["name"]
         if not path.is_file():
