@@ -63,13 +63,6 @@ def test_a_file_without_a_preset_names_a_family(tmp_path):
         ("llama-3.2-1b-dpo", "training.head_learning_rate=1e-3", "training.head_learning_rate: .*dpo has no head"),
         ("sparse", "model.term_penalties=[]", "model.term_penalties"),
         ("sparse", 'model.term_penalties=["a"]', "model.term_penalties: expected a list of numbers"),
-        ("gemma-2-9b-qlora", "inference.split=halves", "inference.split: expected one of rows, orders, got 'halves'"),
-        (
-            "llama-3.2-1b-lora",
-            "inference.split=orders",
-            "inference.split: expected rows without inference.swap_average",
-        ),
-        ("llama-3.2-1b-dpo", "inference.split=orders", "unknown option 'inference.split' for family dpo"),
         (
             "boosted",
             "model.leaves=99999999999",
@@ -101,12 +94,30 @@ def test_what_does_not_fit_is_named(preset, override, message):
         load_config(preset, overrides=[override])
 
 
-def test_orders_are_split_only_where_both_are_read():
-    both = ["inference.swap_average=true", "inference.split=orders"]
-    assert load_config("gemma-2-9b-qlora", overrides=both[1:]).inference.split == "orders"
-    assert load_config("tiny", overrides=[*both, "model.inputs=joint"]).inference.split == "orders"
-    with pytest.raises(InputError, match=r"inference.split: expected rows with model.inputs=dual.*got 'orders'"):
-        load_config("tiny", overrides=both)
+@pytest.mark.parametrize(
+    ("preset", "overrides", "uses", "needs"),
+    [
+        ("prior", [], False, False),
+        ("sparse", [], False, False),
+        ("boosted", [], False, False),
+        ("embedding", [], True, False),  # frozen: a CPU does it
+        ("cpu-best", [], True, False),
+        ("tiny", [], True, False),
+        ("tiny", ["model.backbone=microsoft/deberta-v3-small"], True, True),
+        ("deberta-v3-base", [], True, True),
+        ("deberta-v3-base", ["model.backbone=scratch"], True, False),
+        ("llama-3.2-1b-dpo", [], True, True),
+        ("gemma-2-9b-qlora", [], True, True),
+        ("cpu-best", ['model.members=["sparse", "boosted"]'], False, False),
+        ("cpu-best", ['model.members=["sparse", "deberta-best seed=3"]'], True, True),
+        ("cpu-best", ['model.members=["sparse", "deberta-best model.backbone=scratch"]'], True, False),
+    ],
+)
+def test_what_needs_a_gpu_follows_from_the_options(preset, overrides, uses, needs):
+    config = load_config(preset, overrides=overrides)
+    assert (config.uses_gpu, config.needs_gpu) == (uses, needs)
+    again = from_dict(config.to_dict(), "an artifact's")
+    assert (again.uses_gpu, again.needs_gpu) == (uses, needs)
 
 
 @pytest.mark.parametrize(

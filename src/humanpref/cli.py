@@ -16,6 +16,7 @@ from pathlib import Path
 from humanpref import __version__
 from humanpref.config import MEANS, load_config, preset_names
 from humanpref.schema import InputError
+from humanpref.training import device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return options.run(options)
+        code = options.run(options)
+        device.leave_group()
+        return code
     except InputError as error:
         if options.traceback:
             raise
@@ -77,8 +80,11 @@ def train(options: argparse.Namespace) -> int:
     from humanpref.data import Extra
     from humanpref.distillation import Teacher
     from humanpref.experiment import train
+    from humanpref.files import is_main_process
 
     config = load_config(options.preset, options.config, options.set)
+    if config.needs_gpu and is_main_process():
+        device.require(device.lacking(), f"preset {config.preset}" if config.preset else f"family {config.family}")
     artifact = train(
         config,
         options.train,
@@ -93,6 +99,11 @@ def train(options: argparse.Namespace) -> int:
     metrics = artifact.metrics
     if "log_loss" in metrics:
         print(_figures(metrics["held_out"], metrics))
+    for name, member in metrics["members"].items():
+        if stopped := member.get("training", {}).get("stopped"):
+            print(f"{name}: training stopped {stopped}")
+        for left_out in member.get("blend", {}).get("left_out", []):
+            print(f"{name}: blended without {left_out}, which needs a model folder (model.backbone=FOLDER)")
     print(f"artifact: {artifact.folder}")
     return 0
 
@@ -113,14 +124,15 @@ def predict(options: argparse.Namespace) -> int:
     check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False, weights=options.labels and options.weight is None)
+    degraded: list[str] = []
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)
     else:
-        probabilities = predict(artifacts, pairs, options.seconds)
+        probabilities, degraded = predict(artifacts, pairs, options.seconds)
         if is_main_process():
             write_submission(options.out, pairs["id"].tolist(), probabilities)
     if is_main_process():
-        print(f"{options.out}: {len(pairs)} rows")
+        print("\ndegraded: ".join([f"{options.out}: {len(pairs)} rows", *degraded]))
     return 0
 
 
@@ -149,8 +161,10 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.json is not None and options.html.resolve().is_relative_to(options.json.resolve()):
             raise InputError(f"--html {options.html}: is also --json, or lies in it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs = rows_to_judge(artifacts, options.data)
+    pairs, trained_on = rows_to_judge(artifacts, options.data)
     figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)
+    for of, rows in zip(figures["artifacts"].values(), trained_on, strict=True):
+        of["rows_trained_on"] = rows
     if options.json is not None:
         # Of one artifact its figures alone, as ever.
         alone = len(artifacts) == 1
@@ -414,16 +428,15 @@ def kaggle_check(options: argparse.Namespace) -> int:
 
 
 def kaggle_weights(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle import download_weights, is_model_source, name_weights, pack_weights
+    from humanpref.kaggle.bundle import is_model_source, name_weights
 
     if is_model_source(options.source):
         name_weights(options.source, options.bundle)
         print(f"{options.bundle}: both kernels mount {options.source}")
-    elif Path(options.source).is_dir():
-        print(f"weights: {pack_weights(Path(options.source), options.bundle)}")
     else:
-        name = options.source.rpartition("/")[2]
-        print(f"weights: {pack_weights(download_weights(options.source), options.bundle, name)}")
+        from humanpref.kaggle.weights import pack_weights
+
+        print(f"weights: {pack_weights(options.source, options.bundle)}")
     return 0
 
 
@@ -432,6 +445,7 @@ def _figures(title: str, figures: dict) -> str:
         f"{title}: {figures['rows']} rows, log loss {figures['log_loss']:.4f} "
         f"[{figures['log_loss_low']:.4f}, {figures['log_loss_high']:.4f}], accuracy {figures['accuracy']:.3f}, "
         f"the prior's log loss {figures['prior_log_loss']:.4f}"
+        + (f"; flattering: trained on {learned} of these rows" if (learned := figures.get("rows_trained_on")) else "")
     )
 
 
@@ -528,7 +542,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="JSONL",
-        help="lines with prompt, response_a and response_b, or prompt and response; texts or lists of turns",
+        help="lines with prompt, response_a and response_b, or prompt and response; all texts, or all lists of turns",
     )
     command.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the same lines with their scores")
 

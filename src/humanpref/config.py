@@ -9,6 +9,7 @@ import difflib
 import json
 import logging
 import math
+import shlex
 import tomllib
 import types
 import typing
@@ -31,7 +32,6 @@ OFFSETS = ("none", "structure")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
 MEANS = ("arithmetic", "geometric")
-SPLITS = ("rows", "orders")
 PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = ("none", "8bit", "4bit")
@@ -534,10 +534,6 @@ class EncoderInference:
     (the report's ablation)."""
     swap_average: bool = False
     """Average over both orders of A and B. Free for dual inputs; joint inputs are read twice."""
-    split: str = "rows"
-    """How two GPUs or more share the work in Kaggle's inference kernel: each has a part of the `rows`, or one of the `orders` of
-    A and B. Equally fast; with `orders` every row is predicted after half of the time, and stays so if one of the processes dies
-    (`humanpref.kaggle.predicting`). `orders` goes with `swap_average` where that reads every row twice, and with nothing else."""
     precision: str = "auto"
     """As `training.precision`."""
     seconds: float | None = None
@@ -555,9 +551,6 @@ class EncoderInference:
             f"one of {', '.join(NORMALISATIONS)}",
             self.normalise,
         )
-        _check(self.split in SPLITS, "inference.split", f"one of {', '.join(SPLITS)}", self.split)
-        averages = self.swap_average or self.split == "rows"
-        _check(averages, "inference.split", "rows without inference.swap_average", self.split)
         _check(self.precision in PRECISIONS, "inference.precision", f"one of {', '.join(PRECISIONS)}", self.precision)
         _check(self.seconds is None or self.seconds > 0, "inference.seconds", "above 0", self.seconds)
 
@@ -628,9 +621,27 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**32, "seed", "a whole number from 0 to 2^32 - 1", self.seed)
-        if getattr(self.model, "inputs", None) == "dual":
-            split = self.inference.split
-            _check(split == "rows", "inference.split", "rows with model.inputs=dual, which are read once", split)
+
+    @property
+    def parts(self) -> list["Config"]:
+        """The models that this one trains: those of a blend's members (as their presets have them), or itself."""
+        if not isinstance(self.model, BlendOptions):
+            return [self]
+        return [load_config(*member_words(text)) for text in self.model.members]
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether some part of it computes on a GPU where there is one."""
+        return any(not isinstance(part.inference, NoOptions) for part in self.parts)
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it would take days without a GPU: some part of it trains pretrained weights by gradient descent.
+
+        What is made from nothing, or stays frozen, is small. It follows from the options, so that it holds for overrides and
+        for the configuration of an artifact, too; quantisation, which only a GPU can, goes with such weights alone.
+        """
+        return any(isinstance(part.training, LoopOptions) and part.model.backbone != "scratch" for part in self.parts)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON types; `from_dict` reads it back."""
@@ -722,6 +733,15 @@ def load_config(
             if f"model.{name}" in named:
                 logger.warning("option model.%s: has no effect with model.peft=%s", name, config.model.peft)
     return config
+
+
+def member_words(text: str) -> tuple[str, None, list[str]]:
+    """What a blend's member says, as `load_config` takes it: a preset, no file, and overrides."""
+    try:
+        preset, *overrides = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"option model.members: {text!r}: expected a preset and its settings ({error})") from None
+    return preset, None, overrides
 
 
 def preset_names() -> list[str]:

@@ -12,12 +12,11 @@ from humanpref.cli import main
 from humanpref.config import load_config
 from humanpref.data.synthetic import write_arena
 from humanpref.experiment import train
-from humanpref.files import read_json, write_json
-from humanpref.kaggle import bundle as module
+from humanpref.files import write_json
 from humanpref.kaggle import sandbox, stage
-from humanpref.kaggle.bundle import bundle, is_model_source, name_weights, pack_weights, read_run
+from humanpref.kaggle.bundle import bundle, is_model_source, name_weights, read_run
 from humanpref.kaggle.check import check_bundle
-from humanpref.kaggle.kernels import MARKER, Run, check_weights, resolve
+from humanpref.kaggle.kernels import MARKER, Run, resolve
 from humanpref.kaggle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
 from humanpref.schema import InputError
 
@@ -220,58 +219,6 @@ def image_python() -> str:
 # ----------------------------------------------------------------------------------------------------------------- weights
 
 
-@pytest.fixture
-def backbone(tmp_path) -> Path:
-    """A backbone's folder as it comes, with what training and other frameworks leave in it."""
-    folder = tmp_path / "Tiny_DeBERTa.v1"
-    folder.mkdir()
-    write_json(folder / "config.json", {"model_type": "deberta-v2"})
-    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "spm.model"):
-        (folder / name).write_text(name)
-    for name in (
-        "pytorch_model.bin",
-        "optimizer.pt",
-        "tf_model.h5",
-        "model.fp16.safetensors",
-        "trainer_state.json",
-        "README.md",
-    ):
-        (folder / name).write_text(name)
-    return folder
-
-
-def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
-    packed = pack_weights(backbone, own)
-    assert packed == own / "weights-tiny-deberta-v1"
-    staged = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "spm.model"}
-    assert set(contents(packed)) == staged | {"dataset-metadata.json", "humanpref-weights.json"}
-    assert {entry["name"] for entry in read_json(packed / "humanpref-weights.json")["files"]} == staged
-    source = "INSERT_USERNAME/weights-tiny-deberta-v1"
-    for name in ("train", "infer"):
-        sources = read_metadata(own / name / KERNEL_METADATA)["dataset_sources"]
-        assert sources == ["INSERT_USERNAME/humanpref-wheels", source]
-    assert read_run(own / "dataset") == Run("sparse", backbone="weights-tiny-deberta-v1")
-    assert check_bundle(own) == []
-    before = contents(own)
-    pack_weights(backbone, own)  # again: replaced, and named once
-    assert contents(own) == before
-
-
-@pytest.mark.parametrize("layout", ["datasets/ann/weights-tiny-deberta-v1", "weights-tiny-deberta-v1"])
-def test_the_kernel_finds_the_packed_weights_and_checks_them(own, backbone, tmp_path, layout):
-    packed = pack_weights(backbone, own)
-    shutil.copytree(packed, tmp_path / "input" / layout)
-    run = Run("deberta-v3-small", backbone=packed.name)
-    assert resolve(run, tmp_path / "input").model.backbone == str(tmp_path / "input" / layout)
-    (tmp_path / "input" / layout / "model.safetensors").write_text("other.safetensors")
-    with pytest.raises(InputError, match=r"not the file that humanpref-weights\.json describes"):
-        resolve(run, tmp_path / "input")
-    (tmp_path / "input" / layout / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="but not there"):
-        check_weights(tmp_path / "input" / layout)
-    check_weights(backbone)  # not packed by us: nothing to compare with
-
-
 def test_a_model_that_kaggle_has_is_named(own, tmp_path):
     source = "metaresearch/llama-3.2/transformers/1b/1"
     name_weights(source, own)
@@ -290,55 +237,9 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
     assert not is_model_source("metaresearch/llama-3.2/transformers/1b/x")
 
 
-@pytest.mark.parametrize(
-    ("remove", "message"),
-    [
-        ("config.json", "config.json: cannot be read"),
-        ("model.safetensors", "no model.safetensors"),
-        ("tokenizer.json spm.model", "no tokenizer"),
-    ],
-)
-def test_a_folder_that_is_no_backbone(own, backbone, remove, message):
-    for name in remove.split():
-        (backbone / name).unlink()
-    with pytest.raises(InputError, match=message):
-        pack_weights(backbone, own)
-    assert not list(own.glob("weights-*"))
-
-
-def test_sharded_weights_are_packed_whole_or_not_at_all(own, backbone):
-    (backbone / "model.safetensors").unlink()
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    write_json(backbone / "model.safetensors.index.json", {"weight_map": shards})
-    (backbone / shards["a"]).write_text("a")
-    with pytest.raises(InputError, match=r"names model-00002-of-00002\.safetensors, which is not there"):
-        pack_weights(backbone, own)
-    (backbone / shards["b"]).write_text("b")
-    assert {*shards.values(), "model.safetensors.index.json"} < set(contents(pack_weights(backbone, own)))
-
-
-def test_weights_from_the_hub(own, backbone, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.append((name, allow_patterns))
-        if name == "org/none":
-            raise OSError("cannot be reached\nand more")
-        return str(backbone)
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    assert module.download_weights("org/tiny") == backbone
-    assert "pytorch_model.bin" not in asked[0][1]
-    assert pack_weights(backbone, own, "tiny").name == "weights-tiny"
-    with pytest.raises(InputError, match=r"weights 'org/none': .*\(cannot be reached\)$"):
-        module.download_weights("org/none")
-
-
-def test_weights_need_a_bundle(backbone, tmp_path):
-    for action in (lambda: pack_weights(backbone, tmp_path), lambda: name_weights("a/b/c/d/1", tmp_path)):
-        with pytest.raises(InputError, match="not a bundle; make one first"):
-            action()
+def test_weights_need_a_bundle(tmp_path):
+    with pytest.raises(InputError, match="not a bundle; make one first"):
+        name_weights("a/b/c/d/1", tmp_path)
 
 
 def test_a_preset_with_a_backbone_says_what_comes_next(own, monkeypatch, caplog):

@@ -786,11 +786,9 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
     assert "public score 1.01234" in finished.out
 
 
-def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, service, tmp_path):
+def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, service, tmp_path, sentence_encoder):
     needs_setuptools()
-    (tmp_path / "backbone").mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / "backbone" / name).write_text('{"stands": "for a model"}')
+    shutil.copytree(sentence_encoder, tmp_path / "backbone")
     weights = f"{USER}/weights-backbone"
     for words in (
         ("bundle", "--preset", "deberta-v3-small"),
@@ -800,7 +798,8 @@ def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, 
     ):
         finished = commands.run(service, tmp_path, "kaggle", *words)
         assert finished.code == 0, (words, finished.out, finished.err)
-    assert service.datasets[weights]["model.safetensors"] == b'{"stands": "for a model"}'
+    content = (sentence_encoder / "model.safetensors").read_bytes()
+    assert service.datasets[weights]["model.safetensors"] == content
     (train,) = service.kernels[TRAIN]
     assert train["datasetDataSources"] == [WHEELS, weights]
     assert b'backbone = "weights-backbone"' in service.datasets[WHEELS]["run.toml"]

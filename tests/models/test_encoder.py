@@ -121,8 +121,8 @@ def test_a_checkpoint_in_half_precision_is_trained_in_float32(folder_of):
     ("spoil", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "cannot be loaded"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "its weights cannot be loaded"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "its weights cannot be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights, expected one of"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "not whole safetensors"),
         (lambda folder: [path.unlink() for path in folder.glob("*token*")], "tokenizer"),
         (lambda folder: (folder / "config.json").write_text("[]"), "cannot be loaded"),
         (

@@ -31,8 +31,15 @@ def has_labels(pairs: pd.DataFrame) -> bool:
 
 
 def has_models(pairs: pd.DataFrame) -> bool:
-    """Whether the rows name the models that answered."""
-    return set(MODEL_COLUMNS) <= set(pairs)
+    """Whether there are rows that name both models that answered."""
+    return bool(names_models(pairs).any())
+
+
+def names_models(pairs: pd.DataFrame) -> np.ndarray:
+    """Mask (n,) of the rows that name both models that answered; an empty name is none."""
+    if not set(MODEL_COLUMNS) <= set(pairs):
+        return np.zeros(len(pairs), dtype=bool)
+    return np.all([pairs[column].str.strip() != "" for column in MODEL_COLUMNS], axis=0)
 
 
 def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -265,6 +272,7 @@ FAULT_MEANINGS = {
     "mirror": "an earlier row with its answers exchanged",
     "contradiction": "same texts as an earlier row, another label",
     "same model": "both answers are by the same model",
+    "no model": "no name of a model; left out of wins and strengths",
     "decided, identical": "identical answers, and yet a winner",
 }
 """Kinds of data faults, and what they mean."""
@@ -273,7 +281,9 @@ FAULT_MEANINGS = {
 def row_faults(pairs: pd.DataFrame, rows: np.ndarray) -> list[Fault]:
     """What is odd about rows that could be read, the last kinds of `FAULT_MEANINGS`; `rows`: (n,) their numbers in the file."""
     labels = labels_of(pairs).argmax(axis=1).tolist() if has_labels(pairs) else None
-    same_model = (pairs["model_a"] == pairs["model_b"]).tolist() if has_models(pairs) else None
+    named = names_models(pairs)
+    nameless = ~named if set(MODEL_COLUMNS) <= set(pairs) else named
+    same_model = named & (pairs["model_a"] == pairs["model_b"]).to_numpy() if named.any() else named
     found: list[Fault] = []
     seen: dict[tuple, int] = {}
     ids = pairs[ID].tolist()
@@ -285,8 +295,10 @@ def row_faults(pairs: pd.DataFrame, rows: np.ndarray) -> list[Fault]:
 
         if not len(prompt) == len(a) == len(b):
             add("turns", f"turns of prompt, A and B: {len(prompt)}, {len(a)}, {len(b)}")
-        if same_model and same_model[i]:
+        if same_model[i]:
             add("same model", pairs["model_a"].iat[i])
+        if nameless[i]:
+            add("no model", ", ".join(f"column {c!r} is empty" for c in MODEL_COLUMNS if not pairs[c].iat[i].strip()))
         if labels and a == b and labels[i] != 2:
             add("decided, identical", f"label {CLASSES[labels[i]]}")
         # Digests of the texts would save memory; the tuples are there already, and Python hashes them.

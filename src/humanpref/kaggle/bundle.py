@@ -15,21 +15,19 @@ import importlib.util
 import logging
 import os
 import re
-import shutil
 import tempfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from humanpref.config import load_config
-from humanpref.files import read_json, sha256, write_whole
+from humanpref.files import read_json, write_whole
 from humanpref.kaggle import wheels
-from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER, Run
+from humanpref.kaggle.kernels import MARKER, Run
 from humanpref.kaggle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
-    OWNER_PLACEHOLDER,
     copy_kernel,
     read_metadata,
     write_metadata,
@@ -47,12 +45,6 @@ DATASET_FOLDER = "dataset"
 def kernels_of(run: Run) -> tuple[str, ...]:
     """The kernels of a bundle: without a preset nothing is trained."""
     return tuple(name for name in KERNELS if run.preset or name != "train")
-
-
-# All that transformers reads of a backbone. What is not named (optimizer states, other frameworks' weights, pictures) stays.
-_WEIGHTS_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json")
-_WEIGHTS_FILES += ("vocab.*", "merges.txt", "*.model", "chat_template.*", "LICENSE*", "NOTICE*")
-_TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*")
 
 
 def bundle(
@@ -150,58 +142,9 @@ def usual_nltk_data() -> list[Path]:
     return [Path(path) for path in nltk.data.path]
 
 
-def pack_weights(source: Path, bundle: Path, name: str | None = None) -> Path:
-    """Pack a backbone as a dataset of its own in the bundle, and let the bundle's kernels use it.
-
-    Parameters
-    ----------
-    source : Path
-        A folder as transformers saves it: config.json, safetensors, tokenizer.
-    bundle : Path
-        The bundle.
-    name : str, optional
-        What the backbone is called; default: the folder's name.
-
-    Returns
-    -------
-    Path
-        The dataset's folder, `weights-NAME` in the bundle. An earlier one is replaced.
-
-    Raises
-    ------
-    InputError
-        If the folder is no backbone with safetensors and a tokenizer, or `bundle` is no bundle.
-    """
-    _check_bundle(bundle)
-    files = weights_files(source)
-    name = re.sub("[^a-z0-9]+", "-", (name or source.resolve().name).lower()).strip("-")[:42].strip("-")
-    if not name:
-        raise InputError(f"{source}: expected a folder with letters or digits in its name, for the dataset's name")
-    slug = f"weights-{name}"
-    with tempfile.TemporaryDirectory(dir=bundle, prefix=".new-") as temporary:
-        new = Path(temporary, slug)
-        new.mkdir()
-        for path in files:
-            shutil.copyfile(path, new / path.name)
-        write_manifest(new, WEIGHTS_MARKER, {"name": slug})
-        write_metadata(
-            new / DATASET_METADATA,
-            {
-                "id": f"{OWNER_PLACEHOLDER}/{slug}",
-                "title": slug.replace("-", " "),
-                "subtitle": "Weights of a pretrained model, for kernels without internet",
-                "licenses": [{"name": "other"}],
-            },
-        )
-        shutil.rmtree(bundle / slug, ignore_errors=True)
-        os.replace(new, bundle / slug)
-    use_weights(bundle, "dataset", f"{OWNER_PLACEHOLDER}/{slug}", slug, sha256(bundle / slug / WEIGHTS_MARKER))
-    return bundle / slug
-
-
 def name_weights(source: str, bundle: Path) -> None:
     """Let the bundle's kernels use a backbone that Kaggle has: `owner/model/framework/variation/VERSION`."""
-    _check_bundle(bundle)
+    check_is_bundle(bundle)
     use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
 
 
@@ -226,54 +169,8 @@ def is_model_source(text: str) -> bool:
     return re.fullmatch(r"[\w.-]+(/[\w.-]+){3}/[1-9][0-9]*", text) is not None
 
 
-def weights_files(folder: Path) -> list[Path]:
-    """What of a backbone's folder the kernels need.
-
-    Raises
-    ------
-    InputError
-        If there is no config.json, no safetensors, a part of them is missing, or no tokenizer.
-    """
-    if not isinstance(read_json(folder / "config.json"), dict):
-        raise InputError(f"{folder / 'config.json'}: expected a JSON object")
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        weights = [folder / "model.safetensors"]
-    elif index.is_file():
-        parts = sorted(set(read_json(index)["weight_map"].values()))
-        weights = [index, *(folder / part for part in parts)]
-    else:
-        raise InputError(f"{folder}: no model.safetensors; save the model again with save_pretrained")
-    missing = [path.name for path in weights if not path.is_file()]
-    if missing:
-        raise InputError(f"{folder}: {index.name} names {missing[0]}, which is not there")
-    files = {path for pattern in _WEIGHTS_FILES for path in folder.glob(pattern) if path.is_file()}
-    if not any(PurePosixPath(path.name).match(pattern) for path in files for pattern in _TOKENIZERS):
-        raise InputError(f"{folder}: no tokenizer (one of {', '.join(_TOKENIZERS)})")
-    return sorted({*files, *weights})
-
-
-def download_weights(name: str) -> Path:
-    """Fetch a backbone from the Hugging Face hub, what the kernels need of it; give its folder.
-
-    Raises
-    ------
-    InputError
-        If huggingface_hub is missing, or the hub does not have it or cannot be reached.
-    """
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise InputError("weights: needs huggingface_hub: pip install 'humanpref[torch]'") from None
-    patterns = [*_WEIGHTS_FILES, "model*.safetensors", "model.safetensors.index.json"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"weights {name!r}: no such folder, and not to be had from the hub ({reason})") from None
-
-
-def _check_bundle(bundle: Path) -> None:
+def check_is_bundle(bundle: Path) -> None:
+    """Raise InputError where no bundle is."""
     if not (bundle / DATASET_FOLDER / MARKER).is_file():
         raise InputError(f"{bundle}: not a bundle; make one first: humanpref kaggle bundle --out {bundle}")
 

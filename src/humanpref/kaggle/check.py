@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from humanpref.config import load_config
-from humanpref.files import sha256
+from humanpref.files import read_json, sha256
 from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS, kernels_of, read_run
 from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER, Run
 from humanpref.kaggle.metadata import (
@@ -24,7 +24,7 @@ from humanpref.kaggle.metadata import (
     OWNER_PLACEHOLDER,
     fill_manifest,
 )
-from humanpref.kaggle.stage import LAYOUTS, mount_path, upload_faults
+from humanpref.kaggle.stage import LAYOUTS, mount_path, upload_faults, version_faults
 from humanpref.schema import InputError
 
 KERNEL_KEYS = (
@@ -109,6 +109,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
     paths = {name: bundle / name / KERNEL_METADATA for name in (kernels_of(run) if run else KERNELS)}
     findings += _check(paths, dataset / DATASET_METADATA, run, artifacts=(dataset / "artifacts").is_dir())
     findings += _check_files(dataset, MARKER)
+    findings += _check_versions(dataset)
     for marker in sorted(bundle.glob(f"*/{WEIGHTS_MARKER}")):
         weights = check_dataset(marker.parent / DATASET_METADATA)
         findings += weights.findings + _check_files(marker.parent, WEIGHTS_MARKER)
@@ -405,6 +406,17 @@ def _check_files(folder: Path, marker: str) -> list[Finding]:
         if (path.stat().st_size, sha256(path)) != listed[name]:
             findings.append(Finding(path, "", "not the file that the manifest describes", again))
     return findings
+
+
+def _check_versions(dataset: Path) -> list[Finding]:
+    try:
+        faults = version_faults(dataset, read_json(dataset / MARKER))
+    except InputError as error:
+        faults = [(dataset / "artifacts", str(error))]
+    except (KeyError, TypeError):
+        faults = [(dataset / MARKER, "does not say which versions the image has")]
+    parts = ((path, problem.partition("; ")) for path, problem in faults)
+    return [Finding(path, "", problem, mend or "make the bundle again") for path, (problem, _, mend) in parts]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -21,6 +21,7 @@ from humanpref.models.hidden import hidden_states
 from humanpref.models.pretrained import (
     LOADING_ERRORS,
     backbone_facts,
+    base_folder,
     load_backbone_config,
     load_state_strictly,
     load_tokenizer,
@@ -268,17 +269,18 @@ def out_of_fold_logits(
     return offset
 
 
-def load_backbone(name: str) -> nn.Module:
-    """A pretrained encoder without its task head, in float32.
+def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
+    """A pretrained model without its task head, in a type that `from_pretrained` takes.
 
     Raises
     ------
     InputError
         If it cannot be loaded, or if the checkpoint lacks weights, which would otherwise start at random without a word.
     """
-    load_backbone_config(name)
+    folder = str(base_folder(name))
+    load_backbone_config(folder)
     try:
-        backbone, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        backbone, info = AutoModel.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except LOADING_ERRORS as error:
         raise InputError(not_loaded(name, "weights", error)) from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))

@@ -14,12 +14,12 @@ from transformers import AutoModel, BitsAndBytesConfig
 from humanpref.config import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation
+from humanpref.models.checkpoint import base_digest
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
 from humanpref.models.pretrained import (
     BASE_FILE,
     LOADING_ERRORS,
     backbone_facts,
-    base_digest,
     base_folder,
     find_base,
     load_backbone_config,

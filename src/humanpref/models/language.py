@@ -1,7 +1,6 @@
 """A frozen causal language model: how likely it finds texts. Fluency is told by their perplexity."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from humanpref.config import AdaptedOptions
 from humanpref.models.frozen_base import check_decoder, load_base, padding_id
-from humanpref.models.pretrained import load_backbone_config, load_tokenizer
+from humanpref.models.pretrained import base_folder, load_backbone_config, load_tokenizer
 from humanpref.text.tokens import BATCH_TEXTS, find
 from humanpref.training.predict import predict_logits
 
@@ -43,12 +42,13 @@ class LanguageModel:
     """
 
     def __init__(self, name: str) -> None:
-        config = load_backbone_config(name)
+        place = base_folder(name)
+        config = load_backbone_config(str(place))
         longest = min(LONGEST, getattr(config, "max_position_embeddings", None) or LONGEST)
         options = AdaptedOptions(backbone=name, max_length=longest)
         self.longest = longest
-        self.tokenizer = load_tokenizer(name)
-        model = load_base(Path(name), config, options, AutoModelForCausalLM)
+        self.tokenizer = load_tokenizer(str(place))
+        model = load_base(place, config, options, AutoModelForCausalLM)
         check_decoder(model, self.tokenizer, options)
         self.module = TokenLogProbabilities(model)
 

@@ -1,7 +1,5 @@
 """Pretrained models: loading them, or saying in one line why not; finding again the base that an artifact names."""
 
-import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from humanpref.files import read_json, sha256
+from humanpref.files import read_json
 from humanpref.models.base import check_names
+from humanpref.models.checkpoint import base_digest, load_bin, weights_files
 from humanpref.schema import InputError
 from humanpref.training.learned import learned_state, load_learned
 
@@ -29,6 +28,9 @@ BASE_VARIABLE = "HUMANPREF_BASE"
 
 # What transformers raises for a folder that is not what it should be.
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+
+# What a hub's folder has beside weights: settings, tokenizers, terms.
+_SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "*.codes", "LICENSE*", "NOTICE*")
 
 
 def load_tokenizer(name: str) -> Any:
@@ -88,8 +90,8 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
     load_learned(module, state)
 
 
-def base_folder(name: str) -> Path:
-    """The folder of a base model: the one of that name, or the hub's in the local cache (downloaded if it is not there).
+def local_folder(name: str) -> Path:
+    """The folder of that name, or the hub's in the local cache (downloaded if it is not there).
 
     Raises
     ------
@@ -99,29 +101,22 @@ def base_folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     try:
-        # The hub's folders hold the same weights in other formats as well.
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+        folder = Path(snapshot_download(name, allow_patterns=[*_SMALL, "*.safetensors"]))
+        # The hub's folders hold the same weights in other formats as well; .bin is for those that have nothing else.
+        if not any(folder.rglob("*.safetensors")):
+            snapshot_download(name, allow_patterns=["*pytorch_model*.bin"])
     except (*LOADING_ERRORS, HFValidationError) as error:
         raise InputError(not_loaded(name, "weights", error)) from None
+    return folder
 
 
-def base_digest(folder: Path) -> str:
-    """SHA-256 of a base model's weights: of the digests of its safetensors files, in the order of their names.
-
-    Raises
-    ------
-    InputError
-        If the folder holds none.
-    """
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    try:
-        if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        digests = [sha256(folder / name) for name in names]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"backbone {folder}: its weights cannot be read as safetensors ({error})") from None
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+def base_folder(name: str) -> Path:
+    """The folder of a base model by its name, as `local_folder`, its weights whole (`humanpref.models.checkpoint`)."""
+    folder = local_folder(name)
+    for path in weights_files(folder):
+        if path.suffix == ".bin":
+            load_bin(path)
+    return folder
 
 
 def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
