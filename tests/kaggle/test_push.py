@@ -95,8 +95,8 @@ def stage(bundle, content=b"stands for a wheel", preset="tiny"):
     (dataset / "artifacts" / "one").mkdir(parents=True, exist_ok=True)
     (dataset / "humanpref-0-py3-none-any.whl").write_bytes(content)
     (dataset / "run.toml").write_text(f'preset = "{preset}"\n')
-    (dataset / "artifacts" / "one" / "artifact.json").write_text("{}")
-    names = ("artifacts/one/artifact.json", "humanpref-0-py3-none-any.whl", "run.toml")
+    (dataset / "artifacts" / "one" / "metrics.json").write_text("{}")
+    names = ("artifacts/one/metrics.json", "humanpref-0-py3-none-any.whl", "run.toml")
     files = [
         {"name": name, "bytes": (dataset / name).stat().st_size, "sha256": sha256(dataset / name)} for name in names
     ]
@@ -584,7 +584,7 @@ def test_output_stays_in_its_folder(run, service, folder, name):
             lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
             "not the file that the manifest",
         ),
-        (lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "artifact.json").unlink(), "but not there"),
+        (lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(), "but not there"),
         (lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"), "notes.txt: not in the manifest"),
         (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
         (lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY), "not valid JSON"),
@@ -631,7 +631,7 @@ def test_another_user_and_other_mistakes(run, service, folder):
 # Secrets.
 
 
-@pytest.mark.parametrize("place", ["train/train.py", "dataset/artifacts/one/artifact.json"])
+@pytest.mark.parametrize("place", ["train/train.py", "dataset/artifacts/one/metrics.json"])
 def test_a_key_is_not_uploaded(run, service, folder, place):
     path = folder / "bundle" / place
     path.write_text(f"MANIFEST = \"\"\nkey = '{KEY}'\n")

@@ -26,17 +26,10 @@ from humanpref.config import Config, load_config
 from humanpref.data import check_submission, grouped_folds, labels_of, present, read_pairs
 from humanpref.data.synthetic import write_arena
 from humanpref.evaluation.metrics import log_loss
-from humanpref.files import read_json, sha256, write_json
+from humanpref.files import read_json, write_json
 from humanpref.kaggle import sandbox
 from humanpref.kaggle.kernels import MARKER, Run, find, find_artifacts
-from humanpref.kaggle.metadata import (
-    COMPETITION,
-    DATASET_METADATA,
-    KERNEL_METADATA,
-    fill_manifest,
-    fill_owner,
-    read_metadata,
-)
+from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, fill_owner, read_metadata
 from humanpref.kaggle.stage import (
     LAYOUTS,
     artifact_names,
@@ -347,7 +340,6 @@ class _Stage:
         box = sandbox.make_box(self.report.mode, self.folder / name, environment)
         self._mount(box.root / "input", metadata, metadata_path, extra)
         code = kernel_code(metadata_path.parent / metadata["code_file"])
-        code = fill_manifest(code, sha256(self.dataset / MARKER))
         (box.root / "src" / "script.py").write_text(code, encoding="utf-8")
         script = str(box.kaggle / "src" / "script.py")
         command = [box.python, script]
