@@ -49,6 +49,8 @@ from pathlib import Path
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
+# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any manifest will do.
+MANIFEST = ""
 
 
 def find(name: str, root: Path, depth: int = 8) -> list[Path]:
@@ -79,8 +81,18 @@ def find_dataset() -> Path:
     return markers[0].parent
 
 
+def manifest_digest(dataset: Path) -> str:
+    """Give the SHA-256 of the wheel dataset's manifest: which bundle this is."""
+    return hashlib.sha256((dataset / MARKER).read_bytes()).hexdigest()
+
+
 def check_dataset(dataset: Path) -> list[Path]:
-    """Check every file of the wheel dataset against its manifest; give the wheels."""
+    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give the wheels."""
+    if MANIFEST not in ("", digest := manifest_digest(dataset)):
+        raise RuntimeError(
+            f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
+            "another version of the dataset than the one pushed with this kernel is mounted"
+        )
     manifest = json.loads((dataset / MARKER).read_text())
     if manifest["format"] != 1:
         raise RuntimeError(f"{dataset / MARKER}: expected format 1, got {manifest['format']!r}")
@@ -217,6 +229,7 @@ rows = io.StringIO()
 csv.writer(rows, lineterminator="\n").writerows([["id", *LABELS], *([key, *prior] for key in ids)])
 write_whole(SUBMISSION, rows.getvalue())
 status = {
+    "manifest": "",
     "run": "rerun" if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") else "commit",
     "rows": len(ids),
     "predicted": 0,
@@ -252,6 +265,8 @@ def predict() -> None:
     """Install humanpref and run its inference, line by line into the log; raise if it does not end well."""
     go_offline()
     dataset = find_dataset()
+    status["manifest"] = manifest_digest(dataset)
+    write_whole(STATUS, json.dumps(status, indent=2))
     install(check_dataset(dataset))
     status["seconds"]["install"] = time.perf_counter() - started - status["seconds"]["fallback"]
     write_whole(STATUS, json.dumps(status, indent=2))

@@ -339,11 +339,10 @@ def kaggle_push(options: argparse.Namespace) -> int:
         options.bundle,
         options.user,
         datasets=options.dataset or everything,
-        kernels=KERNELS if everything else kernels,
+        kernels=None if everything else kernels,
     )
-    for name, entry in records.items():
-        if name != "submission":
-            print(f"{entry['ref']}: version {entry.get('version', '-')}, {entry['state']}")
+    for entry in map(records.__getitem__, records.latest()):
+        print(f"{entry['ref']}: version {entry.get('version', '-')}, {entry['state']}")
     return 0
 
 
@@ -352,7 +351,7 @@ def kaggle_wait(options: argparse.Namespace) -> int:
     from humanpref.kaggle.push import wait
     from humanpref.kaggle.records import Records
 
-    for line in wait(Client(), Records(Path.cwd())):
+    for line in wait(Client(), Records(Path.cwd()), options.anyway):
         print(line)
     return 0
 
@@ -372,7 +371,7 @@ def kaggle_submit(options: argparse.Namespace) -> int:
     from humanpref.kaggle.records import Records
     from humanpref.kaggle.submit import submit
 
-    submission = submit(Client(), Records(Path.cwd()), options.competition, options.message)
+    submission = submit(Client(), Records(Path.cwd()), options.competition, options.message, options.anyway)
     print(f"submission {submission.ref}: public score {submission.public_score or 'not told'}")
     return 0
 
@@ -397,9 +396,13 @@ def kaggle_bundle(options: argparse.Namespace) -> int:
         for name, hours in (("train", options.train_hours), ("inference", options.infer_hours))
         if hours is not None
     }
-    run = Run(options.preset, tuple(options.set), folds=options.folds, **limits)
+    preset = options.preset or ("" if options.artifact else "sparse")
+    if not preset and (options.set or options.folds is not None or options.train_hours is not None):
+        raise InputError("--set, --folds and --train-hours are for training: beside --artifact, --preset asks for it")
+    run = Run(preset, tuple(options.set), folds=options.folds, **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
-    print(f"bundle: {folder}")
+    models = [*map(str, options.artifact), *([f"what preset {preset} trains"] if preset else [])]
+    print(f"bundle: {folder}, to predict with {'the equal mean of ' * (len(models) > 1)}{', '.join(models)}")
     return 0
 
 
@@ -667,7 +670,9 @@ def _parser() -> argparse.ArgumentParser:
     _kaggle_client(kaggle_commands)
 
     command = _command(kaggle_commands, "bundle", kaggle_bundle, "stage the wheel dataset and both kernels for a push")
-    command.add_argument("--preset", default="sparse", metavar="NAME", help="what to train there (default sparse)")
+    command.add_argument(
+        "--preset", metavar="NAME", help="what to train there (default sparse; with --artifact: nothing)"
+    )
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option, e.g. training.epochs=1"
     )
@@ -679,7 +684,12 @@ def _parser() -> argparse.ArgumentParser:
         "--infer-hours", type=float, metavar="H", help="what the inference kernel may take (default 8.5)"
     )
     command.add_argument(
-        "--artifact", type=Path, action="append", default=[], metavar="A", help="predict with this artifact, too"
+        "--artifact",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="A",
+        help="predict with this artifact (several: their mean)",
     )
     command.add_argument(
         "--nltk",
@@ -737,7 +747,11 @@ def _kaggle_client(commands) -> None:
         "--infer", action="store_true", help="the inference kernel, once the training kernel that it mounts has run"
     )
 
-    _command(commands, "wait", kaggle_wait, "wait until what was pushed from here is ready and has run")
+    anyway = argparse.ArgumentParser(add_help=False)
+    anyway.add_argument("--anyway", action="store_true", help="take a result that is not whole, too")
+    _command(
+        commands, "wait", kaggle_wait, "wait until what was pushed from here is ready and has run", parents=[anyway]
+    )
 
     command = _command(
         commands, "output", kaggle_output, "fetch what the pushed kernel's run left: the inference kernel's, or --train"
@@ -752,7 +766,7 @@ def _kaggle_client(commands) -> None:
         "submit",
         kaggle_submit,
         "submit the pushed version of the inference kernel, once, and wait for its score",
-        parents=[competition],
+        parents=[competition, anyway],
     )
     command.add_argument("--message", required=True, metavar="TEXT", help="for the list of submissions")
 

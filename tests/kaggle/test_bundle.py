@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from humanpref.cli import main
+from humanpref.config import load_config
+from humanpref.data.synthetic import write_arena
+from humanpref.experiment import train
 from humanpref.files import write_json
 from humanpref.kaggle import sandbox, stage
 from humanpref.kaggle.bundle import bundle, is_model_source, name_weights, read_run
@@ -100,6 +104,59 @@ def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="unknown preset"):
         bundle(PROJECT, tmp_path / "new", Run("no such"))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def artifact(tmp_path) -> Path:
+    write_arena(tmp_path / "arena", rows=40, seed=0)
+    train(load_config("prior"), tmp_path / "arena" / "train.csv", tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def run_bundle(capsys, out: Path, *words: object) -> tuple[int, str]:
+    """`humanpref kaggle bundle`; its exit code and its last line."""
+    code = main(["kaggle", "bundle", "--out", str(out), *map(str, words)])
+    said = capsys.readouterr()
+    return code, (said.out if code == 0 else said.err).splitlines()[-1]
+
+
+def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch, capsys, tmp_path):
+    """Own artifacts alone, what is trained there alone, or the mean of both where both are asked for."""
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    out = tmp_path / "bundle"
+    train = "INSERT_USERNAME/humanpref-train"
+    for words, models, trains in (
+        ((), "what preset sparse trains", True),
+        (("--artifact", artifact), f"{artifact}", False),
+        (
+            ("--artifact", artifact, "--preset", "prior"),
+            f"the equal mean of {artifact}, what preset prior trains",
+            True,
+        ),
+        (("--artifact", artifact, "--infer-hours", 2), f"{artifact}", False),
+    ):
+        assert run_bundle(capsys, out, *words) == (0, f"bundle: {out}, to predict with {models}")
+        sources = read_metadata(out / "infer" / KERNEL_METADATA)["kernel_sources"]
+        assert ((out / "train").is_dir(), train in sources) == (trains, trains)
+        assert (out / "dataset" / "artifacts" / "mine" / "artifact.json").is_file() == ("--artifact" in words)
+        assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+    # A model that only names its base: the weights are for the kernel that there is.
+    name_weights("metaresearch/llama-3.2/transformers/1b/1", out)
+    assert read_metadata(out / "infer" / KERNEL_METADATA)["model_sources"] == [
+        "metaresearch/llama-3.2/transformers/1b/1"
+    ]
+    assert read_run(out / "dataset").backbone == "llama-3.2/transformers/1b"
+    assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+
+
+@pytest.mark.parametrize("words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3)])
+def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
+    code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)
+    assert code == 2
+    assert "are for training: beside --artifact, --preset asks for it" in line
+    assert not (tmp_path / "bundle").exists()
+    with pytest.raises(InputError, match="nothing to predict with"):
+        bundle(PROJECT, tmp_path / "bundle", Run(""))
 
 
 def test_a_bundle_that_fails_leaves_nothing(tmp_path):

@@ -165,6 +165,10 @@ def test_letters_beyond_ascii_are_for_kernels_alone(project):
         (b"print()", "is not a notebook"),
         (b'{"cells": [{"cell_type": "code"}], "metadata": {}}', "no metadata.kernelspec"),
         (b'{"cells": [], "metadata": {"kernelspec": {"name": "python3"}}}', "no code cell"),
+        (
+            b'{"cells": [{"cell_type": "code"}], "metadata": {"kernelspec": {"name": "python3"}}}',
+            'expected one line MANIFEST = ""',
+        ),
     ],
 )
 def test_a_slip_in_the_code(project, content, message):

@@ -19,10 +19,10 @@ from humanpref import experiment
 from humanpref.blending import blend
 from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
-from humanpref.files import write_json
+from humanpref.files import sha256, write_json
 from humanpref.kaggle import kernels, launch, predicting, stage
 from humanpref.kaggle.kernels import Run
-from humanpref.kaggle.metadata import COMPETITION
+from humanpref.kaggle.metadata import COMPETITION, fill_manifest
 from humanpref.kaggle.sandbox import make_environment
 from humanpref.models.blend import Blend, write_state
 from humanpref.models.budget import LEFT, Budget
@@ -93,6 +93,10 @@ def functions(path: Path) -> dict[str, str]:
 
 
 def test_what_both_kernels_share_is_the_same_text():
+    ends = {TRAIN: "# --- This kernel's own.", INFER: "# %% [markdown]\n# The fallback"}
+    parts = [path.read_text().partition("\nROOT = ")[2].partition(end)[0].strip() for path, end in ends.items()]
+    assert parts[0] == parts[1]
+    assert '\nMANIFEST = ""\n' in parts[0]
     train, infer = functions(TRAIN), functions(INFER)
     shared = train.keys() & infer.keys()
     assert {"find", "tree", "find_dataset", "check_dataset", "repack", "install", "go_offline"} <= shared
@@ -142,9 +146,12 @@ def test_what_is_predicted_does_not_depend_on_the_run():
 
 def test_train_then_infer(tree, wheels, tmp_path, fresh):
     link(wheels, tree.dataset)
-    done = tree.run(TRAIN, fresh)
+    filled = tmp_path / TRAIN.name
+    filled.write_text(fill_manifest(TRAIN.read_text(), sha256(wheels / stage.MARKER)))
+    done = tree.run(filled, fresh)
     assert done.returncode == 0, done.stdout + done.stderr
     assert tree.status["prior"] == pytest.approx(tree.rates, abs=0.1)
+    assert (tree.status["manifest"], tree.status["degraded"]) == (sha256(wheels / stage.MARKER), [])
     tree.working.rename(tmp_path / "trained")
     tree.working.mkdir()
     link(tmp_path / "trained", tree.kernel)
@@ -154,6 +161,7 @@ def test_train_then_infer(tree, wheels, tmp_path, fresh):
     assert (status["rows"], status["predicted"], status["fallback"], status["degraded"]) == (8, 8, 0, [])
     assert status["run"] == "commit"
     assert status["prior_source"].endswith("artifact/artifact.json")
+    assert status["manifest"] == sha256(wheels / stage.MARKER)
     assert {"fallback", "install", "read", "load", "predict", "total"} <= status["seconds"].keys()
     assert "8 of 8 rows" in (tree.working / status["log"]).read_text()
     assert tree.submission().shape == (8, 3)
@@ -216,6 +224,24 @@ def test_without_a_test_file_there_is_nothing_to_fall_back_on(new_tree, bare):
     assert done.returncode != 0
     assert "no test.csv" in done.stderr
     assert "sample_submission.csv" in done.stderr  # the tree
+
+
+@pytest.mark.parametrize("kernel", [TRAIN, NOTEBOOK], ids=["train", "infer"])
+def test_another_dataset_than_the_one_pushed_is_not_installed(new_tree, wheels, bare, tmp_path, kernel):
+    """Whole as it may be."""
+    link(wheels, new_tree.dataset)
+    filled = tmp_path / kernel.name
+    filled.write_text(fill_manifest(kernel.read_text(), "0" * 64))
+    done = new_tree.run(filled, bare)
+    words = f"expected the manifest with SHA-256 {'0' * 64}, got {sha256(wheels / stage.MARKER)}"
+    assert words in (done.stderr if kernel == TRAIN else (new_tree.working / "infer.log").read_text())
+    assert "Successfully installed" not in done.stdout
+    assert not (new_tree.working / "artifact").exists()
+    assert new_tree.status["manifest"] == sha256(wheels / stage.MARKER)
+    if kernel == TRAIN:
+        assert done.returncode != 0
+    else:
+        assert new_tree.status["predicted"] == 0
 
 
 @pytest.mark.parametrize("kernel", [TRAIN, INFER])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,8 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
     for name in KERNELS:
         sources = read_metadata(own / name / KERNEL_METADATA)["dataset_sources"]
         assert sources == ["INSERT_USERNAME/humanpref-wheels", source]
-    assert read_run(own / "dataset") == Run("sparse", backbone="weights-tiny-encoder")
+    manifest = sha256(own / "weights-tiny-encoder" / WEIGHTS_MARKER)
+    assert read_run(own / "dataset") == Run("sparse", backbone="weights-tiny-encoder", backbone_manifest=manifest)
     assert check_bundle(own) == []
     before = contents(own)
     pack_weights(backbone, own)  # again: replaced, and named once
@@ -142,6 +144,22 @@ def test_the_kernel_finds_the_packed_weights_and_checks_them(own, backbone, tmp_
     with pytest.raises(InputError, match="but not there"):
         check_weights(mounted)
     check_weights(backbone)  # not packed by us: nothing to compare with
+
+
+def test_other_weights_than_those_packed_last_are_not_taken(own, backbone, tmp_path):
+    """Whole as they may be: the dataset's version before."""
+    packed = pack_weights(backbone, own)
+    run = replace(read_run(own / "dataset"), preset="deberta-v3-small")
+    assert run.backbone_manifest == sha256(packed / WEIGHTS_MARKER)
+    mounted = Path(shutil.copytree(packed, tmp_path / "input" / packed.name))
+    assert resolve(run, tmp_path / "input").model.backbone == str(mounted)
+    (mounted / "notes.txt").write_text("x")
+    write_manifest(mounted, WEIGHTS_MARKER, {"name": packed.name})
+    with pytest.raises(InputError, match=f"expected the manifest with SHA-256 {run.backbone_manifest}, got "):
+        resolve(run, tmp_path / "input")
+    (mounted / WEIGHTS_MARKER).unlink()
+    with pytest.raises(InputError, match="got none"):
+        resolve(run, tmp_path / "input")
 
 
 @pytest.mark.parametrize("settings", [{}, {"shards": 3}, {"_use_new_zipfile_serialization": False}])

@@ -4,7 +4,7 @@
 
     BUNDLE/
       dataset/          the wheel dataset: wheels, run.toml, artifacts, NLTK data, manifest, dataset-metadata.json
-      train/, infer/    the kernels: kernel-metadata.json and the code
+      train/, infer/    the kernels: kernel-metadata.json and the code; train/ only where something is trained
       weights-NAME/     a backbone's weights, a dataset of its own (`humanpref kaggle weights`)
 
 Everything says `INSERT_USERNAME` where the owner belongs; whoever pushes fills it in on the way. The same checkout, artifacts
@@ -42,6 +42,11 @@ KERNELS = {"train": f"kernel/train/{KERNEL_METADATA}", "infer": KERNEL_METADATA}
 DATASET_FOLDER = "dataset"
 
 
+def kernels_of(run: Run) -> tuple[str, ...]:
+    """The kernels of a bundle: without a preset nothing is trained."""
+    return tuple(name for name in KERNELS if run.preset or name != "train")
+
+
 def bundle(
     project: Path,
     out: Path,
@@ -59,9 +64,9 @@ def bundle(
     out : Path
         The bundle's folder. An earlier bundle there is replaced, its weights apart.
     run : Run
-        What the kernels are to run.
+        What the kernels are to run; without a preset there is no training kernel.
     artifacts : sequence of Path
-        Artifacts to predict with, beside the training kernel's.
+        Artifacts to predict with, alone or beside the training kernel's.
     nltk_data : sequence of Path, optional
         Folders to take NLTK's data from, the usual ones if empty; None: no data, the image has its own.
     image : Path, optional
@@ -79,7 +84,9 @@ def bundle(
     """
     if out.exists() and not (out / DATASET_FOLDER / MARKER).is_file():
         raise InputError(f"{out}: exists and is not a bundle; name another folder with --out, or remove it")
-    config = load_config(run.preset, None, list(run.overrides))
+    if not (run.preset or artifacts):
+        raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
+    config = load_config(run.preset, None, list(run.overrides)) if run.preset else None
     if nltk_data is not None:
         nltk_data = list(nltk_data) or usual_nltk_data()
     try:
@@ -91,15 +98,21 @@ def bundle(
         new, old = Path(temporary.name, "new"), Path(temporary.name, "old")
         dataset = stage_dataset(new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image)
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
-        for name, path in KERNELS.items():
-            copy_kernel(project / path, new / name)
+        for name in kernels_of(run):
+            copy_kernel(project / KERNELS[name], new / name)
+        if not run.preset:
+            trained = read_metadata(project / KERNELS["train"])["id"]
+            metadata = read_metadata(new / "infer" / KERNEL_METADATA)
+            sources = [source for source in metadata.get("kernel_sources", []) if source != trained]
+            write_metadata(new / "infer" / KERNEL_METADATA, metadata | {"kernel_sources": sources})
         old.mkdir()
         out.mkdir(exist_ok=True)
         for name in (DATASET_FOLDER, *KERNELS):
             if (out / name).exists():
                 os.replace(out / name, old / name)
-            os.replace(new / name, out / name)
-    if getattr(config.model, "backbone", "scratch") not in ("", "scratch") and not run.backbone:
+            if (new / name).exists():
+                os.replace(new / name, out / name)
+    if config and getattr(config.model, "backbone", "scratch") not in ("", "scratch") and not run.backbone:
         logger.warning("preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER", run.preset)
     return out
 
@@ -135,16 +148,16 @@ def name_weights(source: str, bundle: Path) -> None:
     use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
 
 
-def use_weights(bundle: Path, kind: str, source: str, backbone: str) -> None:
-    """Name a backbone's source in both staged kernels' metadata, and the backbone in run.toml."""
+def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: str = "") -> None:
+    """Name a backbone's source in the staged kernels' metadata, and the backbone and its manifest's digest in run.toml."""
     key = f"{kind}_sources"
-    for name in KERNELS:
+    for name in kernels_of(read_run(bundle / DATASET_FOLDER)):
         path = bundle / name / KERNEL_METADATA
         metadata = read_metadata(path)
         if source not in metadata.get(key, []):
             write_metadata(path, metadata | {key: [*metadata.get(key, []), source]})
     dataset = bundle / DATASET_FOLDER
-    run = replace(read_run(dataset), backbone=backbone)
+    run = replace(read_run(dataset), backbone=backbone, backbone_manifest=manifest)
     with write_whole(dataset / "run.toml") as file:
         file.write(run.to_toml())
     manifest = read_json(dataset / MARKER)

@@ -59,11 +59,13 @@ class Run:
     """What the dataset's `run.toml` says: the run that both kernels are for."""
 
     preset: str
-    """A name from `humanpref.config.preset_names()`."""
+    """A name from `humanpref.config.preset_names()`; empty: nothing is trained, the dataset's artifacts predict."""
     overrides: tuple[str, ...] = ()
     """`section.key=value`, as for `--set`."""
     backbone: str = ""
     """The folder of the pretrained model under the input root, by the last part or parts of its path; empty: none is needed."""
+    backbone_manifest: str = ""
+    """Of packed weights the SHA-256 of their manifest: no others are taken. Empty: any."""
     folds: int | None = None
     """Train so many fold models instead of one."""
     train_seconds: float | None = None
@@ -75,7 +77,7 @@ class Run:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Run":
         """Build a run from the values of a TOML file. Raises InputError for an unknown or a missing key, or a wrong type."""
-        kinds = {"preset": str, "overrides": list, "backbone": str, "folds": int}
+        kinds = {"preset": str, "overrides": list, "backbone": str, "backbone_manifest": str, "folds": int}
         kinds |= dict.fromkeys(("train_seconds", "inference_seconds"), (int, float))
         for key, value in values.items():
             if key not in kinds:
@@ -142,7 +144,8 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
         launch.train(config, train_csv, out, wanted.folds, left)
     finished = out.is_dir()
     seconds = {"install": install_seconds, "train": time.perf_counter() - started}
-    status = {"finished": finished, "seconds": seconds, **_memory()}
+    degraded = [] if finished else ["its time was over before there was an artifact"]
+    status = {"finished": finished, "degraded": degraded, "seconds": seconds, **_memory()}
     if finished:
         status |= {"artifact": "artifact", "prior": list(Artifact.load(out).prior)}
         logger.info("artifact in %s after %.0f s", out, seconds["train"])
@@ -152,7 +155,9 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
             "version's output among its kernel_sources, and it goes on from there",
             UNFINISHED, seconds["train"], experiment.partial_of(out),
         )  # fmt: skip
-    write_json(working / "status.json", status)
+    path = working / "status.json"
+    # The kernel wrote its part before.
+    write_json(path, (read_json(path) if path.exists() else {}) | status)
 
 
 def take_up(run: dict[str, Any], input_root: Path, out: Path) -> None:
@@ -182,7 +187,7 @@ def resolve(run: Run, input_root: Path) -> Config:
     overrides = list(run.overrides)
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
-        check_weights(backbone)
+        check_weights(backbone, run.backbone_manifest)
         overrides.append(f"model.backbone={backbone}")
     config = load_config(run.preset, None, overrides)
     training = config.training
@@ -487,16 +492,30 @@ def point_to_base(model: Path, input_root: Path) -> None:
                 return
 
 
-def check_weights(backbone: Path) -> None:
+def check_weights(backbone: Path, manifest: str = "") -> None:
     """Check a backbone that `humanpref kaggle weights` packed against its manifest; another one is taken as it is.
+
+    Parameters
+    ----------
+    backbone : Path
+        The folder.
+    manifest : str
+        The SHA-256 that the manifest itself has to have; empty: any.
 
     Raises
     ------
     InputError
         If a file is missing, or is not the one that was packed.
     """
-    if not (backbone / WEIGHTS_MARKER).is_file():
+    packed = (backbone / WEIGHTS_MARKER).is_file()
+    if not packed and not manifest:
         return
+    found = sha256(backbone / WEIGHTS_MARKER) if packed else "none"
+    if manifest not in ("", found):
+        raise InputError(
+            f"{backbone / WEIGHTS_MARKER}: expected the manifest with SHA-256 {manifest}, got {found}; "
+            "another version of the weights than the one pushed is mounted"
+        )
     for entry in read_json(backbone / WEIGHTS_MARKER)["files"]:
         path = backbone / entry["name"]
         if not path.is_file():

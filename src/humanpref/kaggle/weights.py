@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from humanpref.files import sha256
 from humanpref.kaggle.bundle import check_is_bundle, use_weights
 from humanpref.kaggle.kernels import WEIGHTS_MARKER
 from humanpref.kaggle.metadata import DATASET_METADATA, OWNER_PLACEHOLDER, write_metadata
@@ -83,7 +84,7 @@ def pack_weights(source: str | Path, bundle: Path, name: str | None = None) -> P
         )
         shutil.rmtree(bundle / slug, ignore_errors=True)
         os.replace(new, bundle / slug)
-    use_weights(bundle, "dataset", f"{OWNER_PLACEHOLDER}/{slug}", slug)
+    use_weights(bundle, "dataset", f"{OWNER_PLACEHOLDER}/{slug}", slug, sha256(bundle / slug / WEIGHTS_MARKER))
     return bundle / slug
 
 
