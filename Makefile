@@ -22,7 +22,7 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 sandbox:
 	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 		&& apt-get -qq update && apt-get -qq install -y bubblewrap >/dev/null; } \
-		|| echo "bubblewrap is not here and could not be installed: the dry run will use user namespaces, or run without isolation"
+		|| echo "bubblewrap is not here and could not be installed: the dry run will run without isolation"
 
 demo: setup sandbox
 	$(BIN)/humanpref kaggle dry-run --out dry-run

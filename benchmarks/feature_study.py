@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 from length_only import LengthOnly
 
-from humanpref.artifact import OOF_FILE, Artifact
+from humanpref.artifact import FOLD, Artifact
 from humanpref.comparison import markdown, write_table
 from humanpref.config import load_config
-from humanpref.data import grouped_folds, labels_of, prompt_keys, read_pairs
+from humanpref.data import grouped_folds, labels_of, present, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
-from humanpref.experiment import read_oof, train
-from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.experiment import train
+from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 WITHOUT_PROGRAM = ("prior", "length only")
 
@@ -90,18 +90,21 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     pairs = read_pairs(options.train, labels=True)
+    pairs = pairs[present(pairs, options.train)].reset_index(drop=True)
     labels, keys = labels_of(pairs), prompt_keys(pairs)
     losses: dict[str, list[np.ndarray]] = {name: [] for name in (*WITHOUT_PROGRAM, *presets)}
     for seed in range(1, options.repeats + 1):
-        for name, told in out_of_fold_baselines(pairs, grouped_folds(pairs, options.folds, seed)).items():
-            losses[name].append(row_log_losses(labels, told))
+        folds = None if presets else grouped_folds(pairs, options.folds, seed)
         for name, preset in presets.items():
             overrides = [*settings[name], f"seed={seed}"]
             folder = options.out / f"{name}-{seed}"
             artifact, seconds = artifact_of(preset, overrides, options.train, folder, options.folds)
-            oof = read_oof(artifact.folder / OOF_FILE).set_index("id").loc[pairs["id"], list(LABEL_COLUMNS)]
-            losses[name].append(row_log_losses(labels, oof.to_numpy()))
+            oof = artifact.oof.set_index(ID).loc[pairs[ID]]
+            folds = oof[FOLD].to_numpy()  # as the training made them
+            losses[name].append(row_log_losses(labels, oof[list(LABEL_COLUMNS)].to_numpy()))
             print(f"{folder.name}: {losses[name][-1].mean():.4f}, {seconds:.0f} s", flush=True)
+        for name, told in out_of_fold_baselines(pairs, folds).items():
+            losses[name].append(row_log_losses(labels, told))
     table = summary({name: np.stack(own) for name, own in losses.items()}, keys)
     write_table(table, options.out / "repeated")
     print(f"{len(pairs)} rows, {options.folds} folds, {options.repeats} repeats\n{markdown(table)}", end="")

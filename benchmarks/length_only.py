@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from humanpref.artifact import OOF_FILE
-from humanpref.data import grouped_folds, labels_of, prompt_keys, read_pairs, swap_pairs
+from humanpref.data import grouped_folds, labels_of, present, prompt_keys, read_pairs, swap_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
 from humanpref.experiment import read_oof
 from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, InputError
@@ -57,6 +57,7 @@ def main() -> None:
     options = parser.parse_args()
 
     pairs = read_pairs(options.train, labels=True)
+    pairs = pairs[present(pairs, options.train)].reset_index(drop=True)
     labels, keys = labels_of(pairs), prompt_keys(pairs)
     folds = grouped_folds(pairs, options.folds, options.seed)
     predictions = {"prior": np.empty_like(labels), "length only": np.empty_like(labels)}

@@ -110,3 +110,12 @@ def test_metrics_that_are_none(artifact):
     path.write_text("[]")
     with pytest.raises(InputError, match=r"metrics.json: expected a JSON object, got list"):
         _ = artifact.metrics
+
+
+def test_an_artifact_names_what_wrote_its_models(arena, tmp_path):
+    """xgboost-cpu is the same module as xgboost."""
+    pytest.importorskip("xgboost")
+    few = ["model.max_rounds=2", "model.patience=1", "model.seeds=1"]
+    artifact = train(load_config("boosted", overrides=few), arena / "train.csv", tmp_path / "boosted", None)
+    assert {name for name, _ in artifact.written_by} == {"xgboost", "scikit-learn"}
+    assert set(artifact.written_by) <= set(artifact.facts["versions"].items())

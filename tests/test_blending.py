@@ -13,6 +13,7 @@ from humanpref.config import load_config
 from humanpref.data import labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses
 from humanpref.experiment import evaluate, train
+from humanpref.files import read_json, write_json
 from humanpref.models import load_model
 from humanpref.models.blend import fit_blend, fit_corrected_blend, mean_log_loss
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -112,6 +113,7 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
         "difference to",
     ):
         assert word in text
+    assert "degraded" not in text
 
 
 def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs):
@@ -151,6 +153,26 @@ def test_blends_can_be_blended(blended, members, arena, tmp_path):
     assert again.metrics["blend"]["members"][0]["log_loss"] == pytest.approx(blended.metrics["log_loss"])
 
 
+def test_the_versions_of_its_members_are_its_own(members, tmp_path):
+    def copy(name, version):
+        folder = shutil.copytree(members[name].folder, tmp_path / f"{name}-{version}")
+        facts = read_json(folder / "artifact.json")
+        write_json(folder / "artifact.json", facts | {"versions": {"scikit-learn": version}})
+        return Artifact.load(folder)
+
+    def kept(blended, *artifacts):
+        """What wrote the members that were not dropped."""
+        weights = [member["weight"] for member in blended.metrics["blend"]["members"]]
+        return set().union(*(own.written_by for own, weight in zip(artifacts, weights, strict=True) if weight))
+
+    first, second, third = copy("weak", "1.2"), copy("strong", "1.3"), copy("weak", "1.4")
+    assert first.written_by == {("scikit-learn", "1.2")}
+    once = blend([first.folder, second.folder], tmp_path / "once")
+    assert once.written_by == kept(once, first, second) != set()
+    twice = blend([once.folder, third.folder], tmp_path / "twice")
+    assert twice.written_by == kept(twice, once, third) != set()
+
+
 def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs):
     copy = shutil.copytree(members["weak"].folder, tmp_path / "copy")
     doubled = blend([members["weak"].folder, copy, members["prior"].folder], tmp_path / "doubled")
@@ -172,6 +194,9 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
         fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
     assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
     assert f"{len(fifth.oof)} rows were held out by every artifact, of 120" in caplog.text
+    left_out = len(pairs) - len(fifth.oof)
+    assert fewer.metrics["blend"]["rows_left_out"] == left_out
+    assert f"degraded: {left_out} held-out rows left out" in render(fewer.metrics)
 
 
 @pytest.fixture

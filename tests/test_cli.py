@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from humanpref.cli import main
+from humanpref.models.budget import Budget
+from humanpref.training import device
 
 GOOD = {
     "id": "1", "prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]',
@@ -89,6 +92,40 @@ def test_from_sample_to_scores(run, tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(figures)
     assert f"log loss {figures['log_loss']:.4f}" in out
+    assert "flattering" not in out
+    code, out, _ = run("evaluate", "A", "--data", "arena/train.csv", "--json", "figures.json")
+    trained_on = json.loads((tmp_path / "figures.json").read_text())["rows_trained_on"]
+    assert (code, 0 < trained_on < 60) == (0, True)
+    assert out.endswith(f"; flattering: trained on {trained_on} of these rows\n")
+
+
+def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
+    """Also with --quiet, which mutes the log; and one that predicts nothing writes nothing."""
+    assert run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A")[0] == 0
+    predict = ["--quiet", "predict", "A", "--test", arena / "test.csv", "--out", "s.csv"]
+    refused(run(*predict, "--seconds", 1e-9), "no time for a single row", "--seconds")
+    assert not Path("s.csv").exists()
+    left = iter([100.0] * 2)  # the artifact's share, and what is left before the first block
+    monkeypatch.setattr(Budget, "left", lambda _: next(left, 0.0))
+    code, out, _ = run(*predict, "--seconds", 100)
+    assert code == 0
+    assert out.splitlines() == [
+        "s.csv: 24 rows",
+        "degraded: not predicted: 20 row predictions for lack of time",
+        "degraded: 20 of 24 rows have the prior",
+    ]
+
+
+def test_a_training_that_left_something_out_says_so(run, arena):
+    train = ["--quiet", "train", "--train", arena / "train.csv", "--set"]
+    code, out, _ = run(*train, 'model.members=["prior", "embedding"]', "--preset", "cpu-best", "--out", "A")
+    assert code == 0
+    assert "model: blended without embedding, which needs a model folder (model.backbone=FOLDER)\n" in out
+    pytest.importorskip("torch")
+    tiny = ["--preset", "tiny", "--set", "model.max_length=32", "--set", "model.scratch_hidden_size=8"]
+    code, out, _ = run(*train, "training.seconds=1e-9", *tiny, "--out", "B")
+    assert code == 0
+    assert "model: training stopped after 1e-09 s, in epoch 1 at step 1 of " in out
 
 
 @pytest.mark.parametrize(
@@ -226,6 +263,18 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
     monkeypatch.setattr("humanpref.arena.write_arena", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("sample", "--out", "arena")
+
+
+def test_train_warns_where_a_gpu_is_needed_and_none_works(run, arena, monkeypatch, caplog):
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    order = ("train", "--train", arena / "train.csv", "--out", "artifact", "--preset")
+    assert run(*order, "prior")[0] == 0
+    assert "GPU" not in caplog.text
+    code, _, error = run(*order, "deberta-v3-small", "--set", "model.backbone=./no-folder")
+    assert "preset deberta-v3-small: needs a GPU, and none is here; it goes on on the CPU" in caplog.text
+    assert code == 2
+    assert "GPU" not in error  # what ends it is something else
 
 
 def test_soft_labels_keep_the_rows_weights(run, arena, artifact, caplog):

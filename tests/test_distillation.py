@@ -2,13 +2,15 @@
 
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from humanpref.artifact import Artifact
 from humanpref.config import load_config
-from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, write_pairs
+from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, swap_pairs, write_pairs
 from humanpref.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.experiment import train
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -46,6 +48,54 @@ def test_a_teacher_repeats_no_label_of_its_extra_rows(arena, pairs, tmp_path):
     # They were never held out, so that there is nothing else to say of them.
     with pytest.raises(InputError, match="was trained on 6 of these rows"):
         soft_labels([artifact], pairs[58:66])
+
+
+def extra_with_the_same_ids(pairs, folder, **changed):
+    """The first 60 rows to train on, and 6 rows with the ids of the first 6 as extra ones; `changed` are their columns."""
+    write_pairs(folder / "train.csv", pairs[:60])
+    other = pairs[60:66].reset_index(drop=True).assign(id=pairs["id"][:6], **changed)
+    write_pairs(folder / "more.csv", other)
+    return folder / "train.csv", [Extra(folder / "more.csv")], other
+
+
+def test_an_extra_row_is_not_the_training_row_of_its_id(pairs, tmp_path):
+    train_csv, more, other = extra_with_the_same_ids(pairs, tmp_path)
+    artifact = train(SPARSE, train_csv, tmp_path / "a", folds=2, extra=more)
+    # It was never held out, so that there is nothing to say of it but its label.
+    with pytest.raises(
+        InputError, match=f"trained on 6 of these rows .*id '{other['id'][0]}'.* no out-of-fold prediction"
+    ):
+        write_soft_labels(tmp_path / "soft.csv", [artifact], other)
+    both = pd.concat([pairs[6:9], other], ignore_index=True)
+    with pytest.raises(InputError, match="trained on 6 of these rows"):
+        soft_labels([artifact], both)
+    np.testing.assert_array_equal(soft_labels([artifact], pairs[:60]), told_by(artifact))
+
+
+def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(teacher, pairs, tmp_path):
+    few = pairs[:6]
+    told = soft_labels([teacher], swap_pairs(few))
+    np.testing.assert_array_equal(told, teacher.predict_proba(swap_pairs(few)))
+    assert np.abs(told - told_by(teacher)[:6]).max() > 0.02
+    # As an extra row it is known, and nothing is known of it but its label.
+    train_csv, more, other = extra_with_the_same_ids(pairs, tmp_path, prompt=pairs["prompt"][:6])
+    artifact = train(load_config("prior"), train_csv, tmp_path / "a", folds=2, extra=more)
+    with pytest.raises(InputError, match="trained on 6 of these rows"):
+        soft_labels([artifact], other)
+    # A copy of a training row shares its prompt, and is left out with it.
+    write_pairs(tmp_path / "more.csv", pairs[:6])
+    artifact = train(load_config("prior"), train_csv, tmp_path / "b", folds=2, extra=more)
+    np.testing.assert_array_equal(soft_labels([artifact], pairs[:60]), told_by(artifact))
+
+
+def test_rows_of_an_earlier_version_are_known_by_id_and_prompt(teacher, pairs, tmp_path):
+    older = shutil.copytree(teacher.folder, tmp_path / "older")
+    pd.read_csv(older / "rows.csv", dtype=str).drop(columns="answer_key").to_csv(older / "rows.csv", index=False)
+    np.testing.assert_array_equal(soft_labels([Artifact.load(older)], pairs), told_by(teacher))
+
+
+def test_a_raw_frame_is_known_as_the_file_is(teacher, arena):
+    np.testing.assert_array_equal(soft_labels([teacher], pd.read_csv(arena / "train.csv")), told_by(teacher))
 
 
 def test_rows_under_other_ids_are_warned_of(teacher, pairs, caplog):
@@ -123,6 +173,16 @@ def test_a_csv_is_joined_by_id(arena, pairs, tmp_path, teacher):
     for share in (0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="expected a share above 0 and at most 1"):
             taught(rows, Teacher(path, share))
+
+
+def test_a_csv_of_other_rows_with_the_same_ids_is_refused(teacher, arena, pairs, tmp_path):
+    rows = read_training_rows(arena / "train.csv")
+    labelled = pairs.assign(**dict(zip(LABEL_COLUMNS, told_by(teacher).T, strict=True)))
+    write_pairs(tmp_path / "told.csv", labelled)
+    np.testing.assert_allclose(taught(rows, Teacher(tmp_path / "told.csv")).targets, told_by(teacher), atol=1e-12)
+    write_pairs(tmp_path / "told.csv", labelled.assign(id=np.roll(labelled["id"], 1)))
+    with pytest.raises(InputError, match=r"told\.csv: its ids are those of other rows: 120 of 120 training rows"):
+        taught(rows, Teacher(tmp_path / "told.csv"))
 
 
 def test_another_teacher_is_another_run(teacher, arena, tmp_path, monkeypatch):

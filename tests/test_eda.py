@@ -86,6 +86,32 @@ def test_models_that_met_only_themselves(write_csv, tmp_path):
     assert not figures & {"most_compared_pairs", "compared_pairs"}
 
 
+def test_an_empty_name_is_no_model(write_csv, tmp_path):
+    rows = [([f"p{i}"], ["a"], [f"b{i}"], i % 3) for i in range(8)]
+    path = write_csv(rows, model_a=["m", "k"] * 3 + ["", " "], model_b=["k", "m"] * 3 + ["m", ""])
+    summary = eda.explore(path, tmp_path / "out")
+    assert (summary["models"], summary["rows_without_model"]) == (2, 2)
+    tables = tmp_path / "out" / "tables"
+    for name in ("models", "strengths", "win_loss"):
+        assert sorted(pd.read_csv(tables / f"{name}.csv")["model"]) == ["k", "m"]
+    assert pd.read_csv(tables / "models.csv")["rows"].sum() == 12
+    faults = pd.read_csv(tables / "faults.csv")
+    assert faults[["row", "kind", "fault"]].to_numpy().tolist() == [
+        [7, "no model", "column 'model_a' is empty"],
+        [8, "no model", "column 'model_a' is empty, column 'model_b' is empty"],
+    ]
+    nameless = eda.explore(write_csv(rows, model_a=[""] * 8, model_b=["m"] * 8), tmp_path / "none")
+    assert "no row names both models: wins and strengths" in nameless["left_out"]
+
+
+@pytest.mark.parametrize("column", ["model_a", "model_b"])
+def test_a_file_that_names_one_side_only_names_no_models(write_csv, tmp_path, column, caplog):
+    path = write_csv([([f"p{i}"], ["a"], [f"b{i}"], i % 3) for i in range(6)], **{column: ["m"] * 6})
+    summary = eda.explore(path, tmp_path / "out")
+    assert "models" not in summary
+    assert f"column {column!r} stands without" in caplog.text
+
+
 def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
     drawn = {}
     for name in ("matrix", "points"):
@@ -118,7 +144,7 @@ def test_what_cannot_be_used(arena, report, tmp_path, capsys):
     assert main(["--quiet", "eda", "none.csv", "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert "already exists" in err
-    assert "no tokenizer that can be loaded" in err or "needs transformers" in err
+    assert "cannot be loaded; expected a folder" in err or "needs transformers" in err
     assert list(tmp_path.iterdir()) == []
 
 

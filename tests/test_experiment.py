@@ -8,11 +8,14 @@ import pytest
 
 import humanpref.experiment
 from humanpref.artifact import Artifact
+from humanpref.blending import blend
+from humanpref.cli import main
 from humanpref.config import load_config
-from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs
+from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, write_pairs
 from humanpref.evaluation.metrics import log_loss
 from humanpref.experiment import evaluate, predict, read_oof, train
 from humanpref.models import load_model
+from humanpref.models.budget import LEFT, Budget
 from humanpref.models.prior import PriorModel
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -170,7 +173,39 @@ def test_several_artifacts_are_averaged(folds_artifact, arena, tmp_path):
     prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
     rows = read_pairs(arena / "test.csv")
     expected = (folds_artifact.predict_proba(rows) + prior.predict_proba(rows)) / 2
-    np.testing.assert_allclose(predict([folds_artifact, prior], rows), expected, atol=1e-12)
+    probabilities, degraded = predict([folds_artifact, prior], rows)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-12)
+    assert degraded == []
+
+
+def test_what_there_was_no_time_for_is_told_and_is_the_other_artifacts(arena, tmp_path, monkeypatch):
+    """The prior is for rows that no artifact predicted, and a prediction without one is an error."""
+    one, two = (train(load_config("prior"), arena / "train.csv", tmp_path / name) for name in "ab")
+    rows = read_pairs(arena / "test.csv")
+    monkeypatch.setattr(PriorModel, "predict_proba", lambda _, pairs: np.tile([0.7, 0.2, 0.1], (len(pairs), 1)))
+    schedule = humanpref.models.budget.schedule
+
+    def short(model, pairs, budget, *_):
+        yield next(schedule(model, pairs, Budget(1e3)))
+        budget.given_up[LEFT] += len(pairs) - 4
+
+    monkeypatch.setattr(humanpref.models.budget, "schedule", short)
+    probabilities, degraded = predict([one, two], rows, seconds=100)
+    said = (probabilities == [0.7, 0.2, 0.1]).all(axis=1)
+    assert said.sum() == 4
+    np.testing.assert_allclose(probabilities[~said], np.tile(one.prior, (len(rows) - 4, 1)))
+    assert degraded == [
+        f"{LEFT}: {2 * (len(rows) - 4)} row predictions for lack of time",
+        f"{len(rows) - 4} of {len(rows)} rows have the prior",
+    ]
+    # With time for all in one artifact its word stands, not half of it and half of the other's prior.
+    monkeypatch.setattr(Artifact, "seconds", property(lambda artifact: 100 if artifact.folder == two.folder else None))
+    probabilities, degraded = predict([one, two], rows)
+    np.testing.assert_allclose(probabilities, np.tile([0.7, 0.2, 0.1], (len(rows), 1)))
+    assert degraded == [f"{LEFT}: {len(rows) - 4} row predictions for lack of time"]
+    monkeypatch.setattr(humanpref.models.budget, "schedule", schedule)
+    with pytest.raises(InputError, match="no time for a single row"):
+        predict([one, two], rows, seconds=0)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
@@ -305,7 +340,8 @@ def test_evaluate_has_the_contracts_keys_and_warns_on_training_rows(folds_artifa
     assert figures["rows"] == 24
     assert figures["log_loss_low"] < figures["log_loss"] < figures["log_loss_high"]
     assert "flatter" not in caplog.text
-    evaluate(folds_artifact, arena / "train.csv")
+    assert figures["rows_trained_on"] == 0
+    assert evaluate(folds_artifact, arena / "train.csv")["rows_trained_on"] == 120
     assert "these figures flatter" in caplog.text
 
 
@@ -323,6 +359,32 @@ def test_some_training_rows_among_those_to_judge_by_are_warned_of(folds_artifact
         caplog.clear()
         assert evaluate(artifact, mixed)["rows"] == count
         assert f"was trained on {learned} of the {count} rows" in caplog.text
+
+
+def test_extra_rows_with_the_ids_of_held_out_rows_were_learned_from(arena, pairs, tmp_path, caplog):
+    held = pairs[:60][grouped_folds(pairs[:60], 5, seed=42) == 0]
+    other = pairs[60 : 60 + len(held)].reset_index(drop=True).assign(id=held["id"].tolist())
+    for name, rows in (("train", pairs[:60]), ("more", other)):
+        write_pairs(tmp_path / f"{name}.csv", rows)
+    artifact = train(load_config("prior"), tmp_path / "train.csv", tmp_path / "a", extra=[Extra(tmp_path / "more.csv")])
+    assert artifact.oof["id"].tolist() == other["id"].tolist()
+    evaluate(artifact, tmp_path / "more.csv")
+    assert f"was trained on {len(other)} of the {len(other)} rows" in caplog.text
+
+
+def test_a_raw_frame_is_predicted_as_the_file(folds_artifact, arena, tmp_path):
+    one = train(SPARSE, arena / "train.csv", tmp_path / "one")
+    prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior", folds=3)
+    blended = blend([folds_artifact.folder, prior.folder], tmp_path / "blend")
+    raw = pd.read_csv(arena / "test.csv")
+    for artifact in (one, folds_artifact, blended):
+        command = ["--quiet", "predict", str(artifact.folder), "--test", str(arena / "test.csv")]
+        assert main([*command, "--out", str(tmp_path / "submission.csv")]) == 0
+        written = pd.read_csv(tmp_path / "submission.csv", float_precision="round_trip")[list(LABEL_COLUMNS)].to_numpy()
+        np.testing.assert_array_equal(Artifact.load(artifact.folder).predict_proba(raw), written)
+        np.testing.assert_array_equal(load_model(artifact.folder).predict_proba(raw), written)
+        np.testing.assert_array_equal(predict([artifact], raw)[0], written)
+        np.testing.assert_allclose(predict([artifact], raw, seconds=600)[0], written, atol=1e-15)
 
 
 def test_what_is_not_an_artifact(tmp_path, folds_artifact):

@@ -35,6 +35,7 @@ def test_figures_of_two_artifacts(artifacts, arena):
     assert [name.rpartition("/")[2] for name in figures["artifacts"]] == ["prior", "sparse"]
     prior, sparse = figures["artifacts"].values()
     alone = evaluate(Artifact.load(artifacts[1].folder), arena / "test_labels.csv")
+    assert alone.pop("rows_trained_on") == 0
     assert {key: sparse[key] for key in alone} == pytest.approx(alone)
     assert sparse["swap_difference"] < 1e-9
     assert sparse["swap_flips"] == 0

@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from humanpref import scoring
 from humanpref.artifact import Artifact
 from humanpref.cli import main
 from humanpref.config import load_config
+from humanpref.data import read_pairs
 from humanpref.experiment import train
 from humanpref.scoring import score
 
@@ -53,16 +55,32 @@ def test_pairs_get_the_probabilities_and_the_log_odds(artifact, pairs, lines, mo
 
 
 def test_a_text_is_one_turn_and_swapping_negates_the_margin(artifact, lines):
-    one, turns, swapped = scored(
-        artifact,
-        lines(pair(), pair(["What?"], ["This."], ["That, and more."]), pair("What?", "That, and more.", "This.")),
-    )
+    one, swapped = scored(artifact, lines(pair(), pair("What?", "That, and more.", "This.")))
+    (turns,) = scored(artifact, lines(pair(["What?"], ["This."], ["That, and more."])))
     assert one["margin"] == turns["margin"] == -swapped["margin"] != 0
+
+
+def test_lines_of_the_competitions_file_read_as_the_file(artifact, arena, lines, monkeypatch):
+    monkeypatch.setattr(scoring, "BATCH_LINES", 5)
+    made = scored(artifact, lines(*pd.read_csv(arena / "test.csv").to_dict("records")))
+    expected = artifact.predict_proba(read_pairs(arena / "test.csv"))
+    np.testing.assert_array_equal([[o["p_a"], o["p_b"], o["p_tie"]] for o in made], expected)
+
+
+def test_texts_are_read_by_what_the_whole_file_holds(artifact, lines, monkeypatch):
+    monkeypatch.setattr(scoring, "BATCH_LINES", 1)
+    # By themselves the first two lines might be JSON; the last one says that they are not.
+    empty, null, _ = scored(artifact, lines(pair("", "", ""), pair("p", "null", "a b c d"), pair()))
+    assert empty["margin"] == pytest.approx(0)
+    (text,) = scored(artifact, lines(pair(["p"], ["null"], ["a b c d"])))
+    assert null["margin"] == text["margin"] != scored(artifact, lines(pair(["p"], None, ["a b c d"])))[0]["margin"]
 
 
 def test_what_else_a_line_holds_is_carried_through(artifact, lines):
     extra = {"id": 7, "meta": {"tags": ["ü", None, "\ud800"], "x": 1.5}, "prompt_id": "p", "big": 10**30}
-    first, second = scored(artifact, lines(pair(**extra), "", "  ", pair(["a", None], [], "\ud800")))
+    first, second = scored(
+        artifact, lines(pair(["p"], ["a"], ["b"], **extra), "", "  ", pair(["a", None], [], ["\ud800"]))
+    )
     assert {key: first[key] for key in extra} == extra
     assert second["prompt"] == ["a", None]
 
@@ -76,8 +94,9 @@ def test_what_else_a_line_holds_is_carried_through(artifact, lines):
         ("[1]", "expected a JSON object, got '[1]'"),
         ({"prompt": "p", "response_a": "a"}, "key 'response_b': is missing; the line has 'prompt', 'response_a'"),
         ({"response": "a"}, "key 'prompt': is missing"),
-        (pair(3), "key 'prompt': expected a string or a list of turns, got 3"),
-        (pair(response_b=None), "key 'response_b': expected a string or a list of turns, got null"),
+        (pair(3), "key 'prompt': expected a text or a list of turns, got int '3'"),
+        (pair(["p"]), "key 'prompt': expected a plain text as in line 1, key 'prompt', got"),
+        (pair(response_b='["b"]'), "key 'response_b': expected a plain text as in line 1, key 'prompt', got"),
         (pair(response_a=["a", 1]), "key 'response_a': turn 2: expected a string or null, got '1'"),
         (pair(response="r"), "key 'response': stands beside 'response_a'"),
         (pair(margin=1), "key 'margin': is there already"),

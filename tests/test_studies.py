@@ -18,6 +18,7 @@ from humanpref import cli, comparison
 from humanpref.ablation import ARMS, SOFTMAX_BOUND, ablate_softmax, ablate_system_prompt
 from humanpref.comparison import Contender, compare, markdown
 from humanpref.config.neural import SYSTEM_PROMPT
+from humanpref.data import write_pairs
 from humanpref.experiment import read_oof
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -157,10 +158,11 @@ def test_a_later_comparison_sees_its_own_environment(monkeypatch):
             assert fresh.submit(os.getenv, "HUMANPREF_BASE").result() == value
 
 
-def test_the_softmax_ablation(arena, tmp_path):
-    table = ablate_softmax(
-        "tiny", (*MICRO, "training.swap_augmentation=false"), arena / "train.csv", tmp_path / "a", None
-    )
+def test_the_softmax_ablation(pairs, tmp_path):
+    # A row of weight 0 is not there when a training makes its folds: those of all rows are others.
+    write_pairs(tmp_path / "train.csv", pairs.assign(weight=np.where(np.arange(len(pairs)) % 3 == 0, 0.0, 1.0)))
+    overrides = (*MICRO, "training.swap_augmentation=false")
+    table = ablate_softmax("tiny", overrides, tmp_path / "train.csv", tmp_path / "a", folds=2)
     assert table["name"].tolist() == [arm.name for arm in ARMS]
     by_name = table.set_index("name")
     plain, log_softmax = by_name.loc["none / softmax, 1 epoch"], by_name.loc["log-softmax / softmax, 1 epoch"]
@@ -177,6 +179,12 @@ def test_the_softmax_ablation(arena, tmp_path):
     assert json.loads((tmp_path / "a" / "softmax-1" / "artifact.json").read_text())["preset"] == "tiny"
     oof = read_oof(tmp_path / "a" / "softmax-1" / "oof.csv")[list(LABEL_COLUMNS)].to_numpy()
     assert oof.max() <= math.e / (math.e + 2) + 1e-9
+    # Every arm is judged by the rows that its training held out, and by the model that did not learn from them.
+    for arm in (arm for arm in ARMS if arm.at_inference == "softmax"):
+        oof = read_oof(tmp_path / "a" / arm.trained / "oof.csv").set_index("id")[list(LABEL_COLUMNS)]
+        assert len(oof) == 80
+        losses = -np.log((oof * pairs.set_index("id").loc[oof.index, list(LABEL_COLUMNS)]).sum(axis=1))
+        assert by_name.loc[arm.name, "log_loss"] == pytest.approx(losses.mean(), abs=1e-6)
 
 
 def test_the_system_prompt_ablation(arena, decoder_folder, tmp_path):

@@ -15,7 +15,8 @@
 #
 # First a valid `submission.csv` is written from the class rates of the training rows. Then humanpref is installed from
 # the wheel dataset, without a network, and its predictions replace those rates, block by block. Whatever fails after the
-# first step is logged and counted in `status.json`, and costs no submission.
+# first step is logged and listed in `status.json` under `degraded`. In the hidden rerun it costs no submission. In the commit
+# run, the one that is pushed, an artifact that predicts nothing ends the kernel with an error: Kaggle lets nobody submit it.
 #
 # The notebook is generated from `infer.py`; edit that one.
 
@@ -48,6 +49,8 @@ from pathlib import Path
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
+# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any manifest will do.
+MANIFEST = ""
 
 
 def find(name: str, root: Path, depth: int = 8) -> list[Path]:
@@ -78,8 +81,18 @@ def find_dataset() -> Path:
     return markers[0].parent
 
 
+def manifest_digest(dataset: Path) -> str:
+    """Give the SHA-256 of the wheel dataset's manifest: which bundle this is."""
+    return hashlib.sha256((dataset / MARKER).read_bytes()).hexdigest()
+
+
 def check_dataset(dataset: Path) -> list[Path]:
-    """Check every file of the wheel dataset against its manifest; give the wheels."""
+    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give the wheels."""
+    if MANIFEST not in ("", digest := manifest_digest(dataset)):
+        raise RuntimeError(
+            f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
+            "another version of the dataset than the one pushed with this kernel is mounted"
+        )
     manifest = json.loads((dataset / MARKER).read_text())
     if manifest["format"] != 1:
         raise RuntimeError(f"{dataset / MARKER}: expected format 1, got {manifest['format']!r}")
@@ -216,13 +229,15 @@ rows = io.StringIO()
 csv.writer(rows, lineterminator="\n").writerows([["id", *LABELS], *([key, *prior] for key in ids)])
 write_whole(SUBMISSION, rows.getvalue())
 status = {
+    "manifest": "",
+    "run": "rerun" if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") else "commit",
     "rows": len(ids),
     "predicted": 0,
     "fallback": len(ids),
     "prior": prior,
     "prior_source": prior_source,
     "artifacts": [],
-    "failures": [],
+    "degraded": [f"{len(ids)} of {len(ids)} rows have the prior"],
     "log": LOG.name,
     "seconds": {"fallback": time.perf_counter() - started},
 }
@@ -250,6 +265,8 @@ def predict() -> None:
     """Install humanpref and run its inference, line by line into the log; raise if it does not end well."""
     go_offline()
     dataset = find_dataset()
+    status["manifest"] = manifest_digest(dataset)
+    write_whole(STATUS, json.dumps(status, indent=2))
     install(check_dataset(dataset))
     status["seconds"]["install"] = time.perf_counter() - started - status["seconds"]["fallback"]
     write_whole(STATUS, json.dumps(status, indent=2))
@@ -290,20 +307,23 @@ def predict() -> None:
         raise RuntimeError(f"the inference process ended with {code}{name}")
 
 
-failures = []
+reasons = []
 try:
     predict()
 except Exception as error:
-    failures = [f"{type(error).__name__}: {error}"]
+    reasons.append(f"{type(error).__name__}: {error}".splitlines()[0])
     say(traceback.format_exc())
 try:
     status = json.loads(STATUS.read_text(encoding="utf-8"))  # with what the inference process added
-except ValueError as error:
-    failures.append(f"{STATUS}: {error}")
-status["failures"] += failures
+except (OSError, ValueError) as error:
+    reasons.append(f"{STATUS}: {error}")
+status["degraded"] = reasons + status["degraded"]
 status["seconds"]["total"] = time.perf_counter() - started
 write_whole(STATUS, json.dumps(status, indent=2))
 say(
     f"submission.csv: {status['rows']} rows, {status['predicted']} predicted, {status['fallback']} fallback"
-    + "".join(f"\nfailure: {failure}" for failure in status["failures"])
+    + "".join(f"\ndegraded: {reason}" for reason in status["degraded"])
 )
+idle = [f"{entry['folder']} predicted nothing" for entry in status["artifacts"] if not entry["rows"]]
+if status["run"] == "commit" and (idle or not status["predicted"]):
+    raise RuntimeError("; ".join([*(idle or ["nothing was predicted"]), *status["degraded"]]))

@@ -26,6 +26,8 @@ from pathlib import Path
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
+# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any manifest will do.
+MANIFEST = ""
 
 
 def find(name: str, root: Path, depth: int = 8) -> list[Path]:
@@ -56,8 +58,18 @@ def find_dataset() -> Path:
     return markers[0].parent
 
 
+def manifest_digest(dataset: Path) -> str:
+    """Give the SHA-256 of the wheel dataset's manifest: which bundle this is."""
+    return hashlib.sha256((dataset / MARKER).read_bytes()).hexdigest()
+
+
 def check_dataset(dataset: Path) -> list[Path]:
-    """Check every file of the wheel dataset against its manifest; give the wheels."""
+    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give the wheels."""
+    if MANIFEST not in ("", digest := manifest_digest(dataset)):
+        raise RuntimeError(
+            f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
+            "another version of the dataset than the one pushed with this kernel is mounted"
+        )
     manifest = json.loads((dataset / MARKER).read_text())
     if manifest["format"] != 1:
         raise RuntimeError(f"{dataset / MARKER}: expected format 1, got {manifest['format']!r}")
@@ -127,6 +139,8 @@ def main() -> None:
     started = time.perf_counter()
     go_offline()
     dataset = find_dataset()
+    WORKING.mkdir(parents=True, exist_ok=True)
+    (WORKING / "status.json").write_text(json.dumps({"manifest": manifest_digest(dataset)}))
     install(check_dataset(dataset))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     from humanpref.kaggle import kernels

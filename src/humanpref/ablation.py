@@ -10,12 +10,12 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 
-from humanpref.artifact import OOF_FILE, Artifact, read_oof
+from humanpref.artifact import FOLD, OOF_FILE, Artifact, read_oof
 from humanpref.comparison import Contender, compare, write_table
 from humanpref.config import load_config
 from humanpref.config.cpu import Preprocessing
 from humanpref.config.neural import SYSTEM_PROMPT
-from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs
+from humanpref.data import labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.figures import interval_figure
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
 from humanpref.models import load_model
@@ -99,18 +99,14 @@ def ablate_softmax(
         for name, arm in trained.items()
     ]
     compare(contenders, train_csv, out, folds)
+    # What was held out is read from what the training wrote: rows of weight 0, for example, are not there at all.
+    fold = Artifact.load(out / ARMS[0].trained).oof.set_index(ID)[FOLD]
     pairs = read_pairs(train_csv, labels=True)
-    labels, keys = labels_of(pairs), prompt_keys(pairs)
-    config = contenders[0].config()
-    if folds is None:
-        masks = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
-    else:
-        assigned = grouped_folds(pairs, folds, config.seed)
-        masks = {f"fold-{fold}": assigned == fold for fold in range(folds)}
-    rows = np.any(list(masks.values()), axis=0)
-    losses = [row_log_losses(labels, _held_out_probabilities(arm, out, pairs, masks))[rows] for arm in ARMS]
+    pairs = pairs[pairs[ID].isin(fold.index)].reset_index(drop=True)
+    held = fold.loc[pairs[ID]].to_numpy()
+    losses = [row_log_losses(labels_of(pairs), _held_out_probabilities(arm, out, pairs, held)) for arm in ARMS]
     records = []
-    for arm, figures in zip(ARMS, _figures(losses, keys[rows]), strict=True):
+    for arm, figures in zip(ARMS, _figures(losses, prompt_keys(pairs)), strict=True):
         members = Artifact.load(out / arm.trained).metrics["members"].values()
         records.append(
             {
@@ -124,20 +120,20 @@ def ablate_softmax(
     table = pd.DataFrame(records)
     write_table(table, out / "softmax")
     prior = Artifact.load(out / ARMS[0].trained).metrics["prior_log_loss"]
-    title = f"Softmax before the loss / at inference, {int(rows.sum()):,} held-out rows of {train_csv.name}"
+    title = f"Softmax before the loss / at inference, {len(pairs):,} held-out rows of {train_csv.name}"
     interval_figure(table, out / "softmax.png", title, prior)
     return table
 
 
-def _held_out_probabilities(arm: Arm, out: Path, pairs: pd.DataFrame, masks: dict[str, np.ndarray]) -> np.ndarray:
-    """(n, 3): what the arm says of the rows that its models did not see; a third each for rows that nothing was held out of."""
-    probabilities = np.full((len(pairs), 3), 1 / 3)
-    for member, mask in masks.items():
+def _held_out_probabilities(arm: Arm, out: Path, pairs: pd.DataFrame, held: np.ndarray) -> np.ndarray:
+    """(n, 3): what the arm says of each row, from the model that did not see its fold, `held` (n,)."""
+    probabilities = np.empty((len(pairs), 3))
+    for fold, member in enumerate(Artifact.load(out / arm.trained).facts["members"]):
         model = load_model(out / arm.trained / member)
         normalise = {"softmax": "softmax", "none": "clip"}[arm.at_inference]
         inference = dataclasses.replace(model.config.inference, normalise=normalise)
         model.config = dataclasses.replace(model.config, inference=inference)
-        probabilities[mask] = model.predict_proba(pairs[mask].reset_index(drop=True))
+        probabilities[held == fold] = model.predict_proba(pairs[held == fold])
     return probabilities
 
 

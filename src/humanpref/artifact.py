@@ -5,12 +5,14 @@
     ARTIFACT/
       artifact.json   what it is: format, preset, family, the backbone really used, the training rows' prior, versions, members
       metrics.json    validation or out-of-fold figures, and what happened while fitting
-      oof.csv         id, fold and the three probabilities of every row that was predicted while held out
-      rows.csv        id, digest of the prompt, case of the answers, labels and weight of every training row, for what is fitted
-                      on oof.csv later
+      oof.csv         id, fold and the three probabilities of every row that was predicted while held out: rows of the training
+                      file alone, so that an id names one row
+      rows.csv        id, digests of the prompt and of the answers, case of the answers, labels and weight of every training row,
+                      for what is fitted on oof.csv later; ids of extra rows stand behind `extra-1:`, `extra-2:` …, their file
       model/          the one model, or fold-0/ … fold-(K-1)/: config.json, weights (safetensors), tokenizer
 """
 
+import contextlib
 import importlib.metadata
 import platform
 import sys
@@ -24,10 +26,10 @@ import pandas as pd
 
 import humanpref
 from humanpref.config import FAMILIES, Config
-from humanpref.data import EXTRA_ID, prompt_keys, weights_of
+from humanpref.data import EXTRA_ID, answer_keys, as_pairs, prompt_keys, weights_of
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
-from humanpref.models import Model, load_model
+from humanpref.models import Model, libraries_of, load_model
 from humanpref.models.budget import Budget, predict_within
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 from humanpref.text.cases import answer_cases
@@ -37,6 +39,7 @@ METRICS_FILE = "metrics.json"
 OOF_FILE = "oof.csv"
 ROWS_FILE = "rows.csv"
 PROMPT_KEY = "prompt_key"
+ANSWER_KEY = "answer_key"
 CASE = "case"
 FOLD = "fold"
 FORMAT = 1
@@ -50,9 +53,12 @@ _LIBRARIES = (
     "transformers",
     "tokenizers",
     "accelerate",
+    "peft",
     "lightgbm",
     "xgboost",
 )
+_SAME_MODULE = {"xgboost": "xgboost-cpu"}
+"""Distributions that bring the module of another: either will do."""
 
 
 class Artifact:
@@ -108,7 +114,7 @@ class Artifact:
     @property
     def swap_equivariant(self) -> bool:
         """Whether exchanging A and B exchanges P(A) and P(B) by construction."""
-        return all(model.swap_equivariant for model in self.models)
+        return self.model.swap_equivariant
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -122,6 +128,32 @@ class Artifact:
     def models(self) -> list[Model]:
         """The artifact's models: one, or one per fold."""
         return [load_model(self.folder / member) for member in self.facts["members"]]
+
+    @property
+    def versions(self) -> list[dict[str, str]]:
+        """Versions of the libraries (`versions`) of every run that made one of its models: of a blend, its members' runs."""
+        return self.facts.get("member_versions") or [self.facts.get("versions")]
+
+    @property
+    def written_by(self) -> set[tuple[str, str]]:
+        """The libraries that count for its models (`humanpref.models.libraries_of`), each with every version that wrote one."""
+        from humanpref.models.blend import leaves
+
+        configs = [config for member in self.facts["members"] for config in leaves(self.folder / member)]
+        used = set().union(*map(libraries_of, configs))
+        try:
+            return {(name, found[name]) for found in self.versions for name in used & found.keys()}
+        except (AttributeError, TypeError):
+            raise InputError(f"{self.folder / FACTS_FILE}: key 'versions': expected versions by library") from None
+
+    @property
+    def model(self) -> Model:
+        """The artifact's one model, or the mean of several."""
+        if len(self.models) == 1:
+            return self.models[0]
+        from humanpref.models.mean import MeanModel  # and scipy with it
+
+        return MeanModel(self.models)
 
     @property
     def oof(self) -> pd.DataFrame:
@@ -143,8 +175,9 @@ class Artifact:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`), `case`
-        (`humanpref.text.cases.answer_cases`; artifacts of earlier versions lack it), labels, `weight`.
+        """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`), `answer_key`
+        (`humanpref.data.answer_keys`), `case` (`humanpref.text.cases.answer_cases`), labels, `weight`. Artifacts of earlier
+        versions lack `case`, or the answers' key, which is then empty.
 
         Raises
         ------
@@ -156,12 +189,12 @@ class Artifact:
         if not path.is_file():
             raise InputError(f"{self.folder}: no {ROWS_FILE} in it; made by an older version? Train it again")
         # Extra rows of different files may have the same id in a blend's table.
-        rows = _read_table(path, (ID, PROMPT_KEY), (PROMPT_KEY, WEIGHT))
+        rows = _read_table(path, (ID, PROMPT_KEY, ANSWER_KEY), (PROMPT_KEY, WEIGHT))
         rows[WEIGHT] = _as_numbers(
             path, rows, WEIGHT, "a finite number of at least 0", lambda found: (found >= 0) & np.isfinite(found)
         )
         self._check_whole(path, rows, self._least_rows())
-        return rows
+        return rows if ANSWER_KEY in rows else rows.assign(**{ANSWER_KEY: ""})
 
     def _least_rows(self) -> int:
         """How many rows its models learned from or that were held out, at least: extra rows may be neither."""
@@ -174,18 +207,29 @@ class Artifact:
             raise InputError(f"{path}: expected at least {rows} rows, got {len(table)}; is the file cut off?")
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mask (n,) of the rows that were among its training rows, by id and prompt, held out or not.
+        """Mask (n,) of the rows that were among its training rows, held out or not, whatever file they were in: by id, prompt and
+        answers.
 
         Raises
         ------
         InputError
             If the artifact does not say which they were.
         """
-        trained = self.rows
-        # Extra rows carry the number of their file before their id.
-        ids = trained[ID].str.replace(EXTRA_ID, "", regex=True)
-        own = set(zip(ids, trained[PROMPT_KEY], strict=True))
-        return np.array([row in own for row in zip(pairs[ID], prompt_keys(pairs), strict=True)], dtype=bool)
+        rows = self.rows
+        return _among(pairs, rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)}))
+
+    def out_of_fold(self, pairs: pd.DataFrame) -> np.ndarray:
+        """What it said, while they were held out, of those rows that were in the training file, (n, 3); NaN for all others, for
+        extra rows with the same ids, too.
+
+        Raises
+        ------
+        InputError
+            As `oof` and `rows`.
+        """
+        pairs, rows, oof = as_pairs(pairs), self.rows, self.oof.set_index(ID)
+        told = oof[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
+        return np.where(_among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])[:, None], told, np.nan)
 
     @property
     def seconds(self) -> float | None:
@@ -193,21 +237,23 @@ class Artifact:
         return getattr(self.models[0].config.inference, "seconds", None)
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows, however long it takes."""
-        return np.mean([model.predict_proba(pairs) for model in self.models], axis=0)
+        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows, however long it takes.
+
+        The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be used.
+        """
+        return self.model.predict_proba(pairs)
 
     def predict_within(self, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
         """The same within a budget: the mean of the models that had the time, NaN for rows that none had it for."""
-        total, counts = np.zeros((len(pairs), 3)), np.zeros((len(pairs), 1))
-        for number, model in enumerate(self.models):
-            made = predict_within(model, pairs, budget.share(1 / (len(self.models) - number)))
-            total += np.nan_to_num(made)
-            counts += ~np.isnan(made[:, :1])
-        return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+        return predict_within(self.model, as_pairs(pairs), budget)
 
-    def or_prior(self, probabilities: np.ndarray) -> np.ndarray:
-        """The probabilities with the training rows' class rates in place of NaN."""
-        return np.where(np.isnan(probabilities), np.array(self.prior) / sum(self.prior), probabilities)
+
+def _among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
+    """Mask (n,) of the pairs that are in a table of `Artifact.rows`."""
+    known = set(zip(rows[ID], rows[PROMPT_KEY], rows[ANSWER_KEY], strict=True))
+    pairs = as_pairs(pairs)
+    keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
+    return np.array([key in known or (*key[:2], "") in known for key in keys], dtype=bool)
 
 
 def facts_of(
@@ -286,7 +332,14 @@ def _read_table(path: Path, key: tuple[str, ...], columns: tuple[str, ...] = ())
     for column in (ID, *columns, *LABEL_COLUMNS):
         if column not in table:
             raise InputError(f"{path}: missing column {column!r}")
-    _refuse(path, table, table.duplicated(list(key)), f"column {ID!r}", "each row once", table[ID])
+    _refuse(
+        path,
+        table,
+        table.duplicated([column for column in key if column in table]),
+        f"column {ID!r}",
+        "each row once",
+        table[ID],
+    )
     for column in LABEL_COLUMNS:
         table[column] = _as_numbers(path, table, column, "a number in [0, 1]", lambda found: found.between(0, 1))
     sums = table[list(LABEL_COLUMNS)].sum(axis=1)
@@ -314,7 +367,8 @@ def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expec
 def write_rows(path: Path, pairs: pd.DataFrame) -> None:
     """Write the labelled rows that `Artifact.rows` reads."""
     weights = weights_of(pairs)
-    frame = pairs[[ID]].assign(**{PROMPT_KEY: prompt_keys(pairs), CASE: answer_cases(pairs)})
+    keys = {PROMPT_KEY: prompt_keys(pairs), ANSWER_KEY: answer_keys(pairs)}
+    frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
     frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
     frame[WEIGHT] = 1.0 if weights is None else weights
     with write_whole(path) as file:
@@ -325,8 +379,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, of this package and of the libraries that a result depends on, as installed."""
     found = {"python": platform.python_version(), "humanpref": humanpref.__version__}
     for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        for distribution in (name, _SAME_MODULE.get(name, name)):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(distribution)
     return found

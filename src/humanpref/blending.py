@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.artifact import (
+    ANSWER_KEY,
     CASE,
     FACTS_FILE,
     FOLD,
@@ -71,7 +72,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     check_new(out)
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
-    rows, told = _held_out(artifacts)
+    rows, told, most = _held_out(artifacts)
     labels, weights, keys = labels_of(rows), weights_of(rows), rows[PROMPT_KEY].to_numpy(dtype=object)
     config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
     options: BlendOptions = config.model
@@ -121,7 +122,9 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         of_kept = dataclasses.replace(final, weights=final.weights[kept])
         write_blend(folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept])
         write_oof(folder / OOF_FILE, rows, honest, folds)
-        trained = pd.concat(_tables(artifacts)).drop_duplicates([ID, PROMPT_KEY])
+        trained = pd.concat(_tables(artifacts)).drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
+        # An earlier version's row without a key is the one that has it, if there is one.
+        trained = trained[(trained[ANSWER_KEY] != "") | ~trained.duplicated([ID, PROMPT_KEY])]
         with write_whole(folder / ROWS_FILE) as file:
             trained.to_csv(file, index=False, lineterminator="\n")
         metrics = {
@@ -132,6 +135,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
                 "corrections": tried,
                 "cases_known": cases is not None,
                 "members": members,
+                "rows_left_out": most - len(rows),
                 "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(told, cases)),
                 "note": "the log loss on the rows that the blend was fitted on flatters it; log_loss is cross-fitted",
                 "nested": {
@@ -150,6 +154,8 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         }
         write_json(folder / METRICS_FILE, metrics)
         facts = facts_of(config, [MODEL], np.array(facts["prior"]), learned, facts["data_sha256"], None)
+        known = [versions for number in kept for versions in artifacts[number].versions]
+        facts["member_versions"] = [versions for i, versions in enumerate(known) if versions not in known[:i]]
         write_json(folder / FACTS_FILE, facts)
     return Artifact.load(out)
 
@@ -166,6 +172,8 @@ def render(metrics: dict[str, Any]) -> str:
     lines += [describe_correction(tried) for tried in found["corrections"]]
     if not found["cases_known"]:
         lines.append("special cases: not known, the artifacts are of an earlier version; train one of them again")
+    if found["rows_left_out"]:
+        lines.append(f"degraded: {found['rows_left_out']} held-out rows left out, which not every artifact held out")
     lines += [
         f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} [{metrics['log_loss_low']:.4f}, "
         f"{metrics['log_loss_high']:.4f}], the prior's {metrics['prior_log_loss']:.4f}",
@@ -192,8 +200,9 @@ def _check_rows(artifacts: list[Artifact]) -> None:
             raise InputError(f"{artifact.folder}: named twice")
 
 
-def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray]:
-    """The n rows that every artifact predicted while they were held out, and what the m said of them, (m, n, 3)."""
+def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]:
+    """The n rows that every artifact predicted while they were held out, what the m said of them, (m, n, 3), and how many
+    one of them held out at most."""
     predicted = [artifact.oof.set_index(ID) for artifact in artifacts]
     rows = _tables(artifacts)[0]
     rows = rows[np.all([rows[ID].isin(frame.index) for frame in predicted], axis=0)].reset_index(drop=True)
@@ -209,12 +218,13 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray]:
     if others:
         names = ", ".join(map(str, others))
         logger.warning("blend: other folds than %s's: %s; rows are matched by id", artifacts[0].folder, names)
-    return rows, np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted])
+    return rows, np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted]), most
 
 
 def _tables(artifacts: list[Artifact]) -> list[pd.DataFrame]:
-    """The artifacts' training rows, those tables first that name the rows' cases."""
-    return sorted((artifact.rows for artifact in artifacts), key=lambda rows: CASE not in rows)
+    """The artifacts' training rows, those tables first that say most of the rows."""
+    tables = (artifact.rows for artifact in artifacts)
+    return sorted(tables, key=lambda rows: (CASE not in rows, (rows[ANSWER_KEY] == "").any()))
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:

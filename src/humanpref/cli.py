@@ -18,6 +18,7 @@ from humanpref import __version__
 from humanpref.config import load_config, preset_names
 from humanpref.config.cpu import Mean
 from humanpref.schema import InputError
+from humanpref.training import device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return options.run(options)
+        code = options.run(options)
+        device.leave_group()
+        return code
     except InputError as error:
         if options.traceback:
             raise
@@ -76,11 +79,15 @@ def eda(options: argparse.Namespace) -> int:
 
 
 def train(options: argparse.Namespace) -> int:
+    from humanpref.config.gpu import needs_gpu
     from humanpref.data import Extra
     from humanpref.distillation import Teacher
     from humanpref.experiment import train
+    from humanpref.files import is_main_process
 
     config = load_config(options.preset, options.config, options.set)
+    if needs_gpu(config) and is_main_process():
+        device.require(device.lacking(), f"preset {config.preset}" if config.preset else f"family {config.family}")
     artifact = train(
         config,
         options.train,
@@ -95,6 +102,11 @@ def train(options: argparse.Namespace) -> int:
     metrics = artifact.metrics
     if "log_loss" in metrics:
         print(_figures(metrics["held_out"], metrics))
+    for name, member in metrics["members"].items():
+        if stopped := member.get("training", {}).get("stopped"):
+            print(f"{name}: training stopped {stopped}")
+        for left_out in member.get("blend", {}).get("left_out", []):
+            print(f"{name}: blended without {left_out}, which needs a model folder (model.backbone=FOLDER)")
     print(f"artifact: {artifact.folder}")
     return 0
 
@@ -115,14 +127,15 @@ def predict(options: argparse.Namespace) -> int:
     check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs = read_pairs(options.test, labels=False, weights=options.labels and options.weight is None)
+    degraded: list[str] = []
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)
     else:
-        probabilities = predict(artifacts, pairs, options.seconds)
+        probabilities, degraded = predict(artifacts, pairs, options.seconds)
         if is_main_process():
             write_submission(options.out, pairs["id"].tolist(), probabilities)
     if is_main_process():
-        print(f"{options.out}: {len(pairs)} rows")
+        print("\ndegraded: ".join([f"{options.out}: {len(pairs)} rows", *degraded]))
     return 0
 
 
@@ -151,8 +164,10 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.json is not None and options.html.resolve().is_relative_to(options.json.resolve()):
             raise InputError(f"--html {options.html}: is also --json, or lies in it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs = rows_to_judge(artifacts, options.data)
+    pairs, trained_on = rows_to_judge(artifacts, options.data)
     figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)
+    for of, rows in zip(figures["artifacts"].values(), trained_on, strict=True):
+        of["rows_trained_on"] = rows
     if options.json is not None:
         # Of one artifact its figures alone, as ever.
         alone = len(artifacts) == 1
@@ -334,11 +349,10 @@ def kaggle_push(options: argparse.Namespace) -> int:
         options.bundle,
         options.user,
         datasets=options.dataset or everything,
-        kernels=KERNELS if everything else kernels,
+        kernels=None if everything else kernels,
     )
-    for name, entry in records.items():
-        if name != "submission":
-            print(f"{entry['ref']}: version {entry.get('version', '-')}, {entry['state']}")
+    for entry in map(records.__getitem__, records.latest()):
+        print(f"{entry['ref']}: version {entry.get('version', '-')}, {entry['state']}")
     return 0
 
 
@@ -347,7 +361,7 @@ def kaggle_wait(options: argparse.Namespace) -> int:
     from humanpref.kaggle.push import wait
     from humanpref.kaggle.records import Records
 
-    for line in wait(Client(), Records(Path.cwd())):
+    for line in wait(Client(), Records(Path.cwd()), options.anyway):
         print(line)
     return 0
 
@@ -367,7 +381,7 @@ def kaggle_submit(options: argparse.Namespace) -> int:
     from humanpref.kaggle.records import Records
     from humanpref.kaggle.submit import submit
 
-    submission = submit(Client(), Records(Path.cwd()), options.competition, options.message)
+    submission = submit(Client(), Records(Path.cwd()), options.competition, options.message, options.anyway)
     print(f"submission {submission.ref}: public score {submission.public_score or 'not told'}")
     return 0
 
@@ -392,9 +406,13 @@ def kaggle_bundle(options: argparse.Namespace) -> int:
         for name, hours in (("train", options.train_hours), ("inference", options.infer_hours))
         if hours is not None
     }
-    run = Run(options.preset, tuple(options.set), folds=options.folds, **limits)
+    preset = options.preset or ("" if options.artifact else "sparse")
+    if not preset and (options.set or options.folds is not None or options.train_hours is not None):
+        raise InputError("--set, --folds and --train-hours are for training: beside --artifact, --preset asks for it")
+    run = Run(preset, tuple(options.set), folds=options.folds, **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
-    print(f"bundle: {folder}")
+    models = [*map(str, options.artifact), *([f"what preset {preset} trains"] if preset else [])]
+    print(f"bundle: {folder}, to predict with {'the equal mean of ' * (len(models) > 1)}{', '.join(models)}")
     return 0
 
 
@@ -420,16 +438,15 @@ def kaggle_check(options: argparse.Namespace) -> int:
 
 
 def kaggle_weights(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle import download_weights, is_model_source, name_weights, pack_weights
+    from humanpref.kaggle.bundle import is_model_source, name_weights
 
     if is_model_source(options.source):
         name_weights(options.source, options.bundle)
         print(f"{options.bundle}: both kernels mount {options.source}")
-    elif Path(options.source).is_dir():
-        print(f"weights: {pack_weights(Path(options.source), options.bundle)}")
     else:
-        name = options.source.rpartition("/")[2]
-        print(f"weights: {pack_weights(download_weights(options.source), options.bundle, name)}")
+        from humanpref.kaggle.weights import pack_weights
+
+        print(f"weights: {pack_weights(options.source, options.bundle)}")
     return 0
 
 
@@ -438,6 +455,7 @@ def _figures(title: str, figures: dict) -> str:
         f"{title}: {figures['rows']} rows, log loss {figures['log_loss']:.4f} "
         f"[{figures['log_loss_low']:.4f}, {figures['log_loss_high']:.4f}], accuracy {figures['accuracy']:.3f}, "
         f"the prior's log loss {figures['prior_log_loss']:.4f}"
+        + (f"; flattering: trained on {learned} of these rows" if (learned := figures.get("rows_trained_on")) else "")
     )
 
 
@@ -534,7 +552,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="JSONL",
-        help="lines with prompt, response_a and response_b, or prompt and response; texts or lists of turns",
+        help="lines with prompt, response_a and response_b, or prompt and response; all texts, or all lists of turns",
     )
     command.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the same lines with their scores")
 
@@ -671,7 +689,9 @@ def _parser() -> argparse.ArgumentParser:
     _kaggle_client(kaggle_commands)
 
     command = _command(kaggle_commands, "bundle", kaggle_bundle, "stage the wheel dataset and both kernels for a push")
-    command.add_argument("--preset", default="sparse", metavar="NAME", help="what to train there (default sparse)")
+    command.add_argument(
+        "--preset", metavar="NAME", help="what to train there (default sparse; with --artifact: nothing)"
+    )
     command.add_argument(
         "--set",
         nargs="+",
@@ -688,7 +708,12 @@ def _parser() -> argparse.ArgumentParser:
         "--infer-hours", type=float, metavar="H", help="what the inference kernel may take (default 8.5)"
     )
     command.add_argument(
-        "--artifact", type=Path, action="append", default=[], metavar="A", help="predict with this artifact, too"
+        "--artifact",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="A",
+        help="predict with this artifact (several: their mean)",
     )
     command.add_argument(
         "--nltk",
@@ -746,7 +771,11 @@ def _kaggle_client(commands) -> None:
         "--infer", action="store_true", help="the inference kernel, once the training kernel that it mounts has run"
     )
 
-    _command(commands, "wait", kaggle_wait, "wait until what was pushed from here is ready and has run")
+    anyway = argparse.ArgumentParser(add_help=False)
+    anyway.add_argument("--anyway", action="store_true", help="take a result that is not whole, too")
+    _command(
+        commands, "wait", kaggle_wait, "wait until what was pushed from here is ready and has run", parents=[anyway]
+    )
 
     command = _command(
         commands, "output", kaggle_output, "fetch what the pushed kernel's run left: the inference kernel's, or --train"
@@ -761,7 +790,7 @@ def _kaggle_client(commands) -> None:
         "submit",
         kaggle_submit,
         "submit the pushed version of the inference kernel, once, and wait for its score",
-        parents=[competition],
+        parents=[competition, anyway],
     )
     command.add_argument("--message", required=True, metavar="TEXT", help="for the list of submissions")
 

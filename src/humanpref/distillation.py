@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from humanpref.artifact import PROMPT_KEY, Artifact
-from humanpref.data import TrainingRows, labels_of, prompt_keys, read_labels, write_pairs
+from humanpref.data import TrainingRows, as_pairs, labels_of, prompt_keys, read_labels, write_pairs
 from humanpref.files import is_main_process
-from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
     Raises
     ------
     InputError
-        For a share outside (0, 1], a file that cannot be used, a row that the teacher says nothing of, or one that it has only
-        seen with its label (see `soft_labels`).
+        For a share outside (0, 1], a file that cannot be used, a row that the teacher says nothing of, one that has other texts
+        in the teacher's file, or one that it has only seen with its label (see `soft_labels`).
     """
     path, share = Path(teacher.path), teacher.share
     if not 0 < share <= 1:
@@ -58,8 +58,20 @@ def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
                 f"{path}: no probabilities for {unknown.sum()} of {len(unknown)} training rows, the first of them id "
                 f"{rows.pairs[ID][unknown].iloc[0]!r}"
             )
-        logger.info("%s: taken as it is; predictions of a model for the rows that it was fitted on would leak", path)
-        told = labels_of(given.set_index(ID).loc[rows.pairs[ID]])
+        logger.info(
+            "%s: taken as it is, by id; predictions of a model for the rows that it was fitted on would leak", path
+        )
+        given = given.set_index(ID).loc[rows.pairs[ID]]
+        texts = [column for column in TEXT_COLUMNS if column in given]
+        other = np.any(
+            [np.zeros(len(given)), *(given[c].to_numpy() != rows.pairs[c].to_numpy() for c in texts)], axis=0
+        )
+        if other.any():
+            raise InputError(
+                f"{path}: its ids are those of other rows: {other.sum()} of {len(other)} training rows have other texts, the "
+                f"first of them id {rows.pairs[ID][other].iloc[0]!r}"
+            )
+        told = labels_of(given)
     targets = share * told + (1 - share) * rows.targets
     facts = rows.facts | {"teacher": {"name": path.name, "share": share}}
     return dataclasses.replace(rows, targets=targets, facts=facts)
@@ -77,6 +89,7 @@ def write_soft_labels(
     """
     if weight is not None and not 0 < weight < np.inf:
         raise InputError(f"--weight: expected a positive number, got {weight:g}")
+    pairs = as_pairs(pairs)
     labelled = pairs.assign(**dict(zip(LABEL_COLUMNS, soft_labels(artifacts, pairs).T, strict=True)))
     if is_main_process():
         write_pairs(path, labelled if weight is None else labelled.assign(**{WEIGHT: weight}))
@@ -88,23 +101,22 @@ def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     InputError
-        If an artifact was trained on a row, by id and prompt, that it has no out-of-fold prediction of.
+        If an artifact was trained on a row, by id and texts, that it has no out-of-fold prediction of; an extra row, say.
     """
+    pairs = as_pairs(pairs)
     return np.mean([_soft_labels(artifact, pairs) for artifact in artifacts], axis=0)
 
 
 def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     seen = artifact.knows(pairs)
-    told = np.empty((len(pairs), 3))
+    told = artifact.out_of_fold(pairs) if seen.any() else np.full((len(pairs), 3), np.nan)
+    lacking = pairs[ID][seen & np.isnan(told[:, 0])]
+    if len(lacking):
+        raise InputError(
+            f"{artifact.folder}: was trained on {len(lacking)} of these rows (the first of them id {lacking.iloc[0]!r}) "
+            "and has no out-of-fold prediction of them, so that it would repeat their labels; train it with --folds"
+        )
     if seen.any():
-        oof = artifact.oof.set_index(ID)
-        lacking = pairs[ID][seen & ~pairs[ID].isin(oof.index).to_numpy()]
-        if len(lacking):
-            raise InputError(
-                f"{artifact.folder}: was trained on {len(lacking)} of these rows (the first of them id {lacking.iloc[0]!r}) "
-                "and has no out-of-fold prediction of them, so that it would repeat their labels; train it with --folds"
-            )
-        told[seen] = oof.loc[pairs[ID][seen], list(LABEL_COLUMNS)].to_numpy()
         logger.info("%s: out-of-fold predictions for %d rows that it was trained on", artifact.folder, seen.sum())
     near = ~seen & pd.Series(prompt_keys(pairs)).isin(artifact.rows[PROMPT_KEY]).to_numpy()
     if near.any():

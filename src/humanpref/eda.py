@@ -81,7 +81,7 @@ def explore(data_csv: str | Path, out: str | Path, tokenizer: str | Path | None 
         if labels:
             _labels(report, pairs, summary)
         if labels and models:
-            _models(report, pairs, summary)
+            _models(report, pairs[exploration.names_models(pairs)].reset_index(drop=True), summary)
         if labels:
             _length(report, pairs, characters)
         _prompts(report, pairs)
@@ -93,7 +93,7 @@ def explore(data_csv: str | Path, out: str | Path, tokenizer: str | Path | None 
             reason
             for missing, reason in (
                 (not labels, "no labels in the file: balance, wins, strengths, length bias and ties"),
-                (labels and not models, "no model names in the file: wins and strengths"),
+                (labels and not models, "no row names both models: wins and strengths"),
                 (labels and models and not summary.get("most_compared_pairs"), "no row compares two models: pairs"),
                 (loaded is None, "no tokenizer given (--tokenizer FOLDER): truncation"),
             )
@@ -116,7 +116,9 @@ def _overview(report: _Report, pairs: pd.DataFrame, faults: list, characters: pd
         "prompts": len(set(prompt_keys(pairs))),
     }
     if exploration.has_models(pairs):
-        summary["models"] = len(set(pairs["model_a"]) | set(pairs["model_b"]))
+        named = pairs[exploration.names_models(pairs)]
+        summary["models"] = len(set(named["model_a"]) | set(named["model_b"]))
+        summary["rows_without_model"] = len(pairs) - len(named)
     section = report.section("At a glance", "A prompt counts once whatever its case and white space.")
     shown = pd.DataFrame({"what": [key.replace("_", " ") for key in summary], "number": list(summary.values())})
     report.table(section, "overview", "Rows, prompts, models", shown)
@@ -338,10 +340,7 @@ def _tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise InputError(f"--tokenizer {folder}: expected a folder with a tokenizer")
     try:
-        from transformers import AutoTokenizer
+        from humanpref.models.pretrained import load_tokenizer
     except ModuleNotFoundError:
         raise InputError("--tokenizer needs transformers: pip install 'humanpref[torch]'") from None
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--tokenizer {folder}: no tokenizer that can be loaded ({error})") from None
+    return load_tokenizer(str(folder))

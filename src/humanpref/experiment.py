@@ -7,6 +7,7 @@ import hashlib
 import logging
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from humanpref.config import Config
 from humanpref.data import (
     Extra,
     TrainingRows,
+    as_pairs,
     digest_of,
     grouped_folds,
     held_out,
@@ -43,9 +45,9 @@ from humanpref.distillation import Teacher, taught
 from humanpref.evaluation.metrics import summarise
 from humanpref.files import check_new, folder_whole, is_main_process, read_json, remove, share_equal_files, write_json
 from humanpref.models import build_model
-from humanpref.models.budget import Budget
+from humanpref.models.budget import Budget, shortages
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -149,48 +151,67 @@ def partial_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def predict(artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | None = None) -> np.ndarray:
-    """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows; one artifact in memory at a time.
+def predict(
+    artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows, and what makes it less than whole.
 
     With `seconds` of wall clock each artifact has an equal share of what is left when it begins, without them its own
-    `inference.seconds`, if set; it gives up what will not fit (`humanpref.models.budget`).
+    `inference.seconds`, if set; it gives up what will not fit (`humanpref.models.budget`). A row's mean is over the artifacts
+    that had time for it; one that none had time for gets the mean of their class rates. One artifact is in memory at a time.
+
+    Raises
+    ------
+    InputError
+        If there was no time for a single row.
     """
     shared = None if seconds is None else Budget(seconds)
-    total = np.zeros((len(pairs), 3))
+    told, given_up = [], Counter()
+    pairs = as_pairs(pairs)
     for number, artifact in enumerate(artifacts):
         started = time.monotonic()
         loaded = Artifact(artifact.folder, artifact.facts)
         if shared is not None:
-            total += loaded.or_prior(loaded.predict_within(pairs, shared.share(1 / (len(artifacts) - number))))
+            budget = shared.share(1 / (len(artifacts) - number))
         elif loaded.seconds is not None:
-            own = Budget(loaded.seconds - (time.monotonic() - started))  # loading counts
-            total += loaded.or_prior(loaded.predict_within(pairs, own))
-            own.tell()
+            budget = Budget(loaded.seconds - (time.monotonic() - started))  # loading counts
         else:
-            total += loaded.predict_proba(pairs)
-    if shared is not None:
-        shared.tell()
-    return total / len(artifacts)
+            told.append(loaded.predict_proba(pairs))
+            continue
+        budget.given_up = given_up
+        told.append(loaded.predict_within(pairs, budget))
+    known = ~np.isnan(told).any(axis=2)  # (artifacts, n)
+    if len(pairs) and not known.any():
+        raise InputError("predict: there was no time for a single row; give it more (--seconds, inference.seconds)")
+    prior = np.mean([np.array(artifact.prior) / sum(artifact.prior) for artifact in artifacts], axis=0)
+    counts = known.sum(axis=0)[:, None]
+    probabilities = np.where(counts > 0, np.nansum(told, axis=0) / np.maximum(counts, 1), prior)
+    missing = int((counts == 0).sum())
+    return probabilities, shortages(given_up) + ([f"{missing} of {len(pairs)} rows have the prior"] if missing else [])
 
 
 def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
-    """The artifact's figures on a labelled CSV; see `humanpref.evaluation.metrics.summarise`, for more `humanpref.judgement`."""
-    pairs = rows_to_judge([artifact], data_csv)
-    return summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
+    """The artifact's figures on a labelled CSV; see `humanpref.evaluation.metrics.summarise`, for more `humanpref.judgement`.
+
+    `rows_trained_on`: how many of the rows it was trained on, which flatters the figures.
+    """
+    pairs, trained_on = rows_to_judge([artifact], data_csv)
+    figures = summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
+    return {**figures, "rows_trained_on": trained_on[0]}
 
 
-def rows_to_judge(artifacts: Sequence[Artifact], data_csv: str | Path) -> pd.DataFrame:
-    """Labelled rows to judge artifacts by, without those of weight 0; warns of artifacts that were trained on some of them."""
+def rows_to_judge(artifacts: Sequence[Artifact], data_csv: str | Path) -> tuple[pd.DataFrame, list[int]]:
+    """Labelled rows to judge artifacts by, without those of weight 0, and on how many of them each was trained."""
     pairs = read_pairs(data_csv, labels=True)
     pairs = pairs[present(pairs, data_csv)].reset_index(drop=True)
-    for artifact in artifacts:
-        learned = _learned(artifact, pairs).sum()
+    trained_on = [int(_learned(artifact, pairs).sum()) for artifact in artifacts]
+    for artifact, learned in zip(artifacts, trained_on, strict=True):
         if learned:
             logger.warning(
                 "%s was trained on %d of the %d rows in %s: these figures flatter it (its held-out ones are in %s)",
                 artifact.folder, learned, len(pairs), data_csv, artifact.folder / METRICS_FILE,
             )  # fmt: skip
-    return pairs
+    return pairs, trained_on
 
 
 def _learned(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
@@ -200,7 +221,7 @@ def _learned(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     known = artifact.knows(pairs)
     if not (artifact.folder / OOF_FILE).is_file() or artifact.oof["fold"].nunique() > 1:
         return known
-    return known & ~pairs[ID].isin(artifact.oof[ID]).to_numpy()
+    return known & np.isnan(artifact.out_of_fold(pairs)[:, 0])
 
 
 def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from safetensors import SafetensorError, safe_open
+
 from humanpref.schema import InputError
 
 
@@ -213,3 +215,20 @@ def sha256(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage(path: Path) -> str | None:
+    """Why a file is not what its name says: git-lfs left a pointer in its place, or its safetensors are cut off."""
+    with open(path, "rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            return "a git-lfs pointer, not the file itself; fetch it (git lfs pull)"
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            return f"not whole safetensors, download or copy it again ({error})"
+    return None
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"

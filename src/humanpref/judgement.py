@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.artifact import Artifact
-from humanpref.data import labels_of, prompt_keys, swap_pairs
+from humanpref.data import as_pairs, labels_of, prompt_keys, swap_pairs
 from humanpref.evaluation import charts
 from humanpref.evaluation.axes import axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
@@ -35,7 +35,7 @@ def judge(
     artifacts : list of Artifact
         Named by their folders, which must differ.
     pairs : DataFrame
-        A pairs frame with labels.
+        Rows with labels, read by `humanpref.data.as_pairs`.
     language_model, sentence_encoder : path, optional
         What fluency and relevance are measured by: `humanpref.evaluation.axes.axes_of`.
 
@@ -58,6 +58,7 @@ def judge(
     names = [str(artifact.folder) for artifact in artifacts]
     if len(set(names)) < len(names):
         raise InputError(f"evaluate: an artifact stands twice in {', '.join(names)}")
+    pairs = as_pairs(pairs)
     labels, keys = labels_of(pairs), prompt_keys(pairs)
     cuts, axes = slices(pairs), axes_of(pairs, language_model, sentence_encoder)
     figures: dict[str, Any] = {"artifacts": {}, "differences": []}

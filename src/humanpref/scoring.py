@@ -1,7 +1,8 @@
 """A judge or a reward signal: JSON lines in, the same lines with what an artifact says of them out.
 
-A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`; each is a string or a list of
-turns. Whatever else stands in it is carried through.
+A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`. All of a file's texts are lists
+of turns, or all strings: one turn each, or JSON lists as in the competition's CSV (`humanpref.data.CellRule`). Whatever else
+stands in a line is carried through.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.artifact import Artifact
-from humanpref.data import as_turns
+from humanpref.data import CellRule
 from humanpref.files import is_main_process, write_whole
 from humanpref.schema import ID, TEXT_COLUMNS, InputError
 
@@ -36,8 +37,6 @@ class _Line(NamedTuple):
     number: int
     """In the file, from 1."""
     content: dict[str, Any]
-    texts: tuple[tuple[str, ...], ...]
-    """The turns of the prompt, of A and of B; of the prompt and the response."""
 
 
 def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
@@ -67,9 +66,14 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     source = Path(source)
     if not source.is_file():
         raise InputError(f"{source}: cannot be read (not a file)")
-    single, count = None, 0
+    single, count, rule = None, 0, CellRule()
     for line in _lines(source):
         count += 1
+        for key in _keys(line.content):
+            try:
+                rule.see(line.content[key], f"line {line.number}, key {key!r}")
+            except ValueError as error:
+                _refuse(source, line.number, key, str(error))
         single = single or (line if SINGLE in line.content else None)
     if not count:
         raise InputError(f"{source}: no lines in it")
@@ -81,7 +85,7 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     done, lines = 0, _lines(source)
     with write_whole(out) if is_main_process() else open(os.devnull, "w") as file:
         while part := list(islice(lines, BATCH_LINES)):
-            for line, added in zip(part, _scores(artifact, part), strict=True):
+            for line, added in zip(part, _scores(artifact, part, rule), strict=True):
                 text = json.dumps(line.content | added, ensure_ascii=False)
                 # UTF-8 has no lone surrogates; JSON has an escape for them.
                 file.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
@@ -90,29 +94,27 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     return count
 
 
-def _scores(artifact: Artifact, lines: list[_Line]) -> list[dict[str, float]]:
+def _scores(artifact: Artifact, lines: list[_Line], rule: CellRule) -> list[dict[str, float]]:
     """What is added to each line."""
     added: list[dict[str, float]] = [{}] * len(lines)
     pairs = [i for i, line in enumerate(lines) if SINGLE not in line.content]
     if pairs:
-        probabilities = artifact.predict_proba(_frame([lines[i] for i in pairs]))
+        probabilities = artifact.predict_proba(_frame([lines[i] for i in pairs], rule))
         logs = np.log(np.maximum(probabilities, _LEAST))
         for i, own, margin in zip(pairs, probabilities.tolist(), (logs[:, 0] - logs[:, 1]).tolist(), strict=True):
             added[i] = {**dict(zip(PROBABILITIES, own, strict=True)), MARGIN: margin}
     singles = [i for i, line in enumerate(lines) if SINGLE in line.content]
     if singles:
-        frame = _frame([lines[i] for i in singles])
+        frame = _frame([lines[i] for i in singles], rule)
         rewards = np.mean([model.rewards(frame) for model in artifact.models], axis=0)
         for i, reward in zip(singles, rewards.tolist(), strict=True):
             added[i] = {REWARD: reward}
     return added
 
 
-def _frame(lines: list[_Line]) -> pd.DataFrame:
-    """A pairs frame; a line with one response has it on both sides."""
-    rows = [
-        (str(line.number), *(line.texts if len(line.texts) == 3 else (*line.texts, line.texts[1]))) for line in lines
-    ]
+def _frame(lines: list[_Line], rule: CellRule) -> pd.DataFrame:
+    """The lines as a pairs frame."""
+    rows = [(str(line.number), *(rule.turns(line.content[key]) for key in _keys(line.content))) for line in lines]
     columns = zip((ID, *TEXT_COLUMNS), zip(*rows, strict=True), strict=True)
     return pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns})
 
@@ -141,22 +143,18 @@ def _line(source: Path, number: int, text: str) -> _Line:
         _refuse(
             source, number, SINGLE, f"stands beside {pair[0]!r}; expected one response, or response_a and response_b"
         )
-    keys = (TEXT_COLUMNS[0], *((SINGLE,) if single else PAIR))
-    texts = []
-    for key in keys:
+    for key in _keys(content):
         if key not in content:
             _refuse(source, number, key, f"is missing; the line has {', '.join(map(repr, content)) or 'no keys'}"[:200])
-        value = content[key]
-        if not isinstance(value, str | list):
-            _refuse(source, number, key, f"expected a string or a list of turns, got {json.dumps(value)[:60]}")
-        try:
-            texts.append(as_turns([value] if isinstance(value, str) else value))
-        except ValueError as error:
-            _refuse(source, number, key, str(error))
     for key in (REWARD,) if single else (*PROBABILITIES, MARGIN):
         if key in content:
             _refuse(source, number, key, "is there already, and would be replaced by the score")
-    return _Line(number, content, tuple(texts))
+    return _Line(number, content)
+
+
+def _keys(content: dict[str, Any]) -> tuple[str, ...]:
+    """The keys of a line's prompt, A and B; one response stands on both sides."""
+    return (TEXT_COLUMNS[0], *((SINGLE, SINGLE) if SINGLE in content else PAIR))
 
 
 def _finite(number: str) -> float:

@@ -178,6 +178,16 @@ def test_swapping(pairs):
     pd.testing.assert_frame_equal(swap_pairs(swapped), pairs)
 
 
+@pytest.mark.parametrize("column", ["model_a", "model_b"])
+def test_a_model_column_alone_is_not_read_and_said(write_csv, column, caplog):
+    path = write_csv([(["p"], ["a"], ["b"], 0)], **{column: ["m"]})
+    other = {"model_a": "model_b", "model_b": "model_a"}[column]
+    pairs = read_pairs(path)
+    assert not {column, other} & set(pairs)
+    assert f"{path}: column {column!r} stands without {other!r} and is not read" in caplog.text
+    assert swap_pairs(pairs)["response_a"].tolist() == [("b",)]
+
+
 def test_real_rows(real_data):
     pairs = read_pairs(real_data / "arena_train.csv", labels=True)
     assert len(pairs) == 1_000

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -85,8 +87,10 @@ def test_truncation_counts_tokens(few):
     class Words:
         """One token a word."""
 
+        added_tokens_decoder, unk_token_id = {}, 0
+
         def __call__(self, texts, **options):
-            return {"input_ids": [text.split() for text in texts]}
+            return SimpleNamespace(input_ids=[text.split() for text in texts])
 
         def num_special_tokens_to_add(self, pair):
             return 3

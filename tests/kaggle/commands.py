@@ -25,14 +25,14 @@ monotonic = time.monotonic
 time.sleep, time.monotonic = sleep, lambda: monotonic() + slept
 
 import humanpref.cli, kaggle
-from humanpref.kaggle import client, fetch, submit
+from humanpref.kaggle import client, fetch, submit, wire
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
     if not pid:
         code = 70
         try:
-            client.READ_SECONDS, client.CALL_SECONDS = order["limits"]
+            wire.READ_SECONDS, client.CALL_SECONDS = order["limits"]
             os.environ.clear()
             os.environ.update(order["environment"])
             os.chdir(order["folder"])

@@ -9,6 +9,7 @@ given in place of the next answers (`None` drops the connection), or faults: fun
 answer, such as `lost`, `slow` and `half_an_upload`. `Service.watch` sees every request before and after it is dealt with.
 """
 
+import base64
 import contextlib
 import io
 import json
@@ -33,6 +34,10 @@ FILES = "/files/"
 
 USER = "some-user"
 KEY = "0123456789abcdef-not-a-real-key"
+TOKEN, REFRESH_TOKEN = "token-not-a-real-one", "refresh-token-not-a-real-one"
+
+_OPEN = ("OAuthService/", "AccountService/")
+"""What is called to sign in."""
 
 CLIENT_TIMEOUT = 60
 """Seconds after which a client that hangs is killed; it takes about one."""
@@ -94,6 +99,16 @@ def lost(request: Request, usual: Answer) -> None:
     usual(request)
 
 
+def garbled(value: Any) -> Fault:
+    """Do what is asked for, and answer something else."""
+
+    def answer(request: Request, usual: Answer) -> Reply:
+        usual(request)
+        return Reply(value)
+
+    return answer
+
+
 def slow(pause: float) -> Fault:
     """The usual answer, its body in twenty pieces with so many seconds between them."""
     return lambda request, usual: replace(usual(request), pause=pause)
@@ -128,7 +143,9 @@ class Service:
     next_run : list of str
         The states that the runs of kernels pushed from now on go through, one a question.
     outputs, log, failure
-        What a run leaves, by name; prints; and is said to have failed of.
+        What a run leaves, by name, or a function that makes it of the code that ran; prints; and is said to have failed of.
+    untold : bool
+        Do not tell the number of a dataset's version.
     competitions, models : tuple of str
         What the service has.
     data : dict of str to bytes or None
@@ -149,7 +166,8 @@ class Service:
         self.processing = 0
         self.kernels: dict[str, list[dict[str, Any]]] = {}
         self.next_run = ["QUEUED", "RUNNING", "COMPLETE"]
-        self.outputs: dict[str, bytes] = {}
+        self.outputs: dict[str, bytes | Callable[[str], bytes]] = {}
+        self.untold = False
         self.log = ""
         self.failure = ""
         self.data: dict[str, bytes] | None = {}
@@ -173,6 +191,8 @@ class Service:
             "CompetitionApiService/GetSubmission": self._submission,
             "CompetitionApiService/ListSubmissions": self._list_submissions,
             "CompetitionApiService/GetSubmissionLimits": self._limits,
+            "OAuthService/IntrospectToken": self._introspect,
+            "AccountService/GenerateAccessToken": self._refresh,
         }
         self._queued: defaultdict[str, deque[Reply | Fault | None]] = defaultdict(deque)
         self._names: dict[str, str] = {}
@@ -226,7 +246,11 @@ class Service:
             )
         if request.method != "POST" or not request.path.startswith(API):
             return refusal(403, f"this is no way to the service: {request.method} {request.target}")
-        if not request.headers.get("authorization", "").startswith(("Basic ", "Bearer ")):
+        key = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+        if not request.call.startswith(_OPEN) and request.headers.get("authorization") not in (
+            f"Basic {key}",
+            f"Bearer {TOKEN}",
+        ):
             return refusal(401, "Unauthenticated")
         if request.call not in self.answers:
             return refusal(501, f"the loopback service does not know {request.call}")
@@ -253,7 +277,7 @@ class Service:
         name = "{ownerSlug}/{datasetSlug}".format(**request.json)
         if name not in self.versions:
             return refusal(403, "Permission 'datasets.get' was denied")
-        return Reply({"ref": name, "currentVersionNumber": len(self.versions[name])})
+        return Reply({"ref": name} if self.untold else {"ref": name, "currentVersionNumber": len(self.versions[name])})
 
     def _dataset_file(self, request: Request) -> Reply:
         files = self.datasets.get("{ownerSlug}/{datasetSlug}".format(**request.json), {})
@@ -355,7 +379,9 @@ class Service:
     def _run_output(self, request: Request) -> Reply:
         # Two files a page.
         start = int(request.json.get("pageToken", 0))
-        page = list(self.outputs.items())[start : start + 2]
+        code = self.kernels["{userName}/{kernelSlug}".format(**request.json)][-1]["text"]
+        left = {name: made(code) if callable(made) else made for name, made in self.outputs.items()}
+        page = list(left.items())[start : start + 2]
         files = [{"fileName": name, "url": self._address("output", content)} for name, content in page]
         more = {"nextPageToken": str(start + 2)} if start + 2 < len(self.outputs) else {}
         pieces = [{"stream_name": "stdout", "time": 1.0, "data": line} for line in self.log.splitlines(keepends=True)]
@@ -407,6 +433,15 @@ class Service:
         newest = self.submissions[::-1]
         more = {"nextPageToken": str(start + 2)} if start + 2 < len(newest) else {}
         return Reply({"submissions": [_shown(submission) for submission in newest[start : start + 2]], **more})
+
+    def _introspect(self, request: Request) -> Reply:
+        known = request.json.get("token") == TOKEN
+        return Reply({"active": True, "username": USER} if known else {})
+
+    def _refresh(self, request: Request) -> Reply:
+        if request.json.get("refreshToken") != REFRESH_TOKEN:
+            return refusal(401, "Unauthenticated")
+        return Reply({"token": TOKEN, "expiresIn": 43_200})
 
     def _limits(self, request: Request) -> Reply:
         return Reply({"numToday": len(self.submissions), "numAllowedNow": self.submissions_left})
@@ -479,6 +514,8 @@ def _python(service: Service, home: Path, *arguments: str) -> subprocess.Complet
 def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Else every answer with a body waits for the acknowledgement of its head.
+        disable_nagle_algorithm = True
         # Ends the thread of a client that was killed in the middle of a request.
         timeout = CLIENT_TIMEOUT
 

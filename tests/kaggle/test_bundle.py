@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from humanpref.files import read_json, write_json
-from humanpref.kaggle import bundle as module
+from humanpref.arena import write_arena
+from humanpref.cli import main
+from humanpref.config import load_config
+from humanpref.experiment import train
+from humanpref.files import write_json
 from humanpref.kaggle import sandbox, stage
-from humanpref.kaggle.bundle import bundle, is_model_source, name_weights, pack_weights, read_run
+from humanpref.kaggle.bundle import bundle, is_model_source, name_weights, read_run
 from humanpref.kaggle.check import check_bundle
-from humanpref.kaggle.kernels import MARKER, Run, check_weights, resolve
+from humanpref.kaggle.kernels import MARKER, Run, resolve
 from humanpref.kaggle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
 from humanpref.schema import InputError
 
@@ -103,6 +106,59 @@ def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.fixture
+def artifact(tmp_path) -> Path:
+    write_arena(tmp_path / "arena", rows=40, seed=0)
+    train(load_config("prior"), tmp_path / "arena" / "train.csv", tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def run_bundle(capsys, out: Path, *words: object) -> tuple[int, str]:
+    """`humanpref kaggle bundle`; its exit code and its last line."""
+    code = main(["kaggle", "bundle", "--out", str(out), *map(str, words)])
+    said = capsys.readouterr()
+    return code, (said.out if code == 0 else said.err).splitlines()[-1]
+
+
+def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch, capsys, tmp_path):
+    """Own artifacts alone, what is trained there alone, or the mean of both where both are asked for."""
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    out = tmp_path / "bundle"
+    train = "INSERT_USERNAME/humanpref-train"
+    for words, models, trains in (
+        ((), "what preset sparse trains", True),
+        (("--artifact", artifact), f"{artifact}", False),
+        (
+            ("--artifact", artifact, "--preset", "prior"),
+            f"the equal mean of {artifact}, what preset prior trains",
+            True,
+        ),
+        (("--artifact", artifact, "--infer-hours", 2), f"{artifact}", False),
+    ):
+        assert run_bundle(capsys, out, *words) == (0, f"bundle: {out}, to predict with {models}")
+        sources = read_metadata(out / "infer" / KERNEL_METADATA)["kernel_sources"]
+        assert ((out / "train").is_dir(), train in sources) == (trains, trains)
+        assert (out / "dataset" / "artifacts" / "mine" / "artifact.json").is_file() == ("--artifact" in words)
+        assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+    # A model that only names its base: the weights are for the kernel that there is.
+    name_weights("metaresearch/llama-3.2/transformers/1b/1", out)
+    assert read_metadata(out / "infer" / KERNEL_METADATA)["model_sources"] == [
+        "metaresearch/llama-3.2/transformers/1b/1"
+    ]
+    assert read_run(out / "dataset").backbone == "llama-3.2/transformers/1b"
+    assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+
+
+@pytest.mark.parametrize("words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3)])
+def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
+    code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)
+    assert code == 2
+    assert "are for training: beside --artifact, --preset asks for it" in line
+    assert not (tmp_path / "bundle").exists()
+    with pytest.raises(InputError, match="nothing to predict with"):
+        bundle(PROJECT, tmp_path / "bundle", Run(""))
+
+
 def test_a_bundle_that_fails_leaves_nothing(tmp_path):
     project = tmp_path / "project"
     shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
@@ -163,58 +219,6 @@ def image_python() -> str:
 # ----------------------------------------------------------------------------------------------------------------- weights
 
 
-@pytest.fixture
-def backbone(tmp_path) -> Path:
-    """A backbone's folder as it comes, with what training and other frameworks leave in it."""
-    folder = tmp_path / "Tiny_DeBERTa.v1"
-    folder.mkdir()
-    write_json(folder / "config.json", {"model_type": "deberta-v2"})
-    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "spm.model"):
-        (folder / name).write_text(name)
-    for name in (
-        "pytorch_model.bin",
-        "optimizer.pt",
-        "tf_model.h5",
-        "model.fp16.safetensors",
-        "trainer_state.json",
-        "README.md",
-    ):
-        (folder / name).write_text(name)
-    return folder
-
-
-def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
-    packed = pack_weights(backbone, own)
-    assert packed == own / "weights-tiny-deberta-v1"
-    staged = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "spm.model"}
-    assert set(contents(packed)) == staged | {"dataset-metadata.json", "humanpref-weights.json"}
-    assert {entry["name"] for entry in read_json(packed / "humanpref-weights.json")["files"]} == staged
-    source = "INSERT_USERNAME/weights-tiny-deberta-v1"
-    for name in ("train", "infer"):
-        sources = read_metadata(own / name / KERNEL_METADATA)["dataset_sources"]
-        assert sources == ["INSERT_USERNAME/humanpref-wheels", source]
-    assert read_run(own / "dataset") == Run("sparse", backbone="weights-tiny-deberta-v1")
-    assert check_bundle(own) == []
-    before = contents(own)
-    pack_weights(backbone, own)  # again: replaced, and named once
-    assert contents(own) == before
-
-
-@pytest.mark.parametrize("layout", ["datasets/ann/weights-tiny-deberta-v1", "weights-tiny-deberta-v1"])
-def test_the_kernel_finds_the_packed_weights_and_checks_them(own, backbone, tmp_path, layout):
-    packed = pack_weights(backbone, own)
-    shutil.copytree(packed, tmp_path / "input" / layout)
-    run = Run("deberta-v3-small", backbone=packed.name)
-    assert resolve(run, tmp_path / "input").model.backbone == str(tmp_path / "input" / layout)
-    (tmp_path / "input" / layout / "model.safetensors").write_text("other.safetensors")
-    with pytest.raises(InputError, match=r"not the file that humanpref-weights\.json describes"):
-        resolve(run, tmp_path / "input")
-    (tmp_path / "input" / layout / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="but not there"):
-        check_weights(tmp_path / "input" / layout)
-    check_weights(backbone)  # not packed by us: nothing to compare with
-
-
 def test_a_model_that_kaggle_has_is_named(own, tmp_path):
     source = "metaresearch/llama-3.2/transformers/1b/1"
     name_weights(source, own)
@@ -233,55 +237,9 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
     assert not is_model_source("metaresearch/llama-3.2/transformers/1b/x")
 
 
-@pytest.mark.parametrize(
-    ("remove", "message"),
-    [
-        ("config.json", "config.json: cannot be read"),
-        ("model.safetensors", "no model.safetensors"),
-        ("tokenizer.json spm.model", "no tokenizer"),
-    ],
-)
-def test_a_folder_that_is_no_backbone(own, backbone, remove, message):
-    for name in remove.split():
-        (backbone / name).unlink()
-    with pytest.raises(InputError, match=message):
-        pack_weights(backbone, own)
-    assert not list(own.glob("weights-*"))
-
-
-def test_sharded_weights_are_packed_whole_or_not_at_all(own, backbone):
-    (backbone / "model.safetensors").unlink()
-    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    write_json(backbone / "model.safetensors.index.json", {"weight_map": shards})
-    (backbone / shards["a"]).write_text("a")
-    with pytest.raises(InputError, match=r"names model-00002-of-00002\.safetensors, which is not there"):
-        pack_weights(backbone, own)
-    (backbone / shards["b"]).write_text("b")
-    assert {*shards.values(), "model.safetensors.index.json"} < set(contents(pack_weights(backbone, own)))
-
-
-def test_weights_from_the_hub(own, backbone, monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def download(name, allow_patterns):
-        asked.append((name, allow_patterns))
-        if name == "org/none":
-            raise OSError("cannot be reached\nand more")
-        return str(backbone)
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    assert module.download_weights("org/tiny") == backbone
-    assert "pytorch_model.bin" not in asked[0][1]
-    assert pack_weights(backbone, own, "tiny").name == "weights-tiny"
-    with pytest.raises(InputError, match=r"weights 'org/none': .*\(cannot be reached\)$"):
-        module.download_weights("org/none")
-
-
-def test_weights_need_a_bundle(backbone, tmp_path):
-    for action in (lambda: pack_weights(backbone, tmp_path), lambda: name_weights("a/b/c/d/1", tmp_path)):
-        with pytest.raises(InputError, match="not a bundle; make one first"):
-            action()
+def test_weights_need_a_bundle(tmp_path):
+    with pytest.raises(InputError, match="not a bundle; make one first"):
+        name_weights("a/b/c/d/1", tmp_path)
 
 
 def test_a_preset_with_a_backbone_says_what_comes_next(own, monkeypatch, caplog):

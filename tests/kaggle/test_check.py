@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from humanpref.cli import main
+from humanpref.config import load_config
+from humanpref.experiment import train
+from humanpref.files import read_json, write_json
 from humanpref.kaggle import check
 from humanpref.kaggle.bundle import KERNELS
 from humanpref.kaggle.check import check_bundle, check_dataset, check_kernel, check_project
@@ -162,6 +165,10 @@ def test_letters_beyond_ascii_are_for_kernels_alone(project):
         (b"print()", "is not a notebook"),
         (b'{"cells": [{"cell_type": "code"}], "metadata": {}}', "no metadata.kernelspec"),
         (b'{"cells": [], "metadata": {"kernelspec": {"name": "python3"}}}', "no code cell"),
+        (
+            b'{"cells": [{"cell_type": "code"}], "metadata": {"kernelspec": {"name": "python3"}}}',
+            'expected one line MANIFEST = ""',
+        ),
     ],
 )
 def test_a_slip_in_the_code(project, content, message):
@@ -258,6 +265,27 @@ def test_artifacts_in_the_dataset_stand_for_the_training_kernel(bundle):
     assert [finding.key for finding in check_bundle(bundle)] == ["kernel_sources"]
     (bundle / "dataset" / "artifacts").mkdir()
     assert check_bundle(bundle) == []
+
+
+def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena):
+    dataset = bundle / "dataset"
+    artifact = train(load_config("prior"), arena / "train.csv", dataset / "artifacts" / "mine", None).folder
+    write_json(artifact / "model" / "config.json", load_config("tiny").to_dict())
+    facts = read_json(artifact / "artifact.json")
+
+    def problems(version: str, **manifest) -> list[str]:
+        write_json(artifact / "artifact.json", facts | {"versions": {"transformers": version}})
+        write_manifest(dataset, MARKER, manifest)
+        return [finding.problem for finding in check_bundle(bundle)]
+
+    image = {"versions": {"transformers": "5.0.0"}}
+    assert problems("5.0.0", image=image, wheels={}) == []
+    assert problems("5.15.0", image=image, wheels={}) == ["written by transformers 5.15.0, the image has 5.0.0"]
+    assert problems("5.15.0", image=image, wheels={"transformers": "5.15.0"}) == []
+    assert problems("5.0.0") == ["does not say which versions the image has"]
+    write_json(artifact / "artifact.json", facts | {"versions": ["transformers"]})
+    write_manifest(dataset, MARKER, {"image": image, "wheels": {}})
+    assert "key 'versions': expected versions by library" in str(check_bundle(bundle)[0])
 
 
 def test_a_missing_library_is_named(project, monkeypatch):

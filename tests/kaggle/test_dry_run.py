@@ -45,7 +45,8 @@ def test_the_whole_way(tmp_path):
     report = dry_run(preset="prior", rows=100, out=out, layout="legacy", project=PROJECT, echo=lines.append)
     text = report.render()
     assert report.passed, text
-    assert text.endswith("PASS")
+    isolated = sandbox.why_no_bubblewrap() is None
+    assert text.endswith("PASS" if isolated else "PASS, WITHOUT ISOLATION")
     assert report.exit_codes == {"train": 0, "infer": 0}
     assert (report.train_rows, report.test_rows, report.predicted) == (100, 20, 20)
     assert report.log_loss == pytest.approx(report.prior_log_loss)
@@ -173,7 +174,8 @@ def test_both_layouts_and_too_little_memory(artifact, labelled_test, tmp_path, m
     reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(report["layout"], report["passed"]) for report in reports] == [("new", False), ("legacy", False)]
     for report in reports:
-        assert "24 of 24 rows were not predicted but filled with the prior" in report["reasons"]
+        assert "commit run: expected exit code 0, got 1" in report["reasons"]
+        assert "commit run: degraded: 24 of 24 rows have the prior" in report["reasons"]
         assert any("SIGKILL; out of memory?" in reason for reason in report["reasons"])
         assert report == read_json(tmp_path / "dry-run" / report["layout"] / "report.json")
 
@@ -190,16 +192,24 @@ def _failures(fault: str) -> str:
 
 @pytest.mark.usefixtures("_one_wheel")
 @pytest.mark.parametrize("fault", [fault for fault in module.FAULTS if fault != "no-labels"])
-def test_a_fault_of_inference_ends_in_a_valid_submission(fault, artifact, labelled_test, tmp_path):
+def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(fault, artifact, labelled_test, tmp_path):
     report = dry_run(
         test=labelled_test, artifacts=[artifact], fault=fault, out=tmp_path / "out", project=PROJECT, echo=len
     )
     assert report.passed, report.render()
-    assert report.exit_codes == {"infer": 0}
+    assert report.exit_codes == {"infer": 1, "rerun": 0}
     assert report.predicted == 0
-    assert _failures(fault) in report.warnings[0]
+    for name in ("infer", "rerun"):
+        assert _failures(fault) in report.degraded[name][0]
+        assert report.degraded[name][-1] == "24 of 24 rows have the prior"
     assert check_submission(tmp_path / "out" / "submission.csv", labelled_test) == []
-    assert fault in report.render()
+    assert (tmp_path / "out" / "infer.log").read_text().splitlines()[-1].startswith("RuntimeError: ")
+    assert "submission.csv: 24 rows, 0 predicted, 24 fallback" in (tmp_path / "out" / "rerun.log").read_text()
+    text = report.render()
+    assert fault in text
+    assert all(f"exit code {code} after" in text for code in (0, 1))
+    assert "PASS, DEGRADED BY THE FAULT" in text.splitlines()[-1]
+    assert report.to_dict()["verdict"] == report.verdict
 
 
 @pytest.mark.usefixtures("_one_wheel")
@@ -214,7 +224,10 @@ def test_training_without_labels_ends_in_a_clear_error(tmp_path):
 
 def test_a_fault_that_has_no_effect_fails_the_run(working, report, tmp_path):
     report.fault = "corrupt-weights"
-    assert judged(working, report) == ["the fault left no failure in status.json"]
+    assert judged(working, report) == [
+        "commit run: expected exit code 1, got 0",
+        "commit run: the fault is not in status.json",
+    ]
     report.reasons.clear()
     report.exit_codes["train"] = 0
     (tmp_path / "log").write_text("all is well\n")
@@ -352,7 +365,7 @@ STATUS = {
     "rows": 3,
     "predicted": 3,
     "fallback": 0,
-    "failures": [],
+    "degraded": [],
     "seconds": {"install": 2.0, "load": 1.0, "predict": 0.5},
 }
 
@@ -370,7 +383,7 @@ def working(tmp_path) -> Path:
 
 def judged(working: Path, report: Report, **status) -> list[str]:
     write_json(working / "status.json", STATUS | status)
-    module._judge_inference(working, working / "test.csv", report)
+    module._judge_inference("infer", working, working / "test.csv", report)
     return report.reasons
 
 
@@ -386,17 +399,33 @@ def test_a_slow_inference_is_warned_of(working, report):
     assert "more than the 9 hours" in report.warnings[0]
 
 
-def test_fallback_rows_are_a_failure(working, report):
-    assert any("1 of 3 rows were not predicted" in r for r in judged(working, report, predicted=2, fallback=1))
+def test_a_degraded_run_is_a_failure(working, report):
+    """Whatever it was: `submit` would refuse it."""
+    assert judged(working, report, degraded=["half: 2 row predictions for lack of time"]) == [
+        "commit run: degraded: half: 2 row predictions for lack of time"
+    ]
+    assert report.verdict == "FAIL"
 
 
-def test_a_failure_in_the_status_is_one(working, report):
-    assert judged(working, report, failures=["artifact: no luck"]) == ["inference: artifact: no luck"]
+@pytest.mark.parametrize(("name", "right"), [("infer", 1), ("rerun", 0)])
+@pytest.mark.parametrize("code", [0, 1, -9])
+def test_each_run_has_the_exit_code_it_must_have(working, report, name, right, code):
+    report.fault, report.exit_codes[name] = "corrupt-wheel", code
+    write_json(working / "status.json", STATUS | {"degraded": ["no luck"], "predicted": 0})
+    module._judge_inference(name, working, working / "test.csv", report)
+    assert report.passed == (code == right)
+    assert report.verdict == ("PASS, DEGRADED BY THE FAULT" if code == right else "FAIL")
+
+
+def test_a_pass_without_isolation_says_so(working, report):
+    report.mode = "none"
+    judged(working, report)
+    assert report.render().splitlines()[-1] == report.to_dict()["verdict"] == "PASS, WITHOUT ISOLATION"
 
 
 def test_an_exit_code_is_a_failure(working, report):
     report.exit_codes["infer"] = 1
-    assert judged(working, report) == ["the inference kernel ended with exit code 1"]
+    assert judged(working, report) == ["commit run: expected exit code 0, got 1"]
 
 
 def test_a_faulty_submission_is_a_failure(working, report):
@@ -408,7 +437,7 @@ def test_a_faulty_submission_is_a_failure(working, report):
 
 def test_a_missing_submission_and_status_are_failures(tmp_path, report):
     (tmp_path / "test.csv").write_text("id\n1\n")
-    module._judge_inference(tmp_path, tmp_path / "test.csv", report)
+    module._judge_inference("infer", tmp_path, tmp_path / "test.csv", report)
     assert len(report.reasons) == 2
 
 
@@ -443,7 +472,7 @@ def test_a_kernel_that_writes_its_inputs_fails(arena, tmp_path, report, monkeypa
     report.mode = "none"
     module._Stage(tmp_path, tmp_path, {}, report, logging.info).run("train", kernel / "kernel-metadata.json", {})
     assert report.exit_codes["train"] == 0
-    assert report.reasons == ["the train kernel changed its input folder, which is read-only on Kaggle"]
+    assert report.reasons == ["training: changed its input folder, which is read-only on Kaggle"]
 
 
 # ------------------------------------------------------------------------------------------------------- the results folder
@@ -473,7 +502,9 @@ def test_options_that_make_no_sense(tmp_path):
 
 
 def test_no_proof_of_isolation_fails_the_run(report):
-    probe = sandbox.Probe("bwrap", "timed out", False, False, "failed", False, ("lo",), "failed", False, False)
+    probe = sandbox.Probe(
+        "bwrap", "timed out", False, False, "failed", False, ("lo",), "failed", "failed", False, False
+    )
     report.probes["train"] = probe
     report.exit_codes["train"], report.seconds["train"] = 0, 1.0
     report.reasons += probe.faults

@@ -1,5 +1,7 @@
 """The training kernel's processes: their time, their number, and what an earlier version of the kernel left."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from humanpref.files import read_json
 from humanpref.kaggle import kernels, launch
 from humanpref.kaggle.kernels import Run, resolve
 from humanpref.kaggle.metadata import COMPETITION
+from humanpref.schema import InputError
+from humanpref.training import device
 
 SPARSE = {"preset": "sparse", "folds": 2}
 SECONDS = 600.0
@@ -28,6 +32,30 @@ def tree(arena, tmp_path, monkeypatch) -> Path:
     sources = str(Path(experiment.__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", sources)  # where the package is not installed
     return tmp_path
+
+
+@pytest.fixture
+def at_exit(tmp_path, monkeypatch):
+    """Let every Python process that is started do something at the very end."""
+
+    def write(statement):
+        folder = tmp_path / "site"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(
+            f"""
+import atexit, os, sys
+
+def distributed():
+    return "torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized()
+
+@atexit.register
+def end():
+    {statement}
+"""
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}")
+
+    return write
 
 
 def train(tree: Path, run: dict) -> dict:
@@ -109,6 +137,52 @@ def test_a_training_that_fails_says_why(tree, tmp_path):
         )
 
 
+@pytest.mark.parametrize(("end", "code"), [("os._exit(3)", "3"), ("os.abort()", r"-6 \(SIGABRT.*\)")])
+def test_a_training_whose_artifact_is_there_has_succeeded(tree, at_exit, caplog, end, code):
+    at_exit(end)
+    assert train(tree, SPARSE)["finished"] is True
+    assert Artifact.load(tree / "working" / "artifact").facts["members"] == ["fold-0", "fold-1"]
+    assert re.search(f"the training process ended with {code}, after the artifact was done", caplog.text)
+
+
+def test_an_artifact_of_before_is_no_success(tree, tmp_path, at_exit):
+    at_exit("os._exit(3)")
+    (tmp_path / "taken").mkdir()
+    rows = tree / "input" / COMPETITION / "train.csv"
+    with pytest.raises(RuntimeError, match=r"taken: already exists"):
+        launch.train(load_config("prior"), rows, tmp_path / "taken", None, SECONDS)
+
+
+@pytest.mark.parametrize(
+    "reason", ["none is here", "torch 2.10.0 has no kernels for Tesla P100 (sm_60), only for sm_75"]
+)
+def test_a_training_that_needs_a_gpu_stops_on_kaggle_without_one(tree, monkeypatch, caplog, reason):
+    monkeypatch.setattr(device, "lacking", lambda: reason)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
+    run = {"preset": "deberta-v3-small", "backbone": "deberta"}
+    with pytest.raises(InputError, match=re.escape(f"preset deberta-v3-small: needs a GPU, and {reason}; choose")):
+        train(tree, run)
+    monkeypatch.setenv(device.DRY_RUN, "1")
+    with pytest.raises(
+        InputError, match="key backbone: expected one folder 'deberta'"
+    ):  # it goes on, to what is wrong next
+        train(tree, run)
+    assert "needs a GPU" in caplog.text
+
+
+def test_a_training_that_needs_no_gpu_does_without(tree, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    monkeypatch.delenv(device.DRY_RUN, raising=False)
+    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    begun = []
+    monkeypatch.setattr(launch, "train", lambda config, *_: begun.append(config.preset))
+    train(tree, {"preset": "deberta-v3-small", "overrides": ["model.backbone=scratch"]})
+    monkeypatch.delattr(device, "lacking")  # nobody looks
+    train(tree, SPARSE)
+    assert begun == ["deberta-v3-small", "sparse"]
+
+
 def test_gradient_descent_gets_its_share_of_the_time(tmp_path):
     assert resolve(Run("tiny", folds=5, train_seconds=1000), tmp_path).training.seconds == pytest.approx(170)
     assert resolve(Run("tiny", ("training.seeds=2",)), tmp_path).training.seconds == pytest.approx(0.85 * 11.5 * 1800)
@@ -124,13 +198,16 @@ def test_only_gradient_descent_is_shared_out(monkeypatch):
     assert launch.processes(load_config("tiny")) == 1
 
 
-def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch):
+def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path, at_exit):
     """Two processes on the CPU stand for those on two T4."""
     pytest.importorskip("accelerate")
     monkeypatch.setattr(launch, "gpus", lambda: 2)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # What is left to the interpreter's end may abort there.
+    at_exit(f"open({str(tmp_path)!r} + '/rank-' + os.environ.get('RANK', ''), 'w').write(str(distributed()))")
     train(tree, {"preset": "tiny", "overrides": ["training.epochs=1"]})
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
     artifact = Artifact.load(tree / "working" / "artifact")
     (member,) = artifact.metrics["members"].values()
     assert member["training"]["processes"] == 2

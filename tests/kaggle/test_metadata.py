@@ -18,6 +18,7 @@ from humanpref.kaggle.metadata import (
     stage_dataset_metadata,
     stage_kernel,
 )
+from humanpref.kaggle.stage import kernel_code
 from humanpref.schema import InputError
 
 from .loopback import KEY, USER, Reply, Service, refusal, run_client, run_client_script
@@ -196,6 +197,22 @@ def test_stage_kernel(source, tmp_path):
     assert read_metadata(folder / KERNEL_METADATA) == fill_owner(kernel(), "ann")
     assert (folder / "code" / "run.py").read_bytes() == (source.parent / "code" / "run.py").read_bytes()
     assert {path: path.read_bytes() for path in source.parent.rglob("*.*")} == before
+
+
+def test_stage_kernel_with_the_digest_of_its_manifest(tmp_path):
+    for path in (TRAIN, INFER):
+        metadata = read_metadata(stage_kernel(path, tmp_path / path.parent.name, "ann", "0123abcd") / KERNEL_METADATA)
+        code = kernel_code(tmp_path / path.parent.name / metadata["code_file"])
+        assert code.count('\nMANIFEST = "0123abcd"\n') == 1
+        assert code.replace("0123abcd", "") == kernel_code(path.parent / metadata["code_file"])
+
+
+@pytest.mark.parametrize("code", ["print()\n", 'MANIFEST = "0"\n', 'MANIFEST = ""\nMANIFEST = ""\n'])
+def test_code_without_a_place_for_the_digest_is_not_staged(source, tmp_path, code):
+    (source.parent / "code" / "run.py").write_text(code)
+    with pytest.raises(InputError, match=r'code/run\.py: expected one line MANIFEST = ""'):
+        stage_kernel(source, tmp_path / "staged", "ann", "0123abcd")
+    assert not (tmp_path / "staged").exists()
 
 
 def test_stage_kernel_again_takes_the_new_code(source, tmp_path):

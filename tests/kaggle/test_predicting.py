@@ -1,20 +1,23 @@
-"""Two GPUs, played by two processes on the CPU: what they say is what one process says."""
+"""Two GPUs, played by two processes on the CPU: what they say is what one process says, whatever becomes of one of them."""
 
+import multiprocessing
 import os
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from humanpref.config import load_config
-from humanpref.data import read_pairs, swap_pairs
+from humanpref.data import read_pairs
 from humanpref.experiment import train
-from humanpref.files import read_json, write_json
+from humanpref.files import read_json
 from humanpref.kaggle import kernels, launch, predicting
 from humanpref.models.base import Model
-from humanpref.models.budget import LEFT, ONE_ORDER, Budget
-from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES
+from humanpref.models.budget import LEFT, Budget
+from humanpref.schema import LABEL_COLUMNS
 
 TINY = (
     "model.scratch_hidden_size=8",
@@ -22,87 +25,75 @@ TINY = (
     "model.max_length=64",
     "model.inputs=joint",
     "training.learning_rate=1e-2",
-    "training.swap_augmentation=false",  # else both orders would say much the same
     "inference.swap_average=true",
 )
 
 
-@pytest.mark.parametrize("workers", [2, 3, 4, 5])
-def test_each_order_is_read_once_and_a_share_of_the_rows_before_the_others(workers):
-    assert [part.tolist() for (part,) in predicting._shares(11, 1, "orders")] == [list(range(11))]  # in both orders
-    shares = predicting._shares(11, workers, "orders")
-    assert len(shares) == workers - workers % 2
-    for order in (0, 1):
-        assert sorted(np.concatenate([row for share in shares[order::2] for row in share])) == list(range(11))
-    assert sorted(np.concatenate([first for first, _ in shares])) == list(range(11))
-    assert [first.tolist() for first, _ in shares] == [
-        rows.tolist() for (rows,) in predicting._shares(11, len(shares), "rows")
-    ]
-
-
 class Lopsided(Model):
-    """Looks at A's length more than at B's; a row costs 1 s on a clock of its own, and half of it for a cheaper variant."""
+    """Looks at A's length more than at B's; fails on some rows, and ends its process on others."""
 
-    now, speed, bad = 0.0, 1.0, ()
+    bad, poison, journal = (), (), None
 
     def __init__(self): ...
     def fit(self, pairs, labels, weights=None, validation=None, checkpoint=None): ...
     def save_state(self, folder): ...
     def load_state(self, folder): ...
 
-    def costs(self, pairs):
-        return np.full(len(pairs), 1 / self.speed)
-
-    def in_one_order(self):
-        return self
-
-    def cheaper(self):
-        half = Lopsided()
-        half.speed = 2.0
-        return [("half", half)]
-
     def predict_proba(self, pairs):
-        if (pairs["id"].isin(self.bad)).any():
+        if self.journal is not None:
+            with self.journal.open("a") as file:
+                file.write(f"{os.getpid()} {','.join(pairs['id'])}\n")
+        if pairs["id"].isin(self.poison).any():
+            kill()
+        if pairs["id"].isin(self.bad).any():
             raise ValueError("a bad row")
-        Lopsided.now += self.costs(pairs).sum()
         a, b = (pairs[f"response_{side}"].map(lambda turns: 1 + sum(map(len, turns))) for side in "ab")
         return np.stack([2 * a, b, a], axis=1) / (3 * a + b).to_numpy()[:, None]
 
 
-def lopsided(number, folder, parts, until, pipe):
-    """One of the processes, with such a model. The folder's name says what befalls the second one, or how much time there is."""
-    if folder.name == "killed" and number == 1:  # once it has sent two rows, as by the system for its memory
-        pipe.send((np.array([0, 1]), Lopsided().predict_proba(parts[0][:2])))
-        os.kill(os.getpid(), signal.SIGKILL)
-    if folder.name == "bad" and number == 1:
-        Lopsided.bad = (parts[0]["id"][0], parts[1]["id"][3])
-    if folder.name.isdigit():
-        predicting.Budget = lambda _: Budget(int(folder.name), lambda: Lopsided.now)
-    predicting.load_model = lambda _: Lopsided()
-    predicting._work(number, folder, parts, until, pipe)
+class KilledOnce(Lopsided):
+    """Its process is killed in a certain call, if none was before: if the file is not there yet."""
+
+    def __init__(self, file: Path, call: int = 1):
+        self.file, self.calls = file, call
+
+    def predict_proba(self, pairs):
+        self.calls -= 1
+        if self.calls == 0 and not self.file.exists():
+            self.file.touch()
+            kill()
+        return super().predict_proba(pairs)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does for its memory
 
 
 @pytest.fixture
-def shared(arena, tmp_path, monkeypatch):
-    """What each order of A and B says, and a function that shares the rows out: probabilities, failures, error, given up."""
-    monkeypatch.setattr(predicting, "_work", lopsided)
-    pairs = read_pairs(arena / "test.csv")
-    own, other = Lopsided().predict_proba(pairs), Lopsided().predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]
-    assert np.abs(own - other).max(axis=1).min() > 1e-3
+def crew(arena, tmp_path, monkeypatch):
+    """Let the processes have a model of the test's; give the rows, what it says of them, and a function that shares them out.
 
-    def run(what, split):
-        told, failures, reason, budget = np.full((len(pairs), 3), np.nan), {}, "", Budget(600)
+    They are forked: what the test puts in place of `load_model` is theirs, too, and they start in no time.
+    """
+    monkeypatch.setattr(predicting, "CONTEXT", multiprocessing.get_context("fork"))
+    pairs = read_pairs(arena / "test.csv")
+
+    def run(load, gpus=2, budget=None):
+        monkeypatch.setattr(predicting, "load_model", lambda _: load())
+        told, failures, reason = np.full((len(pairs), 3), np.nan), {}, ""
+        budget = budget or Budget(600)
         try:
-            for rows, made in predicting.shared_out(tmp_path / what, pairs, budget, 2, split):
+            for rows, made in predicting.shared_out(tmp_path, pairs, budget, gpus):
                 if isinstance(made, str):
                     failures[int(rows[0])] = made
                 else:
+                    assert np.isnan(told[rows]).all()
                     told[rows] = made
         except RuntimeError as error:
             reason = str(error)
         return told, failures, reason, budget.given_up
 
-    return own, other, run
+    return pairs, Lopsided().predict_proba(pairs), run
 
 
 class Blind(Lopsided):
@@ -153,75 +144,225 @@ def test_a_model_without_any_probability_is_given_up(arena):
         list(predicting.outcomes(model, pairs, Budget(np.inf)))
 
 
-def test_a_row_that_fails_in_one_order_has_the_other(shared):
-    own, other, run = shared
-    told, failures, reason, given_up = run("bad", "orders")
-    expected = (own + other) / 2
-    expected[[1, 6]] = own[[1, 6]]
-    np.testing.assert_allclose(told, expected, atol=1e-12)
-    assert failures == dict.fromkeys((1, 6), "ValueError: a bad row (with A and B exchanged)")
+@pytest.mark.parametrize("gpus", [1, 2, 3, 30])
+def test_rows_are_shared_out(crew, gpus):
+    _, expected, run = crew
+    told, *rest = run(Lopsided, gpus)
+    np.testing.assert_allclose(told, expected)
+    assert rest == [{}, "", {}]
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_the_rows_of_a_process_that_is_killed_are_dealt_anew(crew, tmp_path, caplog, gpus):
+    pairs, expected, run = crew
+    told, failures, reason, given_up = run(lambda: KilledOnce(tmp_path / "killed"), gpus)
+    np.testing.assert_allclose(told, expected)
+    assert (failures, given_up) == ({}, {})
+    dealt = len(pairs) // gpus
+    assert reason in [f"GPU {gpu}: its process ended with -9; {dealt} rows were dealt anew" for gpu in range(gpus)]
+    assert f"its process ended with -9; {dealt} rows are dealt anew" in caplog.text
+
+
+def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path):
+    _, expected, run = crew
+    told, failures, reason, given_up = run(lambda: KilledOnce(tmp_path / "killed", call=2))
+    np.testing.assert_allclose(told, expected)
+    assert (failures, given_up) == ({}, {})
+    assert reason.endswith("ended with -9; 8 rows were dealt anew")  # of 12, less a first block of 4
+
+
+@pytest.mark.parametrize("poison", [[0], [23], [5, 6], [0, 7, 9, 23]])
+def test_rows_that_end_every_process_cost_themselves_alone(crew, tmp_path, poison):
+    pairs, expected, run = crew
+
+    def load():
+        model = Lopsided()
+        model.poison, model.journal = set(pairs["id"].iloc[poison]), tmp_path / "journal"
+        return model
+
+    told, failures, reason, given_up = run(load)
+    left = np.isin(np.arange(len(pairs)), poison)
+    assert np.isnan(told[left]).all()
+    np.testing.assert_allclose(told[~left], expected[~left])
+    assert sorted(failures) == poison
+    assert all(why.endswith("its process ended with -9 with this row alone") for why in failures.values())
+    assert "ended with -9" in reason
+    assert given_up == {}
+    # Two processes end on a block before it is halved, and it is halved down to the row.
+    tried = [line.split()[1].split(",") for line in (tmp_path / "journal").read_text().splitlines()]
+    for row in pairs["id"].iloc[poison]:
+        sizes = [len(block) for block in tried if row in block]
+        assert sizes == sorted(sizes, reverse=True)
+        assert 3 <= len(sizes) <= 7
+        assert sizes[-1] == 1
+        assert min(sizes[:2]) > 1
+
+
+def test_a_row_that_ends_the_process_while_it_is_measured(crew):
+    """Before any block is predicted: a tokenizer can end a process as well."""
+    pairs, expected, run = crew
+
+    class Measures(Lopsided):
+        def costs(self, frame):
+            if pairs["id"][3] in set(frame["id"]):
+                kill()
+            return super().costs(frame)
+
+    told, failures, _, given_up = run(Measures)
+    assert list(failures) == [3]
+    np.testing.assert_allclose(np.delete(told, 3, axis=0), np.delete(expected, 3, axis=0))
+    assert given_up == {}
+
+
+def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
+    pairs, _, run = crew
+    monkeypatch.setattr(predicting, "MAX_DEATHS", 3)
+    monkeypatch.setattr(Lopsided, "poison", set(pairs["id"]))
+    told, _, reason, _ = run(Lopsided)
+    assert np.isnan(told).all()
+    assert sorted(reason.split("; ")) == [
+        "24 rows have no process left",
+        *(f"GPU {gpu}: its process ended with -9 (3 times)" for gpu in (0, 1)),
+    ]
+
+
+def test_processes_that_end_while_they_load(crew, tmp_path):
+    """Two of them, or the memory for two at once: the second try is alone. A GPU on which none gets further is left out."""
+    _, expected, run = crew
+    once = tmp_path / "once"
+
+    def load_once():
+        if not once.exists():
+            once.touch()
+            kill()
+        return Lopsided()
+
+    told, failures, reason, _ = run(load_once)
+    np.testing.assert_allclose(told, expected)
+    assert reason.endswith("ended with -9; 12 rows were dealt anew")
+    told, failures, reason, _ = run(kill)
+    assert np.isnan(told).all()
+    assert failures == {}
+    assert {part for part in reason.split("; ") if part.startswith("GPU")} == {
+        f"GPU {gpu}: its process ended with -9 (2 times)" for gpu in (0, 1)
+    }
+
+
+def test_one_gpu_that_cannot_load_leaves_its_rows_to_the_other(crew):
+    _, expected, run = crew
+
+    def load():
+        if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+            raise MemoryError("taken by somebody else")
+        return Lopsided()
+
+    told, failures, reason, _ = run(load)
+    np.testing.assert_allclose(told, expected)
+    assert (failures, reason) == ({}, "GPU 1: MemoryError: taken by somebody else; 12 rows were dealt anew")
+
+
+def test_a_gpu_that_broke_in_a_process_works_in_the_next(crew, tmp_path):
+    """After a device-side assert, say, every call of the process fails: its rows are not at fault one by one."""
+    pairs, expected, run = crew
+
+    def load():
+        model = Lopsided()
+        plain = model.predict_proba
+
+        def breaks(frame):
+            if pairs["id"][7] in set(frame["id"]) or hasattr(model, "broken"):
+                model.broken = True
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            return plain(frame)
+
+        model.predict_proba = breaks
+        return model
+
+    told, failures, _, _ = run(load)
+    assert list(failures) == [7]
+    assert failures[7].endswith("CUDA error: device-side assert triggered with this row alone")
+    np.testing.assert_allclose(np.delete(told, 7, axis=0), np.delete(expected, 7, axis=0))
+
+
+def test_a_row_that_fails_costs_itself_alone(crew, monkeypatch):
+    pairs, expected, run = crew
+    monkeypatch.setattr(Lopsided, "bad", {pairs["id"][3]})
+    told, failures, reason, given_up = run(Lopsided)
+    assert failures == {3: "ValueError: a bad row"}
+    np.testing.assert_allclose(np.delete(told, 3, axis=0), np.delete(expected, 3, axis=0))
     assert (reason, given_up) == ("", {})
 
 
-@pytest.mark.parametrize("split", ["rows", "orders"])
-def test_a_process_that_is_killed_costs_its_own_part(shared, split):
-    own, other, run = shared
-    told, failures, reason, given_up = run("killed", split)
-    expected = own.copy()
-    if split == "rows":
-        expected[5::2] = np.nan
-    else:
-        expected[[1, 3]] = (own + other)[[1, 3]] / 2
-    np.testing.assert_allclose(told, expected, atol=1e-12)
-    assert reason == "GPU 1: its process ended with -9"
-    assert (failures, given_up) == ({}, {})
-
-
-def test_no_time_for_anybody(shared):
-    told, *_, given_up = shared[2]("0", "rows")
+def test_no_time_for_anybody(crew):
+    told, failures, reason, given_up = crew[2](Lopsided, budget=Budget(0))
     assert np.isnan(told).all()
-    assert given_up == {LEFT: len(told)}
+    assert (failures, reason, given_up) == ({}, "", {LEFT: len(told)})
 
 
-@pytest.mark.parametrize("seconds", [18, 5])
-def test_the_second_order_is_given_up_before_anything_else(shared, seconds):
-    own, other, run = shared
-    told, failures, reason, given_up = run(str(seconds), "orders")
-    # What a process begins with takes it 12 s, and the second order as much again.
-    begun = np.where(np.arange(len(own))[:, None] % 2, other, own)
-    both, alone = (np.isclose(told, made).all(axis=1) for made in ((own + other) / 2, begun))
+def test_what_is_dealt_anew_has_the_time_that_is_left(crew, tmp_path):
+    """A process is killed, and before the fresh one has loaded the model the time is over."""
+    _, expected, run = crew
+    killed = tmp_path / "killed"
+
+    def load():
+        if killed.exists():
+            time.sleep(2.2)
+        return KilledOnce(killed, call=2)
+
+    told, failures, reason, given_up = run(load, gpus=1, budget=Budget(2))
     left = np.isnan(told[:, 0])
-    assert (both + alone + left == 1).all()
-    assert (given_up[ONE_ORDER], given_up[LEFT]) == (alone.sum(), left.sum())
-    assert (both.any(), given_up["half"] > 0, left.any()) == (
-        (True, False, False) if seconds == 18 else (False, True, True)
-    )
-    assert (failures, reason) == ({}, "")
+    np.testing.assert_allclose(told[~left], expected[~left])
+    assert (left.sum(), given_up) == (20, {LEFT: 20})
+    assert (failures, reason) == ({}, "GPU 0: its process ended with -9; 20 rows were dealt anew")
 
 
-def test_both_splits_between_two_gpus_say_what_one_process_does(arena, tmp_path, monkeypatch):
+def test_rows_dealt_anew_take_cheaper_variants_where_there_is_no_time_for_more(crew):
+    """One GPU cannot go on; the other one, at work, plans the time left for both."""
+    _, expected, run = crew
+
+    class Slow(Lopsided):
+        share = 1.0
+
+        def costs(self, frame):
+            return np.full(len(frame), self.share)
+
+        def cheaper(self):
+            half = Slow()
+            half.share = 0.1
+            return [("a tenth", half)]
+
+        def predict_proba(self, frame):
+            time.sleep(0.1 * self.share * len(frame))
+            return super().predict_proba(frame)
+
+    def load():
+        if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+            time.sleep(0.3)
+            raise MemoryError("no")
+        return Slow()
+
+    told, failures, _, given_up = run(load, budget=Budget(2.0))  # of 24 rows x 0.1 s
+    np.testing.assert_allclose(told, expected)
+    assert failures == {}
+    assert set(given_up) == {"a tenth"}
+
+
+def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     folder = tmp_path / "input" / "notebooks" / "some-user" / "humanpref-train"
     folder.mkdir(parents=True)
     artifact = train(load_config("tiny", None, TINY), arena / "train.csv", folder / "artifact")
-    pairs = read_pairs(arena / "test.csv")
-    expected = artifact.predict_proba(pairs)
-    assert np.abs(artifact.models[0].in_one_order().predict_proba(pairs) - expected).max() > 1e-3
+    expected = artifact.predict_proba(read_pairs(arena / "test.csv"))
     monkeypatch.setattr(launch, "gpus", lambda: 2)
     shared = []
-    monkeypatch.setattr(kernels, "shared_out", lambda *order: shared.append(order[3:]) or predicting.shared_out(*order))
-    config = read_json(folder / "artifact" / "model" / "config.json")
-    for split in ("rows", "orders"):
-        config["inference"]["split"] = split
-        write_json(folder / "artifact" / "model" / "config.json", config)
-        working = tmp_path / split
-        working.mkdir()
-        kernels.infer(tmp_path / "input", working, arena / "test.csv", (0.4, 0.3, 0.3), 600)
-        made = pd.read_csv(working / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
-        np.testing.assert_allclose(made, expected, atol=1e-6)
-        status = read_json(working / "status.json")
-        assert (status["failures"], status["given_up"]) == ([], {})
-    assert shared == [(2, "rows"), (2, "orders")]
+    monkeypatch.setattr(kernels, "shared_out", lambda *order: shared.append(order[3]) or predicting.shared_out(*order))
+    kernels.infer(tmp_path / "input", tmp_path, arena / "test.csv", (0.4, 0.3, 0.3), 600)
+    made = pd.read_csv(tmp_path / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
+    np.testing.assert_allclose(made, expected, atol=1e-6)
+    status = read_json(tmp_path / "status.json")
+    assert (status["predicted"], status["degraded"], status["given_up"]) == (len(made), [], {})
+    assert status["seconds"]["load"] > 0  # what does not grow with the rows
+    assert shared == [2]
 
 
 def test_a_model_that_cannot_be_loaded(arena, tmp_path):

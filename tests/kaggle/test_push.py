@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, read_metadata
 
 from .commands import Commands
-from .loopback import KEY, USER, Reply, Service, half_an_upload, lost, refusal, slow
+from .loopback import KEY, USER, Reply, Service, garbled, half_an_upload, lost, refusal, slow
 
 ROOT = Path(__file__).parents[2]
 MARKER = "humanpref-dataset.json"
@@ -25,7 +27,7 @@ CREATE, VERSION = "DatasetApiService/CreateDataset", "DatasetApiService/CreateDa
 
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
-    reason="needs the Kaggle client: pip install kaggle==2.2.4 six",
+    reason="needs the Kaggle client: pip install 'humanpref[kaggle]'",
 )
 
 
@@ -39,8 +41,19 @@ def commands(tmp_path_factory):
 @pytest.fixture
 def service():
     with Service(competitions=(COMPETITION,)) as service:
-        service.outputs = {"submission.csv": b"id\n1\n", "logs/infer.log": b"fine\n", "status.json": b"{}"}
+        service.outputs = {"submission.csv": b"id\n1\n", "logs/infer.log": b"fine\n", "status.json": left_whole}
         yield service
+
+
+def left_whole(code, **values):
+    """The status.json of a run in which nothing went wrong: the dataset was the one that the code insists on."""
+    return json.dumps({"manifest": inside(code), "degraded": [], **values}).encode()
+
+
+def inside(code):
+    """The digest that stands in a kernel's code, a script's or a notebook's."""
+    (digest,) = re.findall(r'MANIFEST = \\?"(\w*)', code)
+    return digest
 
 
 @pytest.fixture
@@ -76,27 +89,32 @@ def needs_setuptools() -> None:
         pytest.skip("needs setuptools")
 
 
-def stage(bundle, content=b"stands for a wheel"):
-    """A bundle as `humanpref kaggle bundle` lays it out, with stand-ins for the large files."""
+def stage(bundle, content=b"stands for a wheel", preset="tiny"):
+    """A bundle as `humanpref kaggle bundle` lays it out, with stand-ins for the large files; no preset: nothing is trained."""
     dataset = bundle / "dataset"
     (dataset / "artifacts" / "one").mkdir(parents=True, exist_ok=True)
     (dataset / "humanpref-0-py3-none-any.whl").write_bytes(content)
-    (dataset / "run.toml").write_text('preset = "tiny"\n')
-    (dataset / "artifacts" / "one" / "artifact.json").write_text("{}")
-    names = ("artifacts/one/artifact.json", "humanpref-0-py3-none-any.whl", "run.toml")
+    (dataset / "run.toml").write_text(f'preset = "{preset}"\n')
+    (dataset / "artifacts" / "one" / "metrics.json").write_text("{}")
+    names = ("artifacts/one/metrics.json", "humanpref-0-py3-none-any.whl", "run.toml")
     files = [
         {"name": name, "bytes": (dataset / name).stat().st_size, "sha256": sha256(dataset / name)} for name in names
     ]
     write_json(dataset / MARKER, {"format": 1, "version": "0", "files": files})
     write_json(dataset / DATASET_METADATA, read_metadata(ROOT / DATASET_METADATA))
-    notebook = {"cells": [cell("import os\n", "print(os)")], "metadata": {"kernelspec": {"name": "python3"}}}
-    code = {"train": "print('trained')\n", "infer": json.dumps(notebook)}
+    lines = ("import os\n", 'MANIFEST = ""\n', "print(os)")
+    notebook = {"cells": [cell(*lines)], "metadata": {"kernelspec": {"name": "python3"}}}
+    code = {"train": 'MANIFEST = ""\nprint("trained")\n', "infer": json.dumps(notebook)}
     for name, path in (("train", ROOT / "kernel" / "train" / KERNEL_METADATA), ("infer", ROOT / KERNEL_METADATA)):
         metadata = read_metadata(path)
+        if not preset:
+            metadata["kernel_sources"] = []
         target = bundle / name / metadata["code_file"]
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(code[name])
         write_json(bundle / name / KERNEL_METADATA, metadata)
+    if not preset:
+        shutil.rmtree(bundle / "train")
 
 
 def cell(*lines):
@@ -222,6 +240,7 @@ def test_data_before_the_rules_are_accepted(run, service, folder):
 DOWNLOAD = "DatasetApiService/DownloadDataset"
 STATUS = "DatasetApiService/GetDatasetStatus"
 RUN_STATUS = "KernelsApiService/GetKernelSessionStatus"
+PAGE = b"<html>a proxy's page</html>"
 
 
 @pytest.mark.parametrize(
@@ -231,16 +250,23 @@ RUN_STATUS = "KernelsApiService/GetKernelSessionStatus"
         (STATUS, [None, None]),
         (STATUS, [refusal(429, "Too many requests"), refusal(503, "Unavailable")]),
         (STATUS, [TRICKLE]),
-        (STATUS, [Reply(b"<html>a proxy's page</html>")]),
+        (STATUS, [Reply(PAGE)]),
         (STATUS, [Reply({"status": "A_NEW_STATE"})]),
         ("BlobApiService/StartBlobUpload", [None, refusal(429, "Too many requests")]),
         ("BlobApiService/StartBlobUpload", [refusal(500, "Internal error")]),
+        ("BlobApiService/StartBlobUpload", [Reply({})]),
+        ("BlobApiService/StartBlobUpload", [Reply([])]),
+        ("BlobApiService/StartBlobUpload", [Reply({"token": "token-1"})]),
         ("PUT /upload/token-1", [half_an_upload]),
         ("PUT /upload/token-1", [half_an_upload, Reply(status=500)]),
         ("PUT /upload/token-2", [None]),
         ("PUT /upload/token-1", [Reply(status=400)]),
+        ("PUT /upload/token-1", [half_an_upload, Reply(status=404)]),
         (CREATE, [None]),
         (CREATE, [lost]),
+        (CREATE, [garbled({})]),
+        (CREATE, [garbled(PAGE)]),
+        (CREATE, [Reply(PAGE, status=403)]),
         (CREATE, [refusal(409, "Conflict")]),
         (CREATE, [refusal(500, "Internal error"), lost]),
         (CREATE, [refusal(429, "Too many requests")]),
@@ -249,15 +275,25 @@ RUN_STATUS = "KernelsApiService/GetKernelSessionStatus"
         (SAVE_KERNEL, [None]),
         (SAVE_KERNEL, [lost]),
         (SAVE_KERNEL, [Reply({"code": 500, "message": "an error in a 200"})]),
+        (SAVE_KERNEL, [Reply({})]),
+        (SAVE_KERNEL, [Reply(PAGE, status=403)]),
+        *(
+            (SAVE_KERNEL, [garbled(value)])
+            for value in (PAGE, {}, [], [1], "", {"ref": f"/code/{TRAIN}"}, {"error": {}})
+        ),
         (SAVE_KERNEL, [refusal(409, "Conflict"), refusal(429, "Too many requests"), lost]),
         (SAVE_KERNEL, [TRICKLE]),
         (RUN_STATUS, [None, refusal(503, "Unavailable")]),
         (SUBMIT, [None]),
         (SUBMIT, [lost]),
         (SUBMIT, [refusal(500, "Internal error")]),
+        (SUBMIT, [garbled({})]),
+        (SUBMIT, [garbled(PAGE)]),
+        (SUBMIT, [Reply({})]),
         (SUBMIT, [TRICKLE]),
         ("CompetitionApiService/GetSubmission", [None, TRICKLE, refusal(500, "Internal error")]),
         ("CompetitionApiService/GetSubmissionLimits", [refusal(404, "Not found")]),
+        ("CompetitionApiService/GetSubmissionLimits", [None]),
     ],
 )
 def test_a_fault_that_passes_costs_nothing(run, service, call, faults):
@@ -275,10 +311,14 @@ def test_a_fault_that_passes_costs_nothing(run, service, call, faults):
 
 def assert_once(service):
     """All was sent, whole, and nothing twice."""
-    assert [len(service.versions[WHEELS]), len(service.kernels[TRAIN]), len(service.kernels[INFER])] == [1, 1, 1]
+    assert_sent(service, submissions=1)
     assert set(service.datasets[WHEELS]) == {MARKER, "humanpref-0-py3-none-any.whl", "run.toml", "artifacts.zip"}
     assert service.datasets[WHEELS]["humanpref-0-py3-none-any.whl"] == b"stands for a wheel"
-    assert len(service.submissions) == 1
+
+
+def assert_sent(service, submissions):
+    sent = [service.versions[WHEELS], service.kernels[TRAIN], service.kernels[INFER], service.submissions]
+    assert [len(each) for each in sent] == [1, 1, 1, submissions]
 
 
 # Faults that stay: one clear line, a non-zero exit.
@@ -298,13 +338,17 @@ def failed_if_there(request, usual):
         (STATUS, TRICKLE, "no answer from Kaggle"),
         (STATUS, failed_if_there, "could not make the dataset"),
         ("BlobApiService/StartBlobUpload", refusal(403, "Upload quota exceeded"), "Upload quota exceeded"),
-        ("PUT /upload/token-1", Reply(status=400), "3 of 4 files could be uploaded"),
+        ("PUT /upload/token-*", Reply(status=400), "0 of 4 files could be uploaded"),
         (CREATE, Reply({"status": "error", "error": "The title is in use"}), "The title is in use"),
         (CREATE, refusal(400, "Invalid license"), "Invalid license"),
         (CREATE, refusal(500, "Internal error"), "Internal error"),
         (CREATE, None, "no answer from Kaggle"),
         (DOWNLOAD, refusal(404, "Not found"), "with another manifest than the one pushed"),
         (SAVE_KERNEL, Reply({"error": "This kernel is locked"}), "This kernel is locked"),
+        (SAVE_KERNEL, Reply({"error": {"message": "This kernel is locked"}}), "This kernel is locked"),
+        (SAVE_KERNEL, Reply({"error": {"code": 400, "message": "No quota"}}, status=400), "No quota (HTTP 400)"),
+        (SAVE_KERNEL, Reply({"code": "INVALID_ARGUMENT", "message": "No quota"}, status=400), "No quota (HTTP 400)"),
+        (STATUS, Reply({"error": {"code": 401, "message": "Who?"}}, status=401), "does not know these credentials"),
         (SAVE_KERNEL, Reply({"ref": f"/code/{USER}/another", "versionNumber": 1}), "made another kernel"),
         (SAVE_KERNEL, refusal(403, "Phone verification required"), "Phone verification required"),
         (SAVE_KERNEL, refusal(429, "Too many requests"), "Too many requests"),
@@ -315,7 +359,8 @@ def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, cal
     usual = service.answers.get(call)
     service.answers[call] = lambda request: fault(request, usual) if callable(fault) else fault
     if call.startswith("PUT"):
-        service.queue(call, *[fault] * 20)
+        for number in range(1, 50):
+            service.queue(call.replace("*", str(number)), *[fault] * 20)
     failed = run(*PUSH, **({"limits": IMPATIENT} if fault is TRICKLE else {}))
     assert failed.code == 2
     assert failed.out == ""
@@ -387,6 +432,129 @@ def test_no_submission_left(run, service):
     assert not service.received(SUBMIT)
 
 
+def test_the_daily_allowance_in_a_nested_body(run, service):
+    assert run(*PUSH).code == 0
+    said = {"error": {"code": 400, "message": "Your team has used its daily allowance", "status": "INVALID_ARGUMENT"}}
+    service.queue(SUBMIT, Reply(said, status=400))
+    failed = run("submit", "--message", "m")
+    assert failed.code == 2
+    assert failed.err.splitlines()[-1].endswith(f"{INFER} version 1: Your team has used its daily allowance (HTTP 400)")
+    assert not service.submissions
+    # It was said, so nothing has to be looked for the next time.
+    assert run("submit", "--message", "m").code == 0
+
+
+# What a run left is of the bundle that was pushed, and whole.
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (None, "it left no status.json"),
+        (lambda code: b"{}", "its status.json does not say whether it is whole"),
+        (lambda code: b"[]", "its status.json does not say whether it is whole"),
+        (lambda code: b"\xff", "its status.json does not say whether it is whole"),
+        (lambda code: left_whole(code, manifest=""), "it ran on another dataset (none) than the one pushed (manifest "),
+        (
+            lambda code: left_whole(code, manifest="0" * 64),
+            "it ran on another dataset (manifest 00000000) than the one",
+        ),
+        (lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]), "have the prior; no GPU"),
+    ],
+)
+def test_a_result_that_is_not_whole(run, service, folder, left, words):
+    service.outputs["status.json"] = left
+    if left is None:
+        del service.outputs["status.json"]
+    assert run(*PUSH).code == 0
+    for command in (("wait",), ("submit", "--message", "m")):
+        failed = run(*command)
+        assert failed.code == 2
+        (line,) = (line for line in failed.err.splitlines() if "is not whole" in line)
+        assert line.startswith("humanpref: ")
+        assert "version 1 is not whole (--anyway takes it as it is): " in line
+        assert words in line
+    assert not service.submissions
+    assert words.rpartition("; ")[2] in run("output").err
+    assert run("wait", "--anyway").code == 0
+    submitted = run("submit", "--message", "m", "--anyway")
+    assert submitted.code == 0, submitted.err
+    assert words in submitted.err
+    assert len(service.submissions) == 1
+
+
+@pytest.mark.parametrize("untold", [False, True])
+def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_not(run, service, folder, untold):
+    service.untold = untold
+    assert run(*PUSH).code == 0
+    assert run("submit", "--message", "m").out == "submission 1001: public score 1.01234\n"
+    stage(folder / "bundle", b"another wheel")
+    pushed = run(*PUSH)
+    assert pushed.code == 0, pushed.err
+    assert run("submit", "--message", "m").out == "submission 1002: public score 1.01234\n"
+    assert [len(service.versions[WHEELS]), len(service.kernels[TRAIN]), len(service.kernels[INFER])] == [2, 2, 2]
+    manifest = sha256(folder / "bundle" / "dataset" / MARKER)
+    for name in (TRAIN, INFER):
+        assert inside(service.kernels[name][1]["text"]) == manifest != inside(service.kernels[name][0]["text"])
+    assert {
+        entry.get("manifest") for name, entry in records(folder).items() if name in ("dataset", "train", "infer")
+    } == {manifest}
+    assert run(*PUSH).code == 0
+    assert len(service.kernels[TRAIN]) == 2
+
+
+@pytest.mark.parametrize("call", ["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD])
+@pytest.mark.parametrize("reply", [refusal(403, "Permission was denied"), refusal(404, "Not found")])
+def test_what_was_pushed_is_not_pushed_again_for_one_refusal(run, service, call, reply):
+    assert run(*PUSH).code == 0
+    service.queue(call, reply)
+    again = run(*PUSH)
+    assert again.code == 0, again.err
+    assert_sent(service, submissions=0)
+    assert run(*PUSH).code == 0
+    assert_sent(service, submissions=0)
+
+
+@pytest.mark.parametrize("call", [STATUS, VERSION, SAVE_KERNEL])
+def test_no_old_score_for_a_new_bundle(run, service, folder, call):
+    """However far the push of the new one came."""
+    assert run(*PUSH).code == 0
+    assert run("submit", "--message", "m").code == 0
+    stage(folder / "bundle", b"another wheel")
+    usual, service.answers[call] = service.answers[call], lambda request: refusal(400, "Not now")
+    assert run(*PUSH).code == 2
+    failed = run("submit", "--message", "m", "--anyway")
+    assert failed.code == 2
+    assert "was pushed before the last push of" in failed.err.splitlines()[-1]
+    service.answers[call] = usual
+    assert run(*PUSH).code == 0
+    assert run("submit", "--message", "m").out == "submission 1002: public score 1.01234\n"
+
+
+def test_a_kernel_is_not_pushed_without_its_dataset(run, service, folder):
+    assert run(*PUSH).code == 0
+    stage(folder / "bundle", b"another wheel")
+    failed = run(*PUSH, "--train")
+    assert failed.code == 2
+    assert f"{TRAIN}: mounts {WHEELS}, which is of another bundle; push it first" in failed.err
+    assert len(service.kernels[TRAIN]) == 1
+
+
+def test_a_bundle_without_training(run, service, folder):
+    stage(folder / "bundle")
+    assert run(*PUSH).code == 0
+    stage(folder / "bundle", b"another wheel", preset="")
+    pushed = run(*PUSH)
+    assert pushed.code == 0, pushed.err
+    assert [len(service.kernels[TRAIN]), len(service.kernels[INFER])] == [1, 2]
+    assert "kernelDataSources" not in service.kernels[INFER][1]
+    # The training kernel of the bundle before is nobody's business any more.
+    service.kernels[TRAIN].append(service.kernels[TRAIN][0])
+    assert run("wait").out.splitlines() == [f"{WHEELS} version 2: ready", f"{INFER} version 2: COMPLETE"]
+    assert "has no train kernel" in run(*PUSH, "--train").err
+    assert run("submit", "--message", "m").code == 0
+
+
 def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
     assert run(*PUSH).code == 0
     service.kernels[INFER].append(service.kernels[INFER][0])
@@ -416,7 +584,7 @@ def test_output_stays_in_its_folder(run, service, folder, name):
             lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
             "not the file that the manifest",
         ),
-        (lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "artifact.json").unlink(), "but not there"),
+        (lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(), "but not there"),
         (lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"), "notes.txt: not in the manifest"),
         (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
         (lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY), "not valid JSON"),
@@ -438,6 +606,19 @@ def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, 
     assert not service.requests
 
 
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [(None, "no answer from Kaggle"), (refusal(401, "Unauthenticated"), "does not know these credentials")],
+)
+@pytest.mark.parametrize("call", ["CompetitionApiService/GetSubmissionLimits", RUN_STATUS])
+def test_a_status_that_cannot_be_told(run, service, call, reply, words):
+    assert run(*PUSH, "--dataset", "--train").code == 0
+    service.answers[call] = lambda request: reply
+    failed = run("status")
+    assert failed.code == 2
+    assert words in failed.err.splitlines()[-1]
+
+
 def test_another_user_and_other_mistakes(run, service, folder):
     assert f"the Kaggle credentials here are those of {USER}" in run("push", "--user", "somebody").err
     assert "nothing was pushed from here" in run("wait").err
@@ -450,10 +631,10 @@ def test_another_user_and_other_mistakes(run, service, folder):
 # Secrets.
 
 
-@pytest.mark.parametrize("place", ["train/train.py", "dataset/artifacts/one/artifact.json"])
+@pytest.mark.parametrize("place", ["train/train.py", "dataset/artifacts/one/metrics.json"])
 def test_a_key_is_not_uploaded(run, service, folder, place):
     path = folder / "bundle" / place
-    path.write_text(f"key = '{KEY}'\n")
+    path.write_text(f"MANIFEST = \"\"\nkey = '{KEY}'\n")
     manifest = read_json(folder / "bundle" / "dataset" / MARKER)
     for file in manifest["files"]:
         own = folder / "bundle" / "dataset" / file["name"]
@@ -596,17 +777,18 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
     assert service.datasets[WHEELS] == {name: (staged / name).read_bytes() for name in names}
     assert any(name.startswith("humanpref-") and name.endswith(".whl") for name in names)
     (train,), (infer,) = service.kernels[TRAIN], service.kernels[INFER]
-    assert train["text"] == (ROOT / "kernel" / "train" / "train.py").read_text()
+    manifest = sha256(staged / MARKER)
+    text = (ROOT / "kernel" / "train" / "train.py").read_text()
+    assert train["text"] == text.replace('MANIFEST = ""', f'MANIFEST = "{manifest}"')
+    assert inside(infer["text"]) == manifest
     assert not any(kernel.get("enableInternet") for kernel in (train, infer))
     assert [submission["kernel"] for submission in service.submissions] == [(INFER, 1)]
     assert "public score 1.01234" in finished.out
 
 
-def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, service, tmp_path):
+def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, service, tmp_path, sentence_encoder):
     needs_setuptools()
-    (tmp_path / "backbone").mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (tmp_path / "backbone" / name).write_text('{"stands": "for a model"}')
+    shutil.copytree(sentence_encoder, tmp_path / "backbone")
     weights = f"{USER}/weights-backbone"
     for words in (
         ("bundle", "--preset", "deberta-v3-small"),
@@ -616,7 +798,8 @@ def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, 
     ):
         finished = commands.run(service, tmp_path, "kaggle", *words)
         assert finished.code == 0, (words, finished.out, finished.err)
-    assert service.datasets[weights]["model.safetensors"] == b'{"stands": "for a model"}'
+    content = (sentence_encoder / "model.safetensors").read_bytes()
+    assert service.datasets[weights]["model.safetensors"] == content
     (train,) = service.kernels[TRAIN]
     assert train["datasetDataSources"] == [WHEELS, weights]
     assert b'backbone = "weights-backbone"' in service.datasets[WHEELS]["run.toml"]

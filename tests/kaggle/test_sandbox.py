@@ -14,11 +14,11 @@ import pytest
 
 from humanpref.kaggle import sandbox
 from humanpref.kaggle.sandbox import MODES, Probe, make_box, make_environment
+from humanpref.training.device import DRY_RUN
 
 # Whether the machine allows a mode is asked without our own code: a defect of it must not look like a forbidden mode.
 ALLOWED = {
     "bwrap": ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"],
-    "unshare": ["unshare", "--user", "--map-root-user", "--net", "--mount", "true"],
     "none": ["true"],
 }
 
@@ -53,6 +53,27 @@ def test_nothing_gets_out_or_into_the_inputs(box):
         assert probe.interfaces == ("lo",)
         assert not probe.input_writable
         assert "Read-only file system" in probe.input_write
+        assert "Operation not permitted" in probe.input_remount
+
+
+@pytest.mark.parametrize("first", ["", "unshare --mount ", "unshare --user --map-root-user --mount "])
+def test_a_kernel_cannot_mount_its_inputs_writable(box, first):
+    """Not by remounting, not by unmounting what covers them, not from a namespace of its own; root or not."""
+    if box.mode == "none":
+        pytest.skip("mode none protects no file")
+    inputs = f"{box.kaggle}/input"
+    script = f"{first}sh -c 'mount -o remount,rw,bind {inputs}; umount {inputs}; touch {inputs}/there'"
+    lines = []
+    assert sandbox.run(box, ["sh", "-c", script], lines.append) != 0, lines
+    assert (box.root / "input" / "there").read_text() == "seen"
+    assert [path.name for path in (box.root / "input").iterdir()] == ["there"]
+
+
+def test_a_variable_reaches_the_kernel(box):
+    lines = []
+    code = "import os; print(os.environ['KAGGLE_IS_COMPETITION_RERUN'])"
+    assert sandbox.run(box, [box.python, "-c", code], lines.append, variables={"KAGGLE_IS_COMPETITION_RERUN": "1"}) == 0
+    assert lines == ["1"]
 
 
 def test_what_a_kernel_sees(box, monkeypatch):
@@ -70,6 +91,7 @@ def test_what_a_kernel_sees(box, monkeypatch):
     assert folder == f"{box.kaggle}/working"
     assert prefix == str(box.environment)
     assert variables["KAGGLE_KERNEL_RUN_TYPE"] == "Batch"
+    assert variables[DRY_RUN] == "1"  # what tells it from Kaggle
     assert "SECRET" not in variables
     assert variables.get("HUMANPREF_KAGGLE_ROOT") == (None if box.mode == "bwrap" else str(box.root))
     assert version == pytest.importorskip("pandas").__version__
@@ -163,13 +185,13 @@ OFFLINE = Probe(
     lookup="failed",
     resolved=False,
     interfaces=("lo",),
+    input_remount="failed",
     input_write="failed",
     input_writable=False,
     package=False,
 )
 
 
-@pytest.mark.parametrize("mode", ["bwrap", "unshare"])
 @pytest.mark.parametrize(
     ("found", "fault"),
     [
@@ -181,9 +203,9 @@ OFFLINE = Probe(
         ({"package": True}, "humanpref can be imported before"),
     ],
 )
-def test_what_is_held_against_a_box(mode, found, fault):
-    assert dataclasses.replace(OFFLINE, mode=mode).faults == []
-    faults = dataclasses.replace(OFFLINE, mode=mode, **found).faults
+def test_what_is_held_against_a_box(found, fault):
+    assert OFFLINE.faults == []
+    faults = dataclasses.replace(OFFLINE, **found).faults
     assert len(faults) == 1
     assert fault in faults[0]
 
@@ -199,29 +221,28 @@ def test_a_probe_that_does_not_run_is_no_proof(tmp_path):
 # ------------------------------------------------------------------------------------------------------ choosing a mode
 
 
-def test_the_best_mode_that_works_is_chosen(monkeypatch, caplog):
-    works = {mode: sandbox.why_not(mode) is None for mode in MODES}
-    assert sandbox.detect() == next(mode for mode in MODES if works[mode])
-    monkeypatch.setattr(sandbox, "why_not", {"bwrap": "forbidden", "unshare": None}.get)
-    assert sandbox.detect() == "unshare"
-    monkeypatch.setattr(sandbox, "why_not", {"bwrap": "forbidden", "unshare": "forbidden too"}.get)
+def test_bubblewrap_is_used_where_it_works(monkeypatch, caplog):
+    assert sandbox.detect() == ("bwrap" if sandbox.why_no_bubblewrap() is None else "none")
+    caplog.clear()
+    monkeypatch.setattr(sandbox, "why_no_bubblewrap", lambda: None)
+    assert sandbox.detect() == "bwrap"
+    assert not caplog.text
+    monkeypatch.setattr(sandbox, "why_no_bubblewrap", lambda: "forbidden")
     assert sandbox.detect() == "none"
-    assert "NO ISOLATION" in caplog.text
+    assert "NO ISOLATION: bubblewrap does not work here (forbidden)" in caplog.text
 
 
-def test_a_program_that_is_there_but_may_not_does_not_count(monkeypatch, tmp_path):
-    for name in ("bwrap", "unshare"):
-        (tmp_path / name).write_text("#!/bin/sh\necho 'Operation not permitted' >&2\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
+def test_a_bubblewrap_that_is_there_but_may_not_does_not_count(monkeypatch, tmp_path):
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'Operation not permitted' >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert sandbox.why_not("bwrap") == "Operation not permitted"
+    assert sandbox.why_no_bubblewrap() == "Operation not permitted"
     assert sandbox.detect() == "none"
 
 
-def test_without_the_programs(monkeypatch, tmp_path):
+def test_without_bubblewrap(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert sandbox.why_not("bwrap") == "bwrap is not installed"
-    assert sandbox.why_not("unshare") == "unshare is not installed"
+    assert sandbox.why_no_bubblewrap() == "bwrap is not installed"
 
 
 # -------------------------------------------------------------------------------------------------------- environments

@@ -11,7 +11,7 @@ import pytest
 import humanpref
 from humanpref.config import load_config
 from humanpref.experiment import train
-from humanpref.files import read_json, sha256
+from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle import stage
 from humanpref.kaggle.kernels import Run
 from humanpref.kaggle.metadata import COMPETITION
@@ -20,6 +20,7 @@ from humanpref.schema import InputError
 from .fake_wheels import make_wheel
 
 PROJECT = Path(__file__).parents[2]
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
 @pytest.fixture
@@ -112,7 +113,12 @@ def test_the_staged_dataset(project, tmp_path):
     assert manifest["version"] == humanpref.__version__
     assert manifest["wheels"] == {"humanpref": "0.1.0", "peft": "0.20.0"}
     image = sha256(project / "wheels" / "image.txt")
-    assert manifest["image"] == {"date": "2026-10", "sha256": image, "python": ["3.12", "3.13"]}
+    assert manifest["image"] == {
+        "date": "2026-10",
+        "sha256": image,
+        "python": ["3.12", "3.13"],
+        "versions": {"numpy": "2.0.2", "peft": "0.19.1"},
+    }
     names = ["humanpref-0.1.0-py3-none-any.whl", "peft-0.20.0-py3-none-any.whl", "run.toml"]
     assert [entry["name"] for entry in manifest["files"]] == names
     for entry in manifest["files"]:
@@ -153,11 +159,59 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("preset", "library", "version", "refused"),
+    [
+        ("tiny", "transformers", "5.0.0", False),
+        ("tiny", "transformers", "4.57.0", False),
+        ("tiny", "transformers", "5.15.0", True),
+        ("tiny", "transformers", "a checkout", True),
+        ("tiny", "tokenizers", "0.22.3", True),
+        ("tiny", "tokenizers", "0.22.2+local", False),
+        ("tiny", "peft", "0.21.0", False),  # nothing of it is in this model
+        ("tiny", "torch", "2.13.0", False),  # tensors alone, which any version reads
+        ("tiny", "scikit-learn", "1.8.0", False),
+        ("deberta-best", "scikit-learn", "1.8.0", True),  # whose logits start from a sparse model's
+        ("llama-3.2-1b-lora", "peft", "0.20.0", False),  # which the dataset brings
+        ("llama-3.2-1b-lora", "peft", "0.21.0", True),
+        ("llama-3.2-1b-dpo", "peft", "0.21.0", True),
+        ("sparse", "scikit-learn", "1.7.0", True),
+        ("sparse", "transformers", "9", False),
+        ("boosted", "xgboost", "3.4.1", True),
+        ("boosted", "lightgbm", "9", False),
+        ("prior", "scikit-learn", "9", False),
+    ],
+)
+def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
+    project, artifact, tmp_path, preset, library, version, refused
+):
+    image = ["numpy==2.0.2", "peft==0.19.1", "transformers==5.0.0", "tokenizers==0.22.2", "torch==2.10.0"]
+    image += ["lightgbm==4.6.0", "xgboost==3.2.0", "scikit-learn==1.6.1"]
+    (project / "wheels" / "image.txt").write_text("\n".join(image))
+    facts = read_json(artifact / "artifact.json")
+    write_json(artifact / "artifact.json", facts | {"versions": {library: version}})
+    write_json(artifact / "model" / "config.json", load_config(preset).to_dict())
+    if not refused:
+        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+        return
+    message = (
+        rf"^artifacts/prior/artifact\.json: written by {library} {version}, the image has .*; train with the image's"
+    )
+    with pytest.raises(InputError, match=message):
+        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("model/notes.txt", b"", "artifacts/prior/model/notes.txt: an empty file"),
         ("more.tar.gz", b"x", "artifacts/prior/more.tar.gz: an archive"),
         ("MORE.ZIP", b"x", "artifacts/prior/MORE.ZIP: an archive"),
+        ("model/x.model", POINTER, "artifacts/prior/model/x.model: a git-lfs pointer"),
+        (
+            "model/x.safetensors",
+            b"\x02" + bytes(7) + b"{",
+            "artifacts/prior/model/x.safetensors: not whole safetensors",
+        ),
     ],
 )
 def test_what_kaggle_would_drop_or_unpack(project, artifact, tmp_path, name, content, message):

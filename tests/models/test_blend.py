@@ -219,9 +219,11 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatc
         model = blend_of(f"sparse {FEW}", "prior", folds=2).fit(pairs, labels_of(pairs))
     assert "prior is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text
     assert len(model.report_["blend"]["members"]) == 1
+    assert model.report_["blend"]["left_out"] == ["prior"]
     model = blend_of(f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6, backbone="some/where")
     model.fit(pairs, labels_of(pairs))
     assert model.members_[1].config.model.backbone == "some/where"
+    assert model.report_["blend"]["left_out"] == []
     own = blend_of("prior model.backbone=of/its/own", folds=2).fit(pairs, labels_of(pairs))
     assert own.members_[0].config.model.backbone == "of/its/own"
 

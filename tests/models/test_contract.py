@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from humanpref.config import FAMILIES, load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model
-from humanpref.schema import InputError
+from humanpref.schema import TEXT_COLUMNS, InputError
 
 MICRO = [
     "model.max_length=48", "model.scratch_hidden_size=8", "model.scratch_layers=1", "model.scratch_vocabulary=300",
@@ -124,6 +124,36 @@ def check_probabilities(probabilities, rows):
 
 def test_probabilities(model, pairs):
     check_probabilities(model.predict_proba(pairs), len(pairs))
+
+
+def test_every_entry_reads_a_callers_frame_as_a_file(model, family, pairs, arena):
+    raw, read = pd.read_csv(arena / "test.csv"), read_pairs(arena / "test.csv")
+    plain = read.assign(**{column: [" ".join(turns) for turns in read[column]] for column in TEXT_COLUMNS})
+    one_turn = read.assign(**{column: [(text,) for text in plain[column]] for column in TEXT_COLUMNS})
+    # In another order, of which only the index tells.
+    for frame, same in ((raw, read), (plain, one_turn), (raw[::-1], read[::-1].reset_index(drop=True))):
+        for name in ("predict_proba", "costs", "margins", "rewards"):
+            if hasattr(model, name):
+                made = getattr(model, name)
+                np.testing.assert_array_equal(made(frame), made(same))
+    with pytest.raises(InputError, match="missing column 'response_b'"):
+        model.predict_proba(raw.drop(columns="response_b"))
+    mixed = raw.assign(response_a=["plain", *raw["response_a"][1:]])
+    with pytest.raises(InputError, match=r"row 1 .*: column 'response_a': expected a JSON list"):
+        model.predict_proba(mixed)
+    labelled = pd.read_csv(arena / "train.csv")[:40]
+    few = pairs[:40].reset_index(drop=True)
+    fitted = build_model(CONFIGS[family]).fit(labelled, labels_of(labelled), validation=(raw, labels_of(few)[:24]))
+    again = build_model(CONFIGS[family]).fit(few, labels_of(few), validation=(read, labels_of(few)[:24]))
+    np.testing.assert_array_equal(fitted.predict_proba(raw), again.predict_proba(read))
+    with pytest.raises(InputError, match="missing column 'prompt'"):
+        build_model(CONFIGS[family]).fit(labelled.drop(columns="prompt"), labels_of(labelled))
+    for labels, weights, told in (
+        (labels_of(few)[:39], None, "40 labels"),
+        (labels_of(few), np.ones(41), "40 weights"),
+    ):
+        with pytest.raises(InputError, match=f"fit: expected {told}, one for each row, got"):
+            build_model(CONFIGS[family]).fit(few, labels, weights)
 
 
 def test_any_row_can_be_predicted_alone_and_together(model, odd_rows, family):

@@ -22,6 +22,7 @@ from humanpref.models.dpo import DialogueCollate, DpoModel, RewardReport, link_p
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.pretrained import load_tokenizer
 from humanpref.schema import InputError
+from humanpref.text.chat import dialogue_template
 
 SETTINGS = ("model.max_length=80", "model.lora_dropout=0", "training.batch_size=8", "training.learning_rate=3e-3",
             "training.link_fraction=0")  # fmt: skip
@@ -142,7 +143,7 @@ def test_only_responses_are_scored_with_the_token_that_ends_each(decoder_folder)
         tokenizer = load_tokenizer(str(decoder_folder(chat=chat)))
         options = config_with(decoder_folder(), "model.max_length=200").model
         rows = {"prompt": [("who?", "why?")], "response_a": [("me", "so")], "response_b": [("you", "no")]}
-        batch = DialogueCollate(rows, tokenizer, options)(np.array([0]))
+        batch = DialogueCollate(rows, tokenizer, dialogue_template(tokenizer, ""), options)(np.array([0]))
         for side, answers in enumerate((("me", "so"), ("you", "no"))):
             scored = batch["input_ids"][0, side][batch["responses"][0, side].bool()]
             end = "<|end|>" if chat else "[SEP]"

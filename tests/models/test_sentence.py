@@ -168,6 +168,72 @@ def test_the_folder_says_how_to_pool(changed, flag, mode):
     assert encoder.settings == Settings(mode, True, 24, False)
 
 
+@pytest.mark.parametrize("mode", ["cls", "mean", "max", ["max"]])
+def test_a_folder_of_sentence_transformers_5_4_and_later(sentence_encoder, tmp_path, mode):
+    """Fewer keys, other class names, and the maximal length with the tokenizer."""
+    folder = Path(shutil.copytree(sentence_encoder, tmp_path / "compact"))
+    pooling = {"embedding_dimension": 16, "pooling_mode": mode, "include_prompt": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    kinds = {"Transformer": ("base.modules.transformer", ""), "Pooling": ("pooling", "1_Pooling")}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{module}.{kind}"}
+        for i, (kind, (module, path)) in enumerate(kinds.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    lengths = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(lengths))
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(values | {"model_max_length": 40}))
+    pooling = mode if isinstance(mode, str) else mode[0]
+    assert FrozenEncoder(str(folder)).settings == Settings(pooling, False, 40, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "message"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "got lasttoken"),
+        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "got cls, mean"),
+        ("1_Pooling/config.json", {"pooling_mode": 3}, "got 3"),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 9}}}, "processing_kwargs"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "'fill-mask' is not understood"),
+    ],
+)
+def test_settings_that_are_not_known_are_refused(changed, path, values, message):
+    with pytest.raises(InputError, match=message):
+        FrozenEncoder(changed(path, **values))
+
+
+def test_a_prompt_before_every_text_is_refused(changed):
+    """One that must be asked for by name changes nothing."""
+    folder = Path(changed("sentence_bert_config.json", max_seq_length=24))
+    settings = {"prompts": {"query": "Find: "}, "default_prompt_name": None}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    FrozenEncoder(str(folder))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings | {"default_prompt_name": "query"}))
+    with pytest.raises(InputError, match=r"config_sentence_transformers\.json: default_prompt_name 'query'"):
+        FrozenEncoder(str(folder))
+
+
+def test_the_length_in_a_file_of_an_early_version(changed):
+    folder = Path(changed("sentence_bert_config.json", max_seq_length=17))
+    (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json")
+    assert FrozenEncoder(str(folder)).settings.max_length == 17
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("config.json", {"layer_norm_eps": 0.1}),
+        ("config.json", {"hidden_act": "relu"}),
+        ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "WhitespaceSplit"}}),
+        ("tokenizer.json", {"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[SEP]", 2]}}),
+    ],
+)
+def test_the_digest_covers_all_that_changes_the_vectors(changed, encoder, path, values):
+    assert FrozenEncoder(changed(path, **values)).digest != encoder.digest
+
+
 def test_a_plain_encoder_is_pooled_by_its_mean(changed):
     folder = changed("modules.json")
     assert FrozenEncoder(folder).settings == Settings("mean", False, 24, False)
@@ -187,7 +253,7 @@ def test_lower_case_where_the_folder_says_so(changed):
     ("flags", "message"),
     [
         ({"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}, "got pooling_mode_lasttoken"),
-        ({"pooling_mode_cls_token": True}, "got pooling_mode_cls_token, pooling_mode_mean_tokens"),
+        ({"pooling_mode_cls_token": True}, "got cls, mean"),
         ({"pooling_mode_mean_tokens": False}, "got none"),
     ],
 )

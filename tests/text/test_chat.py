@@ -6,7 +6,8 @@ import pytest
 pytest.importorskip("torch")
 
 from humanpref.models.pretrained import load_tokenizer
-from humanpref.text.chat import judge_template
+from humanpref.schema import InputError
+from humanpref.text.chat import dialogue_template, judge_template
 from humanpref.text.format import PROMPT, A, B, joint
 from humanpref.text.tokens import tokenise
 
@@ -58,6 +59,53 @@ def test_a_date_in_the_template_is_the_same_every_day(decoder_folder):
     tokenizer = load_tokenizer(str(decoder_folder()))
     tokenizer.chat_template = DATED
     assert "26 Jul 2024" in tokenizer.decode(judge_template(tokenizer, "", "?").prefix)
+
+
+EACH = "{%% for message in messages %%}<%%{{ message['role'] }}%%>{{ %s }}{%% endfor %%}"
+DROPS_SYSTEM = (
+    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+)
+SYSTEM_IN_THE_LAST = (
+    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{% if loop.last and messages[0]['role'] == 'system' %}"
+    "{{ messages[0]['content'] }}\n\n{% endif %}{{ m['content'] }}<|end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("system", ["", SYSTEM])
+@pytest.mark.parametrize("template", [judge_template, dialogue_template])
+@pytest.mark.parametrize(
+    "chat",
+    [
+        EACH % "'the same for all'",
+        EACH % "message['content'][:40]",
+        EACH % "message['content'] | upper",
+        EACH % "message['content'] | escape",
+        EACH % "message['content'] | replace('\n', ' ')",
+        EACH % "message['content'] | tojson",
+        EACH % "message['content'][0]['text']",
+        EACH % "message['content'] ~ message['content']",
+        EACH % "message['content'] + 1",
+        "{{ messages[-1]['content'] if messages | length > 4 else '' }}",
+        "{{ raise_exception('not today') }}",
+    ],
+)
+def test_a_chat_template_that_cannot_hold_the_texts_is_refused(decoder_folder, chat, template, system):
+    tokenizer = load_tokenizer(str(decoder_folder()))
+    tokenizer.chat_template = chat
+    arguments = (system, "Which?") if template is judge_template else (system,)
+    with pytest.raises(
+        InputError, match=r"its chat template cannot hold a conversation of user[^\n]*plain labels are used$"
+    ):
+        template(tokenizer, *arguments)
+
+
+@pytest.mark.parametrize("chat", [DROPS_SYSTEM, SYSTEM_IN_THE_LAST])
+def test_a_system_prompt_that_the_template_drops_or_moves_stands_before_the_first_text(decoder_folder, chat):
+    tokenizer = load_tokenizer(str(decoder_folder()))
+    tokenizer.chat_template = chat
+    made = dialogue_template(tokenizer, SYSTEM)
+    assert tokenizer.decode(made.prefix).replace(" ", "") == f"<|user|>{SYSTEM}\n\n".replace(" ", "")
+    assert not any("fair" in tokenizer.decode(ids) for ids in made.before.values())
 
 
 def test_a_conversation_cannot_close_its_message(tokenizer):

@@ -65,9 +65,6 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("preset", "seed"):
             checked(name, hints_of(Config)[name], getattr(self, name))
-        if getattr(self.model, "inputs", None) == "dual":
-            expected = "rows with model.inputs=dual, which are read once"
-            self.inference.require(self.inference.split == "rows", "split", expected)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain JSON types; `from_dict` reads it back."""

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import shlex
 import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -117,6 +118,15 @@ def load_config(
             if f"model.{name}" in chosen:
                 logger.warning("option model.%s: has no effect with model.peft=%s", name, config.model.peft)
     return config
+
+
+def member_words(text: str) -> tuple[str, None, list[str]]:
+    """The arguments of `load_config` for a blend's member: a preset, no file, and overrides."""
+    try:
+        preset, *overrides = shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"option model.members: {text!r}: expected a preset and its settings ({error})") from None
+    return preset, None, overrides
 
 
 def preset_names() -> list[str]:

@@ -24,7 +24,6 @@ DecoderHead = Literal["linear", "mlp"]
 Offset = Literal["none", "structure"]
 Scores = Literal["logits", "softmax", "log-softmax"]
 Normalization = Literal["softmax", "clip"]
-Split = Literal["rows", "orders"]
 Peft = Literal["lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none"]
 BaseDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "8bit", "4bit"]
@@ -269,11 +268,3 @@ class EncoderInference(DpoInference):
     (the report's ablation)."""
     swap_average: bool = False
     """Average over both orders of A and B. Free for dual inputs; joint inputs are read twice."""
-    split: Split = "rows"
-    """How two GPUs or more share the work in Kaggle's inference kernel: each has a part of the `rows`, or one of the `orders` of
-    A and B. Equally fast; with `orders` every row is predicted after half of the time, and stays so if one of the processes dies
-    (`humanpref.kaggle.predicting`). `orders` goes with `swap_average` where that reads every row twice, and with nothing else."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.swap_average or self.split == "rows", "split", "rows without inference.swap_average")

@@ -1,9 +1,9 @@
 """Rows: reading, checking, splitting, swapping and writing them. Knows nothing of texts' meaning, models or Kaggle."""
 
-from humanpref.data.folds import grouped_folds, held_out, prompt_keys
+from humanpref.data.cells import CellRule, as_pairs
+from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys
 from humanpref.data.pairs import (
     Fault,
-    as_turns,
     digest_of,
     labels_of,
     read_faulty,
@@ -18,10 +18,12 @@ from humanpref.data.submission import check_submission, write_submission
 
 __all__ = [
     "EXTRA_ID",
+    "CellRule",
     "Extra",
     "Fault",
     "TrainingRows",
-    "as_turns",
+    "answer_keys",
+    "as_pairs",
     "check_submission",
     "digest_of",
     "grouped_folds",

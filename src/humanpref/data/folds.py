@@ -1,14 +1,18 @@
 """Folds grouped by prompt: rows that share a prompt never stand on both sides of a split."""
 
 import hashlib
+import json
 import unicodedata
 from operator import add, mul
 
 import numpy as np
 import pandas as pd
 
+from humanpref.data.cells import as_pairs
 from humanpref.data.pairs import labels_of
-from humanpref.schema import InputError
+from humanpref.schema import TEXT_COLUMNS, InputError
+
+PAIR = TEXT_COLUMNS[1:]
 
 
 def prompt_keys(pairs: pd.DataFrame) -> np.ndarray:
@@ -16,12 +20,22 @@ def prompt_keys(pairs: pd.DataFrame) -> np.ndarray:
 
     The whole conversation counts, all turns of it. The key is a digest, so that it may be kept in files.
     """
-    return np.array([_key(turns) for turns in pairs["prompt"]], dtype=object)
+    return np.array([_key(turns) for turns in as_pairs(pairs, ["prompt"])["prompt"]], dtype=object)
+
+
+def answer_keys(pairs: pd.DataFrame) -> np.ndarray:
+    """One key per row, equal for rows with the same two answers, A's first; (n,) of str."""
+    answers = zip(*(as_pairs(pairs, PAIR)[column] for column in PAIR), strict=True)
+    return np.array([_digest(json.dumps(row)) for row in answers], dtype=object)
 
 
 def _key(turns: tuple[str, ...]) -> str:
     text = unicodedata.normalize("NFKC", "\n".join(turns)).casefold()
-    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=12).hexdigest()
+    return _digest(" ".join(text.split()))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def grouped_folds(pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import math
-import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from humanpref.data.cells import LONE_SURROGATE, REPLACEMENT, as_pairs, names, parsed_turns, short
 from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, WEIGHT, InputError
 
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 LABEL_SUM_TOLERANCE = 2e-3
 """Soft labels may miss a sum of 1 by so much (files that round to three digits); they are then rescaled."""
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _HALF = "a lone surrogate (half a character)"
 # One response may be longer than the csv module's default limit of 131,072 characters once it is escaped.
 _FIELD_LIMIT = 2**31 - 1
@@ -51,7 +50,7 @@ def read_pairs(
     Returns
     -------
     DataFrame
-        In the order of the file, with `id`, the texts, `model_a` and `model_b` if the file has them, the label columns
+        In the order of the file, with `id`, the texts, `model_a` and `model_b` if the file has both, the label columns
         (float64, each row summing to 1) and `weight` (float64; with the labels, or where it is asked for).
 
     Raises
@@ -103,37 +102,43 @@ def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Read `id` and the labels alone, hard or soft, from a CSV that may lack everything else (a submission, say).
+    """Read `id` and the labels, hard or soft, from a CSV that may lack everything else (a submission, say); texts if it has them.
 
     Raises
     ------
     InputError
         As `read_pairs`.
     """
-    return _read(Path(path), (), labels=True, lenient=False)
+    return _read(Path(path), None, labels=True, lenient=False)
 
 
 def _read(
     path: Path,
-    texts: tuple[str, ...],
+    texts: tuple[str, ...] | None,
     labels: bool | None,
     lenient: bool,
     faults: list[Fault] | None = None,
     weights: bool = False,
 ) -> pd.DataFrame:
-    """With a list of `faults` they are put there, in place of an error or a warning."""
+    """With a list of `faults` they are put there, in place of an error or a warning; without `texts` all are read, or none."""
     rows = _rows(path)
     header = next(rows, None)
+    if texts is None:
+        texts = TEXT_COLUMNS if set(TEXT_COLUMNS) <= set(header or ()) else ()
     if header is None:
-        raise InputError(f"{path}: the file is empty, expected a header with {_names((ID, *texts))}")
+        raise InputError(f"{path}: the file is empty, expected a header with {names((ID, *texts))}")
     columns = _columns(header, texts, labels, path)
     read_labels = labels is not False and LABEL_COLUMNS[0] in columns
-    parsers = dict.fromkeys(texts, _turns)
+    parsers = dict.fromkeys(texts, parsed_turns)
     if read_labels:
         parsers |= dict.fromkeys(LABEL_COLUMNS, _probability)
     if (read_labels or weights) and WEIGHT in columns:
         parsers[WEIGHT] = _weight
-    kept = [ID, *texts, *(c for c in MODEL_COLUMNS if c in columns), *list(parsers)[len(texts) :]]
+    models = [column for column in MODEL_COLUMNS if column in columns]
+    if len(models) == 1:
+        other = next(column for column in MODEL_COLUMNS if column not in columns)
+        logger.warning("%s: column %r stands without %r and is not read", path, models.pop(), other)
+    kept = [ID, *texts, *models, *list(parsers)[len(texts) :]]
     values: dict[str, list] = {column: [] for column in kept}
     seen: dict[str, int] = {}
 
@@ -155,14 +160,14 @@ def _read(
         for column in kept:
             cell = row[columns[column]]
             try:
-                value = parsers[column](cell) if column in parsers else _LONE_SURROGATE.sub(_REPLACEMENT, cell)
+                value = parsers[column](cell) if column in parsers else LONE_SURROGATE.sub(REPLACEMENT, cell)
             except ValueError as error:
                 kind = "text" if column in texts else "weight" if column == WEIGHT else "label"
                 fault = Fault(number, key, kind, f"column {column!r}: {error}")
                 if not (lenient and column in texts):
                     raise _UnusableRowError(fault) from None
                 odd.append(fault)
-                value = (_LONE_SURROGATE.sub(_REPLACEMENT, cell),)
+                value = (LONE_SURROGATE.sub(REPLACEMENT, cell),)
             else:
                 if faults is not None and column in texts:
                     odd += [Fault(number, key, kind, f"column {column!r}: {text}") for kind, text in _remarks(cell)]
@@ -172,7 +177,7 @@ def _read(
         if read_labels:
             total = sum(parsed[kept.index(column)] for column in LABEL_COLUMNS)
             if abs(total - 1) > LABEL_SUM_TOLERANCE:
-                text = f"columns {_names(LABEL_COLUMNS)}: expected a sum of 1, got {total:g}"
+                text = f"columns {names(LABEL_COLUMNS)}: expected a sum of 1, got {total:g}"
                 raise _UnusableRowError(Fault(number, key, "label", text))
         return parsed, odd
 
@@ -214,7 +219,7 @@ class _UnusableRowError(Exception):
 
 
 def _remarks(cell: str) -> Iterator[tuple[str, str]]:
-    """What `_turns` mends in silence: the kind and a description of each."""
+    """What `parsed_turns` mends in silence: the kind and a description of each."""
     # A look at the text first: few cells hold either, and parsing all of them again would double the time.
     if "null" in cell or not cell:
         turns = json.loads(cell) if cell else None
@@ -223,8 +228,8 @@ def _remarks(cell: str) -> Iterator[tuple[str, str]]:
             yield "null", "no conversation at all"
         elif missing:
             yield "null", f"turn {', '.join(missing)} is null"
-    if ("\\ud" in cell.lower() or _LONE_SURROGATE.search(cell)) and any(
-        map(_LONE_SURROGATE.search, filter(None, json.loads(cell)))
+    if ("\\ud" in cell.lower() or LONE_SURROGATE.search(cell)) and any(
+        map(LONE_SURROGATE.search, filter(None, json.loads(cell)))
     ):
         yield "surrogate", _HALF
 
@@ -232,6 +237,7 @@ def _remarks(cell: str) -> Iterator[tuple[str, str]]:
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
     """Write a pairs frame as a CSV that `read_pairs` reads back as it is; whole or not at all, an existing file is replaced."""
     columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
+    pairs = as_pairs(pairs)
     cells = {column: [json.dumps(turns, ensure_ascii=False) for turns in pairs[column]] for column in TEXT_COLUMNS}
     with write_whole(path) as file:
         # Quoted, all texts: Python before 3.13 leaves a carriage return bare, which ends a line when it is read.
@@ -240,21 +246,36 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
-    """The labels as probabilities, (n, 3) float64, columns A, B, tie.
+    """The labels as probabilities, (n, 3) float64, columns A, B, tie; by the rules of a file, whoever made the frame.
 
     Raises
     ------
     InputError
-        If the frame has no labels.
+        If the frame has no labels, or those of a row are no probabilities.
     """
-    if not set(LABEL_COLUMNS) <= set(pairs):
-        raise InputError(f"these rows have no labels (columns {_names(LABEL_COLUMNS)})")
-    return pairs[list(LABEL_COLUMNS)].to_numpy(dtype=np.float64)
+    if missing := [column for column in LABEL_COLUMNS if column not in pairs]:
+        raise InputError(f"these rows have no labels (missing column {names(missing)})")
+    labels = np.stack([_numbers(pairs, column, 1, "a number in [0, 1]") for column in LABEL_COLUMNS], axis=1)
+    sums = labels.sum(axis=1, keepdims=True)
+    if (wrong := np.abs(sums[:, 0] - 1) > LABEL_SUM_TOLERANCE).any():
+        row = int(wrong.argmax())
+        raise InputError(f"row {row + 1}: columns {names(LABEL_COLUMNS)}: expected a sum of 1, got {sums[row, 0]:g}")
+    # What sums to 1 but for rounding stays as it is, bit by bit.
+    return np.where(np.abs(sums - 1) > 1e-15, labels / sums, labels)
 
 
 def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
-    """The rows' weights, (n,) float64, or None where the frame has none."""
-    return pairs[WEIGHT].to_numpy(dtype=np.float64) if WEIGHT in pairs else None
+    """The rows' weights, (n,) float64, or None where the frame has none. Raises InputError for what is no weight."""
+    return _numbers(pairs, WEIGHT, sys.float_info.max, "a finite number of at least 0") if WEIGHT in pairs else None
+
+
+def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np.ndarray:
+    """A column's numbers, (n,) float64 in [0, most]."""
+    numbers = pd.to_numeric(pairs[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    if (wrong := ~((numbers >= 0) & (numbers <= most))).any():
+        row = int(wrong.argmax())
+        raise InputError(f"row {row + 1}: column {column!r}: expected {expected}, got {pairs[column].tolist()[row]!r}")
+    return numbers
 
 
 def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -265,11 +286,14 @@ def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     other = {"response_a": "response_b", "model_a": "model_b"}
     other |= {b: a for a, b in other.items()}
     other |= {column: LABEL_COLUMNS[SWAPPED_CLASSES[i]] for i, column in enumerate(LABEL_COLUMNS)}
-    return pd.DataFrame({column: pairs[other.get(column, column)] for column in pairs}, index=pairs.index)
+    swapped = pairs.rename(columns=other)
+    # A column that stands without its other half goes to the end.
+    return swapped[[*(c for c in pairs if c in swapped), *(c for c in swapped if c not in pairs)]]
 
 
 def digest_of(pairs: pd.DataFrame) -> str:
     """SHA-256 of the rows' content in hexadecimal: ids, texts, labels and weights, whatever file they came from."""
+    pairs = as_pairs(pairs)
     columns = [c for c in (ID, *TEXT_COLUMNS, *MODEL_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     digest = hashlib.sha256(json.dumps(columns).encode())
     for row in zip(*(pairs[column].tolist() for column in columns), strict=True):
@@ -306,33 +330,9 @@ def _columns(header: list[str], texts: tuple[str, ...], labels: bool | None, pat
         required += LABEL_COLUMNS
     missing = [column for column in required if column not in columns]
     if missing:
-        found = _names(header[:12]) + (" …" if len(header) > 12 else "")
-        raise InputError(f"{path}: missing column {_names(missing)}; the header has {found[:300]}")
+        found = names(header[:12]) + (" …" if len(header) > 12 else "")
+        raise InputError(f"{path}: missing column {names(missing)}; the header has {found[:300]}")
     return columns
-
-
-def _turns(cell: str) -> tuple[str, ...]:
-    """The turns of one cell. Raises ValueError (without the place, which the caller knows)."""
-    if not cell:
-        return ()
-    try:
-        turns = json.loads(cell)
-    except (json.JSONDecodeError, RecursionError):
-        raise ValueError(f'not JSON, expected a list of strings such as ["…"], got {_short(cell)}') from None
-    if turns is None:
-        return ()
-    if not isinstance(turns, list):
-        kind = {dict: "a JSON object", str: "a JSON string"}.get(type(turns), "a JSON value")
-        raise ValueError(f"expected a JSON list of strings, got {kind}: {_short(cell)}")
-    return as_turns(turns)
-
-
-def as_turns(turns: list) -> tuple[str, ...]:
-    """A list of strings and nulls as a pairs frame holds it. Raises ValueError (without the place) for anything else in it."""
-    for i, turn in enumerate(turns, start=1):
-        if turn is not None and not isinstance(turn, str):
-            raise ValueError(f"turn {i}: expected a string or null, got {_short(json.dumps(turn))}")
-    return tuple(_LONE_SURROGATE.sub(_REPLACEMENT, turn) if turn else "" for turn in turns)
 
 
 def _probability(cell: str) -> float:
@@ -341,7 +341,7 @@ def _probability(cell: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise ValueError(f"expected a number in [0, 1], got {_short(cell)}")
+        raise ValueError(f"expected a number in [0, 1], got {short(cell)}")
     return value
 
 
@@ -351,7 +351,7 @@ def _weight(cell: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise ValueError(f"expected a finite number of at least 0, got {_short(cell)}")
+        raise ValueError(f"expected a finite number of at least 0, got {short(cell)}")
     return value
 
 
@@ -359,11 +359,3 @@ def _series(column: str, cells: list) -> pd.Series:
     # Strings and tuples stay Python objects: pandas would else look into the tuples.
     numeric = column in LABEL_COLUMNS or column == WEIGHT
     return pd.Series(cells, dtype=np.float64 if numeric else object)
-
-
-def _names(columns: object) -> str:
-    return ", ".join(repr(str(column)) for column in columns)
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else text[:limit] + "…")

@@ -15,6 +15,7 @@ from humanpref.evaluation.intervals import ratio_interval, share_interval
 from humanpref.schema import CLASSES, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 from humanpref.text.features import language_of
+from humanpref.text.tokens import text_ids
 
 LENGTHS = (512, 1024, 2048)
 """Sequence lengths at which truncation is counted, in tokens."""
@@ -31,8 +32,15 @@ def has_labels(pairs: pd.DataFrame) -> bool:
 
 
 def has_models(pairs: pd.DataFrame) -> bool:
-    """Whether the rows name the models that answered."""
-    return set(MODEL_COLUMNS) <= set(pairs)
+    """Whether there are rows that name both models that answered."""
+    return bool(names_models(pairs).any())
+
+
+def names_models(pairs: pd.DataFrame) -> np.ndarray:
+    """Mask (n,) of the rows that name both models that answered; an empty name is none."""
+    if not set(MODEL_COLUMNS) <= set(pairs):
+        return np.zeros(len(pairs), dtype=bool)
+    return np.all([pairs[column].str.strip() != "" for column in MODEL_COLUMNS], axis=0)
 
 
 def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -249,7 +257,7 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFra
 def _token_ids(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
     # In portions: the encodings of all texts at once take gigabytes.
     for start in range(0, len(texts), 500):
-        yield from tokenizer(texts[start : start + 500], add_special_tokens=False, verbose=False)["input_ids"]
+        yield from text_ids(texts[start : start + 500], tokenizer)
 
 
 FAULT_MEANINGS = {
@@ -265,6 +273,7 @@ FAULT_MEANINGS = {
     "mirror": "an earlier row with its answers exchanged",
     "contradiction": "same texts as an earlier row, another label",
     "same model": "both answers are by the same model",
+    "no model": "no name of a model; left out of wins and strengths",
     "decided, identical": "identical answers, and yet a winner",
 }
 """Kinds of data faults, and what they mean."""
@@ -273,7 +282,9 @@ FAULT_MEANINGS = {
 def row_faults(pairs: pd.DataFrame, rows: np.ndarray) -> list[Fault]:
     """What is odd about rows that could be read, the last kinds of `FAULT_MEANINGS`; `rows`: (n,) their numbers in the file."""
     labels = labels_of(pairs).argmax(axis=1).tolist() if has_labels(pairs) else None
-    same_model = (pairs["model_a"] == pairs["model_b"]).tolist() if has_models(pairs) else None
+    named = names_models(pairs)
+    nameless = ~named if set(MODEL_COLUMNS) <= set(pairs) else named
+    same_model = named & (pairs["model_a"] == pairs["model_b"]).to_numpy() if named.any() else named
     found: list[Fault] = []
     seen: dict[tuple, int] = {}
     ids = pairs[ID].tolist()
@@ -285,8 +296,10 @@ def row_faults(pairs: pd.DataFrame, rows: np.ndarray) -> list[Fault]:
 
         if not len(prompt) == len(a) == len(b):
             add("turns", f"turns of prompt, A and B: {len(prompt)}, {len(a)}, {len(b)}")
-        if same_model and same_model[i]:
+        if same_model[i]:
             add("same model", pairs["model_a"].iat[i])
+        if nameless[i]:
+            add("no model", ", ".join(f"column {c!r} is empty" for c in MODEL_COLUMNS if not pairs[c].iat[i].strip()))
         if labels and a == b and labels[i] != 2:
             add("decided, identical", f"label {CLASSES[labels[i]]}")
         # Digests of the texts would save memory; the tuples are there already, and Python hashes them.

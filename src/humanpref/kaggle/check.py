@@ -14,11 +14,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from humanpref.config import load_config
-from humanpref.files import sha256
-from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS, read_run
+from humanpref.files import read_json, sha256
+from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS, kernels_of, read_run
 from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER, Run
-from humanpref.kaggle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, OWNER_PLACEHOLDER
-from humanpref.kaggle.stage import LAYOUTS, mount_path, upload_faults
+from humanpref.kaggle.metadata import (
+    COMPETITION,
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    OWNER_PLACEHOLDER,
+    fill_manifest,
+)
+from humanpref.kaggle.stage import LAYOUTS, mount_path, upload_faults, version_faults
 from humanpref.schema import InputError
 
 KERNEL_KEYS = (
@@ -95,14 +101,15 @@ def check_bundle(bundle: Path) -> list[Finding]:
     dataset = bundle / DATASET_FOLDER
     if not (dataset / MARKER).is_file():
         raise InputError(f"{bundle}: not a bundle; make one first: humanpref kaggle bundle --out {bundle}")
-    paths = {name: bundle / name / KERNEL_METADATA for name in KERNELS}
     try:
         run, findings = read_run(dataset), []
     except InputError as error:
         run = None
         findings = [Finding(dataset / "run.toml", "", str(error), "make the bundle again")]
+    paths = {name: bundle / name / KERNEL_METADATA for name in (kernels_of(run) if run else KERNELS)}
     findings += _check(paths, dataset / DATASET_METADATA, run, artifacts=(dataset / "artifacts").is_dir())
     findings += _check_files(dataset, MARKER)
+    findings += _check_versions(dataset)
     for marker in sorted(bundle.glob(f"*/{WEIGHTS_MARKER}")):
         weights = check_dataset(marker.parent / DATASET_METADATA)
         findings += weights.findings + _check_files(marker.parent, WEIGHTS_MARKER)
@@ -111,15 +118,16 @@ def check_bundle(bundle: Path) -> list[Finding]:
 
 def _check(kernels: dict[str, Path], dataset: Path, run: Run | None, artifacts: bool) -> list[Finding]:
     wheels = check_dataset(dataset)
-    train, infer = check_kernel(kernels["train"]), check_kernel(kernels["infer"])
-    for kernel in (train, infer):
+    files = {name: check_kernel(path) for name, path in kernels.items()}
+    for kernel in files.values():
         _needs(kernel, "competition_sources", COMPETITION, "the competition's files")
         _needs(kernel, "dataset_sources", wheels.values.get("id"), "the wheel dataset")
-    if not artifacts:
-        _needs(infer, "kernel_sources", train.values.get("id"), "the training kernel's output")
-    if run is not None:
-        _check_backbone(train, run)
-    return [*wheels.findings, *train.findings, *infer.findings]
+    if "train" in files:
+        if not artifacts:
+            _needs(files["infer"], "kernel_sources", files["train"].values.get("id"), "the training kernel's output")
+        if run is not None:
+            _check_backbone(files["train"], run)
+    return [*wheels.findings, *(finding for kernel in files.values() for finding in kernel.findings)]
 
 
 def _needs(kernel: _File, key: str, source: Any, what: str) -> None:
@@ -242,6 +250,11 @@ def _check_code(file: _File) -> None:
         file.error("code_file", f"{path} begins with a byte order mark", "save it as UTF-8 without one")
     elif kind == "notebook":
         _check_notebook(file, path, text)
+    if not any(finding.key == "code_file" for finding in file.findings):
+        try:
+            fill_manifest(text, "")
+        except InputError as error:
+            file.error("code_file", f"{path}: {error}", "without it the kernel would take any dataset")
 
 
 def _check_notebook(file: _File, path: Path, text: str) -> None:
@@ -393,6 +406,17 @@ def _check_files(folder: Path, marker: str) -> list[Finding]:
         if (path.stat().st_size, sha256(path)) != listed[name]:
             findings.append(Finding(path, "", "not the file that the manifest describes", again))
     return findings
+
+
+def _check_versions(dataset: Path) -> list[Finding]:
+    try:
+        faults = version_faults(dataset, read_json(dataset / MARKER))
+    except InputError as error:
+        faults = [(dataset / "artifacts", str(error))]
+    except (KeyError, TypeError):
+        faults = [(dataset / MARKER, "does not say which versions the image has")]
+    parts = ((path, problem.partition("; ")) for path, problem in faults)
+    return [Finding(path, "", problem, mend or "make the bundle again") for path, (problem, _, mend) in parts]
 
 
 def _files(folder: Path) -> Iterator[Path]:

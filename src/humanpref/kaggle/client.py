@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
 import time
 import zipfile
@@ -21,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.files import read_json
+from humanpref.kaggle import wire
+from humanpref.kaggle.signin import secrets, sign_in
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
-READ_SECONDS = 60
-"""At most so long without a byte: of an answer, or of one piece of a download."""
 CALL_SECONDS = 180
 """At most so long for a whole call: a body that trickles never runs into the limit of one read."""
 UPLOAD_SECONDS, UPLOAD_RATE = 600, 50_000
 """At most so long for the files of a dataset, and a second for every so many bytes of them."""
 PIECE = 2**18
-"""Bytes of a download that must come within `READ_SECONDS`."""
+"""Bytes of a download that must come within `wire.READ_SECONDS`."""
 TRIES = 6
 """How often a call that changes nothing is made before it is given up."""
 LONGEST_PAUSE = 300
@@ -56,12 +55,20 @@ class NotThereError(RefusedError):
     """What was asked for does not exist, or is not this user's: Kaggle does not tell one from the other."""
 
 
+class SignInError(RefusedError):
+    """Kaggle does not know the credentials: no call will do any better."""
+
+
 class BusyError(ServiceError):
     """Kaggle asked to come back later: nothing was done."""
 
 
 class UncertainError(ServiceError):
     """No answer, or an answer that says nothing: what was asked for may have been done or not."""
+
+
+class NoAnswerError(UncertainError):
+    """Kaggle cannot be reached, or answers nothing."""
 
 
 @dataclass(frozen=True)
@@ -108,27 +115,17 @@ class Client:
     Raises
     ------
     InputError
-        If the client is not installed, or there are no credentials.
+        If the client is not installed, or there is no sign-in that works.
     """
 
     def __init__(self) -> None:
-        try:
-            # Importing it reads the credentials, makes a folder for them, and prints advice.
-            with _guarded(CALL_SECONDS):
-                import kaggle
-        except ImportError as error:
-            raise InputError(f"this needs the Kaggle client ({error}): pip install kaggle==2.2.4 six") from None
-        self._api = kaggle.api
+        with wire.guarded(CALL_SECONDS):
+            self._api, self._way = sign_in()
         # With this argument the client prints every request, the credentials among the headers.
         self._api.args = [argument for argument in self._api.args if argument not in ("--verbose", "-v")]
         values = self._api.config_values
-        if not ("token" in values or {"username", "key"} <= values.keys()):
-            raise InputError(
-                "no Kaggle credentials: make a token at https://www.kaggle.com/settings and put its kaggle.json into "
-                "~/.kaggle, or set KAGGLE_USERNAME and KAGGLE_KEY"
-            )
         self.user: str = values.get("username", "")
-        self._secrets = [values[name] for name in ("key", "token") if values.get(name)]
+        self._secrets = secrets(self._api)
         if "key" in values:
             self._secrets.append(base64.b64encode(f"{self.user}:{values['key']}".encode()).decode())
         self._sdk = self._api.build_kaggle_client()
@@ -159,16 +156,19 @@ class Client:
             return self._read(self._sdk.datasets.dataset_api_client.get_dataset_status, request, ref).status.name
         return None
 
-    def dataset_version(self, ref: str) -> int:
-        """The number of the dataset's current version; 0 where there is none, or the service does not tell."""
+    def dataset_version(self, ref: str) -> int | None:
+        """The number of the dataset's current version; None where the service does not tell."""
         from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
 
         owner, slug = ref.split("/")
         request = _request(ApiGetDatasetRequest, owner_slug=owner, dataset_slug=slug)
-        with contextlib.suppress(RefusedError):
+        try:
             answer = self._read(self._sdk.datasets.dataset_api_client.get_dataset, request, ref)
-            return answer.current_version_number or 0
-        return 0
+            return answer.current_version_number or None
+        except SignInError:
+            raise
+        except RefusedError:
+            return None
 
     def dataset_file(self, ref: str, name: str) -> bytes | None:
         """The content of a small file in the dataset's current version; None where it is not there."""
@@ -230,16 +230,25 @@ class Client:
 
             def upload(_: Any) -> None:
                 quiet = not sys.stderr.isatty()
-                self._api.upload_files(body, None, str(folder), ApiBlobType.DATASET, context, quiet, "zip")
+                # Some clients leave a file that could not be uploaded out and say nothing, others end with a ValueError.
+                with contextlib.suppress(ValueError):
+                    self._api.upload_files(body, None, str(folder), ApiBlobType.DATASET, context, quiet, "zip")
+                expected = sum(path.name != "dataset-metadata.json" for path in folder.iterdir())
+                done = sum(bool(file.token) for file in body.files)
+                if done != expected:
+                    raise UncertainError(
+                        f"{metadata['id']}: {done} of {expected} files could be uploaded; the same command goes on"
+                    )
 
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            self._call(upload, None, metadata["id"], UPLOAD_SECONDS + size // UPLOAD_RATE)
-            # The client leaves a file that could not be uploaded out, and says nothing.
-            expected = sum(path.name != "dataset-metadata.json" for path in folder.iterdir())
-            if len(body.files) != expected:
-                raise UncertainError(
-                    f"{metadata['id']}: {len(body.files)} of {expected} files could be uploaded; the same command goes on"
-                )
+            try:
+                self._call(upload, None, metadata["id"], UPLOAD_SECONDS + size // UPLOAD_RATE)
+            except ServiceError:
+                # An upload that the service forgot, or whose address it never gave, would be gone on with for six days.
+                for file in context._file_uploads:
+                    if not file.get_token():
+                        file.cleanup()
+                raise
             try:
                 yield request
             except RefusedError as error:
@@ -254,34 +263,26 @@ class Client:
         method = datasets.create_dataset if hasattr(request, "license_name") else datasets.create_dataset_version
         answer = self._call(method, request, ref)
         if answer.error or (answer.status or "").lower() not in ("", "ok"):
-            raise RefusedError(f"{ref}: Kaggle did not take the dataset: {self.clean(answer.error or answer.status)}")
+            raise RefusedError(f"{ref}: Kaggle did not take the dataset: {self._reason(answer.error or answer.status)}")
+        if not (answer.status or answer.ref or answer.url):
+            raise UncertainError(f"{ref}: Kaggle's answer does not say whether it took the dataset")
 
     # Kernels
 
     def save_kernel(self, folder: Path) -> Saved:
         """Push a staged kernel, which starts its run. Sent once."""
-        import requests
-
         ref = read_json(folder / "kernel-metadata.json")["id"]
-
-        def push(_: Any) -> Any:
-            try:
-                return self._api.kernels_push(str(folder))
-            except requests.exceptions.RequestException:
-                raise
-            except (ValueError, TypeError) as error:
-                # The client's own checks of the folder: nothing was sent.
-                raise RefusedError(f"{ref}: the client does not take the kernel: {self.clean(error)}") from None
-
-        answer = self._call(push, None, ref)
+        answer = self._call(lambda _: self._api.kernels_push(str(folder)), None, ref)
         if answer.error:
-            raise RefusedError(f"{ref}: Kaggle did not take the kernel: {self.clean(answer.error)}")
+            raise RefusedError(f"{ref}: Kaggle did not take the kernel: {self._reason(answer.error)}")
+        if not (answer.ref and answer.version_number):
+            raise UncertainError(f"{ref}: Kaggle's answer does not say what it saved")
         invalid = [
             f"{kind} {source}"
             for kind in ("dataset", "competition", "kernel", "model")
             for source in getattr(answer, f"invalid_{kind}_sources") or ()
         ]
-        return Saved("/".join(answer.ref.split("/")[-2:]), answer.version_number or 0, tuple(invalid))
+        return Saved("/".join(answer.ref.split("/")[-2:]), answer.version_number, tuple(invalid))
 
     def kernel(self, ref: str) -> Kernel | None:
         """The kernel's current version; None where there is no such kernel."""
@@ -342,6 +343,8 @@ class Client:
         answer = self._call(
             self._sdk.competitions.competition_api_client.create_code_submission, request, f"{kernel} version {version}"
         )
+        if not (answer.ref or answer.message):
+            raise UncertainError(f"{kernel} version {version}: Kaggle's answer does not say whether it was submitted")
         return answer.ref, self.clean(answer.message)
 
     def submission(self, ref: int) -> Submission:
@@ -373,20 +376,19 @@ class Client:
 
         request = _request(ApiGetSubmissionLimitsRequest, competition_name=competition)
         method = self._sdk.competitions.competition_api_client.get_submission_limits
-        with contextlib.suppress(ServiceError):
-            return self._call(method, request, competition).num_allowed_now
-        return None
+        answer = self._told(method, request, competition)
+        return None if answer is None else answer.num_allowed_now
 
     def gpu_hours(self) -> tuple[float, float] | None:
         """Hours of GPU used and allowed this week; None where Kaggle does not tell."""
         from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
 
         method = self._sdk.kernels.kernels_api_client.get_accelerator_quota_statistics
-        with contextlib.suppress(ServiceError):
-            quota = self._call(method, ApiGetAcceleratorQuotaStatisticsRequest(), "GPU quota").gpu_quota
-            if quota is not None and quota.time_used is not None and quota.total_time_allowed is not None:
-                return quota.time_used.total_seconds() / 3600, quota.total_time_allowed.total_seconds() / 3600
-        return None
+        answer = self._told(method, ApiGetAcceleratorQuotaStatisticsRequest(), "GPU quota")
+        quota = answer and answer.gpu_quota
+        if quota is None or quota.time_used is None or quota.total_time_allowed is None:
+            return None
+        return quota.time_used.total_seconds() / 3600, quota.total_time_allowed.total_seconds() / 3600
 
     # Downloads
 
@@ -414,12 +416,25 @@ class Client:
             response = self._call(lambda _: start(), None, what)
             pieces = response.iter_content(PIECE)
             with open(path, "wb") as file:
-                while piece := self._call(lambda _: next(pieces, b""), None, what, READ_SECONDS):
+                while piece := self._call(lambda _: next(pieces, b""), None, what, wire.READ_SECONDS):
                     file.write(piece)
 
         self._retry(fetch)
 
     # One call
+
+    def _told(self, method: Callable[[Any], Any], request: Any, what: str) -> Any | None:
+        """The answer to a call that can be done without; None where Kaggle does not tell."""
+
+        def ask() -> Any | None:
+            try:
+                return self._call(method, request, what)
+            except (NoAnswerError, SignInError):
+                raise
+            except ServiceError:
+                return None
+
+        return self._retry(ask)
 
     def _read(self, method: Callable[[Any], Any], request: Any, what: str) -> Any:
         """A call that changes nothing, and so may be made again."""
@@ -436,47 +451,62 @@ class Client:
         raise AssertionError("the last try returns or raises")
 
     def _call(self, method: Callable[[Any], Any], request: Any, what: str, seconds: float | None = None) -> Any:
-        """Make a call once, and say in our words what became of it."""
+        """Make a call once, and say in our words what became of it: refused is only what was not sent, or what Kaggle says."""
         import requests
 
         try:
-            with _guarded(seconds or CALL_SECONDS):
+            with wire.guarded(seconds or CALL_SECONDS) as went:
                 return method(request)
         except InputError:
             raise
         except requests.exceptions.HTTPError as error:
-            raise self._judged(error, what) from None
+            raise self._judged(error.response, what, error) from None
         except (requests.exceptions.RequestException, OSError) as error:
-            raise UncertainError(
+            raise NoAnswerError(
                 f"{what}: no answer from Kaggle ({type(error).__name__}: {self.clean(error)})"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not went.used:
+                raise RefusedError(f"{what}: the client does not send this: {self.clean(error)}") from None
+            if went.response is not None and went.response.status_code >= 400:
+                raise self._judged(went.response, what, error) from None
             # What the client's own reading of an answer ends in, if the answer is not what it expects.
             raise UncertainError(
                 f"{what}: Kaggle's answer cannot be read ({type(error).__name__}: {self.clean(error)})"
             ) from None
 
-    def _judged(self, error: Any, what: str) -> ServiceError:
+    def _judged(self, response: Any, what: str, error: Exception) -> ServiceError:
         """What an HTTP error means for whoever asked."""
         from urllib3.exceptions import InvalidHeader
         from urllib3.util import Retry
 
-        response = error.response
+        content, body = b"", None
+        with contextlib.suppress(OSError, ValueError):
+            content = response.content
+            body = json.loads(content)
+        readable = isinstance(body, dict)
+        if readable and isinstance(body.get("error"), dict):
+            body = body["error"]
         code = response.status_code
-        with contextlib.suppress(ValueError, AttributeError):
+        with contextlib.suppress(ValueError, TypeError):
             # The client takes the code in the body for the error, whatever the status is.
-            code = int(response.json().get("code", code))
-        text = f"{what}: {self.clean(error)} (HTTP {code})"
+            code = int(body.get("code", code)) if readable else code
+        text = f"{what}: {(readable and self._reason(body)) or self.clean(error)} (HTTP {code})"
         if code == 401:
-            return RefusedError(f"{text}: Kaggle does not know these credentials")
-        if code in (403, 404):
-            return NotThereError(text)
+            return SignInError(f"{text}: Kaggle does not know these credentials ({self._way})")
         if code < 500 and code not in (408, 409, 429):
-            return RefusedError(text)
+            if not readable and content:
+                # A page, from whatever stands between.
+                return UncertainError(text)
+            return NotThereError(text) if code in (403, 404) else RefusedError(text)
         judged = (BusyError if code == 429 else UncertainError)(text)
         with contextlib.suppress(KeyError, ValueError, InvalidHeader):
             judged.seconds = Retry().parse_retry_after(response.headers["Retry-After"])
         return judged
+
+    def _reason(self, error: Any) -> str:
+        """The words of an error, which Kaggle gives as text or as an object."""
+        return self.clean(error.get("message") or error.get("error") or "" if isinstance(error, dict) else error)
 
     def _submission(self, answer: Any) -> Submission:
         texts = (answer.description, answer.public_score, answer.error_description)
@@ -498,32 +528,3 @@ def _log_text(log: str) -> str:
         return "".join(piece["data"] for piece in json.loads(log))
     except (ValueError, TypeError, KeyError):
         return log
-
-
-@contextlib.contextmanager
-def _guarded(seconds: float) -> Iterator[None]:
-    """Bound what the client does in the block, and drop what it prints.
-
-    The client gives none of its requests a time limit, those inside its own methods among them, so the limit of one read
-    is set where all of them pass. The limit of the whole block is an alarm; it comes again, since the client's uploads take
-    any error for a reason to try once more.
-    """
-    from requests.adapters import HTTPAdapter
-
-    def expire(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} seconds")
-
-    def send(adapter: HTTPAdapter, request: Any, **options: Any) -> Any:
-        options["timeout"] = options.get("timeout") or READ_SECONDS
-        return unbounded(adapter, request, **options)
-
-    unbounded, HTTPAdapter.send = HTTPAdapter.send, send
-    handler = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        HTTPAdapter.send = unbounded

@@ -2,7 +2,7 @@
 
 It stages what would be uploaded, reads what to mount from the metadata that would be pushed, runs the training kernel and
 then the inference kernel on its output, each in a box and an environment of its own (`humanpref.kaggle.sandbox`), and judges
-the submission.
+the submission. What it rehearses is the commit run, the one that is pushed; with a fault the hidden rerun, too.
 """
 
 import csv
@@ -24,7 +24,7 @@ import pandas as pd
 from humanpref.arena import write_arena
 from humanpref.artifact import Artifact
 from humanpref.config import Config, load_config
-from humanpref.data import check_submission, grouped_folds, labels_of, read_pairs
+from humanpref.data import check_submission, grouped_folds, labels_of, present, read_pairs
 from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json, write_json
 from humanpref.kaggle import sandbox
@@ -60,8 +60,11 @@ FAULTS = {
     "oom": "the predicting process is killed for the memory that it takes",
     "no-labels": "train.csv has no labels",
 }
-"""What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an error; the others are for the
-inference kernel, which has to end well, with a valid submission and the failure in status.json."""
+"""What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an error. With each of the others
+nothing can be predicted: the inference kernel's commit run has to end with an error, its hidden rerun well, and both with a
+valid submission and the reason in status.json."""
+RERUN = {"KAGGLE_IS_COMPETITION_RERUN": "1"}
+"""What Kaggle sets in the hidden rerun, and only there."""
 TORCHAO = "0.10.0"
 """Kaggle's image has this one, with which peft refuses to work: each environment gets a stand-in for it."""
 FAULT_MEMORY = 64 * 2**20
@@ -69,13 +72,18 @@ FAULT_MEMORY = 64 * 2**20
 
 _OWNER = "dry-run"
 _KIND = "humanpref dry run"
-_RESULTS = ("submission.csv", "report.json", "train.log", "infer.log")
+_RESULTS = ("submission.csv", "report.json", "train.log", "infer.log", "rerun.log")
+_TITLES = {"train": "training", "infer": "commit run", "rerun": "hidden rerun"}
 _TEST_COLUMNS = [ID, *TEXT_COLUMNS]
 
 
 @dataclass
 class Report:
-    """What a dry run found. `reasons` say why it failed; `warnings` are what to look at all the same."""
+    """What a dry run found. `reasons` say why it failed; `warnings` are what to look at all the same.
+
+    Of each run, `train`, `infer` (the commit run) and `rerun` (the hidden one): `probes`, `exit_codes`, `seconds`,
+    `peak_memory_bytes`, `disk_bytes`, and of inference `degraded`, what made its submission less than whole.
+    """
 
     preset: str
     overrides: tuple[str, ...]
@@ -93,6 +101,7 @@ class Report:
     disk_bytes: dict[str, int] = field(default_factory=dict)
     seconds_per_step: float | None = None
     predicted: int = 0
+    degraded: dict[str, list[str]] = field(default_factory=dict)
     rows_per_second: float | None = None
     projected_seconds: float | None = None
     log_loss: float | None = None
@@ -105,14 +114,24 @@ class Report:
         """The verdict."""
         return not self.reasons
 
+    @property
+    def verdict(self) -> str:
+        """PASS or FAIL, and what a pass does not prove."""
+        if not self.passed:
+            return "FAIL"
+        return ", ".join(
+            ["PASS"]
+            + (["DEGRADED BY THE FAULT"] if any(self.degraded.values()) else [])
+            + (["WITHOUT ISOLATION"] if self.mode == "none" else [])
+        )
+
     def render(self) -> str:
         """The report for a person to read, the verdict last."""
         lines = [f"Dry run of preset {self.preset}{''.join(f' --set {override}' for override in self.overrides)}"]
         lines += [("data", f"{self.data}: {self.train_rows:,} training rows, {self.test_rows:,} test rows")]
         isolation = {
             "bwrap": "bubblewrap: no network, read-only inputs, a file system of its own",
-            "unshare": "namespaces: no network, read-only inputs; this machine's other files are in sight",
-            "none": "NONE: this machine allows neither bubblewrap nor user namespaces; only Python's own sockets are blocked",
+            "none": "NONE: bubblewrap does not work here; only Python's own sockets are blocked",
         }
         lines.append(("isolation", f"{isolation[self.mode]} ({self.layout} layout)"))
         if self.fault:
@@ -120,9 +139,10 @@ class Report:
         for name, probe in self.probes.items():
             lines.append(
                 (
-                    f"{name} kernel",
-                    f"a connection to the outside {probe.connection}, a name look-up {probe.lookup}, writing to the input "
-                    f"{probe.input_write}; network interfaces: {', '.join(probe.interfaces) or 'none'}",
+                    _TITLES[name],
+                    f"a connection to the outside {probe.connection}, a name look-up {probe.lookup}, mounting the input writable "
+                    f"{probe.input_remount}, writing to it {probe.input_write}; network interfaces: "
+                    f"{', '.join(probe.interfaces) or 'none'}",
                 )
             )
             if name in self.exit_codes:
@@ -130,8 +150,10 @@ class Report:
                 used = f"{memory / 2**20:,.0f} MiB of memory at most, " if memory else ""
                 used += f"{self.disk_bytes.get(name, 0) / 2**20:,.1f} MiB written"
                 lines.append(("", f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"))
+            if self.fault:  # without one they are reasons
+                lines += [("degraded", text) for text in self.degraded.get(name, [])]
         if self.seconds_per_step is not None:
-            lines.append(("training", f"{self.seconds_per_step:.3f} seconds per step"))
+            lines.append(("training step", f"{self.seconds_per_step:.3f} seconds"))
         if self.log_loss is not None:
             lines.append(("log loss", f"{self.log_loss:.4f} (the prior's: {self.prior_log_loss:.4f})"))
         if self.rows_per_second is not None:
@@ -148,13 +170,13 @@ class Report:
             )
         lines += [("warning", text) for text in self.warnings]
         lines += [("failed", text) for text in self.reasons]
-        lines.append("PASS" if self.passed else "FAIL")
+        lines.append(self.verdict)
         return "\n".join(line if isinstance(line, str) else f"  {line[0]:<13} {line[1]}" for line in lines)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
         values = {**dataclasses.asdict(self), "out": str(self.out)}
-        return {"kind": _KIND, "passed": self.passed, **values}
+        return {"kind": _KIND, "passed": self.passed, "verdict": self.verdict, **values}
 
 
 def dry_run(
@@ -199,7 +221,8 @@ def dry_run(
         Rehearse the inference kernel alone, with these; nothing is trained then. Those that only name their base find it by
         `model.backbone` among the overrides.
     fault : str, optional
-        One of `FAULTS`: what is made to go wrong. The verdict is then whether the kernel ends as it should.
+        One of `FAULTS`: what is made to go wrong. The verdict is then whether the kernel ends as it should, in the commit run
+        and in the hidden rerun.
     memory : float, optional
         GiB that a process of a kernel may hold; one that holds more is killed. Kaggle's machines have about 30.
     project : Path, optional
@@ -269,9 +292,10 @@ def dry_run(
         if fault == "no-labels":
             _judge_refusal(folder / "train.log", report)
         elif facts:
-            working = stage.run("infer", project / KERNEL_METADATA, extra)
+            for name in ("infer", "rerun") if fault else ("infer",):
+                working = stage.run(name, project / KERNEL_METADATA, extra)
+                _judge_inference(name, working, folder / "competition" / "test.csv", report)
             submission = working / "submission.csv"
-            _judge_inference(working, folder / "competition" / "test.csv", report)
             if submission.is_file():
                 shutil.copy(submission, folder)
             if submission.is_file() and fault is None:
@@ -285,7 +309,10 @@ def dry_run(
 
 @dataclass
 class _Stage:
-    """Runs kernels one after the other, each in a new box with what its metadata names."""
+    """Runs kernels one after the other, each in a new box with what its metadata names.
+
+    A run is `train`, `infer` (the inference kernel's commit run) or `rerun` (its hidden one).
+    """
 
     folder: Path
     dataset: Path
@@ -324,9 +351,9 @@ class _Stage:
             ]  # has no __file__
         probe = sandbox.probe(box)
         self.report.probes[name] = probe
-        memory = FAULT_MEMORY if name == "infer" and self.report.fault == "oom" else self.memory
-        self.report.reasons += [f"{name} kernel: {fault}" for fault in probe.faults]
-        if name == "infer":
+        memory = FAULT_MEMORY if name != "train" and self.report.fault == "oom" else self.memory
+        self.report.reasons += [f"{_TITLES[name]}: {fault}" for fault in probe.faults]
+        if name != "train":
             _break(box.root / "input", self.report.fault)
         before = _listing(box.root / "input")
         started = time.perf_counter()
@@ -336,14 +363,16 @@ class _Stage:
                 log.write(f"{line}\n")
                 self.echo(f"[{name}] {line}")
 
-            self.report.exit_codes[name] = sandbox.run(box, command, echo, memory=memory)
+            self.report.exit_codes[name] = sandbox.run(
+                box, command, echo, memory=memory, variables=RERUN if name == "rerun" else None
+            )
         self.report.seconds[name] = time.perf_counter() - started
         working = box.root / "working"
         self.report.disk_bytes[name] = sum(size for _, size, _ in _listing(working))
         if (working / "status.json").is_file():
             self.report.peak_memory_bytes[name] = read_json(working / "status.json").get("peak_memory_bytes", 0)
         if _listing(box.root / "input") != before:
-            self.report.reasons.append(f"the {name} kernel changed its input folder, which is read-only on Kaggle")
+            self.report.reasons.append(f"{_TITLES[name]}: changed its input folder, which is read-only on Kaggle")
         return working
 
     def _mount(self, target: Path, metadata: dict, metadata_path: Path, extra: dict[tuple[str, str], Path]) -> None:
@@ -376,7 +405,7 @@ def _run_of(preset: str, overrides: Sequence[str], config: Config) -> tuple[Run,
     if backbone in ("", "scratch"):  # none, as in a blend without a sentence encoder, or made from nothing
         return Run(preset, tuple(overrides)), None
     folder = Path(backbone)
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise InputError(
             f"option model.backbone: the kernels have no network, so it has to be a folder with a config.json, got {backbone!r} "
             f"(--set model.backbone=FOLDER)"
@@ -458,7 +487,8 @@ def _break(inputs: Path, fault: str | None) -> None:
 def _hold_out(train: Path, folder: Path) -> pd.DataFrame:
     """Split a labelled CSV by prompt into train.csv and a test.csv of at most `HELD_OUT_ROWS` rows; give the latter's labels."""
     pairs = read_pairs(train, labels=True)
-    held = grouped_folds(pairs, k=5, seed=42) == 0
+    # Of weight 0 is a row that nothing is judged by.
+    held = (grouped_folds(pairs, k=5, seed=42) == 0) & present(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     header, *rows = _csv_rows(train)
     _write_columns(
@@ -516,25 +546,26 @@ def _judge_training(working: Path, report: Report) -> None:
         report.reasons.append("the training kernel left no artifact/metrics.json")
 
 
-def _judge_inference(working: Path, test_csv: Path, report: Report) -> None:
-    """The exit code, what status.json says, and the submission."""
-    if report.exit_codes["infer"] != 0:
-        report.reasons.append(f"the inference kernel ended with exit code {report.exit_codes['infer']}")
-    report.reasons += [f"submission: {fault}" for fault in check_submission(working / "submission.csv", test_csv)]
-    if not (working / "status.json").is_file():
-        report.reasons.append("the inference kernel left no status.json")
+def _judge_inference(name: str, working: Path, test_csv: Path, report: Report) -> None:
+    """The exit code, what status.json says, and the submission, of the commit run (`infer`) or the hidden one (`rerun`)."""
+    reasons = []
+    expected = int(name == "infer" and report.fault is not None)
+    if report.exit_codes[name] != expected:
+        reasons.append(f"expected exit code {expected}, got {report.exit_codes[name]}")
+    reasons += [f"submission: {fault}" for fault in check_submission(working / "submission.csv", test_csv)]
+    status = read_json(working / "status.json") if (working / "status.json").is_file() else None
+    if status is None:
+        reasons.append("no status.json")
+    elif report.fault is None:
+        reasons += [f"degraded: {reason}" for reason in status["degraded"]]
+    elif not status["degraded"]:
+        reasons.append("the fault is not in status.json")
+    report.reasons += [f"{_TITLES[name]}: {reason}" for reason in reasons]
+    if status is None:
         return
-    status = read_json(working / "status.json")
-    report.predicted = status["predicted"]
+    report.predicted, report.degraded[name] = status["predicted"], status["degraded"]
     if report.fault is not None:
-        if not status["failures"]:
-            report.reasons.append("the fault left no failure in status.json")
-        report.warnings += [f"inference: {failure.splitlines()[0]}" for failure in status["failures"]]
         return
-    if report.predicted != report.test_rows:
-        missing = report.test_rows - report.predicted
-        report.reasons.append(f"{missing} of {report.test_rows} rows were not predicted but filled with the prior")
-    report.reasons += [f"inference: {failure}" for failure in status["failures"]]
     seconds = status["seconds"]
     if seconds.get("predict") and status["predicted"]:
         report.rows_per_second = status["predicted"] / seconds["predict"]
@@ -551,7 +582,7 @@ def _judge_log_loss(
     submission: Path, labels: pd.DataFrame | None, prior: list[float], learned: bool, must: bool, report: Report
 ) -> None:
     """Compare with the prior's log loss what has learned anything; `must`: whether it has to be better."""
-    if labels is None or any(reason.startswith("submission") for reason in report.reasons):
+    if labels is None or any(": submission: " in reason for reason in report.reasons):
         return
     labels = labels[: report.test_rows]
     probabilities = (

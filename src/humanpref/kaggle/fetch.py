@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from humanpref.files import folder_whole
 from humanpref.kaggle.client import Client, NotThereError, ServiceError
-from humanpref.kaggle.push import check_current, wait_for_run
 from humanpref.kaggle.records import Records
+from humanpref.kaggle.results import STATUS, check_current, faults, wait_for_run
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,9 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
         check_current(client, entry["ref"], entry["version"])
         log_name = f"{entry['ref'].split('/')[1]}.log"
         _inside(folder, log_name).write_text(log, encoding="utf-8", errors="replace")
+        content = (folder / STATUS).read_bytes() if (folder / STATUS).is_file() else None
+        for fault in faults(content, entry.get("manifest", "")):
+            logger.warning("%s", client.clean(f"{entry['ref']} version {entry['version']} is not whole: {fault}"))
     return [*(file for file, _ in files), log_name]
 
 

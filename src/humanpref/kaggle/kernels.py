@@ -25,7 +25,7 @@ import pandas as pd
 from humanpref import experiment
 from humanpref.artifact import Artifact
 from humanpref.config import Config, from_dict, load_config
-from humanpref.config.cpu import NoOptions
+from humanpref.config.gpu import needs_gpu, uses_gpu
 from humanpref.config.neural import LoopOptions
 from humanpref.data import read_pairs, read_training_rows, write_submission
 from humanpref.files import folder_whole, read_json, sha256, write_json
@@ -35,9 +35,10 @@ from humanpref.kaggle.predicting import describe, free, outcomes, shared_out
 from humanpref.models import load_model
 from humanpref.models.base import CONFIG_FILE
 from humanpref.models.blend import Blend, equal_blend, mix, read_state
-from humanpref.models.budget import Budget
+from humanpref.models.budget import Budget, shortages
 from humanpref.schema import CLASSES, ID, InputError
 from humanpref.text.cases import answer_cases
+from humanpref.training import device
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,13 @@ class Run:
     """What the dataset's `run.toml` says: the run that both kernels are for."""
 
     preset: str
-    """A name from `humanpref.config.preset_names()`."""
+    """A name from `humanpref.config.preset_names()`; empty: nothing is trained, the dataset's artifacts predict."""
     overrides: tuple[str, ...] = ()
     """`section.key=value`, as for `--set`."""
     backbone: str = ""
     """The folder of the pretrained model under the input root, by the last part or parts of its path; empty: none is needed."""
+    backbone_manifest: str = ""
+    """Of packed weights the SHA-256 of their manifest: no others are taken. Empty: any."""
     folds: int | None = None
     """Train so many fold models instead of one."""
     train_seconds: float | None = None
@@ -76,7 +79,7 @@ class Run:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Run":
         """Build a run from the values of a TOML file. Raises InputError for an unknown or a missing key, or a wrong type."""
-        kinds = {"preset": str, "overrides": list, "backbone": str, "folds": int}
+        kinds = {"preset": str, "overrides": list, "backbone": str, "backbone_manifest": str, "folds": int}
         kinds |= dict.fromkeys(("train_seconds", "inference_seconds"), (int, float))
         for key, value in values.items():
             if key not in kinds:
@@ -127,6 +130,12 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
     started = time.perf_counter()
     use_nltk_data(input_root)
     wanted = Run.from_dict(run)
+    # Before the backbone's gigabytes are checked.
+    plain = load_config(wanted.preset, None, wanted.overrides)
+    if uses_gpu(plain):
+        lacking = device.lacking()
+        if needs_gpu(plain):
+            device.require(lacking, f"preset {wanted.preset}")
     config = resolve(wanted, input_root)
     train_csv = find_competition_file("train.csv", input_root)
     out = working / "artifact"
@@ -137,7 +146,8 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
         launch.train(config, train_csv, out, wanted.folds, left)
     finished = out.is_dir()
     seconds = {"install": install_seconds, "train": time.perf_counter() - started}
-    status = {"finished": finished, "seconds": seconds, **_memory()}
+    degraded = [] if finished else ["its time was over before there was an artifact"]
+    status = {"finished": finished, "degraded": degraded, "seconds": seconds, **_memory()}
     if finished:
         status |= {"artifact": "artifact", "prior": list(Artifact.load(out).prior)}
         logger.info("artifact in %s after %.0f s", out, seconds["train"])
@@ -147,7 +157,9 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
             "version's output among its kernel_sources, and it goes on from there",
             UNFINISHED, seconds["train"], experiment.partial_of(out),
         )  # fmt: skip
-    write_json(working / "status.json", status)
+    path = working / "status.json"
+    # The kernel wrote its part before.
+    write_json(path, (read_json(path) if path.exists() else {}) | status)
 
 
 def take_up(run: dict[str, Any], input_root: Path, out: Path) -> None:
@@ -177,7 +189,7 @@ def resolve(run: Run, input_root: Path) -> Config:
     overrides = list(run.overrides)
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
-        check_weights(backbone)
+        check_weights(backbone, run.backbone_manifest)
         overrides.append(f"model.backbone={backbone}")
     config = load_config(run.preset, None, overrides)
     training = config.training
@@ -193,9 +205,10 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
     """Predict with every artifact under the input root, and keep `working/submission.csv` up to date all the while.
 
     A row's probabilities are the mean over the artifacts that predicted it, or the prior. One model is in memory at a time, be
-    it a fold's or a blend's; a blend mixes those that are done. A model or a row that fails is logged with its traceback and
-    listed in `working/status.json`; the others go on. Each model has an equal share of the time that is left when its turn
-    comes; what it gives up to keep to it (`humanpref.models.budget`) is logged and counted in `working/status.json`.
+    it a fold's or a blend's; a blend mixes those that are done. A model or a row that fails is logged with its traceback; the
+    others go on. Each model has an equal share of the time that is left when its turn comes; what it gives up to keep to it
+    (`humanpref.models.budget`) is logged. `degraded` in `working/status.json` lists all that makes the submission less than
+    whole, and `artifacts` the rows that each predicted: what that is worth, the kernel decides.
 
     Parameters
     ----------
@@ -224,22 +237,24 @@ def infer(input_root: Path, working: Path, test_csv: Path, prior: Sequence[float
         raise InputError(
             f"{input_root}: no artifact.json under it; is the training kernel's output attached?\n{tree(input_root)}"
         )
+    parts: list[_Part] = []
     for folder in folders:
+        board.artifacts[folder] = _Part(folder, np.full((len(pairs), len(CLASSES)), np.nan))  # until it is read
         with board.failing(folder):
             board.artifacts[folder] = _parts_of_artifact(folder, len(pairs))
+            parts += board.artifacts[folder].leaves()
+    board.write()
+    lacking = device.lacking() if any(part.neural for part in parts) else ""
     # What the quick ones leave over goes to those that can use it.
-    parts = sorted(
-        (part for artifact in board.artifacts.values() for part in artifact.leaves()), key=lambda p: p.neural
-    )
-    for number, part in enumerate(parts):
+    for number, part in enumerate(sorted(parts, key=lambda part: part.neural)):
         with board.failing(part.folder):
+            if part.needs_gpu:
+                device.require(lacking, str(part.folder))
             point_to_base(part.folder, input_root)
             _predict_with(part, pairs, board, budget.share(1 / (len(parts) - number)))
         free()
         board.write()
     budget.tell()
-    if not board.predicted:
-        logger.error("no row was predicted")
 
 
 @dataclass
@@ -250,8 +265,7 @@ class _Part:
     told: np.ndarray
     neural: bool = False
     """It takes its time."""
-    split: str = "rows"
-    """Between GPUs: `inference.split`."""
+    needs_gpu: bool = False
     blend: Blend | None = None
     parts: list["_Part"] = field(default_factory=list)
 
@@ -277,9 +291,7 @@ def _parts_of_artifact(folder: Path, rows: int) -> _Part:
 def _parts_of_model(folder: Path, rows: int) -> _Part:
     config = from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     if config.family != "blend":
-        neural = not isinstance(config.inference, NoOptions)
-        split = getattr(config.inference, "split", "rows")
-        return _Part(folder, np.full((rows, len(CLASSES)), np.nan), neural, split)
+        return _Part(folder, np.full((rows, len(CLASSES)), np.nan), uses_gpu(config), needs_gpu(config))
     blend, members = read_state(folder, config.model.mean)
     return _Part(folder, np.empty(0), blend=blend, parts=[_parts_of_model(member, rows) for member in members])
 
@@ -296,7 +308,6 @@ class _Board:
     seconds: dict[str, float] = field(init=False)
     artifacts: dict[Path, _Part] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    predicted: int = 0
 
     def __post_init__(self) -> None:
         self.seconds = dict.fromkeys(("read", "load", "predict", "write"), 0.0)
@@ -323,25 +334,27 @@ class _Board:
         """Write submission.csv and status.json, the former first: a status never promises more than there is."""
         with self.timed("write"):
             told = {folder: part.probabilities(self.cases) for folder, part in self.artifacts.items()}
-            mean = np.nan
-            if told:
-                mean = mix(equal_blend("arithmetic", len(told)), np.stack(list(told.values())), self.cases)
-            probabilities = np.broadcast_to(mean, (len(self.ids), len(CLASSES)))
+            mean = equal_blend("arithmetic", len(told))
+            probabilities = mix(mean, np.stack(list(told.values())), self.cases)
             missing = np.isnan(probabilities)
             write_submission(self.working / "submission.csv", self.ids, np.where(missing, self.prior, probabilities))
-        self.predicted = len(self.ids) - int(missing[:, 0].sum())
+        fallback = int(missing[:, 0].sum())
         path = self.working / "status.json"
         # The kernel wrote the fallback's part before.
         status = read_json(path) if path.exists() else {}
         status |= {
             "rows": len(self.ids),
-            "predicted": self.predicted,
-            "fallback": len(self.ids) - self.predicted,
+            "predicted": len(self.ids) - fallback,
+            "fallback": fallback,
             "artifacts": [
                 {"folder": str(folder), "rows": int((~np.isnan(rows[:, 0])).sum())} for folder, rows in told.items()
             ],
             "given_up": dict(self.given_up),
-            "failures": self.failures,
+            "degraded": [
+                *self.failures,
+                *shortages(self.given_up),
+                *([f"{fallback} of {len(self.ids)} rows have the prior"] if fallback else []),
+            ],
             "seconds": status.get("seconds", {}) | self.seconds,
             **_memory(),
         }
@@ -350,9 +363,11 @@ class _Board:
 
 def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budget) -> None:
     """Let one model predict, on all GPUs if it uses one; the submission is written after every block."""
-    workers = launch.gpus() if part.neural else 1
-    if workers > 1:
-        told = shared_out(part.folder, pairs, budget, workers, part.split)
+    gpus = launch.gpus() if part.neural else 0
+    if gpus:
+        told = shared_out(part.folder, pairs, budget, gpus)
+        with board.timed("load"):
+            next(told, None)
     else:
         with board.timed("load"):
             model = load_model(part.folder)
@@ -423,7 +438,9 @@ def find_artifacts(input_root: Path) -> list[Path]:
 
 
 def find_backbone(name: str, input_root: Path) -> Path:
-    """Find a pretrained model's folder: it has a config.json, and `name` is a part, or several, of its path.
+    """Find a pretrained model's folder: it has a config.json or modules.json, and `name` is a part, or several, of its path.
+
+    A sentence encoder's modules have folders with a config.json inside its own, so of nested folders the outer one counts.
 
     Raises
     ------
@@ -434,7 +451,8 @@ def find_backbone(name: str, input_root: Path) -> Path:
     found = []
     for folder in find_backbones(input_root):
         own = folder.relative_to(input_root).parts
-        if any(own[i : i + len(parts)] == parts for i in range(len(own))):
+        named = any(own[i : i + len(parts)] == parts for i in range(len(own)))
+        if named and not any(outer in folder.parents for outer in found):
             found.append(folder)
     if len(found) != 1:
         there = "\n".join(f"  {folder}" for folder in found) or tree(input_root)
@@ -446,10 +464,11 @@ def find_backbone(name: str, input_root: Path) -> Path:
 
 
 def find_backbones(input_root: Path) -> list[Path]:
-    """Find every folder with a config.json that is not a part of an artifact."""
+    """Find every folder with a config.json or a modules.json that is not a part of an artifact, outer ones first."""
     artifacts = find_artifacts(input_root)
-    folders = [path.parent for path in find("config.json", input_root)]
-    return [f for f in folders if not any(artifact == f or artifact in f.parents for artifact in artifacts)]
+    folders = {path.parent for name in ("config.json", "modules.json") for path in find(name, input_root)}
+    own = [f for f in folders if not any(artifact == f or artifact in f.parents for artifact in artifacts)]
+    return sorted(own, key=lambda folder: (len(folder.parts), folder))
 
 
 def point_to_base(model: Path, input_root: Path) -> None:
@@ -464,26 +483,41 @@ def point_to_base(model: Path, input_root: Path) -> None:
     """
     if not (model / "base.json").is_file():
         return  # and torch, which the import below takes, is perhaps not needed
-    from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE, base_digest
+    from humanpref.models.checkpoint import base_digest
+    from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE
 
     wanted = read_json(model / BASE_FILE)["sha256"]
     for folder in find_backbones(input_root):
-        with suppress(InputError):  # a folder without safetensors is not the one
+        with suppress(InputError):  # a folder without weights is not the one
             if base_digest(folder) == wanted:
                 os.environ[BASE_VARIABLE] = str(folder)
                 return
 
 
-def check_weights(backbone: Path) -> None:
+def check_weights(backbone: Path, manifest: str = "") -> None:
     """Check a backbone that `humanpref kaggle weights` packed against its manifest; another one is taken as it is.
+
+    Parameters
+    ----------
+    backbone : Path
+        The folder.
+    manifest : str
+        The SHA-256 that the manifest itself has to have; empty: any.
 
     Raises
     ------
     InputError
         If a file is missing, or is not the one that was packed.
     """
-    if not (backbone / WEIGHTS_MARKER).is_file():
+    packed = (backbone / WEIGHTS_MARKER).is_file()
+    if not packed and not manifest:
         return
+    found = sha256(backbone / WEIGHTS_MARKER) if packed else "none"
+    if manifest not in ("", found):
+        raise InputError(
+            f"{backbone / WEIGHTS_MARKER}: expected the manifest with SHA-256 {manifest}, got {found}; "
+            "another version of the weights than the one pushed is mounted"
+        )
     for entry in read_json(backbone / WEIGHTS_MARKER)["files"]:
         path = backbone / entry["name"]
         if not path.is_file():

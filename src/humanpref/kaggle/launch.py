@@ -14,6 +14,7 @@ from typing import Any
 from humanpref import experiment
 from humanpref.config import Config, from_dict
 from humanpref.config.neural import LoopOptions
+from humanpref.training import device
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,11 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
     Raises
     ------
     RuntimeError
-        If the training fails; with its own words where it had some.
+        If the training fails, with its own words where it had some. One whose artifact is there has not failed.
     """
     order = {"config": config.to_dict(), "train_csv": str(train_csv), "out": str(out), "folds": folds}
     command = [*_launcher(processes(config)), "humanpref.kaggle.launch", json.dumps(order)]
+    before = out.exists()
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -66,9 +68,15 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         for timer in timers:
             timer.cancel()
         _signal(child, signal.SIGTERM)
-    if code != 0 and not late.is_set():
-        name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
-        raise RuntimeError(reason or f"the training process ended with {code}{name}")
+    if code == 0 or late.is_set():
+        return
+    name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
+    ended = f"the training process ended with {code}{name}"
+    # It appears whole, as the last thing that a training does: what went wrong after it went wrong on the way out.
+    if out.is_dir() and not before:
+        logger.warning("%s, after the artifact was done", ended)
+        return
+    raise RuntimeError(reason or ended)
 
 
 def processes(config: Config) -> int:
@@ -106,6 +114,7 @@ def main(order: dict[str, Any]) -> int:
     try:
         config = from_dict(order["config"], "the kernel's configuration")
         experiment.train(config, order["train_csv"], order["out"], folds=order["folds"])
+        device.leave_group()
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
         print(f"{FAILED}{type(error).__name__}: {error}".replace("\n", " "), flush=True)

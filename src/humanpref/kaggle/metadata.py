@@ -84,7 +84,23 @@ def fill_owner(metadata: dict[str, Any], owner: str) -> dict[str, Any]:
     return filled
 
 
-def stage_kernel(source_json: str | Path, folder: str | Path, owner: str) -> Path:
+def fill_manifest(code: str, digest: str) -> str:
+    """Put a manifest's digest into a kernel's code, a script or a notebook, which then refuses any other dataset.
+
+    Raises
+    ------
+    InputError
+        If the code has no line for it, or more than one.
+    """
+    empty, full = 'MANIFEST = ""', f'MANIFEST = "{digest}"'
+    # A notebook has its code in JSON strings.
+    for old, new in ((empty, full), (json.dumps(empty)[1:-1], json.dumps(full)[1:-1])):
+        if code.count(old) == 1:
+            return code.replace(old, new)
+    raise InputError(f"expected one line {empty}, for the digest of the dataset's manifest")
+
+
+def stage_kernel(source_json: str | Path, folder: str | Path, owner: str, manifest: str = "") -> Path:
     """Make a folder that the client can push as a kernel: the metadata with its owner, and the code file.
 
     Parameters
@@ -95,6 +111,8 @@ def stage_kernel(source_json: str | Path, folder: str | Path, owner: str) -> Pat
         Where to stage. It is made if it is not there; a kernel staged there before is replaced.
     owner : str
         The Kaggle user name to push under.
+    manifest : str
+        The digest of the manifest that the kernel is to insist on; empty: it takes any.
 
     Returns
     -------
@@ -108,7 +126,7 @@ def stage_kernel(source_json: str | Path, folder: str | Path, owner: str) -> Pat
         committed files are. Nothing is written then.
     """
     source_json, folder = Path(source_json), Path(folder)
-    return _stage(source_json, folder, _filled(source_json, folder / KERNEL_METADATA, owner))
+    return _stage(source_json, folder, _filled(source_json, folder / KERNEL_METADATA, owner), manifest)
 
 
 def copy_kernel(source_json: str | Path, folder: str | Path) -> Path:
@@ -116,7 +134,7 @@ def copy_kernel(source_json: str | Path, folder: str | Path) -> Path:
     return _stage(Path(source_json), Path(folder), read_metadata(source_json))
 
 
-def _stage(source_json: Path, folder: Path, metadata: dict[str, Any]) -> Path:
+def _stage(source_json: Path, folder: Path, metadata: dict[str, Any], manifest: str = "") -> Path:
     code_file = metadata.get("code_file")
     if not isinstance(code_file, str) or not code_file:
         raise InputError(f"{source_json}: key code_file: expected the path of the code, got {_excerpt(code_file)}")
@@ -126,6 +144,11 @@ def _stage(source_json: Path, folder: Path, metadata: dict[str, Any]) -> Path:
             f"{source_json}: key code_file: expected a path inside the file's own folder, got {code_file!r}"
         )
     code = _read_code(source_json, code_file)
+    if manifest:
+        try:
+            code = fill_manifest(code, manifest)
+        except InputError as error:
+            raise InputError(f"{source_json.parent / code_file}: {error}") from None
     # The metadata comes last: a folder that has it is complete.
     _write(folder / code_file, code)
     write_metadata(folder / KERNEL_METADATA, metadata)

@@ -1,10 +1,7 @@
-"""What one model says of the test rows, here or in one process for each GPU. A row that fails costs that row alone.
+"""What one model says of the test rows, here or in one process for each GPU.
 
-A model that reads both orders of A and B is shared out to two GPUs in one of two ways (`inference.split`), equal in cost and in
-what comes out. `rows`, the default, which every model can: each reads half of the rows, in both orders. `orders`: each reads all
-rows, in one order; it begins with the half that `rows` would give it and goes on with the other's. That is good for early and for
-broken ends: every row is predicted after half of the time, and where one process dies or fails on a row, the other one's order
-stands. Of the time budget's steps (`humanpref.models.budget`) the first, no swap averaging, is then a row that was read once.
+A row that fails costs that row alone, and so does a row that ends the process which predicts it: what a process had not done
+when it ended is dealt anew, to the others or to a fresh process on its GPU, within the same time.
 """
 
 import gc
@@ -14,19 +11,23 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import swap_pairs
 from humanpref.models import Model, load_model
 from humanpref.models.base import BadRowsError, predicted
-from humanpref.models.budget import LEFT, ONE_ORDER, Budget, schedule
-from humanpref.schema import ID, SWAPPED_CLASSES
+from humanpref.models.budget import LEFT, Budget, schedule
+from humanpref.schema import ID
+from humanpref.training import device
 
 logger = logging.getLogger(__name__)
 
@@ -34,28 +35,46 @@ BLOCK_ROWS = 1_024
 """At most so many rows are predicted between two writes of the submission."""
 MAX_FAILURES = 50
 """After so many failed calls one after the other a model is given up. Finding the one bad row of a block takes about ten."""
+BROKEN = "CUDA error"
+"""Stands in errors after which a process can do nothing more on its GPU: the row at fault is in the block that raised it."""
+MAX_DEATHS = 20
+"""So many processes may end one after the other without any outcome before a GPU is used no more. Finding the one row of a
+block that ends them takes about ten."""
+MAX_LOADS = 2
+"""The same of processes that end while they load the model."""
+CONTEXT: Any = multiprocessing.get_context("spawn")
+"""How processes are started; a fork would inherit torch's threads in the middle of their work."""
 
 Outcome = tuple[np.ndarray, np.ndarray | str]
 """Row numbers (m,) with their probabilities (m, 3); or the number of one row, and why there are none."""
 
 
-def outcomes(model: Model, pairs: pd.DataFrame, budget: Budget, whole: bool = False) -> Iterator[Outcome]:
-    """Predict block by block; a block that fails is halved down to the rows at fault. With `whole` by no cheaper variant.
+def outcomes(
+    model: Model, pairs: pd.DataFrame, budget: Budget, begin: Callable[[np.ndarray], None] | None = None
+) -> Iterator[Outcome]:
+    """Predict block by block; a block that fails is halved down to the rows at fault.
+
+    `begin`, if given, is told the numbers of the rows that are tried next.
 
     Raises
     ------
     RuntimeError
-        After `MAX_FAILURES` failed calls, without one between that did not fail.
+        After `MAX_FAILURES` failed calls, without one between that did not fail; at once where the GPU is of no more use to
+        this process (`BROKEN`).
     """
     failed = 0  # one after the other
-    for block, variant in schedule(model, pairs, budget, BLOCK_ROWS, whole):
+    for block, variant in schedule(model, pairs, budget, BLOCK_ROWS):
         pending = [block]
         while pending:
             rows = pending.pop()
+            if begin is not None:
+                begin(rows)
             try:
                 made, bad, why = _said(variant, pairs.iloc[rows].reset_index(drop=True))
             # SystemExit too: a library that calls sys.exit must not end the other rows' work. MemoryError is an Exception.
             except (Exception, SystemExit) as error:
+                if BROKEN in str(error):
+                    raise
                 failed += 1
                 logger.exception("%d rows failed, the first of them id %r", len(rows), pairs[ID].iloc[rows[0]])
                 if len(rows) == 1:
@@ -86,100 +105,210 @@ def _said(model: Model, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, st
         return error.said, error.bad, describe(error)
 
 
-def shared_out(
-    folder: Path, pairs: pd.DataFrame, budget: Budget, workers: int, split: str = "rows"
-) -> Iterator[Outcome]:
+def shared_out(folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> Iterator[Outcome]:
     """The outcomes of the model in a folder, from a process of its own for each GPU.
 
-    With the split `orders` a row comes twice, the second time with the mean over both orders of A and B.
+    The first outcome has no rows: the model has been loaded. The rows of a process that ends before its time are dealt anew.
+    Rows on which two processes have ended are tried apart from the others, in halves of halves, down to the single row; that
+    one is given up.
 
     Raises
     ------
     RuntimeError
-        When all have ended, if one of them did not end well; what the others made has come by then.
+        At the end, if a process did not end well; what there is has come by then.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in the middle of their work
-    running: dict[connection.Connection, tuple[Any, int, int, np.ndarray]] = {}
-    reasons = []
-    frames = (pairs, swap_pairs(pairs))
-    told, heard = np.full((2, len(pairs), 3), np.nan), np.zeros((2, len(pairs)), dtype=bool)  # of each frame
-    late = np.zeros(len(pairs), dtype=bool)
-    until = time.time() + budget.left()
-    for number, parts in enumerate(_shares(len(pairs), workers, split)):
-        ours, theirs = context.Pipe(duplex=False)
-        order = number % 2 if split == "orders" else 0
-        own = [frames[order].iloc[rows].reset_index(drop=True) for rows in parts]
-        process = context.Process(target=_work, args=(number, folder, own, until, theirs), daemon=True)
-        process.start()
-        theirs.close()  # so that the pipe ends with the process
-        running[ours] = process, number, order, np.concatenate(parts)
+    crew = _Crew(folder, pairs, budget, gpus)
     try:
-        while running:
-            for pipe in connection.wait(list(running)):
-                process, number, order, rows = running[pipe]
-                try:
-                    message = pipe.recv()
-                except EOFError:
-                    process.join()
-                    if process.exitcode:
-                        reasons.append(f"GPU {number}: its process ended with {process.exitcode}")
-                    del running[pipe]
-                    continue
-                if isinstance(message, Counter):
-                    if message.pop(LEFT, 0):
-                        late[rows[~heard[order, rows]]] = True
-                    budget.given_up.update(message)
-                elif isinstance(message, str):
-                    reasons.append(message)
-                else:
-                    own, made = rows[message[0]], message[1]
-                    heard[order, own] = True
-                    if isinstance(made, str):
-                        yield own, f"{made} (with A and B exchanged)" if order else made
-                    else:
-                        told[order, own] = made[:, SWAPPED_CLASSES] if order else made
-                        yield own, np.nanmean(told[:, own], axis=0)
+        yield from crew.outcomes()
     finally:
-        for process, *_ in running.values():
-            process.kill()
-    once = ~np.isnan(told[:, :, 0]).all(axis=0)
-    budget.given_up += Counter({ONE_ORDER: int((late & once).sum()), LEFT: int((late & ~once).sum())})
-    if reasons:
-        raise RuntimeError("; ".join(reasons))
+        crew.end()
+    if crew.reasons:
+        told = [f"{why} ({times} times)" if times > 1 else why for why, times in crew.reasons.items()]
+        counts = {"were dealt anew": crew.anew.sum() - crew.left, "have no process left": crew.left}
+        raise RuntimeError("; ".join(told + [f"{rows} rows {what}" for what, rows in counts.items() if rows]))
 
 
-def _shares(rows: int, workers: int, split: str) -> list[list[np.ndarray]]:
-    """The row numbers of a process: every so-manieth; with `orders` then those of its neighbour, which reads the other order."""
-    if split == "rows" or workers == 1:
-        return [[np.arange(number, rows, workers)] for number in range(workers)]
-    own = _shares(rows, workers - workers % 2, "rows")
-    return [own[number] + own[number ^ 1] for number in range(len(own))]
+@dataclass
+class _Worker:
+    """A process, and the numbers of the rows that it still has to do."""
+
+    gpu: int
+    process: BaseProcess
+    pipe: connection.Connection
+    rows: np.ndarray
+    apart: bool = False
+    """These rows have ended two processes: no others are added to them."""
+    loaded: bool = False
+    delivered: bool = False
+    block: np.ndarray | None = None
+    """What it is predicting now; None before its first block and between two."""
+
+    @property
+    def in_flight(self) -> np.ndarray:
+        """The rows that may be why it ended: none while it loads the model, and all while it measures them."""
+        if not self.loaded:
+            return self.rows[:0]
+        return self.rows if self.block is None else self.block
 
 
-def _work(number: int, folder: Path, parts: list[pd.DataFrame], until: float, pipe: connection.Connection) -> None:
-    """One of the processes of `shared_out`. If the one that started it is gone, sending fails, and it ends."""
+class _Crew:
+    """The processes that share a model's rows, and the rows that no process has."""
+
+    def __init__(self, folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> None:
+        self.budget = budget
+        self.order = folder, pairs, time.time() + budget.left()
+        self.usable = set(range(gpus))
+        self.workers: list[_Worker] = []
+        self.loaded = False
+        self.rest = np.arange(len(pairs))
+        self.suspects: list[np.ndarray] = []
+        self.deaths = np.zeros(len(pairs), dtype=np.int64)
+        """Processes that ended with a row in flight."""
+        self.barren: Counter[int] = Counter()
+        """Processes of a GPU that ended one after the other without any outcome."""
+        self.anew = np.zeros(len(pairs), dtype=bool)
+        self.reasons: Counter[str] = Counter()
+
+    @property
+    def left(self) -> int:
+        """Rows that no process has."""
+        return len(self.rest) + sum(map(len, self.suspects))
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Deal and collect until no row is left that a process could do."""
+        self._deal()
+        while any(len(worker.rows) for worker in self.workers):
+            ready = connection.wait([worker.pipe for worker in self.workers])
+            for worker in [worker for worker in self.workers if worker.pipe in ready]:
+                yield from self._hear(worker)
+            self._deal()
+
+    def end(self) -> None:
+        """End all processes; they have nothing left to do, or nobody to do it for."""
+        for worker in self.workers:
+            worker.process.kill()
+        for worker in self.workers:
+            worker.process.join()  # so that its GPU is free for the next model
+
+    def _deal(self) -> None:
+        """Give the rows that no process has to those that wait, else to a fresh one, else to those at work."""
+        if self.budget.left() <= 0:
+            if self.left:
+                logger.warning("time budget: spent, %d rows are %s", self.left, LEFT)
+                self.budget.given_up[LEFT] += self.left
+            self.rest, self.suspects = self.rest[:0], []
+            return
+        waiting: list[_Worker | int] = [worker for worker in self.workers if not len(worker.rows)]
+        vacant = sorted(self.usable - {worker.gpu for worker in self.workers})
+        if len(self.rest):
+            takers = waiting or vacant or [worker for worker in self.workers if not worker.apart]
+            for number, taker in enumerate(takers):
+                self._give(taker, self.rest[number :: len(takers)])
+            self.rest = self.rest[:0] if takers else self.rest
+            return
+        for taker in [*waiting, *vacant]:
+            if self.suspects:
+                self._give(taker, self.suspects.pop(), apart=True)
+
+    def _give(self, taker: _Worker | int, rows: np.ndarray, apart: bool = False) -> None:
+        """Give rows to a process, or to a fresh one on the GPU of this number."""
+        if not len(rows):
+            return
+        if isinstance(taker, int):
+            ours, theirs = CONTEXT.Pipe()
+            process = CONTEXT.Process(target=work, args=(taker, *self.order, theirs), daemon=True)
+            process.start()
+            theirs.close()  # so that the pipe ends with the process
+            taker = _Worker(taker, process, ours, rows[:0])
+            self.workers.append(taker)
+        taker.rows, taker.apart = np.union1d(taker.rows, rows), apart
+        with suppress(OSError):  # it has just ended, as its pipe will say
+            taker.pipe.send(rows)
+
+    def _hear(self, worker: _Worker) -> Iterator[Outcome]:
+        try:
+            message = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            yield from self._ended(worker, f"its process ended with {worker.process.exitcode}", on_rows=True)
+            return
+        match message:
+            case "loaded":
+                worker.loaded = True
+                if not self.loaded:
+                    self.loaded = True
+                    yield self.rest[:0], np.empty((0, 3))
+            case "begins", rows:
+                worker.block = rows
+            case "fails", why, on_rows:
+                yield from self._ended(worker, why, on_rows)
+            case _, rows, made, given_up:
+                self.budget.given_up.update(given_up)
+                worker.rows, worker.block = np.setdiff1d(worker.rows, rows), None
+                if made is not None:
+                    worker.delivered = True
+                    yield rows, made
+
+    def _ended(self, worker: _Worker, why: str, on_rows: bool) -> Iterator[Outcome]:
+        """Take back what a process had not done. `on_rows`: what it was doing may be the reason, and not the model."""
+        self.workers.remove(worker)
+        if not len(worker.rows):
+            logger.warning("GPU %d: %s, after all of its work", worker.gpu, why)
+            return
+        logger.error("GPU %d: %s; %d rows are dealt anew", worker.gpu, why, len(worker.rows))
+        self.reasons[f"GPU {worker.gpu}: {why}"] += 1
+        self.anew[worker.rows] = True
+        self.barren[worker.gpu] = 0 if worker.delivered else self.barren[worker.gpu] + 1
+        if not on_rows or self.barren[worker.gpu] >= (MAX_DEATHS if worker.loaded else MAX_LOADS):
+            self.usable.discard(worker.gpu)
+        flying = worker.in_flight if on_rows else worker.rows[:0]
+        self.deaths[flying] += 1
+        guilty = worker.rows[self.deaths[worker.rows] >= 2]
+        self.rest = np.union1d(self.rest, np.setdiff1d(worker.rows, guilty))
+        tried = np.intersect1d(guilty, flying)
+        groups = [np.setdiff1d(guilty, tried), *np.array_split(tried, 2)]
+        if len(flying) == len(tried) == 1:
+            groups = groups[:1]
+            yield tried, f"{why} with this row alone"
+        self.suspects += [rows for rows in groups if len(rows)]
+
+
+def work(gpu: int, folder: Path, pairs: pd.DataFrame, until: float, pipe: connection.Connection) -> None:
+    """One of the processes of `shared_out`. If the one that started it is gone, its pipe ends, and so does it."""
     # Before torch is imported: this process sees its own GPU alone.
-    visible = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[number] if visible else str(number)
-    logging.basicConfig(level=logging.INFO, format=f"GPU {number}: %(message)s", stream=sys.stdout)
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
+    logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)
     budget = Budget(until - time.time())
+
+    def tell(kind: str, rows: np.ndarray, made: np.ndarray | str | None) -> None:
+        pipe.send((kind, rows, made, budget.given_up))
+        budget.given_up.clear()
+
     try:
+        rows = pipe.recv()
         model = load_model(folder)
-        if len(parts) > 1:
-            model = model.in_one_order()
-        done = 0
-        for part in parts:
-            if budget.given_up[LEFT]:  # there is no time for a second order, then
-                break
-            if done:
-                logger.info("the second order of A and B, of %d rows", len(part))
-            for rows, made in outcomes(model, part, budget, whole=done > 0):
-                pipe.send((done + rows, made))
-            done += len(part)
+        pipe.send("loaded")
+        while True:
+            part = rows
+            frame = pairs.iloc[part].reset_index(drop=True)
+            for own, made in outcomes(model, frame, budget, partial(_begin, pipe, part)):
+                tell("made", part[own], made)
+                rows = np.setdiff1d(rows, part[own])
+                if pipe.poll():  # more rows: the time left is planned anew
+                    break
+            else:
+                tell("late", rows, None)
+                rows = rows[:0]
+            rows = np.union1d(rows, pipe.recv())
+    except EOFError:
+        return
     except (Exception, SystemExit) as error:
         logger.exception("%s: failed", folder)
-        pipe.send(f"GPU {number}: {describe(error)}")
-    pipe.send(budget.given_up)
+        pipe.send(("fails", describe(error), BROKEN in str(error)))
+
+
+def _begin(pipe: connection.Connection, part: np.ndarray, own: np.ndarray) -> None:
+    pipe.send(("begins", part[own]))
 
 
 def free() -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.files import sha256
-from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS
+from humanpref.kaggle.bundle import DATASET_FOLDER, KERNELS, kernels_of, read_run
 from humanpref.kaggle.check import check_bundle
-from humanpref.kaggle.client import FAILED, BusyError, Client, RefusedError, ServiceError, UncertainError
-from humanpref.kaggle.kernels import MARKER, UNFINISHED, WEIGHTS_MARKER
+from humanpref.kaggle.client import FAILED, BusyError, Client, Kernel, RefusedError, ServiceError, UncertainError
+from humanpref.kaggle.kernels import MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
@@ -26,21 +26,20 @@ from humanpref.kaggle.metadata import (
     read_metadata,
     stage_kernel,
 )
-from humanpref.kaggle.records import Records
-from humanpref.kaggle.waiting import poll, send_once
+from humanpref.kaggle.records import Records, describe, identity
+from humanpref.kaggle.results import check_whole, wait_for_kernel
+from humanpref.kaggle.waiting import poll, send_once, settled
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 3_600
 """How long a dataset may take until its files can be read."""
-RUN_SECONDS = 14 * 3_600
-"""How long a kernel may take: 12 hours at most, and some in the queue."""
-LOG_LINES = 20
-"""So many of a failed run's last lines are shown."""
 
 
-def push(client: Client, records: Records, bundle: Path, owner: str, datasets: bool, kernels: Iterable[str]) -> None:
+def push(
+    client: Client, records: Records, bundle: Path, owner: str, datasets: bool, kernels: Iterable[str] | None
+) -> None:
     """Push what is asked for, in order; the inference kernel waits for the training kernel that it mounts.
 
     Parameters
@@ -53,8 +52,8 @@ def push(client: Client, records: Records, bundle: Path, owner: str, datasets: b
         The Kaggle user name to push under.
     datasets : bool
         Whether to push the datasets.
-    kernels : iterable of str
-        Of `humanpref.kaggle.bundle.KERNELS`, those to push.
+    kernels : iterable of str, optional
+        Of `humanpref.kaggle.bundle.KERNELS`, those to push; None: all that the bundle has.
 
     Raises
     ------
@@ -65,13 +64,18 @@ def push(client: Client, records: Records, bundle: Path, owner: str, datasets: b
     if client.user and client.user.lower() != owner:
         raise InputError(f"--user {owner}: the Kaggle credentials here are those of {client.user}")
     check(client, bundle)
+    marker = bundle / DATASET_FOLDER / MARKER
+    manifest = sha256(marker)
+    staged = kernels_of(read_run(marker.parent))
+    if kernels is not None and (missing := set(kernels) - set(staged)):
+        raise InputError(f"{bundle}: has no {missing.pop()} kernel: it was made of artifacts alone, without --preset")
     with records.locked():
         if datasets:
-            for marker in (bundle / DATASET_FOLDER / MARKER, *sorted(bundle.glob(f"*/{WEIGHTS_MARKER}"))):
-                push_dataset(client, records, marker, owner)
-        for name in KERNELS:
-            if name in kernels:
-                push_kernel(client, records, bundle / name, owner)
+            for path in (marker, *sorted(bundle.glob(f"*/{WEIGHTS_MARKER}"))):
+                push_dataset(client, records, path, owner, manifest)
+        for name in staged:
+            if kernels is None or name in kernels:
+                push_kernel(client, records, bundle / name, owner, manifest)
 
 
 def check(client: Client, bundle: Path) -> None:
@@ -85,36 +89,41 @@ def check(client: Client, bundle: Path) -> None:
         raise InputError(client.clean(str(errors[0]).removeprefix("error: ")))
 
 
-def push_dataset(client: Client, records: Records, marker: Path, owner: str) -> None:
-    """Create the dataset of a manifest, or a new version, unless its current one has that manifest; wait until it is ready."""
+def push_dataset(client: Client, records: Records, marker: Path, owner: str, manifest: str) -> None:
+    """Create the dataset of a manifest, or a new version, unless its current one has that manifest; wait until it is ready.
+
+    `manifest` is the digest of the bundle's own manifest, that of the wheel dataset.
+    """
     folder = marker.parent
     metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner)
     for path in folder.rglob("*"):
         if path.is_file():
             client.refuse_secrets(path)
     name, ref, digest = folder.name, metadata["id"], sha256(marker)
+    entry = {"ref": ref, "marker": marker.name, "digest": digest, "manifest": manifest}
 
     def find() -> int | None:
         # A version that is being made has a number before its files can be read.
-        version = client.dataset_version(ref)
-        return version if version > records[name]["base"] or is_there() else None
+        version, base = client.dataset_version(ref) or 0, records[name]["base"]
+        return version if (base is not None and version > base) or is_there() else None
 
-    def is_there() -> bool:
-        return _manifest_digest(client, ref, marker.name) == digest
+    def is_there() -> bool | None:
+        return _manifest_digest(client, ref, marker.name) == digest or None
 
     def send() -> int:
-        base = client.dataset_version(ref)
         create = client.dataset_status(ref) is None
+        base = 0 if create else client.dataset_version(ref)
         logger.info("%s: uploading %s", ref, folder)
         with client.uploaded(folder, metadata, create, digest) as request:
-            records.sending(name, ref=ref, marker=marker.name, digest=digest, base=base)
+            records.sending(name, **entry, base=base)
             _outcome(records, name, lambda: client.commit_dataset(request, ref))
         return 0
 
-    if is_there():
+    if not _is(records[name], ref, digest):
+        # First of all, so that nothing is taken for this bundle's that was pushed of the one before.
+        records.starting(name, **entry)
+    if settled(is_there) if _is(records[name], ref, digest, "done") else is_there():
         logger.info("%s: these files are there already", ref)
-        if not _is(records[name], ref, digest):
-            records.sending(name, ref=ref, marker=marker.name, digest=digest, base=0)
     else:
         send_once(send, lambda: _is(records[name], ref, digest, "sending"), find)
     try:
@@ -125,18 +134,26 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str) -> 
         # What has the number that was taken for ours is something else, or of no use.
         records.became(name, "refused")
         raise
-    records.became(name, "done", version=client.dataset_version(ref))
+    version = client.dataset_version(ref)
+    records.became(name, "done", manifest=manifest, **({"version": version} if version else {}))
 
 
-def wait(client: Client, records: Records) -> Iterator[str]:
-    """Wait until everything that was pushed from here is ready or has run; give a line for each as it is.
+def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str]:
+    """Wait until everything that was pushed of the last bundle is ready or has run; give a line for each as it is.
+
+    Parameters
+    ----------
+    client, records
+        The service, and what was sent there from here.
+    anyway : bool
+        Take a result that is not whole.
 
     Raises
     ------
     InputError
-        If nothing was pushed, a push is not done, or a run failed.
+        If nothing was pushed, a push is not done, a run failed, or what it left is not whole or of another bundle.
     """
-    names = [name for name, _ in records.items() if name != "submission"]
+    names = records.latest()
     if not names:
         raise InputError(f"{records.path}: nothing was pushed from here; humanpref kaggle push")
     order = ["", *KERNELS]  # the datasets first
@@ -146,7 +163,8 @@ def wait(client: Client, records: Records) -> Iterator[str]:
             wait_for_dataset(client, entry["ref"], entry["marker"], entry["digest"])
         else:
             wait_for_kernel(client, records, name)
-        yield f"{entry['ref']} version {entry['version']}: {'ready' if 'marker' in entry else 'COMPLETE'}"
+            check_whole(client, records, name, anyway)
+        yield f"{describe(entry)}: {'ready' if 'marker' in entry else 'COMPLETE'}"
 
 
 def wait_for_dataset(client: Client, ref: str, marker: str, digest: str) -> None:
@@ -165,17 +183,23 @@ def wait_for_dataset(client: Client, ref: str, marker: str, digest: str) -> None
     poll(check, ref, READY_SECONDS)
 
 
-def push_kernel(client: Client, records: Records, folder: Path, owner: str) -> None:
+def push_kernel(client: Client, records: Records, folder: Path, owner: str, manifest: str) -> None:
     """Push a kernel, which starts its run, unless this code has run, or runs, on what it mounts now."""
     with tempfile.TemporaryDirectory() as temporary:
-        staged = stage_kernel(folder / KERNEL_METADATA, Path(temporary), owner)
+        staged = stage_kernel(folder / KERNEL_METADATA, Path(temporary), owner, manifest)
         metadata = read_metadata(staged / KERNEL_METADATA)
         code = staged / metadata["code_file"]
         client.refuse_secrets(code)
         name, ref, text = folder.name, metadata["id"], code.read_text(encoding="utf-8")
-        mounted = _mounted(client, records, metadata)
+        mounted = _mounted(client, records, metadata, manifest)
         digest = hashlib.sha256(json.dumps([metadata, text, mounted], sort_keys=True).encode()).hexdigest()
         sources = _sources(metadata)
+
+        def current() -> Kernel | None:
+            # What was pushed from here before does not go away because Kaggle once denies it.
+            entry = records[name]
+            known = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
+            return settled(lambda: client.kernel(ref)) if known else client.kernel(ref)
 
         def find() -> int | None:
             kernel = client.kernel(ref)
@@ -187,8 +211,9 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str) -> N
             return kernel.version
 
         def send() -> int:
-            kernel = client.kernel(ref)
-            records.sending(name, ref=ref, digest=digest, base=kernel.version if kernel else 0)
+            kernel = current()
+            base = kernel.version if kernel else 0
+            records.sending(name, ref=ref, digest=digest, manifest=manifest, inputs=mounted, base=base)
             saved = _outcome(records, name, lambda: client.save_kernel(staged))
             if saved.ref != ref:
                 records.became(name, "refused", version=saved.version)
@@ -198,73 +223,31 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str) -> N
                 raise RefusedError(_left_out(ref, saved.version, saved.invalid))
             return saved.version
 
-        if _is(records[name], ref, digest, "done") and _still_good(client, ref, records[name]["version"]):
-            logger.info("%s: version %d is this code on these inputs already", ref, records[name]["version"])
-            return
+        if _is(records[name], ref, digest, "done"):
+            version, kernel = records[name]["version"], current()
+            if kernel is not None and kernel.version == version and client.run_status(ref)[0] not in FAILED:
+                logger.info("%s: version %d is this code on these inputs already", ref, version)
+                return
         version = send_once(send, lambda: _is(records[name], ref, digest, "sending"), find)
         records.became(name, "done", version=version)
         logger.info("%s: pushed as version %d", ref, version)
 
 
-def wait_for_run(client: Client, records: Records, name: str) -> None:
-    """Wait until the recorded version of a kernel has run.
-
-    Raises
-    ------
-    ServiceError
-        If the run failed, after the last lines of its log; or if another version was pushed since.
-    """
-    entry = records.require(name, f"push --{name}")
-    ref, version = entry["ref"], entry["version"]
-
-    def check() -> tuple[bool | None, str]:
-        state, reason = client.run_status(ref)
-        if state in FAILED:
-            _show_log(client, ref)
-            raise ServiceError(f"{ref} version {version}: the run ended with {state}{reason and f': {reason}'}")
-        return (True if state == "COMPLETE" else None), state
-
-    poll(check, f"{ref} version {version}", RUN_SECONDS)
-    check_current(client, ref, version)
-
-
-def wait_for_kernel(client: Client, records: Records, name: str) -> None:
-    """The same, and of the training kernel an artifact is expected: raises ServiceError if its time was over before."""
-    wait_for_run(client, records, name)
-    ref, version = records[name]["ref"], records[name]["version"]
-    if name == "train" and UNFINISHED in client.run_output(ref)[1]:
-        raise ServiceError(
-            f"{ref} version {version}: {UNFINISHED} its time was over before there was an artifact; to go on, add "
-            f'"{ref}/{version}" to the kernel_sources of its kernel-metadata.json and push again'
-        )
-
-
-def check_current(client: Client, ref: str, version: int) -> None:
-    """Raise ServiceError unless that version is the kernel's current one: the service tells of the current one alone."""
-    kernel = client.kernel(ref)
-    if kernel is None or kernel.version != version:
-        found = f"version {kernel.version}" if kernel else "none"
-        raise ServiceError(f"{ref}: version {version} was pushed from here, the current one is {found}; push again")
-
-
-def _mounted(client: Client, records: Records, metadata: dict[str, Any]) -> dict[str, int]:
-    """The versions of the kernel's sources that were pushed from here; those that are kernels have to have run."""
-    versions = {}
+def _mounted(client: Client, records: Records, metadata: dict[str, Any], manifest: str) -> dict[str, Any]:
+    """The kernel's sources that were pushed from here, by what tells one push of them from another; kernels have to have run."""
+    found = {}
     # A kernel may mount an earlier version of itself, to go on from there; it names that version.
     for source in sorted(_sources(metadata) - {metadata["id"]}):
         for name, entry in records.items():
             if entry.get("ref") == source and name != "submission":
                 if entry["state"] != "done":
                     raise InputError(f"{metadata['id']}: mounts {source}, whose last push is not done; push it first")
+                if name == DATASET_FOLDER and entry["digest"] != manifest:
+                    raise InputError(f"{metadata['id']}: mounts {source}, which is of another bundle; push it first")
                 if name in KERNELS:
                     wait_for_kernel(client, records, name)
-                versions[source] = entry["version"]
-    return versions
-
-
-def _still_good(client: Client, ref: str, version: int) -> bool:
-    kernel = client.kernel(ref)
-    return kernel is not None and kernel.version == version and client.run_status(ref)[0] not in FAILED
+                found[source] = identity(entry)
+    return found
 
 
 def _outcome(records: Records, name: str, send: Any) -> Any:
@@ -311,9 +294,3 @@ def _code(text: str) -> list[tuple[str, str]]:
     except (ValueError, KeyError, TypeError):
         cells = [{"cell_type": "code", "source": text}]
     return [(cell["cell_type"], "".join(cell["source"]).replace("\r\n", "\n").strip()) for cell in cells]
-
-
-def _show_log(client: Client, ref: str) -> None:
-    _, log = client.run_output(ref)
-    for line in log.splitlines()[-LOG_LINES:]:
-        logger.error("  %s", client.clean(line))

@@ -3,10 +3,14 @@
 One entry for the latest push of each folder of a bundle (`dataset`, `weights-NAME`, `train`, `infer`), and one for the latest
 `submission`. Its `state` is
 
+- `starting`: nothing was sent yet; what was pushed of the bundle before is out of date;
 - `sending`: the call is being made. Found so at the start, it may have arrived or not, and the service has to be asked;
 - `done`: it arrived, and the entry says as what (`version`, or the submission's `number`);
 - `refused`: it did not, or not as it was meant;
 - `failed`: of a submission, that it could not be scored.
+
+`manifest` is the digest of the wheel dataset's manifest in the bundle that an entry was pushed from, `inputs` what a kernel then
+mounted of what was pushed from here: a dataset by the digest of its manifest, a kernel by its version.
 
 An entry has no addresses of uploads and no credentials.
 """
@@ -50,6 +54,29 @@ class Records:
         """All entries by name."""
         return [(name, dict(entry)) for name, entry in self._entries.items()]
 
+    def latest(self) -> list[str]:
+        """The pushes that belong together: those of the last bundle that are not out of date, and what they mount."""
+        pushed = {name: entry for name, entry in self.items() if name != "submission"}
+        mine = {name: entry for name, entry in pushed.items() if not self.outdated(name)}
+        mounted = {source for entry in mine.values() for source in entry.get("inputs", ())}
+        return [name for name, entry in pushed.items() if name in mine or entry["ref"] in mounted]
+
+    def outdated(self, name: str) -> str:
+        """What was pushed after the entry, and so is not in it: the last bundle's dataset, or a source that a kernel mounts."""
+        entry, dataset = self[name], self["dataset"]
+        if dataset and entry.get("manifest", entry.get("digest")) != dataset["digest"]:
+            return dataset["ref"]
+        for other_name, other in self.items():
+            was = entry.get("inputs", {}).get(other["ref"])
+            if was is not None and other_name != "submission" and (other["state"], identity(other)) != ("done", was):
+                return other["ref"]
+        return ""
+
+    def starting(self, name: str, **entry: Any) -> None:
+        """Write down what is going to be sent, in the earlier entry's place."""
+        self._entries[name] = {**entry, "state": "starting"}
+        self._write()
+
     def sending(self, name: str, **entry: Any) -> None:
         """Write down what is about to be sent, in the earlier entry's place."""
         self._entries[name] = {**entry, "state": "sending"}
@@ -90,6 +117,16 @@ class Records:
     def _write(self) -> None:
         self.path.parent.mkdir(exist_ok=True)
         write_json(self.path, {"format": FORMAT, **self._entries})
+
+
+def identity(entry: dict[str, Any]) -> Any:
+    """What tells one push of a dataset, or of a kernel, from another."""
+    return entry["digest"] if "marker" in entry else entry.get("version")
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """What an entry is of: its name, and its version where Kaggle told it."""
+    return f"{entry['ref']} version {entry['version']}" if entry.get("version") else entry["ref"]
 
 
 def _are_entries(values: dict[str, Any]) -> bool:

@@ -1,15 +1,14 @@
 """A stand-in for Kaggle's machine: one command without a network, with read-only inputs and an environment of its own.
 
-Three modes, the best that the machine allows:
+Two modes:
 
-========  ==========================================================================================================
-bwrap     bubblewrap: a file system of its own, where the kernel's folders are at `/kaggle`
-unshare   Linux namespaces alone: no network and read-only inputs, but the machine's files are in sight, and the
-          kernel's folders stay where they are (`$HUMANPREF_KAGGLE_ROOT` says where)
-none      no isolation at all: only Python's own sockets are kept from leaving the machine
-========  ==========================================================================================================
+======  ============================================================================================================
+bwrap   bubblewrap: a file system of its own, where the kernel's folders are at `/kaggle`, and no capabilities
+none    no isolation: only Python's own sockets are kept from leaving the machine, and the kernel's folders stay where
+        they are (`$HUMANPREF_KAGGLE_ROOT` says where)
+======  ============================================================================================================
 
-The modes are tried, not looked up: many machines have the programs and forbid what they do.
+bubblewrap is tried, not looked up: many machines have the program and forbid what it does.
 """
 
 import contextlib
@@ -27,15 +26,16 @@ import tempfile
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from humanpref.schema import InputError
+from humanpref.training.device import DRY_RUN
 
 logger = logging.getLogger(__name__)
 
-MODES = ("bwrap", "unshare", "none")
+MODES = ("bwrap", "none")
 
 _FOLDERS = ("input", "src", "working", "temp")
 _READ_ONLY = ("input", "src")
@@ -79,8 +79,9 @@ class Box:
 class Probe:
     """What a program inside a box found when it tried to get out.
 
-    `connection`, `lookup` and `input_write` tell what happened; `interfaces` are the network interfaces that are up;
-    `package` says whether humanpref could be imported (it must not be, before the kernel installs it).
+    `connection`, `lookup`, `input_remount` (mounting the input folder writable) and `input_write`, tried after it, tell what
+    happened; `interfaces` are the network interfaces that are up; `package` says whether humanpref could be imported (it
+    must not be, before the kernel installs it).
     """
 
     mode: str
@@ -90,6 +91,7 @@ class Probe:
     lookup: str
     resolved: bool
     interfaces: tuple[str, ...]
+    input_remount: str
     input_write: str
     input_writable: bool
     package: bool
@@ -170,26 +172,23 @@ def add_distribution(environment: Path, name: str, version: str) -> None:
 
 
 def detect() -> str:
-    """Give the first of `MODES` that works here, by running a trivial command in it."""
-    for mode in MODES[:-1]:
-        reason = why_not(mode)
-        if reason is None:
-            return mode
-        logger.info("sandbox mode %s does not work here: %s", mode, reason)
+    """Give the mode to use here: `bwrap` if it works, else `none`, with a warning that says why."""
+    reason = why_no_bubblewrap()
+    if reason is None:
+        return "bwrap"
     logger.warning(
-        "NO ISOLATION: neither bubblewrap nor user namespaces work here. The kernels will see this machine's files and can "
-        "write their inputs; only Python's own sockets are blocked. Install bubblewrap (apt-get install bubblewrap) for "
-        "a dry run that proves something."
+        "NO ISOLATION: bubblewrap does not work here (%s). The kernels will see this machine's files and can write their "
+        "inputs; only Python's own sockets are blocked. Install bubblewrap (apt-get install bubblewrap) for a dry run "
+        "that proves something.",
+        reason,
     )
     return "none"
 
 
-def why_not(mode: str) -> str | None:
-    """Why a mode does not work on this machine; None if it does."""
-    if mode == "none":
-        return None
+def why_no_bubblewrap() -> str | None:
+    """Why bubblewrap does not work on this machine, by running a trivial command in it; None if it does."""
     with tempfile.TemporaryDirectory(prefix="humanpref-box-") as temporary:
-        box = make_box(mode, Path(temporary, "root"), Path(temporary, "environment"))
+        box = make_box("bwrap", Path(temporary, "root"), Path(temporary, "environment"))
         box.environment.mkdir()
         output: list[str] = []
         try:
@@ -205,6 +204,7 @@ def run(
     echo: Callable[[str], None],
     timeout: float | None = None,
     memory: int | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> int:
     """Run a command in a box and pass on what it prints, line by line.
 
@@ -221,20 +221,22 @@ def run(
     memory : int, optional
         Bytes of memory that each process may come to hold; one that holds more is killed, as the system does when it has
         no more.
+    variables : mapping of str to str, optional
+        More environment variables.
 
     Returns
     -------
     int
         The exit code; negative for a signal, as `subprocess` has it.
     """
-    argv = {"bwrap": _bwrap, "unshare": _unshare, "none": _plain}[box.mode](box, list(command))
+    argv = [*(_bwrap(box) if box.mode == "bwrap" else []), *command]
     # A session of its own, so that the command and its children can be ended together, and only they.
     process = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=_environment(box),
+        env={**_environment(box), **(variables or {})},
         cwd=box.root / "working",
         encoding="utf-8",
         errors="replace",
@@ -259,7 +261,7 @@ def run(
 
 
 def probe(box: Box) -> Probe:
-    """Try, from inside a box, to reach the network and to write the inputs.
+    """Try, from inside a box, to reach the network, to mount the inputs writable and to write them.
 
     Raises
     ------
@@ -312,16 +314,20 @@ def _environment(box: Box) -> dict[str, str]:
     variables["PATH"] = f"{box.environment}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
     variables["HOME"] = str(box.kaggle / "temp")
     variables["KAGGLE_KERNEL_RUN_TYPE"] = "Batch"
+    variables[DRY_RUN] = "1"
     if box.mode != "bwrap":
         variables["HUMANPREF_KAGGLE_ROOT"] = str(box.kaggle)
     return variables
 
 
-def _bwrap(box: Box, command: list[str]) -> list[str]:
+def _bwrap(box: Box) -> list[str]:
+    """The command line that comes before the kernel's."""
     program = shutil.which("bwrap")
     if program is None:
         raise InputError("bwrap is not installed")
-    argv = [program, "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/usr", "/usr"]
+    # Started by root it would keep all capabilities, with which a kernel mounts its inputs writable.
+    argv = [program, "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
+    argv += ["--ro-bind", "/usr", "/usr"]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
         if os.path.islink(name):
             argv += ["--symlink", os.readlink(name), name]
@@ -340,20 +346,7 @@ def _bwrap(box: Box, command: list[str]) -> list[str]:
     argv += ["--bind", str(box.environment), str(box.environment)]
     for name in _FOLDERS:
         argv += ["--ro-bind" if name in _READ_ONLY else "--bind", str(box.root / name), f"/kaggle/{name}"]
-    return [*argv, "--chdir", "/kaggle/working", "--", *command]
-
-
-def _unshare(box: Box, command: list[str]) -> list[str]:
-    program = shutil.which("unshare")
-    if program is None:
-        raise InputError("unshare is not installed")
-    read_only = [*_python_folders(), *(str(box.root / name) for name in _READ_ONLY)]
-    enter = [_base_python(), "-I", "-c", _ENTER, json.dumps(read_only)]
-    return [program, "--user", "--map-root-user", "--net", "--mount", *enter, *command]
-
-
-def _plain(box: Box, command: list[str]) -> list[str]:
-    return command
+    return [*argv, "--chdir", "/kaggle/working", "--"]
 
 
 def _base_python() -> str:
@@ -412,7 +405,7 @@ def _link(source: Path, target: Path, unwanted: set[Path]) -> None:
 # What runs inside, where humanpref is not installed: text, not functions of this module.
 
 _PROBE = """
-import errno, fcntl, importlib.util, json, os, socket, struct, sys
+import ctypes, errno, fcntl, importlib.util, json, os, socket, struct, sys
 
 def attempt(action):
     try:
@@ -431,6 +424,12 @@ def is_up(name):
         answer = fcntl.ioctl(control, 0x8913, struct.pack("16sh22x", name.encode(), 0))  # SIOCGIFFLAGS
     return bool(struct.unpack("16sh22x", answer)[1] & 1)
 
+def remount():
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = os.statvfs(sys.argv[1]).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
+    if libc.mount(None, os.fsencode(sys.argv[1]), None, ctypes.c_ulong(32 | 4096 | kept), None):  # MS_REMOUNT, MS_BIND
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
 def write():
     path = os.path.join(sys.argv[1], "probe")
     with open(path, "w"):
@@ -439,6 +438,7 @@ def write():
 
 _, connection, number = attempt(connect)
 _, lookup, _ = attempt(lambda: socket.getaddrinfo("example.com", 443))
+_, input_remount, _ = attempt(remount)
 _, input_write, _ = attempt(write)
 print(json.dumps({
     "connection": connection,
@@ -447,27 +447,11 @@ print(json.dumps({
     "lookup": lookup,
     "resolved": lookup == "succeeded",
     "interfaces": [name for _, name in socket.if_nameindex() if is_up(name)],
+    "input_remount": input_remount,
     "input_write": input_write,
     "input_writable": input_write == "succeeded",
     "package": importlib.util.find_spec("humanpref") is not None,
 }))
-"""
-
-# In new user, network and mount namespaces: make folders read-only, bring the loopback up, become the command.
-_ENTER = """
-import fcntl, json, os, socket, struct, subprocess, sys
-
-KEPT = {os.ST_NOSUID: "nosuid", os.ST_NODEV: "nodev", os.ST_NOEXEC: "noexec", os.ST_NOATIME: "noatime",
-        os.ST_NODIRATIME: "nodiratime", os.ST_RELATIME: "relatime"}
-for folder in json.loads(sys.argv[1]):
-    subprocess.run(["mount", "--bind", folder, folder], check=True)
-    # A remount that would drop a flag of the outer mount is refused.
-    flags = os.statvfs(folder).f_flag
-    options = ["remount", "bind", "ro", *(name for flag, name in KEPT.items() if flags & flag)]
-    subprocess.run(["mount", "-o", ",".join(options), folder], check=True)
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-    fcntl.ioctl(control, 0x8914, struct.pack("16sh22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
-os.execv(sys.argv[2], sys.argv[2:])
 """
 
 # Imported by every Python program of an environment made with block_sockets. An audit hook sees the calls of every library

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import humanpref
-from humanpref.artifact import Artifact
-from humanpref.files import read_json, sha256, write_json, write_whole
+from humanpref.artifact import FACTS_FILE, Artifact
+from humanpref.files import damage, read_json, sha256, write_json, write_whole
 from humanpref.kaggle import wheels
 from humanpref.kaggle.kernels import MARKER, Run
 from humanpref.kaggle.metadata import DATASET_METADATA, KERNEL_METADATA
@@ -153,14 +153,36 @@ def stage_dataset(
     vendored = wheels.copy_vendored(project / "wheels", folder)
     ours = build_wheel(project, folder)
     faults = wheels.closure_faults(ours, vendored, freeze, wheels.read_lock(project / "wheels" / wheels.LOCK))
-    if faults:
-        raise InputError("; ".join(faults))
     facts = {
         "version": humanpref.__version__,
         "wheels": {wheel.name: str(wheel.version) for wheel in map(wheels.read_wheel, [ours, *vendored])},
-        "image": {"date": freeze.date, "sha256": sha256(freeze.path), "python": list(wheels.PYTHONS)},
+        "image": {
+            "date": freeze.date,
+            "sha256": sha256(freeze.path),
+            "python": list(wheels.PYTHONS),
+            "versions": {name: str(version) for name, version in sorted(freeze.versions.items())},
+        },
     }
+    faults += [f"{path.relative_to(folder)}: {problem}" for path, problem in version_faults(folder, facts)]
+    if faults:
+        raise InputError("; ".join(faults))
     return write_manifest(folder, MARKER, facts)
+
+
+def version_faults(dataset: Path, facts: dict[str, Any]) -> list[tuple[Path, str]]:
+    """The artifacts of a dataset that newer libraries wrote than it will be read by, the image's or the dataset's own.
+
+    `facts` are the manifest's. torch is apart: what is saved of it are tensors, which any version reads.
+    """
+    faults = []
+    for path in sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}")):
+        versions = facts["image"]["versions"] | facts["wheels"]
+        for name, version in sorted(Artifact.load(path.parent).written_by):
+            if name in versions and wheels.is_newer(version, versions[name]):
+                problem = f"written by {name} {version}, the image has {versions[name]}"
+                mend = "train with the image's versions (constraints.txt), or name a newer freeze (bundle --image)"
+                faults.append((path, f"{problem}; {mend}"))
+    return faults
 
 
 def artifact_names(artifacts: Sequence[Path]) -> list[str]:
@@ -236,6 +258,8 @@ def upload_faults(folder: Path) -> list[str]:
             faults.append(f"{name}: an empty file, which Kaggle drops")
         elif path.is_file() and re.search(r"\.(zip|tar|tgz|gz|bz2|xz|7z|rar)$", name, re.IGNORECASE):
             faults.append(f"{name}: an archive, which Kaggle unpacks on arrival; put its files there")
+        elif path.is_file() and (problem := damage(path)):
+            faults.append(f"{name}: {problem}")
         elif path.name == "__pycache__" or path.suffix in (".egg-info", ".pyc"):
             faults.append(f"{name}: left there by a tool; remove it")
     return faults

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from humanpref.kaggle.client import BusyError, Client, RefusedError, ServiceError, Submission
-from humanpref.kaggle.push import wait_for_run
-from humanpref.kaggle.records import Records
+from humanpref.kaggle.client import BusyError, Client, RefusedError, ServiceError, SignInError, Submission
+from humanpref.kaggle.records import Records, describe
+from humanpref.kaggle.results import check_whole, wait_for_run
 from humanpref.kaggle.waiting import poll, send_once
 from humanpref.schema import InputError
 
@@ -17,22 +17,27 @@ SCORE_SECONDS = 24 * 3_600
 """How long the hidden rerun may take: 9 hours, and the queue before it."""
 
 
-def submit(client: Client, records: Records, competition: str, message: str) -> Submission:
+def submit(client: Client, records: Records, competition: str, message: str, anyway: bool = False) -> Submission:
     """Submit the recorded version of the inference kernel, and wait for its score.
 
     One version is submitted once: each description starts with the kernel, its version and a digest of what was pushed, and is
-    looked for among the team's submissions first. Interrupted, the same command goes on waiting.
+    looked for among the team's submissions first. Interrupted, the same command goes on waiting. A result that is not whole, or
+    that is of another bundle than the one pushed last, is not submitted, unless `anyway`.
 
     Raises
     ------
     InputError
-        If there is no finished push, its run or the hidden rerun failed, or Kaggle takes no more submissions today.
+        If there is no finished push, its run or the hidden rerun failed, its result is not to be submitted, or Kaggle takes no
+        more submissions today.
     """
     if not message.strip():
         raise InputError("--message: expected some words for the list of submissions, got none")
     with records.locked():
+        kernel = records.require("infer", "push --infer")
+        if source := records.outdated("infer"):
+            raise InputError(f"{describe(kernel)}: was pushed before the last push of {source}: humanpref kaggle push")
         wait_for_run(client, records, "infer")
-        kernel = records["infer"]
+        check_whole(client, records, "infer", anyway)
         ref, version = kernel["ref"], kernel["version"]
         # First, so that it survives a description that is cut off; with the digest, since a kernel that was deleted and made
         # anew counts its versions from 1.
@@ -93,7 +98,9 @@ def status(client: Client, records: Records, competition: str) -> Iterator[str]:
     for name, entry in records.items():
         try:
             yield _standing(client, name, entry)
-        except ServiceError as error:
+        except SignInError:
+            raise
+        except RefusedError as error:
             yield str(error)
     if not records.items():
         yield f"{records.path}: nothing was pushed from here"
@@ -103,7 +110,7 @@ def status(client: Client, records: Records, competition: str) -> Iterator[str]:
 
 
 def _standing(client: Client, name: str, entry: dict[str, Any]) -> str:
-    what = f"{entry['ref']} version {entry['version']}" if "version" in entry else entry["ref"]
+    what = describe(entry)
     if name == "submission" and "number" in entry:
         found = client.submission(entry["number"])
         return (

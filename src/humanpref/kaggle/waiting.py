@@ -64,6 +64,15 @@ def poll(
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
 
+def settled(find: Callable[[], T | None], *, sleep: Callable[[float], None] = time.sleep) -> T | None:
+    """Look for what should be there, more than once: None only if it is not there for a minute."""
+    for pause in SETTLING_PAUSES:
+        sleep(pause)
+        if (found := find()) is not None:
+            return found
+    return None
+
+
 def send_once(
     send: Callable[[], T],
     pending: Callable[[], bool],
@@ -90,11 +99,8 @@ def send_once(
         What the last try ended in.
     """
     for attempt in range(TRIES):
-        if pending():
-            for pause in SETTLING_PAUSES:
-                sleep(pause)
-                if (found := find()) is not None:
-                    return found
+        if pending() and (found := settled(find, sleep=sleep)) is not None:
+            return found
         try:
             return send()
         except (BusyError, UncertainError) as error:

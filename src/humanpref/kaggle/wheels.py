@@ -132,6 +132,14 @@ def read_image(path: Path) -> Image:
     return Image(path, date[1].strip() if date else "unknown", versions)
 
 
+def is_newer(version: str, other: str) -> bool:
+    """Whether a version comes after another one, or is none; what a build adds to it (`+cu128`) does not count."""
+    try:
+        return Version(Version(version).public) > Version(Version(other).public)
+    except (InvalidVersion, TypeError):
+        return True
+
+
 def read_wheel(path: Path) -> Wheel:
     """Read a wheel's name and metadata.
 

@@ -10,7 +10,7 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError
 
-__all__ = ["Model", "build_model", "load_model", "module_of"]
+__all__ = ["Model", "build_model", "libraries_of", "load_model", "module_of"]
 
 _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),
@@ -50,6 +50,23 @@ def build_model(config: Config) -> Model:
     return model
 
 
+_NEURAL = ("transformers", "tokenizers")
+_FAMILY_LIBRARIES = {
+    "sparse": ("scikit-learn",),
+    "boosted": ("scikit-learn", "xgboost"),
+    **dict.fromkeys(("embedding", "encoder", "decoder", "dpo"), _NEURAL),
+}
+
+
+def libraries_of(config: Config) -> set[str]:
+    """The libraries, numpy and torch apart, whose versions count for what a model of this configuration saves."""
+    used = set(_FAMILY_LIBRARIES.get(config.family, ()))
+    if getattr(config.model, "offset", "none") != "none":
+        used |= set(_FAMILY_LIBRARIES["sparse"])
+    options = ((getattr(config.model, option, None), values, library) for option, values, library, _ in _LIBRARIES)
+    return used | {library for value, values, library in options if value in values}
+
+
 def module_of(config: Config) -> str:
     """The name of the module that holds the configuration's family."""
     return _CLASSES[config.family][0]
@@ -67,17 +84,22 @@ def _model_of(config: Config) -> Model:
 
 
 def load_model(folder: str | Path) -> Model:
-    """The model that `Model.save` left in a folder.
+    """The model that `Model.save` left in a folder, or that of an artifact: of folds and seeds the mean.
 
     Raises
     ------
     InputError
         If the folder does not hold one, whole: a missing or an extra weight is an error.
     """
-    path = Path(folder) / CONFIG_FILE
+    folder = Path(folder)
+    if (folder / "artifact.json").is_file():
+        from humanpref.artifact import Artifact  # which imports this module
+
+        return Artifact.load(folder).model
+    path = folder / CONFIG_FILE
     values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
     model = _model_of(from_dict(values, str(path)))
-    model.load_state(Path(folder))
+    model.load_state(folder)
     return model

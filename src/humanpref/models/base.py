@@ -1,6 +1,8 @@
 """What every model is: scikit-learn's conventions on a pairs frame, and a folder that holds it."""
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from humanpref.config import Config
+from humanpref.data.cells import as_pairs
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
 from humanpref.schema import TEXT_COLUMNS, InputError
@@ -20,8 +23,35 @@ Validation = tuple[pd.DataFrame, np.ndarray]
 """Held-out pairs and their labels, to report on while training."""
 
 
+def _entry(method: Callable) -> Callable:
+    """A method of a model that makes a pairs frame (`humanpref.data.as_pairs`) of every frame that a caller gives it."""
+
+    @functools.wraps(method)
+    def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
+        return method(self, as_pairs(pairs), *arguments, **options)
+
+    @functools.wraps(method)
+    def fit(
+        self: "Model", pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None = None,
+        validation: Validation | None = None, checkpoint: Path | None = None,
+    ) -> "Model":  # fmt: skip
+        held = None if validation is None else (as_pairs(validation[0]), validation[1])
+        for name, values in (("labels", labels), ("weights", weights)):
+            if values is not None and len(values) != len(pairs):
+                raise InputError(f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}")
+        return method(self, as_pairs(pairs), labels, weights, held, checkpoint)
+
+    return fit if method.__name__ == "fit" else entry
+
+
 class Model(ABC):
     """A predictor of P(A), P(B), P(tie). `__init__` only stores the configuration; what is learned ends in `_`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Validate the frames of callers in every family, so that none can forget to."""
+        super().__init_subclass__(**options)
+        for name in {"fit", "predict_proba", "costs", "margins", "rewards"} & vars(cls).keys():
+            setattr(cls, name, _entry(vars(cls)[name]))
 
     swap_equivariant = False
     """True if exchanging A and B exchanges P(A) and P(B) by construction, so that averaging over both orders gains nothing."""
@@ -48,7 +78,7 @@ class Model(ABC):
         Parameters
         ----------
         pairs : DataFrame
-            A pairs frame of n rows; its own label columns are not looked at.
+            n rows, read by `humanpref.data.as_pairs`; their own label columns are not looked at.
         labels : ndarray
             (n,) integers in {0, 1, 2} (A, B, tie), or (n, 3) probabilities.
         weights : ndarray, optional
@@ -57,15 +87,24 @@ class Model(ABC):
             Rows to report on. They are never learned from.
         checkpoint : Path, optional
             A file or folder for a long fit to keep its state in, and to go on from if it is there; the caller removes it.
+
+        Raises
+        ------
+        InputError
+            For a column or cell that cannot be used, or labels or weights that are not one for each row.
         """
 
     @abstractmethod
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """P(A), P(B), P(tie) of each row: (n, 3) float64, rows summing to 1, in the order of the rows."""
+        """P(A), P(B), P(tie) of each row: (n, 3) float64, rows summing to 1, in the order of the rows.
+
+        The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be used.
+        """
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
         """What predicting each row costs, (n,) at least 1, in a unit that the model's cheaper variants share; by default
         characters."""
+        pairs = as_pairs(pairs)
         texts = zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
         return np.array([1 + sum(len(turn) for turns in row for turn in turns) for row in texts], dtype=np.float64)
 

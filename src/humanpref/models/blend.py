@@ -9,8 +9,7 @@ Both weight problems are convex, and so is that of 1/T once the weights are know
 import dataclasses
 import logging
 import os
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-from humanpref.config import Config, load_config
+from humanpref.config import Config, from_dict, load_config
 from humanpref.config.cpu import BlendOptions, HoldOut
+from humanpref.config.loading import member_words
 from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
@@ -262,7 +262,7 @@ class BlendModel(Model):
         facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
         tried: list[dict[str, Any]] = []
         if not splits:
-            logger.info("blend: fewer prompts than inner folds, so the members weigh the same")
+            logger.warning("blend: fewer prompts than inner folds, so the members weigh the same")
             blend, dropped = equal_blend(options.mean, len(members)), {}
         else:
             fold_of = np.full(len(pairs), -1)
@@ -299,7 +299,8 @@ class BlendModel(Model):
         self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
         for fact in tried:
             logger.info("blend: %s", describe_correction(fact))
-        self.report_ = {"blend": {**blend.facts(), "corrections": tried, "members": facts}}
+        left_out = [text for text in options.members if text not in dict(members)]
+        self.report_ = {"blend": {**blend.facts(), "corrections": tried, "members": facts, "left_out": left_out}}
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -324,12 +325,7 @@ class BlendModel(Model):
         options: BlendOptions = self.config.model
         members, filled = [], False
         for text in options.members:
-            try:
-                preset, *overrides = shlex.split(text)
-            except ValueError as error:
-                raise InputError(
-                    f"option model.members: {text!r}: expected a preset and its settings ({error})"
-                ) from None
+            preset, _, overrides = member_words(text)
             overrides.insert(0, f"seed={self.config.seed}")
             config = load_config(preset, None, overrides)
             if config.family == FROZEN and not any(setting.startswith("model.backbone=") for setting in overrides):
@@ -455,6 +451,17 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
     if sorted(expected) != found:
         raise InputError(f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}")
     return Blend(mean, weights, correction), [folder / name for name in expected]
+
+
+def leaves(folder: Path) -> Iterator[Config]:
+    """The configurations of a saved model's parts that predict by themselves: its own, or those of a blend's members."""
+    path = folder / CONFIG_FILE
+    config = from_dict(read_json(path), str(path))
+    if config.family != "blend":
+        yield config
+        return
+    for member in read_state(folder, config.model.mean)[1]:
+        yield from leaves(member)
 
 
 def write_blend(folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:

@@ -69,9 +69,12 @@ class Budget:
     def tell(self) -> None:
         """Log what was given up, if anything was."""
         if self.given_up:
-            # Of each model: a row that two models give up counts twice.
-            told = ", ".join(f"{name}: {rows} row predictions" for name, rows in self.given_up.items())
-            logger.warning("time budget of %.0f s: %s", self.seconds, told)
+            logger.warning("time budget of %.0f s: %s", self.seconds, ", ".join(shortages(self.given_up)))
+
+
+def shortages(given_up: Counter[str]) -> list[str]:
+    """What was given up for lack of time, one line each. Of each model: a row that two models give up counts twice."""
+    return [f"{name}: {rows} row predictions for lack of time" for name, rows in given_up.items()]
 
 
 def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
@@ -90,14 +93,13 @@ def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndar
 
 
 def schedule(
-    model: Model, pairs: pd.DataFrame, budget: Budget, most: int = sys.maxsize, whole: bool = False
+    model: Model, pairs: pd.DataFrame, budget: Budget, most: int = sys.maxsize
 ) -> Iterator[tuple[np.ndarray, Model]]:
     """The row numbers of one block after the other, at most so many, and the variant that there is time for.
 
-    A block's time is what passes until the next one is asked for. Rows that there is no time for do not come. With `whole`
-    there is no variant but the model itself.
+    A block's time is what passes until the next one is asked for. Rows that there is no time for do not come.
     """
-    variants = [("", model), *([] if whole else model.cheaper())]
+    variants = [("", model), *model.cheaper()]
     costs = [_costs(model, pairs)]
     order = np.argsort(-costs[0], kind="stable")
     done, chosen, rate, blocks = 0, 0, 0.0, 0
@@ -115,11 +117,11 @@ def schedule(
         if not size:
             break
         rows, (name, variant) = rest[: min(size, most)], variants[chosen]
+        if name:
+            budget.given_up[name] += len(rows)
         started = budget.spent()
         yield rows, variant
         rate = float(costs[chosen][rows].sum()) / max(budget.spent() - started, 1e-9)
-        if name:
-            budget.given_up[name] += len(rows)
         done += len(rows)
         blocks += 1
     if done < len(order):

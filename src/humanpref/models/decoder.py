@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from humanpref.config.neural import DecoderOptions
 from humanpref.models.adapters import adapt
-from humanpref.models.frozen_base import FrozenBaseModel, check_room, padding_id, read
+from humanpref.models.frozen_base import FrozenBaseModel, check_room, read
 from humanpref.models.hidden import hidden_states
 from humanpref.schema import TEXT_COLUMNS
 from humanpref.text.chat import judge_template
 from humanpref.text.format import joint
-from humanpref.text.tokens import tokenise
+from humanpref.text.tokens import Template, tokenise
 
 
 class PairDecoder(nn.Module):
@@ -53,29 +53,28 @@ class DecoderModel(FrozenBaseModel):
     def _module(self, base: nn.Module) -> nn.Module:
         return PairDecoder(base, self.config.model)
 
+    def _template(self) -> Template:
+        options: DecoderOptions = self.config.model
+        return judge_template(self.tokenizer_, options.system_prompt, options.question)
+
     def _collate(self, pairs: pd.DataFrame) -> "PromptCollate":
-        return PromptCollate(pairs, self.tokenizer_, self.config.model)
+        return PromptCollate(pairs, self.tokenizer_, self._template(), self.config.model)
 
 
 class PromptCollate:
-    """From row numbers to the decoder's inputs, (n, length) int64, padded to the batch's longest on the tokenizer's side."""
+    """From row numbers to the decoder's inputs, (n, length) int64, padded on the right to the batch's longest."""
 
-    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, options: DecoderOptions) -> None:
+    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, template: Template, options: DecoderOptions) -> None:
         sequences = [joint(*row)[0] for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)]
-        template = judge_template(tokenizer, options.system_prompt, options.question)
         check_room(template, options)
         made = tokenise(sequences, tokenizer, options.max_length, options.prompt_share, template=template)
         self.rows = [sequence.ids for sequence in made]
         self.lengths = np.array([len(ids) for ids in self.rows], dtype=np.int64)
-        self.left = tokenizer.padding_side == "left"
-        self.pad = padding_id(tokenizer)
 
     def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
         length = int(self.lengths[rows].max())
-        ids = np.full((len(rows), length), self.pad, dtype=np.int64)
-        mask = np.zeros((len(rows), length), dtype=np.int64)
+        ids, mask = np.zeros((2, len(rows), length), dtype=np.int64)
         for i, row in enumerate(rows):
             own = self.rows[row]
-            place = slice(length - len(own), length) if self.left else slice(0, len(own))
-            ids[i, place], mask[i, place] = own, 1
+            ids[i, : len(own)], mask[i, : len(own)] = own, 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}

@@ -23,13 +23,13 @@ from humanpref.config.neural import DpoOptions, DpoTraining
 from humanpref.data import held_out, prompt_keys
 from humanpref.models.adapters import adapt
 from humanpref.models.base import Validation, as_probabilities
-from humanpref.models.frozen_base import FrozenBaseModel, check_room, padding_id, read
+from humanpref.models.frozen_base import FrozenBaseModel, check_room, read
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.hidden import hidden_states
 from humanpref.schema import TEXT_COLUMNS, InputError
 from humanpref.text.chat import dialogue_template
 from humanpref.text.format import A, dual
-from humanpref.text.tokens import SPECIAL, tokenise
+from humanpref.text.tokens import SPECIAL, Template, tokenise
 from humanpref.training.losses import cross_entropy, dpo
 from humanpref.training.predict import predict_logits, softmax
 
@@ -189,8 +189,11 @@ class DpoModel(FrozenBaseModel):
     def _reads_both_orders(self) -> bool:
         return False
 
+    def _template(self) -> Template:
+        return dialogue_template(self.tokenizer_, self.config.model.system_prompt)
+
     def _lengths(self, pairs: pd.DataFrame) -> np.ndarray:
-        return DialogueCollate(pairs, self.tokenizer_, self.config.model).lengths
+        return DialogueCollate(pairs, self.tokenizer_, self._template(), self.config.model).lengths
 
     def _module(self, base: nn.Module) -> nn.Module:
         _check_logits(base, self.config.model.backbone)
@@ -201,7 +204,7 @@ class DpoModel(FrozenBaseModel):
 
     def _collate(self, pairs: pd.DataFrame, sides: int = 2) -> "DialogueCollate":
         """The rows with the reference's log-probabilities, which no training changes: computed once."""
-        collate = DialogueCollate(pairs, self.tokenizer_, self.config.model, sides)
+        collate = DialogueCollate(pairs, self.tokenizer_, self._template(), self.config.model, sides)
         self.module_.as_reference = True
         try:
             collate.reference = self._predict(collate)
@@ -275,21 +278,20 @@ class DialogueCollate:
 
     reference: np.ndarray | None = None
 
-    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, options: DpoOptions, sides: int = 2) -> None:
+    def __init__(
+        self, pairs: pd.DataFrame, tokenizer: Any, template: Template, options: DpoOptions, sides: int = 2
+    ) -> None:
         rows = zip(*(pairs[c] for c in TEXT_COLUMNS), strict=True)
         sequences = [side for row in rows for side in dual(*row)[:sides]]
-        template = dialogue_template(tokenizer, options.system_prompt)
         check_room(template, options)
         made = tokenise(sequences, tokenizer, options.max_length, options.prompt_share, template=template)
         self.sides = sides
         self.rows = [made[start : start + sides] for start in range(0, len(made), sides)]
         self.lengths = sides * np.array([max(len(side.ids) for side in row) for row in self.rows], dtype=np.int64)
-        self.pad = padding_id(tokenizer)
 
     def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
         shape = (len(rows), self.sides, int(self.lengths[rows].max()) // self.sides)
-        ids = np.full(shape, self.pad, dtype=np.int64)
-        mask, responses = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        ids, mask, responses = np.zeros((3, *shape), dtype=np.int64)
         for i, row in enumerate(rows):
             for j, side in enumerate(self.rows[row]):
                 end = len(side.ids)

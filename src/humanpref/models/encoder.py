@@ -22,6 +22,8 @@ from humanpref.models.hidden import hidden_states
 from humanpref.models.pretrained import (
     LOADING_ERRORS,
     backbone_facts,
+    base_folder,
+    check_ids,
     load_backbone_config,
     load_state_strictly,
     load_tokenizer,
@@ -30,8 +32,8 @@ from humanpref.models.pretrained import (
 from humanpref.models.scratch import scratch_config, train_tokenizer
 from humanpref.models.sparse import SparseModel
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
-from humanpref.text.format import dual, joint
-from humanpref.text.tokens import tokenise
+from humanpref.text.format import A, dual, joint
+from humanpref.text.tokens import template_of, tokenise
 from humanpref.training.losses import Loss, both_orders
 
 SCRATCH = "scratch"
@@ -134,7 +136,7 @@ class EncoderModel(GradientModel):
         name = str(folder / BACKBONE_FOLDER)
         config = load_backbone_config(name)
         try:
-            backbone = AutoModel.from_config(config, dtype=torch.float32)
+            backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
         except LOADING_ERRORS as error:
             raise InputError(not_loaded(name, "configuration", error)) from None
         self.module_ = PairEncoder(backbone, self.config.model)
@@ -148,7 +150,7 @@ class EncoderModel(GradientModel):
         options: EncoderOptions = self.config.model
         if options.backbone == SCRATCH:
             self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
-            backbone = AutoModel.from_config(scratch_config(options, self.tokenizer_))
+            backbone = AutoModel.from_config(scratch_config(options, self.tokenizer_), trust_remote_code=False)
         else:
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
@@ -269,17 +271,25 @@ def out_of_fold_logits(
     return offset
 
 
-def load_backbone(name: str) -> nn.Module:
-    """A pretrained encoder without its task head, in float32.
+def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
+    """A pretrained model without its task head, in a type that `from_pretrained` takes.
 
     Raises
     ------
     InputError
         If it cannot be loaded, or if the checkpoint lacks weights, which would otherwise start at random without a word.
     """
-    load_backbone_config(name)
+    folder = str(base_folder(name))
+    config = load_backbone_config(folder)
     try:
-        backbone, info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        backbone, info = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=None,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     except LOADING_ERRORS as error:
         raise InputError(not_loaded(name, "weights", error)) from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
@@ -291,23 +301,28 @@ def load_backbone(name: str) -> nn.Module:
 
 
 def check_encoder(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
-    """Try the longest input beforehand: every token needs an embedding, every place a position, and the first token must see
-    the last one, which a decoder's does not.
+    """Try the longest input beforehand: every token needs an embedding, every place a position, the tokenizer must put the
+    tokens that it names around a text, and the first token must see the last one, which a decoder's does not.
 
     Raises
     ------
     InputError
         If one of these fails; `name` is the backbone's.
     """
-    embeddings = backbone.get_input_embeddings().num_embeddings
     if tokenizer.pad_token_id is None:
         raise InputError(f"backbone {name}: its tokenizer has no padding token; is this an encoder?")
-    if len(tokenizer) > embeddings:
-        raise InputError(
-            f"backbone {name}: its tokenizer has {len(tokenizer)} tokens, its model {embeddings} embeddings"
-        )
-    ids = torch.full((2, max_length), len(tokenizer) - 1)
-    ids[1, -1] = len(tokenizer) - 2
+    template = template_of(tokenizer)
+    ends = [
+        token
+        for token in (tokenizer.cls_token or tokenizer.bos_token, tokenizer.sep_token or tokenizer.eos_token)
+        if token
+    ]
+    if ends and not template.around():
+        raise InputError(f"backbone {name}: its tokenizer names {' and '.join(ends)} and puts none around a text")
+    fixed = (tokenizer.pad_token_id, *template.prefix, *template.before[A], *template.suffix)
+    largest = check_ids(name, tokenizer, fixed, backbone.get_input_embeddings().num_embeddings)
+    ids = torch.full((2, max_length), largest)
+    ids[1, -1] = largest - 1
     try:
         with torch.inference_mode():
             first = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]

@@ -1,8 +1,10 @@
 """A frozen pretrained decoder and the little that learns on it: loading, checking, and an artifact that only names the base."""
 
 import contextlib
+import itertools
 import logging
 from abc import abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from transformers import AutoModel, BitsAndBytesConfig
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation
+from humanpref.models.checkpoint import base_digest
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
 from humanpref.models.pretrained import (
     BASE_FILE,
     LOADING_ERRORS,
     backbone_facts,
-    base_digest,
     base_folder,
+    check_ids,
     find_base,
     load_backbone_config,
     load_state_strictly,
@@ -59,6 +62,10 @@ class FrozenBaseModel(GradientModel):
     def _module(self, base: nn.Module) -> nn.Module:
         """The module to train: the base with what learns, the latter in float32."""
 
+    @abstractmethod
+    def _template(self) -> Template:
+        """The fixed tokens around a row's texts."""
+
     def check(self) -> None:
         place = str(base_folder(self.config.model.backbone))
         load_tokenizer(place)
@@ -83,7 +90,9 @@ class FrozenBaseModel(GradientModel):
         self.tokenizer_ = load_tokenizer(str(place))
         self.base_config_ = load_backbone_config(str(place))
         base = load_base(place, self.base_config_, options, self.kind)
-        check_decoder(base, self.tokenizer_, options)
+        template = self._template()
+        fixed = [*template.prefix, *itertools.chain(*template.before.values()), *template.suffix]
+        check_decoder(base, self.tokenizer_, options, fixed)
         self.base_ = {"name": options.backbone, "sha256": base_digest(place)}
         if self.config.training.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -113,12 +122,6 @@ def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tens
         ).last_hidden_state
 
 
-def padding_id(tokenizer: Any) -> int:
-    """What to pad with: the mask hides it, so any token will do, and no embedding is ever added for it."""
-    known = (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) if i is not None)
-    return next(known, 0)
-
-
 def check_room(template: Template, options: AdaptedOptions) -> None:
     """Raise InputError where the fixed text of one round leaves nearly no room for the row's own."""
     fixed = template.around() + sum(len(ids) for ids in template.before.values())
@@ -138,13 +141,19 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
         If it cannot be loaded, lacks weights, or cannot be had in that type here.
     """
     check_quantisation(options)
-    # scaled_dot_product_attention has no soft cap on its scores, and transformers would leave Gemma 2's out without a word.
-    attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
+    quantised = {}
     if options.quantisation != "none":
-        attention |= {"quantization_config": _quantisation(options), "device_map": {"": processes().device}}
+        quantised = {"quantization_config": _quantisation(options), "device_map": {"": processes().device}}
     try:
         base, info = kind.from_pretrained(
-            place, config=config, dtype=base_dtype(options), output_loading_info=True, **attention
+            place,
+            config=config,
+            dtype=base_dtype(options),
+            # scaled_dot_product_attention has no soft cap on scores, and transformers would leave Gemma 2's out without a word.
+            attn_implementation="eager" if getattr(config, "attn_logit_softcapping", None) else None,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **quantised,
         )
     except LOADING_ERRORS as error:
         raise InputError(not_loaded(str(place), "weights", error)) from None
@@ -188,14 +197,13 @@ def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
     )
 
 
-def check_decoder(base: nn.Module, tokenizer: Any, options: AdaptedOptions) -> None:
-    """Every token that texts can give needs an embedding, every place a position, and no token may see a later one."""
+def check_decoder(base: nn.Module, tokenizer: Any, options: AdaptedOptions, fixed: Iterable[int]) -> None:
+    """Every token of texts and every `fixed` one needs an embedding, every place a position; no token may see a later one.
+
+    Padding needs nothing: it is token 0, which only the mask sees.
+    """
     name, config = options.backbone, base.config
-    embeddings = base.get_input_embeddings().num_embeddings
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    largest = max((i for i in tokenizer.get_vocab().values() if i not in special), default=0)
-    if largest >= embeddings:
-        raise InputError(f"backbone {name}: its tokenizer has a token {largest}, its model {embeddings} embeddings")
+    largest = check_ids(name, tokenizer, fixed, base.get_input_embeddings().num_embeddings)
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and options.max_length > longest:
         raise InputError(f"option model.max_length: backbone {name} reads {longest} tokens, not {options.max_length}")

@@ -94,7 +94,7 @@ class GradientModel(Model):
         made: list[tuple[str, Model]] = []
         once = self
         if self._reads_both_orders:
-            once = self.in_one_order()
+            once = self._with(inference=dataclasses.replace(self.config.inference, swap_average=False))
             made.append((ONE_ORDER, once))
         longest = self.config.model.max_length
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
@@ -106,10 +106,6 @@ class GradientModel(Model):
                 break
             made.append((f"inputs cut to {length} tokens", shorter))
         return made
-
-    def in_one_order(self) -> "GradientModel":
-        """This model without swap averaging."""
-        return self._with(inference=dataclasses.replace(self.config.inference, swap_average=False, split="rows"))
 
     @property
     def _one_pass_for_both_orders(self) -> bool:

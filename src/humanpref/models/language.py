@@ -1,7 +1,6 @@
 """A frozen causal language model: how likely it finds texts. Fluency is told by their perplexity."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,9 +8,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from humanpref.config.neural import AdaptedOptions
-from humanpref.models.frozen_base import check_decoder, load_base, padding_id
-from humanpref.models.pretrained import load_backbone_config, load_tokenizer
-from humanpref.text.tokens import BATCH_TEXTS, find
+from humanpref.models.frozen_base import check_decoder, load_base
+from humanpref.models.pretrained import base_folder, load_backbone_config, load_tokenizer
+from humanpref.text.tokens import BATCH_TEXTS, find, text_ids
 from humanpref.training.predict import predict_logits
 
 LONGEST = 256
@@ -43,13 +42,14 @@ class LanguageModel:
     """
 
     def __init__(self, name: str) -> None:
-        config = load_backbone_config(name)
+        place = base_folder(name)
+        config = load_backbone_config(str(place))
         longest = min(LONGEST, getattr(config, "max_position_embeddings", None) or LONGEST)
         options = AdaptedOptions(backbone=name, max_length=longest)
         self.longest = longest
-        self.tokenizer = load_tokenizer(name)
-        model = load_base(Path(name), config, options, AutoModelForCausalLM)
-        check_decoder(model, self.tokenizer, options)
+        self.tokenizer = load_tokenizer(str(place))
+        model = load_base(place, config, options, AutoModelForCausalLM)
+        check_decoder(model, self.tokenizer, options, self.tokenizer("a").input_ids)
         self.module = TokenLogProbabilities(model)
 
     def log_probabilities(self, texts: Iterable[str]) -> np.ndarray:
@@ -72,7 +72,7 @@ class LanguageModel:
             lengths = np.array([len(ids[number]) for number in scored])
 
             def collate(rows: np.ndarray) -> dict[str, Tensor]:
-                batch = np.full((len(rows), lengths[rows].max()), padding_id(self.tokenizer), dtype=np.int64)
+                batch = np.zeros((len(rows), lengths[rows].max()), dtype=np.int64)
                 for i, row in enumerate(rows):
                     batch[i, : lengths[row]] = ids[scored[row]]
                 mask = np.arange(batch.shape[1]) < lengths[rows][:, None]
@@ -87,9 +87,6 @@ class LanguageModel:
         start = started[: find(started, plain, 0)]
         made: list[list[int]] = []
         for first in range(0, len(texts), BATCH_TEXTS):
-            # A text that spells "<|eot_id|>" does not hold that token.
-            part = self.tokenizer(
-                texts[first : first + BATCH_TEXTS], add_special_tokens=False, split_special_tokens=True, verbose=False
-            ).input_ids
+            part = text_ids(texts[first : first + BATCH_TEXTS], self.tokenizer)
             made += [[*start, *own][: self.longest] for own in part]
         return made

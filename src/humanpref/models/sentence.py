@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.utils import cached_file
 
 from humanpref.files import read_json, write_json
 from humanpref.models.encoder import check_encoder, load_backbone
 from humanpref.models.heads import masked_mean
-from humanpref.models.pretrained import LOADING_ERRORS, load_tokenizer, not_loaded
+from humanpref.models.pretrained import load_tokenizer, local_folder
 from humanpref.schema import InputError
-from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of
+from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of, text_ids
 from humanpref.training.predict import predict_logits
 
+# How sentence-transformers before 5.4 says the mode, a flag for each.
 POOLING_FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
 LONGEST = 512
 """Tokens per window where the folder does not say: what most encoders were trained to read."""
@@ -95,15 +95,16 @@ class FrozenEncoder:
     """
 
     def __init__(self, name: str, max_length: int | None = None) -> None:
-        modules = _modules(name)
+        place = local_folder(name)
+        modules = modules_of(place)
         # Older sentence-transformers keep the weights in a folder inside.
-        folder = str(Path(name) / modules["Transformer"]) if modules.get("Transformer") else name
-        self.tokenizer = load_tokenizer(folder)
-        backbone = load_backbone(folder)
+        folder = place / modules.get("Transformer", "")
+        self.tokenizer = load_tokenizer(str(folder))
+        backbone = load_backbone(str(folder))
         # The pooler (tanh over the first token) has no part in this.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
-        self.settings = _settings(name, folder, modules, max_length, backbone.config, self.tokenizer)
+        self.settings = _settings(place, folder, modules, max_length, backbone.config, self.tokenizer)
         check_encoder(backbone, self.tokenizer, name, self.settings.max_length)
         self.module = PooledEncoder(backbone, self.settings)
         self.width = backbone.config.hidden_size
@@ -194,18 +195,33 @@ class FrozenEncoder:
     def _token_ids(self, texts: list[str]) -> Iterable[list[int]]:
         for start in range(0, len(texts), BATCH_TEXTS):
             part = [text.lower() if self.settings.lower_case else text for text in texts[start : start + BATCH_TEXTS]]
-            # A text that spells "[SEP]" does not hold that token.
-            yield from self.tokenizer(
-                part, add_special_tokens=False, split_special_tokens=True, verbose=False
-            ).input_ids
+            yield from text_ids(part, self.tokenizer)
 
     def _digest(self) -> str:
-        described = {"settings": self.settings, "vocabulary": sorted(self.tokenizer.get_vocab().items())}
-        digest = hashlib.sha256(json.dumps(described).encode("utf-8", "surrogatepass"))
+        config = self.module.backbone.config.to_dict()
+        described = {
+            "settings": self.settings,
+            "config": {key: value for key, value in config.items() if key not in _UNRELATED},
+            "vocabulary": sorted(self.tokenizer.get_vocab().items()),
+            # What a tokenizer does besides: its normaliser and the rest show in the ids of each character.
+            "ids": list(self._token_ids(_characters())),
+            "template": template_of(self.tokenizer),
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode("utf-8", "surrogatepass"))
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy())
         return digest.hexdigest()
+
+
+# What a configuration says about itself; it changes where the same model is saved again.
+_UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+
+def _characters() -> list[str]:
+    """Every character of two bytes, in texts of 256, apart and side by side."""
+    rows = [[chr(code) for code in range(start, start + 256)] for start in range(0, 0x10000, 256)]
+    return [glue.join(row) for row in rows if not "\ud800" <= row[0] <= "\udfff" for glue in (" ", "")]
 
 
 def load_frozen(name: str, max_length: int | None = None, digest: str | None = None) -> FrozenEncoder:
@@ -272,50 +288,72 @@ def _memo_of(*key: Any) -> _Memo:
     return _memo
 
 
-def _modules(name: str) -> dict[str, str]:
-    """The sentence-transformer's modules and their folders; nothing for a plain encoder."""
-    listed = _optional_json(name, "modules.json")
-    if listed is None:
-        return {}
+def modules_of(folder: Path) -> dict[str, str]:
+    """The sentence-transformer's modules and their folders; nothing for a plain encoder.
+
+    Raises
+    ------
+    InputError
+        If there are others than those that are understood here.
+    """
+    listed = _optional_json(folder / "modules.json", [])
     try:
         modules = {module["type"].rpartition(".")[2]: module["path"] for module in listed}
+        inside = all((folder / path).resolve().is_relative_to(folder.resolve()) for path in modules.values())
     except (TypeError, KeyError, AttributeError):
-        raise InputError(f"backbone {name}: modules.json: expected a list of modules with type and path") from None
-    if list(modules) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        inside = False
+    if not inside:
+        raise InputError(f"{folder / 'modules.json'}: expected a list of modules with type and path")
+    if list(modules) not in ([], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise InputError(
-            f"backbone {name}: modules.json: expected Transformer, Pooling and perhaps Normalize, got {', '.join(modules)}"
+            f"{folder / 'modules.json'}: expected Transformer, Pooling and perhaps Normalize, got {', '.join(modules)}"
         )
     return modules
 
 
 def _settings(
-    name: str, folder: str, modules: dict[str, str], max_length: int | None, config: Any, tokenizer: Any
+    place: Path, folder: Path, modules: dict[str, str], max_length: int | None, config: Any, tokenizer: Any
 ) -> Settings:
-    lengths = _optional_json(folder, "sentence_bert_config.json") or {}
-    known = (
-        lengths.get("max_seq_length"),
-        tokenizer.model_max_length,
-        getattr(config, "max_position_embeddings", None),
-    )
-    folders = known[0] or min(LONGEST, *(length for length in known[1:] if length))
+    # Its name has the backbone's type in it in folders of early versions.
+    path = min(folder.glob("sentence_*_config.json"), default=folder / "sentence_bert_config.json")
+    options = _optional_json(path, {})
+    changes = [key for key, value in options.items() if key.endswith(("_args", "_kwargs")) and value]
+    if options.get("transformer_task", "feature-extraction") != "feature-extraction":
+        changes.append("transformer_task")
+    if changes:
+        raise InputError(f"{path}: key {changes[0]!r}: {options[changes[0]]!r} is not understood here")
+    known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
+    # transformers has a very large number for a tokenizer that does not know.
+    lengths = [length for length in known if length and length < 10**6] or [LONGEST]
+    longest = options.get("max_seq_length") or min(lengths if modules else [LONGEST, *lengths])
     pooling = "mean"
     if modules:
-        path = f"{modules['Pooling']}/config.json"
-        options = _optional_json(name, path) or {}
-        flags = [flag for flag, value in options.items() if flag.startswith("pooling_mode_") and value is True]
-        if len(flags) != 1 or flags[0] not in POOLING_FLAGS:
+        pooling = _pooling(place / modules["Pooling"] / "config.json")
+        path = place / "config_sentence_transformers.json"
+        prompt = _optional_json(path, {}).get("default_prompt_name")
+        if prompt is not None:
             raise InputError(
-                f"backbone {name}: {path}: expected one of {', '.join(POOLING_FLAGS)} to be true, "
-                f"got {', '.join(flags) or 'none'}"
+                f"{path}: default_prompt_name {prompt!r}: texts are read without a prompt here; set it to null"
             )
-        pooling = POOLING_FLAGS[flags[0]]
-    return Settings(pooling, "Normalize" in modules, max_length or folders, bool(lengths.get("do_lower_case")))
+    return Settings(pooling, "Normalize" in modules, max_length or longest, bool(options.get("do_lower_case")))
 
 
-def _optional_json(name: str, path: str) -> Any:
-    """A JSON file of a folder or hub name; None where there is none."""
-    try:
-        found = cached_file(name, path, _raise_exceptions_for_missing_entries=False)
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, path, error)) from None
-    return None if found is None else read_json(found)
+def _pooling(path: Path) -> str:
+    options = _optional_json(path, {})
+    flags = [POOLING_FLAGS.get(key, key) for key in options if key.startswith("pooling_mode_") and options[key] is True]
+    modes = options.get("pooling_mode", flags)
+    modes = [modes] if isinstance(modes, str) else modes
+    if not (isinstance(modes, list) and len(modes) == 1 and modes[0] in POOLING_FLAGS.values()):
+        raise InputError(
+            f"{path}: expected one pooling mode of {', '.join(POOLING_FLAGS.values())}, "
+            f"got {', '.join(map(str, modes)) if modes and isinstance(modes, list) else modes or 'none'}"
+        )
+    return modes[0]
+
+
+def _optional_json(path: Path, default: Any) -> Any:
+    """What a JSON file holds, of the kind of `default`, which stands for a file that is not there."""
+    found = read_json(path) if path.is_file() else default
+    if not isinstance(found, type(default)):
+        raise InputError(f"{path}: expected a JSON {'list' if default == [] else 'object'}, got {found!r}")
+    return found

@@ -1,14 +1,18 @@
 """The fixed text of a decoder's input: its chat template, or plain labels where it has none, as token ids around the turns."""
 
+import re
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
+from humanpref.schema import InputError
 from humanpref.text.format import PROMPT, A, B
 from humanpref.text.tokens import Template, find
 
 LABELS = {PROMPT: "Prompt:\n", A: "Response A:\n", B: "Response B:\n"}
 _MARK = "@@{}@@"
+# What a template may take from a text: case, marks, lines, what is not ASCII, all but its beginning.
+_PROBE = "Aa1 <b>&\"'\\{{x}}\n\n  ü🙂 " + "z" * 4_000
 # Llama 3's template writes the day's date into every conversation, and a prediction would depend on it.
 _DATE = "26 Jul 2024"
 
@@ -66,28 +70,48 @@ def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
 
 
 def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool) -> list[str]:
-    """A conversation rendered by the chat template, cut at the contents of its messages: one text more than `roles`."""
+    """A conversation rendered by the chat template, cut at the contents of its messages: one text more than `roles`.
+
+    Raises
+    ------
+    InputError
+        If the template cannot render such a conversation, or alters, cuts or drops a text of it.
+    """
     marks = [_MARK.format(i) for i in range(len(roles))]
-    messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
     system = [{"role": "system", "content": system_prompt}] if system_prompt else []
 
-    def rendered(conversation: list[dict[str, str]]) -> str:
+    def rendered(texts: list[str], first: list[dict[str, str]]) -> str:
+        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
         return tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=answering, date_string=_DATE
+            first + messages, tokenize=False, add_generation_prompt=answering, date_string=_DATE
         )
 
+    def cut(before: str, first: list[dict[str, str]]) -> list[str]:
+        """`before` stands in the first message. Raises ValueError for what does not hold every text once, as it is."""
+        whole = rendered([before + marks[0], *marks[1:]], first)
+        pieces = re.split("|".join(map(re.escape, marks)), whole)
+        probes = [_PROBE + mark for mark in marks]
+        probed = rendered([before + probes[0], *probes[1:]], first)
+        texts = (*probes, "")
+        if len(pieces) != len(texts) or probed != "".join(map("".join, zip(pieces, texts, strict=True))):
+            raise ValueError("it alters, cuts or drops a text")
+        if (before.strip() or system_prompt) not in pieces[0]:
+            raise ValueError("it alters, cuts or drops the system prompt")
+        return pieces
+
     try:
-        text = rendered(system + messages)
-    except TemplateError:  # "System role not supported", says Gemma 2's
-        text = ""
-    if system and system_prompt not in text:
-        messages[0]["content"] = f"{system_prompt}\n\n{marks[0]}"
-        text = rendered(messages)
-    pieces = []
-    for mark in marks:
-        piece, _, text = text.partition(mark)
-        pieces.append(piece)
-    return [*pieces, text]
+        return cut("", system)
+    except (TemplateError, TypeError, ValueError) as error:  # "System role not supported", says Gemma 2's
+        reason = error
+    if system:
+        try:
+            return cut(f"{system_prompt}\n\n", [])
+        except (TemplateError, TypeError, ValueError) as error:
+            reason = error
+    raise InputError(
+        f"{tokenizer.name_or_path}: its chat template cannot hold a conversation of {', '.join(dict.fromkeys(roles))}: "
+        f"{' '.join(str(reason).split())}; without chat_template plain labels are used"
+    )
 
 
 def _first_and_last(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -1,10 +1,12 @@
 """From labelled texts to token ids within a length, with a guaranteed share for every part and for the last turn."""
 
+import itertools
 import logging
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from humanpref.schema import InputError
 from humanpref.text.format import PROMPT, A, B, Segment, Sequence
 
 logger = logging.getLogger(__name__)
@@ -214,11 +216,22 @@ def _ids(texts: list[str], tokenizer: Any) -> dict[str, list[int]]:
     known: dict[str, list[int]] = {}
     for start in range(0, len(distinct), BATCH_TEXTS):
         part = distinct[start : start + BATCH_TEXTS]
-        encoded = tokenizer(
-            part, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
-        ).input_ids
-        known.update(zip(part, encoded, strict=True))
+        known.update(zip(part, text_ids(part, tokenizer), strict=True))
     return known
+
+
+def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of texts, without special tokens around them or in them: one that spells "[SEP]" does not hold that token."""
+    made = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+    ).input_ids
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - {tokenizer.unk_token_id}
+    # A Unigram model has its special tokens among its words: where it takes them from a text they become their characters.
+    spelled = {
+        i: tokenizer.convert_tokens_to_ids(list(tokenizer.convert_ids_to_tokens(i)))
+        for i in special.intersection(itertools.chain(*made))
+    }
+    return [[part for i in ids for part in spelled.get(i, (i,))] for ids in made] if spelled else made
 
 
 def find(ids: list[int], part: list[int], start: int) -> int:
@@ -226,4 +239,4 @@ def find(ids: list[int], part: list[int], start: int) -> int:
     for i in range(start, len(ids) - len(part) + 1):
         if ids[i : i + len(part)] == part:
             return i
-    raise ValueError(f"the tokenizer's {ids} do not hold {part}")
+    raise InputError(f"backbone: its tokenizer reads a text otherwise beside special tokens, {ids} do not hold {part}")

@@ -1,0 +1,30 @@
+"""Whether a run uses a GPU, and whether it needs one; both follow from its options."""
+
+from humanpref.config.cpu import BlendOptions, NoOptions
+from humanpref.config.families import Config
+from humanpref.config.loading import load_config, member_words
+from humanpref.config.neural import LoopOptions
+
+
+def trained_models(config: Config) -> list[Config]:
+    """The configurations of the models that a run trains: those of a blend's members, or itself."""
+    if not isinstance(config.model, BlendOptions):
+        return [config]
+    return [load_config(*member_words(text)) for text in config.model.members]
+
+
+def uses_gpu(config: Config) -> bool:
+    """Whether some model of the run computes on a GPU where there is one."""
+    return any(not isinstance(model.inference, NoOptions) for model in trained_models(config))
+
+
+def needs_gpu(config: Config) -> bool:
+    """Whether the run would take days on a CPU: some model trains pretrained weights by gradient descent.
+
+    Models from scratch and frozen ones are small. Overrides and an artifact's configuration count as
+    well as presets do. Quantization, which only a GPU can, comes with pretrained weights alone.
+    """
+    return any(
+        isinstance(model.training, LoopOptions) and model.model.backbone != "scratch"
+        for model in trained_models(config)
+    )

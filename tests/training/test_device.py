@@ -1,0 +1,126 @@
+"""What torch would say on other machines is played; what becomes of a run that needs a GPU follows from it."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from humanpref.schema import InputError
+from humanpref.training import device
+
+CU128 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+P100, T4, H200 = ("Tesla P100-PCIE-16GB", (6, 0)), ("Tesla T4", (7, 5)), ("NVIDIA H200", (9, 0))
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "expected"),
+    [
+        ((7, 5), CU128, True),
+        ((6, 0), CU128, False),
+        ((6, 1), ["sm_60"], True),  # the same major version, a newer minor one
+        ((6, 0), ["sm_61"], False),
+        ((8, 9), ["sm_80"], True),
+        ((9, 0), ["sm_80"], False),
+        ((10, 3), ["sm_100"], True),
+        ((12, 0), ["sm_100"], False),
+        ((12, 0), ["sm_50", "compute_90"], True),  # compiled when it is first used
+        ((8, 9), ["compute_90"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 1), ["sm_90a"], False),
+        ((10, 0), ["compute_90a"], False),
+        ((10, 3), ["sm_100f"], True),
+        ((11, 0), ["compute_100f"], False),
+        ((7, 5), [], False),
+    ],
+)
+def test_which_machine_code_runs_where(capability, architectures, expected):
+    assert device.runs(capability, architectures) is expected
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Play a machine: a stand-in for torch, which the process that looks imports in place of the real one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # and restored after a test that sets it
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for name in ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_IS_COMPETITION_RERUN", device.DRY_RUN):
+        monkeypatch.delenv(name, raising=False)
+    sources = Path(device.__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{sources}")
+
+    def play(*gpus, architectures=CU128, error=None):
+        (tmp_path / "torch.py").write_text(
+            f"""
+__version__ = "2.10.0+cu128"
+GPUS = {gpus!r}
+class cuda:
+    device_count = lambda: len(GPUS)
+    get_arch_list = lambda: {architectures!r}
+    get_device_capability = lambda number: GPUS[number][1]
+    def get_device_name(number):
+        if {error!r}:
+            raise RuntimeError({error!r})
+        return GPUS[number][0]
+"""
+        )
+
+    return play
+
+
+def test_two_t4(machine, caplog):
+    machine(T4, T4)
+    with caplog.at_level(logging.INFO):
+        assert device.lacking() == ""
+    assert caplog.messages == [
+        "GPUs: 2: Tesla T4 (sm_75), Tesla T4 (sm_75); torch 2.10.0+cu128 is built for " + " ".join(CU128)
+    ]
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_no_gpu(machine):
+    machine()
+    assert device.lacking() == "none is here"
+
+
+def test_a_p100_is_not_used(machine):
+    machine(P100)
+    reason = device.lacking()
+    assert reason == (f"torch 2.10.0+cu128 has no kernels for Tesla P100-PCIE-16GB (sm_60), only for {' '.join(CU128)}")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1,2"), ("4,5,7", "5,7")])
+def test_a_gpu_without_kernels_beside_others_is_hidden(machine, monkeypatch, before, after):
+    machine(P100, T4, H200)
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    assert device.lacking() == ""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == after
+    assert device.names(2) == after.split(",")
+
+
+def test_a_driver_that_torch_cannot_use(machine):
+    machine(T4, error="The NVIDIA driver on your system is too old")
+    assert "RuntimeError: The NVIDIA driver on your system is too old" in device.lacking()
+
+
+@pytest.mark.parametrize(
+    ("variables", "stops"),
+    [
+        ({}, False),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch"}, True),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", device.DRY_RUN: "1"}, False),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_IS_COMPETITION_RERUN": "1"}, False),
+    ],
+)
+def test_what_needs_a_gpu_stops_on_kaggle_and_is_warned_elsewhere(machine, monkeypatch, caplog, variables, stops):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    device.require("", "preset deberta-v3-small")
+    assert not caplog.messages
+    if stops:
+        with pytest.raises(InputError, match=r"^preset deberta-v3-small: needs a GPU, and none is here; choose"):
+            device.require("none is here", "preset deberta-v3-small")
+    else:
+        device.require("none is here", "preset deberta-v3-small")
+        assert caplog.messages[0].startswith("preset deberta-v3-small: needs a GPU, and none is here; it goes on")
