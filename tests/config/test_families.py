@@ -1,6 +1,6 @@
 import pytest
 
-from humanpref.config import FAMILIES, Config, load_config, valid_keys
+from humanpref.config import FAMILIES, Config, valid_keys
 from humanpref.schema import InputError
 
 
@@ -19,11 +19,3 @@ def test_the_seed_has_a_range():
     for seed in (-1, 2**32, 1.5):
         with pytest.raises(InputError, match="option seed: expected"):
             Config("prior", seed=seed)
-
-
-def test_orders_are_split_only_where_both_are_read():
-    both = ["inference.swap_average=true", "inference.split=orders"]
-    assert load_config("gemma-2-9b-qlora", overrides=both[1:]).inference.split == "orders"
-    assert load_config("tiny", overrides=[*both, "model.inputs=joint"]).inference.split == "orders"
-    with pytest.raises(InputError, match=r"inference.split: expected rows with model.inputs=dual.*got 'orders'"):
-        load_config("tiny", overrides=both)

@@ -40,8 +40,6 @@ from humanpref.schema import InputError
         (GradientTraining, {"learning_rate": 1.0}, "training.learning_rate: expected a number between 0 and 1"),
         (GradientTraining, {"precision": "fp8"}, "training.precision: expected one of auto, bf16, fp16, no"),
         (EncoderInference, {"seconds": 0}, "inference.seconds: expected above 0"),
-        (EncoderInference, {"split": "halves"}, "inference.split: expected one of rows, orders, got 'halves'"),
-        (EncoderInference, {"split": "orders"}, "inference.split: expected rows without inference.swap_average"),
     ],
 )
 def test_values_that_do_not_fit(kind, options, message):
