@@ -64,7 +64,7 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def eda(options: argparse.Namespace) -> int:
-    from humanpref.eda import PAGE_FILE, explore
+    from humanpref.reports.eda import PAGE_FILE, explore
 
     summary = explore(options.data, options.out, options.tokenizer)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
@@ -142,7 +142,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.experiment import rows_to_judge
     from humanpref.files import check_new, check_writable, write_json
-    from humanpref.judgement import PAGE_FILE, judge, write_judgement
+    from humanpref.reports.evaluate import PAGE_FILE, judge, write_judgement
 
     if options.json is not None:
         check_writable(options.json, inputs=[options.data, *options.artifact])
@@ -258,9 +258,9 @@ def runs(options: argparse.Namespace) -> int:
 def selection(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.comparison import markdown
-    from humanpref.evaluation.figures import FIGURE_SUFFIXES, selection_figure
     from humanpref.experiment import selection_path
     from humanpref.files import check_writable
+    from humanpref.reports.figures import FIGURE_SUFFIXES, selection_figure
 
     if options.figure is not None:
         if options.figure.suffix.lower() not in FIGURE_SUFFIXES:

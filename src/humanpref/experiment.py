@@ -174,7 +174,10 @@ def predict(artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | Non
 
 
 def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
-    """The artifact's figures on a labelled CSV; see `humanpref.evaluation.metrics.summarise`, for more `humanpref.judgement`."""
+    """The artifact's metrics on a labelled CSV, those of `humanpref.evaluation.metrics.summarise`.
+
+    `humanpref.reports.evaluate` has more.
+    """
     pairs = rows_to_judge([artifact], data_csv)
     return summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
 

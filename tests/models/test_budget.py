@@ -13,10 +13,10 @@ from humanpref.data import read_training_rows, write_pairs
 from humanpref.distillation import Teacher, soft_labels, taught
 from humanpref.experiment import evaluate, predict, train
 from humanpref.files import read_json
-from humanpref.judgement import judge
 from humanpref.models.base import Model
 from humanpref.models.blend import Blend, BlendModel
 from humanpref.models.budget import LEFT, Budget, predict_within, schedule
+from humanpref.reports.evaluate import judge
 
 
 class Clock:

@@ -11,11 +11,11 @@ from humanpref.cli import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.evaluation.metrics import row_log_losses
-from humanpref.evaluation.page import texts_of
 from humanpref.evaluation.slices import slices
 from humanpref.experiment import evaluate, train
-from humanpref.judgement import judge, write_judgement
 from humanpref.models.prior import PriorModel
+from humanpref.reports.evaluate import judge, write_judgement
+from humanpref.reports.page import texts_of
 from humanpref.schema import InputError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from humanpref.evaluation.figures import new_figure
+from humanpref.reports.figures import new_figure
 
 WIDTH = 5.2
 """Inches, at 10-point letters: 500 pixels of a page at full size, three quarters of that on a telephone."""

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import digest_of, prompt_keys, read_faulty
-from humanpref.evaluation import charts, exploration
-from humanpref.evaluation.page import Picture, Section, write_page
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json, write_whole
+from humanpref.reports import charts, tables
+from humanpref.reports.page import Picture, Section, write_page
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def explore(data_csv: str | Path, out: str | Path, tokenizer: str | Path | None 
     with folder_whole(out) as folder:
         pairs, faults = read_faulty(data_csv)
         report = _Report(folder)
-        characters = exploration.characters_of(pairs)
-        labels, models = exploration.has_labels(pairs), exploration.has_models(pairs)
+        characters = tables.characters_of(pairs)
+        labels, models = tables.has_labels(pairs), tables.has_models(pairs)
         summary = _overview(report, pairs, faults, characters)
         if labels:
             _labels(report, pairs, summary)
@@ -115,17 +115,17 @@ def _overview(report: _Report, pairs: pd.DataFrame, faults: list, characters: pd
         "rows_left_out": len({fault.row for fault in faults if fault.kind in _LEFT_OUT}),
         "prompts": len(set(prompt_keys(pairs))),
     }
-    if exploration.has_models(pairs):
+    if tables.has_models(pairs):
         summary["models"] = len(set(pairs["model_a"]) | set(pairs["model_b"]))
     section = report.section("At a glance", "A prompt counts once whatever its case and white space.")
     shown = pd.DataFrame({"what": [key.replace("_", " ") for key in summary], "number": list(summary.values())})
     report.table(section, "overview", "Rows, prompts, models", shown)
-    report.table(section, "sizes", "Sizes of the conversations", exploration.sizes(pairs, characters))
+    report.table(section, "sizes", "Sizes of the conversations", tables.sizes(pairs, characters))
     return summary
 
 
 def _labels(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> None:
-    table = exploration.label_balance(pairs)
+    table = tables.label_balance(pairs)
     summary["label_shares"] = dict(zip(table["label"], table["share"], strict=True))
     section = report.section("Labels")
     path = report.figure("labels")
@@ -136,7 +136,7 @@ def _labels(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> No
 
 
 def _models(report: _Report, pairs: pd.DataFrame, summary: dict[str, Any]) -> None:
-    table, meetings = exploration.model_table(pairs), exploration.pair_table(pairs)
+    table, meetings = tables.model_table(pairs), tables.pair_table(pairs)
     met = meetings[meetings["model_1"] != meetings["model_2"]]
     parts = ["wins", "losses", "ties"]
 
@@ -231,7 +231,7 @@ def _ratios(path: Path, table: pd.DataFrame) -> None:
 
 def _length(report: _Report, pairs: pd.DataFrame, characters: pd.DataFrame) -> None:
     section = report.section("Length and ties")
-    bias = exploration.length_bias(pairs, characters)
+    bias = tables.length_bias(pairs, characters)
     if len(bias):
         path = report.figure("length_bias")
         charts.curves(
@@ -248,13 +248,13 @@ def _length(report: _Report, pairs: pd.DataFrame, characters: pd.DataFrame) -> N
         see = "The dotted line is no preference for length. A rising curve: the longer, the likelier to be preferred."
         section.pictures.append(Picture(path, "Length bias", see))
         report.table(section, "length_bias", "Length bias", bias)
-    ties = exploration.ties_by_length(pairs, characters)
+    ties = tables.ties_by_length(pairs, characters)
     path = report.figure("ties_by_length")
     x, xlabel = ties["characters"].clip(lower=1).to_numpy(), "mean characters of the two answers (log scale)"
     charts.curves(path, x, {"tie": (ties["tie_share"], ties["low"], ties["high"])}, xlabel, "share of ties", log=True)
     see = "Each point is a tenth of the rows. Where the intervals of two points are apart, ties go with length."
     section.pictures.append(Picture(path, "Ties by length", see))
-    turns = exploration.ties_by_turns(pairs)
+    turns = tables.ties_by_turns(pairs)
     path = report.figure("ties_by_turns")
     values = (turns["tie_share"], turns["low"], turns["high"])
     charts.curves(path, turns["slice"].tolist(), {"tie": values}, "turns of the conversation", "share of ties")
@@ -265,7 +265,7 @@ def _length(report: _Report, pairs: pd.DataFrame, characters: pd.DataFrame) -> N
 
 
 def _prompts(report: _Report, pairs: pd.DataFrame) -> None:
-    by_size, largest = exploration.prompt_groups(pairs)
+    by_size, largest = tables.prompt_groups(pairs)
     section = report.section(
         "Prompts that several rows share",
         "Rows of one prompt must stand on the same side of a split, or a model is tested on what it has learned.",
@@ -288,7 +288,7 @@ def _texts(report: _Report, pairs: pd.DataFrame) -> None:
         "Languages, empty and identical answers",
         "Languages are told by script and commonest words alone, and only seven by name: take small rows with care.",
     )
-    table = exploration.languages(pairs)
+    table = tables.languages(pairs)
     path = report.figure("languages")
     charts.bars(
         path, table["language"].head(_SHOWN), {"rows": table["rows"].head(_SHOWN)}, "rows, by the prompt's language"
@@ -299,11 +299,11 @@ def _texts(report: _Report, pairs: pd.DataFrame) -> None:
     report.table(
         section, "languages", "By the prompt's language; `another`: share of rows with an answer in another", table
     )
-    report.table(section, "special_answers", "Empty and identical answers", exploration.special_answers(pairs))
+    report.table(section, "special_answers", "Empty and identical answers", tables.special_answers(pairs))
 
 
 def _truncation(report: _Report, pairs: pd.DataFrame, tokenizer: Any, name: str) -> None:
-    table = exploration.truncation(pairs, tokenizer)
+    table = tables.truncation(pairs, tokenizer)
     rows = int(table["rows"].iat[0])
     section = report.section("Truncation", f"Tokens of the tokenizer {name}, over {rows:,} rows.")
     path = report.figure("truncation")
@@ -312,7 +312,7 @@ def _truncation(report: _Report, pairs: pd.DataFrame, tokenizer: Any, name: str)
         for inputs, of in table.groupby("inputs", sort=False)
     }
     charts.curves(
-        path, [str(n) for n in exploration.LENGTHS], series, "tokens that a model reads", "share of rows that are cut"
+        path, [str(n) for n in tables.LENGTHS], series, "tokens that a model reads", "share of rows that are cut"
     )
     section.pictures.append(Picture(path, "Rows that are cut", "How many rows lose text at each length limit."))
     report.table(section, "truncation", "Truncation", table)
@@ -321,9 +321,9 @@ def _truncation(report: _Report, pairs: pd.DataFrame, tokenizer: Any, name: str)
 def _faults(report: _Report, pairs: pd.DataFrame, faults: list) -> None:
     left_out = [fault.row for fault in faults if fault.kind in _LEFT_OUT]
     numbers = np.setdiff1d(np.arange(1, len(pairs) + len(set(left_out)) + 1), left_out)
-    found = [*faults, *exploration.row_faults(pairs, numbers)]
+    found = [*faults, *tables.row_faults(pairs, numbers)]
     listed = pd.DataFrame(found, columns=["row", "id", "kind", "fault"]).sort_values("row", kind="stable")
-    table = exploration.fault_table(found)
+    table = tables.fault_table(found)
     text = (
         "Rows are counted from 1 below the header; tables/faults.csv lists every one." if found else "None were found."
     )

@@ -8,13 +8,13 @@ import pandas as pd
 
 from humanpref.artifact import Artifact
 from humanpref.data import labels_of, prompt_keys, swap_pairs
-from humanpref.evaluation import charts
 from humanpref.evaluation.axes import axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
 from humanpref.evaluation.metrics import bootstrap_interval, brier, confusion, per_class, row_log_losses, summarise
-from humanpref.evaluation.page import Picture, Section, write_page
 from humanpref.evaluation.slices import slices
 from humanpref.files import folder_whole, write_json, write_whole
+from humanpref.reports import charts
+from humanpref.reports.page import Picture, Section, write_page
 from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
 
 PAGE_FILE = "index.html"

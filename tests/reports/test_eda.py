@@ -8,11 +8,10 @@ import subprocess
 import pandas as pd
 import pytest
 
-from humanpref import eda
 from humanpref.cli import main
 from humanpref.data import read_faulty
-from humanpref.evaluation import charts
-from humanpref.evaluation.page import Section, texts_of, write_page
+from humanpref.reports import charts, eda
+from humanpref.reports.page import Section, texts_of, write_page
 
 pytest.importorskip("matplotlib")
 
