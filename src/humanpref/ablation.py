@@ -18,7 +18,7 @@ from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
 from humanpref.models import load_model
-from humanpref.reports.figures import interval_figure
+from humanpref.reports.charts import interval_figure
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from humanpref.data import digest_of, read_pairs
 from humanpref.files import read_json, write_json, write_whole
 from humanpref.models import build_model, module_of
 from humanpref.models.base import CONFIG_FILE
-from humanpref.reports.figures import interval_figure
+from humanpref.reports.charts import interval_figure
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)

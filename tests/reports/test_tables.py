@@ -1,42 +1,15 @@
 import numpy as np
 import pytest
 
-from humanpref.data import read_faulty
-from humanpref.evaluation.intervals import ratio_interval, share_interval
 from humanpref.reports import tables
-
-A, B, TIE = 0, 1, 2
-
-
-@pytest.fixture
-def few(write_csv):
-    """Five rows that can be counted by hand."""
-    rows = [
-        (["Who?"], ["long answer"], ["short"], A),
-        (["who? "], ["b"], ["bbbb"], B),
-        (["Where is the house of the king?", "And?"], ["x"], ["x"], A),
-        (["Где и что"], [""], ["y"], B),
-        (["Who?"], ["short"], ["long answer"], TIE),
-    ]
-    models = {"model_a": ["m", "m", "k", "m", "m"], "model_b": ["k", "k", "m", "n", "k"]}
-    return read_faulty(write_csv(rows, **models))
-
-
-def test_intervals_by_hand():
-    assert [float(end) for end in share_interval(8, 10)] == pytest.approx([0.4902, 0.9433], abs=1e-4)
-    assert share_interval(0, 5)[0] == 0
-    assert share_interval(5, 5)[1] == 1
-    assert np.isnan(share_interval(0, 0)).all()
-    assert [float(end) for end in ratio_interval(10, 5)] == pytest.approx([0.6805, 5.3560], abs=1e-3)
-    low, high = ratio_interval(0, 3)
-    assert 0 < low < 1 / 7 < high
 
 
 def test_wins_and_pairs(few):
     pairs, _ = few
     table = tables.model_table(pairs).set_index("model")
-    assert table.loc["m", ["rows", "as_a", "wins", "losses", "ties"]].tolist() == [5, 4, 1, 3, 1]
-    assert table.loc["k", ["rows", "as_a", "wins", "losses", "ties"]].tolist() == [4, 1, 2, 1, 1]
+    counts = ["rows", "as_a", "wins", "losses", "ties"]
+    assert table.loc["m", counts].tolist() == [5, 4, 1, 3, 1]
+    assert table.loc["k", counts].tolist() == [4, 1, 2, 1, 1]
     assert table.loc["m", "win_loss_ratio"] == pytest.approx(1.5 / 3.5)
     assert table.loc["m", "win_share"] == pytest.approx(1.5 / 5)
     met = tables.pair_table(pairs)
@@ -44,16 +17,28 @@ def test_wins_and_pairs(few):
     assert met.iloc[1].tolist() == ["m", "n", 1, 0, 1, 0]
 
 
-def test_lengths_groups_and_special_answers(few):
+def test_lengths_and_ties(few):
     pairs, _ = few
     characters = tables.characters_of(pairs)
     bias = tables.length_bias(pairs, characters)
     assert bias["rows"].sum() == 4  # row 3's answers are equally long
-    assert (bias["longer_wins"].dropna() == 1).all()
-    assert tables.ties_by_turns(pairs)[["slice", "rows", "tie_share"]].to_numpy().tolist() == [
+    assert bias.iloc[0, [0, 1, 2, 5]].tolist() == ["2-3", 4, 1, 0.25]
+    by_turns = tables.ties_by_turns(pairs)
+    assert by_turns[["slice", "rows", "tie_share"]].to_numpy().tolist() == [
         ["1", 4, 0.25],
         ["2", 1, 0],
     ]
+    by_length = tables.ties_by_length(pairs, characters)
+    assert by_length["slice"].tolist() == ["0-0", "1-1", "2-2", "8-8"]
+    assert by_length["characters"].tolist() == [0.5, 1, 2.5, 8]
+    assert by_length["tie_share"].tolist() == [0, 0, 0, 0.5]
+    sizes = tables.sizes(pairs, characters).set_index("what")
+    assert sizes.loc["turns"].tolist() == [1, 2, 2, 2]
+    assert sizes.loc["characters of response_a"].tolist() == [1, 11, 11, 11]
+
+
+def test_groups_languages_and_special_answers(few):
+    pairs, _ = few
     by_size, largest = tables.prompt_groups(pairs)
     assert by_size.to_numpy().tolist() == [[1, 2, 2], [3, 1, 3]]
     assert largest.to_numpy().tolist() == [[3, "Who?", "100"]]
@@ -66,36 +51,53 @@ def test_lengths_groups_and_special_answers(few):
     assert languages["english"] == 1 or languages["english"] == 4
 
 
-def test_faults_name_their_rows(few):
-    pairs, faults = few
-    assert faults == []
-    found = tables.row_faults(pairs, np.arange(1, 6))
-    assert [(fault.row, fault.id, fault.kind) for fault in found] == [
-        (3, "102", "turns"),
-        (3, "102", "decided, identical"),
-        (5, "104", "mirror"),
-        (5, "104", "contradiction"),
+def test_the_shorter_answer_wins(few):
+    pairs, _ = few
+    pairs.at[0, "response_a"] = ("long",)
+    bias = tables.length_bias(pairs, tables.characters_of(pairs))
+    assert bias[["longer_by", "rows", "longer_wins", "tie_share"]].to_numpy().tolist() == [
+        ["1.1-1.25", 1, 0, 0],
+        ["2-3", 3, 1, 1 / 3],
     ]
-    table = tables.fault_table(found).set_index("kind")
-    assert table.loc["mirror", "first_ids"] == "104"
-    assert set(table.index) <= set(tables.FAULT_MEANINGS)
+
+
+def test_answers_in_another_language(few):
+    pairs, _ = few
+    english, russian = ("Where is the house of the king?",), ("Где и что",)
+    pairs["prompt"] = [english, english, russian, russian, ("?",)]
+    pairs["response_a"] = [russian, english, russian, ("?",), english]
+    pairs["response_b"] = [english, ("?",), russian, russian, russian]
+    table = tables.languages(pairs.drop(columns="winner_tie"))
+    assert list(table.columns) == ["language", "rows", "share", "another"]
+    assert table.to_numpy().tolist() == [
+        ["english", 2, 0.4, 0.5],
+        ["russian", 2, 0.4, 0],
+        ["unknown", 1, 0.2, 0],
+    ]
+
+
+class Words:
+    """A tokenizer with one token per word."""
+
+    def __call__(self, texts, **options):
+        return {"input_ids": [text.split() for text in texts]}
+
+    def num_special_tokens_to_add(self, pair):
+        return 3
 
 
 def test_truncation_counts_tokens(few):
-    class Words:
-        """One token a word."""
-
-        def __call__(self, texts, **options):
-            return {"input_ids": [text.split() for text in texts]}
-
-        def num_special_tokens_to_add(self, pair):
-            return 3
-
     pairs, _ = few
     pairs.at[0, "response_a"] = ("word " * 1100,)
     table = tables.truncation(pairs, Words()).set_index(["inputs", "max_length"])
     assert table.loc["dual", "cut"].tolist() == [0.2, 0.2, 0]
     pairs.at[0, "response_a"], pairs.at[0, "response_b"] = ("word " * 508,), ("word",)
-    # 1 + 508 + 3 tokens just fit; with B's word and one separator more they do not.
+    # 1 + 508 + 3 tokens just fit; with B's word and one more separator they do not.
     table = tables.truncation(pairs, Words()).set_index(["inputs", "max_length"])
     assert (table.loc[("dual", 512), "cut"], table.loc[("joint", 512), "cut"]) == (0, 0.2)
+
+
+def test_truncation_of_many_rows_counts_a_sample(few, monkeypatch):
+    pairs, _ = few
+    monkeypatch.setattr(tables, "TRUNCATION_ROWS", 3)
+    assert tables.truncation(pairs, Words())["rows"].tolist() == [3] * 6

@@ -1,1 +1,1 @@
-"""What is shown to people: charts, tables and pages. The studies draw with the charts here."""
+"""Charts, tables and pages for people to read. The studies draw with the charts here."""

@@ -1,28 +1,33 @@
-"""What is in a file of pairs, as tables: pure functions from a pairs frame. Nothing is drawn or written here.
+"""The tables of `humanpref eda`: pure functions from a pairs frame.
 
 Soft labels count by their shares: a row of (0.5, 0.5, 0) is half a win for each model.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import Fault, labels_of, prompt_keys
+from humanpref.data import labels_of, prompt_keys
 from humanpref.evaluation.intervals import ratio_interval, share_interval
-from humanpref.schema import CLASSES, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS
+from humanpref.schema import (
+    CLASSES,
+    ID,
+    LABEL_COLUMNS,
+    MODEL_COLUMNS,
+    SWAPPED_CLASSES,
+    TEXT_COLUMNS,
+)
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 from humanpref.text.features import language_of
 
 LENGTHS = (512, 1024, 2048)
 """Sequence lengths at which truncation is counted, in tokens."""
 TRUNCATION_ROWS = 5_000
-"""Token counts are taken of so many rows, drawn at random: enough to know a share to 1.4 points, and done in seconds."""
-_BINS = 10
+"""Rows whose tokens are counted: enough to know a share to 1.4 points, and done in seconds."""
 _RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, np.inf)
-_TURN_BINS = (1, 2, 3, 4, 5)
 
 
 def has_labels(pairs: pd.DataFrame) -> bool:
@@ -36,122 +41,109 @@ def has_models(pairs: pd.DataFrame) -> bool:
 
 
 def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Characters of the prompt and of the two responses, all turns together; one int64 column each."""
-    return pd.DataFrame({column: [sum(map(len, turns)) for turns in pairs[column]] for column in TEXT_COLUMNS})
+    """Count the characters of prompt and responses, all turns together; one int64 column each."""
+    return pd.DataFrame({c: [sum(map(len, turns)) for turns in pairs[c]] for c in TEXT_COLUMNS})
+
+
+def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
+    """Quantiles of turns and characters: `what`, `median`, `p90`, `p99`, `largest`."""
+    columns = characters.add_prefix("characters of ")
+    columns.insert(0, "turns", pairs["prompt"].map(len))
+    table = columns.quantile([0.5, 0.9, 0.99, 1], interpolation="higher").T
+    table.columns = ["median", "p90", "p99", "largest"]
+    return table.rename_axis("what").reset_index()
 
 
 def label_balance(pairs: pd.DataFrame) -> pd.DataFrame:
     """How often A, B and the tie were chosen: `label`, `rows`, `share` with its interval."""
-    rows = labels_of(pairs).sum(axis=0)
-    low, high = share_interval(rows, len(pairs))
-    return pd.DataFrame({"label": CLASSES, "rows": rows, "share": rows / len(pairs), "low": low, "high": high})
+    table = pd.DataFrame({"label": CLASSES, "rows": labels_of(pairs).sum(axis=0)})
+    return _with_share(table, "share", table["rows"], len(pairs))
 
 
 def model_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Each model's battles, most first: `rows`, `as_a`, `wins`, `losses`, `ties`, `win_loss_ratio` with its interval.
+    """Count each model's rows, most first.
 
-    The ratio is (wins + 1/2) / (losses + 1/2), so that it is finite; with many battles the halves do not show.
-    `win_share` is that of wins and half the ties among all battles.
+    Returns
+    -------
+    DataFrame
+        `model`, `rows`, `as_a`, `wins`, `losses`, `ties`, `win_share` (wins and half the ties among
+        all rows), `win_loss_ratio`: (wins + 1/2) / (losses + 1/2), so that it is finite, and its
+        interval `ratio_low`, `ratio_high`.
     """
-    labels = labels_of(pairs)
-    sides = []
-    for column, won, lost in (("model_a", 0, 1), ("model_b", 1, 0)):
-        side = pd.DataFrame({"model": pairs[column], "as_a": int(column == "model_a"), "rows": 1})
-        side[["wins", "losses", "ties"]] = labels[:, [won, lost, 2]]
-        sides.append(side)
-    table = pd.concat(sides).groupby("model", sort=True, as_index=False).sum()
-    table = table.sort_values(["rows", "model"], ascending=[False, True], ignore_index=True)
+    labels, results = labels_of(pairs), ["wins", "losses", "ties"]
+    sides = [
+        pd.DataFrame(labels[:, order], columns=results).assign(model=pairs[column], as_a=as_a)
+        for column, order, as_a in (("model_a", (0, 1, 2), 1), ("model_b", SWAPPED_CLASSES, 0))
+    ]
+    table = pd.concat(sides).assign(rows=1).groupby("model", as_index=False).sum()
+    table = table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
+    table = table[["model", "rows", "as_a", *results]]
     table["win_share"] = (table["wins"] + table["ties"] / 2) / table["rows"]
-    low, high = ratio_interval(table["wins"], table["losses"])
     table["win_loss_ratio"] = (table["wins"] + 0.5) / (table["losses"] + 0.5)
-    table["ratio_low"], table["ratio_high"] = low, high
-    return table[["model", "rows", "as_a", *table.columns[3:]]]
+    table["ratio_low"], table["ratio_high"] = ratio_interval(table["wins"], table["losses"])
+    return table
 
 
 def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Each two models that met, most often first: `model_1` < `model_2`, `rows`, `wins_1`, `wins_2`, `ties`."""
-    names = pairs[list(MODEL_COLUMNS)].to_numpy(dtype=object)
-    turned = names[:, 0] > names[:, 1]
-    labels = labels_of(pairs)
-    table = pd.DataFrame(
-        {
-            "model_1": np.where(turned, names[:, 1], names[:, 0]),
-            "model_2": np.where(turned, names[:, 0], names[:, 1]),
-            "rows": 1,
-            "wins_1": np.where(turned, labels[:, 1], labels[:, 0]),
-            "wins_2": np.where(turned, labels[:, 0], labels[:, 1]),
-            "ties": labels[:, 2],
-        }
-    )
-    table = table.groupby(["model_1", "model_2"], sort=True, as_index=False).sum()
+    """Count the rows of each two models, most first.
+
+    Returns
+    -------
+    DataFrame
+        `model_1` < `model_2`, `rows`, `wins_1`, `wins_2`, `ties`.
+    """
+    names, labels = pairs[list(MODEL_COLUMNS)].to_numpy(dtype=object), labels_of(pairs)
+    swapped = names[:, :1] > names[:, 1:]
+    labels = np.where(swapped, labels[:, SWAPPED_CLASSES], labels)
+    table = pd.DataFrame(np.sort(names, axis=1), columns=["model_1", "model_2"]).assign(rows=1)
+    table[["wins_1", "wins_2", "ties"]] = labels
+    table = table.groupby(["model_1", "model_2"], as_index=False).sum()
     return table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
 
 
 def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """How often the longer answer wins, by how much longer it is.
+    """How often the longer answer wins, by how much longer it is; equal lengths are left out.
 
-    Columns: `longer_by` (a range of the ratio of the characters), `rows`, `longer_wins` (the share among decided rows) with
-    `low` and `high`, `tie_share`. Answers of the same length are left out.
+    Returns
+    -------
+    DataFrame
+        `longer_by` (a range of the ratio of characters), `rows`, `longer_wins` (share of the
+        decided rows) with `low` and `high`, `tie_share`.
     """
-    labels = labels_of(pairs)
-    a, b = characters["response_a"].to_numpy() + 1.0, characters["response_b"].to_numpy() + 1.0
+    a, b = characters["response_a"] + 1, characters["response_b"] + 1
     ratio = np.maximum(a, b) / np.minimum(a, b)
-    wins = np.where(a > b, labels[:, 0], labels[:, 1])
-    names = [f"{low:g}-{high:g}" if high < np.inf else f"over {low:g}" for low, high in itertools.pairwise(_RATIOS)]
-    place = np.digitize(ratio, _RATIOS[1:-1])
-    records = []
-    for number, name in enumerate(names):
-        rows = (place == number) & (a != b)
-        if not rows.any():
-            continue
-        decided = float(1 - labels[rows, 2].mean()) * rows.sum()
-        low, high = share_interval(wins[rows].sum(), decided)
-        records.append((name, int(rows.sum()), _share(wins[rows].sum(), decided), low, high, labels[rows, 2].mean()))
-    return pd.DataFrame(records, columns=["longer_by", "rows", "longer_wins", "low", "high", "tie_share"]).astype(
-        {"low": float, "high": float}
-    )
+    names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(_RATIOS[:-1])]
+    labels = labels_of(pairs)
+    frame = pd.DataFrame({"longer_by": _cut(ratio, _RATIOS, [*names, "over 5"]), "rows": 1})
+    frame["wins"] = np.where(a > b, labels[:, 0], labels[:, 1])
+    frame["ties"] = labels[:, 2]
+    table = frame[a != b].groupby("longer_by", observed=True).sum().reset_index()
+    wins, ties = table.pop("wins"), table.pop("ties")
+    table = _with_share(table, "longer_wins", wins, table["rows"] - ties)
+    return table.assign(tie_share=ties / table["rows"])
 
 
 def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """The share of ties by the mean length of the two answers, in tenths of the rows: as `_ties`; `characters` is the median."""
-    mean = (characters["response_a"] + characters["response_b"]).to_numpy() / 2
-    edges = np.unique(np.quantile(mean, np.linspace(0, 1, _BINS + 1)[1:-1]))
-    place = np.digitize(mean, edges)
-    table = _ties(pairs, place, lambda rows: f"{mean[rows].min():,.0f}-{mean[rows].max():,.0f}")
-    table.insert(1, "characters", [float(np.median(mean[place == i])) for i in np.unique(place)])
+    """The share of ties by tenths of the answers' mean length: `slice`, `characters` (median),
+    `rows`, `tie_share`, `low`, `high`."""
+    mean = (characters["response_a"] + characters["response_b"]) / 2
+    tenth = np.digitize(mean, np.unique(np.quantile(mean, np.linspace(0.1, 0.9, 9))))
+    found = mean.groupby(tenth).agg(["min", "max", "median"]).reset_index()
+    table = _tie_shares(pairs, tenth)
+    low, high = (found[end].map("{:,.0f}".format) for end in ("min", "max"))
+    table["slice"] = low + "-" + high
+    table.insert(1, "characters", found["median"])
     return table
 
 
 def ties_by_turns(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The share of ties by the turns of the conversation: see `_ties`."""
-    turns = np.array([len(prompt) for prompt in pairs["prompt"]])
-    place = np.clip(turns, _TURN_BINS[0], _TURN_BINS[-1])
-    return _ties(pairs, place, lambda rows: f"{place[rows][0]}{' or more' if place[rows][0] == _TURN_BINS[-1] else ''}")
-
-
-def _ties(pairs: pd.DataFrame, place: np.ndarray, name: Callable[[np.ndarray], str]) -> pd.DataFrame:
-    """One row per value of `place`: `slice`, `rows`, `tie_share`, `low`, `high`."""
-    ties = labels_of(pairs)[:, 2]
-    records = []
-    for value in np.unique(place):
-        rows = place == value
-        low, high = share_interval(ties[rows].sum(), rows.sum())
-        records.append((name(rows), int(rows.sum()), float(ties[rows].mean()), float(low), float(high)))
-    return pd.DataFrame(records, columns=["slice", "rows", "tie_share", "low", "high"])
-
-
-def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Quantiles of the turns and of the characters of each text: `what`, `median`, `p90`, `p99`, `largest`."""
-    turns = [len(prompt) for prompt in pairs["prompt"]]
-    columns = {"turns": turns} | {f"characters of {name}": characters[name] for name in TEXT_COLUMNS}
-    records = [
-        (what, *np.quantile(values, [0.5, 0.9, 0.99, 1], method="higher").tolist()) for what, values in columns.items()
-    ]
-    return pd.DataFrame(records, columns=["what", "median", "p90", "p99", "largest"])
+    """The share of ties by turns: `slice`, `rows`, `tie_share`, `low`, `high`."""
+    names = ["1", "2", "3", "4", "5 or more"]
+    return _tie_shares(pairs, _cut(pairs["prompt"].map(len), [0, 2, 3, 4, 5, np.inf], names))
 
 
 def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows that share their prompt (`humanpref.data.prompt_keys`).
+    """Group the rows that share their prompt (`humanpref.data.prompt_keys`).
 
     Returns
     -------
@@ -160,58 +152,58 @@ def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     largest : DataFrame
         The ten largest groups of more than one row: `rows`, `prompt` (its beginning), `first_id`.
     """
-    keys = pd.Series(prompt_keys(pairs))
-    groups = keys.value_counts(sort=False)
-    by_size = groups.value_counts().sort_index()
-    table = pd.DataFrame({"rows_per_prompt": by_size.index, "prompts": by_size.to_numpy()})
+    groups = pairs.groupby(prompt_keys(pairs), sort=False)
+    rows = groups.size()
+    by_size = rows.value_counts().sort_index().rename_axis("rows_per_prompt")
+    table = by_size.reset_index(name="prompts")
     table["rows"] = table["rows_per_prompt"] * table["prompts"]
-    first = keys.drop_duplicates()
-    largest = groups[groups > 1].sort_values(ascending=False, kind="stable")[:10]
-    position = dict(zip(first.to_numpy(), first.index, strict=True))
-    found = [pairs.iloc[position[key]] for key in largest.index]
-    return table, pd.DataFrame(
-        {
-            "rows": largest.to_numpy(),
-            "prompt": [_beginning(row["prompt"]) for row in found],
-            "first_id": [row[ID] for row in found],
-        }
-    )
+    first = pd.DataFrame({"rows": rows.to_numpy()}, index=groups.head(1).index)
+    largest = first[first["rows"] > 1].nlargest(10, "rows").join(pairs[["prompt", ID]])
+    largest["prompt"] = largest["prompt"].map(_beginning)
+    return table, largest.rename(columns={ID: "first_id"}).reset_index(drop=True)
 
 
 def languages(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Languages and scripts by cheap hints (`humanpref.text.features.language_of`), by the prompt's.
+    """Count the languages and scripts of the prompts, by `humanpref.text.features.language_of`.
 
-    Columns: `language`, `rows`, `share`, `another` (share of rows in which an answer is in another language), and where there
-    are labels `tie_share`.
+    Returns
+    -------
+    DataFrame
+        `language`, `rows`, `share`, `another` (share of rows with an answer in another language),
+        and where there are labels `tie_share`.
     """
-    of = {column: np.array([language_of(turns) or "not told" for turns in pairs[column]]) for column in TEXT_COLUMNS}
-    prompt = of["prompt"]
-    told = prompt != "not told"
-    other = np.any([(of[c] != prompt) & (of[c] != "not told") & told for c in TEXT_COLUMNS[1:]], axis=0)
-    frame = pd.DataFrame({"language": prompt, "rows": 1, "another": other})
+    columns = pairs[list(TEXT_COLUMNS)]
+    found = columns.map(lambda turns: language_of(turns) or "unknown").to_numpy()
+    known, prompt = found != "unknown", found[:, :1]
+    another = (known & known[:, :1] & (found != prompt)).any(axis=1)
+    frame = pd.DataFrame({"language": prompt[:, 0], "rows": 1, "another": another})
     if has_labels(pairs):
         frame["tie_share"] = labels_of(pairs)[:, 2]
-    table = frame.groupby("language", as_index=False).agg({"rows": "sum", **dict.fromkeys(frame.columns[2:], "mean")})
+    means = dict.fromkeys(frame.columns[2:], "mean")
+    table = frame.groupby("language", as_index=False).agg({"rows": "sum", **means})
     table.insert(2, "share", table["rows"] / len(pairs))
     return table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
 
 
 def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Rows with empty or identical answers: `case`, `rows`, and where there are labels `A`, `B` and `tie`, their shares."""
-    found = answer_cases(pairs)
-    names = {"only A is empty": A_EMPTY, "only B is empty": B_EMPTY}
-    names |= {"both are empty": BOTH_EMPTY, "identical, not empty": IDENTICAL}
-    cases = {name: found == case for name, case in names.items()}
-    table = pd.DataFrame({"case": list(cases), "rows": [int(rows.sum()) for rows in cases.values()]})
+    """Count empty and identical answers: `case`, `rows`, and the shares `A`, `B` and `tie` where
+    there are labels."""
+    names = {
+        A_EMPTY: "only A is empty",
+        B_EMPTY: "only B is empty",
+        BOTH_EMPTY: "both are empty",
+        IDENTICAL: "identical, not empty",
+    }
+    cases = pd.Series(answer_cases(pairs))
+    table = pd.DataFrame({"rows": cases.value_counts()})
     if has_labels(pairs):
-        labels = labels_of(pairs)
-        shares = [labels[rows].mean(axis=0) if rows.any() else [np.nan] * 3 for rows in cases.values()]
-        table[list(CLASSES)] = np.array(shares, dtype=np.float64)
-    return table
+        table = table.join(pd.DataFrame(labels_of(pairs), columns=CLASSES).groupby(cases).mean())
+    table = table.reindex(names).fillna({"rows": 0}).astype({"rows": int})
+    return table.rename(index=names).rename_axis("case").reset_index()
 
 
 def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFrame:
-    """How many rows a model with a length limit would see cut, for both ways to read a row.
+    """Count the rows that a model with a length limit would truncate, for both kinds of inputs.
 
     Parameters
     ----------
@@ -225,98 +217,51 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFra
     Returns
     -------
     DataFrame
-        `inputs` (`dual`: prompt + A and prompt + B, cut if either is; `joint`: prompt + A + B), `max_length` (tokens, special
-        ones included), `rows`, `cut` (a share) with `low` and `high`, `median` and `p99` (tokens of the longest sequence).
+        `inputs` (`dual`: prompt + A and prompt + B, cut if either is; `joint`: prompt + A + B),
+        `max_length` (tokens, special ones included), `rows`, `cut` (a share) with `low` and `high`,
+        `median` and `p99` (tokens of the longest sequence).
     """
-    drawn = pairs
-    if len(pairs) > TRUNCATION_ROWS:
-        drawn = pairs.iloc[np.sort(np.random.default_rng(seed).choice(len(pairs), TRUNCATION_ROWS, replace=False))]
+    drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(seed))
     prompt, a, b = (
-        np.array([len(ids) for ids in _token_ids(tokenizer, ["\n".join(turns) for turns in drawn[column]])])
+        np.fromiter(_token_counts(tokenizer, drawn[column]), dtype=np.int64)
         for column in TEXT_COLUMNS
     )
     special = tokenizer.num_special_tokens_to_add(pair=True)
-    lengths = {"dual": prompt + np.maximum(a, b) + special, "joint": prompt + a + b + special + 1}
-    records = []
-    for (inputs, length), limit in itertools.product(lengths.items(), LENGTHS):
-        low, high = share_interval((length > limit).sum(), len(drawn))
-        share = float((length > limit).mean())
-        median, p99 = np.quantile(length, [0.5, 0.99]).tolist()
-        records.append((inputs, limit, len(drawn), share, float(low), float(high), median, p99))
-    return pd.DataFrame(records, columns=["inputs", "max_length", "rows", "cut", "low", "high", "median", "p99"])
+    lengths = {
+        "dual": prompt + np.maximum(a, b) + special,
+        "joint": prompt + a + b + special + 1,
+    }
+    records = [
+        (inputs, limit, len(drawn), (length > limit).sum(), *np.quantile(length, [0.5, 0.99]))
+        for inputs, length in lengths.items()
+        for limit in LENGTHS
+    ]
+    columns = ["inputs", "max_length", "rows", "cut", "median", "p99"]
+    table = pd.DataFrame(records, columns=columns)
+    table = _with_share(table, "cut", table["cut"], table["rows"])
+    return table[[*columns[:4], "low", "high", *columns[4:]]]
 
 
-def _token_ids(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
+def _token_counts(tokenizer: Any, conversations: pd.Series) -> Iterable[int]:
     # In portions: the encodings of all texts at once take gigabytes.
-    for start in range(0, len(texts), 500):
-        yield from tokenizer(texts[start : start + 500], add_special_tokens=False, verbose=False)["input_ids"]
+    for start in range(0, len(conversations), 500):
+        texts = conversations.iloc[start : start + 500].map("\n".join).tolist()
+        yield from map(len, tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-FAULT_MEANINGS = {
-    "fields": "wrong number of fields; row left out",
-    "id": "missing, repeated or unprintable id; row left out",
-    "label": "labels that are no probabilities; row left out",
-    "weight": "weight that cannot be used; row left out",
-    "text": "text that is no JSON list; taken as one turn",
-    "null": "null turn; taken as empty",
-    "surrogate": "lone surrogate; taken as U+FFFD",
-    "turns": "an answer has another number of turns than the prompt",
-    "copy": "prompt and both answers are those of an earlier row",
-    "mirror": "an earlier row with its answers exchanged",
-    "contradiction": "same texts as an earlier row, another label",
-    "same model": "both answers are by the same model",
-    "decided, identical": "identical answers, and yet a winner",
-}
-"""Kinds of data faults, and what they mean."""
+def _cut(values: pd.Series, edges: Iterable[float], names: list[str]) -> pd.Series:
+    return pd.cut(values, edges, right=False, labels=names)
 
 
-def row_faults(pairs: pd.DataFrame, rows: np.ndarray) -> list[Fault]:
-    """What is odd about rows that could be read, the last kinds of `FAULT_MEANINGS`; `rows`: (n,) their numbers in the file."""
-    labels = labels_of(pairs).argmax(axis=1).tolist() if has_labels(pairs) else None
-    same_model = (pairs["model_a"] == pairs["model_b"]).tolist() if has_models(pairs) else None
-    found: list[Fault] = []
-    seen: dict[tuple, int] = {}
-    ids = pairs[ID].tolist()
-    for i, texts in enumerate(zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)):
-        prompt, a, b = texts
-
-        def add(kind: str, text: str, i: int = i) -> None:
-            found.append(Fault(int(rows[i]), ids[i], kind, text))
-
-        if not len(prompt) == len(a) == len(b):
-            add("turns", f"turns of prompt, A and B: {len(prompt)}, {len(a)}, {len(b)}")
-        if same_model and same_model[i]:
-            add("same model", pairs["model_a"].iat[i])
-        if labels and a == b and labels[i] != 2:
-            add("decided, identical", f"label {CLASSES[labels[i]]}")
-        # Digests of the texts would save memory; the tuples are there already, and Python hashes them.
-        earlier, mirrored = seen.get(texts), seen.get((prompt, b, a)) if a != b else None
-        for kind, other, turned in (("copy", earlier, False), ("mirror", mirrored, True)):
-            if other is None:
-                continue
-            add(kind, f"id {ids[other]}")
-            if labels:
-                expected = (1, 0, 2)[labels[other]] if turned else labels[other]
-                if labels[i] != expected:
-                    add("contradiction", f"id {ids[other]}")
-        seen.setdefault(texts, i)
-    return found
+def _tie_shares(pairs: pd.DataFrame, slices: np.ndarray | pd.Series) -> pd.DataFrame:
+    frame = pd.DataFrame({"slice": slices, "rows": 1, "ties": labels_of(pairs)[:, 2]})
+    table = frame.groupby("slice", observed=True).sum().reset_index()
+    return _with_share(table, "tie_share", table.pop("ties"), table["rows"])
 
 
-def fault_table(faults: list[Fault]) -> pd.DataFrame:
-    """Each kind of fault that occurs: `kind`, `what`, `times`, `rows`, `first_ids` (up to ten)."""
-    records = []
-    for kind, what in FAULT_MEANINGS.items():
-        of_kind = [fault for fault in faults if fault.kind == kind]
-        if of_kind:
-            ids = list(dict.fromkeys(fault.id or f"row {fault.row}" for fault in of_kind))
-            shown = ", ".join(ids[:10]) + (" …" if len(ids) > 10 else "")
-            records.append((kind, what, len(of_kind), len({fault.row for fault in of_kind}), shown))
-    return pd.DataFrame(records, columns=["kind", "what", "times", "rows", "first_ids"])
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
+def _with_share(table: pd.DataFrame, name: str, part: Any, whole: Any) -> pd.DataFrame:
+    low, high = share_interval(part, whole)
+    return table.assign(**{name: part / whole}, low=low, high=high)
 
 
 def _beginning(turns: tuple[str, ...], limit: int = 80) -> str:
