@@ -6,18 +6,20 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "src/humanpref/__init__.py").read_text(), re.MULTILINE).group(1)
+INIT = (HERE / "src/humanpref/__init__.py").read_text()
+VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1)
 
 setup(
     name="humanpref",
     version=VERSION,
-    description="Predict which of two language-model answers a human prefers, from a CSV to an offline Kaggle submission",
+    description="Predict which of two language-model answers a human prefers, "
+    "from a CSV to an offline Kaggle submission",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"humanpref": ["presets/*.toml"]},
+    package_data={"humanpref": ["presets/*.toml", "reports/templates/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "numpy>=1.26",
@@ -40,7 +42,8 @@ setup(
             "sentencepiece>=0.2",
             "protobuf>=5",
         ],
-        # The feature models. xgboost-cpu is the same module as xgboost without half a gigabyte of CUDA; either will do.
+        # The feature models. xgboost-cpu is the same module as xgboost without half a gigabyte of
+        # CUDA; either will do.
         "boosted": [
             "lightgbm>=4.3",
             "xgboost-cpu>=3.0; platform_system != 'Darwin' and platform_machine in 'x86_64 AMD64'",
@@ -49,7 +52,8 @@ setup(
         "nltk": ["nltk>=3.9"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring it.
         "kaggle": ["kaggle>=1.8.4,<2.3", "six", "setuptools>=77", "packaging>=24", "python-slugify"],
-        "figures": ["matplotlib>=3.8"],
+        # Charts, and the pages that show them. The kernels at Kaggle write neither.
+        "figures": ["matplotlib>=3.8", "jinja2>=3.1"],
         "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.14", "jupytext>=1.17"],
     },
     entry_points={"console_scripts": ["humanpref = humanpref.cli:main"]},

@@ -16,9 +16,9 @@ from humanpref.config import load_config
 from humanpref.config.cpu import Preprocessing
 from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import labels_of, prompt_keys, read_pairs
-from humanpref.evaluation.figures import interval_figure
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
 from humanpref.models import load_model
+from humanpref.reports.charts import interval_figure
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)

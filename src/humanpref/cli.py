@@ -67,7 +67,8 @@ def sample(options: argparse.Namespace) -> int:
 
 
 def eda(options: argparse.Namespace) -> int:
-    from humanpref.eda import PAGE_FILE, explore
+    from humanpref.reports.eda import explore
+    from humanpref.reports.page import PAGE_FILE
 
     summary = explore(options.data, options.out, options.tokenizer)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
@@ -155,7 +156,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.experiment import rows_to_judge
     from humanpref.files import check_new, check_writable, write_json
-    from humanpref.judgement import PAGE_FILE, judge, write_judgement
+    from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
+    from humanpref.reports.page import PAGE_FILE
 
     if options.json is not None:
         check_writable(options.json, inputs=[options.data, *options.artifact])
@@ -165,20 +167,20 @@ def evaluate(options: argparse.Namespace) -> int:
             raise InputError(f"--html {options.html}: is also --json, or lies in it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs, trained_on = rows_to_judge(artifacts, options.data)
-    figures, tables = judge(artifacts, pairs, options.language_model, options.sentence_encoder)
-    for of, rows in zip(figures["artifacts"].values(), trained_on, strict=True):
+    metrics, tables = evaluate_artifacts(artifacts, pairs, options.language_model, options.sentence_encoder)
+    for of, rows in zip(metrics["artifacts"].values(), trained_on, strict=True):
         of["rows_trained_on"] = rows
     if options.json is not None:
-        # Of one artifact its figures alone, as ever.
+        # The metrics of a single artifact stand alone.
         alone = len(artifacts) == 1
-        write_json(options.json, next(iter(figures["artifacts"].values())) if alone else figures)
-    for name, of in figures["artifacts"].items():
+        write_json(options.json, next(iter(metrics["artifacts"].values())) if alone else metrics)
+    for name, of in metrics["artifacts"].items():
         print(_figures(str(options.data) if len(artifacts) == 1 else name, of))
-    for found in figures["differences"]:
+    for found in metrics["differences"]:
         interval = f"[{found['low']:+.4f}, {found['high']:+.4f}]"
         print(f"{found['artifact']} against {found['to']}: {found['log_loss']:+.4f} {interval}")
     if options.html is not None:
-        write_judgement(options.html, f"Judged on {options.data.name}", figures, tables)
+        write_evaluation(options.html, f"Judged on {options.data.name}", metrics, tables)
         print(f"page: {options.html / PAGE_FILE}")
     return 0
 
@@ -273,9 +275,9 @@ def runs(options: argparse.Namespace) -> int:
 def selection(options: argparse.Namespace) -> int:
     from humanpref.artifact import Artifact
     from humanpref.comparison import markdown
-    from humanpref.evaluation.figures import FIGURE_SUFFIXES, selection_figure
     from humanpref.experiment import selection_path
     from humanpref.files import check_writable
+    from humanpref.reports.charts import FIGURE_SUFFIXES, selection_figure
 
     if options.figure is not None:
         if options.figure.suffix.lower() not in FIGURE_SUFFIXES:

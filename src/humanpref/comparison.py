@@ -19,10 +19,10 @@ import pandas as pd
 from humanpref.artifact import Artifact
 from humanpref.config import Config, load_config
 from humanpref.data import digest_of, read_pairs
-from humanpref.evaluation.figures import interval_figure
 from humanpref.files import read_json, write_json, write_whole
 from humanpref.models import build_model, module_of
 from humanpref.models.base import CONFIG_FILE
+from humanpref.reports.charts import interval_figure
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)

@@ -191,7 +191,7 @@ def predict(
 
 
 def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
-    """The artifact's figures on a labelled CSV; see `humanpref.evaluation.metrics.summarise`, for more `humanpref.judgement`.
+    """The artifact's metrics on a labelled CSV (`humanpref.evaluation.metrics.summarise`); `humanpref.reports.evaluate` has more.
 
     `rows_trained_on`: how many of the rows it was trained on, which flatters the figures.
     """

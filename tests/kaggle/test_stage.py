@@ -41,8 +41,8 @@ def test_the_wheel_holds_the_package_and_the_checkout_stays_as_it_is(tmp_path):
     wheel = stage.build_wheel(PROJECT, tmp_path / "one")
     assert sources() == before
     assert wheel.name == f"humanpref-{humanpref.__version__}-py3-none-any.whl"
-    package = (PROJECT / "src" / "humanpref").rglob("*")
-    expected = {str(path.relative_to(PROJECT / "src")) for path in package if path.suffix in (".py", ".toml")}
+    files = {path for path in before if path.is_file() and PROJECT / "src" / "humanpref" in path.parents}
+    expected = {str(path.relative_to(PROJECT / "src")) for path in files}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
     # The same sources give the same bytes, so that a digest tells whether a dataset is up to date.

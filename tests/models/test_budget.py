@@ -13,10 +13,10 @@ from humanpref.data import read_training_rows, write_pairs
 from humanpref.distillation import Teacher, soft_labels, taught
 from humanpref.experiment import evaluate, predict, train
 from humanpref.files import read_json
-from humanpref.judgement import judge
 from humanpref.models.base import Model
 from humanpref.models.blend import Blend, BlendModel
 from humanpref.models.budget import LEFT, Budget, predict_within, schedule
+from humanpref.reports.evaluate import evaluate_artifacts
 from humanpref.schema import InputError
 
 
@@ -185,8 +185,8 @@ def test_the_option_bounds_predict_and_no_figure(encoder, pairs, tmp_path):
     assert evaluate(bounded, tmp_path / "new.csv")["log_loss"] == pytest.approx(
         evaluate(encoder, tmp_path / "new.csv")["log_loss"], abs=1e-5
     )
-    figures, _ = judge([bounded, encoder], new)
-    assert figures["differences"][0]["log_loss"] == pytest.approx(0, abs=1e-5)
+    metrics, _ = evaluate_artifacts([bounded, encoder], new)
+    assert metrics["differences"][0]["log_loss"] == pytest.approx(0, abs=1e-5)
 
 
 def test_the_members_of_a_blend_give_up_something_each(many):

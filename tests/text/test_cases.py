@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.evaluation.exploration import special_answers
 from humanpref.evaluation.slices import slices
+from humanpref.reports.tables import special_answers
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 
 

@@ -11,11 +11,10 @@ from humanpref.cli import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.evaluation.metrics import row_log_losses
-from humanpref.evaluation.page import texts_of
-from humanpref.evaluation.slices import slices
 from humanpref.experiment import evaluate, train
-from humanpref.judgement import judge, write_judgement
 from humanpref.models.prior import PriorModel
+from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
+from humanpref.reports.page import columns
 from humanpref.schema import InputError
 
 
@@ -29,59 +28,60 @@ def artifacts(arena, tmp_path_factory):
     ]
 
 
-def test_figures_of_two_artifacts(artifacts, arena):
+def test_metrics_of_two_artifacts(artifacts, arena):
     rows = read_pairs(arena / "test_labels.csv", labels=True)
-    figures, tables = judge(artifacts, rows)
-    assert [name.rpartition("/")[2] for name in figures["artifacts"]] == ["prior", "sparse"]
-    prior, sparse = figures["artifacts"].values()
+    metrics, tables = evaluate_artifacts(artifacts, rows)
+    assert [name.rpartition("/")[2] for name in metrics["artifacts"]] == ["prior", "sparse"]
+    prior, sparse = metrics["artifacts"].values()
     alone = evaluate(Artifact.load(artifacts[1].folder), arena / "test_labels.csv")
     assert alone.pop("rows_trained_on") == 0
     assert {key: sparse[key] for key in alone} == pytest.approx(alone)
     assert sparse["swap_difference"] < 1e-9
     assert sparse["swap_flips"] == 0
     assert prior["swap_difference"] == pytest.approx(abs(artifacts[0].prior[0] - artifacts[0].prior[1]) * 2 / 3)
-    (difference,) = figures["differences"]
+    (difference,) = metrics["differences"]
     assert difference["log_loss"] == pytest.approx(sparse["log_loss"] - prior["log_loss"])
     assert difference["low"] <= difference["log_loss"] <= difference["high"]
     # Each cut takes every row once, so that its parts' mean is the whole.
     for (name, _), cut in tables["slices"].groupby(["artifact", "slice"]):
         assert cut["rows"].sum() == len(rows)
-        assert np.average(cut["log_loss"], weights=cut["rows"]) == pytest.approx(figures["artifacts"][name]["log_loss"])
+        assert np.average(cut["log_loss"], weights=cut["rows"]) == pytest.approx(metrics["artifacts"][name]["log_loss"])
     worst = tables["worst"][tables["worst"]["artifact"].str.endswith("sparse")]
     losses = row_log_losses(labels_of(rows), artifacts[1].predict_proba(rows))
     assert worst["id"].iloc[0] == rows["id"][losses.argmax()]
     assert worst["log_loss"].iloc[0] == pytest.approx(losses.max())
-    with pytest.raises(InputError, match="stands twice"):
-        judge([artifacts[0]] * 2, rows)
+    with pytest.raises(InputError, match="expected different artifacts"):
+        evaluate_artifacts([artifacts[0]] * 2, rows)
 
 
 def test_the_page_and_the_json_agree(artifacts, arena, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     folders = [str(artifact.folder) for artifact in artifacts]
-    out, file = tmp_path / "page", tmp_path / "figures.json"
+    out, file = tmp_path / "page", tmp_path / "metrics.json"
     data = ["--data", str(arena / "test_labels.csv")]
     assert main(["--quiet", "evaluate", *folders, *data, "--json", str(file), "--html", str(out)]) == 0
     printed = capsys.readouterr().out
-    figures = json.loads(file.read_text())
-    assert figures == json.loads((out / "figures.json").read_text())
+    metrics = json.loads(file.read_text())
+    assert metrics == json.loads((out / "metrics.json").read_text())
     page = (out / "index.html").read_text()
     assert page.count('<img src="data:image/png;base64,') == 6
-    for name, of in figures["artifacts"].items():
+    for name, of in metrics["artifacts"].items():
         for key in ("log_loss", "brier", "calibration_error"):
             assert f">{of[key]:.3f}<" in page
         assert f"{name}: 24 rows, log loss {of['log_loss']:.4f}" in printed
-    assert f"{folders[1]} against {folders[0]}: {figures['differences'][0]['log_loss']:+.4f}" in printed
+    difference = metrics["differences"][0]["log_loss"]
+    assert f"{folders[1]} against {folders[0]}: {difference:+.4f}" in printed
     assert len(pd.read_csv(out / "tables" / "worst.csv")) == 40
     axes = pd.read_csv(out / "tables" / "axes.csv")
-    for name, of in figures["artifacts"].items():
+    for name, of in metrics["artifacts"].items():
         rows = axes[axes["artifact"] == name].drop(columns="artifact")
         pd.testing.assert_frame_equal(rows.reset_index(drop=True), pd.DataFrame(of["axes"]))
         shown = page.partition(f">{name}</h2>")[2].partition("</table>")[0]
         for axis in of["axes"]:
             for key in ("people", "model", "excess", "margin"):
                 assert f">{axis[key]:.3f} [{axis[f'{key}_low']:.3f}, {axis[f'{key}_high']:.3f}]<" in shown
-        for column in ("axis", "chosen", "passed_over"):
-            assert all(f">{text}<" in shown for text in texts_of(rows[column]))
+        for _, _, cells in columns(rows[["axis", "chosen", "passed_over"]]):
+            assert all(f">{text}<" in shown for text in cells)
 
 
 class Counted(PriorModel):
@@ -101,8 +101,8 @@ def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatc
     monkeypatch.setattr(Counted, "swap_equivariant", exact)
     monkeypatch.setattr(Counted, "asked", 0)
     monkeypatch.setattr("humanpref.artifact.load_model", lambda folder: model)
-    figures, _ = judge(artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True))
-    (of,) = figures["artifacts"].values()
+    metrics, _ = evaluate_artifacts(artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True))
+    (of,) = metrics["artifacts"].values()
     assert Counted.asked == times * of["rows"]
     assert of["swap_exact"] == (times == 1)
 
@@ -110,24 +110,7 @@ def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatc
 def test_rows_without_a_decision(artifacts, write_csv, tmp_path):
     pytest.importorskip("matplotlib")
     rows = read_pairs(write_csv([(["p"], ["a"], ["b"], 2), (["q"], [""], ["b"], 2)]), labels=True)
-    figures, tables = judge(artifacts[:1], rows)
+    metrics, tables = evaluate_artifacts(artifacts[:1], rows)
     assert tables["axes"].empty
-    write_judgement(tmp_path / "page", "ties", figures, tables)
+    write_evaluation(tmp_path / "page", "ties", metrics, tables)
     assert "Axes besides preference" not in (tmp_path / "page" / "index.html").read_text()
-
-
-def test_slices(write_csv):
-    rows = [
-        (["What is the name of this?"], ["x" * 400], ["x" * 400], 2),
-        (["a", "b"], ["```python\n1"], [""], 0),
-        (["Где и что", "b", "c"], ["x" * 4000], ["x" * 3500], 1),
-    ]
-    found = {name: parts.tolist() for name, parts in slices(read_pairs(write_csv(rows))).items()}
-    assert found == {
-        "mean characters of the answers": ["under 500", "under 500", "3,000 and more"],
-        "longer answer is longer by": ["under 1.25 times", "4 times and more", "under 1.25 times"],
-        "turns": ["1", "2", "3 and more"],
-        "language of the prompt": ["english", "not told", "another"],
-        "code": ["none", "a code block", "none"],
-        "answers": ["identical", "one is empty", "different, not empty"],
-    }

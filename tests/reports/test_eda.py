@@ -1,5 +1,7 @@
-"""The exploration page: whole, self-contained, readable in a browser, and what it says when a file lacks something."""
+"""The report of `humanpref eda`: complete, self-contained, readable in a browser, also when a file
+lacks something."""
 
+import functools
 import json
 import re
 import shutil
@@ -8,11 +10,9 @@ import subprocess
 import pandas as pd
 import pytest
 
-from humanpref import eda
 from humanpref.cli import main
 from humanpref.data import read_faulty
-from humanpref.evaluation import charts
-from humanpref.evaluation.page import Section, texts_of, write_page
+from humanpref.reports import charts, eda
 
 pytest.importorskip("matplotlib")
 
@@ -44,7 +44,10 @@ def test_the_report_is_whole(report):
 def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys):
     assert main(["--quiet", "eda", str(arena / "test.csv"), "--out", str(tmp_path / "out")]) == 0
     assert "left out: no labels" in capsys.readouterr().out
-    assert {path.stem for path in (tmp_path / "out").glob("figures/*.png")} == {"prompt_groups", "languages"}
+    assert {path.stem for path in (tmp_path / "out").glob("figures/*.png")} == {
+        "prompt_groups",
+        "languages",
+    }
     assert "no labels in the file" in (tmp_path / "out" / "index.html").read_text()
 
 
@@ -114,27 +117,43 @@ def test_a_file_that_names_one_side_only_names_no_models(write_csv, tmp_path, co
 
 def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
     drawn = {}
+
+    def record(draw, path, names, values, *rest, **options):
+        drawn[path.stem] = (list(names), values)
+        draw(path, names, values, *rest, **options)
+
     for name in ("matrix", "points"):
-        monkeypatch.setattr(
-            charts, name, lambda path, names, *rest, **look: drawn.update({path.stem: (list(names), rest)})
-        )
-    monkeypatch.setattr(eda, "write_page", lambda path, title, intro, sections: drawn.update(page=sections))
-    monkeypatch.setattr(eda, "_DRAWN", 4)
+        monkeypatch.setattr(charts, name, functools.partial(record, getattr(charts, name)))
+    monkeypatch.setattr(eda, "DRAWN_MODELS", 4)
     summary = eda.explore(arena / "train.csv", tmp_path / "out")
     assert summary["models"] == 15
     models = pd.read_csv(tmp_path / "out" / "tables" / "models.csv")
     assert len(models) == len(pd.read_csv(tmp_path / "out" / "tables" / "strengths.csv")) == 15
     most = models["model"].head(4).tolist()
-    names, (counts, _) = drawn["compared_pairs"]
+    names, counts = drawn["compared_pairs"]
     assert names == most
     met = pd.read_csv(tmp_path / "out" / "tables" / "pairs.csv")
     inside = met["model_1"].isin(most) & met["model_2"].isin(most) & (met["model_1"] != met["model_2"])
     assert counts.sum() == 2 * met["rows"][inside].sum() > 0
     for figure in ("strengths", "win_loss"):
-        assert set(drawn[figure][0]) == set(most)
-        assert len(drawn[figure][1][0]) == 4
-    said = [picture.title for section in drawn["page"] for picture in section.pictures if "4 most" in picture.see]
-    assert said == ["Matrix of compared pairs", "Bradley-Terry ranking", "Win/loss ratios"]
+        names, series = drawn[figure]
+        assert set(names) == set(most)
+        assert [len(estimates) for estimates in series.values()] == [4]
+    page = " ".join((tmp_path / "out" / "index.html").read_text().split())
+    cropped = "Only the 4 most compared of 15 models; the tables have all."
+    captions = re.findall(r"<figcaption><b>(.*?)\.</b> (.*?)</figcaption>", page)
+    assert [title for title, text in captions if cropped in text] == [
+        "Matrix of compared pairs",
+        "Bradley-Terry ranking",
+        "Win/loss ratios",
+    ]
+
+
+def test_the_models_that_are_drawn_never_met(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(eda, "DRAWN_MODELS", 1)
+    summary = eda.explore(arena / "train.csv", tmp_path / "out")
+    assert summary["models"] == 15
+    assert (tmp_path / "out" / "figures" / "compared_pairs.png").is_file()
 
 
 def test_what_cannot_be_used(arena, report, tmp_path, capsys):
@@ -148,28 +167,13 @@ def test_what_cannot_be_used(arena, report, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_texts_are_escaped(tmp_path):
-    table = pd.DataFrame({"text": ["<script>alert(1)</script>\x00"], "n": [1234.0]})
-    write_page(tmp_path / "page.html", "<b>", "&", [Section("s", "", [], {"<i>": table})])
-    page = (tmp_path / "page.html").read_text()
-    assert "<script>" not in page
-    assert "\x00" not in page
-    assert "&lt;script&gt;alert(1)" in page
-    assert "<td class=number>1,234</td>" in page
-
-
-def test_numbers_as_tables_show_them():
-    assert texts_of(pd.Series([1.0, 0.0, 3.0])) == ["1", "0", "3"]
-    assert texts_of(pd.Series([0.5, None, 1234.5])) == ["0.500", "–", "1,234"]
-
-
 def browse(tmp_path, page, *arguments):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium is installed")
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
-               *arguments, page.as_uri()]  # fmt: skip
+    flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --v=0"
+    logs = ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [browser, *flags.split(), *logs, *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -182,13 +186,15 @@ def test_the_page_in_a_browser(report, tmp_path):
         assert shot.stat().st_size > 30_000
 
 
-def test_the_page_does_not_scroll_sideways_on_a_telephone(report, tmp_path):
-    # A copy that may run one script, in a frame: the browser's own windows are at least 500 pixels wide.
+def test_the_page_does_not_scroll_sideways_on_a_phone(report, tmp_path):
+    # A copy that may run one script, in a frame: windows are at least 500 pixels wide.
     measure = """<script>
-    const whole = [...document.images].filter(image => image.naturalWidth > 0).length;
-    parent.postMessage(`${innerWidth} ${document.documentElement.scrollWidth <= innerWidth} ${whole}`, "*");
+    const loaded = [...document.images].filter(image => image.naturalWidth > 0);
+    const fits = document.documentElement.scrollWidth <= innerWidth;
+    parent.postMessage(`${innerWidth} ${fits} ${loaded.length}`, "*");
     </script></body>"""
-    page = re.sub(r"<meta http-equiv=[^>]*>", "", (report / "index.html").read_text()).replace("</body>", measure)
+    page = re.sub(r"<meta http-equiv=[^>]*>", "", (report / "index.html").read_text())
+    page = page.replace("</body>", measure)
     (tmp_path / "page.html").write_text(page)
     frame = '<iframe src="page.html" style="width: 400px; border: 0"></iframe>'
     (tmp_path / "frame.html").write_text(f"<script>onmessage = e => document.title = e.data</script>{frame}")

@@ -1,0 +1,86 @@
+"""Write a report's tables, and its one self-contained page, which loads nothing and runs no script.
+
+A report is a folder: `figures/*.png` drawn by `humanpref.reports.charts`, `tables/*.csv`, and
+`index.html` made from a template in `templates/`.
+"""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from humanpref.files import write_whole
+from humanpref.schema import InputError
+
+PAGE_FILE = "index.html"
+
+
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write the tables of a report as `tables/NAME.csv`."""
+    (folder / "tables").mkdir()
+    for name, table in tables.items():
+        with write_whole(folder / "tables" / f"{name}.csv") as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+
+
+def write_page(folder: Path, template: str, **values: Any) -> None:
+    """Render a template into the folder's `index.html`, with the folder's figures inlined.
+
+    Parameters
+    ----------
+    folder : Path
+        The report's folder, with the figures that the template shows.
+    template : str
+        A file in `templates/`. Its text is escaped, whatever the values hold.
+    **values
+        What the template shows.
+
+    Raises
+    ------
+    InputError
+        If Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError:
+        raise InputError("pages need Jinja2: pip install 'humanpref[figures]'") from None
+    environment = Environment(
+        loader=PackageLoader("humanpref.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_printable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["columns"] = columns
+    figures = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in (folder / "figures").glob("*.png")}
+    with write_whole(folder / PAGE_FILE) as file:
+        file.write(environment.get_template(template).render(figures=figures, **values))
+
+
+def columns(table: pd.DataFrame) -> list[tuple[str, bool, list[str]]]:
+    """Each column's heading, whether to align it right as numbers are, and its cells as text.
+
+    Whole numbers have thousands separators, others three decimals, from 100 on none; NaN is –.
+    """
+    return [
+        (str(name).replace("_", " "), pd.api.types.is_numeric_dtype(column), _cells(column))
+        for name, column in table.items()
+    ]
+
+
+def _cells(column: pd.Series) -> list[str]:
+    if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
+        return [str(value) for value in column]
+    places = 0 if (column.dropna() % 1 == 0).all() else 3
+    return ["–" if pd.isna(value) else f"{value:,.{0 if abs(value) >= 100 else places}f}" for value in column]
+
+
+def _printable(value: Any) -> Any:
+    """Replace control characters, which HTML does not allow, even escaped."""
+    # Markup has been through here already.
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in value)

@@ -1,0 +1,274 @@
+"""The tables of `humanpref eda`: pure functions from a pairs frame.
+
+Soft labels count by their shares: a row of (0.5, 0.5, 0) is half a win for each model.
+"""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from humanpref.data import labels_of, prompt_keys
+from humanpref.evaluation.intervals import ratio_interval, share_interval
+from humanpref.schema import (
+    CLASSES,
+    ID,
+    LABEL_COLUMNS,
+    MODEL_COLUMNS,
+    SWAPPED_CLASSES,
+    TEXT_COLUMNS,
+)
+from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
+from humanpref.text.features import language_of
+from humanpref.text.tokens import text_ids
+
+LENGTHS = (512, 1024, 2048)
+"""Sequence lengths at which truncation is counted, in tokens."""
+TRUNCATION_ROWS = 5_000
+"""Rows whose tokens are counted: enough to know a share to 1.4 points, and done in seconds."""
+_RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, np.inf)
+
+
+def has_labels(pairs: pd.DataFrame) -> bool:
+    """Whether the rows have labels."""
+    return set(LABEL_COLUMNS) <= set(pairs)
+
+
+def has_models(pairs: pd.DataFrame) -> bool:
+    """Whether any row names both models that answered."""
+    return bool(names_models(pairs).any())
+
+
+def names_models(pairs: pd.DataFrame) -> np.ndarray:
+    """Mask (n,) of the rows that name both models that answered; an empty name is none."""
+    if not set(MODEL_COLUMNS) <= set(pairs):
+        return np.zeros(len(pairs), dtype=bool)
+    return np.all([pairs[column].str.strip() != "" for column in MODEL_COLUMNS], axis=0)
+
+
+def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Count the characters of prompt and responses, all turns together; one int64 column each."""
+    return pd.DataFrame({c: [sum(map(len, turns)) for turns in pairs[c]] for c in TEXT_COLUMNS})
+
+
+def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
+    """Quantiles of turns and characters: `what`, `median`, `p90`, `p99`, `largest`."""
+    columns = characters.add_prefix("characters of ")
+    columns.insert(0, "turns", pairs["prompt"].map(len))
+    table = columns.quantile([0.5, 0.9, 0.99, 1], interpolation="higher").T
+    table.columns = ["median", "p90", "p99", "largest"]
+    return table.rename_axis("what").reset_index()
+
+
+def label_balance(pairs: pd.DataFrame) -> pd.DataFrame:
+    """How often A, B and the tie were chosen: `label`, `rows`, `share` with its interval."""
+    table = pd.DataFrame({"label": CLASSES, "rows": labels_of(pairs).sum(axis=0)})
+    return _with_share(table, "share", table["rows"], len(pairs))
+
+
+def model_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Count each model's rows, most first.
+
+    Returns
+    -------
+    DataFrame
+        `model`, `rows`, `as_a`, `wins`, `losses`, `ties`, `win_share` (wins and half the ties among
+        all rows), `win_loss_ratio`: (wins + 1/2) / (losses + 1/2), so that it is finite, and its
+        interval `ratio_low`, `ratio_high`.
+    """
+    labels, results = labels_of(pairs), ["wins", "losses", "ties"]
+    sides = [
+        pd.DataFrame(labels[:, order], columns=results).assign(model=pairs[column], as_a=as_a)
+        for column, order, as_a in (("model_a", (0, 1, 2), 1), ("model_b", SWAPPED_CLASSES, 0))
+    ]
+    table = pd.concat(sides).assign(rows=1).groupby("model", as_index=False).sum()
+    table = table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
+    table = table[["model", "rows", "as_a", *results]]
+    table["win_share"] = (table["wins"] + table["ties"] / 2) / table["rows"]
+    table["win_loss_ratio"] = (table["wins"] + 0.5) / (table["losses"] + 0.5)
+    table["ratio_low"], table["ratio_high"] = ratio_interval(table["wins"], table["losses"])
+    return table
+
+
+def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Count the rows of each two models, most first.
+
+    Returns
+    -------
+    DataFrame
+        `model_1` < `model_2`, `rows`, `wins_1`, `wins_2`, `ties`.
+    """
+    names, labels = pairs[list(MODEL_COLUMNS)].to_numpy(dtype=object), labels_of(pairs)
+    swapped = names[:, :1] > names[:, 1:]
+    labels = np.where(swapped, labels[:, SWAPPED_CLASSES], labels)
+    table = pd.DataFrame(np.sort(names, axis=1), columns=["model_1", "model_2"]).assign(rows=1)
+    table[["wins_1", "wins_2", "ties"]] = labels
+    table = table.groupby(["model_1", "model_2"], as_index=False).sum()
+    return table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
+
+
+def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
+    """How often the longer answer wins, by how much longer it is; equal lengths are left out.
+
+    Returns
+    -------
+    DataFrame
+        `longer_by` (a range of the ratio of characters), `rows`, `longer_wins` (share of the
+        decided rows) with `low` and `high`, `tie_share`.
+    """
+    a, b = characters["response_a"] + 1, characters["response_b"] + 1
+    ratio = np.maximum(a, b) / np.minimum(a, b)
+    names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(_RATIOS[:-1])]
+    labels = labels_of(pairs)
+    frame = pd.DataFrame({"longer_by": _cut(ratio, _RATIOS, [*names, "over 5"]), "rows": 1})
+    frame["wins"] = np.where(a > b, labels[:, 0], labels[:, 1])
+    frame["ties"] = labels[:, 2]
+    table = frame[a != b].groupby("longer_by", observed=True).sum().reset_index()
+    wins, ties = table.pop("wins"), table.pop("ties")
+    table = _with_share(table, "longer_wins", wins, table["rows"] - ties)
+    return table.assign(tie_share=ties / table["rows"])
+
+
+def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
+    """The share of ties by tenths of the answers' mean length: `slice`, `characters` (median),
+    `rows`, `tie_share`, `low`, `high`."""
+    mean = (characters["response_a"] + characters["response_b"]) / 2
+    tenth = np.digitize(mean, np.unique(np.quantile(mean, np.linspace(0.1, 0.9, 9))))
+    found = mean.groupby(tenth).agg(["min", "max", "median"]).reset_index()
+    table = _tie_shares(pairs, tenth)
+    low, high = (found[end].map("{:,.0f}".format) for end in ("min", "max"))
+    table["slice"] = low + "-" + high
+    table.insert(1, "characters", found["median"])
+    return table
+
+
+def ties_by_turns(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The share of ties by turns: `slice`, `rows`, `tie_share`, `low`, `high`."""
+    names = ["1", "2", "3", "4", "5 or more"]
+    return _tie_shares(pairs, _cut(pairs["prompt"].map(len), [0, 2, 3, 4, 5, np.inf], names))
+
+
+def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Group the rows that share their prompt (`humanpref.data.prompt_keys`).
+
+    Returns
+    -------
+    by_size : DataFrame
+        `rows_per_prompt`, `prompts`, `rows`.
+    largest : DataFrame
+        The ten largest groups of more than one row: `rows`, `prompt` (its beginning), `first_id`.
+    """
+    groups = pairs.groupby(prompt_keys(pairs), sort=False)
+    rows = groups.size()
+    by_size = rows.value_counts().sort_index().rename_axis("rows_per_prompt")
+    table = by_size.reset_index(name="prompts")
+    table["rows"] = table["rows_per_prompt"] * table["prompts"]
+    first = pd.DataFrame({"rows": rows.to_numpy()}, index=groups.head(1).index)
+    largest = first[first["rows"] > 1].nlargest(10, "rows").join(pairs[["prompt", ID]])
+    largest["prompt"] = largest["prompt"].map(_beginning)
+    return table, largest.rename(columns={ID: "first_id"}).reset_index(drop=True)
+
+
+def languages(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Count the languages and scripts of the prompts, by `humanpref.text.features.language_of`.
+
+    Returns
+    -------
+    DataFrame
+        `language`, `rows`, `share`, `another` (share of rows with an answer in another language),
+        and where there are labels `tie_share`.
+    """
+    columns = pairs[list(TEXT_COLUMNS)]
+    found = columns.map(lambda turns: language_of(turns) or "unknown").to_numpy()
+    known, prompt = found != "unknown", found[:, :1]
+    another = (known & known[:, :1] & (found != prompt)).any(axis=1)
+    frame = pd.DataFrame({"language": prompt[:, 0], "rows": 1, "another": another})
+    if has_labels(pairs):
+        frame["tie_share"] = labels_of(pairs)[:, 2]
+    means = dict.fromkeys(frame.columns[2:], "mean")
+    table = frame.groupby("language", as_index=False).agg({"rows": "sum", **means})
+    table.insert(2, "share", table["rows"] / len(pairs))
+    return table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
+
+
+def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Count empty and identical answers: `case`, `rows`, and the shares `A`, `B` and `tie` where
+    there are labels."""
+    names = {
+        A_EMPTY: "only A is empty",
+        B_EMPTY: "only B is empty",
+        BOTH_EMPTY: "both are empty",
+        IDENTICAL: "identical, not empty",
+    }
+    cases = pd.Series(answer_cases(pairs))
+    table = pd.DataFrame({"rows": cases.value_counts()})
+    if has_labels(pairs):
+        table = table.join(pd.DataFrame(labels_of(pairs), columns=CLASSES).groupby(cases).mean())
+    table = table.reindex(names).fillna({"rows": 0}).astype({"rows": int})
+    return table.rename(index=names).rename_axis("case").reset_index()
+
+
+def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFrame:
+    """Count the rows that a model with a length limit would truncate, for both kinds of inputs.
+
+    Parameters
+    ----------
+    pairs : DataFrame
+        A pairs frame; at most `TRUNCATION_ROWS` rows of it, drawn by the seed, are counted.
+    tokenizer : tokenizer
+        A fast one of transformers.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    DataFrame
+        `inputs` (`dual`: prompt + A and prompt + B, cut if either is; `joint`: prompt + A + B),
+        `max_length` (tokens, special ones included), `rows`, `cut` (a share) with `low` and `high`,
+        `median` and `p99` (tokens of the longest sequence).
+    """
+    drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(seed))
+    prompt, a, b = (np.fromiter(_token_counts(tokenizer, drawn[column]), dtype=np.int64) for column in TEXT_COLUMNS)
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    lengths = {
+        "dual": prompt + np.maximum(a, b) + special,
+        "joint": prompt + a + b + special + 1,
+    }
+    records = [
+        (inputs, limit, len(drawn), (length > limit).sum(), *np.quantile(length, [0.5, 0.99]))
+        for inputs, length in lengths.items()
+        for limit in LENGTHS
+    ]
+    columns = ["inputs", "max_length", "rows", "cut", "median", "p99"]
+    table = pd.DataFrame(records, columns=columns)
+    table = _with_share(table, "cut", table["cut"], table["rows"])
+    return table[[*columns[:4], "low", "high", *columns[4:]]]
+
+
+def _token_counts(tokenizer: Any, conversations: pd.Series) -> Iterable[int]:
+    # In portions: the encodings of all texts at once take gigabytes.
+    for start in range(0, len(conversations), 500):
+        texts = conversations.iloc[start : start + 500].map("\n".join).tolist()
+        yield from map(len, text_ids(texts, tokenizer))
+
+
+def _cut(values: pd.Series, edges: Iterable[float], names: list[str]) -> pd.Series:
+    return pd.cut(values, edges, right=False, labels=names)
+
+
+def _tie_shares(pairs: pd.DataFrame, slices: np.ndarray | pd.Series) -> pd.DataFrame:
+    frame = pd.DataFrame({"slice": slices, "rows": 1, "ties": labels_of(pairs)[:, 2]})
+    table = frame.groupby("slice", observed=True).sum().reset_index()
+    return _with_share(table, "tie_share", table.pop("ties"), table["rows"])
+
+
+def _with_share(table: pd.DataFrame, name: str, part: Any, whole: Any) -> pd.DataFrame:
+    low, high = share_interval(part, whole)
+    return table.assign(**{name: part / whole}, low=low, high=high)
+
+
+def _beginning(turns: tuple[str, ...], limit: int = 80) -> str:
+    text = " ".join(" ".join(turns).split())
+    return text if len(text) <= limit else text[:limit] + "…"
