@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from encoder_study import paired, subset
 
-from humanpref.comparison import Contender, compare, markdown, write_table
 from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import read_pairs
+from humanpref.studies.compare import Contender, compare, markdown, write_table
 
 COMMON = ("training.validation_fraction=0.3333",)
 TRAINED = ("training.learning_rate=2e-4", "training.batch_size=8", "training.warmup=0.1", "training.max_grad_norm=1.0")

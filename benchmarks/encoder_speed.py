@@ -34,10 +34,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, get_linear_schedule_with_warmup
 
-from humanpref.comparison import markdown
 from humanpref.config import Config, load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.models.encoder import PairCollate, PairEncoder, load_backbone, load_tokenizer
+from humanpref.studies.compare import markdown
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
 from humanpref.training.precision import DTYPES, processes, resolve

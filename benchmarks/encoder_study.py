@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.artifact import OOF_FILE, Artifact
-from humanpref.comparison import Contender, compare, markdown, write_table
 from humanpref.data import grouped_folds, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
-from humanpref.experiment import read_oof
+from humanpref.runs.artifact import OOF_FILE, Artifact
+from humanpref.runs.train import read_oof
 from humanpref.schema import ID, LABEL_COLUMNS
+from humanpref.studies.compare import Contender, compare, markdown, write_table
 
 SPLIT_SEED = 7
 PRESET = "deberta-v3-small"
@@ -163,7 +163,7 @@ def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
 
 
 def train(run: Contender, csv: Path, folder: Path) -> None:
-    from humanpref.experiment import train as train_artifact
+    from humanpref.runs.train import train as train_artifact
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     train_artifact(run.config(), csv, folder)

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 from length_only import LengthOnly
 
-from humanpref.artifact import FOLD, Artifact
-from humanpref.comparison import markdown, write_table
 from humanpref.config import load_config
 from humanpref.data import grouped_folds, labels_of, present, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
-from humanpref.experiment import train
+from humanpref.runs.artifact import FOLD, Artifact
+from humanpref.runs.train import train
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.studies.compare import markdown, write_table
 
 WITHOUT_PROGRAM = ("prior", "length only")
 

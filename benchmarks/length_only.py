@@ -16,10 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from humanpref.artifact import OOF_FILE
 from humanpref.data import grouped_folds, labels_of, present, prompt_keys, read_pairs, swap_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
-from humanpref.experiment import read_oof
+from humanpref.runs.artifact import OOF_FILE
+from humanpref.runs.train import read_oof
 from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, InputError
 
 

@@ -25,12 +25,12 @@ import pandas as pd
 import psutil
 
 from humanpref.arena import write_arena
-from humanpref.comparison import markdown
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.files import check_writable, write_json
 from humanpref.models import build_model
 from humanpref.schema import TEXT_COLUMNS
+from humanpref.studies.compare import markdown
 
 SEED = 42
 

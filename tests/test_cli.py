@@ -367,7 +367,7 @@ def test_compare_takes_every_preset_with_every_peft_method(monkeypatch, arena, t
         seen.extend(contenders)
         return pd.DataFrame({"name": [contender.name for contender in contenders]})
 
-    monkeypatch.setattr("humanpref.comparison.compare", spy)
+    monkeypatch.setattr("humanpref.studies.compare.compare", spy)
     arguments = ["compare", "--presets", "llama-3.2-1b-lora,qwen-2.5-7b-qlora", "--peft", "lora,ia3", "--set", "seed=1"]
     assert main([*arguments, "--train", str(arena / "train.csv"), "--out", str(tmp_path / "out")]) == 0
     names = ["llama-3.2-1b-lora-lora", "llama-3.2-1b-lora-ia3", "qwen-2.5-7b-qlora-lora", "qwen-2.5-7b-qlora-ia3"]

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from humanpref.config import load_config
-from humanpref.experiment import predict, train
+from humanpref.runs.train import predict, train
 from humanpref.schema import LABEL_COLUMNS
 
 MICRO = (

@@ -253,7 +253,7 @@ SECONDS = 8.5 * 3600  # the competition allows 9 hours
 CODE = """
 import json, logging, sys
 from pathlib import Path
-from humanpref.kaggle import kernels
+from humanpref.kaggle.runtime import kernels
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 given = json.loads(sys.argv[1])

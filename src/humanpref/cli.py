@@ -82,9 +82,9 @@ def eda(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     from humanpref.config.gpu import needs_gpu
     from humanpref.data import Extra
-    from humanpref.distillation import Teacher
-    from humanpref.experiment import train
     from humanpref.files import is_main_process
+    from humanpref.runs.distillation import Teacher
+    from humanpref.runs.train import train
 
     config = load_config(options.preset, options.config, options.set)
     if needs_gpu(config) and is_main_process():
@@ -113,11 +113,11 @@ def train(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
-    from humanpref.artifact import Artifact
     from humanpref.data import read_pairs, write_submission
-    from humanpref.distillation import write_soft_labels
-    from humanpref.experiment import predict
     from humanpref.files import check_writable, is_main_process
+    from humanpref.runs.artifact import Artifact
+    from humanpref.runs.distillation import write_soft_labels
+    from humanpref.runs.train import predict
 
     if options.weight is not None and not options.labels:
         raise InputError("--weight: goes with --labels")
@@ -141,9 +141,9 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> int:
-    from humanpref.artifact import Artifact
     from humanpref.files import check_writable, is_main_process
-    from humanpref.scoring import score
+    from humanpref.interfaces.score import score
+    from humanpref.runs.artifact import Artifact
 
     check_writable(options.out, inputs=[options.source, options.artifact])
     count = score(Artifact.load(options.artifact), options.source, options.out)
@@ -153,11 +153,11 @@ def score(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    from humanpref.artifact import Artifact
-    from humanpref.experiment import rows_to_judge
     from humanpref.files import check_new, check_writable, write_json
     from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
     from humanpref.reports.page import PAGE_FILE
+    from humanpref.runs.artifact import Artifact
+    from humanpref.runs.train import rows_to_judge
 
     if options.json is not None:
         check_writable(options.json, inputs=[options.data, *options.artifact])
@@ -186,7 +186,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def blend(options: argparse.Namespace) -> int:
-    from humanpref.blending import blend, render
+    from humanpref.runs.blending import blend, render
 
     artifact = blend(options.artifact, options.out, options.mean)
     print(render(artifact.metrics), end="")
@@ -195,7 +195,7 @@ def blend(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from humanpref.comparison import Contender, compare, markdown
+    from humanpref.studies.compare import Contender, compare, markdown
 
     backbones = dict(_key_value(text, "--backbone") for text in options.backbone)
     contenders = []
@@ -211,8 +211,8 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def ablate_softmax(options: argparse.Namespace) -> int:
-    from humanpref.ablation import ablate_softmax
-    from humanpref.comparison import markdown
+    from humanpref.studies.ablations import ablate_softmax
+    from humanpref.studies.compare import markdown
 
     table = ablate_softmax(options.preset, tuple(options.set), options.train, options.out, options.folds)
     print(markdown(table), end="")
@@ -220,8 +220,8 @@ def ablate_softmax(options: argparse.Namespace) -> int:
 
 
 def ablate_preprocessing(options: argparse.Namespace) -> int:
-    from humanpref.ablation import ablate_preprocessing
-    from humanpref.comparison import markdown
+    from humanpref.studies.ablations import ablate_preprocessing
+    from humanpref.studies.compare import markdown
 
     table = ablate_preprocessing(options.preset, tuple(options.set), options.train, options.out, options.folds)
     print(markdown(table), end="")
@@ -229,8 +229,8 @@ def ablate_preprocessing(options: argparse.Namespace) -> int:
 
 
 def ablate_system_prompt(options: argparse.Namespace) -> int:
-    from humanpref.ablation import ablate_system_prompt
-    from humanpref.comparison import markdown
+    from humanpref.studies.ablations import ablate_system_prompt
+    from humanpref.studies.compare import markdown
 
     table = ablate_system_prompt(options.preset, tuple(options.set), options.train, options.out, options.folds)
     print(markdown(table), end="")
@@ -256,9 +256,9 @@ def _file_and_number(text: str) -> tuple[Path, float]:
 
 
 def runs(options: argparse.Namespace) -> int:
-    from humanpref.comparison import markdown
     from humanpref.files import check_writable, write_whole
-    from humanpref.runs import differences, runs
+    from humanpref.studies.compare import markdown
+    from humanpref.studies.listing import differences, runs
 
     if options.csv is not None:
         check_writable(options.csv)
@@ -273,11 +273,11 @@ def runs(options: argparse.Namespace) -> int:
 
 
 def selection(options: argparse.Namespace) -> int:
-    from humanpref.artifact import Artifact
-    from humanpref.comparison import markdown
-    from humanpref.experiment import selection_path
     from humanpref.files import check_writable
     from humanpref.reports.charts import FIGURE_SUFFIXES, selection_figure
+    from humanpref.runs.artifact import Artifact
+    from humanpref.runs.train import selection_path
+    from humanpref.studies.compare import markdown
 
     if options.figure is not None:
         if options.figure.suffix.lower() not in FIGURE_SUFFIXES:
@@ -305,7 +305,7 @@ def presets(options: argparse.Namespace) -> int:
 
 
 def kaggle_dry_run(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.dry_run import dry_run
+    from humanpref.kaggle.rehearsal.dry_run import dry_run
 
     both = options.layout == "both"
     passed = True
@@ -329,18 +329,18 @@ def kaggle_dry_run(options: argparse.Namespace) -> int:
 
 
 def kaggle_data(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.client import Client
-    from humanpref.kaggle.fetch import fetch_data
+    from humanpref.kaggle.service.client import Client
+    from humanpref.kaggle.service.fetch import fetch_data
 
     print(f"{options.out}: {', '.join(fetch_data(Client(), options.competition, options.out))}")
     return 0
 
 
 def kaggle_push(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle import KERNELS
-    from humanpref.kaggle.client import Client
-    from humanpref.kaggle.push import push
-    from humanpref.kaggle.records import Records
+    from humanpref.kaggle.bundle.assemble import KERNELS
+    from humanpref.kaggle.service.client import Client
+    from humanpref.kaggle.service.push import push
+    from humanpref.kaggle.service.records import Records
 
     kernels = [name for name in KERNELS if getattr(options, name)]
     everything = not (options.dataset or kernels)
@@ -359,9 +359,9 @@ def kaggle_push(options: argparse.Namespace) -> int:
 
 
 def kaggle_wait(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.client import Client
-    from humanpref.kaggle.push import wait
-    from humanpref.kaggle.records import Records
+    from humanpref.kaggle.service.client import Client
+    from humanpref.kaggle.service.push import wait
+    from humanpref.kaggle.service.records import Records
 
     for line in wait(Client(), Records(Path.cwd()), options.anyway):
         print(line)
@@ -369,9 +369,9 @@ def kaggle_wait(options: argparse.Namespace) -> int:
 
 
 def kaggle_output(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.client import Client
-    from humanpref.kaggle.fetch import fetch_output
-    from humanpref.kaggle.records import Records
+    from humanpref.kaggle.service.client import Client
+    from humanpref.kaggle.service.fetch import fetch_output
+    from humanpref.kaggle.service.records import Records
 
     names = fetch_output(Client(), Records(Path.cwd()), "train" if options.train else "infer", options.out)
     print(f"{options.out}: {', '.join(names)}")
@@ -379,9 +379,9 @@ def kaggle_output(options: argparse.Namespace) -> int:
 
 
 def kaggle_submit(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.client import Client
-    from humanpref.kaggle.records import Records
-    from humanpref.kaggle.submit import submit
+    from humanpref.kaggle.service.client import Client
+    from humanpref.kaggle.service.records import Records
+    from humanpref.kaggle.service.submit import submit
 
     submission = submit(Client(), Records(Path.cwd()), options.competition, options.message, options.anyway)
     print(f"submission {submission.ref}: public score {submission.public_score or 'not told'}")
@@ -389,9 +389,9 @@ def kaggle_submit(options: argparse.Namespace) -> int:
 
 
 def kaggle_status(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.client import Client
-    from humanpref.kaggle.records import Records
-    from humanpref.kaggle.submit import status
+    from humanpref.kaggle.service.client import Client
+    from humanpref.kaggle.service.records import Records
+    from humanpref.kaggle.service.submit import status
 
     for line in status(Client(), Records(Path.cwd()), options.competition):
         print(line)
@@ -399,9 +399,9 @@ def kaggle_status(options: argparse.Namespace) -> int:
 
 
 def kaggle_bundle(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle import bundle
-    from humanpref.kaggle.kernels import Run
-    from humanpref.kaggle.stage import find_project
+    from humanpref.kaggle.bundle.assemble import bundle
+    from humanpref.kaggle.bundle.stage import find_project
+    from humanpref.kaggle.runtime.kernels import Run
 
     limits = {
         f"{name}_seconds": hours * 3600
@@ -419,8 +419,8 @@ def kaggle_bundle(options: argparse.Namespace) -> int:
 
 
 def kaggle_lock(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle import lock
-    from humanpref.kaggle.stage import find_project
+    from humanpref.kaggle.bundle.assemble import lock
+    from humanpref.kaggle.bundle.stage import find_project
 
     locked = lock(find_project(), options.image)
     print("\n".join(f"{name} {entry.version}" for name, entry in locked.items()) or "nothing to vendor")
@@ -428,8 +428,8 @@ def kaggle_lock(options: argparse.Namespace) -> int:
 
 
 def kaggle_check(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.check import check_bundle, check_project
-    from humanpref.kaggle.stage import find_project
+    from humanpref.kaggle.bundle.check import check_bundle, check_project
+    from humanpref.kaggle.bundle.stage import find_project
 
     findings = check_project(find_project()) if options.bundle is None else check_bundle(options.bundle)
     for finding in findings:
@@ -440,13 +440,13 @@ def kaggle_check(options: argparse.Namespace) -> int:
 
 
 def kaggle_weights(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle import is_model_source, name_weights
+    from humanpref.kaggle.bundle.assemble import is_model_source, name_weights
 
     if is_model_source(options.source):
         name_weights(options.source, options.bundle)
         print(f"{options.bundle}: both kernels mount {options.source}")
     else:
-        from humanpref.kaggle.weights import pack_weights
+        from humanpref.kaggle.bundle.weights import pack_weights
 
         print(f"weights: {pack_weights(options.source, options.bundle)}")
     return 0

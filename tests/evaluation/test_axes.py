@@ -179,7 +179,7 @@ def test_perplexity_by_hand(decoder_folder):
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from humanpref.models.language import LONGEST, LanguageModel
+    from humanpref.evaluation.perplexity import LONGEST, LanguageModel
 
     folder = decoder_folder()
     texts = ["The house of the king.", "What?", "", "The house of the king.", "word " * 400, "[SEP]"]

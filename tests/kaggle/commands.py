@@ -25,7 +25,7 @@ monotonic = time.monotonic
 time.sleep, time.monotonic = sleep, lambda: monotonic() + slept
 
 import humanpref.cli, kaggle
-from humanpref.kaggle import client, fetch, submit, wire
+from humanpref.kaggle.service import client, fetch, submit, wire
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()

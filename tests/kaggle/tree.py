@@ -11,8 +11,8 @@ import pandas as pd
 from humanpref.arena import write_arena
 from humanpref.data import check_submission
 from humanpref.files import read_json
-from humanpref.kaggle import stage
-from humanpref.kaggle.metadata import COMPETITION
+from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.bundle.metadata import COMPETITION
 from humanpref.schema import ID, LABEL_COLUMNS
 
 PROJECT = Path(__file__).parents[2]

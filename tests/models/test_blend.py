@@ -10,12 +10,12 @@ from safetensors.numpy import load_file, save_file
 
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs
-from humanpref.experiment import train
 from humanpref.models import build_model, load_model
 from humanpref.models.blend import Blend, equal_blend, fit_blend, mean_log_loss
-from humanpref.models.correction import Correction
+from humanpref.models.blend_correction import Correction
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
+from humanpref.runs.train import train
 from humanpref.schema import InputError
 
 FEW = "model.term_penalties=10 model.structure_penalties=100"

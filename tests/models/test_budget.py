@@ -7,16 +7,16 @@ import shutil
 import numpy as np
 import pytest
 
-from humanpref.artifact import Artifact
 from humanpref.config import load_config
 from humanpref.data import read_training_rows, write_pairs
-from humanpref.distillation import Teacher, soft_labels, taught
-from humanpref.experiment import evaluate, predict, train
 from humanpref.files import read_json
 from humanpref.models.base import Model
 from humanpref.models.blend import Blend, BlendModel
 from humanpref.models.budget import LEFT, Budget, predict_within, schedule
 from humanpref.reports.evaluate import evaluate_artifacts
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.distillation import Teacher, soft_labels, taught
+from humanpref.runs.train import evaluate, predict, train
 from humanpref.schema import InputError
 
 

@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
+from humanpref.evaluation.perplexity import LanguageModel
 from humanpref.files import write_json
 from humanpref.models import build_model, load_model
 from humanpref.models.checkpoint import base_digest, weights_files
 from humanpref.models.encoder import load_backbone
-from humanpref.models.language import LanguageModel
 from humanpref.models.pretrained import BASE_VARIABLE
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.schema import InputError

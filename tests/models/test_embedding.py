@@ -11,12 +11,12 @@ from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("torch")
 
-from humanpref import experiment
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model, sentence
 from humanpref.models.embedding import principal_components
-from humanpref.models.similarity import PairVectors
+from humanpref.models.pair_vectors import PairVectors
+from humanpref.runs import train as experiment
 from humanpref.schema import InputError
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.artifact import Artifact
 from humanpref.cli import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.evaluation.metrics import row_log_losses
-from humanpref.experiment import evaluate, train
 from humanpref.models.prior import PriorModel
 from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
 from humanpref.reports.page import columns
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.train import evaluate, train
 from humanpref.schema import InputError
 
 
@@ -100,7 +100,7 @@ def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatc
     model.load_state(artifacts[0].folder / "model")
     monkeypatch.setattr(Counted, "swap_equivariant", exact)
     monkeypatch.setattr(Counted, "asked", 0)
-    monkeypatch.setattr("humanpref.artifact.load_model", lambda folder: model)
+    monkeypatch.setattr("humanpref.runs.artifact.load_model", lambda folder: model)
     metrics, _ = evaluate_artifacts(artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True))
     (of,) = metrics["artifacts"].values()
     assert Counted.asked == times * of["rows"]

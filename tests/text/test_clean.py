@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref import comparison
-from humanpref.artifact import Artifact
 from humanpref.cli import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
-from humanpref.experiment import train
 from humanpref.models import build_model, load_model
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.train import train
 from humanpref.schema import InputError
+from humanpref.studies import compare as comparison
 from humanpref.text import clean, processes
 from humanpref.text.clean import preprocess
 

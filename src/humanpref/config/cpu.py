@@ -163,7 +163,7 @@ class BlendOptions(Options):
     mean: Mean = "arithmetic"
     """Mean of the members' probabilities: `arithmetic` or `geometric`."""
     shrinkage: NonNegative = 10.0
-    """Pull towards equal weights and no correction: `fit_blend` (in nats over all rows), `humanpref.models.correction`."""
+    """Pull towards equal weights and no correction: `fit_blend` (in nats over all rows), `humanpref.models.blend_correction`."""
     min_gain: NonNegative = 1.0
     """Drop a member that lowers the log loss by less, in nats over all rows; vector scaling and special cases must gain as much,
     out of fold."""

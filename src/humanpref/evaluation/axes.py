@@ -11,7 +11,7 @@ from humanpref.evaluation.metrics import CLIP
 from humanpref.schema import InputError
 from humanpref.text.features import structure
 from humanpref.text.fluency import trigram_log_frequencies
-from humanpref.text.similarity import ANTISYMMETRIC, SYMMETRIC, Similarities
+from humanpref.text.overlap import ANTISYMMETRIC, SYMMETRIC, Similarities
 
 _MARKS = (
     *("log_list_items", "log_headings", "log_bold", "log_code_blocks", "log_inline_code", "log_table_rows"),
@@ -82,7 +82,7 @@ def _fluency(a: list[str], b: list[str], folder: Path | None) -> Axis:
     else:
         _check_folder(folder, "--language-model")
         try:
-            from humanpref.models.language import LanguageModel
+            from humanpref.evaluation.perplexity import LanguageModel
         except ModuleNotFoundError as error:
             raise _missing(error, "--language-model") from None
         model = LanguageModel(str(folder))
@@ -100,8 +100,8 @@ def _relevance(pairs: pd.DataFrame, folder: Path | None) -> Axis:
     else:
         _check_folder(folder, "--sentence-encoder")
         try:
+            from humanpref.models.pair_vectors import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, pair_vectors
             from humanpref.models.sentence import FrozenEncoder
-            from humanpref.models.similarity import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, pair_vectors
         except ModuleNotFoundError as error:
             raise _missing(error, "--sentence-encoder") from None
         name, measure = "relevance", f"cosine of the embeddings of prompt and answer under {folder.resolve().name}"

@@ -93,7 +93,7 @@ def load_model(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     if (folder / "artifact.json").is_file():
-        from humanpref.artifact import Artifact  # which imports this module
+        from humanpref.runs.artifact import Artifact  # which imports this module
 
         return Artifact.load(folder).model
     path = folder / CONFIG_FILE

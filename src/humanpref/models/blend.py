@@ -1,7 +1,7 @@
 """A weighted mean of several models, with weights and a temperature fitted on predictions for rows that they did not see.
 
     arithmetic   p = sum_m w_m p_m
-    geometric    p ∝ exp(sum_m w_m ln p_m)          w_m >= 0, sum_m w_m = 1; then corrected (`humanpref.models.correction`)
+    geometric    p ∝ exp(sum_m w_m ln p_m)          w_m >= 0, sum_m w_m = 1; then corrected (`humanpref.models.blend_correction`)
 
 Both weight problems are convex, and so is that of 1/T once the weights are known: the fit does not depend on a start.
 """
@@ -27,7 +27,7 @@ from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
 from humanpref.models.base import CONFIG_FILE, Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.correction import Correction, describe_correction, fit_correction, fit_temperature
+from humanpref.models.blend_correction import Correction, describe_correction, fit_correction, fit_temperature
 from humanpref.schema import InputError
 from humanpref.text.cases import CASES, answer_cases
 

@@ -27,9 +27,9 @@ from humanpref.files import read_json, write_json, write_whole
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
 from humanpref.schema import SWAPPED_CLASSES, InputError
-from humanpref.text import similarity
+from humanpref.text import overlap as similarity
 from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
-from humanpref.text.similarity import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
+from humanpref.text.overlap import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
 
 STATE_FILE = "model.safetensors"
 COLUMNS_FILE = "columns.json"

@@ -10,8 +10,8 @@ from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
 from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, fit_regression, scaled, scales
 from humanpref.models.davidson import DavidsonRegression
+from humanpref.models.pair_vectors import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, PairVectors, pair_vectors
 from humanpref.models.sentence import load_frozen
-from humanpref.models.similarity import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, PairVectors, pair_vectors
 from humanpref.schema import InputError
 from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.artifact import Artifact
 from humanpref.data import as_pairs, labels_of, prompt_keys, swap_pairs
 from humanpref.evaluation.axes import axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
@@ -22,6 +21,7 @@ from humanpref.evaluation.slices import slices
 from humanpref.files import folder_whole, write_json
 from humanpref.reports import charts
 from humanpref.reports.page import write_page, write_tables
+from humanpref.runs.artifact import Artifact
 from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
 
 METRICS_FILE = "metrics.json"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from humanpref.text.similarity import CHARACTER_COLUMNS, CHUNK, trigram_counts
+from humanpref.text.overlap import CHARACTER_COLUMNS, CHUNK, trigram_counts
 
 
 def trigram_log_frequencies(texts: list[str]) -> np.ndarray:

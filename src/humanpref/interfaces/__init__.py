@@ -1,0 +1,1 @@
+"""What people call a trained model by."""

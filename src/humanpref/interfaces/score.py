@@ -1,0 +1,167 @@
+"""A judge or a reward signal: JSON lines in, the same lines with what an artifact says of them out.
+
+A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`. All of a file's texts are lists
+of turns, or all strings: one turn each, or JSON lists as in the competition's CSV (`humanpref.data.CellRule`). Whatever else
+stands in a line is carried through.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import pandas as pd
+
+from humanpref.data import CellRule
+from humanpref.files import is_main_process, write_whole
+from humanpref.runs.artifact import Artifact
+from humanpref.schema import ID, TEXT_COLUMNS, InputError
+
+PAIR = TEXT_COLUMNS[1:]
+SINGLE = "response"
+PROBABILITIES, MARGIN, REWARD = ("p_a", "p_b", "p_tie"), "margin", "reward"
+"""The keys that are added: three probabilities and ln P(A) - ln P(B) in nats to a pair, a reward in nats to one response."""
+BATCH_LINES = 1_024
+"""Lines in memory at one time."""
+_LEAST = 1e-15
+
+logger = logging.getLogger(__name__)
+
+
+class _Line(NamedTuple):
+    number: int
+    """In the file, from 1."""
+    content: dict[str, Any]
+
+
+def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
+    """Write `source` line by line to `out`, each line with its score; whole or not at all.
+
+    To a pair are added `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B), to a prompt with one response `reward`. The file
+    is read twice, so that no bad line is found after hours of work, and held in memory in parts.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Of several models (folds) it gives the mean of the probabilities, and of the rewards.
+    source, out : path
+        JSON lines in UTF-8; empty lines are left out.
+
+    Returns
+    -------
+    int
+        Lines written.
+
+    Raises
+    ------
+    InputError
+        For a line that is not such an object, already holds a key that would be added, or asks for a reward that the model does
+        not give. The message names the file, the line and the key.
+    """
+    source = Path(source)
+    if not source.is_file():
+        raise InputError(f"{source}: cannot be read (not a file)")
+    single, count, rule = None, 0, CellRule()
+    for line in _lines(source):
+        count += 1
+        for key in _keys(line.content):
+            try:
+                rule.see(line.content[key], f"line {line.number}, key {key!r}")
+            except ValueError as error:
+                _refuse(source, line.number, key, str(error))
+        single = single or (line if SINGLE in line.content else None)
+    if not count:
+        raise InputError(f"{source}: no lines in it")
+    if single is not None and not all(hasattr(model, "rewards") for model in artifact.models):
+        _refuse(
+            source, single.number, SINGLE,
+            f"family {artifact.facts['family']} gives no reward of one response (dpo does); name response_a and response_b",
+        )  # fmt: skip
+    done, lines = 0, _lines(source)
+    with write_whole(out) if is_main_process() else open(os.devnull, "w") as file:
+        while part := list(islice(lines, BATCH_LINES)):
+            for line, added in zip(part, _scores(artifact, part, rule), strict=True):
+                text = json.dumps(line.content | added, ensure_ascii=False)
+                # UTF-8 has no lone surrogates; JSON has an escape for them.
+                file.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+            done += len(part)
+            logger.info("%s: %d of %d lines", source, done, count)
+    return count
+
+
+def _scores(artifact: Artifact, lines: list[_Line], rule: CellRule) -> list[dict[str, float]]:
+    """What is added to each line."""
+    added: list[dict[str, float]] = [{}] * len(lines)
+    pairs = [i for i, line in enumerate(lines) if SINGLE not in line.content]
+    if pairs:
+        probabilities = artifact.predict_proba(_frame([lines[i] for i in pairs], rule))
+        logs = np.log(np.maximum(probabilities, _LEAST))
+        for i, own, margin in zip(pairs, probabilities.tolist(), (logs[:, 0] - logs[:, 1]).tolist(), strict=True):
+            added[i] = {**dict(zip(PROBABILITIES, own, strict=True)), MARGIN: margin}
+    singles = [i for i, line in enumerate(lines) if SINGLE in line.content]
+    if singles:
+        frame = _frame([lines[i] for i in singles], rule)
+        rewards = np.mean([model.rewards(frame) for model in artifact.models], axis=0)
+        for i, reward in zip(singles, rewards.tolist(), strict=True):
+            added[i] = {REWARD: reward}
+    return added
+
+
+def _frame(lines: list[_Line], rule: CellRule) -> pd.DataFrame:
+    """The lines as a pairs frame."""
+    rows = [(str(line.number), *(rule.turns(line.content[key]) for key in _keys(line.content))) for line in lines]
+    columns = zip((ID, *TEXT_COLUMNS), zip(*rows, strict=True), strict=True)
+    return pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns})
+
+
+def _lines(source: Path) -> Iterator[_Line]:
+    try:
+        with source.open(encoding="utf-8-sig") as file:
+            for number, text in enumerate(file, start=1):
+                if text.strip():
+                    yield _line(source, number, text)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: not a text file in UTF-8 (byte {error.start}); JSON lines were expected") from None
+
+
+def _line(source: Path, number: int, text: str) -> _Line:
+    try:
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: line {number}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{source}: line {number}: expected a JSON object, got {text.strip()[:60]!r}")
+    single, pair = SINGLE in content, [key for key in PAIR if key in content]
+    if single and pair:
+        _refuse(
+            source, number, SINGLE, f"stands beside {pair[0]!r}; expected one response, or response_a and response_b"
+        )
+    for key in _keys(content):
+        if key not in content:
+            _refuse(source, number, key, f"is missing; the line has {', '.join(map(repr, content)) or 'no keys'}"[:200])
+    for key in (REWARD,) if single else (*PROBABILITIES, MARGIN):
+        if key in content:
+            _refuse(source, number, key, "is there already, and would be replaced by the score")
+    return _Line(number, content)
+
+
+def _keys(content: dict[str, Any]) -> tuple[str, ...]:
+    """The keys of a line's prompt, A and B; one response stands on both sides."""
+    return (TEXT_COLUMNS[0], *((SINGLE, SINGLE) if SINGLE in content else PAIR))
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(float(number)):
+        raise ValueError(f"the number {number} is not finite")
+    return float(number)
+
+
+def _refuse(source: Path, number: int, key: str, reason: str) -> NoReturn:
+    raise InputError(f"{source}: line {number}: key {key!r}: {reason}")

@@ -1,0 +1,1 @@
+"""What is uploaded: metadata, checks, wheels, staging."""

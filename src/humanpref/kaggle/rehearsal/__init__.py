@@ -1,0 +1,1 @@
+"""The dry run: both kernels in a sandbox on this machine."""

@@ -1,0 +1,126 @@
+"""Training in processes of its own: one for each GPU, and none of them longer than the kernel may take."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from humanpref.config import Config, from_dict
+from humanpref.config.neural import LoopOptions
+from humanpref.runs import train as experiment
+from humanpref.training import device
+
+logger = logging.getLogger(__name__)
+
+FAILED = "training failed: "
+"""Begins the line in which a training process says why it ends."""
+GRACE_SECONDS = 60
+"""What processes that are told to end get before they are killed."""
+
+
+def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds: float) -> None:
+    """Do as `experiment.train` does, until it is done or the time is over; what it has done by then stays.
+
+    Parameters
+    ----------
+    config, train_csv, out, folds
+        As for `humanpref.runs.train.train`.
+    seconds : float
+        Of wall clock.
+
+    Raises
+    ------
+    RuntimeError
+        If the training fails, with its own words where it had some. One whose artifact is there has not failed.
+    """
+    order = {"config": config.to_dict(), "train_csv": str(train_csv), "out": str(out), "folds": folds}
+    command = [*_launcher(processes(config)), "humanpref.kaggle.runtime.launch", json.dumps(order)]
+    before = out.exists()
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    late = threading.Event()
+    # accelerate's processes are in sessions of their own: it ends them when it is asked to end, not when it is killed.
+    timers = [
+        threading.Timer(max(0.0, seconds), lambda: (late.set(), _signal(child, signal.SIGTERM))),
+        threading.Timer(max(0.0, seconds) + GRACE_SECONDS, lambda: _signal(child, signal.SIGKILL)),
+    ]
+    for timer in timers:
+        timer.start()
+    reason = ""
+    try:
+        for line in child.stdout:
+            print(line, end="", flush=True)
+            reason = line.partition(FAILED)[2].strip() or reason
+        code = child.wait()
+    finally:
+        for timer in timers:
+            timer.cancel()
+        _signal(child, signal.SIGTERM)
+    if code == 0 or late.is_set():
+        return
+    name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
+    ended = f"the training process ended with {code}{name}"
+    # It appears whole, as the last thing that a training does: what went wrong after it went wrong on the way out.
+    if out.is_dir() and not before:
+        logger.warning("%s, after the artifact was done", ended)
+        return
+    raise RuntimeError(reason or ended)
+
+
+def processes(config: Config) -> int:
+    """How many share the training: a gradient family's batches are shared out to all GPUs, the others have no use for it."""
+    return max(1, gpus()) if isinstance(config.training, LoopOptions) else 1
+
+
+def gpus() -> int:
+    """How many GPUs torch sees; asked without starting CUDA in this process."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count()
+
+
+def _launcher(number: int) -> list[str]:
+    python = [sys.executable, "-u", "-m"]
+    if number == 1:
+        return python
+    # All that accelerate would warn of choosing itself; the loop sets the precision. Port 0: one that is free.
+    chosen = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [*python, "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(number), *chosen, "-m"]
+
+
+def _signal(child: subprocess.Popen, number: int) -> None:
+    if child.poll() is None:
+        os.killpg(child.pid, number)
+
+
+def main(order: dict[str, Any]) -> int:
+    """One training process."""
+    main_one = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout)
+    try:
+        config = from_dict(order["config"], "the kernel's configuration")
+        experiment.train(config, order["train_csv"], order["out"], folds=order["folds"])
+        device.leave_group()
+    except Exception as error:
+        traceback.print_exc(file=sys.stdout)
+        print(f"{FAILED}{type(error).__name__}: {error}".replace("\n", " "), flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Talking to Kaggle: client, records, push, wait, submit, fetch."""

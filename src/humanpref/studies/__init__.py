@@ -1,0 +1,1 @@
+"""Several runs on the same rows: compare, ablations, the list of runs."""

@@ -1,0 +1,250 @@
+"""The bundle: the same input, the same bytes; it installs offline; weights and their sources."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from humanpref.arena import write_arena
+from humanpref.cli import main
+from humanpref.config import load_config
+from humanpref.files import write_json
+from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.bundle.assemble import bundle, is_model_source, name_weights, read_run
+from humanpref.kaggle.bundle.check import check_bundle
+from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
+from humanpref.kaggle.rehearsal import sandbox
+from humanpref.kaggle.runtime.kernels import MARKER, Run, resolve
+from humanpref.runs.train import train
+from humanpref.schema import InputError
+
+from ..fake_wheels import make_wheel
+
+PROJECT = Path(__file__).parents[3]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A bundle of this checkout; tests that change it take a copy."""
+    # Looked for, not imported: it would replace distutils in the test process.
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("building the wheel needs setuptools")
+    return bundle(PROJECT, tmp_path_factory.mktemp("bundle") / "bundle", Run("sparse"))
+
+
+@pytest.fixture
+def own(built, tmp_path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "bundle"))
+
+
+def test_the_same_input_gives_the_same_bytes(built, tmp_path):
+    """From a copy of the checkout with other times, other modes and what tools leave behind."""
+    other = tmp_path / "checkout"
+    for name in ("src", "kernel", "wheels"):
+        shutil.copytree(
+            PROJECT / name, other / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "*.whl")
+        )
+    for path in (p for p in PROJECT.iterdir() if p.is_file()):
+        shutil.copyfile(path, other / path.name)
+    for path in other.rglob("*.py"):
+        path.chmod(0o777)
+        os.utime(path, (1e9, 1e9))
+    (other / "src" / "humanpref" / "__pycache__").mkdir()
+    (other / "src" / "humanpref" / "__pycache__" / "cli.pyc").write_text("x")
+    (other / "src" / "humanpref.egg-info").mkdir()
+    (other / "src" / "humanpref.egg-info" / "SOURCES.txt").write_text("src/humanpref/ghost.py\n")
+    again = bundle(other, tmp_path / "again", Run("sparse"))
+    assert contents(again) == contents(built)
+    names = set(contents(built))
+    wheel = next(name for name in names if name.endswith(".whl"))
+    assert names == {
+        wheel,
+        "dataset/run.toml",
+        f"dataset/{MARKER}",
+        "dataset/dataset-metadata.json",
+        "train/kernel-metadata.json",
+        "train/train.py",
+        "infer/kernel-metadata.json",
+        "infer/kernel/infer/infer.ipynb",
+    }
+
+
+def test_a_bundle_has_no_findings_and_its_kernels_can_be_staged(built, tmp_path):
+    assert check_bundle(built) == []
+    staged = stage_kernel(built / "infer" / KERNEL_METADATA, tmp_path / "staged", "ann")
+    assert stage_kernel(PROJECT / KERNEL_METADATA, tmp_path / "direct", "ann") != staged
+    assert contents(staged) == contents(tmp_path / "direct")
+
+
+def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
+    (own / "weights-some").mkdir()
+    (own / "weights-some" / "kept").write_text("kept")
+    before = contents(own)
+
+    def fail(*_):
+        raise InputError("no luck")
+
+    monkeypatch.setattr(stage, "build_wheel", fail)
+    with pytest.raises(InputError, match="no luck"):
+        bundle(PROJECT, own, Run("prior"))
+    assert contents(own) == before
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    bundle(PROJECT, own, Run("prior"))
+    assert read_run(own / "dataset") == Run("prior")
+    assert (own / "weights-some" / "kept").read_text() == "kept"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="exists and is not a bundle"):
+        bundle(PROJECT, tmp_path / "mine", Run("prior"))
+    with pytest.raises(InputError, match="unknown preset"):
+        bundle(PROJECT, tmp_path / "new", Run("no such"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def artifact(tmp_path) -> Path:
+    write_arena(tmp_path / "arena", rows=40, seed=0)
+    train(load_config("prior"), tmp_path / "arena" / "train.csv", tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def run_bundle(capsys, out: Path, *words: object) -> tuple[int, str]:
+    """`humanpref kaggle bundle`; its exit code and its last line."""
+    code = main(["kaggle", "bundle", "--out", str(out), *map(str, words)])
+    said = capsys.readouterr()
+    return code, (said.out if code == 0 else said.err).splitlines()[-1]
+
+
+def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch, capsys, tmp_path):
+    """Own artifacts alone, what is trained there alone, or the mean of both where both are asked for."""
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    out = tmp_path / "bundle"
+    train = "INSERT_USERNAME/humanpref-train"
+    for words, models, trains in (
+        ((), "what preset sparse trains", True),
+        (("--artifact", artifact), f"{artifact}", False),
+        (
+            ("--artifact", artifact, "--preset", "prior"),
+            f"the equal mean of {artifact}, what preset prior trains",
+            True,
+        ),
+        (("--artifact", artifact, "--infer-hours", 2), f"{artifact}", False),
+    ):
+        assert run_bundle(capsys, out, *words) == (0, f"bundle: {out}, to predict with {models}")
+        sources = read_metadata(out / "infer" / KERNEL_METADATA)["kernel_sources"]
+        assert ((out / "train").is_dir(), train in sources) == (trains, trains)
+        assert (out / "dataset" / "artifacts" / "mine" / "artifact.json").is_file() == ("--artifact" in words)
+        assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+    # A model that only names its base: the weights are for the kernel that there is.
+    name_weights("metaresearch/llama-3.2/transformers/1b/1", out)
+    assert read_metadata(out / "infer" / KERNEL_METADATA)["model_sources"] == [
+        "metaresearch/llama-3.2/transformers/1b/1"
+    ]
+    assert read_run(out / "dataset").backbone == "llama-3.2/transformers/1b"
+    assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+
+
+@pytest.mark.parametrize("words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3)])
+def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
+    code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)
+    assert code == 2
+    assert "are for training: beside --artifact, --preset asks for it" in line
+    assert not (tmp_path / "bundle").exists()
+    with pytest.raises(InputError, match="nothing to predict with"):
+        bundle(PROJECT, tmp_path / "bundle", Run(""))
+
+
+def test_a_bundle_that_fails_leaves_nothing(tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
+    make_wheel(project / "wheels", "stranger")
+    with pytest.raises(InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"):
+        bundle(project, tmp_path / "new" / "bundle", Run("sparse"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------ does it install offline?
+
+# What a competitor's machine, or the kernel, does with the dataset: the install, the command, a model on a few rows.
+USE = """
+set -e
+"$PYTHON" -m pip install --no-index --no-deps --no-cache-dir --disable-pip-version-check $TARGET --find-links "$DATASET" humanpref
+"$PYTHON" -m humanpref.cli --help >/dev/null
+"$PYTHON" -m humanpref.cli sample --rows 60 --out rows
+"$PYTHON" -m humanpref.cli train --preset sparse --train rows/train.csv --out artifact
+"$PYTHON" -m humanpref.cli predict artifact --test rows/test.csv --out submission.csv
+"$PYTHON" -c 'import sys, humanpref; print(humanpref.__file__, sys.version_info[:2], "torch" in sys.modules)'
+"""
+
+
+def test_it_installs_and_works_offline_in_the_sandbox(built, tmp_path):
+    """On the running Python, with its packages but without this one, and without a network."""
+    mode = sandbox.detect()
+    environment = sandbox.make_environment(tmp_path / "environment", block_sockets=mode == "none")
+    box = sandbox.make_box(mode, tmp_path / "box", environment)
+    shutil.copytree(built / "dataset", box.root / "input" / "dataset")
+    lines: list[str] = []
+    command = ["/bin/sh", "-c", f"PYTHON={box.python} DATASET={box.kaggle}/input/dataset; {USE}"]
+    assert sandbox.run(box, command, lines.append) == 0, "\n".join(lines)
+    assert str(environment) in lines[-1]
+    assert (box.root / "working" / "submission.csv").read_text().count("\n") == 13
+
+
+def test_it_installs_and_works_on_the_images_python(built, tmp_path):
+    site = tmp_path / "site"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHON": image_python(), "DATASET": str(built / "dataset"), "TARGET": f"--target {site}"}
+    environment |= {"PYTHONPATH": str(site)}
+    done = subprocess.run(["/bin/sh", "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{site}/humanpref/__init__.py (3, 12) False" in done.stdout
+
+
+def image_python() -> str:
+    """A Python 3.12 with what the package requires: `$PYTHON312`, or one that is installed; skips if there is none."""
+    needed = "import numpy, pandas, scipy, sklearn, safetensors, tqdm, threadpoolctl, pip"
+    candidates = [os.environ.get("PYTHON312"), shutil.which("python3.12")]
+    candidates += sorted(map(str, Path.home().glob(".pyenv/versions/3.12*/bin/python")))
+    for python in filter(None, candidates):
+        if subprocess.run([python, "-c", needed], capture_output=True).returncode == 0:
+            return python
+    pytest.skip("no Python 3.12 with numpy, pandas, scipy, scikit-learn and safetensors (name one in $PYTHON312)")
+
+
+# ----------------------------------------------------------------------------------------------------------------- weights
+
+
+def test_a_model_that_kaggle_has_is_named(own, tmp_path):
+    source = "metaresearch/llama-3.2/transformers/1b/1"
+    name_weights(source, own)
+    name_weights(source, own)
+    for name in ("train", "infer"):
+        assert read_metadata(own / name / KERNEL_METADATA)["model_sources"] == [source]
+    run = read_run(own / "dataset")
+    assert check_bundle(own) == []
+    for layout in stage.LAYOUTS:
+        folder = tmp_path / layout / stage.mount_path("model", source, layout)
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", {})
+        assert resolve(Run("deberta-v3-small", backbone=run.backbone), tmp_path / layout).model.backbone == str(folder)
+    assert is_model_source(source)
+    assert not is_model_source("metaresearch/llama-3.2/transformers/1b")
+    assert not is_model_source("metaresearch/llama-3.2/transformers/1b/x")
+
+
+def test_weights_need_a_bundle(tmp_path):
+    with pytest.raises(InputError, match="not a bundle; make one first"):
+        name_weights("a/b/c/d/1", tmp_path)
+
+
+def test_a_preset_with_a_backbone_says_what_comes_next(own, monkeypatch, caplog):
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    bundle(PROJECT, own, Run("deberta-v3-small"))
+    assert "next: humanpref kaggle weights FOLDER" in caplog.text
+    assert any("needs a backbone's weights" in str(finding) for finding in check_bundle(own))

@@ -1,0 +1,231 @@
+"""The vendored wheels: which are needed, which are refused, and what pip makes of the lock."""
+
+from pathlib import Path
+
+import pytest
+
+from humanpref.files import sha256
+from humanpref.kaggle.bundle import wheels
+from humanpref.kaggle.bundle.wheels import closure_faults, fetch, read_image, read_lock, read_wheel, remake_lock
+from humanpref.schema import InputError
+
+from ..fake_wheels import make_wheel, only_from
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.txt"
+    path.write_text(
+        "# Date: 2026-10\nnumpy==2.0.2\ntorch==2.10.0\nscikit_learn==1.6.1  # a remark\nlocal @ file:///x\nxgboost==3.2.0\n"
+    )
+    return read_image(path)
+
+
+@pytest.fixture
+def ours(tmp_path):
+    return make_wheel(tmp_path / "ours", "humanpref", "0.1.0", requires=("numpy>=1.26", "scikit-learn>=1.5"))
+
+
+def lock(*paths: Path) -> dict[str, wheels.Locked]:
+    """The lock that has just these wheels."""
+    found = {}
+    for wheel in map(read_wheel, paths):
+        hashes = found[wheel.name].hashes if wheel.name in found else frozenset()
+        found[wheel.name] = wheels.Locked(wheel.version, hashes | {sha256(wheel.path)})
+    return found
+
+
+def faults(ours, image, *vendored):
+    return closure_faults(ours, vendored, image, lock(*vendored))
+
+
+def test_the_image_is_read_from_a_freeze(image, tmp_path):
+    assert image.date == "2026-10"
+    assert {name: str(version) for name, version in image.versions.items()} == {
+        "numpy": "2.0.2",
+        "torch": "2.10.0",
+        "scikit-learn": "1.6.1",
+        "xgboost": "3.2.0",
+    }
+    (tmp_path / "empty.txt").write_text("numpy\n")
+    with pytest.raises(InputError, match="no line name==version"):
+        read_image(tmp_path / "empty.txt")
+
+
+def test_a_closure_that_installs(ours, image, tmp_path):
+    two = [
+        make_wheel(tmp_path, "fast", tags=f"cp{version}-cp{version}-manylinux_2_28_x86_64", requires=("numpy",))
+        for version in (312, 313)
+    ]
+    anywhere = make_wheel(tmp_path, "plain-helper", requires=("fast[more]>=1", "colorama; sys_platform == 'win32'"))
+    stable = make_wheel(tmp_path, "stable", tags="cp38-abi3-manylinux2014_x86_64")
+    assert faults(ours, image, *two, anywhere, stable) == []
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "cp311-cp311-manylinux_2_17_x86_64",
+        "cp312-cp312-win_amd64",
+        "cp312-cp312-manylinux_2_39_x86_64",
+        "cp312-cp312-musllinux_1_2_x86_64",
+    ],
+)
+def test_a_wheel_for_another_python_or_platform(ours, image, tmp_path, tags):
+    wrong = make_wheel(tmp_path, "fast", tags=tags)
+    (fault,) = faults(ours, image, wrong)
+    assert fault.startswith(f"{wrong.name}: not for the image's Python 3.12 and 3.13 on Linux x86_64 with glibc 2.35")
+    assert tags in fault
+    assert "\n" not in fault
+
+
+def test_a_wheel_for_one_of_the_pythons_alone(ours, image, tmp_path):
+    (fault,) = faults(ours, image, make_wheel(tmp_path, "fast", tags="cp312-cp312-manylinux_2_17_x86_64"))
+    assert "not for the image's Python 3.13 on" in fault
+    (fault,) = faults(ours, image, make_wheel(tmp_path, "old", python="<3.12"))
+    assert fault.endswith("Requires-Python <3.12)")
+
+
+@pytest.mark.parametrize(
+    ("requires", "expected"),
+    [
+        (("nowhere>=2",), "helper-1.0-py3-none-any.whl: needs nowhere>=2, which neither the image nor the bundle has"),
+        (("scikit-learn>=1.7",), "helper-1.0-py3-none-any.whl: needs scikit-learn>=1.7, the image has 1.6.1"),
+        (("humanpref>=7",), "helper-1.0-py3-none-any.whl: needs humanpref>=7, the bundle has 0.1.0"),
+        (
+            ("tail; python_version >= '3.13'",),
+            "helper-1.0-py3-none-any.whl: needs tail, which neither the image nor the bundle has",
+        ),
+    ],
+)
+def test_a_missing_dependency(ours, image, tmp_path, requires, expected):
+    assert faults(ours, image, make_wheel(tmp_path, "helper", requires=requires)) == [expected]
+
+
+def test_the_extras_that_the_kernels_import_are_required_and_no_others(image, tmp_path):
+    ours = make_wheel(
+        tmp_path,
+        "humanpref",
+        "0.1.0",
+        requires=("peft>=1; extra == 'torch'", "ruff; extra == 'test'", "xgboost-cpu>=3; extra == 'boosted'"),
+    )
+    assert faults(ours, image) == [
+        "humanpref-0.1.0-py3-none-any.whl: needs peft>=1, which neither the image nor the bundle has"
+    ]
+
+
+def test_what_an_extra_of_a_vendored_wheel_needs(image, tmp_path):
+    ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=("fast[more]",))
+    fast = make_wheel(tmp_path, "fast", requires=("nowhere; extra == 'more'", "ruff; extra == 'less'"))
+    assert faults(ours, image, fast) == [
+        "fast-1.0-py3-none-any.whl: needs nowhere, which neither the image nor the bundle has"
+    ]
+
+
+def test_torch_and_numpy_are_never_replaced(ours, image, tmp_path):
+    numpy = make_wheel(tmp_path, "numpy", "2.4.0")
+    assert faults(ours, image, numpy) == ["numpy-2.4.0-py3-none-any.whl: would replace the image's numpy 2.0.2"]
+
+
+def test_a_wheel_that_is_not_the_locked_one(ours, image, tmp_path):
+    fast = make_wheel(tmp_path, "fast")
+    locked = lock(fast)
+    fast.write_bytes(fast.read_bytes() + b" ")
+    (fault,) = closure_faults(ours, [fast], image, locked)
+    assert fault.startswith("fast-1.0-py3-none-any.whl: its SHA-256 ")
+    assert "not the file that was locked" in fault
+    (fault,) = closure_faults(ours, [fast], image, {})
+    assert "not in requirements.lock" in fault
+    newer = make_wheel(tmp_path / "newer", "fast", "2.0")
+    (fault,) = closure_faults(ours, [newer], image, locked)
+    assert fault == "fast-2.0-py3-none-any.whl: requirements.lock has version 1.0; remove the wheel"
+    (fault,) = closure_faults(ours, [], image, locked)
+    assert fault == "fast: in requirements.lock, but there is no wheel of it"
+    fast.write_bytes(b"no zip")
+    assert "not a wheel that can be read" in closure_faults(ours, [fast], image, locked)[0]
+
+
+def test_two_versions_of_one_distribution(ours, image, tmp_path):
+    old, new = make_wheel(tmp_path, "fast", "1.0"), make_wheel(tmp_path, "fast", "2.0")
+    assert "fast: two versions, 1.0 and 2.0" in faults(ours, image, old, new)
+
+
+def test_our_tags_are_pips(tmp_path, monkeypatch):
+    """What we call fitting, pip takes; what we refuse, it refuses."""
+    only_from(monkeypatch, tmp_path / "index")
+    for name, tags, fits in (
+        ("one", "cp312-cp312-manylinux_2_5_x86_64.manylinux1_x86_64", True),
+        ("two", "cp38-abi3-manylinux_2_35_x86_64", True),
+        ("three", "cp312-cp312-manylinux_2_36_x86_64", False),
+        ("four", "cp313-cp313-manylinux_2_17_x86_64", False),
+    ):
+        assert read_wheel(make_wheel(tmp_path / "index", name, tags=tags)).fits("3.12") is fits
+        if fits:
+            wheels._download("3.12", [name], tmp_path / "got")
+        else:
+            with pytest.raises(InputError, match=r"no wheel for the image's Python 3\.12"):
+                wheels._download("3.12", [name], tmp_path / "got")
+
+
+def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(image, tmp_path, monkeypatch):
+    index, folder = tmp_path / "index", tmp_path / "wheels"
+    only_from(monkeypatch, index)
+    ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=("numpy>=1.26", "needed-thing>=1,<3"))
+    make_wheel(index, "needed-thing", "3.0")
+    make_wheel(index, "needed-thing", "1.0")
+    make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"))
+    deep = [make_wheel(index, "deep", tags=f"cp{v}-cp{v}-manylinux_2_28_x86_64") for v in (312, 313)]
+    folder.mkdir()
+    locked = remake_lock(ours, image, folder / wheels.LOCK)
+    text = (folder / wheels.LOCK).read_text()
+    assert {name: str(entry.version) for name, entry in locked.items()} == {"deep": "1.0", "needed-thing": "2.0"}
+    assert locked["deep"].hashes == {sha256(path) for path in deep}
+    assert read_lock(folder / wheels.LOCK) == locked
+    assert "://" not in text
+    assert str(tmp_path) not in text
+    fetched = fetch(folder)
+    assert [path.name for path in fetched] == [
+        "deep-1.0-cp312-cp312-manylinux_2_28_x86_64.whl",
+        "deep-1.0-cp313-cp313-manylinux_2_28_x86_64.whl",
+        "needed_thing-2.0-py3-none-any.whl",
+    ]
+    assert closure_faults(ours, fetched, image, locked) == []
+    # What is there is not fetched again; what was re-uploaded under the same name is refused.
+    only_from(monkeypatch, tmp_path / "nothing")
+    assert fetch(folder) == fetched
+    kept = fetched[2].read_bytes()
+    fetched[2].write_bytes(kept + b" ")
+    with pytest.raises(
+        InputError, match=r"needed_thing-2\.0-py3-none-any\.whl: its SHA-256 .* not the file that was locked"
+    ):
+        fetch(folder)
+    fetched[2].unlink()
+    only_from(monkeypatch, index)
+    make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"), code="evil = True")
+    with pytest.raises(InputError, match="no wheel for the image's Python"):
+        fetch(folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*(p.name for p in fetched[:2]), wheels.LOCK])
+
+
+def test_what_cannot_be_locked(image, tmp_path, monkeypatch):
+    only_from(monkeypatch, tmp_path / "index")
+    target = tmp_path / "lock"
+    for requires, message in (
+        (("numpy>=3",), "numpy must stay the image's own"),
+        (("nowhere",), "pip found no wheel for the image's Python 3.12"),
+    ):
+        ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=requires)
+        with pytest.raises(InputError, match=message):
+            remake_lock(ours, image, target)
+    assert not target.exists()
+    ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=("numpy",))
+    assert remake_lock(ours, image, target) == {}
+    assert "# None: the image has every library" in target.read_text()
+    assert read_lock(target) == {}
+
+
+@pytest.mark.parametrize("line", ["fast>=1.0", "fast==1.0", "fast==1.0 --hash=md5:12", "--index-url somewhere"])
+def test_a_lock_that_pins_nothing(tmp_path, line):
+    (tmp_path / "lock").write_text(f"# a remark\n{line}\n")
+    with pytest.raises(InputError, match="expected name==version --hash=sha256"):
+        read_lock(tmp_path / "lock")

@@ -1,0 +1,371 @@
+"""Two GPUs, played by two processes on the CPU: what they say is what one process says, whatever becomes of one of them."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humanpref.config import load_config
+from humanpref.data import read_pairs
+from humanpref.files import read_json
+from humanpref.kaggle.runtime import kernels, launch
+from humanpref.kaggle.runtime import workers as predicting
+from humanpref.models.base import Model
+from humanpref.models.budget import LEFT, Budget
+from humanpref.runs.train import train
+from humanpref.schema import LABEL_COLUMNS
+
+TINY = (
+    "model.scratch_hidden_size=8",
+    "model.scratch_vocabulary=300",
+    "model.max_length=64",
+    "model.inputs=joint",
+    "training.learning_rate=1e-2",
+    "inference.swap_average=true",
+)
+
+
+class Lopsided(Model):
+    """Looks at A's length more than at B's; fails on some rows, and ends its process on others."""
+
+    bad, poison, journal = (), (), None
+
+    def __init__(self): ...
+    def fit(self, pairs, labels, weights=None, validation=None, checkpoint=None): ...
+    def save_state(self, folder): ...
+    def load_state(self, folder): ...
+
+    def predict_proba(self, pairs):
+        if self.journal is not None:
+            with self.journal.open("a") as file:
+                file.write(f"{os.getpid()} {','.join(pairs['id'])}\n")
+        if pairs["id"].isin(self.poison).any():
+            kill()
+        if pairs["id"].isin(self.bad).any():
+            raise ValueError("a bad row")
+        a, b = (pairs[f"response_{side}"].map(lambda turns: 1 + sum(map(len, turns))) for side in "ab")
+        return np.stack([2 * a, b, a], axis=1) / (3 * a + b).to_numpy()[:, None]
+
+
+class KilledOnce(Lopsided):
+    """Its process is killed in a certain call, if none was before: if the file is not there yet."""
+
+    def __init__(self, file: Path, call: int = 1):
+        self.file, self.calls = file, call
+
+    def predict_proba(self, pairs):
+        self.calls -= 1
+        if self.calls == 0 and not self.file.exists():
+            self.file.touch()
+            kill()
+        return super().predict_proba(pairs)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does for its memory
+
+
+@pytest.fixture
+def crew(arena, tmp_path, monkeypatch):
+    """Let the processes have a model of the test's; give the rows, what it says of them, and a function that shares them out.
+
+    They are forked: what the test puts in place of `load_model` is theirs, too, and they start in no time.
+    """
+    monkeypatch.setattr(predicting, "CONTEXT", multiprocessing.get_context("fork"))
+    pairs = read_pairs(arena / "test.csv")
+
+    def run(load, gpus=2, budget=None):
+        monkeypatch.setattr(predicting, "load_model", lambda _: load())
+        told, failures, reason = np.full((len(pairs), 3), np.nan), {}, ""
+        budget = budget or Budget(600)
+        try:
+            for rows, made in predicting.shared_out(tmp_path, pairs, budget, gpus):
+                if isinstance(made, str):
+                    failures[int(rows[0])] = made
+                else:
+                    assert np.isnan(told[rows]).all()
+                    told[rows] = made
+        except RuntimeError as error:
+            reason = str(error)
+        return told, failures, reason, budget.given_up
+
+    return pairs, Lopsided().predict_proba(pairs), run
+
+
+class Blind(Lopsided):
+    """Says nothing of some rows, or of every row."""
+
+    blind, every, calls = frozenset(), False, 0
+
+    def predict_proba(self, pairs):
+        self.calls += 1
+        made = super().predict_proba(pairs)
+        made[np.array([self.every or key in self.blind for key in pairs["id"]])] = np.nan
+        return made
+
+
+def test_rows_without_probabilities_cost_themselves_alone(arena):
+    """More of them than failed calls are allowed: it is known which they are, and nothing is searched for."""
+    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
+    pairs["id"] = [str(number) for number in range(len(pairs))]
+    model = Blind()
+    model.blind = frozenset(pairs["id"][::2])
+    assert len(model.blind) > 2 * predicting.MAX_FAILURES
+    told, failures = np.full((len(pairs), 3), np.nan), []
+    for rows, made in predicting.outcomes(model, pairs, Budget(np.inf)):
+        if isinstance(made, str):
+            failures.append((rows.tolist(), made[:24]))
+        else:
+            told[rows] = made
+    np.testing.assert_allclose(told[1::2], Lopsided().predict_proba(pairs)[1::2])
+    assert sorted(failures) == [([row], "BadRowsError: not finite") for row in range(0, len(pairs), 2)]
+    assert model.calls < 10
+
+
+def test_rows_here_and_there_that_fail_do_not_add_up_to_a_model_that_does(arena, monkeypatch):
+    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
+    pairs["id"] = [str(number) for number in range(len(pairs))]
+    bad = pairs["id"][::30].tolist()
+    monkeypatch.setattr(Lopsided, "bad", bad)
+    done = list(predicting.outcomes(Lopsided(), pairs, Budget(np.inf)))
+    assert sorted(pairs["id"][rows[0]] for rows, made in done if isinstance(made, str)) == sorted(bad)
+    assert sum(len(rows) for rows, made in done if not isinstance(made, str)) == len(pairs) - len(bad)
+
+
+def test_a_model_without_any_probability_is_given_up(arena):
+    model = Blind()
+    model.every = True
+    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
+    with pytest.raises(RuntimeError, match=f"given up after {predicting.MAX_FAILURES} failed calls in a row"):
+        list(predicting.outcomes(model, pairs, Budget(np.inf)))
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 30])
+def test_rows_are_shared_out(crew, gpus):
+    _, expected, run = crew
+    told, *rest = run(Lopsided, gpus)
+    np.testing.assert_allclose(told, expected)
+    assert rest == [{}, "", {}]
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_the_rows_of_a_process_that_is_killed_are_dealt_anew(crew, tmp_path, caplog, gpus):
+    pairs, expected, run = crew
+    told, failures, reason, given_up = run(lambda: KilledOnce(tmp_path / "killed"), gpus)
+    np.testing.assert_allclose(told, expected)
+    assert (failures, given_up) == ({}, {})
+    dealt = len(pairs) // gpus
+    assert reason in [f"GPU {gpu}: its process ended with -9; {dealt} rows were dealt anew" for gpu in range(gpus)]
+    assert f"its process ended with -9; {dealt} rows are dealt anew" in caplog.text
+
+
+def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path):
+    _, expected, run = crew
+    told, failures, reason, given_up = run(lambda: KilledOnce(tmp_path / "killed", call=2))
+    np.testing.assert_allclose(told, expected)
+    assert (failures, given_up) == ({}, {})
+    assert reason.endswith("ended with -9; 8 rows were dealt anew")  # of 12, less a first block of 4
+
+
+@pytest.mark.parametrize("poison", [[0], [23], [5, 6], [0, 7, 9, 23]])
+def test_rows_that_end_every_process_cost_themselves_alone(crew, tmp_path, poison):
+    pairs, expected, run = crew
+
+    def load():
+        model = Lopsided()
+        model.poison, model.journal = set(pairs["id"].iloc[poison]), tmp_path / "journal"
+        return model
+
+    told, failures, reason, given_up = run(load)
+    left = np.isin(np.arange(len(pairs)), poison)
+    assert np.isnan(told[left]).all()
+    np.testing.assert_allclose(told[~left], expected[~left])
+    assert sorted(failures) == poison
+    assert all(why.endswith("its process ended with -9 with this row alone") for why in failures.values())
+    assert "ended with -9" in reason
+    assert given_up == {}
+    # Two processes end on a block before it is halved, and it is halved down to the row.
+    tried = [line.split()[1].split(",") for line in (tmp_path / "journal").read_text().splitlines()]
+    for row in pairs["id"].iloc[poison]:
+        sizes = [len(block) for block in tried if row in block]
+        assert sizes == sorted(sizes, reverse=True)
+        assert 3 <= len(sizes) <= 7
+        assert sizes[-1] == 1
+        assert min(sizes[:2]) > 1
+
+
+def test_a_row_that_ends_the_process_while_it_is_measured(crew):
+    """Before any block is predicted: a tokenizer can end a process as well."""
+    pairs, expected, run = crew
+
+    class Measures(Lopsided):
+        def costs(self, frame):
+            if pairs["id"][3] in set(frame["id"]):
+                kill()
+            return super().costs(frame)
+
+    told, failures, _, given_up = run(Measures)
+    assert list(failures) == [3]
+    np.testing.assert_allclose(np.delete(told, 3, axis=0), np.delete(expected, 3, axis=0))
+    assert given_up == {}
+
+
+def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
+    pairs, _, run = crew
+    monkeypatch.setattr(predicting, "MAX_DEATHS", 3)
+    monkeypatch.setattr(Lopsided, "poison", set(pairs["id"]))
+    told, _, reason, _ = run(Lopsided)
+    assert np.isnan(told).all()
+    assert sorted(reason.split("; ")) == [
+        "24 rows have no process left",
+        *(f"GPU {gpu}: its process ended with -9 (3 times)" for gpu in (0, 1)),
+    ]
+
+
+def test_processes_that_end_while_they_load(crew, tmp_path):
+    """Two of them, or the memory for two at once: the second try is alone. A GPU on which none gets further is left out."""
+    _, expected, run = crew
+    once = tmp_path / "once"
+
+    def load_once():
+        if not once.exists():
+            once.touch()
+            kill()
+        return Lopsided()
+
+    told, failures, reason, _ = run(load_once)
+    np.testing.assert_allclose(told, expected)
+    assert reason.endswith("ended with -9; 12 rows were dealt anew")
+    told, failures, reason, _ = run(kill)
+    assert np.isnan(told).all()
+    assert failures == {}
+    assert {part for part in reason.split("; ") if part.startswith("GPU")} == {
+        f"GPU {gpu}: its process ended with -9 (2 times)" for gpu in (0, 1)
+    }
+
+
+def test_one_gpu_that_cannot_load_leaves_its_rows_to_the_other(crew):
+    _, expected, run = crew
+
+    def load():
+        if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+            raise MemoryError("taken by somebody else")
+        return Lopsided()
+
+    told, failures, reason, _ = run(load)
+    np.testing.assert_allclose(told, expected)
+    assert (failures, reason) == ({}, "GPU 1: MemoryError: taken by somebody else; 12 rows were dealt anew")
+
+
+def test_a_gpu_that_broke_in_a_process_works_in_the_next(crew, tmp_path):
+    """After a device-side assert, say, every call of the process fails: its rows are not at fault one by one."""
+    pairs, expected, run = crew
+
+    def load():
+        model = Lopsided()
+        plain = model.predict_proba
+
+        def breaks(frame):
+            if pairs["id"][7] in set(frame["id"]) or hasattr(model, "broken"):
+                model.broken = True
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            return plain(frame)
+
+        model.predict_proba = breaks
+        return model
+
+    told, failures, _, _ = run(load)
+    assert list(failures) == [7]
+    assert failures[7].endswith("CUDA error: device-side assert triggered with this row alone")
+    np.testing.assert_allclose(np.delete(told, 7, axis=0), np.delete(expected, 7, axis=0))
+
+
+def test_a_row_that_fails_costs_itself_alone(crew, monkeypatch):
+    pairs, expected, run = crew
+    monkeypatch.setattr(Lopsided, "bad", {pairs["id"][3]})
+    told, failures, reason, given_up = run(Lopsided)
+    assert failures == {3: "ValueError: a bad row"}
+    np.testing.assert_allclose(np.delete(told, 3, axis=0), np.delete(expected, 3, axis=0))
+    assert (reason, given_up) == ("", {})
+
+
+def test_no_time_for_anybody(crew):
+    told, failures, reason, given_up = crew[2](Lopsided, budget=Budget(0))
+    assert np.isnan(told).all()
+    assert (failures, reason, given_up) == ({}, "", {LEFT: len(told)})
+
+
+def test_what_is_dealt_anew_has_the_time_that_is_left(crew, tmp_path):
+    """A process is killed, and before the fresh one has loaded the model the time is over."""
+    _, expected, run = crew
+    killed = tmp_path / "killed"
+
+    def load():
+        if killed.exists():
+            time.sleep(2.2)
+        return KilledOnce(killed, call=2)
+
+    told, failures, reason, given_up = run(load, gpus=1, budget=Budget(2))
+    left = np.isnan(told[:, 0])
+    np.testing.assert_allclose(told[~left], expected[~left])
+    assert (left.sum(), given_up) == (20, {LEFT: 20})
+    assert (failures, reason) == ({}, "GPU 0: its process ended with -9; 20 rows were dealt anew")
+
+
+def test_rows_dealt_anew_take_cheaper_variants_where_there_is_no_time_for_more(crew):
+    """One GPU cannot go on; the other one, at work, plans the time left for both."""
+    _, expected, run = crew
+
+    class Slow(Lopsided):
+        share = 1.0
+
+        def costs(self, frame):
+            return np.full(len(frame), self.share)
+
+        def cheaper(self):
+            half = Slow()
+            half.share = 0.1
+            return [("a tenth", half)]
+
+        def predict_proba(self, frame):
+            time.sleep(0.1 * self.share * len(frame))
+            return super().predict_proba(frame)
+
+    def load():
+        if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+            time.sleep(0.3)
+            raise MemoryError("no")
+        return Slow()
+
+    told, failures, _, given_up = run(load, budget=Budget(2.0))  # of 24 rows x 0.1 s
+    np.testing.assert_allclose(told, expected)
+    assert failures == {}
+    assert set(given_up) == {"a tenth"}
+
+
+def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    folder = tmp_path / "input" / "notebooks" / "some-user" / "humanpref-train"
+    folder.mkdir(parents=True)
+    artifact = train(load_config("tiny", None, TINY), arena / "train.csv", folder / "artifact")
+    expected = artifact.predict_proba(read_pairs(arena / "test.csv"))
+    monkeypatch.setattr(launch, "gpus", lambda: 2)
+    shared = []
+    monkeypatch.setattr(kernels, "shared_out", lambda *order: shared.append(order[3]) or predicting.shared_out(*order))
+    kernels.infer(tmp_path / "input", tmp_path, arena / "test.csv", (0.4, 0.3, 0.3), 600)
+    made = pd.read_csv(tmp_path / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
+    np.testing.assert_allclose(made, expected, atol=1e-6)
+    status = read_json(tmp_path / "status.json")
+    assert (status["predicted"], status["degraded"], status["given_up"]) == (len(made), [], {})
+    assert status["seconds"]["load"] > 0  # what does not grow with the rows
+    assert shared == [2]
+
+
+def test_a_model_that_cannot_be_loaded(arena, tmp_path):
+    with pytest.raises(RuntimeError, match=r"GPU \d: InputError.*config.json.*; GPU \d: InputError"):
+        list(predicting.shared_out(tmp_path, read_pairs(arena / "test.csv"), Budget(600), 2))

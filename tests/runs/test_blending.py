@@ -1,0 +1,286 @@
+"""Blending artifacts: one artifact like any other, with an honest estimate, from artifacts of the same rows only."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from humanpref.config import load_config
+from humanpref.data import labels_of, prompt_keys, read_pairs
+from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses
+from humanpref.files import read_json, write_json
+from humanpref.models import load_model
+from humanpref.models.blend import fit_blend, fit_corrected_blend, mean_log_loss
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.blending import blend, render
+from humanpref.runs.train import evaluate, train
+from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.text.cases import answer_cases
+
+
+def sparse(term, structure):
+    return load_config("sparse", overrides=[f"model.term_penalties={term}", f"model.structure_penalties={structure}"])
+
+
+@pytest.fixture(scope="module")
+def members(arena, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("members")
+    runs = {"weak": (sparse(3, 10), 2), "strong": (sparse(100, 300), 3), "prior": (load_config("prior"), 2)}
+    return {name: train(config, arena / "train.csv", folder / name, k) for name, (config, k) in runs.items()}
+
+
+def told_by(artifact):
+    return artifact.oof[list(LABEL_COLUMNS)].to_numpy()
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_path, pairs, mean):
+    # Predictions that are worth blending, in place of what so few rows can teach.
+    rng, labels = np.random.default_rng(0), labels_of(pairs)
+    for name, noise in (("weak", 1.5), ("strong", 1.0), ("prior", 60.0)):
+        shutil.copytree(members[name].folder, tmp_path / name)
+        told = np.exp(labels + rng.normal(0, noise, labels.shape))
+        told = members[name].oof.assign(
+            **dict(zip(LABEL_COLUMNS, (told / told.sum(axis=1, keepdims=True)).T, strict=True))
+        )
+        told.to_csv(tmp_path / name / "oof.csv", index=False)
+    doctored = [Artifact.load(tmp_path / name) for name in members]
+    blended = blend([artifact.folder for artifact in doctored], tmp_path / "blend", mean)
+    told = np.stack([told_by(artifact) for artifact in doctored])
+    fitted, dropped = fit_blend(told, labels, mean=mean)
+    assert list(dropped) == [2]
+    assert 0.1 < fitted.weights[0] < 0.45
+    rows = read_pairs(arena / "test.csv")
+    each = [np.mean([m.predict_proba(rows) for m in artifact.models], axis=0) for artifact in members.values()]
+    if mean == "arithmetic":
+        mixed = sum(w * p for w, p in zip(fitted.weights, each, strict=True)) ** (1 / fitted.correction.temperature)
+    else:
+        mixed = np.prod(
+            [p ** (w / fitted.correction.temperature) for w, p in zip(fitted.weights, each, strict=True)], axis=0
+        )
+    np.testing.assert_allclose(blended.predict_proba(rows), mixed / mixed.sum(axis=1, keepdims=True), atol=1e-9)
+    report = blended.metrics["blend"]
+    assert [member["member"] for member in report["members"]] == list(members)
+    assert [member["log_loss"] for member in report["members"]] == pytest.approx(
+        [log_loss(labels, own) for own in told]
+    )
+    assert report["log_loss_on_the_rows_of_the_fit"] == pytest.approx(log_loss(labels, fitted(told)))
+    assert {i for i, member in enumerate(report["members"]) if "dropped" in member} == set(dropped)
+
+
+@pytest.fixture(scope="module")
+def blended(members, tmp_path_factory):
+    return blend([members["weak"].folder, members["prior"].folder], tmp_path_factory.mktemp("blend") / "blend")
+
+
+def test_its_estimate_is_cross_fitted(blended, members, pairs):
+    told, labels = np.stack([told_by(members["weak"]), told_by(members["prior"])]), labels_of(pairs)
+    folds, options = blended.oof["fold"].to_numpy(), load_config("cpu-best").model
+    keys, cases = prompt_keys(pairs), answer_cases(pairs)
+    rival, names = np.empty(labels.shape), []
+    for fold in range(5):
+        judged = folds == fold
+        assert judged.any()
+        assert not set(keys[judged]) & set(keys[~judged])
+        own, _, _ = fit_corrected_blend(
+            told[:, ~judged], labels[~judged], None, options, folds[~judged], cases[~judged]
+        )
+        np.testing.assert_allclose(told_by(blended)[judged], own(told[:, judged], cases[judged]), atol=1e-12)
+        best = int(np.argmin([mean_log_loss(labels[~judged], of[~judged]) for of in told]))
+        rival[judged] = told[best][judged]
+        names.append(["weak", "prior"][best])
+    metrics = blended.metrics
+    nested = metrics["blend"]["nested"]
+    differences = row_log_losses(labels, told_by(blended)) - row_log_losses(labels, rival)
+    assert nested["best_members"] == names
+    assert nested["difference"] == pytest.approx(differences.mean())
+    assert (nested["low"], nested["high"]) == pytest.approx(bootstrap_interval(differences, keys))
+    assert metrics["log_loss"] == pytest.approx(log_loss(labels, told_by(blended)))
+    assert metrics["log_loss"] > metrics["blend"]["log_loss_on_the_rows_of_the_fit"]
+    losses = [log_loss(labels, own) for own in told]
+    assert metrics["blend"]["best_member"] == ["weak", "prior"][int(np.argmin(losses))]
+    assert metrics["blend"]["difference_to_best"] == pytest.approx(metrics["log_loss"] - min(losses))
+    text = render(metrics)
+    for word in (
+        "weak: weight ",
+        "temperature",
+        "vector scaling: ",
+        "two empty answers, 0 rows: too few",
+        "nested difference to the best member, chosen on the other folds (",
+        "on the rows of the fit (flattering)",
+        "difference to",
+    ):
+        assert word in text
+    assert "degraded" not in text
+
+
+def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs):
+    """Two members that guess: another one is the best elsewhere only if, on this fold, it is much worse than the best of all."""
+    rng, labels = np.random.default_rng(0), labels_of(pairs)
+    guess = np.eye(3)[rng.integers(3, size=(2, len(pairs)))]
+    for name, lucky in zip(("weak", "strong"), guess, strict=True):
+        shutil.copytree(members[name].folder, tmp_path / name)
+        told = members[name].oof.assign(**dict(zip(LABEL_COLUMNS, (0.1 + 0.7 * lucky).T, strict=True)))
+        told.to_csv(tmp_path / name / "oof.csv", index=False)
+    found = blend([tmp_path / "weak", tmp_path / "strong"], tmp_path / "blend").metrics["blend"]
+    losses = [log_loss(labels, 0.1 + 0.7 * lucky) for lucky in guess]
+    assert found["best_member"] == ["weak", "strong"][int(np.argmin(losses))]
+    assert set(found["nested"]["best_members"]) == {"weak", "strong"}
+    assert found["nested"]["difference"] < found["difference_to_best"] - 0.01
+
+
+def test_it_is_an_artifact_like_any_other(blended, members, arena, tmp_path, caplog):
+    moved = shutil.copytree(blended.folder, tmp_path / "moved")
+    for artifact in members.values():
+        assert str(artifact.folder) not in (moved / "model" / "config.json").read_text()
+    artifact = Artifact.load(moved)
+    assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(artifact.metrics)
+    assert artifact.facts["family"] == "blend"
+    assert artifact.facts["data_sha256"] == members["weak"].facts["data_sha256"]
+    figures = evaluate(artifact, arena / "test_labels.csv")
+    assert figures["rows"] == 24
+    evaluate(artifact, arena / "train.csv")
+    assert "these figures flatter" in caplog.text
+
+
+def test_blends_can_be_blended(blended, members, arena, tmp_path):
+    again = blend([blended.folder, members["strong"].folder], tmp_path / "again")
+    rows = read_pairs(arena / "test.csv")
+    probabilities = again.predict_proba(rows)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+    assert again.metrics["blend"]["members"][0]["log_loss"] == pytest.approx(blended.metrics["log_loss"])
+
+
+def test_the_versions_of_its_members_are_its_own(members, tmp_path):
+    def copy(name, version):
+        folder = shutil.copytree(members[name].folder, tmp_path / f"{name}-{version}")
+        facts = read_json(folder / "artifact.json")
+        write_json(folder / "artifact.json", facts | {"versions": {"scikit-learn": version}})
+        return Artifact.load(folder)
+
+    def kept(blended, *artifacts):
+        """What wrote the members that were not dropped."""
+        weights = [member["weight"] for member in blended.metrics["blend"]["members"]]
+        return set().union(*(own.written_by for own, weight in zip(artifacts, weights, strict=True) if weight))
+
+    first, second, third = copy("weak", "1.2"), copy("strong", "1.3"), copy("weak", "1.4")
+    assert first.written_by == {("scikit-learn", "1.2")}
+    once = blend([first.folder, second.folder], tmp_path / "once")
+    assert once.written_by == kept(once, first, second) != set()
+    twice = blend([once.folder, third.folder], tmp_path / "twice")
+    assert twice.written_by == kept(twice, once, third) != set()
+
+
+def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs):
+    copy = shutil.copytree(members["weak"].folder, tmp_path / "copy")
+    doubled = blend([members["weak"].folder, copy, members["prior"].folder], tmp_path / "doubled")
+    assert doubled.metrics["log_loss"] == pytest.approx(blended.metrics["log_loss"], abs=1e-12)
+    assert doubled.metrics["blend"]["members"][1]["dropped"] == "the same as member 1"
+    np.testing.assert_allclose(doubled.predict_proba(pairs), blended.predict_proba(pairs), atol=1e-12)
+
+
+def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pairs, caplog):
+    reference = blend([members["weak"].folder, members["strong"].folder], tmp_path / "reference")
+    assert "other folds than" in caplog.text
+    shuffled = shutil.copytree(members["strong"].folder, tmp_path / "strong")
+    members["strong"].oof.sample(frac=1, random_state=1).to_csv(shuffled / "oof.csv", index=False)
+    again = blend([members["weak"].folder, shuffled], tmp_path / "again")
+    assert again.metrics["log_loss"] == reference.metrics["log_loss"]
+    fifth = train(load_config("prior"), arena / "train.csv", tmp_path / "fifth")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
+    assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
+    assert f"{len(fifth.oof)} rows were held out by every artifact, of 120" in caplog.text
+    left_out = len(pairs) - len(fifth.oof)
+    assert fewer.metrics["blend"]["rows_left_out"] == left_out
+    assert f"degraded: {left_out} held-out rows left out" in render(fewer.metrics)
+
+
+@pytest.fixture
+def telling(write_csv, tmp_path):
+    """Two artifacts that know nothing but class rates, of rows whose answers tell all where they are identical or empty."""
+    plain = [([f"p{i}"], ["a"], ["b"], i % 3) for i in range(60)]
+    same = [([f"same {i}"], ["a"], ["a"], 2) for i in range(45)]
+    empty = [([f"empty {i}"], [""] if i % 2 else ["a"], ["b"] if i % 2 else [""], i % 2) for i in range(45)]
+    csv = write_csv([*plain, *same, *empty], name="telling.csv")
+    train(load_config("prior"), csv, tmp_path / "one", folds=2)
+    train(load_config("prior"), csv, tmp_path / "two", folds=3)
+    return csv, tmp_path / "one", tmp_path / "two"
+
+
+def test_special_cases_come_from_the_artifacts(telling, tmp_path):
+    csv, one, two = telling
+    pairs = read_pairs(csv)
+    blended = blend([one, two], tmp_path / "blend")
+    assert blended.rows["case"].tolist() == Artifact.load(one).rows["case"].tolist() == answer_cases(pairs).tolist()
+    tried = {fact["correction"]: fact for fact in blended.metrics["blend"]["corrections"]}
+    assert [name for name, fact in tried.items() if fact["used"]] == ["identical answers", "one empty answer"]
+    assert blended.metrics["blend"]["nested"]["high"] < -0.2
+    text = render(blended.metrics)
+    assert "identical answers, 45 rows: used, +" in text
+    assert "two empty answers, 0 rows: too few to learn from (used from 20 on)" in text
+    told = blended.predict_proba(pairs)
+    assert told[60:105, 2].min() > 0.75
+    assert told[105:][np.arange(45), np.arange(45) % 2].min() > 0.75
+    np.testing.assert_allclose(told_by(blended), told, atol=0.15)  # out of fold the same is learned
+
+    for folder in (one, two):  # as an earlier version left them
+        rows = Artifact.load(folder).rows.drop(columns="case")
+        rows.to_csv(folder / "rows.csv", index=False)
+        again = blend([one, two], tmp_path / f"again-{folder.name}")
+        known = folder == one
+        assert again.metrics["blend"]["cases_known"] == known
+        assert ("special cases: not known" in render(again.metrics)) != known
+        assert ("case" in again.rows) == known
+        assert (again.metrics["log_loss"] == blended.metrics["log_loss"]) == known
+    assert again.metrics["log_loss"] > blended.metrics["log_loss"] + 0.2
+
+
+def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
+    weak = members["weak"].folder
+    other_rows = write_csv([([f"p{i}"], ["a"], ["b"], i % 3) for i in range(12)])
+    other = train(load_config("prior"), other_rows, tmp_path / "other", folds=2)
+    whole = train(
+        load_config("prior", overrides=["training.validation_fraction=0"]), arena / "train.csv", tmp_path / "whole"
+    )
+    old = shutil.copytree(weak, tmp_path / "old")
+    (old / "rows.csv").unlink()
+    for folders, message in (
+        ([weak], "at least two"),
+        ([weak, weak], "weak: named twice"),
+        ([weak, other.folder], "other: trained on other rows than .*weak, or the same in another order"),
+        ([weak, whole.folder], "whole: no oof.csv in it: nothing was held out"),
+        ([old, members["prior"].folder], "old: no rows.csv in it"),
+        ([weak, tmp_path], "not an artifact"),
+    ):
+        with pytest.raises(InputError, match=message):
+            blend(folders, tmp_path / "blend")
+        assert not list(tmp_path.glob("*blend*"))
+    with pytest.raises(InputError, match="already exists"):
+        blend([weak, members["prior"].folder], weak)
+
+
+def test_a_blend_that_lost_a_member_is_not_loaded(blended, tmp_path):
+    broken = shutil.copytree(blended.folder, tmp_path / "broken")
+    shutil.rmtree(next((broken / "model").glob("member-*")))
+    with pytest.raises(InputError, match="expected the folders member-0"):
+        _ = Artifact.load(broken).models
+
+
+def test_nested_estimate_of_train(arena, tmp_path, pairs):
+    members = 'model.members=["prior", "sparse model.term_penalties=100 model.structure_penalties=300"]'
+    config = load_config("cpu-best", overrides=[members, "model.folds=2", "model.min_gain=0", "model.shrinkage=1e3"])
+    artifact = train(config, arena / "train.csv", tmp_path / "a", folds=2)
+    told = told_by(artifact)
+    for fold in range(2):
+        held = (artifact.oof["fold"] == fold).to_numpy()
+        model = load_model(artifact.folder / f"fold-{fold}")
+        np.testing.assert_allclose(model.predict_proba(pairs[held].reset_index(drop=True)), told[held], atol=1e-9)
+    report = artifact.metrics["members"]["fold-0"]["blend"]
+    assert [member["member"].split()[0] for member in report["members"]] == ["prior", "sparse"]
+    assert all(("report" in member) != ("dropped" in member) for member in report["members"])
+    assert not list(artifact.folder.glob("*checkpoint*"))
+    assert json.loads((artifact.folder / "artifact.json").read_text())["family"] == "blend"

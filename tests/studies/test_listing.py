@@ -1,0 +1,108 @@
+"""The table of runs: what it lists, and that it says when runs must not be compared."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from humanpref.cli import main
+from humanpref.config import load_config
+from humanpref.runs.blending import blend
+from humanpref.runs.train import train
+from humanpref.schema import InputError
+from humanpref.studies.listing import COLUMNS, differences, runs
+
+
+@pytest.fixture(scope="module")
+def folder(arena, tmp_path_factory):
+    """Two runs on the same folds, one of them two levels down, and a broken one."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = load_config("prior")
+    train(config, arena / "train.csv", folder / "two", folds=2)
+    shutil.copytree(folder / "two", folder / "deep" / "again")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "artifact.json").write_text("{")
+    return folder
+
+
+def test_lists_runs_at_all_levels_and_passes_over_broken_ones(folder, caplog):
+    table = runs(folder, "name")
+    assert table["name"].tolist() == ["deep/again", "two"]
+    assert tuple(table) == COLUMNS
+    metrics = json.loads((folder / "two" / "metrics.json").read_text())
+    run = table.iloc[1]
+    assert (run["log_loss"], run["rows"], run["models"], run["preset"]) == (metrics["log_loss"], 120, 2, "prior")
+    assert "broken" in caplog.text
+    assert differences(table) == []
+
+
+def test_says_when_rows_or_folds_differ(folder, arena, tmp_path):
+    everything = tmp_path / "runs"
+    shutil.copytree(folder, everything)
+    train(load_config("prior"), arena / "train.csv", everything / "three", folds=3)
+    (difference,) = differences(runs(everything))
+    assert "held out different rows" in difference
+    assert ": three" in difference
+    train(load_config("prior"), arena / "test_labels.csv", everything / "other", folds=3)
+    assert "different rows, or the same in another order (data" in differences(runs(everything))[0]
+
+
+def test_a_blend_is_compared_with_those_that_held_out_the_same_rows(folder, arena, tmp_path):
+    everything = tmp_path / "runs"
+    shutil.copytree(folder / "two", everything / "two")
+    sparse = load_config("sparse", overrides=["model.term_penalties=3", "model.structure_penalties=10"])
+    train(sparse, arena / "train.csv", everything / "sparse", folds=2)
+    blended = blend([everything / "two", everything / "sparse"], everything / "blend")
+    assert blended.oof["fold"].nunique() == 5  # its own
+    assert differences(runs(everything)) == []
+    train(load_config("prior"), arena / "train.csv", everything / "fifth")
+    (difference,) = differences(runs(everything))
+    group = next(part for part in difference.split("; ") if "blend" in part)
+    assert all(name in group for name in ("two", "sparse"))
+    assert "fifth" not in group
+    shutil.rmtree(everything / "two")
+    shutil.rmtree(everything / "sparse")
+    (difference,) = differences(runs(everything))
+    assert "held out different rows" in difference
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"members": ["x"]},
+        {"members": {"fold-0": {"training": {"seconds": "long"}}}},
+        {"members": {"fold-0": 3}},
+        {"log_loss": "low"},
+        {"rows": [120]},
+    ],
+)
+def test_metrics_that_no_run_writes_are_passed_over(folder, tmp_path, change, caplog):
+    shutil.copytree(folder / "two", tmp_path / "runs" / "good")
+    odd = shutil.copytree(folder / "two", tmp_path / "runs" / "odd")
+    metrics = json.loads((odd / "metrics.json").read_text())
+    (odd / "metrics.json").write_text(json.dumps(metrics | change))
+    assert runs(tmp_path / "runs")["name"].tolist() == ["good"]
+    assert "odd: artifact.json or metrics.json holds what no run writes" in caplog.text
+
+
+def test_one_table_that_is_cut_off_does_not_end_the_list(folder, tmp_path, caplog):
+    shutil.copytree(folder / "two", tmp_path / "good")
+    cut = shutil.copytree(folder / "two", tmp_path / "cut")
+    (cut / "oof.csv").write_text("")
+    assert runs(tmp_path)["name"].tolist() == ["good"]
+    assert "oof.csv: not a valid CSV" in caplog.text
+    shutil.rmtree(tmp_path / "good")
+    with pytest.raises(InputError, match="none of the 1 artifacts in it can be read"):
+        runs(tmp_path)
+
+
+def test_the_command_sorts_and_writes(folder, tmp_path, capsys):
+    out = tmp_path / "runs.csv"
+    assert main(["--quiet", "runs", str(folder), "--sort", "seconds", "--csv", str(out)]) == 0
+    assert "| deep/again | prior |" in capsys.readouterr().out
+    assert pd.read_csv(out)["seconds"].is_monotonic_increasing
+    with pytest.raises(InputError, match="--sort loss: expected one of name"):
+        runs(folder, "loss")
+    with pytest.raises(InputError, match="no artifact"):
+        runs(tmp_path)
