@@ -50,8 +50,15 @@ setup(
             "xgboost>=3.0; platform_system == 'Darwin' or platform_machine not in 'x86_64 AMD64'",
         ],
         "nltk": ["nltk>=3.9"],
-        # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring it.
-        "kaggle": ["kaggle>=1.8.4,<2.3", "six", "setuptools>=77", "packaging>=24", "python-slugify"],
+        # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring
+        # it.
+        "kaggle": [
+            "kaggle>=1.8.4,<2.3",
+            "six",
+            "setuptools>=77",
+            "packaging>=24",
+            "python-slugify",
+        ],
         # Charts, and the pages that show them. The kernels at Kaggle write neither.
         "figures": ["matplotlib>=3.8", "jinja2>=3.1"],
         "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.14", "jupytext>=1.17"],

@@ -1,16 +1,19 @@
-"""The speed of training and inference of a decoder with LoRA: transformers' Trainer with fixed padding and with length grouping,
-and ours.
+"""The speed of training and inference of a decoder with LoRA: transformers' Trainer with fixed
+padding and with length grouping, and ours.
 
-    python benchmarks/decoder_speed.py --train CSV --backbone FOLDER --rows 128 [--max-length N] [--json FILE] [--threads N]
+    python benchmarks/decoder_speed.py --train CSV --backbone FOLDER --rows 128 [--max-length N]
+    [--json FILE] [--threads N]
 
 Three arms on the same rows, weights, adapter and precision, side by side in one process:
 
 fixed     transformers' Trainer, every row padded to max_length.
-grouped   the same with length grouping and padding to the longest of a batch; for inference the rows are sorted by length first.
-ours      `humanpref.training`: windows drawn at random; what goes through the model together is of similar length.
+grouped   the same with length grouping and padding to the longest of a batch; for inference
+          the rows are sorted by length first.
+ours      `humanpref.training`: windows drawn at random; what goes through the model together is of
+          similar length.
 
-What is measured, and how, is told in `encoder_speed.py`. The head, which starts at zero in training, is drawn at random here, so
-that the arms' probabilities can differ.
+What is measured, and how, is told in `encoder_speed.py`. The head, which starts at zero in
+training, is drawn at random here, so that the arms' probabilities can differ.
 """
 
 import dataclasses
@@ -56,7 +59,10 @@ class Padded:
         missing = self.max_length - batch["input_ids"].shape[1]
         sides = (missing, 0) if self.collate.left else (0, missing)
         fill = {"input_ids": self.collate.pad, "attention_mask": 0}
-        return {name: nn.functional.pad(tensor, sides, value=fill[name]) for name, tensor in batch.items()}
+        return {
+            name: nn.functional.pad(tensor, sides, value=fill[name])
+            for name, tensor in batch.items()
+        }
 
 
 class Fixed(Transformers):
@@ -78,7 +84,11 @@ ARMS: dict[str, Any] = {"fixed": Fixed(), "grouped": Transformers(), "ours": Our
 
 def main() -> None:
     options = arguments(__doc__)
-    overrides = [f"model.backbone={options.backbone}", f"model.max_length={options.max_length}", "model.lora_dropout=0"]
+    overrides = [
+        f"model.backbone={options.backbone}",
+        f"model.max_length={options.max_length}",
+        "model.lora_dropout=0",
+    ]
     overrides += [
         f"training.batch_size={BATCH}",
         "training.accumulation=1",

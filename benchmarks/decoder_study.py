@@ -1,13 +1,16 @@
-"""A decoder with LoRA as a classifier, without and with a system prompt, and by Direct Preference Optimization, beside the prior.
+"""A decoder with LoRA as a classifier, without and with a system prompt, and by Direct Preference
+Optimization, beside the prior.
 
-    python benchmarks/decoder_study.py --train CSV --backbone FOLDER --out DIR [--rows 600] [--tokens 256] [--cells a,b]
+    python benchmarks/decoder_study.py --train CSV --backbone FOLDER --out DIR [--rows 600]
+    [--tokens 256] [--cells a,b]
                                        [--set KEY=VALUE …]
 
-Every arm learns from the same two thirds of the first `--rows` rows and is judged on the other third, whole prompts apart. A
-classifier reads prompt, A and B in `--tokens` tokens; a preference-optimised model reads half as many for the prompt with each
-answer. The learning rate is the one that LoRA usually takes at this size; nothing is tuned. The tables, with paired differences
-to the prior and to the classifier without a system prompt, stand in `DIR/decoders-against-….md` and `.csv`; started again, it
-goes on.
+Every arm learns from the same two thirds of the first `--rows` rows and is judged on the other
+third, whole prompts apart. A classifier reads prompt, A and B in `--tokens` tokens; a
+preference-optimised model reads half as many for the prompt with each answer. The learning rate is
+the one that LoRA usually takes at this size; nothing is tuned. The tables, with paired differences
+to the prior and to the classifier without a system prompt, stand in `DIR/decoders-against-….md` and
+`.csv`; started again, it goes on.
 """
 
 import argparse
@@ -22,11 +25,19 @@ from humanpref.data import read_pairs
 from humanpref.studies.compare import Contender, compare, markdown, write_table
 
 COMMON = ("training.validation_fraction=0.3333",)
-TRAINED = ("training.learning_rate=2e-4", "training.batch_size=8", "training.warmup=0.1", "training.max_grad_norm=1.0")
+TRAINED = (
+    "training.learning_rate=2e-4",
+    "training.batch_size=8",
+    "training.warmup=0.1",
+    "training.max_grad_norm=1.0",
+)
 
 
 def cells(backbone: Path, tokens: int, more: list[str]) -> list[Contender]:
-    lora = ("llama-3.2-1b-lora", (f"model.backbone={backbone}", f"model.max_length={tokens}", *COMMON, *TRAINED, *more))
+    lora = (
+        "llama-3.2-1b-lora",
+        (f"model.backbone={backbone}", f"model.max_length={tokens}", *COMMON, *TRAINED, *more),
+    )
     dpo = (
         "llama-3.2-1b-dpo",
         (f"model.backbone={backbone}", f"model.max_length={tokens // 2}", *COMMON, *TRAINED, *more),
@@ -34,13 +45,17 @@ def cells(backbone: Path, tokens: int, more: list[str]) -> list[Contender]:
     return [
         Contender("prior", "prior", COMMON),
         Contender("lora", lora[0], (*lora[1], "model.system_prompt=")),
-        Contender("lora-system-prompt", lora[0], (*lora[1], f"model.system_prompt={SYSTEM_PROMPT}")),
+        Contender(
+            "lora-system-prompt", lora[0], (*lora[1], f"model.system_prompt={SYSTEM_PROMPT}")
+        ),
         Contender("dpo", *dpo),
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--backbone", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

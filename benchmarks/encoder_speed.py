@@ -1,19 +1,24 @@
-"""The speed of training and inference of a dual-branch encoder: the report's recipe, transformers' Trainer, and ours.
+"""The speed of training and inference of a dual-branch encoder: the report's recipe, transformers'
+Trainer, and ours.
 
-    python benchmarks/encoder_speed.py --train CSV --backbone FOLDER --rows 128 [--json FILE] [--threads N]
+    python benchmarks/encoder_speed.py --train CSV --backbone FOLDER --rows 128 [--json FILE]
+    [--threads N]
 
 Three arms on the same rows, weights and precision, side by side in one process:
 
 report    both sequences padded to max_length, batches of 16 in a fixed order.
-trainer   transformers' Trainer with length grouping and padding to the longest of a batch; for inference the rows are sorted by
-          length first (its own grouping would give predictions in another order).
-ours      `humanpref.training`: windows drawn at random, what goes through the backbone together is of similar length.
+trainer   transformers' Trainer with length grouping and padding to the longest of a batch; for
+          inference the rows are sorted by length first (its own grouping would give predictions in
+          another order).
+ours      `humanpref.training`: windows drawn at random, what goes through the backbone together is
+          of similar length.
 
-Each is one epoch of AdamW steps of 16 rows (in micro-batches of 4, so that it fits into memory), then inference over the same
-rows. Before that, the arms predict with the same untrained head, and the largest difference between their probabilities is
-`max_difference`. Tokens are counted where the backbone reads them: padding share = 1 - real / read. Peak memory is that of the
-process while the arm runs, or the GPU's. `--rounds` repeats the whole and takes each arm's fastest round; `--only predict` leaves
-the training out.
+Each is one epoch of AdamW steps of 16 rows (in micro-batches of 4, so that it fits into memory),
+then inference over the same rows. Before that, the arms predict with the same untrained head, and
+the largest difference between their probabilities is `max_difference`. Tokens are counted where the
+backbone reads them: padding share = 1 - real / read. Peak memory is that of the process while the
+arm runs, or the GPU's. `--rounds` repeats the whole and takes each arm's fastest round; `--only
+predict` leaves the training out.
 """
 
 import argparse
@@ -49,7 +54,8 @@ STEPS = ("train", "predict")
 
 @dataclass
 class Task:
-    """What every arm gets: rows as token ids, labels, and a fresh model with the same weights each time."""
+    """What every arm gets: rows as token ids, labels, and a fresh model with the same weights each
+    time."""
 
     config: Config
     collate: PairCollate
@@ -115,7 +121,8 @@ def one_call(read: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
 
 @contextmanager
 def as_padded() -> Iterator[None]:
-    """The backbone reads a batch as it was padded, in one call, as it does without our grouping and cutting."""
+    """The backbone reads a batch as it was padded, in one call, as it does without our grouping and
+    cutting."""
     with (
         mock.patch("humanpref.models.encoder.hidden_states", one_call),
         mock.patch("humanpref.models.decoder.hidden_states", one_call),
@@ -130,7 +137,9 @@ class Report:
         rows = len(task.labels)
         optimizer = torch.optim.AdamW(model.parameters(), lr=task.config.training.learning_rate)
         schedule = get_linear_schedule_with_warmup(optimizer, 0, -(-rows // BATCH))
-        scaler = torch.amp.GradScaler(task.device.type, enabled=resolve("auto", task.device) == "fp16")
+        scaler = torch.amp.GradScaler(
+            task.device.type, enabled=resolve("auto", task.device) == "fp16"
+        )
         labels = torch.tensor(task.labels, dtype=torch.float32, device=task.device)
         model.train()
         with as_padded():
@@ -140,7 +149,9 @@ class Report:
                     own = window[first : first + MICRO_BATCH]
                     with task.autocast():
                         logits = model(**self.padded(task, own))
-                    loss = nn.functional.cross_entropy(logits.float(), labels[own], reduction="sum") / len(window)
+                    loss = nn.functional.cross_entropy(
+                        logits.float(), labels[own], reduction="sum"
+                    ) / len(window)
                     scaler.scale(loss).backward()
                 scaler.step(optimizer)
                 scaler.update()
@@ -208,16 +219,23 @@ class Transformers:
 
         def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
             rows = np.array([item["row"] for item in items])
-            return {**task.collate(rows), "labels": torch.tensor(task.labels[rows], dtype=torch.float32)}
+            return {
+                **task.collate(rows),
+                "labels": torch.tensor(task.labels[rows], dtype=torch.float32),
+            }
 
-        trainer = Trainer(WithLoss(model), made, data_collator=collate, train_dataset=self.items(task))
+        trainer = Trainer(
+            WithLoss(model), made, data_collator=collate, train_dataset=self.items(task)
+        )
         trainer.model_accepts_loss_kwargs = False
         return trainer
 
     def items(self, task: Task, order: np.ndarray | None = None) -> list[dict[str, Any]]:
         rows = range(len(task.labels)) if order is None else order
         # The sampler looks at the length of input_ids only.
-        return [{"row": int(row), "input_ids": range(int(task.collate.lengths[row]))} for row in rows]
+        return [
+            {"row": int(row), "input_ids": range(int(task.collate.lengths[row]))} for row in rows
+        ]
 
     def fit(self, task: Task, model: nn.Module) -> None:
         with tempfile.TemporaryDirectory() as folder, as_padded():
@@ -239,20 +257,34 @@ class Ours:
 
     def fit(self, task: Task, model: nn.Module) -> None:
         options, seed = task.config.training, task.config.seed
-        train(model, task.collate, task.labels, None, loss_of(options), options, seed, lengths=task.collate.lengths)
+        train(
+            model,
+            task.collate,
+            task.labels,
+            None,
+            loss_of(options),
+            options,
+            seed,
+            lengths=task.collate.lengths,
+        )
 
     def predict(self, task: Task, model: nn.Module) -> np.ndarray:
         options = task.config.inference
         return softmax(
-            predict_logits(model, task.collate, task.collate.lengths, options.batch_tokens, options.precision)
+            predict_logits(
+                model, task.collate, task.collate.lengths, options.batch_tokens, options.precision
+            )
         )
 
 
 ARMS = {"report": Report(), "trainer": Transformers(), "ours": Ours()}
 
 
-def measure(task: Task, rounds: int, arms: dict[str, Any], only: str | None) -> dict[str, dict[str, Meter]]:
-    """For each arm its fastest round of `predict` and of `train`, or of one of them; the arms take turns."""
+def measure(
+    task: Task, rounds: int, arms: dict[str, Any], only: str | None
+) -> dict[str, dict[str, Meter]]:
+    """For each arm its fastest round of `predict` and of `train`, or of one of them; the arms take
+    turns."""
     best: dict[str, dict[str, Meter]] = {}
     for _ in range(rounds):
         for name, arm in arms.items():
@@ -276,16 +308,28 @@ def measure(task: Task, rounds: int, arms: dict[str, Any], only: str | None) -> 
 
 def arguments(doc: str) -> argparse.Namespace:
     """The command line's, with the number of threads set."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train", type=Path, required=True, help="labelled rows")
-    parser.add_argument("--backbone", required=True, help="a folder with the backbone's weights and tokenizer")
-    parser.add_argument("--rows", type=int, default=128, help="so many rows, drawn from all (default 128)")
+    parser.add_argument(
+        "--backbone", required=True, help="a folder with the backbone's weights and tokenizer"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=128, help="so many rows, drawn from all (default 128)"
+    )
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=STEPS, help="measure this alone")
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option, as for humanpref")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option, as for humanpref",
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -317,7 +361,11 @@ def report(task: Task, best: dict[str, dict[str, Meter]]) -> dict[str, Any]:
         for name, meters in best.items()
     ]
     result: dict[str, Any] = {
-        step: {f"vs_{n}": best[n][step].seconds / best["ours"][step].seconds for n in best if n != "ours"}
+        step: {
+            f"vs_{n}": best[n][step].seconds / best["ours"][step].seconds
+            for n in best
+            if n != "ours"
+        }
         for step in steps
     }
     device = torch.cuda.get_device_name(task.device) if task.device.type == "cuda" else "cpu"
@@ -337,7 +385,11 @@ def main() -> None:
     config = load_config(
         "deberta-v3-small",
         None,
-        (f"model.backbone={options.backbone}", f"model.max_length={options.max_length}", *options.set),
+        (
+            f"model.backbone={options.backbone}",
+            f"model.max_length={options.max_length}",
+            *options.set,
+        ),
     )
     pairs = drawn(options.train, options.rows)
     backbone = load_backbone(options.backbone)
@@ -353,7 +405,8 @@ def main() -> None:
         result[step]["share_of_matmul_peak"] = share / result["matmul_peak_gflops"]
         print(
             f"{step}: the linear layers' products over real tokens alone are {share:.0f} GFLOP/s, "
-            f"{result[step]['share_of_matmul_peak']:.0%} of the {result['matmul_peak_gflops']:.0f} of one large product"
+            f"{result[step]['share_of_matmul_peak']:.0%} of the {result['matmul_peak_gflops']:.0f} "
+            "of one large product"
         )
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -1,14 +1,17 @@
-"""Which inputs, heads and losses make the better encoder: screened on one half of the rows, judged on the other.
+"""Which inputs, heads and losses make the better encoder: screened on one half of the rows, judged
+on the other.
 
     python benchmarks/encoder_study.py screen --train CSV --backbone FOLDER --out DIR
     python benchmarks/encoder_study.py judge  --train CSV --backbone FOLDER --out DIR
     python benchmarks/encoder_study.py curve  --train CSV --backbone FOLDER --out DIR
 
-`screen` trains the cells of SCREENING, each one step away from `base`, on one grouped split of the first half of the rows.
-`judge` cross-validates the report's recipe and the finalists on the other half, which took no part in choosing them, and says
-how many rows it would take to tell them apart. `curve` trains the winner and the report's recipe on growing numbers of rows and
-scores them on the same held-out fifth. Every stage writes `DIR/STAGE.md` and `DIR/STAGE.csv`, and goes on where it was
-interrupted. `--cells a,b` runs only those (a share for each of several processes); the table needs all that are named.
+`screen` trains the cells of SCREENING, each one step away from `base`, on one grouped split of the
+first half of the rows. `judge` cross-validates the report's recipe and the finalists on the other
+half, which took no part in choosing them, and says how many rows it would take to tell them apart.
+`curve` trains the winner and the report's recipe on growing numbers of rows and scores them on the
+same held-out fifth. Every stage writes `DIR/STAGE.md` and `DIR/STAGE.csv`, and goes on where it was
+interrupted. `--cells a,b` runs only those (a share for each of several processes); the table needs
+all that are named.
 """
 
 import argparse
@@ -30,7 +33,8 @@ SPLIT_SEED = 7
 PRESET = "deberta-v3-small"
 SHORT = ("model.max_length=128",)
 SCREENING_ROWS = ("training.validation_fraction=0.3333",)
-# A head that starts at chance is still mostly chance after a few dozen steps, and one at 1e-3 runs away.
+# A head that starts at chance is still mostly chance after a few dozen steps, and one at 1e-3 runs
+# away.
 BASE = (
     "model.zero_start=true",
     "training.head_learning_rate=2e-4",
@@ -79,34 +83,60 @@ def losses_of(folder: Path, pairs: pd.DataFrame) -> pd.Series:
     """Held-out log loss of each row by its id."""
     oof = read_oof(folder / OOF_FILE).set_index(ID)
     kept = pairs[pairs[ID].isin(oof.index)]
-    return pd.Series(row_log_losses(labels_of(kept), oof.loc[kept[ID], list(LABEL_COLUMNS)].to_numpy()), index=kept[ID])
+    return pd.Series(
+        row_log_losses(labels_of(kept), oof.loc[kept[ID], list(LABEL_COLUMNS)].to_numpy()),
+        index=kept[ID],
+    )
 
 
 def paired(table: pd.DataFrame, out: Path, pairs: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The table with the paired difference of each row's log loss to the reference, and the rows that would show it."""
+    """The table with the paired difference of each row's log loss to the reference, and the rows
+    that would show it."""
     keys = pd.Series(prompt_keys(pairs), index=pairs[ID])
     base = losses_of(out / reference, pairs)
-    columns: dict[str, list[float]] = {"difference": [], "difference_low": [], "difference_high": [], "rows_needed": []}
+    columns: dict[str, list[float]] = {
+        "difference": [],
+        "difference_low": [],
+        "difference_high": [],
+        "rows_needed": [],
+    }
     for name in table["name"]:
         difference = (losses_of(out / name, pairs) - base).to_numpy()
         low, high = bootstrap_interval(difference, keys[base.index].to_numpy())
         mean = float(difference.mean())
-        # Held-out rows at which a 95 % interval of this width, shrinking with the root of the rows, ends at zero.
+        # Held-out rows at which a 95 % interval of this width, shrinking with the root of the rows,
+        # ends at zero.
         needed = len(difference) * ((high - low) / 2 / abs(mean)) ** 2 if mean else float("nan")
         for column, value in zip(columns, (mean, low, high, needed), strict=True):
             columns[column].append(value)
     return table.assign(**columns)[
-        ["name", "rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", *columns, "seconds"]
+        [
+            "name",
+            "rows",
+            "log_loss",
+            "log_loss_low",
+            "log_loss_high",
+            "accuracy",
+            *columns,
+            "seconds",
+        ]
     ]
 
 
-def contenders(cells: dict[str, tuple[str, ...]], backbone: Path, names: str | None, *common: str) -> list[Contender]:
+def contenders(
+    cells: dict[str, tuple[str, ...]], backbone: Path, names: str | None, *common: str
+) -> list[Contender]:
     chosen = names.split(",") if names else list(cells)
-    return [Contender(name, PRESET, (f"model.backbone={backbone}", *common, *cells[name])) for name in chosen]
+    return [
+        Contender(name, PRESET, (f"model.backbone={backbone}", *common, *cells[name]))
+        for name in chosen
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=("screen", "judge", "curve"))
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--backbone", type=Path, required=True)
@@ -137,7 +167,8 @@ def main() -> None:
 
 
 def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """Each recipe trained on a quarter, a half and all of the rows but a fifth, and scored on that fifth."""
+    """Each recipe trained on a quarter, a half and all of the rows but a fifth, and scored on that
+    fifth."""
     fold = grouped_folds(pairs, 5, CURVE_SEED)
     held, learning = fold == 0, np.flatnonzero(fold != 0)
     test, keys = pairs[held].reset_index(drop=True), prompt_keys(pairs[held])
@@ -157,8 +188,19 @@ def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
             artifact = Artifact.load(folder)
             losses = row_log_losses(labels_of(test), artifact.predict_proba(test))
             low, high = bootstrap_interval(losses, keys)
-            record = {"name": run.name, "pool": round(share * len(pairs)), "training_rows": int(rows.sum())}
-            records.append({**record, "log_loss": float(losses.mean()), "log_loss_low": low, "log_loss_high": high})
+            record = {
+                "name": run.name,
+                "pool": round(share * len(pairs)),
+                "training_rows": int(rows.sum()),
+            }
+            records.append(
+                {
+                    **record,
+                    "log_loss": float(losses.mean()),
+                    "log_loss_low": low,
+                    "log_loss_high": high,
+                }
+            )
     return pd.DataFrame(records)
 
 

@@ -1,15 +1,20 @@
-"""Feature models beside the prior and a length-only regression: cross-validated several times, and on another distribution.
+"""Feature models beside the prior and a length-only regression: cross-validated several times, and
+on another distribution.
 
-    python benchmarks/feature_study.py --train CSV --out DIR [--models P …] [--set P:KEY=VALUE …] [--repeats 5] [--folds 5]
+    python benchmarks/feature_study.py --train CSV --out DIR [--models P …] [--set P:KEY=VALUE …]
+    [--repeats 5] [--folds 5]
                                        [--transfer CSV]
 
-Repeat r trains every model on the grouped folds of seed r. A row's out-of-fold losses are averaged over the repeats, and then
-bootstrapped over prompts: the table gives the log loss, its 95 % interval, the paired difference to the length-only model with
-its interval, and each repeat's own log loss. Whatever a model chooses (penalties, trees, weights of a blend) it chooses on inner
-folds of the rows that it is given. `--transfer CSV` also trains each model on all rows and scores it there, beside the class
-rates of the training rows. A model is a preset, or `NAME=PRESET` to run one under another name with settings of its own.
+Repeat r trains every model on the grouped folds of seed r. A row's out-of-fold losses are averaged
+over the repeats, and then bootstrapped over prompts: the table gives the log loss, its 95 %
+interval, the paired difference to the length-only model with its interval, and each repeat's own
+log loss. Whatever a model chooses (penalties, trees, weights of a blend) it chooses on inner folds
+of the rows that it is given. `--transfer CSV` also trains each model on all rows and scores it
+there, beside the class rates of the training rows. A model is a preset, or `NAME=PRESET` to run one
+under another name with settings of its own.
 
-Artifacts stay in DIR: interrupted, it goes on. All runs share one process, so that a frozen encoder embeds a text once.
+Artifacts stay in DIR: interrupted, it goes on. All runs share one process, so that a frozen encoder
+embeds a text once.
 """
 
 import argparse
@@ -33,7 +38,8 @@ WITHOUT_PROGRAM = ("prior", "length only")
 
 
 def out_of_fold_baselines(pairs: pd.DataFrame, folds: np.ndarray) -> dict[str, np.ndarray]:
-    """Probabilities (n, 3) of the class rates and of the length-only model, each row's from the other folds."""
+    """Probabilities (n, 3) of the class rates and of the length-only model, each row's from the
+    other folds."""
     labels = labels_of(pairs)
     told = {name: np.empty_like(labels) for name in WITHOUT_PROGRAM}
     for held in (folds == fold for fold in np.unique(folds)):
@@ -46,7 +52,8 @@ def out_of_fold_baselines(pairs: pd.DataFrame, folds: np.ndarray) -> dict[str, n
 def artifact_of(
     preset: str, overrides: list[str], csv: Path, folder: Path, folds: int | None
 ) -> tuple[Artifact, float]:
-    """The artifact in that folder, trained now if it is not there, and the seconds that this took."""
+    """The artifact in that folder, trained now if it is not there, and the seconds that this
+    took."""
     started = time.perf_counter()
     if not folder.is_dir():
         train(load_config(preset, overrides=overrides), csv, folder, folds)
@@ -61,19 +68,30 @@ def summary(losses: dict[str, np.ndarray], keys: np.ndarray) -> pd.DataFrame:
         mean = own.mean(axis=0)
         low, high = bootstrap_interval(mean, keys)
         difference_low, difference_high = bootstrap_interval(mean - reference, keys)
-        records.append({
-            "name": name, "log_loss": mean.mean(), "log_loss_low": low, "log_loss_high": high,
-            "difference": (mean - reference).mean(), "difference_low": difference_low, "difference_high": difference_high,
-            "each": " ".join(f"{loss:.4f}" for loss in own.mean(axis=1)),
-        })  # fmt: skip
+        records.append(
+            {
+                "name": name,
+                "log_loss": mean.mean(),
+                "log_loss_low": low,
+                "log_loss_high": high,
+                "difference": (mean - reference).mean(),
+                "difference_low": difference_low,
+                "difference_high": difference_high,
+                "each": " ".join(f"{loss:.4f}" for loss in own.mean(axis=1)),
+            }
+        )
     return pd.DataFrame(records)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--models", nargs="*", default=["sparse", "boosted", "embedding", "cpu-best"])
+    parser.add_argument(
+        "--models", nargs="*", default=["sparse", "boosted", "embedding", "cpu-best"]
+    )
     parser.add_argument("--set", action="append", default=[], metavar="MODEL:KEY=VALUE")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folds", type=int, default=5)
@@ -85,7 +103,9 @@ def main() -> None:
     for text in options.set:
         name, _, setting = text.partition(":")
         if name not in settings:
-            raise InputError(f"--set {text}: expected one of {', '.join(settings)} before the colon")
+            raise InputError(
+                f"--set {text}: expected one of {', '.join(settings)} before the colon"
+            )
         settings[name].append(setting)
     options.out.mkdir(parents=True, exist_ok=True)
 
@@ -107,7 +127,10 @@ def main() -> None:
             losses[name].append(row_log_losses(labels, told))
     table = summary({name: np.stack(own) for name, own in losses.items()}, keys)
     write_table(table, options.out / "repeated")
-    print(f"{len(pairs)} rows, {options.folds} folds, {options.repeats} repeats\n{markdown(table)}", end="")
+    print(
+        f"{len(pairs)} rows, {options.folds} folds, {options.repeats} repeats\n{markdown(table)}",
+        end="",
+    )
 
     if options.transfer:
         other = read_pairs(options.transfer, labels=True)
@@ -116,11 +139,18 @@ def main() -> None:
         told["length only"] = LengthOnly().fit(pairs, labels).predict_proba(other)
         for name, preset in presets.items():
             overrides = [*settings[name], "training.validation_fraction=0"]
-            artifact, _ = artifact_of(preset, overrides, options.train, options.out / f"{name}-all", None)
+            artifact, _ = artifact_of(
+                preset, overrides, options.train, options.out / f"{name}-all", None
+            )
             told[name] = artifact.predict_proba(other)
-        table = summary({name: row_log_losses(answers, own)[None] for name, own in told.items()}, groups)
+        table = summary(
+            {name: row_log_losses(answers, own)[None] for name, own in told.items()}, groups
+        )
         write_table(table.drop(columns="each"), options.out / "transfer")
-        print(f"{options.transfer.name}: {len(other)} rows\n{markdown(table.drop(columns='each'))}", end="")
+        print(
+            f"{options.transfer.name}: {len(other)} rows\n{markdown(table.drop(columns='each'))}",
+            end="",
+        )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
-"""The report's NLTK preprocessing (M2), our way (`humanpref.text.clean`) against the report's, side by side.
+"""The report's NLTK preprocessing (M2), our way (`humanpref.text.clean`) against the report's, side
+by side.
 
     python benchmarks/preprocess_speed.py --json FILE [--rows N] [--train CSV] [--repeats 3]
 
-All prompts and answers of a CSV (default: ../shared/data/arena_train.csv where it is, else the synthetic arena of 1,000 rows).
-The report's way is a function of one text that makes everything anew, as a notebook writes it down: the lemmatiser, the set of
-stopwords read from its file, the regular expression, NLTK's `word_tokenize`, a lemma for every word. It is given what helps it:
-a set rather than a list of stopwords, Python's cache of compiled expressions, and corpora that are loaded before the clock
-starts. On `arena_train.csv` 40 % of its time go to the word tokenizer (thirty expressions over every text), 31 % to the
-lemmas of 270,000 words, 22 % to deleting characters and 7 % to reading the stopwords 3,000 times; `shares` in the output says
-it for the rows at hand. The letters of every script make the deletion dearer than `[^a-z\\s]` would be, which gives other tokens:
-with that, and all else as it is, the ratio would be about 15 % lower.
+All prompts and answers of a CSV (default: ../shared/data/arena_train.csv where it is, else the
+synthetic arena of 1,000 rows). The report's way is a function of one text that makes everything
+anew, as a notebook writes it down: the lemmatiser, the set of stopwords read from its file, the
+regular expression, NLTK's `word_tokenize`, a lemma for every word. It is given what helps it: a set
+rather than a list of stopwords, Python's cache of compiled expressions, and corpora that are loaded
+before the clock starts. On `arena_train.csv` 40 % of its time go to the word tokenizer (thirty
+expressions over every text), 31 % to the lemmas of 270,000 words, 22 % to deleting characters and 7
+% to reading the stopwords 3,000 times; `shares` in the output says it for the rows at hand. The
+letters of every script make the deletion dearer than `[^a-z\\s]` would be, which gives other
+tokens: with that, and all else as it is, the ratio would be about 15 % lower.
 
-Both ways run in turns, each starting with nothing remembered, and the fastest of the repeats counts. `vs_report` is the
-ratio of CPU seconds in one process (the wall clock says the same on an idle machine, and chance on a busy one). With
-several processes the wall clock counts, the start of the processes included. `equal`: the same tokens for every text.
+Both ways run in turns, each starting with nothing remembered, and the fastest of the repeats
+counts. `vs_report` is the ratio of CPU seconds in one process (the wall clock says the same on an
+idle machine, and chance on a busy one). With several processes the wall clock counts, the start of
+the processes included. `equal`: the same tokens for every text.
 """
 
 import argparse
@@ -41,14 +45,17 @@ REAL_ROWS = Path(__file__).parents[2] / "shared" / "data" / "arena_train.csv"
 def _class(categories: str) -> str:
     """The characters of these Unicode categories, as the inside of a character class."""
     ranges = []
-    for wanted, run in itertools.groupby(map(chr, range(0x110000)), lambda c: unicodedata.category(c)[0] in categories):
+    for wanted, run in itertools.groupby(
+        map(chr, range(0x110000)), lambda c: unicodedata.category(c)[0] in categories
+    ):
         if wanted:
             first, *rest = run
             ranges.append(f"{re.escape(first)}-{re.escape(rest[-1] if rest else first)}")
     return "".join(ranges)
 
 
-# What is neither a letter with its marks nor white space. It begins with a character class, which Python looks for quickly.
+# What is neither a letter with its marks nor white space. It begins with a character class, which
+# Python looks for quickly.
 DELETED = f"[^{_class('LM')}\\s]+[{_class('M')}]*"
 
 
@@ -61,7 +68,8 @@ def report(text: str) -> list[str]:
 
 
 def shares(texts: list[str]) -> dict[str, float]:
-    """Where the report's way spends its time: its steps one after the other, each over all texts."""
+    """Where the report's way spends its time: its steps one after the other, each over all
+    texts."""
     stops, lemmatizer = set(stopwords.words("english")), WordNetLemmatizer()
     clock = [time.process_time()]
     for _ in texts:
@@ -78,7 +86,8 @@ def shares(texts: list[str]) -> dict[str, float]:
     clock.append(time.process_time())
     steps = ("stopwords", "deletion", "tokenizer", "lemmas")
     return {
-        step: (b - a) / (clock[-1] - clock[0]) for step, (a, b) in zip(steps, itertools.pairwise(clock), strict=True)
+        step: (b - a) / (clock[-1] - clock[0])
+        for step, (a, b) in zip(steps, itertools.pairwise(clock), strict=True)
     }
 
 
@@ -89,10 +98,15 @@ def ours(texts: list[str], processes: int = 1) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument(
-        "--rows", type=int, metavar="N", help="only the first N rows, or so many of the synthetic arena"
+        "--rows",
+        type=int,
+        metavar="N",
+        help="only the first N rows, or so many of the synthetic arena",
     )
     parser.add_argument("--train", type=Path, metavar="CSV")
     parser.add_argument("--repeats", type=int, default=3)
@@ -137,9 +151,13 @@ def main() -> None:
     }
     write_json(options.json, figures)
     print(
-        f"{figures['source']}: {figures['texts']:,} texts, {figures['characters']:,} characters, {figures['tokens']:,} tokens"
+        f"{figures['source']}: {figures['texts']:,} texts, {figures['characters']:,} characters, "
+        f"{figures['tokens']:,} tokens"
     )
-    print("the report's way: " + ", ".join(f"{name} {share:.0%}" for name, share in figures["shares"].items()))
+    print(
+        "the report's way: "
+        + ", ".join(f"{name} {share:.0%}" for name, share in figures["shares"].items())
+    )
     print("| | seconds | times the report's speed |\n|---|---|---|")
     print(f"| the report's way, one process | {figures['report_seconds']:.2f} | 1 |")
     print(f"| ours, one process | {figures['our_seconds']:.2f} | {figures['vs_report']:.1f} |")

@@ -1,14 +1,18 @@
-"""What fit and predict cost as the rows grow: seconds and peak memory, on the synthetic arena at real-like lengths.
+"""What fit and predict cost as the rows grow: seconds and peak memory, on the synthetic arena at
+real-like lengths.
 
-    python benchmarks/sparse_scale.py [--rows 1000 4000 16000 57477] [--presets sparse …] [--set sparse:model.max_terms=9 …]
+    python benchmarks/sparse_scale.py [--rows 1000 4000 16000 57477] [--presets sparse …] [--set
+    sparse:model.max_terms=9 …]
                                       [--predict 0] [--json FILE]
 
-The texts are made as long as real ones (the competition's medians: a prompt of 91 characters, an answer of 1,040; 99th
-percentiles 4,698 and 6,750): lengths are drawn from log-normal distributions, other rows' texts stand behind a row's last turn,
-and that is cut. Each run has a process of its own; its peak memory is resident memory, that of the processes which it starts
-and what the rows themselves take included. It fits on every row and predicts the same rows (with `--predict N`, the first N).
-Seconds are of the wall clock; CPU seconds (of all threads) stand beside them for machines that are shared. The exponent is the
-slope of ln(CPU seconds of the fit) over ln(rows), fitted to all sizes of a preset: 1 is linear growth.
+The texts are made as long as real ones (the competition's medians: a prompt of 91 characters, an
+answer of 1,040; 99th percentiles 4,698 and 6,750): lengths are drawn from log-normal distributions,
+other rows' texts stand behind a row's last turn, and that is cut. Each run has a process of its
+own; its peak memory is resident memory, that of the processes which it starts and what the rows
+themselves take included. It fits on every row and predicts the same rows (with `--predict N`, the
+first N). Seconds are of the wall clock; CPU seconds (of all threads) stand beside them for machines
+that are shared. The exponent is the slope of ln(CPU seconds of the fit) over ln(rows), fitted to
+all sizes of a preset: 1 is linear growth.
 """
 
 import argparse
@@ -36,7 +40,8 @@ SEED = 42
 
 
 def lengthen(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The rows with texts as long as real ones: other rows' texts behind their own, cut to length; labels stay the row's."""
+    """The rows with texts as long as real ones: other rows' texts behind their own, cut to length;
+    labels stay the row's."""
     rng = np.random.default_rng(SEED)
     others = rng.permutation(len(pairs))
     longer = pairs.copy()
@@ -61,7 +66,9 @@ def run(preset: str, rows: int, overrides: list[str], predict: int) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         write_arena(Path(folder), rows, SEED)
         pairs = lengthen(read_pairs(Path(folder, "train.csv"), labels=True))
-    characters = sum(len(turn) for column in TEXT_COLUMNS for turns in pairs[column] for turn in turns)
+    characters = sum(
+        len(turn) for column in TEXT_COLUMNS for turns in pairs[column] for turn in turns
+    )
     model = build_model(load_config(preset, overrides=overrides))
     wall, cpu, peak = [time.perf_counter()], [used()[0]], 0.0
     for step in (
@@ -87,7 +94,8 @@ def run(preset: str, rows: int, overrides: list[str], predict: int) -> dict[str,
 
 
 def used() -> tuple[float, float]:
-    """CPU seconds of this process and of those that it started, and GiB at their peaks of those that are there yet."""
+    """CPU seconds of this process and of those that it started, and GiB at their peaks of those
+    that are there yet."""
     own = psutil.Process()
     ended = own.cpu_times()
     seconds, kib = ended.children_user + ended.children_system, 0
@@ -101,16 +109,21 @@ def used() -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="*", default=[1_000, 4_000, 16_000, 57_477])
     parser.add_argument("--presets", nargs="*", default=["sparse"])
     parser.add_argument("--set", action="append", default=[], metavar="PRESET:KEY=VALUE")
     parser.add_argument("--predict", type=int, default=0, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # the measuring process
+    parser.add_argument(
+        "--one", action="store_true", help=argparse.SUPPRESS
+    )  # the measuring process
     options = parser.parse_args()
     overrides = {
-        name: [t.partition(":")[2] for t in options.set if t.partition(":")[0] == name] for name in options.presets
+        name: [t.partition(":")[2] for t in options.set if t.partition(":")[0] == name]
+        for name in options.presets
     }
     if options.one:
         preset, rows = options.presets[0], options.rows[0]
@@ -133,7 +146,9 @@ def main() -> None:
     exponents = {}
     for preset, part in table.groupby("preset", sort=False):
         if len(part) > 1:
-            exponents[preset] = float(np.polyfit(np.log(part["rows"]), np.log(part["fit_cpu_seconds"]), 1)[0])
+            exponents[preset] = float(
+                np.polyfit(np.log(part["rows"]), np.log(part["fit_cpu_seconds"]), 1)[0]
+            )
     print(markdown(table), end="")
     for preset, exponent in exponents.items():
         print(f"{preset}: the fit's CPU seconds grow like rows^{exponent:.2f}")

@@ -28,7 +28,9 @@ from humanpref.schema import ID, LABEL_COLUMNS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--presets", nargs="*", default=["sparse", "tiny"])
@@ -41,17 +43,27 @@ def main() -> None:
             read_pairs(Path(folder, "train.csv")),
             read_pairs(Path(folder, "test_labels.csv")),
         )
-    true = truth.assign(**{ID: truth[ID].astype(str)}).set_index(ID).loc[test[ID], list(LABEL_COLUMNS)].to_numpy()
+    true = (
+        truth.assign(**{ID: truth[ID].astype(str)})
+        .set_index(ID)
+        .loc[test[ID], list(LABEL_COLUMNS)]
+        .to_numpy()
+    )
     labels, keys = labels_of(train), prompt_keys(test)
     lengths = np.array(
-        [sum(map(len, a)) + sum(map(len, b)) for a, b in zip(test["response_a"], test["response_b"], strict=True)]
+        [
+            sum(map(len, a)) + sum(map(len, b))
+            for a, b in zip(test["response_a"], test["response_b"], strict=True)
+        ]
     )
     short, long = lengths <= np.quantile(lengths, 1 / 3), lengths >= np.quantile(lengths, 2 / 3)
     best = row_log_losses(true, true)
 
     models = {"prior": build_model(load_config("prior")), "length only": LengthOnly()}
     for preset in options.presets:
-        overrides = [text.partition(":")[2] for text in options.set if text.partition(":")[0] == preset]
+        overrides = [
+            text.partition(":")[2] for text in options.set if text.partition(":")[0] == preset
+        ]
         models[preset] = build_model(load_config(preset, overrides=overrides))
     print(
         f"{len(train)} training and {len(test)} test rows, seed {options.seed}; "

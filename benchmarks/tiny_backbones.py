@@ -1,9 +1,11 @@
-"""Write tiny encoders with random weights, shaped as DeBERTa, ALBERT and BERT, with tokenizers: something to try commands with.
+"""Write tiny encoders with random weights, shaped as DeBERTa, ALBERT and BERT, with tokenizers:
+something to try commands with.
 
     python benchmarks/tiny_backbones.py --train CSV --out FOLDER
 
-The tokenizer is trained on the CSV's texts. The folders `deberta`, `albert` and `bert` are what `model.backbone` and
-`humanpref compare --backbone PRESET=FOLDER` take. Nothing good is to be expected of their figures.
+The tokenizer is trained on the CSV's texts. The folders `deberta`, `albert` and `bert` are what
+`model.backbone` and `humanpref compare --backbone PRESET=FOLDER` take. Nothing good is to be
+expected of their figures.
 """
 
 import argparse
@@ -16,7 +18,12 @@ from humanpref.data import read_pairs
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import TEXT_COLUMNS
 
-SIZES = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+SIZES = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+}
 CONFIGS = {
     "deberta": DebertaV2Config(
         **SIZES,
@@ -34,7 +41,9 @@ CONFIGS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vocabulary", type=int, default=1_500)

@@ -1,4 +1,5 @@
-"""What all tests share: no network but loopback, small rows made on the spot, the real rows where they are."""
+"""What all tests share: no network but loopback, small rows made on the spot, the real rows where
+they are."""
 
 import importlib.util
 import ipaddress
@@ -15,7 +16,9 @@ from humanpref.arena import write_arena
 from humanpref.data import read_pairs
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # equal to 1e-5 is not what a GPU in half precision is
+os.environ.setdefault(
+    "ACCELERATE_USE_CPU", "true"
+)  # equal to 1e-5 is not what a GPU in half precision is
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 REPOSITORY = Path(__file__).parents[1]
@@ -24,12 +27,15 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 collect_ignore = (
     []
     if HAS_TORCH
-    else [f"training/test_{name}.py" for name in ("loop", "losses", "optimizer")] + ["text/test_tokens.py"]
+    else [f"training/test_{name}.py" for name in ("loop", "losses", "optimizer")]
+    + ["text/test_tokens.py"]
 )
 
 
 def pytest_report_header():
-    return None if HAS_TORCH else "torch is not installed: the tests of the neural models are left out"
+    return (
+        None if HAS_TORCH else "torch is not installed: the tests of the neural models are left out"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -72,20 +78,24 @@ def pairs(arena) -> pd.DataFrame:
 
 
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] | trim }}<|end|>\n{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] "
+    "| trim }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
 
 @pytest.fixture(scope="session")
 def decoder_folder(pairs, tmp_path_factory):
-    """Save a tiny random language model (llama, qwen2 or gemma2) and a tokenizer as a publisher would, and return the folder."""
+    """Save a tiny random language model (llama, qwen2 or gemma2) and a tokenizer as a publisher
+    would, and return the folder."""
     made: dict = {}
 
     def save(kind="llama", chat=True, **changes) -> Path:
         key = repr((kind, chat, changes))
         if key not in made:
-            made[key] = _save_decoder(pairs, tmp_path_factory.mktemp("decoder") / f"tiny-{kind}", kind, chat, changes)
+            made[key] = _save_decoder(
+                pairs, tmp_path_factory.mktemp("decoder") / f"tiny-{kind}", kind, chat, changes
+            )
         return made[key]
 
     return save
@@ -105,17 +115,33 @@ def _save_decoder(pairs, folder, kind, chat, changes) -> Path:
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "[CLS]", "[SEP]", None
     tokenizer.cls_token = tokenizer.sep_token = None
     start = processors.TemplateProcessing(
-        single="[CLS] $A", pair="[CLS] $A [CLS] $B", special_tokens=[("[CLS]", tokenizer.bos_token_id)]
+        single="[CLS] $A",
+        pair="[CLS] $A [CLS] $B",
+        special_tokens=[("[CLS]", tokenizer.bos_token_id)],
     )
     tokenizer.backend_tokenizer.post_processor = start
     tokenizer.chat_template = CHAT_TEMPLATE if chat else None
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-             "intermediate_size": 32, "max_position_embeddings": 512, "head_dim": 8}  # fmt: skip
-    settings = {"vocab_size": len(tokenizer), "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 32,
+        "max_position_embeddings": 512,
+        "head_dim": 8,
+    }
+    settings = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": None,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     config = AutoConfig.for_model(kind, **{**sizes, **settings, **changes})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
-    for weight in model.parameters():  # trained models are not so close to doing nothing as those that start
+    for (
+        weight
+    ) in model.parameters():  # trained models are not so close to doing nothing as those that start
         if weight.ndim == 2:
             weight.data.mul_(4)
     model.save_pretrained(folder)
@@ -125,7 +151,8 @@ def _save_decoder(pairs, folder, kind, chat, changes) -> Path:
 
 @pytest.fixture(scope="session")
 def sentence_encoder(pairs, tmp_path_factory) -> Path:
-    """A tiny BERT with random weights as a sentence-transformer's folder: mean pooling, vectors of length 1, 24 tokens."""
+    """A tiny BERT with random weights as a sentence-transformer's folder: mean pooling, vectors of
+    length 1, 24 tokens."""
     torch = pytest.importorskip("torch")
     from transformers import AutoModel, BertConfig
 
@@ -148,11 +175,20 @@ def sentence_encoder(pairs, tmp_path_factory) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "1_Pooling").mkdir()
     kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for kind, path in kinds.items()]
+    modules = [
+        {"path": path, "type": f"sentence_transformers.models.{kind}"}
+        for kind, path in kinds.items()
+    ]
     (folder / "modules.json").write_text(json.dumps(modules))
-    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False}
+    pooling = {
+        "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True,
+        "pooling_mode_max_tokens": False,
+    }
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 24, "do_lower_case": False}))
+    (folder / "sentence_bert_config.json").write_text(
+        json.dumps({"max_seq_length": 24, "do_lower_case": False})
+    )
     return folder
 
 
@@ -167,10 +203,14 @@ def real_data() -> Path:
 
 @pytest.fixture
 def write_csv(tmp_path):
-    """Write a labelled CSV from `(prompt, response_a, response_b, class)` rows and return its path."""
+    """Write a labelled CSV from `(prompt, response_a, response_b, class)` rows and return its
+    path."""
 
     def write(rows, name="rows.csv", labels=True, **columns) -> Path:
-        texts = [[turns if isinstance(turns, str) else json.dumps(turns) for turns in row[:3]] for row in rows]
+        texts = [
+            [turns if isinstance(turns, str) else json.dumps(turns) for turns in row[:3]]
+            for row in rows
+        ]
         frame = pd.DataFrame(texts, columns=["prompt", "response_a", "response_b"])
         frame.insert(0, "id", np.arange(100, 100 + len(rows)))
         if labels:

@@ -1,4 +1,5 @@
-"""The commands as a user starts them: exit codes, one-line errors, nothing written where nothing should be."""
+"""The commands as a user starts them: exit codes, one-line errors, nothing written where nothing
+should be."""
 
 import importlib.util
 import json
@@ -19,14 +20,20 @@ from humanpref.models.budget import Budget
 from humanpref.training import device
 
 GOOD = {
-    "id": "1", "prompt": '["p"]', "response_a": '["a"]', "response_b": '["b"]',
-    "winner_model_a": "1", "winner_model_b": "0", "winner_tie": "0",
-}  # fmt: skip
+    "id": "1",
+    "prompt": '["p"]',
+    "response_a": '["a"]',
+    "response_b": '["b"]',
+    "winner_model_a": "1",
+    "winner_model_b": "0",
+    "winner_tie": "0",
+}
 
 
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
-    """Run a command in an empty folder; returns its exit code, standard output and standard error."""
+    """Run a command in an empty folder; returns its exit code, standard output and standard
+    error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
@@ -76,21 +83,36 @@ def refused(result, *words):
 def test_from_sample_to_scores(run, tmp_path):
     assert run("sample", "--rows", 60, "--seed", 1, "--out", "arena")[0] == 0
     assert {path.name for path in (tmp_path / "arena").iterdir()} == {
-        "train.csv", "test.csv", "sample_submission.csv", "truth.csv", "test_labels.csv",
-    }  # fmt: skip
+        "train.csv",
+        "test.csv",
+        "sample_submission.csv",
+        "truth.csv",
+        "test_labels.csv",
+    }
     settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
-    code, out, _ = run("train", "--preset", "sparse", "--train", "arena/train.csv", "--out", "A", *settings)
+    code, out, _ = run(
+        "train", "--preset", "sparse", "--train", "arena/train.csv", "--out", "A", *settings
+    )
     assert code == 0
     assert "validation: " in out
     code, out, _ = run("predict", "A", "--test", "arena/test.csv", "--out", "submission.csv")
     assert (code, out) == (0, "submission.csv: 12 rows\n")
     submission = pd.read_csv("submission.csv", dtype={"id": str})
-    assert submission["id"].tolist() == pd.read_csv("arena/test.csv", dtype={"id": str})["id"].tolist()
+    assert (
+        submission["id"].tolist() == pd.read_csv("arena/test.csv", dtype={"id": str})["id"].tolist()
+    )
     np.testing.assert_allclose(submission.iloc[:, 1:].sum(axis=1), 1, atol=1e-9)
     code, out, _ = run("evaluate", "A", "--data", "arena/test_labels.csv", "--json", "figures.json")
     assert code == 0
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(figures)
+    assert {
+        "log_loss",
+        "log_loss_low",
+        "log_loss_high",
+        "accuracy",
+        "prior_log_loss",
+        "rows",
+    } <= set(figures)
     assert f"log loss {figures['log_loss']:.4f}" in out
     assert "flattering" not in out
     code, out, _ = run("evaluate", "A", "--data", "arena/train.csv", "--json", "figures.json")
@@ -118,11 +140,23 @@ def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
 
 def test_a_training_that_left_something_out_says_so(run, arena):
     train = ["--quiet", "train", "--train", arena / "train.csv", "--set"]
-    code, out, _ = run(*train, 'model.members=["prior", "embedding"]', "--preset", "cpu-best", "--out", "A")
+    code, out, _ = run(
+        *train, 'model.members=["prior", "embedding"]', "--preset", "cpu-best", "--out", "A"
+    )
     assert code == 0
-    assert "model: blended without embedding, which needs a model folder (model.backbone=FOLDER)\n" in out
+    assert (
+        "model: blended without embedding, which needs a model folder (model.backbone=FOLDER)\n"
+        in out
+    )
     pytest.importorskip("torch")
-    tiny = ["--preset", "tiny", "--set", "model.max_length=32", "--set", "model.scratch_hidden_size=8"]
+    tiny = [
+        "--preset",
+        "tiny",
+        "--set",
+        "model.max_length=32",
+        "--set",
+        "model.scratch_hidden_size=8",
+    ]
     code, out, _ = run(*train, "training.seconds=1e-9", *tiny, "--out", "B")
     assert code == 0
     assert "model: training stopped after 1e-09 s, in epoch 1 at step 1 of " in out
@@ -159,15 +193,30 @@ def test_training_rows_that_cannot_be_used(run, tmp_path, content, words):
 
 def test_settings_that_cannot_be_used(run, arena, tmp_path):
     train = ["--train", arena / "train.csv", "--out", "A"]
-    refused(run("train", "--preset", "sparce", *train), "unknown preset 'sparce'", "did you mean 'sparse'")
-    refused(run("train", "--preset", "tiny", "--set", "training.epoch=1", *train), "did you mean 'training.epochs'")
+    refused(
+        run("train", "--preset", "sparce", *train),
+        "unknown preset 'sparce'",
+        "did you mean 'sparse'",
+    )
+    refused(
+        run("train", "--preset", "tiny", "--set", "training.epoch=1", *train),
+        "did you mean 'training.epochs'",
+    )
     # Without torch the family is refused before its backbone is looked for.
     reason = (
-        "(no such folder here; " if importlib.util.find_spec("torch") else "needs torch: pip install 'humanpref[torch]'"
+        "(no such folder here; "
+        if importlib.util.find_spec("torch")
+        else "needs torch: pip install 'humanpref[torch]'"
     )
-    refused(run("train", "--preset", "tiny", "--set", "model.backbone=nowhere/at/all", *train), reason)
+    refused(
+        run("train", "--preset", "tiny", "--set", "model.backbone=nowhere/at/all", *train), reason
+    )
     refused(run("train", "--preset", "prior", "--folds", "1", *train), "folds: expected at least 2")
-    refused(run("train", "--preset", "prior", "--config", "none.toml", *train), "none.toml", "cannot be read")
+    refused(
+        run("train", "--preset", "prior", "--config", "none.toml", *train),
+        "none.toml",
+        "cannot be read",
+    )
     refused(run("train", *train), "--preset")
     refused(run("sample", "--rows", 0, "--out", "arena"), "rows")
     assert list(tmp_path.iterdir()) == []
@@ -176,7 +225,10 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
 def test_an_output_folder_that_is_not_ours(run, arena, tmp_path):
     (tmp_path / "A").mkdir()
     (tmp_path / "A" / "letter.txt").write_text("dear")
-    refused(run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A"), "A: already exists")
+    refused(
+        run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A"),
+        "A: already exists",
+    )
     assert [path.name for path in (tmp_path / "A").iterdir()] == ["letter.txt"]
     refused(run("predict", "A", "--test", arena / "test.csv", "--out", "s.csv"), "not an artifact")
 
@@ -186,19 +238,31 @@ def test_an_artifact_with_other_weights(run, arena, tmp_path, change):
     assert run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A")[0] == 0
     path = tmp_path / "A" / "model" / "model.safetensors"
     arrays = load_file(path)
-    save_file({"other": arrays["rates"]} if change == "missing" else arrays | {"other": arrays["rates"]}, path)
+    save_file(
+        {"other": arrays["rates"]} if change == "missing" else arrays | {"other": arrays["rates"]},
+        path,
+    )
     result = run("predict", "A", "--test", arena / "test.csv", "--out", "s.csv")
-    refused(result, "extra weights other", *(["missing weights rates"] if change == "missing" else []))
+    refused(
+        result, "extra weights other", *(["missing weights rates"] if change == "missing" else [])
+    )
     assert not (tmp_path / "s.csv").exists()
 
 
 def test_test_rows_that_cannot_be_used(run, artifact, tmp_path):
-    refused(run("predict", artifact, "--test", "none.csv", "--out", "s.csv"), "none.csv", "cannot be read")
+    refused(
+        run("predict", artifact, "--test", "none.csv", "--out", "s.csv"),
+        "none.csv",
+        "cannot be read",
+    )
     pd.DataFrame([GOOD | {"response_a": "oops"}]).to_csv("bad.csv", index=False)
     refused(run("predict", artifact, "--test", "bad.csv", "--out", "s.csv"), "'response_a'")
     refused(run("evaluate", artifact, "--data", "none.csv", "--json", "f.json"), "none.csv")
     pd.DataFrame([GOOD]).to_csv("good.csv", index=False)
-    refused(run("predict", artifact, "--test", "good.csv", "--out", "no/folder/s.csv"), "cannot be written")
+    refused(
+        run("predict", artifact, "--test", "good.csv", "--out", "no/folder/s.csv"),
+        "cannot be written",
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"bad.csv", "good.csv"}
 
 
@@ -206,7 +270,17 @@ def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
     rows, prior = ["--train", arena / "train.csv", "--folds", 2], ["train", "--preset", "prior"]
     settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
     assert run("train", "--preset", "sparse", *settings, *rows, "--out", "A")[0] == 0
-    code, out, _ = run("predict", "A", "--labels", "--weight", 0.5, "--test", arena / "test.csv", "--out", "soft=.csv")
+    code, out, _ = run(
+        "predict",
+        "A",
+        "--labels",
+        "--weight",
+        0.5,
+        "--test",
+        arena / "test.csv",
+        "--out",
+        "soft=.csv",
+    )
     assert (code, out) == (0, "soft=.csv: 24 rows\n")
     names = pd.read_csv(arena / "train.csv").columns
     assert pd.read_csv("soft=.csv").columns.tolist() == [
@@ -220,17 +294,35 @@ def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
     found = [(source["file"], source["weight"], source["excluded"]) for source in data["extra"]]
     assert found == [("soft=.csv", 0.1, 24), ("test_labels.csv", 1.0, 24), ("soft=.csv", 1.0, 24)]
     assert run(*prior, *rows, "--teacher", "A=0.5", "--out", "B")[0] == 0
-    assert json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teacher"] == {"name": "A", "share": 0.5}
+    assert json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teacher"] == {
+        "name": "A",
+        "share": 0.5,
+    }
     code, out, _ = run("blend", "A", "B", "--out", "C", "--mean", "geometric")
     assert code == 0
-    for words in ("A: weight ", "B: weight ", "geometric mean, temperature ", "(flattering)", "artifact: C\n"):
+    for words in (
+        "A: weight ",
+        "B: weight ",
+        "geometric mean, temperature ",
+        "(flattering)",
+        "artifact: C\n",
+    ):
         assert words in out
     assert run("evaluate", "C", "--data", arena / "test_labels.csv")[0] == 0
     refused(run("blend", "A", "--out", "D"), "at least two")
-    refused(run("predict", "A", "--weight", 1, "--test", arena / "test.csv", "--out", "s.csv"), "--weight", "--labels")
-    refused(run(*prior, *rows, "--extra", "soft=.csv=0", "--out", "D"), "soft=.csv", "positive weight")
+    refused(
+        run("predict", "A", "--weight", 1, "--test", arena / "test.csv", "--out", "s.csv"),
+        "--weight",
+        "--labels",
+    )
+    refused(
+        run(*prior, *rows, "--extra", "soft=.csv=0", "--out", "D"), "soft=.csv", "positive weight"
+    )
     refused(run(*prior, *rows, "--extra", "none.csv=x", "--out", "D"), "none.csv=x: cannot be read")
-    refused(run(*prior, *rows, "--teacher", "soft=.csv", "--out", "D"), "soft=.csv: no probabilities for 120 of 120")
+    refused(
+        run(*prior, *rows, "--teacher", "soft=.csv", "--out", "D"),
+        "soft=.csv: no probabilities for 120 of 120",
+    )
     refused(run(*prior, *rows, "--teacher", "nobody", "--out", "D"), "nobody: cannot be read")
     assert not list(tmp_path.glob("D*"))
 
@@ -254,7 +346,9 @@ def test_help_and_sparse_start_without_torch(arena, tmp_path):
         "except SystemExit: pass\n"
         f"sys.exit(main({train!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "sample" in done.stdout
 
@@ -272,7 +366,10 @@ def test_train_warns_where_a_gpu_is_needed_and_none_works(run, arena, monkeypatc
     assert run(*order, "prior")[0] == 0
     assert "GPU" not in caplog.text
     code, _, error = run(*order, "deberta-v3-small", "--set", "model.backbone=./no-folder")
-    assert "preset deberta-v3-small: needs a GPU, and none is here; it goes on on the CPU" in caplog.text
+    assert (
+        "preset deberta-v3-small: needs a GPU, and none is here; it goes on on the CPU"
+        in caplog.text
+    )
     assert code == 2
     assert "GPU" not in error  # what ends it is something else
 
@@ -301,30 +398,51 @@ def test_a_file_whose_name_looks_like_a_share(run, arena, artifact, tmp_path):
         "name": "seed=1",
         "share": 1,
     }
-    refused(run(*train, "--teacher", "seed=2", "--out", "C"), "seed", "expected a share above 0 and at most 1, got 2")
+    refused(
+        run(*train, "--teacher", "seed=2", "--out", "C"),
+        "seed",
+        "expected a share above 0 and at most 1, got 2",
+    )
 
 
 def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, arena, tmp_path):
     rows, before = arena / "test_labels.csv", (artifact / "metrics.json").read_text()
     inside = "which is read; name a place outside it"
-    refused(run("evaluate", artifact, "--data", rows, "--json", artifact / "metrics.json"), "metrics.json", inside)
+    refused(
+        run("evaluate", artifact, "--data", rows, "--json", artifact / "metrics.json"),
+        "metrics.json",
+        inside,
+    )
     refused(run("evaluate", artifact, "--data", rows, "--html", artifact / "page"), "page", inside)
-    refused(run("predict", artifact, "--test", rows, "--out", artifact / "oof.csv"), "oof.csv", inside)
+    refused(
+        run("predict", artifact, "--test", rows, "--out", artifact / "oof.csv"), "oof.csv", inside
+    )
     refused(run("score", artifact, "--in", rows, "--out", artifact / "oof.csv"), "oof.csv", inside)
     refused(run("selection", artifact, "--figure", artifact / "oof.png"), "oof.png", inside)
     assert (artifact / "metrics.json").read_text() == before
     (tmp_path / "file").touch()
     # Before the artifact is even looked for.
-    refused(run("evaluate", "none", "--data", rows, "--html", "file/page"), "file/page: cannot be written")
-    refused(run("evaluate", "none", "--data", rows, "--json", "a", "--html", "a"), "--html a: is also --json")
+    refused(
+        run("evaluate", "none", "--data", rows, "--html", "file/page"),
+        "file/page: cannot be written",
+    )
+    refused(
+        run("evaluate", "none", "--data", rows, "--json", "a", "--html", "a"),
+        "--html a: is also --json",
+    )
     refused(run("blend", "none", "none", "--out", "file/blend"), "file/blend: cannot be written")
 
 
 def test_errors_of_the_system_are_one_line(run, artifact, arena, tmp_path):
     rows = arena / "train.csv"
     (tmp_path / "file").touch()
-    refused(run("compare", "--presets", "prior", "--train", rows, "--out", "file/x"), "file/x: Not a directory")
-    refused(run("train", "--preset", "prior", "--train", rows, "--out", "x" * 250), "File name too long")
+    refused(
+        run("compare", "--presets", "prior", "--train", rows, "--out", "file/x"),
+        "file/x: Not a directory",
+    )
+    refused(
+        run("train", "--preset", "prior", "--train", rows, "--out", "x" * 250), "File name too long"
+    )
     refused(run("predict", "x" * 300, "--test", rows, "--out", "s.csv"), "File name too long")
     with pytest.raises(OSError, match="too long"):
         run("--traceback", "predict", "x" * 300, "--test", rows, "--out", "s.csv")
@@ -368,9 +486,24 @@ def test_compare_takes_every_preset_with_every_peft_method(monkeypatch, arena, t
         return pd.DataFrame({"name": [contender.name for contender in contenders]})
 
     monkeypatch.setattr("humanpref.studies.compare.compare", spy)
-    arguments = ["compare", "--presets", "llama-3.2-1b-lora,qwen-2.5-7b-qlora", "--peft", "lora,ia3", "--set", "seed=1"]
-    assert main([*arguments, "--train", str(arena / "train.csv"), "--out", str(tmp_path / "out")]) == 0
-    names = ["llama-3.2-1b-lora-lora", "llama-3.2-1b-lora-ia3", "qwen-2.5-7b-qlora-lora", "qwen-2.5-7b-qlora-ia3"]
+    arguments = [
+        "compare",
+        "--presets",
+        "llama-3.2-1b-lora,qwen-2.5-7b-qlora",
+        "--peft",
+        "lora,ia3",
+        "--set",
+        "seed=1",
+    ]
+    assert (
+        main([*arguments, "--train", str(arena / "train.csv"), "--out", str(tmp_path / "out")]) == 0
+    )
+    names = [
+        "llama-3.2-1b-lora-lora",
+        "llama-3.2-1b-lora-ia3",
+        "qwen-2.5-7b-qlora-lora",
+        "qwen-2.5-7b-qlora-ia3",
+    ]
     assert [contender.name for contender in seen] == names
     assert [(c.config().model.peft, c.config().seed) for c in seen] == [("lora", 1), ("ia3", 1)] * 2
 
@@ -385,7 +518,10 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
     assert code == 0
     assert "| 0 | start |  | 2 | 1.0500 | 1 | fold-1 |" in out
     for name in ("path.foo", "path", ".png"):
-        refused(run("selection", "none", "--figure", name), f"--figure {name}: expected a name that ends in .png")
+        refused(
+            run("selection", "none", "--figure", name),
+            f"--figure {name}: expected a name that ends in .png",
+        )
     pytest.importorskip("matplotlib")
     assert run("selection", copy, "--figure", tmp_path / "path.png")[0] == 0
     assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")

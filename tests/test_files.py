@@ -86,7 +86,9 @@ def test_what_lies_in_an_input_is_refused(tmp_path):
 def test_folders_that_cannot_be_made_are_found_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     check_new(tmp_path / "new" / "folder")
-    with pytest.raises(InputError, match=r"folder: cannot be written \(.*file is not a folder that can be written"):
+    with pytest.raises(
+        InputError, match=r"folder: cannot be written \(.*file is not a folder that can be written"
+    ):
         check_new(tmp_path / "file" / "new" / "folder")
     with pytest.raises(InputError, match="File name too long"):
         check_new(tmp_path / ("x" * 256))

@@ -1,4 +1,5 @@
-"""`humanpref predict` under `accelerate launch`: two processes say what one says, and one of them writes."""
+"""`humanpref predict` under `accelerate launch`: two processes say what one says, and one of them
+writes."""
 
 import os
 import subprocess
@@ -37,7 +38,10 @@ def launched(*arguments):
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "humanpref.cli", *map(str, arguments)], env=environment, capture_output=True, text=True
+        [*command, "-m", "humanpref.cli", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -46,7 +50,11 @@ def launched(*arguments):
 @pytest.fixture(params=["decoder", "encoder"])
 def artifact(request, arena, decoder_folder, tmp_path):
     if request.param == "decoder":
-        own = (f"model.backbone={decoder_folder()}", "model.system_prompt=", "model.question=Which?")
+        own = (
+            f"model.backbone={decoder_folder()}",
+            "model.system_prompt=",
+            "model.question=Which?",
+        )
         config = load_config("llama-3.2-1b-lora", None, (*MICRO, *own))
     else:
         own = ("model.scratch_hidden_size=8", "model.scratch_vocabulary=300", "model.inputs=joint")
@@ -58,7 +66,9 @@ def test_two_processes_predict_what_one_does(artifact, arena, tmp_path):
     from humanpref.data import read_pairs
 
     out = tmp_path / "submission.csv"
-    done = launched("predict", artifact.folder, "--test", arena / "test.csv", "--out", out, "--seconds", "600")
+    done = launched(
+        "predict", artifact.folder, "--test", arena / "test.csv", "--out", out, "--seconds", "600"
+    )
     assert done.stdout.count("24 rows") == 1
     made = pd.read_csv(out)[list(LABEL_COLUMNS)].to_numpy()
     expected, _ = predict([artifact], read_pairs(arena / "test.csv"))

@@ -13,10 +13,12 @@
 # %% [markdown]
 # # humanpref: inference
 #
-# First a valid `submission.csv` is written from the class rates of the training rows. Then humanpref is installed from
-# the wheel dataset, without a network, and its predictions replace those rates, block by block. Whatever fails after the
-# first step is logged and listed in `status.json` under `degraded`. In the hidden rerun it costs no submission. In the commit
-# run, the one that is pushed, an artifact that predicts nothing ends the kernel with an error: Kaggle lets nobody submit it.
+# First a valid `submission.csv` is written from the class rates of the training rows. Then
+# humanpref is installed from the wheel dataset, without a network, and its predictions replace
+# those rates, block by block. Whatever fails after the first step is logged and listed in
+# `status.json` under `degraded`. In the hidden rerun it costs no submission. In the commit run, the
+# one that is pushed, an artifact that predicts nothing ends the kernel with an error: Kaggle lets
+# nobody submit it.
 #
 # The notebook is generated from `infer.py`; edit that one.
 
@@ -43,13 +45,15 @@ import zipfile
 from pathlib import Path
 
 # %% [markdown]
-# Shared by both kernels, word for word (a test compares): each is pushed as one file, and neither can import the other.
+# Shared by both kernels, word for word (a test compares): each is pushed as one file, and neither
+# can import the other.
 
 # %%
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
-# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any manifest will do.
+# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any
+# manifest will do.
 MANIFEST = ""
 
 
@@ -67,9 +71,15 @@ def find(name: str, root: Path, depth: int = 8) -> list[Path]:
 
 def tree(root: Path, limit: int = 60) -> str:
     """List what is under `root`, for a message that says what was there instead."""
-    lines = (f"  {path.relative_to(root)}" for path in root.rglob("*") if len(path.relative_to(root).parts) <= 6)
+    lines = (
+        f"  {path.relative_to(root)}"
+        for path in root.rglob("*")
+        if len(path.relative_to(root).parts) <= 6
+    )
     listed = sorted(itertools.islice(lines, limit))
-    return "\n".join([f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])])
+    return "\n".join(
+        [f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])]
+    )
 
 
 def find_dataset() -> Path:
@@ -77,7 +87,9 @@ def find_dataset() -> Path:
     markers = find(MARKER, INPUT)
     if len(markers) != 1:
         there = "\n".join(map(str, markers)) or tree(INPUT)
-        raise RuntimeError(f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}")
+        raise RuntimeError(
+            f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}"
+        )
     return markers[0].parent
 
 
@@ -87,7 +99,8 @@ def manifest_digest(dataset: Path) -> str:
 
 
 def check_dataset(dataset: Path) -> list[Path]:
-    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give the wheels."""
+    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give
+    the wheels."""
     if MANIFEST not in ("", digest := manifest_digest(dataset)):
         raise RuntimeError(
             f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
@@ -109,7 +122,8 @@ def check_dataset(dataset: Path) -> list[Path]:
         if (path.stat().st_size, digest) != (entry["bytes"], entry["sha256"]):
             raise RuntimeError(
                 f"{path}: expected {entry['bytes']} bytes with SHA-256 {entry['sha256']}, "
-                f"got {path.stat().st_size} bytes with {digest}; is an older version of the dataset mounted?"
+                f"got {path.stat().st_size} bytes with {digest}; is an older version of the "
+                "dataset mounted?"
             )
         if path.suffix == ".whl":
             wheels.append(path)
@@ -117,19 +131,25 @@ def check_dataset(dataset: Path) -> list[Path]:
 
 
 def repack(wheel: Path) -> Path:
-    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own RECORD."""
+    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own
+    RECORD."""
     folders = [folder for folder in (wheel, wheel.with_suffix("")) if folder.is_dir()]
     records = [record for folder in folders for record in folder.glob("*.dist-info/RECORD")]
     if len(records) != 1:
         raise RuntimeError(f"{wheel}: neither a file nor an unpacked wheel; {tree(wheel.parent)}")
     folder = records[0].parent.parent
     repacked = Path(tempfile.mkdtemp()) / wheel.name
-    with zipfile.ZipFile(repacked, "w") as archive, open(records[0], encoding="utf-8", newline="") as record:
+    with (
+        zipfile.ZipFile(repacked, "w") as archive,
+        open(records[0], encoding="utf-8", newline="") as record,
+    ):
         for name, digest, _ in csv.reader(record):
             content = (folder / name).read_bytes()
             got = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             if digest not in ("", f"sha256={got}"):
-                raise RuntimeError(f"{folder / name}: its SHA-256 is not that of the wheel's RECORD")
+                raise RuntimeError(
+                    f"{folder / name}: its SHA-256 is not that of the wheel's RECORD"
+                )
             archive.writestr(name, content)
     return repacked
 
@@ -178,8 +198,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def find_test() -> Path:
-    """Find the competition's test.csv: it has the sample submission beside it, and the competition's name above it."""
-    found = [path for path in find("test.csv", INPUT) if path.with_name("sample_submission.csv").is_file()]
+    """Find the competition's test.csv: it has the sample submission beside it, and the
+    competition's name above it."""
+    found = [
+        path
+        for path in find("test.csv", INPUT)
+        if path.with_name("sample_submission.csv").is_file()
+    ]
     if not found:
         raise RuntimeError(f"no test.csv with a sample_submission.csv beside it; {tree(INPUT)}")
     return min(found, key=lambda path: COMPETITION not in path.parts)
@@ -199,13 +224,18 @@ def as_rates(values: list[float]) -> list[float]:
     """Check that `values` can be three class rates, and make them sum to 1 exactly."""
     rates = [float(value) for value in values]
     total = sum(rates)
-    if len(rates) != 3 or not all(math.isfinite(rate) and rate >= 0 for rate in rates) or total <= 0:
+    if (
+        len(rates) != 3
+        or not all(math.isfinite(rate) and rate >= 0 for rate in rates)
+        or total <= 0
+    ):
         raise ValueError(f"expected three class rates, got {values!r}")
     return [rate / total for rate in rates]
 
 
 def find_prior(test_csv: Path) -> tuple[list[float], str]:
-    """Give the class rates of the training rows, and where they are from: an artifact, else train.csv, else a third each."""
+    """Give the class rates of the training rows, and where they are from: an artifact, else
+    train.csv, else a third each."""
     for path in find("artifact.json", INPUT):
         try:
             return as_rates(json.loads(path.read_text(encoding="utf-8"))["prior"]), str(path)
@@ -242,11 +272,15 @@ status = {
     "seconds": {"fallback": time.perf_counter() - started},
 }
 write_whole(STATUS, json.dumps(status, indent=2))
-say(f"fallback written: {len(ids)} rows of {', '.join(f'{rate:.4f}' for rate in prior)} ({prior_source})")
+say(
+    f"fallback written: {len(ids)} rows of {', '.join(f'{rate:.4f}' for rate in prior)} "
+    f"({prior_source})"
+)
 
 # %% [markdown]
-# The predictions. They are made in a process of their own: a crash, or the system's killing it for the memory it takes,
-# ends that process and leaves the submission as it is by then; so does the time limit.
+# The predictions. They are made in a process of their own: a crash, or the system's killing it for
+# the memory it takes, ends that process and leaves the submission as it is by then; so does the
+# time limit.
 
 # %%
 SECONDS = 8.5 * 3600  # the competition allows 9 hours
@@ -257,12 +291,14 @@ from humanpref.kaggle.runtime import kernels
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 given = json.loads(sys.argv[1])
-kernels.infer(Path(given["input"]), Path(given["working"]), Path(given["test"]), given["prior"], given["seconds"])
+folders = (Path(given[name]) for name in ("input", "working", "test"))
+kernels.infer(*folders, given["prior"], given["seconds"])
 """
 
 
 def predict() -> None:
-    """Install humanpref and run its inference, line by line into the log; raise if it does not end well."""
+    """Install humanpref and run its inference, line by line into the log; raise if it does not end
+    well."""
     go_offline()
     dataset = find_dataset()
     status["manifest"] = manifest_digest(dataset)
@@ -272,9 +308,16 @@ def predict() -> None:
     write_whole(STATUS, json.dumps(status, indent=2))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     limit = max(0, run.get("inference_seconds", SECONDS) - (time.perf_counter() - started))
-    # The process plans with less than it has, so that it ends by itself: starting and ending take time, too.
+    # The process plans with less than it has, so that it ends by itself: starting and ending take
+    # time, too.
     seconds = limit - min(60, limit / 10)
-    given = {"input": str(INPUT), "working": str(WORKING), "test": str(test_csv), "prior": prior, "seconds": seconds}
+    given = {
+        "input": str(INPUT),
+        "working": str(WORKING),
+        "test": str(test_csv),
+        "prior": prior,
+        "seconds": seconds,
+    }
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", CODE, json.dumps(given)],
         stdout=subprocess.PIPE,
@@ -321,9 +364,11 @@ status["degraded"] = reasons + status["degraded"]
 status["seconds"]["total"] = time.perf_counter() - started
 write_whole(STATUS, json.dumps(status, indent=2))
 say(
-    f"submission.csv: {status['rows']} rows, {status['predicted']} predicted, {status['fallback']} fallback"
-    + "".join(f"\ndegraded: {reason}" for reason in status["degraded"])
+    f"submission.csv: {status['rows']} rows, {status['predicted']} predicted, {status['fallback']} "
+    "fallback" + "".join(f"\ndegraded: {reason}" for reason in status["degraded"])
 )
-idle = [f"{entry['folder']} predicted nothing" for entry in status["artifacts"] if not entry["rows"]]
+idle = [
+    f"{entry['folder']} predicted nothing" for entry in status["artifacts"] if not entry["rows"]
+]
 if status["run"] == "commit" and (idle or not status["predicted"]):
     raise RuntimeError("; ".join([*(idle or ["nothing was predicted"]), *status["degraded"]]))

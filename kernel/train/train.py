@@ -1,7 +1,8 @@
-"""The training kernel: installs humanpref from the wheel dataset, without a network, and trains what its run.toml says.
+"""The training kernel: installs humanpref from the wheel dataset, without a network, and trains
+what its run.toml says.
 
-Only this file is pushed. The model ends in /kaggle/working/artifact, where the inference kernel finds it as a kernel source.
-A failure ends the run with an error, so that Kaggle shows one.
+Only this file is pushed. The model ends in /kaggle/working/artifact, where the inference kernel
+finds it as a kernel source. A failure ends the run with an error, so that Kaggle shows one.
 """
 
 import base64
@@ -21,12 +22,14 @@ import traceback
 import zipfile
 from pathlib import Path
 
-# --- Shared by both kernels, word for word (a test compares): each is pushed as one file, and neither can import the other.
+# --- Shared by both kernels, word for word (a test compares): each is pushed as one file, and
+# neither can import the other.
 
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
-# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any manifest will do.
+# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any
+# manifest will do.
 MANIFEST = ""
 
 
@@ -44,9 +47,15 @@ def find(name: str, root: Path, depth: int = 8) -> list[Path]:
 
 def tree(root: Path, limit: int = 60) -> str:
     """List what is under `root`, for a message that says what was there instead."""
-    lines = (f"  {path.relative_to(root)}" for path in root.rglob("*") if len(path.relative_to(root).parts) <= 6)
+    lines = (
+        f"  {path.relative_to(root)}"
+        for path in root.rglob("*")
+        if len(path.relative_to(root).parts) <= 6
+    )
     listed = sorted(itertools.islice(lines, limit))
-    return "\n".join([f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])])
+    return "\n".join(
+        [f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])]
+    )
 
 
 def find_dataset() -> Path:
@@ -54,7 +63,9 @@ def find_dataset() -> Path:
     markers = find(MARKER, INPUT)
     if len(markers) != 1:
         there = "\n".join(map(str, markers)) or tree(INPUT)
-        raise RuntimeError(f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}")
+        raise RuntimeError(
+            f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}"
+        )
     return markers[0].parent
 
 
@@ -64,7 +75,8 @@ def manifest_digest(dataset: Path) -> str:
 
 
 def check_dataset(dataset: Path) -> list[Path]:
-    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give the wheels."""
+    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give
+    the wheels."""
     if MANIFEST not in ("", digest := manifest_digest(dataset)):
         raise RuntimeError(
             f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
@@ -86,7 +98,8 @@ def check_dataset(dataset: Path) -> list[Path]:
         if (path.stat().st_size, digest) != (entry["bytes"], entry["sha256"]):
             raise RuntimeError(
                 f"{path}: expected {entry['bytes']} bytes with SHA-256 {entry['sha256']}, "
-                f"got {path.stat().st_size} bytes with {digest}; is an older version of the dataset mounted?"
+                f"got {path.stat().st_size} bytes with {digest}; is an older version of the "
+                "dataset mounted?"
             )
         if path.suffix == ".whl":
             wheels.append(path)
@@ -94,19 +107,25 @@ def check_dataset(dataset: Path) -> list[Path]:
 
 
 def repack(wheel: Path) -> Path:
-    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own RECORD."""
+    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own
+    RECORD."""
     folders = [folder for folder in (wheel, wheel.with_suffix("")) if folder.is_dir()]
     records = [record for folder in folders for record in folder.glob("*.dist-info/RECORD")]
     if len(records) != 1:
         raise RuntimeError(f"{wheel}: neither a file nor an unpacked wheel; {tree(wheel.parent)}")
     folder = records[0].parent.parent
     repacked = Path(tempfile.mkdtemp()) / wheel.name
-    with zipfile.ZipFile(repacked, "w") as archive, open(records[0], encoding="utf-8", newline="") as record:
+    with (
+        zipfile.ZipFile(repacked, "w") as archive,
+        open(records[0], encoding="utf-8", newline="") as record,
+    ):
         for name, digest, _ in csv.reader(record):
             content = (folder / name).read_bytes()
             got = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             if digest not in ("", f"sha256={got}"):
-                raise RuntimeError(f"{folder / name}: its SHA-256 is not that of the wheel's RECORD")
+                raise RuntimeError(
+                    f"{folder / name}: its SHA-256 is not that of the wheel's RECORD"
+                )
             archive.writestr(name, content)
     return repacked
 

@@ -12,4 +12,12 @@ from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs, write_submission
 from humanpref.models import build_model, load_model
 
-__all__ = ["build_model", "labels_of", "load_config", "load_model", "read_pairs", "swap_pairs", "write_submission"]
+__all__ = [
+    "build_model",
+    "labels_of",
+    "load_config",
+    "load_model",
+    "read_pairs",
+    "swap_pairs",
+    "write_submission",
+]

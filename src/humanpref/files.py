@@ -17,13 +17,16 @@ from humanpref.schema import InputError
 
 @contextlib.contextmanager
 def _path_errors(path: Path) -> Iterator[None]:
-    """Say in one line what is wrong with a path: not there, not allowed, too long, not a path at all."""
+    """Say in one line what is wrong with a path: not there, not allowed, too long, not a path at
+    all."""
     try:
         yield
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(
+            f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})"
+        ) from None
 
 
 def is_main_process() -> bool:
@@ -37,7 +40,8 @@ def _real(path: Path) -> Path:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether to write into it, for replacing it would take it from everyone: a device such as /dev/null, a FIFO.
+    """Whether to write into it, for replacing it would take it from everyone: a device such as
+    /dev/null, a FIFO.
 
     Raises
     ------
@@ -46,21 +50,27 @@ def _is_stream(path: Path) -> bool:
     """
     stream = path.is_char_device() or path.is_fifo()
     if path.exists() and not stream and not path.is_file():
-        raise InputError(f"{path}: cannot be written ({'is a folder' if path.is_dir() else 'is not a file'})")
+        raise InputError(
+            f"{path}: cannot be written ({'is a folder' if path.is_dir() else 'is not a file'})"
+        )
     return stream
 
 
 def _check_folder(folder: Path, path: Path) -> None:
-    """Check that files can be made in the folder of `path`, by making one: rights do not say everything (/proc)."""
+    """Check that files can be made in the folder of `path`, by making one: rights do not say
+    everything (/proc)."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        raise InputError(f"{path}: cannot be written ({folder} is not a folder that can be written)") from None
+        raise InputError(
+            f"{path}: cannot be written ({folder} is not a folder that can be written)"
+        ) from None
 
 
 def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a file can be written at `path`, and that it is none of the `inputs`, nor in one.
+    """Check, before hours of work, that a file can be written at `path`, and that it is none of the
+    `inputs`, nor in one.
 
     Raises
     ------
@@ -83,16 +93,19 @@ def _check_outside(path: Path, folders: Iterable[str | Path]) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Of what is written beside `path`: not its whole name, or a name of the longest would become too long."""
+    """Of what is written beside `path`: not its whole name, or a name of the longest would become
+    too long."""
     return f".{path.name[:40]}."
 
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[TextIO]:
-    """Open a UTF-8 text file beside `path` that takes its place when the block ends well, and is gone when it does not.
+    """Open a UTF-8 text file beside `path` that takes its place when the block ends well, and is
+    gone when it does not.
 
-    Where `path` is a symbolic link, what it points to is replaced; a device or a FIFO is written into. What UTF-8 cannot hold
-    (names of files in another encoding) becomes an escape, which JSON reads.
+    Where `path` is a symbolic link, what it points to is replaced; a device or a FIFO is written
+    into. What UTF-8 cannot hold (names of files in another encoding) becomes an escape, which JSON
+    reads.
 
     Raises
     ------
@@ -111,7 +124,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
             yield file
         if name is None:
             return
-        # mkstemp makes files that only their owner may read; give the mode that open() would have given.
+        # mkstemp makes files that only their owner may read; give the mode that open() would have
+        # given.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
@@ -124,7 +138,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
 
 
 def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a folder can be made at `path`, that nothing is there, and that it is in no input.
+    """Check, before hours of work, that a folder can be made at `path`, that nothing is there, and
+    that it is in no input.
 
     Raises
     ------
@@ -144,7 +159,8 @@ def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
 
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
-    """A new folder beside `path` that takes its name when the block ends well, and is gone when it does not.
+    """A new folder beside `path` that takes its name when the block ends well, and is gone when it
+    does not.
 
     Raises
     ------
@@ -178,12 +194,16 @@ SHARED_BYTES = 2**20
 
 
 def share_equal_files(folders: list[Path]) -> None:
-    """Keep large files that are byte for byte the same, and stand at the same place in each folder, once on the disk.
+    """Keep large files that are byte for byte the same, and stand at the same place in each folder,
+    once on the disk.
 
-    They become hard links: each folder stays whole by itself, copied or moved. Where links cannot be made the files stay copies.
+    They become hard links: each folder stays whole by itself, copied or moved. Where links cannot
+    be made the files stay copies.
     """
     first, *others = folders
-    for source in (path for path in first.rglob("*") if path.is_file() and path.stat().st_size >= SHARED_BYTES):
+    for source in (
+        path for path in first.rglob("*") if path.is_file() and path.stat().st_size >= SHARED_BYTES
+    ):
         own = sha256(source)
         for other in others:
             path = other / source.relative_to(first)
@@ -218,7 +238,8 @@ def sha256(path: str | Path) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """Why a file is not what its name says: git-lfs left a pointer in its place, or its safetensors are cut off."""
+    """Why a file is not what its name says: git-lfs left a pointer in its place, or its safetensors
+    are cut off."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             return "a git-lfs pointer, not the file itself; fetch it (git lfs pull)"

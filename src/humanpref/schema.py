@@ -2,17 +2,20 @@
 
 A *pairs frame* is a `pandas.DataFrame` with a `RangeIndex` and at least
 
-==============  ==================  ==================================================================
+==============  ==================
+==================================================================
 column          type                meaning
-==============  ==================  ==================================================================
+==============  ==================
+==================================================================
 ``id``          str                 the row's id, exactly as the file spells it; unique
 ``prompt``      tuple of str        one string per turn of the conversation
 ``response_a``  tuple of str        the first model's answers, one per turn
 ``response_b``  tuple of str        the second model's answers, one per turn
-==============  ==================  ==================================================================
+==============  ==================
+==================================================================
 
-and, where they are known, ``model_a`` and ``model_b`` (str), the three label columns (float64 in [0, 1], summing to 1:
-one-hot or soft) and ``weight`` (float64, finite, not negative).
+and, where they are known, ``model_a`` and ``model_b`` (str), the three label columns (float64 in
+[0, 1], summing to 1: one-hot or soft) and ``weight`` (float64, finite, not negative).
 `humanpref.data.read_pairs` makes such a frame and is where its rules are checked.
 """
 
@@ -30,7 +33,9 @@ SWAPPED_CLASSES = (1, 0, 2)
 
 
 class InputError(ValueError):
-    """What a user gave cannot be used. The message names the file, row, column or option, what was expected and what came.
+    """What a user gave cannot be used. The message names the file, row, column or option, what was
+    expected and what came.
 
-    The command line prints it in one line and exits with 2. Any other exception is a defect of ours and keeps its traceback.
+    The command line prints it in one line and exits with 2. Any other exception is a defect of ours
+    and keeps its traceback.
     """

@@ -15,15 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from humanpref.arena import bayes_log_loss, make_arena, write_arena
 from humanpref.arena.truth import true_probabilities
-from humanpref.arena.vocabulary import (
-    MISSPELLED,
-    MODELS,
-    NUMBERS,
-    OPENERS,
-    PRECISE,
-    TOPICS,
-    VAGUE,
-)
+from humanpref.arena.vocabulary import MISSPELLED, MODELS, NUMBERS, OPENERS, PRECISE, TOPICS, VAGUE
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
 LABELS = list(LABEL_COLUMNS)
@@ -95,7 +87,9 @@ def test_the_bytes_stay(tmp_path):
 
 def test_files_have_the_competitions_columns_and_counts(written):
     folder, arena = written
-    assert {path.name for path in folder.iterdir()} == set(FILES)  # and no temporary file stays behind
+    assert {path.name for path in folder.iterdir()} == set(
+        FILES
+    )  # and no temporary file stays behind
     frames = {name: pd.read_csv(folder / name, float_precision="round_trip") for name in FILES}
     assert {name: list(frame.columns) for name, frame in frames.items()} == FILES
     assert {name: len(frame) for name, frame in frames.items()} == {
@@ -117,7 +111,9 @@ def test_what_was_there_is_not_replaced(tmp_path):
     (tmp_path / "test.csv").write_text("precious")
     with pytest.raises(InputError, match=r"test\.csv: already exists"):
         write_arena(tmp_path, rows=3, seed=7)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("test.csv", "precious")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("test.csv", "precious")
+    ]
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
@@ -219,9 +215,13 @@ def test_prompts_repeat(turns):
 
 
 def test_identical_answers_mostly_tie(arena):
-    same = arena.train[arena.train["response_a"].map(json.loads) == arena.train["response_b"].map(json.loads)]
+    same = arena.train[
+        arena.train["response_a"].map(json.loads) == arena.train["response_b"].map(json.loads)
+    ]
     assert 0.004 <= len(same) / ROWS <= 0.015
-    np.testing.assert_allclose(probabilities(arena, same), [[0.0595, 0.0595, 0.881]] * len(same), atol=1e-3)
+    np.testing.assert_allclose(
+        probabilities(arena, same), [[0.0595, 0.0595, 0.881]] * len(same), atol=1e-3
+    )
 
 
 # --- the truth
@@ -270,7 +270,8 @@ def test_all_that_the_truth_depends_on_can_be_read(arena, turns):
     prompts = [read_prompt(prompt) for prompt in some["prompt"]]
     a, b = (
         pd.DataFrame(
-            read_answer(cell, topic, right) for cell, (_, topic, right) in zip(some[side], prompts, strict=True)
+            read_answer(cell, topic, right)
+            for cell, (_, topic, right) in zip(some[side], prompts, strict=True)
         )
         for side in ("response_a", "response_b")
     )
@@ -329,7 +330,10 @@ def test_length_alone_is_better_than_the_prior_and_far_from_the_best(arena, turn
 def test_stronger_models_win_more(arena):
     assert set(MODELS.index) == set(arena.train["model_a"]) == set(arena.train["model_b"])
     won = pd.concat(
-        [arena.train.groupby(f"model_{side}")[f"winner_model_{side}"].agg(["sum", "count"]) for side in "ab"]
+        [
+            arena.train.groupby(f"model_{side}")[f"winner_model_{side}"].agg(["sum", "count"])
+            for side in "ab"
+        ]
     )
     won = won.groupby(level=0).sum()
     rate = won["sum"] / won["count"]

@@ -70,7 +70,9 @@ def test_an_answer_strays_to_another_topic(conversations, answers):
 
 def test_stronger_models_answer_better(conversations):
     rng = np.random.default_rng(5)
-    best, worst = (draw_answers(conversations, np.full(ROWS, model), rng) for model in (0, len(MODELS) - 1))
+    best, worst = (
+        draw_answers(conversations, np.full(ROWS, model), rng) for model in (0, len(MODELS) - 1)
+    )
     of_best, of_worst = (each["precise"].sum() / each["words"].sum() for each in (best, worst))
     assert of_best > 2 * of_worst
     assert best["verdict"].mean() > worst["verdict"].mean() + 0.2

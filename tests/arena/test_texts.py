@@ -39,11 +39,7 @@ def words(text):
             "Start with mirror, then follow with ladder.",
             "Start with ladder, then follow with mirror.",
         ),
-        (
-            "comparison",
-            "I choose mirror instead of ladder.",
-            "I choose ladder instead of mirror.",
-        ),
+        ("comparison", "I choose mirror instead of ladder.", "I choose ladder instead of mirror."),
     ],
 )
 def test_right_and_wrong_answers(question, right, wrong):

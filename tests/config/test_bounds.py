@@ -77,5 +77,7 @@ def test_a_section_converts_and_checks_its_values_when_it_is_built():
     assert Paint(coats=2, share=3) == Paint(2, 3.0)
     with pytest.raises(InputError, match=r"option training.coats: expected at least 1, got 0"):
         Paint(coats=0)
-    with pytest.raises(InputError, match=r"option training.share: expected none for a single coat, got 3.0"):
+    with pytest.raises(
+        InputError, match=r"option training.share: expected none for a single coat, got 3.0"
+    ):
         Paint(share=3)

@@ -16,9 +16,16 @@ def test_a_subclass_redefines_the_text():
 
 
 def test_an_option_has_key_value_type_and_text():
-    options = {option.key: option for option in options_of(load_config("tiny", overrides=["training.epochs=7"]))}
+    options = {
+        option.key: option
+        for option in options_of(load_config("tiny", overrides=["training.epochs=7"]))
+    }
     epochs = options["training.epochs"]
-    assert (epochs.value, epochs.kind, epochs.text) == (7, "int, at least 1", "Passes over the training rows.")
+    assert (epochs.value, epochs.kind, epochs.text) == (
+        7,
+        "int, at least 1",
+        "Passes over the training rows.",
+    )
     assert options["training.max_grad_norm"].kind == "float, above 0, or none"
     assert options["model.inputs"].kind == "one of dual, joint"
     assert options["training.seeds"].kind == "int, at least 1"

@@ -12,7 +12,9 @@ def test_valid_keys_are_those_of_the_family():
 
 def test_the_default_options_of_every_family_fit():
     for family, sections in FAMILIES.items():
-        assert Config(family, **{name: kind() for name, kind in sections._asdict().items()}).seed == 42
+        assert (
+            Config(family, **{name: kind() for name, kind in sections._asdict().items()}).seed == 42
+        )
 
 
 def test_the_seed_has_a_range():

@@ -20,7 +20,12 @@ from humanpref.config.gpu import needs_gpu, uses_gpu
         ("gemma-2-9b-qlora", [], True, True),
         ("cpu-best", ['model.members=["sparse", "boosted"]'], False, False),
         ("cpu-best", ['model.members=["sparse", "deberta-best seed=3"]'], True, True),
-        ("cpu-best", ['model.members=["sparse", "deberta-best model.backbone=scratch"]'], True, False),
+        (
+            "cpu-best",
+            ['model.members=["sparse", "deberta-best model.backbone=scratch"]'],
+            True,
+            False,
+        ),
     ],
 )
 def test_what_needs_a_gpu_follows_from_the_options(preset, overrides, uses, needs):

@@ -5,7 +5,15 @@ from humanpref.schema import InputError
 
 
 def test_every_preset_resolves_and_survives_its_own_json():
-    expected = {"prior", "sparse", "embedding", "tiny", "deberta-v3-small", "deberta-v3-base", "albert-base-v2"}
+    expected = {
+        "prior",
+        "sparse",
+        "embedding",
+        "tiny",
+        "deberta-v3-small",
+        "deberta-v3-base",
+        "albert-base-v2",
+    }
     assert expected <= set(preset_names())
     for name in preset_names():
         config = load_config(name)
@@ -16,7 +24,11 @@ def test_every_preset_resolves_and_survives_its_own_json():
 def test_the_reports_settings():
     config = load_config("deberta-v3-small")
     assert config.model.backbone == "microsoft/deberta-v3-small"
-    assert (config.model.max_length, config.training.batch_size, config.training.learning_rate) == (512, 16, 2e-5)
+    assert (config.model.max_length, config.training.batch_size, config.training.learning_rate) == (
+        512,
+        16,
+        2e-5,
+    )
     assert (config.training.epochs, config.seed, config.training.accumulation) == (1, 42, 1)
 
 
@@ -24,7 +36,12 @@ def test_precedence_preset_then_file_then_override(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('preset = "tiny"\nseed = 7\n[training]\nepochs = 9\nbatch_size = 3\n')
     config = load_config(file=file, overrides=["training.epochs=2", "model.backbone=/some/where"])
-    assert (config.preset, config.seed, config.training.epochs, config.training.batch_size) == ("tiny", 7, 2, 3)
+    assert (config.preset, config.seed, config.training.epochs, config.training.batch_size) == (
+        "tiny",
+        7,
+        2,
+        3,
+    )
     assert config.model.backbone == "/some/where"
     assert config.training.learning_rate == load_config("tiny").training.learning_rate
     assert load_config("sparse", overrides=["seed=3"]).seed == 3
@@ -44,19 +61,30 @@ def test_a_file_without_a_preset_names_a_family(tmp_path):
 
 def test_an_optional_value_can_be_unset(tmp_path):
     assert load_config("deberta-best").training.max_grad_norm == 1.0
-    assert load_config("deberta-best", overrides=["training.max_grad_norm=none"]).training.max_grad_norm is None
+    assert (
+        load_config(
+            "deberta-best", overrides=["training.max_grad_norm=none"]
+        ).training.max_grad_norm
+        is None
+    )
     file = tmp_path / "run.toml"
     file.write_text('preset = "deberta-best"\n[training]\nmax_grad_norm = "none"\n')
     assert load_config(file=file).training.max_grad_norm is None
     # Where `none` is a choice or a text, it stays one.
     assert load_config("deberta-best", overrides=["model.offset=none"]).model.offset == "none"
-    assert load_config("llama-3.2-1b-lora", overrides=["model.question=none"]).model.question == "none"
+    assert (
+        load_config("llama-3.2-1b-lora", overrides=["model.question=none"]).model.question == "none"
+    )
 
 
 @pytest.mark.parametrize(
     ("preset", "override", "message"),
     [
-        ("tiny", "training.epocs=3", r"unknown option 'training.epocs'.*did you mean 'training.epochs'"),
+        (
+            "tiny",
+            "training.epocs=3",
+            r"unknown option 'training.epocs'.*did you mean 'training.epochs'",
+        ),
         ("tiny", "model.epochs=3", "did you mean 'training.epochs'"),
         ("tiny", "epochs=3", "did you mean 'training.epochs'"),
         ("sparse", "training.epochs=3", "unknown option 'training.epochs' for family sparse"),
@@ -66,10 +94,18 @@ def test_an_optional_value_can_be_unset(tmp_path):
         ("tiny", "training.epochs=0", "training.epochs: expected at least 1, got 0"),
         ("tiny", "training.learning_rate=nan", "training.learning_rate"),
         ("tiny", "training.learning_rate=true", "training.learning_rate: expected float, got True"),
-        ("tiny", "training.precision=fp8", "training.precision: expected one of auto, bf16, fp16, no"),
+        (
+            "tiny",
+            "training.precision=fp8",
+            "training.precision: expected one of auto, bf16, fp16, no",
+        ),
         ("tiny", "training.validation_fraction=0.9", "training.validation_fraction"),
         ("tiny", "preset=sparse", "unknown option 'preset'"),
-        ("llama-3.2-1b-dpo", "training.head_learning_rate=1e-3", "training.head_learning_rate: .*dpo has no head"),
+        (
+            "llama-3.2-1b-dpo",
+            "training.head_learning_rate=1e-3",
+            "training.head_learning_rate: .*dpo has no head",
+        ),
         ("tiny", "training.lr=1e-4", "did you mean 'training.learning_rate'"),
         ("tiny", "batch=4", "did you mean 'training.batch_size'"),
         ("llama-3.2-1b-lora", "model.rank=4", "did you mean 'model.lora_r'"),
@@ -87,7 +123,10 @@ def test_what_does_not_fit_is_named(preset, override, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('preset = "tiny"\n[training]\nepocs = 1\n', "run.toml: unknown option 'training.epocs'.*training.epochs"),
+        (
+            'preset = "tiny"\n[training]\nepocs = 1\n',
+            "run.toml: unknown option 'training.epocs'.*training.epochs",
+        ),
         ('preset = "tiny"\ntraining = 3\n', r"\[training\] is a section"),
         ('preset = "tiny"\n[trainin]\nepochs = 1\n', "unknown option 'trainin'"),
         ("preset = \n", "not valid TOML"),
@@ -116,7 +155,14 @@ def test_an_option_that_the_peft_method_has_no_use_for_is_warned_of(peft, idle, 
     assert caplog.text == ""  # the preset's own settings are nobody's mistake
     file = tmp_path / "run.toml"
     file.write_text("[model]\nlora_alpha = 8\n")
-    overrides = [f"model.peft={peft}", "model.lora_r=4", "model.target_modules=q_proj", "model.max_length=64"]
+    overrides = [
+        f"model.peft={peft}",
+        "model.lora_r=4",
+        "model.target_modules=q_proj",
+        "model.max_length=64",
+    ]
     load_config("llama-3.2-1b-lora", file, overrides)
-    assert {message.split(":")[0] for message in caplog.messages} == {f"option model.{name}" for name in idle}
+    assert {message.split(":")[0] for message in caplog.messages} == {
+        f"option model.{name}" for name in idle
+    }
     assert all(f"no effect with model.peft={peft}" in message for message in caplog.messages)

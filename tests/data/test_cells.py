@@ -1,4 +1,5 @@
-"""One rule for the texts of frames: what is turns, what is parsed, what is text, and what is refused with its row and column."""
+"""One rule for the texts of frames: what is turns, what is parsed, what is text, and what is
+refused with its row and column."""
 
 import json
 
@@ -47,7 +48,9 @@ def test_what_is_validated_comes_back_as_it_is(pairs):
     assert as_pairs(pairs) is pairs
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda turns: np.array(turns, dtype=object)])
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, lambda turns: np.array(turns, dtype=object)]
+)
 def test_lists_tuples_and_arrays_are_turns(kind):
     assert turns_of((kind(["p", "q"]), kind(["a"]), kind(["b"]))) == [[("p", "q"), ("a",), ("b",)]]
     turn = as_pairs(frame((kind(["p"]), kind(["a"]), kind(["b"]))))["prompt"][0][0]
@@ -60,7 +63,9 @@ def test_strings_that_are_all_json_lists_or_nulls_are_parsed():
     assert turns_of(("null", "", None)) == [[(), (), ()]]
 
 
-@pytest.mark.parametrize("text", ["[1]", "null", "", "[not JSON", '{"a": 1}', '"quoted"', '["a", 1]', " "])
+@pytest.mark.parametrize(
+    "text", ["[1]", "null", "", "[not JSON", '{"a": 1}', '"quoted"', '["a", 1]', " "]
+)
 def test_beside_plain_texts_a_text_is_one_turn_as_it_stands(text):
     assert turns_of(("What?", "This.", text)) == [[("What?",), ("This.",), (text,)]]
 
@@ -78,20 +83,45 @@ def test_none_and_nan_are_conversations_without_turns():
     [
         (
             [('["p"]', '["a"]', '["b"]'), ('["p"]', "plain", '["b"]')],
-            r"row 2 \(id '1'\): column 'response_a': expected a JSON list of strings as in row 1, column 'prompt', got 'plain'",
+            r"row 2 \(id '1'\): column 'response_a': expected a JSON list of strings as in row 1, "
+            r"column 'prompt', got 'plain'",
         ),
-        ([('["p"]', "a", "b")], r"row 1 \(id '0'\): column 'response_a': expected a JSON list of strings"),
-        ([("p", "a", '["b"]')], r"column 'response_b': expected a plain text as in row 1, column 'prompt'"),
-        ([('["p"]', '["a", 1]', '["b"]')], r"column 'response_a': expected a JSON list .* got '\[\"a\", 1\]'"),
-        ([(["p"], "a", ["b"])], r"column 'response_a': expected a list of turns as in row 1, column 'prompt', got 'a'"),
-        ([("", (), "b")], r"column 'response_a': expected a JSON list of strings or a plain text .* got '\[\]'"),
-        ([(["p", 1], ["a"], ["b"])], r"row 1 \(id '0'\): column 'prompt': turn 2: expected a string or null, got '1'"),
-        ([([{"role": "user"}], ["a"], ["b"])], r"column 'prompt': turn 1: expected a string or null"),
+        (
+            [('["p"]', "a", "b")],
+            r"row 1 \(id '0'\): column 'response_a': expected a JSON list of strings",
+        ),
+        (
+            [("p", "a", '["b"]')],
+            r"column 'response_b': expected a plain text as in row 1, column 'prompt'",
+        ),
+        (
+            [('["p"]', '["a", 1]', '["b"]')],
+            r"column 'response_a': expected a JSON list .* got '\[\"a\", 1\]'",
+        ),
+        (
+            [(["p"], "a", ["b"])],
+            r"column 'response_a': expected a list of turns as in row 1, column 'prompt', got 'a'",
+        ),
+        (
+            [("", (), "b")],
+            r"column 'response_a': expected a JSON list of strings or a plain text .* got '\[\]'",
+        ),
+        (
+            [(["p", 1], ["a"], ["b"])],
+            r"row 1 \(id '0'\): column 'prompt': turn 2: expected a string or null, got '1'",
+        ),
+        (
+            [([{"role": "user"}], ["a"], ["b"])],
+            r"column 'prompt': turn 1: expected a string or null",
+        ),
         ([(["p"], ["a"], [["b"]])], r"column 'response_b': turn 1"),
         ([("p", "a", 3)], r"column 'response_b': expected a text or a list of turns, got int '3'"),
         ([(b"p", "a", "b")], r"column 'prompt': expected a text or a list of turns, got bytes"),
         ([({"p"}, ["a"], ["b"])], r"column 'prompt': expected a text or a list of turns, got set"),
-        ([(np.zeros((2, 2)), ["a"], ["b"])], r"column 'prompt': expected a text or a list of turns, got ndarray"),
+        (
+            [(np.zeros((2, 2)), ["a"], ["b"])],
+            r"column 'prompt': expected a text or a list of turns, got ndarray",
+        ),
     ],
 )
 def test_a_mixture_or_anything_else_is_refused_with_its_place(rows, message):
@@ -101,7 +131,9 @@ def test_a_mixture_or_anything_else_is_refused_with_its_place(rows, message):
 
 def test_columns_ids_and_index():
     rows = frame((["p"], ["a"], ["b"]), (["q"], ["c"], ["d"]))
-    with pytest.raises(InputError, match=r"missing column 'response_a', 'response_b'; they have 'id', 'prompt'"):
+    with pytest.raises(
+        InputError, match=r"missing column 'response_a', 'response_b'; they have 'id', 'prompt'"
+    ):
         as_pairs(rows[["id", "prompt"]])
     with pytest.raises(InputError, match="column 'prompt' is there twice"):
         as_pairs(rows[["id", "prompt", *TEXT_COLUMNS]])
@@ -127,9 +159,18 @@ def test_a_rule_is_decided_by_all_cells_that_it_saw():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([[1, 0, 0], [0, np.nan, 1]], r"row 2: column 'winner_model_b': expected a number in \[0, 1\], got nan"),
-        ([[1, 0, 0], [0, 2, -1]], r"row 2: column 'winner_model_b': expected a number in \[0, 1\], got 2"),
-        ([["A", 0, 0], [0, 0, 1]], r"row 1: column 'winner_model_a': expected a number in \[0, 1\], got 'A'"),
+        (
+            [[1, 0, 0], [0, np.nan, 1]],
+            r"row 2: column 'winner_model_b': expected a number in \[0, 1\], got nan",
+        ),
+        (
+            [[1, 0, 0], [0, 2, -1]],
+            r"row 2: column 'winner_model_b': expected a number in \[0, 1\], got 2",
+        ),
+        (
+            [["A", 0, 0], [0, 0, 1]],
+            r"row 1: column 'winner_model_a': expected a number in \[0, 1\], got 'A'",
+        ),
         ([[1, 0, 0], [1, 1, 0]], r"row 2: columns .*: expected a sum of 1, got 2"),
     ],
 )
@@ -145,7 +186,9 @@ def test_rounded_labels_are_rescaled_and_weights_checked(tmp_path):
     np.testing.assert_array_equal(labels_of(rows), labels_of(read_pairs(tmp_path / "rows.csv")))
     assert weights_of(rows.assign(weight=["1", 2.5])).tolist() == [1, 2.5]
     for wrong in (-1, np.inf, np.nan, "x"):
-        with pytest.raises(InputError, match="row 2: column 'weight': expected a finite number of at least 0"):
+        with pytest.raises(
+            InputError, match="row 2: column 'weight': expected a finite number of at least 0"
+        ):
             weights_of(rows.assign(weight=[1, wrong]))
 
 

@@ -34,9 +34,16 @@ def read(tmp_path):
 def test_reads_the_competition_schema(read):
     pairs = read(csv_text(GOOD))
     assert pairs.to_dict("records") == [
-        {"id": "7", "prompt": ("p",), "response_a": ("a",), "response_b": ("b",),
-         "winner_model_a": 1.0, "winner_model_b": 0.0, "winner_tie": 0.0}
-    ]  # fmt: skip
+        {
+            "id": "7",
+            "prompt": ("p",),
+            "response_a": ("a",),
+            "response_b": ("b",),
+            "winner_model_a": 1.0,
+            "winner_model_b": 0.0,
+            "winner_tie": 0.0,
+        }
+    ]
     assert labels_of(pairs).dtype == np.float64
     assert weights_of(pairs) is None
 
@@ -66,7 +73,11 @@ def test_raw_surrogate_bytes_are_replaced(read):
 
 
 def test_model_names_are_mended_as_texts_are(read, tmp_path):
-    content = csv_text([*GOOD, "x@", "y"], header=HEADER + ",model_a,model_b").encode().replace(b"@", b"\xed\xa0\xbd")
+    content = (
+        csv_text([*GOOD, "x@", "y"], header=HEADER + ",model_a,model_b")
+        .encode()
+        .replace(b"@", b"\xed\xa0\xbd")
+    )
     assert read(content)["model_a"].tolist() == ["x\N{REPLACEMENT CHARACTER}"]
     _, faults = read_faulty(tmp_path / "rows.csv")
     assert [(fault.kind, fault.fault) for fault in faults] == [
@@ -85,7 +96,9 @@ def test_byte_order_mark_line_ends_and_missing_labels(read):
     assert read(content)["id"].tolist() == ["7"]
     unlabelled = csv_text(GOOD[:4], header="id,prompt,response_a,response_b")
     assert "winner_tie" not in read(unlabelled)
-    with pytest.raises(InputError, match="missing column 'winner_model_a', 'winner_model_b', 'winner_tie'"):
+    with pytest.raises(
+        InputError, match="missing column 'winner_model_a', 'winner_model_b', 'winner_tie'"
+    ):
         read(unlabelled, labels=True)
     assert "winner_tie" not in read(csv_text(GOOD), labels=False)
 
@@ -107,9 +120,18 @@ def test_soft_labels_and_weights(read):
     ("content", "message"),
     [
         (csv_text(GOOD[:3], header="id,prompt,response_a"), "missing column 'response_b'"),
-        (csv_text(GOOD[:6], header=HEADER.removesuffix(",winner_tie")), "missing column 'winner_tie'"),
-        (csv_text(GOOD, header=HEADER.replace("response_b", "prompt")), "names column 'prompt' twice"),
-        (csv_text(changed(prompt="hello")), r"row 1 \(id '7'\): column 'prompt': not JSON.*'hello'"),
+        (
+            csv_text(GOOD[:6], header=HEADER.removesuffix(",winner_tie")),
+            "missing column 'winner_tie'",
+        ),
+        (
+            csv_text(GOOD, header=HEADER.replace("response_b", "prompt")),
+            "names column 'prompt' twice",
+        ),
+        (
+            csv_text(changed(prompt="hello")),
+            r"row 1 \(id '7'\): column 'prompt': not JSON.*'hello'",
+        ),
         (csv_text(changed(prompt="['hello']")), "not JSON"),
         (
             csv_text(changed(response_b='{"a": "b"}')),
@@ -118,17 +140,26 @@ def test_soft_labels_and_weights(read):
         (csv_text(changed(response_b='"b"')), "got a JSON string"),
         (csv_text(changed(response_b="3")), "got a JSON value"),
         (csv_text(changed(response_b='["b", 3]')), "turn 2: expected a string or null, got '3'"),
-        (csv_text(changed(winner_tie="yes")), r"column 'winner_tie': expected a number in \[0, 1\], got 'yes'"),
+        (
+            csv_text(changed(winner_tie="yes")),
+            r"column 'winner_tie': expected a number in \[0, 1\], got 'yes'",
+        ),
         (csv_text(changed(winner_tie="nan")), "column 'winner_tie'"),
         (csv_text(changed(winner_model_a="1.2")), "column 'winner_model_a'"),
         (csv_text(changed(winner_model_a="")), "column 'winner_model_a'"),
         (csv_text(changed(winner_model_b="1")), "expected a sum of 1, got 2"),
         (csv_text(changed(winner_model_a="0")), "expected a sum of 1, got 0"),
-        (csv_text(GOOD, changed(id="8"), GOOD), r"row 3 \(id '7'\): duplicate id, first seen in row 1"),
+        (
+            csv_text(GOOD, changed(id="8"), GOOD),
+            r"row 3 \(id '7'\): duplicate id, first seen in row 1",
+        ),
         (csv_text(changed(id="")), "row 1: column 'id' is empty"),
         (csv_text([*GOOD, "-1"], header=HEADER + ",weight"), "column 'weight'"),
         (csv_text([*GOOD, "inf"], header=HEADER + ",weight"), "column 'weight'"),
-        (csv_text([*GOOD, "0"], header=HEADER + ",weight"), "expected a positive, finite sum, got 0"),
+        (
+            csv_text([*GOOD, "0"], header=HEADER + ",weight"),
+            "expected a positive, finite sum, got 0",
+        ),
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
         (HEADER + "\n", "a header without rows"),
@@ -192,4 +223,8 @@ def test_real_rows(real_data):
     pairs = read_pairs(real_data / "arena_train.csv", labels=True)
     assert len(pairs) == 1_000
     assert labels_of(pairs).sum() == 1_000
-    assert read_pairs(real_data / "sample_test.csv")["id"].tolist() == ["136060", "211333", "1233961"]
+    assert read_pairs(real_data / "sample_test.csv")["id"].tolist() == [
+        "136060",
+        "211333",
+        "1233961",
+    ]

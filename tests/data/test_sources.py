@@ -1,4 +1,5 @@
-"""Where training rows come from: extra files with weights, prompts that must not be learned, and what is counted."""
+"""Where training rows come from: extra files with weights, prompts that must not be learned, and
+what is counted."""
 
 import numpy as np
 import pandas as pd
@@ -31,19 +32,41 @@ def test_extra_rows_carry_their_sources_weight(write_csv, train_csv):
     weighted = write_csv(rows("seven", "eight"), name="weighted.csv", weight=[1.0, 0.0])
     found = read_training_rows(train_csv, [Extra(plain), Extra(weighted, 0.5)])
     assert found.extra["weight"].tolist() == [1.0, 1.0, 0.5, 0.0]
-    assert found.extra["id"].tolist() == ["extra-1:100", "extra-1:101", "extra-2:100", "extra-2:101"]
+    assert found.extra["id"].tolist() == [
+        "extra-1:100",
+        "extra-1:101",
+        "extra-2:100",
+        "extra-2:101",
+    ]
     own, extra, shared = found.kept(np.array([True, False, False, False]))
-    assert (own.tolist(), extra.tolist(), shared) == ([False, True, True, True], [True, True, True, False], 0)
+    assert (own.tolist(), extra.tolist(), shared) == (
+        [False, True, True, True],
+        [True, True, True, False],
+        0,
+    )
     pairs, targets = found.gathered(own, extra)
-    assert pairs["prompt"].tolist() == [("two",), ("three",), ("four",), ("five",), ("six",), ("seven",)]
+    assert pairs["prompt"].tolist() == [
+        ("two",),
+        ("three",),
+        ("four",),
+        ("five",),
+        ("six",),
+        ("seven",),
+    ]
     assert pairs["weight"].tolist() == [1, 1, 1, 1, 1, 0.5]
     np.testing.assert_array_equal(targets, labels_of(pairs))
 
 
-def test_extra_rows_that_share_a_prompt_with_a_held_out_row_are_left_out_and_counted(write_csv, train_csv):
+def test_extra_rows_that_share_a_prompt_with_a_held_out_row_are_left_out_and_counted(
+    write_csv, train_csv
+):
     extra = write_csv(rows("  ONE ", "two", "five"), name="extra.csv")
     found = read_training_rows(train_csv, [Extra(extra)])
-    for held, left, shared in ((0, ["two", "five"], 1), (1, ["  ONE ", "five"], 1), (2, ["  ONE ", "two", "five"], 0)):
+    for held, left, shared in (
+        (0, ["two", "five"], 1),
+        (1, ["  ONE ", "five"], 1),
+        (2, ["  ONE ", "two", "five"], 0),
+    ):
         own, more, count = found.kept(np.arange(4) == held)
         pairs, _ = found.gathered(own, more)
         assert [turns[0] for turns in pairs["prompt"][3:]] == left
@@ -83,7 +106,11 @@ def test_written_pairs_are_read_back_as_they_are(arena, tmp_path, write_csv):
         write_pairs(tmp_path / "again.csv", pairs)
         pd.testing.assert_frame_equal(read_pairs(tmp_path / "again.csv"), pairs)
     odd = write_csv(
-        [(['line\nbreak "quoted", comma'], [None, ""], "", 0), (["\ud83d"], ["é☃\u2028"], ["\r\0"], 2)], name="odd.csv"
+        [
+            (['line\nbreak "quoted", comma'], [None, ""], "", 0),
+            (["\ud83d"], ["é☃\u2028"], ["\r\0"], 2),
+        ],
+        name="odd.csv",
     )
     pairs = read_pairs(odd).assign(weight=[0.1 + 0.2, 3.0])
     pairs[list(LABEL_COLUMNS)] = [[1 / 3, 1 / 3, 1 / 3], [0.1, 0.2, 0.7]]
@@ -97,7 +124,9 @@ def test_written_pairs_are_read_back_as_they_are(arena, tmp_path, write_csv):
 def test_inner_splits_judge_by_the_files_own_rows(write_csv, pairs):
     names = [f"prompt {i}" for i in range(9)]
     train_csv = write_csv(rows(*names, "prompt 0"), name="train.csv")
-    extra = write_csv(rows("PROMPT 0", "prompt 5", *(f"new {i}" for i in range(20))), name="extra.csv")
+    extra = write_csv(
+        rows("PROMPT 0", "prompt 5", *(f"new {i}" for i in range(20))), name="extra.csv"
+    )
     found = read_training_rows(train_csv, [Extra(extra)])
     together, targets = found.gathered(np.ones(10, dtype=bool), np.ones(22, dtype=bool))
     keys = prompt_keys(together)

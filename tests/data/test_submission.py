@@ -12,7 +12,10 @@ PROBABILITIES = np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [1 / 3, 1 / 3, 1 / 3
 @pytest.fixture
 def test_csv(tmp_path):
     path = tmp_path / "test.csv"
-    path.write_text("id,prompt,response_a,response_b\n" + "".join(f'{i},"[""p""]","[""a""]","[""b""]"\n' for i in IDS))
+    path.write_text(
+        "id,prompt,response_a,response_b\n"
+        + "".join(f'{i},"[""p""]","[""a""]","[""b""]"\n' for i in IDS)
+    )
     return path
 
 
@@ -22,11 +25,19 @@ def test_what_is_written_passes_the_check_and_reads_back(tmp_path, test_csv):
     assert check_submission(path, test_csv) == []
     lines = path.read_text().splitlines()
     assert lines[0] + "\n" == HEADER
-    np.testing.assert_array_equal([[float(x) for x in line.split(",")[1:]] for line in lines[1:]], PROBABILITIES)
+    np.testing.assert_array_equal(
+        [[float(x) for x in line.split(",")[1:]] for line in lines[1:]], PROBABILITIES
+    )
 
 
 @pytest.mark.parametrize(
-    "bad", [np.full((3, 3), 0.5), np.full((3, 3), np.nan), np.array([[1.5, -0.5, 0]] * 3), np.full((2, 3), 1 / 3)]
+    "bad",
+    [
+        np.full((3, 3), 0.5),
+        np.full((3, 3), np.nan),
+        np.array([[1.5, -0.5, 0]] * 3),
+        np.full((2, 3), 1 / 3),
+    ],
 )
 def test_bad_probabilities_are_not_written(tmp_path, bad):
     with pytest.raises(ValueError, match=r"probabilities"):
@@ -37,7 +48,10 @@ def test_bad_probabilities_are_not_written(tmp_path, bad):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("id,winner_model_b,winner_model_a,winner_tie\n30,1,0,0\n4,1,0,0\n17,1,0,0\n", "expected the header"),
+        (
+            "id,winner_model_b,winner_model_a,winner_tie\n30,1,0,0\n4,1,0,0\n17,1,0,0\n",
+            "expected the header",
+        ),
         (",id,winner_model_a,winner_model_b,winner_tie\n0,30,1,0,0\n", "expected the header"),
         (HEADER + "30,1,0,0\n4,1,0,0\n", "expected 3 rows"),
         (HEADER + "4,1,0,0\n30,1,0,0\n17,1,0,0\n", "in another order"),
@@ -45,14 +59,19 @@ def test_bad_probabilities_are_not_written(tmp_path, bad):
         (HEADER + "30,1,0,0\n4,,0,0\n17,1,0,0\n", "row 2 (id '4'): not a finite number"),
         (HEADER + "30,1,0,0\n4,inf,0,0\n17,1,0,0\n", "not a finite number"),
         (HEADER + "30,1.5,-0.5,0\n4,1,0,0\n17,1,0,0\n", "row 1 (id '30'): outside [0, 1]"),
-        (HEADER + "30,1,0,0\n4,1,0,0\n17,0.5,0.4,0\n", "row 3 (id '17'): probabilities do not sum to 1"),
+        (
+            HEADER + "30,1,0,0\n4,1,0,0\n17,0.5,0.4,0\n",
+            "row 3 (id '17'): probabilities do not sum to 1",
+        ),
         ("", "expected the header"),
     ],
 )
 def test_faults_are_found(tmp_path, test_csv, text, fault):
     path = tmp_path / "submission.csv"
     path.write_text(text)
-    assert any(fault in found for found in check_submission(path, test_csv)), check_submission(path, test_csv)
+    assert any(fault in found for found in check_submission(path, test_csv)), check_submission(
+        path, test_csv
+    )
 
 
 def test_missing_files(tmp_path, test_csv):

@@ -1,4 +1,5 @@
-"""Axes besides preference: values worked by hand, who follows what, exchanged answers, odd texts."""
+"""Axes besides preference: values worked by hand, who follows what, exchanged answers, odd
+texts."""
 
 import sys
 
@@ -18,7 +19,14 @@ STATISTICS = ["people", "model", "excess", "margin"]
 
 def axis_of(a, b=None):
     a = np.asarray(a, dtype=np.float64)
-    return Axis("axis", "measure", "unit", a, np.zeros(len(a)) if b is None else np.asarray(b, dtype=np.float64), float)
+    return Axis(
+        "axis",
+        "measure",
+        "unit",
+        a,
+        np.zeros(len(a)) if b is None else np.asarray(b, dtype=np.float64),
+        float,
+    )
 
 
 def probabilities_of(margin, tie=0.25):
@@ -28,18 +36,26 @@ def probabilities_of(margin, tie=0.25):
 
 def test_by_hand():
     labels = np.eye(3)[[A, TIE, A, B, B]]
-    probabilities = np.array([[0.6, 0.2, 0.2], [0, 0, 1], [0.3, 0.5, 0.2], [0.4, 0.4, 0.2], [0.5, 0.1, 0.4]])
+    probabilities = np.array(
+        [[0.6, 0.2, 0.2], [0, 0, 1], [0.3, 0.5, 0.2], [0.4, 0.4, 0.2], [0.5, 0.1, 0.4]]
+    )
     axis = axis_of([3, 9, 5, 2, np.nan], [0, 0, 4, 4, 1])
     (found,) = follow([axis], labels, probabilities, np.arange(5), draws=20).to_dict("records")
-    # Three decided rows have both values: differences 3, 1, -2 and so ranks 1, 0, -1 about their mean; people 1, 1, -1.
+    # Three decided rows have both values: differences 3, 1, -2 and so ranks 1, 0, -1 about their
+    # mean; people 1, 1, -1.
     assert found["rows"] == 3
     assert found["people"] == pytest.approx((2 / 3) / np.sqrt(2 / 3 * (1 - 1 / 9)))
-    # The model expects 1/2, -1/4, 0 of them, its margin ranks them 1, -1, 0, and it has no choice in the last.
+    # The model expects 1/2, -1/4, 0 of them, its margin ranks them 1, -1, 0, and it has no choice
+    # in the last.
     assert found["model"] == pytest.approx((0.5 / 3) / np.sqrt(2 / 3 * (1 - (0.25 / 3) ** 2)))
     assert found["excess"] == pytest.approx(found["model"] - found["people"])
     assert found["margin"] == pytest.approx(0.5)
-    assert [found["preferred"], found["rejected"]] == pytest.approx([(3 + 5 + 4) / 3, (0 + 4 + 2) / 3])
-    assert [found["chosen"], found["passed_over"]] == pytest.approx([(3 + 4 + 3) / 3, (0 + 5 + 3) / 3])
+    assert [found["preferred"], found["rejected"]] == pytest.approx(
+        [(3 + 5 + 4) / 3, (0 + 4 + 2) / 3]
+    )
+    assert [found["chosen"], found["passed_over"]] == pytest.approx(
+        [(3 + 4 + 3) / 3, (0 + 5 + 3) / 3]
+    )
 
 
 def test_agrees_with_scipy():
@@ -47,15 +63,25 @@ def test_agrees_with_scipy():
     difference, margin = rng.integers(-4, 5, 300), rng.normal(size=300).round(1)
     classes = rng.integers(3, size=300)
     labels, decided = np.eye(3)[classes], classes != TIE
-    found = follow([axis_of(difference)], labels, probabilities_of(margin), np.arange(300), draws=50).iloc[0]
+    found = follow(
+        [axis_of(difference)], labels, probabilities_of(margin), np.arange(300), draws=50
+    ).iloc[0]
     people = np.where(classes == A, 1, -1)
-    assert found["people"] == pytest.approx(spearmanr(difference[decided], people[decided]).statistic)
-    assert found["margin"] == pytest.approx(spearmanr(difference[decided], margin[decided]).statistic)
+    assert found["people"] == pytest.approx(
+        spearmanr(difference[decided], people[decided]).statistic
+    )
+    assert found["margin"] == pytest.approx(
+        spearmanr(difference[decided], margin[decided]).statistic
+    )
     for name in STATISTICS:
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"]
     # Whole prompts are drawn: with one prompt every draw is all rows.
-    alone = follow([axis_of(difference)], labels, probabilities_of(margin), np.zeros(300), draws=5).iloc[0]
-    assert alone["people_low"] == pytest.approx(alone["people_high"]) == pytest.approx(found["people"])
+    alone = follow(
+        [axis_of(difference)], labels, probabilities_of(margin), np.zeros(300), draws=5
+    ).iloc[0]
+    assert (
+        alone["people_low"] == pytest.approx(alone["people_high"]) == pytest.approx(found["people"])
+    )
 
 
 def test_who_loves_length_is_shown():
@@ -66,7 +92,9 @@ def test_who_loves_length_is_shown():
     axes = [axis_of(length), axis_of(relevance)]
 
     def of(margin):
-        return follow(axes, np.eye(3)[classes], probabilities_of(margin), np.arange(1_500), draws=200)
+        return follow(
+            axes, np.eye(3)[classes], probabilities_of(margin), np.arange(1_500), draws=200
+        )
 
     fair = of(0.4 * length + 0.8 * relevance)
     assert (fair["excess_low"] < 0).all()
@@ -78,7 +106,8 @@ def test_who_loves_length_is_shown():
     hater = of(-3 * length)
     assert hater["margin"][0] == pytest.approx(-1)
     assert hater["excess_high"][0] < -0.3
-    # Nothing but length, but no more of it than it deserves: its order is all length, its probabilities are not to blame.
+    # Nothing but length, but no more of it than it deserves: its order is all length, its
+    # probabilities are not to blame.
     timid = of(0.4 * length)
     assert timid["margin"][0] == pytest.approx(1)
     assert timid["excess_low"][0] < 0 < timid["excess_high"][0]
@@ -89,7 +118,12 @@ def test_who_loves_length_is_shown():
 def test_what_the_axes_measure(write_csv):
     rows = [
         (["Where is Rome?"], ["Rome is in Italy."], ["Bananas grow."], A),
-        (["Count", "on"], ["# One\n- two\n- three\n1. four", "**five**"], ["one", "```\ntwo\n```\n`three`"], B),
+        (
+            ["Count", "on"],
+            ["# One\n- two\n- three\n1. four", "**five**"],
+            ["one", "```\ntwo\n```\n`three`"],
+            B,
+        ),
         (["Say nothing."], ["wqzx vvkj qqzp"], [""], TIE),
     ]
     fluency, relevance, formatting, length = axes_of(read_pairs(write_csv(rows)))
@@ -106,7 +140,8 @@ def test_what_the_axes_measure(write_csv):
 
 
 def test_trigram_frequencies(pairs):
-    # Two texts of two trigrams each: "abc" stands once in the other text, and each one's second not at all.
+    # Two texts of two trigrams each: "abc" stands once in the other text, and each one's second not
+    # at all.
     found = trigram_log_frequencies(["abcd", "ABCx", "ab"])
     columns = 2**16 + 2
     assert found[:2] == pytest.approx((np.log(2 / columns) + np.log(1 / columns)) / 2)
@@ -118,7 +153,8 @@ def test_trigram_frequencies(pairs):
 
 
 def check_axes(pairs, **models):
-    """Exchanging the answers exchanges their values, and changes no association; nothing but NaN is left without a number."""
+    """Exchanging the answers exchanges their values, and changes no association; nothing but NaN is
+    left without a number."""
     axes, swapped = axes_of(pairs, **models), axes_of(swap_pairs(pairs), **models)
     for axis, other in zip(axes, swapped, strict=True):
         np.testing.assert_allclose([axis.a, axis.b], [other.b, other.a], atol=1e-5)
@@ -127,7 +163,11 @@ def check_axes(pairs, **models):
     probabilities = np.random.default_rng(1).dirichlet([2, 2, 2], size=len(pairs))
     table = follow(axes, labels, probabilities, prompt_keys(pairs), draws=50)
     mirrored = follow(
-        swapped, labels[:, SWAPPED_CLASSES], probabilities[:, SWAPPED_CLASSES], prompt_keys(pairs), draws=50
+        swapped,
+        labels[:, SWAPPED_CLASSES],
+        probabilities[:, SWAPPED_CLASSES],
+        prompt_keys(pairs),
+        draws=50,
     )
     assert len(table) == 4
     assert np.isfinite(table.select_dtypes("number")).all(axis=None)
@@ -151,7 +191,9 @@ ODD_ROWS = [
 def test_odd_texts(write_csv):
     check_axes(read_pairs(write_csv(ODD_ROWS)))
     # Surrogates that were not read from a file.
-    raw = pd.DataFrame({"prompt": [("\ud83d",)], "response_a": [("\udc00ab",)], "response_b": [("x" * 9,)]})
+    raw = pd.DataFrame(
+        {"prompt": [("\ud83d",)], "response_a": [("\udc00ab",)], "response_b": [("x" * 9,)]}
+    )
     for axis in axes_of(raw):
         assert np.isfinite([axis.a, axis.b]).all()
 
@@ -160,7 +202,9 @@ def test_nothing_decided():
     labels = np.eye(3)[[TIE, TIE]]
     assert follow([axis_of([1, 2])], labels, probabilities_of([0, 1]), np.arange(2)).empty
     # One decided row: nothing varies.
-    one = follow([axis_of([1, 2])], np.eye(3)[[A, TIE]], probabilities_of([0, 1]), np.arange(2), draws=5).iloc[0]
+    one = follow(
+        [axis_of([1, 2])], np.eye(3)[[A, TIE]], probabilities_of([0, 1]), np.arange(2), draws=5
+    ).iloc[0]
     assert (one[STATISTICS] == 0).all()
     assert one["preferred"] == 1
 
@@ -171,7 +215,17 @@ def test_with_models(write_csv, decoder_folder, sentence_encoder):
     axes = check_axes(pairs, language_model=decoder_folder(), sentence_encoder=sentence_encoder)
     assert [axis.name for axis in axes] == ["fluency", "relevance", "formatting", "length"]
     assert axes[0].measure.endswith("under tiny-llama, by itself")
-    assert np.isfinite(axes[0].a).tolist() == [True, False, False, False, True, True, True, True, True]
+    assert np.isfinite(axes[0].a).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+        True,
+        True,
+        True,
+    ]
     assert (np.abs([axes[1].a, axes[1].b]) <= 1 + 1e-6).all()
 
 
@@ -182,7 +236,14 @@ def test_perplexity_by_hand(decoder_folder):
     from humanpref.evaluation.perplexity import LONGEST, LanguageModel
 
     folder = decoder_folder()
-    texts = ["The house of the king.", "What?", "", "The house of the king.", "word " * 400, "[SEP]"]
+    texts = [
+        "The house of the king.",
+        "What?",
+        "",
+        "The house of the king.",
+        "word " * 400,
+        "[SEP]",
+    ]
     found = LanguageModel(str(folder)).log_probabilities(texts)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -194,7 +255,9 @@ def test_perplexity_by_hand(decoder_folder):
             with torch.inference_mode():
                 scores = model(torch.tensor([ids[:end]])).logits[0, -1]
             by_token.append(float(torch.log_softmax(scores, dim=0)[ids[end]]))
-        assert mean == pytest.approx(np.mean(by_token) if by_token else np.nan, abs=1e-4, nan_ok=True)
+        assert mean == pytest.approx(
+            np.mean(by_token) if by_token else np.nan, abs=1e-4, nan_ok=True
+        )
     assert len(ids) > 2  # "[SEP]" is text, not one token
 
 
@@ -203,7 +266,9 @@ def test_without_torch(write_csv, tmp_path, monkeypatch):
     for module in ("language", "sentence"):
         monkeypatch.delitem(sys.modules, f"humanpref.models.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"--language-model needs torch: pip install 'humanpref\[torch\]'"):
+    with pytest.raises(
+        InputError, match=r"--language-model needs torch: pip install 'humanpref\[torch\]'"
+    ):
         axes_of(pairs, language_model=tmp_path)
     with pytest.raises(InputError, match="--sentence-encoder needs torch"):
         axes_of(pairs, sentence_encoder=tmp_path)

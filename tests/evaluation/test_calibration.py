@@ -20,7 +20,9 @@ def test_by_hand():
     probabilities = np.array([[0.8, 0.1, 0.1], [0.4, 0.5, 0.1], [0.2, 0.7, 0.1], [0.2, 0.7, 0.1]])
     assert brier(labels, probabilities) == pytest.approx((0.06 + 0.62 + 0.14 + 1.34) / 4)
     # One bin: A is seen in 1/2 and predicted in 0.4, B in 1/4 and 1/2, the tie in 1/4 and 0.1.
-    assert calibration_error(labels, probabilities, bins=1) == pytest.approx((0.1 + 0.25 + 0.15) / 3)
+    assert calibration_error(labels, probabilities, bins=1) == pytest.approx(
+        (0.1 + 0.25 + 0.15) / 3
+    )
     # Two: for A the rows of 0.2 and 0.2 (none seen), and of 0.4 and 0.8 (both seen).
     table = reliability(labels, probabilities, bins=2)
     assert table.loc[table["label"] == "A", ["predicted", "observed"]].to_numpy().tolist() == [
@@ -28,8 +30,14 @@ def test_by_hand():
         [pytest.approx(0.6), 1],
     ]
     records = per_class(labels[:3], probabilities[:3])
-    assert records[2] == {"label": "tie", "rows": 0, "precision": None, "recall": None, "log_loss": None,
-                          "predicted": pytest.approx(0.1)}  # fmt: skip
+    assert records[2] == {
+        "label": "tie",
+        "rows": 0,
+        "precision": None,
+        "recall": None,
+        "log_loss": None,
+        "predicted": pytest.approx(0.1),
+    }
 
 
 def test_agrees_with_scikit_learn(drawn):

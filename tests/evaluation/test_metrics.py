@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from humanpref.evaluation.metrics import accuracy, bootstrap_interval, log_loss, row_log_losses, summarise
+from humanpref.evaluation.metrics import (
+    accuracy,
+    bootstrap_interval,
+    log_loss,
+    row_log_losses,
+    summarise,
+)
 
 
 def test_numbers_worked_by_hand():
@@ -28,7 +34,9 @@ def test_the_interval_of_independent_rows_is_that_of_the_mean():
     values = np.random.default_rng(1).normal(1.0, 0.3, size=2_000)
     low, high = bootstrap_interval(values, np.arange(2_000))
     half = 1.96 * values.std() / math.sqrt(2_000)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.2 * half)
+    assert (low, high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.2 * half
+    )
     assert (low, high) == bootstrap_interval(values, np.arange(2_000))
 
 
@@ -36,7 +44,9 @@ def test_rows_of_one_prompt_count_as_one():
     values = np.repeat(np.random.default_rng(2).normal(size=100), 10)
     low, high = bootstrap_interval(values, np.repeat(np.arange(100), 10))
     independent_low, independent_high = bootstrap_interval(values, np.arange(1_000))
-    assert (high - low) / (independent_high - independent_low) == pytest.approx(math.sqrt(10), rel=0.2)
+    assert (high - low) / (independent_high - independent_low) == pytest.approx(
+        math.sqrt(10), rel=0.2
+    )
 
 
 def test_the_interval_covers():

@@ -17,7 +17,8 @@ def battles(*rows):
 
 
 def test_two_models_by_hand():
-    # 2,000 wins, 1,000 losses and 1,500 ties in either order: d = ln 2, exp(nu) = 1500 / sqrt(2000 * 1000), no order effect.
+    # 2,000 wins, 1,000 losses and 1,500 ties in either order: d = ln 2, exp(nu) = 1500 / sqrt(2000
+    # * 1000), no order effect.
     rows = [("x", "y", 0)] * 2000 + [("x", "y", 1)] * 1000 + [("x", "y", 2)] * 1500
     both = pd.concat([battles(*rows), swap_pairs(battles(*rows))], ignore_index=True)
     ranking, figures = model_strengths(both)
@@ -25,14 +26,20 @@ def test_two_models_by_hand():
     assert ranking["strength"].diff().iloc[1] == pytest.approx(-np.log(2), abs=1e-3)
     assert figures["tie_score"] == pytest.approx(np.log(1500 / np.sqrt(2e6)), abs=1e-3)
     assert figures["first"] == pytest.approx(0, abs=1e-3)
-    # Without an effect of ties or order, var(d) of 2 * 3,000 decided rows is 1 / 4000 + 1 / 2000; a strength is half of d.
+    # Without an effect of ties or order, var(d) of 2 * 3,000 decided rows is 1 / 4000 + 1 / 2000; a
+    # strength is half of d.
     half = (ranking["high"] - ranking["low"])[0] / 2
     assert half == pytest.approx(1.96 * np.sqrt(1 / 4000 + 1 / 2000) / 2, rel=0.01)
 
 
 def test_the_order_is_told_from_the_strength():
     # y always answers second, x and z change places: A wins twice as often as B whoever it is.
-    rows = [("x", "z", 0)] * 200 + [("x", "z", 1)] * 100 + [("z", "x", 0)] * 200 + [("z", "x", 1)] * 100
+    rows = (
+        [("x", "z", 0)] * 200
+        + [("x", "z", 1)] * 100
+        + [("z", "x", 0)] * 200
+        + [("z", "x", 1)] * 100
+    )
     ranking, figures = model_strengths(battles(*rows))
     assert figures["first"] == pytest.approx(np.log(2), abs=0.01)
     assert ranking["strength"].abs().max() < 1e-3

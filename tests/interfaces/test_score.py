@@ -1,4 +1,5 @@
-"""`humanpref score`: what is added to which line, what is carried through, and which lines are refused."""
+"""`humanpref score`: what is added to which line, what is carried through, and which lines are
+refused."""
 
 import json
 
@@ -17,8 +18,12 @@ from humanpref.runs.train import train
 
 @pytest.fixture(scope="module")
 def artifact(arena, tmp_path_factory):
-    options = load_config("sparse", None, ("model.term_penalties=30", "model.structure_penalties=100"))
-    return train(options, arena / "train.csv", tmp_path_factory.mktemp("scoring") / "artifact", folds=2)
+    options = load_config(
+        "sparse", None, ("model.term_penalties=30", "model.structure_penalties=100")
+    )
+    return train(
+        options, arena / "train.csv", tmp_path_factory.mktemp("scoring") / "artifact", folds=2
+    )
 
 
 @pytest.fixture
@@ -27,7 +32,9 @@ def lines(tmp_path):
 
     def write(*objects):
         path = tmp_path / "in.jsonl"
-        path.write_text("".join((o if isinstance(o, str) else json.dumps(o)) + "\n" for o in objects), "utf-8")
+        path.write_text(
+            "".join((o if isinstance(o, str) else json.dumps(o)) + "\n" for o in objects), "utf-8"
+        )
         return path
 
     return write
@@ -45,12 +52,18 @@ def pair(prompt="What?", response_a="This.", response_b="That, and more.", **ext
 
 def test_pairs_get_the_probabilities_and_the_log_odds(artifact, pairs, lines, monkeypatch):
     monkeypatch.setattr(scoring, "BATCH_LINES", 7)
-    objects = [pair(*(list(row[c]) for c in ("prompt", "response_a", "response_b")), n=i)
-               for i, row in pairs[:20].iterrows()]  # fmt: skip
+    objects = [
+        pair(*(list(row[c]) for c in ("prompt", "response_a", "response_b")), n=i)
+        for i, row in pairs[:20].iterrows()
+    ]
     made = scored(artifact, lines(*objects))
     expected = artifact.predict_proba(pairs[:20])
-    np.testing.assert_allclose([[o["p_a"], o["p_b"], o["p_tie"]] for o in made], expected, atol=1e-12)
-    np.testing.assert_allclose([o["margin"] for o in made], np.log(expected[:, 0] / expected[:, 1]), atol=1e-12)
+    np.testing.assert_allclose(
+        [[o["p_a"], o["p_b"], o["p_tie"]] for o in made], expected, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        [o["margin"] for o in made], np.log(expected[:, 0] / expected[:, 1]), atol=1e-12
+    )
     assert [{k: o[k] for k in objects[0]} for o in made] == objects
 
 
@@ -73,13 +86,23 @@ def test_texts_are_read_by_what_the_whole_file_holds(artifact, lines, monkeypatc
     empty, null, _ = scored(artifact, lines(pair("", "", ""), pair("p", "null", "a b c d"), pair()))
     assert empty["margin"] == pytest.approx(0)
     (text,) = scored(artifact, lines(pair(["p"], ["null"], ["a b c d"])))
-    assert null["margin"] == text["margin"] != scored(artifact, lines(pair(["p"], None, ["a b c d"])))[0]["margin"]
+    assert (
+        null["margin"]
+        == text["margin"]
+        != scored(artifact, lines(pair(["p"], None, ["a b c d"])))[0]["margin"]
+    )
 
 
 def test_what_else_a_line_holds_is_carried_through(artifact, lines):
-    extra = {"id": 7, "meta": {"tags": ["ü", None, "\ud800"], "x": 1.5}, "prompt_id": "p", "big": 10**30}
+    extra = {
+        "id": 7,
+        "meta": {"tags": ["ü", None, "\ud800"], "x": 1.5},
+        "prompt_id": "p",
+        "big": 10**30,
+    }
     first, second = scored(
-        artifact, lines(pair(["p"], ["a"], ["b"], **extra), "", "  ", pair(["a", None], [], ["\ud800"]))
+        artifact,
+        lines(pair(["p"], ["a"], ["b"], **extra), "", "  ", pair(["a", None], [], ["\ud800"])),
     )
     assert {key: first[key] for key in extra} == extra
     assert second["prompt"] == ["a", None]
@@ -92,21 +115,43 @@ def test_what_else_a_line_holds_is_carried_through(artifact, lines):
         ('{"prompt": NaN}', "not valid JSON (the number NaN is not finite)"),
         ('{"prompt": 1e999}', "not valid JSON (the number 1e999 is not finite)"),
         ("[1]", "expected a JSON object, got '[1]'"),
-        ({"prompt": "p", "response_a": "a"}, "key 'response_b': is missing; the line has 'prompt', 'response_a'"),
+        (
+            {"prompt": "p", "response_a": "a"},
+            "key 'response_b': is missing; the line has 'prompt', 'response_a'",
+        ),
         ({"response": "a"}, "key 'prompt': is missing"),
         (pair(3), "key 'prompt': expected a text or a list of turns, got int '3'"),
         (pair(["p"]), "key 'prompt': expected a plain text as in line 1, key 'prompt', got"),
-        (pair(response_b='["b"]'), "key 'response_b': expected a plain text as in line 1, key 'prompt', got"),
+        (
+            pair(response_b='["b"]'),
+            "key 'response_b': expected a plain text as in line 1, key 'prompt', got",
+        ),
         (pair(response_a=["a", 1]), "key 'response_a': turn 2: expected a string or null, got '1'"),
         (pair(response="r"), "key 'response': stands beside 'response_a'"),
         (pair(margin=1), "key 'margin': is there already"),
         ({"prompt": "p", "response": "r", "reward": 0}, "key 'reward': is there already"),
-        ({"prompt": "p", "response": "r"}, "key 'response': family sparse gives no reward of one response"),
+        (
+            {"prompt": "p", "response": "r"},
+            "key 'response': family sparse gives no reward of one response",
+        ),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_written(line, told, artifact, lines, capsys):
     path = lines(pair(), line, pair())
-    assert main(["--quiet", "score", str(artifact.folder), "--in", str(path), "--out", str(path.parent / "o")]) == 2
+    assert (
+        main(
+            [
+                "--quiet",
+                "score",
+                str(artifact.folder),
+                "--in",
+                str(path),
+                "--out",
+                str(path.parent / "o"),
+            ]
+        )
+        == 2
+    )
     assert f"humanpref: {path}: line 2: {told}" in capsys.readouterr().err
     assert not list(path.parent.glob("*o*o*"))
     assert {entry.name for entry in path.parent.iterdir()} == {"in.jsonl"}
@@ -116,7 +161,10 @@ def test_files_that_will_not_do(artifact, lines, tmp_path, capsys):
     path = lines(pair())
 
     def told(source, out):
-        assert main(["--quiet", "score", str(artifact.folder), "--in", str(source), "--out", str(out)]) == 2
+        assert (
+            main(["--quiet", "score", str(artifact.folder), "--in", str(source), "--out", str(out)])
+            == 2
+        )
         return capsys.readouterr().err
 
     assert "not a file" in told(tmp_path / "none", tmp_path / "o")
@@ -142,9 +190,13 @@ def test_single_responses_get_the_implicit_reward(decoder_folder, pairs, arena, 
     objects = []
     for _, row in some.iterrows():
         texts = {column: list(row[column]) for column in ("prompt", "response_a", "response_b")}
-        objects += [texts] + [{"prompt": texts["prompt"], "response": texts[s]} for s in ("response_a", "response_b")]
+        objects += [texts] + [
+            {"prompt": texts["prompt"], "response": texts[s]} for s in ("response_a", "response_b")
+        ]
     made = scored(Artifact.load(dpo.folder), lines(*objects))
     rewards = np.array([o["reward"] for o in made if "reward" in o]).reshape(6, 2)
     assert len({*rewards.ravel()}) > 6
-    np.testing.assert_allclose(rewards[:, 0] - rewards[:, 1], dpo.models[0].margins(some), atol=1e-5)
+    np.testing.assert_allclose(
+        rewards[:, 0] - rewards[:, 1], dpo.models[0].margins(some), atol=1e-5
+    )
     assert [set(o) & {"reward", "margin"} for o in made] == [{"margin"}, {"reward"}, {"reward"}] * 6

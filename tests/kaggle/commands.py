@@ -1,7 +1,8 @@
-"""Run `humanpref` commands in processes of their own, which may be killed, without importing everything for each.
+"""Run `humanpref` commands in processes of their own, which may be killed, without importing
+everything for each.
 
-One process imports the package and the real client and then forks a child for every command. In it no time passes: sleeping
-only moves its clock.
+One process imports the package and the real client and then forks a child for every command. In it
+no time passes: sleeping only moves its clock.
 """
 
 import json
@@ -37,7 +38,8 @@ for line in sys.stdin:
             os.environ.update(order["environment"])
             os.chdir(order["folder"])
             for number in (1, 2):
-                os.dup2(os.open(order["output"][number - 1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+                os.dup2(os.open(order["output"][number - 1], flags), number)
             code = humanpref.cli.main(order["arguments"])
         except SystemExit as error:
             code = error.code
@@ -55,7 +57,8 @@ for line in sys.stdin:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command ended with: its exit code, minus the signal if it was killed, and what it printed."""
+    """What a command ended with: its exit code, minus the signal if it was killed, and what it
+    printed."""
 
     code: int
     out: str
@@ -79,8 +82,15 @@ class Commands:
             bufsize=1,
         )
 
-    def run(self, service: Service, folder: Path, *arguments: str, limits: tuple[float, float] = (20, 40)) -> Finished:
-        """Run `humanpref ARGUMENTS` in a folder against a service; `limits`: seconds for a read and for a call."""
+    def run(
+        self,
+        service: Service,
+        folder: Path,
+        *arguments: str,
+        limits: tuple[float, float] = (20, 40),
+    ) -> Finished:
+        """Run `humanpref ARGUMENTS` in a folder against a service; `limits`: seconds for a read and
+        for a call."""
         output = [self._folder / "out", self._folder / "err"]
         order = {
             "arguments": arguments,

@@ -18,14 +18,21 @@ def make_wheel(
     """Write a wheel that pip installs: one module of the distribution's name, and its metadata."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
-    metadata = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {text}" for text in requires)]
+    metadata = [
+        f"Name: {name}",
+        f"Version: {version}",
+        *(f"Requires-Dist: {text}" for text in requires),
+    ]
     metadata += [f"Requires-Python: {python}"] if python else []
     files = {
         f"{module}.py": code or f"NAME = {name!r}\n",
         f"{info}/METADATA": "\n".join(["Metadata-Version: 2.1", *metadata, "", ""]),
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tags}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
+        f"Tag: {tags}\n",
     }
-    record = [f"{path},sha256={_digest(text)},{len(text)}" for path, text in files.items()] + [f"{info}/RECORD,,"]
+    record = [f"{path},sha256={_digest(text)},{len(text)}" for path, text in files.items()] + [
+        f"{info}/RECORD,,"
+    ]
     files[f"{info}/RECORD"] = "\n".join(record) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{module}-{version}-{tags}.whl"

@@ -1,12 +1,14 @@
 """A stand-in for Kaggle's service on the loopback address, and the real client pointed at it.
 
-The service keeps what it was sent (datasets and kernels with their versions and runs, submissions) and answers as Kaggle is
-reported to answer, as far as the tests need it. It speaks HTTP and knows nothing of our package. The client is the installed
-`kaggle`, always in a subprocess: importing it reads credentials and makes a folder, which must not happen in the test process.
+The service keeps what it was sent (datasets and kernels with their versions and runs, submissions)
+and answers as Kaggle is reported to answer, as far as the tests need it. It speaks HTTP and knows
+nothing of our package. The client is the installed `kaggle`, always in a subprocess: importing it
+reads credentials and makes a folder, which must not happen in the test process.
 
-To add a call, write a method `(Request) -> Reply` and name it in `Service.answers`. To misbehave, `Service.queue` replies to be
-given in place of the next answers (`None` drops the connection), or faults: functions that get the request and the usual
-answer, such as `lost`, `slow` and `half_an_upload`. `Service.watch` sees every request before and after it is dealt with.
+To add a call, write a method `(Request) -> Reply` and name it in `Service.answers`. To misbehave,
+`Service.queue` replies to be given in place of the next answers (`None` drops the connection), or
+faults: functions that get the request and the usual answer, such as `lost`, `slow` and
+`half_an_upload`. `Service.watch` sees every request before and after it is dealt with.
 """
 
 import base64
@@ -60,8 +62,13 @@ class Request:
 
     @property
     def call(self) -> str:
-        """`Service/Method` without the service's package, or `METHOD path` for what is no call of the API."""
-        return self.path.rpartition(".")[2] if self.path.startswith(API) else f"{self.method} {self.path}"
+        """`Service/Method` without the service's package, or `METHOD path` for what is no call of
+        the API."""
+        return (
+            self.path.rpartition(".")[2]
+            if self.path.startswith(API)
+            else f"{self.method} {self.path}"
+        )
 
     @property
     def json(self) -> Any:
@@ -130,20 +137,23 @@ class Service:
     answers : dict of str to Answer
         What to do on each call (`KernelsApiService/SaveKernel`, …).
     watch : callable
-        Gets each request and whether it was dealt with yet; in the second case the answer was not sent.
+        Gets each request and whether it was dealt with yet; in the second case the answer was not
+        sent.
     datasets : dict of str to dict of str to bytes
         The files of each dataset's readable version by name, by `owner/slug`.
     versions : dict of str to list of dict of str to bytes
         All versions of each dataset; the last may not be readable yet.
     processing : int
-        How many questions for the status a new version takes until it can be read. Those that come before are told of the
-        version before: Kaggle says that a dataset is ready, and means the old one.
+        How many questions for the status a new version takes until it can be read. Those that come
+        before are told of the version before: Kaggle says that a dataset is ready, and means the
+        old one.
     kernels : dict of str to list of dict
         The bodies of each kernel's versions, by `owner/slug`.
     next_run : list of str
         The states that the runs of kernels pushed from now on go through, one a question.
     outputs, log, failure
-        What a run leaves, by name, or a function that makes it of the code that ran; prints; and is said to have failed of.
+        What a run leaves, by name, or a function that makes it of the code that ran; prints; and is
+        said to have failed of.
     untold : bool
         Do not tell the number of a dataset's version.
     competitions, models : tuple of str
@@ -207,7 +217,9 @@ class Service:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "Service":
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self._thread.start()
         return self
 
@@ -217,7 +229,8 @@ class Service:
         self._thread.join(timeout=5)
 
     def queue(self, call: str, *replies: Reply | Fault | None) -> None:
-        """Give these replies to the next requests of `call`, before its usual answer; None drops the connection."""
+        """Give these replies to the next requests of `call`, before its usual answer; None drops
+        the connection."""
         self._queued[call].extend(replies)
 
     def received(self, call: str) -> list[Request]:
@@ -242,7 +255,9 @@ class Service:
         if request.method == "GET" and request.path in self._files:
             # A signed address: credentials have no business here.
             return (
-                refusal(400, "authorized") if "authorization" in request.headers else Reply(self._files[request.path])
+                refusal(400, "authorized")
+                if "authorization" in request.headers
+                else Reply(self._files[request.path])
             )
         if request.method != "POST" or not request.path.startswith(API):
             return refusal(403, f"this is no way to the service: {request.method} {request.target}")
@@ -277,7 +292,11 @@ class Service:
         name = "{ownerSlug}/{datasetSlug}".format(**request.json)
         if name not in self.versions:
             return refusal(403, "Permission 'datasets.get' was denied")
-        return Reply({"ref": name} if self.untold else {"ref": name, "currentVersionNumber": len(self.versions[name])})
+        return Reply(
+            {"ref": name}
+            if self.untold
+            else {"ref": name, "currentVersionNumber": len(self.versions[name])}
+        )
 
     def _dataset_file(self, request: Request) -> Reply:
         files = self.datasets.get("{ownerSlug}/{datasetSlug}".format(**request.json), {})
@@ -329,13 +348,18 @@ class Service:
         return Reply({"status": "ok", "ref": name, "url": f"http://localhost/datasets/{name}"})
 
     def _kernel_versions(self) -> Iterator[str]:
-        return (f"{name}/{number}" for name, saved in self.kernels.items() for number in range(1, len(saved)))
+        return (
+            f"{name}/{number}"
+            for name, saved in self.kernels.items()
+            for number in range(1, len(saved))
+        )
 
     def _save_kernel(self, request: Request) -> Reply:
         body = request.json
         versions = self.kernels.setdefault(body["slug"], [])
         versions.append(body)
-        # Kaggle saves a kernel whose sources are wrong, without them, and says so in the response alone.
+        # Kaggle saves a kernel whose sources are wrong, without them, and says so in the response
+        # alone.
         self._runs[body["slug"]] = list(self.next_run)
         known = {
             "ModelSources": ("modelDataSources", self.models),
@@ -374,7 +398,9 @@ class Service:
         if states is None:
             return refusal(403, "Permission 'kernels.get' was denied")
         state = states.pop(0) if len(states) > 1 else states[0]
-        return Reply({"status": state, **({"failureMessage": self.failure} if state == "ERROR" else {})})
+        return Reply(
+            {"status": state, **({"failureMessage": self.failure} if state == "ERROR" else {})}
+        )
 
     def _run_output(self, request: Request) -> Reply:
         # Two files a page.
@@ -382,9 +408,14 @@ class Service:
         code = self.kernels["{userName}/{kernelSlug}".format(**request.json)][-1]["text"]
         left = {name: made(code) if callable(made) else made for name, made in self.outputs.items()}
         page = list(left.items())[start : start + 2]
-        files = [{"fileName": name, "url": self._address("output", content)} for name, content in page]
+        files = [
+            {"fileName": name, "url": self._address("output", content)} for name, content in page
+        ]
         more = {"nextPageToken": str(start + 2)} if start + 2 < len(self.outputs) else {}
-        pieces = [{"stream_name": "stdout", "time": 1.0, "data": line} for line in self.log.splitlines(keepends=True)]
+        pieces = [
+            {"stream_name": "stdout", "time": 1.0, "data": line}
+            for line in self.log.splitlines(keepends=True)
+        ]
         return Reply({"files": files, "log": json.dumps(pieces), **more})
 
     def _quota(self, request: Request) -> Reply:
@@ -392,7 +423,10 @@ class Service:
 
     def _competition_files(self, request: Request) -> Reply:
         if self.data is None or request.json["competitionName"] not in self.competitions:
-            return refusal(403, "You must accept this competition's rules before you'll be able to download files.")
+            return refusal(
+                403,
+                "You must accept this competition's rules before you'll be able to download files.",
+            )
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as files:
             for name, content in self.data.items():
@@ -432,7 +466,12 @@ class Service:
         start = int(request.json.get("pageToken", 0))
         newest = self.submissions[::-1]
         more = {"nextPageToken": str(start + 2)} if start + 2 < len(newest) else {}
-        return Reply({"submissions": [_shown(submission) for submission in newest[start : start + 2]], **more})
+        return Reply(
+            {
+                "submissions": [_shown(submission) for submission in newest[start : start + 2]],
+                **more,
+            }
+        )
 
     def _introspect(self, request: Request) -> Reply:
         known = request.json.get("token") == TOKEN
@@ -470,7 +509,8 @@ def client_environment(service: Service, home: Path) -> dict[str, str]:
     """
     for folder in (home / "config", home / "tmp"):
         folder.mkdir(parents=True, exist_ok=True)
-    # Built up from nothing: a credential, a proxy or a no_proxy of the person who runs the tests must not get in.
+    # Built up from nothing: a credential, a proxy or a no_proxy of the person who runs the tests
+    # must not get in.
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(home),
@@ -478,10 +518,12 @@ def client_environment(service: Service, home: Path) -> dict[str, str]:
         "KAGGLE_CONFIG_DIR": str(home / "config"),
         "KAGGLE_USERNAME": USER,
         "KAGGLE_KEY": KEY,
-        # The client's own way to http://localhost:80; the proxy takes it to a port that needs no privilege.
+        # The client's own way to http://localhost:80; the proxy takes it to a port that needs no
+        # privilege.
         "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
         "http_proxy": service.url,
-        # So that a client that tries the real service, over TLS, is seen to try (as a CONNECT, which is refused).
+        # So that a client that tries the real service, over TLS, is seen to try (as a CONNECT,
+        # which is refused).
         "https_proxy": service.url,
     }
 
@@ -492,7 +534,8 @@ def run_client(service: Service, home: Path, *arguments: str) -> subprocess.Comp
 
 
 def run_client_script(service: Service, home: Path, script: str, *arguments: str) -> str:
-    """Run Python code that uses the client's `KaggleApi`, which must exit with 0, and return its standard output."""
+    """Run Python code that uses the client's `KaggleApi`, which must exit with 0, and return its
+    standard output."""
     finished = _python(service, home, "-c", script, *arguments)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
@@ -552,7 +595,8 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
                 return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            # An empty file comes so: the client's HTTP library takes a length of 0 for an unknown one.
+            # An empty file comes so: the client's HTTP library takes a length of 0 for an unknown
+            # one.
             chunks = []
             while size := int(self.rfile.readline().partition(b";")[0], 16):
                 chunks.append(self.rfile.read(size))

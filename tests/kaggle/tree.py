@@ -20,7 +20,11 @@ TRAIN = PROJECT / "kernel" / "train" / "train.py"
 INFER = PROJECT / "kernel" / "infer" / "infer.py"
 NOTEBOOK = PROJECT / "kernel" / "infer" / "infer.ipynb"
 LAYOUTS = {
-    "new": (f"competitions/{COMPETITION}", "datasets/someone/humanpref-wheels", "notebooks/someone/humanpref-train"),
+    "new": (
+        f"competitions/{COMPETITION}",
+        "datasets/someone/humanpref-wheels",
+        "notebooks/someone/humanpref-train",
+    ),
     "legacy": (COMPETITION, "humanpref-wheels", "humanpref-train"),
 }
 
@@ -43,12 +47,18 @@ class Tree:
         self.test_csv = self.competition / "test.csv"
         self.rates = arena.train[list(LABEL_COLUMNS)].to_numpy().mean(axis=0)
 
-    def run(self, kernel: Path, environment: Path, rerun: bool = False) -> subprocess.CompletedProcess:
+    def run(
+        self, kernel: Path, environment: Path, rerun: bool = False
+    ) -> subprocess.CompletedProcess:
         # The notebook is what is pushed, so the notebook's code is what is run.
         code = stage.kernel_code(NOTEBOOK if kernel == INFER else kernel)
         return subprocess.run(
             [environment / "bin" / "python", "-c", code],
-            env={"HUMANPREF_KAGGLE_ROOT": str(self.root), "PATH": "/usr/bin:/bin", "HOME": str(self.root)}
+            env={
+                "HUMANPREF_KAGGLE_ROOT": str(self.root),
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(self.root),
+            }
             | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if rerun else {}),
             cwd=self.working,
             capture_output=True,
@@ -87,8 +97,14 @@ def copy_dataset(source: Path, target: Path) -> Path:
 
 def write_manifest(folder: Path) -> None:
     entries = [
-        {"name": p.name, "bytes": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
+        {
+            "name": p.name,
+            "bytes": p.stat().st_size,
+            "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
+        }
         for p in folder.iterdir()
         if p.name != stage.MARKER
     ]
-    (folder / stage.MARKER).write_text(json.dumps({"format": 1, "version": "9.9", "files": entries}))
+    (folder / stage.MARKER).write_text(
+        json.dumps({"format": 1, "version": "9.9", "files": entries})
+    )

@@ -1,4 +1,5 @@
-"""The blend: its two means and its temperature by hand, its optimum by brute force, what it drops, and its honesty."""
+"""The blend: its two means and its temperature by hand, its optimum by brute force, what it drops,
+and its honesty."""
 
 import logging
 import shutil
@@ -22,7 +23,8 @@ FEW = "model.term_penalties=10 model.structure_penalties=100"
 
 
 def arena(rows=600, noises=(0.3, 0.6, 0.9), seed=0):
-    """Labels drawn from known probabilities, and members that know them up to noise of their own."""
+    """Labels drawn from known probabilities, and members that know them up to noise of their
+    own."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 0.8, (rows, 3))
     probabilities = np.exp(truth) / np.exp(truth).sum(axis=1, keepdims=True)
@@ -33,7 +35,9 @@ def arena(rows=600, noises=(0.3, 0.6, 0.9), seed=0):
 
 def test_both_means_and_the_temperature_by_hand():
     told = np.array([[[0.2, 0.2, 0.6]], [[0.6, 0.2, 0.2]]])
-    np.testing.assert_allclose(Blend("arithmetic", np.array([0.25, 0.75]))(told), [[0.5, 0.2, 0.3]], atol=1e-12)
+    np.testing.assert_allclose(
+        Blend("arithmetic", np.array([0.25, 0.75]))(told), [[0.5, 0.2, 0.3]], atol=1e-12
+    )
     # sqrt(0.12), 0.2, sqrt(0.12) over their sum; and 0.04^(1/2) = 0.2.
     root = np.sqrt(0.12)
     expected = np.array([[root, 0.2, root]]) / (2 * root + 0.2)
@@ -109,7 +113,10 @@ def test_shrinkage_pulls_towards_the_plain_mean_and_less_with_more_rows():
     np.testing.assert_allclose(strong.weights, 0.5, atol=1e-6)
     assert strong.correction.temperature == pytest.approx(1, abs=1e-6)
     many = np.full(len(labels), 100.0)
-    assert abs(fit_blend(told, labels, many, min_gain=0)[0].weights[0] - free[0]) < abs(default[0] - free[0]) / 5
+    assert (
+        abs(fit_blend(told, labels, many, min_gain=0)[0].weights[0] - free[0])
+        < abs(default[0] - free[0]) / 5
+    )
 
 
 def test_a_row_of_weight_two_is_the_row_twice():
@@ -119,11 +126,16 @@ def test_a_row_of_weight_two_is_the_row_twice():
     weighted, _ = fit_blend(told, labels, weights)
     repeated, _ = fit_blend(twice, np.concatenate([labels, labels[:60]]))
     np.testing.assert_allclose(weighted.weights, repeated.weights, atol=1e-5)
-    assert weighted.correction.temperature == pytest.approx(repeated.correction.temperature, abs=1e-5)
+    assert weighted.correction.temperature == pytest.approx(
+        repeated.correction.temperature, abs=1e-5
+    )
 
 
 def blend_of(*members, **options):
-    overrides = [f"model.members={list(members)!r}", *(f"model.{name}={value}" for name, value in options.items())]
+    overrides = [
+        f"model.members={list(members)!r}",
+        *(f"model.{name}={value}" for name, value in options.items()),
+    ]
     return build_model(load_config("cpu-best", overrides=overrides))
 
 
@@ -146,7 +158,9 @@ def test_a_member_that_memorises_gets_no_undue_weight(pairs, monkeypatch):
     by_heart = Memory(load_config("sparse")).fit(pairs, labels).predict_proba(pairs)
     rates = np.tile(labels.mean(axis=0), (len(pairs), 1))
     flattered, _ = fit_blend(np.stack([by_heart, rates]), labels)
-    assert flattered.weights[0] > 0.95  # what weights fitted on the training rows' own predictions would be
+    assert (
+        flattered.weights[0] > 0.95
+    )  # what weights fitted on the training rows' own predictions would be
     honest = blend_of("sparse", "prior", folds=3).fit(pairs, labels).report_["blend"]["members"]
     assert honest[0]["weight"] < 0.05
     assert honest[0]["log_loss"] > 1.2 > honest[1]["log_loss"]
@@ -163,11 +177,16 @@ def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
     )
     model.fit(pairs, labels)
     told = np.stack([member.predict_proba(pairs) for member in model.members_])
-    logs = np.tensordot(model.blend_.weights, np.log(told), axes=1) / model.blend_.correction.temperature
+    logs = (
+        np.tensordot(model.blend_.weights, np.log(told), axes=1)
+        / model.blend_.correction.temperature
+    )
     expected = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(model.predict_proba(pairs), expected, atol=1e-12)
     alone = build_model(load_config("sparse", overrides=FEW.split())).fit(pairs, labels)
-    np.testing.assert_array_equal(model.members_[0].predict_proba(pairs), alone.predict_proba(pairs))
+    np.testing.assert_array_equal(
+        model.members_[0].predict_proba(pairs), alone.predict_proba(pairs)
+    )
     assert model.swap_equivariant
     np.testing.assert_allclose(
         model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], model.predict_proba(pairs), atol=1e-6
@@ -175,7 +194,9 @@ def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
 
 
 def test_it_is_swap_equivariant_only_if_all_members_are(pairs):
-    model = blend_of(f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6).fit(pairs, labels_of(pairs))
+    model = blend_of(f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6).fit(
+        pairs, labels_of(pairs)
+    )
     assert len(model.members_) == 2
     assert not model.swap_equivariant
 
@@ -194,11 +215,15 @@ def test_an_interrupted_fit_goes_on_piece_by_piece(pairs, tmp_path, monkeypatch)
     monkeypatch.setattr(SparseModel, "fit", counted)
     with pytest.raises(KeyboardInterrupt):
         blend_of(*members, folds=2, min_gain=0).fit(pairs, labels, checkpoint=tmp_path / "state")
-    resumed = blend_of(*members, folds=2, min_gain=0).fit(pairs, labels, checkpoint=tmp_path / "state")
+    resumed = blend_of(*members, folds=2, min_gain=0).fit(
+        pairs, labels, checkpoint=tmp_path / "state"
+    )
     assert len(fits) == 4
     np.testing.assert_array_equal(resumed.predict_proba(pairs), whole.predict_proba(pairs))
     # And a third time everything is there, reports included.
-    again = blend_of(*members, folds=2, min_gain=0).fit(pairs, labels, checkpoint=tmp_path / "state")
+    again = blend_of(*members, folds=2, min_gain=0).fit(
+        pairs, labels, checkpoint=tmp_path / "state"
+    )
     assert len(fits) == 4
     assert again.report_ == whole.report_
 
@@ -220,7 +245,9 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatc
     assert "prior is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text
     assert len(model.report_["blend"]["members"]) == 1
     assert model.report_["blend"]["left_out"] == ["prior"]
-    model = blend_of(f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6, backbone="some/where")
+    model = blend_of(
+        f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6, backbone="some/where"
+    )
     model.fit(pairs, labels_of(pairs))
     assert model.members_[1].config.model.backbone == "some/where"
     assert model.report_["blend"]["left_out"] == []
@@ -235,7 +262,11 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatc
         (("sparce",), {}, "unknown preset 'sparce'"),
         (("sparse model.min_row=1",), {}, "did you mean 'model.min_rows'"),
         (('sparse "model',), {}, "expected a preset and its settings"),
-        (("tiny training.keep_best_epoch=true",), {}, "training.keep_best_epoch would choose on the rows"),
+        (
+            ("tiny training.keep_best_epoch=true",),
+            {},
+            "training.keep_best_epoch would choose on the rows",
+        ),
         (("tiny training.patience=2",), {}, "training.patience would choose on the rows"),
         (("prior",), {"backbone": "some/where"}, "no member of this blend takes it"),
     ],
@@ -257,8 +288,13 @@ def test_loading_wants_exactly_its_members(pairs, tmp_path, change):
 
 
 def rows_with_cases(rows=150):
-    """Rows of which every third has identical answers, a tie, and of every third one answer is empty, which loses."""
-    kinds = [((["q"], ["same"], ["same"]), 2), ((["q"], [""], ["b"]), 1), ((["q"], ["a"], [" "]), 0)]
+    """Rows of which every third has identical answers, a tie, and of every third one answer is
+    empty, which loses."""
+    kinds = [
+        ((["q"], ["same"], ["same"]), 2),
+        ((["q"], [""], ["b"]), 1),
+        ((["q"], ["a"], [" "]), 0),
+    ]
     plain = [((["q"], ["a"], ["b"]), label) for label in (0, 1, 2)]
     made = [(plain[(i // 3) % 3], kinds[0], kinds[1 + (i // 3) % 2])[i % 3] for i in range(rows)]
     return [([f"prompt {i}"], a, b, label) for i, ((_, a, b), label) in enumerate(made)]
@@ -287,17 +323,25 @@ def test_special_cases_are_learned_kept_and_applied(write_csv, tmp_path):
     assert fact["predicted"][2] == pytest.approx(rates[2], abs=0.01)
     assert fact["rates"][2] == pytest.approx((50 + 10 * fact["predicted"][2]) / 60)
     model.save(tmp_path)
-    np.testing.assert_array_equal(load_model(tmp_path).predict_proba(pairs), model.predict_proba(pairs))
+    np.testing.assert_array_equal(
+        load_model(tmp_path).predict_proba(pairs), model.predict_proba(pairs)
+    )
     swapped = model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]]
-    assert np.abs(swapped - model.predict_proba(pairs)).max() < 0.05  # the prior alone prefers a side
+    assert (
+        np.abs(swapped - model.predict_proba(pairs)).max() < 0.05
+    )  # the prior alone prefers a side
 
 
 def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pairs, tmp_path):
     odd = pairs.copy()
-    odd["response_b"] = [a if i % 3 == 0 else ("",) if i % 3 == 1 else b for i, (a, b) in
-                         enumerate(zip(pairs["response_a"], pairs["response_b"], strict=True))]  # fmt: skip
+    odd["response_b"] = [
+        a if i % 3 == 0 else ("",) if i % 3 == 1 else b
+        for i, (a, b) in enumerate(zip(pairs["response_a"], pairs["response_b"], strict=True))
+    ]
     model = blend_of(f"sparse {FEW}", folds=2).fit(odd, labels_of(odd))
-    correction = Correction(0.8, 1.3, -0.2, np.array([[0.1, 0.1, 2], [0, 0, 1], [-1, 1, 0], [1, -1, 0]]))
+    correction = Correction(
+        0.8, 1.3, -0.2, np.array([[0.1, 0.1, 2], [0, 0, 1], [-1, 1, 0], [1, -1, 0]])
+    )
     model.blend_ = Blend("arithmetic", model.blend_.weights, correction)
     model.save(tmp_path)
     loaded = load_model(tmp_path)
@@ -318,7 +362,9 @@ def test_what_the_first_version_saved_is_loaded(pairs, tmp_path):
     assert loaded.blend_.correction.temperature == 0.7
     told = np.stack([member.predict_proba(pairs) for member in model.members_])
     expected = np.tensordot(model.blend_.weights, told, axes=1) ** (1 / 0.7)
-    np.testing.assert_allclose(loaded.predict_proba(pairs), expected / expected.sum(axis=1, keepdims=True), atol=1e-12)
+    np.testing.assert_allclose(
+        loaded.predict_proba(pairs), expected / expected.sum(axis=1, keepdims=True), atol=1e-12
+    )
     save_file({"weights": state["weights"], "temperature": np.array([-1.0])}, path)
     with pytest.raises(InputError, match="positive temperature"):
         load_model(tmp_path)
@@ -358,12 +404,16 @@ def test_a_wrong_sentence_encoder_is_found_before_anything_is_fitted(
         for path in list(folder.glob(gone)):
             path.unlink()
     fits, fit = [], SparseModel.fit
-    monkeypatch.setattr(SparseModel, "fit", lambda self, *args, **named: fits.append(1) or fit(self, *args, **named))
+    monkeypatch.setattr(
+        SparseModel, "fit", lambda self, *args, **named: fits.append(1) or fit(self, *args, **named)
+    )
     few = "model.embedding_penalties=100 model.structure_penalties=100"
 
     def run(backbone):
         members = f"model.members={[f'sparse {FEW}', f'embedding {few}']!r}"
-        config = load_config("cpu-best", overrides=[members, "model.folds=2", f"model.backbone={backbone}"])
+        config = load_config(
+            "cpu-best", overrides=[members, "model.folds=2", f"model.backbone={backbone}"]
+        )
         return train(config, arena / "train.csv", tmp_path / "out")
 
     with pytest.raises(InputError, match=f"backbone {folder}: "):

@@ -1,4 +1,5 @@
-"""Scaling and special cases: by hand, recovered where they are known, used where they pay and left where they do not."""
+"""Scaling and special cases: by hand, recovered where they are known, used where they pay and left
+where they do not."""
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,18 @@ from humanpref.models.blend_correction import (
 from humanpref.text.cases import CASES, answer_cases
 
 SWAPPED = [1, 0, 2]
-MIRROR = {"": "", "identical": "identical", "both empty": "both empty", "A empty": "B empty", "B empty": "A empty"}
+MIRROR = {
+    "": "",
+    "identical": "identical",
+    "both empty": "both empty",
+    "A empty": "B empty",
+    "B empty": "A empty",
+}
 
 
 def arena(rows, seed=0, sides=1.0, tie=1.0, bias=0.0):
-    """Log probabilities that a scaling would make the true ones, these, labels drawn from them, and what draws."""
+    """Log probabilities that a scaling would make the true ones, these, labels drawn from them, and
+    what draws."""
     rng = np.random.default_rng(seed)
     logs = np.log(rng.dirichlet([3, 3, 3], rows))
     truth = np.exp(logs * (sides, sides, tie) + (0, 0, bias))
@@ -30,14 +38,18 @@ def arena(rows, seed=0, sides=1.0, tie=1.0, bias=0.0):
 
 def fitted(logs, labels, cases=None, weights=None, shrinkage=10.0, min_gain=1.0):
     weights = np.ones(len(logs)) if weights is None else weights
-    return fit_correction(logs, labels, weights, shrinkage, min_gain, np.arange(len(logs)) % 5, cases)
+    return fit_correction(
+        logs, labels, weights, shrinkage, min_gain, np.arange(len(logs)) % 5, cases
+    )
 
 
 def test_the_correction_by_hand():
     logs = np.log([[0.2, 0.2, 0.6], [0.1, 0.4, 0.5]])
     # T = 1/2 squares, and r = 1/2 takes that back for the tie; e^b = 2.
     scaled = np.exp(Correction(0.5, 0.5, np.log(2))(logs))
-    np.testing.assert_allclose(scaled, [[0.04 / 1.28, 0.04 / 1.28, 1.2 / 1.28], [0.01 / 1.17, 0.16 / 1.17, 1 / 1.17]])
+    np.testing.assert_allclose(
+        scaled, [[0.04 / 1.28, 0.04 / 1.28, 1.2 / 1.28], [0.01 / 1.17, 0.16 / 1.17, 1 / 1.17]]
+    )
     offsets = np.zeros((4, 3))
     offsets[CASES.index("A empty")] = np.log([0.5, 2, 1])
     cases = np.array(["A empty", "identical"], dtype=object)
@@ -49,12 +61,16 @@ def test_the_correction_by_hand():
 def test_vector_scaling_is_recovered_and_shrunk():
     logs, truth, _, _ = arena(2_000, sides=1.3, tie=0.8, bias=0.25)
     found = fit_vector_scaling(logs, truth, np.ones(len(logs)), 0.0)  # soft labels leave no noise
-    assert (1 / found.temperature, found.tie_scale / found.temperature, found.tie_bias) == pytest.approx(
-        (1.3, 0.8, 0.25), abs=1e-4
-    )
+    assert (
+        1 / found.temperature,
+        found.tie_scale / found.temperature,
+        found.tie_bias,
+    ) == pytest.approx((1.3, 0.8, 0.25), abs=1e-4)
     np.testing.assert_allclose(np.exp(found(logs)), truth, atol=1e-5)
     pulled = fit_vector_scaling(logs, truth, np.ones(len(logs)), 1e9)
-    np.testing.assert_allclose((pulled.temperature, pulled.tie_scale, pulled.tie_bias), (1, 1, 0), atol=1e-5)
+    np.testing.assert_allclose(
+        (pulled.temperature, pulled.tie_scale, pulled.tie_bias), (1, 1, 0), atol=1e-5
+    )
 
 
 def test_the_shrunk_rates_by_hand():
@@ -66,7 +82,8 @@ def test_the_shrunk_rates_by_hand():
     np.testing.assert_allclose(found.offsets, [np.log([0.5, 0.5, 1.75]), [0] * 3, [0] * 3, [0] * 3])
     np.testing.assert_allclose(np.exp(found(told, cases)), np.tile([0.15, 0.15, 0.7], (10, 1)))
 
-    # 6 rows whose A is empty and 4 whose B is: seen from the empty side, 9 losses and a tie, predicted (0.2, 0.5, 0.3).
+    # 6 rows whose A is empty and 4 whose B is: seen from the empty side, 9 losses and a tie,
+    # predicted (0.2, 0.5, 0.3).
     cases = np.repeat(np.array(["A empty", "B empty"], dtype=object), [6, 4])
     told = np.log(np.repeat([[0.2, 0.5, 0.3], [0.5, 0.2, 0.3]], [6, 4], axis=0))
     labels = np.eye(3)[[1, 1, 1, 1, 1, 2, 0, 0, 0, 0]]
@@ -105,7 +122,9 @@ def test_scaling_is_used_where_it_pays():
 def test_special_cases_are_used_where_they_pay_and_there_are_enough():
     logs, truth, labels, rng = arena(1_000)
     cases = np.full(1_000, "", dtype=object)
-    cases[rng.permutation(1_000)[:100]] = np.repeat(np.array(CASES, dtype=object), [40, CASE_ROWS - 1, 21, 20])
+    cases[rng.permutation(1_000)[:100]] = np.repeat(
+        np.array(CASES, dtype=object), [40, CASE_ROWS - 1, 21, 20]
+    )
     labels[np.isin(cases, ["identical", "both empty"])] = [0, 0, 1]  # what the blend does not know
     blend_knows = np.isin(cases, ["A empty", "B empty"])
     labels[blend_knows] = truth[blend_knows]
@@ -118,13 +137,18 @@ def test_special_cases_are_used_where_they_pay_and_there_are_enough():
     assert "too few" in describe_correction(found["two empty answers"])
     assert not found["one empty answer"]["used"]
     told = np.exp(correction(logs, cases))
-    assert told[cases == "identical", 2].mean() == pytest.approx(found["identical answers"]["rates"][2], abs=0.05)
-    np.testing.assert_array_equal(told[cases != "identical"], np.exp(correction(logs))[cases != "identical"])
+    assert told[cases == "identical", 2].mean() == pytest.approx(
+        found["identical answers"]["rates"][2], abs=0.05
+    )
+    np.testing.assert_array_equal(
+        told[cases != "identical"], np.exp(correction(logs))[cases != "identical"]
+    )
     assert not correction.offsets[1:].any()
 
 
 def test_a_random_case_earns_nothing():
-    """What is fitted on some folds is judged on another, with a column that means nothing and without it."""
+    """What is fitted on some folds is judged on another, with a column that means nothing and
+    without it."""
     differences, used = [], []
     for seed in range(20):
         logs, _, labels, rng = arena(500, seed)
@@ -133,8 +157,10 @@ def test_a_random_case_earns_nothing():
         with_cases, tried = fitted(logs[known], labels[known], cases[known])
         without, _ = fitted(logs[known], labels[known])
         used += [fact["used"] for fact in tried[1:]]
-        losses = [-(labels[~known] * correction(logs[~known], cases[~known])).sum(axis=1).mean()
-                  for correction in (with_cases, without)]  # fmt: skip
+        losses = [
+            -(labels[~known] * correction(logs[~known], cases[~known])).sum(axis=1).mean()
+            for correction in (with_cases, without)
+        ]
         differences.append(losses[0] - losses[1])
     assert len(used) == 60
     assert np.mean(used) <= 0.15
@@ -175,7 +201,9 @@ def test_a_row_of_weight_two_is_the_row_twice_and_of_none_is_not_there():
 
 def test_without_folds_there_is_only_the_temperature():
     logs, _, labels, _ = arena(100, tie=2.0)
-    correction, tried = fit_correction(logs, labels, np.ones(100), 10.0, 1.0, np.zeros(100), np.full(100, "identical"))
+    correction, tried = fit_correction(
+        logs, labels, np.ones(100), 10.0, 1.0, np.zeros(100), np.full(100, "identical")
+    )
     assert tried == []
     assert correction.temperature != 1
     assert correction.tie_scale == 1

@@ -1,4 +1,5 @@
-"""Penalties are chosen by the file's own rows; the structure's principal axes change how the regression is found, not which."""
+"""Penalties are chosen by the file's own rows; the structure's principal axes change how the
+regression is found, not which."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +7,13 @@ import pytest
 from scipy import sparse
 
 from humanpref.data import inner_splits, labels_of
-from humanpref.models.blocks import INNER_FOLDS, Blocks, choose_penalties, fit_regression, regression
+from humanpref.models.blocks import (
+    INNER_FOLDS,
+    Blocks,
+    choose_penalties,
+    fit_regression,
+    regression,
+)
 from humanpref.models.davidson import DavidsonRegression
 
 
@@ -15,7 +22,10 @@ def test_the_inner_log_loss_is_that_of_the_files_own_rows(pairs):
         id=[f"extra-2:{i}" for i in range(50)], prompt=[(f"another {i}",) for i in range(50)]
     )
     together = pd.concat([pairs, extra], ignore_index=True)
-    labels, rng = np.concatenate([labels_of(pairs), np.tile([1.0, 0, 0], (50, 1))]), np.random.default_rng(0)
+    labels, rng = (
+        np.concatenate([labels_of(pairs), np.tile([1.0, 0, 0], (50, 1))]),
+        np.random.default_rng(0),
+    )
     weights = rng.choice([1.0, 2.0], len(together))
     blocks = Blocks(*(rng.normal(size=(len(together), columns)) for columns in (3, 2, 2, 1)))
     told, counts = np.empty((len(pairs), 3)), np.zeros(len(pairs))
@@ -32,12 +42,15 @@ def test_the_inner_log_loss_is_that_of_the_files_own_rows(pairs):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_principal_axes_lead_to_the_same_regression_in_fewer_iterations(pairs, weighted, monkeypatch):
+def test_the_principal_axes_lead_to_the_same_regression_in_fewer_iterations(
+    pairs, weighted, monkeypatch
+):
     rng, labels = np.random.default_rng(1), labels_of(pairs)
     n = len(pairs)
     weights = rng.choice([0.5, 2.0], n) if weighted else None
     length = rng.normal(size=(n, 1))
-    # Columns that say nearly the same, as characters, words and lines do, one of zeros, and terms beside them.
+    # Columns that say nearly the same, as characters, words and lines do, one of zeros, and terms
+    # beside them.
     x = np.hstack([length + 0.05 * rng.normal(size=(n, 6)), np.zeros((n, 1))])
     z = np.abs(length) + 0.05 * rng.normal(size=(n, 5))
     terms = sparse.random(n, 40, 0.1, "csr", random_state=2)
@@ -45,7 +58,9 @@ def test_the_principal_axes_lead_to_the_same_regression_in_fewer_iterations(pair
     fitted = fit_regression(blocks, 3.0, 0.1, labels, weights)
     plain = regression(blocks, 3.0, 0.1).fit(blocks.x(), blocks.z(), labels, weights)
     np.testing.assert_allclose(
-        fitted.predict_proba(blocks.x(), blocks.z()), plain.predict_proba(blocks.x(), blocks.z()), atol=2e-4
+        fitted.predict_proba(blocks.x(), blocks.z()),
+        plain.predict_proba(blocks.x(), blocks.z()),
+        atol=2e-4,
     )
     assert fitted.iterations_ < plain.iterations_ / 2
     assert abs(fitted.w_[-1]) < 1e-9
@@ -71,5 +86,7 @@ def test_columns_that_say_the_same_are_no_axis_of_their_own(pairs):
     plain = regression(blocks, 1.0, 1e-9).fit(x, z, labels)
     new = rng.normal(size=(50, 2))
     x_new = np.column_stack([new, new[:, 0] / 3 - new[:, 1]])
-    np.testing.assert_allclose(fitted.predict_proba(x_new, z[:50]), plain.predict_proba(x_new, z[:50]), atol=1e-3)
+    np.testing.assert_allclose(
+        fitted.predict_proba(x_new, z[:50]), plain.predict_proba(x_new, z[:50]), atol=1e-3
+    )
     assert np.abs(fitted.w_).max() < 10

@@ -50,13 +50,19 @@ def test_both_orders_of_hard_and_soft_labels():
     x, z = np.array([[1.0], [2.0]]), np.array([[5.0], [6.0]])
     labels = np.array([[1, 0, 0], [0.25, 0, 0.75]])
     features, owners, classes, weights = boosted._expanded(Rows(x, z, labels, np.array([2.0, 4.0])))
-    found = sorted(zip(features.tolist(), owners.tolist(), classes.tolist(), weights.tolist(), strict=True))
+    found = sorted(
+        zip(features.tolist(), owners.tolist(), classes.tolist(), weights.tolist(), strict=True)
+    )
     assert found == sorted(
         [
-            ([1, 5], 0, 0, 1.0), ([-1, 5], 0, 1, 1.0),
-            ([2, 6], 1, 0, 0.5), ([2, 6], 1, 2, 1.5), ([-2, 6], 1, 1, 0.5), ([-2, 6], 1, 2, 1.5),
+            ([1, 5], 0, 0, 1.0),
+            ([-1, 5], 0, 1, 1.0),
+            ([2, 6], 1, 0, 0.5),
+            ([2, 6], 1, 2, 1.5),
+            ([-2, 6], 1, 1, 0.5),
+            ([-2, 6], 1, 2, 1.5),
         ]
-    )  # fmt: skip
+    )
 
 
 def test_what_is_held_out_changes_nothing(pairs, model):
@@ -89,9 +95,13 @@ def test_extra_rows_are_learned_and_judge_nothing(pairs, monkeypatch):
         id=[f"extra-1:{i}" for i in range(40)], prompt=[(f"another {i}",) for i in range(40)]
     )
     judged, trained, fit, cv = [], [], boosted._fit_temperature, boosted.xgboost.cv
-    monkeypatch.setattr(boosted, "_fit_temperature", lambda margins, rows: judged.append(rows) or fit(margins, rows))
     monkeypatch.setattr(
-        boosted.xgboost, "cv", lambda *args, folds, **named: trained.append(folds) or cv(*args, folds=folds, **named)
+        boosted, "_fit_temperature", lambda margins, rows: judged.append(rows) or fit(margins, rows)
+    )
+    monkeypatch.setattr(
+        boosted.xgboost,
+        "cv",
+        lambda *args, folds, **named: trained.append(folds) or cv(*args, folds=folds, **named),
     )
     together = pd.concat([pairs, extra], ignore_index=True)
     build().fit(together, labels_of(together))
@@ -106,7 +116,8 @@ def test_a_value_that_is_different_for_each_fold_does_not_help_out_of_fold(pairs
     monkeypatch.setattr(boosted, "INNER_FOLDS", 2)
     labels = labels_of(pairs)
     folds = np.where(boosted._inner_splits(pairs, labels, 42)[0][1], 0, 1)
-    # In fold 0 the winner has four emoji, in fold 1 the loser 64: within a fold they give the winner away (not the tie).
+    # In fold 0 the winner has four emoji, in fold 1 the loser 64: within a fold they give the
+    # winner away (not the tie).
     winner = np.where(labels[:, 2] == 1, np.arange(len(pairs)) % 2, labels[:, 1]).astype(int)
     in_b = np.where(folds == 0, winner, 1 - winner)
     marked = pairs.copy()
@@ -116,7 +127,9 @@ def test_a_value_that_is_different_for_each_fold_does_not_help_out_of_fold(pairs
             [(*turns, mark) for turns, mark in zip(pairs[column], marks, strict=True)], dtype=object
         )
     options = ["model.features=all", "model.min_child_weight=2", "model.rounds=30"]
-    plain, leaking = (build(*options).fit(rows, labels).report_["inner_log_loss"] for rows in (pairs, marked))
+    plain, leaking = (
+        build(*options).fit(rows, labels).report_["inner_log_loss"] for rows in (pairs, marked)
+    )
     assert leaking > plain - 0.02
     # On folds that cut across the marks the leak shows: it is one that trees can learn.
     across = np.arange(len(pairs)) // 2 % 2 == 0
@@ -128,7 +141,10 @@ def test_early_stopping_finds_where_the_inner_loss_is_lowest(pairs, model, rows)
     splits = boosted._inner_splits(pairs, rows.labels, 42)
     rounds = model._early_stopping(rows, splits)
     assert 1 <= rounds < 60
-    at_best, at_60 = (boosted._log_loss(*model._inner_margins(rows, splits, model.columns_, n)) for n in (rounds, 60))
+    at_best, at_60 = (
+        boosted._log_loss(*model._inner_margins(rows, splits, model.columns_, n))
+        for n in (rounds, 60)
+    )
     assert at_best < at_60
     assert model.report_["rounds"] == rounds
     assert all(booster.num_boosted_rounds() == rounds for booster in model.boosters_)
@@ -138,8 +154,12 @@ def test_the_temperature_softens_what_is_too_sure():
     rng = np.random.default_rng(0)
     margins = rng.normal(size=(2_000, 3))
     raised = np.exp(margins)
-    drawn = (rng.random((2_000, 1)) > (raised / raised.sum(axis=1, keepdims=True)).cumsum(axis=1)).sum(axis=1)
-    rows = Rows(np.empty((2_000, 0)), np.empty((2_000, 0)), np.eye(3)[drawn.clip(max=2)], np.ones(2_000))
+    drawn = (
+        rng.random((2_000, 1)) > (raised / raised.sum(axis=1, keepdims=True)).cumsum(axis=1)
+    ).sum(axis=1)
+    rows = Rows(
+        np.empty((2_000, 0)), np.empty((2_000, 0)), np.eye(3)[drawn.clip(max=2)], np.ones(2_000)
+    )
     assert boosted._fit_temperature(3 * margins, rows) == pytest.approx(3, rel=0.1)
     assert boosted._fit_temperature(margins / 2, rows) == pytest.approx(0.5, rel=0.1)
 
@@ -159,7 +179,9 @@ def test_trained_at_once_or_in_turn_the_boosters_are_the_same(pairs, monkeypatch
 
     monkeypatch.setattr(boosted.joblib, "Parallel", Three)
     at_once = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
-    monkeypatch.setattr(boosted, "_at_once", lambda calls: [call(*given, **named) for call, given, named in calls])
+    monkeypatch.setattr(
+        boosted, "_at_once", lambda calls: [call(*given, **named) for call, given, named in calls]
+    )
     in_turn = build("model.rounds=10").fit(pairs, labels_of(pairs)).predict_proba(pairs)
     np.testing.assert_array_equal(at_once, in_turn)
 
@@ -190,7 +212,8 @@ def test_the_selection_is_the_same_for_the_same_seed_and_goes_on(pairs, tmp_path
     assert not any(columns in calls[:2] for columns in calls[3:-1])
     resumed.save(tmp_path / "model")
     assert (
-        pd.read_csv(tmp_path / "model" / "selection.csv")["column"].tolist() == first.selection_.path["column"].tolist()
+        pd.read_csv(tmp_path / "model" / "selection.csv")["column"].tolist()
+        == first.selection_.path["column"].tolist()
     )
     loaded = load_model(tmp_path / "model")
     np.testing.assert_array_equal(loaded.predict_proba(pairs), first.predict_proba(pairs))
@@ -201,10 +224,22 @@ def test_the_selection_is_the_same_for_the_same_seed_and_goes_on(pairs, tmp_path
     [
         (lambda folder: (folder / "booster-1.ubj").unlink(), "expected the boosters"),
         (lambda folder: (folder / "booster-2.ubj").write_bytes(b"x"), "expected the boosters"),
-        (lambda folder: (folder / "booster-1.ubj").write_bytes(b"{"), "cannot be read as an XGBoost model"),
-        (lambda folder: (folder / "columns.json").write_text("[]"), "expected a list of distinct columns"),
-        (lambda folder: (folder / "columns.json").write_text('["age"]'), "expected a list of distinct columns"),
-        (lambda folder: (folder / "columns.json").write_text('["identical"]'), "expected the columns of columns.json"),
+        (
+            lambda folder: (folder / "booster-1.ubj").write_bytes(b"{"),
+            "cannot be read as an XGBoost model",
+        ),
+        (
+            lambda folder: (folder / "columns.json").write_text("[]"),
+            "expected a list of distinct columns",
+        ),
+        (
+            lambda folder: (folder / "columns.json").write_text('["age"]'),
+            "expected a list of distinct columns",
+        ),
+        (
+            lambda folder: (folder / "columns.json").write_text('["identical"]'),
+            "expected the columns of columns.json",
+        ),
     ],
 )
 def test_loading_is_strict(model, tmp_path, change, message):
@@ -217,7 +252,8 @@ def test_loading_is_strict(model, tmp_path, change, message):
 def test_a_missing_library_is_named(pairs, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(
-        InputError, match=r"option model.selection: forward needs lightgbm: pip install 'humanpref\[boosted\]'"
+        InputError,
+        match=r"option model.selection: forward needs lightgbm: pip install 'humanpref\[boosted\]'",
     ):
         build(*SELECTING)  # and not after hours of other work
     build("model.rounds=1").fit(pairs, labels_of(pairs))  # it is needed for selection alone
@@ -230,7 +266,8 @@ def test_a_missing_library_is_named(pairs, monkeypatch):
 def longer_wins(pairs):
     """Labels that can be learned: of two answers the one of more words wins."""
     words = [
-        np.array([len(" ".join(turns).split()) for turns in pairs[column]]) for column in ("response_a", "response_b")
+        np.array([len(" ".join(turns).split()) for turns in pairs[column]])
+        for column in ("response_a", "response_b")
     ]
     return np.eye(3)[np.where(words[0] == words[1], 2, words[0] < words[1])]
 

@@ -28,7 +28,8 @@ class Clock:
 
 
 class Slow(Model):
-    """A row costs its cost; `share` of it for a cheaper variant, which says so in its probabilities."""
+    """A row costs its cost; `share` of it for a cheaper variant, which says so in its
+    probabilities."""
 
     def __init__(self, clock, costs, per_second, share=1.0, warm_up=0.0, others=()):
         self.clock, self.own, self.per_second, self.share = clock, costs, per_second, share
@@ -73,7 +74,9 @@ def test_with_time_enough_nothing_is_given_up(many):
     made, budget, clock, model = predicted(many, 100, total / 80)
     assert (made == [1, 0, 0]).all()
     assert not budget.given_up
-    assert [row for call in model.calls for row in call] == np.argsort(-many[1], kind="stable").tolist()
+    assert [row for call in model.calls for row in call] == np.argsort(
+        -many[1], kind="stable"
+    ).tolist()
     assert clock.now == pytest.approx(80)
 
 
@@ -83,7 +86,9 @@ def test_a_slow_start_is_not_the_speed(many):
     assert not budget.given_up
 
 
-@pytest.mark.parametrize(("needed", "given_up"), [(150, {"x0.5"}), (250, {"x0.5", "x0.25"}), (900, {"x0.25", LEFT})])
+@pytest.mark.parametrize(
+    ("needed", "given_up"), [(150, {"x0.5"}), (250, {"x0.5", "x0.25"}), (900, {"x0.25", LEFT})]
+)
 def test_what_does_not_fit_is_given_up_in_order_and_in_time(needed, given_up, many, caplog):
     made, budget, clock, _ = predicted(many, 100, many[1].sum() / needed)
     assert clock.now <= 100
@@ -108,7 +113,10 @@ def test_no_time_at_all(many):
 
 def test_blocks_of_at_most_so_many_rows_lose_none(many):
     pairs, costs = many
-    blocks = [rows for rows, _ in schedule(Slow(Clock(), costs, 1.0), pairs, Budget(np.inf, Clock()), most=7)]
+    blocks = [
+        rows
+        for rows, _ in schedule(Slow(Clock(), costs, 1.0), pairs, Budget(np.inf, Clock()), most=7)
+    ]
     assert max(map(len, blocks)) == 7
     assert np.concatenate(blocks).tolist() == np.argsort(-costs, kind="stable").tolist()
 
@@ -119,15 +127,23 @@ def test_nan_from_a_model_is_not_taken_for_a_lack_of_time(many, monkeypatch):
         predicted(many, 100, 1.0)
 
 
-MICRO = ("model.max_length=64", "model.scratch_hidden_size=8", "model.scratch_vocabulary=300", "model.inputs=joint",
-         "training.validation_fraction=0", "inference.swap_average=true")  # fmt: skip
+MICRO = (
+    "model.max_length=64",
+    "model.scratch_hidden_size=8",
+    "model.scratch_vocabulary=300",
+    "model.inputs=joint",
+    "training.validation_fraction=0",
+    "inference.swap_average=true",
+)
 
 
 @pytest.fixture(scope="module")
 def encoder(arena, tmp_path_factory):
     pytest.importorskip("torch")
     config = load_config("tiny", None, MICRO)
-    return train(config, arena / "train.csv", tmp_path_factory.mktemp("budget") / "artifact", folds=2)
+    return train(
+        config, arena / "train.csv", tmp_path_factory.mktemp("budget") / "artifact", folds=2
+    )
 
 
 def test_an_encoder_gives_up_the_second_order_and_then_length(encoder, pairs):
@@ -171,7 +187,9 @@ def test_the_option_bounds_predict_and_no_figure(encoder, pairs, tmp_path):
         config = read_json(bounded.folder / member / "config.json")
         config["inference"]["seconds"] = 1e-6
         (bounded.folder / member / "config.json").write_text(json.dumps(config))
-    new = pairs[:6].assign(id=[f"new-{i}" for i in range(6)], prompt=[(f"another {i}",) for i in range(6)])
+    new = pairs[:6].assign(
+        id=[f"new-{i}" for i in range(6)], prompt=[(f"another {i}",) for i in range(6)]
+    )
     whole = encoder.predict_proba(new)
     assert np.abs(whole - encoder.prior).max() > 1e-3
     with pytest.raises(InputError, match="no time for a single row"):
@@ -192,7 +210,9 @@ def test_the_option_bounds_predict_and_no_figure(encoder, pairs, tmp_path):
 def test_the_members_of_a_blend_give_up_something_each(many):
     pairs, costs = many
     clock = Clock()
-    quick, slow = (Slow(clock, costs, costs.sum() / needed, others=(0.5, 0.25)) for needed in (10, 150))
+    quick, slow = (
+        Slow(clock, costs, costs.sum() / needed, others=(0.5, 0.25)) for needed in (10, 150)
+    )
     blend = BlendModel(load_config("cpu-best"))
     blend.members_, blend.blend_ = [quick, slow], Blend("arithmetic", np.array([0.25, 0.75]))
     budget = Budget(100, clock)
@@ -203,4 +223,7 @@ def test_the_members_of_a_blend_give_up_something_each(many):
     for share in (0.5, 0.25):
         mixed = 0.25 * np.array([1.0, 0.0, 0.0]) + 0.75 * np.array([share, 0.0, 1 - share])
         assert np.isclose(made, mixed, atol=1e-6).all(axis=1).sum() == budget.given_up[f"x{share}"]
-    assert np.isclose(made, [1, 0, 0], atol=1e-6).all(axis=1).sum() == len(pairs) - budget.given_up.total()
+    assert (
+        np.isclose(made, [1, 0, 0], atol=1e-6).all(axis=1).sum()
+        == len(pairs) - budget.given_up.total()
+    )

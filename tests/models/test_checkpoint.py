@@ -1,4 +1,5 @@
-"""A base's weights: one digest whatever the files, and nothing beside them that changes the model without a word."""
+"""A base's weights: one digest whatever the files, and nothing beside them that changes the model
+without a word."""
 
 import json
 import shutil
@@ -25,8 +26,14 @@ from humanpref.models.pretrained import BASE_VARIABLE
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.schema import InputError
 
-SETTINGS = ("model.max_length=80", "model.system_prompt=", "model.question=Which?", "model.peft=head",
-            "training.batch_size=16", "training.learning_rate=1e-2")  # fmt: skip
+SETTINGS = (
+    "model.max_length=80",
+    "model.system_prompt=",
+    "model.question=Which?",
+    "model.peft=head",
+    "training.batch_size=16",
+    "training.learning_rate=1e-2",
+)
 
 
 @pytest.fixture
@@ -46,7 +53,9 @@ def config_with(folder):
 def put_adapter(folder):
     """Leave an adapter in the folder that is not what it starts as."""
     config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
-    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config).save_pretrained(folder)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config).save_pretrained(
+        folder
+    )
     assert (folder / "adapter_config.json").is_file()
 
 
@@ -61,7 +70,11 @@ def split(folder, names):
         else:
             save_file(own, folder / name, metadata={"format": "pt"})
     (folder / "model.safetensors").unlink()
-    index = "pytorch_model.bin.index.json" if names[0].endswith(".bin") else "model.safetensors.index.json"
+    index = (
+        "pytorch_model.bin.index.json"
+        if names[0].endswith(".bin")
+        else "model.safetensors.index.json"
+    )
     if len(names) > 1:
         write_json(folder / index, {"metadata": {}, "weight_map": owners})
 
@@ -78,7 +91,9 @@ def test_the_digest_is_that_of_the_weights_whatever_the_files(base, few, names):
     split(base, names)
     assert base_digest(base) == before
     # A base in another format is the base that the model was trained on, and trains to the same.
-    np.testing.assert_allclose(load_model(base.with_name("model")).predict_proba(few), told, atol=1e-6)
+    np.testing.assert_allclose(
+        load_model(base.with_name("model")).predict_proba(few), told, atol=1e-6
+    )
     again = build_model(config_with(base)).fit(few, labels_of(few))
     np.testing.assert_allclose(again.predict_proba(few), told, atol=1e-6)
 
@@ -102,18 +117,29 @@ def test_what_transformers_reads_is_what_is_digested(base):
     """An index that was left beside one whole file names files that nobody reads."""
     before = base_digest(base)
     state = load_file(base / "model.safetensors")
-    save_file({key: 2 * value for key, value in state.items()}, base / "old.safetensors", metadata={"format": "pt"})
-    write_json(base / "model.safetensors.index.json", {"weight_map": dict.fromkeys(state, "old.safetensors")})
+    save_file(
+        {key: 2 * value for key, value in state.items()},
+        base / "old.safetensors",
+        metadata={"format": "pt"},
+    )
+    write_json(
+        base / "model.safetensors.index.json",
+        {"weight_map": dict.fromkeys(state, "old.safetensors")},
+    )
     assert base_digest(base) == before
     assert weights_files(base) == [base / "model.safetensors"]
     loaded = AutoModelForCausalLM.from_pretrained(base).state_dict()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-def test_an_adapter_beside_the_weights_is_refused_wherever_the_base_is_read(base, few, tmp_path, monkeypatch):
+def test_an_adapter_beside_the_weights_is_refused_wherever_the_base_is_read(
+    base, few, tmp_path, monkeypatch
+):
     build_model(config_with(base)).fit(few, labels_of(few)).save(tmp_path / "model")
     put_adapter(base)
-    refused = pytest.raises(InputError, match=r"base/adapter_config\.json: an adapter, which would change the model")
+    refused = pytest.raises(
+        InputError, match=r"base/adapter_config\.json: an adapter, which would change the model"
+    )
     dpo = load_config("llama-3.2-1b-dpo", overrides=[f"model.backbone={base}"])
     for action in (
         build_model(config_with(base)).check,
@@ -140,7 +166,8 @@ def test_a_configuration_that_names_other_weights_is_refused(base):
     values = json.loads((base / "config.json").read_text())
     write_json(base / "config.json", values | {"transformers_weights": "other.safetensors"})
     with pytest.raises(
-        InputError, match=r"config\.json: expected a JSON object without the key 'transformers_weights'"
+        InputError,
+        match=r"config\.json: expected a JSON object without the key 'transformers_weights'",
     ):
         build_model(config_with(base)).check()
 
@@ -149,5 +176,7 @@ def test_a_configuration_that_names_other_weights_is_refused(base):
 def test_an_index_that_is_none(base, shards):
     (base / "model.safetensors").unlink()
     write_json(base / "model.safetensors.index.json", {"weight_map": shards})
-    with pytest.raises(InputError, match=r"index\.json: expected a 'weight_map' from weights to files beside it"):
+    with pytest.raises(
+        InputError, match=r"index\.json: expected a 'weight_map' from weights to files beside it"
+    ):
         base_digest(base)

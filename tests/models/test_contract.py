@@ -14,14 +14,25 @@ from humanpref.models import build_model, load_model
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 MICRO = [
-    "model.max_length=48", "model.scratch_hidden_size=8", "model.scratch_layers=1", "model.scratch_vocabulary=300",
+    "model.max_length=48",
+    "model.scratch_hidden_size=8",
+    "model.scratch_layers=1",
+    "model.scratch_vocabulary=300",
     "training.epochs=1",
-]  # fmt: skip
+]
 DECODER = [
-    "model.max_length=64", "model.system_prompt=", "model.question=Which?", "training.batch_size=16",
+    "model.max_length=64",
+    "model.system_prompt=",
+    "model.question=Which?",
+    "training.batch_size=16",
     "training.learning_rate=1e-2",
-]  # fmt: skip
-DPO = ["model.max_length=64", "training.batch_size=16", "training.learning_rate=1e-2", "training.beta=1"]
+]
+DPO = [
+    "model.max_length=64",
+    "training.batch_size=16",
+    "training.learning_rate=1e-2",
+    "training.beta=1",
+]
 FEW = ["model.term_penalties=[10, 3]", "model.structure_penalties=[100]"]
 TREES = ["model.max_rounds=30", "model.patience=5", "model.learning_rate=0.2", "model.seeds=2"]
 CONFIGS = {
@@ -39,24 +50,37 @@ CONFIGS = {
     "boosted": load_config("boosted", overrides=TREES),
     "encoder": load_config("tiny", overrides=MICRO),
     "encoder, joint": load_config(
-        "tiny", overrides=[*MICRO, "model.inputs=joint", "model.head=attention", "inference.swap_average=true"]
+        "tiny",
+        overrides=[
+            *MICRO,
+            "model.inputs=joint",
+            "model.head=attention",
+            "inference.swap_average=true",
+        ],
     ),
     "encoder, dual averaged": load_config(
         "tiny", overrides=[*MICRO, "model.head=interaction", "inference.swap_average=true"]
     ),
-    "encoder, davidson": load_config("tiny", overrides=[*MICRO, "model.head=davidson", "model.layer_norm=true"]),
-    "encoder, offset": load_config("tiny", overrides=[*MICRO, "model.offset=structure", "model.zero_start=true"]),
+    "encoder, davidson": load_config(
+        "tiny", overrides=[*MICRO, "model.head=davidson", "model.layer_norm=true"]
+    ),
+    "encoder, offset": load_config(
+        "tiny", overrides=[*MICRO, "model.offset=structure", "model.zero_start=true"]
+    ),
     # So strong a pull to equal weights that inner folds, which depend on the rows, have no say.
     "blend": load_config(
         "cpu-best",
         overrides=[
-            'model.members=["prior", "sparse model.min_rows=1 model.term_penalties=3 model.structure_penalties=30"]',
+            'model.members=["prior", "sparse model.min_rows=1 model.term_penalties=3 '
+            'model.structure_penalties=30"]',
             "model.folds=2",
             "model.shrinkage=1e9",
             "model.min_gain=0",
         ],
     ),
-    "decoder": load_config("llama-3.2-1b-lora", overrides=[*DECODER, "inference.swap_average=true"]),
+    "decoder": load_config(
+        "llama-3.2-1b-lora", overrides=[*DECODER, "inference.swap_average=true"]
+    ),
     "dpo": load_config("llama-3.2-1b-dpo", overrides=DPO),
 }
 EXACT = {"prior": 1e-12, "boosted": 1e-12}
@@ -88,7 +112,9 @@ def family(request):
 @pytest.fixture(scope="module")
 def model(family, pairs):
     fitted = build_model(CONFIGS[family])
-    assert fitted.fit(pairs, labels_of(pairs), validation=(pairs[:9], labels_of(pairs[:9]))) is fitted
+    assert (
+        fitted.fit(pairs, labels_of(pairs), validation=(pairs[:9], labels_of(pairs[:9]))) is fitted
+    )
     return fitted
 
 
@@ -106,7 +132,8 @@ def odd_rows(tmp_path_factory):
         "identical": (["q"], ["same"], ["same"]),
     }
     frame = pd.DataFrame(
-        [[json.dumps(cell) for cell in row] for row in cells.values()], columns=["prompt", "response_a", "response_b"]
+        [[json.dumps(cell) for cell in row] for row in cells.values()],
+        columns=["prompt", "response_a", "response_b"],
     )
     frame.insert(0, "id", list(cells))
     path = tmp_path_factory.mktemp("odd") / "test.csv"
@@ -128,10 +155,18 @@ def test_probabilities(model, pairs):
 
 def test_every_entry_reads_a_callers_frame_as_a_file(model, family, pairs, arena):
     raw, read = pd.read_csv(arena / "test.csv"), read_pairs(arena / "test.csv")
-    plain = read.assign(**{column: [" ".join(turns) for turns in read[column]] for column in TEXT_COLUMNS})
-    one_turn = read.assign(**{column: [(text,) for text in plain[column]] for column in TEXT_COLUMNS})
+    plain = read.assign(
+        **{column: [" ".join(turns) for turns in read[column]] for column in TEXT_COLUMNS}
+    )
+    one_turn = read.assign(
+        **{column: [(text,) for text in plain[column]] for column in TEXT_COLUMNS}
+    )
     # In another order, of which only the index tells.
-    for frame, same in ((raw, read), (plain, one_turn), (raw[::-1], read[::-1].reset_index(drop=True))):
+    for frame, same in (
+        (raw, read),
+        (plain, one_turn),
+        (raw[::-1], read[::-1].reset_index(drop=True)),
+    ):
         for name in ("predict_proba", "costs", "margins", "rewards"):
             if hasattr(model, name):
                 made = getattr(model, name)
@@ -143,8 +178,12 @@ def test_every_entry_reads_a_callers_frame_as_a_file(model, family, pairs, arena
         model.predict_proba(mixed)
     labelled = pd.read_csv(arena / "train.csv")[:40]
     few = pairs[:40].reset_index(drop=True)
-    fitted = build_model(CONFIGS[family]).fit(labelled, labels_of(labelled), validation=(raw, labels_of(few)[:24]))
-    again = build_model(CONFIGS[family]).fit(few, labels_of(few), validation=(read, labels_of(few)[:24]))
+    fitted = build_model(CONFIGS[family]).fit(
+        labelled, labels_of(labelled), validation=(raw, labels_of(few)[:24])
+    )
+    again = build_model(CONFIGS[family]).fit(
+        few, labels_of(few), validation=(read, labels_of(few)[:24])
+    )
     np.testing.assert_array_equal(fitted.predict_proba(raw), again.predict_proba(read))
     with pytest.raises(InputError, match="missing column 'prompt'"):
         build_model(CONFIGS[family]).fit(labelled.drop(columns="prompt"), labels_of(labelled))
@@ -161,13 +200,17 @@ def test_any_row_can_be_predicted_alone_and_together(model, odd_rows, family):
     check_probabilities(together, len(odd_rows))
     for i in range(len(odd_rows)):
         alone = model.predict_proba(odd_rows[i : i + 1].reset_index(drop=True))
-        np.testing.assert_allclose(alone[0], together[i], atol=EXACT[CONFIGS[family].family], err_msg=odd_rows["id"][i])
+        np.testing.assert_allclose(
+            alone[0], together[i], atol=EXACT[CONFIGS[family].family], err_msg=odd_rows["id"][i]
+        )
 
 
 def test_the_order_of_the_rows_does_not_matter(model, pairs, family):
     order = np.random.default_rng(0).permutation(len(pairs))
     shuffled = model.predict_proba(pairs.iloc[order].reset_index(drop=True))
-    np.testing.assert_allclose(shuffled, model.predict_proba(pairs)[order], atol=EXACT[CONFIGS[family].family])
+    np.testing.assert_allclose(
+        shuffled, model.predict_proba(pairs)[order], atol=EXACT[CONFIGS[family].family]
+    )
 
 
 def test_saved_and_loaded(model, pairs, tmp_path):
@@ -190,7 +233,8 @@ def test_loading_is_strict(model, tmp_path, change):
     else:
         path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(
-        InputError, match=r"model\.safetensors: .*(missing weights|extra weights stranger|cannot be read)"
+        InputError,
+        match=r"model\.safetensors: .*(missing weights|extra weights stranger|cannot be read)",
     ):
         load_model(tmp_path)
 
@@ -211,7 +255,9 @@ def test_the_same_seed_gives_the_same_model(model, family, pairs):
 def test_hard_labels_as_numbers_equal_one_hot(family, pairs):
     few = pairs[:40].reset_index(drop=True)
     hot = build_model(CONFIGS[family]).fit(few, labels_of(few)).predict_proba(few)
-    numbers = build_model(CONFIGS[family]).fit(few, labels_of(few).argmax(axis=1)).predict_proba(few)
+    numbers = (
+        build_model(CONFIGS[family]).fit(few, labels_of(few).argmax(axis=1)).predict_proba(few)
+    )
     np.testing.assert_allclose(hot, numbers, atol=1e-12)
     for wrong in (np.array([0, 1, 3]), np.zeros((3, 2)), np.ones((3, 3))):
         with pytest.raises(ValueError, match="labels"):
@@ -244,9 +290,15 @@ def test_weight_two_equals_the_row_twice(family, pairs):
         )
     config = {
         "prior": load_config("prior"),
-        # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one text will do.
+        # One penalty, since the inner folds of 12 and of 15 rows differ; terms that stand in one
+        # text will do.
         "sparse": load_config(
-            "sparse", overrides=["model.term_penalties=3", "model.structure_penalties=30", "model.min_rows=1"]
+            "sparse",
+            overrides=[
+                "model.term_penalties=3",
+                "model.structure_penalties=30",
+                "model.min_rows=1",
+            ],
         ),
         "embedding": load_config(
             "embedding",
@@ -258,12 +310,23 @@ def test_weight_two_equals_the_row_twice(family, pairs):
         ),
         # No early stopping, every row for every tree.
         "boosted": load_config(
-            "boosted", overrides=["model.rounds=20", "model.row_share=1", "model.min_child_weight=1", "model.l2=1"]
+            "boosted",
+            overrides=[
+                "model.rounds=20",
+                "model.row_share=1",
+                "model.min_child_weight=1",
+                "model.l2=1",
+            ],
         ),
         # One step over all rows, without chance.
         "encoder": load_config(
             "tiny",
-            overrides=[*MICRO, "model.scratch_dropout=0", "training.swap_augmentation=false", "training.batch_size=15"],
+            overrides=[
+                *MICRO,
+                "model.scratch_dropout=0",
+                "training.swap_augmentation=false",
+                "training.batch_size=15",
+            ],
         ),
         "blend": CONFIGS["blend"],
         "decoder": decoder,

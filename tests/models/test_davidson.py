@@ -17,17 +17,22 @@ def drawn(rows=400, seed=0):
 
 def test_numbers_worked_by_hand():
     found = davidson_probabilities(
-        np.array([0.0, 2 * np.log(2), -2 * np.log(2), 2e4]), np.array([0.0, 0.0, 0.0, 1e4 + np.log(3)])
+        np.array([0.0, 2 * np.log(2), -2 * np.log(2), 2e4]),
+        np.array([0.0, 0.0, 0.0, 1e4 + np.log(3)]),
     )
     np.testing.assert_allclose(
-        found, [[1 / 3] * 3, [4 / 7, 1 / 7, 2 / 7], [1 / 7, 4 / 7, 2 / 7], [1 / 4, 0, 3 / 4]], atol=1e-12
+        found,
+        [[1 / 3] * 3, [4 / 7, 1 / 7, 2 / 7], [1 / 7, 4 / 7, 2 / 7], [1 / 4, 0, 3 / 4]],
+        atol=1e-12,
     )
 
 
 def test_swapping_changes_places_exactly():
     x, z, labels, _ = drawn()
     model = DavidsonRegression(np.ones(3), np.ones(2)).fit(x, z, labels)
-    np.testing.assert_allclose(model.predict_proba(-x, z), model.predict_proba(x, z)[:, [1, 0, 2]], atol=1e-14)
+    np.testing.assert_allclose(
+        model.predict_proba(-x, z), model.predict_proba(x, z)[:, [1, 0, 2]], atol=1e-14
+    )
     swapped = DavidsonRegression(np.ones(3), np.ones(2)).fit(-x, z, labels[:, [1, 0, 2]])
     np.testing.assert_allclose(swapped.w_, model.w_, atol=1e-6)
 
@@ -36,9 +41,13 @@ def test_equals_the_logistic_regression_on_the_rows_and_their_mirror_images():
     x, z, labels, _ = drawn()
     both_x, both_z = np.vstack([x, -x]), np.vstack([z, z])
     classes = np.concatenate([labels.argmax(axis=1), labels[:, [1, 0, 2]].argmax(axis=1)])
-    other = LogisticRegression(C=1e6, tol=1e-10, max_iter=5_000).fit(np.hstack([both_x, both_z]), classes)
+    other = LogisticRegression(C=1e6, tol=1e-10, max_iter=5_000).fit(
+        np.hstack([both_x, both_z]), classes
+    )
     model = DavidsonRegression(np.full(3, 1e-6), np.full(2, 1e-6)).fit(x, z, labels)
-    np.testing.assert_allclose(model.predict_proba(x, z), other.predict_proba(np.hstack([x, z])), atol=2e-4)
+    np.testing.assert_allclose(
+        model.predict_proba(x, z), other.predict_proba(np.hstack([x, z])), atol=2e-4
+    )
 
 
 def test_recovers_the_truth_and_sparse_equals_dense():
@@ -67,14 +76,20 @@ def test_the_optimum_is_one(monkeypatch):
     model = DavidsonRegression(np.ones(3), np.ones(2)).fit(x, z, labels, np.linspace(0, 2, len(x)))
     value, gradient = captured["objective"](captured["found"].x)
     assert np.abs(gradient).max() < 1e-5
-    # The optimizer has units of its own for the weights; in those of the columns, too, no step from the optimum pays.
+    # The optimizer has units of its own for the weights; in those of the columns, too, no step from
+    # the optimum pays.
     probabilities, weights = model.predict_proba(x, z), np.linspace(0, 2, len(x))
     residual = (probabilities - labels) * weights[:, None]
     by_w = x.T @ (residual[:, 0] - residual[:, 1]) / 2 + model.w_
     by_v = z.T @ residual[:, 2] + model.v_
-    assert max(np.abs(by_w).max(), np.abs(by_v).max(), abs(residual[:, 2].sum())) / weights.sum() < 1e-5
+    assert (
+        max(np.abs(by_w).max(), np.abs(by_v).max(), abs(residual[:, 2].sum())) / weights.sum()
+        < 1e-5
+    )
     point = np.random.default_rng(5).normal(size=6)
-    error = check_grad(lambda p: captured["objective"](p)[0], lambda p: captured["objective"](p)[1], point)
+    error = check_grad(
+        lambda p: captured["objective"](p)[0], lambda p: captured["objective"](p)[1], point
+    )
     assert error < 1e-6
     assert value < captured["objective"](point)[0]
 
@@ -92,7 +107,9 @@ def test_weights_and_soft_labels(weighted):
         soft = 0.5 * labels + 0.5 * labels[:, [1, 2, 0]]
         first = DavidsonRegression(*penalties).fit(x, z, soft)
         mixed = np.concatenate([labels, labels[:, [1, 2, 0]]])
-        second = DavidsonRegression(*penalties).fit(np.vstack([x, x]), np.vstack([z, z]), mixed, np.full(100, 0.5))
+        second = DavidsonRegression(*penalties).fit(
+            np.vstack([x, x]), np.vstack([z, z]), mixed, np.full(100, 0.5)
+        )
     np.testing.assert_allclose(second.parameters, first.parameters, atol=1e-4)
 
 

@@ -1,4 +1,5 @@
-"""Decoders as classifiers: what learns and what does not, padding, the artifact and its base, and bases that will not do."""
+"""Decoders as classifiers: what learns and what does not, padding, the artifact and its base, and
+bases that will not do."""
 
 import json
 import os
@@ -28,12 +29,20 @@ from humanpref.models.pretrained import BASE_VARIABLE, backbone_facts, base_dige
 from humanpref.schema import TEXT_COLUMNS, InputError
 from humanpref.text.chat import judge_template
 
-SETTINGS = ("model.max_length=80", "model.system_prompt=", "model.question=Which?", "model.lora_dropout=0",
-            "training.batch_size=16", "training.learning_rate=1e-2")  # fmt: skip
+SETTINGS = (
+    "model.max_length=80",
+    "model.system_prompt=",
+    "model.question=Which?",
+    "model.lora_dropout=0",
+    "training.batch_size=16",
+    "training.learning_rate=1e-2",
+)
 
 
 def config_with(folder, *overrides):
-    return load_config("llama-3.2-1b-lora", overrides=[f"model.backbone={folder}", *SETTINGS, *overrides])
+    return load_config(
+        "llama-3.2-1b-lora", overrides=[f"model.backbone={folder}", *SETTINGS, *overrides]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +55,9 @@ def ragged(few):
     """The same rows, from very short to as long as they are."""
     cut = few.copy()
     for column in TEXT_COLUMNS:
-        cut[column] = [tuple(turn[: 2 * i] for turn in turns) for i, turns in enumerate(few[column])]
+        cut[column] = [
+            tuple(turn[: 2 * i] for turn in turns) for i, turns in enumerate(few[column])
+        ]
     return cut
 
 
@@ -61,7 +72,9 @@ def log_loss(model, pairs):
 
 def test_sixteen_pairs_are_learned_by_heart(decoder_folder, pairs):
     some = pairs[:16].reset_index(drop=True)
-    config = config_with(decoder_folder(), "training.epochs=40", "model.lora_r=8", "model.target_modules=all-linear")
+    config = config_with(
+        decoder_folder(), "training.epochs=40", "model.lora_r=8", "model.target_modules=all-linear"
+    )
     assert log_loss(build_model(config).fit(some, labels_of(some)), some) < 0.1
 
 
@@ -86,8 +99,11 @@ def test_the_first_loss_is_that_of_no_opinion(decoder_folder, few):
 )
 def test_what_learns_moves_and_nothing_else_does(peft, kind, learns, decoder_folder, few):
     folder = decoder_folder(kind)
-    # The head starts at 0: what is below it learns from the second step on, and LoRA's A from the third.
-    config = config_with(folder, f"model.peft={peft}", "training.epochs=2", "training.weight_decay=0")
+    # The head starts at 0: what is below it learns from the second step on, and LoRA's A from the
+    # third.
+    config = config_with(
+        folder, f"model.peft={peft}", "training.epochs=2", "training.weight_decay=0"
+    )
     torch.manual_seed(config.seed)
     started = DecoderModel(config)
     started._build(few)
@@ -100,21 +116,34 @@ def test_what_learns_moves_and_nothing_else_does(peft, kind, learns, decoder_fol
     assert trainable - below == {"head.1.weight", "head.1.bias"}
     assert bool(below) == (learns is not None)
     assert all(re.search(learns, name) for name in below)
-    assert model.report_["training"]["trainable_parameters"] == sum(after[name].numel() for name in trainable)
+    assert model.report_["training"]["trainable_parameters"] == sum(
+        after[name].numel() for name in trainable
+    )
     published = load_file(folder / "model.safetensors")
-    frozen = {name.rsplit("layers.", 1)[-1].replace("base_layer.", "") for name in set(after) - trainable}
+    frozen = {
+        name.rsplit("layers.", 1)[-1].replace("base_layer.", "") for name in set(after) - trainable
+    }
     same = [name for name in published if name.rsplit("layers.", 1)[-1] in frozen]
     assert peft == "none" or len(same) > 10
     for name in same:
-        ours = next(key for key in after if key.replace("base_layer.", "").endswith(name.removeprefix("model.")) and
-                    key not in trainable)  # fmt: skip
+        ours = next(
+            key
+            for key in after
+            if key.replace("base_layer.", "").endswith(name.removeprefix("model."))
+            and key not in trainable
+        )
         assert torch.equal(published[name], after[ours])
 
 
-# GPT-2 stands for decoders that count positions absolutely, Gemma 2 for those whose layers see a window only.
+# GPT-2 stands for decoders that count positions absolutely, Gemma 2 for those whose layers see a
+# window only.
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "gpt2"])
 def test_padding_batches_and_order_change_nothing(kind, decoder_folder, ragged):
-    changes = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32} if kind == "gemma2" else {}
+    changes = (
+        {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 32}
+        if kind == "gemma2"
+        else {}
+    )
     folder = decoder_folder(kind, **changes)
     config = config_with(folder, "model.max_length=256", "model.target_modules=all-linear")
     model = build_model(config).fit(ragged, labels_of(ragged))
@@ -138,10 +167,14 @@ def test_padding_stands_on_the_right_whatever_the_tokenizer_says(decoder_folder,
     short, long = collate.lengths.argsort()[[0, -1]]
     mask = collate(np.array([short, long]))["attention_mask"]
     assert mask[1].all()
-    assert mask[0].tolist() == [1] * collate.lengths[short] + [0] * (collate.lengths[long] - collate.lengths[short])
+    assert mask[0].tolist() == [1] * collate.lengths[short] + [0] * (
+        collate.lengths[long] - collate.lengths[short]
+    )
 
 
-@pytest.mark.parametrize("option", ["training.gradient_checkpointing=true", "training.forward_tokens=1"])
+@pytest.mark.parametrize(
+    "option", ["training.gradient_checkpointing=true", "training.forward_tokens=1"]
+)
 def test_less_memory_gives_the_same_model(option, decoder_folder, few, fitted):
     model = build_model(config_with(decoder_folder(), option)).fit(few, labels_of(few))
     np.testing.assert_allclose(model.predict_proba(few), fitted.predict_proba(few), atol=1e-4)
@@ -149,7 +182,9 @@ def test_less_memory_gives_the_same_model(option, decoder_folder, few, fitted):
 
 @pytest.mark.parametrize("peft", ["lora", "dora", "ia3", "layernorm"])
 def test_a_base_in_half_precision_with_what_learns_in_float32(peft, decoder_folder, few):
-    model = build_model(config_with(decoder_folder(), "model.base_dtype=bfloat16", f"model.peft={peft}"))
+    model = build_model(
+        config_with(decoder_folder(), "model.base_dtype=bfloat16", f"model.peft={peft}")
+    )
     model.fit(few, labels_of(few))
     types = {weight.requires_grad: weight.dtype for weight in model.module_.parameters()}
     assert types == {True: torch.float32, False: torch.bfloat16}
@@ -157,18 +192,26 @@ def test_a_base_in_half_precision_with_what_learns_in_float32(peft, decoder_fold
 
 
 def test_the_head_with_a_hidden_layer_is_saved_and_loaded(decoder_folder, few, tmp_path):
-    model = build_model(config_with(decoder_folder(), "model.head=mlp", "model.dropout=0.1", "model.peft=head"))
+    model = build_model(
+        config_with(decoder_folder(), "model.head=mlp", "model.dropout=0.1", "model.peft=head")
+    )
     model.fit(few, labels_of(few)).save(tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == {
         f"head.{i}.{w}" for i in (1, 3) for w in ("weight", "bias")
     }
-    np.testing.assert_allclose(load_model(tmp_path).predict_proba(few), model.predict_proba(few), atol=1e-5)
+    np.testing.assert_allclose(
+        load_model(tmp_path).predict_proba(few), model.predict_proba(few), atol=1e-5
+    )
 
 
-def test_a_missing_library_is_named_before_anything_is_loaded(decoder_folder, fitted, tmp_path, monkeypatch):
+def test_a_missing_library_is_named_before_anything_is_loaded(
+    decoder_folder, fitted, tmp_path, monkeypatch
+):
     fitted.save(tmp_path)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match=r"option model.peft: lora needs peft: pip install 'humanpref\[torch\]'"):
+    with pytest.raises(
+        InputError, match=r"option model.peft: lora needs peft: pip install 'humanpref\[torch\]'"
+    ):
         build_model(config_with("no such folder"))
     build_model(config_with("no such folder", "model.peft=head"))  # needs none
     with pytest.raises(InputError, match=r"needs peft: pip install"):
@@ -178,7 +221,9 @@ def test_a_missing_library_is_named_before_anything_is_loaded(decoder_folder, fi
 @pytest.fixture
 def travelled(fitted, decoder_folder, tmp_path):
     """An artifact's model whose base is no longer where it was, and a copy of that base."""
-    fitted.config = replace(fitted.config, model=replace(fitted.config.model, backbone="gone/tiny-llama"))
+    fitted.config = replace(
+        fitted.config, model=replace(fitted.config.model, backbone="gone/tiny-llama")
+    )
     fitted.base_ = fitted.base_ | {"name": "/gone/tiny-llama"}
     fitted.save(tmp_path / "artifact" / "model")
     base = tmp_path / "elsewhere" / "tiny-llama"
@@ -188,17 +233,27 @@ def travelled(fitted, decoder_folder, tmp_path):
 
 def test_the_artifact_holds_what_was_learned_and_names_the_base(travelled, fitted, decoder_folder):
     folder, _ = travelled
-    assert {name.split(".")[0] for name in load_file(folder / "model.safetensors")} == {"backbone", "head"}
-    assert all("lora_" in name or "head." in name for name in load_file(folder / "model.safetensors"))
+    assert {name.split(".")[0] for name in load_file(folder / "model.safetensors")} == {
+        "backbone",
+        "head",
+    }
+    assert all(
+        "lora_" in name or "head." in name for name in load_file(folder / "model.safetensors")
+    )
     assert [path.name for path in folder.rglob("*.safetensors")] == ["model.safetensors"]
     record = json.loads((folder / "base.json").read_text())
     assert record == {"name": "/gone/tiny-llama", "sha256": base_digest(decoder_folder())}
 
 
-def test_the_base_is_found_by_the_variable_or_beside_the_artifact(travelled, fitted, few, monkeypatch):
+def test_the_base_is_found_by_the_variable_or_beside_the_artifact(
+    travelled, fitted, few, monkeypatch
+):
     folder, base = travelled
     expected = fitted.predict_proba(few)
-    with pytest.raises(InputError, match=r"was trained on base /gone/tiny-llama .*it is not there; set HUMANPREF_BASE"):
+    with pytest.raises(
+        InputError,
+        match=r"was trained on base /gone/tiny-llama .*it is not there; set HUMANPREF_BASE",
+    ):
         load_model(folder)
     for place in (base, base.parent):
         monkeypatch.setenv(BASE_VARIABLE, str(place))
@@ -215,14 +270,19 @@ def test_another_base_is_refused(travelled, monkeypatch):
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
     monkeypatch.setenv(BASE_VARIABLE, str(base))
     with pytest.raises(
-        InputError, match=r"sha256 \w{16}…\); .*elsewhere/tiny-llama holds other weights \(sha256 \w{16}"
+        InputError,
+        match=r"sha256 \w{16}…\); .*elsewhere/tiny-llama holds other weights \(sha256 \w{16}",
     ):
         load_model(folder)
 
 
 def bert(folder):
     config = BertConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=500
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        vocab_size=500,
     )
     BertModel(config).save_pretrained(folder)
 
@@ -241,7 +301,11 @@ def drop(folder):
         (drop, (), "lacks 1 weights .*q_proj"),
         (bert, (), "not a decoder"),
         (None, ("model.max_length=513",), "max_length: backbone .* reads 512 tokens, not 513"),
-        (None, ("model.max_length=32", "model.system_prompt=" + "be fair " * 20), r"take \d+ of the 32 tokens"),
+        (
+            None,
+            ("model.max_length=32", "model.system_prompt=" + "be fair " * 20),
+            r"take \d+ of the 32 tokens",
+        ),
         (None, ("model.target_modules=query",), "target_modules: lora cannot sit at 'query'"),
         (None, ("model.peft=bias",), "has no biases"),
         (None, ("model.base_dtype=float16",), "float16 needs a GPU"),
@@ -261,8 +325,12 @@ def test_what_will_not_do(spoil, overrides, message, decoder_folder, few, tmp_pa
 
 def test_a_base_in_float16_is_not_trained_through_without_a_scaler(decoder_folder, monkeypatch):
     # A T4: no bf16 of its own, so that auto means fp16.
-    monkeypatch.setattr(frozen_base, "processes", lambda: SimpleNamespace(device=torch.device("cuda")))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(
+        frozen_base, "processes", lambda: SimpleNamespace(device=torch.device("cuda"))
+    )
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
     options = config_with(decoder_folder()).model
     frozen_base.check_precision(options, "auto")
     frozen_base.check_precision(options, "fp16")
@@ -274,7 +342,13 @@ def test_a_base_in_float16_is_not_trained_through_without_a_scaler(decoder_folde
 def test_a_base_that_is_packed_already_counts_whole():
     """4-bit weights lie two in a byte."""
     base = LlamaModel(
-        LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+        LlamaConfig(
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            vocab_size=9,
+        )
     )
     whole = backbone_facts("base", base)["parameters"]
     matrix = base.layers[0].mlp.up_proj
@@ -308,7 +382,8 @@ except ImportError:
 from transformers import LlamaConfig, LlamaModel
 from humanpref.config.neural import DecoderOptions
 from humanpref.models.decoder import PairDecoder
-tiny = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, intermediate_size=8, vocab_size=9)
+tiny = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+tiny |= dict(intermediate_size=8, vocab_size=9)
 module = PairDecoder(LlamaModel(LlamaConfig(**tiny)), DecoderOptions())
 print(sum("lora" in name for name, _ in module.named_parameters()))
 import torchao

@@ -38,14 +38,24 @@ def _no_memo(monkeypatch):
 def test_swapping_is_exact(model, pairs, monkeypatch):
     made = model.predict_proba(pairs)
     monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
-    np.testing.assert_allclose(model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], made, atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], made, atol=1e-6
+    )
 
 
 def test_it_learns_what_the_texts_say(sentence_encoder, write_csv):
     # Equal lengths and words of one length: nothing but the embeddings tells the answers apart.
     rng = np.random.default_rng(0)
-    rows = [[[f"{rng.integers(9_999):04d}"], [f"{q} {rng.integers(999):03d}"], [f"{r} {rng.integers(999):03d}"], c]
-            for _ in range(30) for q, r, c in (("good", "evil", 0), ("evil", "good", 1))]  # fmt: skip
+    rows = [
+        [
+            [f"{rng.integers(9_999):04d}"],
+            [f"{q} {rng.integers(999):03d}"],
+            [f"{r} {rng.integers(999):03d}"],
+            c,
+        ]
+        for _ in range(30)
+        for q, r, c in (("good", "evil", 0), ("evil", "good", 1))
+    ]
     pairs = read_pairs(write_csv(rows), labels=True)
     model = build_model(config_with(sentence_encoder, "model.embedding_penalties=1")).fit(
         pairs[:40], labels_of(pairs[:40])
@@ -66,13 +76,18 @@ def test_principal_components():
     assert (made**2).mean() == pytest.approx(1)
     twice = np.concatenate([sides, sides[:, :10]], axis=1)
     weights = np.where(np.arange(50) < 10, 2.0, 1.0)
-    for one, other in zip(principal_components(PairVectors(*twice, *[None] * 2), 2, None),
-                          principal_components(PairVectors(*sides, *[None] * 2), 2, weights), strict=True):  # fmt: skip
+    for one, other in zip(
+        principal_components(PairVectors(*twice, *[None] * 2), 2, None),
+        principal_components(PairVectors(*sides, *[None] * 2), 2, weights),
+        strict=True,
+    ):
         np.testing.assert_allclose(np.abs(one), np.abs(other), atol=1e-9)
     assert principal_components(PairVectors(*sides, *[None] * 2), 99, None)[1].shape == (4, 4)
 
 
-@pytest.mark.parametrize(("change", "message"), [("missing", "lacks 1 weights"), ("changed", "other weights")])
+@pytest.mark.parametrize(
+    ("change", "message"), [("missing", "lacks 1 weights"), ("changed", "other weights")]
+)
 def test_a_kept_backbone_is_loaded_strictly(model, change, message, tmp_path):
     model.save(tmp_path)
     path = tmp_path / "backbone" / "model.safetensors"
@@ -94,25 +109,37 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
     model = build_model(config).fit(few, labels_of(few))
     model.save(tmp_path / "model")
     assert not (tmp_path / "model" / "backbone").exists()
-    np.testing.assert_array_equal(load_model(tmp_path / "model").predict_proba(few), model.predict_proba(few))
+    np.testing.assert_array_equal(
+        load_model(tmp_path / "model").predict_proba(few), model.predict_proba(few)
+    )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
-    with pytest.raises(InputError, match="other weights, tokens or settings than the model was trained on"):
+    with pytest.raises(
+        InputError, match="other weights, tokens or settings than the model was trained on"
+    ):
         load_model(tmp_path / "model")
     shutil.rmtree(folder)
     with pytest.raises(InputError, match=r"cannot be loaded; expected a folder"):
         load_model(tmp_path / "model")
 
 
-def test_fold_models_embed_each_text_once_and_share_one_backbone(sentence_encoder, arena, pairs, tmp_path, monkeypatch):
+def test_fold_models_embed_each_text_once_and_share_one_backbone(
+    sentence_encoder, arena, pairs, tmp_path, monkeypatch
+):
     seen = []
     embed = sentence.FrozenEncoder._embed
     monkeypatch.setattr(
-        sentence.FrozenEncoder, "_embed", lambda self, texts, *rest: seen.extend(texts) or embed(self, texts, *rest)
+        sentence.FrozenEncoder,
+        "_embed",
+        lambda self, texts, *rest: seen.extend(texts) or embed(self, texts, *rest),
     )
     monkeypatch.setattr("humanpref.files.SHARED_BYTES", 1_000)
-    artifact = experiment.train(config_with(sentence_encoder), arena / "train.csv", tmp_path / "out", folds=2)
+    artifact = experiment.train(
+        config_with(sentence_encoder), arena / "train.csv", tmp_path / "out", folds=2
+    )
     assert len(seen) == len(set(seen)) > len(pairs)
-    first, second = (artifact.folder / f"fold-{fold}" / "backbone" / "model.safetensors" for fold in range(2))
+    first, second = (
+        artifact.folder / f"fold-{fold}" / "backbone" / "model.safetensors" for fold in range(2)
+    )
     assert first.samefile(second)
     heads = [artifact.folder / f"fold-{fold}" / "model.safetensors" for fold in range(2)]
     assert not heads[0].samefile(heads[1])

@@ -1,4 +1,5 @@
-"""The way of a pretrained encoder: from a folder, through fine-tuning, to strict loading; and folders that are none."""
+"""The way of a pretrained encoder: from a folder, through fine-tuning, to strict loading; and
+folders that are none."""
 
 import dataclasses
 import json
@@ -73,8 +74,15 @@ def config_with(folder, *overrides):
     return load_config("deberta-v3-small", overrides=settings)
 
 
-DEBERTA = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
-           "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0}  # fmt: skip
+DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 ENCODERS = {
     "deberta": lambda: (DebertaV2Config(**TINY, **DEBERTA), DebertaV2ForSequenceClassification),
     "bert": lambda: (BertConfig(**TINY), BertForSequenceClassification),
@@ -95,7 +103,9 @@ def test_fine_tuning_from_a_folder(name, folder_of, pairs, tmp_path):
         key for key in ended if ended[key].is_floating_point()
     }  # every weight is trained, none is left over
     model.save(tmp_path)
-    np.testing.assert_allclose(load_model(tmp_path).predict_proba(few), model.predict_proba(few), atol=1e-6)
+    np.testing.assert_allclose(
+        load_model(tmp_path).predict_proba(few), model.predict_proba(few), atol=1e-6
+    )
     facts = model.report_["backbone"]
     assert (facts["name"], facts["layers"], facts["hidden_size"]) == (folder.name, 1, 16)
     assert str(folder.parent) not in json.dumps(facts)
@@ -105,13 +115,20 @@ def test_the_pretrained_weights_are_really_used(folder_of, pairs):
     folder = folder_of(*ENCODERS["deberta"]())
     saved = load_file(folder / "model.safetensors")
     loaded = load_backbone(str(folder)).state_dict()
-    assert torch.equal(loaded["embeddings.word_embeddings.weight"], saved["deberta.embeddings.word_embeddings.weight"])
+    assert torch.equal(
+        loaded["embeddings.word_embeddings.weight"],
+        saved["deberta.embeddings.word_embeddings.weight"],
+    )
 
 
 def test_a_checkpoint_in_half_precision_is_trained_in_float32(folder_of):
     folder = folder_of(*ENCODERS["bert"]())
     path = folder / "model.safetensors"
-    save_file({key: tensor.half() for key, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    save_file(
+        {key: tensor.half() for key, tensor in load_file(path).items()},
+        path,
+        metadata={"format": "pt"},
+    )
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"dtype": "float16"}))
     assert {p.dtype for p in load_backbone(str(folder)).parameters()} == {torch.float32}
@@ -122,9 +139,15 @@ def test_a_checkpoint_in_half_precision_is_trained_in_float32(folder_of):
     [
         (lambda folder: shutil.rmtree(folder), "cannot be loaded"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights, expected one of"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "not whole safetensors"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99),
+            "not whole safetensors",
+        ),
         (lambda folder: [path.unlink() for path in folder.glob("*token*")], "tokenizer"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: expected a JSON object"),
+        (
+            lambda folder: (folder / "config.json").write_text("[]"),
+            "config.json: expected a JSON object",
+        ),
         (
             lambda folder: drop(folder, "encoder.layer.0.attention.self.query_proj.weight"),
             "lacks 1 weights .*query_proj",
@@ -155,11 +178,22 @@ def reshape(folder):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (lambda: LlamaConfig(**TINY, num_key_value_heads=2), "not an encoder, its first token does not see the last one"),
-        (lambda: BartConfig(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2),
-         "a bart model is not an encoder"),
+        (
+            lambda: LlamaConfig(**TINY, num_key_value_heads=2),
+            "not an encoder, its first token does not see the last one",
+        ),
+        (
+            lambda: BartConfig(
+                d_model=16,
+                encoder_layers=1,
+                decoder_layers=1,
+                encoder_attention_heads=2,
+                decoder_attention_heads=2,
+            ),
+            "a bart model is not an encoder",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_an_encoder_is_refused(config, message, folder_of, pairs):
     with pytest.raises(InputError, match=message):
         build_model(config_with(folder_of(config()))).fit(pairs, labels_of(pairs))
@@ -168,7 +202,9 @@ def test_what_is_not_an_encoder_is_refused(config, message, folder_of, pairs):
 @pytest.mark.parametrize(("name", "longest"), [("bert", 64), ("roberta", 63)])
 def test_a_length_beyond_absolute_positions_is_refused(name, longest, folder_of, pairs):
     folder, few = folder_of(*ENCODERS[name]()), pairs[:20].reset_index(drop=True)
-    with pytest.raises(InputError, match=f"max_length: backbone .* cannot read {longest + 1} tokens"):
+    with pytest.raises(
+        InputError, match=f"max_length: backbone .* cannot read {longest + 1} tokens"
+    ):
         build_model(config_with(folder, f"model.max_length={longest + 1}")).fit(few, labels_of(few))
     build_model(config_with(folder, f"model.max_length={longest}")).fit(few, labels_of(few))
 
@@ -178,7 +214,9 @@ def test_more_tokens_than_embeddings_are_refused(folder_of, pairs, tokenizer):
     larger = load_tokenizer(str(folder))
     larger.add_tokens(["brandnew"])
     larger.save_pretrained(folder)
-    with pytest.raises(InputError, match=r"its tokenizer has a token \d+ \(brandnew\), its model \d+ embeddings"):
+    with pytest.raises(
+        InputError, match=r"its tokenizer has a token \d+ \(brandnew\), its model \d+ embeddings"
+    ):
         build_model(config_with(folder)).fit(pairs, labels_of(pairs))
 
 
@@ -186,7 +224,9 @@ def test_branches_stand_side_by_side(pairs, tokenizer):
     options = load_config("tiny", overrides=["model.max_length=30"]).model
     collate = PairCollate(pairs, tokenizer, DebertaV2Config(type_vocab_size=2), options)
     batch = collate(np.array([3, 1]))
-    ids, mask, types = (batch[name].numpy() for name in ("input_ids", "attention_mask", "token_type_ids"))
+    ids, mask, types = (
+        batch[name].numpy() for name in ("input_ids", "attention_mask", "token_type_ids")
+    )
     for i, row in enumerate((3, 1)):
         for j, column in enumerate(("response_a", "response_b")):
             text = tokenizer.decode(ids[i, j][mask[i, j] == 1][types[i, j][mask[i, j] == 1] == 1])
@@ -199,15 +239,27 @@ def test_branches_stand_side_by_side(pairs, tokenizer):
 
 @pytest.mark.parametrize("offset", ["none", "structure"])
 def test_swap_augmentation_of_dual_inputs_is_learning_from_both_orders(offset, pairs, folder_of):
-    folder = folder_of(DebertaV2Config(**TINY, **DEBERTA, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    folder = folder_of(
+        DebertaV2Config(
+            **TINY, **DEBERTA, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )
+    )
     few = pairs[:6].reset_index(drop=True)
     mirrored = swap_pairs(few).assign(id=[f"mirrored {row}" for row in few["id"]])
-    doubled, both = pd.concat([few, mirrored], ignore_index=True), np.concatenate([labels_of(few), labels_of(mirrored)])
+    doubled, both = (
+        pd.concat([few, mirrored], ignore_index=True),
+        np.concatenate([labels_of(few), labels_of(mirrored)]),
+    )
     weights = np.arange(1.0, 7)
 
     def learned(rows, labels, weights, *overrides):
         # Three steps over all rows, so that chance has no say.
-        settings = ("training.epochs=3", "training.batch_size=12", "training.warmup=0", f"model.offset={offset}")
+        settings = (
+            "training.epochs=3",
+            "training.batch_size=12",
+            "training.warmup=0",
+            f"model.offset={offset}",
+        )
         model = EncoderModel(config_with(folder, *settings, *overrides))
         return model.fit(rows, labels, weights, validation=(few, labels_of(few)))
 
@@ -244,29 +296,46 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     assert not np.array_equal(first.ids, mirrored.ids)
 
 
-def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(pairs, folder_of, monkeypatch, tmp_path):
+def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(
+    pairs, folder_of, monkeypatch, tmp_path
+):
     folder = folder_of(*ENCODERS["deberta"]())
     learned = []
     fit = encoder.SparseModel.fit
     monkeypatch.setattr(
-        encoder.SparseModel, "fit", lambda self, rows, *rest: learned.append(set(rows["id"])) or fit(self, rows, *rest)
+        encoder.SparseModel,
+        "fit",
+        lambda self, rows, *rest: learned.append(set(rows["id"])) or fit(self, rows, *rest),
     )
     seen = []
-    monkeypatch.setattr("humanpref.models.gradient.train", lambda module, collate, *_, **__: seen.append(collate) or {})
-    overrides = ("model.offset=structure", "model.zero_start=true", "training.swap_augmentation=true")
+    monkeypatch.setattr(
+        "humanpref.models.gradient.train",
+        lambda module, collate, *_, **__: seen.append(collate) or {},
+    )
+    overrides = (
+        "model.offset=structure",
+        "model.zero_start=true",
+        "training.swap_augmentation=true",
+    )
     model = EncoderModel(config_with(folder, *overrides)).fit(pairs, labels_of(pairs))
     # With a head that says nothing, the encoder is the sparse model, in either order.
-    np.testing.assert_allclose(model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6
+    )
     config = dataclasses.replace(model.config.inference, swap_average=True)
     model.config = dataclasses.replace(model.config, inference=config)
-    np.testing.assert_allclose(model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6
+    )
     # Each training row's offset comes from a model without it.
     assert [len(rows) == len(pairs) for rows in learned] == [True] + [False] * encoder.OFFSET_FOLDS
     assert set.intersection(*learned[1:]) == set()
     own = np.log(model.offset_.predict_proba(pairs))
     assert np.abs(seen[0].offset - (own - own.mean(axis=1, keepdims=True))).max() > 1e-3
     model.save(tmp_path / "m")
-    np.testing.assert_allclose(load_model(tmp_path / "m").predict_proba(pairs), model.predict_proba(pairs), atol=1e-6)
+    np.testing.assert_allclose(
+        load_model(tmp_path / "m").predict_proba(pairs), model.predict_proba(pairs), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["deberta", "bert"])

@@ -24,7 +24,8 @@ HEADS = get_args(Head)
 
 
 def batch(rows=5, length=7, seed=0):
-    """Hidden states, mask and parts of dual inputs: special, two prompt tokens, special, answer …, padding."""
+    """Hidden states, mask and parts of dual inputs: special, two prompt tokens, special, answer …,
+    padding."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, 2, length, WIDTH, generator=generator)
     mask = torch.ones(rows, 2, length, dtype=torch.long)
@@ -35,7 +36,9 @@ def batch(rows=5, length=7, seed=0):
 
 
 def test_masked_mean_counts_real_tokens_only():
-    hidden = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]], [[5.0, 5.0], [6.0, 6.0], [float("nan"), 7.0]]])
+    hidden = torch.tensor(
+        [[[1.0, 2.0], [3.0, 4.0], [99.0, 99.0]], [[5.0, 5.0], [6.0, 6.0], [float("nan"), 7.0]]]
+    )
     mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
     assert masked_mean(hidden, mask).tolist() == [[2.0, 3.0], [0.0, 0.0]]
     assert masked_mean(hidden.half(), mask).dtype == torch.float32
@@ -45,7 +48,9 @@ def test_what_the_vectors_are_means_of():
     hidden, mask, parts = batch()
     encoded = encoded_dual(hidden, mask, parts)
     torch.testing.assert_close(encoded.a[1], hidden[1, 0, :5].mean(dim=0))
-    torch.testing.assert_close(encoded.prompt[1], (hidden[1, 0, 1:3].mean(dim=0) + hidden[1, 1, 1:3].mean(dim=0)) / 2)
+    torch.testing.assert_close(
+        encoded.prompt[1], (hidden[1, 0, 1:3].mean(dim=0) + hidden[1, 1, 1:3].mean(dim=0)) / 2
+    )
     parts = torch.tensor([[[0, 1, 0, 2, 2, 0, 3]]])
     joint = encoded_joint(hidden[:1, :1], mask[:1, :1], parts)
     torch.testing.assert_close(joint.prompt[0], hidden[0, 0, 1])
@@ -111,14 +116,20 @@ def test_padding_does_not_reach_a_head():
         head = build_head(name, WIDTH, 0.0, False, attention_heads=2).eval()
         with torch.inference_mode():
             short = head(encoded_dual(hidden, mask, parts))
-            long = head(encoded_dual(longer.nan_to_num(7.0), torch.cat([mask, pad], 2), torch.cat([parts, pad], 2)))
+            long = head(
+                encoded_dual(
+                    longer.nan_to_num(7.0), torch.cat([mask, pad], 2), torch.cat([parts, pad], 2)
+                )
+            )
         torch.testing.assert_close(long, short)
 
 
 def test_links_on_numbers_worked_by_hand():
     d, nu = torch.tensor([0.0, 2 * math.log(2), -2 * math.log(2)]), torch.zeros(3)
     np.testing.assert_allclose(
-        davidson(d, nu).softmax(-1), [[1 / 3] * 3, [4 / 7, 1 / 7, 2 / 7], [1 / 7, 4 / 7, 2 / 7]], atol=1e-6
+        davidson(d, nu).softmax(-1),
+        [[1 / 3] * 3, [4 / 7, 1 / 7, 2 / 7], [1 / 7, 4 / 7, 2 / 7]],
+        atol=1e-6,
     )
     # theta = ln 2 where softplus(nu) = ln 2, that is nu = 0: P(A) = sigmoid(d - ln 2).
     expected = [[1 / 3, 1 / 3, 1 / 3], [2 / 3, 1 / 9, 2 / 9], [1 / 9, 2 / 3, 2 / 9]]
@@ -127,7 +138,10 @@ def test_links_on_numbers_worked_by_hand():
 
 def test_rao_kupper_is_a_distribution_where_floats_are_scarce():
     d, nu = (
-        g.flatten() for g in torch.meshgrid(torch.linspace(-60, 60, 25), torch.linspace(-30, 30, 13), indexing="ij")
+        g.flatten()
+        for g in torch.meshgrid(
+            torch.linspace(-60, 60, 25), torch.linspace(-30, 30, 13), indexing="ij"
+        )
     )
     logits = rao_kupper(d.requires_grad_(), nu.requires_grad_())
     assert torch.isfinite(logits).all()

@@ -12,14 +12,18 @@ from humanpref.models.mean import MeanModel
 @pytest.fixture
 def mean(pairs):
     parts = (pairs[:40], pairs[40:])
-    return MeanModel([build_model(load_config("prior")).fit(part, labels_of(part)) for part in parts])
+    return MeanModel(
+        [build_model(load_config("prior")).fit(part, labels_of(part)) for part in parts]
+    )
 
 
 def test_saved_it_is_a_blend_of_equal_weights(mean, pairs, tmp_path):
     mean.save(tmp_path)
     expected = np.mean([labels_of(part).mean(axis=0) for part in (pairs[:40], pairs[40:])], axis=0)
     np.testing.assert_array_equal(mean.predict_proba(pairs), np.tile(expected, (len(pairs), 1)))
-    np.testing.assert_allclose(load_model(tmp_path).predict_proba(pairs), mean.predict_proba(pairs), atol=1e-15)
+    np.testing.assert_allclose(
+        load_model(tmp_path).predict_proba(pairs), mean.predict_proba(pairs), atol=1e-15
+    )
     assert mean.swap_equivariant is False
 
 

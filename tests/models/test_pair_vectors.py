@@ -12,15 +12,22 @@ from humanpref.models.sentence import FrozenEncoder, Windows
 
 
 class Given:
-    """An encoder whose vectors are given, width 2; every text that is not known is a zero vector."""
+    """An encoder whose vectors are given, width 2; every text that is not known is a zero
+    vector."""
 
     width = 2
 
     def __init__(self, **vectors):
-        self.known = {text: Windows(np.array(v, dtype=np.float32), np.array(t)) for text, (v, t) in vectors.items()}
+        self.known = {
+            text: Windows(np.array(v, dtype=np.float32), np.array(t))
+            for text, (v, t) in vectors.items()
+        }
 
     def embed(self, texts, max_windows, batch_tokens, precision):
-        return {text: self.known.get(text, Windows(np.zeros((1, 2), np.float32), np.ones(1))) for text in texts}
+        return {
+            text: self.known.get(text, Windows(np.zeros((1, 2), np.float32), np.ones(1)))
+            for text in texts
+        }
 
 
 ENCODER = Given(
@@ -40,13 +47,17 @@ def compared(prompt, a, b):
 
 def test_one_window_by_hand():
     vectors, found = compared(("ask",), ("same",), ("apart",))
-    np.testing.assert_allclose([vectors.prompt[0], vectors.a[0], vectors.b[0]], [[1, 0], [1, 0], [0, 1]], atol=1e-7)
+    np.testing.assert_allclose(
+        [vectors.prompt[0], vectors.a[0], vectors.b[0]], [[1, 0], [1, 0], [0, 1]], atol=1e-7
+    )
     for name in ("prompt_cosine", "last_turn_cosine", "best_window_cosine", "attended_cosine"):
         assert found[f"{name}_difference"] == pytest.approx(1)
         assert found[f"{name}_distance"] == pytest.approx(1)
         assert found[f"{name}_mean"] == pytest.approx(0.5)
     assert found["answers_cosine"] == pytest.approx(0)
-    assert found["attention_difference"] == pytest.approx(np.tanh(10))  # (e^20 - e^0) / (e^20 + e^0)
+    assert found["attention_difference"] == pytest.approx(
+        np.tanh(10)
+    )  # (e^20 - e^0) / (e^20 + e^0)
     assert (found["coherence_mean"], found["coverage_difference"]) == pytest.approx((1, 0))
 
 
@@ -68,9 +79,13 @@ def test_several_windows_by_hand():
 def test_the_last_turn_counts_by_itself():
     _, found = compared(("other", "ask"), ("same", "apart"), ("apart", "same"))
     assert found["last_turn_cosine_difference"] == pytest.approx(-1)
-    assert found["prompt_cosine_difference"] == 0  # of whole conversations, which this encoder does not know
+    assert (
+        found["prompt_cosine_difference"] == 0
+    )  # of whole conversations, which this encoder does not know
     _, found = compared(("other", "ask"), ("same", "same"), ("same",))
-    assert found["last_turn_cosine_difference"] == pytest.approx(1)  # B left the last turn without an answer
+    assert found["last_turn_cosine_difference"] == pytest.approx(
+        1
+    )  # B left the last turn without an answer
 
 
 def test_every_feature_keeps_its_symmetry(pairs, sentence_encoder):
@@ -80,10 +95,14 @@ def test_every_feature_keeps_its_symmetry(pairs, sentence_encoder):
     assert made.antisymmetric.shape == (40, len(ANTISYMMETRIC_COSINES))
     assert made.symmetric.shape == (40, len(SYMMETRIC_COSINES))
     for j, name in enumerate(ANTISYMMETRIC_COSINES):
-        np.testing.assert_allclose(swapped.antisymmetric[:, j], -made.antisymmetric[:, j], atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            swapped.antisymmetric[:, j], -made.antisymmetric[:, j], atol=1e-12, err_msg=name
+        )
         assert np.abs(made.antisymmetric[:, j]).max() > 1e-3, name
     for j, name in enumerate(SYMMETRIC_COSINES):
-        np.testing.assert_allclose(swapped.symmetric[:, j], made.symmetric[:, j], atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            swapped.symmetric[:, j], made.symmetric[:, j], atol=1e-12, err_msg=name
+        )
         assert made.symmetric[:, j].std() > 1e-3, name
     np.testing.assert_array_equal(swapped.a, made.b)
 

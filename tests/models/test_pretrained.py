@@ -1,4 +1,5 @@
-"""What is believed of a backbone's folder: its tokenizer in every layout that publishers have, its ids, its configuration."""
+"""What is believed of a backbone's folder: its tokenizer in every layout that publishers have, its
+ids, its configuration."""
 
 import io
 import json
@@ -11,7 +12,17 @@ pytest.importorskip("torch")
 
 import torch
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DebertaV2Config
 
 from humanpref.config import load_config
@@ -23,8 +34,20 @@ from humanpref.schema import InputError
 from humanpref.text.format import PROMPT, A, B
 from humanpref.text.tokens import Template, template_of, text_ids
 
-# Case, digits, compatibility forms, Chinese punctuation, emoji, runs of spaces, a character that no vocabulary here has.
-TEXTS = (*PROBES, "x² + y²", "wait… what", "5 µm", "你好，世界", "ABC  def   ", "it's 12345, isn't it?", "", " ", "Ⅷ ꙮ")
+# Case, digits, compatibility forms, Chinese punctuation, emoji, runs of spaces, a character that no
+# vocabulary here has.
+TEXTS = (
+    *PROBES,
+    "x² + y²",
+    "wait… what",
+    "5 µm",
+    "你好，世界",
+    "ABC  def   ",
+    "it's 12345, isn't it?",
+    "",
+    " ",
+    "Ⅷ ꙮ",
+)
 LLAMA_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -55,9 +78,16 @@ def pieces_of(words):
         key = repr(options)
         if key not in made:
             target = io.BytesIO()
-            settings = {"vocab_size": 600, "hard_vocab_limit": False, "character_coverage": 0.98, "minloglevel": 2}
+            settings = {
+                "vocab_size": 600,
+                "hard_vocab_limit": False,
+                "character_coverage": 0.98,
+                "minloglevel": 2,
+            }
             texts = iter([line for word in words for line in word.splitlines()])
-            SentencePieceTrainer.train(sentence_iterator=texts, model_writer=target, **settings, **options)
+            SentencePieceTrainer.train(
+                sentence_iterator=texts, model_writer=target, **settings, **options
+            )
             made[key] = target.getvalue()
         return made[key]
 
@@ -65,32 +95,56 @@ def pieces_of(words):
 
 
 DEBERTA_PIECES = {
-    "byte_fallback": True, "pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3,
-    "pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]",
-}  # fmt: skip
+    "byte_fallback": True,
+    "pad_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "unk_id": 3,
+    "pad_piece": "[PAD]",
+    "bos_piece": "[CLS]",
+    "eos_piece": "[SEP]",
+    "unk_piece": "[UNK]",
+}
 ALBERT_PIECES = {
-    "pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "pad_piece": "<pad>", "control_symbols": "[CLS],[SEP],[MASK]",
-}  # fmt: skip
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": -1,
+    "eos_id": -1,
+    "pad_piece": "<pad>",
+    "control_symbols": "[CLS],[SEP],[MASK]",
+}
 LLAMA_PIECES = {
-    "model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
-    "split_digits": True, "allow_whitespace_only_pieces": True,
-}  # fmt: skip
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "split_digits": True,
+    "allow_whitespace_only_pieces": True,
+}
 
 
 def template(tokenizer, first, last, types=True):
-    ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(filter(None, (first, last)))]
+    ids = [
+        (token, tokenizer.token_to_id(token))
+        for token in dict.fromkeys(filter(None, (first, last)))
+    ]
     one = f"{first}:0 $A:0" + (f" {last}:0" if last else "")
     two = (f"$B:1 {last}:1" if last else f"{first}:1 $B:1").replace(":1", ":1" if types else ":0")
     return processors.TemplateProcessing(single=one, pair=f"{one} {two}", special_tokens=ids)
 
 
 def from_pieces(model, before, special):
-    """A publisher's tokenizer.json from a sentencepiece model: its own normalization, which a class may not know of."""
+    """A publisher's tokenizer.json from a sentencepiece model: its own normalization, which a class
+    may not know of."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
-    made = Tokenizer(models.Unigram(vocabulary, unk_id=proto.trainer_spec.unk_id, byte_fallback=False))
+    made = Tokenizer(
+        models.Unigram(vocabulary, unk_id=proto.trainer_spec.unk_id, byte_fallback=False)
+    )
     charsmap = normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)
-    made.normalizer = normalizers.Sequence([*before, charsmap, normalizers.Replace(Regex(" {2,}"), " ")])
+    made.normalizer = normalizers.Sequence(
+        [*before, charsmap, normalizers.Replace(Regex(" {2,}"), " ")]
+    )
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     made.decoder = decoders.Metaspace()
     made.add_special_tokens(list(special))
@@ -101,10 +155,14 @@ def from_pieces(model, before, special):
 def byte_level(words, split, special, normalizer=None, ignore_merges=False):
     made = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     made.normalizer = normalizer
-    made.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(False, use_regex=not split)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [*split, pre_tokenizers.ByteLevel(False, use_regex=not split)]
+    )
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(words, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(
+        words, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    )
     made.add_special_tokens(list(special))
     return made
 
@@ -130,34 +188,62 @@ def deberta(folder, words, pieces_of):
     made = from_pieces(pieces_of(**DEBERTA_PIECES), [normalizers.Strip()], BERT_NAMES.values())
     made.enable_padding(length=16, pad_id=0, pad_token="[PAD]")
     made.enable_truncation(16)
-    settings = {**BERT_NAMES, "bos_token": "[CLS]", "eos_token": "[SEP]", "tokenizer_class": "DebertaV2Tokenizer"}
+    settings = {
+        **BERT_NAMES,
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+        "tokenizer_class": "DebertaV2Tokenizer",
+    }
     return publish(folder, "deberta-v2", settings, made)
 
 
 def albert(folder, words, pieces_of):
-    before = [normalizers.Replace("``", '"'), normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    before = [
+        normalizers.Replace("``", '"'),
+        normalizers.NFKD(),
+        normalizers.StripAccents(),
+        normalizers.Lowercase(),
+    ]
     model = pieces_of(**ALBERT_PIECES)
     made = from_pieces(model, before, ("<pad>", "<unk>", *CLS_SEP, "[MASK]"))
     return publish(folder, "albert", {"model_max_length": 512}, made, spiece_model=model)
 
 
 def albert_spm(folder, words, pieces_of):
-    return publish(folder, "albert", {"model_max_length": 512}, spiece_model=pieces_of(**ALBERT_PIECES))
+    return publish(
+        folder, "albert", {"model_max_length": 512}, spiece_model=pieces_of(**ALBERT_PIECES)
+    )
 
 
 def llama_3(folder, words, pieces_of):
-    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    special = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ]
     split = [pre_tokenizers.Split(Regex(LLAMA_SPLIT), "isolated")]
     made = byte_level(words, split, special, ignore_merges=True)
     parts = [processors.ByteLevel(trim_offsets=False), template(made, special[0], None)]
     made.post_processor = processors.Sequence(parts)
-    settings = {"bos_token": special[0], "eos_token": special[-1], "chat_template": CHAT,
-                "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": True}  # fmt: skip
+    settings = {
+        "bos_token": special[0],
+        "eos_token": special[-1],
+        "chat_template": CHAT,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": True,
+    }
     return publish(folder, "llama", settings, made)
 
 
 def llama_2_spm(folder, words, pieces_of):
-    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
+    settings = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "tokenizer_class": "LlamaTokenizer",
+    }
     return publish(folder, "llama", settings, tokenizer_model=pieces_of(**LLAMA_PIECES))
 
 
@@ -167,8 +253,14 @@ def qwen(folder, words, pieces_of):
     made = byte_level(words, split, special, normalizers.NFC())
     made.add_tokens([AddedToken("<tool_call>", normalized=False)])
     made.post_processor = processors.ByteLevel(trim_offsets=False)
-    settings = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "add_bos_token": False,
-                "tokenizer_class": "Qwen2Tokenizer", "chat_template": CHAT}  # fmt: skip
+    settings = {
+        "bos_token": None,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "add_bos_token": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "chat_template": CHAT,
+    }
     return publish(folder, "qwen2", settings, made)
 
 
@@ -179,23 +271,39 @@ def gemma(folder, words, pieces_of):
     ids = {name: i for i, name in enumerate(names)}
     normal = [piece.piece for piece in proto.pieces if piece.type == 1]
     merges = [
-        (name[:i], name[i:]) for name in normal for i in range(1, len(name)) if {name[:i], name[i:]} <= ids.keys()
+        (name[:i], name[i:])
+        for name in normal
+        for i in range(1, len(name))
+        if {name[:i], name[i:]} <= ids.keys()
     ]
     made = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Replace(" ", "▁")
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     made.add_special_tokens(special)
     made.post_processor = template(made, "<bos>", None)
-    settings = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>", "add_bos_token": True,
-                "tokenizer_class": "GemmaTokenizer"}  # fmt: skip
+    settings = {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "tokenizer_class": "GemmaTokenizer",
+    }
     return publish(folder, "gemma2", settings, made, tokenizer_model=pieces_of(**LLAMA_PIECES))
 
 
 def smollm2(folder, words, pieces_of):
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     made = byte_level(words, [pre_tokenizers.Digits(individual_digits=True)], special)
-    settings = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>",
-                "add_prefix_space": False, "tokenizer_class": "GPT2Tokenizer", "chat_template": CHAT}  # fmt: skip
+    settings = {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+        "add_prefix_space": False,
+        "tokenizer_class": "GPT2Tokenizer",
+        "chat_template": CHAT,
+    }
     return publish(folder, "llama", settings, made)
 
 
@@ -205,29 +313,51 @@ def minilm(folder, words, pieces_of):
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = list(BERT_NAMES.values())
     made.train_from_iterator(
-        words, trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
+        words,
+        trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False),
     )
     made.post_processor = template(made, *CLS_SEP)
     made.enable_padding(length=24, pad_id=made.token_to_id("[PAD]"), pad_token="[PAD]")
     made.enable_truncation(24)
     vocabulary = sorted(made.get_vocab(), key=made.token_to_id)
-    settings = {**BERT_NAMES, "do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True,
-                "tokenizer_class": "BertTokenizer", "model_max_length": 512}  # fmt: skip
+    settings = {
+        **BERT_NAMES,
+        "do_lower_case": True,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "tokenizer_class": "BertTokenizer",
+        "model_max_length": 512,
+    }
     return publish(folder, "bert", settings, made, vocab_txt="\n".join(vocabulary).encode())
 
 
-LAYOUTS = (deberta_spm, deberta, albert, albert_spm, llama_3, llama_2_spm, qwen, gemma, smollm2, minilm)
+LAYOUTS = (
+    deberta_spm,
+    deberta,
+    albert,
+    albert_spm,
+    llama_3,
+    llama_2_spm,
+    qwen,
+    gemma,
+    smollm2,
+    minilm,
+)
 REFUSED = (albert_spm, llama_2_spm)
-"""Neither has what it takes to know its publisher's tokens; each may be refused, none may give other tokens."""
+"""Neither has what it takes to know its publisher's tokens; each may be refused, none may give
+other tokens."""
 
 
 @pytest.fixture(scope="module")
 def folder_of(words, pieces_of, tmp_path_factory):
-    return lambda layout: layout(tmp_path_factory.mktemp("published") / layout.__name__, words, pieces_of)
+    return lambda layout: layout(
+        tmp_path_factory.mktemp("published") / layout.__name__, words, pieces_of
+    )
 
 
 def expected_ids(folder):
-    """By `tokenizers` on tokenizer.json, or by sentencepiece and the family's template: ids of a bare text, a text, a pair."""
+    """By `tokenizers` on tokenizer.json, or by sentencepiece and the family's template: ids of a
+    bare text, a text, a pair."""
     if (folder / "tokenizer.json").is_file():
         own = Tokenizer.from_file(str(folder / "tokenizer.json"))
         own.no_padding()
@@ -238,11 +368,19 @@ def expected_ids(folder):
             lambda one, two: own.encode(one, two).ids,
         )
     pieces = SentencePieceProcessor(model_file=str(next(folder.glob("*.model"))))
-    first, last = {"deberta_spm": ([1], [2]), "albert_spm": ([2], [3]), "llama_2_spm": ([1], [])}[folder.name]
+    first, last = {"deberta_spm": ([1], [2]), "albert_spm": ([2], [3]), "llama_2_spm": ([1], [])}[
+        folder.name
+    ]
     return (
         pieces.encode,
         lambda text: [*first, *pieces.encode(text), *last],
-        lambda one, two: [*first, *pieces.encode(one), *(last or first), *pieces.encode(two), *last],
+        lambda one, two: [
+            *first,
+            *pieces.encode(one),
+            *(last or first),
+            *pieces.encode(two),
+            *last,
+        ],
     )
 
 
@@ -250,7 +388,9 @@ def expected_ids(folder):
 def test_every_layout_gives_its_files_ids_or_is_refused(layout, folder_of, tmp_path):
     folder = folder_of(layout)
     if layout in REFUSED:
-        with pytest.raises(InputError, match=r"^backbone [^\n]+ expected a folder with tokenizer\.json$"):
+        with pytest.raises(
+            InputError, match=r"^backbone [^\n]+ expected a folder with tokenizer\.json$"
+        ):
             load_tokenizer(str(folder))
         return
     tokenizer = load_tokenizer(str(folder))
@@ -263,13 +403,19 @@ def test_every_layout_gives_its_files_ids_or_is_refused(layout, folder_of, tmp_p
             if two:  # transformers takes an empty second text for none
                 assert loaded(one, two).input_ids == pair(one, two)
         # What a text spells is text.
-        special = set(loaded.added_tokens_decoder) & set(loaded.all_special_ids) - {loaded.unk_token_id}
+        special = set(loaded.added_tokens_decoder) & set(loaded.all_special_ids) - {
+            loaded.unk_token_id
+        }
         spelled = " ".join(loaded.convert_ids_to_tokens(sorted(special)))
         assert special.isdisjoint(text_ids([spelled, spelled.replace(" ", "")], loaded)[0])
         assert special.isdisjoint(text_ids([spelled, spelled.replace(" ", "")], loaded)[1])
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     assert tokenizer.chat_template == settings.get("chat_template")
-    named = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
+    named = {
+        key: value
+        for key, value in settings.items()
+        if key.endswith("_token") and isinstance(value, str)
+    }
     assert {key: getattr(tokenizer, key) for key in named} == named
 
 
@@ -277,14 +423,18 @@ def test_early_folders_leave_the_names_to_the_family(folder_of):
     tokenizer = load_tokenizer(str(folder_of(albert)))
     named = tokenizer.cls_token, tokenizer.sep_token, tokenizer.pad_token, tokenizer.mask_token
     assert named == ("[CLS]", "[SEP]", "<pad>", "[MASK]")
-    assert template_of(tokenizer) == Template([2], {part: [3] for part in (PROMPT, A, B)}, [3], (0, 1))
+    assert template_of(tokenizer) == Template(
+        [2], {part: [3] for part in (PROMPT, A, B)}, [3], (0, 1)
+    )
 
 
 def test_lower_case_that_the_files_disagree_on_is_refused(folder_of):
     folder = folder_of(minilm)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
-    with pytest.raises(InputError, match=r"tokenizer_config.json has do_lower_case False, tokenizer.json True"):
+    with pytest.raises(
+        InputError, match=r"tokenizer_config.json has do_lower_case False, tokenizer.json True"
+    ):
         load_tokenizer(str(folder))
 
 
@@ -296,31 +446,62 @@ def test_a_broken_tokenizer_file_is_refused(folder_of):
 
 
 def with_weights(folder, **changes):
-    """Put a tiny random model into a publisher's folder, by the type that its configuration says."""
+    """Put a tiny random model into a publisher's folder, by the type that its configuration
+    says."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
-             "max_position_embeddings": 512, "num_key_value_heads": 1, "head_dim": 8, "embedding_size": 16}  # fmt: skip
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 512,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "embedding_size": 16,
+    }
     vocabulary = load_tokenizer(str(folder)).get_vocab()
     settings = {"vocab_size": max(vocabulary.values()) + 1, "pad_token_id": None} | sizes | changes
     config = AutoConfig.for_model(kind, **settings)
     torch.manual_seed(0)
-    (AutoModelForCausalLM if kind == "llama" else AutoModel).from_config(config).save_pretrained(folder)
+    (AutoModelForCausalLM if kind == "llama" else AutoModel).from_config(config).save_pretrained(
+        folder
+    )
     return folder
 
 
 def encoder(folder):
-    settings = [f"model.backbone={folder}", "model.max_length=40", "training.epochs=1", "training.batch_size=12"]
+    settings = [
+        f"model.backbone={folder}",
+        "model.max_length=40",
+        "training.epochs=1",
+        "training.batch_size=12",
+    ]
     return build_model(load_config("deberta-v3-small", overrides=settings))
 
 
 def decoder(folder, preset="llama-3.2-1b-lora"):
-    settings = [f"model.backbone={folder}", "model.max_length=400", "training.epochs=1", "training.batch_size=12"]
+    settings = [
+        f"model.backbone={folder}",
+        "model.max_length=400",
+        "training.epochs=1",
+        "training.batch_size=12",
+    ]
     question = [] if "dpo" in preset else ["model.question=Which?"]
-    return build_model(load_config(preset, overrides=[*settings, *question, "model.system_prompt="]))
+    return build_model(
+        load_config(preset, overrides=[*settings, *question, "model.system_prompt="])
+    )
 
 
-DEBERTA = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
-           "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0, "pad_token_id": 0}  # fmt: skip
+DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 8,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "pad_token_id": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +509,9 @@ def few(pairs):
     return pairs[:24].reset_index(drop=True)
 
 
-def test_a_folder_with_a_sentencepiece_model_alone_is_trained_with_its_special_tokens(folder_of, few, tmp_path):
+def test_a_folder_with_a_sentencepiece_model_alone_is_trained_with_its_special_tokens(
+    folder_of, few, tmp_path
+):
     folder = with_weights(folder_of(deberta_spm), **DEBERTA)
     assert isinstance(load_backbone_config(str(folder)), DebertaV2Config)
     model = encoder(folder).fit(few, labels_of(few))
@@ -346,14 +529,18 @@ def test_a_folder_with_a_sentencepiece_model_alone_is_trained_with_its_special_t
     np.testing.assert_allclose(loaded.predict_proba(few), model.predict_proba(few), atol=1e-6)
 
 
-@pytest.mark.parametrize("names", [BERT_NAMES, {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]"}])
+@pytest.mark.parametrize(
+    "names", [BERT_NAMES, {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]"}]
+)
 def test_an_encoder_without_the_tokens_that_it_names_is_refused(names, folder_of, few):
     folder = with_weights(folder_of(minilm))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.post_processor = processors.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    with pytest.raises(InputError, match=r"its tokenizer names \[CLS\] and \[SEP\] and puts none around a text"):
+    with pytest.raises(
+        InputError, match=r"its tokenizer names \[CLS\] and \[SEP\] and puts none around a text"
+    ):
         encoder(folder).fit(few, labels_of(few))
 
 
@@ -372,19 +559,32 @@ def test_a_padding_token_beyond_an_encoders_embeddings_is_refused(folder_of, few
     folder = with_weights(folder_of(minilm))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "<pad>"}))
-    with pytest.raises(InputError, match=r"its tokenizer has a token \d+ \(<pad>\), its model \d+ embeddings"):
+    with pytest.raises(
+        InputError, match=r"its tokenizer has a token \d+ \(<pad>\), its model \d+ embeddings"
+    ):
         encoder(folder).fit(few, labels_of(few))
 
 
-@pytest.mark.parametrize(("preset", "settings"), [
-    ("llama-3.2-1b-lora", {"extra_special_tokens": ["<|new|>"], "chat_template": "<|new|>{{ messages[0]['content'] }}"}),
-    ("llama-3.2-1b-dpo", {"eos_token": "<|new|>", "chat_template": None}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "settings"),
+    [
+        (
+            "llama-3.2-1b-lora",
+            {
+                "extra_special_tokens": ["<|new|>"],
+                "chat_template": "<|new|>{{ messages[0]['content'] }}",
+            },
+        ),
+        ("llama-3.2-1b-dpo", {"eos_token": "<|new|>", "chat_template": None}),
+    ],
+)
 def test_a_fixed_token_beyond_a_decoders_embeddings_is_refused(preset, settings, folder_of, few):
     folder = with_weights(folder_of(llama_3))
     old = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(old | settings))
-    with pytest.raises(InputError, match=r"its tokenizer has a token \d+ \(<\|new\|>\), its model \d+ embeddings"):
+    with pytest.raises(
+        InputError, match=r"its tokenizer has a token \d+ \(<\|new\|>\), its model \d+ embeddings"
+    ):
         decoder(folder, preset=preset).fit(few, labels_of(few))
 
 
@@ -412,8 +612,14 @@ def test_code_in_a_folder_is_not_run(folder_of, tmp_path, monkeypatch):
     folder = with_weights(folder_of(minilm))
     marker = tmp_path / "was-run"
     code = f"from pathlib import Path\nPath({str(marker)!r}).touch()\n"
-    (folder / "evil.py").write_text(code + "class Config: pass\nclass Model: pass\nclass Own: pass\n")
-    own = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Own", "evil.Own"]}
+    (folder / "evil.py").write_text(
+        code + "class Config: pass\nclass Model: pass\nclass Own: pass\n"
+    )
+    own = {
+        "AutoConfig": "evil.Config",
+        "AutoModel": "evil.Model",
+        "AutoTokenizer": ["evil.Own", "evil.Own"],
+    }
     for name in ("config.json", "tokenizer_config.json"):
         values = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(values | {"auto_map": own}))
@@ -429,7 +635,9 @@ def test_code_in_a_folder_is_not_run(folder_of, tmp_path, monkeypatch):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("key", ["_attn_implementation", "_attn_implementation_internal", "attn_implementation"])
+@pytest.mark.parametrize(
+    "key", ["_attn_implementation", "_attn_implementation_internal", "attn_implementation"]
+)
 def test_a_folder_does_not_choose_the_attentions_code(key, folder_of):
     folder = with_weights(folder_of(minilm))
     values = json.loads((folder / "config.json").read_text())

@@ -65,7 +65,10 @@ def test_an_interrupted_selection_goes_on(tmp_path):
     assert len(more) == 5 + 4 + 3 - 7
     # Losses found on other rows are of no use.
     asked, more = [], []
-    assert select("forward", range(5), NAMES, counted, checkpoint, "other rows").columns == whole.columns
+    assert (
+        select("forward", range(5), NAMES, counted, checkpoint, "other rows").columns
+        == whole.columns
+    )
     assert len(more) == 5 + 4 + 3
 
 

@@ -1,4 +1,5 @@
-"""The frozen encoder: pooling, windows, what its folder says, and that it computes nothing twice."""
+"""The frozen encoder: pooling, windows, what its folder says, and that it computes nothing
+twice."""
 
 import json
 import shutil
@@ -18,7 +19,13 @@ from humanpref.models import sentence
 from humanpref.models.sentence import FrozenEncoder, PooledEncoder, Settings, load_frozen, split
 from humanpref.schema import InputError
 
-TEXTS = ["What is the tallest mountain?", "", "b", "Count to ten: " + "one two three four " * 20, "  \n"]
+TEXTS = [
+    "What is the tallest mountain?",
+    "",
+    "b",
+    "Count to ten: " + "one two three four " * 20,
+    "  \n",
+]
 
 
 @pytest.fixture
@@ -67,14 +74,19 @@ def test_pooling_by_hand(pooling, expected):
     states = torch.tensor([[[1.0, 4], [3, 2], [99, 99]], [[6, 8], [99, -99], [torch.nan, 99]]])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     for normalise in (False, True):
-        made = PooledEncoder(Hidden(states), Settings(pooling, normalise, 8, False))(mask, mask).numpy()
+        made = PooledEncoder(Hidden(states), Settings(pooling, normalise, 8, False))(
+            mask, mask
+        ).numpy()
         lengths = np.linalg.norm(expected, axis=1, keepdims=True) if normalise else 1
         np.testing.assert_allclose(made, np.array(expected) / lengths, atol=1e-6)
 
 
 def test_vectors_are_those_of_the_encoder_alone(encoder, sentence_encoder):
     found = embed(encoder, TEXTS)
-    model, tokenizer = AutoModel.from_pretrained(sentence_encoder), AutoTokenizer.from_pretrained(sentence_encoder)
+    model, tokenizer = (
+        AutoModel.from_pretrained(sentence_encoder),
+        AutoTokenizer.from_pretrained(sentence_encoder),
+    )
     for text in (TEXTS[0], TEXTS[2]):  # which fit into one window
         with torch.inference_mode():
             hidden = model.eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
@@ -106,7 +118,12 @@ def test_windows_are_even_and_the_head_and_the_tail_stay():
 
 
 def test_batches_and_order_change_nothing(encoder, pairs, monkeypatch):
-    texts = [turn for column in ("prompt", "response_a") for turns in pairs[column][:12] for turn in turns]
+    texts = [
+        turn
+        for column in ("prompt", "response_a")
+        for turns in pairs[column][:12]
+        for turn in turns
+    ]
     together = embed(encoder, texts, batch_tokens=4_000)
     for order, batch_tokens in ((texts, 1), (texts[::-1], 100)):
         monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
@@ -162,7 +179,8 @@ def test_a_text_that_spells_a_special_token_does_not_hold_it(encoder):
 @pytest.mark.parametrize(("flag", "mode"), [("cls", "cls"), ("mean", "mean"), ("max", "max")])
 def test_the_folder_says_how_to_pool(changed, flag, mode):
     flags = {
-        f"pooling_mode_{name}_token{'' if name == 'cls' else 's'}": name == flag for name in ("cls", "mean", "max")
+        f"pooling_mode_{name}_token{'' if name == 'cls' else 's'}": name == flag
+        for name in ("cls", "mean", "max")
     }
     encoder = FrozenEncoder(changed("1_Pooling/config.json", **flags))
     assert encoder.settings == Settings(mode, True, 24, False)
@@ -194,8 +212,16 @@ def test_a_folder_of_sentence_transformers_5_4_and_later(sentence_encoder, tmp_p
         ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "got lasttoken"),
         ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "got cls, mean"),
         ("1_Pooling/config.json", {"pooling_mode": 3}, "got 3"),
-        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 9}}}, "processing_kwargs"),
-        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "'fill-mask' is not understood"),
+        (
+            "sentence_bert_config.json",
+            {"processing_kwargs": {"text": {"max_length": 9}}},
+            "processing_kwargs",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"transformer_task": "fill-mask"},
+            "'fill-mask' is not understood",
+        ),
     ],
 )
 def test_settings_that_are_not_known_are_refused(changed, path, values, message):
@@ -209,8 +235,12 @@ def test_a_prompt_before_every_text_is_refused(changed):
     settings = {"prompts": {"query": "Find: "}, "default_prompt_name": None}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
     FrozenEncoder(str(folder))
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings | {"default_prompt_name": "query"}))
-    with pytest.raises(InputError, match=r"config_sentence_transformers\.json: default_prompt_name 'query'"):
+    (folder / "config_sentence_transformers.json").write_text(
+        json.dumps(settings | {"default_prompt_name": "query"})
+    )
+    with pytest.raises(
+        InputError, match=r"config_sentence_transformers\.json: default_prompt_name 'query'"
+    ):
         FrozenEncoder(str(folder))
 
 
@@ -227,7 +257,16 @@ def test_the_length_in_a_file_of_an_early_version(changed):
         ("config.json", {"hidden_act": "relu"}),
         ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}),
         ("tokenizer.json", {"pre_tokenizer": {"type": "WhitespaceSplit"}}),
-        ("tokenizer.json", {"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[SEP]", 2]}}),
+        (
+            "tokenizer.json",
+            {
+                "post_processor": {
+                    "type": "BertProcessing",
+                    "sep": ["[SEP]", 2],
+                    "cls": ["[SEP]", 2],
+                }
+            },
+        ),
     ],
 )
 def test_the_digest_covers_all_that_changes_the_vectors(changed, encoder, path, values):
@@ -252,7 +291,10 @@ def test_lower_case_where_the_folder_says_so(changed):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}, "got pooling_mode_lasttoken"),
+        (
+            {"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True},
+            "got pooling_mode_lasttoken",
+        ),
         ({"pooling_mode_cls_token": True}, "got cls, mean"),
         ({"pooling_mode_mean_tokens": False}, "got none"),
     ],
@@ -296,8 +338,11 @@ def test_another_encoder_than_expected_is_refused(encoder, changed):
     folder = changed("sentence_bert_config.json", max_seq_length=24)
     path = f"{folder}/model.safetensors"
     weights = load_file(path)
-    save_file(weights | {"embeddings.LayerNorm.bias": weights["embeddings.LayerNorm.bias"] + 1e-3}, path,
-              metadata={"format": "pt"})  # fmt: skip
+    save_file(
+        weights | {"embeddings.LayerNorm.bias": weights["embeddings.LayerNorm.bias"] + 1e-3},
+        path,
+        metadata={"format": "pt"},
+    )
     with pytest.raises(InputError, match="other weights, tokens or settings"):
         load_frozen(folder, digest=encoder.digest)
     weights.pop("embeddings.LayerNorm.bias")

@@ -109,7 +109,9 @@ def test_an_empty_name_is_no_model(write_csv, tmp_path):
 
 @pytest.mark.parametrize("column", ["model_a", "model_b"])
 def test_a_file_that_names_one_side_only_names_no_models(write_csv, tmp_path, column, caplog):
-    path = write_csv([([f"p{i}"], ["a"], [f"b{i}"], i % 3) for i in range(6)], **{column: ["m"] * 6})
+    path = write_csv(
+        [([f"p{i}"], ["a"], [f"b{i}"], i % 3) for i in range(6)], **{column: ["m"] * 6}
+    )
     summary = eda.explore(path, tmp_path / "out")
     assert "models" not in summary
     assert f"column {column!r} stands without" in caplog.text
@@ -133,7 +135,9 @@ def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
     names, counts = drawn["compared_pairs"]
     assert names == most
     met = pd.read_csv(tmp_path / "out" / "tables" / "pairs.csv")
-    inside = met["model_1"].isin(most) & met["model_2"].isin(most) & (met["model_1"] != met["model_2"])
+    inside = (
+        met["model_1"].isin(most) & met["model_2"].isin(most) & (met["model_1"] != met["model_2"])
+    )
     assert counts.sum() == 2 * met["rows"][inside].sum() > 0
     for figure in ("strengths", "win_loss"):
         names, series = drawn[figure]
@@ -159,7 +163,10 @@ def test_the_models_that_are_drawn_never_met(arena, tmp_path, monkeypatch):
 def test_what_cannot_be_used(arena, report, tmp_path, capsys):
     data = str(arena / "train.csv")
     assert main(["--quiet", "eda", data, "--out", str(report)]) == 2
-    assert main(["--quiet", "eda", data, "--out", str(tmp_path / "out"), "--tokenizer", str(tmp_path)]) == 2
+    assert (
+        main(["--quiet", "eda", data, "--out", str(tmp_path / "out"), "--tokenizer", str(tmp_path)])
+        == 2
+    )
     assert main(["--quiet", "eda", "none.csv", "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert "already exists" in err
@@ -168,7 +175,11 @@ def test_what_cannot_be_used(arena, report, tmp_path, capsys):
 
 
 def browse(tmp_path, page, *arguments):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if browser is None:
         pytest.skip("no chromium is installed")
     flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --v=0"
@@ -180,7 +191,9 @@ def browse(tmp_path, page, *arguments):
 def test_the_page_in_a_browser(report, tmp_path):
     for width in (1280, 400):
         shot = tmp_path / f"{width}.png"
-        done = browse(tmp_path, report / "index.html", f"--window-size={width},2000", f"--screenshot={shot}")
+        done = browse(
+            tmp_path, report / "index.html", f"--window-size={width},2000", f"--screenshot={shot}"
+        )
         assert ":CONSOLE" not in done.stderr, done.stderr
         assert shot.is_file(), done.stderr
         assert shot.stat().st_size > 30_000
@@ -197,6 +210,8 @@ def test_the_page_does_not_scroll_sideways_on_a_phone(report, tmp_path):
     page = page.replace("</body>", measure)
     (tmp_path / "page.html").write_text(page)
     frame = '<iframe src="page.html" style="width: 400px; border: 0"></iframe>'
-    (tmp_path / "frame.html").write_text(f"<script>onmessage = e => document.title = e.data</script>{frame}")
+    (tmp_path / "frame.html").write_text(
+        f"<script>onmessage = e => document.title = e.data</script>{frame}"
+    )
     done = browse(tmp_path, tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=10000")
     assert "<title>400 true 13</title>" in done.stdout, done.stdout[:500]

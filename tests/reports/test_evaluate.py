@@ -38,14 +38,18 @@ def test_metrics_of_two_artifacts(artifacts, arena):
     assert {key: sparse[key] for key in alone} == pytest.approx(alone)
     assert sparse["swap_difference"] < 1e-9
     assert sparse["swap_flips"] == 0
-    assert prior["swap_difference"] == pytest.approx(abs(artifacts[0].prior[0] - artifacts[0].prior[1]) * 2 / 3)
+    assert prior["swap_difference"] == pytest.approx(
+        abs(artifacts[0].prior[0] - artifacts[0].prior[1]) * 2 / 3
+    )
     (difference,) = metrics["differences"]
     assert difference["log_loss"] == pytest.approx(sparse["log_loss"] - prior["log_loss"])
     assert difference["low"] <= difference["log_loss"] <= difference["high"]
     # Each cut takes every row once, so that its parts' mean is the whole.
     for (name, _), cut in tables["slices"].groupby(["artifact", "slice"]):
         assert cut["rows"].sum() == len(rows)
-        assert np.average(cut["log_loss"], weights=cut["rows"]) == pytest.approx(metrics["artifacts"][name]["log_loss"])
+        assert np.average(cut["log_loss"], weights=cut["rows"]) == pytest.approx(
+            metrics["artifacts"][name]["log_loss"]
+        )
     worst = tables["worst"][tables["worst"]["artifact"].str.endswith("sparse")]
     losses = row_log_losses(labels_of(rows), artifacts[1].predict_proba(rows))
     assert worst["id"].iloc[0] == rows["id"][losses.argmax()]
@@ -59,7 +63,9 @@ def test_the_page_and_the_json_agree(artifacts, arena, tmp_path, capsys):
     folders = [str(artifact.folder) for artifact in artifacts]
     out, file = tmp_path / "page", tmp_path / "metrics.json"
     data = ["--data", str(arena / "test_labels.csv")]
-    assert main(["--quiet", "evaluate", *folders, *data, "--json", str(file), "--html", str(out)]) == 0
+    assert (
+        main(["--quiet", "evaluate", *folders, *data, "--json", str(file), "--html", str(out)]) == 0
+    )
     printed = capsys.readouterr().out
     metrics = json.loads(file.read_text())
     assert metrics == json.loads((out / "metrics.json").read_text())
@@ -79,7 +85,10 @@ def test_the_page_and_the_json_agree(artifacts, arena, tmp_path, capsys):
         shown = page.partition(f">{name}</h2>")[2].partition("</table>")[0]
         for axis in of["axes"]:
             for key in ("people", "model", "excess", "margin"):
-                assert f">{axis[key]:.3f} [{axis[f'{key}_low']:.3f}, {axis[f'{key}_high']:.3f}]<" in shown
+                assert (
+                    f">{axis[key]:.3f} [{axis[f'{key}_low']:.3f}, {axis[f'{key}_high']:.3f}]<"
+                    in shown
+                )
         for _, _, cells in columns(rows[["axis", "chosen", "passed_over"]]):
             assert all(f">{text}<" in shown for text in cells)
 
@@ -101,7 +110,9 @@ def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatc
     monkeypatch.setattr(Counted, "swap_equivariant", exact)
     monkeypatch.setattr(Counted, "asked", 0)
     monkeypatch.setattr("humanpref.runs.artifact.load_model", lambda folder: model)
-    metrics, _ = evaluate_artifacts(artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True))
+    metrics, _ = evaluate_artifacts(
+        artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True)
+    )
     (of,) = metrics["artifacts"].values()
     assert Counted.asked == times * of["rows"]
     assert of["swap_exact"] == (times == 1)

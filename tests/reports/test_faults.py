@@ -27,7 +27,9 @@ def test_copies_and_models_without_labels(few):
         (9, "z", "same model", "m"),
         (9, "z", "mirror", "id x"),
     ]
-    assert fault_table(row_faults(pairs.drop(columns="model_a"), [2, 5, 9])).to_numpy().tolist() == [
+    assert fault_table(
+        row_faults(pairs.drop(columns="model_a"), [2, 5, 9])
+    ).to_numpy().tolist() == [
         ["copy", FAULT_MEANINGS["copy"], 1, 1, "y"],
         ["mirror", FAULT_MEANINGS["mirror"], 1, 1, "z"],
     ]

@@ -1,4 +1,5 @@
-"""An artifact's tables: what was cut off, edited or doubled is refused by file, row and column, and never used."""
+"""An artifact's tables: what was cut off, edited or doubled is refused by file, row and column, and
+never used."""
 
 import shutil
 
@@ -50,17 +51,29 @@ def doubled(path):
         (lambda path: path.write_text(""), "not a valid CSV .*is it whole"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "not a valid CSV"),
         (lambda path: path.write_text(path.read_text() + "9,9,9,9,9,9,9,9,9\n"), "not a valid CSV"),
-        (lambda path: path.write_text(path.read_text()[:4000]), r"row \d+ \(id '.*'\): column '.*': expected"),
-        (lambda path: path.write_text("".join(path.read_text().splitlines(True)[:-1])), "expected at least 120 rows, got 119"),
+        (
+            lambda path: path.write_text(path.read_text()[:4000]),
+            r"row \d+ \(id '.*'\): column '.*': expected",
+        ),
+        (
+            lambda path: path.write_text("".join(path.read_text().splitlines(True)[:-1])),
+            "expected at least 120 rows, got 119",
+        ),
         (without("id"), "missing column 'id'"),
         (without("winner_tie"), "missing column 'winner_tie'"),
         (doubled, r"row 121 .*: column 'id': expected each row once"),
-        (cell(2, "winner_tie", "nan"), r"row 3 \(id '.*'\): column 'winner_tie': expected a number in \[0, 1\], got 'nan'"),
+        (
+            cell(2, "winner_tie", "nan"),
+            r"row 3 \(id '.*'\): column 'winner_tie': expected a number in \[0, 1\], got 'nan'",
+        ),
         (cell(0, "winner_model_a", "x"), r"row 1 .*: column 'winner_model_a': .* got 'x'"),
         (cell(0, "winner_model_a", "5"), r"row 1 .*: column 'winner_model_a': .* got '5'"),
-        (cell(0, "winner_model_a", "0.55"), r"row 1 .*: the probabilities: expected a sum of 1, got"),
+        (
+            cell(0, "winner_model_a", "0.55"),
+            r"row 1 .*: the probabilities: expected a sum of 1, got",
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("table", ["oof", "rows"])
 def test_a_table_that_was_changed_is_refused(artifact, table, edit, message):
     path = artifact.folder / f"{table}.csv"
@@ -76,10 +89,22 @@ def test_a_table_that_was_changed_is_refused(artifact, table, edit, message):
     ("table", "edit", "message"),
     [
         ("oof", without("fold"), "missing column 'fold'"),
-        ("oof", cell(4, "fold", "1.5"), r"row 5 .*: column 'fold': expected a fold's number, got '1.5'"),
+        (
+            "oof",
+            cell(4, "fold", "1.5"),
+            r"row 5 .*: column 'fold': expected a fold's number, got '1.5'",
+        ),
         ("rows", without("prompt_key"), "missing column 'prompt_key'"),
-        ("rows", cell(1, "weight", "inf"), r"row 2 .*: column 'weight': expected a finite number of at least 0"),
-        ("rows", cell(1, "weight", "-1"), r"row 2 .*: column 'weight': expected a finite number of at least 0"),
+        (
+            "rows",
+            cell(1, "weight", "inf"),
+            r"row 2 .*: column 'weight': expected a finite number of at least 0",
+        ),
+        (
+            "rows",
+            cell(1, "weight", "-1"),
+            r"row 2 .*: column 'weight': expected a finite number of at least 0",
+        ),
     ],
 )
 def test_the_columns_of_one_table(artifact, table, edit, message):
@@ -92,16 +117,27 @@ def test_no_row_may_lack_whatever_was_held_out(arena, pairs, tmp_path):
     """Else a teacher would repeat the label of that row to a student."""
     write_pairs(tmp_path / "more.csv", pairs[:7].assign(prompt=[(f"more {i}",) for i in range(7)]))
     fifth = train(PRIOR, arena / "train.csv", tmp_path / "fifth")
-    extra = train(PRIOR, arena / "train.csv", tmp_path / "extra", folds=2, extra=[Extra(tmp_path / "more.csv")])
+    extra = train(
+        PRIOR,
+        arena / "train.csv",
+        tmp_path / "extra",
+        folds=2,
+        extra=[Extra(tmp_path / "more.csv")],
+    )
     whole = train(
-        load_config("prior", overrides=["training.validation_fraction=0"]), arena / "train.csv", tmp_path / "whole"
+        load_config("prior", overrides=["training.validation_fraction=0"]),
+        arena / "train.csv",
+        tmp_path / "whole",
     )
     both = blend([extra.folder, fifth.folder], tmp_path / "both")
     for artifact, rows in ((fifth, 120), (extra, 127), (whole, 120), (both, 127)):
         assert len(artifact.rows) == rows
         path = artifact.folder / "rows.csv"
         path.write_text("".join(path.read_text().splitlines(True)[:-1]))
-        with pytest.raises(InputError, match=f"rows.csv: expected at least {rows} rows, got {rows - 1}; is the file"):
+        with pytest.raises(
+            InputError,
+            match=f"rows.csv: expected at least {rows} rows, got {rows - 1}; is the file",
+        ):
             _ = artifact.rows
 
 
@@ -116,6 +152,8 @@ def test_an_artifact_names_what_wrote_its_models(arena, tmp_path):
     """xgboost-cpu is the same module as xgboost."""
     pytest.importorskip("xgboost")
     few = ["model.max_rounds=2", "model.patience=1", "model.seeds=1"]
-    artifact = train(load_config("boosted", overrides=few), arena / "train.csv", tmp_path / "boosted", None)
+    artifact = train(
+        load_config("boosted", overrides=few), arena / "train.csv", tmp_path / "boosted", None
+    )
     assert {name for name, _ in artifact.written_by} == {"xgboost", "scikit-learn"}
     assert set(artifact.written_by) <= set(artifact.facts["versions"].items())

@@ -1,4 +1,5 @@
-"""Blending artifacts: one artifact like any other, with an honest estimate, from artifacts of the same rows only."""
+"""Blending artifacts: one artifact like any other, with an honest estimate, from artifacts of the
+same rows only."""
 
 import json
 import logging
@@ -21,14 +22,24 @@ from humanpref.text.cases import answer_cases
 
 
 def sparse(term, structure):
-    return load_config("sparse", overrides=[f"model.term_penalties={term}", f"model.structure_penalties={structure}"])
+    return load_config(
+        "sparse",
+        overrides=[f"model.term_penalties={term}", f"model.structure_penalties={structure}"],
+    )
 
 
 @pytest.fixture(scope="module")
 def members(arena, tmp_path_factory):
     folder = tmp_path_factory.mktemp("members")
-    runs = {"weak": (sparse(3, 10), 2), "strong": (sparse(100, 300), 3), "prior": (load_config("prior"), 2)}
-    return {name: train(config, arena / "train.csv", folder / name, k) for name, (config, k) in runs.items()}
+    runs = {
+        "weak": (sparse(3, 10), 2),
+        "strong": (sparse(100, 300), 3),
+        "prior": (load_config("prior"), 2),
+    }
+    return {
+        name: train(config, arena / "train.csv", folder / name, k)
+        for name, (config, k) in runs.items()
+    }
 
 
 def told_by(artifact):
@@ -53,26 +64,42 @@ def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_p
     assert list(dropped) == [2]
     assert 0.1 < fitted.weights[0] < 0.45
     rows = read_pairs(arena / "test.csv")
-    each = [np.mean([m.predict_proba(rows) for m in artifact.models], axis=0) for artifact in members.values()]
+    each = [
+        np.mean([m.predict_proba(rows) for m in artifact.models], axis=0)
+        for artifact in members.values()
+    ]
     if mean == "arithmetic":
-        mixed = sum(w * p for w, p in zip(fitted.weights, each, strict=True)) ** (1 / fitted.correction.temperature)
+        mixed = sum(w * p for w, p in zip(fitted.weights, each, strict=True)) ** (
+            1 / fitted.correction.temperature
+        )
     else:
         mixed = np.prod(
-            [p ** (w / fitted.correction.temperature) for w, p in zip(fitted.weights, each, strict=True)], axis=0
+            [
+                p ** (w / fitted.correction.temperature)
+                for w, p in zip(fitted.weights, each, strict=True)
+            ],
+            axis=0,
         )
-    np.testing.assert_allclose(blended.predict_proba(rows), mixed / mixed.sum(axis=1, keepdims=True), atol=1e-9)
+    np.testing.assert_allclose(
+        blended.predict_proba(rows), mixed / mixed.sum(axis=1, keepdims=True), atol=1e-9
+    )
     report = blended.metrics["blend"]
     assert [member["member"] for member in report["members"]] == list(members)
     assert [member["log_loss"] for member in report["members"]] == pytest.approx(
         [log_loss(labels, own) for own in told]
     )
-    assert report["log_loss_on_the_rows_of_the_fit"] == pytest.approx(log_loss(labels, fitted(told)))
+    assert report["log_loss_on_the_rows_of_the_fit"] == pytest.approx(
+        log_loss(labels, fitted(told))
+    )
     assert {i for i, member in enumerate(report["members"]) if "dropped" in member} == set(dropped)
 
 
 @pytest.fixture(scope="module")
 def blended(members, tmp_path_factory):
-    return blend([members["weak"].folder, members["prior"].folder], tmp_path_factory.mktemp("blend") / "blend")
+    return blend(
+        [members["weak"].folder, members["prior"].folder],
+        tmp_path_factory.mktemp("blend") / "blend",
+    )
 
 
 def test_its_estimate_is_cross_fitted(blended, members, pairs):
@@ -87,7 +114,9 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
         own, _, _ = fit_corrected_blend(
             told[:, ~judged], labels[~judged], None, options, folds[~judged], cases[~judged]
         )
-        np.testing.assert_allclose(told_by(blended)[judged], own(told[:, judged], cases[judged]), atol=1e-12)
+        np.testing.assert_allclose(
+            told_by(blended)[judged], own(told[:, judged], cases[judged]), atol=1e-12
+        )
         best = int(np.argmin([mean_log_loss(labels[~judged], of[~judged]) for of in told]))
         rival[judged] = told[best][judged]
         names.append(["weak", "prior"][best])
@@ -101,7 +130,9 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
     assert metrics["log_loss"] > metrics["blend"]["log_loss_on_the_rows_of_the_fit"]
     losses = [log_loss(labels, own) for own in told]
     assert metrics["blend"]["best_member"] == ["weak", "prior"][int(np.argmin(losses))]
-    assert metrics["blend"]["difference_to_best"] == pytest.approx(metrics["log_loss"] - min(losses))
+    assert metrics["blend"]["difference_to_best"] == pytest.approx(
+        metrics["log_loss"] - min(losses)
+    )
     text = render(metrics)
     for word in (
         "weak: weight ",
@@ -117,12 +148,15 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
 
 
 def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs):
-    """Two members that guess: another one is the best elsewhere only if, on this fold, it is much worse than the best of all."""
+    """Two members that guess: another one is the best elsewhere only if, on this fold, it is much
+    worse than the best of all."""
     rng, labels = np.random.default_rng(0), labels_of(pairs)
     guess = np.eye(3)[rng.integers(3, size=(2, len(pairs)))]
     for name, lucky in zip(("weak", "strong"), guess, strict=True):
         shutil.copytree(members[name].folder, tmp_path / name)
-        told = members[name].oof.assign(**dict(zip(LABEL_COLUMNS, (0.1 + 0.7 * lucky).T, strict=True)))
+        told = members[name].oof.assign(
+            **dict(zip(LABEL_COLUMNS, (0.1 + 0.7 * lucky).T, strict=True))
+        )
         told.to_csv(tmp_path / name / "oof.csv", index=False)
     found = blend([tmp_path / "weak", tmp_path / "strong"], tmp_path / "blend").metrics["blend"]
     losses = [log_loss(labels, 0.1 + 0.7 * lucky) for lucky in guess]
@@ -136,7 +170,14 @@ def test_it_is_an_artifact_like_any_other(blended, members, arena, tmp_path, cap
     for artifact in members.values():
         assert str(artifact.folder) not in (moved / "model" / "config.json").read_text()
     artifact = Artifact.load(moved)
-    assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(artifact.metrics)
+    assert {
+        "log_loss",
+        "log_loss_low",
+        "log_loss_high",
+        "accuracy",
+        "prior_log_loss",
+        "rows",
+    } <= set(artifact.metrics)
     assert artifact.facts["family"] == "blend"
     assert artifact.facts["data_sha256"] == members["weak"].facts["data_sha256"]
     figures = evaluate(artifact, arena / "test_labels.csv")
@@ -150,7 +191,9 @@ def test_blends_can_be_blended(blended, members, arena, tmp_path):
     rows = read_pairs(arena / "test.csv")
     probabilities = again.predict_proba(rows)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
-    assert again.metrics["blend"]["members"][0]["log_loss"] == pytest.approx(blended.metrics["log_loss"])
+    assert again.metrics["blend"]["members"][0]["log_loss"] == pytest.approx(
+        blended.metrics["log_loss"]
+    )
 
 
 def test_the_versions_of_its_members_are_its_own(members, tmp_path):
@@ -163,7 +206,9 @@ def test_the_versions_of_its_members_are_its_own(members, tmp_path):
     def kept(blended, *artifacts):
         """What wrote the members that were not dropped."""
         weights = [member["weight"] for member in blended.metrics["blend"]["members"]]
-        return set().union(*(own.written_by for own, weight in zip(artifacts, weights, strict=True) if weight))
+        return set().union(
+            *(own.written_by for own, weight in zip(artifacts, weights, strict=True) if weight)
+        )
 
     first, second, third = copy("weak", "1.2"), copy("strong", "1.3"), copy("weak", "1.4")
     assert first.written_by == {("scikit-learn", "1.2")}
@@ -178,7 +223,9 @@ def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs
     doubled = blend([members["weak"].folder, copy, members["prior"].folder], tmp_path / "doubled")
     assert doubled.metrics["log_loss"] == pytest.approx(blended.metrics["log_loss"], abs=1e-12)
     assert doubled.metrics["blend"]["members"][1]["dropped"] == "the same as member 1"
-    np.testing.assert_allclose(doubled.predict_proba(pairs), blended.predict_proba(pairs), atol=1e-12)
+    np.testing.assert_allclose(
+        doubled.predict_proba(pairs), blended.predict_proba(pairs), atol=1e-12
+    )
 
 
 def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pairs, caplog):
@@ -201,10 +248,14 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
 
 @pytest.fixture
 def telling(write_csv, tmp_path):
-    """Two artifacts that know nothing but class rates, of rows whose answers tell all where they are identical or empty."""
+    """Two artifacts that know nothing but class rates, of rows whose answers tell all where they
+    are identical or empty."""
     plain = [([f"p{i}"], ["a"], ["b"], i % 3) for i in range(60)]
     same = [([f"same {i}"], ["a"], ["a"], 2) for i in range(45)]
-    empty = [([f"empty {i}"], [""] if i % 2 else ["a"], ["b"] if i % 2 else [""], i % 2) for i in range(45)]
+    empty = [
+        ([f"empty {i}"], [""] if i % 2 else ["a"], ["b"] if i % 2 else [""], i % 2)
+        for i in range(45)
+    ]
     csv = write_csv([*plain, *same, *empty], name="telling.csv")
     train(load_config("prior"), csv, tmp_path / "one", folds=2)
     train(load_config("prior"), csv, tmp_path / "two", folds=3)
@@ -215,9 +266,16 @@ def test_special_cases_come_from_the_artifacts(telling, tmp_path):
     csv, one, two = telling
     pairs = read_pairs(csv)
     blended = blend([one, two], tmp_path / "blend")
-    assert blended.rows["case"].tolist() == Artifact.load(one).rows["case"].tolist() == answer_cases(pairs).tolist()
+    assert (
+        blended.rows["case"].tolist()
+        == Artifact.load(one).rows["case"].tolist()
+        == answer_cases(pairs).tolist()
+    )
     tried = {fact["correction"]: fact for fact in blended.metrics["blend"]["corrections"]}
-    assert [name for name, fact in tried.items() if fact["used"]] == ["identical answers", "one empty answer"]
+    assert [name for name, fact in tried.items() if fact["used"]] == [
+        "identical answers",
+        "one empty answer",
+    ]
     assert blended.metrics["blend"]["nested"]["high"] < -0.2
     text = render(blended.metrics)
     assert "identical answers, 45 rows: used, +" in text
@@ -244,14 +302,19 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
     other_rows = write_csv([([f"p{i}"], ["a"], ["b"], i % 3) for i in range(12)])
     other = train(load_config("prior"), other_rows, tmp_path / "other", folds=2)
     whole = train(
-        load_config("prior", overrides=["training.validation_fraction=0"]), arena / "train.csv", tmp_path / "whole"
+        load_config("prior", overrides=["training.validation_fraction=0"]),
+        arena / "train.csv",
+        tmp_path / "whole",
     )
     old = shutil.copytree(weak, tmp_path / "old")
     (old / "rows.csv").unlink()
     for folders, message in (
         ([weak], "at least two"),
         ([weak, weak], "weak: named twice"),
-        ([weak, other.folder], "other: trained on other rows than .*weak, or the same in another order"),
+        (
+            [weak, other.folder],
+            "other: trained on other rows than .*weak, or the same in another order",
+        ),
         ([weak, whole.folder], "whole: no oof.csv in it: nothing was held out"),
         ([old, members["prior"].folder], "old: no rows.csv in it"),
         ([weak, tmp_path], "not an artifact"),
@@ -271,14 +334,20 @@ def test_a_blend_that_lost_a_member_is_not_loaded(blended, tmp_path):
 
 
 def test_nested_estimate_of_train(arena, tmp_path, pairs):
-    members = 'model.members=["prior", "sparse model.term_penalties=100 model.structure_penalties=300"]'
-    config = load_config("cpu-best", overrides=[members, "model.folds=2", "model.min_gain=0", "model.shrinkage=1e3"])
+    members = (
+        'model.members=["prior", "sparse model.term_penalties=100 model.structure_penalties=300"]'
+    )
+    config = load_config(
+        "cpu-best", overrides=[members, "model.folds=2", "model.min_gain=0", "model.shrinkage=1e3"]
+    )
     artifact = train(config, arena / "train.csv", tmp_path / "a", folds=2)
     told = told_by(artifact)
     for fold in range(2):
         held = (artifact.oof["fold"] == fold).to_numpy()
         model = load_model(artifact.folder / f"fold-{fold}")
-        np.testing.assert_allclose(model.predict_proba(pairs[held].reset_index(drop=True)), told[held], atol=1e-9)
+        np.testing.assert_allclose(
+            model.predict_proba(pairs[held].reset_index(drop=True)), told[held], atol=1e-9
+        )
     report = artifact.metrics["members"]["fold-0"]["blend"]
     assert [member["member"].split()[0] for member in report["members"]] == ["prior", "sparse"]
     assert all(("report" in member) != ("dropped" in member) for member in report["members"])

@@ -1,4 +1,5 @@
-"""Soft labels: a teacher's probabilities alone or mixed with the labels, and no label of a row repeated to a student."""
+"""Soft labels: a teacher's probabilities alone or mixed with the labels, and no label of a row
+repeated to a student."""
 
 import dataclasses
 import logging
@@ -37,7 +38,9 @@ def test_a_teacher_repeats_no_label_that_it_was_shown(teacher, arena, pairs):
     order = [7, 3, 100]
     mixed = pd.concat([pairs.iloc[order], new], ignore_index=True)
     np.testing.assert_allclose(soft_labels([teacher], mixed)[:3], told_by(teacher)[order])
-    np.testing.assert_allclose(soft_labels([teacher], mixed)[3:], teacher.predict_proba(new), atol=1e-12)
+    np.testing.assert_allclose(
+        soft_labels([teacher], mixed)[3:], teacher.predict_proba(new), atol=1e-12
+    )
 
 
 def test_a_teacher_repeats_no_label_of_its_extra_rows(arena, pairs, tmp_path):
@@ -51,7 +54,8 @@ def test_a_teacher_repeats_no_label_of_its_extra_rows(arena, pairs, tmp_path):
 
 
 def extra_with_the_same_ids(pairs, folder, **changed):
-    """The first 60 rows to train on, and 6 rows with the ids of the first 6 as extra ones; `changed` are their columns."""
+    """The first 60 rows to train on, and 6 rows with the ids of the first 6 as extra ones;
+    `changed` are their columns."""
     write_pairs(folder / "train.csv", pairs[:60])
     other = pairs[60:66].reset_index(drop=True).assign(id=pairs["id"][:6], **changed)
     write_pairs(folder / "more.csv", other)
@@ -63,7 +67,8 @@ def test_an_extra_row_is_not_the_training_row_of_its_id(pairs, tmp_path):
     artifact = train(SPARSE, train_csv, tmp_path / "a", folds=2, extra=more)
     # It was never held out, so that there is nothing to say of it but its label.
     with pytest.raises(
-        InputError, match=f"trained on 6 of these rows .*id '{other['id'][0]}'.* no out-of-fold prediction"
+        InputError,
+        match=f"trained on 6 of these rows .*id '{other['id'][0]}'.* no out-of-fold prediction",
     ):
         write_soft_labels(tmp_path / "soft.csv", [artifact], other)
     both = pd.concat([pairs[6:9], other], ignore_index=True)
@@ -72,7 +77,9 @@ def test_an_extra_row_is_not_the_training_row_of_its_id(pairs, tmp_path):
     np.testing.assert_array_equal(soft_labels([artifact], pairs[:60]), told_by(artifact))
 
 
-def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(teacher, pairs, tmp_path):
+def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(
+    teacher, pairs, tmp_path
+):
     few = pairs[:6]
     told = soft_labels([teacher], swap_pairs(few))
     np.testing.assert_array_equal(told, teacher.predict_proba(swap_pairs(few)))
@@ -90,12 +97,16 @@ def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(teach
 
 def test_rows_of_an_earlier_version_are_known_by_id_and_prompt(teacher, pairs, tmp_path):
     older = shutil.copytree(teacher.folder, tmp_path / "older")
-    pd.read_csv(older / "rows.csv", dtype=str).drop(columns="answer_key").to_csv(older / "rows.csv", index=False)
+    pd.read_csv(older / "rows.csv", dtype=str).drop(columns="answer_key").to_csv(
+        older / "rows.csv", index=False
+    )
     np.testing.assert_array_equal(soft_labels([Artifact.load(older)], pairs), told_by(teacher))
 
 
 def test_a_raw_frame_is_known_as_the_file_is(teacher, arena):
-    np.testing.assert_array_equal(soft_labels([teacher], pd.read_csv(arena / "train.csv")), told_by(teacher))
+    np.testing.assert_array_equal(
+        soft_labels([teacher], pd.read_csv(arena / "train.csv")), told_by(teacher)
+    )
 
 
 def test_rows_under_other_ids_are_warned_of(teacher, pairs, caplog):
@@ -116,7 +127,9 @@ def test_a_teacher_without_out_of_fold_predictions_is_refused(arena, tmp_path):
     with pytest.raises(InputError, match=r"no oof\.csv in it: nothing was held out"):
         taught(rows, Teacher(whole.folder))
     fifth = train(load_config("prior"), arena / "train.csv", tmp_path / "fifth")
-    with pytest.raises(InputError, match=r"was trained on 9\d of these rows .* train it with --folds"):
+    with pytest.raises(
+        InputError, match=r"was trained on 9\d of these rows .* train it with --folds"
+    ):
         taught(rows, Teacher(fifth.folder))
     (fifth.folder / "rows.csv").unlink()
     with pytest.raises(InputError, match=r"no rows\.csv in it"):
@@ -138,18 +151,29 @@ def test_students_learn_the_teachers_share(teacher, arena, pairs, tmp_path, shar
 
 
 def test_what_is_held_out_is_judged_by_its_labels(teacher, arena, pairs, tmp_path):
-    student = train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=2, teacher=Teacher(teacher.folder))
+    student = train(
+        load_config("prior"),
+        arena / "train.csv",
+        tmp_path / "a",
+        folds=2,
+        teacher=Teacher(teacher.folder),
+    )
     losses = -(labels_of(pairs) * np.log(told_by(student))).sum(axis=1)
     assert student.metrics["log_loss"] == pytest.approx(losses.mean())
     assert student.facts["data_sha256"] == teacher.facts["data_sha256"]
 
 
-def test_a_teacher_that_knows_the_rows_that_are_judged_by_is_warned_of(teacher, arena, pairs, caplog):
+def test_a_teacher_that_knows_the_rows_that_are_judged_by_is_warned_of(
+    teacher, arena, pairs, caplog
+):
     rows = read_training_rows(arena / "train.csv")
     taught(rows, Teacher(teacher.folder))
     assert "the figures flatter" in caplog.text
     caplog.clear()
-    other = pairs.assign(id=[f"new {i}" for i in range(len(pairs))], prompt=[(f"new {i}",) for i in range(len(pairs))])
+    other = pairs.assign(
+        id=[f"new {i}" for i in range(len(pairs))],
+        prompt=[(f"new {i}",) for i in range(len(pairs))],
+    )
     taught(dataclasses.replace(rows, pairs=other), Teacher(teacher.folder))
     assert "flatter" not in caplog.text
 
@@ -161,7 +185,10 @@ def test_a_csv_is_joined_by_id(arena, pairs, tmp_path, teacher):
     np.testing.assert_allclose(taught(rows, Teacher(path)).targets, told_by(teacher), atol=1e-12)
     teacher.oof[3:].to_csv(path, index=False)
     with pytest.raises(
-        InputError, match=f"no probabilities for 3 of 120 training rows, the first of them id '{pairs['id'][0]}'"
+        InputError,
+        match=(
+            f"no probabilities for 3 of 120 training rows, the first of them id '{pairs['id'][0]}'"
+        ),
     ):
         taught(rows, Teacher(path))
     teacher.oof.drop(columns="winner_tie").to_csv(path, index=False)
@@ -179,21 +206,34 @@ def test_a_csv_of_other_rows_with_the_same_ids_is_refused(teacher, arena, pairs,
     rows = read_training_rows(arena / "train.csv")
     labelled = pairs.assign(**dict(zip(LABEL_COLUMNS, told_by(teacher).T, strict=True)))
     write_pairs(tmp_path / "told.csv", labelled)
-    np.testing.assert_allclose(taught(rows, Teacher(tmp_path / "told.csv")).targets, told_by(teacher), atol=1e-12)
+    np.testing.assert_allclose(
+        taught(rows, Teacher(tmp_path / "told.csv")).targets, told_by(teacher), atol=1e-12
+    )
     write_pairs(tmp_path / "told.csv", labelled.assign(id=np.roll(labelled["id"], 1)))
-    with pytest.raises(InputError, match=r"told\.csv: its ids are those of other rows: 120 of 120 training rows"):
+    with pytest.raises(
+        InputError, match=r"told\.csv: its ids are those of other rows: 120 of 120 training rows"
+    ):
         taught(rows, Teacher(tmp_path / "told.csv"))
 
 
 def test_another_teacher_is_another_run(teacher, arena, tmp_path, monkeypatch):
-    monkeypatch.setattr("humanpref.runs.train._finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "humanpref.runs.train._finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
-        train(load_config("prior"), arena / "train.csv", tmp_path / "a", teacher=Teacher(teacher.folder))
+        train(
+            load_config("prior"),
+            arena / "train.csv",
+            tmp_path / "a",
+            teacher=Teacher(teacher.folder),
+        )
     monkeypatch.undo()
     for other in (None, Teacher(teacher.folder, 0.5)):
         with pytest.raises(InputError, match="unfinished run with other settings or rows"):
             train(load_config("prior"), arena / "train.csv", tmp_path / "a", teacher=other)
-    train(load_config("prior"), arena / "train.csv", tmp_path / "a", teacher=Teacher(teacher.folder))
+    train(
+        load_config("prior"), arena / "train.csv", tmp_path / "a", teacher=Teacher(teacher.folder)
+    )
 
 
 def test_soft_labels_written_are_read_and_learned(teacher, arena, pairs, tmp_path):

@@ -19,7 +19,9 @@ from humanpref.runs.blending import blend
 from humanpref.runs.train import evaluate, predict, read_oof, train
 from humanpref.schema import LABEL_COLUMNS, InputError
 
-SPARSE = load_config("sparse", overrides=["model.term_penalties=10", "model.structure_penalties=100"])
+SPARSE = load_config(
+    "sparse", overrides=["model.term_penalties=10", "model.structure_penalties=100"]
+)
 
 NO_PRIORS = ([math.nan, 0, 0], [math.inf, 0, 0], [0, 0, 0], [-1, 1, 1], [1, 0, 0, 0], ["1", 0, 0])
 
@@ -39,19 +41,25 @@ def test_held_out_share(arena, tmp_path, pairs):
     metrics = artifact.metrics
     assert metrics["held_out"] == "validation"
     assert metrics["log_loss"] == pytest.approx(metrics["prior_log_loss"])
-    assert metrics["log_loss"] == pytest.approx(log_loss(labels_of(pairs)[held], oof[list(LABEL_COLUMNS)].to_numpy()))
+    assert metrics["log_loss"] == pytest.approx(
+        log_loss(labels_of(pairs)[held], oof[list(LABEL_COLUMNS)].to_numpy())
+    )
 
 
 def test_no_validation_learns_from_every_row(arena, tmp_path, pairs):
     artifact = train(
-        load_config("prior", overrides=["training.validation_fraction=0"]), arena / "train.csv", tmp_path / "a"
+        load_config("prior", overrides=["training.validation_fraction=0"]),
+        arena / "train.csv",
+        tmp_path / "a",
     )
     np.testing.assert_allclose(artifact.prior, labels_of(pairs).mean(axis=0))
     assert "log_loss" not in artifact.metrics
     assert not (artifact.folder / "oof.csv").exists()
 
 
-def test_out_of_fold_predictions_come_from_the_model_that_did_not_see_the_row(folds_artifact, pairs):
+def test_out_of_fold_predictions_come_from_the_model_that_did_not_see_the_row(
+    folds_artifact, pairs
+):
     oof = read_oof(folds_artifact.folder / "oof.csv")
     assert oof["id"].tolist() == pairs["id"].tolist()
     folds = grouped_folds(pairs, 3, seed=42)
@@ -59,19 +67,30 @@ def test_out_of_fold_predictions_come_from_the_model_that_did_not_see_the_row(fo
     for fold in range(3):
         rows = pairs[folds == fold].reset_index(drop=True)
         own = load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows)
-        np.testing.assert_allclose(oof[list(LABEL_COLUMNS)].to_numpy()[folds == fold], own, atol=1e-9)
+        np.testing.assert_allclose(
+            oof[list(LABEL_COLUMNS)].to_numpy()[folds == fold], own, atol=1e-9
+        )
     probabilities = oof[list(LABEL_COLUMNS)].to_numpy()
-    assert folds_artifact.metrics["log_loss"] == pytest.approx(log_loss(labels_of(pairs), probabilities))
+    assert folds_artifact.metrics["log_loss"] == pytest.approx(
+        log_loss(labels_of(pairs), probabilities)
+    )
 
 
 @pytest.mark.parametrize("folds", [None, 3])
-def test_no_model_sees_the_rows_or_prompts_that_it_is_judged_on(arena, tmp_path, pairs, monkeypatch, folds):
+def test_no_model_sees_the_rows_or_prompts_that_it_is_judged_on(
+    arena, tmp_path, pairs, monkeypatch, folds
+):
     fits = []
     fit = PriorModel.fit
 
     def spy(self, kept, labels, weights=None, validation=None, checkpoint=None):
         fits.append(
-            (set(kept["id"]), set(prompt_keys(kept)), set(validation[0]["id"]), set(prompt_keys(validation[0])))
+            (
+                set(kept["id"]),
+                set(prompt_keys(kept)),
+                set(validation[0]["id"]),
+                set(prompt_keys(validation[0])),
+            )
         )
         np.testing.assert_array_equal(labels, labels_of(kept))
         return fit(self, kept, labels, weights, validation, checkpoint)
@@ -90,18 +109,32 @@ def test_no_model_sees_the_rows_or_prompts_that_it_is_judged_on(arena, tmp_path,
 def test_rows_of_weight_zero_are_not_there(write_csv, tmp_path):
     rows = [([f"prompt {i}"], [f"a{i} word"], [f"b{i} word word"], i % 3) for i in range(12)]
     weights = [0.0 if i < 3 else 1.0 for i in range(12)]
-    config = load_config("sparse", overrides=["model.min_rows=1", "model.term_penalties=3", "model.structure_penalties=3",
-                                              "training.validation_fraction=0"])  # fmt: skip
+    config = load_config(
+        "sparse",
+        overrides=[
+            "model.min_rows=1",
+            "model.term_penalties=3",
+            "model.structure_penalties=3",
+            "training.validation_fraction=0",
+        ],
+    )
     weighted = train(config, write_csv(rows, weight=weights), tmp_path / "weighted")
     fewer = train(config, write_csv(rows[3:], name="fewer.csv"), tmp_path / "fewer")
     some = read_pairs(write_csv(rows, name="all.csv"))
     np.testing.assert_allclose(weighted.predict_proba(some), fewer.predict_proba(some), atol=1e-9)
-    folds = train(load_config("prior"), write_csv(rows, name="folds.csv", weight=weights), tmp_path / "folds", folds=3)
+    folds = train(
+        load_config("prior"),
+        write_csv(rows, name="folds.csv", weight=weights),
+        tmp_path / "folds",
+        folds=3,
+    )
     assert sorted(folds.oof["id"]) == sorted(folds.rows["id"]) == sorted(some["id"][3:])
     assert folds.metrics["rows"] == evaluate(folds, tmp_path / "folds.csv")["rows"] == 9
     last = write_csv(rows, name="last.csv", weight=[0.0] * 11 + [1.0])
     with pytest.raises(InputError, match=r"last.csv: column 'weight': every row has weight 0"):
-        train(config, last, tmp_path / "none", exclude_prompts=[write_csv(rows[11:], name="out.csv")])
+        train(
+            config, last, tmp_path / "none", exclude_prompts=[write_csv(rows[11:], name="out.csv")]
+        )
     assert not list(tmp_path.glob("none*artial"))
 
 
@@ -110,7 +143,9 @@ def test_a_run_is_trained_by_one_process_at_a_time(arena, tmp_path, monkeypatch)
 
     def again(model, *arguments):
         monkeypatch.setattr(PriorModel, "fit", fit)
-        with pytest.raises(InputError, match=r"a\.partial: another process is training here") as error:
+        with pytest.raises(
+            InputError, match=r"a\.partial: another process is training here"
+        ) as error:
             train(load_config("prior"), arena / "train.csv", tmp_path / "a")
         told.append(error)
         return fit(model, *arguments)
@@ -127,14 +162,18 @@ def test_a_finished_run_whose_place_is_taken_is_not_lost(arena, tmp_path, monkey
 
     fit = PriorModel.fit
     monkeypatch.setattr(PriorModel, "fit", taken)
-    with pytest.raises(InputError, match=r"a: cannot take its place; the finished run is .*a\.partial"):
+    with pytest.raises(
+        InputError, match=r"a: cannot take its place; the finished run is .*a\.partial"
+    ):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a")
     assert Artifact.load(tmp_path / "a.partial").metrics["rows"]
 
 
 def test_ids_of_extra_rows_are_taken(write_csv, tmp_path):
     rows = write_csv([(["p"], ["a"], ["b"], 0)], id=["extra-1:7"])
-    with pytest.raises(InputError, match=r"rows.csv: id 'extra-1:7': such a beginning is kept for extra rows"):
+    with pytest.raises(
+        InputError, match=r"rows.csv: id 'extra-1:7': such a beginning is kept for extra rows"
+    ):
         train(load_config("prior"), rows, tmp_path / "a")
 
 
@@ -151,18 +190,29 @@ def test_a_class_that_no_row_has_is_warned_of(write_csv, tmp_path, caplog):
 
 def test_a_folds_artifact_predicts_the_mean_of_its_models(folds_artifact, arena):
     rows = read_pairs(arena / "test.csv")
-    each = [load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows) for fold in range(3)]
-    np.testing.assert_allclose(folds_artifact.predict_proba(rows), np.mean(each, axis=0), atol=1e-12)
+    each = [
+        load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows) for fold in range(3)
+    ]
+    np.testing.assert_allclose(
+        folds_artifact.predict_proba(rows), np.mean(each, axis=0), atol=1e-12
+    )
 
 
 def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypatch):
     def of_seed(model, rows):
-        return np.tile({42: [0.6, 0.2, 0.2], 43: [0.2, 0.4, 0.4]}[model.config.seed], (len(rows), 1))
+        return np.tile(
+            {42: [0.6, 0.2, 0.2], 43: [0.2, 0.4, 0.4]}[model.config.seed], (len(rows), 1)
+        )
 
     monkeypatch.setattr(PriorModel, "predict_proba", of_seed)
     config = load_config("prior", overrides=["training.seeds=2"])
     artifact = train(config, arena / "train.csv", tmp_path / "a", folds=2)
-    assert artifact.facts["members"] == ["fold-0-seed-42", "fold-0-seed-43", "fold-1-seed-42", "fold-1-seed-43"]
+    assert artifact.facts["members"] == [
+        "fold-0-seed-42",
+        "fold-0-seed-43",
+        "fold-1-seed-42",
+        "fold-1-seed-43",
+    ]
     oof = read_oof(artifact.folder / "oof.csv")
     np.testing.assert_array_equal(oof["fold"], grouped_folds(pairs, 2, seed=42))
     np.testing.assert_allclose(oof[list(LABEL_COLUMNS)], np.tile([0.4, 0.3, 0.3], (len(pairs), 1)))
@@ -178,11 +228,16 @@ def test_several_artifacts_are_averaged(folds_artifact, arena, tmp_path):
     assert degraded == []
 
 
-def test_what_there_was_no_time_for_is_told_and_is_the_other_artifacts(arena, tmp_path, monkeypatch):
-    """The prior is for rows that no artifact predicted, and a prediction without one is an error."""
+def test_what_there_was_no_time_for_is_told_and_is_the_other_artifacts(
+    arena, tmp_path, monkeypatch
+):
+    """The prior is for rows that no artifact predicted, and a prediction without one is an
+    error."""
     one, two = (train(load_config("prior"), arena / "train.csv", tmp_path / name) for name in "ab")
     rows = read_pairs(arena / "test.csv")
-    monkeypatch.setattr(PriorModel, "predict_proba", lambda _, pairs: np.tile([0.7, 0.2, 0.1], (len(pairs), 1)))
+    monkeypatch.setattr(
+        PriorModel, "predict_proba", lambda _, pairs: np.tile([0.7, 0.2, 0.1], (len(pairs), 1))
+    )
     schedule = humanpref.models.budget.schedule
 
     def short(model, pairs, budget, *_):
@@ -198,8 +253,13 @@ def test_what_there_was_no_time_for_is_told_and_is_the_other_artifacts(arena, tm
         f"{LEFT}: {2 * (len(rows) - 4)} row predictions for lack of time",
         f"{len(rows) - 4} of {len(rows)} rows have the prior",
     ]
-    # With time for all in one artifact its word stands, not half of it and half of the other's prior.
-    monkeypatch.setattr(Artifact, "seconds", property(lambda artifact: 100 if artifact.folder == two.folder else None))
+    # With time for all in one artifact its word stands, not half of it and half of the other's
+    # prior.
+    monkeypatch.setattr(
+        Artifact,
+        "seconds",
+        property(lambda artifact: 100 if artifact.folder == two.folder else None),
+    )
     probabilities, degraded = predict([one, two], rows)
     np.testing.assert_allclose(probabilities, np.tile([0.7, 0.2, 0.1], (len(rows), 1)))
     assert degraded == [f"{LEFT}: {len(rows) - 4} row predictions for lack of time"]
@@ -209,7 +269,9 @@ def test_what_there_was_no_time_for_is_told_and_is_the_other_artifacts(arena, tm
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_interrupted_folds_end_with_the_same_predictions(folds_artifact, arena, tmp_path, monkeypatch, after):
+def test_interrupted_folds_end_with_the_same_predictions(
+    folds_artifact, arena, tmp_path, monkeypatch, after
+):
     fit_member, done = humanpref.runs.train._fit_member, []
 
     def interrupted(*arguments):
@@ -224,22 +286,33 @@ def test_interrupted_folds_end_with_the_same_predictions(folds_artifact, arena, 
     assert not (tmp_path / "a").exists()
     fitted = []
     monkeypatch.setattr(
-        humanpref.runs.train, "_fit_member", lambda *arguments: (fitted.append(1), fit_member(*arguments))
+        humanpref.runs.train,
+        "_fit_member",
+        lambda *arguments: (fitted.append(1), fit_member(*arguments)),
     )
     resumed = train(SPARSE, arena / "train.csv", tmp_path / "a", folds=3)
     assert len(fitted) == 3 - after
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    pd.testing.assert_frame_equal(read_oof(resumed.folder / "oof.csv"), read_oof(folds_artifact.folder / "oof.csv"))
+    pd.testing.assert_frame_equal(
+        read_oof(resumed.folder / "oof.csv"), read_oof(folds_artifact.folder / "oof.csv")
+    )
     rows = read_pairs(arena / "test.csv")
-    np.testing.assert_allclose(resumed.predict_proba(rows), folds_artifact.predict_proba(rows), atol=1e-12)
+    np.testing.assert_allclose(
+        resumed.predict_proba(rows), folds_artifact.predict_proba(rows), atol=1e-12
+    )
 
 
 def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=3)
     monkeypatch.undo()
-    for config, folds in ((load_config("prior", overrides=["seed=1"]), 3), (load_config("prior"), 4)):
+    for config, folds in (
+        (load_config("prior", overrides=["seed=1"]), 3),
+        (load_config("prior"), 4),
+    ):
         with pytest.raises(InputError, match="unfinished run with other settings or rows"):
             train(config, arena / "train.csv", tmp_path / "a", folds=folds)
     shutil.rmtree(tmp_path / "a.partial")
@@ -274,16 +347,26 @@ def test_an_existing_folder_is_not_touched(arena, tmp_path):
 def test_weights_are_read_from_the_file(write_csv, tmp_path):
     rows = [([f"prompt {i}"], ["a"], ["b"], i % 2) for i in range(10)]
     heavy = write_csv(rows, weight=[3.0 if i % 2 else 1.0 for i in range(10)])
-    artifact = train(load_config("prior", overrides=["training.validation_fraction=0"]), heavy, tmp_path / "a")
+    artifact = train(
+        load_config("prior", overrides=["training.validation_fraction=0"]), heavy, tmp_path / "a"
+    )
     np.testing.assert_allclose(artifact.prior, [0.25, 0.75, 0])
 
 
 @pytest.fixture
 def sources(write_csv):
-    """A training file of 12 prompts, and 5 extra rows: two with prompts of the training file, one with one to exclude."""
+    """A training file of 12 prompts, and 5 extra rows: two with prompts of the training file, one
+    with one to exclude."""
     rows = [([f"prompt {i}"], [f"a{i}"], [f"b{i}"], i % 3) for i in range(12)]
-    more = [([f"{name}"], ["a"], ["b"], 0) for name in ("PROMPT 0", "prompt  5", "new", "newer", "leaked")]
-    return write_csv(rows, name="train.csv"), write_csv(more, name="more.csv"), write_csv(more[4:], name="leak.csv")
+    more = [
+        ([f"{name}"], ["a"], ["b"], 0)
+        for name in ("PROMPT 0", "prompt  5", "new", "newer", "leaked")
+    ]
+    return (
+        write_csv(rows, name="train.csv"),
+        write_csv(more, name="more.csv"),
+        write_csv(more[4:], name="leak.csv"),
+    )
 
 
 def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatch):
@@ -296,14 +379,25 @@ def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatc
 
     monkeypatch.setattr(PriorModel, "fit", spy)
     config = load_config("prior")
-    artifact = train(config, train_csv, tmp_path / "a", folds=3, extra=[Extra(more, 0.5)], exclude_prompts=[leak])
-    shared = [artifact.metrics["members"][f"fold-{fold}"]["extra_rows_sharing_a_prompt"] for fold in range(3)]
+    artifact = train(
+        config, train_csv, tmp_path / "a", folds=3, extra=[Extra(more, 0.5)], exclude_prompts=[leak]
+    )
+    shared = [
+        artifact.metrics["members"][f"fold-{fold}"]["extra_rows_sharing_a_prompt"]
+        for fold in range(3)
+    ]
     assert sum(shared) == 2
     for fold, (kept, weights, judged) in enumerate(fits):
         assert not judged & set(prompt_keys(kept))
         assert "leaked" not in {turns[0] for turns in kept["prompt"]}
-        assert (weights == 0.5).sum() == 4 - shared[fold] == artifact.metrics["members"][f"fold-{fold}"]["extra_rows"]
-    assert artifact.metrics["data"]["extra"] == [{"file": "more.csv", "weight": 0.5, "rows": 5, "excluded": 1}]
+        assert (
+            (weights == 0.5).sum()
+            == 4 - shared[fold]
+            == artifact.metrics["members"][f"fold-{fold}"]["extra_rows"]
+        )
+    assert artifact.metrics["data"]["extra"] == [
+        {"file": "more.csv", "weight": 0.5, "rows": 5, "excluded": 1}
+    ]
     assert artifact.facts["training_rows"] == 16
     plain = train(config, train_csv, tmp_path / "plain", folds=3)
     assert artifact.oof[["id", "fold"]].equals(plain.oof[["id", "fold"]])
@@ -317,7 +411,9 @@ def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatc
 def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch):
     train_csv, more, leak = sources
     config, extra = load_config("prior"), [Extra(more, 0.5)]
-    monkeypatch.setattr(humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
     monkeypatch.undo()
@@ -336,7 +432,14 @@ def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch)
 
 def test_evaluate_has_the_contracts_keys_and_warns_on_training_rows(folds_artifact, arena, caplog):
     figures = evaluate(folds_artifact, arena / "test_labels.csv")
-    assert {"log_loss", "log_loss_low", "log_loss_high", "accuracy", "prior_log_loss", "rows"} <= set(figures)
+    assert {
+        "log_loss",
+        "log_loss_low",
+        "log_loss_high",
+        "accuracy",
+        "prior_log_loss",
+        "rows",
+    } <= set(figures)
     assert figures["rows"] == 24
     assert figures["log_loss_low"] < figures["log_loss"] < figures["log_loss_high"]
     assert "flatter" not in caplog.text
@@ -345,15 +448,17 @@ def test_evaluate_has_the_contracts_keys_and_warns_on_training_rows(folds_artifa
     assert "these figures flatter" in caplog.text
 
 
-def test_some_training_rows_among_those_to_judge_by_are_warned_of(folds_artifact, arena, pairs, tmp_path, caplog):
+def test_some_training_rows_among_those_to_judge_by_are_warned_of(
+    folds_artifact, arena, pairs, tmp_path, caplog
+):
     held = grouped_folds(pairs, 5, seed=42) == 0
     one = train(SPARSE, arena / "train.csv", tmp_path / "one")
     mixed = tmp_path / "mixed.csv"
     rows = pd.read_csv(arena / "train.csv", dtype=str, keep_default_na=False)
     new = pd.read_csv(arena / "test_labels.csv", dtype=str, keep_default_na=False)
-    pd.concat([rows[held], rows[~held][:5], new])[::-1].drop(columns=["model_a", "model_b"], errors="ignore").to_csv(
-        mixed, index=False
-    )
+    pd.concat([rows[held], rows[~held][:5], new])[::-1].drop(
+        columns=["model_a", "model_b"], errors="ignore"
+    ).to_csv(mixed, index=False)
     count = held.sum() + 5 + len(new)
     for artifact, learned in ((one, 5), (folds_artifact, held.sum() + 5)):
         caplog.clear()
@@ -366,7 +471,12 @@ def test_extra_rows_with_the_ids_of_held_out_rows_were_learned_from(arena, pairs
     other = pairs[60 : 60 + len(held)].reset_index(drop=True).assign(id=held["id"].tolist())
     for name, rows in (("train", pairs[:60]), ("more", other)):
         write_pairs(tmp_path / f"{name}.csv", rows)
-    artifact = train(load_config("prior"), tmp_path / "train.csv", tmp_path / "a", extra=[Extra(tmp_path / "more.csv")])
+    artifact = train(
+        load_config("prior"),
+        tmp_path / "train.csv",
+        tmp_path / "a",
+        extra=[Extra(tmp_path / "more.csv")],
+    )
     assert artifact.oof["id"].tolist() == other["id"].tolist()
     evaluate(artifact, tmp_path / "more.csv")
     assert f"was trained on {len(other)} of the {len(other)} rows" in caplog.text
@@ -380,7 +490,9 @@ def test_a_raw_frame_is_predicted_as_the_file(folds_artifact, arena, tmp_path):
     for artifact in (one, folds_artifact, blended):
         command = ["--quiet", "predict", str(artifact.folder), "--test", str(arena / "test.csv")]
         assert main([*command, "--out", str(tmp_path / "submission.csv")]) == 0
-        written = pd.read_csv(tmp_path / "submission.csv", float_precision="round_trip")[list(LABEL_COLUMNS)].to_numpy()
+        written = pd.read_csv(tmp_path / "submission.csv", float_precision="round_trip")[
+            list(LABEL_COLUMNS)
+        ].to_numpy()
         np.testing.assert_array_equal(Artifact.load(artifact.folder).predict_proba(raw), written)
         np.testing.assert_array_equal(load_model(artifact.folder).predict_proba(raw), written)
         np.testing.assert_array_equal(predict([artifact], raw)[0], written)
@@ -397,9 +509,15 @@ def test_what_is_not_an_artifact(tmp_path, folds_artifact):
         ({"format": 1, "members": []}, "key 'members'"),
         ({"format": 1, "members": ["m"], "prior": [1]}, "key 'prior'"),
         *(({"format": 1, "members": ["m"], "prior": prior}, "key 'prior'") for prior in NO_PRIORS),
-        ({"format": 1, "members": ["m"], "prior": [1, 0, 0]}, "key 'family': expected one of prior, sparse.* got None"),
+        (
+            {"format": 1, "members": ["m"], "prior": [1, 0, 0]},
+            "key 'family': expected one of prior, sparse.* got None",
+        ),
         ({"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": ["sparse"]}, "key 'family'"),
-        ({"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "spares"}, "key 'family'.* got 'spares'"),
+        (
+            {"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "spares"},
+            "key 'family'.* got 'spares'",
+        ),
     ):
         (tmp_path / "artifact.json").write_text(json.dumps(facts))
         with pytest.raises(InputError, match=message):

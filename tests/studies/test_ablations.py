@@ -1,4 +1,5 @@
-"""The comparison and the ablation, on micro models: tables, figures, the same folds, going on after an interruption."""
+"""The comparison and the ablation, on micro models: tables, figures, the same folds, going on after
+an interruption."""
 
 import json
 import math
@@ -70,7 +71,9 @@ def test_a_comparison_goes_on_where_it_stopped(compared, arena, monkeypatch):
     trained = []
     train = comparison._train
     monkeypatch.setattr(
-        comparison, "_train", lambda contender, *rest: (trained.append(contender.name), train(contender, *rest))
+        comparison,
+        "_train",
+        lambda contender, *rest: (trained.append(contender.name), train(contender, *rest)),
     )
     again = compare(CONTENDERS, arena / "train.csv", out, folds=2)
     assert trained == ["tie"]
@@ -82,13 +85,26 @@ def test_what_cannot_be_compared(compared, arena, tmp_path, write_csv):
     with pytest.raises(InputError, match="other rows, the same in another order, or other folds"):
         compare(CONTENDERS, arena / "train.csv", out, folds=3)
     with pytest.raises(InputError, match="prior: trained with other options"):
-        compare([Contender("prior", "prior", ("training.validation_fraction=0.5",))], arena / "train.csv", out, folds=2)
+        compare(
+            [Contender("prior", "prior", ("training.validation_fraction=0.5",))],
+            arena / "train.csv",
+            out,
+            folds=2,
+        )
     with pytest.raises(InputError, match="seeds differ"):
         compare(
-            [Contender("a", "prior"), Contender("b", "prior", ("seed=1",))], arena / "train.csv", tmp_path / "x", None
+            [Contender("a", "prior"), Contender("b", "prior", ("seed=1",))],
+            arena / "train.csv",
+            tmp_path / "x",
+            None,
         )
     with pytest.raises(InputError, match="stands twice"):
-        compare([Contender("a", "prior"), Contender("a", "prior")], arena / "train.csv", tmp_path / "x", None)
+        compare(
+            [Contender("a", "prior"), Contender("a", "prior")],
+            arena / "train.csv",
+            tmp_path / "x",
+            None,
+        )
     (tmp_path / "mine").mkdir()
     for name in ("comparison.json", "file"):
         (tmp_path / "mine" / name).write_text("{}")
@@ -97,23 +113,31 @@ def test_what_cannot_be_compared(compared, arena, tmp_path, write_csv):
     with pytest.raises(InputError, match="prior: its training ended with 2"):
         compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "y", folds=1_000)
     # Nothing has been trained there: the corrected command may take the folder.
-    assert compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "y", folds=2)["rows"].tolist() == [120]
+    assert compare(CONTENDERS[:1], arena / "train.csv", tmp_path / "y", folds=2)[
+        "rows"
+    ].tolist() == [120]
 
 
 def untrained(*arguments):
     raise AssertionError("trained")
 
 
-def test_nothing_is_trained_before_all_that_is_there_is_checked(compared, arena, tmp_path, monkeypatch):
+def test_nothing_is_trained_before_all_that_is_there_is_checked(
+    compared, arena, tmp_path, monkeypatch
+):
     monkeypatch.setattr(comparison, "_train", untrained)
     whole = Contender("whole", "prior", ("training.validation_fraction=0",))
-    with pytest.raises(InputError, match=r"^whole: option training\.validation_fraction: expected more than 0"):
+    with pytest.raises(
+        InputError, match=r"^whole: option training\.validation_fraction: expected more than 0"
+    ):
         compare([CONTENDERS[0], whole], arena / "train.csv", tmp_path / "x", None)
     assert not (tmp_path / "x").exists()
     out = shutil.copytree(compared[1], tmp_path / "out")
     shutil.rmtree(out / "prior")
     other = Contender("tie", "tiny", (*MICRO, "training.epochs=7"))
-    with pytest.raises(InputError, match="tie: trained with other options or rows, or the same in another order"):
+    with pytest.raises(
+        InputError, match="tie: trained with other options or rows, or the same in another order"
+    ):
         compare([CONTENDERS[0], other], arena / "train.csv", out, folds=2)
 
 
@@ -132,7 +156,9 @@ def test_a_contender_that_is_killed_is_named(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "_command", killed)
     with (
         comparison._fresh_processes(CONTENDERS[:1]) as fresh,
-        pytest.raises(InputError, match=f"^{CONTENDERS[0].name}: its process ended at once: killed"),
+        pytest.raises(
+            InputError, match=f"^{CONTENDERS[0].name}: its process ended at once: killed"
+        ),
     ):
         comparison._train(CONTENDERS[0], arena / "train.csv", tmp_path / "a", None, fresh)
 
@@ -161,37 +187,57 @@ def test_a_later_comparison_sees_its_own_environment(monkeypatch):
 
 def test_the_softmax_ablation(pairs, tmp_path):
     # A row of weight 0 is not there when a training makes its folds: those of all rows are others.
-    write_pairs(tmp_path / "train.csv", pairs.assign(weight=np.where(np.arange(len(pairs)) % 3 == 0, 0.0, 1.0)))
+    write_pairs(
+        tmp_path / "train.csv",
+        pairs.assign(weight=np.where(np.arange(len(pairs)) % 3 == 0, 0.0, 1.0)),
+    )
     overrides = (*MICRO, "training.swap_augmentation=false")
     table = ablate_softmax("tiny", overrides, tmp_path / "train.csv", tmp_path / "a", folds=2)
     assert table["name"].tolist() == [arm.name for arm in ARMS]
     by_name = table.set_index("name")
-    plain, log_softmax = by_name.loc["none / softmax, 1 epoch"], by_name.loc["log-softmax / softmax, 1 epoch"]
+    plain, log_softmax = (
+        by_name.loc["none / softmax, 1 epoch"],
+        by_name.loc["log-softmax / softmax, 1 epoch"],
+    )
     # The identity that theory states, to rounding.
     assert log_softmax["log_loss"] == pytest.approx(plain["log_loss"], abs=1e-5)
     assert log_softmax["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-5)
     assert plain["difference"] == 0
-    # Scores that went through a softmax: bounded loss, bounded probabilities, and bolder without the second softmax.
+    # Scores that went through a softmax: bounded loss, bounded probabilities, and bolder without
+    # the second softmax.
     damped, bare = by_name.loc["softmax / softmax, 1 epoch"], by_name.loc["softmax / none, 1 epoch"]
     assert damped["train_loss"] > SOFTMAX_BOUND
     assert damped["log_loss"] != bare["log_loss"]
     assert damped["log_loss"] > -math.log(math.e / (math.e + 2))
     assert (tmp_path / "a" / "softmax.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "a" / "softmax-1" / "artifact.json").read_text())["preset"] == "tiny"
+    assert (
+        json.loads((tmp_path / "a" / "softmax-1" / "artifact.json").read_text())["preset"] == "tiny"
+    )
     oof = read_oof(tmp_path / "a" / "softmax-1" / "oof.csv")[list(LABEL_COLUMNS)].to_numpy()
     assert oof.max() <= math.e / (math.e + 2) + 1e-9
-    # Every arm is judged by the rows that its training held out, and by the model that did not learn from them.
+    # Every arm is judged by the rows that its training held out, and by the model that did not
+    # learn from them.
     for arm in (arm for arm in ARMS if arm.at_inference == "softmax"):
-        oof = read_oof(tmp_path / "a" / arm.trained / "oof.csv").set_index("id")[list(LABEL_COLUMNS)]
+        oof = read_oof(tmp_path / "a" / arm.trained / "oof.csv").set_index("id")[
+            list(LABEL_COLUMNS)
+        ]
         assert len(oof) == 80
-        losses = -np.log((oof * pairs.set_index("id").loc[oof.index, list(LABEL_COLUMNS)]).sum(axis=1))
+        losses = -np.log(
+            (oof * pairs.set_index("id").loc[oof.index, list(LABEL_COLUMNS)]).sum(axis=1)
+        )
         assert by_name.loc[arm.name, "log_loss"] == pytest.approx(losses.mean(), abs=1e-6)
 
 
 def test_the_system_prompt_ablation(arena, decoder_folder, tmp_path):
     pytest.importorskip("peft")
-    overrides = (f"model.backbone={decoder_folder()}", "model.max_length=256", "training.learning_rate=1e-2")
-    table = ablate_system_prompt("llama-3.2-1b-lora", overrides, arena / "train.csv", tmp_path / "a", None)
+    overrides = (
+        f"model.backbone={decoder_folder()}",
+        "model.max_length=256",
+        "training.learning_rate=1e-2",
+    )
+    table = ablate_system_prompt(
+        "llama-3.2-1b-lora", overrides, arena / "train.csv", tmp_path / "a", None
+    )
     assert table["name"].tolist() == ["without", "with"]
     assert table["system_prompt"].tolist() == ["", SYSTEM_PROMPT]
     told = {}
@@ -203,13 +249,22 @@ def test_the_system_prompt_ablation(arena, decoder_folder, tmp_path):
     assert (bare.pop("system_prompt"), prompted.pop("system_prompt")) == ("", SYSTEM_PROMPT)
     assert (bare, rest) == (prompted, other_rest)
     pd.testing.assert_frame_equal(oof[["id", "fold"]], other[["id", "fold"]])
-    labels = pd.read_csv(arena / "train.csv", dtype={"id": str}).set_index("id").loc[oof["id"], list(LABEL_COLUMNS)]
-    losses = [-np.log((f[list(LABEL_COLUMNS)].to_numpy() * labels.to_numpy()).sum(axis=1)) for f in (oof, other)]
+    labels = (
+        pd.read_csv(arena / "train.csv", dtype={"id": str})
+        .set_index("id")
+        .loc[oof["id"], list(LABEL_COLUMNS)]
+    )
+    losses = [
+        -np.log((f[list(LABEL_COLUMNS)].to_numpy() * labels.to_numpy()).sum(axis=1))
+        for f in (oof, other)
+    ]
     np.testing.assert_allclose(table["log_loss"], np.mean(losses, axis=1))
     arm = table.iloc[1]
     assert arm["difference"] == pytest.approx(np.mean(losses[1] - losses[0]))
     assert arm["difference_low"] < arm["difference"] < arm["difference_high"]
-    assert arm["difference_high"] - arm["difference_low"] < arm["log_loss_high"] - arm["log_loss_low"]
+    assert (
+        arm["difference_high"] - arm["difference_low"] < arm["log_loss_high"] - arm["log_loss_low"]
+    )
     assert (tmp_path / "a" / "system-prompt.md").read_text() == markdown(table)
     assert (tmp_path / "a" / "system-prompt.png").read_bytes().startswith(b"\x89PNG")
 

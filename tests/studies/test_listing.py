@@ -32,7 +32,12 @@ def test_lists_runs_at_all_levels_and_passes_over_broken_ones(folder, caplog):
     assert tuple(table) == COLUMNS
     metrics = json.loads((folder / "two" / "metrics.json").read_text())
     run = table.iloc[1]
-    assert (run["log_loss"], run["rows"], run["models"], run["preset"]) == (metrics["log_loss"], 120, 2, "prior")
+    assert (run["log_loss"], run["rows"], run["models"], run["preset"]) == (
+        metrics["log_loss"],
+        120,
+        2,
+        "prior",
+    )
     assert "broken" in caplog.text
     assert differences(table) == []
 
@@ -51,7 +56,9 @@ def test_says_when_rows_or_folds_differ(folder, arena, tmp_path):
 def test_a_blend_is_compared_with_those_that_held_out_the_same_rows(folder, arena, tmp_path):
     everything = tmp_path / "runs"
     shutil.copytree(folder / "two", everything / "two")
-    sparse = load_config("sparse", overrides=["model.term_penalties=3", "model.structure_penalties=10"])
+    sparse = load_config(
+        "sparse", overrides=["model.term_penalties=3", "model.structure_penalties=10"]
+    )
     train(sparse, arena / "train.csv", everything / "sparse", folds=2)
     blended = blend([everything / "two", everything / "sparse"], everything / "blend")
     assert blended.oof["fold"].nunique() == 5  # its own

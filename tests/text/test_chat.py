@@ -1,4 +1,5 @@
-"""The fixed text around a row's turns, for tokenizers with a chat template, with one that knows no system, and without."""
+"""The fixed text around a row's turns, for tokenizers with a chat template, with one that knows no
+system, and without."""
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from humanpref.text.tokens import tokenise
 
 SYSTEM = "Be fair."
 NO_SYSTEM = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}<|assistant|>"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not "
+    "supported') }}{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% "
+    "endfor %}<|assistant|>"
 )
 DATED = "{{ bos_token }}{{ date_string }}{{ messages[0]['content'] }}"
 
@@ -63,10 +66,12 @@ def test_a_date_in_the_template_is_the_same_every_day(decoder_folder):
 
 EACH = "{%% for message in messages %%}<%%{{ message['role'] }}%%>{{ %s }}{%% endfor %%}"
 DROPS_SYSTEM = (
-    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{{ m['content'] "
+    "}}<|end|>{% endfor %}"
 )
 SYSTEM_IN_THE_LAST = (
-    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{% if loop.last and messages[0]['role'] == 'system' %}"
+    "{% for m in messages if m['role'] != 'system' %}<|{{ m['role'] }}|>{% if loop.last and "
+    "messages[0]['role'] == 'system' %}"
     "{{ messages[0]['content'] }}\n\n{% endif %}{{ m['content'] }}<|end|>{% endfor %}"
 )
 
@@ -89,22 +94,29 @@ SYSTEM_IN_THE_LAST = (
         "{{ raise_exception('not today') }}",
     ],
 )
-def test_a_chat_template_that_cannot_hold_the_texts_is_refused(decoder_folder, chat, template, system):
+def test_a_chat_template_that_cannot_hold_the_texts_is_refused(
+    decoder_folder, chat, template, system
+):
     tokenizer = load_tokenizer(str(decoder_folder()))
     tokenizer.chat_template = chat
     arguments = (system, "Which?") if template is judge_template else (system,)
     with pytest.raises(
-        InputError, match=r"its chat template cannot hold a conversation of user[^\n]*plain labels are used$"
+        InputError,
+        match=r"its chat template cannot hold a conversation of user[^\n]*plain labels are used$",
     ):
         template(tokenizer, *arguments)
 
 
 @pytest.mark.parametrize("chat", [DROPS_SYSTEM, SYSTEM_IN_THE_LAST])
-def test_a_system_prompt_that_the_template_drops_or_moves_stands_before_the_first_text(decoder_folder, chat):
+def test_a_system_prompt_that_the_template_drops_or_moves_stands_before_the_first_text(
+    decoder_folder, chat
+):
     tokenizer = load_tokenizer(str(decoder_folder()))
     tokenizer.chat_template = chat
     made = dialogue_template(tokenizer, SYSTEM)
-    assert tokenizer.decode(made.prefix).replace(" ", "") == f"<|user|>{SYSTEM}\n\n".replace(" ", "")
+    assert tokenizer.decode(made.prefix).replace(" ", "") == f"<|user|>{SYSTEM}\n\n".replace(
+        " ", ""
+    )
     assert not any("fair" in tokenizer.decode(ids) for ids in made.before.values())
 
 
@@ -117,7 +129,11 @@ def test_a_conversation_cannot_close_its_message(tokenizer):
 @pytest.mark.parametrize("max_length", [110, 160])
 def test_b_the_last_turn_and_the_prompt_survive_every_budget(tokenizer, max_length):
     long = ("x y z " * 200,) * 3
-    made = read(tokenizer, row=((*long, "k " * 200), (*long, "l " * 200), (*long, "m " * 200)), max_length=max_length)
+    made = read(
+        tokenizer,
+        row=((*long, "k " * 200), (*long, "l " * 200), (*long, "m " * 200)),
+        max_length=max_length,
+    )
     assert len(made.ids) == max_length
     text = tokenizer.decode(made.ids)
     assert text.count("Response B:") >= 1

@@ -1,4 +1,5 @@
-"""The report's preprocessing: what it keeps, on corpora of a few words written here, and NLTK's own way on the real ones."""
+"""The report's preprocessing: what it keeps, on corpora of a few words written here, and NLTK's own
+way on the real ones."""
 
 import os
 import re
@@ -41,7 +42,9 @@ def corpora(tmp_path_factory) -> Path:
     (wordnet / "lexnames").write_text("00\tadj.all\t3\n01\tadj.pert\t3\n")
     for pos in ("adj", "adv", "noun", "verb"):
         (wordnet / f"data.{pos}").write_text("  1 WordNet 3.0 Copyright\n")
-        (wordnet / f"{pos}.exc").write_text("geese goose\nmice mouse\nchildren child\n" if pos == "noun" else "")
+        (wordnet / f"{pos}.exc").write_text(
+            "geese goose\nmice mouse\nchildren child\n" if pos == "noun" else ""
+        )
         entries = NOUNS if pos == "noun" else ()
         (wordnet / f"index.{pos}").write_text(
             "".join(f"{word} n 1 0 1 0 0000000{i}  \n" for i, word in enumerate(entries))
@@ -87,7 +90,10 @@ def real(nltk_data):
             except InputError:
                 continue
             return
-    pytest.skip("NLTK's corpora (punkt_tab, stopwords, wordnet) are not here (set NLTK_DATA to their folder)")
+    pytest.skip(
+        "NLTK's corpora (punkt_tab, stopwords, wordnet) are not here (set NLTK_DATA to their "
+        "folder)"
+    )
 
 
 @pytest.mark.usefixtures("small")
@@ -97,7 +103,10 @@ def real(nltk_data):
         ("The CATS and 3 geese, 12 mice!", "cat goose mouse"),
         ("glasses boxes wolves children", "glass box wolf child"),
         ("glass gas bus", "glass gas bus"),  # an ending alone is no plural
-        ("don't e.g. end.Start half-way", "dont eg endstart halfway"),  # what stood beside grows together
+        (
+            "don't e.g. end.Start half-way",
+            "dont eg endstart halfway",
+        ),  # what stood beside grows together
         ("I cannot, gimme a cat", "i can gim me cat"),  # NLTK's contractions; "not" is a stopword
         ("cannot. 'cannot' (cannot)", "can can can"),
         ("cannots uncannot", "cannots uncannot"),
@@ -105,7 +114,10 @@ def real(nltk_data):
         ("the\tcat\u00a0and\u3000the\ndog\u2028x", "cat dog x"),
         ("हिन्दी में किताबें", "हिन्दी में किताबें"),  # vowel signs are marks
         ("Cafe\u0301 CAFÉ", "cafe\u0301 café"),
-        ("cat\u0301s cannot\u0301", "cat\u0301s can \u0301"),  # NLTK takes a mark for the end of a word
+        (
+            "cat\u0301s cannot\u0301",
+            "cat\u0301s can \u0301",
+        ),  # NLTK takes a mark for the end of a word
         ("a❤️cat ❤️ 1️⃣ ❤️", "acat"),  # variation selectors and keycaps are marks of what is deleted
         ("你好，世界。٣ Ⅷ ½ x²", "你好世界 x"),
         ("İstanbul ΟΔΟΣ STRASSE ß", "i̇stanbul οδος strasse ß"),
@@ -134,7 +146,15 @@ def test_the_reports_mistake_leaves_one_long_word():
 @pytest.mark.parametrize("variant", list(clean.KEEP_SPACES))
 @pytest.mark.parametrize(
     "text",
-    ["x" * 50_000, "a " * 25_000, "." * 50_000 + "x", "\u0301" * 50_000, "é❤️" * 17_000, "'" * 50_000, "cannot" * 9_000],
+    [
+        "x" * 50_000,
+        "a " * 25_000,
+        "." * 50_000 + "x",
+        "\u0301" * 50_000,
+        "é❤️" * 17_000,
+        "'" * 50_000,
+        "cannot" * 9_000,
+    ],
 )
 def test_fifty_thousand_characters(text, variant):
     letters = sum(unicodedata.category(c)[0] == "L" for c in text)
@@ -147,7 +167,9 @@ def test_fifty_thousand_characters(text, variant):
 def test_the_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(clean, "MEMO_PIECES", 10)
     texts = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}é cats" for i in range(200)]
-    assert preprocess(texts) == [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}é cat" for i in range(200)]
+    assert preprocess(texts) == [
+        f"word{chr(97 + i // 26)}{chr(97 + i % 26)}é cat" for i in range(200)
+    ]
     assert len(clean._pieces()) <= 10
     preprocess(["y" * 65 + "é"])
     assert "y" * 65 + "é" not in clean._pieces()
@@ -192,7 +214,11 @@ def test_corpora_as_zips(corpora, tmp_path, nltk_data):
 def test_what_is_missing_is_said(corpora, tmp_path, nltk_data):
     nltk_data(tmp_path)
     with pytest.raises(
-        InputError, match=rf"stopwords and wordnet .*{re.escape(str(tmp_path))}.*nltk.downloader stopwords wordnet"
+        InputError,
+        match=(
+            rf"stopwords and wordnet .*{re.escape(str(tmp_path))}.*nltk.downloader stopwords "
+            rf"wordnet"
+        ),
     ):
         preprocess(["x"], processes=2)
     shutil.copytree(corpora / "corpora" / "stopwords", tmp_path / "corpora" / "stopwords")
@@ -224,7 +250,9 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
     few = ["model.term_penalties=3", "model.structure_penalties=30"]
     config = load_config("sparse", overrides=[*few, f"model.preprocess={variant}"])
     model = build_model(config).fit(pairs, labels_of(pairs))
-    assert model.report_["terms"] == 0 if variant == "nltk-no-spaces" else model.report_["terms"] > 100
+    assert (
+        model.report_["terms"] == 0 if variant == "nltk-no-spaces" else model.report_["terms"] > 100
+    )
     if variant == "nltk":
         terms = {word for term in model.responses_.get_feature_names_out() for word in term.split()}
         assert not terms & {"the", "and", "not"}
@@ -241,26 +269,51 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
 def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(  # here instead of in processes of their own
-        comparison, "_train", lambda contender, csv, out, folds, _: train(contender.config(), csv, out, folds)
+        comparison,
+        "_train",
+        lambda contender, csv, out, folds, _: train(contender.config(), csv, out, folds),
     )
     few = ["--set", "model.term_penalties=3", "--set", "model.structure_penalties=30"]
     csv, out = str(arena / "train.csv"), tmp_path / "out"
-    assert main(["ablate", "preprocessing", "--train", csv, "--out", str(out), "--folds", "2", *few]) == 0
+    assert (
+        main(["ablate", "preprocessing", "--train", csv, "--out", str(out), "--folds", "2", *few])
+        == 0
+    )
     assert capsys.readouterr().out == (out / "preprocessing.md").read_text()
     table = pd.read_csv(out / "preprocessing.csv").set_index("name")
     assert table.index.tolist() == ["none", "nltk", "nltk-no-spaces"]
     assert table["terms"].is_monotonic_decreasing
     assert table.loc["nltk-no-spaces", "terms"] == 0
     for arm in table.index:
-        assert table.loc[arm, "log_loss"] == pytest.approx(Artifact.load(out / arm).metrics["log_loss"], abs=1e-12)
-    np.testing.assert_allclose(table["difference"], table["log_loss"] - table.loc["none", "log_loss"], atol=1e-12)
+        assert table.loc[arm, "log_loss"] == pytest.approx(
+            Artifact.load(out / arm).metrics["log_loss"], abs=1e-12
+        )
+    np.testing.assert_allclose(
+        table["difference"], table["log_loss"] - table.loc["none", "log_loss"], atol=1e-12
+    )
     assert (table["difference_low"] <= table["difference"]).all()
     assert (out / "preprocessing.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["ablate", "preprocessing", "--preset", "prior", "--train", csv, "--out", str(tmp_path / "x")]) == 2
+    assert (
+        main(
+            [
+                "ablate",
+                "preprocessing",
+                "--preset",
+                "prior",
+                "--train",
+                csv,
+                "--out",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 2
+    )
 
 
 def test_an_unknown_preprocessing():
-    with pytest.raises(InputError, match=r"model\.preprocess: expected one of none, nltk, nltk-no-spaces"):
+    with pytest.raises(
+        InputError, match=r"model\.preprocess: expected one of none, nltk, nltk-no-spaces"
+    ):
         load_config("sparse", overrides=["model.preprocess=stem"])
 
 
@@ -279,12 +332,25 @@ def test_every_text_as_nltk_itself_does_it(real_data):
 
     stops, lemmatizer = set(stopwords.words("english")), nltk.WordNetLemmatizer()
     pairs = read_pairs(real_data / "arena_train.csv")[::10]
-    texts = ["\n\n".join(turns) for column in ("prompt", "response_a", "response_b") for turns in pairs[column]]
+    texts = [
+        "\n\n".join(turns)
+        for column in ("prompt", "response_a", "response_b")
+        for turns in pairs[column]
+    ]
     nouns = list(wordnet.all_lemma_names("n"))[::40]
-    texts += [" ".join(form for noun in nouns for form in (noun, f"{noun}s", f"{noun}es", f"{noun}men"))]
-    texts += [" ".join(line.split()[0] for line in wordnet.open("noun.exc")), "wanna gotta lemme gonna cannot " * 3]
+    texts += [
+        " ".join(form for noun in nouns for form in (noun, f"{noun}s", f"{noun}es", f"{noun}men"))
+    ]
+    texts += [
+        " ".join(line.split()[0] for line in wordnet.open("noun.exc")),
+        "wanna gotta lemme gonna cannot " * 3,
+    ]
     expected = [
-        [lemmatizer.lemmatize(token) for token in nltk.word_tokenize(kept(text)) if token not in stops]
+        [
+            lemmatizer.lemmatize(token)
+            for token in nltk.word_tokenize(kept(text))
+            if token not in stops
+        ]
         for text in texts
     ]
     assert [text.split() for text in preprocess(texts)] == expected

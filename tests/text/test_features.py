@@ -46,12 +46,23 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def rows(pairs):
-    """The synthetic rows, and every two texts next to each other in `ODD`, after others of them as prompts."""
-    odd = [("odd", prompt, a, b) for prompt, (a, b) in zip(reversed(ODD), pairwise(ODD), strict=False)]
-    odd.append(("odd", ("Wie ist das Wetter?",), ("Das ist gut und nicht kalt.",), ("It is fine and that is all.",)))
+    """The synthetic rows, and every two texts next to each other in `ODD`, after others of them as
+    prompts."""
+    odd = [
+        ("odd", prompt, a, b) for prompt, (a, b) in zip(reversed(ODD), pairwise(ODD), strict=False)
+    ]
+    odd.append(
+        (
+            "odd",
+            ("Wie ist das Wetter?",),
+            ("Das ist gut und nicht kalt.",),
+            ("It is fine and that is all.",),
+        )
+    )
     odd.append(("odd", ("Say hello.",), ("Привет.",), ("Hello.",)))
     return pd.concat(
-        [pairs, pd.DataFrame(odd, columns=["id", "prompt", "response_a", "response_b"])], ignore_index=True
+        [pairs, pd.DataFrame(odd, columns=["id", "prompt", "response_a", "response_b"])],
+        ignore_index=True,
     )
 
 
@@ -78,7 +89,9 @@ def test_shapes_names_and_parts(pairs, both_orders):
     (x, z), _ = both_orders
     assert x.shape[1] == len(antisymmetric_names()) == len(RESPONSE_FEATURES)
     assert (
-        z.shape[1] == len(symmetric_names()) == 2 * len(RESPONSE_FEATURES) + len(PROMPT_FEATURES) + len(PAIR_FEATURES)
+        z.shape[1]
+        == len(symmetric_names())
+        == 2 * len(RESPONSE_FEATURES) + len(PROMPT_FEATURES) + len(PAIR_FEATURES)
     )
     assert np.isfinite(x).all()
     assert np.isfinite(z).all()
@@ -88,12 +101,16 @@ def test_shapes_names_and_parts(pairs, both_orders):
         (plain_x, antisymmetric_names(PLAIN), x, antisymmetric_names()),
         (plain_z, symmetric_names(PLAIN), z, symmetric_names()),
     ):
-        np.testing.assert_array_equal(plain, all_columns[: len(pairs), [all_names.index(name) for name in names]])
+        np.testing.assert_array_equal(
+            plain, all_columns[: len(pairs), [all_names.index(name) for name in names]]
+        )
 
 
 def test_counts_worked_by_hand():
     response = ("# Title\n\n- one\n- **two**\n\nIs it? Yes! I am sorry.", "```\nx = 1\n```")
-    counts = dict(zip(RESPONSE_FEATURES, response_features(("one thing?", "more"), response), strict=True))
+    counts = dict(
+        zip(RESPONSE_FEATURES, response_features(("one thing?", "more"), response), strict=True)
+    )
     for name, number in {
         "log_characters": len("\n\n".join(response)),
         "log_sentences": 3,
@@ -122,7 +139,9 @@ def named(prompt, response):
 
 
 def test_layout_vocabulary_and_repetition():
-    counts = named(("p",), ("Use `x` and $$y$$, \\frac{1}{2}: [here](https://a.b).\n| a | b |\n1. one 🙂",))
+    counts = named(
+        ("p",), ("Use `x` and $$y$$, \\frac{1}{2}: [here](https://a.b).\n| a | b |\n1. one 🙂",)
+    )
     for name, number in {
         "log_inline_code": 1,
         "log_latex": 3,
@@ -136,13 +155,17 @@ def test_layout_vocabulary_and_repetition():
     counts = named(("p",), ("It may be the one. It may be the one.",))
     assert counts["hedge_share"] == pytest.approx(1 / 5)
     assert counts["stopword_share"] == pytest.approx(3 / 5)  # it, be, the
-    assert counts["distinct_word_pair_share"] == pytest.approx(5 / 9)  # the five, "one it" among them, and no more
+    assert counts["distinct_word_pair_share"] == pytest.approx(
+        5 / 9
+    )  # the five, "one it" among them, and no more
     # 26 letters in 10 words and 2 sentences: 4.71 * 2.6 + 0.5 * 5 - 21.43 is below 0.
     assert counts["readability"] == 0
     hard = named(("p",), ("Internationalisation necessitates institutionalised considerations.",))
     assert hard["readability"] == 30
     assert named(("p",), ("I’m sorry, but as an AI language model …",))["refusal"] == 1
-    assert named(("p",), ("Of course! Let me know.",))["log_pleasantries"] == pytest.approx(np.log(3))
+    assert named(("p",), ("Of course! Let me know.",))["log_pleasantries"] == pytest.approx(
+        np.log(3)
+    )
 
 
 def test_scripts_and_languages():
@@ -152,7 +175,11 @@ def test_scripts_and_languages():
     assert named(asked, ("Погода",))["script_agreement"] == 0
     assert named(asked, ("42!",))["script_agreement"] == 1
     mixed = named(("天気は?",), ("天気: ok да",))
-    assert (mixed["cjk_share"], mixed["latin_share"], mixed["cyrillic_share"]) == (1 / 3, 1 / 3, 1 / 3)
+    assert (mixed["cjk_share"], mixed["latin_share"], mixed["cyrillic_share"]) == (
+        1 / 3,
+        1 / 3,
+        1 / 3,
+    )
     assert mixed["log_words"] == pytest.approx(np.log1p(4))
     assert named(("天気",), ("\U0010ffff ok",))["cjk_share"] == 0
     assert named(("ok",), ("ok", "Ok ok"))["last_turn_agreement"] == 1
@@ -165,7 +192,11 @@ def test_empty_answers_and_missing_turns():
 
 
 def test_identical_answers(write_csv):
-    x, z = structure(read_pairs(write_csv([(["p"], ["same text"], ["same text"], 2), (["p"], ["same"], ["other"], 0)])))
+    x, z = structure(
+        read_pairs(
+            write_csv([(["p"], ["same text"], ["same text"], 2), (["p"], ["same"], ["other"], 0)])
+        )
+    )
     named = dict(zip(symmetric_names(), z.T, strict=True))
     assert named["identical"].tolist() == [1, 0]
     assert named["jaccard"].tolist() == [1, 0]

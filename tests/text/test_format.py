@@ -3,8 +3,18 @@ from humanpref.text.format import PROMPT, A, B, Segment, dual, joint
 
 def test_rounds_are_interleaved():
     side_a, side_b = dual(("p1", "p2"), ("a1", "a2"), ("b1", "b2"))
-    assert side_a == (Segment(PROMPT, "p1"), Segment(A, "a1"), Segment(PROMPT, "p2"), Segment(A, "a2"))
-    assert side_b == (Segment(PROMPT, "p1"), Segment(A, "b1"), Segment(PROMPT, "p2"), Segment(A, "b2"))
+    assert side_a == (
+        Segment(PROMPT, "p1"),
+        Segment(A, "a1"),
+        Segment(PROMPT, "p2"),
+        Segment(A, "a2"),
+    )
+    assert side_b == (
+        Segment(PROMPT, "p1"),
+        Segment(A, "b1"),
+        Segment(PROMPT, "p2"),
+        Segment(A, "b2"),
+    )
     (both,) = joint(("p1", "p2"), ("a1", "a2"), ("b1", "b2"))
     assert [segment.text for segment in both] == ["p1", "a1", "b1", "p2", "a2", "b2"]
     assert [segment.part for segment in both] == [PROMPT, A, B] * 2

@@ -4,7 +4,13 @@ import pytest
 
 from humanpref.data import swap_pairs
 from humanpref.text import overlap as similarity
-from humanpref.text.overlap import ANTISYMMETRIC, SYMMETRIC, Similarities, trigram_counts, word_counts
+from humanpref.text.overlap import (
+    ANTISYMMETRIC,
+    SYMMETRIC,
+    Similarities,
+    trigram_counts,
+    word_counts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +32,13 @@ def test_shapes_symmetry_and_range(fitted, pairs):
 
 def test_cosines_worked_by_hand():
     model = Similarities()
-    model.word_idf_, model.character_idf_ = np.ones(similarity.WORD_COLUMNS), np.ones(similarity.CHARACTER_COLUMNS)
-    rows = pd.DataFrame({"prompt": [("one two",)], "response_a": [("two ONE",)], "response_b": [("two three",)]})
+    model.word_idf_, model.character_idf_ = (
+        np.ones(similarity.WORD_COLUMNS),
+        np.ones(similarity.CHARACTER_COLUMNS),
+    )
+    rows = pd.DataFrame(
+        {"prompt": [("one two",)], "response_a": [("two ONE",)], "response_b": [("two three",)]}
+    )
     x, z = model.columns(rows)
     named = dict(zip((*ANTISYMMETRIC, *SYMMETRIC), np.hstack([x, z])[0], strict=True))
     assert named["word_cosine_to_prompt_difference"] == pytest.approx(1 - 1 / 2)
@@ -47,7 +58,13 @@ def test_counts():
 
 
 def test_frequent_terms_weigh_less_and_a_text_counts_once(pairs):
-    rows = pd.DataFrame({"prompt": [("the cat",)] * 3, "response_a": [("the dog",)] * 3, "response_b": [("the",)] * 3})
+    rows = pd.DataFrame(
+        {
+            "prompt": [("the cat",)] * 3,
+            "response_a": [("the dog",)] * 3,
+            "response_b": [("the",)] * 3,
+        }
+    )
     idf = Similarities().fit(rows).word_idf_
     the, cat = (word_counts([word]).indices[0] for word in ("the", "cat"))
     assert (idf[the], idf[cat]) == (pytest.approx(1), pytest.approx(np.log(4 / 2) + 1))

@@ -22,17 +22,29 @@ def test_parts_are_in_order(items):
 
 def test_how_many(monkeypatch):
     monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 3)
-    assert [processes_for(characters, 100) for characters in (0, 99, 100, 250, 10_000)] == [1, 1, 2, 3, 3]
+    assert [processes_for(characters, 100) for characters in (0, 99, 100, 250, 10_000)] == [
+        1,
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_models_do_not_depend_on_their_number(monkeypatch):
-    words = np.random.default_rng(0).choice(["red", "green", "blue", "grey", "café", "猫"], size=(3, 60, 12))
+    words = np.random.default_rng(0).choice(
+        ["red", "green", "blue", "grey", "café", "猫"], size=(3, 60, 12)
+    )
     texts = {
         name: [(" ".join(row),) for row in rows]
         for name, rows in zip(("prompt", "response_a", "response_b"), words, strict=True)
     }
     pairs = pd.DataFrame({"id": [str(i) for i in range(60)], **texts})
-    pairs = pairs.assign(winner_model_a=[1.0, 0, 0] * 20, winner_model_b=[0.0, 1, 0] * 20, winner_tie=[0.0, 0, 1] * 20)
+    pairs = pairs.assign(
+        winner_model_a=[1.0, 0, 0] * 20,
+        winner_model_b=[0.0, 1, 0] * 20,
+        winner_tie=[0.0, 0, 1] * 20,
+    )
 
     def probabilities():
         return build_model(load_config("sparse")).fit(pairs, labels_of(pairs)).predict_proba(pairs)
@@ -41,7 +53,9 @@ def test_models_do_not_depend_on_their_number(monkeypatch):
     started = []
     for module in (features, sparse):
         monkeypatch.setattr(module, "PROCESS_CHARACTERS", 1)
-        monkeypatch.setattr(module, "in_parts", lambda *call: started.append(call[2]) or in_parts(*call))
+        monkeypatch.setattr(
+            module, "in_parts", lambda *call: started.append(call[2]) or in_parts(*call)
+        )
     monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 2)
     np.testing.assert_array_equal(probabilities(), alone)
     assert started == [2] * len(started)

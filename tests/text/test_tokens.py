@@ -29,7 +29,9 @@ def test_exact_tokens(tokenizer):
 
 
 def test_joint_and_several_rounds(tokenizer):
-    (made,) = tokenise(list(joint(("alpha", "beta"), ("gamma", "delta"), ("eta", "zeta"))), tokenizer, 512, 0.3)
+    (made,) = tokenise(
+        list(joint(("alpha", "beta"), ("gamma", "delta"), ("eta", "zeta"))), tokenizer, 512, 0.3
+    )
     rounds = "[CLS] alpha [SEP] gamma [SEP] eta [SEP] beta [SEP] delta [SEP] zeta [SEP]"
     assert words(tokenizer, made) == rounds.split()
     assert made.parts.tolist() == [0, PROMPT, 0, A, 0, B, 0, PROMPT, 0, A, 0, B, 0]
@@ -93,7 +95,10 @@ def test_cutting_keeps_both_ends():
 def test_the_response_survives_a_long_prompt_to_the_token(tokenizer):
     row = dual((text("alpha", 500),), (text("beta", 500) + " gamma",), ("",))
     made = tokenise(list(row), tokenizer, 23, 0.3)[0]
-    assert words(tokenizer, made) == ["[CLS]"] + ["alpha"] * 6 + ["[SEP]"] + ["beta"] * 13 + ["gamma", "[SEP]"]
+    assert words(tokenizer, made) == ["[CLS]"] + ["alpha"] * 6 + ["[SEP]"] + ["beta"] * 13 + [
+        "gamma",
+        "[SEP]",
+    ]
     assert made.cut
     cut_at_the_end = tokenise(list(row), tokenizer, 23, 0.3, "end")[0]
     assert words(tokenizer, cut_at_the_end) == ["[CLS]"] + ["alpha"] * 22
@@ -129,6 +134,8 @@ def test_a_conversation_of_many_turns_keeps_its_last_rounds(tokenizer):
 
 def test_empty_texts_and_any_script(tokenizer):
     for odd in ("", "你好 мир", "🙂", "\N{REPLACEMENT CHARACTER}", "x" * 50_000):
-        for made in tokenise([*dual((odd,), ("",), (odd,)), *joint(("",), (odd,), ("",))], tokenizer, 64, 0.3):
+        for made in tokenise(
+            [*dual((odd,), ("",), (odd,)), *joint(("",), (odd,), ("",))], tokenizer, 64, 0.3
+        ):
             assert 3 <= len(made.ids) <= 64
             assert tokenizer.unk_token_id not in made.ids

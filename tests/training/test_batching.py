@@ -4,7 +4,9 @@ import pytest
 from humanpref.training.batching import shuffled_windows, token_batches
 
 
-@pytest.mark.parametrize(("rows", "batch_size", "accumulation"), [(11, 4, 2), (1, 16, 1), (16, 8, 2), (7, 1, 3)])
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "accumulation"), [(11, 4, 2), (1, 16, 1), (16, 8, 2), (7, 1, 3)]
+)
 def test_every_row_once_and_nothing_dropped(rows, batch_size, accumulation):
     windows = shuffled_windows(rows, batch_size, accumulation, seed=0, epoch=0)
     batches = [batch for window in windows for batch in window]
@@ -15,7 +17,9 @@ def test_every_row_once_and_nothing_dropped(rows, batch_size, accumulation):
 
 def test_the_order_is_drawn_by_seed_and_epoch():
     def order(seed, epoch):
-        return np.concatenate([b for w in shuffled_windows(50, 8, 1, seed, epoch) for b in w]).tolist()
+        return np.concatenate(
+            [b for w in shuffled_windows(50, 8, 1, seed, epoch) for b in w]
+        ).tolist()
 
     assert order(1, 0) == order(1, 0)
     assert len({tuple(order(1, 0)), tuple(order(1, 1)), tuple(order(2, 0))}) == 3

@@ -1,4 +1,5 @@
-"""What torch would say on other machines is played; what becomes of a run that needs a GPU follows from it."""
+"""What torch would say on other machines is played; what becomes of a run that needs a GPU follows
+from it."""
 
 import logging
 import os
@@ -40,7 +41,8 @@ def test_which_machine_code_runs_where(capability, architectures, expected):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Play a machine: a stand-in for torch, which the process that looks imports in place of the real one."""
+    """Play a machine: a stand-in for torch, which the process that looks imports in place of the
+    real one."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # and restored after a test that sets it
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     for name in ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_IS_COMPETITION_RERUN", device.DRY_RUN):
@@ -72,7 +74,8 @@ def test_two_t4(machine, caplog):
     with caplog.at_level(logging.INFO):
         assert device.lacking() == ""
     assert caplog.messages == [
-        "GPUs: 2: Tesla T4 (sm_75), Tesla T4 (sm_75); torch 2.10.0+cu128 is built for " + " ".join(CU128)
+        "GPUs: 2: Tesla T4 (sm_75), Tesla T4 (sm_75); torch 2.10.0+cu128 is built for "
+        + " ".join(CU128)
     ]
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
@@ -85,7 +88,10 @@ def test_no_gpu(machine):
 def test_a_p100_is_not_used(machine):
     machine(P100)
     reason = device.lacking()
-    assert reason == (f"torch 2.10.0+cu128 has no kernels for Tesla P100-PCIE-16GB (sm_60), only for {' '.join(CU128)}")
+    assert reason == (
+        "torch 2.10.0+cu128 has no kernels for Tesla P100-PCIE-16GB (sm_60), only for "
+        f"{' '.join(CU128)}"
+    )
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
@@ -113,14 +119,20 @@ def test_a_driver_that_torch_cannot_use(machine):
         ({"KAGGLE_KERNEL_RUN_TYPE": "Batch", "KAGGLE_IS_COMPETITION_RERUN": "1"}, False),
     ],
 )
-def test_what_needs_a_gpu_stops_on_kaggle_and_is_warned_elsewhere(machine, monkeypatch, caplog, variables, stops):
+def test_what_needs_a_gpu_stops_on_kaggle_and_is_warned_elsewhere(
+    machine, monkeypatch, caplog, variables, stops
+):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     device.require("", "preset deberta-v3-small")
     assert not caplog.messages
     if stops:
-        with pytest.raises(InputError, match=r"^preset deberta-v3-small: needs a GPU, and none is here; choose"):
+        with pytest.raises(
+            InputError, match=r"^preset deberta-v3-small: needs a GPU, and none is here; choose"
+        ):
             device.require("none is here", "preset deberta-v3-small")
     else:
         device.require("none is here", "preset deberta-v3-small")
-        assert caplog.messages[0].startswith("preset deberta-v3-small: needs a GPU, and none is here; it goes on")
+        assert caplog.messages[0].startswith(
+            "preset deberta-v3-small: needs a GPU, and none is here; it goes on"
+        )

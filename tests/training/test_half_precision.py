@@ -1,4 +1,5 @@
-"""fp16 under a gradient scaler, by casting on the CPU: what a T4 does, with rows that once made NaN of DeBERTa."""
+"""fp16 under a gradient scaler, by casting on the CPU: what a T4 does, with rows that once made NaN
+of DeBERTa."""
 
 import numpy as np
 import pytest
@@ -19,10 +20,20 @@ LENGTH, VOCABULARY = 48, 50
 def module(head: str) -> PairEncoder:
     torch.manual_seed(0)
     config = DebertaV2Config(
-        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        relative_attention=True, position_buckets=8, pos_att_type=["p2c", "c2p"], share_att_key=True,
-        norm_rel_ebd="layer_norm", position_biased_input=False, type_vocab_size=0, max_position_embeddings=LENGTH,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        relative_attention=True,
+        position_buckets=8,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+        type_vocab_size=0,
+        max_position_embeddings=LENGTH,
+    )
     backbone = DebertaV2Model(config)
     # Trained backbones give scores of some hundreds before the softmax; fp16 ends at 65,504.
     for name, weight in backbone.named_parameters():
@@ -32,10 +43,13 @@ def module(head: str) -> PairEncoder:
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """A whole row, a short one, one whose answer A is all padding, one that is nothing but padding."""
+    """A whole row, a short one, one whose answer A is all padding, one that is nothing but
+    padding."""
     lengths = torch.tensor([[LENGTH, LENGTH], [7, 30], [0, 20], [0, 0]])
     mask = (torch.arange(LENGTH) < lengths[..., None]).long()
-    ids = torch.randint(5, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
+    ids = (
+        torch.randint(5, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
+    )
     parts = mask * (PROMPT + (torch.arange(LENGTH) > 3).long() * torch.tensor([[1], [2]]))
     return {"input_ids": ids, "attention_mask": mask, "parts": parts}
 

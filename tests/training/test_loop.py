@@ -44,9 +44,13 @@ def task():
     return make_task()
 
 
-def fitted(task, weights=None, validate=None, lengths=None, checkpoint=None, module=None, **options):
+def fitted(
+    task, weights=None, validate=None, lengths=None, checkpoint=None, module=None, **options
+):
     module = module or Linear()
-    options = GradientTraining(**({"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"} | options))
+    options = GradientTraining(
+        **({"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"} | options)
+    )
     report = train(module, *task, weights, cross_entropy, options, 3, lengths, validate, checkpoint)
     return module, report
 
@@ -91,7 +95,9 @@ def test_a_step_by_hand(task):
     weights = np.arange(1.0, ROWS + 1)
     expected = Linear()
     optimizer = torch.optim.AdamW(expected.parameters(), lr=0.05, weight_decay=0)
-    losses = cross_entropy(expected(**collate(np.arange(ROWS))), torch.as_tensor(labels, dtype=torch.float32))
+    losses = cross_entropy(
+        expected(**collate(np.arange(ROWS))), torch.as_tensor(labels, dtype=torch.float32)
+    )
     (losses * torch.as_tensor(weights / weights.mean(), dtype=torch.float32)).mean().backward()
     optimizer.step()
     module, _ = fitted(task, weights, epochs=1, batch_size=ROWS, weight_decay=0)
@@ -124,7 +130,9 @@ def test_clipping_bounds_the_gradient(task, monkeypatch):
     step = torch.optim.AdamW.step
 
     def recorded(self, *arguments, **keywords):
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
         norms.append(torch.cat([g.flatten() for g in gradients]).norm().item())
         return step(self, *arguments, **keywords)
 
@@ -180,7 +188,8 @@ class BrokenGradient(torch.autograd.Function):
 
 
 class Breaking(Linear):
-    """Its loss is finite; its gradient is so in the named forward passes only, of which there is one a step."""
+    """Its loss is finite; its gradient is so in the named forward passes only, of which there is
+    one a step."""
 
     def __init__(self, good):
         super().__init__()
@@ -188,7 +197,11 @@ class Breaking(Linear):
 
     def forward(self, x):
         self.passes += 1
-        return super().forward(x) if self.passes in self.good else BrokenGradient.apply(super().forward(x))
+        return (
+            super().forward(x)
+            if self.passes in self.good
+            else BrokenGradient.apply(super().forward(x))
+        )
 
 
 @pytest.fixture
@@ -199,7 +212,9 @@ def scaled(monkeypatch):
     def prepare(self, *arguments):
         prepared(self, *arguments)
         self.accelerator.scaler = torch.amp.GradScaler("cpu")
-        self.optimizer = AcceleratedOptimizer(self.optimizer.optimizer, scaler=self.accelerator.scaler)
+        self.optimizer = AcceleratedOptimizer(
+            self.optimizer.optimizer, scaler=self.accelerator.scaler
+        )
         self.accelerator._optimizers = [self.optimizer]
 
     monkeypatch.setattr(loop._Run, "__init__", prepare)
@@ -208,7 +223,9 @@ def scaled(monkeypatch):
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
 def test_a_gradient_that_is_not_finite_stops_the_run(task, max_grad_norm):
     module = Breaking(good=range(1, 4))
-    with pytest.raises(InputError, match=r"epoch 2, step 2: the gradient's norm is nan.*learning rate.*rows \["):
+    with pytest.raises(
+        InputError, match=r"epoch 2, step 2: the gradient's norm is nan.*learning rate.*rows \["
+    ):
         fitted(task, module=module, max_grad_norm=max_grad_norm)
     assert np.isfinite(parameters(module)).all()
 
@@ -220,7 +237,9 @@ def test_a_scaler_that_only_skips_stops_the_run(task, scaled, max_grad_norm):
     _, report = fitted(task, module=module, epochs=20, max_grad_norm=max_grad_norm)
     assert (report["steps"], report["skipped_steps"]) == (40, 38)
     module = Breaking(good=range(1, 21))
-    with pytest.raises(InputError, match=r"epoch 20, step 2: the gradient was not finite in 20 steps.*rows \["):
+    with pytest.raises(
+        InputError, match=r"epoch 20, step 2: the gradient was not finite in 20 steps.*rows \["
+    ):
         fitted(task, module=module, epochs=20, max_grad_norm=max_grad_norm)
     assert np.isfinite(parameters(module)).all()
 
@@ -240,7 +259,8 @@ def test_a_trained_module_is_gone_when_it_is_let_go(task, precision):
 
 
 def test_the_optimizer_is_gone_after_training(task, scaled, monkeypatch):
-    """Its moments are twice the size of what learns; under a scaler accelerate's optimizer is a reference cycle."""
+    """Its moments are twice the size of what learns; under a scaler accelerate's optimizer is a
+    reference cycle."""
     kept, finish = [], loop._Run.finish
 
     def finished(self):
@@ -290,7 +310,9 @@ def test_precision_fits_the_device(monkeypatch):
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         resolve("fp16", cpu)
     # A T4 says that it supports bf16, by emulation.
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
     assert resolve("auto", gpu) == "fp16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     assert resolve("auto", gpu) == "bf16"
@@ -319,7 +341,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(task, tmp_path, monkeypa
         fitted(task, module=WithDropout(), checkpoint=tmp_path / "run", **options)
     monkeypatch.undo()
     torch.manual_seed(99)  # another process would have another state
-    resumed, resumed_report = fitted(task, module=WithDropout(), checkpoint=tmp_path / "run", **options)
+    resumed, resumed_report = fitted(
+        task, module=WithDropout(), checkpoint=tmp_path / "run", **options
+    )
     np.testing.assert_array_equal(parameters(resumed), parameters(whole))
     assert resumed_report["steps"] == report["steps"] == 6
     for one, other in zip(resumed_report["epochs"], report["epochs"], strict=True):
@@ -328,7 +352,10 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(task, tmp_path, monkeypa
 
 def test_a_checkpoint_of_other_steps_is_refused(task, tmp_path):
     fitted(task, checkpoint=tmp_path / "run", batch_size=8)
-    with pytest.raises(InputError, match=r"run: a checkpoint of epochs with \d+ steps cannot go on in epochs with \d+"):
+    with pytest.raises(
+        InputError,
+        match=r"run: a checkpoint of epochs with \d+ steps cannot go on in epochs with \d+",
+    ):
         fitted(task, checkpoint=tmp_path / "run", batch_size=16, epochs=2)
 
 
@@ -337,7 +364,11 @@ def test_a_time_budget_stops_validates_and_keeps_what_was_learned(task):
     assert report["steps"] == 1
     assert report["stopped"].startswith("after 1e-09 s, in epoch 1 at step 1 of 2")
     assert report["epochs"] == [
-        {"epoch": 1, "train_loss": pytest.approx(report["epochs"][0]["train_loss"]), "validation_log_loss": 1.0}
+        {
+            "epoch": 1,
+            "train_loss": pytest.approx(report["epochs"][0]["train_loss"]),
+            "validation_log_loss": 1.0,
+        }
     ]
     assert not np.allclose(parameters(module), parameters(Linear()))
 
@@ -362,7 +393,9 @@ def test_warm_up(task, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
     fitted(task, epochs=4, warmup=0.25)
-    np.testing.assert_allclose(rates, np.array([0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]) * 0.05)
+    np.testing.assert_allclose(
+        rates, np.array([0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]) * 0.05
+    )
 
 
 TWO_PROCESSES = """
@@ -377,7 +410,8 @@ task = make_task()
 module, report = fitted(task, weights, batch_size=3, accumulation=2, max_grad_norm=0.5, epochs=3)
 logits = predict_logits(module, task[0], np.arange(1, ROWS + 1), 12, "no")
 if PartialState().is_main_process:
-    np.savez(sys.argv[2], parameters=parameters(module), logits=logits, losses=[e["train_loss"] for e in report["epochs"]],
+    losses = [e["train_loss"] for e in report["epochs"]]
+    np.savez(sys.argv[2], parameters=parameters(module), logits=logits, losses=losses,
              processes=report["processes"])
 """
 
@@ -409,7 +443,15 @@ def launched(script, tmp_path, processes, out):
     """Run a script in so many processes, as `accelerate launch` would."""
     place = tmp_path / "run.py"
     place.write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(processes),
+        "--master-port",
+        "0",
+    ]
     command += [
         "--rdzv-backend",
         "c10d",
@@ -420,7 +462,9 @@ def launched(script, tmp_path, processes, out):
         str(out),
     ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_two_processes_equal_one(tmp_path):

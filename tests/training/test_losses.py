@@ -4,11 +4,21 @@ import pytest
 import torch
 
 from humanpref.config.neural import GradientTraining
-from humanpref.training.losses import both_orders, cross_entropy, distillation, dpo, dpo_like, loss_of, smoothed
+from humanpref.training.losses import (
+    both_orders,
+    cross_entropy,
+    distillation,
+    dpo,
+    dpo_like,
+    loss_of,
+    smoothed,
+)
 
 
 def test_numbers_worked_by_hand():
-    logits = torch.tensor([[0.0, 0.0, 0.0], [math.log(2), 0.0, 0.0], [1e4, -1e4, 0.0], [0.0, math.log(3), 0.0]])
+    logits = torch.tensor(
+        [[0.0, 0.0, 0.0], [math.log(2), 0.0, 0.0], [1e4, -1e4, 0.0], [0.0, math.log(3), 0.0]]
+    )
     labels = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.5, 0.0]])
     # (2, 1, 1)/4 under A: ln 2; (1, 3, 1)/5 half A, half B: ln 5 - ln(3)/2.
     expected = [math.log(3), math.log(2), 1e4, math.log(5) - math.log(3) / 2]
@@ -23,13 +33,22 @@ def test_gradient():
 
 def test_dpo_like_on_numbers_worked_by_hand():
     logits = torch.tensor(
-        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [3.0, 1.0, 0.0], [3.0, 1.0, 0.0], [1e4, -1e4, 0.0], [1e4, -1e4, 0.0]]
+        [
+            [0.0, 0.0, 0.0],
+            [0.0, 0.0, 0.0],
+            [3.0, 1.0, 0.0],
+            [3.0, 1.0, 0.0],
+            [1e4, -1e4, 0.0],
+            [1e4, -1e4, 0.0],
+        ]
     )
     labels = torch.eye(3)[[0, 2, 0, 1, 0, 1]]
     expected = [math.log(2), math.log(3), math.log(1 + 1 / math.e), math.log(1 + math.e), 0.0, 1e4]
     assert dpo_like(logits, labels, beta=0.5).tolist() == pytest.approx(expected, rel=1e-6)
     # Ties are judged by their own row, whichever row stands first.
-    assert dpo_like(logits.flip(0), labels.flip(0), beta=0.5).tolist() == pytest.approx(expected[::-1], rel=1e-6)
+    assert dpo_like(logits.flip(0), labels.flip(0), beta=0.5).tolist() == pytest.approx(
+        expected[::-1], rel=1e-6
+    )
 
 
 def test_distillation_on_numbers_worked_by_hand():
@@ -37,7 +56,9 @@ def test_distillation_on_numbers_worked_by_hand():
     logits = torch.stack([teacher[0].log(), torch.zeros(3), torch.zeros(3)])
     # KL(1/2, 1/4, 1/4 || uniform) = ln 3 - 1.5 ln 2; KL(one-hot || uniform) = ln 3.
     expected = [0.0, math.log(3) - 1.5 * math.log(2), math.log(3)]
-    assert distillation(logits, teacher, temperature=1.0).tolist() == pytest.approx(expected, abs=1e-6)
+    assert distillation(logits, teacher, temperature=1.0).tolist() == pytest.approx(
+        expected, abs=1e-6
+    )
     # T = 2: the teacher's softened probabilities are sqrt(p) / sum = (sqrt 2, 1, 1) / (2 + sqrt 2).
     soft = [math.sqrt(2) / (2 + math.sqrt(2)), 1 / (2 + math.sqrt(2)), 1 / (2 + math.sqrt(2))]
     divergence = 4 * (math.log(3) + sum(p * math.log(p) for p in soft))
@@ -47,13 +68,19 @@ def test_distillation_on_numbers_worked_by_hand():
 
 
 def test_smoothing():
-    assert smoothed(torch.tensor([[1.0, 0.0, 0.0]]), 0.3).tolist() == [pytest.approx([0.8, 0.1, 0.1])]
+    assert smoothed(torch.tensor([[1.0, 0.0, 0.0]]), 0.3).tolist() == [
+        pytest.approx([0.8, 0.1, 0.1])
+    ]
 
 
-@pytest.mark.parametrize("options", [
-    {"loss": "cross-entropy", "label_smoothing": 0.1}, {"loss": "dpo-like", "beta": 0.7},
-    {"loss": "distillation", "temperature": 2.0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "cross-entropy", "label_smoothing": 0.1},
+        {"loss": "dpo-like", "beta": 0.7},
+        {"loss": "distillation", "temperature": 2.0},
+    ],
+)
 def test_gradients_of_every_loss(options):
     loss = loss_of(GradientTraining(**options))
     generator = torch.Generator().manual_seed(0)
@@ -65,17 +92,20 @@ def test_gradients_of_every_loss(options):
 def test_the_configuration_chooses_the_loss():
     logits, labels = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
     assert loss_of(GradientTraining())(logits, labels) == cross_entropy(logits, labels)
-    assert loss_of(GradientTraining(loss="dpo-like", beta=0.5))(logits, labels).item() == pytest.approx(
-        0.3133, abs=1e-4
-    )
+    assert loss_of(GradientTraining(loss="dpo-like", beta=0.5))(
+        logits, labels
+    ).item() == pytest.approx(0.3133, abs=1e-4)
     smooth = loss_of(GradientTraining(label_smoothing=0.3))(logits, labels)
     assert smooth == cross_entropy(logits, torch.tensor([[0.8, 0.1, 0.1]]))
 
 
 def test_both_orders_on_numbers_worked_by_hand():
-    logits = torch.tensor([[[math.log(2), 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, math.log(2), 0.0]]])
+    logits = torch.tensor(
+        [[[math.log(2), 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, math.log(2), 0.0]]]
+    )
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    # A wins the first row: ln 2, and ln 3 in the other order. B wins the second, and A once they are exchanged: ln 3, ln 4.
+    # A wins the first row: ln 2, and ln 3 in the other order. B wins the second, and A once they
+    # are exchanged: ln 3, ln 4.
     losses = both_orders(cross_entropy)(logits, labels)
     expected = torch.tensor([math.log(6) / 2, math.log(12) / 2])
     torch.testing.assert_close(losses, expected)

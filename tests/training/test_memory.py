@@ -10,17 +10,45 @@ from humanpref.config.neural import DecoderOptions
 from humanpref.models.decoder import PairDecoder
 from humanpref.training.memory import Run, advice
 
-SMALL = Run(1_000_000, 4e6, 10_000, layers=4, hidden=64, intermediate=192, attention=64, keys=32, tokens=512,
-            activation_bytes=4, checkpointing=False)  # fmt: skip
+SMALL = Run(
+    1_000_000,
+    4e6,
+    10_000,
+    layers=4,
+    hidden=64,
+    intermediate=192,
+    attention=64,
+    keys=32,
+    tokens=512,
+    activation_bytes=4,
+    checkpointing=False,
+)
 # Gemma 2 9B: 9.2 billion weights, 42 layers.
-LARGE = Run(9_240_000_000, 18.48e9, 54_000_000, layers=42, hidden=3_584, intermediate=14_336, attention=4_096, keys=2_048,
-            tokens=8_192, activation_bytes=2, checkpointing=False)  # fmt: skip
+LARGE = Run(
+    9_240_000_000,
+    18.48e9,
+    54_000_000,
+    layers=42,
+    hidden=3_584,
+    intermediate=14_336,
+    attention=4_096,
+    keys=2_048,
+    tokens=8_192,
+    activation_bytes=2,
+    checkpointing=False,
+)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_activations_are_as_estimated_to_a_third(checkpointing):
-    config = LlamaConfig(hidden_size=64, intermediate_size=192, num_hidden_layers=4, num_attention_heads=4,
-                         num_key_value_heads=2, vocab_size=100)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=100,
+    )
     base = LlamaModel(config)
     if checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})
@@ -57,6 +85,11 @@ def test_advice_is_given_until_it_fits():
     assert advice(SMALL, longest=256) == []
     told = advice(LARGE, longest=2_048)
     assert [line.split("=")[0] for line in told] == [
-        "training.gradient_checkpointing", "training.forward_tokens", "model.quantisation",
-    ]  # fmt: skip
-    assert advice(LARGE, longest=2_048, limit=1.0)[-1] == "and a shorter model.max_length or a smaller model"
+        "training.gradient_checkpointing",
+        "training.forward_tokens",
+        "model.quantisation",
+    ]
+    assert (
+        advice(LARGE, longest=2_048, limit=1.0)[-1]
+        == "and a shorter model.max_length or a smaller model"
+    )

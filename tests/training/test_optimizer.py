@@ -18,11 +18,17 @@ class Model(nn.Module):
 def rates(module, **options):
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     groups = parameter_groups(module, GradientTraining(**options))
-    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    return {
+        names[id(p)]: (group["lr"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
 
 
 def test_backbone_head_layers_and_decay():
-    found = rates(Model(), learning_rate=1e-3, head_learning_rate=1e-2, layer_decay=0.5, weight_decay=0.1)
+    found = rates(
+        Model(), learning_rate=1e-3, head_learning_rate=1e-2, layer_decay=0.5, weight_decay=0.1
+    )
     assert found == {
         "backbone.embeddings.weight": (pytest.approx(1e-3 / 4), 0.1),
         "backbone.encoder.layer.0.weight": (pytest.approx(1e-3 / 2), 0.1),

@@ -43,7 +43,9 @@ def make_arena(rows: int, seed: int) -> Arena:
         `rows` is under 1, or `seed` under 0.
     """
     if rows < 1 or seed < 0:
-        raise InputError(f"synthetic arena: expected rows >= 1 and seed >= 0, got rows {rows} and seed {seed}")
+        raise InputError(
+            f"synthetic arena: expected rows >= 1 and seed >= 0, got rows {rows} and seed {seed}"
+        )
     id_rng, train_rng, test_rng = np.random.default_rng(seed).spawn(3)
     ids = id_rng.choice(2**32, size=rows + max(1, rows // 5), replace=False)
     train, train_truth = _draw_rows(ids[:rows], train_rng)

@@ -36,10 +36,14 @@ def _pick(options: Sequence, rng: Generator) -> Any:
     return options[rng.integers(len(options))]
 
 
-def _spell(counts: list[tuple[np.ndarray, int]], layout: int, turns: int, rng: Generator) -> list[str]:
+def _spell(
+    counts: list[tuple[np.ndarray, int]], layout: int, turns: int, rng: Generator
+) -> list[str]:
     """Draw `count` words of each group, shuffle them into sentences, and split them into turns."""
     # The power makes the first words of a group the commoner ones, as in a language.
-    words = np.concatenate([group[(rng.random(n) ** 1.4 * len(group)).astype(np.int64)] for group, n in counts])
+    words = np.concatenate(
+        [group[(rng.random(n) ** 1.4 * len(group)).astype(np.int64)] for group, n in counts]
+    )
     rng.shuffle(words)
     length = int(rng.integers(8, 15))
     opening, closing = LAYOUTS[layout]
@@ -90,7 +94,9 @@ def write_prompt(conversation: Any, rng: Generator) -> list[str]:
     if conversation.pasted:
         about = conversation.pasted // 5
         first_turn += _spell([(PLAIN, conversation.pasted - about), (topic, about)], 0, 1, rng)
-    follow_ups = [f"{_pick(FOLLOW_UPS, rng)} {_pick(topic, rng)}?" for _ in range(conversation.turns - 1)]
+    follow_ups = [
+        f"{_pick(FOLLOW_UPS, rng)} {_pick(topic, rng)}?" for _ in range(conversation.turns - 1)
+    ]
     return _sometimes_break([" ".join(first_turn), *follow_ups], rng)
 
 

@@ -39,7 +39,9 @@ def _margin(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
     )
 
 
-def true_probabilities(a: pd.DataFrame, b: pd.DataFrame, kind: np.ndarray, identical: np.ndarray) -> np.ndarray:
+def true_probabilities(
+    a: pd.DataFrame, b: pd.DataFrame, kind: np.ndarray, identical: np.ndarray
+) -> np.ndarray:
     """Return P(A), P(B) and P(tie) of each row, shape (n, 3), for answers as `draw_answers` has."""
     margin = _margin(a, b).to_numpy()
     nu = np.where(identical, _IDENTICAL_NU, KINDS.loc[kind, "nu"])

@@ -1,10 +1,19 @@
 """The configuration of a run: every option once, by family; presets, files and overrides.
 
-The options of a run's sections depend on the model's family. An option of another family is an unknown key, and an unknown key
-is an error.
+The options of a run's sections depend on the model's family. An option of another family is an
+unknown key, and an unknown key is an error.
 """
 
 from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys
 from humanpref.config.loading import from_dict, load_config, preset_names, read_toml
 
-__all__ = ["FAMILIES", "SECTIONS", "Config", "from_dict", "load_config", "preset_names", "read_toml", "valid_keys"]
+__all__ = [
+    "FAMILIES",
+    "SECTIONS",
+    "Config",
+    "from_dict",
+    "load_config",
+    "preset_names",
+    "read_toml",
+    "valid_keys",
+]

@@ -37,7 +37,9 @@ Positive = Annotated[float, Bound("above 0", lambda value: value > 0)]
 Share = Annotated[float, Bound("a number in [0, 1)", lambda value: 0 <= value < 1)]
 OpenShare = Annotated[float, Bound("a number between 0 and 1", lambda value: 0 < value < 1)]
 Name = Annotated[str, Bound("a folder or a hub name", lambda value: value != "")]
-Penalties = Annotated[tuple[float, ...], Bound("positive numbers", lambda values: bool(values) and min(values) > 0)]
+Penalties = Annotated[
+    tuple[float, ...], Bound("positive numbers", lambda values: bool(values) and min(values) > 0)
+]
 
 
 class Options:
@@ -70,15 +72,21 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 
 def parts_of(hint: Any) -> tuple[Any, Bound | None, bool]:
-    """An annotation's type without `None` and bound, the bound if it has one, and whether it admits None."""
-    inner = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    """An annotation's type without `None` and bound, the bound if it has one, and whether it admits
+    None."""
+    inner = (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (typing.Union, types.UnionType)
+        else (hint,)
+    )
     base = next(each for each in inner if each is not type(None))
     bound = base.__metadata__[0] if typing.get_origin(base) is Annotated else None
     return (base.__origin__ if bound else base), bound, type(None) in inner
 
 
 def checked(option: str, hint: Any, value: Any) -> Any:
-    """The value as its annotation has it: whole numbers pass as floats, lists and single items as tuples, nothing else is bent.
+    """The value as its annotation has it: whole numbers pass as floats, lists and single items as
+    tuples, nothing else is bent.
 
     Raises
     ------
@@ -112,7 +120,11 @@ def _widened(kind: type, value: Any) -> Any:
 
 
 def _numbers(value: Any) -> list[float]:
-    return [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, float)]
+    return [
+        each
+        for each in (value if isinstance(value, tuple) else (value,))
+        if isinstance(each, float)
+    ]
 
 
 def refuse(option: str, expected: str, value: Any) -> typing.NoReturn:

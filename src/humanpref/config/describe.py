@@ -1,4 +1,5 @@
-"""What each option of a preset is: its value, its type and its description, read from where the option is defined."""
+"""What each option of a preset is: its value, its type and its description, read from where the
+option is defined."""
 
 import ast
 import inspect
@@ -35,7 +36,12 @@ def options_of(config: Config) -> list[Option]:
     "float, 0, or 1/k for a whole number k from 2 to a million"
     """
     return [
-        Option(f"{section}.{name}", getattr(options, name), _kind(hint), documentation(type(options))[name])
+        Option(
+            f"{section}.{name}",
+            getattr(options, name),
+            _kind(hint),
+            documentation(type(options))[name],
+        )
         for section in SECTIONS
         for options in [getattr(config, section)]
         for name, hint in hints_of(type(options)).items()
@@ -44,7 +50,8 @@ def options_of(config: Config) -> list[Option]:
 
 @cache
 def documentation(kind: type) -> dict[str, str]:
-    """The text under each field of a dataclass, those that it inherits included; a subclass's own text wins."""
+    """The text under each field of a dataclass, those that it inherits included; a subclass's own
+    text wins."""
     texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         body = ast.parse(inspect.getsource(owner)).body[0].body

@@ -56,7 +56,9 @@ class Config:
     """One of `FAMILIES`."""
     preset: str = ""
     """The preset that the run started from; empty for none."""
-    seed: Annotated[int, Bound("a whole number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)] = 42
+    seed: Annotated[
+        int, Bound("a whole number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)
+    ] = 42
     """Seed of every random choice: split, shuffling, initial weights, dropout."""
     model: Any = field(default_factory=NoOptions)
     training: Any = field(default_factory=NoOptions)
@@ -74,4 +76,9 @@ class Config:
 def valid_keys(family: str) -> list[str]:
     """Every key that `--set` and TOML files may name for this family."""
     own = zip(SECTIONS, FAMILIES[family], strict=True)
-    return ["family", "preset", "seed", *(f"{section}.{name}" for section, kind in own for name in hints_of(kind))]
+    return [
+        "family",
+        "preset",
+        "seed",
+        *(f"{section}.{name}" for section, kind in own for name in hints_of(kind)),
+    ]

@@ -19,10 +19,11 @@ def uses_gpu(config: Config) -> bool:
 
 
 def needs_gpu(config: Config) -> bool:
-    """Whether the run would take days on a CPU: some model trains pretrained weights by gradient descent.
+    """Whether the run would take days on a CPU: some model trains pretrained weights by gradient
+    descent.
 
-    Models from scratch and frozen ones are small. Overrides and an artifact's configuration count as
-    well as presets do. Quantization, which only a GPU can, comes with pretrained weights alone.
+    Models from scratch and frozen ones are small. Overrides and an artifact's configuration count
+    as well as presets do. Quantization, which only a GPU can, comes with pretrained weights alone.
     """
     return any(
         isinstance(model.training, LoopOptions) and model.model.backbone != "scratch"

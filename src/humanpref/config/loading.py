@@ -42,15 +42,16 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
     Parameters
     ----------
     values : dict
-        `family`, optionally `preset` and `seed`, and the sections `model`, `training`, `inference`; a missing option keeps its
-        default.
+        `family`, optionally `preset` and `seed`, and the sections `model`, `training`, `inference`;
+        a missing option keeps its default.
     source : str
         Origin of the values, for messages.
 
     Raises
     ------
     InputError
-        For an unknown key (with the nearest valid one), or a value of the wrong type or out of range.
+        For an unknown key (with the nearest valid one), or a value of the wrong type or out of
+        range.
     """
     family = _family(values.get("family"), source)
     valid = valid_keys(family)
@@ -81,8 +82,8 @@ def load_config(
     file : Path, optional
         A TOML file with the same keys as a preset.
     overrides : sequence of str
-        `section.key=value` (or `seed=value`); the value is read as TOML, or as it stands where the option is a text. `none`
-        unsets an option that may be unset.
+        `section.key=value` (or `seed=value`); the value is read as TOML, or as it stands where the
+        option is a text. `none` unsets an option that may be unset.
 
     Raises
     ------
@@ -104,19 +105,27 @@ def load_config(
     source = f"preset {named}" if file is None else str(file)
     family = _family(values.get("family", from_file.get("family")), source)
     if from_file.get("family", family) != family:
-        raise InputError(f"{file}: family {from_file['family']!r} does not fit preset {named} (family {family!r})")
+        raise InputError(
+            f"{file}: family {from_file['family']!r} does not fit preset {named} (family "
+            f"{family!r})"
+        )
     for key, value in from_file.items():
-        values[key] = {**values.get(key, {}), **_section(key, value, file)} if key in SECTIONS else value
+        values[key] = (
+            {**values.get(key, {}), **_section(key, value, file)} if key in SECTIONS else value
+        )
     for override in overrides:
         _apply(override, values, family)
     config = from_dict(values, f"{source} with --set" if overrides else source)
     if isinstance(config.model, AdaptedOptions):
-        # Only of options set here: the preset's own may be meant for another method of a comparison.
+        # Only of options set here: the preset's own may be meant for another method of a
+        # comparison.
         chosen = {override.partition("=")[0].strip() for override in overrides}
         chosen |= {f"model.{name}" for name in from_file.get("model", {})}
         for name in config.model.idle():
             if f"model.{name}" in chosen:
-                logger.warning("option model.%s: has no effect with model.peft=%s", name, config.model.peft)
+                logger.warning(
+                    "option model.%s: has no effect with model.peft=%s", name, config.model.peft
+                )
     return config
 
 
@@ -125,13 +134,19 @@ def member_words(text: str) -> tuple[str, None, list[str]]:
     try:
         preset, *overrides = shlex.split(text)
     except ValueError as error:
-        raise InputError(f"option model.members: {text!r}: expected a preset and its settings ({error})") from None
+        raise InputError(
+            f"option model.members: {text!r}: expected a preset and its settings ({error})"
+        ) from None
     return preset, None, overrides
 
 
 def preset_names() -> list[str]:
     """The presets that come with the package, sorted."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _presets().iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in _presets().iterdir()
+        if entry.name.endswith(".toml")
+    )
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -157,13 +172,17 @@ def _presets() -> Traversable:
 def _read_preset(name: str) -> dict[str, Any]:
     names = preset_names()
     if name not in names:
-        raise InputError(f"unknown preset {name!r}{_hint(name, names)}; the presets are {', '.join(names)}")
+        raise InputError(
+            f"unknown preset {name!r}{_hint(name, names)}; the presets are {', '.join(names)}"
+        )
     return tomllib.loads((_presets() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def _family(name: Any, source: str) -> str:
     if not isinstance(name, str) or name not in FAMILIES:
-        raise InputError(f"{source}: option family: expected one of {', '.join(FAMILIES)}, got {name!r}")
+        raise InputError(
+            f"{source}: option family: expected one of {', '.join(FAMILIES)}, got {name!r}"
+        )
     return name
 
 
@@ -179,12 +198,15 @@ def _require_known(key: str, valid: list[str], family: str, source: str) -> None
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Name the valid key that `key` stands for elsewhere or looks most like; the right option in a wrong section is found."""
+    """Name the valid key that `key` stands for elsewhere or looks most like; the right option in a
+    wrong section is found."""
     last = key.rsplit(".", 1)[-1]
 
     def likeness(name: str) -> tuple[float, float]:
         own = name.rsplit(".", 1)[-1]
-        exact = 1.0 if own == ALIASES.get(last) else difflib.SequenceMatcher(None, last, own).ratio()
+        exact = (
+            1.0 if own == ALIASES.get(last) else difflib.SequenceMatcher(None, last, own).ratio()
+        )
         return exact, difflib.SequenceMatcher(None, key, name).ratio()
 
     nearest = max(valid, key=likeness)
@@ -197,7 +219,12 @@ def _apply(override: str, values: dict[str, Any], family: str) -> None:
     key, equals, text = (part.strip() for part in override.partition("="))
     if not equals or not key:
         raise InputError(f"--set {override!r}: expected section.key=value")
-    _require_known(key, [name for name in valid_keys(family) if name not in ("family", "preset")], family, "--set")
+    _require_known(
+        key,
+        [name for name in valid_keys(family) if name not in ("family", "preset")],
+        family,
+        "--set",
+    )
     section, _, name = key.rpartition(".")
     kind, _, _ = parts_of(hints_of(getattr(FAMILIES[family], section) if section else Config)[name])
     value: Any = text

@@ -1,4 +1,5 @@
-"""Rows: reading, checking, splitting, swapping and writing them. Knows nothing of texts' meaning, models or Kaggle."""
+"""Rows: reading, checking, splitting, swapping and writing them. Knows nothing of texts' meaning,
+models or Kaggle."""
 
 from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys
@@ -13,7 +14,14 @@ from humanpref.data.pairs import (
     weights_of,
     write_pairs,
 )
-from humanpref.data.sources import EXTRA_ID, Extra, TrainingRows, inner_splits, present, read_training_rows
+from humanpref.data.sources import (
+    EXTRA_ID,
+    Extra,
+    TrainingRows,
+    inner_splits,
+    present,
+    read_training_rows,
+)
 from humanpref.data.submission import check_submission, write_submission
 
 __all__ = [

@@ -1,4 +1,5 @@
-"""Text cells from anywhere (a file, a caller's frame, JSON lines), read by one rule that is decided for all of them together."""
+"""Text cells from anywhere (a file, a caller's frame, JSON lines), read by one rule that is decided
+for all of them together."""
 
 import json
 import re
@@ -20,9 +21,10 @@ _TURNS, _JSON, _TEXT = "a list of turns", "a JSON list of strings", "a plain tex
 class CellRule:
     """How the text cells of one frame or file are written: each cell that is seen narrows it.
 
-    Lists, tuples and arrays of strings are turns. Strings that are all JSON lists of strings, `null` or empty are parsed as in
-    a file. Strings of which none is such a list are one turn each, as they stand: `"[1]"` and `"null"` beside them, too. None
-    and NaN are conversations without turns. A mixture, or anything else, is refused.
+    Lists, tuples and arrays of strings are turns. Strings that are all JSON lists of strings,
+    `null` or empty are parsed as in a file. Strings of which none is such a list are one turn each,
+    as they stand: `"[1]"` and `"null"` beside them, too. None and NaN are conversations without
+    turns. A mixture, or anything else, is refused.
     """
 
     def __init__(self) -> None:
@@ -30,12 +32,15 @@ class CellRule:
         self.place = ""
 
     def see(self, cell: Any, place: str) -> None:
-        """Take a cell into account. Raises ValueError (without its place) for one that is not written like those before."""
+        """Take a cell into account. Raises ValueError (without its place) for one that is not
+        written like those before."""
         forms = self.forms & _forms(cell)
         if not forms:
             expected = " or ".join(sorted(self.forms))
             got = cell if isinstance(cell, str) else json.dumps(list(cell), ensure_ascii=False)
-            raise ValueError(f"expected {expected} as in {self.place}, got {short(got)}; write all texts alike")
+            raise ValueError(
+                f"expected {expected} as in {self.place}, got {short(got)}; write all texts alike"
+            )
         if forms != self.forms:
             self.forms, self.place = forms, place
 
@@ -47,19 +52,23 @@ class CellRule:
 
 
 def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
-    """A caller's frame as a pairs frame: its texts by one `CellRule`, its ids as text, its rows counted from 0.
+    """A caller's frame as a pairs frame: its texts by one `CellRule`, its ids as text, its rows
+    counted from 0.
 
-    A frame of `read_pairs` comes back as it is, after a look that takes a tenth of a second for 57,477 rows. Other columns are
-    left alone. Without `id` the rows are numbered.
+    A frame of `read_pairs` comes back as it is, after a look that takes a tenth of a second for
+    57,477 rows. Other columns are left alone. Without `id` the rows are numbered.
 
     Raises
     ------
     InputError
-        For a missing or repeated column, or a cell that is not what it must be; the message names the row (from 1) and column.
+        For a missing or repeated column, or a cell that is not what it must be; the message names
+        the row (from 1) and column.
     """
     columns = list(frame.columns)
     if missing := [column for column in texts if column not in columns]:
-        raise InputError(f"these rows: missing column {names(missing)}; they have {names(columns)[:300]}")
+        raise InputError(
+            f"these rows: missing column {names(missing)}; they have {names(columns)[:300]}"
+        )
     if repeated := [column for column in (ID, *texts) if columns.count(column) > 1]:
         raise InputError(f"these rows: column {repeated[0]!r} is there twice")
     if not frame.index.equals(pd.RangeIndex(len(frame))):
@@ -86,13 +95,16 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
 
 
 def parsed_turns(cell: str) -> tuple[str, ...]:
-    """The turns of one cell of a file. Raises ValueError (without the place, which the caller knows)."""
+    """The turns of one cell of a file. Raises ValueError (without the place, which the caller
+    knows)."""
     if not cell:
         return ()
     try:
         turns = json.loads(cell)
     except (json.JSONDecodeError, RecursionError):
-        raise ValueError(f'not JSON, expected a list of strings such as ["…"], got {short(cell)}') from None
+        raise ValueError(
+            f'not JSON, expected a list of strings such as ["…"], got {short(cell)}'
+        ) from None
     if turns is None:
         return ()
     if not isinstance(turns, list):
@@ -102,10 +114,13 @@ def parsed_turns(cell: str) -> tuple[str, ...]:
 
 
 def as_turns(turns: list) -> tuple[str, ...]:
-    """A list of strings and nulls as a pairs frame holds it. Raises ValueError (without the place) for anything else in it."""
+    """A list of strings and nulls as a pairs frame holds it. Raises ValueError (without the place)
+    for anything else in it."""
     for i, turn in enumerate(turns, start=1):
         if turn is not None and not isinstance(turn, str):
-            raise ValueError(f"turn {i}: expected a string or null, got {short(json.dumps(turn, default=repr))}")
+            raise ValueError(
+                f"turn {i}: expected a string or null, got {short(json.dumps(turn, default=repr))}"
+            )
     return tuple(LONE_SURROGATE.sub(REPLACEMENT, str(turn)) if turn else "" for turn in turns)
 
 
@@ -120,7 +135,8 @@ def short(text: str, limit: int = 60) -> str:
 
 
 def _forms(cell: Any) -> frozenset[str]:
-    """How a cell may be written. Raises ValueError (without the place) for what is no text and no list of turns."""
+    """How a cell may be written. Raises ValueError (without the place) for what is no text and no
+    list of turns."""
     if isinstance(cell, str):
         if not cell or cell.strip() == "null":
             return frozenset((_JSON, _TEXT))
@@ -136,7 +152,9 @@ def _forms(cell: Any) -> frozenset[str]:
         return frozenset((_TURNS,))
     if _is_missing(cell):
         return frozenset((_TURNS, _JSON, _TEXT))
-    raise ValueError(f"expected a text or a list of turns, got {type(cell).__name__} {short(str(cell))}")
+    raise ValueError(
+        f"expected a text or a list of turns, got {type(cell).__name__} {short(str(cell))}"
+    )
 
 
 def _is_missing(cell: Any) -> bool:

@@ -16,9 +16,11 @@ PAIR = TEXT_COLUMNS[1:]
 
 
 def prompt_keys(pairs: pd.DataFrame) -> np.ndarray:
-    """One key per row, equal for rows whose prompts differ only in case, white space or Unicode form; (n,) of str.
+    """One key per row, equal for rows whose prompts differ only in case, white space or Unicode
+    form; (n,) of str.
 
-    The whole conversation counts, all turns of it. The key is a digest, so that it may be kept in files.
+    The whole conversation counts, all turns of it. The key is a digest, so that it may be kept in
+    files.
     """
     return np.array([_key(turns) for turns in as_pairs(pairs, ["prompt"])["prompt"]], dtype=object)
 
@@ -38,11 +40,14 @@ def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def grouped_folds(pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
-    """Assign each row to one of `k` folds: grouped by prompt, stratified by label where there are labels.
+def grouped_folds(
+    pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray | None = None
+) -> np.ndarray:
+    """Assign each row to one of `k` folds: grouped by prompt, stratified by label where there are
+    labels.
 
-    The assignment depends on the rows and the seed alone, not on the order of the rows, so that every model and command that
-    is given the same rows and seed is judged on the same folds.
+    The assignment depends on the rows and the seed alone, not on the order of the rows, so that
+    every model and command that is given the same rows and seed is judged on the same folds.
 
     Parameters
     ----------
@@ -70,16 +75,19 @@ def grouped_folds(pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray | N
     if k < 2:
         raise InputError(f"folds: expected at least 2, got {k}")
     if distinct < k:
-        raise InputError(f"{k} folds need at least {k} distinct prompts, these {len(pairs)} rows have {distinct}")
+        raise InputError(
+            f"{k} folds need at least {k} distinct prompts, these {len(pairs)} rows have {distinct}"
+        )
     if labels is None and "winner_tie" in pairs:
         labels = labels_of(pairs)
     classes = np.zeros(len(pairs), dtype=np.int64) if labels is None else labels.argmax(axis=1)
     groups: dict[str, list[int]] = {}
     for key, label in zip(keys, classes, strict=True):
         groups.setdefault(key, [0, 0, 0])[label] += 1
-    # scikit-learn's StratifiedGroupKFold was tried: its shuffled folds leave the class shares several points apart, take
-    # half a minute at the competition's size, and depend on its version and on the order of the rows.
-    # Here: large groups first, then in an order drawn by the seed, each to the fold that has least of the group's classes.
+    # scikit-learn's StratifiedGroupKFold was tried: its shuffled folds leave the class shares
+    # several points apart, take half a minute at the competition's size, and depend on its version
+    # and on the order of the rows. Here: large groups first, then in an order drawn by the seed,
+    # each to the fold that has least of the group's classes.
     counts = [[0, 0, 0] for _ in range(k)]
     fold_of = {}
     for key in sorted(groups, key=lambda key: (-sum(groups[key]), _draw(key, seed))):
@@ -95,7 +103,8 @@ def _draw(key: str, seed: int) -> bytes:
 
 
 def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Which rows to hold out: about `fraction` of them, whole prompts only, stratified by label; (n,) bool.
+    """Which rows to hold out: about `fraction` of them, whole prompts only, stratified by label;
+    (n,) bool.
 
     0 holds nothing out; 1/k holds out fold 0 of `grouped_folds(pairs, k, seed)`.
 
@@ -109,7 +118,8 @@ def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     k, distinct = round(1 / fraction), len(set(prompt_keys(pairs)))
     if distinct < k:
         raise InputError(
-            f"option training.validation_fraction: holding out 1/{k} takes {k} distinct prompts, these {len(pairs)} rows "
+            f"option training.validation_fraction: holding out 1/{k} takes {k} distinct prompts, "
+            f"these {len(pairs)} rows "
             f"have {distinct}; 0 trains on all rows"
         )
     return grouped_folds(pairs, k, seed) == 0

@@ -1,4 +1,5 @@
-"""From a CSV in the competition's schema to a pairs frame, and the frame's labels, weights and mirror image."""
+"""From a CSV in the competition's schema to a pairs frame, and the frame's labels, weights and
+mirror image."""
 
 import csv
 import hashlib
@@ -15,15 +16,25 @@ import pandas as pd
 
 from humanpref.data.cells import LONE_SURROGATE, REPLACEMENT, as_pairs, names, parsed_turns, short
 from humanpref.files import write_whole
-from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, WEIGHT, InputError
+from humanpref.schema import (
+    ID,
+    LABEL_COLUMNS,
+    MODEL_COLUMNS,
+    SWAPPED_CLASSES,
+    TEXT_COLUMNS,
+    WEIGHT,
+    InputError,
+)
 
 logger = logging.getLogger(__name__)
 
 LABEL_SUM_TOLERANCE = 2e-3
-"""Soft labels may miss a sum of 1 by so much (files that round to three digits); they are then rescaled."""
+"""Soft labels may miss a sum of 1 by so much (files that round to three digits); they are then
+rescaled."""
 
 _HALF = "a lone surrogate (half a character)"
-# One response may be longer than the csv module's default limit of 131,072 characters once it is escaped.
+# One response may be longer than the csv module's default limit of 131,072 characters once it is
+# escaped.
 _FIELD_LIMIT = 2**31 - 1
 
 
@@ -32,32 +43,36 @@ def read_pairs(
 ) -> pd.DataFrame:
     """Read a CSV in the competition's schema into a pairs frame (see `humanpref.schema`).
 
-    The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null) per turn. Null turns become
-    empty strings, a null or empty cell a conversation without turns; lone surrogates, which no encoder takes, become U+FFFD.
+    The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null)
+    per turn. Null turns become empty strings, a null or empty cell a conversation without turns;
+    lone surrogates, which no encoder takes, become U+FFFD.
 
     Parameters
     ----------
     path : path
         UTF-8, with or without a byte-order mark.
     labels : bool, optional
-        True: the three label columns must be there. False: they are left out. None: they are read if all three are there.
+        True: the three label columns must be there. False: they are left out. None: they are read
+        if all three are there.
     lenient : bool
-        Take a text that is not such a list as it stands, as one turn, with a warning. For the inference kernel, where one odd
-        row must not cost all others.
+        Take a text that is not such a list as it stands, as one turn, with a warning. For the
+        inference kernel, where one odd row must not cost all others.
     weights : bool
         Read `weight` where the labels are not read, too.
 
     Returns
     -------
     DataFrame
-        In the order of the file, with `id`, the texts, `model_a` and `model_b` if the file has both, the label columns
-        (float64, each row summing to 1) and `weight` (float64; with the labels, or where it is asked for).
+        In the order of the file, with `id`, the texts, `model_a` and `model_b` if the file has
+        both, the label columns (float64, each row summing to 1) and `weight` (float64; with the
+        labels, or where it is asked for).
 
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, or holds no rows; a missing column; a cell, label, weight or id that is
-        not what it must be. The message names the file, the row (counted from 1 below the header), its id and the column.
+        For a file that cannot be read, is not text, or holds no rows; a missing column; a cell,
+        label, weight or id that is not what it must be. The message names the file, the row
+        (counted from 1 below the header), its id and the column.
     """
     return _read(Path(path), TEXT_COLUMNS, labels, lenient, weights=weights)
 
@@ -69,7 +84,8 @@ class Fault(NamedTuple):
     """Counted from 1 below the header."""
     id: str
     kind: str
-    """`fields`, `id`, `text`, `label`, `weight`: the row cannot be used as it is. `null`, `surrogate`: it can."""
+    """`fields`, `id`, `text`, `label`, `weight`: the row cannot be used as it is. `null`,
+    `surrogate`: it can."""
     fault: str
 
     def at(self, path: Path) -> str:
@@ -78,7 +94,8 @@ class Fault(NamedTuple):
 
 
 def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read what can be read of a CSV in the competition's schema, and list what is odd about its rows.
+    """Read what can be read of a CSV in the competition's schema, and list what is odd about its
+    rows.
 
     Parameters
     ----------
@@ -88,21 +105,25 @@ def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
     Returns
     -------
     pairs : DataFrame
-        A pairs frame. A text that is no JSON list stands as one turn; rows with another fault than that are left out.
+        A pairs frame. A text that is no JSON list stands as one turn; rows with another fault than
+        that are left out.
     faults : list of Fault
-        In the order of the file; null turns and lone surrogates, which `read_pairs` mends, are among them.
+        In the order of the file; null turns and lone surrogates, which `read_pairs` mends, are
+        among them.
 
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, lacks a column, or holds no row that can be used.
+        For a file that cannot be read, is not text, lacks a column, or holds no row that can be
+        used.
     """
     faults: list[Fault] = []
     return _read(Path(path), TEXT_COLUMNS, None, lenient=True, faults=faults), faults
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Read `id` and the labels, hard or soft, from a CSV that may lack everything else (a submission, say); texts if it has them.
+    """Read `id` and the labels, hard or soft, from a CSV that may lack everything else (a
+    submission, say); texts if it has them.
 
     Raises
     ------
@@ -120,7 +141,8 @@ def _read(
     faults: list[Fault] | None = None,
     weights: bool = False,
 ) -> pd.DataFrame:
-    """With a list of `faults` they are put there, in place of an error or a warning; without `texts` all are read, or none."""
+    """With a list of `faults` they are put there, in place of an error or a warning; without
+    `texts` all are read, or none."""
     rows = _rows(path)
     header = next(rows, None)
     if texts is None:
@@ -143,24 +165,38 @@ def _read(
     seen: dict[str, int] = {}
 
     def parse(number: int, row: list[str]) -> tuple[list, list[Fault]]:
-        """The cells' values, and what is odd about them; raises a fault that leaves nothing to use."""
+        """The cells' values, and what is odd about them; raises a fault that leaves nothing to
+        use."""
         if len(row) != len(header):
             raise _UnusableRowError(
-                Fault(number, "", "fields", f"expected {len(header)} fields as in the header, got {len(row)}")
+                Fault(
+                    number,
+                    "",
+                    "fields",
+                    f"expected {len(header)} fields as in the header, got {len(row)}",
+                )
             )
         key = row[columns[ID]]
         if not key:
             raise _UnusableRowError(Fault(number, "", "id", f"column {ID!r} is empty"))
         if not key.isprintable():
-            raise _UnusableRowError(Fault(number, "", "id", f"column {ID!r}: expected printable text, got {key!r}"))
+            raise _UnusableRowError(
+                Fault(number, "", "id", f"column {ID!r}: expected printable text, got {key!r}")
+            )
         if key in seen:
-            raise _UnusableRowError(Fault(number, key, "id", f"duplicate id, first seen in row {seen[key]}"))
+            raise _UnusableRowError(
+                Fault(number, key, "id", f"duplicate id, first seen in row {seen[key]}")
+            )
         seen[key] = number
         parsed, odd = [], []
         for column in kept:
             cell = row[columns[column]]
             try:
-                value = parsers[column](cell) if column in parsers else LONE_SURROGATE.sub(REPLACEMENT, cell)
+                value = (
+                    parsers[column](cell)
+                    if column in parsers
+                    else LONE_SURROGATE.sub(REPLACEMENT, cell)
+                )
             except ValueError as error:
                 kind = "text" if column in texts else "weight" if column == WEIGHT else "label"
                 fault = Fault(number, key, kind, f"column {column!r}: {error}")
@@ -170,7 +206,10 @@ def _read(
                 value = (LONE_SURROGATE.sub(REPLACEMENT, cell),)
             else:
                 if faults is not None and column in texts:
-                    odd += [Fault(number, key, kind, f"column {column!r}: {text}") for kind, text in _remarks(cell)]
+                    odd += [
+                        Fault(number, key, kind, f"column {column!r}: {text}")
+                        for kind, text in _remarks(cell)
+                    ]
                 elif faults is not None and column in MODEL_COLUMNS and value != cell:
                     odd.append(Fault(number, key, "surrogate", f"column {column!r}: {_HALF}"))
             parsed.append(value)
@@ -198,14 +237,19 @@ def _read(
                 faults.append(fault)
     if not values[ID]:
         raise InputError(
-            f"{path}: no row that can be used: {faults[0].at(path)}" if faults else f"{path}: a header without rows"
+            f"{path}: no row that can be used: {faults[0].at(path)}"
+            if faults
+            else f"{path}: a header without rows"
         )
     pairs = pd.DataFrame({column: _series(column, cells) for column, cells in values.items()})
     if read_labels:
         labelled = pairs[list(LABEL_COLUMNS)].to_numpy()
         pairs[list(LABEL_COLUMNS)] = labelled / labelled.sum(axis=1, keepdims=True)
     if WEIGHT in pairs and not 0 < pairs[WEIGHT].sum() < math.inf:
-        raise InputError(f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {pairs[WEIGHT].sum():g}")
+        raise InputError(
+            f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got "
+            f"{pairs[WEIGHT].sum():g}"
+        )
     unread = ", labels not read" if LABEL_COLUMNS[0] in columns else ", no labels"
     logger.info("%s: %d rows%s", path, len(pairs), "" if read_labels else unread)
     return pairs
@@ -220,7 +264,8 @@ class _UnusableRowError(Exception):
 
 def _remarks(cell: str) -> Iterator[tuple[str, str]]:
     """What `parsed_turns` mends in silence: the kind and a description of each."""
-    # A look at the text first: few cells hold either, and parsing all of them again would double the time.
+    # A look at the text first: few cells hold either, and parsing all of them again would double
+    # the time.
     if "null" in cell or not cell:
         turns = json.loads(cell) if cell else None
         missing = [str(i) for i, turn in enumerate(turns or [], start=1) if turn is None]
@@ -235,18 +280,24 @@ def _remarks(cell: str) -> Iterator[tuple[str, str]]:
 
 
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
-    """Write a pairs frame as a CSV that `read_pairs` reads back as it is; whole or not at all, an existing file is replaced."""
+    """Write a pairs frame as a CSV that `read_pairs` reads back as it is; whole or not at all, an
+    existing file is replaced."""
     columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     pairs = as_pairs(pairs)
-    cells = {column: [json.dumps(turns, ensure_ascii=False) for turns in pairs[column]] for column in TEXT_COLUMNS}
+    cells = {
+        column: [json.dumps(turns, ensure_ascii=False) for turns in pairs[column]]
+        for column in TEXT_COLUMNS
+    }
     with write_whole(path) as file:
-        # Quoted, all texts: Python before 3.13 leaves a carriage return bare, which ends a line when it is read.
+        # Quoted, all texts: Python before 3.13 leaves a carriage return bare, which ends a line
+        # when it is read.
         written = pairs[columns].assign(**cells)
         written.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
-    """The labels as probabilities, (n, 3) float64, columns A, B, tie; by the rules of a file, whoever made the frame.
+    """The labels as probabilities, (n, 3) float64, columns A, B, tie; by the rules of a file,
+    whoever made the frame.
 
     Raises
     ------
@@ -255,33 +306,49 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
     """
     if missing := [column for column in LABEL_COLUMNS if column not in pairs]:
         raise InputError(f"these rows have no labels (missing column {names(missing)})")
-    labels = np.stack([_numbers(pairs, column, 1, "a number in [0, 1]") for column in LABEL_COLUMNS], axis=1)
+    labels = np.stack(
+        [_numbers(pairs, column, 1, "a number in [0, 1]") for column in LABEL_COLUMNS], axis=1
+    )
     sums = labels.sum(axis=1, keepdims=True)
     if (wrong := np.abs(sums[:, 0] - 1) > LABEL_SUM_TOLERANCE).any():
         row = int(wrong.argmax())
-        raise InputError(f"row {row + 1}: columns {names(LABEL_COLUMNS)}: expected a sum of 1, got {sums[row, 0]:g}")
+        raise InputError(
+            f"row {row + 1}: columns {names(LABEL_COLUMNS)}: expected a sum of 1, got "
+            f"{sums[row, 0]:g}"
+        )
     # What sums to 1 but for rounding stays as it is, bit by bit.
     return np.where(np.abs(sums - 1) > 1e-15, labels / sums, labels)
 
 
 def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
-    """The rows' weights, (n,) float64, or None where the frame has none. Raises InputError for what is no weight."""
-    return _numbers(pairs, WEIGHT, sys.float_info.max, "a finite number of at least 0") if WEIGHT in pairs else None
+    """The rows' weights, (n,) float64, or None where the frame has none. Raises InputError for what
+    is no weight."""
+    return (
+        _numbers(pairs, WEIGHT, sys.float_info.max, "a finite number of at least 0")
+        if WEIGHT in pairs
+        else None
+    )
 
 
 def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np.ndarray:
     """A column's numbers, (n,) float64 in [0, most]."""
-    numbers = pd.to_numeric(pairs[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = pd.to_numeric(pairs[column], errors="coerce").to_numpy(
+        dtype=np.float64, na_value=np.nan
+    )
     if (wrong := ~((numbers >= 0) & (numbers <= most))).any():
         row = int(wrong.argmax())
-        raise InputError(f"row {row + 1}: column {column!r}: expected {expected}, got {pairs[column].tolist()[row]!r}")
+        raise InputError(
+            f"row {row + 1}: column {column!r}: expected {expected}, got "
+            f"{pairs[column].tolist()[row]!r}"
+        )
     return numbers
 
 
 def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     """The same rows with A and B exchanged: responses, models and labels; the ids stay.
 
-    Swapping twice gives the frame back. A swapped copy belongs to its row's fold: split first, then swap.
+    Swapping twice gives the frame back. A swapped copy belongs to its row's fold: split first, then
+    swap.
     """
     other = {"response_a": "response_b", "model_a": "model_b"}
     other |= {b: a for a, b in other.items()}
@@ -292,7 +359,8 @@ def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def digest_of(pairs: pd.DataFrame) -> str:
-    """SHA-256 of the rows' content in hexadecimal: ids, texts, labels and weights, whatever file they came from."""
+    """SHA-256 of the rows' content in hexadecimal: ids, texts, labels and weights, whatever file
+    they came from."""
     pairs = as_pairs(pairs)
     columns = [c for c in (ID, *TEXT_COLUMNS, *MODEL_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     digest = hashlib.sha256(json.dumps(columns).encode())
@@ -312,12 +380,18 @@ def _rows(path: Path) -> Iterator[list[str]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8 (byte {error.start}); a CSV was expected") from None
+        raise InputError(
+            f"{path}: not a text file in UTF-8 (byte {error.start}); a CSV was expected"
+        ) from None
     except csv.Error as error:
-        raise InputError(f"{path}: not a valid CSV ({error}); is the file cut off, or a quote left open?") from None
+        raise InputError(
+            f"{path}: not a valid CSV ({error}); is the file cut off, or a quote left open?"
+        ) from None
 
 
-def _columns(header: list[str], texts: tuple[str, ...], labels: bool | None, path: Path) -> dict[str, int]:
+def _columns(
+    header: list[str], texts: tuple[str, ...], labels: bool | None, path: Path
+) -> dict[str, int]:
     """Where each column stands; raises for a missing or a repeated one."""
     if any("\0" in name for name in header):
         raise InputError(f"{path}: not a text file; a CSV was expected")

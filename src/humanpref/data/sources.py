@@ -1,4 +1,5 @@
-"""The rows that a run learns from: those of the training file, which may be held out, and extra ones, which never are."""
+"""The rows that a run learns from: those of the training file, which may be held out, and extra
+ones, which never are."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ EXTRA_ID = r"^extra-\d+:"
 
 
 class Extra(NamedTuple):
-    """A file of more labelled rows, and the weight of each, times the row's own where the file has weights."""
+    """A file of more labelled rows, and the weight of each, times the row's own where the file has
+    weights."""
 
     path: Path
     weight: float = 1.0
@@ -35,9 +37,11 @@ class TrainingRows:
     pairs : DataFrame
         n labelled rows, each of which may be held out.
     targets : ndarray
-        (n, 3): what is learned of them. Their labels, unless a teacher has a say; figures are always by the labels.
+        (n, 3): what is learned of them. Their labels, unless a teacher has a say; figures are
+        always by the labels.
     extra : DataFrame
-        m rows with labels and weights that are never held out; ids are those of their files behind `extra-1:`, `extra-2:` …
+        m rows with labels and weights that are never held out; ids are those of their files behind
+        `extra-1:`, `extra-2:` …
     facts : dict
         Files and counts, as plain JSON types.
     """
@@ -49,7 +53,9 @@ class TrainingRows:
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
         """The file's rows in a mask (n,), and the extra rows."""
-        return replace(self, pairs=self.pairs[rows].reset_index(drop=True), targets=self.targets[rows])
+        return replace(
+            self, pairs=self.pairs[rows].reset_index(drop=True), targets=self.targets[rows]
+        )
 
     def kept(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Which rows a model learns from while others are held out.
@@ -62,8 +68,8 @@ class TrainingRows:
         Returns
         -------
         (ndarray, ndarray, int)
-            Masks (n,) of `pairs` and (m,) of `extra`, and how many extra rows are left out since they share a normalised prompt
-            with a held-out row.
+            Masks (n,) of `pairs` and (m,) of `extra`, and how many extra rows are left out since
+            they share a normalised prompt with a held-out row.
         """
         shared = pd.Series(prompt_keys(self.extra)).isin(prompt_keys(self.pairs[held])).to_numpy()
         return ~held, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
@@ -93,26 +99,32 @@ def read_training_rows(
     extra : sequence of Extra
         More of them, from other sources.
     exclude_prompts : sequence of paths
-        CSVs in the competition's schema, with or without labels: no row is kept whose normalised prompt occurs in one of them.
-        For public rows that the hidden test holds, say.
+        CSVs in the competition's schema, with or without labels: no row is kept whose normalised
+        prompt occurs in one of them. For public rows that the hidden test holds, say.
 
     Raises
     ------
     InputError
-        For a file that cannot be used, an id that looks like an extra row's, a weight that is not positive, or if no training
-        row is left.
+        For a file that cannot be used, an id that looks like an extra row's, a weight that is not
+        positive, or if no training row is left.
     """
     pairs = read_pairs(train_csv, labels=True)
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
-        raise InputError(f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: such a beginning is kept for extra rows")
+        raise InputError(
+            f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: such a beginning is kept for extra rows"
+        )
     frames = []
     for number, source in enumerate(extra, start=1):
         if not 0 < source.weight < np.inf:
-            raise InputError(f"extra rows {source.path}: expected a positive weight, got {source.weight:g}")
+            raise InputError(
+                f"extra rows {source.path}: expected a positive weight, got {source.weight:g}"
+            )
         rows = read_pairs(source.path, labels=True)
         own = weights_of(rows)
         ids = f"extra-{number}:" + rows[ID]
-        rows = rows.assign(**{ID: ids, WEIGHT: source.weight * (np.ones(len(rows)) if own is None else own)})
+        rows = rows.assign(
+            **{ID: ids, WEIGHT: source.weight * (np.ones(len(rows)) if own is None else own)}
+        )
         frames.append(rows[[ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT]])
     facts: dict[str, Any] = {"file": Path(train_csv).name, "rows": len(pairs)}
     facts["extra"] = [
@@ -130,21 +142,25 @@ def read_training_rows(
             frames[number], facts["extra"][number]["excluded"] = _without(frame, forbidden)
         logger.info(
             "excluded prompts: %d of %d training rows and %d of %d extra rows are left out",
-            facts["excluded"], facts["rows"], sum(f["excluded"] for f in facts["extra"]),
+            facts["excluded"],
+            facts["rows"],
+            sum(f["excluded"] for f in facts["extra"]),
             sum(f["rows"] for f in facts["extra"]),
-        )  # fmt: skip
+        )
     empty = pairs[:0].reindex(columns=[ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT])
     together = pd.concat(frames, ignore_index=True) if frames else empty
     return TrainingRows(pairs, labels_of(pairs), together, facts)
 
 
 def present(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
-    """Mask (n,) of the rows that are there: a weight of 0 is a row that nothing learns from and nothing is judged by.
+    """Mask (n,) of the rows that are there: a weight of 0 is a row that nothing learns from and
+    nothing is judged by.
 
     Raises
     ------
     InputError
-        If there is none, which `read_pairs` lets no file say, but what excluded prompts leave of one may be so.
+        If there is none, which `read_pairs` lets no file say, but what excluded prompts leave of
+        one may be so.
     """
     weights = weights_of(pairs)
     there = np.ones(len(pairs), dtype=bool) if weights is None else weights > 0
@@ -158,7 +174,8 @@ def present(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
 def inner_splits(
     pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray, least: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits of a model's training rows to choose by, as the run itself splits: grouped by prompt, extra rows never held out.
+    """Splits of a model's training rows to choose by, as the run itself splits: grouped by prompt,
+    extra rows never held out.
 
     Parameters
     ----------
@@ -172,8 +189,8 @@ def inner_splits(
     Returns
     -------
     list of (ndarray, ndarray)
-        Of each fold, masks (n,) of the rows to learn from and of those to judge by. An extra row that shares a prompt with a
-        judged row is in neither.
+        Of each fold, masks (n,) of the rows to learn from and of those to judge by. An extra row
+        that shares a prompt with a judged row is in neither.
     """
     own = ~pairs[ID].str.contains(EXTRA_ID).to_numpy(dtype=bool)
     own = own if own.any() else ~own

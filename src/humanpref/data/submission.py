@@ -15,7 +15,8 @@ SUM_TOLERANCE = 1e-6
 
 
 def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.ndarray) -> None:
-    """Write `id` and the three probabilities, one line per row, in the order given; whole or not at all.
+    """Write `id` and the three probabilities, one line per row, in the order given; whole or not at
+    all.
 
     Parameters
     ----------
@@ -33,13 +34,20 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (len(ids), 3):
-        raise ValueError(f"expected probabilities of shape ({len(ids)}, 3), got {probabilities.shape}")
+        raise ValueError(
+            f"expected probabilities of shape ({len(ids)}, 3), got {probabilities.shape}"
+        )
     sums = probabilities.sum(axis=1)
-    bad = ~np.isfinite(probabilities).all(axis=1) | (probabilities < 0).any(axis=1) | (np.abs(sums - 1) > SUM_TOLERANCE)
+    bad = (
+        ~np.isfinite(probabilities).all(axis=1)
+        | (probabilities < 0).any(axis=1)
+        | (np.abs(sums - 1) > SUM_TOLERANCE)
+    )
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(
-            f"id {ids[row]!r}: {probabilities[row].tolist()} are not probabilities ({bad.sum()} such rows)"
+            f"id {ids[row]!r}: {probabilities[row].tolist()} are not probabilities ({bad.sum()} "
+            "such rows)"
         )
     frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
     frame.insert(0, ID, list(ids))
@@ -48,7 +56,8 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
 
 
 def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
-    """What the competition would refuse in a submission: header, ids and their order, row count, numbers, sums.
+    """What the competition would refuse in a submission: header, ids and their order, row count,
+    numbers, sums.
 
     Parameters
     ----------
@@ -76,10 +85,18 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
     ids = [row[0] for row in rows]
     for number, (got, wanted) in enumerate(zip(ids, expected, strict=False), start=1):
         if got != wanted:
-            order = "in another order" if sorted(ids) == sorted(expected) else "not those of the test file"
-            faults.append(f"{path}: row {number}: expected id {wanted!r}, got {got!r}; the ids are {order}")
+            order = (
+                "in another order"
+                if sorted(ids) == sorted(expected)
+                else "not those of the test file"
+            )
+            faults.append(
+                f"{path}: row {number}: expected id {wanted!r}, got {got!r}; the ids are {order}"
+            )
             break
-    values = pd.DataFrame([row[1:] for row in rows], columns=list(LABEL_COLUMNS)).apply(pd.to_numeric, errors="coerce")
+    values = pd.DataFrame([row[1:] for row in rows], columns=list(LABEL_COLUMNS)).apply(
+        pd.to_numeric, errors="coerce"
+    )
     numbers = values.to_numpy(dtype=np.float64)
     sums = numbers.sum(axis=1)
     checks = {
@@ -91,13 +108,15 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
         if rows_with_it.any():
             row = int(rows_with_it.argmax())
             faults.append(
-                f"{path}: row {row + 1} (id {ids[row]!r}): {fault}: {rows[row][1:]} ({rows_with_it.sum()} such rows)"
+                f"{path}: row {row + 1} (id {ids[row]!r}): {fault}: {rows[row][1:]} "
+                f"({rows_with_it.sum()} such rows)"
             )
     return faults
 
 
 def _cells(path: str | Path, columns: list[str], exact: bool = False) -> list[list[str]]:
-    """The named columns of a CSV as text. Raises InputError if it is not one, or (exact) has another header."""
+    """The named columns of a CSV as text. Raises InputError if it is not one, or (exact) has
+    another header."""
     csv.field_size_limit(2**31 - 1)
     try:
         with Path(path).open(encoding="utf-8-sig", newline="", errors="replace") as file:
@@ -109,7 +128,9 @@ def _cells(path: str | Path, columns: list[str], exact: bool = False) -> list[li
     except csv.Error as error:
         raise InputError(f"{path}: not a valid CSV ({error})") from None
     if (exact and header != columns) or not set(columns) <= set(header):
-        raise InputError(f"{path}: expected the header {','.join(columns)}, got {','.join(header)[:200]!r}")
+        raise InputError(
+            f"{path}: expected the header {','.join(columns)}, got {','.join(header)[:200]!r}"
+        )
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise InputError(f"{path}: row {number}: expected {len(header)} fields, got {len(row)}")

@@ -1,4 +1,5 @@
-"""Axes besides preference: how fluent, relevant, formatted and long each answer is, and how far a preference goes with them."""
+"""Axes besides preference: how fluent, relevant, formatted and long each answer is, and how far a
+preference goes with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,14 @@ from humanpref.text.fluency import trigram_log_frequencies
 from humanpref.text.overlap import ANTISYMMETRIC, SYMMETRIC, Similarities
 
 _MARKS = (
-    *("log_list_items", "log_headings", "log_bold", "log_code_blocks", "log_inline_code", "log_table_rows"),
+    *(
+        "log_list_items",
+        "log_headings",
+        "log_bold",
+        "log_code_blocks",
+        "log_inline_code",
+        "log_table_rows",
+    ),
     "log_latex",
 )
 DRAWS = 500
@@ -28,8 +36,8 @@ _STATISTICS = ("people", "model", "excess", "margin")
 class Axis:
     """One number for each answer.
 
-    `a` and `b` are (n,) float64, NaN where there is nothing to measure (an empty answer has no fluency). `level` turns a mean of
-    them into a number of the unit.
+    `a` and `b` are (n,) float64, NaN where there is nothing to measure (an empty answer has no
+    fluency). `level` turns a mean of them into a number of the unit.
     """
 
     name: str
@@ -59,7 +67,9 @@ def axes_of(
     InputError
         If a folder holds no such model, or the libraries for it are not installed.
     """
-    a, b = (["\n\n".join(turns) for turns in pairs[column]] for column in ("response_a", "response_b"))
+    a, b = (
+        ["\n\n".join(turns) for turns in pairs[column]] for column in ("response_a", "response_b")
+    )
     return [
         _fluency(a, b, language_model),
         _relevance(pairs, sentence_encoder),
@@ -68,7 +78,10 @@ def axes_of(
             "length",
             "ln(1 + characters) of the answer, all turns",
             "characters (geometric mean)",
-            *(np.log1p([sum(map(len, turns)) for turns in pairs[column]]) for column in ("response_a", "response_b")),
+            *(
+                np.log1p([sum(map(len, turns)) for turns in pairs[column]])
+                for column in ("response_a", "response_b")
+            ),
             np.expm1,
         ),
     ]
@@ -78,7 +91,9 @@ def _fluency(a: list[str], b: list[str], folder: Path | None) -> Axis:
     if folder is None:
         name, unit = "fluency (proxy)", "perplexity per trigram (lower: more fluent)"
         values = trigram_log_frequencies(a + b)
-        measure = "mean log-frequency of the answer's character trigrams in the other answers judged"
+        measure = (
+            "mean log-frequency of the answer's character trigrams in the other answers judged"
+        )
     else:
         _check_folder(folder, "--language-model")
         try:
@@ -87,24 +102,37 @@ def _fluency(a: list[str], b: list[str], folder: Path | None) -> Axis:
             raise _missing(error, "--language-model") from None
         model = LanguageModel(str(folder))
         name, unit = "fluency", "perplexity per token (lower: more fluent)"
-        measure = f"mean log-probability of the answer's first {model.longest} tokens under {folder.resolve().name}, by itself"
+        measure = (
+            f"mean log-probability of the answer's first {model.longest} tokens under "
+            f"{folder.resolve().name}, by itself"
+        )
         values = model.log_probabilities(a + b)
     return Axis(name, measure, unit, values[: len(a)], values[len(a) :], lambda mean: np.exp(-mean))
 
 
 def _relevance(pairs: pd.DataFrame, folder: Path | None) -> Axis:
     if folder is None:
-        name, measure = "relevance (proxy)", "cosine of the words of prompt and answer, weighted by TF-IDF"
+        name, measure = (
+            "relevance (proxy)",
+            "cosine of the words of prompt and answer, weighted by TF-IDF",
+        )
         difference, symmetric = Similarities().fit(pairs).columns(pairs)
         columns = ANTISYMMETRIC, SYMMETRIC, "word_cosine_to_prompt"
     else:
         _check_folder(folder, "--sentence-encoder")
         try:
-            from humanpref.models.pair_vectors import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, pair_vectors
+            from humanpref.models.pair_vectors import (
+                ANTISYMMETRIC_COSINES,
+                SYMMETRIC_COSINES,
+                pair_vectors,
+            )
             from humanpref.models.sentence import FrozenEncoder
         except ModuleNotFoundError as error:
             raise _missing(error, "--sentence-encoder") from None
-        name, measure = "relevance", f"cosine of the embeddings of prompt and answer under {folder.resolve().name}"
+        name, measure = (
+            "relevance",
+            f"cosine of the embeddings of prompt and answer under {folder.resolve().name}",
+        )
         vectors = pair_vectors(pairs, FrozenEncoder(str(folder)), _WINDOWS, _BATCH_TOKENS, "auto")
         difference, symmetric = vectors.antisymmetric, vectors.symmetric
         columns = ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, "prompt_cosine"
@@ -117,8 +145,13 @@ def _formatting(pairs: pd.DataFrame) -> Axis:
     difference, symmetric = structure(pairs, _MARKS)
     mean = symmetric[:, len(_MARKS) : 2 * len(_MARKS)]
     # Whole again, so that equal answers are equal to the last bit.
-    a, b = (np.log1p(np.rint(np.expm1(mean + half)).sum(axis=1)) for half in (difference / 2, -difference / 2))
-    measure = "ln(1 + list items, headings, bold, code blocks, inline code, table rows and formulas)"
+    a, b = (
+        np.log1p(np.rint(np.expm1(mean + half)).sum(axis=1))
+        for half in (difference / 2, -difference / 2)
+    )
+    measure = (
+        "ln(1 + list items, headings, bold, code blocks, inline code, table rows and formulas)"
+    )
     return Axis("formatting", measure, "marks (geometric mean)", a, b, np.expm1)
 
 
@@ -130,7 +163,8 @@ def follow(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far people's and a model's preference go with each axis, over the decided rows, whose label is A or B.
+    """How far people's and a model's preference go with each axis, over the decided rows, whose
+    label is A or B.
 
     Parameters
     ----------
@@ -148,13 +182,15 @@ def follow(
         One line per axis that has a decided row with both values:
 
         - `axis`, `measure`, `unit`, `rows`;
-        - the mean level of the answers that people `preferred` and `rejected`, and of those that the model has `chosen` (the
-          likelier of A and B) and `passed_over`;
+        - the mean level of the answers that people `preferred` and `rejected`, and of those that
+          the model has `chosen` (the likelier of A and B) and `passed_over`;
         - `people`: Spearman's correlation of the difference A - B with who was preferred (1 or -1);
-        - `model`: what that would be if the labels were drawn from the model's P(A) / (P(A) + P(B)), and so its like;
-        - `excess`: `model` less `people`; an interval above 0: the model favours the axis more than people do;
-        - `margin`: Spearman's correlation of the difference with ln P(A) - ln P(B); near 1 or -1, the model orders answers by
-          this axis and little else.
+        - `model`: what that would be if the labels were drawn from the model's P(A) / (P(A) +
+          P(B)), and so its like;
+        - `excess`: `model` less `people`; an interval above 0: the model favours the axis more than
+          people do;
+        - `margin`: Spearman's correlation of the difference with ln P(A) - ln P(B); near 1 or -1,
+          the model orders answers by this axis and little else.
 
         These four with `_low` and `_high`, a 95 % interval, and 0 where something does not vary.
     """
@@ -170,7 +206,12 @@ def follow(
         a, b = axis.a[rows], axis.b[rows]
         people = wins[rows] / labels[rows, :2].sum(axis=1)
         found, low, high = _statistics(a - b, people, margin[rows], groups[rows], draws, seed)
-        record = {"axis": axis.name, "measure": axis.measure, "unit": axis.unit, "rows": int(rows.sum())}
+        record = {
+            "axis": axis.name,
+            "measure": axis.measure,
+            "unit": axis.unit,
+            "rows": int(rows.sum()),
+        }
         for (more, less), sign in (
             (("preferred", "rejected"), np.sign(people)),
             (("chosen", "passed_over"), np.sign(margin[rows])),
@@ -179,13 +220,20 @@ def follow(
             record[more] = float(axis.level(((a + b) / 2 + half).mean()))
             record[less] = float(axis.level(((a + b) / 2 - half).mean()))
         for name, *values in zip(_STATISTICS, found, low, high, strict=True):
-            record |= dict(zip((name, f"{name}_low", f"{name}_high"), map(float, values), strict=True))
+            record |= dict(
+                zip((name, f"{name}_low", f"{name}_high"), map(float, values), strict=True)
+            )
         records.append(record)
     return pd.DataFrame(records)
 
 
 def _statistics(
-    difference: np.ndarray, people: np.ndarray, margin: np.ndarray, groups: np.ndarray, draws: int, seed: int
+    difference: np.ndarray,
+    people: np.ndarray,
+    margin: np.ndarray,
+    groups: np.ndarray,
+    draws: int,
+    seed: int,
 ) -> np.ndarray:
     """`_STATISTICS` of these rows, and the ends of their intervals: (3, 4)."""
     places = [np.unique(values, return_inverse=True)[1] for values in (difference, margin)]
@@ -195,7 +243,9 @@ def _statistics(
     def of(weights: np.ndarray) -> tuple[float, float, float, float]:
         share = weights / weights.sum()
         ranks, order = (_centred(_ranks(place, share), share) for place in places)
-        by_people, by_model = (_with_preference(ranks, expected, share) for expected in (people, model))
+        by_people, by_model = (
+            _with_preference(ranks, expected, share) for expected in (people, model)
+        )
         spread = np.sqrt((share @ ranks**2) * (share @ order**2))
         by_margin = share @ (ranks * order) / spread if spread > _LEAST_SPREAD else 0.0
         return by_people, by_model, by_model - by_people, by_margin
@@ -203,12 +253,18 @@ def _statistics(
     _, group = np.unique(groups.astype(str), return_inverse=True)
     count = group.max() + 1
     rng = np.random.default_rng(seed)
-    drawn = np.array([of(np.bincount(rng.integers(count, size=count), minlength=count)[group]) for _ in range(draws)])
+    drawn = np.array(
+        [
+            of(np.bincount(rng.integers(count, size=count), minlength=count)[group])
+            for _ in range(draws)
+        ]
+    )
     return np.vstack([of(np.ones(len(group))), np.quantile(drawn, [0.025, 0.975], axis=0)])
 
 
 def _with_preference(ranks: np.ndarray, expected: np.ndarray, share: np.ndarray) -> float:
-    """Spearman's correlation with choices that are 1 or -1 and have this expectation, (n,) in [-1, 1]."""
+    """Spearman's correlation with choices that are 1 or -1 and have this expectation, (n,) in [-1,
+    1]."""
     spread = np.sqrt((share @ ranks**2) * max(0.0, 1 - (share @ expected) ** 2))
     if spread <= _LEAST_SPREAD or np.ptp(expected) == 0:
         return 0.0
@@ -216,7 +272,8 @@ def _with_preference(ranks: np.ndarray, expected: np.ndarray, share: np.ndarray)
 
 
 def _ranks(places: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Each row's rank in (0, 1), equal values sharing their mean; `places` number the distinct values in their order."""
+    """Each row's rank in (0, 1), equal values sharing their mean; `places` number the distinct
+    values in their order."""
     mass = np.bincount(places, weights=share)
     return (mass.cumsum() - mass / 2)[places]
 

@@ -1,4 +1,5 @@
-"""Whether probabilities mean what they say: reliability, calibration error, and what of it is chance."""
+"""Whether probabilities mean what they say: reliability, calibration error, and what of it is
+chance."""
 
 import numpy as np
 import pandas as pd
@@ -29,31 +30,48 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     for label, of_label, predicted in zip(CLASSES, labels.T, probabilities.T, strict=True):
         for rows in _bins(predicted, bins):
             low, high = share_interval(of_label[rows].sum(), len(rows))
-            records.append((label, len(rows), predicted[rows].mean(), of_label[rows].mean(), float(low), float(high)))
+            records.append(
+                (
+                    label,
+                    len(rows),
+                    predicted[rows].mean(),
+                    of_label[rows].mean(),
+                    float(low),
+                    float(high),
+                )
+            )
     return pd.DataFrame(records, columns=["label", "rows", "predicted", "observed", "low", "high"])
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Mean over the classes of sum_b rows_b / n |observed_b - predicted_b|, in bins of equally many rows.
+    """Mean over the classes of sum_b rows_b / n |observed_b - predicted_b|, in bins of equally many
+    rows.
 
     It is biased upwards: true probabilities do not give 0. Hold it against `calibration_null`.
 
     Source: Nixon et al. (2019), "Measuring calibration in deep learning", with equal-mass bins.
     """
-    return float(np.mean([_errors(c, p, _bins(p, bins)) for c, p in zip(labels.T, probabilities.T, strict=True)]))
+    return float(
+        np.mean(
+            [_errors(c, p, _bins(p, bins)) for c, p in zip(labels.T, probabilities.T, strict=True)]
+        )
+    )
 
 
 def calibration_null(
     probabilities: np.ndarray, bins: int = BINS, draws: int = NULL_DRAWS, seed: int = 0
 ) -> tuple[float, float, float]:
-    """The 2.5 %, 50 % and 97.5 % quantiles of `calibration_error` if the probabilities were the true ones, by simulation."""
+    """The 2.5 %, 50 % and 97.5 % quantiles of `calibration_error` if the probabilities were the
+    true ones, by simulation."""
     rng = np.random.default_rng(seed)
     cut = probabilities.cumsum(axis=1)[:, :2]
     binned = [_bins(predicted, bins) for predicted in probabilities.T]
     errors = np.empty(draws)
     for i in range(draws):
         drawn = np.eye(3)[(rng.random((len(cut), 1)) > cut).sum(axis=1)]
-        errors[i] = np.mean([_errors(drawn[:, c], probabilities[:, c], binned[c]) for c in range(3)])
+        errors[i] = np.mean(
+            [_errors(drawn[:, c], probabilities[:, c], binned[c]) for c in range(3)]
+        )
     low, middle, high = np.quantile(errors, [0.025, 0.5, 0.975]).tolist()
     return low, middle, high
 

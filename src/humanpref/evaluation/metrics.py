@@ -41,7 +41,8 @@ def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3 under any hard label.
+    """Mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3 under any
+    hard label.
 
     Source: Brier (1950).
     """
@@ -56,7 +57,8 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """Of each class: `label`, `rows`, `precision`, `recall` and `log_loss` of its rows (None without rows), mean `predicted`."""
+    """Of each class: `label`, `rows`, `precision`, `recall` and `log_loss` of its rows (None
+    without rows), mean `predicted`."""
     counts, losses = confusion(labels, probabilities), row_log_losses(labels, probabilities)
     found, records = labels.argmax(axis=1), []
     for number, label in enumerate(CLASSES):
@@ -75,9 +77,14 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, A
 
 
 def bootstrap_interval(
-    values: np.ndarray, groups: np.ndarray, level: float = 0.95, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
+    values: np.ndarray,
+    groups: np.ndarray,
+    level: float = 0.95,
+    draws: int = BOOTSTRAP_DRAWS,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over rows, resampling whole groups (prompts), since their rows hang together.
+    """Percentile bootstrap interval of a mean over rows, resampling whole groups (prompts), since
+    their rows hang together.
 
     Parameters
     ----------
@@ -108,8 +115,11 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def summarise(labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """What is reported of predictions: log loss with its 95 % interval, accuracy, and the prior's log loss on the same rows.
+def summarise(
+    labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray
+) -> dict[str, Any]:
+    """What is reported of predictions: log loss with its 95 % interval, accuracy, and the prior's
+    log loss on the same rows.
 
     Every row counts once, whatever its training weight.
 
@@ -130,7 +140,8 @@ def summarise(labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, 
     losses = row_log_losses(labels, probabilities)
     if len(set(groups)) == 1:
         logger.warning(
-            "%d rows of one prompt: the interval has no width, and says nothing of other prompts", len(labels)
+            "%d rows of one prompt: the interval has no width, and says nothing of other prompts",
+            len(labels),
         )
     low, high = bootstrap_interval(losses, groups)
     return {

@@ -9,7 +9,10 @@ from humanpref.text.features import language_of
 
 def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
     """Each way to cut the n rows, as every row's part; the categories are in a sensible order."""
-    a, b = (np.array([sum(map(len, turns)) for turns in pairs[column]]) for column in ("response_a", "response_b"))
+    a, b = (
+        np.array([sum(map(len, turns)) for turns in pairs[column]])
+        for column in ("response_a", "response_b")
+    )
     ratio = (np.maximum(a, b) + 1) / (np.minimum(a, b) + 1)
     turns = np.array([len(prompt) for prompt in pairs["prompt"]])
     place_of = {"": 0, A_EMPTY: 1, B_EMPTY: 1, BOTH_EMPTY: 2, IDENTICAL: 3}
@@ -22,7 +25,9 @@ def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
     of_language = np.select([language == "english", language != "unknown"], [0, 1], 2)
     of_answers = "different, not empty", "one is empty", "both are empty", "identical"
     return {
-        "mean characters of the answers": _parts(np.digitize((a + b) / 2, [500, 1_500, 3_000]), *lengths),
+        "mean characters of the answers": _parts(
+            np.digitize((a + b) / 2, [500, 1_500, 3_000]), *lengths
+        ),
         "longer answer is longer by": _parts(np.digitize(ratio, [1.25, 2, 4]), *differences),
         "turns": _parts(np.digitize(turns, [2, 3]), "1", "2", "3 and more"),
         "language of the prompt": _parts(of_language, "english", "another", "unknown"),

@@ -1,8 +1,8 @@
 """A judge or a reward signal: JSON lines in, the same lines with what an artifact says of them out.
 
-A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`. All of a file's texts are lists
-of turns, or all strings: one turn each, or JSON lists as in the competition's CSV (`humanpref.data.CellRule`). Whatever else
-stands in a line is carried through.
+A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`.
+All of a file's texts are lists of turns, or all strings: one turn each, or JSON lists as in the
+competition's CSV (`humanpref.data.CellRule`). Whatever else stands in a line is carried through.
 """
 
 import json
@@ -25,7 +25,8 @@ from humanpref.schema import ID, TEXT_COLUMNS, InputError
 PAIR = TEXT_COLUMNS[1:]
 SINGLE = "response"
 PROBABILITIES, MARGIN, REWARD = ("p_a", "p_b", "p_tie"), "margin", "reward"
-"""The keys that are added: three probabilities and ln P(A) - ln P(B) in nats to a pair, a reward in nats to one response."""
+"""The keys that are added: three probabilities and ln P(A) - ln P(B) in nats to a pair, a reward in
+nats to one response."""
 BATCH_LINES = 1_024
 """Lines in memory at one time."""
 _LEAST = 1e-15
@@ -42,8 +43,9 @@ class _Line(NamedTuple):
 def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     """Write `source` line by line to `out`, each line with its score; whole or not at all.
 
-    To a pair are added `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B), to a prompt with one response `reward`. The file
-    is read twice, so that no bad line is found after hours of work, and held in memory in parts.
+    To a pair are added `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B), to a prompt with one
+    response `reward`. The file is read twice, so that no bad line is found after hours of work, and
+    held in memory in parts.
 
     Parameters
     ----------
@@ -60,8 +62,8 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     Raises
     ------
     InputError
-        For a line that is not such an object, already holds a key that would be added, or asks for a reward that the model does
-        not give. The message names the file, the line and the key.
+        For a line that is not such an object, already holds a key that would be added, or asks for
+        a reward that the model does not give. The message names the file, the line and the key.
     """
     source = Path(source)
     if not source.is_file():
@@ -79,9 +81,12 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
         raise InputError(f"{source}: no lines in it")
     if single is not None and not all(hasattr(model, "rewards") for model in artifact.models):
         _refuse(
-            source, single.number, SINGLE,
-            f"family {artifact.facts['family']} gives no reward of one response (dpo does); name response_a and response_b",
-        )  # fmt: skip
+            source,
+            single.number,
+            SINGLE,
+            f"family {artifact.facts['family']} gives no reward of one response (dpo does); name "
+            "response_a and response_b",
+        )
     done, lines = 0, _lines(source)
     with write_whole(out) if is_main_process() else open(os.devnull, "w") as file:
         while part := list(islice(lines, BATCH_LINES)):
@@ -101,7 +106,9 @@ def _scores(artifact: Artifact, lines: list[_Line], rule: CellRule) -> list[dict
     if pairs:
         probabilities = artifact.predict_proba(_frame([lines[i] for i in pairs], rule))
         logs = np.log(np.maximum(probabilities, _LEAST))
-        for i, own, margin in zip(pairs, probabilities.tolist(), (logs[:, 0] - logs[:, 1]).tolist(), strict=True):
+        for i, own, margin in zip(
+            pairs, probabilities.tolist(), (logs[:, 0] - logs[:, 1]).tolist(), strict=True
+        ):
             added[i] = {**dict(zip(PROBABILITIES, own, strict=True)), MARGIN: margin}
     singles = [i for i, line in enumerate(lines) if SINGLE in line.content]
     if singles:
@@ -114,7 +121,10 @@ def _scores(artifact: Artifact, lines: list[_Line], rule: CellRule) -> list[dict
 
 def _frame(lines: list[_Line], rule: CellRule) -> pd.DataFrame:
     """The lines as a pairs frame."""
-    rows = [(str(line.number), *(rule.turns(line.content[key]) for key in _keys(line.content))) for line in lines]
+    rows = [
+        (str(line.number), *(rule.turns(line.content[key]) for key in _keys(line.content)))
+        for line in lines
+    ]
     columns = zip((ID, *TEXT_COLUMNS), zip(*rows, strict=True), strict=True)
     return pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns})
 
@@ -128,7 +138,9 @@ def _lines(source: Path) -> Iterator[_Line]:
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{source}: not a text file in UTF-8 (byte {error.start}); JSON lines were expected") from None
+        raise InputError(
+            f"{source}: not a text file in UTF-8 (byte {error.start}); JSON lines were expected"
+        ) from None
 
 
 def _line(source: Path, number: int, text: str) -> _Line:
@@ -137,15 +149,25 @@ def _line(source: Path, number: int, text: str) -> _Line:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: line {number}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{source}: line {number}: expected a JSON object, got {text.strip()[:60]!r}")
+        raise InputError(
+            f"{source}: line {number}: expected a JSON object, got {text.strip()[:60]!r}"
+        )
     single, pair = SINGLE in content, [key for key in PAIR if key in content]
     if single and pair:
         _refuse(
-            source, number, SINGLE, f"stands beside {pair[0]!r}; expected one response, or response_a and response_b"
+            source,
+            number,
+            SINGLE,
+            f"stands beside {pair[0]!r}; expected one response, or response_a and response_b",
         )
     for key in _keys(content):
         if key not in content:
-            _refuse(source, number, key, f"is missing; the line has {', '.join(map(repr, content)) or 'no keys'}"[:200])
+            _refuse(
+                source,
+                number,
+                key,
+                f"is missing; the line has {', '.join(map(repr, content)) or 'no keys'}"[:200],
+            )
     for key in (REWARD,) if single else (*PROBABILITIES, MARGIN):
         if key in content:
             _refuse(source, number, key, "is there already, and would be replaced by the score")

@@ -1,1 +1,2 @@
-"""Kaggle: metadata, the wheel dataset, what the kernels call, and the dry run. Nothing but the command line imports it."""
+"""Kaggle: metadata, the wheel dataset, what the kernels call, and the dry run. Nothing but the
+command line imports it."""

@@ -1,4 +1,5 @@
-"""The model families behind one protocol. A family's module, and what it needs (torch, say), is imported when it is built."""
+"""The model families behind one protocol. A family's module, and what it needs (torch, say), is
+imported when it is built."""
 
 import importlib
 import importlib.util
@@ -31,7 +32,8 @@ _LIBRARIES = (
     ("selection", ("forward", "backward"), "lightgbm", "boosted"),
     ("preprocess", ("nltk", "nltk-no-spaces"), "nltk", "nltk"),
 )
-"""What single options of the models need to learn: the option, its values, the library, and the extra to install."""
+"""What single options of the models need to learn: the option, its values, the library, and the
+extra to install."""
 
 
 def build_model(config: Config) -> Model:
@@ -46,7 +48,9 @@ def build_model(config: Config) -> Model:
     for option, values, library, extra in _LIBRARIES:
         value = getattr(config.model, option, None)
         if value in values and importlib.util.find_spec(library) is None:
-            raise InputError(f"option model.{option}: {value} needs {library}: pip install 'humanpref[{extra}]'")
+            raise InputError(
+                f"option model.{option}: {value} needs {library}: pip install 'humanpref[{extra}]'"
+            )
     return model
 
 
@@ -59,11 +63,15 @@ _FAMILY_LIBRARIES = {
 
 
 def libraries_of(config: Config) -> set[str]:
-    """The libraries, numpy and torch apart, whose versions count for what a model of this configuration saves."""
+    """The libraries, numpy and torch apart, whose versions count for what a model of this
+    configuration saves."""
     used = set(_FAMILY_LIBRARIES.get(config.family, ()))
     if getattr(config.model, "offset", "none") != "none":
         used |= set(_FAMILY_LIBRARIES["sparse"])
-    options = ((getattr(config.model, option, None), values, library) for option, values, library, _ in _LIBRARIES)
+    options = (
+        (getattr(config.model, option, None), values, library)
+        for option, values, library, _ in _LIBRARIES
+    )
     return used | {library for value, values, library in options if value in values}
 
 
@@ -80,11 +88,14 @@ def _model_of(config: Config) -> Model:
         if error.name is None or error.name.startswith("humanpref"):
             raise
         extra = _EXTRAS.get(config.family, "torch")
-        raise InputError(f"family {config.family} needs {error.name}: pip install 'humanpref[{extra}]'") from None
+        raise InputError(
+            f"family {config.family} needs {error.name}: pip install 'humanpref[{extra}]'"
+        ) from None
 
 
 def load_model(folder: str | Path) -> Model:
-    """The model that `Model.save` left in a folder, or that of an artifact: of folds and seeds the mean.
+    """The model that `Model.save` left in a folder, or that of an artifact: of folds and seeds the
+    mean.
 
     Raises
     ------

@@ -13,8 +13,9 @@ from humanpref.schema import InputError
 def import_peft() -> ModuleType:
     """Import peft so that it works beside an old torchao.
 
-    Kaggle's image holds torchao 0.10, and peft 0.19 asks for 0.16 or raises ImportError at the first LoRA layer, although
-    nothing here uses torchao. The question is asked once while torchao cannot be found; peft remembers the answer.
+    Kaggle's image holds torchao 0.10, and peft 0.19 asks for 0.16 or raises ImportError at the
+    first LoRA layer, although nothing here uses torchao. The question is asked once while torchao
+    cannot be found; peft remembers the answer.
 
     Raises
     ------
@@ -60,8 +61,8 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     InputError
         If the base has nothing of the kind, or not the target modules.
 
-    Source: LoRA arXiv 2106.09685, rsLoRA 2312.03732, DoRA 2402.09353, (IA)^3 2205.05638, LayerNorm tuning 2312.11420, BitFit
-    (biases) 2106.10199.
+    Source: LoRA arXiv 2106.09685, rsLoRA 2312.03732, DoRA 2402.09353, (IA)^3 2205.05638, LayerNorm
+    tuning 2312.11420, BitFit (biases) 2106.10199.
     """
     if options.peft in ("lora", "rslora", "dora", "ia3", "layernorm"):
         base = _with_peft(base, options)
@@ -70,7 +71,9 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
         if options.peft == "bias":
             biases = [weight for name, weight in base.named_parameters() if name.endswith("bias")]
             if not biases:
-                raise InputError(f"option model.peft: backbone {options.backbone} has no biases to learn")
+                raise InputError(
+                    f"option model.peft: backbone {options.backbone} has no biases to learn"
+                )
             for bias in biases:
                 bias.requires_grad_()
     for weight in base.parameters():
@@ -82,12 +85,18 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
 def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     peft = import_peft()
     named = options.target_modules != "all-linear"
-    targets = [name.strip() for name in options.target_modules.split(",") if name.strip()] if named else None
+    targets = (
+        [name.strip() for name in options.target_modules.split(",") if name.strip()]
+        if named
+        else None
+    )
     if options.peft == "ia3":
         inner = [name for name in targets if name in _FEED_FORWARD] if named else None
         config = peft.IA3Config(target_modules=targets, feedforward_modules=inner)
     elif options.peft == "layernorm":
-        norms = {name for name, module in base.named_modules() if type(module).__name__.endswith("Norm")}
+        norms = {
+            name for name, module in base.named_modules() if type(module).__name__.endswith("Norm")
+        }
         config = peft.LNTuningConfig(target_modules=sorted(norms))
     else:
         config = peft.LoraConfig(
@@ -102,12 +111,14 @@ def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
         return peft.get_peft_model(base, config)
     except ValueError as error:
         raise InputError(
-            f"option model.target_modules: {options.peft} cannot sit at {options.target_modules!r} of backbone "
+            f"option model.target_modules: {options.peft} cannot sit at {options.target_modules!r} "
+            "of backbone "
             f"{options.backbone} ({str(error).splitlines()[0][:200]})"
         ) from None
 
 
-# What (IA)^3 scales at its input: the last layer of a feed-forward block, by the names that decoders give it.
+# What (IA)^3 scales at its input: the last layer of a feed-forward block, by the names that
+# decoders give it.
 _FEED_FORWARD = ("down_proj", "fc2", "w2", "c_proj", "dense_4h_to_h")
 
 
@@ -119,9 +130,11 @@ def check_quantisation(options: AdaptedOptions) -> None:
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
-            f"option model.quantisation: {options.quantisation} needs bitsandbytes: pip install bitsandbytes, or set it to none"
+            f"option model.quantisation: {options.quantisation} needs bitsandbytes: pip install "
+            "bitsandbytes, or set it to none"
         )
     if not torch.cuda.is_available():
         raise InputError(
-            f"option model.quantisation: {options.quantisation} needs a CUDA GPU, and there is none; set it to none"
+            f"option model.quantisation: {options.quantisation} needs a CUDA GPU, and there is "
+            "none; set it to none"
         )

@@ -24,7 +24,8 @@ Validation = tuple[pd.DataFrame, np.ndarray]
 
 
 def _entry(method: Callable) -> Callable:
-    """A method of a model that makes a pairs frame (`humanpref.data.as_pairs`) of every frame that a caller gives it."""
+    """A method of a model that makes a pairs frame (`humanpref.data.as_pairs`) of every frame that
+    a caller gives it."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
@@ -32,20 +33,27 @@ def _entry(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def fit(
-        self: "Model", pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None = None,
-        validation: Validation | None = None, checkpoint: Path | None = None,
-    ) -> "Model":  # fmt: skip
+        self: "Model",
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        validation: Validation | None = None,
+        checkpoint: Path | None = None,
+    ) -> "Model":
         held = None if validation is None else (as_pairs(validation[0]), validation[1])
         for name, values in (("labels", labels), ("weights", weights)):
             if values is not None and len(values) != len(pairs):
-                raise InputError(f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}")
+                raise InputError(
+                    f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}"
+                )
         return method(self, as_pairs(pairs), labels, weights, held, checkpoint)
 
     return fit if method.__name__ == "fit" else entry
 
 
 class Model(ABC):
-    """A predictor of P(A), P(B), P(tie). `__init__` only stores the configuration; what is learned ends in `_`."""
+    """A predictor of P(A), P(B), P(tie). `__init__` only stores the configuration; what is learned
+    ends in `_`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Validate the frames of callers in every family, so that none can forget to."""
@@ -54,15 +62,18 @@ class Model(ABC):
             setattr(cls, name, _entry(vars(cls)[name]))
 
     swap_equivariant = False
-    """True if exchanging A and B exchanges P(A) and P(B) by construction, so that averaging over both orders gains nothing."""
+    """True if exchanging A and B exchanges P(A) and P(B) by construction, so that averaging over
+    both orders gains nothing."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.report_: dict[str, Any] = {}
-        """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain JSON types."""
+        """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain
+        JSON types."""
 
     def check(self) -> None:  # noqa: B027 (most families have nothing to check)
-        """Raise InputError for what would end a fit and can be known beforehand: a backbone that is not there, say."""
+        """Raise InputError for what would end a fit and can be known beforehand: a backbone that is
+        not there, say."""
 
     @abstractmethod
     def fit(
@@ -86,38 +97,48 @@ class Model(ABC):
         validation : (DataFrame, ndarray), optional
             Rows to report on. They are never learned from.
         checkpoint : Path, optional
-            A file or folder for a long fit to keep its state in, and to go on from if it is there; the caller removes it.
+            A file or folder for a long fit to keep its state in, and to go on from if it is there;
+            the caller removes it.
 
         Raises
         ------
         InputError
-            For a column or cell that cannot be used, or labels or weights that are not one for each row.
+            For a column or cell that cannot be used, or labels or weights that are not one for each
+            row.
         """
 
     @abstractmethod
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """P(A), P(B), P(tie) of each row: (n, 3) float64, rows summing to 1, in the order of the rows.
+        """P(A), P(B), P(tie) of each row: (n, 3) float64, rows summing to 1, in the order of the
+        rows.
 
-        The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be used.
+        The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be
+        used.
         """
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
-        """What predicting each row costs, (n,) at least 1, in a unit that the model's cheaper variants share; by default
-        characters."""
+        """What predicting each row costs, (n,) at least 1, in a unit that the model's cheaper
+        variants share; by default characters."""
         pairs = as_pairs(pairs)
         texts = zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
-        return np.array([1 + sum(len(turn) for turns in row for turn in turns) for row in texts], dtype=np.float64)
+        return np.array(
+            [1 + sum(len(turn) for turns in row for turn in turns) for row in texts],
+            dtype=np.float64,
+        )
 
     def members(self) -> list["Model"]:
-        """The models that this one asks and mixes by `mix`; none for most. Each may give up something of its own for time."""
+        """The models that this one asks and mixes by `mix`; none for most. Each may give up
+        something of its own for time."""
         return []
 
     def mix(self, told: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-        """(n, 3) from what the m members say, (m, n, 3), NaN where one says nothing; NaN where none says anything."""
+        """(n, 3) from what the m members say, (m, n, 3), NaN where one says nothing; NaN where none
+        says anything."""
         raise NotImplementedError
 
     def cheaper(self) -> list[tuple[str, "Model"]]:
-        """Variants of this model that cost less, each with what it gives up, in the order in which they are to be taken."""
+        """Variants of this model that cost less, each with what it gives up, in the order in which
+        they are to be taken."""
         return []
 
     @abstractmethod
@@ -129,7 +150,8 @@ class Model(ABC):
         """Read it back, strictly."""
 
     def save(self, folder: str | Path) -> None:
-        """Write the configuration and what was learned; `humanpref.models.load_model` reads it back."""
+        """Write the configuration and what was learned; `humanpref.models.load_model` reads it
+        back."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_FILE, self.config.to_dict())
@@ -137,7 +159,8 @@ class Model(ABC):
 
 
 class BadRowsError(ValueError):
-    """What was said of some rows is no probabilities: `said` (n, 3) of all rows, `bad` (n,) bool."""
+    """What was said of some rows is no probabilities: `said` (n, 3) of all rows, `bad` (n,)
+    bool."""
 
     def __init__(self, reason: str, said: np.ndarray, bad: np.ndarray) -> None:
         super().__init__(reason)
@@ -156,14 +179,18 @@ def predicted(model: Model, pairs: pd.DataFrame) -> np.ndarray:
     """
     probabilities = model.predict_proba(pairs)
     if probabilities.shape != (len(pairs), 3):
-        raise ValueError(f"expected probabilities of shape ({len(pairs)}, 3), got {probabilities.shape}")
+        raise ValueError(
+            f"expected probabilities of shape ({len(pairs)}, 3), got {probabilities.shape}"
+        )
     with np.errstate(invalid="ignore"):
         sums = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE
     bad = ~(sums & (np.isfinite(probabilities) & (probabilities >= 0)).all(axis=1))
     if bad.any():
         worst = probabilities[bad][0].tolist()
         raise BadRowsError(
-            f"not finite, negative, or of another sum than 1 in {bad.sum()} rows, e.g. {worst}", probabilities, bad
+            f"not finite, negative, or of another sum than 1 in {bad.sum()} rows, e.g. {worst}",
+            probabilities,
+            bad,
         )
     return probabilities
 
@@ -183,7 +210,10 @@ def as_probabilities(labels: np.ndarray) -> np.ndarray:
         labels = labels.astype(np.float64)
         if (labels >= 0).all() and np.allclose(labels.sum(axis=1), 1, atol=1e-6):
             return labels
-    raise ValueError(f"expected labels of shape (n,) in {{0, 1, 2}} or (n, 3) summing to 1, got shape {labels.shape}")
+    raise ValueError(
+        f"expected labels of shape (n,) in {{0, 1, 2}} or (n, 3) summing to 1, got shape "
+        f"{labels.shape}"
+    )
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -204,7 +234,8 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
     Raises
     ------
     InputError
-        If the file cannot be read, or an array is missing, too many, of another shape, or not finite.
+        If the file cannot be read, or an array is missing, too many, of another shape, or not
+        finite.
     """
     try:
         arrays = load_file(path)
@@ -213,7 +244,9 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
     check_names(path, set(shapes), set(arrays))
     for name, shape in shapes.items():
         found = arrays[name].shape
-        if len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found, strict=True)):
+        if len(found) != len(shape) or any(
+            n not in (None, m) for n, m in zip(shape, found, strict=True)
+        ):
             raise InputError(f"{path}: weight {name}: expected shape {shape}, got {found}")
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{path}: weight {name} has values that are not finite")
@@ -224,6 +257,9 @@ def check_names(path: Path, expected: set[str], found: set[str]) -> None:
     """Raise InputError unless both sets of weight names are the same."""
     missing, extra = sorted(expected - found), sorted(found - expected)
     if missing or extra:
-        parts = [f"{kind} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" for kind, names in
-                 (("missing weights", missing), ("extra weights", extra)) if names]  # fmt: skip
+        parts = [
+            f"{kind} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+            for kind, names in (("missing weights", missing), ("extra weights", extra))
+            if names
+        ]
         raise InputError(f"{path}: does not fit the model: {'; '.join(parts)}")

@@ -1,9 +1,13 @@
-"""A weighted mean of several models, with weights and a temperature fitted on predictions for rows that they did not see.
+"""A weighted mean of several models, with weights and a temperature fitted on predictions for rows
+that they did not see.
 
     arithmetic   p = sum_m w_m p_m
-    geometric    p ∝ exp(sum_m w_m ln p_m)          w_m >= 0, sum_m w_m = 1; then corrected (`humanpref.models.blend_correction`)
+    geometric    p ∝ exp(sum_m w_m ln p_m)
 
-Both weight problems are convex, and so is that of 1/T once the weights are known: the fit does not depend on a start.
+with w_m >= 0, sum_m w_m = 1; then corrected (`humanpref.models.blend_correction`).
+
+Both weight problems are convex, and so is that of 1/T once the weights are known: the fit does not
+depend on a start.
 """
 
 import dataclasses
@@ -26,8 +30,20 @@ from humanpref.config.loading import member_words
 from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
-from humanpref.models.base import CONFIG_FILE, Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.blend_correction import Correction, describe_correction, fit_correction, fit_temperature
+from humanpref.models.base import (
+    CONFIG_FILE,
+    Model,
+    Validation,
+    as_probabilities,
+    load_arrays,
+    save_arrays,
+)
+from humanpref.models.blend_correction import (
+    Correction,
+    describe_correction,
+    fit_correction,
+    fit_temperature,
+)
 from humanpref.schema import InputError
 from humanpref.text.cases import CASES, answer_cases
 
@@ -35,11 +51,13 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "model.safetensors"
 FROZEN = "embedding"
-"""The family whose members take `model.backbone` of the blend: its default is a hub name, which takes a network."""
+"""The family whose members take `model.backbone` of the blend: its default is a hub name, which
+takes a network."""
 CLIP = 1e-15
 """A member's probability counts as at least this: one certain mistake must not be infinite."""
 GAP = 1e-6
-"""The weights' mean log loss is at most so many nats above the least possible one, or a warning says so."""
+"""The weights' mean log loss is at most so many nats above the least possible one, or a warning
+says so."""
 COPY = 1e-9
 """Two members whose probabilities differ nowhere by more are one."""
 
@@ -56,7 +74,8 @@ class Blend:
     """Of the mean."""
 
     def __call__(self, probabilities: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """(n, 3) from the members' (m, n, 3), and the rows' cases (`humanpref.text.cases`), where they are known."""
+        """(n, 3) from the members' (m, n, 3), and the rows' cases (`humanpref.text.cases`), where
+        they are known."""
         return np.exp(self.correction(self.mixed(probabilities), cases))
 
     def mixed(self, probabilities: np.ndarray) -> np.ndarray:
@@ -74,12 +93,17 @@ class Blend:
             "temperature": own.temperature,
             "tie_scale": own.tie_scale,
             "tie_bias": own.tie_bias,
-            "offsets": {case: offset.tolist() for case, offset in zip(CASES, own.offsets, strict=True) if offset.any()},
+            "offsets": {
+                case: offset.tolist()
+                for case, offset in zip(CASES, own.offsets, strict=True)
+                if offset.any()
+            },
         }
 
 
 def mix(blend: Blend, told: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN where there is none.
+    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN
+    where there is none.
 
     `cases` (n,) are the rows' (`humanpref.text.cases`).
     """
@@ -121,27 +145,30 @@ def fit_blend(
     mean : str
         `arithmetic` or `geometric`.
     shrinkage : float
-        s in the penalties s/2 |w - 1/m|² and s/2 (1/T - 1)², in nats over all rows. It is a Gaussian prior of standard deviation
-        1/sqrt(s) around the plain mean, 0.3 for s = 10: felt with a thousand rows, whose weights would else follow noise, and
-        not with fifty thousand.
+        s in the penalties s/2 |w - 1/m|² and s/2 (1/T - 1)², in nats over all rows. It is a
+        Gaussian prior of standard deviation 1/sqrt(s) around the plain mean, 0.3 for s = 10: felt
+        with a thousand rows, whose weights would else follow noise, and not with fifty thousand.
     min_gain : float
-        A member whose removal costs less than so many nats over all rows is dropped, the cheapest first, and the others are
-        fitted again. One nat is Akaike's price of one parameter.
+        A member whose removal costs less than so many nats over all rows is dropped, the cheapest
+        first, and the others are fitted again. One nat is Akaike's price of one parameter.
 
     Returns
     -------
     (Blend, dict)
-        The blend of all m members, and why members were dropped (weight 0), by their number. A copy of an earlier member is
-        dropped before anything is fitted, so that it changes nothing.
+        The blend of all m members, and why members were dropped (weight 0), by their number. A copy
+        of an earlier member is dropped before anything is fitted, so that it changes nothing.
 
-    Source: Breiman (1996), "Stacked regressions", with log loss for squares; Genest and Zidek (1986) on both means.
+    Source: Breiman (1996), "Stacked regressions", with log loss for squares; Genest and Zidek
+    (1986) on both means.
     """
     row_weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     probabilities = np.maximum(np.asarray(probabilities, dtype=np.float64), CLIP)
     dropped: dict[int, str] = {}
     kept: list[int] = []
     for member, own in enumerate(probabilities):
-        twin = next((other for other in kept if np.abs(own - probabilities[other]).max() <= COPY), None)
+        twin = next(
+            (other for other in kept if np.abs(own - probabilities[other]).max() <= COPY), None
+        )
         if twin is None:
             kept.append(member)
         else:
@@ -157,8 +184,14 @@ def fit_blend(
         cost = trials[cheapest][1] - loss
         if cost >= min_gain:
             break
-        change = f"raises the log loss by {cost:.2g}" if cost > 0 else f"lowers the log loss by {-cost:.2g}"
-        dropped[cheapest] = f"leaving it out {change} nats over all rows (kept from {min_gain:g} on)"
+        change = (
+            f"raises the log loss by {cost:.2g}"
+            if cost > 0
+            else f"lowers the log loss by {-cost:.2g}"
+        )
+        dropped[cheapest] = (
+            f"leaving it out {change} nats over all rows (kept from {min_gain:g} on)"
+        )
         kept.remove(cheapest)
         best, loss = trials[cheapest]
     all_weights = np.zeros(len(probabilities))
@@ -174,19 +207,33 @@ def fit_corrected_blend(
     folds: np.ndarray,
     cases: np.ndarray | None,
 ) -> tuple[Blend, dict[int, str], list[dict[str, Any]]]:
-    """The blend of `fit_blend` with the correction of `fit_correction`: the blend, why members were dropped, what was tried."""
-    blend, dropped = fit_blend(probabilities, labels, weights, options.mean, options.shrinkage, options.min_gain)
+    """The blend of `fit_blend` with the correction of `fit_correction`: the blend, why members were
+    dropped, what was tried."""
+    blend, dropped = fit_blend(
+        probabilities, labels, weights, options.mean, options.shrinkage, options.min_gain
+    )
     counts = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     correction, tried = fit_correction(
-        blend.mixed(probabilities), labels, counts, options.shrinkage, options.min_gain, folds, cases
+        blend.mixed(probabilities),
+        labels,
+        counts,
+        options.shrinkage,
+        options.min_gain,
+        folds,
+        cases,
     )
     return dataclasses.replace(blend, correction=correction), dropped, tried
 
 
 def _fit_all(
-    probabilities: np.ndarray, labels: np.ndarray, row_weights: np.ndarray, mean: str, shrinkage: float
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    row_weights: np.ndarray,
+    mean: str,
+    shrinkage: float,
 ) -> tuple[Blend, float]:
-    """A blend that keeps every member, and its log loss summed over the rows, the penalties apart."""
+    """A blend that keeps every member, and its log loss summed over the rows, the penalties
+    apart."""
     weights = _fit_weights(probabilities, labels, row_weights, mean, shrinkage)
     blend = Blend(mean, weights)
     mixed = blend.mixed(probabilities)
@@ -196,7 +243,11 @@ def _fit_all(
 
 
 def _fit_weights(
-    probabilities: np.ndarray, labels: np.ndarray, row_weights: np.ndarray, mean: str, shrinkage: float
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    row_weights: np.ndarray,
+    mean: str,
+    shrinkage: float,
 ) -> np.ndarray:
     """The weights (m,) on the simplex."""
     members, total = len(probabilities), row_weights.sum()
@@ -210,7 +261,9 @@ def _fit_weights(
             scores = np.tensordot(weights, logs, axes=1)
             log_sum = logsumexp(scores, axis=1, keepdims=True)
             loss = row_weights @ (log_sum[:, 0] - (labels * scores).sum(axis=1))
-            gradient = np.tensordot(logs, (np.exp(scores - log_sum) - labels) * row_weights[:, None], axes=2)
+            gradient = np.tensordot(
+                logs, (np.exp(scores - log_sum) - labels) * row_weights[:, None], axes=2
+            )
         else:
             mixed = np.maximum(np.tensordot(weights, probabilities, axes=1), CLIP)
             loss = -(row_weights @ (labels * np.log(mixed)).sum(axis=1))
@@ -221,20 +274,32 @@ def _fit_weights(
     on_simplex = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
     options = {"ftol": 1e-13, "maxiter": 500}
     found = minimize(
-        objective, equal, jac=True, method="SLSQP", bounds=[(0, 1)] * members, constraints=on_simplex, options=options
+        objective,
+        equal,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * members,
+        constraints=on_simplex,
+        options=options,
     )
     weights = np.clip(found.x, 0, None)
     weights /= weights.sum()
-    # A convex function lies above its tangents: w · g - min g bounds how far the loss is above the least one on the simplex.
+    # A convex function lies above its tangents: w · g - min g bounds how far the loss is above the
+    # least one on the simplex.
     gradient = objective(weights)[1]
     gap = weights @ gradient - gradient.min()
     if not gap <= GAP:
-        logger.warning("blend: the weights' log loss may be %.2g above the least possible (%s)", gap, found.message)
+        logger.warning(
+            "blend: the weights' log loss may be %.2g above the least possible (%s)",
+            gap,
+            found.message,
+        )
     return weights
 
 
 class BlendModel(Model):
-    """Members of any families, blended on inner out-of-fold predictions and then trained again on all rows.
+    """Members of any families, blended on inner out-of-fold predictions and then trained again on
+    all rows.
 
     After `fit`: `members_`, the models that the blend kept, and `blend_` over them.
     """
@@ -271,17 +336,31 @@ class BlendModel(Model):
                 for fold, (learned, judged) in enumerate(splits):
                     logger.info(
                         "blend: %s (%d of %d), inner fold %d of %d",
-                        name, number + 1, len(members), fold + 1, options.folds,
-                    )  # fmt: skip
-                    work = partial(_fit_and_predict, config, pairs, labels, weights, learned, judged)
-                    told[number][judged] = progress.probabilities(f"member-{number}-fold-{fold}", work)
+                        name,
+                        number + 1,
+                        len(members),
+                        fold + 1,
+                        options.folds,
+                    )
+                    work = partial(
+                        _fit_and_predict, config, pairs, labels, weights, learned, judged
+                    )
+                    told[number][judged] = progress.probabilities(
+                        f"member-{number}-fold-{fold}", work
+                    )
                     fold_of[judged] = fold
             own = fold_of >= 0
-            told, seen, counts = told[:, own], labels[own], None if weights is None else weights[own]
+            told, seen, counts = (
+                told[:, own],
+                labels[own],
+                None if weights is None else weights[own],
+            )
             for fact, probabilities in zip(facts, told, strict=True):
                 fact["log_loss"] = mean_log_loss(seen, probabilities, counts)
             cases = answer_cases(pairs)[own]
-            blend, dropped, tried = fit_corrected_blend(told, seen, counts, options, fold_of[own], cases)
+            blend, dropped, tried = fit_corrected_blend(
+                told, seen, counts, options, fold_of[own], cases
+            )
         kept = [number for number in range(len(members)) if number not in dropped]
         for number, fact in enumerate(facts):
             fact["weight"] = float(blend.weights[number])
@@ -300,7 +379,9 @@ class BlendModel(Model):
         for fact in tried:
             logger.info("blend: %s", describe_correction(fact))
         left_out = [text for text in options.members if text not in dict(members)]
-        self.report_ = {"blend": {**blend.facts(), "corrections": tried, "members": facts, "left_out": left_out}}
+        self.report_ = {
+            "blend": {**blend.facts(), "corrections": tried, "members": facts, "left_out": left_out}
+        }
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -321,28 +402,39 @@ class BlendModel(Model):
         self.members_ = [load_model(member) for member in folders]
 
     def _member_configs(self) -> list[tuple[str, Config]]:
-        """Each member by the words that name it, and its configuration; without those that lack their backbone."""
+        """Each member by the words that name it, and its configuration; without those that lack
+        their backbone."""
         options: BlendOptions = self.config.model
         members, filled = [], False
         for text in options.members:
             preset, _, overrides = member_words(text)
             overrides.insert(0, f"seed={self.config.seed}")
             config = load_config(preset, None, overrides)
-            if config.family == FROZEN and not any(setting.startswith("model.backbone=") for setting in overrides):
+            if config.family == FROZEN and not any(
+                setting.startswith("model.backbone=") for setting in overrides
+            ):
                 if not options.backbone:
-                    logger.warning("blend: %s is left out: it needs a model folder (model.backbone=FOLDER)", text)
+                    logger.warning(
+                        "blend: %s is left out: it needs a model folder (model.backbone=FOLDER)",
+                        text,
+                    )
                     continue
-                config, filled = load_config(preset, None, [*overrides, f"model.backbone={options.backbone}"]), True
+                config, filled = (
+                    load_config(preset, None, [*overrides, f"model.backbone={options.backbone}"]),
+                    True,
+                )
             for option in ("keep_best_epoch", "patience"):
                 if getattr(config.training, option, None):
                     raise InputError(
-                        f"option model.members: {text!r}: training.{option} would choose on the rows that the weights are "
+                        f"option model.members: {text!r}: training.{option} would choose on the "
+                        "rows that the weights are "
                         "fitted on; set it off for a member of a blend"
                     )
             fields = ("seeds", "validation_fraction")
             if any(getattr(config.training, name) != getattr(HoldOut(), name) for name in fields):
                 raise InputError(
-                    f"option model.members: {text!r}: training.{fields[0]} and training.{fields[1]} are the blend's to set, not "
+                    f"option model.members: {text!r}: training.{fields[0]} and "
+                    f"training.{fields[1]} are the blend's to set, not "
                     "a member's"
                 )
             # A missing library or a wrong folder is said now, not after the other members' hours.
@@ -351,7 +443,9 @@ class BlendModel(Model):
         if not members:
             raise InputError("option model.members: no member to blend")
         if options.backbone and not filled:
-            raise InputError("option model.backbone: no member of this blend takes it; set it in model.members")
+            raise InputError(
+                "option model.backbone: no member of this blend takes it; set it in model.members"
+            )
         return members
 
 
@@ -364,14 +458,18 @@ def _fit_and_predict(
     judged: np.ndarray,
     checkpoint: Path | None,
 ) -> np.ndarray:
-    """What a member fitted on some rows says of others. It gets no validation rows: there is nothing to choose on them."""
+    """What a member fitted on some rows says of others. It gets no validation rows: there is
+    nothing to choose on them."""
     kept, out = pairs[learned].reset_index(drop=True), pairs[judged].reset_index(drop=True)
     weights = None if weights is None else weights[learned]
-    return build_model(config).fit(kept, labels[learned], weights, None, checkpoint).predict_proba(out)
+    return (
+        build_model(config).fit(kept, labels[learned], weights, None, checkpoint).predict_proba(out)
+    )
 
 
 class _Progress:
-    """What an interrupted fit had done, kept in a folder: predictions and models, each written whole. Without a folder: nothing.
+    """What an interrupted fit had done, kept in a folder: predictions and models, each written
+    whole. Without a folder: nothing.
 
     Each piece of work gets a path of its own to keep a checkpoint at.
     """
@@ -419,10 +517,13 @@ class _Progress:
 
 
 def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
-    """Write what `BlendModel.load_state` reads; each member is a function that writes it into the folder that it is given."""
+    """Write what `BlendModel.load_state` reads; each member is a function that writes it into the
+    folder that it is given."""
     own = blend.correction
     scaling = np.array([own.temperature, own.tie_scale, own.tie_bias], dtype=np.float64)
-    save_arrays(folder / STATE_FILE, {"weights": blend.weights, "scaling": scaling, "offsets": own.offsets})
+    save_arrays(
+        folder / STATE_FILE, {"weights": blend.weights, "scaling": scaling, "offsets": own.offsets}
+    )
     for number, write in enumerate(members):
         write(folder / _member_folder(number))
 
@@ -441,20 +542,31 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
         arrays = load_arrays(path, {"weights": (None,), "temperature": (1,)})
         correction = Correction(float(arrays["temperature"][0]))
     except InputError:
-        arrays = load_arrays(path, {"weights": (None,), "scaling": (3,), "offsets": (len(CASES), 3)})
+        arrays = load_arrays(
+            path, {"weights": (None,), "scaling": (3,), "offsets": (len(CASES), 3)}
+        )
         correction = Correction(*map(float, arrays["scaling"]), arrays["offsets"])
     weights = arrays["weights"]
-    if not (len(weights) and (weights >= 0).all() and abs(weights.sum() - 1) < 1e-6 and correction.temperature > 0):
+    if not (
+        len(weights)
+        and (weights >= 0).all()
+        and abs(weights.sum() - 1) < 1e-6
+        and correction.temperature > 0
+    ):
         raise InputError(f"{path}: expected weights that sum to 1 and a positive temperature")
     expected = [_member_folder(number) for number in range(len(weights))]
     found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if sorted(expected) != found:
-        raise InputError(f"{folder}: expected the folders {', '.join(expected)}, found {', '.join(found) or 'none'}")
+        raise InputError(
+            f"{folder}: expected the folders {', '.join(expected)}, found "
+            f"{', '.join(found) or 'none'}"
+        )
     return Blend(mean, weights, correction), [folder / name for name in expected]
 
 
 def leaves(folder: Path) -> Iterator[Config]:
-    """The configurations of a saved model's parts that predict by themselves: its own, or those of a blend's members."""
+    """The configurations of a saved model's parts that predict by themselves: its own, or those of
+    a blend's members."""
     path = folder / CONFIG_FILE
     config = from_dict(read_json(path), str(path))
     if config.family != "blend":
@@ -464,8 +576,11 @@ def leaves(folder: Path) -> Iterator[Config]:
         yield from leaves(member)
 
 
-def write_blend(folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
-    """Write a `BlendModel` that was not fitted as one, from members that are on disk; see `write_state`."""
+def write_blend(
+    folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]
+) -> None:
+    """Write a `BlendModel` that was not fitted as one, from members that are on disk; see
+    `write_state`."""
     folder.mkdir()
     write_json(folder / CONFIG_FILE, config.to_dict())
     write_state(folder, blend, members)
@@ -479,9 +594,13 @@ def describe_member(fact: dict[str, Any]) -> str:
     )
 
 
-def mean_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
+def mean_log_loss(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> float:
     """The weighted mean of the rows' log losses, in nats."""
-    return float(np.average(-(labels * np.log(np.maximum(probabilities, CLIP))).sum(axis=1), weights=weights))
+    return float(
+        np.average(-(labels * np.log(np.maximum(probabilities, CLIP))).sum(axis=1), weights=weights)
+    )
 
 
 def _member_folder(number: int) -> str:

@@ -1,14 +1,19 @@
-"""What is set right in probabilities once they are mixed: their sharpness, and the rows whose answers are empty or the same.
+"""What is set right in probabilities once they are mixed: their sharpness, and the rows whose
+answers are empty or the same.
 
     one temperature   p_c^(1/T), normalised
-    vector scaling    p_A^(1/T), p_B^(1/T), p_tie^(r/T) e^b, normalised: A and B share theirs, so that exchanging them stays exact
-    a special case    in its rows, beside that, p_c times (its rate of class c / the mean prediction of class c), normalised
+    vector scaling    p_A^(1/T), p_B^(1/T), p_tie^(r/T) e^b, normalised: A and B share theirs, so
+                      that exchanging them stays exact
+    a special case    in its rows, beside that, p_c times (its rate of class c / the mean prediction
+                      of class c), normalised
 
-Vector scaling and each special case are used only where they pay on inner folds. What is mixed comes as it is: the weights of the
-mix have seen the inner held-out rows, with and without a correction alike.
+Vector scaling and each special case are used only where they pay on inner folds. What is mixed
+comes as it is: the weights of the mix have seen the inner held-out rows, with and without a
+correction alike.
 
-Source: Guo et al. (2017), "On calibration of modern neural networks", on both scalings; Saerens et al. (2002), "Adjusting the
-outputs of a classifier to new a priori probabilities", on the ratio of rates.
+Source: Guo et al. (2017), "On calibration of modern neural networks", on both scalings; Saerens et
+al. (2002), "Adjusting the outputs of a classifier to new a priori probabilities", on the ratio of
+rates.
 """
 
 from collections.abc import Callable
@@ -33,7 +38,8 @@ KINDS = {
     "two empty answers": (BOTH_EMPTY, BOTH_EMPTY),
     "one empty answer": (A_EMPTY, B_EMPTY),
 }
-"""The special cases that are learned together: a case, and what it is when A and B are exchanged."""
+"""The special cases that are learned together: a case, and what it is when A and B are
+exchanged."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Correction:
     """(4, 3) nats added in the rows of each of `CASES`; zeros where nothing is known of them."""
 
     def __call__(self, logs: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Log probabilities (n, 3) from log probabilities (n, 3), and the rows' cases (n,) as `answer_cases` names them."""
+        """Log probabilities (n, 3) from log probabilities (n, 3), and the rows' cases (n,) as
+        `answer_cases` names them."""
         scores = logs / self.temperature
         scores[:, TIE] = self.tie_scale * scores[:, TIE] + self.tie_bias
         if cases is not None:
@@ -81,17 +88,20 @@ def fit_correction(
     shrinkage : float
         See `fit_temperature`, `fit_vector_scaling` and `fit_offsets`.
     min_gain : float
-        A correction is used if it lowers the log loss of inner held-out rows by more, in nats over all rows.
+        A correction is used if it lowers the log loss of inner held-out rows by more, in nats over
+        all rows.
     folds : ndarray
-        (n,) the rows' inner folds. With one alone there is nothing to choose by: the temperature is all.
+        (n,) the rows' inner folds. With one alone there is nothing to choose by: the temperature is
+        all.
     cases : ndarray, optional
         (n,) the rows' cases, where they are known.
 
     Returns
     -------
     (Correction, list)
-        And what was tried, as plain JSON types: `correction`, `gain` (nats over all rows, out of fold), `used`, and of special
-        cases `rows`, `predicted` (the mean) and `rates` (shrunk), A_EMPTY standing for its mirror image as well.
+        And what was tried, as plain JSON types: `correction`, `gain` (nats over all rows, out of
+        fold), `used`, and of special cases `rows`, `predicted` (the mean) and `rates` (shrunk),
+        A_EMPTY standing for its mirror image as well.
     """
 
     def temperature(rows: np.ndarray) -> Correction:
@@ -115,14 +125,18 @@ def fit_correction(
     scaled = held_out(temperature)
     by_vector = held_out(vector)
     gain = float((scaled - by_vector).sum())
-    tried: list[dict[str, Any]] = [{"correction": "vector scaling", "gain": gain, "used": gain > min_gain}]
+    tried: list[dict[str, Any]] = [
+        {"correction": "vector scaling", "gain": gain, "used": gain > min_gain}
+    ]
     scaling, scaled = (vector, by_vector) if gain > min_gain else (temperature, scaled)
     correction = scaling(everywhere)
     if cases is None:
         return correction, tried
 
     def with_offsets(rows: np.ndarray) -> Correction:
-        return fit_offsets(scaling(rows), logs[rows], labels[rows], weights[rows], cases[rows], shrinkage)[0]
+        return fit_offsets(
+            scaling(rows), logs[rows], labels[rows], weights[rows], cases[rows], shrinkage
+        )[0]
 
     gains = scaled - held_out(with_offsets)
     fitted, facts = fit_offsets(correction, logs, labels, weights, cases, shrinkage)
@@ -140,8 +154,11 @@ def fit_correction(
     return replace(correction, offsets=offsets), tried
 
 
-def fit_temperature(logs: np.ndarray, labels: np.ndarray, weights: np.ndarray, shrinkage: float) -> Correction:
-    """The temperature of least log loss and s/2 (1/T - 1)², in nats over all rows; s is `shrinkage`."""
+def fit_temperature(
+    logs: np.ndarray, labels: np.ndarray, weights: np.ndarray, shrinkage: float
+) -> Correction:
+    """The temperature of least log loss and s/2 (1/T - 1)², in nats over all rows; s is
+    `shrinkage`."""
 
     def objective(sharpness: float) -> float:
         loss = -(weights @ (labels * log_softmax(logs * sharpness, axis=1)).sum(axis=1))
@@ -151,8 +168,11 @@ def fit_temperature(logs: np.ndarray, labels: np.ndarray, weights: np.ndarray, s
     return Correction(float(1 / found.x))
 
 
-def fit_vector_scaling(logs: np.ndarray, labels: np.ndarray, weights: np.ndarray, shrinkage: float) -> Correction:
-    """The vector scaling of least log loss and s/2 ((1/T - 1)² + (r/T - 1)² + b²): convex in 1/T, r/T and b."""
+def fit_vector_scaling(
+    logs: np.ndarray, labels: np.ndarray, weights: np.ndarray, shrinkage: float
+) -> Correction:
+    """The vector scaling of least log loss and s/2 ((1/T - 1)² + (r/T - 1)² + b²): convex in 1/T,
+    r/T and b."""
     total, start = weights.sum(), np.array([1.0, 1.0, 0.0])
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -162,13 +182,19 @@ def fit_vector_scaling(logs: np.ndarray, labels: np.ndarray, weights: np.ndarray
         loss = -(weights @ (labels * told).sum(axis=1)) + shrinkage * away @ away / 2
         errors = (np.exp(told) - labels) * weights[:, None]
         slopes = (errors * logs).sum(axis=0)
-        gradient = np.array([slopes[:TIE].sum(), slopes[TIE], errors[:, TIE].sum()]) + shrinkage * away
+        gradient = (
+            np.array([slopes[:TIE].sum(), slopes[TIE], errors[:, TIE].sum()]) + shrinkage * away
+        )
         return loss / total, gradient / total
 
     found = minimize(
-        objective, start, jac=True, method="L-BFGS-B", bounds=[SHARPNESS, SHARPNESS, BIAS],
+        objective,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[SHARPNESS, SHARPNESS, BIAS],
         options={"ftol": 1e-13, "gtol": 1e-9},
-    )  # fmt: skip
+    )
     sides, tie, bias = map(float, found.x)
     return Correction(1 / sides, tie / sides, bias)
 
@@ -181,11 +207,13 @@ def fit_offsets(
     cases: np.ndarray,
     shrinkage: float,
 ) -> tuple[Correction, dict[str, dict[str, list[float]]]]:
-    """The correction with the offsets of every special case that has rows, and each kind's `predicted` mean and `rates`.
+    """The correction with the offsets of every special case that has rows, and each kind's
+    `predicted` mean and `rates`.
 
-    The rates are the posterior mean under a Dirichlet prior: the rows' labels, and the mean prediction as `shrinkage` rows more
-    (at least one). Ten rows that are all ties, predicted (0.3, 0.3, 0.4), have the rates (0.15, 0.15, 0.7) for a shrinkage of
-    10, and ln 0.5, ln 0.5 and ln 1.75 as offsets.
+    The rates are the posterior mean under a Dirichlet prior: the rows' labels, and the mean
+    prediction as `shrinkage` rows more (at least one). Ten rows that are all ties, predicted (0.3,
+    0.3, 0.4), have the rates (0.15, 0.15, 0.7) for a shrinkage of 10, and ln 0.5, ln 0.5 and ln
+    1.75 as offsets.
     """
     told, prior = np.exp(correction(logs)), max(shrinkage, 1.0)
     offsets, facts = np.zeros((len(CASES), 3)), {}
@@ -197,13 +225,20 @@ def fit_offsets(
         if rows == 0:
             continue
         seen, said = (
-            share * (weights[here] @ values[here] + (weights[there] @ values[there])[list(SWAPPED_CLASSES)])
+            share
+            * (
+                weights[here] @ values[here]
+                + (weights[there] @ values[there])[list(SWAPPED_CLASSES)]
+            )
             for values in (labels, told)
         )
         predicted = said / rows
         rates = (seen + prior * predicted) / (rows + prior)
         offset = np.log(rates / predicted)
-        offsets[CASES.index(case)], offsets[CASES.index(mirrored)] = offset, offset[list(SWAPPED_CLASSES)]
+        offsets[CASES.index(case)], offsets[CASES.index(mirrored)] = (
+            offset,
+            offset[list(SWAPPED_CLASSES)],
+        )
         facts[name] = {"predicted": predicted.tolist(), "rates": rates.tolist()}
     return replace(correction, offsets=offsets), facts
 
@@ -213,7 +248,10 @@ def describe_correction(fact: dict[str, Any]) -> str:
     told = fact["correction"] + (f", {fact['rows']} rows" if "rows" in fact else "")
     if "gain" not in fact:
         return f"{told}: too few to learn from (used from {CASE_ROWS} on)"
-    told += f": {'used' if fact['used'] else 'not used'}, {fact['gain']:+.2f} nats gained out of fold over all rows"
+    told += (
+        f": {'used' if fact['used'] else 'not used'}, {fact['gain']:+.2f} nats gained out of fold "
+        f"over all rows"
+    )
     if fact["used"] and "rates" in fact:
         shown = (" ".join(f"{value:.3f}" for value in fact[key]) for key in ("predicted", "rates"))
         told += "; predicted {}, now {}".format(*shown)

@@ -1,4 +1,5 @@
-"""A Davidson regression on two blocks of features: a wide one (terms, embeddings), each column worth little, and structure.
+"""A Davidson regression on two blocks of features: a wide one (terms, embeddings), each column
+worth little, and structure.
 
 Each block has one penalty, chosen on inner grouped folds of the training rows.
 """
@@ -16,9 +17,11 @@ from humanpref.models.davidson import DavidsonRegression, Matrix
 
 INNER_FOLDS = 4
 INNER_ROWS = 4_000
-"""Penalties are compared on as many inner folds as it takes to have so many held-out rows: beyond, the choice is not noise."""
+"""Penalties are compared on as many inner folds as it takes to have so many held-out rows: beyond,
+the choice is not noise."""
 ROUNDING = 1e-6
-"""What varies less than this, in the units of a share or a cosine, is noise, which scaling would blow up."""
+"""What varies less than this, in the units of a share or a cosine, is noise, which scaling would
+blow up."""
 
 FARTHEST = 10.0
 """Scaled structure ends here."""
@@ -27,7 +30,8 @@ NOTHING = 1e-12
 
 
 class Blocks(NamedTuple):
-    """The matrices of n rows, antisymmetric (x) and symmetric (z), the wide block and the structure apart."""
+    """The matrices of n rows, antisymmetric (x) and symmetric (z), the wide block and the structure
+    apart."""
 
     x_wide: Matrix
     x_structure: np.ndarray
@@ -49,27 +53,39 @@ class Blocks(NamedTuple):
     def turned(self, weights: np.ndarray | None) -> tuple["Blocks", np.ndarray, np.ndarray]:
         """The structure along its principal axes; and these, x's and z's, as columns.
 
-        Structure says the same in several columns (characters, words, sentences), which L-BFGS follows slowly: 148 iterations
-        fell to 16. Under one penalty for the block the optimum is the same one, seen from other axes.
+        Structure says the same in several columns (characters, words, sentences), which L-BFGS
+        follows slowly: 148 iterations fell to 16. Under one penalty for the block the optimum is
+        the same one, seen from other axes.
         """
         weight = np.ones(len(self.x_structure)) if weights is None else weights
-        axes_x, axes_z = (_axes(columns, weight) for columns in (self.x_structure, self.z_structure))
-        turned = self._replace(x_structure=self.x_structure @ axes_x, z_structure=self.z_structure @ axes_z)
+        axes_x, axes_z = (
+            _axes(columns, weight) for columns in (self.x_structure, self.z_structure)
+        )
+        turned = self._replace(
+            x_structure=self.x_structure @ axes_x, z_structure=self.z_structure @ axes_z
+        )
         return turned, axes_x, axes_z
 
 
 def _axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The principal axes of the columns, as columns; zeros for those along which there is nothing but rounding."""
+    """The principal axes of the columns, as columns; zeros for those along which there is nothing
+    but rounding."""
     with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
         lengths, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
     return np.where(lengths > NOTHING * lengths.max(initial=0), axes, 0)
 
 
-def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The scale of each column of x, and the mean and the scale of each column of z; x is not centred: that would break its
-    symmetry. A column that is constant but for rounding is left as it is."""
+def scales(
+    x: np.ndarray, z: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The scale of each column of x, and the mean and the scale of each column of z; x is not
+    centred: that would break its symmetry. A column that is constant but for rounding is left as it
+    is."""
     mean = np.average(z, axis=0, weights=weights)
-    squares = np.average(x**2, axis=0, weights=weights), np.average((z - mean) ** 2, axis=0, weights=weights)
+    squares = (
+        np.average(x**2, axis=0, weights=weights),
+        np.average((z - mean) ** 2, axis=0, weights=weights),
+    )
     x_scale, z_scale = (np.where(square > ROUNDING**2, np.sqrt(square), 1.0) for square in squares)
     return x_scale, mean, z_scale
 
@@ -77,8 +93,8 @@ def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> tuple[np
 def scaled(values: np.ndarray, mean: np.ndarray | float, scale: np.ndarray) -> np.ndarray:
     """Structure in units of its scale, at most `FARTHEST` from its mean.
 
-    A column that hardly varied in the training rows must not decide a row by itself. Negated values give negated ones where the
-    mean is 0, so that swapping A and B stays exact.
+    A column that hardly varied in the training rows must not decide a row by itself. Negated values
+    give negated ones where the mean is 0, so that swapping A and B stays exact.
     """
     return np.clip((values - mean) / scale, -FARTHEST, FARTHEST)
 
@@ -103,7 +119,9 @@ def fit_regression(
 ) -> DavidsonRegression:
     """The regression on these blocks' columns, found along the structure's principal axes."""
     turned, axes_x, axes_z = blocks.turned(weights)
-    fitted = regression(blocks, wide_penalty, structure_penalty).fit(turned.x(), turned.z(), labels, weights)
+    fitted = regression(blocks, wide_penalty, structure_penalty).fit(
+        turned.x(), turned.z(), labels, weights
+    )
     for found, axes in ((fitted.w_, axes_x), (fitted.v_, axes_z)):
         found[len(found) - len(axes) :] = axes @ found[len(found) - len(axes) :]
     return fitted
@@ -118,11 +136,12 @@ def choose_penalties(
     structure_penalties: tuple[float, ...],
     seed: int,
 ) -> tuple[float, float, float | None]:
-    """The structure's penalty, chosen without the wide block; then the wide block's, beside it; and the inner log loss of the
-    choice (None where there was nothing to choose, or too few prompts to choose by).
+    """The structure's penalty, chosen without the wide block; then the wide block's, beside it; and
+    the inner log loss of the choice (None where there was nothing to choose, or too few prompts to
+    choose by).
 
-    What the blocks were made with (vocabularies, scales) has seen the inner held-out rows, though not their labels: enough to
-    rank penalties by.
+    What the blocks were made with (vocabularies, scales) has seen the inner held-out rows, though
+    not their labels: enough to rank penalties by.
     """
     if len(structure_penalties) == len(wide_penalties) == 1:
         return wide_penalties[0], structure_penalties[0], None
@@ -148,7 +167,8 @@ def _inner_losses(
     weights: np.ndarray | None,
     splits: list[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
-    """Mean held-out log loss of each (wide, structure) penalty over the splits; each fit starts from the last."""
+    """Mean held-out log loss of each (wide, structure) penalty over the splits; each fit starts
+    from the last."""
     weight = np.ones(len(labels)) if weights is None else weights
     losses, total = np.zeros(len(penalties)), 0.0
     for learned, judged in splits:
@@ -165,4 +185,8 @@ def _inner_losses(
 
 
 def _beside(wide: Matrix, structure: np.ndarray) -> Matrix:
-    return sparse.hstack([wide, structure], format="csr") if sparse.issparse(wide) else np.hstack([wide, structure])
+    return (
+        sparse.hstack([wide, structure], format="csr")
+        if sparse.issparse(wide)
+        else np.hstack([wide, structure])
+    )

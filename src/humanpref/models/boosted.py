@@ -1,11 +1,13 @@
-"""Structural features and text similarities into gradient-boosted trees: minutes on the CPU, without torch.
+"""Structural features and text similarities into gradient-boosted trees: minutes on the CPU,
+without torch.
 
-Trees know no symmetry, so it is given to them: they learn from every row in both orders of A and B (antisymmetric columns with
-the other sign, classes A and B exchanged), and what they say of both orders is averaged. A row and its mirror image stand in the
-same inner fold, each with half the row's weight.
+Trees know no symmetry, so it is given to them: they learn from every row in both orders of A and B
+(antisymmetric columns with the other sign, classes A and B exchanged), and what they say of both
+orders is averaged. A row and its mirror image stand in the same inner fold, each with half the
+row's weight.
 
-The inner splits, grouped by prompt and cut from the training rows alone, choose everything that is chosen: the columns (if asked
-for), the number of trees, the temperature.
+The inner splits, grouped by prompt and cut from the training rows alone, choose everything that is
+chosen: the columns (if asked for), the number of trees, the temperature.
 """
 
 import hashlib
@@ -37,12 +39,15 @@ BOOSTER_FILE = "booster-{}.ubj"
 
 INNER_FOLDS = 5
 INNER_ROWS = 4_000
-"""As many inner folds are used as it takes to have so many held-out rows: beyond, the choice is not noise."""
+"""As many inner folds are used as it takes to have so many held-out rows: beyond, the choice is not
+noise."""
 INNER_PROMPTS = 50
-"""With fewer distinct prompts nothing is chosen: `DEFAULT_ROUNDS` trees per class, temperature 1."""
+"""With fewer distinct prompts nothing is chosen: `DEFAULT_ROUNDS` trees per class, temperature
+1."""
 DEFAULT_ROUNDS = 100
 BINS = 64
-"""Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time and the same inner loss."""
+"""Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time
+and the same inner loss."""
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
 """Of each inner fold, masks of the rows to learn from and of those to judge by."""
@@ -58,8 +63,11 @@ def column_names(features: str) -> tuple[list[str], list[str]]:
     return [*x, *similarity.ANTISYMMETRIC], [*z, *similarity.SYMMETRIC]
 
 
-def columns_of(pairs: pd.DataFrame, similarities: Similarities, features: str) -> tuple[np.ndarray, np.ndarray]:
-    """All that the trees may look at, (n, columns) float32 each: antisymmetric, and symmetric in A and B."""
+def columns_of(
+    pairs: pd.DataFrame, similarities: Similarities, features: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """All that the trees may look at, (n, columns) float32 each: antisymmetric, and symmetric in A
+    and B."""
     x, z = structure(pairs, FEATURES[features])
     x_alike, z_alike = similarities.columns(pairs)
     return np.hstack([x, x_alike], dtype=np.float32), np.hstack([z, z_alike], dtype=np.float32)
@@ -78,10 +86,12 @@ class Rows(NamedTuple):
 
 
 class BoostedModel(Model):
-    """XGBoost on the columns of `columns_of`, several seeds averaged, averaged over both orders, divided by a temperature.
+    """XGBoost on the columns of `columns_of`, several seeds averaged, averaged over both orders,
+    divided by a temperature.
 
-    After `fit`: `similarities_`, `columns_` (the places, among the names of `column_names`, of the columns that the trees see),
-    `boosters_`, `temperature_` and `selection_` (None where nothing was selected, or not in this process).
+    After `fit`: `similarities_`, `columns_` (the places, among the names of `column_names`, of the
+    columns that the trees see), `boosters_`, `temperature_` and `selection_` (None where nothing
+    was selected, or not in this process).
     """
 
     swap_equivariant = True
@@ -98,7 +108,12 @@ class BoostedModel(Model):
         labels = as_probabilities(labels)
         self.similarities_ = Similarities().fit(pairs)
         x, z = columns_of(pairs, self.similarities_, options.features)
-        rows = Rows(x, z, labels, np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64))
+        rows = Rows(
+            x,
+            z,
+            labels,
+            np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64),
+        )
         splits = _inner_splits(pairs, labels, self.config.seed)
         self.columns_, self.selection_ = list(range(len(self._names()))), None
         rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
@@ -107,12 +122,15 @@ class BoostedModel(Model):
                 self.selection_ = self._select(rows, splits, checkpoint)
                 self.columns_ = self.selection_.columns
             rounds = self._early_stopping(rows, splits)
-            # One seed is a little surer of itself than the mean of several: the temperature errs on the safe side.
+            # One seed is a little surer of itself than the mean of several: the temperature errs on
+            # the safe side.
             margins, judged = self._inner_margins(rows, splits, self.columns_, rounds)
             self.temperature_ = _fit_temperature(margins, judged)
             inner = _log_loss(margins / self.temperature_, judged)
         train = joblib.delayed(self._train)
-        self.boosters_ = _at_once(train(rows, self.columns_, rounds, seed) for seed in self._seeds())
+        self.boosters_ = _at_once(
+            train(rows, self.columns_, rounds, seed) for seed in self._seeds()
+        )
         self.report_ = {
             "columns": len(self.columns_),
             "rounds": rounds,
@@ -123,11 +141,16 @@ class BoostedModel(Model):
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         x, z = columns_of(pairs, self.similarities_, self.config.model.features)
-        return softmax(self._margins(self.boosters_, x, z, self.columns_) / self.temperature_, axis=1)
+        return softmax(
+            self._margins(self.boosters_, x, z, self.columns_) / self.temperature_, axis=1
+        )
 
     def save_state(self, folder: Path) -> None:
         arrays = {"temperature": np.array([self.temperature_])}
-        arrays |= {"word_idf": self.similarities_.word_idf_, "character_idf": self.similarities_.character_idf_}
+        arrays |= {
+            "word_idf": self.similarities_.word_idf_,
+            "character_idf": self.similarities_.character_idf_,
+        }
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / COLUMNS_FILE, [self._names()[column] for column in self.columns_])
         for number, booster in enumerate(self.boosters_):
@@ -137,21 +160,35 @@ class BoostedModel(Model):
                 self.selection_.path.to_csv(file, index=False, lineterminator="\n")
 
     def load_state(self, folder: Path) -> None:
-        shapes = {"temperature": (1,), "word_idf": (WORD_COLUMNS,), "character_idf": (CHARACTER_COLUMNS,)}
+        shapes = {
+            "temperature": (1,),
+            "word_idf": (WORD_COLUMNS,),
+            "character_idf": (CHARACTER_COLUMNS,),
+        }
         arrays = load_arrays(folder / STATE_FILE, shapes)
         self.temperature_ = float(arrays["temperature"][0])
         self.similarities_ = Similarities()
-        self.similarities_.word_idf_, self.similarities_.character_idf_ = arrays["word_idf"], arrays["character_idf"]
+        self.similarities_.word_idf_, self.similarities_.character_idf_ = (
+            arrays["word_idf"],
+            arrays["character_idf"],
+        )
         names, known = read_json(folder / COLUMNS_FILE), self._names()
-        if not (isinstance(names, list) and names and len(set(map(str, names)) & set(known)) == len(names)):
+        if not (
+            isinstance(names, list)
+            and names
+            and len(set(map(str, names)) & set(known)) == len(names)
+        ):
             raise InputError(
-                f"{folder / COLUMNS_FILE}: expected a list of distinct columns of this version of humanpref"
+                f"{folder / COLUMNS_FILE}: expected a list of distinct columns of this version of "
+                "humanpref"
             )
         self.columns_ = [known.index(name) for name in names]
         expected = {BOOSTER_FILE.format(number) for number in range(self.config.model.seeds)}
         found = {path.name for path in folder.glob(BOOSTER_FILE.format("*"))}
         if found != expected:
-            raise InputError(f"{folder}: expected the boosters {sorted(expected)}, found {sorted(found)}")
+            raise InputError(
+                f"{folder}: expected the boosters {sorted(expected)}, found {sorted(found)}"
+            )
         self.boosters_ = [_load_booster(folder / name, names) for name in sorted(expected)]
         self.selection_ = None
 
@@ -169,7 +206,8 @@ class BoostedModel(Model):
         return {
             "objective": "multi:softprob",
             "num_class": 3,
-            # Even scores to start from: class rates estimated from all rows would have seen the inner folds.
+            # Even scores to start from: class rates estimated from all rows would have seen the
+            # inner folds.
             "base_score": 0.5,
             "tree_method": "hist",
             "max_bin": BINS,
@@ -192,7 +230,8 @@ class BoostedModel(Model):
         return xgboost.train(self._parameters(seed), matrix, rounds)
 
     def _early_stopping(self, rows: Rows, splits: Splits) -> int:
-        """The number of trees per class at which the mean log loss over the inner splits is lowest."""
+        """The number of trees per class at which the mean log loss over the inner splits is
+        lowest."""
         options: BoostedOptions = self.config.model
         if options.rounds is not None:
             return options.rounds
@@ -200,21 +239,33 @@ class BoostedModel(Model):
         both_orders = [tuple(np.flatnonzero(mask[owners]) for mask in split) for split in splits]
         seed = self._seeds()[0]
         history = xgboost.cv(
-            self._parameters(seed), matrix, options.max_rounds, folds=both_orders, seed=seed,
-            early_stopping_rounds=options.patience, as_pandas=False,
-        )  # fmt: skip
+            self._parameters(seed),
+            matrix,
+            options.max_rounds,
+            folds=both_orders,
+            seed=seed,
+            early_stopping_rounds=options.patience,
+            as_pandas=False,
+        )
         return len(history["test-mlogloss-mean"])  # which is cut off after the best round
 
-    def _inner_margins(self, rows: Rows, splits: Splits, columns: list[int], rounds: int) -> tuple[np.ndarray, Rows]:
-        """What models say of the rows that they are judged by: log scores (m, 3), and these m rows."""
+    def _inner_margins(
+        self, rows: Rows, splits: Splits, columns: list[int], rounds: int
+    ) -> tuple[np.ndarray, Rows]:
+        """What models say of the rows that they are judged by: log scores (m, 3), and these m
+        rows."""
         margins, train = np.zeros((len(rows.x), 3)), joblib.delayed(self._train)
-        boosters = _at_once(train(rows.part(learned), columns, rounds, self._seeds()[0]) for learned, _ in splits)
+        boosters = _at_once(
+            train(rows.part(learned), columns, rounds, self._seeds()[0]) for learned, _ in splits
+        )
         for booster, (_, judged) in zip(boosters, splits, strict=True):
             margins[judged] = self._margins([booster], rows.x[judged], rows.z[judged], columns)
         out = np.any([judged for _, judged in splits], axis=0)
         return margins[out], rows.part(out)
 
-    def _margins(self, boosters: list[xgboost.Booster], x: np.ndarray, z: np.ndarray, columns: list[int]) -> np.ndarray:
+    def _margins(
+        self, boosters: list[xgboost.Booster], x: np.ndarray, z: np.ndarray, columns: list[int]
+    ) -> np.ndarray:
         """Log scores (n, 3), the mean over the boosters and over both orders of A and B."""
         total = np.zeros((len(x), 3))
         for sign, classes in _ORDERS:
@@ -233,11 +284,14 @@ class BoostedModel(Model):
         """`_expanded` as XGBoost takes it, and the owners."""
         features, owners, classes, weights = _expanded(rows)
         names = [self._names()[column] for column in columns]
-        matrix = xgboost.DMatrix(features[:, columns], classes, weight=weights, feature_names=names, nthread=1)
+        matrix = xgboost.DMatrix(
+            features[:, columns], classes, weight=weights, feature_names=names, nthread=1
+        )
         return matrix, owners
 
     def _select(self, rows: Rows, splits: Splits, checkpoint: Path | None) -> Selection:
-        """Choose among the columns that LightGBM ranks first, by the inner log loss of as many trees as suit all columns."""
+        """Choose among the columns that LightGBM ranks first, by the inner log loss of as many
+        trees as suit all columns."""
         options: BoostedOptions = self.config.model
         rounds = self._early_stopping(rows, splits)
         features, _, classes, weights = _expanded(rows)
@@ -250,15 +304,19 @@ class BoostedModel(Model):
         for values in (*rows, *(mask for split in splits for mask in split)):
             digest.update(np.ascontiguousarray(values).tobytes())
         candidates = order[: options.candidates].tolist()
-        return select(options.selection, candidates, self._names(), loss_of, checkpoint, digest.hexdigest())
+        return select(
+            options.selection, candidates, self._names(), loss_of, checkpoint, digest.hexdigest()
+        )
 
 
 _ORDERS = ((1, (0, 1, 2)), (-1, SWAPPED_CLASSES))
-"""As it stands, and with A and B exchanged: the sign of the antisymmetric columns, and where the classes go."""
+"""As it stands, and with A and B exchanged: the sign of the antisymmetric columns, and where the
+classes go."""
 
 
 def _expanded(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every row in both orders, and once per class that its label gives a share to: features, owners, classes, weights."""
+    """Every row in both orders, and once per class that its label gives a share to: features,
+    owners, classes, weights."""
     features, owners, classes, weights = [], [], [], []
     for sign, places in _ORDERS:
         both = np.hstack([sign * rows.x, rows.z])
@@ -269,7 +327,12 @@ def _expanded(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
             owners.append(owner)
             classes.append(np.full(len(owner), label))
             weights.append(weight[owner])
-    return np.vstack(features), np.concatenate(owners), np.concatenate(classes), np.concatenate(weights)
+    return (
+        np.vstack(features),
+        np.concatenate(owners),
+        np.concatenate(classes),
+        np.concatenate(weights),
+    )
 
 
 def _inner_splits(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> Splits:
@@ -281,19 +344,25 @@ def _inner_splits(pairs: pd.DataFrame, labels: np.ndarray, seed: int) -> Splits:
 def _fit_temperature(margins: np.ndarray, rows: Rows) -> float:
     """The temperature, from 1/4 to 4, at which the held-out log loss is lowest."""
     found = minimize_scalar(
-        lambda log_t: _log_loss(margins / np.exp(log_t), rows), bounds=(-np.log(4), np.log(4)), method="bounded"
+        lambda log_t: _log_loss(margins / np.exp(log_t), rows),
+        bounds=(-np.log(4), np.log(4)),
+        method="bounded",
     )
     return float(np.exp(found.x))
 
 
 def _log_loss(margins: np.ndarray, rows: Rows) -> float:
     """Weighted mean log loss of log scores (n, 3), in nats."""
-    return float(-(rows.weights @ (rows.labels * log_softmax(margins, axis=1)).sum(axis=1)) / rows.weights.sum())
+    return float(
+        -(rows.weights @ (rows.labels * log_softmax(margins, axis=1)).sum(axis=1))
+        / rows.weights.sum()
+    )
 
 
 def _at_once(trainings: Iterable[tuple]) -> list[xgboost.Booster]:
-    """The boosters of these calls of `joblib.delayed`, in their order, each trained by one thread, as many at a time as there are
-    cores. Of several threads on one booster each waits for the slowest at every step, and spins meanwhile."""
+    """The boosters of these calls of `joblib.delayed`, in their order, each trained by one thread,
+    as many at a time as there are cores. Of several threads on one booster each waits for the
+    slowest at every step, and spins meanwhile."""
     return joblib.Parallel(-1, require="sharedmem")(trainings)
 
 
@@ -302,9 +371,12 @@ def _load_booster(path: Path, names: list[str]) -> xgboost.Booster:
     try:
         booster.load_model(path)
     except xgboost.core.XGBoostError as error:
-        raise InputError(f"{path}: cannot be read as an XGBoost model ({str(error).splitlines()[0]})") from None
+        raise InputError(
+            f"{path}: cannot be read as an XGBoost model ({str(error).splitlines()[0]})"
+        ) from None
     if booster.feature_names != names:
         raise InputError(
-            f"{path}: expected the columns of {COLUMNS_FILE}, got {len(booster.feature_names or [])} others"
+            f"{path}: expected the columns of {COLUMNS_FILE}, got "
+            f"{len(booster.feature_names or [])} others"
         )
     return booster

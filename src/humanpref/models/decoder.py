@@ -1,4 +1,5 @@
-"""Decoders: a pretrained language model reads prompt, A and B at once; a head scores its last token. Most of it stays frozen."""
+"""Decoders: a pretrained language model reads prompt, A and B at once; a head scores its last
+token. Most of it stays frozen."""
 
 from functools import partial
 from typing import Any
@@ -19,7 +20,8 @@ from humanpref.text.tokens import Template, tokenise
 
 
 class PairDecoder(nn.Module):
-    """A decoder without its vocabulary head; three logits from what it makes of a row's last token."""
+    """A decoder without its vocabulary head; three logits from what it makes of a row's last
+    token."""
 
     def __init__(self, base: nn.Module, options: DecoderOptions) -> None:
         super().__init__()
@@ -62,12 +64,19 @@ class DecoderModel(FrozenBaseModel):
 
 
 class PromptCollate:
-    """From row numbers to the decoder's inputs, (n, length) int64, padded on the right to the batch's longest."""
+    """From row numbers to the decoder's inputs, (n, length) int64, padded on the right to the
+    batch's longest."""
 
-    def __init__(self, pairs: pd.DataFrame, tokenizer: Any, template: Template, options: DecoderOptions) -> None:
-        sequences = [joint(*row)[0] for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)]
+    def __init__(
+        self, pairs: pd.DataFrame, tokenizer: Any, template: Template, options: DecoderOptions
+    ) -> None:
+        sequences = [
+            joint(*row)[0] for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
+        ]
         check_room(template, options)
-        made = tokenise(sequences, tokenizer, options.max_length, options.prompt_share, template=template)
+        made = tokenise(
+            sequences, tokenizer, options.max_length, options.prompt_share, template=template
+        )
         self.rows = [sequence.ids for sequence in made]
         self.lengths = np.array([len(ids) for ids in self.rows], dtype=np.int64)
 

@@ -1,4 +1,5 @@
-"""Frozen embeddings and structural features into a Davidson regression: a small head, the encoder is not trained."""
+"""Frozen embeddings and structural features into a Davidson regression: a small head, the encoder
+is not trained."""
 
 from pathlib import Path
 
@@ -8,9 +9,21 @@ import pandas as pd
 from humanpref.config.cpu import EmbeddingInference, EmbeddingOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
-from humanpref.models.blocks import ROUNDING, Blocks, choose_penalties, fit_regression, scaled, scales
+from humanpref.models.blocks import (
+    ROUNDING,
+    Blocks,
+    choose_penalties,
+    fit_regression,
+    scaled,
+    scales,
+)
 from humanpref.models.davidson import DavidsonRegression
-from humanpref.models.pair_vectors import ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, PairVectors, pair_vectors
+from humanpref.models.pair_vectors import (
+    ANTISYMMETRIC_COSINES,
+    SYMMETRIC_COSINES,
+    PairVectors,
+    pair_vectors,
+)
 from humanpref.models.sentence import load_frozen
 from humanpref.schema import InputError
 from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
@@ -21,11 +34,13 @@ BACKBONE_FOLDER = "backbone"
 
 
 class EmbeddingModel(Model):
-    """d from [a - b, p * (a - b)], nu from [|a - b|, a * b, p], both beside cosines, attention scores and structure.
+    """d from [a - b, p * (a - b)], nu from [|a - b|, a * b, p], both beside cosines, attention
+    scores and structure.
 
-    p, a and b are principal components of the embeddings of prompt and answers. They keep their variances, so that the penalty
-    holds back the minor ones more, and share the penalty of the wide block with cosines and attention scores. After `fit`:
-    `encoder_`, `center_` (width,) and `basis_` (width, components), the scales of structure and cosines `x_scale_`, `z_mean_`,
+    p, a and b are principal components of the embeddings of prompt and answers. They keep their
+    variances, so that the penalty holds back the minor ones more, and share the penalty of the wide
+    block with cosines and attention scores. After `fit`: `encoder_`, `center_` (width,) and
+    `basis_` (width, components), the scales of structure and cosines `x_scale_`, `z_mean_`,
     `z_scale_`, and `regression_`.
     """
 
@@ -52,9 +67,17 @@ class EmbeddingModel(Model):
         )
         blocks = self._blocks(vectors, x, z)
         embedding_penalty, structure_penalty, inner = choose_penalties(
-            pairs, blocks, labels, weights, options.embedding_penalties, options.structure_penalties, self.config.seed
+            pairs,
+            blocks,
+            labels,
+            weights,
+            options.embedding_penalties,
+            options.structure_penalties,
+            self.config.seed,
         )
-        self.regression_ = fit_regression(blocks, embedding_penalty, structure_penalty, labels, weights)
+        self.regression_ = fit_regression(
+            blocks, embedding_penalty, structure_penalty, labels, weights
+        )
         self.report_ = {
             "backbone": self.encoder_.facts(options.backbone),
             "embedding_penalty": embedding_penalty,
@@ -71,7 +94,11 @@ class EmbeddingModel(Model):
     def save_state(self, folder: Path) -> None:
         arrays = {"center": self.center_, "basis": self.basis_}
         arrays |= {"x_scale": self.x_scale_, "z_mean": self.z_mean_, "z_scale": self.z_scale_}
-        arrays |= {"w": self.regression_.w_, "v": self.regression_.v_, "c": np.array([self.regression_.c_])}
+        arrays |= {
+            "w": self.regression_.w_,
+            "v": self.regression_.v_,
+            "c": np.array([self.regression_.c_]),
+        }
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / ENCODER_FILE, {"digest": self.encoder_.digest})
         if self.config.model.keep_backbone:
@@ -90,11 +117,21 @@ class EmbeddingModel(Model):
         k = min(options.components, width)
         x = len(antisymmetric_names(PLAIN)) + len(ANTISYMMETRIC_COSINES)
         z = len(symmetric_names(PLAIN)) + len(SYMMETRIC_COSINES)
-        shapes = {"center": (width,), "basis": (width, k), "x_scale": (x,), "z_mean": (z,), "z_scale": (z,)}
+        shapes = {
+            "center": (width,),
+            "basis": (width, k),
+            "x_scale": (x,),
+            "z_mean": (z,),
+            "z_scale": (z,),
+        }
         shapes |= {"w": (2 * k + x,), "v": (3 * k + z,), "c": (1,)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
         self.center_, self.basis_ = arrays["center"], arrays["basis"]
-        self.x_scale_, self.z_mean_, self.z_scale_ = arrays["x_scale"], arrays["z_mean"], arrays["z_scale"]
+        self.x_scale_, self.z_mean_, self.z_scale_ = (
+            arrays["x_scale"],
+            arrays["z_mean"],
+            arrays["z_scale"],
+        )
         w, v = arrays["w"], arrays["v"]
         self.regression_ = DavidsonRegression(np.zeros(len(w)), np.zeros(len(v)))
         self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
@@ -102,14 +139,18 @@ class EmbeddingModel(Model):
     def _vectors(self, pairs: pd.DataFrame) -> PairVectors:
         inference: EmbeddingInference = self.config.inference
         windows = self.config.model.max_windows
-        return pair_vectors(pairs, self.encoder_, windows, inference.batch_tokens, inference.precision)
+        return pair_vectors(
+            pairs, self.encoder_, windows, inference.batch_tokens, inference.precision
+        )
 
     def _blocks(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Blocks:
         """The scaled features; x and z are the structure's."""
         columns_x, columns_z = x.shape[1], z.shape[1]
         x = scaled(np.hstack([x, vectors.antisymmetric]), 0, self.x_scale_)
         z = scaled(np.hstack([z, vectors.symmetric]), self.z_mean_, self.z_scale_)
-        p, a, b = ((side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b))
+        p, a, b = (
+            (side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b)
+        )
         return Blocks(
             np.hstack([a - b, p * (a - b), x[:, columns_x:]]),
             x[:, :columns_x],
@@ -128,8 +169,8 @@ def principal_components(
     center : ndarray
         (width,) float64, the mean vector.
     basis : ndarray
-        (width, min(components, width)) float64; `(vector - center) @ basis` are the components, largest variance first, all
-        divided by one number so that the mean of their squares is 1.
+        (width, min(components, width)) float64; `(vector - center) @ basis` are the components,
+        largest variance first, all divided by one number so that the mean of their squares is 1.
     """
     sides = np.concatenate([vectors.prompt, vectors.a, vectors.b])
     weight = np.ones(len(sides)) if weights is None else np.tile(weights, 3)

@@ -1,4 +1,5 @@
-"""Encoders: a backbone reads the prompt with each response (or with both), a head compares what it made of them."""
+"""Encoders: a backbone reads the prompt with each response (or with both), a head compares what it
+made of them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -44,13 +45,14 @@ OFFSET_FOLDS = 5
 class PairEncoder(nn.Module):
     """A backbone reads each row's sequences; a head compares what it made of the two answers.
 
-    Source: with dual inputs and the linear head, the report's model (M3): shared backbone, mean pooling of each branch over the
-    real tokens, concatenation, one linear layer to 3 logits.
+    Source: with dual inputs and the linear head, the report's model (M3): shared backbone, mean
+    pooling of each branch over the real tokens, concatenation, one linear layer to 3 logits.
     """
 
     def __init__(self, backbone: nn.Module, options: EncoderOptions) -> None:
         super().__init__()
-        # The pooler (tanh over the first token) is not part of this model: its weights would be trained by nothing.
+        # The pooler (tanh over the first token) is not part of this model: its weights would be
+        # trained by nothing.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         config = backbone.config
@@ -73,8 +75,9 @@ class PairEncoder(nn.Module):
 
     @contextlib.contextmanager
     def giving(self, both_orders: bool) -> Iterator[None]:
-        """With both orders of A and B the outputs are (n, 2, 3), the second as the exchanged row would have them: dual inputs
-        have both answers' vectors after one pass, and only the head runs twice."""
+        """With both orders of A and B the outputs are (n, 2, 3), the second as the exchanged row
+        would have them: dual inputs have both answers' vectors after one pass, and only the head
+        runs twice."""
         before, self.both_orders = self.both_orders, both_orders
         try:
             yield
@@ -89,7 +92,8 @@ class PairEncoder(nn.Module):
         offset: Tensor | None = None,
         **types: Tensor,
     ) -> Tensor:
-        """Logits (n, 3) from inputs (n, sequences, length), padded on the right, and what is added to the logits (n, 3)."""
+        """Logits (n, 3) from inputs (n, sequences, length), padded on the right, and what is added
+        to the logits (n, 3)."""
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
         flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
@@ -102,7 +106,9 @@ class PairEncoder(nn.Module):
                 logits = torch.stack([logits, self.head(encoded.swapped())], dim=1)
             if offset is not None:
                 logits = logits + (
-                    torch.stack([offset, offset[:, SWAPPED_CLASSES]], dim=1) if self.both_orders else offset
+                    torch.stack([offset, offset[:, SWAPPED_CLASSES]], dim=1)
+                    if self.both_orders
+                    else offset
                 )
             return self.scores(logits)
 
@@ -116,13 +122,18 @@ class EncoderModel(GradientModel):
     @property
     def swap_equivariant(self) -> bool:
         options: EncoderOptions = self.config.model
-        return self.config.inference.swap_average or (options.inputs == "dual" and options.head in EQUIVARIANT_HEADS)
+        return self.config.inference.swap_average or (
+            options.inputs == "dual" and options.head in EQUIVARIANT_HEADS
+        )
 
     def check(self) -> None:
         options: EncoderOptions = self.config.model
         if options.backbone != SCRATCH:
             check_encoder(
-                load_backbone(options.backbone), load_tokenizer(options.backbone), options.backbone, options.max_length
+                load_backbone(options.backbone),
+                load_tokenizer(options.backbone),
+                options.backbone,
+                options.max_length,
             )
 
     def save_state(self, folder: Path) -> None:
@@ -143,14 +154,18 @@ class EncoderModel(GradientModel):
         load_state_strictly(self.module_, folder / STATE_FILE)
         self.offset_ = None
         if self.config.model.offset != "none":
-            self.offset_ = SparseModel(from_dict(read_json(folder / OFFSET_FOLDER / CONFIG_FILE), str(folder)))
+            self.offset_ = SparseModel(
+                from_dict(read_json(folder / OFFSET_FOLDER / CONFIG_FILE), str(folder))
+            )
             self.offset_.load_state(folder / OFFSET_FOLDER)
 
     def _build(self, pairs: pd.DataFrame) -> None:
         options: EncoderOptions = self.config.model
         if options.backbone == SCRATCH:
             self.tokenizer_ = train_tokenizer(_texts(pairs), options.scratch_vocabulary)
-            backbone = AutoModel.from_config(scratch_config(options, self.tokenizer_), trust_remote_code=False)
+            backbone = AutoModel.from_config(
+                scratch_config(options, self.tokenizer_), trust_remote_code=False
+            )
         else:
             self.tokenizer_ = load_tokenizer(options.backbone)
             backbone = load_backbone(options.backbone)
@@ -160,9 +175,13 @@ class EncoderModel(GradientModel):
         self.module_ = PairEncoder(backbone, options)
 
     def _collate(self, pairs: pd.DataFrame) -> "PairCollate":
-        return self._collate_with(pairs, None if self.offset_ is None else centred_logits(self.offset_, pairs))
+        return self._collate_with(
+            pairs, None if self.offset_ is None else centred_logits(self.offset_, pairs)
+        )
 
-    def _training_collate(self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None) -> "PairCollate":
+    def _training_collate(
+        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None
+    ) -> "PairCollate":
         self.offset_ = None
         if self.config.model.offset == "none":
             return self._collate(pairs)
@@ -171,7 +190,9 @@ class EncoderModel(GradientModel):
         return self._collate_with(pairs, out_of_fold_logits(config, pairs, labels, weights))
 
     def _collate_with(self, pairs: pd.DataFrame, offset: np.ndarray | None) -> "PairCollate":
-        return PairCollate(pairs, self.tokenizer_, self.module_.backbone.config, self.config.model, offset)
+        return PairCollate(
+            pairs, self.tokenizer_, self.module_.backbone.config, self.config.model, offset
+        )
 
     @property
     def _one_pass_for_both_orders(self) -> bool:
@@ -190,19 +211,26 @@ class EncoderModel(GradientModel):
         return (both[:, 0] + both[:, 1][:, SWAPPED_CLASSES]) / 2
 
     def _train(
-        self, collate: RowCollate, labels: np.ndarray, weights: np.ndarray | None, loss: Loss, *rest: Any
+        self,
+        collate: RowCollate,
+        labels: np.ndarray,
+        weights: np.ndarray | None,
+        loss: Loss,
+        *rest: Any,
     ) -> None:
         augmented = self.config.training.swap_augmentation and self._one_pass_for_both_orders
         with self.module_.giving(both_orders=augmented):
-            super()._train(collate, labels, weights, both_orders(loss) if augmented else loss, *rest)
+            super()._train(
+                collate, labels, weights, both_orders(loss) if augmented else loss, *rest
+            )
 
     def _backbone_facts(self) -> dict[str, Any]:
         return backbone_facts(self.config.model.backbone, self.module_.backbone)
 
 
 class PairCollate:
-    """From row numbers to the encoder's inputs, each (n, sequences, length) int64, padded to the longest sequence of the batch;
-    `offset`, where there is one, is (n, 3) float32.
+    """From row numbers to the encoder's inputs, each (n, sequences, length) int64, padded to the
+    longest sequence of the batch; `offset`, where there is one, is (n, 3) float32.
 
     `lengths` is (n,): what a row costs in tokens, its longest sequence times their number.
     """
@@ -216,11 +244,17 @@ class PairCollate:
         offset: np.ndarray | None = None,
     ) -> None:
         formatter = {"dual": dual, "joint": joint}[options.inputs]
-        sequences = [formatter(*row) for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)]
+        sequences = [
+            formatter(*row) for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
+        ]
         flat = [sequence for row in sequences for sequence in row]
-        made = tokenise(flat, tokenizer, options.max_length, options.prompt_share, options.truncation)
+        made = tokenise(
+            flat, tokenizer, options.max_length, options.prompt_share, options.truncation
+        )
         self.sequences = {"dual": 2, "joint": 1}[options.inputs]
-        self.rows = [made[start : start + self.sequences] for start in range(0, len(made), self.sequences)]
+        self.rows = [
+            made[start : start + self.sequences] for start in range(0, len(made), self.sequences)
+        ]
         longest = [max(len(sequence.ids) for sequence in row) for row in self.rows]
         self.lengths = self.sequences * np.array(longest, dtype=np.int64)
         self.pad = tokenizer.pad_token_id
@@ -230,7 +264,10 @@ class PairCollate:
     def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
         shape = (len(rows), self.sequences, int(self.lengths[rows].max()) // self.sequences)
         batch = {"input_ids": np.full(shape, self.pad, dtype=np.int64)}
-        batch |= {name: np.zeros(shape, dtype=np.int64) for name in ("attention_mask", "parts", "token_type_ids")}
+        batch |= {
+            name: np.zeros(shape, dtype=np.int64)
+            for name in ("attention_mask", "parts", "token_type_ids")
+        }
         for i, row in enumerate(rows):
             for j, sequence in enumerate(self.rows[row]):
                 end = len(sequence.ids)
@@ -254,10 +291,11 @@ def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
 def out_of_fold_logits(
     config: Config, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None
 ) -> np.ndarray:
-    """Logits (n, 3) of sparse models, each row's from one that did not see its prompt; zeros where there is one prompt only.
+    """Logits (n, 3) of sparse models, each row's from one that did not see its prompt; zeros where
+    there is one prompt only.
 
-    What a model says of the rows that it was fitted on is bolder than what it says of others: an encoder that is to add to it
-    would learn to hold it back.
+    What a model says of the rows that it was fitted on is bolder than what it says of others: an
+    encoder that is to add to it would learn to hold it back.
     """
     offset = np.zeros((len(pairs), 3))
     folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))
@@ -266,7 +304,9 @@ def out_of_fold_logits(
     fold = grouped_folds(pairs, folds, config.seed, labels)
     for held in (fold == number for number in range(folds)):
         kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
-        model = SparseModel(config).fit(kept, labels[~held], None if weights is None else weights[~held])
+        model = SparseModel(config).fit(
+            kept, labels[~held], None if weights is None else weights[~held]
+        )
         offset[held] = centred_logits(model, out)
     return offset
 
@@ -277,7 +317,8 @@ def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
     Raises
     ------
     InputError
-        If it cannot be loaded, or if the checkpoint lacks weights, which would otherwise start at random without a word.
+        If it cannot be loaded, or if the checkpoint lacks weights, which would otherwise start at
+        random without a word.
     """
     folder = str(base_folder(name))
     config = load_backbone_config(folder)
@@ -295,14 +336,16 @@ def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(
-            f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. {', '.join(missing[:3])}"
+            f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
+            f"{', '.join(missing[:3])}"
         )
     return backbone
 
 
 def check_encoder(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
-    """Try the longest input beforehand: every token needs an embedding, every place a position, the tokenizer must put the
-    tokens that it names around a text, and the first token must see the last one, which a decoder's does not.
+    """Try the longest input beforehand: every token needs an embedding, every place a position, the
+    tokenizer must put the tokens that it names around a text, and the first token must see the last
+    one, which a decoder's does not.
 
     Raises
     ------
@@ -310,30 +353,46 @@ def check_encoder(backbone: nn.Module, tokenizer: Any, name: str, max_length: in
         If one of these fails; `name` is the backbone's.
     """
     if tokenizer.pad_token_id is None:
-        raise InputError(f"backbone {name}: its tokenizer has no padding token; is this an encoder?")
+        raise InputError(
+            f"backbone {name}: its tokenizer has no padding token; is this an encoder?"
+        )
     template = template_of(tokenizer)
     ends = [
         token
-        for token in (tokenizer.cls_token or tokenizer.bos_token, tokenizer.sep_token or tokenizer.eos_token)
+        for token in (
+            tokenizer.cls_token or tokenizer.bos_token,
+            tokenizer.sep_token or tokenizer.eos_token,
+        )
         if token
     ]
     if ends and not template.around():
-        raise InputError(f"backbone {name}: its tokenizer names {' and '.join(ends)} and puts none around a text")
+        raise InputError(
+            f"backbone {name}: its tokenizer names {' and '.join(ends)} and puts none around a text"
+        )
     fixed = (tokenizer.pad_token_id, *template.prefix, *template.before[A], *template.suffix)
     largest = check_ids(name, tokenizer, fixed, backbone.get_input_embeddings().num_embeddings)
     ids = torch.full((2, max_length), largest)
     ids[1, -1] = largest - 1
     try:
         with torch.inference_mode():
-            first = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+            first = backbone.eval()(
+                input_ids=ids, attention_mask=torch.ones_like(ids)
+            ).last_hidden_state[:, 0]
     except (IndexError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(
             f"option model.max_length: backbone {name} cannot read {max_length} tokens ({reason})"
         ) from None
     if torch.equal(first[0], first[1]):
-        raise InputError(f"backbone {name}: not an encoder, its first token does not see the last one")
+        raise InputError(
+            f"backbone {name}: not an encoder, its first token does not see the last one"
+        )
 
 
 def _texts(pairs: pd.DataFrame) -> list[str]:
-    return [text for column in ("prompt", "response_a", "response_b") for turns in pairs[column] for text in turns]
+    return [
+        text
+        for column in ("prompt", "response_a", "response_b")
+        for turns in pairs[column]
+        for text in turns
+    ]

@@ -1,4 +1,5 @@
-"""A frozen pretrained decoder and the little that learns on it: loading, checking, and an artifact that only names the base."""
+"""A frozen pretrained decoder and the little that learns on it: loading, checking, and an artifact
+that only names the base."""
 
 import contextlib
 import itertools
@@ -43,7 +44,8 @@ LEAST_ROOM = 8
 
 
 class FrozenBaseModel(GradientModel):
-    """A model on a pretrained decoder that stays as it is. The artifact names its base and does not copy it.
+    """A model on a pretrained decoder that stays as it is. The artifact names its base and does not
+    copy it.
 
     A family says what is loaded (`kind`) and what is put on it (`_module`).
     """
@@ -80,7 +82,9 @@ class FrozenBaseModel(GradientModel):
         place, self.base_ = find_base(folder)
         self.tokenizer_ = load_tokenizer(str(folder / BACKBONE_FOLDER))
         self.base_config_ = load_backbone_config(str(folder / BACKBONE_FOLDER))
-        self.module_ = self._module(load_base(place, self.base_config_, self.config.model, self.kind))
+        self.module_ = self._module(
+            load_base(place, self.base_config_, self.config.model, self.kind)
+        )
         load_state_strictly(self.module_, folder / STATE_FILE)
 
     def _build(self, pairs: pd.DataFrame) -> None:
@@ -109,8 +113,8 @@ class FrozenBaseModel(GradientModel):
 def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The decoder's last hidden states, (n, length, width), the same for padding on either side.
 
-    A base in half precision is read under autocast in its own type, so that its arithmetic and that of what learns in float32
-    meet; where autocast is on already, it stays.
+    A base in half precision is read under autocast in its own type, so that its arithmetic and that
+    of what learns in float32 meet; where autocast is on already, it stays.
     """
     # Positions count real tokens: by default transformers counts padding as well.
     positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -118,16 +122,21 @@ def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tens
     half = dtype in DTYPES.values() and not torch.is_autocast_enabled(device)
     with torch.autocast(device, dtype) if half else contextlib.nullcontext():
         return backbone(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=False,
         ).last_hidden_state
 
 
 def check_room(template: Template, options: AdaptedOptions) -> None:
-    """Raise InputError where the fixed text of one round leaves nearly no room for the row's own."""
+    """Raise InputError where the fixed text of one round leaves nearly no room for the row's
+    own."""
     fixed = template.around() + sum(len(ids) for ids in template.before.values())
     if options.max_length - fixed < LEAST_ROOM:
         raise InputError(
-            f"option model.max_length: the template, the system prompt and the question take {fixed} of the "
+            "option model.max_length: the template, the system prompt and the question take "
+            f"{fixed} of the "
             f"{options.max_length} tokens"
         )
 
@@ -143,14 +152,20 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
     check_quantisation(options)
     quantised = {}
     if options.quantisation != "none":
-        quantised = {"quantization_config": _quantisation(options), "device_map": {"": processes().device}}
+        quantised = {
+            "quantization_config": _quantisation(options),
+            "device_map": {"": processes().device},
+        }
     try:
         base, info = kind.from_pretrained(
             place,
             config=config,
             dtype=base_dtype(options),
-            # scaled_dot_product_attention has no soft cap on scores, and transformers would leave Gemma 2's out without a word.
-            attn_implementation="eager" if getattr(config, "attn_logit_softcapping", None) else None,
+            # scaled_dot_product_attention has no soft cap on scores, and transformers would leave
+            # Gemma 2's out without a word.
+            attn_implementation="eager"
+            if getattr(config, "attn_logit_softcapping", None)
+            else None,
             trust_remote_code=False,
             output_loading_info=True,
             **quantised,
@@ -160,7 +175,8 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(
-            f"backbone {place}: the checkpoint lacks {len(missing)} weights of the model, e.g. {', '.join(missing[:3])}"
+            f"backbone {place}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
+            f"{', '.join(missing[:3])}"
         )
     return base
 
@@ -173,15 +189,19 @@ def base_dtype(options: AdaptedOptions) -> torch.dtype:
     if options.base_dtype == "auto":
         return DTYPES.get(resolve("auto", device), torch.float32)
     if options.base_dtype == "float16" and device.type == "cpu":
-        raise InputError("option model.base_dtype: float16 needs a GPU; auto takes float32 on the CPU")
+        raise InputError(
+            "option model.base_dtype: float16 needs a GPU; auto takes float32 on the CPU"
+        )
     return getattr(torch, options.base_dtype)
 
 
 def check_precision(options: AdaptedOptions, precision: str) -> None:
-    """Raise InputError where a base in float16 would be trained through without the gradient scaler that comes with fp16."""
+    """Raise InputError where a base in float16 would be trained through without the gradient scaler
+    that comes with fp16."""
     if base_dtype(options) == torch.float16 and resolve(precision, processes().device) == "no":
         raise InputError(
-            "option training.precision: no, but the base is in float16, whose gradients need the scaler of fp16; take auto or "
+            "option training.precision: no, but the base is in float16, whose gradients need the "
+            "scaler of fp16; take auto or "
             "fp16, or set model.base_dtype=float32"
         )
 
@@ -197,8 +217,11 @@ def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
     )
 
 
-def check_decoder(base: nn.Module, tokenizer: Any, options: AdaptedOptions, fixed: Iterable[int]) -> None:
-    """Every token of texts and every `fixed` one needs an embedding, every place a position; no token may see a later one.
+def check_decoder(
+    base: nn.Module, tokenizer: Any, options: AdaptedOptions, fixed: Iterable[int]
+) -> None:
+    """Every token of texts and every `fixed` one needs an embedding, every place a position; no
+    token may see a later one.
 
     Padding needs nothing: it is token 0, which only the mask sees.
     """
@@ -206,7 +229,10 @@ def check_decoder(base: nn.Module, tokenizer: Any, options: AdaptedOptions, fixe
     largest = check_ids(name, tokenizer, fixed, base.get_input_embeddings().num_embeddings)
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and options.max_length > longest:
-        raise InputError(f"option model.max_length: backbone {name} reads {longest} tokens, not {options.max_length}")
+        raise InputError(
+            f"option model.max_length: backbone {name} reads {longest} tokens, not "
+            f"{options.max_length}"
+        )
     ids = torch.full((2, 6), largest, device=base.device)
     ids[1, -1] = max(0, largest - 1)
     with torch.inference_mode():
@@ -215,11 +241,16 @@ def check_decoder(base: nn.Module, tokenizer: Any, options: AdaptedOptions, fixe
         raise InputError(f"backbone {name}: not a decoder, its first token sees the last one")
 
 
-def tell_memory(module: nn.Module, config: Any, training: LoopOptions, row: int, vocabulary_scores: int) -> None:
-    """Log what the run will take with rows of so many tokens, and what to lower where that is more than a T4 has."""
+def tell_memory(
+    module: nn.Module, config: Any, training: LoopOptions, row: int, vocabulary_scores: int
+) -> None:
+    """Log what the run will take with rows of so many tokens, and what to lower where that is more
+    than a T4 has."""
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = [p for p in module.parameters() if not p.requires_grad]
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head_width = (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     run = Run(
         base_weights=sum(map(weights_in, frozen)),

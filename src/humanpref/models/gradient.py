@@ -1,4 +1,5 @@
-"""What the families trained by gradient descent share: from rows to the training loop, from the module to probabilities."""
+"""What the families trained by gradient descent share: from rows to the training loop, from the
+module to probabilities."""
 
 import copy
 import dataclasses
@@ -54,7 +55,9 @@ class GradientModel(Model):
     def _collate(self, pairs: pd.DataFrame) -> RowCollate:
         """The rows as inputs of `module_`."""
 
-    def _training_collate(self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None) -> RowCollate:
+    def _training_collate(
+        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None
+    ) -> RowCollate:
         """The rows to learn from as inputs of `module_`."""
         return self._collate(pairs)
 
@@ -94,13 +97,17 @@ class GradientModel(Model):
         made: list[tuple[str, Model]] = []
         once = self
         if self._reads_both_orders:
-            once = self._with(inference=dataclasses.replace(self.config.inference, swap_average=False))
+            once = self._with(
+                inference=dataclasses.replace(self.config.inference, swap_average=False)
+            )
             made.append((ONE_ORDER, once))
         longest = self.config.model.max_length
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
         for length in (int(share * longest) for share in SHORTER):
             try:
-                shorter = once._with(model=dataclasses.replace(self.config.model, max_length=length))
+                shorter = once._with(
+                    model=dataclasses.replace(self.config.model, max_length=length)
+                )
                 shorter._lengths(row)
             except InputError:  # no room is left beside the fixed text
                 break
@@ -129,7 +136,10 @@ class GradientModel(Model):
 
     def save_state(self, folder: Path) -> None:
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in learned_state(self.module_).items()}
+        state = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in learned_state(self.module_).items()
+        }
         save_file(state, folder / STATE_FILE)
 
     def _train(
@@ -166,7 +176,9 @@ class GradientModel(Model):
     def _scores(self, collate: RowCollate) -> np.ndarray:
         """The module's outputs for every row as probabilities, (n, …, 3)."""
         options: EncoderInference = self.config.inference
-        scores = predict_logits(self.module_, collate, collate.lengths, options.batch_tokens, options.precision)
+        scores = predict_logits(
+            self.module_, collate, collate.lengths, options.batch_tokens, options.precision
+        )
         return normalised(scores, options.normalise)
 
     def _validator(self, validation: Validation) -> Callable[[], float]:
@@ -174,5 +186,7 @@ class GradientModel(Model):
         pairs, labels = validation
         collate, targets = self._collate(pairs), as_probabilities(labels)
         return lambda: float(
-            -(targets * np.log(np.maximum(self._probabilities(collate, pairs), 1e-15))).sum(axis=1).mean()
+            -(targets * np.log(np.maximum(self._probabilities(collate, pairs), 1e-15)))
+            .sum(axis=1)
+            .mean()
         )

@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from humanpref.training.batching import token_batches
 
 BACKBONE_TOKENS = {True: 16_384, False: 1_024}
-"""Tokens that the backbone reads in one call, on a GPU and on a CPU. A CPU is as fast with few; a GPU needs many to be busy."""
+"""Tokens that the backbone reads in one call, on a GPU and on a CPU. A CPU is as fast with few; a
+GPU needs many to be busy."""
 
 
 def hidden_states(read: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
-    """The backbone's last hidden states, (m, length, width), zeros at the padding that it did not have to read.
+    """The backbone's last hidden states, (m, length, width), zeros at the padding that it did not
+    have to read.
 
-    Sequences of similar length go through the backbone together, without the padding that the longest of all would cost them
-    (the two branches of a row differ, too).
+    Sequences of similar length go through the backbone together, without the padding that the
+    longest of all would cost them (the two branches of a row differ, too).
 
     Parameters
     ----------

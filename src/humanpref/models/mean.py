@@ -13,7 +13,8 @@ from humanpref.models.blend import equal_blend, write_state
 
 
 class MeanModel(Model):
-    """The mean of the models' probabilities. It is not fitted; saved, it is a blend of equal weights."""
+    """The mean of the models' probabilities. It is not fitted; saved, it is a blend of equal
+    weights."""
 
     def __init__(self, models: Sequence[Model]) -> None:
         super().__init__(from_dict({"family": "blend"}, "mean"))
@@ -35,10 +36,16 @@ class MeanModel(Model):
     def mix(self, told: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
         there = ~np.isnan(told)
         counts = there.sum(axis=0)
-        return np.where(counts > 0, np.where(there, told, 0).sum(axis=0) / np.maximum(counts, 1), np.nan)
+        return np.where(
+            counts > 0, np.where(there, told, 0).sum(axis=0) / np.maximum(counts, 1), np.nan
+        )
 
     def save_state(self, folder: Path) -> None:
-        write_state(folder, equal_blend("arithmetic", len(self.models_)), [model.save for model in self.models_])
+        write_state(
+            folder,
+            equal_blend("arithmetic", len(self.models_)),
+            [model.save for model in self.models_],
+        )
 
     def load_state(self, folder: Path) -> None:
         raise NotImplementedError("what was saved is a blend")

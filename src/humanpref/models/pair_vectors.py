@@ -1,7 +1,8 @@
 """How the texts of a row compare under a frozen encoder: mean vectors, cosines, attention scores.
 
-As with the structural features, what tells the answers apart is computed for one answer at a time, or for the answers in both
-orders, and then combined, so that the symmetry under an exchange of A and B holds by construction.
+As with the structural features, what tells the answers apart is computed for one answer at a time,
+or for the answers in both orders, and then combined, so that the symmetry under an exchange of A
+and B holds by construction.
 """
 
 from typing import NamedTuple
@@ -12,8 +13,9 @@ import pandas as pd
 from humanpref.models.sentence import FrozenEncoder, Windows
 
 SHARPNESS = 20.0
-"""What cosines are multiplied with before the softmax of the attention scores: the scale at which sentence-transformers are
-trained to tell a match from what is none. Source: `MultipleNegativesRankingLoss` of that library, default `scale`."""
+"""What cosines are multiplied with before the softmax of the attention scores: the scale at which
+sentence-transformers are trained to tell a match from what is none. Source:
+`MultipleNegativesRankingLoss` of that library, default `scale`."""
 
 RESPONSE_COSINES = (
     "prompt_cosine",  # of the whole prompt with the whole response
@@ -39,9 +41,10 @@ SYMMETRIC_COSINES = (
 class PairVectors(NamedTuple):
     """What the encoder makes of n rows.
 
-    `prompt`, `a` and `b` are the mean vectors of the whole conversation's texts, (n, width) float64 of length 1, or 0 for an
-    empty text. `antisymmetric` is (n, 7) and `symmetric` (n, 13) float64, their columns `ANTISYMMETRIC_COSINES`, which change
-    their signs when A and B are exchanged, and `SYMMETRIC_COSINES`, which do not change.
+    `prompt`, `a` and `b` are the mean vectors of the whole conversation's texts, (n, width) float64
+    of length 1, or 0 for an empty text. `antisymmetric` is (n, 7) and `symmetric` (n, 13) float64,
+    their columns `ANTISYMMETRIC_COSINES`, which change their signs when A and B are exchanged, and
+    `SYMMETRIC_COSINES`, which do not change.
     """
 
     prompt: np.ndarray
@@ -52,7 +55,8 @@ class PairVectors(NamedTuple):
 
 
 class Text(NamedTuple):
-    """One text: windows of length 1 (windows, width), each one's share of the tokens (windows,), and the mean (width,)."""
+    """One text: windows of length 1 (windows, width), each one's share of the tokens (windows,),
+    and the mean (width,)."""
 
     windows: np.ndarray
     shares: np.ndarray
@@ -64,8 +68,9 @@ def pair_vectors(
 ) -> PairVectors:
     """Embed prompts and answers and compare them.
 
-    A conversation of several turns is one text for each of the three sides; its last turn, which people judge most by, is
-    compared once more by itself. For one turn both are the same text, and are embedded once.
+    A conversation of several turns is one text for each of the three sides; its last turn, which
+    people judge most by, is compared once more by itself. For one turn both are the same text, and
+    are embedded once.
 
     Parameters
     ----------
@@ -77,9 +82,13 @@ def pair_vectors(
     """
     rows = [
         (*_texts(prompt, prompt), *_texts(prompt, a), *_texts(prompt, b))
-        for prompt, a, b in zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True)
+        for prompt, a, b in zip(
+            pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True
+        )
     ]
-    windows = encoder.embed((text for row in rows for text in row), max_windows, batch_tokens, precision)
+    windows = encoder.embed(
+        (text for row in rows for text in row), max_windows, batch_tokens, precision
+    )
     n, width = len(rows), encoder.width
     made = PairVectors(
         *(np.empty((n, width)) for _ in range(3)),
@@ -89,9 +98,15 @@ def pair_vectors(
     for i, row in enumerate(rows):
         prompt, last_prompt, a, last_a, b, last_b = (_text(windows[text]) for text in row)
         made.prompt[i], made.a[i], made.b[i] = prompt.mean, a.mean, b.mean
-        of_a, of_b = _response(prompt, last_prompt, a, last_a), _response(prompt, last_prompt, b, last_b)
-        # The share of the prompt's attention that A gets, less B's, where the windows of each answer weigh as much together.
-        pull_a, pull_b = (_log_sum(SHARPNESS * prompt.windows @ r.windows.T, r.shares) for r in (a, b))
+        of_a, of_b = (
+            _response(prompt, last_prompt, a, last_a),
+            _response(prompt, last_prompt, b, last_b),
+        )
+        # The share of the prompt's attention that A gets, less B's, where the windows of each
+        # answer weigh as much together.
+        pull_a, pull_b = (
+            _log_sum(SHARPNESS * prompt.windows @ r.windows.T, r.shares) for r in (a, b)
+        )
         attention = prompt.shares @ np.tanh((pull_a - pull_b) / 2)
         covered, covering = _attended(a, b), _attended(b, a)
         made.antisymmetric[i] = [*(of_a - of_b), attention, covered - covering]
@@ -101,7 +116,8 @@ def pair_vectors(
 
 
 def _texts(prompt: tuple[str, ...], turns: tuple[str, ...]) -> tuple[str, str]:
-    """All turns of a side, and what it says in the last round; empty where it says nothing there."""
+    """All turns of a side, and what it says in the last round; empty where it says nothing
+    there."""
     return "\n\n".join(turns), "\n\n".join(turns[max(0, len(prompt) - 1) :])
 
 
@@ -125,7 +141,8 @@ def _response(prompt: Text, last_prompt: Text, response: Text, last_response: Te
 
 
 def _attended(asking: Text, asked: Text) -> float:
-    """How near each window of one text comes to the windows of another that it attends to, a mean cosine in [-1, 1]."""
+    """How near each window of one text comes to the windows of another that it attends to, a mean
+    cosine in [-1, 1]."""
     cosines = asking.windows @ asked.windows.T
     attention = asked.shares * np.exp(SHARPNESS * (cosines - cosines.max(axis=1, keepdims=True)))
     attention /= attention.sum(axis=1, keepdims=True)

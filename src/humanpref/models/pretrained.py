@@ -1,4 +1,5 @@
-"""Pretrained models: loading them, or saying in one line why not; finding again the base that an artifact names."""
+"""Pretrained models: loading them, or saying in one line why not; finding again the base that an
+artifact names."""
 
 import contextlib
 import os
@@ -26,20 +27,31 @@ from humanpref.schema import InputError
 from humanpref.text.tokens import text_ids
 from humanpref.training.learned import learned_state, load_learned
 
-# transformers draws a bar over the weights that it loads, one line for each of them where the output is a file.
+# transformers draws a bar over the weights that it loads, one line for each of them where the
+# output is a file.
 disable_progress_bar()
 
 BASE_FILE = "base.json"
 BASE_VARIABLE = "HUMANPREF_BASE"
-"""The environment variable that says where an artifact's base is: its folder, or one that holds it under its name."""
+"""The environment variable that says where an artifact's base is: its folder, or one that holds it
+under its name."""
 
 # What transformers raises for a folder that is not what it should be.
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
 
 # What a hub's folder has beside weights: settings, tokenizers, terms.
 _SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "*.codes", "LICENSE*", "NOTICE*")
 
-# Where tokenizers differ: cases, digits, compatibility forms, scripts, emoji, spaces, characters that few vocabularies have.
+# Where tokenizers differ: cases, digits, compatibility forms, scripts, emoji, spaces, characters
+# that few vocabularies have.
 PROBES = (
     "Hello, World! 1,234.5 (100 %)",
     "x² + y² … 5 µm, ﬁne naïve Ünïcödé",
@@ -53,14 +65,16 @@ PROBES = (
 def load_tokenizer(name: str) -> Any:
     """A tokenizer by folder or hub name, the same under every version of transformers.
 
-    What `tokenizer.json` says is what texts go through; transformers 5 would rebuild some classes from the vocabulary alone. A
-    folder with a sentencepiece model instead gets the normalizer and the template of its family.
+    What `tokenizer.json` says is what texts go through; transformers 5 would rebuild some classes
+    from the vocabulary alone. A folder with a sentencepiece model instead gets the normalizer and
+    the template of its family.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, contradicts its files, or knows no words: transformers makes up an empty one where a folder holds
-        a model's configuration but no tokenizer, and every text is then the same unknown token.
+        If it cannot be loaded, contradicts its files, or knows no words: transformers makes up an
+        empty one where a folder holds a model's configuration but no tokenizer, and every text is
+        then the same unknown token.
     """
     try:
         own = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
@@ -70,7 +84,10 @@ def load_tokenizer(name: str) -> Any:
     except Exception as error:  # tokenizers raises nothing narrower
         raise InputError(not_loaded(name, "tokenizer", error)) from None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
-        raise InputError(f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the folder?")
+        raise InputError(
+            f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the "
+            "folder?"
+        )
     return tokenizer
 
 
@@ -81,7 +98,9 @@ def _from_file(name: str) -> Any:
         with contextlib.suppress(*LOADING_ERRORS):
             named = _by_class(name).special_tokens_map
             known = tokenizer.get_vocab()
-            tokenizer.add_special_tokens({of: token for of, token in named.items() if str(token) in known})
+            tokenizer.add_special_tokens(
+                {of: token for of, token in named.items() if str(token) in known}
+            )
     normalizer = tokenizer.backend_tokenizer.normalizer
     if isinstance(normalizer, normalizers.BertNormalizer):
         lower_case, accents = normalizer.lowercase, normalizer.strip_accents
@@ -93,13 +112,16 @@ def _from_file(name: str) -> Any:
         for key, value in own.items():  # transformers 4 lets the configuration overrule the file
             if tokenizer.init_kwargs.get(key) not in (None, value):
                 raise InputError(
-                    f"backbone {name}: tokenizer_config.json has {key} {tokenizer.init_kwargs[key]}, tokenizer.json {value}"
+                    f"backbone {name}: tokenizer_config.json has {key} "
+                    f"{tokenizer.init_kwargs[key]}, tokenizer.json {value}"
                 )
     return tokenizer
 
 
 def _by_class(name: str) -> Any:
-    return AutoTokenizer.from_pretrained(name, config=load_backbone_config(name), trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(
+        name, config=load_backbone_config(name), trust_remote_code=False
+    )
 
 
 def _from_vocabulary(name: str) -> Any:
@@ -108,10 +130,20 @@ def _from_vocabulary(name: str) -> Any:
     if not str(model).endswith(".model"):
         return tokenizer
     lower_case = getattr(tokenizer, "do_lower_case", False)
-    family, backend = type(tokenizer).__name__.removesuffix("Fast"), getattr(tokenizer, "backend_tokenizer", None)
-    if family in SLOW_TO_FAST_CONVERTERS and backend is not None and isinstance(backend.model, Unigram):
-        # The converter itself gives up a sentencepiece model's bytes for characters that it does not know.
-        converter = type("Converter", (SLOW_TO_FAST_CONVERTERS[family],), {"handle_byte_fallback": True})
+    family, backend = (
+        type(tokenizer).__name__.removesuffix("Fast"),
+        getattr(tokenizer, "backend_tokenizer", None),
+    )
+    if (
+        family in SLOW_TO_FAST_CONVERTERS
+        and backend is not None
+        and isinstance(backend.model, Unigram)
+    ):
+        # The converter itself gives up a sentencepiece model's bytes for characters that it does
+        # not know.
+        converter = type(
+            "Converter", (SLOW_TO_FAST_CONVERTERS[family],), {"handle_byte_fallback": True}
+        )
         tokenizer.add_prefix_space = True  # as sentencepiece does
         backend = converter(tokenizer).converted()
         # Its normalization makes spaces of other characters, and sentencepiece strips after it.
@@ -128,7 +160,8 @@ def _from_vocabulary(name: str) -> Any:
 
 
 def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> None:
-    """Raise InputError where a tokenizer is not its sentencepiece model with the family's tokens around it."""
+    """Raise InputError where a tokenizer is not its sentencepiece model with the family's tokens
+    around it."""
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_file=model)
@@ -136,19 +169,26 @@ def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> No
         pieces = processor.encode(text.lower() if lower_case else text, out_type=str)
         if text_ids([text], tokenizer)[0] != tokenizer.convert_tokens_to_ids(pieces):
             raise InputError(
-                f"backbone {name}: {Path(model).name} makes other tokens of {text!r} than transformers; expected a folder with "
+                f"backbone {name}: {Path(model).name} makes other tokens of {text!r} than "
+                "transformers; expected a folder with "
                 "tokenizer.json"
             )
     first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    if first is not None and first not in tokenizer("a").input_ids and tokenizer.init_kwargs.get("add_bos_token", True):
+    if (
+        first is not None
+        and first not in tokenizer("a").input_ids
+        and tokenizer.init_kwargs.get("add_bos_token", True)
+    ):
         raise InputError(
-            f"backbone {name}: transformers puts no {tokenizer.convert_ids_to_tokens(first)} before a text; expected a folder "
+            f"backbone {name}: transformers puts no {tokenizer.convert_ids_to_tokens(first)} "
+            "before a text; expected a folder "
             "with tokenizer.json"
         )
 
 
 def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) -> int:
-    """Raise InputError where a token that a text can give, or one of the `fixed` ones around it, has no embedding.
+    """Raise InputError where a token that a text can give, or one of the `fixed` ones around it,
+    has no embedding.
 
     Returns
     -------
@@ -160,32 +200,43 @@ def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) 
     beyond = max(largest, *fixed)
     if beyond >= embeddings:
         raise InputError(
-            f"backbone {name}: its tokenizer has a token {beyond} ({tokenizer.convert_ids_to_tokens(beyond)}), its model "
+            f"backbone {name}: its tokenizer has a token {beyond} "
+            f"({tokenizer.convert_ids_to_tokens(beyond)}), its model "
             f"{embeddings} embeddings"
         )
     return largest
 
 
 def load_backbone_config(name: str) -> Any:
-    """A backbone's configuration by folder or hub name, without what it says about the attention's code.
+    """A backbone's configuration by folder or hub name, without what it says about the attention's
+    code.
 
     Raises
     ------
     InputError
         If it cannot be loaded, does not say what model it is of, or has an encoder and a decoder.
     """
-    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
-        raise InputError(f"backbone {name}: an adapter alone, without its model; merge it into its base and save that")
+    if (Path(name) / "adapter_config.json").is_file() and not (
+        Path(name) / "config.json"
+    ).is_file():
+        raise InputError(
+            f"backbone {name}: an adapter alone, without its model; merge it into its base and "
+            "save that"
+        )
     try:
         if not PretrainedConfig.get_config_dict(name)[0].get("model_type"):
-            raise ValueError("config.json has no model_type")  # transformers would guess it from the path
+            raise ValueError(
+                "config.json has no model_type"
+            )  # transformers would guess it from the path
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise InputError(not_loaded(name, "configuration", error)) from None
     # A name with a slash would make transformers fetch code of that name and run it.
     config._attn_implementation = None
     if config.is_encoder_decoder:
-        raise InputError(f"backbone {name}: a {config.model_type} model is not an encoder, nor a decoder alone")
+        raise InputError(
+            f"backbone {name}: a {config.model_type} model is not an encoder, nor a decoder alone"
+        )
     return config
 
 
@@ -206,7 +257,8 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             raise InputError(
-                f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+                f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got "
+                f"{tuple(tensor.shape)}"
             )
     load_learned(module, state)
 
@@ -223,7 +275,8 @@ def local_folder(name: str) -> Path:
         return Path(name)
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*_SMALL, "*.safetensors"]))
-        # The hub's folders hold the same weights in other formats as well; .bin is for those that have nothing else.
+        # The hub's folders hold the same weights in other formats as well; .bin is for those that
+        # have nothing else.
         if not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*pytorch_model*.bin"])
     except (*LOADING_ERRORS, HFValidationError) as error:
@@ -232,7 +285,8 @@ def local_folder(name: str) -> Path:
 
 
 def base_folder(name: str) -> Path:
-    """The folder of a base model by its name, as `local_folder`, its weights whole (`humanpref.models.checkpoint`)."""
+    """The folder of a base model by its name, as `local_folder`, its weights whole
+    (`humanpref.models.checkpoint`)."""
     folder = local_folder(name)
     for path in weights_files(folder):
         if path.suffix == ".bin":
@@ -241,10 +295,12 @@ def base_folder(name: str) -> Path:
 
 
 def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
-    """The folder of the base that `artifact` (a model's folder) was trained on, its weights checked, and its name and digest.
+    """The folder of the base that `artifact` (a model's folder) was trained on, its weights
+    checked, and its name and digest.
 
-    Looked at, in this order: the folder in the environment variable HUMANPREF_BASE; what the artifact names, a folder or a hub
-    name; a folder of that name beside the artifact or beside the folder that holds it.
+    Looked at, in this order: the folder in the environment variable HUMANPREF_BASE; what the
+    artifact names, a folder or a hub name; a folder of that name beside the artifact or beside the
+    folder that holds it.
 
     Raises
     ------
@@ -252,8 +308,13 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
         If the base is in none of these places, or only one with other weights.
     """
     record = read_json(artifact / BASE_FILE)
-    if not (isinstance(record, dict) and all(isinstance(record.get(key), str) for key in ("name", "sha256"))):
-        raise InputError(f"{artifact / BASE_FILE}: expected the base's name and sha256, got {record!r}")
+    if not (
+        isinstance(record, dict)
+        and all(isinstance(record.get(key), str) for key in ("name", "sha256"))
+    ):
+        raise InputError(
+            f"{artifact / BASE_FILE}: expected the base's name and sha256, got {record!r}"
+        )
     name, last = record["name"], Path(record["name"]).name
     given = [Path(os.environ[BASE_VARIABLE])] if os.environ.get(BASE_VARIABLE) else []
     places = [place for folder in given for place in (folder, folder / last)]
@@ -297,7 +358,11 @@ def weights_in(parameter: nn.Parameter) -> int:
 
 
 def not_loaded(name: str, what: str, error: Exception) -> str:
-    """What to say of a backbone whose part (`what`) could not be loaded; without a folder of its name the hub was asked."""
+    """What to say of a backbone whose part (`what`) could not be loaded; without a folder of its
+    name the hub was asked."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
     first = first if os.path.isdir(name) else f"no such folder here; {first}"
-    return f"backbone {name}: its {what} cannot be loaded; expected a folder or a hub name that holds it ({first})"
+    return (
+        f"backbone {name}: its {what} cannot be loaded; expected a folder or a hub name that holds "
+        f"it ({first})"
+    )

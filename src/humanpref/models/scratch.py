@@ -1,8 +1,17 @@
-"""A small DeBERTa-v2 made from nothing: its configuration, and a tokenizer trained on the training rows."""
+"""A small DeBERTa-v2 made from nothing: its configuration, and a tokenizer trained on the training
+rows."""
 
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import DebertaV2Config, PreTrainedTokenizerFast
 
 from humanpref.config.neural import EncoderOptions
@@ -43,7 +52,8 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
 
 
 def scratch_config(options: EncoderOptions, tokenizer: Any) -> DebertaV2Config:
-    """DeBERTa-v3's design (relative positions in buckets, shared keys, no absolute positions) at a small size."""
+    """DeBERTa-v3's design (relative positions in buckets, shared keys, no absolute positions) at a
+    small size."""
     width = options.scratch_hidden_size
     return DebertaV2Config(
         vocab_size=len(tokenizer),

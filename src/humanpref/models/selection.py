@@ -1,4 +1,5 @@
-"""Wrapper selection of columns: those that matter, ranked by LightGBM, then added or removed while the held-out loss falls."""
+"""Wrapper selection of columns: those that matter, ranked by LightGBM, then added or removed while
+the held-out loss falls."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,15 +20,18 @@ SELECTION_FILE = "selection.csv"
 class Selection(NamedTuple):
     """The chosen columns' places, ascending, and the path to them.
 
-    The path has one row per step: `step` from 0, `action` (`start`, `add` or `remove`), `column` (its name), `columns` (how many
-    there are now), `log_loss` (held out, nats) and `kept` (False for the last step, which did not lower the loss).
+    The path has one row per step: `step` from 0, `action` (`start`, `add` or `remove`), `column`
+    (its name), `columns` (how many there are now), `log_loss` (held out, nats) and `kept` (False
+    for the last step, which did not lower the loss).
     """
 
     columns: list[int]
     path: pd.DataFrame
 
 
-def importance_order(matrix: np.ndarray, classes: np.ndarray, weights: np.ndarray, seed: int) -> np.ndarray:
+def importance_order(
+    matrix: np.ndarray, classes: np.ndarray, weights: np.ndarray, seed: int
+) -> np.ndarray:
     """The columns by falling total gain in a small LightGBM model of the three classes.
 
     Parameters
@@ -57,7 +61,9 @@ def importance_order(matrix: np.ndarray, classes: np.ndarray, weights: np.ndarra
         "force_row_wise": True,
         "verbosity": -1,
     }
-    booster = lightgbm.train(parameters, lightgbm.Dataset(matrix, classes, weight=weights), num_boost_round=100)
+    booster = lightgbm.train(
+        parameters, lightgbm.Dataset(matrix, classes, weight=weights), num_boost_round=100
+    )
     return np.argsort(-booster.feature_importance("gain"), kind="stable")
 
 
@@ -69,7 +75,8 @@ def select(
     checkpoint: Path | None = None,
     fingerprint: str = "",
 ) -> Selection:
-    """Walk from no column forward, or from all candidates backward, always to the best neighbour, until none is better.
+    """Walk from no column forward, or from all candidates backward, always to the best neighbour,
+    until none is better.
 
     Parameters
     ----------
@@ -80,15 +87,18 @@ def select(
     names : sequence of str
         Of all columns.
     loss_of : callable
-        The held-out log loss of a set of columns (ascending, at least one); the same set must give the same loss.
+        The held-out log loss of a set of columns (ascending, at least one); the same set must give
+        the same loss.
     checkpoint : Path, optional
-        A file that keeps every loss found, so that an interrupted selection goes on with the next one.
+        A file that keeps every loss found, so that an interrupted selection goes on with the next
+        one.
     fingerprint : str
         Of all that `loss_of` depends on: losses kept under another one are not taken.
 
     Notes
     -----
-    At most candidates² / 2 evaluations. Source: Kohavi and John (1997), "Wrappers for feature subset selection".
+    At most candidates² / 2 evaluations. Source: Kohavi and John (1997), "Wrappers for feature
+    subset selection".
     """
     losses = _Losses(loss_of, checkpoint, fingerprint)
     chosen = set() if direction == "forward" else set(candidates)
@@ -105,7 +115,13 @@ def select(
         (moved,) = chosen ^ neighbours[best]
         better = found[best] < current
         path.append((action, names[moved], len(neighbours[best]), found[best], better))
-        logger.info("selection: %s %s: %.5f%s", action, names[moved], found[best], "" if better else ", no better")
+        logger.info(
+            "selection: %s %s: %.5f%s",
+            action,
+            names[moved],
+            found[best],
+            "" if better else ", no better",
+        )
         if not better:
             break
         chosen, current = neighbours[best], found[best]
@@ -117,10 +133,14 @@ def select(
 class _Losses:
     """The loss of each set of columns, found once and kept in the checkpoint."""
 
-    def __init__(self, loss_of: Callable[[list[int]], float], checkpoint: Path | None, fingerprint: str) -> None:
+    def __init__(
+        self, loss_of: Callable[[list[int]], float], checkpoint: Path | None, fingerprint: str
+    ) -> None:
         self.loss_of, self.checkpoint, self.fingerprint = loss_of, checkpoint, fingerprint
         kept = read_json(checkpoint) if checkpoint is not None and checkpoint.is_file() else {}
-        self.known: dict[str, float] = kept["losses"] if kept.get("fingerprint") == fingerprint else {}
+        self.known: dict[str, float] = (
+            kept["losses"] if kept.get("fingerprint") == fingerprint else {}
+        )
 
     def __call__(self, columns: set[int]) -> float:
         key = ",".join(map(str, sorted(columns)))

@@ -1,7 +1,9 @@
-"""A frozen sentence encoder: any sentence-transformer folder, or any Hugging Face encoder, and the vectors of texts under it.
+"""A frozen sentence encoder: any sentence-transformer folder, or any Hugging Face encoder, and the
+vectors of texts under it.
 
-A text that is longer than the encoder reads is read in windows of equal length, and a text is its windows' vectors: what compares
-texts may take their mean or attend to them one by one. A very long text keeps as many windows from its head as from its tail.
+A text that is longer than the encoder reads is read in windows of equal length, and a text is its
+windows' vectors: what compares texts may take their mean or attend to them one by one. A very long
+text keeps as many windows from its head as from its tail.
 """
 
 import hashlib
@@ -25,15 +27,21 @@ from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of, text_ids
 from humanpref.training.predict import predict_logits
 
 # How sentence-transformers before 5.4 says the mode, a flag for each.
-POOLING_FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+POOLING_FLAGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+}
 LONGEST = 512
 """Tokens per window where the folder does not say: what most encoders were trained to read."""
 MEMO_BYTES = 2**30
-"""Vectors of one encoder that are kept in memory for the next model of the process that asks for the same texts."""
+"""Vectors of one encoder that are kept in memory for the next model of the process that asks for
+the same texts."""
 
 
 class Windows(NamedTuple):
-    """One text: its windows' vectors, (windows, width) float32, and how many tokens each stands for, (windows,) float64.
+    """One text: its windows' vectors, (windows, width) float32, and how many tokens each stands
+    for, (windows,) float64.
 
     A text without tokens is one zero vector.
     """
@@ -52,7 +60,8 @@ class Settings(NamedTuple):
 
 
 class PooledEncoder(nn.Module):
-    """A backbone without gradients whose last hidden states are pooled over the real tokens: (n, length) to (n, width)."""
+    """A backbone without gradients whose last hidden states are pooled over the real tokens: (n,
+    length) to (n, width)."""
 
     def __init__(self, backbone: nn.Module, settings: Settings) -> None:
         super().__init__()
@@ -60,7 +69,9 @@ class PooledEncoder(nn.Module):
         self.pooling, self.normalise = settings.pooling, settings.normalise
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
+        hidden = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state.float()
         if self.pooling == "cls":
             pooled = hidden[:, 0]
         elif self.pooling == "max":
@@ -76,8 +87,9 @@ class FrozenEncoder:
     Parameters
     ----------
     name : str
-        A sentence-transformer folder, a plain encoder's folder, or a hub name. From a sentence-transformer the pooling, the
-        normalisation and the maximal length are taken; for a plain encoder it is the mean over the tokens.
+        A sentence-transformer folder, a plain encoder's folder, or a hub name. From a
+        sentence-transformer the pooling, the normalisation and the maximal length are taken; for a
+        plain encoder it is the mean over the tokens.
     max_length : int, optional
         Tokens per window, special tokens included; without it the folder's.
 
@@ -104,17 +116,21 @@ class FrozenEncoder:
         # The pooler (tanh over the first token) has no part in this.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
-        self.settings = _settings(place, folder, modules, max_length, backbone.config, self.tokenizer)
+        self.settings = _settings(
+            place, folder, modules, max_length, backbone.config, self.tokenizer
+        )
         check_encoder(backbone, self.tokenizer, name, self.settings.max_length)
         self.module = PooledEncoder(backbone, self.settings)
         self.width = backbone.config.hidden_size
         self.digest = self._digest()
 
-    def embed(self, texts: Iterable[str], max_windows: int, batch_tokens: int, precision: str) -> dict[str, Windows]:
+    def embed(
+        self, texts: Iterable[str], max_windows: int, batch_tokens: int, precision: str
+    ) -> dict[str, Windows]:
         """The windows of each distinct text.
 
-        The texts' order changes nothing: they are sorted, so that the same set makes the same batches. What this process has
-        embedded before is not computed again, within `MEMO_BYTES`.
+        The texts' order changes nothing: they are sorted, so that the same set makes the same
+        batches. What this process has embedded before is not computed again, within `MEMO_BYTES`.
 
         Parameters
         ----------
@@ -141,14 +157,25 @@ class FrozenEncoder:
         kinds = ["Transformer", "Pooling", *(["Normalize"] if self.settings.normalise else [])]
         paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
         modules = [
-            {"idx": i, "name": str(i), "path": paths[kind], "type": f"sentence_transformers.models.{kind}"}
+            {
+                "idx": i,
+                "name": str(i),
+                "path": paths[kind],
+                "type": f"sentence_transformers.models.{kind}",
+            }
             for i, kind in enumerate(kinds)
         ]
         write_json(folder / "modules.json", modules)
         (folder / paths["Pooling"]).mkdir()
         flags = {flag: mode == self.settings.pooling for flag, mode in POOLING_FLAGS.items()}
-        write_json(folder / paths["Pooling"] / "config.json", {"word_embedding_dimension": self.width} | flags)
-        lengths = {"max_seq_length": self.settings.max_length, "do_lower_case": self.settings.lower_case}
+        write_json(
+            folder / paths["Pooling"] / "config.json",
+            {"word_embedding_dimension": self.width} | flags,
+        )
+        lengths = {
+            "max_seq_length": self.settings.max_length,
+            "do_lower_case": self.settings.lower_case,
+        }
         write_json(folder / "sentence_bert_config.json", lengths)
 
     def facts(self, name: str) -> dict[str, Any]:
@@ -165,7 +192,9 @@ class FrozenEncoder:
             **self.settings._asdict(),
         }
 
-    def _embed(self, texts: list[str], max_windows: int, batch_tokens: int, precision: str) -> list[Windows]:
+    def _embed(
+        self, texts: list[str], max_windows: int, batch_tokens: int, precision: str
+    ) -> list[Windows]:
         template = template_of(self.tokenizer)
         room = self.settings.max_length - len(template.prefix) - len(template.suffix)
         pieces = [split(ids, room, max_windows) for ids in self._token_ids(texts)]
@@ -176,13 +205,20 @@ class FrozenEncoder:
         lengths = np.array([len(ids) for ids in flat])
 
         def collate(rows: np.ndarray) -> dict[str, Tensor]:
-            batch = np.full((len(rows), lengths[rows].max()), self.tokenizer.pad_token_id, dtype=np.int64)
+            batch = np.full(
+                (len(rows), lengths[rows].max()), self.tokenizer.pad_token_id, dtype=np.int64
+            )
             for i, row in enumerate(rows):
                 batch[i, : lengths[row]] = flat[row]
             mask = np.arange(batch.shape[1]) < lengths[rows][:, None]
-            return {"input_ids": torch.from_numpy(batch), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+            return {
+                "input_ids": torch.from_numpy(batch),
+                "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            }
 
-        vectors = predict_logits(self.module, collate, lengths, batch_tokens, precision).astype(np.float32)
+        vectors = predict_logits(self.module, collate, lengths, batch_tokens, precision).astype(
+            np.float32
+        )
         made, start = [], 0
         for text in pieces:
             end = start + len(text)
@@ -194,7 +230,10 @@ class FrozenEncoder:
 
     def _token_ids(self, texts: list[str]) -> Iterable[list[int]]:
         for start in range(0, len(texts), BATCH_TEXTS):
-            part = [text.lower() if self.settings.lower_case else text for text in texts[start : start + BATCH_TEXTS]]
+            part = [
+                text.lower() if self.settings.lower_case else text
+                for text in texts[start : start + BATCH_TEXTS]
+            ]
             yield from text_ids(part, self.tokenizer)
 
     def _digest(self) -> str:
@@ -203,11 +242,14 @@ class FrozenEncoder:
             "settings": self.settings,
             "config": {key: value for key, value in config.items() if key not in _UNRELATED},
             "vocabulary": sorted(self.tokenizer.get_vocab().items()),
-            # What a tokenizer does besides: its normaliser and the rest show in the ids of each character.
+            # What a tokenizer does besides: its normaliser and the rest show in the ids of each
+            # character.
             "ids": list(self._token_ids(_characters())),
             "template": template_of(self.tokenizer),
         }
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode("utf-8", "surrogatepass"))
+        digest = hashlib.sha256(
+            json.dumps(described, sort_keys=True).encode("utf-8", "surrogatepass")
+        )
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy())
@@ -221,11 +263,16 @@ _UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 def _characters() -> list[str]:
     """Every character of two bytes, in texts of 256, apart and side by side."""
     rows = [[chr(code) for code in range(start, start + 256)] for start in range(0, 0x10000, 256)]
-    return [glue.join(row) for row in rows if not "\ud800" <= row[0] <= "\udfff" for glue in (" ", "")]
+    return [
+        glue.join(row) for row in rows if not "\ud800" <= row[0] <= "\udfff" for glue in (" ", "")
+    ]
 
 
-def load_frozen(name: str, max_length: int | None = None, digest: str | None = None) -> FrozenEncoder:
-    """A frozen encoder; one that is equal to it and still in use is given instead, so that fold models share their weights.
+def load_frozen(
+    name: str, max_length: int | None = None, digest: str | None = None
+) -> FrozenEncoder:
+    """A frozen encoder; one that is equal to it and still in use is given instead, so that fold
+    models share their weights.
 
     Parameters
     ----------
@@ -254,7 +301,8 @@ _IN_USE: weakref.WeakValueDictionary[str, FrozenEncoder] = weakref.WeakValueDict
 
 
 def split(ids: list[int], room: int, max_windows: int) -> list[list[int]]:
-    """At most `max_windows` windows of at most `room` ids each, of equal lengths to one; a longer text loses its middle.
+    """At most `max_windows` windows of at most `room` ids each, of equal lengths to one; a longer
+    text loses its middle.
 
     300 ids make two windows of 150, not one of 254 and a remainder that says little.
     """
@@ -299,29 +347,47 @@ def modules_of(folder: Path) -> dict[str, str]:
     listed = _optional_json(folder / "modules.json", [])
     try:
         modules = {module["type"].rpartition(".")[2]: module["path"] for module in listed}
-        inside = all((folder / path).resolve().is_relative_to(folder.resolve()) for path in modules.values())
+        inside = all(
+            (folder / path).resolve().is_relative_to(folder.resolve()) for path in modules.values()
+        )
     except (TypeError, KeyError, AttributeError):
         inside = False
     if not inside:
-        raise InputError(f"{folder / 'modules.json'}: expected a list of modules with type and path")
-    if list(modules) not in ([], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise InputError(
-            f"{folder / 'modules.json'}: expected Transformer, Pooling and perhaps Normalize, got {', '.join(modules)}"
+            f"{folder / 'modules.json'}: expected a list of modules with type and path"
+        )
+    if list(modules) not in (
+        [],
+        ["Transformer", "Pooling"],
+        ["Transformer", "Pooling", "Normalize"],
+    ):
+        raise InputError(
+            f"{folder / 'modules.json'}: expected Transformer, Pooling and perhaps Normalize, got "
+            f"{', '.join(modules)}"
         )
     return modules
 
 
 def _settings(
-    place: Path, folder: Path, modules: dict[str, str], max_length: int | None, config: Any, tokenizer: Any
+    place: Path,
+    folder: Path,
+    modules: dict[str, str],
+    max_length: int | None,
+    config: Any,
+    tokenizer: Any,
 ) -> Settings:
     # Its name has the backbone's type in it in folders of early versions.
     path = min(folder.glob("sentence_*_config.json"), default=folder / "sentence_bert_config.json")
     options = _optional_json(path, {})
-    changes = [key for key, value in options.items() if key.endswith(("_args", "_kwargs")) and value]
+    changes = [
+        key for key, value in options.items() if key.endswith(("_args", "_kwargs")) and value
+    ]
     if options.get("transformer_task", "feature-extraction") != "feature-extraction":
         changes.append("transformer_task")
     if changes:
-        raise InputError(f"{path}: key {changes[0]!r}: {options[changes[0]]!r} is not understood here")
+        raise InputError(
+            f"{path}: key {changes[0]!r}: {options[changes[0]]!r} is not understood here"
+        )
     known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
     # transformers has a very large number for a tokenizer that does not know.
     lengths = [length for length in known if length and length < 10**6] or [LONGEST]
@@ -333,27 +399,36 @@ def _settings(
         prompt = _optional_json(path, {}).get("default_prompt_name")
         if prompt is not None:
             raise InputError(
-                f"{path}: default_prompt_name {prompt!r}: texts are read without a prompt here; set it to null"
+                f"{path}: default_prompt_name {prompt!r}: texts are read without a prompt here; "
+                "set it to null"
             )
-    return Settings(pooling, "Normalize" in modules, max_length or longest, bool(options.get("do_lower_case")))
+    return Settings(
+        pooling, "Normalize" in modules, max_length or longest, bool(options.get("do_lower_case"))
+    )
 
 
 def _pooling(path: Path) -> str:
     options = _optional_json(path, {})
-    flags = [POOLING_FLAGS.get(key, key) for key in options if key.startswith("pooling_mode_") and options[key] is True]
+    flags = [
+        POOLING_FLAGS.get(key, key)
+        for key in options
+        if key.startswith("pooling_mode_") and options[key] is True
+    ]
     modes = options.get("pooling_mode", flags)
     modes = [modes] if isinstance(modes, str) else modes
     if not (isinstance(modes, list) and len(modes) == 1 and modes[0] in POOLING_FLAGS.values()):
-        raise InputError(
-            f"{path}: expected one pooling mode of {', '.join(POOLING_FLAGS.values())}, "
-            f"got {', '.join(map(str, modes)) if modes and isinstance(modes, list) else modes or 'none'}"
-        )
+        found = ", ".join(map(str, modes)) if isinstance(modes, list) else modes
+        known = ", ".join(POOLING_FLAGS.values())
+        raise InputError(f"{path}: expected one pooling mode of {known}, got {found or 'none'}")
     return modes[0]
 
 
 def _optional_json(path: Path, default: Any) -> Any:
-    """What a JSON file holds, of the kind of `default`, which stands for a file that is not there."""
+    """What a JSON file holds, of the kind of `default`, which stands for a file that is not
+    there."""
     found = read_json(path) if path.is_file() else default
     if not isinstance(found, type(default)):
-        raise InputError(f"{path}: expected a JSON {'list' if default == [] else 'object'}, got {found!r}")
+        raise InputError(
+            f"{path}: expected a JSON {'list' if default == [] else 'object'}, got {found!r}"
+        )
     return found

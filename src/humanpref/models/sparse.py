@@ -1,4 +1,5 @@
-"""TF-IDF differences and structural features into a Davidson regression: quick, on the CPU, without torch."""
+"""TF-IDF differences and structural features into a Davidson regression: quick, on the CPU, without
+torch."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from humanpref.models.blocks import Blocks, choose_penalties, fit_regression, sc
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
-from humanpref.text.features import PLAIN, PROCESS_CHARACTERS, antisymmetric_names, structure, symmetric_names
+from humanpref.text.features import (
+    PLAIN,
+    PROCESS_CHARACTERS,
+    antisymmetric_names,
+    structure,
+    symmetric_names,
+)
 from humanpref.text.processes import in_parts, processes_for
 
 STATE_FILE = "model.safetensors"
@@ -25,11 +32,12 @@ PROMPT_SHARE = 5
 
 
 class SparseModel(Model):
-    """d from TF-IDF(a) - TF-IDF(b) and structural differences, nu from TF-IDF(prompt) and symmetric structure.
+    """d from TF-IDF(a) - TF-IDF(b) and structural differences, nu from TF-IDF(prompt) and symmetric
+    structure.
 
-    After `fit`: `responses_` and `prompts_` (the fitted vectorizers, None where the rows hold no term often enough), the
-    standardisation of the structural features `x_scale_`, `z_mean_`, `z_scale_` (x is not centred: that would break its
-    symmetry), and `regression_`.
+    After `fit`: `responses_` and `prompts_` (the fitted vectorizers, None where the rows hold no
+    term often enough), the standardisation of the structural features `x_scale_`, `z_mean_`,
+    `z_scale_` (x is not centred: that would break its symmetry), and `regression_`.
     """
 
     swap_equivariant = True
@@ -47,14 +55,24 @@ class SparseModel(Model):
         answers = [*_texts(pairs["response_a"], options), *_texts(pairs["response_b"], options)]
         self.responses_, terms = _vectorize(answers, options, options.max_terms)
         prompts = _texts(pairs["prompt"], options)
-        self.prompts_, prompt_terms = _vectorize(prompts, options, -(-options.max_terms // PROMPT_SHARE))
+        self.prompts_, prompt_terms = _vectorize(
+            prompts, options, -(-options.max_terms // PROMPT_SHARE)
+        )
         x, z = structure(pairs, PLAIN)
         self.x_scale_, self.z_mean_, self.z_scale_ = scales(x, z, weights)
         features = self._features(terms[: len(pairs)], terms[len(pairs) :], prompt_terms, x, z)
         term_penalty, structure_penalty, inner = choose_penalties(
-            pairs, features, labels, weights, options.term_penalties, options.structure_penalties, self.config.seed
+            pairs,
+            features,
+            labels,
+            weights,
+            options.term_penalties,
+            options.structure_penalties,
+            self.config.seed,
         )
-        self.regression_ = fit_regression(features, term_penalty, structure_penalty, labels, weights)
+        self.regression_ = fit_regression(
+            features, term_penalty, structure_penalty, labels, weights
+        )
         self.report_ = {
             "terms": features.x_wide.shape[1],
             "prompt_terms": features.z_wide.shape[1],
@@ -67,17 +85,28 @@ class SparseModel(Model):
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         options: SparseOptions = self.config.model
-        a, b = (_terms(self.responses_, pairs[column], options) for column in ("response_a", "response_b"))
-        features = self._features(a, b, _terms(self.prompts_, pairs["prompt"], options), *structure(pairs, PLAIN))
+        a, b = (
+            _terms(self.responses_, pairs[column], options)
+            for column in ("response_a", "response_b")
+        )
+        features = self._features(
+            a, b, _terms(self.prompts_, pairs["prompt"], options), *structure(pairs, PLAIN)
+        )
         return self.regression_.predict_proba(features.x(), features.z())
 
     def save_state(self, folder: Path) -> None:
-        arrays = {"w": self.regression_.w_, "v": self.regression_.v_, "c": np.array([self.regression_.c_])}
+        arrays = {
+            "w": self.regression_.w_,
+            "v": self.regression_.v_,
+            "c": np.array([self.regression_.c_]),
+        }
         arrays |= {"x_scale": self.x_scale_, "z_mean": self.z_mean_, "z_scale": self.z_scale_}
         vocabularies = {}
         for name, vectorizer in (("responses", self.responses_), ("prompts", self.prompts_)):
             # The terms in the order of their columns.
-            vocabularies[name] = [] if vectorizer is None else vectorizer.get_feature_names_out().tolist()
+            vocabularies[name] = (
+                [] if vectorizer is None else vectorizer.get_feature_names_out().tolist()
+            )
             arrays[f"{name}_idf"] = np.empty(0) if vectorizer is None else vectorizer.idf_
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / VOCABULARY_FILE, vocabularies)
@@ -89,7 +118,9 @@ class SparseModel(Model):
         terms: dict[str, list[str]] = {}
         for name in ("responses", "prompts"):
             terms[name] = vocabularies.get(name) if isinstance(vocabularies, dict) else None
-            if not isinstance(terms[name], list) or not all(isinstance(term, str) for term in terms[name]):
+            if not isinstance(terms[name], list) or not all(
+                isinstance(term, str) for term in terms[name]
+            ):
                 raise InputError(f"{path}: {name}: expected a list of terms")
             if len(set(terms[name])) < len(terms[name]):
                 raise InputError(f"{path}: {name}: a term stands twice")
@@ -99,15 +130,26 @@ class SparseModel(Model):
         # One weight more in v: the cosine of the answers.
         shapes |= {"w": (len(terms["responses"]) + x,), "v": (len(terms["prompts"]) + z + 1,)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
-        vectorizers = [_restored(terms[name], arrays[f"{name}_idf"], self.config.model) for name in terms]
+        vectorizers = [
+            _restored(terms[name], arrays[f"{name}_idf"], self.config.model) for name in terms
+        ]
         self.responses_, self.prompts_ = vectorizers
-        self.x_scale_, self.z_mean_, self.z_scale_ = arrays["x_scale"], arrays["z_mean"], arrays["z_scale"]
+        self.x_scale_, self.z_mean_, self.z_scale_ = (
+            arrays["x_scale"],
+            arrays["z_mean"],
+            arrays["z_scale"],
+        )
         w, v = arrays["w"], arrays["v"]
         self.regression_ = DavidsonRegression(np.zeros(len(w)), np.zeros(len(v)))
         self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
 
     def _features(
-        self, a: sparse.csr_matrix, b: sparse.csr_matrix, prompts: sparse.csr_matrix, x: np.ndarray, z: np.ndarray
+        self,
+        a: sparse.csr_matrix,
+        b: sparse.csr_matrix,
+        prompts: sparse.csr_matrix,
+        x: np.ndarray,
+        z: np.ndarray,
     ) -> Blocks:
         # The rows of a and b have length 1 (or 0), so that the sum of products is their cosine.
         cosine = np.asarray(a.multiply(b).sum(axis=1))
@@ -118,19 +160,24 @@ class SparseModel(Model):
 def _vectorize(
     texts: list[str], options: SparseOptions, max_terms: int
 ) -> tuple[TfidfVectorizer | None, sparse.csr_matrix]:
-    """A vectorizer fitted to the texts, None where no term is wanted or stands in enough of them, and what it makes of each.
+    """A vectorizer fitted to the texts, None where no term is wanted or stands in enough of them,
+    and what it makes of each.
 
-    A text that stands twice counts once. Taking the texts apart costs more than all else: it is done once.
+    A text that stands twice counts once. Taking the texts apart costs more than all else: it is
+    done once.
     """
     nothing = None, sparse.csr_matrix((len(texts), 0))
     if max_terms == 0:
         return nothing
     places = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    vectorizer = _unfitted(options, min_df=min(options.min_rows, len(places)), max_features=max_terms)
+    vectorizer = _unfitted(
+        options, min_df=min(options.min_rows, len(places)), max_features=max_terms
+    )
     try:
         matrix = vectorizer.fit_transform(places)
     except ValueError:
-        # How scikit-learn says that no term is left; its arguments are checked in the configuration.
+        # How scikit-learn says that no term is left; its arguments are checked in the
+        # configuration.
         return nothing
     return vectorizer, matrix[[places[text] for text in texts]]
 
@@ -144,11 +191,17 @@ def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> Tfid
 
 
 def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
-    token = r"\w+" if options.preprocess == "none" else r"\S+"  # NLTK has found the words, marks and all
-    return TfidfVectorizer(ngram_range=(1, options.word_ngrams), token_pattern=token, sublinear_tf=True, **arguments)
+    token = (
+        r"\w+" if options.preprocess == "none" else r"\S+"
+    )  # NLTK has found the words, marks and all
+    return TfidfVectorizer(
+        ngram_range=(1, options.word_ngrams), token_pattern=token, sublinear_tf=True, **arguments
+    )
 
 
-def _terms(vectorizer: TfidfVectorizer | None, column: pd.Series, options: SparseOptions) -> sparse.csr_matrix:
+def _terms(
+    vectorizer: TfidfVectorizer | None, column: pd.Series, options: SparseOptions
+) -> sparse.csr_matrix:
     """TF-IDF of each cell, (n, terms), rows of length 1; without a vectorizer no columns."""
     if vectorizer is None:
         return sparse.csr_matrix((len(column), 0))

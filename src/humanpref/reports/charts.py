@@ -192,7 +192,9 @@ def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> 
         bar.ax.minorticks_off()
 
 
-def interval_figure(table: pd.DataFrame, path: Path, title: str, reference: float | None = None) -> None:
+def interval_figure(
+    table: pd.DataFrame, path: Path, title: str, reference: float | None = None
+) -> None:
     """Draw log losses with their 95 % intervals, one line per row, the best on top.
 
     Parameters
@@ -307,6 +309,8 @@ def _name_rows(axes, names: Sequence[str]) -> None:
 
 
 def _tick_labels(names: Sequence[str]) -> list[str]:
-    lines = ([line if len(line) <= 36 else line[:35] + "…" for line in n.split("\n")] for n in names)
+    lines = (
+        [line if len(line) <= 36 else line[:35] + "…" for line in n.split("\n")] for n in names
+    )
     # "$" would start a formula.
     return ["\n".join(line).replace("$", r"\$") for line in lines]

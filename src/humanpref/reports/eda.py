@@ -25,7 +25,9 @@ _LEFT_OUT = ("fields", "id", "label", "weight")
 Tables = dict[str, pd.DataFrame]
 
 
-def explore(data_csv: str | Path, out: str | Path, tokenizer: str | Path | None = None) -> dict[str, Any]:
+def explore(
+    data_csv: str | Path, out: str | Path, tokenizer: str | Path | None = None
+) -> dict[str, Any]:
     """Explore a file of pairs: `index.html`, `summary.json`, `figures/*.png` and `tables/*.csv`.
 
     Parameters
@@ -144,7 +146,9 @@ def _draw_pairs(met: pd.DataFrame, drawn: pd.Series, figures: Path) -> None:
     charts.matrix(figures / "compared_pairs.png", drawn, counts + counts.T, f"{label} (log scale)")
 
 
-def _strengths(pairs: pd.DataFrame, found: Tables, figures: Path) -> tuple[pd.DataFrame, dict[str, float]]:
+def _strengths(
+    pairs: pd.DataFrame, found: Tables, figures: Path
+) -> tuple[pd.DataFrame, dict[str, float]]:
     ranking, metrics = model_strengths(pairs)
     shown = ranking[ranking["model"].isin(found["models"]["model"].head(DRAWN_MODELS))]
     strengths = {"strength": shown[["strength", "low", "high"]]}

@@ -125,7 +125,10 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
         write_json(folder / METRICS_FILE, metrics)
         artifacts = []
         for number, (name, of) in enumerate(metrics["artifacts"].items()):
-            parts = {key: table[table["artifact"] == name].drop(columns="artifact") for key, table in tables.items()}
+            parts = {
+                key: table[table["artifact"] == name].drop(columns="artifact")
+                for key, table in tables.items()
+            }
             _draw(folder / "figures", number, of, parts)
             counts = pd.DataFrame(of["confusion"], columns=[f"predicted {c}" for c in CLASSES])
             counts.insert(0, "label", CLASSES)
@@ -202,10 +205,14 @@ def _slices(
     return pd.DataFrame(records, columns=columns)
 
 
-def _worst(pairs: pd.DataFrame, losses: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+def _worst(
+    pairs: pd.DataFrame, losses: np.ndarray, labels: np.ndarray, probabilities: np.ndarray
+) -> pd.DataFrame:
     rows = np.argsort(-losses, kind="stable")[:WORST_ROWS]
     table = pd.DataFrame({"id": pairs[ID].to_numpy()[rows], "log_loss": losses[rows]})
     table["label"] = np.take(CLASSES, labels[rows].argmax(axis=1))
     table[[f"P({c})" for c in CLASSES]] = probabilities[rows]
-    table["prompt"] = [" ".join(" ".join(turns).split())[:100] for turns in pairs["prompt"].iloc[rows]]
+    table["prompt"] = [
+        " ".join(" ".join(turns).split())[:100] for turns in pairs["prompt"].iloc[rows]
+    ]
     return table

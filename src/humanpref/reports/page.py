@@ -55,7 +55,10 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters["columns"] = columns
-    figures = {path.stem: base64.b64encode(path.read_bytes()).decode() for path in (folder / "figures").glob("*.png")}
+    figures = {
+        path.stem: base64.b64encode(path.read_bytes()).decode()
+        for path in (folder / "figures").glob("*.png")
+    }
     with write_whole(folder / PAGE_FILE) as file:
         file.write(environment.get_template(template).render(figures=figures, **values))
 
@@ -75,7 +78,10 @@ def _cells(column: pd.Series) -> list[str]:
     if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
         return [str(value) for value in column]
     places = 0 if (column.dropna() % 1 == 0).all() else 3
-    return ["–" if pd.isna(value) else f"{value:,.{0 if abs(value) >= 100 else places}f}" for value in column]
+    return [
+        "–" if pd.isna(value) else f"{value:,.{0 if abs(value) >= 100 else places}f}"
+        for value in column
+    ]
 
 
 def _printable(value: Any) -> Any:
@@ -83,4 +89,6 @@ def _printable(value: Any) -> Any:
     # Markup has been through here already.
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in value
+    )

@@ -230,12 +230,12 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFra
         `median` and `p99` (tokens of the longest sequence).
     """
     drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(seed))
-    prompt, a, b = (np.fromiter(_token_counts(tokenizer, drawn[column]), dtype=np.int64) for column in TEXT_COLUMNS)
+    prompt, a, b = (
+        np.fromiter(_token_counts(tokenizer, drawn[column]), dtype=np.int64)
+        for column in TEXT_COLUMNS
+    )
     special = tokenizer.num_special_tokens_to_add(pair=True)
-    lengths = {
-        "dual": prompt + np.maximum(a, b) + special,
-        "joint": prompt + a + b + special + 1,
-    }
+    lengths = {"dual": prompt + np.maximum(a, b) + special, "joint": prompt + a + b + special + 1}
     records = [
         (inputs, limit, len(drawn), (length > limit).sum(), *np.quantile(length, [0.5, 0.99]))
         for inputs, length in lengths.items()

@@ -1,4 +1,5 @@
-"""Artifacts that were trained on the same rows, blended by their out-of-fold predictions into one artifact."""
+"""Artifacts that were trained on the same rows, blended by their out-of-fold predictions into one
+artifact."""
 
 import dataclasses
 import logging
@@ -18,7 +19,13 @@ from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses, summarise
 from humanpref.files import check_new, folder_whole, write_json, write_whole
-from humanpref.models.blend import describe_member, equal_blend, fit_corrected_blend, mean_log_loss, write_blend
+from humanpref.models.blend import (
+    describe_member,
+    equal_blend,
+    fit_corrected_blend,
+    mean_log_loss,
+    write_blend,
+)
 from humanpref.models.blend_correction import describe_correction
 from humanpref.runs.artifact import (
     ANSWER_KEY,
@@ -43,21 +50,26 @@ MODEL = "model"
 
 
 def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") -> Artifact:
-    """Fit weights and a correction on out-of-fold predictions, and write an artifact that holds its members.
+    """Fit weights and a correction on out-of-fold predictions, and write an artifact that holds its
+    members.
 
-    The blend's own oof.csv and figures are cross-fitted: each grouped fold is predicted with all that is fitted and chosen on the
-    other folds (members, weights, temperature or vector scaling, special cases). Its gain is nested likewise: on each fold the
-    blend is compared with the member that is the best on the other folds. Of members that are nearly equal, this is more often
-    than not the worse one here, which is a little kind to the blend; the difference to the member that is the best on all rows,
-    which stands beside it, flatters that member. What neither undoes: the members that predicted the other folds have learned
-    from this one. For that, train a preset of family `blend` by folds.
+    The blend's own oof.csv and figures are cross-fitted: each grouped fold is predicted with all
+    that is fitted and chosen on the other folds (members, weights, temperature or vector scaling,
+    special cases). Its gain is nested likewise: on each fold the blend is compared with the member
+    that is the best on the other folds. Of members that are nearly equal, this is more often than
+    not the worse one here, which is a little kind to the blend; the difference to the member that
+    is the best on all rows, which stands beside it, flatters that member. What neither undoes: the
+    members that predicted the other folds have learned from this one. For that, train a preset of
+    family `blend` by folds.
 
-    The log loss of the final blend on the rows that it was fitted on is in the metrics, too, by its right name.
+    The log loss of the final blend on the rows that it was fitted on is in the metrics, too, by its
+    right name.
 
     Parameters
     ----------
     folders : sequence of Path
-        At least two artifacts, trained on the same rows; their folds may differ, and the rows that all of them held out count.
+        At least two artifacts, trained on the same rows; their folds may differ, and the rows that
+        all of them held out count.
     out : path
         The artifact's folder; it must not exist.
     mean : str
@@ -73,16 +85,23 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
     rows, told, most = _held_out(artifacts)
-    labels, weights, keys = labels_of(rows), weights_of(rows), rows[PROMPT_KEY].to_numpy(dtype=object)
+    labels, weights, keys = (
+        labels_of(rows),
+        weights_of(rows),
+        rows[PROMPT_KEY].to_numpy(dtype=object),
+    )
     config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
     options: BlendOptions = config.model
     cases = rows[CASE].to_numpy(dtype=object) if CASE in rows else None
     if len(set(keys)) < 2:
         raise InputError(
-            "blend: the held-out rows have one prompt; at least two are needed to fit weights and judge them"
+            "blend: the held-out rows have one prompt; at least two are needed to fit weights and "
+            "judge them"
         )
     # A prompt's key stands for the prompt: the same groups, and no text needed.
-    folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), min(CROSS_FITS, len(set(keys))), config.seed)
+    folds = grouped_folds(
+        rows.assign(prompt=[(key,) for key in keys]), min(CROSS_FITS, len(set(keys))), config.seed
+    )
     honest, prior, rival = np.empty(labels.shape), np.empty(labels.shape), np.empty(labels.shape)
     rivals = []
     for fold in np.unique(folds):
@@ -93,7 +112,9 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         )
         honest[judged] = nested(told[:, judged], None if cases is None else cases[judged])
         prior[judged] = np.average(labels[fitted], axis=0, weights=weights[fitted])
-        best = int(np.argmin([mean_log_loss(labels[fitted], of[fitted], weights[fitted]) for of in told]))
+        best = int(
+            np.argmin([mean_log_loss(labels[fitted], of[fitted], weights[fitted]) for of in told])
+        )
         rival[judged] = told[best][judged]
         rivals.append(best)
     final, dropped, tried = fit_corrected_blend(told, labels, weights, options, folds, cases)
@@ -120,7 +141,9 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     learned = max(artifact.facts["training_rows"] for artifact in artifacts)
     with folder_whole(out) as folder:
         of_kept = dataclasses.replace(final, weights=final.weights[kept])
-        write_blend(folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept])
+        write_blend(
+            folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept]
+        )
         write_oof(folder / OOF_FILE, rows, honest, folds)
         trained = pd.concat(_tables(artifacts)).drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
         # An earlier version's row without a key is the one that has it, if there is one.
@@ -137,7 +160,10 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
                 "members": members,
                 "rows_left_out": most - len(rows),
                 "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(told, cases)),
-                "note": "the log loss on the rows that the blend was fitted on flatters it; log_loss is cross-fitted",
+                "note": (
+                    "the log loss on the rows that the blend was fitted on flatters it; log_loss "
+                    "is cross-fitted"
+                ),
                 "nested": {
                     "best_members": [members[number]["member"] for number in rivals],
                     "difference": float(to_rival.mean()),
@@ -153,9 +179,13 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
             "members": {MODEL: {"training_rows": learned, "prior": facts["prior"]}},
         }
         write_json(folder / METRICS_FILE, metrics)
-        facts = facts_of(config, [MODEL], np.array(facts["prior"]), learned, facts["data_sha256"], None)
+        facts = facts_of(
+            config, [MODEL], np.array(facts["prior"]), learned, facts["data_sha256"], None
+        )
         known = [versions for number in kept for versions in artifacts[number].versions]
-        facts["member_versions"] = [versions for i, versions in enumerate(known) if versions not in known[:i]]
+        facts["member_versions"] = [
+            versions for i, versions in enumerate(known) if versions not in known[:i]
+        ]
         write_json(folder / FACTS_FILE, facts)
     return Artifact.load(out)
 
@@ -168,18 +198,30 @@ def render(metrics: dict[str, Any]) -> str:
     lines = [describe_member(member) for member in found["members"]]
     lines.append(f"{found['mean']} mean, temperature {found['temperature']:.3f}")
     if found["corrections"] and found["corrections"][0]["used"]:
-        lines[-1] += f", the tie's logarithm times {found['tie_scale']:.3f} {found['tie_bias']:+.3f}"
+        lines[-1] += (
+            f", the tie's logarithm times {found['tie_scale']:.3f} {found['tie_bias']:+.3f}"
+        )
     lines += [describe_correction(tried) for tried in found["corrections"]]
     if not found["cases_known"]:
-        lines.append("special cases: not known, the artifacts are of an earlier version; train one of them again")
+        lines.append(
+            "special cases: not known, the artifacts are of an earlier version; train one of them "
+            "again"
+        )
     if found["rows_left_out"]:
-        lines.append(f"degraded: {found['rows_left_out']} held-out rows left out, which not every artifact held out")
+        lines.append(
+            f"degraded: {found['rows_left_out']} held-out rows left out, which not every artifact "
+            "held out"
+        )
     lines += [
-        f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} [{metrics['log_loss_low']:.4f}, "
+        f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
+        f"[{metrics['log_loss_low']:.4f}, "
         f"{metrics['log_loss_high']:.4f}], the prior's {metrics['prior_log_loss']:.4f}",
-        f"nested difference to the best member, chosen on the other folds ({chosen} of {counts.total()}): "
-        f"{nested['difference']:+.4f} [{nested['low']:+.4f}, {nested['high']:+.4f}] (below 0: the blend is better)",
-        f"difference to {found['best_member']}, the best member on these rows: {found['difference_to_best']:+.4f} "
+        f"nested difference to the best member, chosen on the other folds ({chosen} of "
+        f"{counts.total()}): "
+        f"{nested['difference']:+.4f} [{nested['low']:+.4f}, {nested['high']:+.4f}] (below 0: the "
+        "blend is better)",
+        f"difference to {found['best_member']}, the best member on these rows: "
+        f"{found['difference_to_best']:+.4f} "
         f"[{found['difference_low']:+.4f}, {found['difference_high']:+.4f}]",
         f"on the rows of the fit (flattering): {found['log_loss_on_the_rows_of_the_fit']:.4f}",
     ]
@@ -193,7 +235,8 @@ def _check_rows(artifacts: list[Artifact]) -> None:
     for number, artifact in enumerate(artifacts):
         if artifact.facts.get("data_sha256") != artifacts[0].facts.get("data_sha256"):
             raise InputError(
-                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}, or the same in another order; a blend "
+                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}, or the same "
+                "in another order; a blend "
                 "needs the same rows for all"
             )
         if any(artifact.folder.resolve() == other.folder.resolve() for other in artifacts[:number]):
@@ -201,24 +244,40 @@ def _check_rows(artifacts: list[Artifact]) -> None:
 
 
 def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]:
-    """The n rows that every artifact predicted while they were held out, what the m said of them, (m, n, 3), and how many
-    one of them held out at most."""
+    """The n rows that every artifact predicted while they were held out, what the m said of them,
+    (m, n, 3), and how many one of them held out at most."""
     predicted = [artifact.oof.set_index(ID) for artifact in artifacts]
     rows = _tables(artifacts)[0]
-    rows = rows[np.all([rows[ID].isin(frame.index) for frame in predicted], axis=0)].reset_index(drop=True)
+    rows = rows[np.all([rows[ID].isin(frame.index) for frame in predicted], axis=0)].reset_index(
+        drop=True
+    )
     if rows.empty:
-        raise InputError("blend: no row was held out by all of " + ", ".join(str(a.folder) for a in artifacts))
+        raise InputError(
+            "blend: no row was held out by all of " + ", ".join(str(a.folder) for a in artifacts)
+        )
     most = max(len(frame) for frame in predicted)
     if len(rows) < most:
         logger.warning(
-            "blend: %d rows were held out by every artifact, of %d that one of them held out", len(rows), most
+            "blend: %d rows were held out by every artifact, of %d that one of them held out",
+            len(rows),
+            most,
         )
     folds = [frame.loc[rows[ID], FOLD].to_numpy() for frame in predicted]
-    others = [a.folder for a, own in zip(artifacts, folds, strict=True) if not np.array_equal(own, folds[0])]
+    others = [
+        a.folder
+        for a, own in zip(artifacts, folds, strict=True)
+        if not np.array_equal(own, folds[0])
+    ]
     if others:
         names = ", ".join(map(str, others))
-        logger.warning("blend: other folds than %s's: %s; rows are matched by id", artifacts[0].folder, names)
-    return rows, np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted]), most
+        logger.warning(
+            "blend: other folds than %s's: %s; rows are matched by id", artifacts[0].folder, names
+        )
+    return (
+        rows,
+        np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted]),
+        most,
+    )
 
 
 def _tables(artifacts: list[Artifact]) -> list[pd.DataFrame]:
@@ -228,8 +287,11 @@ def _tables(artifacts: list[Artifact]) -> list[pd.DataFrame]:
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:
-    """A function that writes the artifact's model into a folder: a copy, or the plain mean of its fold models' copies."""
-    copies = [partial(shutil.copytree, artifact.folder / member) for member in artifact.facts["members"]]
+    """A function that writes the artifact's model into a folder: a copy, or the plain mean of its
+    fold models' copies."""
+    copies = [
+        partial(shutil.copytree, artifact.folder / member) for member in artifact.facts["members"]
+    ]
     if len(copies) == 1:
         return copies[0]
     mean = from_dict({"family": "blend"}, "blend")

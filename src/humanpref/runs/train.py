@@ -31,7 +31,15 @@ from humanpref.data import (
     weights_of,
 )
 from humanpref.evaluation.metrics import summarise
-from humanpref.files import check_new, folder_whole, is_main_process, read_json, remove, share_equal_files, write_json
+from humanpref.files import (
+    check_new,
+    folder_whole,
+    is_main_process,
+    read_json,
+    remove,
+    share_equal_files,
+    write_json,
+)
 from humanpref.models import build_model
 from humanpref.models.budget import Budget, shortages
 from humanpref.models.selection import SELECTION_FILE
@@ -67,9 +75,10 @@ def train(
 ) -> Artifact | None:
     """Train on a labelled CSV and write an artifact.
 
-    Without `folds` a grouped share of the rows (`training.validation_fraction`) is held out and reported on, and one model is
-    trained on the rest. With `folds` K models are trained, each without its fold; what each says of its fold are the
-    out-of-fold predictions. An interrupted run goes on, model by model, when it is started again with the same arguments.
+    Without `folds` a grouped share of the rows (`training.validation_fraction`) is held out and
+    reported on, and one model is trained on the rest. With `folds` K models are trained, each
+    without its fold; what each says of its fold are the out-of-fold predictions. An interrupted run
+    goes on, model by model, when it is started again with the same arguments.
 
     Parameters
     ----------
@@ -78,19 +87,21 @@ def train(
     train_csv : path
         Rows with labels, and weights if there are any.
     out : path
-        The artifact's folder; it must not exist. It appears when the run has succeeded; until then the models that are done
-        wait in `OUT.partial`.
+        The artifact's folder; it must not exist. It appears when the run has succeeded; until then
+        the models that are done wait in `OUT.partial`.
     folds : int, optional
         K, at least 2.
     extra, exclude_prompts
-        More rows, never held out, and prompts that must not be learned: `humanpref.data.read_training_rows`.
+        More rows, never held out, and prompts that must not be learned:
+        `humanpref.data.read_training_rows`.
     teacher : Teacher, optional
-        Whose probabilities are learned in place of the labels, or mixed with them: `humanpref.runs.distillation.taught`. What is
-        held out is judged by its labels.
+        Whose probabilities are learned in place of the labels, or mixed with them:
+        `humanpref.runs.distillation.taught`. What is held out is judged by its labels.
 
     Returns
     -------
-    Artifact, or None in a process that `accelerate launch` started beside the main one: that one alone writes.
+    Artifact, or None in a process that `accelerate launch` started beside the main one: that one
+    alone writes.
 
     Raises
     ------
@@ -128,7 +139,9 @@ def train(
                 _fit_member(seeded, rows, held[name], work / member, main)
         finally:
             # A run that failed before its first model was done leaves nothing behind.
-            begun = (work / name for member in members for name in (member, f"{member}{CHECKPOINT}"))
+            begun = (
+                work / name for member in members for name in (member, f"{member}{CHECKPOINT}")
+            )
             if main and not any(path.exists() for path in begun):
                 shutil.rmtree(work)
         if not main:
@@ -137,7 +150,9 @@ def train(
         try:
             work.rename(out)
         except OSError as error:
-            raise InputError(f"{out}: cannot take its place; the finished run is {work} ({error.strerror})") from None
+            raise InputError(
+                f"{out}: cannot take its place; the finished run is {work} ({error.strerror})"
+            ) from None
     return Artifact.load(out)
 
 
@@ -154,11 +169,13 @@ def partial_of(out: Path) -> Path:
 def predict(
     artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows, and what makes it less than whole.
+    """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows, and what
+    makes it less than whole.
 
-    With `seconds` of wall clock each artifact has an equal share of what is left when it begins, without them its own
-    `inference.seconds`, if set; it gives up what will not fit (`humanpref.models.budget`). A row's mean is over the artifacts
-    that had time for it; one that none had time for gets the mean of their class rates. One artifact is in memory at a time.
+    With `seconds` of wall clock each artifact has an equal share of what is left when it begins,
+    without them its own `inference.seconds`, if set; it gives up what will not fit
+    (`humanpref.models.budget`). A row's mean is over the artifacts that had time for it; one that
+    none had time for gets the mean of their class rates. One artifact is in memory at a time.
 
     Raises
     ------
@@ -182,35 +199,56 @@ def predict(
         told.append(loaded.predict_within(pairs, budget))
     known = ~np.isnan(told).any(axis=2)  # (artifacts, n)
     if len(pairs) and not known.any():
-        raise InputError("predict: there was no time for a single row; give it more (--seconds, inference.seconds)")
-    prior = np.mean([np.array(artifact.prior) / sum(artifact.prior) for artifact in artifacts], axis=0)
+        raise InputError(
+            "predict: there was no time for a single row; give it more (--seconds, "
+            "inference.seconds)"
+        )
+    prior = np.mean(
+        [np.array(artifact.prior) / sum(artifact.prior) for artifact in artifacts], axis=0
+    )
     counts = known.sum(axis=0)[:, None]
     probabilities = np.where(counts > 0, np.nansum(told, axis=0) / np.maximum(counts, 1), prior)
     missing = int((counts == 0).sum())
-    return probabilities, shortages(given_up) + ([f"{missing} of {len(pairs)} rows have the prior"] if missing else [])
+    return probabilities, shortages(given_up) + (
+        [f"{missing} of {len(pairs)} rows have the prior"] if missing else []
+    )
 
 
 def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
-    """The artifact's metrics on a labelled CSV (`humanpref.evaluation.metrics.summarise`); `humanpref.reports.evaluate` has more.
+    """The artifact's metrics on a labelled CSV (`humanpref.evaluation.metrics.summarise`);
+    `humanpref.reports.evaluate` has more.
 
     `rows_trained_on`: how many of the rows it was trained on, which flatters the figures.
     """
     pairs, trained_on = rows_to_judge([artifact], data_csv)
-    figures = summarise(labels_of(pairs), artifact.predict_proba(pairs), np.array(artifact.prior), prompt_keys(pairs))
+    figures = summarise(
+        labels_of(pairs),
+        artifact.predict_proba(pairs),
+        np.array(artifact.prior),
+        prompt_keys(pairs),
+    )
     return {**figures, "rows_trained_on": trained_on[0]}
 
 
-def rows_to_judge(artifacts: Sequence[Artifact], data_csv: str | Path) -> tuple[pd.DataFrame, list[int]]:
-    """Labelled rows to judge artifacts by, without those of weight 0, and on how many of them each was trained."""
+def rows_to_judge(
+    artifacts: Sequence[Artifact], data_csv: str | Path
+) -> tuple[pd.DataFrame, list[int]]:
+    """Labelled rows to judge artifacts by, without those of weight 0, and on how many of them each
+    was trained."""
     pairs = read_pairs(data_csv, labels=True)
     pairs = pairs[present(pairs, data_csv)].reset_index(drop=True)
     trained_on = [int(_learned(artifact, pairs).sum()) for artifact in artifacts]
     for artifact, learned in zip(artifacts, trained_on, strict=True):
         if learned:
             logger.warning(
-                "%s was trained on %d of the %d rows in %s: these figures flatter it (its held-out ones are in %s)",
-                artifact.folder, learned, len(pairs), data_csv, artifact.folder / METRICS_FILE,
-            )  # fmt: skip
+                "%s was trained on %d of the %d rows in %s: these figures flatter it (its held-out "
+                "ones are in %s)",
+                artifact.folder,
+                learned,
+                len(pairs),
+                data_csv,
+                artifact.folder / METRICS_FILE,
+            )
     return pairs, trained_on
 
 
@@ -225,7 +263,8 @@ def _learned(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
 
 
 def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:
-    """The models to train: by folder, the split that each leaves out and its configuration, which differs in the seed only."""
+    """The models to train: by folder, the split that each leaves out and its configuration, which
+    differs in the seed only."""
     if config.training.seeds == 1:
         return {name: (name, config) for name in held}
     return {
@@ -236,14 +275,17 @@ def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str
 
 
 def selection_path(artifact: Artifact) -> pd.DataFrame:
-    """The steps by which each model of the artifact chose its columns (`humanpref.models.selection`); `model` names it.
+    """The steps by which each model of the artifact chose its columns
+    (`humanpref.models.selection`); `model` names it.
 
     Raises
     ------
     InputError
         If its models selected nothing.
     """
-    files = {member: artifact.folder / member / SELECTION_FILE for member in artifact.facts["members"]}
+    files = {
+        member: artifact.folder / member / SELECTION_FILE for member in artifact.facts["members"]
+    }
     tables = [
         pd.read_csv(file, keep_default_na=False).assign(model=member)
         for member, file in files.items()
@@ -251,7 +293,8 @@ def selection_path(artifact: Artifact) -> pd.DataFrame:
     ]
     if not tables:
         raise InputError(
-            f"{artifact.folder}: its models selected no columns (option model.selection of family boosted)"
+            f"{artifact.folder}: its models selected no columns (option model.selection of family "
+            "boosted)"
         )
     return pd.concat(tables, ignore_index=True)
 
@@ -260,27 +303,41 @@ def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
     own, more, _ = rows.kept(np.zeros(len(rows.pairs), dtype=bool))
     _, targets = rows.gathered(own, more)
     for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
-        logger.warning("%s: no row to learn from has anything in column %r; are the labels right?", source, str(name))
+        logger.warning(
+            "%s: no row to learn from has anything in column %r; are the labels right?",
+            source,
+            str(name),
+        )
 
 
 @contextlib.contextmanager
 def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
-    """The folder in which a run grows, a new one or that of the same run, interrupted; for one process at a time."""
+    """The folder in which a run grows, a new one or that of the same run, interrupted; for one
+    process at a time."""
     before = work.exists()
     if not before:
         with folder_whole(work) as folder:
             write_json(folder / RUN_FILE, run)
     elif not (work / RUN_FILE).is_file():
-        raise InputError(f"{work}: already exists and is not an unfinished run of humanpref; move it away")
+        raise InputError(
+            f"{work}: already exists and is not an unfinished run of humanpref; move it away"
+        )
     elif read_json(work / RUN_FILE) != run:
-        raise InputError(f"{work}: an unfinished run with other settings or rows; remove it, or name another --out")
+        raise InputError(
+            f"{work}: an unfinished run with other settings or rows; remove it, or name another "
+            "--out"
+        )
     with open(work / RUN_FILE) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{work}: another process is training here; name another --out") from None
+            raise InputError(
+                f"{work}: another process is training here; name another --out"
+            ) from None
         except OSError:
-            logger.info("%s: no lock can be had here; no second process may train in this folder", work)
+            logger.info(
+                "%s: no lock can be had here; no second process may train in this folder", work
+            )
         if before:
             logger.info("%s: going on with an interrupted run", work)
             for unfinished in work.glob(".*"):  # what a killed run was writing
@@ -288,8 +345,11 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _fit_member(config: Config, rows: TrainingRows, held: np.ndarray, folder: Path, main: bool) -> None:
-    """Fit a model without the held-out rows, and write it, what it says of them, and what happened, into `folder`."""
+def _fit_member(
+    config: Config, rows: TrainingRows, held: np.ndarray, folder: Path, main: bool
+) -> None:
+    """Fit a model without the held-out rows, and write it, what it says of them, and what happened,
+    into `folder`."""
     own, more, shared = rows.kept(held)
     if shared:
         text = "%s: %d of %d extra rows share a prompt with a held-out row and are left out"
@@ -299,7 +359,9 @@ def _fit_member(config: Config, rows: TrainingRows, held: np.ndarray, folder: Pa
     out = rows.pairs[held].reset_index(drop=True)
     started = time.perf_counter()
     checkpoint = folder.with_name(folder.name + CHECKPOINT)
-    model = build_model(config).fit(kept, targets, weights, (out, labels_of(out)) if len(out) else None, checkpoint)
+    model = build_model(config).fit(
+        kept, targets, weights, (out, labels_of(out)) if len(out) else None, checkpoint
+    )
     seconds = time.perf_counter() - started
     probabilities = model.predict_proba(out) if len(out) else None
     if not main:
@@ -311,21 +373,33 @@ def _fit_member(config: Config, rows: TrainingRows, held: np.ndarray, folder: Pa
         # Of the training file alone: the score to beat must not depend on what is added to it.
         ours = rows.pairs[own]
         prior = np.average(labels_of(ours), axis=0, weights=weights_of(ours))
-        member = {"training_rows": len(kept), "prior": prior.tolist(), "seconds": seconds, **model.report_}
+        member = {
+            "training_rows": len(kept),
+            "prior": prior.tolist(),
+            "seconds": seconds,
+            **model.report_,
+        }
         if len(rows.extra):
             member |= {"extra_rows": int(more.sum()), "extra_rows_sharing_a_prompt": shared}
         write_json(unfinished / MEMBER_FILE, member)
     remove(checkpoint)
 
 
-def _finish(config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run: dict[str, Any], work: Path) -> None:
-    """Gather the members' held-out predictions and figures, and write what makes the folder an artifact."""
+def _finish(
+    config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run: dict[str, Any], work: Path
+) -> None:
+    """Gather the members' held-out predictions and figures, and write what makes the folder an
+    artifact."""
     pairs = rows.pairs
     names = {member: name for member, (name, _) in _members(held, config).items()}
     members = {member: read_json(work / member / MEMBER_FILE) for member in names}
     seconds = sum(member["seconds"] for member in members.values())
     metrics: dict[str, Any] = {"seconds": seconds, "data": rows.facts, "members": members}
-    steps = [member["training"]["seconds_per_step"] for member in members.values() if "training" in member]
+    steps = [
+        member["training"]["seconds_per_step"]
+        for member in members.values()
+        if "training" in member
+    ]
     if steps:
         metrics["seconds_per_step"] = float(np.mean(steps))
     predicted = np.any(list(held.values()), axis=0)
@@ -340,7 +414,9 @@ def _finish(config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run
             prior[mask], fold[mask] = members[member]["prior"], folds.index(name)
         judged = pairs[predicted]
         write_oof(work / OOF_FILE, judged, probabilities[predicted], fold[predicted])
-        figures = summarise(labels_of(judged), probabilities[predicted], prior[predicted], prompt_keys(judged))
+        figures = summarise(
+            labels_of(judged), probabilities[predicted], prior[predicted], prompt_keys(judged)
+        )
         kind = "validation" if len(held) == 1 else "out of fold"
         if any("kept_epoch" in member.get("training", {}) for member in members.values()):
             kind += " (flattering: the epoch was chosen on these rows)"
@@ -356,7 +432,10 @@ def _finish(config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run
         ours = pairs if WEIGHT in pairs else pairs.assign(**{WEIGHT: 1.0})
         seen = pd.concat([ours, rows.extra], ignore_index=True)
     write_rows(work / ROWS_FILE, seen)
-    learned_rows = len(learned) + int(np.any([rows.kept(mask)[1] for mask in held.values()], axis=0).sum())
+    learned_rows = len(learned) + int(
+        np.any([rows.kept(mask)[1] for mask in held.values()], axis=0).sum()
+    )
     write_json(
-        work / FACTS_FILE, facts_of(config, list(members), prior_of_all, learned_rows, run["data_sha256"], backbone)
+        work / FACTS_FILE,
+        facts_of(config, list(members), prior_of_all, learned_rows, run["data_sha256"], backbone),
     )

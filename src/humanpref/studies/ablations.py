@@ -1,5 +1,5 @@
-"""Ablations of the report that this project started from: where the softmax stands (M6), what the preprocessing does (M2), and
-what a system prompt does (M7)."""
+"""Ablations of the report that this project started from: where the softmax stands (M6), what the
+preprocessing does (M2), and what a system prompt does (M7)."""
 
 import dataclasses
 import logging
@@ -24,8 +24,8 @@ from humanpref.studies.compare import Contender, compare, write_table
 logger = logging.getLogger(__name__)
 
 SOFTMAX_BOUND = math.log(1 + 2 / math.e)
-"""The smallest cross-entropy of a softmax's output, 0.5514: scores in [0, 1] lie at most 1 apart, so that even (1, 0, 0) gives
-the right class only e / (e + 2)."""
+"""The smallest cross-entropy of a softmax's output, 0.5514: scores in [0, 1] lie at most 1 apart,
+so that even (1, 0, 0) gives the right class only e / (e + 2)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,10 @@ class Arm:
 
     @property
     def name(self) -> str:
-        return f"{self.before_loss} / {self.at_inference}, {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        return (
+            f"{self.before_loss} / {self.at_inference}, {self.epochs} "
+            f"epoch{'s' if self.epochs > 1 else ''}"
+        )
 
     @property
     def trained(self) -> str:
@@ -50,19 +53,52 @@ class Arm:
 
 
 ARMS = (
-    Arm("none", "softmax", 1, 1.04219, "The plain recipe: cross-entropy on logits, softmax at inference."),
-    Arm("none", "softmax", 3, 1.07467, "Two more passes over the same rows: over-fitting, if it is worse."),
-    Arm("softmax", "softmax", 1, 1.04398,
-        f"Scores in [0, 1] go through a second softmax: the training loss cannot fall below ln(1 + 2/e) = {SOFTMAX_BOUND:.4f}, "
-        "and no prediction is bolder than e / (e + 2) = 0.576. A strong damper: harmless where rows can hardly be told apart."),
-    Arm("log-softmax", "softmax", 1, 1.07435,
-        "The log-softmax of a log-softmax is itself: loss, gradient and predictions are those of the first arm. A difference "
-        "to it is noise, or epochs."),
-    Arm("softmax", "none", 1, 1.35201,
-        "Without the second softmax that training reckoned with: the first one's output was driven towards 0 and 1 to be seen "
-        "through the damper, and is over-confident when it is taken as it is."),
-    Arm("softmax", "none", 3, 1.58984, "The same after more training: closer to 0 and 1, and worse."),
-)  # fmt: skip
+    Arm(
+        "none",
+        "softmax",
+        1,
+        1.04219,
+        "The plain recipe: cross-entropy on logits, softmax at inference.",
+    ),
+    Arm(
+        "none",
+        "softmax",
+        3,
+        1.07467,
+        "Two more passes over the same rows: over-fitting, if it is worse.",
+    ),
+    Arm(
+        "softmax",
+        "softmax",
+        1,
+        1.04398,
+        "Scores in [0, 1] go through a second softmax: the training loss cannot fall below ln(1 + "
+        f"2/e) = {SOFTMAX_BOUND:.4f}, "
+        "and no prediction is bolder than e / (e + 2) = 0.576. A strong damper: harmless where "
+        "rows can hardly be told apart.",
+    ),
+    Arm(
+        "log-softmax",
+        "softmax",
+        1,
+        1.07435,
+        "The log-softmax of a log-softmax is itself: loss, gradient and predictions are those of "
+        "the first arm. A difference "
+        "to it is noise, or epochs.",
+    ),
+    Arm(
+        "softmax",
+        "none",
+        1,
+        1.35201,
+        "Without the second softmax that training reckoned with: the first one's output was driven "
+        "towards 0 and 1 to be seen "
+        "through the damper, and is over-confident when it is taken as it is.",
+    ),
+    Arm(
+        "softmax", "none", 3, 1.58984, "The same after more training: closer to 0 and 1, and worse."
+    ),
+)
 PREPROCESSINGS = get_args(Preprocessing)
 _SCORES = {"none": "logits", "softmax": "softmax", "log-softmax": "log-softmax"}
 
@@ -70,7 +106,8 @@ _SCORES = {"none": "logits", "softmax": "softmax", "log-softmax": "log-softmax"}
 def ablate_softmax(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train the report's recipe with a softmax or a log-softmax before the loss, and predict with and without one.
+    """Train the report's recipe with a softmax or a log-softmax before the loss, and predict with
+    and without one.
 
     Parameters
     ----------
@@ -79,32 +116,46 @@ def ablate_softmax(
     train_csv : Path
         Labelled rows.
     out : Path
-        A folder for the trained models, `softmax.csv`, `softmax.md` and `softmax.png`. A run that was interrupted goes on.
+        A folder for the trained models, `softmax.csv`, `softmax.md` and `softmax.png`. A run that
+        was interrupted goes on.
     folds : int, optional
         Grouped folds; without, one held-out fifth.
 
     Returns
     -------
     DataFrame
-        One row per arm: `name`, `log_loss` with its interval, the paired `difference` to the first arm with its interval,
-        `train_loss` of the last epoch, the report's `leaderboard` score, and what `theory` says.
+        One row per arm: `name`, `log_loss` with its interval, the paired `difference` to the first
+        arm with its interval, `train_loss` of the last epoch, the report's `leaderboard` score, and
+        what `theory` says.
     """
     if load_config(preset, None, overrides).training.seeds > 1:
-        raise InputError("option training.seeds: expected 1 in this ablation, which looks into each single model")
+        raise InputError(
+            "option training.seeds: expected 1 in this ablation, which looks into each single model"
+        )
     trained = {arm.trained: arm for arm in ARMS}
     contenders = [
         Contender(
-            name, preset, (*overrides, f"model.scores={_SCORES[arm.before_loss]}", f"training.epochs={arm.epochs}")
+            name,
+            preset,
+            (
+                *overrides,
+                f"model.scores={_SCORES[arm.before_loss]}",
+                f"training.epochs={arm.epochs}",
+            ),
         )
         for name, arm in trained.items()
     ]
     compare(contenders, train_csv, out, folds)
-    # What was held out is read from what the training wrote: rows of weight 0, for example, are not there at all.
+    # What was held out is read from what the training wrote: rows of weight 0, for example, are not
+    # there at all.
     fold = Artifact.load(out / ARMS[0].trained).oof.set_index(ID)[FOLD]
     pairs = read_pairs(train_csv, labels=True)
     pairs = pairs[pairs[ID].isin(fold.index)].reset_index(drop=True)
     held = fold.loc[pairs[ID]].to_numpy()
-    losses = [row_log_losses(labels_of(pairs), _held_out_probabilities(arm, out, pairs, held)) for arm in ARMS]
+    losses = [
+        row_log_losses(labels_of(pairs), _held_out_probabilities(arm, out, pairs, held))
+        for arm in ARMS
+    ]
     records = []
     for arm, figures in zip(ARMS, _figures(losses, prompt_keys(pairs)), strict=True):
         members = Artifact.load(out / arm.trained).metrics["members"].values()
@@ -112,7 +163,9 @@ def ablate_softmax(
             {
                 "name": arm.name,
                 **figures,
-                "train_loss": float(np.mean([member["training"]["epochs"][-1]["train_loss"] for member in members])),
+                "train_loss": float(
+                    np.mean([member["training"]["epochs"][-1]["train_loss"] for member in members])
+                ),
                 "leaderboard": arm.leaderboard,
                 "theory": arm.theory,
             }
@@ -120,13 +173,18 @@ def ablate_softmax(
     table = pd.DataFrame(records)
     write_table(table, out / "softmax")
     prior = Artifact.load(out / ARMS[0].trained).metrics["prior_log_loss"]
-    title = f"Softmax before the loss / at inference, {len(pairs):,} held-out rows of {train_csv.name}"
+    title = (
+        f"Softmax before the loss / at inference, {len(pairs):,} held-out rows of {train_csv.name}"
+    )
     interval_figure(table, out / "softmax.png", title, prior)
     return table
 
 
-def _held_out_probabilities(arm: Arm, out: Path, pairs: pd.DataFrame, held: np.ndarray) -> np.ndarray:
-    """(n, 3): what the arm says of each row, from the model that did not see its fold, `held` (n,)."""
+def _held_out_probabilities(
+    arm: Arm, out: Path, pairs: pd.DataFrame, held: np.ndarray
+) -> np.ndarray:
+    """(n, 3): what the arm says of each row, from the model that did not see its fold, `held`
+    (n,)."""
     probabilities = np.empty((len(pairs), 3))
     for fold, member in enumerate(Artifact.load(out / arm.trained).facts["members"]):
         model = load_model(out / arm.trained / member)
@@ -140,7 +198,8 @@ def _held_out_probabilities(arm: Arm, out: Path, pairs: pd.DataFrame, held: np.n
 def ablate_preprocessing(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Count the words of the texts as they are, after the report's preprocessing, and after the report's mistake in it.
+    """Count the words of the texts as they are, after the report's preprocessing, and after the
+    report's mistake in it.
 
     Parameters
     ----------
@@ -152,15 +211,23 @@ def ablate_preprocessing(
     Returns
     -------
     DataFrame
-        One row per arm: `name`, `log_loss` with its interval, the paired `difference` to no preprocessing with its interval,
-        and the mean number of `terms` of the answers that a model found often enough to learn from.
+        One row per arm: `name`, `log_loss` with its interval, the paired `difference` to no
+        preprocessing with its interval, and the mean number of `terms` of the answers that a model
+        found often enough to learn from.
     """
     if load_config(preset).family != "sparse":
-        raise InputError(f"--preset {preset}: expected one of the sparse family, whose words are counted")
-    contenders = [Contender(arm, preset, (*overrides, f"model.preprocess={arm}")) for arm in PREPROCESSINGS]
+        raise InputError(
+            f"--preset {preset}: expected one of the sparse family, whose words are counted"
+        )
+    contenders = [
+        Contender(arm, preset, (*overrides, f"model.preprocess={arm}")) for arm in PREPROCESSINGS
+    ]
     compare(contenders, train_csv, out, folds)
     metrics = [Artifact.load(out / arm).metrics for arm in PREPROCESSINGS]
-    terms = [float(np.mean([member["terms"] for member in found["members"].values()])) for found in metrics]
+    terms = [
+        float(np.mean([member["terms"] for member in found["members"].values()]))
+        for found in metrics
+    ]
     table = _differences(contenders, train_csv, out).assign(terms=terms)
     _write(table, out, "preprocessing", "The report's preprocessing before TF-IDF", train_csv)
     return table
@@ -174,31 +241,42 @@ def ablate_system_prompt(
     Parameters
     ----------
     preset, overrides
-        A recipe of a family that reads a system prompt, decoder or dpo; where it has none, the report's idea of one is taken.
+        A recipe of a family that reads a system prompt, decoder or dpo; where it has none, the
+        report's idea of one is taken.
     train_csv, out, folds
         As for `ablate_softmax`; the table and the figure are called `system-prompt`.
 
     Returns
     -------
     DataFrame
-        One row per arm, without and with: `name`, `log_loss` with its interval, the paired `difference` to the arm without, with
-        its interval, and the `system_prompt`.
+        One row per arm, without and with: `name`, `log_loss` with its interval, the paired
+        `difference` to the arm without, with its interval, and the `system_prompt`.
     """
     options = load_config(preset, None, overrides).model
     if not hasattr(options, "system_prompt"):
-        raise InputError(f"--preset {preset}: expected one of family decoder or dpo, which read a system prompt")
+        raise InputError(
+            f"--preset {preset}: expected one of family decoder or dpo, which read a system prompt"
+        )
     texts = {"without": "", "with": options.system_prompt or SYSTEM_PROMPT}
-    contenders = [Contender(arm, preset, (*overrides, f"model.system_prompt={text}")) for arm, text in texts.items()]
+    contenders = [
+        Contender(arm, preset, (*overrides, f"model.system_prompt={text}"))
+        for arm, text in texts.items()
+    ]
     compare(contenders, train_csv, out, folds)
     table = _differences(contenders, train_csv, out).assign(system_prompt=list(texts.values()))
-    _write(table, out, "system-prompt", f"A system prompt before the conversation, {preset}", train_csv)
+    _write(
+        table, out, "system-prompt", f"A system prompt before the conversation, {preset}", train_csv
+    )
     return table
 
 
 def _differences(contenders: list[Contender], train_csv: Path, out: Path) -> pd.DataFrame:
-    """Of each arm that was trained: `name`, and its `_figures` on the rows that all of them were held out from."""
+    """Of each arm that was trained: `name`, and its `_figures` on the rows that all of them were
+    held out from."""
     pairs = read_pairs(train_csv, labels=True)
-    held = [read_oof(out / arm.name / OOF_FILE).set_index(ID)[list(LABEL_COLUMNS)] for arm in contenders]
+    held = [
+        read_oof(out / arm.name / OOF_FILE).set_index(ID)[list(LABEL_COLUMNS)] for arm in contenders
+    ]
     rows = pairs[pairs[ID].isin(held[0].index)]
     losses = [row_log_losses(labels_of(rows), oof.loc[rows[ID]].to_numpy()) for oof in held]
     table = pd.DataFrame(_figures(losses, prompt_keys(rows))).assign(rows=len(rows))

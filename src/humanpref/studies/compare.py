@@ -42,12 +42,15 @@ class Contender:
         return load_config(self.preset, None, self.overrides)
 
 
-def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int | None) -> pd.DataFrame:
+def compare(
+    contenders: list[Contender], train_csv: Path, out: Path, folds: int | None
+) -> pd.DataFrame:
     """Train every contender on the same rows and folds, and tabulate them.
 
-    Each runs in a process of its own, so that memory is measured for it alone (but for the libraries, which all share) and given
-    back; a script that calls this needs `if __name__ == "__main__":`. What would end one and can be known beforehand is said
-    before the first is trained. What is done already stays: started again, the comparison goes on.
+    Each runs in a process of its own, so that memory is measured for it alone (but for the
+    libraries, which all share) and given back; a script that calls this needs `if __name__ ==
+    "__main__":`. What would end one and can be known beforehand is said before the first is
+    trained. What is done already stays: started again, the comparison goes on.
 
     Parameters
     ----------
@@ -63,8 +66,9 @@ def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int 
     Returns
     -------
     DataFrame
-        One row per contender: `name`, `backbone`, `rows`, `log_loss` with `log_loss_low` and `log_loss_high`, `accuracy`,
-        `parameters`, `trainable_parameters`, `tokens_per_second` (training, real tokens), `peak_memory_gib`, `seconds`.
+        One row per contender: `name`, `backbone`, `rows`, `log_loss` with `log_loss_low` and
+        `log_loss_high`, `accuracy`, `parameters`, `trainable_parameters`, `tokens_per_second`
+        (training, real tokens), `peak_memory_gib`, `seconds`.
 
     Raises
     ------
@@ -77,12 +81,14 @@ def compare(contenders: list[Contender], train_csv: Path, out: Path, folds: int 
     seeds = {contender.config().seed for contender in contenders}
     if len(seeds) > 1:
         raise InputError(
-            f"compare: the contenders' seeds differ ({sorted(seeds)}), and so would their folds; set one for all"
+            f"compare: the contenders' seeds differ ({sorted(seeds)}), and so would their folds; "
+            "set one for all"
         )
     for contender in contenders:
         if folds is None and contender.config().training.validation_fraction == 0:
             raise InputError(
-                f"{contender.name}: option training.validation_fraction: expected more than 0 without --folds: nothing would be "
+                f"{contender.name}: option training.validation_fraction: expected more than 0 "
+                "without --folds: nothing would be "
                 "held out, so that there would be nothing to compare"
             )
     digest = digest_of(read_pairs(train_csv, labels=True))
@@ -121,11 +127,16 @@ def write_table(table: pd.DataFrame, stem: Path) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; numbers below 100 with four digits behind the point, larger ones with thousands' commas."""
+    """A table in Markdown; numbers below 100 with four digits behind the point, larger ones with
+    thousands' commas."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
-            return "–" if pd.isna(value) else (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4f}")
+            return (
+                "–"
+                if pd.isna(value)
+                else (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4f}")
+            )
         return "–" if value is None else (f"{value:,}" if isinstance(value, int) else str(value))
 
     rows = [
@@ -137,7 +148,8 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _check_claim(out: Path, claim: dict[str, Any]) -> None:
-    """Raise InputError for a folder that is neither new nor of the same comparison, unless nothing has been trained in it."""
+    """Raise InputError for a folder that is neither new nor of the same comparison, unless nothing
+    has been trained in it."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     path = out / COMPARISON_FILE
@@ -146,7 +158,8 @@ def _check_claim(out: Path, claim: dict[str, Any]) -> None:
         raise InputError(f"{out}: exists and is not a comparison of humanpref; name another folder")
     if found != claim and {*out.iterdir()} != {path}:
         raise InputError(
-            f"{out}: holds a comparison on other rows, the same in another order, or other folds; name another folder"
+            f"{out}: holds a comparison on other rows, the same in another order, or other folds; "
+            "name another folder"
         )
 
 
@@ -157,8 +170,18 @@ def _check(contender: Contender) -> None:
         raise InputError(f"{contender.name}: {error}") from None
 
 
-def _train(contender: Contender, train_csv: Path, folder: Path, folds: int | None, fresh: Executor) -> None:
-    arguments = ["train", "--preset", contender.preset, "--train", str(train_csv), "--out", str(folder)]
+def _train(
+    contender: Contender, train_csv: Path, folder: Path, folds: int | None, fresh: Executor
+) -> None:
+    arguments = [
+        "train",
+        "--preset",
+        contender.preset,
+        "--train",
+        str(train_csv),
+        "--out",
+        str(folder),
+    ]
     for override in contender.overrides:
         arguments += ["--set", override]
     arguments += ["--folds", str(folds)] if folds is not None else []
@@ -173,13 +196,15 @@ def _result(contender: Contender, fresh: Executor, call: Callable, *arguments: A
         return fresh.submit(call, *arguments).result()
     except BrokenProcessPool:
         raise InputError(
-            f"{contender.name}: its process ended at once: killed (for its memory?), or this is a script that does not call "
+            f"{contender.name}: its process ended at once: killed (for its memory?), or this is a "
+            "script that does not call "
             'compare under `if __name__ == "__main__":`'
         ) from None
 
 
 def _command(arguments: list[str]) -> int:
-    """Run `humanpref` in this process, and give its exit code. What it prints is for those who call it by hand."""
+    """Run `humanpref` in this process, and give its exit code. What it prints is for those who call
+    it by hand."""
     from humanpref.cli import main
 
     sys.argv = ["humanpref", *arguments]  # which the artifact notes
@@ -194,15 +219,20 @@ def _command(arguments: list[str]) -> int:
 
 
 def _fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
-    """A process of its own for every call, forked from one that has imported what the models need and done nothing else.
+    """A process of its own for every call, forked from one that has imported what the models need
+    and done nothing else.
 
-    A child of this process would count as its own what this one has taken at its most; and importing torch and transformers
-    takes longer than a small training.
+    A child of this process would count as its own what this one has taken at its most; and
+    importing torch and transformers takes longer than a small training.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(sorted({module_of(contender.config()) for contender in contenders}))
+    context.set_forkserver_preload(
+        sorted({module_of(contender.config()) for contender in contenders})
+    )
     # The server lives as long as this process, with the environment of its first day.
-    return ProcessPoolExecutor(1, context, initializer=_take, initargs=(dict(os.environ),), max_tasks_per_child=1)
+    return ProcessPoolExecutor(
+        1, context, initializer=_take, initargs=(dict(os.environ),), max_tasks_per_child=1
+    )
 
 
 def _take(environment: dict[str, str]) -> None:
@@ -214,22 +244,31 @@ def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, 
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
     if contender.config().to_dict() != trained or artifact.facts["data_sha256"] != digest:
         raise InputError(
-            f"{artifact.folder}: trained with other options or rows, or the same in another order; remove it to train it again"
+            f"{artifact.folder}: trained with other options or rows, or the same in another order; "
+            "remove it to train it again"
         )
     metrics = artifact.metrics
     if "log_loss" not in metrics:
         raise InputError(f"{artifact.folder}: nothing was held out, so there is nothing to compare")
-    trainings = [member["training"] for member in metrics["members"].values() if "training" in member]
+    trainings = [
+        member["training"] for member in metrics["members"].values() if "training" in member
+    ]
     seconds = sum(training["seconds"] for training in trainings)
     backbone = artifact.facts["backbone"]
     return {
         "name": contender.name,
         "backbone": backbone["name"] if backbone else artifact.facts["family"],
         "rows": metrics["rows"],
-        **{name: metrics[name] for name in ("log_loss", "log_loss_low", "log_loss_high", "accuracy")},
+        **{
+            name: metrics[name]
+            for name in ("log_loss", "log_loss_low", "log_loss_high", "accuracy")
+        },
         "parameters": backbone["parameters"] if backbone else None,
         "trainable_parameters": trainings[0].get("trainable_parameters") if trainings else None,
-        "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds if seconds else float("nan"),
-        "peak_memory_gib": max((t["peak_memory_bytes"] for t in trainings), default=float("nan")) / 2**30,
+        "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds
+        if seconds
+        else float("nan"),
+        "peak_memory_gib": max((t["peak_memory_bytes"] for t in trainings), default=float("nan"))
+        / 2**30,
         "seconds": metrics["seconds"],
     }

@@ -15,13 +15,42 @@ from humanpref.schema import ID, InputError
 logger = logging.getLogger(__name__)
 
 COLUMNS = (
-    *("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds", "rows", "log_loss"),
-    *("log_loss_low", "log_loss_high", "accuracy", "seconds", "tokens_per_second", "humanpref", "torch", "command"),
+    *(
+        "name",
+        "preset",
+        "backbone",
+        "training_rows",
+        "data",
+        "models",
+        "held_out",
+        "folds",
+        "rows",
+        "log_loss",
+    ),
+    *(
+        "log_loss_low",
+        "log_loss_high",
+        "accuracy",
+        "seconds",
+        "tokens_per_second",
+        "humanpref",
+        "torch",
+        "command",
+    ),
 )
-"""`data` and `folds` are beginnings of digests: of the training rows, and of which of them were held out, then of which of those
-together. A blend has no such second part: its folds are its own, whatever those of its members."""
+"""`data` and `folds` are beginnings of digests: of the training rows, and of which of them were
+held out, then of which of those together. A blend has no such second part: its folds are its own,
+whatever those of its members."""
 _PART = "-"
-_NUMBERS = ("training_rows", "rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
+_NUMBERS = (
+    "training_rows",
+    "rows",
+    "log_loss",
+    "log_loss_low",
+    "log_loss_high",
+    "accuracy",
+    "seconds",
+)
 
 
 def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
@@ -58,16 +87,22 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
     if not files:
         raise InputError(f"{folder}: no artifact in it (no {FACTS_FILE})")
     if not records:
-        raise InputError(f"{folder}: none of the {len(files)} artifacts in it can be read (the reasons are above)")
+        raise InputError(
+            f"{folder}: none of the {len(files)} artifacts in it can be read (the reasons are "
+            "above)"
+        )
     table = pd.DataFrame(records, columns=list(COLUMNS))
     return table.sort_values(sort, ignore_index=True, kind="stable", na_position="last")
 
 
 def differences(table: pd.DataFrame) -> list[str]:
-    """Why the log losses of a table of runs may not be compared, one sentence each; none: they may."""
+    """Why the log losses of a table of runs may not be compared, one sentence each; none: they
+    may."""
     judged = table[table["log_loss"].notna()]
     # A blend stands with those that held out the same rows, whatever their folds.
-    parted = {folds.partition(_PART)[0]: folds for folds in judged["folds"].dropna() if _PART in folds}
+    parted = {
+        folds.partition(_PART)[0]: folds for folds in judged["folds"].dropna() if _PART in folds
+    }
     judged = judged.assign(folds=judged["folds"].map(lambda folds: parted.get(folds, folds)))
     found = []
     for column, what in (
@@ -76,13 +111,17 @@ def differences(table: pd.DataFrame) -> list[str]:
     ):
         values: Sequence[Any] = judged[column].dropna().unique()
         if len(values) > 1:
-            groups = (f"{value}: {', '.join(judged.loc[judged[column] == value, 'name'])}" for value in values)
+            groups = (
+                f"{value}: {', '.join(judged.loc[judged[column] == value, 'name'])}"
+                for value in values
+            )
             found.append(f"not comparable, these runs {what} ({column} {'; '.join(groups)})")
     return found
 
 
 def _record(artifact: Artifact, name: Path) -> dict[str, Any]:
-    """The artifact's line of the table. Its JSON may hold anything: whoever looks at all runs wants to see the others."""
+    """The artifact's line of the table. Its JSON may hold anything: whoever looks at all runs wants
+    to see the others."""
     try:
         record = _line(artifact, artifact.metrics, name)
         wrong = [key for key in _NUMBERS if not isinstance(record[key], int | float | None)]
@@ -118,7 +157,8 @@ def _line(artifact: Artifact, metrics: dict[str, Any], name: Path) -> dict[str, 
 
 
 def _folds(artifact: Artifact, blend: bool) -> str:
-    """Equal for two runs that held out the same rows in the same parts; up to `_PART`, if they held out the same rows."""
+    """Equal for two runs that held out the same rows in the same parts; up to `_PART`, if they held
+    out the same rows."""
     oof = artifact.oof.sort_values(ID)
     rows = _digest(oof[ID].tolist())
     return rows if blend else f"{rows}{_PART}{_digest(oof[FOLD].tolist())}"

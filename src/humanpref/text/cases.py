@@ -10,7 +10,10 @@ CASES = (IDENTICAL, BOTH_EMPTY, A_EMPTY, B_EMPTY)
 def answer_cases(pairs: pd.DataFrame) -> np.ndarray:
     """Of each row the case of `CASES` that it is, or an empty text; (n,) of str. White space at
     the ends of a turn counts as nothing."""
-    a, b = ([tuple(map(str.strip, turns)) for turns in pairs[column]] for column in ("response_a", "response_b"))
+    a, b = (
+        [tuple(map(str.strip, turns)) for turns in pairs[column]]
+        for column in ("response_a", "response_b")
+    )
     return np.array([_case(*answers) for answers in zip(a, b, strict=True)], dtype=object)
 
 

@@ -1,13 +1,16 @@
-"""The report's preprocessing (M2), through NLTK: lower case, letters alone, words, no English stopwords, WordNet's lemmas.
+"""The report's preprocessing (M2), through NLTK: lower case, letters alone, words, no English
+stopwords, WordNet's lemmas.
 
-What is neither a letter nor white space is deleted, and what stood beside it grows together ("don't" becomes "dont"). Letters
-are those of every script (Unicode category L). A combining mark (category M: the vowel signs of Indic scripts, decomposed
-accents) is part of its letter and stays with it; one behind a deleted character (an emoji's variation selector) goes with that.
+What is neither a letter nor white space is deleted, and what stood beside it grows together
+("don't" becomes "dont"). Letters are those of every script (Unicode category L). A combining mark
+(category M: the vowel signs of Indic scripts, decomposed accents) is part of its letter and stays
+with it; one behind a deleted character (an emoji's variation selector) goes with that.
 
-Once that is done, nothing in a text reaches across white space: there is no full stop left for NLTK's sentence splitter
-(whose corpus is therefore not needed), and its word rules look at apostrophes, punctuation and single words (cannot, gimme). So
-each piece of text between two spaces is worked out once and remembered, which gives the tokens of the whole text at a fraction
-of the cost (`benchmarks/preprocess_speed.py`).
+Once that is done, nothing in a text reaches across white space: there is no full stop left for
+NLTK's sentence splitter (whose corpus is therefore not needed), and its word rules look at
+apostrophes, punctuation and single words (cannot, gimme). So each piece of text between two spaces
+is worked out once and remembered, which gives the tokens of the whole text at a fraction of the
+cost (`benchmarks/preprocess_speed.py`).
 """
 
 import functools
@@ -21,23 +24,28 @@ from humanpref.schema import InputError
 from humanpref.text.processes import in_parts, processes_for
 
 KEEP_SPACES = {"nltk": True, "nltk-no-spaces": False}
-"""The variants: what the report meant, and its mistake: a regular expression that deletes the spaces too, so that the
-tokeniser sees one long word."""
+"""The variants: what the report meant, and its mistake: a regular expression that deletes the
+spaces too, so that the tokeniser sees one long word."""
 
 MEMO_PIECES = 2**18
 """At most so many pieces are remembered (about 50 MB); then the memory starts anew."""
 MEMO_LENGTH = 64
 """Longer pieces (in characters) do not come again; they are worked out and forgotten."""
 PROCESS_CHARACTERS = 50_000_000
-"""A process more is worth its start, in which NLTK and WordNet are loaded, for so many characters."""
+"""A process more is worth its start, in which NLTK and WordNet are loaded, for so many
+characters."""
 
 _CORPORA = {"stopwords": "corpora/stopwords", "wordnet": "corpora/wordnet"}
 _NO_ASCII_LETTER = string.punctuation + string.digits
 _LOWER_ASCII = bytes(range(256)).lower()
-_DELETE_ASCII = bytes(code for code in range(128) if not (chr(code).isalpha() or chr(code).isspace()))
+_DELETE_ASCII = bytes(
+    code for code in range(128) if not (chr(code).isalpha() or chr(code).isspace())
+)
 
 
-def preprocess(texts: Iterable[str], variant: str = "nltk", processes: int | None = None) -> list[str]:
+def preprocess(
+    texts: Iterable[str], variant: str = "nltk", processes: int | None = None
+) -> list[str]:
     """Preprocess texts as the report does.
 
     Parameters
@@ -47,12 +55,14 @@ def preprocess(texts: Iterable[str], variant: str = "nltk", processes: int | Non
     variant : str
         A key of `KEEP_SPACES`.
     processes : int, optional
-        The result does not depend on it. Without: one for each `PROCESS_CHARACTERS`, at most one per core of this job.
+        The result does not depend on it. Without: one for each `PROCESS_CHARACTERS`, at most one
+        per core of this job.
 
     Returns
     -------
     list of str
-        For each text its tokens with one space between them; no token holds white space, so that `split` gives them back.
+        For each text its tokens with one space between them; no token holds white space, so that
+        `split` gives them back.
 
     Raises
     ------
@@ -79,12 +89,14 @@ def _preprocess(texts: list[str], variant: str) -> list[str]:
 
 
 def _delete_quickly(text: str) -> str:
-    """Lower-case an ASCII text, as most are, and delete what is to be deleted: sooner, and it leaves fewer different pieces."""
+    """Lower-case an ASCII text, as most are, and delete what is to be deleted: sooner, and it
+    leaves fewer different pieces."""
     return text.encode().translate(_LOWER_ASCII, _DELETE_ASCII).decode()
 
 
 class _Pieces(dict[str, str]):
-    """What is left of a lower-cased piece of text without white space: its tokens with a space between, or nothing."""
+    """What is left of a lower-cased piece of text without white space: its tokens with a space
+    between, or nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,17 +109,25 @@ class _Pieces(dict[str, str]):
         self._tokenize = functools.partial(word_tokenize, preserve_line=True)
         self._lemmatize = WordNetLemmatizer().lemmatize
         self._stopwords = frozenset(stopwords.words("english"))
-        # The only rules of NLTK's tokenizer that letters alone can meet: whole words, unless a mark stands in them.
-        contractions = {"".join(re.findall(r"\(([\w']+)\)", rule.pattern)) for rule in NLTKWordTokenizer.CONTRACTIONS2}
+        # The only rules of NLTK's tokenizer that letters alone can meet: whole words, unless a mark
+        # stands in them.
+        contractions = {
+            "".join(re.findall(r"\(([\w']+)\)", rule.pattern))
+            for rule in NLTKWordTokenizer.CONTRACTIONS2
+        }
         # They ignore case, and then a dotless i is an i.
-        self._contractions = frozenset(contractions | {word.replace("i", "ı") for word in contractions})
+        self._contractions = frozenset(
+            contractions | {word.replace("i", "ı") for word in contractions}
+        )
         # WordNet changes a noun only by its list of exceptions or by one of its endings.
         endings = {ending for ending, _ in wordnet.MORPHOLOGICAL_SUBSTITUTIONS[wordnet.NOUN]}
         self._endings = tuple(
             e for e in endings if not any(e.endswith(other) for other in endings - {e})
         )  # -s and -men
         with wordnet.open("noun.exc") as lines:
-            self._exceptions = frozenset(line.split(maxsplit=1)[0] for line in lines if not line.isspace())
+            self._exceptions = frozenset(
+                line.split(maxsplit=1)[0] for line in lines if not line.isspace()
+            )
 
     def __missing__(self, piece: str) -> str:
         word = piece.strip(_NO_ASCII_LETTER)
@@ -116,7 +136,9 @@ class _Pieces(dict[str, str]):
         if word != piece:
             left = self[word]
         elif not word.isalpha() or word in self._contractions:
-            left = " ".join(self._lemma(token) for token in self._tokenize(word) if token not in self._stopwords)
+            left = " ".join(
+                self._lemma(token) for token in self._tokenize(word) if token not in self._stopwords
+            )
         else:
             left = "" if word in self._stopwords else self._lemma(word)
         if len(piece) <= MEMO_LENGTH:
@@ -126,7 +148,11 @@ class _Pieces(dict[str, str]):
         return left
 
     def _lemma(self, word: str) -> str:
-        return self._lemmatize(word) if word.endswith(self._endings) or word in self._exceptions else word
+        return (
+            self._lemmatize(word)
+            if word.endswith(self._endings) or word in self._exceptions
+            else word
+        )
 
 
 @functools.cache
@@ -145,17 +171,23 @@ def _pieces() -> _Pieces:
     # NLTK reads NLTK_DATA when it is imported, which may have been earlier.
     folders = [folder for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
     nltk.data.path[:0] = [folder for folder in folders if folder not in nltk.data.path]
-    missing = [name for name, resource in _CORPORA.items() if not _is_found(nltk.data.find, resource)]
+    missing = [
+        name for name, resource in _CORPORA.items() if not _is_found(nltk.data.find, resource)
+    ]
     if missing:
         raise InputError(
-            f"NLTK's corpora {' and '.join(missing)} are in none of {', '.join(nltk.data.path)}: get them with "
-            f"`python -m nltk.downloader {' '.join(missing)}` where there is a network, or set NLTK_DATA to a folder that holds "
+            f"NLTK's corpora {' and '.join(missing)} are in none of {', '.join(nltk.data.path)}: "
+            "get them with "
+            f"`python -m nltk.downloader {' '.join(missing)}` where there is a network, or set "
+            "NLTK_DATA to a folder that holds "
             f"{' and '.join(_CORPORA[name] for name in missing)} (as folders or .zip)"
         )
     try:
         return _Pieces()
     except (LookupError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"NLTK's corpora ({', '.join(_CORPORA)}) cannot be read: {error}") from None
+        raise InputError(
+            f"NLTK's corpora ({', '.join(_CORPORA)}) cannot be read: {error}"
+        ) from None
 
 
 def _is_found(find, resource: str) -> bool:

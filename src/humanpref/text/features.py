@@ -1,8 +1,10 @@
-"""Structural features: what can be counted in a prompt and a response, and how the two answers of a row compare in it.
+"""Structural features: what can be counted in a prompt and a response, and how the two answers of a
+row compare in it.
 
-Three tables name every feature. `RESPONSE_FEATURES` looks at one response at a time, `PROMPT_FEATURES` at the prompt alone,
-`PAIR_FEATURES` at both answers without regard to their order. Symmetry under an exchange of A and B then holds by construction:
-the differences of response features change their sign (*antisymmetric*); their absolute differences and means, prompt features
+Three tables name every feature. `RESPONSE_FEATURES` looks at one response at a time,
+`PROMPT_FEATURES` at the prompt alone, `PAIR_FEATURES` at both answers without regard to their
+order. Symmetry under an exchange of A and B then holds by construction: the differences of response
+features change their sign (*antisymmetric*); their absolute differences and means, prompt features
 and pair features stay (*symmetric*).
 
 Every feature takes time linear in the text and is finite for any text, however long, empty or odd.
@@ -22,8 +24,8 @@ from humanpref.text.processes import in_parts, processes_for
 PROCESS_CHARACTERS = 20_000_000
 """A process more is worth its start for so many characters: some five seconds of work."""
 
-# No pattern may rescan what it has passed over: answers of a looping model hold fifty thousand dots, or line ends.
-# Chinese and Japanese set no spaces: each of their characters is a word.
+# No pattern may rescan what it has passed over: answers of a looping model hold fifty thousand
+# dots, or line ends. Chinese and Japanese set no spaces: each of their characters is a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
@@ -36,13 +38,30 @@ _INLINE_CODE = re.compile(r"`[^`\n]+`")
 _TABLE_ROW = re.compile(r"^[^\S\n]*\|.*\|[^\S\n]*$", re.MULTILINE)
 _LATEX = re.compile(r"\$\$|\\[(\[]|\\(?:frac|begin|sqrt|sum|int|cdot|times|text|left|mathbb)\b")
 _LINK = re.compile(r"https?://|\]\(")
-# Phrases are looked for as plain substrings of the lower-case text: patterns with alternatives took ten times as long.
+# Phrases are looked for as plain substrings of the lower-case text: patterns with alternatives took
+# ten times as long.
 _REFUSALS = (
-    *("i'm sorry", "i am sorry", "i apologi", "i'm unable", "i am unable", "i'm not able", "i am not able"),
+    *(
+        "i'm sorry",
+        "i am sorry",
+        "i apologi",
+        "i'm unable",
+        "i am unable",
+        "i'm not able",
+        "i am not able",
+    ),
     *("i cannot", "i can't", "i can not", "as an ai", "language model", "not appropriate"),
 )
 _PLEASANTRIES = (
-    *("certainly", "of course", "absolutely", "great question", "happy to help", "let me know", "feel free"),
+    *(
+        "certainly",
+        "of course",
+        "absolutely",
+        "great question",
+        "happy to help",
+        "let me know",
+        "feel free",
+    ),
     *("hope this helps", "hope that helps"),
 )
 _HEDGES = frozenset(
@@ -62,10 +81,16 @@ _HEDGES = frozenset(
 )
 _FIRST_PERSON = frozenset(("i", "me", "my", "mine", "myself"))
 
-# A few of the commonest words that hardly occur in the other languages; the first row also serves as English stopwords.
+# A few of the commonest words that hardly occur in the other languages; the first row also serves
+# as English stopwords.
 _LANGUAGES = {
-    "english": "the of and to is that for it with are this you be on have not or by from which was what how i your can",
-    "german": "der die und das ist nicht ein zu den mit von auf für eine sich dem auch wie ich wird",
+    "english": (
+        "the of and to is that for it with are this you be on have not or by from which was what "
+        "how i your can"
+    ),
+    "german": (
+        "der die und das ist nicht ein zu den mit von auf für eine sich dem auch wie ich wird"
+    ),
     "french": "le les et est une des du que pour dans qui sur pas plus vous avec ce je sont",
     "spanish": "el los las y es que en una por con para del como su más lo al",
     "portuguese": "os um uma não é que em do da para com por mais como dos ao são",
@@ -74,15 +99,35 @@ _LANGUAGES = {
 }
 _LANGUAGE_WORDS = {language: frozenset(words.split()) for language, words in _LANGUAGES.items()}
 
-# Kinds of characters: inclusive ranges of code points. What stands in none is `other` (spaces, signs, remaining scripts).
+# Kinds of characters: inclusive ranges of code points. What stands in none is `other` (spaces,
+# signs, remaining scripts).
 _KINDS = {
     "other": (),
     "digit": ((0x30, 0x39),),
-    "latin": ((0x41, 0x5A), (0x61, 0x7A), (0xC0, 0xD6), (0xD8, 0xF6), (0xF8, 0x24F), (0x1E00, 0x1EFF)),
+    "latin": (
+        (0x41, 0x5A),
+        (0x61, 0x7A),
+        (0xC0, 0xD6),
+        (0xD8, 0xF6),
+        (0xF8, 0x24F),
+        (0x1E00, 0x1EFF),
+    ),
     "cyrillic": ((0x400, 0x52F),),
-    "cjk": ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xAC00, 0xD7AF), (0x20000, 0x2FA1F)),
+    "cjk": (
+        (0x3040, 0x30FF),
+        (0x3400, 0x4DBF),
+        (0x4E00, 0x9FFF),
+        (0xAC00, 0xD7AF),
+        (0x20000, 0x2FA1F),
+    ),
     "arabic": ((0x600, 0x6FF), (0x750, 0x77F)),
-    "other script": ((0x370, 0x3FF), (0x530, 0x5FF), (0x780, 0x1CFF), (0x1F00, 0x1FFF), (0x2C00, 0x2DFF)),
+    "other script": (
+        (0x370, 0x3FF),
+        (0x530, 0x5FF),
+        (0x780, 0x1CFF),
+        (0x1F00, 0x1FFF),
+        (0x2C00, 0x2DFF),
+    ),
     "emoji": ((0x2600, 0x27BF), (0x1F300, 0x1FAFF)),
 }
 _SCRIPTS = ("latin", "cyrillic", "cjk", "arabic", "other script")
@@ -108,17 +153,24 @@ class _Text:
         self.lower = self.text.lower().replace("’", "'")
         self.words = WORD.findall(self.lower)
         self.distinct = set(self.words)
-        self.last = self.words if len(turns) == 1 else WORD.findall(turns[-1].lower()) if turns else []
+        self.last = (
+            self.words if len(turns) == 1 else WORD.findall(turns[-1].lower()) if turns else []
+        )
         self.last_words = set(self.last)
-        self.codes = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), dtype="<u4").clip(max=_LAST_CODE)
+        self.codes = np.frombuffer(
+            self.text.encode("utf-32-le", "surrogatepass"), dtype="<u4"
+        ).clip(max=_LAST_CODE)
         kinds, upper = _character_tables()
-        self.kinds = dict(zip(_KINDS, np.bincount(kinds[self.codes], minlength=len(_KINDS)).tolist(), strict=True))
+        self.kinds = dict(
+            zip(_KINDS, np.bincount(kinds[self.codes], minlength=len(_KINDS)).tolist(), strict=True)
+        )
         self.upper = int(upper[self.codes].sum())
         self.letters = sum(self.kinds[script] for script in _SCRIPTS)
         self.sentences = len(_SENTENCE_END.findall(self.text))
 
     def matches(self, pattern: re.Pattern[str], mark: str = "") -> int:
-        """How many there are; a text without the mark that each holds, as most are, is not searched line by line."""
+        """How many there are; a text without the mark that each holds, as most are, is not searched
+        line by line."""
         return len(pattern.findall(self.text)) if mark in self.text else 0
 
     def count(self, pattern: re.Pattern[str], mark: str = "") -> float:
@@ -137,7 +189,8 @@ class _Text:
 
     @functools.cached_property
     def language(self) -> str | None:
-        """The script, or for Latin and Cyrillic the language whose common words it uses most; None where it cannot be told."""
+        """The script, or for Latin and Cyrillic the language whose common words it uses most; None
+        where it cannot be told."""
         if not self.letters:
             return None
         script = max(_SCRIPTS, key=self.kinds.__getitem__)
@@ -157,11 +210,14 @@ def _jaccard(a: set, b: set) -> float:
 
 
 def _readability(text: _Text) -> float:
-    """Automated readability index in school grades, kept within 0 and 30 (Smith and Senter 1967)."""
+    """Automated readability index in school grades, kept within 0 and 30 (Smith and Senter
+    1967)."""
     if not text.words:
         return 0.0
     characters = sum(map(len, text.words))
-    grade = 4.71 * characters / len(text.words) + 0.5 * len(text.words) / max(1, text.sentences) - 21.43
+    grade = (
+        4.71 * characters / len(text.words) + 0.5 * len(text.words) / max(1, text.sentences) - 21.43
+    )
     return min(max(grade, 0.0), 30.0)
 
 
@@ -263,7 +319,9 @@ _PAIR: dict[str, Callable[[_Text, _Text], float]] = {
 
 
 def _non_ascii_share(text: _Text) -> float:
-    return 1 - _share(len(text.text.encode("ascii", "ignore")), len(text.text)) if text.text else 0.0
+    return (
+        1 - _share(len(text.text.encode("ascii", "ignore")), len(text.text)) if text.text else 0.0
+    )
 
 
 PLAIN = frozenset(
@@ -277,14 +335,41 @@ PLAIN = frozenset(
             "log_headings",
             "log_bold",
         ),
-        *("log_code_blocks", "log_table_rows", "log_questions", "log_exclamations", "digit_share", "upper_share"),
-        *("non_ascii_share", "mean_word_length", "distinct_word_share", "refusal", "empty", "turns_without_answer"),
-        *("prompt_words_used", "words_from_prompt", "last_turn_log_words", "prompt_log_characters", "prompt_log_words"),
-        *("prompt_log_turns", "prompt_questions", "prompt_code", "prompt_non_ascii", "identical", "jaccard"),
+        *(
+            "log_code_blocks",
+            "log_table_rows",
+            "log_questions",
+            "log_exclamations",
+            "digit_share",
+            "upper_share",
+        ),
+        *(
+            "non_ascii_share",
+            "mean_word_length",
+            "distinct_word_share",
+            "refusal",
+            "empty",
+            "turns_without_answer",
+        ),
+        *(
+            "prompt_words_used",
+            "words_from_prompt",
+            "last_turn_log_words",
+            "prompt_log_characters",
+            "prompt_log_words",
+        ),
+        *(
+            "prompt_log_turns",
+            "prompt_questions",
+            "prompt_code",
+            "prompt_non_ascii",
+            "identical",
+            "jaccard",
+        ),
     }
 )
-"""The features that a thousand rows suffice for: with these alone `sparse` and `boosted` have a lower inner log loss than with
-all."""
+"""The features that a thousand rows suffice for: with these alone `sparse` and `boosted` have a
+lower inner log loss than with all."""
 
 RESPONSE_FEATURES = tuple(_RESPONSE)
 """What `response_features` counts, in its order."""
@@ -310,14 +395,18 @@ _LANGUAGE_CHARACTERS = 1_000
 
 
 def language_of(turns: tuple[str, ...]) -> str | None:
-    """The language (or for most scripts the script) that a text begins in, by its letters and commonest words; None: not told.
+    """The language (or for most scripts the script) that a text begins in, by its letters and
+    commonest words; None: not told.
 
-    It knows the languages of `_LANGUAGES` only, and takes another in Latin or Cyrillic letters for the nearest of them.
+    It knows the languages of `_LANGUAGES` only, and takes another in Latin or Cyrillic letters for
+    the nearest of them.
     """
     return _Text(("\n\n".join(turns)[:_LANGUAGE_CHARACTERS],)).language
 
 
-def structure(pairs: pd.DataFrame, only: Collection[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def structure(
+    pairs: pd.DataFrame, only: Collection[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Structural features of every row.
 
     Parameters
@@ -325,25 +414,34 @@ def structure(pairs: pd.DataFrame, only: Collection[str] | None = None) -> tuple
     pairs : DataFrame
         A pairs frame of n rows.
     only : collection of str, optional
-        Names from `RESPONSE_FEATURES`, `PROMPT_FEATURES` and `PAIR_FEATURES`, for example `PLAIN`; without it all.
+        Names from `RESPONSE_FEATURES`, `PROMPT_FEATURES` and `PAIR_FEATURES`, for example `PLAIN`;
+        without it all.
 
     Returns
     -------
     antisymmetric : ndarray
-        (n, 40) float64 for all features, the columns of `antisymmetric_names`: the sign changes when A and B are exchanged.
+        (n, 40) float64 for all features, the columns of `antisymmetric_names`: the sign changes
+        when A and B are exchanged.
     symmetric : ndarray
-        (n, 101) float64 for all features, the columns of `symmetric_names`: unchanged by the exchange.
+        (n, 101) float64 for all features, the columns of `symmetric_names`: unchanged by the
+        exchange.
     """
     rows = list(zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True))
     characters = sum(len(turn) for row in rows for turns in row for turn in turns)
-    parts = in_parts(partial(_structure, only=only), rows, processes_for(characters, PROCESS_CHARACTERS))
+    parts = in_parts(
+        partial(_structure, only=only), rows, processes_for(characters, PROCESS_CHARACTERS)
+    )
     x, z = zip(*parts, strict=True)
     return np.vstack(x), np.vstack(z)
 
 
-def _structure(rows: Sequence[tuple], only: Collection[str] | None) -> tuple[np.ndarray, np.ndarray]:
+def _structure(
+    rows: Sequence[tuple], only: Collection[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """`structure` of rows of prompt, A and B."""
-    of_response, of_prompt, of_pair = (_chosen(table, only) for table in (_RESPONSE, _PROMPT, _PAIR))
+    of_response, of_prompt, of_pair = (
+        _chosen(table, only) for table in (_RESPONSE, _PROMPT, _PAIR)
+    )
     both_a, both_b, asked, together = [], [], [], []
     for turns in rows:
         prompt, a, b = map(_Text, turns)
@@ -353,7 +451,12 @@ def _structure(rows: Sequence[tuple], only: Collection[str] | None) -> tuple[np.
         together.append([feature(a, b) for feature in of_pair.values()])
     a, b, asked, together = (
         np.array(made, dtype=np.float64).reshape(len(rows), len(table))
-        for made, table in ((both_a, of_response), (both_b, of_response), (asked, of_prompt), (together, of_pair))
+        for made, table in (
+            (both_a, of_response),
+            (both_b, of_response),
+            (asked, of_prompt),
+            (together, of_pair),
+        )
     )
     return a - b, np.hstack([np.abs(a - b), (a + b) / 2, asked, together])
 
@@ -364,7 +467,8 @@ def antisymmetric_names(only: Collection[str] | None = None) -> list[str]:
 
 
 def symmetric_names(only: Collection[str] | None = None) -> list[str]:
-    """Names of the columns of the second: |a - b| and (a + b) / 2 of each response feature, prompt and pair features."""
+    """Names of the columns of the second: |a - b| and (a + b) / 2 of each response feature, prompt
+    and pair features."""
     responses = _chosen(_RESPONSE, only)
     return [
         *(f"{name}_distance" for name in responses),

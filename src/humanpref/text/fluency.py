@@ -1,4 +1,5 @@
-"""A cheap proxy of fluency without a language model: how common a text's character trigrams are among those of other texts."""
+"""A cheap proxy of fluency without a language model: how common a text's character trigrams are
+among those of other texts."""
 
 import numpy as np
 
@@ -6,10 +7,11 @@ from humanpref.text.overlap import CHARACTER_COLUMNS, CHUNK, trigram_counts
 
 
 def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
-    """The mean of ln((1 + its count in the other texts) / (columns + their trigrams)) over a text's lower-case trigrams.
+    """The mean of ln((1 + its count in the other texts) / (columns + their trigrams)) over a text's
+    lower-case trigrams.
 
-    Gibberish, misspelling and rare scripts make it low. It does not see the order of words, and what is written most in `texts`
-    (their language, say) is what it takes for fluent.
+    Gibberish, misspelling and rare scripts make it low. It does not see the order of words, and
+    what is written most in `texts` (their language, say) is what it takes for fluent.
 
     Parameters
     ----------

@@ -1,10 +1,12 @@
-"""Formatters: pure functions from a row's conversation to labelled texts. Tokenisation and truncation come after them."""
+"""Formatters: pure functions from a row's conversation to labelled texts. Tokenisation and
+truncation come after them."""
 
 from itertools import zip_longest
 from typing import NamedTuple
 
 PROMPT, A, B = 1, 2, 3
-"""The parts of a row. Where a sequence holds one response only, that response is `A`, whichever side it comes from."""
+"""The parts of a row. Where a sequence holds one response only, that response is `A`, whichever
+side it comes from."""
 
 
 class Segment(NamedTuple):
@@ -25,12 +27,14 @@ def dual(prompt: Turns, response_a: Turns, response_b: Turns) -> tuple[Sequence,
 
 
 def joint(prompt: Turns, response_a: Turns, response_b: Turns) -> tuple[Sequence]:
-    """One sequence with both responses, round by round: prompt 1, answer A 1, answer B 1, prompt 2 …"""
+    """One sequence with both responses, round by round: prompt 1, answer A 1, answer B 1, prompt 2
+    …"""
     return (_rounds((PROMPT, prompt), (A, response_a), (B, response_b)),)
 
 
 def _rounds(*parts: tuple[int, Turns]) -> Sequence:
-    """Interleave the turns; a turn that one side lacks is empty, and a conversation without turns has one empty round."""
+    """Interleave the turns; a turn that one side lacks is empty, and a conversation without turns
+    has one empty round."""
     labels, turns = [part for part, _ in parts], [turns or ("",) for _, turns in parts]
     return tuple(
         Segment(label, text)

@@ -1,4 +1,5 @@
-"""How alike prompt, A and B are in their words and characters: cosines of TF-IDF vectors whose weights the training rows give."""
+"""How alike prompt, A and B are in their words and characters: cosines of TF-IDF vectors whose
+weights the training rows give."""
 
 from collections.abc import Iterator
 
@@ -11,14 +12,20 @@ from humanpref.text.features import WORD
 
 WORD_COLUMNS = 2**17
 CHARACTER_COLUMNS = 2**16
-"""Words and character trigrams are hashed into so many columns: no vocabulary to keep, and collisions that hardly matter."""
+"""Words and character trigrams are hashed into so many columns: no vocabulary to keep, and
+collisions that hardly matter."""
 IDF_TEXTS = 30_000
-"""Inverse document frequencies are counted over so many texts, evenly spaced over the rows: beyond, they stay as they are."""
+"""Inverse document frequencies are counted over so many texts, evenly spaced over the rows: beyond,
+they stay as they are."""
 CHUNK = 2_000
 """Rows that are turned into vectors at a time; bounds the memory."""
 
 _hash_words = HashingVectorizer(
-    token_pattern=WORD.pattern, n_features=WORD_COLUMNS, norm=None, alternate_sign=False, dtype=np.float64
+    token_pattern=WORD.pattern,
+    n_features=WORD_COLUMNS,
+    norm=None,
+    alternate_sign=False,
+    dtype=np.float64,
 )
 
 
@@ -28,13 +35,18 @@ class Similarities:
     Attributes
     ----------
     word_idf_, character_idf_ : ndarray
-        (WORD_COLUMNS,) and (CHARACTER_COLUMNS,) inverse document frequencies, ln((1 + texts) / (1 + texts with the term)) + 1.
+        (WORD_COLUMNS,) and (CHARACTER_COLUMNS,) inverse document frequencies, ln((1 + texts) / (1 +
+        texts with the term)) + 1.
     """
 
     def fit(self, pairs: pd.DataFrame) -> "Similarities":
         """Learn the inverse document frequencies. A text that stands twice counts once."""
         texts = list(
-            dict.fromkeys(text for column in ("prompt", "response_a", "response_b") for text in _texts(pairs[column]))
+            dict.fromkeys(
+                text
+                for column in ("prompt", "response_a", "response_b")
+                for text in _texts(pairs[column])
+            )
         )
         texts = texts[:: -(-len(texts) // IDF_TEXTS)] if texts else []
         self.word_idf_ = _idf(texts, word_counts, WORD_COLUMNS)
@@ -49,7 +61,8 @@ class Similarities:
         antisymmetric : ndarray
             (n, 2), the columns of `ANTISYMMETRIC`: cos(prompt, a) - cos(prompt, b).
         symmetric : ndarray
-            (n, 6), the columns of `SYMMETRIC`: the absolute value and the mean of the two, and cos(a, b).
+            (n, 6), the columns of `SYMMETRIC`: the absolute value and the mean of the two, and
+            cos(a, b).
         """
         chunks = [self._cosines(pairs[i : i + CHUNK]) for i in range(0, len(pairs), CHUNK)]
         prompt_a, prompt_b, answers = (np.vstack(parts) for parts in zip(*chunks, strict=True))
@@ -60,8 +73,15 @@ class Similarities:
         """cos(prompt, a), cos(prompt, b) and cos(a, b), each (n, 2): by words, by characters."""
         both = []
         for counts, idf in ((word_counts, self.word_idf_), (trigram_counts, self.character_idf_)):
-            prompt, a, b = (_unit(counts(_texts(pairs[c])), idf) for c in ("prompt", "response_a", "response_b"))
-            both.append([np.asarray(u.multiply(v).sum(axis=1))[:, 0] for u, v in ((prompt, a), (prompt, b), (a, b))])
+            prompt, a, b = (
+                _unit(counts(_texts(pairs[c])), idf) for c in ("prompt", "response_a", "response_b")
+            )
+            both.append(
+                [
+                    np.asarray(u.multiply(v).sum(axis=1))[:, 0]
+                    for u, v in ((prompt, a), (prompt, b), (a, b))
+                ]
+            )
         return (np.stack(columns, axis=1) for columns in zip(*both, strict=True))
 
 
@@ -88,11 +108,15 @@ def trigram_counts(texts: list[str]) -> sparse.csr_matrix:
     for text in texts:
         codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), dtype="<u4")
         # Knuth's multiplicative hashing, modulo 2^32; the upper bits are the well-mixed ones.
-        mixed = (codes[:-2] * np.uint32(2654435761) + codes[1:-1]) * np.uint32(2654435761) + codes[2:]
+        mixed = (codes[:-2] * np.uint32(2654435761) + codes[1:-1]) * np.uint32(2654435761) + codes[
+            2:
+        ]
         hashes.append(((mixed * np.uint32(2654435761)) >> np.uint32(16)).astype(np.int32))
     ends = np.cumsum([0, *map(len, hashes)])
     columns = np.concatenate(hashes) if hashes else np.empty(0, dtype=np.int32)
-    counts = sparse.csr_matrix((np.ones(len(columns)), columns, ends), shape=(len(texts), CHARACTER_COLUMNS))
+    counts = sparse.csr_matrix(
+        (np.ones(len(columns)), columns, ends), shape=(len(texts), CHARACTER_COLUMNS)
+    )
     counts.sum_duplicates()
     return counts
 

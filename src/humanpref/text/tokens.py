@@ -1,4 +1,5 @@
-"""From labelled texts to token ids within a length, with a guaranteed share for every part and for the last turn."""
+"""From labelled texts to token ids within a length, with a guaranteed share for every part and for
+the last turn."""
 
 import itertools
 import logging
@@ -17,7 +18,8 @@ SPECIAL = 0
 
 
 class Template(NamedTuple):
-    """The fixed tokens of a sequence: before the first text, before each later one (by its part), and after the last.
+    """The fixed tokens of a sequence: before the first text, before each later one (by its part),
+    and after the last.
 
     `types` are the token types of the prompt and of the responses.
     """
@@ -37,7 +39,8 @@ class Template(NamedTuple):
 
 
 class Tokenised(NamedTuple):
-    """One sequence: token ids, token types and parts, each (length,) int32, and whether anything was cut."""
+    """One sequence: token ids, token types and parts, each (length,) int32, and whether anything
+    was cut."""
 
     ids: np.ndarray
     types: np.ndarray
@@ -46,7 +49,8 @@ class Tokenised(NamedTuple):
 
 
 def template_of(tokenizer: Any) -> Template:
-    """Read the special tokens of a pair off a tokenizer, whatever its family (one or two separators, types or none)."""
+    """Read the special tokens of a pair off a tokenizer, whatever its family (one or two
+    separators, types or none)."""
     first, second = (
         tokenizer("a", add_special_tokens=False).input_ids,
         tokenizer("b", add_special_tokens=False).input_ids,
@@ -75,12 +79,14 @@ def tokenise(
 ) -> list[Tokenised]:
     """Token ids of each sequence: its segments in order, with fixed tokens around and between them.
 
-    What a text says is text: one that spells a special token ("<|eot_id|>", "[SEP]") does not become that token.
+    What a text says is text: one that spells a special token ("<|eot_id|>", "[SEP]") does not
+    become that token.
 
-    With `truncation="parts"` a sequence that is too long is cut segment by segment. The prompt is guaranteed `prompt_share` of
-    the room and the responses the rest, in equal parts; within a part the last turn is guaranteed half; what one does not need
-    goes to the others. A segment that is cut loses its middle: openings and endings say most. With `truncation="end"` the
-    whole sequence loses its end, as where texts are concatenated first and truncated then (the report's way).
+    With `truncation="parts"` a sequence that is too long is cut segment by segment. The prompt is
+    guaranteed `prompt_share` of the room and the responses the rest, in equal parts; within a part
+    the last turn is guaranteed half; what one does not need goes to the others. A segment that is
+    cut loses its middle: openings and endings say most. With `truncation="end"` the whole sequence
+    loses its end, as where texts are concatenated first and truncated then (the report's way).
 
     Parameters
     ----------
@@ -117,17 +123,24 @@ def tokenise(
         else:
             whole = _join(kept, ids, template, cut=False)
             length = len(whole.ids)
-            made.append(Tokenised(*(array[:max_length] for array in whole[:3]), length > max_length))
+            made.append(
+                Tokenised(*(array[:max_length] for array in whole[:3]), length > max_length)
+            )
     if made:
         cut, mean = np.mean([t.cut for t in made]), np.mean([len(t.ids) for t in made])
         logger.info(
-            "tokens: %d sequences, %.0f tokens on average, %.1f %% cut to %d", len(made), mean, 100 * cut, max_length
+            "tokens: %d sequences, %.0f tokens on average, %.1f %% cut to %d",
+            len(made),
+            mean,
+            100 * cut,
+            max_length,
         )
     return made
 
 
 def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
-    """Divide room among claimants: each gets what it needs or its share of the room, and what some leave over goes to the rest.
+    """Divide room among claimants: each gets what it needs or its share of the room, and what some
+    leave over goes to the rest.
 
     Parameters
     ----------
@@ -150,7 +163,8 @@ def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
         total = sum(shares[i] for i in open_)
         modest = [i for i in open_ if needs[i] <= left * shares[i] / total]
         if not modest:
-            # Everyone who is left wants more than a share. Whole tokens: the fractions' remainder goes to the first.
+            # Everyone who is left wants more than a share. Whole tokens: the fractions' remainder
+            # goes to the first.
             for i in open_:
                 given[i] = int(left * shares[i] / total)
             for i in open_[: left - sum(given[i] for i in open_)]:
@@ -175,7 +189,9 @@ def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: flo
     """How many tokens each segment keeps."""
     parts = sorted({segment.part for segment in sequence})
     responses = len(parts) - 1
-    of_part = {part: [i for i, segment in enumerate(sequence) if segment.part == part] for part in parts}
+    of_part = {
+        part: [i for i, segment in enumerate(sequence) if segment.part == part] for part in parts
+    }
     needs = [sum(lengths[i] for i in of_part[part]) for part in parts]
     shares = [prompt_share if part == PROMPT else (1 - prompt_share) / responses for part in parts]
     limits = [0] * len(sequence)
@@ -183,20 +199,25 @@ def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: flo
         members = of_part[part]
         # The last turn counts as much as all before it together.
         weights = [1.0] * (len(members) - 1) + [max(1.0, len(members) - 1.0)]
-        for i, limit in zip(members, allocate([lengths[i] for i in members], weights, given), strict=True):
+        for i, limit in zip(
+            members, allocate([lengths[i] for i in members], weights, given), strict=True
+        ):
             limits[i] = limit
     return limits
 
 
 def _last_rounds(sequence: Sequence, template: Template, max_length: int) -> Sequence:
-    """The last rounds of a conversation of so many turns that what stands between them would fill half of the room."""
+    """The last rounds of a conversation of so many turns that what stands between them would fill
+    half of the room."""
     size, room = len({segment.part for segment in sequence}), max_length - template.around()
     while len(sequence) > size and template.between(sequence) > room // 2:
         sequence = sequence[size:]
     return sequence
 
 
-def _join(sequence: tuple[Segment, ...], ids: list[list[int]], template: Template, cut: bool) -> Tokenised:
+def _join(
+    sequence: tuple[Segment, ...], ids: list[list[int]], template: Template, cut: bool
+) -> Tokenised:
     tokens, types, parts = (
         list(template.prefix),
         [template.types[0]] * len(template.prefix),
@@ -221,17 +242,27 @@ def _ids(texts: list[str], tokenizer: Any) -> dict[str, list[int]]:
 
 
 def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of texts, without special tokens around them or in them: one that spells "[SEP]" does not hold that token."""
+    """Token ids of texts, without special tokens around them or in them: one that spells "[SEP]"
+    does not hold that token."""
     made = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
     ).input_ids
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - {tokenizer.unk_token_id}
-    # A Unigram model has its special tokens among its words: where it takes them from a text they become their characters.
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - {
+        tokenizer.unk_token_id
+    }
+    # A Unigram model has its special tokens among its words: where it takes them from a text they
+    # become their characters.
     spelled = {
         i: tokenizer.convert_tokens_to_ids(list(tokenizer.convert_ids_to_tokens(i)))
         for i in special.intersection(itertools.chain(*made))
     }
-    return [[part for i in ids for part in spelled.get(i, (i,))] for ids in made] if spelled else made
+    return (
+        [[part for i in ids for part in spelled.get(i, (i,))] for ids in made] if spelled else made
+    )
 
 
 def find(ids: list[int], part: list[int], start: int) -> int:
@@ -239,4 +270,7 @@ def find(ids: list[int], part: list[int], start: int) -> int:
     for i in range(start, len(ids) - len(part) + 1):
         if ids[i : i + len(part)] == part:
             return i
-    raise InputError(f"backbone: its tokenizer reads a text otherwise beside special tokens, {ids} do not hold {part}")
+    raise InputError(
+        f"backbone: its tokenizer reads a text otherwise beside special tokens, {ids} do not hold "
+        f"{part}"
+    )

@@ -1,4 +1,5 @@
-"""Which rows go through the model together: shuffled windows for training, a token budget for inference."""
+"""Which rows go through the model together: shuffled windows for training, a token budget for
+inference."""
 
 import numpy as np
 
@@ -6,7 +7,9 @@ Window = list[np.ndarray]
 """The micro-batches of one optimizer step, each an array of row numbers."""
 
 
-def shuffled_windows(rows: int, batch_size: int, accumulation: int, seed: int, epoch: int) -> list[Window]:
+def shuffled_windows(
+    rows: int, batch_size: int, accumulation: int, seed: int, epoch: int
+) -> list[Window]:
     """One epoch's optimizer steps: every row once, in an order drawn from (seed, epoch).
 
     The last micro-batch and the last window hold what is left, so that no row is dropped.
@@ -17,10 +20,11 @@ def shuffled_windows(rows: int, batch_size: int, accumulation: int, seed: int, e
 
 
 def token_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Batches of similar lengths that hold at most `batch_tokens` tokens once padded; longest first.
+    """Batches of similar lengths that hold at most `batch_tokens` tokens once padded; longest
+    first.
 
-    The longest batch comes first, so that a run that will be out of memory is so at once. A row that alone exceeds the budget
-    is a batch of its own.
+    The longest batch comes first, so that a run that will be out of memory is so at once. A row
+    that alone exceeds the budget is a batch of its own.
 
     Parameters
     ----------

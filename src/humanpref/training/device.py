@@ -1,7 +1,8 @@
-"""Which GPUs are here, whether torch has kernels for them, and what becomes of a run that needs one and has none.
+"""Which GPUs are here, whether torch has kernels for them, and what becomes of a run that needs one
+and has none.
 
-What a run needs follows from its options (`humanpref.config.gpu`). On Kaggle it stops; elsewhere, and in a dry run, which sets
-`DRY_RUN`, it goes on on the CPU after a warning.
+What a run needs follows from its options (`humanpref.config.gpu`). On Kaggle it stops; elsewhere,
+and in a dry run, which sets `DRY_RUN`, it goes on on the CPU after a warning.
 """
 
 import json
@@ -21,26 +22,36 @@ DRY_RUN = "HUMANPREF_DRY_RUN"
 
 
 def look() -> dict[str, Any]:
-    """What torch sees, as plain JSON types: its version, its architectures, and each GPU's name and compute capability."""
+    """What torch sees, as plain JSON types: its version, its architectures, and each GPU's name and
+    compute capability."""
     import torch
 
     numbers = range(torch.cuda.device_count())
     return {
         "torch": torch.__version__,
         "architectures": torch.cuda.get_arch_list(),
-        "gpus": [(torch.cuda.get_device_name(n), tuple(torch.cuda.get_device_capability(n))) for n in numbers],
+        "gpus": [
+            (torch.cuda.get_device_name(n), tuple(torch.cuda.get_device_capability(n)))
+            for n in numbers
+        ],
     }
 
 
 def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
-    """Whether a torch that was built for these architectures has kernels for a GPU of this compute capability.
+    """Whether a torch that was built for these architectures has kernels for a GPU of this compute
+    capability.
 
-    Machine code (`sm_75`) runs on its own major version from its own minor one on; what `compute_75` stands for is compiled
-    for anything newer as well. With an `a` behind it either is for that very capability, with an `f` for its major version.
+    Machine code (`sm_75`) runs on its own major version from its own minor one on; what
+    `compute_75` stands for is compiled for anything newer as well. With an `a` behind it either is
+    for that very capability, with an `f` for its major version.
     """
-    for kind, major, minor, suffix in re.findall(r"\b(sm|compute)_(\d+)(\d)([af]?)\b", " ".join(architectures)):
+    for kind, major, minor, suffix in re.findall(
+        r"\b(sm|compute)_(\d+)(\d)([af]?)\b", " ".join(architectures)
+    ):
         built = int(major), int(minor)
-        newer = capability >= built and (capability[0] == built[0] or (kind == "compute" and not suffix))
+        newer = capability >= built and (
+            capability[0] == built[0] or (kind == "compute" and not suffix)
+        )
         if newer and (suffix != "a" or capability == built):
             return True
     return False
@@ -49,17 +60,28 @@ def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
 def lacking() -> str:
     """Why no GPU can be used, in one line; empty if one can. Logs what is here.
 
-    A GPU that torch has no kernels for is hidden from this process, if it has not begun to use CUDA, and from those that it
-    starts. The look takes a process of its own: CUDA would keep hundreds of megabytes of the GPU in this one.
+    A GPU that torch has no kernels for is hidden from this process, if it has not begun to use
+    CUDA, and from those that it starts. The look takes a process of its own: CUDA would keep
+    hundreds of megabytes of the GPU in this one.
     """
-    done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], capture_output=True, text=True, errors="replace"
+    )
     if done.returncode != 0:
-        return f"torch cannot say what is here ({(done.stderr.splitlines() or [done.returncode])[-1]})"
+        return (
+            f"torch cannot say what is here ({(done.stderr.splitlines() or [done.returncode])[-1]})"
+        )
     found = json.loads(done.stdout.splitlines()[-1])
     known = [runs(tuple(capability), found["architectures"]) for _, capability in found["gpus"]]
     told = [f"{name} (sm_{major}{minor})" for name, (major, minor) in found["gpus"]]
     version, built = f"torch {found['torch']}", " ".join(found["architectures"]) or "no GPU"
-    logger.info("GPUs: %d%s; %s is built for %s", len(told), ": " * bool(told) + ", ".join(told), version, built)
+    logger.info(
+        "GPUs: %d%s; %s is built for %s",
+        len(told),
+        ": " * bool(told) + ", ".join(told),
+        version,
+        built,
+    )
     if not told:
         return "none is here"
     if all(known):
@@ -78,7 +100,8 @@ def require(reason: str, what: str) -> None:
     Raises
     ------
     InputError
-        On Kaggle, but not in the hidden rerun, in which anything is better than the prior; elsewhere it is a warning.
+        On Kaggle, but not in the hidden rerun, in which anything is better than the prior;
+        elsewhere it is a warning.
     """
     if not reason:
         return
@@ -96,9 +119,14 @@ def names(count: int) -> list[str]:
 
 
 def leave_group() -> None:
-    """End the communication between launched processes, if there is any: left to the interpreter's end, it may abort there."""
+    """End the communication between launched processes, if there is any: left to the interpreter's
+    end, it may abort there."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+    if (
+        torch is not None
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+    ):
         torch.distributed.destroy_process_group()
 
 

@@ -1,4 +1,5 @@
-"""The training loop, explicit, on accelerate: AdamW, a linear schedule, accumulation, mixed precision, validation per epoch."""
+"""The training loop, explicit, on accelerate: AdamW, a linear schedule, accumulation, mixed
+precision, validation per epoch."""
 
 import contextlib
 import logging
@@ -36,8 +37,8 @@ Collate = Callable[[np.ndarray], dict[str, Tensor]]
 """From row numbers to the module's keyword arguments, on the CPU."""
 
 MOST_SKIPPED = 20
-"""Steps that the gradient scaler may skip one after the other. It halves its scale, 2^16 at first, each time: by then it scales
-no more, and what is not finite is the gradient itself."""
+"""Steps that the gradient scaler may skip one after the other. It halves its scale, 2^16 at first,
+each time: by then it scales no more, and what is not finite is the gradient itself."""
 
 
 def train(
@@ -54,14 +55,15 @@ def train(
 ) -> dict[str, Any]:
     """Train a module in place.
 
-    The gradient of a step is that of the mean, over the rows of its window, of weight x loss, with the weights scaled to a mean
-    of 1 over all rows: however a window is cut into micro-batches, shared out to processes, and however short the last one is,
-    each row counts once.
+    The gradient of a step is that of the mean, over the rows of its window, of weight x loss, with
+    the weights scaled to a mean of 1 over all rows: however a window is cut into micro-batches,
+    shared out to processes, and however short the last one is, each row counts once.
 
     Parameters
     ----------
     module : Module
-        Takes what `collate` gives, returns logits (n, 3). Its trainable weights stay float32; autocast lowers the arithmetic.
+        Takes what `collate` gives, returns logits (n, 3). Its trainable weights stay float32;
+        autocast lowers the arithmetic.
     collate : callable
         See `Collate`.
     labels : ndarray
@@ -75,32 +77,43 @@ def train(
     seed : int
         Of the shuffling and of dropout.
     lengths : ndarray, optional
-        (n,) tokens that each row costs, for `forward_tokens`; without it a batch goes through the model as a whole.
+        (n,) tokens that each row costs, for `forward_tokens`; without it a batch goes through the
+        model as a whole.
     validate : callable, optional
         Called after each epoch, in every process; returns the validation log loss in nats.
     checkpoint : Path, optional
-        A file to keep the run's state in, every `checkpoint_minutes` and after every epoch. If it is there, the run goes on
-        from it and ends with the weights that it would have had without the interruption; on a GPU to rounding, since torch
-        sums some gradients there in no fixed order.
+        A file to keep the run's state in, every `checkpoint_minutes` and after every epoch. If it
+        is there, the run goes on from it and ends with the weights that it would have had without
+        the interruption; on a GPU to rounding, since torch sums some gradients there in no fixed
+        order.
 
     Returns
     -------
     dict
-        What happened: `trainable_parameters`, `steps`, of these `skipped_steps` by the gradient scaler, `effective_batch`,
-        `precision`, `processes`, `seconds`, `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason where it did
-        not go through all epochs; `kept_epoch` where that is not the last.
+        What happened: `trainable_parameters`, `steps`, of these `skipped_steps` by the gradient
+        scaler, `effective_batch`, `precision`, `processes`, `seconds`, `seconds_per_step`, `epochs`
+        (one dict each); `stopped` with the reason where it did not go through all epochs;
+        `kept_epoch` where that is not the last.
 
     Raises
     ------
     InputError
-        For a loss or a gradient that is not finite, a precision that the device has not, or options that need validation rows
-        without any.
+        For a loss or a gradient that is not finite, a precision that the device has not, or options
+        that need validation rows without any.
     """
-    for option, given in (("keep_best_epoch", options.keep_best_epoch), ("patience", options.patience is not None)):
+    for option, given in (
+        ("keep_best_epoch", options.keep_best_epoch),
+        ("patience", options.patience is not None),
+    ):
         if given and validate is None:
-            raise InputError(f"option training.{option}: needs validation rows (training.validation_fraction above 0)")
+            raise InputError(
+                f"option training.{option}: needs validation rows (training.validation_fraction "
+                "above 0)"
+            )
     if any(p.dtype != torch.float32 for p in module.parameters() if p.requires_grad):
-        raise ValueError("trainable weights must be float32: gradient scaling and small steps both need it")
+        raise ValueError(
+            "trainable weights must be float32: gradient scaling and small steps both need it"
+        )
     run = _Run(module, collate, labels, weights, loss, options, seed, lengths)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
@@ -111,7 +124,8 @@ def train(
         if save:
             save()
     report = run.finish()
-    # What waits for the next model must not fill the GPU; under a scaler accelerate's optimizer refers to itself.
+    # What waits for the next model must not fill the GPU; under a scaler accelerate's optimizer
+    # refers to itself.
     del run, save
     clear_device_cache(garbage_collection=True)
     return report
@@ -158,7 +172,8 @@ class _Run:
         self.module, self.collate, self.loss, self.options = module, collate, loss, options
         self.seed, self.lengths, self.rows = seed, lengths, len(labels)
         self.precision = resolve(options.precision, processes().device)
-        # Accelerate keeps its state for the life of the process and refuses a second precision; each run is its own.
+        # Accelerate keeps its state for the life of the process and refuses a second precision;
+        # each run is its own.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=self.precision)
         torch.manual_seed(seed + self.accelerator.process_index)
@@ -171,29 +186,48 @@ class _Run:
         self.steps_per_epoch = math.ceil(batches / options.accumulation)
         total = self.steps_per_epoch * options.epochs
         optimizer = torch.optim.AdamW(parameter_groups(module, options), lr=options.learning_rate)
-        self.schedule = get_linear_schedule_with_warmup(optimizer, round(options.warmup * total), total)
+        self.schedule = get_linear_schedule_with_warmup(
+            optimizer, round(options.warmup * total), total
+        )
         self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
-        # Autocast is entered in the loop, in sight, and not by a patched forward that validation would go through as well.
+        # Autocast is entered in the loop, in sight, and not by a patched forward that validation
+        # would go through as well.
         self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        # It leaves the module's own forward on the module itself, a reference cycle: deleted, the module would stay in memory.
+        # It leaves the module's own forward on the module itself, a reference cycle: deleted, the
+        # module would stay in memory.
         vars(module).pop("forward", None)
         self.state = _State()
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.started = self.saved = time.perf_counter()
         logger.info(
-            "training: %d rows, %d epochs of %d steps, effective batch %d, precision %s, device %s, %d processes, "
+            "training: %d rows, %d epochs of %d steps, effective batch %d, precision %s, device "
+            "%s, %d processes, "
             "%.2fM trainable parameters",
-            self.rows, options.epochs, self.steps_per_epoch, options.batch_size * options.accumulation, self.precision, device,
-            self.accelerator.num_processes, sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6,
-        )  # fmt: skip
+            self.rows,
+            options.epochs,
+            self.steps_per_epoch,
+            options.batch_size * options.accumulation,
+            self.precision,
+            device,
+            self.accelerator.num_processes,
+            sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6,
+        )
 
     def epoch(self, save: Callable[[], None] | None) -> None:
         """The epoch's remaining steps, or as many as the time allows."""
         state, options = self.state, self.options
-        windows = shuffled_windows(self.rows, options.batch_size, options.accumulation, self.seed, state.epoch)
+        windows = shuffled_windows(
+            self.rows, options.batch_size, options.accumulation, self.seed, state.epoch
+        )
         self.wrapped.train()
         name, main = f"epoch {state.epoch + 1}/{options.epochs}", self.accelerator.is_main_process
-        bar = tqdm(total=len(windows), initial=state.step, desc=name, unit="step", disable=None if main else True)
+        bar = tqdm(
+            total=len(windows),
+            initial=state.step,
+            desc=name,
+            unit="step",
+            disable=None if main else True,
+        )
         began, before = time.perf_counter(), state.step
         for window in windows[state.step :]:
             at = time.perf_counter()
@@ -204,9 +238,20 @@ class _Run:
             bar.set_postfix(loss=f"{state.summed / state.seen:.4f}", refresh=False)
             bar.update()
             if bar.disable and main and state.step % max(1, len(windows) // 10) == 0:
-                left = (time.perf_counter() - began) / (state.step - before) * (len(windows) - state.step)
+                left = (
+                    (time.perf_counter() - began)
+                    / (state.step - before)
+                    * (len(windows) - state.step)
+                )
                 mean = state.summed / state.seen
-                logger.info("%s, step %d/%d: mean loss %.4f, %.0f s left", name, state.step, len(windows), mean, left)
+                logger.info(
+                    "%s, step %d/%d: mean loss %.4f, %.0f s left",
+                    name,
+                    state.step,
+                    len(windows),
+                    mean,
+                    left,
+                )
             now = time.perf_counter()
             over, due = self._in_any_process(
                 options.seconds is not None and now - self.started > options.seconds,
@@ -214,7 +259,8 @@ class _Run:
             )
             if over:
                 state.stopped = (
-                    f"after {options.seconds:g} s, in epoch {state.epoch + 1} at step {state.step} of {len(windows)}"
+                    f"after {options.seconds:g} s, in epoch {state.epoch + 1} at step {state.step} "
+                    f"of {len(windows)}"
                 )
                 logger.warning("training stopped %s", state.stopped)
                 break
@@ -228,15 +274,17 @@ class _Run:
         rows_in_window = sum(len(rows) for rows in window)
         parts = _parts(window, self.lengths, options.forward_tokens)
         for number, rows in enumerate(parts):
-            # Each process takes its share of the rows. One without any computes a row that counts for nothing, since the
-            # others wait for its gradients.
+            # Each process takes its share of the rows. One without any computes a row that counts
+            # for nothing, since the others wait for its gradients.
             own = rows[accelerator.process_index :: accelerator.num_processes]
             counts = len(own) > 0
             own = own if counts else rows[:1]
             last = number == len(parts) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                 batch = self.collate(own)
-                state.tokens += int(batch["attention_mask"].sum()) * counts if "attention_mask" in batch else 0
+                state.tokens += (
+                    int(batch["attention_mask"].sum()) * counts if "attention_mask" in batch else 0
+                )
                 batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
                 with accelerator.autocast():
                     logits = self.wrapped(**batch)
@@ -248,7 +296,9 @@ class _Run:
                 # The processes' gradients are averaged, and are meant to be added.
                 accelerator.backward(share * accelerator.num_processes)
             state.summed += value * rows_in_window
-        norm = accelerator.clip_grad_norm_(self.module.parameters(), options.max_grad_norm or math.inf)
+        norm = accelerator.clip_grad_norm_(
+            self.module.parameters(), options.max_grad_norm or math.inf
+        )
         if accelerator.scaler is None and not math.isfinite(norm):
             raise self._not_finite(f"the gradient's norm is {float(norm)}", np.concatenate(window))
         self.optimizer.step()
@@ -256,7 +306,9 @@ class _Run:
             # No step of the schedule either.
             state.skipped, state.skipped_last = state.skipped + 1, state.skipped_last + 1
             if state.skipped_last == MOST_SKIPPED:
-                raise self._not_finite(f"the gradient was not finite in {MOST_SKIPPED} steps", np.concatenate(window))
+                raise self._not_finite(
+                    f"the gradient was not finite in {MOST_SKIPPED} steps", np.concatenate(window)
+                )
         else:
             state.skipped_last = 0
             self.schedule.step()
@@ -266,14 +318,19 @@ class _Run:
     def _not_finite(self, what: str, rows: np.ndarray) -> InputError:
         """The error that stops the run, with the step, the rows and the likely cause."""
         return InputError(
-            f"training: epoch {self.state.epoch + 1}, step {self.state.step + 1}: {what}; likely a learning rate too high "
-            f"({self.options.learning_rate:g}) or an overflow in {self.precision} (rows {rows.tolist()})"
+            f"training: epoch {self.state.epoch + 1}, step {self.state.step + 1}: {what}; likely a "
+            "learning rate too high "
+            f"({self.options.learning_rate:g}) or an overflow in {self.precision} (rows "
+            f"{rows.tolist()})"
         )
 
     def end_epoch(self, validate: Callable[[], float] | None) -> None:
         """Validate, remember the best weights if they are wanted, and decide whether to go on."""
         state, options = self.state, self.options
-        record: dict[str, float] = {"epoch": state.epoch + 1, "train_loss": state.summed / state.seen}
+        record: dict[str, float] = {
+            "epoch": state.epoch + 1,
+            "train_loss": state.summed / state.seen,
+        }
         if validate is not None:
             record["validation_log_loss"] = validate()
             if (options.keep_best_epoch or options.patience is not None) and (
@@ -282,12 +339,17 @@ class _Run:
                 self.best = (record["validation_log_loss"], _snapshot(self.module))
         state.epochs.append(record)
         if self.accelerator.is_main_process:
-            figures = ", ".join(f"{name} {value:.4f}" for name, value in record.items() if name != "epoch")
+            figures = ", ".join(
+                f"{name} {value:.4f}" for name, value in record.items() if name != "epoch"
+            )
             logger.info("epoch %d/%d: %s", state.epoch + 1, options.epochs, figures)
         state.epoch, state.step, state.summed, state.seen = state.epoch + 1, 0, 0.0, 0
         if options.patience is not None and state.stopped is None:
             losses = [epoch["validation_log_loss"] for epoch in state.epochs]
-            if len(losses) - 1 - int(np.argmin(losses)) >= options.patience and state.epoch < options.epochs:
+            if (
+                len(losses) - 1 - int(np.argmin(losses)) >= options.patience
+                and state.epoch < options.epochs
+            ):
                 state.stopped = f"after epoch {state.epoch}: no better in {options.patience} epochs"
 
     def finish(self) -> dict[str, Any]:
@@ -297,7 +359,9 @@ class _Run:
             torch.tensor(float(state.tokens), device=self.accelerator.device), "sum"
         ).item()
         report: dict[str, Any] = {
-            "trainable_parameters": sum(p.numel() for p in self.module.parameters() if p.requires_grad),
+            "trainable_parameters": sum(
+                p.numel() for p in self.module.parameters() if p.requires_grad
+            ),
             "steps": state.steps,
             "skipped_steps": state.skipped,
             "effective_batch": options.batch_size * options.accumulation,
@@ -314,8 +378,12 @@ class _Run:
             report["stopped"] = state.stopped
         if self.best is not None:
             load_learned(self.module, self.best[1])
-            report["kept_epoch"] = next(e["epoch"] for e in state.epochs if e["validation_log_loss"] == self.best[0])
-            report["kept_epoch_chosen_on"] = "the validation rows that the validation figures report"
+            report["kept_epoch"] = next(
+                e["epoch"] for e in state.epochs if e["validation_log_loss"] == self.best[0]
+            )
+            report["kept_epoch_chosen_on"] = (
+                "the validation rows that the validation figures report"
+            )
         # Models that wait for others (fold models, a blend's members) must not fill the GPU.
         self.module.to(self.home)
         return report
@@ -324,7 +392,9 @@ class _Run:
         """Write all that the rest of the run depends on, whole or not at all."""
         self.saved = time.perf_counter()
         # Every process has its own chance: dropout draws from it.
-        chance = gather_object([{"cpu": torch.get_rng_state(), "cuda": _cuda_state(self.accelerator.device)}])
+        chance = gather_object(
+            [{"cpu": torch.get_rng_state(), "cuda": _cuda_state(self.accelerator.device)}]
+        )
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -347,11 +417,16 @@ class _Run:
         content = torch.load(path, map_location="cpu", weights_only=True)
         processes = self.accelerator.num_processes
         if len(content["chance"]) != processes:
-            raise InputError(f"{path}: a checkpoint of {len(content['chance'])} processes cannot go on in {processes}")
+            raise InputError(
+                f"{path}: a checkpoint of {len(content['chance'])} processes cannot go on in "
+                f"{processes}"
+            )
         if content.get("steps_per_epoch") != self.steps_per_epoch:
             raise InputError(
-                f"{path}: a checkpoint of epochs with {content.get('steps_per_epoch')} steps cannot go on in epochs with "
-                f"{self.steps_per_epoch}; was it written by another version? Remove it to start anew"
+                f"{path}: a checkpoint of epochs with {content.get('steps_per_epoch')} steps "
+                "cannot go on in epochs with "
+                f"{self.steps_per_epoch}; was it written by another version? Remove it to start "
+                "anew"
             )
         self.state = _State(**content["state"])
         load_learned(self.module, content["module"])
@@ -367,11 +442,16 @@ class _Run:
         logger.info("going on from epoch %d, step %d", self.state.epoch + 1, self.state.step)
 
     def _in_any_process(self, *flags: bool) -> list[bool]:
-        """Whether each flag is up in any process. Clocks differ, and all of them must stop, or save, together."""
+        """Whether each flag is up in any process. Clocks differ, and all of them must stop, or
+        save, together."""
         if self.accelerator.num_processes == 1:
             return list(flags)
         return (
-            self.accelerator.reduce(torch.tensor(flags, device=self.accelerator.device).float(), "sum").bool().tolist()
+            self.accelerator.reduce(
+                torch.tensor(flags, device=self.accelerator.device).float(), "sum"
+            )
+            .bool()
+            .tolist()
         )
 
 

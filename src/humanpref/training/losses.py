@@ -1,4 +1,5 @@
-"""Losses: pure functions from scores and labels to one loss per row, in nats. The training loop weights and averages them."""
+"""Losses: pure functions from scores and labels to one loss per row, in nats. The training loop
+weights and averages them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +29,8 @@ def loss_of(options: GradientTraining) -> Loss:
 
 
 def both_orders(loss: Loss) -> Loss:
-    """The mean loss of a row and of the same row with A and B exchanged, from the logits of both, (n, 2, 3)."""
+    """The mean loss of a row and of the same row with A and B exchanged, from the logits of both,
+    (n, 2, 3)."""
 
     def mean(logits: Tensor, labels: Tensor) -> Tensor:
         return (loss(logits[:, 0], labels) + loss(logits[:, 1], labels[:, SWAPPED_CLASSES])) / 2
@@ -37,7 +39,8 @@ def both_orders(loss: Loss) -> Loss:
 
 
 def smoothed(labels: Tensor, amount: float) -> Tensor:
-    """Labels mixed with the uniform distribution: (1 - amount) y + amount / 3. Source: Szegedy et al. (2016), section 7."""
+    """Labels mixed with the uniform distribution: (1 - amount) y + amount / 3. Source: Szegedy et
+    al. (2016), section 7."""
     return (1 - amount) * labels + amount / labels.shape[-1]
 
 
@@ -54,13 +57,15 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (n,). Logits (0, 0, 0) cost ln 3 = 1.0986 under any labels; (ln 2, 0, 0) with label A costs ln 2 = 0.6931.
+        (n,). Logits (0, 0, 0) cost ln 3 = 1.0986 under any labels; (ln 2, 0, 0) with label A costs
+        ln 2 = 0.6931.
     """
     return -(labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
 
 
 def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """The report's preference loss (M8a), per row and stably: Bradley-Terry between A and B, cross-entropy for ties.
+    """The report's preference loss (M8a), per row and stably: Bradley-Terry between A and B,
+    cross-entropy for ties.
 
     y_A softplus(-beta (z_A - z_B)) + y_B softplus(beta (z_A - z_B)) - y_tie log softmax(z)_tie
 
@@ -74,22 +79,26 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     Returns
     -------
     Tensor
-        (n,). Logits (0, 0, 0) cost ln 2 = 0.6931 where A or B wins and ln 3 = 1.0986 at a tie; (3, 1, 0) with label A and
-        beta 0.5 costs ln(1 + 1/e) = 0.3133.
+        (n,). Logits (0, 0, 0) cost ln 2 = 0.6931 where A or B wins and ln 3 = 1.0986 at a tie; (3,
+        1, 0) with label A and beta 0.5 costs ln(1 + 1/e) = 0.3133.
 
     Notes
     -----
-    The report's code takes the first row's tie probability for every row, and overflows where the logits lie far apart.
+    The report's code takes the first row's tie probability for every row, and overflows where the
+    logits lie far apart.
     """
     margin = beta * (logits[:, 0] - logits[:, 1])
     tie = -torch.log_softmax(logits, dim=-1)[:, 2]
-    return labels[:, 0] * F.softplus(-margin) + labels[:, 1] * F.softplus(margin) + labels[:, 2] * tie
+    return (
+        labels[:, 0] * F.softplus(-margin) + labels[:, 1] * F.softplus(margin) + labels[:, 2] * tie
+    )
 
 
 def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """Direct Preference Optimization on decided rows; conservative DPO with label smoothing.
 
-    With m the margin of the chosen response, eps the smoothing: -(1 - eps) log sigmoid(beta m) - eps log sigmoid(-beta m).
+    With m the margin of the chosen response, eps the smoothing: -(1 - eps) log sigmoid(beta m) -
+    eps log sigmoid(-beta m).
 
     Parameters
     ----------
@@ -105,8 +114,9 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
     Returns
     -------
     Tensor
-        (n,). A margin of 0 costs ln 2 = 0.6931; ln 3 / beta with label A costs ln(4/3) = 0.2877, with label B ln 4 = 1.3863.
-        Source: arXiv 2305.18290, eq. 7; arXiv 2310.12036 and Mitchell (2023) for the smoothing.
+        (n,). A margin of 0 costs ln 2 = 0.6931; ln 3 / beta with label A costs ln(4/3) = 0.2877,
+        with label B ln 4 = 1.3863. Source: arXiv 2305.18290, eq. 7; arXiv 2310.12036 and Mitchell
+        (2023) for the smoothing.
     """
     for_a, for_b = F.softplus(-beta * margins), F.softplus(beta * margins)
     a = labels[:, 0] * (1 - label_smoothing) + labels[:, 1] * label_smoothing
@@ -115,7 +125,8 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
 
 
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Divergence of a student from its teacher's probabilities, both softened: T² KL(p^{1/T} / sum || softmax(z / T)).
+    """Divergence of a student from its teacher's probabilities, both softened: T² KL(p^{1/T} / sum
+    || softmax(z / T)).
 
     Parameters
     ----------
@@ -132,6 +143,8 @@ def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
         (n,), 0 where both agree. Source: Hinton et al. (2015), section 2.
     """
     # An impossible class stays impossible: its softened probability is 0, and so is its term.
-    teacher = torch.softmax(labels.clamp(min=torch.finfo(labels.dtype).tiny).log() / temperature, dim=-1)
+    teacher = torch.softmax(
+        labels.clamp(min=torch.finfo(labels.dtype).tiny).log() / temperature, dim=-1
+    )
     student = torch.log_softmax(logits / temperature, dim=-1)
     return temperature**2 * F.kl_div(student, teacher, reduction="none").sum(dim=-1)

@@ -31,11 +31,13 @@ class Run:
     """Scores over the vocabulary that exist at one time."""
 
     def gib(self) -> dict[str, float]:
-        """GiB by what they are for: `base`, `trainable` (weights, gradients, two moments of AdamW), `activations`.
+        """GiB by what they are for: `base`, `trainable` (weights, gradients, two moments of AdamW),
+        `activations`.
 
-        The activations are those that a layer keeps for the backward pass, to about a third: inputs of the linear layers, of
-        the norms, of the attention and of the product in the feed-forward block, with LoRA's dropped copies. With
-        checkpointing every layer keeps its input, and one at a time the rest. Embeddings and the head are small beside them.
+        The activations are those that a layer keeps for the backward pass, to about a third: inputs
+        of the linear layers, of the norms, of the attention and of the product in the feed-forward
+        block, with LoRA's dropped copies. With checkpointing every layer keeps its input, and one
+        at a time the rest. Embeddings and the head are small beside them.
         """
         wide = 12 * self.hidden + 4 * self.attention + 6 * self.keys + 6 * self.intermediate
         layer = self.tokens * wide * self.activation_bytes
@@ -51,7 +53,8 @@ class Run:
 
 
 def advice(run: Run, longest: int, limit: float = T4_GIB) -> list[str]:
-    """What to change, one after the other, until the run fits; the last line says so if it never does.
+    """What to change, one after the other, until the run fits; the last line says so if it never
+    does.
 
     Parameters
     ----------

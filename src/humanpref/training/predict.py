@@ -1,6 +1,8 @@
-"""Inference of a trained module over many rows: batches by length under a token budget, the order of the rows restored.
+"""Inference of a trained module over many rows: batches by length under a token budget, the order
+of the rows restored.
 
-Where several processes were launched, each does its share of the batches and all get the whole result.
+Where several processes were launched, each does its share of the batches and all get the whole
+result.
 """
 
 import contextlib
@@ -28,8 +30,8 @@ def predict_logits(
     Parameters
     ----------
     module : Module
-        Takes what `collate` gives, returns logits (n, …). It is moved to the run's device, put into eval mode, and moved back:
-        the fold models of an artifact share a GPU one after the other.
+        Takes what `collate` gives, returns logits (n, …). It is moved to the run's device, put into
+        eval mode, and moved back: the fold models of an artifact share a GPU one after the other.
     collate : callable
         From row numbers to keyword arguments.
     lengths : ndarray
@@ -60,15 +62,23 @@ def predict_logits(
     total = sum(len(rows) for rows in own)
     pending = own[::-1]
     try:
-        with torch.inference_mode(), autocast, tqdm(total=total, desc="predict", unit="row", disable=None) as bar:
+        with (
+            torch.inference_mode(),
+            autocast,
+            tqdm(total=total, desc="predict", unit="row", disable=None) as bar,
+        ):
             while pending:
                 rows = pending.pop()
                 made = _forward(module, collate(rows), device, alone=len(rows) == 1)
                 if made is None:
                     batch_tokens = min(batch_tokens, int(lengths[rows].max()) * len(rows)) // 2
-                    logger.warning("out of memory: from here on %d tokens in a forward pass", batch_tokens)
+                    logger.warning(
+                        "out of memory: from here on %d tokens in a forward pass", batch_tokens
+                    )
                     left = np.concatenate([rows, *pending])
-                    pending = [left[part] for part in token_batches(lengths[left], batch_tokens)][::-1]
+                    pending = [left[part] for part in token_batches(lengths[left], batch_tokens)][
+                        ::-1
+                    ]
                     continue
                 logits = np.zeros((len(lengths), *made.shape[1:])) if logits is None else logits
                 logits[rows] = made
@@ -81,8 +91,11 @@ def predict_logits(
     return np.empty((0, 3)) if logits is None else logits
 
 
-def _forward(module: nn.Module, batch: dict[str, Tensor], device: torch.device, alone: bool) -> np.ndarray | None:
-    """The module's outputs, float64; None where the memory was not enough, unless a row was alone."""
+def _forward(
+    module: nn.Module, batch: dict[str, Tensor], device: torch.device, alone: bool
+) -> np.ndarray | None:
+    """The module's outputs, float64; None where the memory was not enough, unless a row was
+    alone."""
     try:
         made: Tensor = module(**{name: tensor.to(device) for name, tensor in batch.items()})
         return made.double().cpu().numpy()

@@ -27,7 +27,11 @@ PROJECT = Path(__file__).parents[3]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,9 @@ def test_the_same_input_gives_the_same_bytes(built, tmp_path):
     other = tmp_path / "checkout"
     for name in ("src", "kernel", "wheels"):
         shutil.copytree(
-            PROJECT / name, other / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "*.whl")
+            PROJECT / name,
+            other / name,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "*.whl"),
         )
     for path in (p for p in PROJECT.iterdir() if p.is_file()):
         shutil.copyfile(path, other / path.name)
@@ -122,7 +128,8 @@ def run_bundle(capsys, out: Path, *words: object) -> tuple[int, str]:
 
 
 def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch, capsys, tmp_path):
-    """Own artifacts alone, what is trained there alone, or the mean of both where both are asked for."""
+    """Own artifacts alone, what is trained there alone, or the mean of both where both are asked
+    for."""
     monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
     out = tmp_path / "bundle"
     train = "INSERT_USERNAME/humanpref-train"
@@ -139,7 +146,9 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
         assert run_bundle(capsys, out, *words) == (0, f"bundle: {out}, to predict with {models}")
         sources = read_metadata(out / "infer" / KERNEL_METADATA)["kernel_sources"]
         assert ((out / "train").is_dir(), train in sources) == (trains, trains)
-        assert (out / "dataset" / "artifacts" / "mine" / "artifact.json").is_file() == ("--artifact" in words)
+        assert (out / "dataset" / "artifacts" / "mine" / "artifact.json").is_file() == (
+            "--artifact" in words
+        )
         assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
     # A model that only names its base: the weights are for the kernel that there is.
     name_weights("metaresearch/llama-3.2/transformers/1b/1", out)
@@ -150,7 +159,9 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
     assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
 
 
-@pytest.mark.parametrize("words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3)])
+@pytest.mark.parametrize(
+    "words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3)]
+)
 def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
     code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)
     assert code == 2
@@ -164,22 +175,29 @@ def test_a_bundle_that_fails_leaves_nothing(tmp_path):
     project = tmp_path / "project"
     shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
     make_wheel(project / "wheels", "stranger")
-    with pytest.raises(InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"):
+    with pytest.raises(
+        InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"
+    ):
         bundle(project, tmp_path / "new" / "bundle", Run("sparse"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
-# ------------------------------------------------------------------------------------------------ does it install offline?
+# ------------------------------------------------------------------------------------------------
+# does it install offline?
 
-# What a competitor's machine, or the kernel, does with the dataset: the install, the command, a model on a few rows.
+# What a competitor's machine, or the kernel, does with the dataset: the install, the command, a
+# model on a few rows.
 USE = """
 set -e
-"$PYTHON" -m pip install --no-index --no-deps --no-cache-dir --disable-pip-version-check $TARGET --find-links "$DATASET" humanpref
+"$PYTHON" -m pip install --no-index --no-deps --no-cache-dir --disable-pip-version-check $TARGET \\
+  --find-links "$DATASET" humanpref
 "$PYTHON" -m humanpref.cli --help >/dev/null
 "$PYTHON" -m humanpref.cli sample --rows 60 --out rows
 "$PYTHON" -m humanpref.cli train --preset sparse --train rows/train.csv --out artifact
 "$PYTHON" -m humanpref.cli predict artifact --test rows/test.csv --out submission.csv
-"$PYTHON" -c 'import sys, humanpref; print(humanpref.__file__, sys.version_info[:2], "torch" in sys.modules)'
+"$PYTHON" -c '
+import sys, humanpref as h
+print(h.__file__, sys.version_info[:2], "torch" in sys.modules)'
 """
 
 
@@ -198,26 +216,42 @@ def test_it_installs_and_works_offline_in_the_sandbox(built, tmp_path):
 
 def test_it_installs_and_works_on_the_images_python(built, tmp_path):
     site = tmp_path / "site"
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHON": image_python(), "DATASET": str(built / "dataset"), "TARGET": f"--target {site}"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PIP_NO_INDEX": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    environment |= {
+        "PYTHON": image_python(),
+        "DATASET": str(built / "dataset"),
+        "TARGET": f"--target {site}",
+    }
     environment |= {"PYTHONPATH": str(site)}
-    done = subprocess.run(["/bin/sh", "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["/bin/sh", "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{site}/humanpref/__init__.py (3, 12) False" in done.stdout
 
 
 def image_python() -> str:
-    """A Python 3.12 with what the package requires: `$PYTHON312`, or one that is installed; skips if there is none."""
+    """A Python 3.12 with what the package requires: `$PYTHON312`, or one that is installed; skips
+    if there is none."""
     needed = "import numpy, pandas, scipy, sklearn, safetensors, tqdm, threadpoolctl, pip"
     candidates = [os.environ.get("PYTHON312"), shutil.which("python3.12")]
     candidates += sorted(map(str, Path.home().glob(".pyenv/versions/3.12*/bin/python")))
     for python in filter(None, candidates):
         if subprocess.run([python, "-c", needed], capture_output=True).returncode == 0:
             return python
-    pytest.skip("no Python 3.12 with numpy, pandas, scipy, scikit-learn and safetensors (name one in $PYTHON312)")
+    pytest.skip(
+        "no Python 3.12 with numpy, pandas, scipy, scikit-learn and safetensors (name one in "
+        "$PYTHON312)"
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------------- weights
+# -------------------------------------------------------------------------------------------------
+# weights
 
 
 def test_a_model_that_kaggle_has_is_named(own, tmp_path):
@@ -232,7 +266,9 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
         folder = tmp_path / layout / stage.mount_path("model", source, layout)
         folder.mkdir(parents=True)
         write_json(folder / "config.json", {})
-        assert resolve(Run("deberta-v3-small", backbone=run.backbone), tmp_path / layout).model.backbone == str(folder)
+        assert resolve(
+            Run("deberta-v3-small", backbone=run.backbone), tmp_path / layout
+        ).model.backbone == str(folder)
     assert is_model_source(source)
     assert not is_model_source("metaresearch/llama-3.2/transformers/1b")
     assert not is_model_source("metaresearch/llama-3.2/transformers/1b/x")

@@ -26,7 +26,12 @@ PROJECT = Path(__file__).parents[3]
 @pytest.fixture
 def project(tmp_path) -> Path:
     """The committed metadata and code, to be spoilt."""
-    for path in (DATASET_METADATA, *KERNELS.values(), "kernel/train/train.py", "kernel/infer/infer.ipynb"):
+    for path in (
+        DATASET_METADATA,
+        *KERNELS.values(),
+        "kernel/train/train.py",
+        "kernel/infer/infer.ipynb",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PROJECT / path, tmp_path / path)
     return tmp_path
@@ -50,7 +55,11 @@ SLIPS = [
     ("id", None, "write owner/slug"),
     ("title", "Abcd", "has 4 characters; Kaggle takes 5 to 50"),
     ("title", "humanpref train " * 4, "Kaggle takes 5 to 50"),
-    ("title", "Humanpref training", "becomes the slug 'humanpref-training', but the id says 'humanpref-train'"),
+    (
+        "title",
+        "Humanpref training",
+        "becomes the slug 'humanpref-training', but the id says 'humanpref-train'",
+    ),
     ("title", None, "expected text, got None"),
     ("language", "r", 'write "python"'),
     ("kernel_type", "script ", 'write "script" or "notebook"'),
@@ -65,7 +74,11 @@ SLIPS = [
     ("is_private", 0, "expected true or false, got 0"),
     ("machine_shape", "NvidiaTeslaP100", "the P100 is retired"),
     ("docker_image_pinning_type", "newest", 'write "original" or "latest"'),
-    ("dataset_sources", ["humanpref-wheels", "INSERT_USERNAME/humanpref-wheels"], "'humanpref-wheels' names nothing"),
+    (
+        "dataset_sources",
+        ["humanpref-wheels", "INSERT_USERNAME/humanpref-wheels"],
+        "'humanpref-wheels' names nothing",
+    ),
     ("dataset_sources", ["INSERT_USERNAME/humanpref-wheels", "a/b/c"], "'a/b/c' names nothing"),
     ("kernel_sources", "ann/some-kernel", "expected a list of texts"),
     ("model_sources", ["metaresearch/llama-3.2/transformers/1b"], "all five parts"),
@@ -82,7 +95,9 @@ def test_a_slip_in_a_kernels_metadata(project, key, value, message):
     assert {finding.level for finding in findings} == {"error"}
     expected = "code_file" if message == "is no notebook" else key
     # Another slug is another than the title's, too.
-    assert {finding.key for finding in findings} == ({"id", "title"} if value == "ann/abc" else {expected}), findings
+    assert {finding.key for finding in findings} == (
+        {"id", "title"} if value == "ann/abc" else {expected}
+    ), findings
     assert message in str(findings[0])
     assert str(findings[0]).startswith(f"error: {path}: key {expected}: ")
     assert "\n" not in str(findings[0])
@@ -152,7 +167,9 @@ def test_a_file_that_is_not_plain_json(tmp_path, content, message):
 
 def test_letters_beyond_ascii_are_for_kernels_alone(project):
     path = project / KERNELS["train"]
-    path.write_text(json.dumps(read_metadata(path) | {"keywords": ["é"]}, ensure_ascii=False), encoding="utf-8")
+    path.write_text(
+        json.dumps(read_metadata(path) | {"keywords": ["é"]}, ensure_ascii=False), encoding="utf-8"
+    )
     assert check_kernel(path).findings == []
 
 
@@ -179,13 +196,21 @@ def test_a_slip_in_the_code(project, content, message):
 
 
 def test_every_source_that_a_kernel_needs_is_named(project):
-    change(project / KERNELS["infer"], dataset_sources=[], competition_sources=["titanic"], kernel_sources=None)
+    change(
+        project / KERNELS["infer"],
+        dataset_sources=[],
+        competition_sources=["titanic"],
+        kernel_sources=None,
+    )
     change(project / KERNELS["train"], dataset_sources=["INSERT_USERNAME/humanpref-wheels/2"])
     findings = check_project(project)
     assert [(finding.path, finding.key) for finding in findings] == [
-        (project / KERNELS["infer"], key) for key in ("competition_sources", "dataset_sources", "kernel_sources")
+        (project / KERNELS["infer"], key)
+        for key in ("competition_sources", "dataset_sources", "kernel_sources")
     ]
-    assert "the training kernel's output (INSERT_USERNAME/humanpref-train) is not named" in str(findings[2])
+    assert "the training kernel's output (INSERT_USERNAME/humanpref-train) is not named" in str(
+        findings[2]
+    )
 
 
 def test_all_findings_come_at_once_and_end_in_an_exit_code(project, monkeypatch, capsys):
@@ -196,13 +221,16 @@ def test_all_findings_come_at_once_and_end_in_an_exit_code(project, monkeypatch,
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "4 errors, 0 warnings"
     assert len(lines) == 5
-    change(project / KERNELS["train"], title="humanpref train", enable_internet=False, is_private=False)
+    change(
+        project / KERNELS["train"], title="humanpref train", enable_internet=False, is_private=False
+    )
     shutil.copyfile(PROJECT / DATASET_METADATA, project / DATASET_METADATA)
     assert main(["kaggle", "check"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 errors, 1 warnings"
 
 
-# ------------------------------------------------------------------------------------------------------------------ bundles
+# -------------------------------------------------------------------------------------------------
+# bundles
 
 
 @pytest.fixture
@@ -234,7 +262,10 @@ def test_a_bundles_files_are_those_of_the_manifest(bundle):
     (dataset / "run.toml").unlink()
     (dataset / "more").write_text("")
     problems = {(f.path.name, f.problem) for f in check_bundle(bundle)}
-    assert {("run.toml", "in the manifest, but not there"), ("more", "an empty file, which Kaggle drops")} < problems
+    assert {
+        ("run.toml", "in the manifest, but not there"),
+        ("more", "an empty file, which Kaggle drops"),
+    } < problems
     (dataset / MARKER).write_text("[]")
     assert any("not a manifest" in f.problem for f in check_bundle(bundle))
     (dataset / MARKER).unlink()
@@ -255,7 +286,10 @@ def test_a_backbone_that_no_source_mounts(bundle):
     assert "needs a backbone's weights" in problems(Run("deberta-v3-small"))[0]
     assert "no source mounts it" in problems(Run("deberta-v3-small", backbone="deberta"))[0]
     assert "unknown preset" in problems(Run("tinny"))[0]
-    change(bundle / "train" / "kernel-metadata.json", model_sources=["microsoft/deberta/transformers/small/1"])
+    change(
+        bundle / "train" / "kernel-metadata.json",
+        model_sources=["microsoft/deberta/transformers/small/1"],
+    )
     assert problems(Run("deberta-v3-small", backbone="deberta/transformers/small")) == []
     assert problems(Run("deberta-v3-small", backbone="deberta/small")) != []
 
@@ -269,7 +303,9 @@ def test_artifacts_in_the_dataset_stand_for_the_training_kernel(bundle):
 
 def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena):
     dataset = bundle / "dataset"
-    artifact = train(load_config("prior"), arena / "train.csv", dataset / "artifacts" / "mine", None).folder
+    artifact = train(
+        load_config("prior"), arena / "train.csv", dataset / "artifacts" / "mine", None
+    ).folder
     write_json(artifact / "model" / "config.json", load_config("tiny").to_dict())
     facts = read_json(artifact / "artifact.json")
 
@@ -280,7 +316,9 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena
 
     image = {"versions": {"transformers": "5.0.0"}}
     assert problems("5.0.0", image=image, wheels={}) == []
-    assert problems("5.15.0", image=image, wheels={}) == ["written by transformers 5.15.0, the image has 5.0.0"]
+    assert problems("5.15.0", image=image, wheels={}) == [
+        "written by transformers 5.15.0, the image has 5.0.0"
+    ]
     assert problems("5.15.0", image=image, wheels={"transformers": "5.15.0"}) == []
     assert problems("5.0.0") == ["does not say which versions the image has"]
     write_json(artifact / "artifact.json", facts | {"versions": ["transformers"]})

@@ -1,4 +1,5 @@
-"""The committed metadata against Kaggle's rules, the functions that stage it, and the real client's view of both."""
+"""The committed metadata against Kaggle's rules, the functions that stage it, and the real client's
+view of both."""
 
 import importlib.util
 import json
@@ -30,7 +31,8 @@ DATASET = ROOT / DATASET_METADATA
 
 kernels = pytest.mark.parametrize("path", [INFER, TRAIN], ids=["infer", "train"])
 
-# Looked for, not imported: importing the client reads credentials and makes a folder. It imports six without declaring it.
+# Looked for, not imported: importing the client reads credentials and makes a folder. It imports
+# six without declaring it.
 needs_client = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
     reason="needs the Kaggle client: pip install kaggle==2.2.4 six",
@@ -42,7 +44,9 @@ needs_client = pytest.mark.skipif(
 
 @kernels
 def test_kernel_has_a_valid_name(path):
-    slugify = pytest.importorskip("slugify", reason="needs python-slugify, which the Kaggle client brings").slugify
+    slugify = pytest.importorskip(
+        "slugify", reason="needs python-slugify, which the Kaggle client brings"
+    ).slugify
     metadata = read_metadata(path)
     owner, slug = metadata["id"].split("/")
     assert owner == OWNER_PLACEHOLDER
@@ -63,7 +67,9 @@ def test_kernel_is_private_offline_and_on_two_t4(path):
     assert metadata["machine_shape"] == "NvidiaTeslaT4"
 
 
-@pytest.mark.parametrize(("path", "kind", "suffix"), [(INFER, "notebook", ".ipynb"), (TRAIN, "script", ".py")])
+@pytest.mark.parametrize(
+    ("path", "kind", "suffix"), [(INFER, "notebook", ".ipynb"), (TRAIN, "script", ".py")]
+)
 def test_kernel_names_its_code(path, kind, suffix):
     metadata = read_metadata(path)
     code = path.parent / metadata["code_file"]
@@ -95,7 +101,9 @@ def test_the_three_files_fit_together():
 
 
 def test_dataset_obeys_the_rules():
-    slugify = pytest.importorskip("slugify", reason="needs python-slugify, which the Kaggle client brings").slugify
+    slugify = pytest.importorskip(
+        "slugify", reason="needs python-slugify, which the Kaggle client brings"
+    ).slugify
     metadata = read_metadata(DATASET)
     slug = metadata["id"].partition("/")[2]
     assert 6 <= len(slug) <= 50
@@ -166,7 +174,19 @@ def test_fill_owner_fills_in_the_owner_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    "owner", ["", "Ann", "ann b", "ann/b", "ann@example.com", "-ann", "ann-", "ann--b", "ann\n", OWNER_PLACEHOLDER]
+    "owner",
+    [
+        "",
+        "Ann",
+        "ann b",
+        "ann/b",
+        "ann@example.com",
+        "-ann",
+        "ann-",
+        "ann--b",
+        "ann\n",
+        OWNER_PLACEHOLDER,
+    ],
 )
 def test_fill_owner_refuses_what_is_no_user_name(owner):
     with pytest.raises(InputError, match="owner: expected a Kaggle user name"):
@@ -184,7 +204,9 @@ def test_fill_owner_refuses_what_is_no_user_name(owner):
     ],
 )
 def test_fill_owner_refuses_a_placeholder_elsewhere(key, value):
-    with pytest.raises(InputError, match=f"key {key}: {OWNER_PLACEHOLDER} is filled in only as the owner"):
+    with pytest.raises(
+        InputError, match=f"key {key}: {OWNER_PLACEHOLDER} is filled in only as the owner"
+    ):
         fill_owner(kernel(**{key: value}), "ann")
 
 
@@ -195,19 +217,25 @@ def test_stage_kernel(source, tmp_path):
     staged = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert staged == {KERNEL_METADATA, "code/run.py"}
     assert read_metadata(folder / KERNEL_METADATA) == fill_owner(kernel(), "ann")
-    assert (folder / "code" / "run.py").read_bytes() == (source.parent / "code" / "run.py").read_bytes()
+    assert (folder / "code" / "run.py").read_bytes() == (
+        source.parent / "code" / "run.py"
+    ).read_bytes()
     assert {path: path.read_bytes() for path in source.parent.rglob("*.*")} == before
 
 
 def test_stage_kernel_with_the_digest_of_its_manifest(tmp_path):
     for path in (TRAIN, INFER):
-        metadata = read_metadata(stage_kernel(path, tmp_path / path.parent.name, "ann", "0123abcd") / KERNEL_METADATA)
+        metadata = read_metadata(
+            stage_kernel(path, tmp_path / path.parent.name, "ann", "0123abcd") / KERNEL_METADATA
+        )
         code = kernel_code(tmp_path / path.parent.name / metadata["code_file"])
         assert code.count('\nMANIFEST = "0123abcd"\n') == 1
         assert code.replace("0123abcd", "") == kernel_code(path.parent / metadata["code_file"])
 
 
-@pytest.mark.parametrize("code", ["print()\n", 'MANIFEST = "0"\n', 'MANIFEST = ""\nMANIFEST = ""\n'])
+@pytest.mark.parametrize(
+    "code", ["print()\n", 'MANIFEST = "0"\n', 'MANIFEST = ""\nMANIFEST = ""\n']
+)
 def test_code_without_a_place_for_the_digest_is_not_staged(source, tmp_path, code):
     (source.parent / "code" / "run.py").write_text(code)
     with pytest.raises(InputError, match=r'code/run\.py: expected one line MANIFEST = ""'):
@@ -265,11 +293,14 @@ def test_stage_dataset_metadata(tmp_path):
     (folder / "a.whl").write_bytes(b"wheel")
     assert stage_dataset_metadata(DATASET, folder, "ann") == folder
     assert (folder / "a.whl").read_bytes() == b"wheel"
-    assert read_metadata(folder / DATASET_METADATA) == read_metadata(DATASET) | {"id": "ann/humanpref-wheels"}
+    assert read_metadata(folder / DATASET_METADATA) == read_metadata(DATASET) | {
+        "id": "ann/humanpref-wheels"
+    }
 
 
 def test_staged_metadata_is_ascii(tmp_path):
-    """The client opens a dataset's metadata in the machine's encoding, so that raw UTF-8 arrives garbled from some."""
+    """The client opens a dataset's metadata in the machine's encoding, so that raw UTF-8 arrives
+    garbled from some."""
     source = tmp_path / DATASET_METADATA
     source.write_text('{"id": "a/b", "title": "Präferenz"}', encoding="utf-8")
     staged = stage_dataset_metadata(source, tmp_path / "staged", "ann") / DATASET_METADATA
@@ -281,12 +312,17 @@ def test_staged_metadata_is_ascii(tmp_path):
 
 
 def stage_all(folder):
-    """The three staged folders: dataset (with stand-ins for its files), training kernel, inference kernel."""
+    """The three staged folders: dataset (with stand-ins for its files), training kernel, inference
+    kernel."""
     dataset = stage_dataset_metadata(DATASET, folder / "dataset", USER)
     (dataset / "run.toml").write_text('preset = "tiny"\n')
     (dataset / "wheels").mkdir()
     (dataset / "wheels" / "humanpref-0-py3-none-any.whl").write_bytes(b"stands for a wheel")
-    return dataset, stage_kernel(TRAIN, folder / "train", USER), stage_kernel(INFER, folder / "infer", USER)
+    return (
+        dataset,
+        stage_kernel(TRAIN, folder / "train", USER),
+        stage_kernel(INFER, folder / "infer", USER),
+    )
 
 
 @dataclass(frozen=True)
@@ -355,7 +391,9 @@ def test_client_creates_the_dataset(pushed):
     files = pushed.service.datasets[f"{USER}/humanpref-wheels"]
     assert set(files) == {"run.toml", "wheels.zip"}
     assert files["run.toml"] == b'preset = "tiny"\n'
-    announced = [request.json for request in pushed.service.received("BlobApiService/StartBlobUpload")]
+    announced = [
+        request.json for request in pushed.service.received("BlobApiService/StartBlobUpload")
+    ]
     assert {upload["name"]: upload["contentLength"] for upload in announced} == {
         name: len(content) for name, content in files.items()
     }
@@ -366,7 +404,10 @@ def test_client_creates_the_dataset(pushed):
 @needs_client
 @pytest.mark.parametrize(
     ("slug", "kind", "kernel_sources"),
-    [("humanpref-train", "script", []), ("humanpref-infer", "notebook", [f"{USER}/humanpref-train"])],
+    [
+        ("humanpref-train", "script", []),
+        ("humanpref-infer", "notebook", [f"{USER}/humanpref-train"]),
+    ],
 )
 def test_client_pushes_the_kernel(pushed, slug, kind, kernel_sources):
     body = dict(pushed.body(slug))
@@ -390,7 +431,8 @@ def test_client_pushes_the_kernel(pushed, slug, kind, kernel_sources):
     said = pushed.said[slug.removeprefix("humanpref-")]
     # Nothing beside this line: no source refused, no title that misses its slug.
     assert said.splitlines() == [
-        f"Kernel version 1 successfully pushed.  Please check progress at http://localhost/code/{USER}/{slug}"
+        "Kernel version 1 successfully pushed.  Please check progress at "
+        f"http://localhost/code/{USER}/{slug}"
     ]
 
 
@@ -402,7 +444,8 @@ def test_client_sends_the_script_as_it_is(pushed):
 
 @needs_client
 def test_client_sends_the_notebook_without_outputs(pushed):
-    """The client joins each cell's lines and empties the outputs; all else is the committed notebook's."""
+    """The client joins each cell's lines and empties the outputs; all else is the committed
+    notebook's."""
     expected = json.loads((INFER.parent / read_metadata(INFER)["code_file"]).read_bytes())
     for cell in expected["cells"]:
         cell["source"] = "".join(cell["source"])
@@ -416,8 +459,8 @@ def test_nothing_is_printed_of_the_key(pushed):
     assert KEY not in "".join(pushed.said.values())
 
 
-# Runs calls of the client's API and prints, as its last line, what each returned, printed or raised, and which keys of the
-# metadata it looked up: the client's own list of valid keys.
+# Runs calls of the client's API and prints, as its last line, what each returned, printed or
+# raised, and which keys of the metadata it looked up: the client's own list of valid keys.
 API_SCRIPT = """
 import contextlib, io, json, sys
 from kaggle import api
@@ -453,7 +496,9 @@ print(json.dumps(results))
 
 
 def call_api(service, home, *calls):
-    output = run_client_script(service, home, API_SCRIPT, json.dumps([(name, str(folder)) for name, folder in calls]))
+    output = run_client_script(
+        service, home, API_SCRIPT, json.dumps([(name, str(folder)) for name, folder in calls])
+    )
     return json.loads(output.splitlines()[-1])
 
 
@@ -473,8 +518,15 @@ def test_client_looks_up_every_key_and_the_service_refuses_no_source(tmp_path):
     assert early["response"]["invalidDatasetSources"] == [f"{USER}/humanpref-wheels"]
     assert early["response"]["invalidKernelSources"] == [f"{USER}/humanpref-train"]
     assert created["response"]["status"] == "ok"
-    for result, slug, version in ((trained, "humanpref-train", 1), (inferred, "humanpref-infer", 2)):
-        assert not [key for key in result["response"] if key.startswith("invalid") or key in ("error", "raised")]
+    for result, slug, version in (
+        (trained, "humanpref-train", 1),
+        (inferred, "humanpref-infer", 2),
+    ):
+        assert not [
+            key
+            for key in result["response"]
+            if key.startswith("invalid") or key in ("error", "raised")
+        ]
         assert result["response"]["ref"] == f"/code/{USER}/{slug}"
         assert result["response"]["versionNumber"] == version
         assert result["printed"] == ""
@@ -486,10 +538,13 @@ def test_client_looks_up_every_key_and_the_service_refuses_no_source(tmp_path):
 
 @needs_client
 def test_the_checks_can_fail(tmp_path):
-    """What a slip in the metadata looks like from here: a push that succeeds all the same, unless one looks closely."""
+    """What a slip in the metadata looks like from here: a push that succeeds all the same, unless
+    one looks closely."""
     variants = {
         "no-internet-key": lambda metadata: metadata.pop("enable_internet"),
-        "misspelt-key": lambda metadata: metadata.update(enable_interent=metadata.pop("enable_internet")),
+        "misspelt-key": lambda metadata: metadata.update(
+            enable_interent=metadata.pop("enable_internet")
+        ),
         "other-title": lambda metadata: metadata.update(title="Another title"),
         "long-title": lambda metadata: metadata.update(title="humanpref infer " * 4),
         "zero-for-false": lambda metadata: metadata.update(enable_internet=0),
@@ -503,7 +558,9 @@ def test_the_checks_can_fail(tmp_path):
         spoil(metadata)
         (folders[-1] / KERNEL_METADATA).write_text(json.dumps(metadata))
     with Service(competitions=(COMPETITION,)) as service:
-        results = call_api(service, tmp_path / "home", *(("kernels_push", folder) for folder in folders))
+        results = call_api(
+            service, tmp_path / "home", *(("kernels_push", folder) for folder in folders)
+        )
     result = dict(zip(variants, results, strict=True))
     sent = [request.json for request in service.received("KernelsApiService/SaveKernel")]
     assert [body["enableInternet"] for body in sent] == [True, True, False, False]
@@ -512,7 +569,9 @@ def test_the_checks_can_fail(tmp_path):
     assert "does not resolve to the specified id" in result["other-title"]["printed"]
     assert result["long-title"]["response"]["versionNumber"] == 4
     assert result["zero-for-false"]["response"]["raised"].startswith("TypeError")
-    assert result["no-owner"]["response"]["raised"].startswith("ValueError: Dataset must be specified")
+    assert result["no-owner"]["response"]["raised"].startswith(
+        "ValueError: Dataset must be specified"
+    )
 
 
 @needs_client

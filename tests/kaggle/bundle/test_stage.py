@@ -41,7 +41,9 @@ def test_the_wheel_holds_the_package_and_the_checkout_stays_as_it_is(tmp_path):
     wheel = stage.build_wheel(PROJECT, tmp_path / "one")
     assert sources() == before
     assert wheel.name == f"humanpref-{humanpref.__version__}-py3-none-any.whl"
-    files = {path for path in before if path.is_file() and PROJECT / "src" / "humanpref" in path.parents}
+    files = {
+        path for path in before if path.is_file() and PROJECT / "src" / "humanpref" in path.parents
+    }
     expected = {str(path.relative_to(PROJECT / "src")) for path in files}
     with zipfile.ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
@@ -50,7 +52,8 @@ def test_the_wheel_holds_the_package_and_the_checkout_stays_as_it_is(tmp_path):
 
 
 def test_a_wheel_is_built_from_clean_sources(tmp_path):
-    """What tools leave in a checkout is not copied, so that it can neither get into the wheel nor change its bytes."""
+    """What tools leave in a checkout is not copied, so that it can neither get into the wheel nor
+    change its bytes."""
     for name in (
         "pkg/__init__.py",
         "pkg/__pycache__/a.pyc",
@@ -72,7 +75,9 @@ def test_a_wheels_bytes_do_not_depend_on_order_times_modes_or_compression(tmp_pa
         (["b.py", "a.py", "p-1.dist-info/RECORD"], ["p-1.dist-info/RECORD", "a.py", "b.py"])
     ):
         path = tmp_path / f"{number}.whl"
-        with zipfile.ZipFile(path, "w", (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number]) as archive:
+        with zipfile.ZipFile(
+            path, "w", (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number]
+        ) as archive:
             for name in names:
                 entry = zipfile.ZipInfo(name, date_time=(2000 + number, 1, 1, 0, 0, 0))
                 entry.external_attr = (0o100600, 0o100777)[number] << 16
@@ -94,14 +99,21 @@ def test_a_wheel_that_cannot_be_built(tmp_path):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A checkout with one vendored wheel, and an old wheel of ours beside it; our own wheel is not really built."""
+    """A checkout with one vendored wheel, and an old wheel of ours beside it; our own wheel is not
+    really built."""
     folder = tmp_path / "project"
     vendored = make_wheel(folder / "wheels", "peft", "0.20.0")
     make_wheel(folder / "wheels", "humanpref", "0.0.1")
     (folder / "wheels" / "image.txt").write_text("# Date: 2026-10\nnumpy==2.0.2\npeft==0.19.1\n")
-    (folder / "wheels" / "requirements.lock").write_text(f"peft==0.20.0 \\\n    --hash=sha256:{sha256(vendored)}\n")
+    (folder / "wheels" / "requirements.lock").write_text(
+        f"peft==0.20.0 \\\n    --hash=sha256:{sha256(vendored)}\n"
+    )
     requires = ("numpy>=1.26", "peft>=0.20; extra == 'torch'")
-    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0", requires=requires))
+    monkeypatch.setattr(
+        stage,
+        "build_wheel",
+        lambda _, out: make_wheel(out, "humanpref", "0.1.0", requires=requires),
+    )
     return folder
 
 
@@ -133,7 +145,9 @@ def test_the_staged_dataset(project, tmp_path):
 
 def test_a_dataset_that_would_not_install_is_not_staged(project, tmp_path):
     (project / "wheels" / "image.txt").write_text("peft==0.19.1\n")
-    with pytest.raises(InputError, match=r"needs numpy>=1\.26, which neither the image nor the bundle has"):
+    with pytest.raises(
+        InputError, match=r"needs numpy>=1\.26, which neither the image nor the bundle has"
+    ):
         stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"))
     assert not (tmp_path / "dataset" / stage.MARKER).exists()
 
@@ -145,13 +159,20 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
     folder = stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
     staged = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     expected = {
-        f"artifacts/prior/{name}" for name in ("artifact.json", "metrics.json", "model/config.json", "model/model.json")
+        f"artifacts/prior/{name}"
+        for name in ("artifact.json", "metrics.json", "model/config.json", "model/model.json")
     }
-    assert {name for name in staged if name.startswith("artifacts/")} >= expected - {"artifacts/prior/model/model.json"}
+    assert {name for name in staged if name.startswith("artifacts/")} >= expected - {
+        "artifacts/prior/model/model.json"
+    }
     assert not [
-        name for name in staged if "pycache" in name or "egg-info" in name or ".cache" in name or "partial" in name
+        name
+        for name in staged
+        if "pycache" in name or "egg-info" in name or ".cache" in name or "partial" in name
     ]
-    assert {entry["name"] for entry in read_json(folder / stage.MARKER)["files"]} == staged - {stage.MARKER}
+    assert {entry["name"] for entry in read_json(folder / stage.MARKER)["files"]} == staged - {
+        stage.MARKER
+    }
     with pytest.raises(InputError, match="another artifact is called prior"):
         stage.artifact_names([artifact, artifact])
     with pytest.raises(InputError, match="not an artifact"):
@@ -184,7 +205,13 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
 def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
     project, artifact, tmp_path, preset, library, version, refused
 ):
-    image = ["numpy==2.0.2", "peft==0.19.1", "transformers==5.0.0", "tokenizers==0.22.2", "torch==2.10.0"]
+    image = [
+        "numpy==2.0.2",
+        "peft==0.19.1",
+        "transformers==5.0.0",
+        "tokenizers==0.22.2",
+        "torch==2.10.0",
+    ]
     image += ["lightgbm==4.6.0", "xgboost==3.2.0", "scikit-learn==1.6.1"]
     (project / "wheels" / "image.txt").write_text("\n".join(image))
     facts = read_json(artifact / "artifact.json")
@@ -194,7 +221,8 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
         stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
         return
     message = (
-        rf"^artifacts/prior/artifact\.json: written by {library} {version}, the image has .*; train with the image's"
+        rf"^artifacts/prior/artifact\.json: written by {library} {version}, the image has .*; "
+        rf"train with the image's"
     )
     with pytest.raises(InputError, match=message):
         stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
@@ -249,9 +277,13 @@ def test_nltk_data_is_staged_unpacked_and_in_english(project, tmp_path):
         with zipfile.ZipFile(second / f"{package}.zip", "w") as archive:
             for name in names:
                 archive.writestr(f"{package[8:]}/{name}", "second")
-    folder = stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), nltk_data=[first, second])
+    folder = stage.stage_dataset(
+        tmp_path / "dataset", project, Run("sparse"), nltk_data=[first, second]
+    )
     data = folder / "nltk_data"
-    assert sorted(path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()) == [
+    assert sorted(
+        path.relative_to(data).as_posix() for path in data.rglob("*") if path.is_file()
+    ) == [
         "corpora/stopwords/english",
         "corpora/wordnet/data.noun",
         "corpora/wordnet/lexnames",
@@ -269,7 +301,12 @@ def test_nltk_data_is_staged_unpacked_and_in_english(project, tmp_path):
         ("dataset", "me/humanpref-wheels", "datasets/me/humanpref-wheels", "humanpref-wheels"),
         ("dataset", "me/humanpref-wheels/3", "datasets/me/humanpref-wheels", "humanpref-wheels"),
         ("kernel", "me/humanpref-train", "notebooks/me/humanpref-train", "humanpref-train"),
-        ("model", "meta/llama/transformers/1b/1", "models/meta/llama/transformers/1b/1", "llama/transformers/1b/1"),
+        (
+            "model",
+            "meta/llama/transformers/1b/1",
+            "models/meta/llama/transformers/1b/1",
+            "llama/transformers/1b/1",
+        ),
     ],
 )
 def test_where_kaggle_mounts(kind, reference, new, legacy):
@@ -277,7 +314,9 @@ def test_where_kaggle_mounts(kind, reference, new, legacy):
     assert str(stage.mount_path(kind, reference, "legacy")) == legacy
 
 
-@pytest.mark.parametrize(("kind", "reference"), [("dataset", "wheels"), ("model", "a/b/c/d"), ("kernel", "me/")])
+@pytest.mark.parametrize(
+    ("kind", "reference"), [("dataset", "wheels"), ("model", "a/b/c/d"), ("kernel", "me/")]
+)
 def test_a_reference_that_names_nothing(kind, reference):
     with pytest.raises(InputError, match=f"does not name a {kind}"):
         stage.mount_path(kind, reference, "new")

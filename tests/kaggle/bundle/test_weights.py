@@ -1,4 +1,5 @@
-"""Packed backbones: all that is read of a folder, in one format, and the same model once it is loaded from the copy alone."""
+"""Packed backbones: all that is read of a folder, in one format, and the same model once it is
+loaded from the copy alone."""
 
 import json
 import shutil
@@ -38,7 +39,11 @@ LAYOUTS = ["datasets/ann/weights-tiny-encoder", "weights-tiny-encoder"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -66,13 +71,20 @@ def backbone(sentence, tmp_path) -> Path:
     for name in ("modules.json", "sentence_bert_config.json"):
         (sentence / name).unlink()
     shutil.rmtree(sentence / "1_Pooling")
-    for name in ("optimizer.pt", "tf_model.h5", "model.fp16.safetensors", "trainer_state.json", "README.md"):
+    for name in (
+        "optimizer.pt",
+        "tf_model.h5",
+        "model.fp16.safetensors",
+        "trainer_state.json",
+        "README.md",
+    ):
         (sentence / name).write_text(name)
     return Path(shutil.move(sentence, tmp_path / "Tiny_Encoder"))
 
 
 def publish(folder: Path, shards: int = 1, **settings) -> dict[str, torch.Tensor]:
-    """Turn the folder's weights into .bin, as publishers had them: two names of one tensor, an index of several files."""
+    """Turn the folder's weights into .bin, as publishers had them: two names of one tensor, an
+    index of several files."""
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     state["tied.weight"] = state["embeddings.word_embeddings.weight"]
@@ -80,7 +92,9 @@ def publish(folder: Path, shards: int = 1, **settings) -> dict[str, torch.Tensor
     names = names if shards > 1 else ["pytorch_model.bin"]
     owners = {key: names[number % shards] for number, key in enumerate(state)}
     for name in names:
-        torch.save({key: state[key] for key in state if owners[key] == name}, folder / name, **settings)
+        torch.save(
+            {key: state[key] for key in state if owners[key] == name}, folder / name, **settings
+        )
     if shards > 1:
         write_json(folder / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": owners})
     return state
@@ -91,7 +105,11 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
     (backbone / "additional_chat_templates" / "tool.jinja").write_text("{{ messages }}")
     packed = pack_weights(backbone, own)
     assert packed == own / "weights-tiny-encoder"
-    staged = {"config.json", "model.safetensors", "additional_chat_templates/tool.jinja"} | TOKENIZER
+    staged = {
+        "config.json",
+        "model.safetensors",
+        "additional_chat_templates/tool.jinja",
+    } | TOKENIZER
     assert set(contents(packed)) == staged | {DATASET_METADATA, WEIGHTS_MARKER}
     assert {entry["name"] for entry in read_json(packed / WEIGHTS_MARKER)["files"]} == staged
     source = "INSERT_USERNAME/weights-tiny-encoder"
@@ -99,7 +117,9 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
         sources = read_metadata(own / name / KERNEL_METADATA)["dataset_sources"]
         assert sources == ["INSERT_USERNAME/humanpref-wheels", source]
     manifest = sha256(own / "weights-tiny-encoder" / WEIGHTS_MARKER)
-    assert read_run(own / "dataset") == Run("sparse", backbone="weights-tiny-encoder", backbone_manifest=manifest)
+    assert read_run(own / "dataset") == Run(
+        "sparse", backbone="weights-tiny-encoder", backbone_manifest=manifest
+    )
     assert check_bundle(own) == []
     before = contents(own)
     pack_weights(backbone, own)  # again: replaced, and named once
@@ -110,25 +130,42 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("older", [False, True])
-def test_a_sentence_encoder_is_packed_whole_and_found_as_one_folder(own, sentence, tmp_path, layout, older):
-    """Its settings beside it, pooling by the first token here; early versions had the weights in a folder inside."""
-    write_json(sentence / "1_Pooling" / "config.json", {"embedding_dimension": 16, "pooling_mode": "cls"})
+def test_a_sentence_encoder_is_packed_whole_and_found_as_one_folder(
+    own, sentence, tmp_path, layout, older
+):
+    """Its settings beside it, pooling by the first token here; early versions had the weights in a
+    folder inside."""
+    write_json(
+        sentence / "1_Pooling" / "config.json", {"embedding_dimension": 16, "pooling_mode": "cls"}
+    )
     if older:
         (sentence / "0_Transformer").mkdir()
-        for path in [path for path in sentence.iterdir() if path.is_file() and path.name != "modules.json"]:
+        for path in [
+            path for path in sentence.iterdir() if path.is_file() and path.name != "modules.json"
+        ]:
             path.rename(sentence / "0_Transformer" / path.name)
         modules = read_json(sentence / "modules.json")
-        write_json(sentence / "modules.json", [{**modules[0], "path": "0_Transformer"}, *modules[1:]])
+        write_json(
+            sentence / "modules.json", [{**modules[0], "path": "0_Transformer"}, *modules[1:]]
+        )
     write_json(sentence / "config_sentence_transformers.json", {"prompts": {"query": "Find: "}})
     packed = pack_weights(sentence, own)
     source, copy = FrozenEncoder(str(sentence)), FrozenEncoder(str(packed))
     assert copy.settings == source.settings
-    assert (copy.settings.pooling, copy.settings.normalise, copy.settings.max_length) == ("cls", True, 24)
+    assert (copy.settings.pooling, copy.settings.normalise, copy.settings.max_length) == (
+        "cls",
+        True,
+        24,
+    )
     assert copy.digest == source.digest
-    assert read_json(packed / "config_sentence_transformers.json") == {"prompts": {"query": "Find: "}}
+    assert read_json(packed / "config_sentence_transformers.json") == {
+        "prompts": {"query": "Find: "}
+    }
     assert check_bundle(own) == []
     mounted = shutil.copytree(packed, tmp_path / "input" / layout)
-    assert resolve(Run("embedding", backbone=packed.name), tmp_path / "input").model.backbone == str(mounted)
+    assert resolve(
+        Run("embedding", backbone=packed.name), tmp_path / "input"
+    ).model.backbone == str(mounted)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -155,7 +192,9 @@ def test_other_weights_than_those_packed_last_are_not_taken(own, backbone, tmp_p
     assert resolve(run, tmp_path / "input").model.backbone == str(mounted)
     (mounted / "notes.txt").write_text("x")
     write_manifest(mounted, WEIGHTS_MARKER, {"name": packed.name})
-    with pytest.raises(InputError, match=f"expected the manifest with SHA-256 {run.backbone_manifest}, got "):
+    with pytest.raises(
+        InputError, match=f"expected the manifest with SHA-256 {run.backbone_manifest}, got "
+    ):
         resolve(run, tmp_path / "input")
     (mounted / WEIGHTS_MARKER).unlink()
     with pytest.raises(InputError, match="got none"):
@@ -180,14 +219,28 @@ def test_a_publishers_bin_is_packed_as_safetensors(own, backbone, settings):
 def test_sharded_weights_are_packed_whole_or_not_at_all(own, backbone):
     state = load_file(backbone / "model.safetensors")
     (backbone / "model.safetensors").unlink()
-    shards = {key: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, key in enumerate(state)}
+    shards = {
+        key: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, key in enumerate(state)
+    }
     write_json(backbone / "model.safetensors.index.json", {"metadata": {}, "weight_map": shards})
     first, second = sorted(set(shards.values()))
-    save_file({key: state[key] for key in state if shards[key] == first}, backbone / first, {"format": "pt"})
-    with pytest.raises(InputError, match=rf"{second}: named by model\.safetensors\.index\.json, but not there"):
+    save_file(
+        {key: state[key] for key in state if shards[key] == first},
+        backbone / first,
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        InputError, match=rf"{second}: named by model\.safetensors\.index\.json, but not there"
+    ):
         pack_weights(backbone, own)
-    save_file({key: state[key] for key in state if shards[key] == second}, backbone / second, {"format": "pt"})
-    assert {first, second, "model.safetensors.index.json"} < set(contents(pack_weights(backbone, own)))
+    save_file(
+        {key: state[key] for key in state if shards[key] == second},
+        backbone / second,
+        {"format": "pt"},
+    )
+    assert {first, second, "model.safetensors.index.json"} < set(
+        contents(pack_weights(backbone, own))
+    )
 
 
 def cut(path: Path) -> None:
@@ -196,7 +249,9 @@ def cut(path: Path) -> None:
 
 def point(path: Path) -> None:
     size = path.stat().st_size
-    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize {size}\n")
+    path.write_text(
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize {size}\n"
+    )
 
 
 SPOILT = [
@@ -241,7 +296,9 @@ class Runs:
 def test_a_bin_runs_no_code(own, backbone, tmp_path):
     state = publish(backbone)
     torch.save(state | {"more": Runs(tmp_path / "ran")}, backbone / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: not whole, or holds something else than weights"):
+    with pytest.raises(
+        InputError, match=r"pytorch_model\.bin: not whole, or holds something else than weights"
+    ):
         pack_weights(backbone, own)
     assert not (tmp_path / "ran").exists()
 
@@ -288,7 +345,9 @@ def other_case(path: Path) -> None:
 
 
 def other_activation(path: Path) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu", "layer_norm_eps": 1.0}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"hidden_act": "relu", "layer_norm_eps": 1.0})
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,13 +384,16 @@ def test_weights_from_the_hub(own, backbone, monkeypatch):
     publish(backbone)
     pack_weights("org/tiny", own)
     assert ["*pytorch_model*.bin"] in asked
-    with pytest.raises(InputError, match=r"backbone org/none: .*\(no such folder here; cannot be reached\)$"):
+    with pytest.raises(
+        InputError, match=r"backbone org/none: .*\(no such folder here; cannot be reached\)$"
+    ):
         pack_weights("org/none", own)
 
 
 def test_vectors_of_the_packed_copy_are_the_sources(own, sentence):
     packed = pack_weights(sentence, own)
     (one,), (other,) = (
-        FrozenEncoder(str(folder))._embed(["Is it the same?"], 2, 512, "no") for folder in (sentence, packed)
+        FrozenEncoder(str(folder))._embed(["Is it the same?"], 2, 512, "no")
+        for folder in (sentence, packed)
     )
     np.testing.assert_array_equal(one.vectors, other.vectors)

@@ -6,7 +6,14 @@ import pytest
 
 from humanpref.files import sha256
 from humanpref.kaggle.bundle import wheels
-from humanpref.kaggle.bundle.wheels import closure_faults, fetch, read_image, read_lock, read_wheel, remake_lock
+from humanpref.kaggle.bundle.wheels import (
+    closure_faults,
+    fetch,
+    read_image,
+    read_lock,
+    read_wheel,
+    remake_lock,
+)
 from humanpref.schema import InputError
 
 from ..fake_wheels import make_wheel, only_from
@@ -16,14 +23,17 @@ from ..fake_wheels import make_wheel, only_from
 def image(tmp_path):
     path = tmp_path / "image.txt"
     path.write_text(
-        "# Date: 2026-10\nnumpy==2.0.2\ntorch==2.10.0\nscikit_learn==1.6.1  # a remark\nlocal @ file:///x\nxgboost==3.2.0\n"
+        "# Date: 2026-10\nnumpy==2.0.2\ntorch==2.10.0\nscikit_learn==1.6.1  # a remark\nlocal @ "
+        "file:///x\nxgboost==3.2.0\n"
     )
     return read_image(path)
 
 
 @pytest.fixture
 def ours(tmp_path):
-    return make_wheel(tmp_path / "ours", "humanpref", "0.1.0", requires=("numpy>=1.26", "scikit-learn>=1.5"))
+    return make_wheel(
+        tmp_path / "ours", "humanpref", "0.1.0", requires=("numpy>=1.26", "scikit-learn>=1.5")
+    )
 
 
 def lock(*paths: Path) -> dict[str, wheels.Locked]:
@@ -54,10 +64,17 @@ def test_the_image_is_read_from_a_freeze(image, tmp_path):
 
 def test_a_closure_that_installs(ours, image, tmp_path):
     two = [
-        make_wheel(tmp_path, "fast", tags=f"cp{version}-cp{version}-manylinux_2_28_x86_64", requires=("numpy",))
+        make_wheel(
+            tmp_path,
+            "fast",
+            tags=f"cp{version}-cp{version}-manylinux_2_28_x86_64",
+            requires=("numpy",),
+        )
         for version in (312, 313)
     ]
-    anywhere = make_wheel(tmp_path, "plain-helper", requires=("fast[more]>=1", "colorama; sys_platform == 'win32'"))
+    anywhere = make_wheel(
+        tmp_path, "plain-helper", requires=("fast[more]>=1", "colorama; sys_platform == 'win32'")
+    )
     stable = make_wheel(tmp_path, "stable", tags="cp38-abi3-manylinux2014_x86_64")
     assert faults(ours, image, *two, anywhere, stable) == []
 
@@ -74,13 +91,17 @@ def test_a_closure_that_installs(ours, image, tmp_path):
 def test_a_wheel_for_another_python_or_platform(ours, image, tmp_path, tags):
     wrong = make_wheel(tmp_path, "fast", tags=tags)
     (fault,) = faults(ours, image, wrong)
-    assert fault.startswith(f"{wrong.name}: not for the image's Python 3.12 and 3.13 on Linux x86_64 with glibc 2.35")
+    assert fault.startswith(
+        f"{wrong.name}: not for the image's Python 3.12 and 3.13 on Linux x86_64 with glibc 2.35"
+    )
     assert tags in fault
     assert "\n" not in fault
 
 
 def test_a_wheel_for_one_of_the_pythons_alone(ours, image, tmp_path):
-    (fault,) = faults(ours, image, make_wheel(tmp_path, "fast", tags="cp312-cp312-manylinux_2_17_x86_64"))
+    (fault,) = faults(
+        ours, image, make_wheel(tmp_path, "fast", tags="cp312-cp312-manylinux_2_17_x86_64")
+    )
     assert "not for the image's Python 3.13 on" in fault
     (fault,) = faults(ours, image, make_wheel(tmp_path, "old", python="<3.12"))
     assert fault.endswith("Requires-Python <3.12)")
@@ -89,9 +110,19 @@ def test_a_wheel_for_one_of_the_pythons_alone(ours, image, tmp_path):
 @pytest.mark.parametrize(
     ("requires", "expected"),
     [
-        (("nowhere>=2",), "helper-1.0-py3-none-any.whl: needs nowhere>=2, which neither the image nor the bundle has"),
-        (("scikit-learn>=1.7",), "helper-1.0-py3-none-any.whl: needs scikit-learn>=1.7, the image has 1.6.1"),
-        (("humanpref>=7",), "helper-1.0-py3-none-any.whl: needs humanpref>=7, the bundle has 0.1.0"),
+        (
+            ("nowhere>=2",),
+            "helper-1.0-py3-none-any.whl: needs nowhere>=2, which neither the image nor the bundle "
+            "has",
+        ),
+        (
+            ("scikit-learn>=1.7",),
+            "helper-1.0-py3-none-any.whl: needs scikit-learn>=1.7, the image has 1.6.1",
+        ),
+        (
+            ("humanpref>=7",),
+            "helper-1.0-py3-none-any.whl: needs humanpref>=7, the bundle has 0.1.0",
+        ),
         (
             ("tail; python_version >= '3.13'",),
             "helper-1.0-py3-none-any.whl: needs tail, which neither the image nor the bundle has",
@@ -107,16 +138,23 @@ def test_the_extras_that_the_kernels_import_are_required_and_no_others(image, tm
         tmp_path,
         "humanpref",
         "0.1.0",
-        requires=("peft>=1; extra == 'torch'", "ruff; extra == 'test'", "xgboost-cpu>=3; extra == 'boosted'"),
+        requires=(
+            "peft>=1; extra == 'torch'",
+            "ruff; extra == 'test'",
+            "xgboost-cpu>=3; extra == 'boosted'",
+        ),
     )
     assert faults(ours, image) == [
-        "humanpref-0.1.0-py3-none-any.whl: needs peft>=1, which neither the image nor the bundle has"
+        "humanpref-0.1.0-py3-none-any.whl: needs peft>=1, which neither the image nor the bundle "
+        "has"
     ]
 
 
 def test_what_an_extra_of_a_vendored_wheel_needs(image, tmp_path):
     ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=("fast[more]",))
-    fast = make_wheel(tmp_path, "fast", requires=("nowhere; extra == 'more'", "ruff; extra == 'less'"))
+    fast = make_wheel(
+        tmp_path, "fast", requires=("nowhere; extra == 'more'", "ruff; extra == 'less'")
+    )
     assert faults(ours, image, fast) == [
         "fast-1.0-py3-none-any.whl: needs nowhere, which neither the image nor the bundle has"
     ]
@@ -124,7 +162,9 @@ def test_what_an_extra_of_a_vendored_wheel_needs(image, tmp_path):
 
 def test_torch_and_numpy_are_never_replaced(ours, image, tmp_path):
     numpy = make_wheel(tmp_path, "numpy", "2.4.0")
-    assert faults(ours, image, numpy) == ["numpy-2.4.0-py3-none-any.whl: would replace the image's numpy 2.0.2"]
+    assert faults(ours, image, numpy) == [
+        "numpy-2.4.0-py3-none-any.whl: would replace the image's numpy 2.0.2"
+    ]
 
 
 def test_a_wheel_that_is_not_the_locked_one(ours, image, tmp_path):
@@ -167,18 +207,27 @@ def test_our_tags_are_pips(tmp_path, monkeypatch):
                 wheels._download("3.12", [name], tmp_path / "got")
 
 
-def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(image, tmp_path, monkeypatch):
+def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
+    image, tmp_path, monkeypatch
+):
     index, folder = tmp_path / "index", tmp_path / "wheels"
     only_from(monkeypatch, index)
-    ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=("numpy>=1.26", "needed-thing>=1,<3"))
+    ours = make_wheel(
+        tmp_path, "humanpref", "0.1.0", requires=("numpy>=1.26", "needed-thing>=1,<3")
+    )
     make_wheel(index, "needed-thing", "3.0")
     make_wheel(index, "needed-thing", "1.0")
     make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"))
-    deep = [make_wheel(index, "deep", tags=f"cp{v}-cp{v}-manylinux_2_28_x86_64") for v in (312, 313)]
+    deep = [
+        make_wheel(index, "deep", tags=f"cp{v}-cp{v}-manylinux_2_28_x86_64") for v in (312, 313)
+    ]
     folder.mkdir()
     locked = remake_lock(ours, image, folder / wheels.LOCK)
     text = (folder / wheels.LOCK).read_text()
-    assert {name: str(entry.version) for name, entry in locked.items()} == {"deep": "1.0", "needed-thing": "2.0"}
+    assert {name: str(entry.version) for name, entry in locked.items()} == {
+        "deep": "1.0",
+        "needed-thing": "2.0",
+    }
     assert locked["deep"].hashes == {sha256(path) for path in deep}
     assert read_lock(folder / wheels.LOCK) == locked
     assert "://" not in text
@@ -196,7 +245,8 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(image,
     kept = fetched[2].read_bytes()
     fetched[2].write_bytes(kept + b" ")
     with pytest.raises(
-        InputError, match=r"needed_thing-2\.0-py3-none-any\.whl: its SHA-256 .* not the file that was locked"
+        InputError,
+        match=r"needed_thing-2\.0-py3-none-any\.whl: its SHA-256 .* not the file that was locked",
     ):
         fetch(folder)
     fetched[2].unlink()
@@ -204,7 +254,9 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(image,
     make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"), code="evil = True")
     with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetch(folder)
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*(p.name for p in fetched[:2]), wheels.LOCK])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*(p.name for p in fetched[:2]), wheels.LOCK]
+    )
 
 
 def test_what_cannot_be_locked(image, tmp_path, monkeypatch):
@@ -224,7 +276,9 @@ def test_what_cannot_be_locked(image, tmp_path, monkeypatch):
     assert read_lock(target) == {}
 
 
-@pytest.mark.parametrize("line", ["fast>=1.0", "fast==1.0", "fast==1.0 --hash=md5:12", "--index-url somewhere"])
+@pytest.mark.parametrize(
+    "line", ["fast>=1.0", "fast==1.0", "fast==1.0 --hash=md5:12", "--index-url somewhere"]
+)
 def test_a_lock_that_pins_nothing(tmp_path, line):
     (tmp_path / "lock").write_text(f"# a remark\n{line}\n")
     with pytest.raises(InputError, match="expected name==version --hash=sha256"):

@@ -14,7 +14,13 @@ import pytest
 
 from humanpref.cli import main
 from humanpref.config import load_config
-from humanpref.data import check_submission, grouped_folds, prompt_keys, read_pairs, write_submission
+from humanpref.data import (
+    check_submission,
+    grouped_folds,
+    prompt_keys,
+    read_pairs,
+    write_submission,
+)
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.rehearsal import dry_run as module
@@ -43,7 +49,9 @@ def report(tmp_path) -> Report:
 def test_the_whole_way(tmp_path):
     lines = []
     out = tmp_path / "results"
-    report = dry_run(preset="prior", rows=100, out=out, layout="legacy", project=PROJECT, echo=lines.append)
+    report = dry_run(
+        preset="prior", rows=100, out=out, layout="legacy", project=PROJECT, echo=lines.append
+    )
     text = report.render()
     assert report.passed, text
     isolated = sandbox.why_no_bubblewrap() is None
@@ -61,15 +69,26 @@ def test_the_whole_way(tmp_path):
     saved = read_json(out / "report.json")
     assert saved["passed"] is True
     assert saved["log_loss"] == report.log_loss
-    # The folder is ours now: another run may write there, and one that fails leaves no old submission behind.
+    # The folder is ours now: another run may write there, and one that fails leaves no old
+    # submission behind.
     broken = tmp_path / "broken"
-    for path in ("kernel-metadata.json", "dataset-metadata.json", "kernel", "src", "setup.py", "README.md", "wheels"):
+    for path in (
+        "kernel-metadata.json",
+        "dataset-metadata.json",
+        "kernel",
+        "src",
+        "setup.py",
+        "README.md",
+        "wheels",
+    ):
         (broken / path).parent.mkdir(parents=True, exist_ok=True)
         (broken / path).symlink_to(PROJECT / path)
     (broken / "kernel").unlink()
     (broken / "kernel" / "train").mkdir(parents=True)
     metadata = json.loads((PROJECT / "kernel" / "train" / "kernel-metadata.json").read_text())
-    write_json(broken / "kernel" / "train" / "kernel-metadata.json", metadata | {"enable_internet": True})
+    write_json(
+        broken / "kernel" / "train" / "kernel-metadata.json", metadata | {"enable_internet": True}
+    )
     (broken / "kernel" / "train" / "train.py").write_text("raise SystemExit('no luck')")
     report = dry_run(preset="prior", rows=40, out=out, project=broken, echo=lines.append)
     assert not report.passed
@@ -81,7 +100,8 @@ def test_the_whole_way(tmp_path):
     assert report.render().endswith("FAIL")
 
 
-# ----------------------------------------------------------------------------------- inference alone, more rows, and faults
+# ----------------------------------------------------------------------------------- inference
+# alone, more rows, and faults
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +152,20 @@ def test_inference_alone_on_more_rows(artifact, labelled_test, tmp_path, monkeyp
 
 @pytest.mark.usefixtures("_one_wheel")
 def test_a_lora_artifact_beside_the_images_torchao(decoder_folder, arena, labelled_test, tmp_path):
-    """It only names its base, which is elsewhere in the box than where it was trained; peft refuses this torchao."""
+    """It only names its base, which is elsewhere in the box than where it was trained; peft refuses
+    this torchao."""
     pytest.importorskip("peft")
     folder = decoder_folder()
-    settings = [f"model.backbone={folder}", "model.max_length=80", "model.system_prompt=", "model.question=Which?"]
+    settings = [
+        f"model.backbone={folder}",
+        "model.max_length=80",
+        "model.system_prompt=",
+        "model.question=Which?",
+    ]
     settings += ["training.seconds=1"]
-    experiment.train(load_config("llama-3.2-1b-lora", None, settings), arena / "train.csv", tmp_path / "lora")
+    experiment.train(
+        load_config("llama-3.2-1b-lora", None, settings), arena / "train.csv", tmp_path / "lora"
+    )
     # Without namespaces the box sees this machine's files: the base must not be found where it was.
     moved = shutil.move(folder, tmp_path / "tiny-llama")
     try:
@@ -161,8 +189,13 @@ def test_a_lora_artifact_beside_the_images_torchao(decoder_folder, arena, labell
 def test_the_environment_has_an_old_torchao(tmp_path):
     environment = sandbox.make_environment(tmp_path / "environment", without=["torchao"])
     sandbox.add_distribution(environment, "torchao", module.TORCHAO)
-    code = "import importlib.metadata as m, torchao; print(m.version('torchao'), torchao.__version__, torchao.__file__)"
-    done = subprocess.run([environment / "bin" / "python", "-c", code], capture_output=True, text=True)
+    code = (
+        "import importlib.metadata as m, torchao; print(m.version('torchao'), torchao.__version__, "
+        "torchao.__file__)"
+    )
+    done = subprocess.run(
+        [environment / "bin" / "python", "-c", code], capture_output=True, text=True
+    )
     assert done.stdout.split()[:2] == ["0.10.0", "0.10.0"]
     assert str(environment) in done.stdout
 
@@ -170,10 +203,22 @@ def test_the_environment_has_an_old_torchao(tmp_path):
 @pytest.mark.usefixtures("_one_wheel")
 def test_both_layouts_and_too_little_memory(artifact, labelled_test, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    command = ["--quiet", "kaggle", "dry-run", "--artifact", str(artifact), "--test", str(labelled_test), "--json"]
+    command = [
+        "--quiet",
+        "kaggle",
+        "dry-run",
+        "--artifact",
+        str(artifact),
+        "--test",
+        str(labelled_test),
+        "--json",
+    ]
     assert main([*command, "--layout", "both", "--memory", "0.0625"]) == 1
     reports = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(report["layout"], report["passed"]) for report in reports] == [("new", False), ("legacy", False)]
+    assert [(report["layout"], report["passed"]) for report in reports] == [
+        ("new", False),
+        ("legacy", False),
+    ]
     for report in reports:
         assert "commit run: expected exit code 0, got 1" in report["reasons"]
         assert "commit run: degraded: 24 of 24 rows have the prior" in report["reasons"]
@@ -193,9 +238,16 @@ def _failures(fault: str) -> str:
 
 @pytest.mark.usefixtures("_one_wheel")
 @pytest.mark.parametrize("fault", [fault for fault in module.FAULTS if fault != "no-labels"])
-def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(fault, artifact, labelled_test, tmp_path):
+def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
+    fault, artifact, labelled_test, tmp_path
+):
     report = dry_run(
-        test=labelled_test, artifacts=[artifact], fault=fault, out=tmp_path / "out", project=PROJECT, echo=len
+        test=labelled_test,
+        artifacts=[artifact],
+        fault=fault,
+        out=tmp_path / "out",
+        project=PROJECT,
+        echo=len,
     )
     assert report.passed, report.render()
     assert report.exit_codes == {"infer": 1, "rerun": 0}
@@ -204,8 +256,13 @@ def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(fault, artifact, la
         assert _failures(fault) in report.degraded[name][0]
         assert report.degraded[name][-1] == "24 of 24 rows have the prior"
     assert check_submission(tmp_path / "out" / "submission.csv", labelled_test) == []
-    assert (tmp_path / "out" / "infer.log").read_text().splitlines()[-1].startswith("RuntimeError: ")
-    assert "submission.csv: 24 rows, 0 predicted, 24 fallback" in (tmp_path / "out" / "rerun.log").read_text()
+    assert (
+        (tmp_path / "out" / "infer.log").read_text().splitlines()[-1].startswith("RuntimeError: ")
+    )
+    assert (
+        "submission.csv: 24 rows, 0 predicted, 24 fallback"
+        in (tmp_path / "out" / "rerun.log").read_text()
+    )
     text = report.render()
     assert fault in text
     assert all(f"exit code {code} after" in text for code in (0, 1))
@@ -215,7 +272,9 @@ def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(fault, artifact, la
 
 @pytest.mark.usefixtures("_one_wheel")
 def test_training_without_labels_ends_in_a_clear_error(tmp_path):
-    report = dry_run(preset="prior", rows=40, fault="no-labels", out=tmp_path / "out", project=PROJECT, echo=len)
+    report = dry_run(
+        preset="prior", rows=40, fault="no-labels", out=tmp_path / "out", project=PROJECT, echo=len
+    )
     assert report.passed, report.render()
     assert report.exit_codes == {"train": 1}
     last = (tmp_path / "out" / "train.log").read_text().splitlines()[-1]
@@ -235,7 +294,9 @@ def test_a_fault_that_has_no_effect_fails_the_run(working, report, tmp_path):
     module._judge_refusal(tmp_path / "log", report)
     report.exit_codes["train"] = 1
     module._judge_refusal(tmp_path / "log", report)
-    (tmp_path / "log").write_text("Traceback\nThe training kernel failed: InputError: no labels\n\n")
+    (tmp_path / "log").write_text(
+        "Traceback\nThe training kernel failed: InputError: no labels\n\n"
+    )
     module._judge_refusal(tmp_path / "log", report)
     assert report.reasons == [
         "the training kernel ended well, in spite of the fault",
@@ -260,10 +321,16 @@ def test_a_fault_leaves_what_was_staged_alone(artifact, tmp_path):
     before = {path: path.read_bytes() for path in staged.rglob("*") if path.is_file()}
     shutil.copytree(staged, inputs / "d", copy_function=os.link)
     module._break(inputs, None)
-    assert {path: (inputs / "d" / path.relative_to(staged)).read_bytes() for path in before} == before
+    assert {
+        path: (inputs / "d" / path.relative_to(staged)).read_bytes() for path in before
+    } == before
     for fault in ("corrupt-wheel", "corrupt-weights"):
         module._break(inputs, fault)
-    changed = [path for path in before if (inputs / "d" / path.relative_to(staged)).read_bytes() != before[path]]
+    changed = [
+        path
+        for path in before
+        if (inputs / "d" / path.relative_to(staged)).read_bytes() != before[path]
+    ]
     assert sorted(path.suffix for path in changed) == [".safetensors", ".whl"]
     assert {path: path.read_bytes() for path in before} == before
 
@@ -279,7 +346,8 @@ def test_options_of_a_fault_that_make_no_sense(artifact, tmp_path):
             dry_run(out=tmp_path / "out", project=PROJECT, **options)
 
 
-# ---------------------------------------------------------------------------------------------- what the kernels get to see
+# ----------------------------------------------------------------------------------------------
+# what the kernels get to see
 
 
 def test_the_kernels_never_see_the_tests_labels(arena, labelled_test, tmp_path):
@@ -291,13 +359,19 @@ def test_the_kernels_never_see_the_tests_labels(arena, labelled_test, tmp_path):
         "train.csv",
     ]
     assert (tmp_path / "c" / "train.csv").read_bytes() == (arena / "train.csv").read_bytes()
-    assert (tmp_path / "c" / "sample_submission.csv").read_text().startswith(",".join([ID, *LABEL_COLUMNS]))
+    assert (
+        (tmp_path / "c" / "sample_submission.csv")
+        .read_text()
+        .startswith(",".join([ID, *LABEL_COLUMNS]))
+    )
     assert list(labels[ID]) == list(read_pairs(labelled_test)[ID])
     assert str(labelled_test) in data
 
 
 def test_a_test_without_labels_has_no_log_loss(arena, tmp_path):
-    _, labels = module._stage_competition(tmp_path / "c", arena / "train.csv", arena / "test.csv", 0)
+    _, labels = module._stage_competition(
+        tmp_path / "c", arena / "train.csv", arena / "test.csv", 0
+    )
     assert labels is None
     _, labels = module._stage_competition(tmp_path / "d", None, arena / "test.csv", 40)
     assert labels is None
@@ -308,10 +382,15 @@ def test_a_part_of_the_training_rows_is_held_out_by_prompt(arena, tmp_path):
     data, labels = module._stage_competition(tmp_path / "c", arena / "train.csv", None, 0)
     pairs = read_pairs(arena / "train.csv", labels=True)
     expected = pairs[grouped_folds(pairs, k=5, seed=42) == 0]
-    train, test = read_pairs(tmp_path / "c" / "train.csv", labels=True), read_pairs(tmp_path / "c" / "test.csv")
+    train, test = (
+        read_pairs(tmp_path / "c" / "train.csv", labels=True),
+        read_pairs(tmp_path / "c" / "test.csv"),
+    )
     assert "held out" in data
     assert list(test[ID]) == list(expected[ID]) == list(labels[ID])
-    assert labels[list(LABEL_COLUMNS)].to_numpy() == pytest.approx(expected[list(LABEL_COLUMNS)].to_numpy())
+    assert labels[list(LABEL_COLUMNS)].to_numpy() == pytest.approx(
+        expected[list(LABEL_COLUMNS)].to_numpy()
+    )
     assert len(train) + len(test) == len(pairs)
     assert not set(prompt_keys(train)) & set(prompt_keys(test))
     with open(tmp_path / "c" / "test.csv", newline="") as file:
@@ -324,9 +403,21 @@ def test_a_part_of_the_training_rows_is_held_out_by_prompt(arena, tmp_path):
 def test_bad_rows_are_refused_before_anything_runs(arena, tmp_path):
     bad = tmp_path / "bad.csv"
     bad.write_text("id,prompt\n1,x\n")
-    for train, test in ((bad, None), (arena / "train.csv", bad), (None, bad), (arena / "test.csv", arena / "test.csv")):
+    for train, test in (
+        (bad, None),
+        (arena / "train.csv", bad),
+        (None, bad),
+        (arena / "test.csv", arena / "test.csv"),
+    ):
         with pytest.raises(InputError, match="missing column"):
-            dry_run(train=train, test=test, preset="prior", out=tmp_path / "out", project=PROJECT, mode="none")
+            dry_run(
+                train=train,
+                test=test,
+                preset="prior",
+                out=tmp_path / "out",
+                project=PROJECT,
+                mode="none",
+            )
     assert not (tmp_path / "out").exists()
 
 
@@ -346,7 +437,9 @@ def test_a_backbone_has_to_be_a_folder_and_is_mounted(tmp_path):
 
 
 def test_inputs_are_mounted_as_the_metadata_says(report, arena, tmp_path):
-    stage = module._Stage(tmp_path, tmp_path, {("competition", "c"): arena, ("dataset", "me/d"): arena}, report, print)
+    stage = module._Stage(
+        tmp_path, tmp_path, {("competition", "c"): arena, ("dataset", "me/d"): arena}, report, print
+    )
     metadata = {
         "competition_sources": ["c"],
         "dataset_sources": ["me/other"],
@@ -354,13 +447,17 @@ def test_inputs_are_mounted_as_the_metadata_says(report, arena, tmp_path):
         "model_sources": [],
     }
     stage._mount(tmp_path / "input", metadata, Path("k.json"), {("model", "a/b/c/d/1"): arena})
-    mounted = sorted(str(path.parent.relative_to(tmp_path / "input")) for path in tmp_path.glob("input/**/train.csv"))
+    mounted = sorted(
+        str(path.parent.relative_to(tmp_path / "input"))
+        for path in tmp_path.glob("input/**/train.csv")
+    )
     assert mounted == ["competitions/c", "models/a/b/c/d/1"]
     assert any("the dataset me/other is not here" in warning for warning in report.warnings)
     assert any("name your own in its model_sources" in warning for warning in report.warnings)
 
 
-# ------------------------------------------------------------------------------------------------------------ the verdict
+# -------------------------------------------------------------------------------------------------
+# the verdict
 
 STATUS = {
     "rows": 3,
@@ -421,7 +518,9 @@ def test_each_run_has_the_exit_code_it_must_have(working, report, name, right, c
 def test_a_pass_without_isolation_says_so(working, report):
     report.mode = "none"
     judged(working, report)
-    assert report.render().splitlines()[-1] == report.to_dict()["verdict"] == "PASS, WITHOUT ISOLATION"
+    assert (
+        report.render().splitlines()[-1] == report.to_dict()["verdict"] == "PASS, WITHOUT ISOLATION"
+    )
 
 
 def test_an_exit_code_is_a_failure(working, report):
@@ -430,7 +529,9 @@ def test_an_exit_code_is_a_failure(working, report):
 
 
 def test_a_faulty_submission_is_a_failure(working, report):
-    (working / "submission.csv").write_text("id,winner_model_a,winner_model_b,winner_tie\n1,0.5,0.5,0\n3,0.5,0.5,0\n")
+    (working / "submission.csv").write_text(
+        "id,winner_model_a,winner_model_b,winner_tie\n1,0.5,0.5,0\n3,0.5,0.5,0\n"
+    )
     reasons = judged(working, report)
     assert any("expected 3 rows" in reason for reason in reasons)
     assert any("expected id '2'" in reason for reason in reasons)
@@ -446,9 +547,13 @@ def test_a_missing_submission_and_status_are_failures(tmp_path, report):
     ("preset", "synthetic", "reasons", "warnings"),
     [("tiny", True, 1, 0), ("tiny", False, 0, 1), ("prior", True, 0, 0)],
 )
-def test_a_log_loss_that_is_no_better_than_the_priors(working, report, preset, synthetic, reasons, warnings):
+def test_a_log_loss_that_is_no_better_than_the_priors(
+    working, report, preset, synthetic, reasons, warnings
+):
     labels = pd.DataFrame([["3", 1, 0, 0], ["1", 0, 1, 0]], columns=[ID, *LABEL_COLUMNS])
-    module._judge_log_loss(working / "submission.csv", labels, [1 / 3] * 3, preset != "prior", synthetic, report)
+    module._judge_log_loss(
+        working / "submission.csv", labels, [1 / 3] * 3, preset != "prior", synthetic, report
+    )
     assert report.log_loss == report.prior_log_loss == pytest.approx(np.log(3))
     assert (len(report.reasons), len(report.warnings)) == (reasons, warnings)
 
@@ -466,17 +571,27 @@ def test_a_kernel_that_writes_its_inputs_fails(arena, tmp_path, report, monkeypa
     """Mode none cannot keep it from doing so, but sees it."""
     kernel = tmp_path / "kernel"
     kernel.mkdir()
-    (kernel / "k.py").write_text("import os; open(os.environ['HUMANPREF_KAGGLE_ROOT'] + '/input/x', 'w').close()")
-    metadata = {"id": "me/kernel", "code_file": "k.py", "kernel_type": "script", "enable_internet": False}
+    (kernel / "k.py").write_text(
+        "import os; open(os.environ['HUMANPREF_KAGGLE_ROOT'] + '/input/x', 'w').close()"
+    )
+    metadata = {
+        "id": "me/kernel",
+        "code_file": "k.py",
+        "kernel_type": "script",
+        "enable_internet": False,
+    }
     write_json(kernel / "kernel-metadata.json", metadata)
     monkeypatch.setattr(module, "wheel_names", lambda _: [])
     report.mode = "none"
-    module._Stage(tmp_path, tmp_path, {}, report, logging.info).run("train", kernel / "kernel-metadata.json", {})
+    module._Stage(tmp_path, tmp_path, {}, report, logging.info).run(
+        "train", kernel / "kernel-metadata.json", {}
+    )
     assert report.exit_codes["train"] == 0
     assert report.reasons == ["training: changed its input folder, which is read-only on Kaggle"]
 
 
-# ------------------------------------------------------------------------------------------------------- the results folder
+# -------------------------------------------------------------------------------------------------
+# the results folder
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
@@ -504,7 +619,17 @@ def test_options_that_make_no_sense(tmp_path):
 
 def test_no_proof_of_isolation_fails_the_run(report):
     probe = sandbox.Probe(
-        "bwrap", "timed out", False, False, "failed", False, ("lo",), "failed", "failed", False, False
+        "bwrap",
+        "timed out",
+        False,
+        False,
+        "failed",
+        False,
+        ("lo",),
+        "failed",
+        "failed",
+        False,
+        False,
     )
     report.probes["train"] = probe
     report.exit_codes["train"], report.seconds["train"] = 0, 1.0

@@ -16,17 +16,18 @@ from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.sandbox import MODES, Probe, make_box, make_environment
 from humanpref.training.device import DRY_RUN
 
-# Whether the machine allows a mode is asked without our own code: a defect of it must not look like a forbidden mode.
-ALLOWED = {
-    "bwrap": ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"],
-    "none": ["true"],
-}
+# Whether the machine allows a mode is asked without our own code: a defect of it must not look like
+# a forbidden mode.
+ALLOWED = {"bwrap": ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"], "none": ["true"]}
 
 
 @pytest.fixture(params=MODES)
 def box(request, tmp_path):
     command = ALLOWED[request.param]
-    if shutil.which(command[0]) is None or subprocess.run(command, capture_output=True).returncode != 0:
+    if (
+        shutil.which(command[0]) is None
+        or subprocess.run(command, capture_output=True).returncode != 0
+    ):
         pytest.skip(f"mode {request.param} is not to be had on this machine: {' '.join(command)}")
     environment = make_environment(tmp_path / "environment", block_sockets=request.param == "none")
     box = make_box(request.param, tmp_path / "root", environment)
@@ -56,13 +57,18 @@ def test_nothing_gets_out_or_into_the_inputs(box):
         assert "Operation not permitted" in probe.input_remount
 
 
-@pytest.mark.parametrize("first", ["", "unshare --mount ", "unshare --user --map-root-user --mount "])
+@pytest.mark.parametrize(
+    "first", ["", "unshare --mount ", "unshare --user --map-root-user --mount "]
+)
 def test_a_kernel_cannot_mount_its_inputs_writable(box, first):
-    """Not by remounting, not by unmounting what covers them, not from a namespace of its own; root or not."""
+    """Not by remounting, not by unmounting what covers them, not from a namespace of its own; root
+    or not."""
     if box.mode == "none":
         pytest.skip("mode none protects no file")
     inputs = f"{box.kaggle}/input"
-    script = f"{first}sh -c 'mount -o remount,rw,bind {inputs}; umount {inputs}; touch {inputs}/there'"
+    script = (
+        f"{first}sh -c 'mount -o remount,rw,bind {inputs}; umount {inputs}; touch {inputs}/there'"
+    )
     lines = []
     assert sandbox.run(box, ["sh", "-c", script], lines.append) != 0, lines
     assert (box.root / "input" / "there").read_text() == "seen"
@@ -72,7 +78,15 @@ def test_a_kernel_cannot_mount_its_inputs_writable(box, first):
 def test_a_variable_reaches_the_kernel(box):
     lines = []
     code = "import os; print(os.environ['KAGGLE_IS_COMPETITION_RERUN'])"
-    assert sandbox.run(box, [box.python, "-c", code], lines.append, variables={"KAGGLE_IS_COMPETITION_RERUN": "1"}) == 0
+    assert (
+        sandbox.run(
+            box,
+            [box.python, "-c", code],
+            lines.append,
+            variables={"KAGGLE_IS_COMPETITION_RERUN": "1"},
+        )
+        == 0
+    )
     assert lines == ["1"]
 
 
@@ -83,7 +97,8 @@ def test_what_a_kernel_sees(box, monkeypatch):
         box,
         "import json, os, sys, importlib.util, pandas, sklearn, pip;"
         "print(json.dumps([os.getcwd(), sys.prefix, dict(os.environ), pandas.__version__,"
-        "importlib.util.find_spec('humanpref') is None, open(os.path.join('..', 'input', 'there')).read()]));"
+        "importlib.util.find_spec('humanpref') is None, open(os.path.join('..', 'input', "
+        "'there')).read()]));"
         "open('result', 'w').write('kept'); open(os.path.join('..', 'temp', 'x'), 'w').close()",
     )
     assert code == 0, lines
@@ -93,7 +108,9 @@ def test_what_a_kernel_sees(box, monkeypatch):
     assert variables["KAGGLE_KERNEL_RUN_TYPE"] == "Batch"
     assert variables[DRY_RUN] == "1"  # what tells it from Kaggle
     assert "SECRET" not in variables
-    assert variables.get("HUMANPREF_KAGGLE_ROOT") == (None if box.mode == "bwrap" else str(box.root))
+    assert variables.get("HUMANPREF_KAGGLE_ROOT") == (
+        None if box.mode == "bwrap" else str(box.root)
+    )
     assert version == pytest.importorskip("pandas").__version__
     assert without_ours
     assert there == "seen"
@@ -115,7 +132,8 @@ def test_the_loopback_works(box):
         box,
         "import socket, threading\n"
         "server = socket.create_server(('127.0.0.1', 0))\n"
-        "threading.Thread(target=lambda: server.accept()[0].sendall(b'hello'), daemon=True).start()\n"
+        "threading.Thread(target=lambda: server.accept()[0].sendall(b'hello'), "
+        "daemon=True).start()\n"
         "print(socket.create_connection(('localhost', server.getsockname()[1])).recv(9))\n"
         "a, b = socket.socketpair(); a.sendall(b'x'); print(b.recv(1))",
     )
@@ -123,7 +141,9 @@ def test_the_loopback_works(box):
 
 
 def test_an_exit_code_and_a_line_come_through(box):
-    code, lines = python(box, "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
+    code, lines = python(
+        box, "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    )
     assert code == 3
     assert sorted(lines) == ["err", "out"]
 
@@ -131,7 +151,10 @@ def test_an_exit_code_and_a_line_come_through(box):
 def test_a_time_limit_ends_the_children_too(box):
     started = time.monotonic()
     lines = []
-    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    child = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; "
+        "time.sleep(60)'])"
+    )
     code = sandbox.run(box, [box.python, "-c", child], lines.append, timeout=2)
     assert code != 0
     assert time.monotonic() - started < 20  # it would wait for the child that holds the pipe open
@@ -153,21 +176,30 @@ def test_a_time_limit_ends_the_children_too(box):
     ],
 )
 def test_python_cannot_leave_the_machine_in_mode_none(blocked, attempt):
-    done = subprocess.run([blocked, "-c", f"import socket; {attempt}"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [blocked, "-c", f"import socket; {attempt}"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert "blocked by the dry run" in done.stderr
 
 
 @pytest.fixture(scope="module")
 def blocked(tmp_path_factory):
-    return make_environment(tmp_path_factory.mktemp("blocked") / "environment", block_sockets=True) / "bin" / "python"
+    return (
+        make_environment(tmp_path_factory.mktemp("blocked") / "environment", block_sockets=True)
+        / "bin"
+        / "python"
+    )
 
 
 def test_mode_none_reaches_a_server_of_this_machine(blocked):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        code = f"import urllib.request as r; print(r.urlopen('http://localhost:{server.server_port}/').status)"
+        code = (
+            f"import urllib.request as r; "
+            f"print(r.urlopen('http://localhost:{server.server_port}/').status)"
+        )
         done = subprocess.run([blocked, "-c", code], capture_output=True, text=True, timeout=120)
     finally:
         server.shutdown()
@@ -175,7 +207,8 @@ def test_mode_none_reaches_a_server_of_this_machine(blocked):
     assert done.stdout == "200\n", done.stderr
 
 
-# ----------------------------------------------------------------------------------------------------- the verdict on it
+# -------------------------------------------------------------------------------------------------
+# the verdict on it
 
 OFFLINE = Probe(
     mode="bwrap",
@@ -218,7 +251,8 @@ def test_a_probe_that_does_not_run_is_no_proof(tmp_path):
         sandbox.probe(box)
 
 
-# ------------------------------------------------------------------------------------------------------ choosing a mode
+# -------------------------------------------------------------------------------------------------
+# choosing a mode
 
 
 def test_bubblewrap_is_used_where_it_works(monkeypatch, caplog):
@@ -245,11 +279,13 @@ def test_without_bubblewrap(monkeypatch, tmp_path):
     assert sandbox.why_no_bubblewrap() == "bwrap is not installed"
 
 
-# -------------------------------------------------------------------------------------------------------- environments
+# -------------------------------------------------------------------------------------------------
+# environments
 
 
 def test_an_environment_leaves_out_what_the_kernels_bring(monkeypatch, tmp_path):
-    """A distribution is left out file by file; what shares its folders stays; a path to our sources is dropped."""
+    """A distribution is left out file by file; what shares its folders stays; a path to our sources
+    is dropped."""
     packages = tmp_path / "site-packages"
     ours = tmp_path / "checkout" / "src"
     (ours / "humanpref").mkdir(parents=True)
@@ -271,11 +307,9 @@ def test_an_environment_leaves_out_what_the_kernels_bring(monkeypatch, tmp_path)
     monkeypatch.syspath_prepend(str(packages))
     environment = make_environment(tmp_path / "environment", without=["vendored"])
     target = next(environment.glob("lib/python*/site-packages"))
-    assert {path.name for path in target.iterdir() if not path.name.startswith(("pip", "setuptools"))} == {
-        "shared",
-        "whole",
-        "paths.pth",
-    }
+    assert {
+        path.name for path in target.iterdir() if not path.name.startswith(("pip", "setuptools"))
+    } == {"shared", "whole", "paths.pth"}
     assert (target / "whole").is_symlink()
     assert [path.name for path in (target / "shared").iterdir()] == ["other.py"]
     assert (target / "paths.pth").read_text().splitlines() == ["import sys", str(tmp_path)]
@@ -284,5 +318,7 @@ def test_an_environment_leaves_out_what_the_kernels_bring(monkeypatch, tmp_path)
 def test_an_environment_runs_the_same_python(tmp_path):
     environment = make_environment(tmp_path / "environment")
     code = "import sys; print(sys.version, sys.base_prefix)"
-    done = subprocess.run([environment / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [environment / "bin" / "python", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == f"{sys.version} {sys.base_prefix}"

@@ -1,4 +1,5 @@
-"""Failures planted in a bundle: what the inference kernel makes of each, in the commit run and in the hidden rerun."""
+"""Failures planted in a bundle: what the inference kernel makes of each, in the commit run and in
+the hidden rerun."""
 
 import shutil
 import zipfile
@@ -86,14 +87,15 @@ def run_out_of_time_at_once(tree):
 
 def run_out_of_time_after_a_block(tree):
     code = """
-_answers = iter([1.0, 1.0])  # to the first model's questions: its share, and what is left before its first block
+# The first model's share, and what is left before its first block.
+_answers = iter([1.0, 1.0])
 Budget.left = lambda self: next(_answers, 0.0)
 """
     plant(tree, "humanpref/models/budget.py", code)
 
 
-# What is done to the tree, how many of the 8 rows are predicted all the same, whether the commit run ends well, and what
-# `degraded` says.
+# What is done to the tree, how many of the 8 rows are predicted all the same, whether the commit
+# run ends well, and what `degraded` says.
 PLANTED = [
     (lose_the_dataset, 0, False, "expected one dataset"),
     (lose_the_wheel, 0, False, "neither a file nor an unpacked wheel"),
@@ -115,7 +117,9 @@ def folds(arena, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("fault", "predicted", "ends_well", "reason"), PLANTED, ids=[fault.__name__ for fault, *_ in PLANTED]
+    ("fault", "predicted", "ends_well", "reason"),
+    PLANTED,
+    ids=[fault.__name__ for fault, *_ in PLANTED],
 )
 def test_a_failure_in_a_bundle(wheels, folds, tmp_path, fault, predicted, ends_well, reason):
     tree, environment = Tree(tmp_path / "kaggle"), make_environment(tmp_path / "environment")

@@ -72,8 +72,10 @@ def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> N
         "humanpref/__init__.py": "",
         "humanpref/kaggle/__init__.py": "",
         "humanpref/kaggle/kernels.py": infer,
-        "humanpref-9.9.dist-info/METADATA": "Metadata-Version: 2.1\nName: humanpref\nVersion: 9.9\n",
-        "humanpref-9.9.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "humanpref-9.9.dist-info/METADATA": "Metadata-Version: 2.1\n"
+        "Name: humanpref\nVersion: 9.9\n",
+        "humanpref-9.9.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
+        "Tag: py3-none-any\n",
     }
     record = io.StringIO()
     rows = [[name, "", ""] for name in (*files, "humanpref-9.9.dist-info/RECORD")]
@@ -86,25 +88,43 @@ def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> N
     write_manifest(folder)
 
 
-# ------------------------------------------------------------------------------------------------- one source of each
+# -------------------------------------------------------------------------------------------------
+# one source of each
 
 
 def functions(path: Path) -> dict[str, str]:
     source = path.read_text()
-    return {n.name: ast.get_source_segment(source, n) for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
+    return {
+        n.name: ast.get_source_segment(source, n)
+        for n in ast.parse(source).body
+        if isinstance(n, ast.FunctionDef)
+    }
 
 
 def test_what_both_kernels_share_is_the_same_text():
     ends = {TRAIN: "# --- This kernel's own.", INFER: "# %% [markdown]\n# The fallback"}
-    parts = [path.read_text().partition("\nROOT = ")[2].partition(end)[0].strip() for path, end in ends.items()]
+    parts = [
+        path.read_text().partition("\nROOT = ")[2].partition(end)[0].strip()
+        for path, end in ends.items()
+    ]
     assert parts[0] == parts[1]
     assert '\nMANIFEST = ""\n' in parts[0]
     train, infer = functions(TRAIN), functions(INFER)
     shared = train.keys() & infer.keys()
-    assert {"find", "tree", "find_dataset", "check_dataset", "repack", "install", "go_offline"} <= shared
+    assert {
+        "find",
+        "tree",
+        "find_dataset",
+        "check_dataset",
+        "repack",
+        "install",
+        "go_offline",
+    } <= shared
     assert {name: train[name] for name in shared} == {name: infer[name] for name in shared}
     package = functions(Path(kernels.__file__))
-    assert {name: package[name] for name in ("find", "tree")} == {name: train[name] for name in ("find", "tree")}
+    assert {name: package[name] for name in ("find", "tree")} == {
+        name: train[name] for name in ("find", "tree")
+    }
 
 
 def test_the_kernels_constants_are_the_packages():
@@ -143,7 +163,8 @@ def test_what_is_predicted_does_not_depend_on_the_run():
         assert "KAGGLE_KERNEL_RUN_TYPE" not in path.read_text()
 
 
-# ----------------------------------------------------------------------------------------------------- the whole way
+# -------------------------------------------------------------------------------------------------
+# the whole way
 
 
 def test_train_then_infer(tree, wheels, tmp_path, fresh):
@@ -160,7 +181,12 @@ def test_train_then_infer(tree, wheels, tmp_path, fresh):
     done = tree.run(INFER, make_environment(tmp_path / "second"))
     assert done.returncode == 0, done.stdout + done.stderr
     status = tree.status
-    assert (status["rows"], status["predicted"], status["fallback"], status["degraded"]) == (8, 8, 0, [])
+    assert (status["rows"], status["predicted"], status["fallback"], status["degraded"]) == (
+        8,
+        8,
+        0,
+        [],
+    )
     assert status["run"] == "commit"
     assert status["prior_source"].endswith("artifact/artifact.json")
     assert status["manifest"] == sha256(wheels / stage.MARKER)
@@ -183,7 +209,8 @@ def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
     assert "schema.py: its SHA-256 is not that of the wheel's RECORD" in done.stderr
 
 
-# --------------------------------------------------------------------------------------------------- what can go wrong
+# -------------------------------------------------------------------------------------------------
+# what can go wrong
 
 
 @pytest.mark.parametrize("source", ["artifact", "train.csv", "a third each"])
@@ -193,7 +220,9 @@ def test_the_fallbacks_probabilities(tree, bare, source):
         tree.add_artifact({"prior": [0.5, 0.3, 0.2]})
         expected = np.array([0.5, 0.3, 0.2])
     elif source == "train.csv":
-        tree.add_artifact({"prior": [0.5, float("nan"), 0.2]})  # not usable: the next source is asked
+        tree.add_artifact(
+            {"prior": [0.5, float("nan"), 0.2]}
+        )  # not usable: the next source is asked
         expected = tree.rates
     else:
         (tree.competition / "train.csv").write_text("id,prompt\n")
@@ -212,7 +241,11 @@ def test_the_fallbacks_probabilities(tree, bare, source):
 
 def test_the_fallback_takes_the_ids_as_they_stand(new_tree, bare):
     long = json.dumps(["x" * 200_000])
-    rows = [["prompt", ID, "response_a", "response_b"], [long, "0042", "[]", "[]"], [long, "a,b", "[]", "[]"]]
+    rows = [
+        ["prompt", ID, "response_a", "response_b"],
+        [long, "0042", "[]", "[]"],
+        [long, "a,b", "[]", "[]"],
+    ]
     with open(new_tree.test_csv, "w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file).writerows(rows)
     assert new_tree.run(INFER, bare, rerun=True).returncode == 0
@@ -229,14 +262,18 @@ def test_without_a_test_file_there_is_nothing_to_fall_back_on(new_tree, bare):
 
 
 @pytest.mark.parametrize("kernel", [TRAIN, NOTEBOOK], ids=["train", "infer"])
-def test_another_dataset_than_the_one_pushed_is_not_installed(new_tree, wheels, bare, tmp_path, kernel):
+def test_another_dataset_than_the_one_pushed_is_not_installed(
+    new_tree, wheels, bare, tmp_path, kernel
+):
     """Whole as it may be."""
     link(wheels, new_tree.dataset)
     filled = tmp_path / kernel.name
     filled.write_text(fill_manifest(kernel.read_text(), "0" * 64))
     done = new_tree.run(filled, bare)
     words = f"expected the manifest with SHA-256 {'0' * 64}, got {sha256(wheels / stage.MARKER)}"
-    assert words in (done.stderr if kernel == TRAIN else (new_tree.working / "infer.log").read_text())
+    assert words in (
+        done.stderr if kernel == TRAIN else (new_tree.working / "infer.log").read_text()
+    )
     assert "Successfully installed" not in done.stdout
     assert not (new_tree.working / "artifact").exists()
     assert new_tree.status["manifest"] == sha256(wheels / stage.MARKER)
@@ -258,7 +295,9 @@ def test_a_corrupted_wheel_is_not_installed(new_tree, wheels, bare, kernel):
         assert not (new_tree.working / "artifact").exists()
     else:
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith(f"RuntimeError: nothing was predicted; RuntimeError: {message}")
+        assert done.stderr.splitlines()[-1].startswith(
+            f"RuntimeError: nothing was predicted; RuntimeError: {message}"
+        )
         assert message in new_tree.status["degraded"][0]
         new_tree.submission()
 
@@ -286,14 +325,26 @@ SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.
 @pytest.mark.parametrize(
     ("code", "run", "failure", "predicted"),
     [
-        (CRASH, 'preset = "prior"\n', "the inference process ended with -9 (SIGKILL; out of memory?)", 5),
-        (DEATH, 'preset = "prior"\n', "the inference process ended with -9 (SIGKILL; out of memory?)", 0),
+        (
+            CRASH,
+            'preset = "prior"\n',
+            "the inference process ended with -9 (SIGKILL; out of memory?)",
+            5,
+        ),
+        (
+            DEATH,
+            'preset = "prior"\n',
+            "the inference process ended with -9 (SIGKILL; out of memory?)",
+            0,
+        ),
         (SLEEP, 'preset = "prior"\ninference_seconds = 2\n', "TimeoutError: stopped after", 0),
         (SPOILER, 'preset = "prior"\n', "status.json", 0),
     ],
     ids=["killed", "killed at once", "too slow", "no status"],
 )
-def test_the_submission_survives_the_inference_process(new_tree, fresh, code, run, failure, predicted):
+def test_the_submission_survives_the_inference_process(
+    new_tree, fresh, code, run, failure, predicted
+):
     """A commit run ends with an error if nothing was predicted, the hidden rerun never."""
     fake_dataset(new_tree.dataset, code, run)
     for rerun in (False, True):
@@ -309,7 +360,8 @@ TOLD = """
 import json
 def infer(input_root, working, test_csv, prior, seconds):
     status = json.loads((working / "status.json").read_text())
-    (working / "status.json").write_text(json.dumps(status | {"told": seconds, "predicted": 8, "degraded": []}))
+    status |= {"told": seconds, "predicted": 8, "degraded": []}
+    (working / "status.json").write_text(json.dumps(status))
 """
 
 
@@ -321,7 +373,8 @@ def test_the_inference_process_plans_with_less_time_than_it_has(new_tree, fresh)
     assert new_tree.status["degraded"] == []
 
 
-# --------------------------------------------------------------------------------------------------- kernels.infer itself
+# -------------------------------------------------------------------------------------------------
+# kernels.infer itself
 
 
 class StandIn:
@@ -352,7 +405,8 @@ class Clock:
 
 
 class Slow(StandIn):
-    """One that takes so many seconds a row, on a clock of the test's own; `others` are cheaper variants by name."""
+    """One that takes so many seconds a row, on a clock of the test's own; `others` are cheaper
+    variants by name."""
 
     def __init__(self, answer, clock, seconds, bad_id=None, **others) -> None:
         super().__init__(answer, bad_id)
@@ -381,7 +435,9 @@ def write_model(folder: Path, model: object, models: dict[Path, object]) -> None
     if isinstance(model, tuple):
         (weights, mean), *members = model
         config = {"family": "blend", "model": {"mean": mean}}
-        writers = [functools.partial(write_model, model=member, models=models) for member in members]
+        writers = [
+            functools.partial(write_model, model=member, models=models) for member in members
+        ]
         write_state(folder, Blend(mean, np.array(weights)), writers)
     models[folder] = model
     write_json(folder / "config.json", config)
@@ -406,7 +462,10 @@ def infer(new_tree, monkeypatch):
             for member, model in enumerate(members):
                 write_model(folder / f"fold-{member}", model, models)
             names = [f"fold-{member}" for member in range(len(members))]
-            write_json(folder / "artifact.json", {"format": 1, "members": names, "prior": PRIOR, "family": "prior"})
+            write_json(
+                folder / "artifact.json",
+                {"format": 1, "members": names, "prior": PRIOR, "family": "prior"},
+            )
         monkeypatch.setattr(kernels, "load_model", load)
         monkeypatch.setattr(predicting, "BLOCK_ROWS", block)
         monkeypatch.setattr(kernels, "Budget", functools.partial(Budget, clock=clock))
@@ -423,7 +482,8 @@ def test_the_mean_of_the_artifacts(infer):
 
 
 @pytest.mark.parametrize(
-    "error", [InputError("a weight is missing"), MemoryError("too large"), SystemExit("a library gave up")]
+    "error",
+    [InputError("a weight is missing"), MemoryError("too large"), SystemExit("a library gave up")],
 )
 def test_an_artifact_that_fails_leaves_the_others_alone(infer, caplog, error):
     tree = infer(error, StandIn(B), StandIn(A, "every", SystemExit("bye")))
@@ -456,7 +516,9 @@ def test_an_artifact_that_always_fails_is_given_up(infer, monkeypatch):
     assert tree.status["artifacts"][0]["rows"] == 0
 
 
-@pytest.mark.parametrize("answer", [[np.nan, 0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.5, 0.5], [0.5, 0.5]])
+@pytest.mark.parametrize(
+    "answer", [[np.nan, 0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.5, 0.5], [0.5, 0.5]]
+)
 def test_what_is_no_probability_is_not_used(infer, answer):
     tree = infer(StandIn(answer), StandIn(B))
     assert tree.submission() == pytest.approx(np.tile(B, (8, 1)))
@@ -492,7 +554,9 @@ def test_what_there_is_no_time_for_is_given_up_in_order(infer, new_tree, caplog,
     assert given_up == sum(half.rows for half in halves)
     assert all(half.rows for half in halves)  # each has its share of the time
     share = given_up / 16
-    assert probabilities.mean(axis=0) == pytest.approx(share * np.array(B) + (1 - share) * np.array(A))
+    assert probabilities.mean(axis=0) == pytest.approx(
+        share * np.array(B) + (1 - share) * np.array(A)
+    )
     assert "left: half" in caplog.text
     assert f"time budget of 140 s: half: {given_up} row predictions" in caplog.text
     assert len(written) > 4
@@ -530,7 +594,8 @@ def test_a_bad_row_costs_one_row_where_time_is_short_too(infer, new_tree):
     ],
 )
 def test_a_model_that_needs_a_gpu_and_has_none(infer, monkeypatch, caplog, variables, rows):
-    """In the commit run it fails as one does that cannot be loaded; elsewhere what a CPU can do is better than nothing."""
+    """In the commit run it fails as one does that cannot be loaded; elsewhere what a CPU can do is
+    better than nothing."""
     for name in ("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_IS_COMPETITION_RERUN", device.DRY_RUN):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -561,13 +626,16 @@ def test_the_mean_of_the_artifacts_is_not_that_of_the_models(infer):
     """Three folds count as much as the one model of another artifact, whichever of them fail."""
     third = [1.0, 0.0, 0.0]
     tree = infer([StandIn(A), StandIn(B), StandIn(third)], StandIn(B))
-    assert tree.submission() == pytest.approx(np.tile(np.mean([np.mean([A, B, third], axis=0), B], axis=0), (8, 1)))
+    assert tree.submission() == pytest.approx(
+        np.tile(np.mean([np.mean([A, B, third], axis=0), B], axis=0), (8, 1))
+    )
     assert [entry["rows"] for entry in tree.status["artifacts"]] == [8, 8]
 
 
 @pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
 def test_a_blend_mixes_what_its_members_say(infer, mean):
-    """Also a blend in a blend, and with a member that cannot be loaded: its weight goes to the others."""
+    """Also a blend in a blend, and with a member that cannot be loaded: its weight goes to the
+    others."""
     inner = (([0.5, 0.5], mean), StandIn(B), StandIn([0.1, 0.1, 0.8]))
     tree = infer((([0.6, 0.2, 0.2], mean), StandIn(A), inner, InputError("a weight is missing")))
     within = Blend(mean, np.array([0.5, 0.5]))(np.array([[B], [[0.1, 0.1, 0.8]]]))
@@ -608,10 +676,14 @@ def test_a_model_is_freed_before_the_next(infer, monkeypatch):
 
 
 def test_a_real_blend_is_what_it_is_by_itself(arena, new_tree):
-    """The artifacts that `humanpref blend` and training by folds leave, against `experiment.predict`."""
+    """The artifacts that `humanpref blend` and training by folds leave, against
+    `experiment.predict`."""
     for name, overrides in (("one", ()), ("two", ("model.word_ngrams=1",))):
         experiment.train(
-            load_config("sparse", None, list(overrides)), arena / "train.csv", new_tree.root / name, folds=2
+            load_config("sparse", None, list(overrides)),
+            arena / "train.csv",
+            new_tree.root / name,
+            folds=2,
         )
     folder = new_tree.kernel / "blended"
     folder.parent.mkdir(parents=True)
@@ -624,7 +696,10 @@ def test_a_real_blend_is_what_it_is_by_itself(arena, new_tree):
 
 def test_a_real_blend_knows_special_cases(write_csv, new_tree):
     kinds = [((["a"], ["b"]), 0), ((["a"], ["a"]), 2), (([""], ["b"]), 1), ((["a"], [" "]), 0)]
-    rows = [([f"prompt {i}"], *kinds[i % 4][0], (i // 4) % 3 if i % 4 == 0 else kinds[i % 4][1]) for i in range(120)]
+    rows = [
+        ([f"prompt {i}"], *kinds[i % 4][0], (i // 4) % 3 if i % 4 == 0 else kinds[i % 4][1])
+        for i in range(120)
+    ]
     train_csv = write_csv(rows)
     experiment.train(load_config("prior"), train_csv, new_tree.root / "one", folds=2)
     experiment.train(load_config("prior"), train_csv, new_tree.root / "two", folds=3)
@@ -635,7 +710,9 @@ def test_a_real_blend_knows_special_cases(write_csv, new_tree):
     write_csv(rows[:8], labels=False).replace(new_tree.test_csv)
     kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
     told = new_tree.submission()
-    assert told == pytest.approx(experiment.predict([blended], read_pairs(new_tree.test_csv))[0], abs=1e-6)
+    assert told == pytest.approx(
+        experiment.predict([blended], read_pairs(new_tree.test_csv))[0], abs=1e-6
+    )
     assert told.argmax(axis=1)[[1, 2, 3, 5, 6, 7]].tolist() == [2, 1, 0, 2, 1, 0]
 
 
@@ -653,12 +730,17 @@ def test_which_folders_are_artifacts(tmp_path):
     assert found in (["d/deep/er/other", "k/artifact"], ["again/artifact", "d/deep/er/other"])
 
 
-# ------------------------------------------------------------------------------------------------------------- run.toml
+# -------------------------------------------------------------------------------------------------
+# run.toml
 
 
 def test_a_run_survives_its_file():
     run = Run(
-        "tiny", ('model.backbone="x"', "seed=1", "ü=\\"), backbone="weights/deberta", folds=5, inference_seconds=9.5
+        "tiny",
+        ('model.backbone="x"', "seed=1", "ü=\\"),
+        backbone="weights/deberta",
+        folds=5,
+        inference_seconds=9.5,
     )
     assert Run.from_dict(tomllib.loads(run.to_toml())) == run
     assert Run.from_dict(tomllib.loads(Run("prior").to_toml())) == Run("prior")

@@ -1,4 +1,5 @@
-"""The training kernel's processes: their time, their number, and what an earlier version of the kernel left."""
+"""The training kernel's processes: their time, their number, and what an earlier version of the
+kernel left."""
 
 import os
 import re
@@ -133,16 +134,24 @@ def test_a_training_that_fails_says_why(tree, tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(RuntimeError, match=r"^InputError: .*taken: already exists"):
         launch.train(
-            load_config("prior"), tree / "input" / COMPETITION / "train.csv", tmp_path / "taken", None, SECONDS
+            load_config("prior"),
+            tree / "input" / COMPETITION / "train.csv",
+            tmp_path / "taken",
+            None,
+            SECONDS,
         )
 
 
-@pytest.mark.parametrize(("end", "code"), [("os._exit(3)", "3"), ("os.abort()", r"-6 \(SIGABRT.*\)")])
+@pytest.mark.parametrize(
+    ("end", "code"), [("os._exit(3)", "3"), ("os.abort()", r"-6 \(SIGABRT.*\)")]
+)
 def test_a_training_whose_artifact_is_there_has_succeeded(tree, at_exit, caplog, end, code):
     at_exit(end)
     assert train(tree, SPARSE)["finished"] is True
     assert Artifact.load(tree / "working" / "artifact").facts["members"] == ["fold-0", "fold-1"]
-    assert re.search(f"the training process ended with {code}, after the artifact was done", caplog.text)
+    assert re.search(
+        f"the training process ended with {code}, after the artifact was done", caplog.text
+    )
 
 
 def test_an_artifact_of_before_is_no_success(tree, tmp_path, at_exit):
@@ -161,7 +170,9 @@ def test_a_training_that_needs_a_gpu_stops_on_kaggle_without_one(tree, monkeypat
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
     run = {"preset": "deberta-v3-small", "backbone": "deberta"}
-    with pytest.raises(InputError, match=re.escape(f"preset deberta-v3-small: needs a GPU, and {reason}; choose")):
+    with pytest.raises(
+        InputError, match=re.escape(f"preset deberta-v3-small: needs a GPU, and {reason}; choose")
+    ):
         train(tree, run)
     monkeypatch.setenv(device.DRY_RUN, "1")
     with pytest.raises(
@@ -184,8 +195,12 @@ def test_a_training_that_needs_no_gpu_does_without(tree, monkeypatch):
 
 
 def test_gradient_descent_gets_its_share_of_the_time(tmp_path):
-    assert resolve(Run("tiny", folds=5, train_seconds=1000), tmp_path).training.seconds == pytest.approx(170)
-    assert resolve(Run("tiny", ("training.seeds=2",)), tmp_path).training.seconds == pytest.approx(0.85 * 11.5 * 1800)
+    assert resolve(
+        Run("tiny", folds=5, train_seconds=1000), tmp_path
+    ).training.seconds == pytest.approx(170)
+    assert resolve(Run("tiny", ("training.seeds=2",)), tmp_path).training.seconds == pytest.approx(
+        0.85 * 11.5 * 1800
+    )
     assert resolve(Run("tiny", ("training.seconds=60",)), tmp_path).training.seconds == 60
     assert resolve(Run("sparse", train_seconds=1000), tmp_path) == load_config("sparse")
 
@@ -205,7 +220,10 @@ def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path,
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # What is left to the interpreter's end may abort there.
-    at_exit(f"open({str(tmp_path)!r} + '/rank-' + os.environ.get('RANK', ''), 'w').write(str(distributed()))")
+    at_exit(
+        f"open({str(tmp_path)!r} + '/rank-' + os.environ.get('RANK', ''), "
+        "'w').write(str(distributed()))"
+    )
     train(tree, {"preset": "tiny", "overrides": ["training.epochs=1"]})
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
     artifact = Artifact.load(tree / "working" / "artifact")

@@ -1,4 +1,5 @@
-"""Two GPUs, played by two processes on the CPU: what they say is what one process says, whatever becomes of one of them."""
+"""Two GPUs, played by two processes on the CPU: what they say is what one process says, whatever
+becomes of one of them."""
 
 import multiprocessing
 import os
@@ -48,7 +49,9 @@ class Lopsided(Model):
             kill()
         if pairs["id"].isin(self.bad).any():
             raise ValueError("a bad row")
-        a, b = (pairs[f"response_{side}"].map(lambda turns: 1 + sum(map(len, turns))) for side in "ab")
+        a, b = (
+            pairs[f"response_{side}"].map(lambda turns: 1 + sum(map(len, turns))) for side in "ab"
+        )
         return np.stack([2 * a, b, a], axis=1) / (3 * a + b).to_numpy()[:, None]
 
 
@@ -72,9 +75,11 @@ def kill():
 
 @pytest.fixture
 def crew(arena, tmp_path, monkeypatch):
-    """Let the processes have a model of the test's; give the rows, what it says of them, and a function that shares them out.
+    """Let the processes have a model of the test's; give the rows, what it says of them, and a
+    function that shares them out.
 
-    They are forked: what the test puts in place of `load_model` is theirs, too, and they start in no time.
+    They are forked: what the test puts in place of `load_model` is theirs, too, and they start in
+    no time.
     """
     monkeypatch.setattr(predicting, "CONTEXT", multiprocessing.get_context("fork"))
     pairs = read_pairs(arena / "test.csv")
@@ -110,7 +115,8 @@ class Blind(Lopsided):
 
 
 def test_rows_without_probabilities_cost_themselves_alone(arena):
-    """More of them than failed calls are allowed: it is known which they are, and nothing is searched for."""
+    """More of them than failed calls are allowed: it is known which they are, and nothing is
+    searched for."""
     pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
     pairs["id"] = [str(number) for number in range(len(pairs))]
     model = Blind()
@@ -123,7 +129,9 @@ def test_rows_without_probabilities_cost_themselves_alone(arena):
         else:
             told[rows] = made
     np.testing.assert_allclose(told[1::2], Lopsided().predict_proba(pairs)[1::2])
-    assert sorted(failures) == [([row], "BadRowsError: not finite") for row in range(0, len(pairs), 2)]
+    assert sorted(failures) == [
+        ([row], "BadRowsError: not finite") for row in range(0, len(pairs), 2)
+    ]
     assert model.calls < 10
 
 
@@ -133,15 +141,21 @@ def test_rows_here_and_there_that_fail_do_not_add_up_to_a_model_that_does(arena,
     bad = pairs["id"][::30].tolist()
     monkeypatch.setattr(Lopsided, "bad", bad)
     done = list(predicting.outcomes(Lopsided(), pairs, Budget(np.inf)))
-    assert sorted(pairs["id"][rows[0]] for rows, made in done if isinstance(made, str)) == sorted(bad)
-    assert sum(len(rows) for rows, made in done if not isinstance(made, str)) == len(pairs) - len(bad)
+    assert sorted(pairs["id"][rows[0]] for rows, made in done if isinstance(made, str)) == sorted(
+        bad
+    )
+    assert sum(len(rows) for rows, made in done if not isinstance(made, str)) == len(pairs) - len(
+        bad
+    )
 
 
 def test_a_model_without_any_probability_is_given_up(arena):
     model = Blind()
     model.every = True
     pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
-    with pytest.raises(RuntimeError, match=f"given up after {predicting.MAX_FAILURES} failed calls in a row"):
+    with pytest.raises(
+        RuntimeError, match=f"given up after {predicting.MAX_FAILURES} failed calls in a row"
+    ):
         list(predicting.outcomes(model, pairs, Budget(np.inf)))
 
 
@@ -160,7 +174,9 @@ def test_the_rows_of_a_process_that_is_killed_are_dealt_anew(crew, tmp_path, cap
     np.testing.assert_allclose(told, expected)
     assert (failures, given_up) == ({}, {})
     dealt = len(pairs) // gpus
-    assert reason in [f"GPU {gpu}: its process ended with -9; {dealt} rows were dealt anew" for gpu in range(gpus)]
+    assert reason in [
+        f"GPU {gpu}: its process ended with -9; {dealt} rows were dealt anew" for gpu in range(gpus)
+    ]
     assert f"its process ended with -9; {dealt} rows are dealt anew" in caplog.text
 
 
@@ -169,7 +185,9 @@ def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path):
     told, failures, reason, given_up = run(lambda: KilledOnce(tmp_path / "killed", call=2))
     np.testing.assert_allclose(told, expected)
     assert (failures, given_up) == ({}, {})
-    assert reason.endswith("ended with -9; 8 rows were dealt anew")  # of 12, less a first block of 4
+    assert reason.endswith(
+        "ended with -9; 8 rows were dealt anew"
+    )  # of 12, less a first block of 4
 
 
 @pytest.mark.parametrize("poison", [[0], [23], [5, 6], [0, 7, 9, 23]])
@@ -186,7 +204,9 @@ def test_rows_that_end_every_process_cost_themselves_alone(crew, tmp_path, poiso
     assert np.isnan(told[left]).all()
     np.testing.assert_allclose(told[~left], expected[~left])
     assert sorted(failures) == poison
-    assert all(why.endswith("its process ended with -9 with this row alone") for why in failures.values())
+    assert all(
+        why.endswith("its process ended with -9 with this row alone") for why in failures.values()
+    )
     assert "ended with -9" in reason
     assert given_up == {}
     # Two processes end on a block before it is halved, and it is halved down to the row.
@@ -228,7 +248,8 @@ def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
 
 
 def test_processes_that_end_while_they_load(crew, tmp_path):
-    """Two of them, or the memory for two at once: the second try is alone. A GPU on which none gets further is left out."""
+    """Two of them, or the memory for two at once: the second try is alone. A GPU on which none gets
+    further is left out."""
     _, expected, run = crew
     once = tmp_path / "once"
 
@@ -259,11 +280,15 @@ def test_one_gpu_that_cannot_load_leaves_its_rows_to_the_other(crew):
 
     told, failures, reason, _ = run(load)
     np.testing.assert_allclose(told, expected)
-    assert (failures, reason) == ({}, "GPU 1: MemoryError: taken by somebody else; 12 rows were dealt anew")
+    assert (failures, reason) == (
+        {},
+        "GPU 1: MemoryError: taken by somebody else; 12 rows were dealt anew",
+    )
 
 
 def test_a_gpu_that_broke_in_a_process_works_in_the_next(crew, tmp_path):
-    """After a device-side assert, say, every call of the process fails: its rows are not at fault one by one."""
+    """After a device-side assert, say, every call of the process fails: its rows are not at fault
+    one by one."""
     pairs, expected, run = crew
 
     def load():
@@ -356,7 +381,11 @@ def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
     expected = artifact.predict_proba(read_pairs(arena / "test.csv"))
     monkeypatch.setattr(launch, "gpus", lambda: 2)
     shared = []
-    monkeypatch.setattr(kernels, "shared_out", lambda *order: shared.append(order[3]) or predicting.shared_out(*order))
+    monkeypatch.setattr(
+        kernels,
+        "shared_out",
+        lambda *order: shared.append(order[3]) or predicting.shared_out(*order),
+    )
     kernels.infer(tmp_path / "input", tmp_path, arena / "test.csv", (0.4, 0.3, 0.3), 600)
     made = pd.read_csv(tmp_path / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
     np.testing.assert_allclose(made, expected, atol=1e-6)
@@ -367,5 +396,7 @@ def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
 
 
 def test_a_model_that_cannot_be_loaded(arena, tmp_path):
-    with pytest.raises(RuntimeError, match=r"GPU \d: InputError.*config.json.*; GPU \d: InputError"):
+    with pytest.raises(
+        RuntimeError, match=r"GPU \d: InputError.*config.json.*; GPU \d: InputError"
+    ):
         list(predicting.shared_out(tmp_path, read_pairs(arena / "test.csv"), Budget(600), 2))

@@ -1,4 +1,5 @@
-"""From a bundle to a score: our commands and the real client against the loopback service, which may misbehave."""
+"""From a bundle to a score: our commands and the real client against the loopback service, which
+may misbehave."""
 
 import importlib.util
 import json
@@ -13,7 +14,12 @@ import pytest
 
 from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
-from humanpref.kaggle.bundle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, read_metadata
+from humanpref.kaggle.bundle.metadata import (
+    COMPETITION,
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    read_metadata,
+)
 
 from ..commands import Commands
 from ..loopback import KEY, USER, Reply, Service, garbled, half_an_upload, lost, refusal, slow
@@ -41,12 +47,17 @@ def commands(tmp_path_factory):
 @pytest.fixture
 def service():
     with Service(competitions=(COMPETITION,)) as service:
-        service.outputs = {"submission.csv": b"id\n1\n", "logs/infer.log": b"fine\n", "status.json": left_whole}
+        service.outputs = {
+            "submission.csv": b"id\n1\n",
+            "logs/infer.log": b"fine\n",
+            "status.json": left_whole,
+        }
         yield service
 
 
 def left_whole(code, **values):
-    """The status.json of a run in which nothing went wrong: the dataset was the one that the code insists on."""
+    """The status.json of a run in which nothing went wrong: the dataset was the one that the code
+    insists on."""
     return json.dumps({"manifest": inside(code), "degraded": [], **values}).encode()
 
 
@@ -84,13 +95,15 @@ TRICKLE = slow(0.1)
 
 
 def needs_setuptools() -> None:
-    """Skip without setuptools; not by importing it, which it forbids where another module has imported distutils."""
+    """Skip without setuptools; not by importing it, which it forbids where another module has
+    imported distutils."""
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("needs setuptools")
 
 
 def stage(bundle, content=b"stands for a wheel", preset="tiny"):
-    """A bundle as `humanpref kaggle bundle` lays it out, with stand-ins for the large files; no preset: nothing is trained."""
+    """A bundle as `humanpref kaggle bundle` lays it out, with stand-ins for the large files; no
+    preset: nothing is trained."""
     dataset = bundle / "dataset"
     (dataset / "artifacts" / "one").mkdir(parents=True, exist_ok=True)
     (dataset / "humanpref-0-py3-none-any.whl").write_bytes(content)
@@ -98,14 +111,18 @@ def stage(bundle, content=b"stands for a wheel", preset="tiny"):
     (dataset / "artifacts" / "one" / "metrics.json").write_text("{}")
     names = ("artifacts/one/metrics.json", "humanpref-0-py3-none-any.whl", "run.toml")
     files = [
-        {"name": name, "bytes": (dataset / name).stat().st_size, "sha256": sha256(dataset / name)} for name in names
+        {"name": name, "bytes": (dataset / name).stat().st_size, "sha256": sha256(dataset / name)}
+        for name in names
     ]
     write_json(dataset / MARKER, {"format": 1, "version": "0", "files": files})
     write_json(dataset / DATASET_METADATA, read_metadata(ROOT / DATASET_METADATA))
     lines = ("import os\n", 'MANIFEST = ""\n', "print(os)")
     notebook = {"cells": [cell(*lines)], "metadata": {"kernelspec": {"name": "python3"}}}
     code = {"train": 'MANIFEST = ""\nprint("trained")\n', "infer": json.dumps(notebook)}
-    for name, path in (("train", ROOT / "kernel" / "train" / KERNEL_METADATA), ("infer", ROOT / KERNEL_METADATA)):
+    for name, path in (
+        ("train", ROOT / "kernel" / "train" / KERNEL_METADATA),
+        ("infer", ROOT / KERNEL_METADATA),
+    ):
         metadata = read_metadata(path)
         if not preset:
             metadata["kernel_sources"] = []
@@ -118,7 +135,13 @@ def stage(bundle, content=b"stands for a wheel", preset="tiny"):
 
 
 def cell(*lines):
-    return {"cell_type": "code", "source": list(lines), "metadata": {}, "outputs": [], "execution_count": None}
+    return {
+        "cell_type": "code",
+        "source": list(lines),
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }
 
 
 def change(path, **values):
@@ -136,12 +159,21 @@ def test_from_a_bundle_to_a_score(run, service, folder):
     service.processing = 3
     pushed = run(*PUSH)
     assert pushed.code == 0, pushed.err
-    assert pushed.out.splitlines() == [f"{name}: version 1, done" for name in (WHEELS, TRAIN, INFER)]
-    assert set(service.datasets[WHEELS]) == {MARKER, "humanpref-0-py3-none-any.whl", "run.toml", "artifacts.zip"}
+    assert pushed.out.splitlines() == [
+        f"{name}: version 1, done" for name in (WHEELS, TRAIN, INFER)
+    ]
+    assert set(service.datasets[WHEELS]) == {
+        MARKER,
+        "humanpref-0-py3-none-any.whl",
+        "run.toml",
+        "artifacts.zip",
+    }
     assert service.kernels[TRAIN][0]["datasetDataSources"] == [WHEELS]
     # The inference kernel mounts the training kernel's output, so that has to be there first.
     calls = [request.call for request in service.requests]
-    statuses = [i for i, call in enumerate(calls) if call == "KernelsApiService/GetKernelSessionStatus"]
+    statuses = [
+        i for i, call in enumerate(calls) if call == "KernelsApiService/GetKernelSessionStatus"
+    ]
     first, second = (i for i, call in enumerate(calls) if call == SAVE_KERNEL)
     assert len([i for i in statuses if first < i < second]) == 3
 
@@ -152,10 +184,9 @@ def test_from_a_bundle_to_a_score(run, service, folder):
     ]
     fetched = run("output")
     assert fetched.code == 0, fetched.err
-    assert {path.relative_to(folder / "output").as_posix() for path in (folder / "output").rglob("*.*")} == {
-        *service.outputs,
-        "humanpref-infer.log",
-    }
+    assert {
+        path.relative_to(folder / "output").as_posix() for path in (folder / "output").rglob("*.*")
+    } == {*service.outputs, "humanpref-infer.log"}
     assert (folder / "output" / "logs" / "infer.log").read_bytes() == b"fine\n"
 
     scored = run("submit", "--message", "a first try")
@@ -166,7 +197,11 @@ def test_from_a_bundle_to_a_score(run, service, folder):
     assert submission["description"].endswith("] a first try")
 
     said = run("status").out.splitlines()
-    assert said[:3] == [f"{WHEELS} version 1: READY", f"{TRAIN} version 1: COMPLETE", f"{INFER} version 1: COMPLETE"]
+    assert said[:3] == [
+        f"{WHEELS} version 1: READY",
+        f"{TRAIN} version 1: COMPLETE",
+        f"{INFER} version 1: COMPLETE",
+    ]
     assert said[3].startswith("submission 1001: COMPLETE 1.01234, [some-user/humanpref-infer v1 ")
     assert said[4:] == ["submissions left today: 4", "GPU this week: 2.5 of 30.0 hours used"]
 
@@ -182,13 +217,15 @@ def test_what_changed_is_pushed_again_and_what_mounts_it(run, service, folder):
     service.processing = 3
     stage(folder / "bundle", b"another wheel")
     assert run(*PUSH).code == 0
-    assert [len(service.versions[WHEELS]), len(service.kernels[TRAIN]), len(service.kernels[INFER])] == [2, 2, 2]
+    assert [
+        len(service.versions[WHEELS]),
+        len(service.kernels[TRAIN]),
+        len(service.kernels[INFER]),
+    ] == [2, 2, 2]
     assert service.datasets[WHEELS]["humanpref-0-py3-none-any.whl"] == b"another wheel"
-    assert {name: entry["version"] for name, entry in records(folder).items() if name != "format"} == {
-        "dataset": 2,
-        "train": 2,
-        "infer": 2,
-    }
+    assert {
+        name: entry["version"] for name, entry in records(folder).items() if name != "format"
+    } == {"dataset": 2, "train": 2, "infer": 2}
 
 
 def test_a_dataset_that_is_there_already_is_not_uploaded(run, service, folder):
@@ -231,7 +268,10 @@ def test_data_before_the_rules_are_accepted(run, service, folder):
     refused = run("data")
     assert refused.code == 2
     (line,) = refused.err.splitlines()
-    assert f"accept its rules, signed in as {USER}, at https://www.kaggle.com/competitions/{COMPETITION}/rules" in line
+    assert (
+        f"accept its rules, signed in as {USER}, at "
+        f"https://www.kaggle.com/competitions/{COMPETITION}/rules" in line
+    )
     assert not (folder / "data").exists()
 
 
@@ -312,12 +352,22 @@ def test_a_fault_that_passes_costs_nothing(run, service, call, faults):
 def assert_once(service):
     """All was sent, whole, and nothing twice."""
     assert_sent(service, submissions=1)
-    assert set(service.datasets[WHEELS]) == {MARKER, "humanpref-0-py3-none-any.whl", "run.toml", "artifacts.zip"}
+    assert set(service.datasets[WHEELS]) == {
+        MARKER,
+        "humanpref-0-py3-none-any.whl",
+        "run.toml",
+        "artifacts.zip",
+    }
     assert service.datasets[WHEELS]["humanpref-0-py3-none-any.whl"] == b"stands for a wheel"
 
 
 def assert_sent(service, submissions):
-    sent = [service.versions[WHEELS], service.kernels[TRAIN], service.kernels[INFER], service.submissions]
+    sent = [
+        service.versions[WHEELS],
+        service.kernels[TRAIN],
+        service.kernels[INFER],
+        service.submissions,
+    ]
     assert [len(each) for each in sent] == [1, 1, 1, submissions]
 
 
@@ -337,7 +387,11 @@ def failed_if_there(request, usual):
         (STATUS, None, "no answer from Kaggle"),
         (STATUS, TRICKLE, "no answer from Kaggle"),
         (STATUS, failed_if_there, "could not make the dataset"),
-        ("BlobApiService/StartBlobUpload", refusal(403, "Upload quota exceeded"), "Upload quota exceeded"),
+        (
+            "BlobApiService/StartBlobUpload",
+            refusal(403, "Upload quota exceeded"),
+            "Upload quota exceeded",
+        ),
         ("PUT /upload/token-*", Reply(status=400), "0 of 4 files could be uploaded"),
         (CREATE, Reply({"status": "error", "error": "The title is in use"}), "The title is in use"),
         (CREATE, refusal(400, "Invalid license"), "Invalid license"),
@@ -345,14 +399,38 @@ def failed_if_there(request, usual):
         (CREATE, None, "no answer from Kaggle"),
         (DOWNLOAD, refusal(404, "Not found"), "with another manifest than the one pushed"),
         (SAVE_KERNEL, Reply({"error": "This kernel is locked"}), "This kernel is locked"),
-        (SAVE_KERNEL, Reply({"error": {"message": "This kernel is locked"}}), "This kernel is locked"),
-        (SAVE_KERNEL, Reply({"error": {"code": 400, "message": "No quota"}}, status=400), "No quota (HTTP 400)"),
-        (SAVE_KERNEL, Reply({"code": "INVALID_ARGUMENT", "message": "No quota"}, status=400), "No quota (HTTP 400)"),
-        (STATUS, Reply({"error": {"code": 401, "message": "Who?"}}, status=401), "does not know these credentials"),
-        (SAVE_KERNEL, Reply({"ref": f"/code/{USER}/another", "versionNumber": 1}), "made another kernel"),
+        (
+            SAVE_KERNEL,
+            Reply({"error": {"message": "This kernel is locked"}}),
+            "This kernel is locked",
+        ),
+        (
+            SAVE_KERNEL,
+            Reply({"error": {"code": 400, "message": "No quota"}}, status=400),
+            "No quota (HTTP 400)",
+        ),
+        (
+            SAVE_KERNEL,
+            Reply({"code": "INVALID_ARGUMENT", "message": "No quota"}, status=400),
+            "No quota (HTTP 400)",
+        ),
+        (
+            STATUS,
+            Reply({"error": {"code": 401, "message": "Who?"}}, status=401),
+            "does not know these credentials",
+        ),
+        (
+            SAVE_KERNEL,
+            Reply({"ref": f"/code/{USER}/another", "versionNumber": 1}),
+            "made another kernel",
+        ),
         (SAVE_KERNEL, refusal(403, "Phone verification required"), "Phone verification required"),
         (SAVE_KERNEL, refusal(429, "Too many requests"), "Too many requests"),
-        (RUN_STATUS, Reply({"status": "CANCEL_ACKNOWLEDGED"}), "the run ended with CANCEL_ACKNOWLEDGED"),
+        (
+            RUN_STATUS,
+            Reply({"status": "CANCEL_ACKNOWLEDGED"}),
+            "the run ended with CANCEL_ACKNOWLEDGED",
+        ),
     ],
 )
 def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, call, fault, words):
@@ -417,7 +495,12 @@ def test_a_submission_that_fails_can_be_sent_again(run, service):
 def test_submissions_of_others_are_no_obstacle(run, service):
     assert run(*PUSH).code == 0
     service.submissions += [
-        {"ref": n, "description": f"[{INFER} v2 00000000] by hand", "fileName": "x", "states": ["ERROR"]}
+        {
+            "ref": n,
+            "description": f"[{INFER} v2 00000000] by hand",
+            "fileName": "x",
+            "states": ["ERROR"],
+        }
         for n in range(5)
     ]
     assert run("submit", "--message", "m").out == "submission 1006: public score 1.01234\n"
@@ -434,11 +517,19 @@ def test_no_submission_left(run, service):
 
 def test_the_daily_allowance_in_a_nested_body(run, service):
     assert run(*PUSH).code == 0
-    said = {"error": {"code": 400, "message": "Your team has used its daily allowance", "status": "INVALID_ARGUMENT"}}
+    said = {
+        "error": {
+            "code": 400,
+            "message": "Your team has used its daily allowance",
+            "status": "INVALID_ARGUMENT",
+        }
+    }
     service.queue(SUBMIT, Reply(said, status=400))
     failed = run("submit", "--message", "m")
     assert failed.code == 2
-    assert failed.err.splitlines()[-1].endswith(f"{INFER} version 1: Your team has used its daily allowance (HTTP 400)")
+    assert failed.err.splitlines()[-1].endswith(
+        f"{INFER} version 1: Your team has used its daily allowance (HTTP 400)"
+    )
     assert not service.submissions
     # It was said, so nothing has to be looked for the next time.
     assert run("submit", "--message", "m").code == 0
@@ -454,12 +545,18 @@ def test_the_daily_allowance_in_a_nested_body(run, service):
         (lambda code: b"{}", "its status.json does not say whether it is whole"),
         (lambda code: b"[]", "its status.json does not say whether it is whole"),
         (lambda code: b"\xff", "its status.json does not say whether it is whole"),
-        (lambda code: left_whole(code, manifest=""), "it ran on another dataset (none) than the one pushed (manifest "),
+        (
+            lambda code: left_whole(code, manifest=""),
+            "it ran on another dataset (none) than the one pushed (manifest ",
+        ),
         (
             lambda code: left_whole(code, manifest="0" * 64),
             "it ran on another dataset (manifest 00000000) than the one",
         ),
-        (lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]), "have the prior; no GPU"),
+        (
+            lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]),
+            "have the prior; no GPU",
+        ),
     ],
 )
 def test_a_result_that_is_not_whole(run, service, folder, left, words):
@@ -484,7 +581,9 @@ def test_a_result_that_is_not_whole(run, service, folder, left, words):
 
 
 @pytest.mark.parametrize("untold", [False, True])
-def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_not(run, service, folder, untold):
+def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_not(
+    run, service, folder, untold
+):
     service.untold = untold
     assert run(*PUSH).code == 0
     assert run("submit", "--message", "m").out == "submission 1001: public score 1.01234\n"
@@ -492,19 +591,33 @@ def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_no
     pushed = run(*PUSH)
     assert pushed.code == 0, pushed.err
     assert run("submit", "--message", "m").out == "submission 1002: public score 1.01234\n"
-    assert [len(service.versions[WHEELS]), len(service.kernels[TRAIN]), len(service.kernels[INFER])] == [2, 2, 2]
+    assert [
+        len(service.versions[WHEELS]),
+        len(service.kernels[TRAIN]),
+        len(service.kernels[INFER]),
+    ] == [2, 2, 2]
     manifest = sha256(folder / "bundle" / "dataset" / MARKER)
     for name in (TRAIN, INFER):
-        assert inside(service.kernels[name][1]["text"]) == manifest != inside(service.kernels[name][0]["text"])
+        assert (
+            inside(service.kernels[name][1]["text"])
+            == manifest
+            != inside(service.kernels[name][0]["text"])
+        )
     assert {
-        entry.get("manifest") for name, entry in records(folder).items() if name in ("dataset", "train", "infer")
+        entry.get("manifest")
+        for name, entry in records(folder).items()
+        if name in ("dataset", "train", "infer")
     } == {manifest}
     assert run(*PUSH).code == 0
     assert len(service.kernels[TRAIN]) == 2
 
 
-@pytest.mark.parametrize("call", ["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD])
-@pytest.mark.parametrize("reply", [refusal(403, "Permission was denied"), refusal(404, "Not found")])
+@pytest.mark.parametrize(
+    "call", ["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD]
+)
+@pytest.mark.parametrize(
+    "reply", [refusal(403, "Permission was denied"), refusal(404, "Not found")]
+)
 def test_what_was_pushed_is_not_pushed_again_for_one_refusal(run, service, call, reply):
     assert run(*PUSH).code == 0
     service.queue(call, reply)
@@ -550,7 +663,10 @@ def test_a_bundle_without_training(run, service, folder):
     assert "kernelDataSources" not in service.kernels[INFER][1]
     # The training kernel of the bundle before is nobody's business any more.
     service.kernels[TRAIN].append(service.kernels[TRAIN][0])
-    assert run("wait").out.splitlines() == [f"{WHEELS} version 2: ready", f"{INFER} version 2: COMPLETE"]
+    assert run("wait").out.splitlines() == [
+        f"{WHEELS} version 2: ready",
+        f"{INFER} version 2: COMPLETE",
+    ]
     assert "has no train kernel" in run(*PUSH, "--train").err
     assert run("submit", "--message", "m").code == 0
 
@@ -566,7 +682,17 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil", "/tmp/evil", "a/../../evil", "C:\\evil", "a\\..\\evil", "", "submission.csv/x", "x" * 300]
+    "name",
+    [
+        "../evil",
+        "/tmp/evil",
+        "a/../../evil",
+        "C:\\evil",
+        "a\\..\\evil",
+        "",
+        "submission.csv/x",
+        "x" * 300,
+    ],
 )
 def test_output_stays_in_its_folder(run, service, folder, name):
     assert run(*PUSH).code == 0
@@ -584,8 +710,14 @@ def test_output_stays_in_its_folder(run, service, folder, name):
             lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
             "not the file that the manifest",
         ),
-        (lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(), "but not there"),
-        (lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"), "notes.txt: not in the manifest"),
+        (
+            lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(),
+            "but not there",
+        ),
+        (
+            lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"),
+            "notes.txt: not in the manifest",
+        ),
         (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
         (lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY), "not valid JSON"),
         (
@@ -608,7 +740,10 @@ def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, 
 
 @pytest.mark.parametrize(
     ("reply", "words"),
-    [(None, "no answer from Kaggle"), (refusal(401, "Unauthenticated"), "does not know these credentials")],
+    [
+        (None, "no answer from Kaggle"),
+        (refusal(401, "Unauthenticated"), "does not know these credentials"),
+    ],
 )
 @pytest.mark.parametrize("call", ["CompetitionApiService/GetSubmissionLimits", RUN_STATUS])
 def test_a_status_that_cannot_be_told(run, service, call, reply, words):
@@ -620,7 +755,9 @@ def test_a_status_that_cannot_be_told(run, service, call, reply, words):
 
 
 def test_another_user_and_other_mistakes(run, service, folder):
-    assert f"the Kaggle credentials here are those of {USER}" in run("push", "--user", "somebody").err
+    assert (
+        f"the Kaggle credentials here are those of {USER}" in run("push", "--user", "somebody").err
+    )
     assert "nothing was pushed from here" in run("wait").err
     assert "there is none: humanpref kaggle push --infer" in run("output").err
     assert "--message: expected some words" in run("submit", "--message", " ").err
@@ -703,7 +840,9 @@ def test_killed_and_given_again(run, commands, service, folder, call, count, don
         assert finished.code == 0, finished.err
     assert codes.count(-signal.SIGKILL) == 1
     assert_once(service)
-    assert {entry["state"] for name, entry in records(folder).items() if name != "format"} == {"done"}
+    assert {entry["state"] for name, entry in records(folder).items() if name != "format"} == {
+        "done"
+    }
 
 
 def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
@@ -719,20 +858,28 @@ def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
 
 
 def test_training_goes_on_from_an_earlier_version(run, commands, service, folder):
-    """As the documentation has it: the kernel mounts a version of itself. Killed on the way, it is not pushed twice."""
+    """As the documentation has it: the kernel mounts a version of itself. Killed on the way, it is
+    not pushed twice."""
     assert run(*PUSH).code == 0
-    change(folder / "bundle" / "train" / KERNEL_METADATA, kernel_sources=["INSERT_USERNAME/humanpref-train/1"])
+    change(
+        folder / "bundle" / "train" / KERNEL_METADATA,
+        kernel_sources=["INSERT_USERNAME/humanpref-train/1"],
+    )
     kill_at(service, commands, SAVE_KERNEL, done=True)
     assert run(*PUSH).code == -signal.SIGKILL
     for _ in range(2):
         again = run(*PUSH)
         assert again.code == 0, again.err
-    assert [body.get("kernelDataSources", []) for body in service.kernels[TRAIN]] == [[], [f"{TRAIN}/1"]]
+    assert [body.get("kernelDataSources", []) for body in service.kernels[TRAIN]] == [
+        [],
+        [f"{TRAIN}/1"],
+    ]
     assert len(service.kernels[INFER]) == 2
 
 
 def test_a_new_version_and_killed(run, commands, service, folder):
-    """The old version can be read, and is ready, while the new one is made: only its number tells."""
+    """The old version can be read, and is ready, while the new one is made: only its number
+    tells."""
     assert run(*PUSH, "--dataset").code == 0
     stage(folder / "bundle", b"another wheel")
     service.processing = 9
@@ -747,7 +894,8 @@ def test_a_new_version_and_killed(run, commands, service, folder):
 
 
 def test_the_commands_in_the_documentation(commands, service, tmp_path):
-    """All of them, in order, as they stand there, with real files in place of stand-ins; what needs the network is looked up."""
+    """All of them, in order, as they stand there, with real files in place of stand-ins; what needs
+    the network is looked up."""
     needs_setuptools()
     write_arena(tmp_path / "arena", rows=60, seed=5)
     service.data = {
@@ -756,13 +904,19 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
         if path.name in ("train.csv", "test.csv", "sample_submission.csv")
     }
     text = (ROOT / "docs" / "kaggle.md").read_text(encoding="utf-8")
-    lines = [shlex.split(line, comments=True) for line in text.split("```")[1].replace("\\\n", " ").splitlines()]
+    lines = [
+        shlex.split(line, comments=True)
+        for line in text.split("```")[1].replace("\\\n", " ").splitlines()
+    ]
     lines = [line for line in lines if line]
     clone, make, activate, *rest = lines
     assert clone[:2] == ["git", "clone"]
     makefile = (ROOT / "Makefile").read_text().splitlines()
     assert all(any(line.startswith(f"{target}:") for line in makefile) for target in make[1:])
-    assert activate == [".", f"{next(line for line in makefile if line.startswith('VENV')).split()[-1]}/bin/activate"]
+    assert activate == [
+        ".",
+        f"{next(line for line in makefile if line.startswith('VENV')).split()[-1]}/bin/activate",
+    ]
     assert len(lines) < 12
     for line in rest:
         words = [USER if word == "YOUR_NAME" else word for word in line]
@@ -786,7 +940,9 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
     assert "public score 1.01234" in finished.out
 
 
-def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(commands, service, tmp_path, sentence_encoder):
+def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(
+    commands, service, tmp_path, sentence_encoder
+):
     needs_setuptools()
     shutil.copytree(sentence_encoder, tmp_path / "backbone")
     weights = f"{USER}/weights-backbone"

@@ -1,4 +1,5 @@
-"""Every way of signing in that the client has, and what is said where it does not work; each in a process of its own."""
+"""Every way of signing in that the client has, and what is said where it does not work; each in a
+process of its own."""
 
 import importlib.util
 import json
@@ -9,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ..loopback import CLIENT_TIMEOUT, KEY, REFRESH_TOKEN, TOKEN, USER, Reply, Service, client_environment
+from ..loopback import (
+    CLIENT_TIMEOUT,
+    KEY,
+    REFRESH_TOKEN,
+    TOKEN,
+    USER,
+    Reply,
+    Service,
+    client_environment,
+)
 
 SOURCES = Path(__file__).parents[3] / "src"
 VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_CONFIG_DIR")
@@ -19,7 +29,9 @@ pytestmark = pytest.mark.skipif(
     reason="needs the Kaggle client: pip install 'humanpref[kaggle]'",
 )
 
-KEY_FILE, TOKEN_FILE, LOGIN_FILE = (f".kaggle/{name}" for name in ("kaggle.json", "access_token", "credentials.json"))
+KEY_FILE, TOKEN_FILE, LOGIN_FILE = (
+    f".kaggle/{name}" for name in ("kaggle.json", "access_token", "credentials.json")
+)
 SETTINGS = "https://www.kaggle.com/settings"
 
 
@@ -30,7 +42,8 @@ def service():
 
 
 def status(service, home, files=(), **variables):
-    """Run `humanpref kaggle status` with nothing but these files in the home folder and these variables; no secret shows."""
+    """Run `humanpref kaggle status` with nothing but these files in the home folder and these
+    variables; no secret shows."""
     environment = client_environment(service, home) | {"PYTHONPATH": str(SOURCES), **variables}
     for name in VARIABLES:
         if name not in variables:
@@ -77,20 +90,49 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
 @pytest.mark.parametrize(
     ("files", "variables", "words"),
     [
-        ({}, {}, f"no Kaggle credentials: kaggle auth login, or make a token at {SETTINGS} and put it into"),
+        (
+            {},
+            {},
+            f"no Kaggle credentials: kaggle auth login, or make a token at {SETTINGS} and put it "
+            "into",
+        ),
         ({}, {"KAGGLE_USERNAME": USER}, "KAGGLE_USERNAME is set, and KAGGLE_KEY is not"),
-        ({}, {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "wrong-secret"}, "(KAGGLE_USERNAME and KAGGLE_KEY)"),
-        ({KEY_FILE: {"username": USER, "key": "wrong-secret"}}, {}, "these credentials ({home}/.kaggle/kaggle.json)"),
+        (
+            {},
+            {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "wrong-secret"},
+            "(KAGGLE_USERNAME and KAGGLE_KEY)",
+        ),
+        (
+            {KEY_FILE: {"username": USER, "key": "wrong-secret"}},
+            {},
+            "these credentials ({home}/.kaggle/kaggle.json)",
+        ),
         ({KEY_FILE: "{"}, {}, "{home}/.kaggle/kaggle.json: cannot be read (not valid JSON"),
-        ({KEY_FILE: []}, {}, "{home}/.kaggle/kaggle.json: expected a JSON object with username and key"),
-        ({KEY_FILE: [1]}, {}, "{home}/.kaggle/kaggle.json: expected a JSON object with username and key"),
+        (
+            {KEY_FILE: []},
+            {},
+            "{home}/.kaggle/kaggle.json: expected a JSON object with username and key",
+        ),
+        (
+            {KEY_FILE: [1]},
+            {},
+            "{home}/.kaggle/kaggle.json: expected a JSON object with username and key",
+        ),
         (
             {KEY_FILE: {"username": USER}},
             {},
             "{home}/.kaggle/kaggle.json: expected a JSON object with username and key",
         ),
-        ({}, {"KAGGLE_API_TOKEN": "wrong-secret"}, "KAGGLE_API_TOKEN: Kaggle does not know this access token"),
-        ({TOKEN_FILE: "wrong-secret"}, {}, "~/.kaggle/access_token: Kaggle does not know this access token"),
+        (
+            {},
+            {"KAGGLE_API_TOKEN": "wrong-secret"},
+            "KAGGLE_API_TOKEN: Kaggle does not know this access token",
+        ),
+        (
+            {TOKEN_FILE: "wrong-secret"},
+            {},
+            "~/.kaggle/access_token: Kaggle does not know this access token",
+        ),
         # The client signs in with the key, and then sends the token.
         (
             {TOKEN_FILE: "wrong-secret", KEY_FILE: {"username": USER, "key": KEY}},
@@ -114,7 +156,10 @@ def test_not_signed_in(service, tmp_path, files, variables, words):
         (None, "cannot reach Kaggle to sign in with KAGGLE_API_TOKEN ("),
         (Reply(b"<html>"), "cannot reach Kaggle to sign in with KAGGLE_API_TOKEN ("),
         (Reply(status=503), "cannot sign in to Kaggle with KAGGLE_API_TOKEN: HTTP 503"),
-        (Reply({"code": 401, "message": "wrong-secret"}, 401), "KAGGLE_API_TOKEN: Kaggle does not know this access"),
+        (
+            Reply({"code": 401, "message": "wrong-secret"}, 401),
+            "KAGGLE_API_TOKEN: Kaggle does not know this access",
+        ),
     ],
 )
 def test_kaggle_cannot_be_asked(service, tmp_path, reply, words):
@@ -129,7 +174,9 @@ def test_an_old_client(service, tmp_path):
     """Its import ends the process, so it is not imported."""
     old = tmp_path / "old"
     (old / "kaggle-1.6.17.dist-info").mkdir(parents=True)
-    (old / "kaggle-1.6.17.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: kaggle\nVersion: 1.6.17\n")
+    (old / "kaggle-1.6.17.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: kaggle\nVersion: 1.6.17\n"
+    )
     (old / "kaggle.py").write_text("raise SystemExit(1)\n")
     done = status(service, tmp_path, PYTHONPATH=os.pathsep.join([str(old), str(SOURCES)]))
     assert done.returncode == 2

@@ -2,7 +2,13 @@
 
 import pytest
 
-from humanpref.kaggle.service.client import TRIES, BusyError, RefusedError, ServiceError, UncertainError
+from humanpref.kaggle.service.client import (
+    TRIES,
+    BusyError,
+    RefusedError,
+    ServiceError,
+    UncertainError,
+)
 from humanpref.kaggle.service.records import Records
 from humanpref.kaggle.service.waiting import LONGEST_PAUSE, SETTLING_PAUSES, poll, send_once
 from humanpref.schema import InputError
@@ -36,13 +42,17 @@ def test_poll_asks_after_ever_longer_pauses(caplog):
 
 def test_poll_gives_up():
     clock = Clock()
-    with pytest.raises(ServiceError, match=r"a run: still RUNNING after 2\.0 hours; the same command goes on waiting"):
+    with pytest.raises(
+        ServiceError,
+        match=r"a run: still RUNNING after 2\.0 hours; the same command goes on waiting",
+    ):
         poll(lambda: (None, "RUNNING"), "a run", 7_200, sleep=clock.sleep, clock=clock)
     assert clock() == 7_200
 
 
 class Remote:
-    """Something to send, whose calls end as `ends` says; `arrives` are the numbers of the calls that arrive all the same."""
+    """Something to send, whose calls end as `ends` says; `arrives` are the numbers of the calls
+    that arrive all the same."""
 
     def __init__(self, *ends, arrives=(), pending=False):
         self.ends, self.arrives = list(ends), arrives
@@ -59,7 +69,12 @@ class Remote:
         raise end
 
     def once(self, clock):
-        return send_once(self.send, lambda: self.written, lambda: "found" if self.there else None, sleep=clock.sleep)
+        return send_once(
+            self.send,
+            lambda: self.written,
+            lambda: "found" if self.there else None,
+            sleep=clock.sleep,
+        )
 
 
 @pytest.mark.parametrize(
@@ -108,7 +123,12 @@ def test_records(tmp_path):
     records = Records(tmp_path)
     assert records["train"] == {}
     records.sending("train", ref="me/a-kernel", digest="1", base=3)
-    assert Records(tmp_path)["train"] == {"ref": "me/a-kernel", "digest": "1", "base": 3, "state": "sending"}
+    assert Records(tmp_path)["train"] == {
+        "ref": "me/a-kernel",
+        "digest": "1",
+        "base": 3,
+        "state": "sending",
+    }
     with pytest.raises(InputError, match="the last one was sending: humanpref kaggle push --train"):
         Records(tmp_path).require("train", "push --train")
     records.became("train", "done", version=4)
@@ -116,7 +136,8 @@ def test_records(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "train": {}}', '{"format": 1, "train": 1}']
+    "content",
+    ["", "[]", "{}", '{"format": 2}', '{"format": 1, "train": {}}', '{"format": 1, "train": 1}'],
 )
 def test_records_of_another_kind(tmp_path, content):
     (tmp_path / ".humanpref").mkdir()

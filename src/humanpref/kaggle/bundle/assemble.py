@@ -3,12 +3,14 @@
 ::
 
     BUNDLE/
-      dataset/          the wheel dataset: wheels, run.toml, artifacts, NLTK data, manifest, dataset-metadata.json
-      train/, infer/    the kernels: kernel-metadata.json and the code; train/ only where something is trained
+      dataset/          the wheel dataset: wheels, run.toml, artifacts, NLTK data, manifest,
+                        dataset-metadata.json
+      train/, infer/    the kernels: kernel-metadata.json and the code; train/ only where something
+                        is trained
       weights-NAME/     a backbone's weights, a dataset of its own (`humanpref kaggle weights`)
 
-Everything says `INSERT_USERNAME` where the owner belongs; whoever pushes fills it in on the way. The same checkout, artifacts
-and options give the same bytes.
+Everything says `INSERT_USERNAME` where the owner belongs; whoever pushes fills it in on the way.
+The same checkout, artifacts and options give the same bytes.
 """
 
 import importlib.util
@@ -68,7 +70,8 @@ def bundle(
     artifacts : sequence of Path
         Artifacts to predict with, alone or beside the training kernel's.
     nltk_data : sequence of Path, optional
-        Folders to take NLTK's data from, the usual ones if empty; None: no data, the image has its own.
+        Folders to take NLTK's data from, the usual ones if empty; None: no data, the image has its
+        own.
     image : Path, optional
         A freeze of Kaggle's image; default: the checkout's.
 
@@ -80,10 +83,13 @@ def bundle(
     Raises
     ------
     InputError
-        If something cannot be used, or would not install in the image; an earlier bundle stays as it was then.
+        If something cannot be used, or would not install in the image; an earlier bundle stays as
+        it was then.
     """
     if out.exists() and not (out / DATASET_FOLDER / MARKER).is_file():
-        raise InputError(f"{out}: exists and is not a bundle; name another folder with --out, or remove it")
+        raise InputError(
+            f"{out}: exists and is not a bundle; name another folder with --out, or remove it"
+        )
     if not (run.preset or artifacts):
         raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
     config = load_config(run.preset, None, list(run.overrides)) if run.preset else None
@@ -96,7 +102,9 @@ def bundle(
         raise InputError(f"{out}: cannot be made ({error.strerror})") from None
     with temporary:
         new, old = Path(temporary.name, "new"), Path(temporary.name, "old")
-        dataset = stage_dataset(new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image)
+        dataset = stage_dataset(
+            new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image
+        )
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
         for name in kernels_of(run):
             copy_kernel(project / KERNELS[name], new / name)
@@ -112,17 +120,27 @@ def bundle(
                 os.replace(out / name, old / name)
             if (new / name).exists():
                 os.replace(new / name, out / name)
-    if config and getattr(config.model, "backbone", "scratch") not in ("", "scratch") and not run.backbone:
-        logger.warning("preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER", run.preset)
+    if (
+        config
+        and getattr(config.model, "backbone", "scratch") not in ("", "scratch")
+        and not run.backbone
+    ):
+        logger.warning(
+            "preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER",
+            run.preset,
+        )
     return out
 
 
 def lock(project: Path, image: Path | None = None) -> dict[str, wheels.Locked]:
-    """Remake the checkout's lock of vendored wheels; see `humanpref.kaggle.bundle.wheels.remake_lock`."""
+    """Remake the checkout's lock of vendored wheels; see
+    `humanpref.kaggle.bundle.wheels.remake_lock`."""
     with tempfile.TemporaryDirectory() as temporary:
         ours = build_wheel(project, Path(temporary))
         folder = project / "wheels"
-        return wheels.remake_lock(ours, wheels.read_image(image or folder / wheels.IMAGE), folder / wheels.LOCK)
+        return wheels.remake_lock(
+            ours, wheels.read_image(image or folder / wheels.IMAGE), folder / wheels.LOCK
+        )
 
 
 def usual_nltk_data() -> list[Path]:
@@ -135,7 +153,8 @@ def usual_nltk_data() -> list[Path]:
     """
     if importlib.util.find_spec("nltk") is None:
         raise InputError(
-            "--nltk: needs nltk to know where its data is (pip install 'humanpref[nltk]'), or name the folder"
+            "--nltk: needs nltk to know where its data is (pip install 'humanpref[nltk]'), or name "
+            "the folder"
         )
     import nltk
 
@@ -143,13 +162,15 @@ def usual_nltk_data() -> list[Path]:
 
 
 def name_weights(source: str, bundle: Path) -> None:
-    """Let the bundle's kernels use a backbone that Kaggle has: `owner/model/framework/variation/VERSION`."""
+    """Let the bundle's kernels use a backbone that Kaggle has:
+    `owner/model/framework/variation/VERSION`."""
     check_is_bundle(bundle)
     use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
 
 
 def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: str = "") -> None:
-    """Name a backbone's source in the staged kernels' metadata, and the backbone and its manifest's digest in run.toml."""
+    """Name a backbone's source in the staged kernels' metadata, and the backbone and its manifest's
+    digest in run.toml."""
     key = f"{kind}_sources"
     for name in kernels_of(read_run(bundle / DATASET_FOLDER)):
         path = bundle / name / KERNEL_METADATA
@@ -161,18 +182,23 @@ def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: s
     with write_whole(dataset / "run.toml") as file:
         file.write(run.to_toml())
     manifest = read_json(dataset / MARKER)
-    write_manifest(dataset, MARKER, {key: manifest[key] for key in manifest if key not in ("format", "files")})
+    write_manifest(
+        dataset, MARKER, {key: manifest[key] for key in manifest if key not in ("format", "files")}
+    )
 
 
 def is_model_source(text: str) -> bool:
-    """Whether this is how Kaggle names a model's files: `owner/model/framework/variation/VERSION`."""
+    """Whether this is how Kaggle names a model's files:
+    `owner/model/framework/variation/VERSION`."""
     return re.fullmatch(r"[\w.-]+(/[\w.-]+){3}/[1-9][0-9]*", text) is not None
 
 
 def check_is_bundle(bundle: Path) -> None:
     """Raise InputError where no bundle is."""
     if not (bundle / DATASET_FOLDER / MARKER).is_file():
-        raise InputError(f"{bundle}: not a bundle; make one first: humanpref kaggle bundle --out {bundle}")
+        raise InputError(
+            f"{bundle}: not a bundle; make one first: humanpref kaggle bundle --out {bundle}"
+        )
 
 
 def read_run(dataset: Path) -> Run:

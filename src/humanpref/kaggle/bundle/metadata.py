@@ -1,7 +1,9 @@
-"""The metadata of the two kernels and of the wheel dataset: read it, fill in its owner, stage it for the client.
+"""The metadata of the two kernels and of the wheel dataset: read it, fill in its owner, stage it
+for the client.
 
-The committed files name the owner `INSERT_USERNAME`. Whoever pushes fills in their own name, on staged copies only: the
-committed files stay the same for everybody. Nothing here touches the network or imports the client.
+The committed files name the owner `INSERT_USERNAME`. Whoever pushes fills in their own name, on
+staged copies only: the committed files stay the same for everybody. Nothing here touches the
+network or imports the client.
 """
 
 import json
@@ -25,7 +27,8 @@ DATASET_METADATA = "dataset-metadata.json"
 _OWNED_KEYS = ("id", "dataset_sources", "kernel_sources")
 """Where the committed files name what belongs to the owner, as `owner/slug`."""
 
-# The rule that the client states for the owner's part of an `owner/slug` (and checks for models alone).
+# The rule that the client states for the owner's part of an `owner/slug` (and checks for models
+# alone).
 _USER_NAME = re.compile("[a-z0-9]+([-_][a-z0-9]+)*")
 
 
@@ -44,10 +47,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def check_owner(owner: str) -> None:
-    """Raise InputError unless `owner` can be a Kaggle user name, as it stands in the address of the user's page."""
+    """Raise InputError unless `owner` can be a Kaggle user name, as it stands in the address of the
+    user's page."""
     if not _USER_NAME.fullmatch(owner):
         raise InputError(
-            "owner: expected a Kaggle user name (lower-case letters and digits, single hyphens or underscores between them), "
+            "owner: expected a Kaggle user name (lower-case letters and digits, single hyphens or "
+            "underscores between them), "
             f"got {owner!r}"
         )
 
@@ -60,8 +65,9 @@ def fill_owner(metadata: dict[str, Any], owner: str) -> dict[str, Any]:
     metadata : dict
         Of a kernel or of a dataset; it is not changed.
     owner : str
-        The user name that `id`, `dataset_sources` and `kernel_sources` get where they say `INSERT_USERNAME/slug`. An
-        owner who is named already stays: a kernel may mount what belongs to others.
+        The user name that `id`, `dataset_sources` and `kernel_sources` get where they say
+        `INSERT_USERNAME/slug`. An owner who is named already stays: a kernel may mount what belongs
+        to others.
 
     Returns
     -------
@@ -74,18 +80,22 @@ def fill_owner(metadata: dict[str, Any], owner: str) -> dict[str, Any]:
         If `owner` is not a user name, or the placeholder stands anywhere else.
     """
     check_owner(owner)
-    filled = {key: _fill(value, owner) if key in _OWNED_KEYS else value for key, value in metadata.items()}
+    filled = {
+        key: _fill(value, owner) if key in _OWNED_KEYS else value for key, value in metadata.items()
+    }
     for key, value in filled.items():
         if OWNER_PLACEHOLDER in json.dumps([key, value]):
             raise InputError(
-                f"key {key}: {OWNER_PLACEHOLDER} is filled in only as the owner of {', '.join(_OWNED_KEYS)} "
+                f"key {key}: {OWNER_PLACEHOLDER} is filled in only as the owner of "
+                f"{', '.join(_OWNED_KEYS)} "
                 f"({OWNER_PLACEHOLDER}/slug), got {_excerpt(value)}"
             )
     return filled
 
 
 def fill_manifest(code: str, digest: str) -> str:
-    """Put a manifest's digest into a kernel's code, a script or a notebook, which then refuses any other dataset.
+    """Put a manifest's digest into a kernel's code, a script or a notebook, which then refuses any
+    other dataset.
 
     Raises
     ------
@@ -100,8 +110,11 @@ def fill_manifest(code: str, digest: str) -> str:
     raise InputError(f"expected one line {empty}, for the digest of the dataset's manifest")
 
 
-def stage_kernel(source_json: str | Path, folder: str | Path, owner: str, manifest: str = "") -> Path:
-    """Make a folder that the client can push as a kernel: the metadata with its owner, and the code file.
+def stage_kernel(
+    source_json: str | Path, folder: str | Path, owner: str, manifest: str = ""
+) -> Path:
+    """Make a folder that the client can push as a kernel: the metadata with its owner, and the code
+    file.
 
     Parameters
     ----------
@@ -122,26 +135,33 @@ def stage_kernel(source_json: str | Path, folder: str | Path, owner: str, manife
     Raises
     ------
     InputError
-        If the metadata or the code file cannot be used, the owner is not a user name, or `folder` is where the
-        committed files are. Nothing is written then.
+        If the metadata or the code file cannot be used, the owner is not a user name, or `folder`
+        is where the committed files are. Nothing is written then.
     """
     source_json, folder = Path(source_json), Path(folder)
-    return _stage(source_json, folder, _filled(source_json, folder / KERNEL_METADATA, owner), manifest)
+    return _stage(
+        source_json, folder, _filled(source_json, folder / KERNEL_METADATA, owner), manifest
+    )
 
 
 def copy_kernel(source_json: str | Path, folder: str | Path) -> Path:
-    """Do as `stage_kernel` does, with the owner left to be filled in: the copy can be staged as the original can."""
+    """Do as `stage_kernel` does, with the owner left to be filled in: the copy can be staged as the
+    original can."""
     return _stage(Path(source_json), Path(folder), read_metadata(source_json))
 
 
 def _stage(source_json: Path, folder: Path, metadata: dict[str, Any], manifest: str = "") -> Path:
     code_file = metadata.get("code_file")
     if not isinstance(code_file, str) or not code_file:
-        raise InputError(f"{source_json}: key code_file: expected the path of the code, got {_excerpt(code_file)}")
+        raise InputError(
+            f"{source_json}: key code_file: expected the path of the code, got "
+            f"{_excerpt(code_file)}"
+        )
     # A path out of the folder would be staged, or overwritten, beside it.
     if PurePosixPath(code_file).is_absolute() or ".." in PurePosixPath(code_file).parts:
         raise InputError(
-            f"{source_json}: key code_file: expected a path inside the file's own folder, got {code_file!r}"
+            f"{source_json}: key code_file: expected a path inside the file's own folder, got "
+            f"{code_file!r}"
         )
     code = _read_code(source_json, code_file)
     if manifest:
@@ -175,8 +195,8 @@ def stage_dataset_metadata(source_json: str | Path, folder: str | Path, owner: s
     Raises
     ------
     InputError
-        If the metadata cannot be used, the owner is not a user name, or `folder` is where the committed file is.
-        Nothing is written then.
+        If the metadata cannot be used, the owner is not a user name, or `folder` is where the
+        committed file is. Nothing is written then.
     """
     source_json, folder = Path(source_json), Path(folder)
     metadata = _filled(source_json, folder / DATASET_METADATA, owner)
@@ -186,12 +206,14 @@ def stage_dataset_metadata(source_json: str | Path, folder: str | Path, owner: s
 
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
     """Write a metadata file; its folder is made if it is not there."""
-    # ASCII with escapes, since the client reads a dataset's metadata in the machine's encoding, whatever that is.
+    # ASCII with escapes, since the client reads a dataset's metadata in the machine's encoding,
+    # whatever that is.
     _write(path, json.dumps(metadata, indent=2) + "\n")
 
 
 def _fill(value: Any, owner: str) -> Any:
-    """`value` with the placeholder replaced where it is the owner; what is not text is for the validator to judge."""
+    """`value` with the placeholder replaced where it is the owner; what is not text is for the
+    validator to judge."""
     if isinstance(value, list):
         return [_fill(item, owner) for item in value]
     if isinstance(value, str) and value.startswith(f"{OWNER_PLACEHOLDER}/"):
@@ -202,7 +224,10 @@ def _fill(value: Any, owner: str) -> Any:
 def _filled(source_json: Path, target: Path, owner: str) -> dict[str, Any]:
     check_owner(owner)
     if target.resolve() == source_json.resolve():
-        raise InputError(f"{target.parent}: expected another folder than that of the committed {source_json.name}")
+        raise InputError(
+            f"{target.parent}: expected another folder than that of the committed "
+            f"{source_json.name}"
+        )
     metadata = read_metadata(source_json)
     try:
         return fill_owner(metadata, owner)
@@ -216,9 +241,13 @@ def _read_code(source_json: Path, code_file: str) -> str:
         # Not read_text: it would turn the line ends into this machine's.
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise InputError(f"{source_json}: key code_file: {path} cannot be read ({error.strerror})") from None
+        raise InputError(
+            f"{source_json}: key code_file: {path} cannot be read ({error.strerror})"
+        ) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{source_json}: key code_file: expected UTF-8 text in {path} ({error})") from None
+        raise InputError(
+            f"{source_json}: key code_file: expected UTF-8 text in {path} ({error})"
+        ) from None
 
 
 def _write(path: Path, text: str) -> None:

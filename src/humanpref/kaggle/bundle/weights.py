@@ -1,4 +1,5 @@
-"""A backbone as a dataset of its own: what is packed of its folder, and the proof that the packed copy is the same model."""
+"""A backbone as a dataset of its own: what is packed of its folder, and the proof that the packed
+copy is the same model."""
 
 import os
 import re
@@ -24,10 +25,19 @@ try:
 except ModuleNotFoundError as error:
     raise InputError(f"weights: needs {error.name}: pip install 'humanpref[torch]'") from None
 
-# All that is read of a backbone beside its weights. What is not named (optimizer states, pictures) stays.
+# All that is read of a backbone beside its weights. What is not named (optimizer states, pictures)
+# stays.
 _FILES = (
     *("config.json", "generation_config.json", "LICENSE*", "NOTICE*"),
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken"),
+    *(
+        "tokenizer*",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.*",
+        "merges.txt",
+        "*.model",
+        "*.tiktoken",
+    ),
     *("bpe.codes", "chat_template.*", "additional_chat_templates/*.jinja"),
     *("modules.json", "config_sentence_transformers.json", "sentence_*_config.json"),
 )
@@ -45,8 +55,8 @@ def pack_weights(source: str | Path, bundle: Path, name: str | None = None) -> P
     Parameters
     ----------
     source : str or Path
-        A folder as transformers or sentence-transformers saves it, or a hub name. Where it has its weights as .bin only,
-        the copy gets them as safetensors.
+        A folder as transformers or sentence-transformers saves it, or a hub name. Where it has its
+        weights as .bin only, the copy gets them as safetensors.
     bundle : Path
         The bundle.
     name : str, optional
@@ -60,13 +70,21 @@ def pack_weights(source: str | Path, bundle: Path, name: str | None = None) -> P
     Raises
     ------
     InputError
-        If the folder is no whole backbone, the copy is not the same model, or `bundle` is no bundle.
+        If the folder is no whole backbone, the copy is not the same model, or `bundle` is no
+        bundle.
     """
     check_is_bundle(bundle)
     folder = local_folder(str(source))
-    name = re.sub("[^a-z0-9]+", "-", (name or Path(source).resolve().name).lower()).strip("-")[:42].strip("-")
+    name = (
+        re.sub("[^a-z0-9]+", "-", (name or Path(source).resolve().name).lower())
+        .strip("-")[:42]
+        .strip("-")
+    )
     if not name:
-        raise InputError(f"{source}: expected a folder with letters or digits in its name, for the dataset's name")
+        raise InputError(
+            f"{source}: expected a folder with letters or digits in its name, for the dataset's "
+            "name"
+        )
     slug = f"weights-{name}"
     with tempfile.TemporaryDirectory(dir=bundle, prefix=".new-") as temporary:
         new = Path(temporary, slug)
@@ -84,7 +102,13 @@ def pack_weights(source: str | Path, bundle: Path, name: str | None = None) -> P
         )
         shutil.rmtree(bundle / slug, ignore_errors=True)
         os.replace(new, bundle / slug)
-    use_weights(bundle, "dataset", f"{OWNER_PLACEHOLDER}/{slug}", slug, sha256(bundle / slug / WEIGHTS_MARKER))
+    use_weights(
+        bundle,
+        "dataset",
+        f"{OWNER_PLACEHOLDER}/{slug}",
+        slug,
+        sha256(bundle / slug / WEIGHTS_MARKER),
+    )
     return bundle / slug
 
 
@@ -93,7 +117,9 @@ def _copy(source: Path, target: Path) -> None:
     modules = modules_of(source)
     own = source / modules.get("Transformer", "")
     weights = weights_files(own)
-    files = {path for folder in {source, own} for pattern in _FILES for path in folder.glob(pattern)}
+    files = {
+        path for folder in {source, own} for pattern in _FILES for path in folder.glob(pattern)
+    }
     files |= {source / folder / "config.json" for folder in modules.values()}
     published = any(path.suffix == ".bin" for path in weights)
     for path in (*files, *(() if published else weights)):
@@ -106,16 +132,23 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _check_same(source: Path, packed: Path) -> None:
-    """Load both folders and compare: digests, token ids, and hidden states (of a sentence encoder: vectors)."""
+    """Load both folders and compare: digests, token ids, and hidden states (of a sentence encoder:
+    vectors)."""
     (told, states), (told_again, states_again) = _read(source), _read(packed)
     for key, value in told.items():
         if value != told_again[key]:
-            raise InputError(f"{source}: its packed copy has another {key}; save the model again with save_pretrained")
+            raise InputError(
+                f"{source}: its packed copy has another {key}; save the model again with "
+                "save_pretrained"
+            )
     for one, other in zip(states, states_again, strict=True):
         # The same arithmetic, but perhaps in another order where tensors lie elsewhere in memory.
         tolerance = float(one.abs().max()) * torch.finfo(one.dtype).eps ** 0.5
         if not torch.allclose(one, other, rtol=0, atol=tolerance):
-            raise InputError(f"{source}: its packed copy gives other hidden states; save it again with save_pretrained")
+            raise InputError(
+                f"{source}: its packed copy gives other hidden states; save it again with "
+                "save_pretrained"
+            )
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
 """The vendored wheels: what Kaggle's image lacks, locked, fetched, and checked against the image.
 
-The kernels install with `--no-index --no-deps`: nothing is looked for and nothing is resolved there. So it is all settled
-here: every requirement of every wheel is met by the image or by the bundle, and every wheel fits the image's Python and
-platform. Which distributions are vendored is no list of ours: it is what the package requires and the image does not have.
+The kernels install with `--no-index --no-deps`: nothing is looked for and nothing is resolved
+there. So it is all settled here: every requirement of every wheel is met by the image or by the
+bundle, and every wheel fits the image's Python and platform. Which distributions are vendored is no
+list of ours: it is what the package requires and the image does not have.
 """
 
 import email.parser
@@ -29,7 +30,9 @@ try:
     from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
     from packaging.version import InvalidVersion, Version
 except ImportError:
-    raise InputError("wheels: needs the library packaging: pip install 'humanpref[kaggle]'") from None
+    raise InputError(
+        "wheels: needs the library packaging: pip install 'humanpref[kaggle]'"
+    ) from None
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +51,23 @@ EXTRAS = ("torch", "boosted", "nltk")
 
 # The image's xgboost is the same module with CUDA.
 _STANDS_FOR = {"xgboost-cpu": "xgboost"}
-_OLD_NAMES = {(2, 17): "manylinux2014_x86_64", (2, 12): "manylinux2010_x86_64", (2, 5): "manylinux1_x86_64"}
+_OLD_NAMES = {
+    (2, 17): "manylinux2014_x86_64",
+    (2, 12): "manylinux2010_x86_64",
+    (2, 5): "manylinux1_x86_64",
+}
 
 _LOCK_HEAD = """\
-# Wheels that the kernels need and Kaggle's image lacks, with exact versions and hashes, for the image's Python and platform.
+# Wheels that the kernels need and Kaggle's image lacks, with exact versions and hashes, for the
+# image's Python and platform.
 # Made by `humanpref kaggle lock` from the package's requirements and image.txt; not edited by hand.
 """
 
 
 @dataclass(frozen=True)
 class Image:
-    """Kaggle's image: where its freeze is from, the freeze's date (`unknown` if the file names none), what is installed."""
+    """Kaggle's image: where its freeze is from, the freeze's date (`unknown` if the file names
+    none), what is installed."""
 
     path: Path
     date: str
@@ -79,7 +88,9 @@ class Wheel:
 
     def fits(self, python: str) -> bool:
         """Whether pip would install it in the image with this Python, as `3.12`."""
-        return f"{python}.0" in self.requires_python and not self.tags.isdisjoint(image_tags(python))
+        return f"{python}.0" in self.requires_python and not self.tags.isdisjoint(
+            image_tags(python)
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,10 @@ def image_tags(python: str) -> frozenset[Tag]:
     version = tuple(map(int, python.split(".")))
     interpreter = f"cp{python.replace('.', '')}"
     return frozenset(
-        [*cpython_tags(version, platforms=platforms()), *compatible_tags(version, interpreter, platforms())]
+        [
+            *cpython_tags(version, platforms=platforms()),
+            *compatible_tags(version, interpreter, platforms()),
+        ]
     )
 
 
@@ -127,13 +141,17 @@ def read_image(path: Path) -> Image:
             except InvalidVersion:
                 raise InputError(f"{path}: {line.strip()!r}: not a version") from None
     if not versions:
-        raise InputError(f"{path}: no line name==version in it; expected what `pip freeze` prints in a Kaggle notebook")
+        raise InputError(
+            f"{path}: no line name==version in it; expected what `pip freeze` prints in a Kaggle "
+            "notebook"
+        )
     date = re.search(r"^# Date: (.+)$", text, re.MULTILINE)
     return Image(path, date[1].strip() if date else "unknown", versions)
 
 
 def is_newer(version: str, other: str) -> bool:
-    """Whether a version comes after another one, or is none; what a build adds to it (`+cu128`) does not count."""
+    """Whether a version comes after another one, or is none; what a build adds to it (`+cu128`)
+    does not count."""
     try:
         return Version(Version(version).public) > Version(Version(other).public)
     except (InvalidVersion, TypeError):
@@ -151,14 +169,20 @@ def read_wheel(path: Path) -> Wheel:
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
         with zipfile.ZipFile(path) as archive:
-            (entry,) = (entry for entry in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", entry))
+            (entry,) = (
+                entry
+                for entry in archive.namelist()
+                if re.fullmatch(r"[^/]+\.dist-info/METADATA", entry)
+            )
             metadata = email.parser.BytesParser().parsebytes(archive.read(entry))
         requires = tuple(Requirement(text) for text in metadata.get_all("Requires-Dist", []))
         requires_python = SpecifierSet(metadata.get("Requires-Python", ""))
     except InvalidWheelFilename as error:
         raise InputError(f"{path}: not a wheel's name ({error})") from None
     except (OSError, zipfile.BadZipFile, ValueError, InvalidRequirement) as error:
-        raise InputError(f"{path}: not a wheel that can be read ({type(error).__name__}: {error})") from None
+        raise InputError(
+            f"{path}: not a wheel that can be read ({type(error).__name__}: {error})"
+        ) from None
     return Wheel(path, name, version, tags, requires, requires_python)
 
 
@@ -184,8 +208,11 @@ def read_lock(path: Path) -> dict[str, Locked]:
     return locked
 
 
-def closure_faults(ours: Path, vendored: Sequence[Path], image: Image, locked: dict[str, Locked]) -> list[str]:
-    """Why these wheels would not install, or not work, in the image without a network; empty if they would.
+def closure_faults(
+    ours: Path, vendored: Sequence[Path], image: Image, locked: dict[str, Locked]
+) -> list[str]:
+    """Why these wheels would not install, or not work, in the image without a network; empty if
+    they would.
 
     Parameters
     ----------
@@ -200,8 +227,8 @@ def closure_faults(ours: Path, vendored: Sequence[Path], image: Image, locked: d
     Returns
     -------
     list of str
-        One line each: a wheel that is not the locked one, one for another Python or platform, one that would replace
-        torch or numpy, one that is missing.
+        One line each: a wheel that is not the locked one, one for another Python or platform, one
+        that would replace torch or numpy, one that is missing.
     """
     faults, wheels = [], [read_wheel(ours)]
     for path in vendored:
@@ -213,20 +240,29 @@ def closure_faults(ours: Path, vendored: Sequence[Path], image: Image, locked: d
     by_name: dict[str, list[Wheel]] = {}
     for wheel in wheels:
         by_name.setdefault(wheel.name, []).append(wheel)
-    faults += [f"{name}: in {LOCK}, but there is no wheel of it" for name in sorted(locked.keys() - by_name.keys())]
+    faults += [
+        f"{name}: in {LOCK}, but there is no wheel of it"
+        for name in sorted(locked.keys() - by_name.keys())
+    ]
     for name, files in by_name.items():
         if name in PROTECTED:
             faults.append(
-                f"{files[0].path.name}: would replace the image's {name} {image.versions.get(name, '')}".rstrip()
+                f"{files[0].path.name}: would replace the image's {name} "
+                f"{image.versions.get(name, '')}".rstrip()
             )
         if len({wheel.version for wheel in files}) > 1:
-            faults.append(f"{name}: two versions, {' and '.join(sorted(str(wheel.version) for wheel in files))}")
+            faults.append(
+                f"{name}: two versions, "
+                f"{' and '.join(sorted(str(wheel.version) for wheel in files))}"
+            )
         unfit = [python for python in PYTHONS if not any(wheel.fits(python) for wheel in files)]
         if unfit:
             faults.append(_misfit(files, unfit))
     for python in PYTHONS:
         faults += [
-            fault for fault in (need.describe() for need in _unmet(wheels, image, python)) if fault not in faults
+            fault
+            for fault in (need.describe() for need in _unmet(wheels, image, python))
+            if fault not in faults
         ]
     return faults
 
@@ -237,12 +273,18 @@ def _lock_faults(vendored: Iterable[Wheel], locked: dict[str, Locked]) -> list[s
     for wheel in vendored:
         entry, digest = locked.get(wheel.name), sha256(wheel.path)
         if entry is None:
-            faults.append(f"{wheel.path.name}: not in {LOCK}; remake it (humanpref kaggle lock), or remove the wheel")
+            faults.append(
+                f"{wheel.path.name}: not in {LOCK}; remake it (humanpref kaggle lock), or remove "
+                "the wheel"
+            )
         elif entry.version != wheel.version:
-            faults.append(f"{wheel.path.name}: {LOCK} has version {entry.version}; remove the wheel")
+            faults.append(
+                f"{wheel.path.name}: {LOCK} has version {entry.version}; remove the wheel"
+            )
         elif digest not in entry.hashes:
             faults.append(
-                f"{wheel.path.name}: its SHA-256 {digest} is not in {LOCK}: this is not the file that was locked; "
+                f"{wheel.path.name}: its SHA-256 {digest} is not in {LOCK}: this is not the file "
+                "that was locked; "
                 "remove it to fetch it again"
             )
     return faults
@@ -253,7 +295,8 @@ def _misfit(files: list[Wheel], pythons: list[str]) -> str:
     tags = sorted({str(tag) for wheel in files for tag in wheel.tags})
     shown = ", ".join(tags[:3]) + (", …" if len(tags) > 3 else "")
     return (
-        f"{names}: not for the image's Python {' and '.join(pythons)} on Linux x86_64 with glibc {GLIBC[0]}.{GLIBC[1]} "
+        f"{names}: not for the image's Python {' and '.join(pythons)} on Linux x86_64 with glibc "
+        f"{GLIBC[0]}.{GLIBC[1]} "
         f"(tags {shown}; Requires-Python {files[0].requires_python or 'any'})"
     )
 
@@ -267,11 +310,15 @@ class _Need:
     found: str
 
     def describe(self) -> str:
-        return f"{self.wheel.path.name}: needs {self.requirement.name}{self.requirement.specifier}, {self.found}"
+        return (
+            f"{self.wheel.path.name}: needs {self.requirement.name}{self.requirement.specifier}, "
+            f"{self.found}"
+        )
 
 
 def _unmet(wheels: Sequence[Wheel], image: Image, python: str) -> Iterator[_Need]:
-    """Yield what the wheels require and nobody has, for one Python. The first wheel is ours, with its extras."""
+    """Yield what the wheels require and nobody has, for one Python. The first wheel is ours, with
+    its extras."""
     bundled = {wheel.name: wheel for wheel in wheels}
     environment = {
         **default_environment(),
@@ -285,7 +332,11 @@ def _unmet(wheels: Sequence[Wheel], image: Image, python: str) -> Iterator[_Need
         "platform_machine": "x86_64",
         "os_name": "posix",
     }
-    pending = [(wheel, extra) for wheel in wheels for extra in ("", *(EXTRAS if wheel is wheels[0] else ()))]
+    pending = [
+        (wheel, extra)
+        for wheel in wheels
+        for extra in ("", *(EXTRAS if wheel is wheels[0] else ()))
+    ]
     done = set()
     while pending:
         wheel, extra = pending.pop()
@@ -293,7 +344,9 @@ def _unmet(wheels: Sequence[Wheel], image: Image, python: str) -> Iterator[_Need
             continue
         done.add((wheel.path, extra))
         for requirement in wheel.requires:
-            if requirement.marker and not requirement.marker.evaluate({**environment, "extra": extra}):
+            if requirement.marker and not requirement.marker.evaluate(
+                {**environment, "extra": extra}
+            ):
                 continue
             name = canonicalize_name(requirement.name)
             if name in bundled:
@@ -309,12 +362,14 @@ def _unmet(wheels: Sequence[Wheel], image: Image, python: str) -> Iterator[_Need
 
 
 def fetch(wheels: Path) -> list[Path]:
-    """Fetch the lock's wheels into the folder `wheels`, those that are there already apart; give every wheel there.
+    """Fetch the lock's wheels into the folder `wheels`, those that are there already apart; give
+    every wheel there.
 
     Raises
     ------
     InputError
-        If a wheel there is not the locked one, pip cannot fetch one, or what it got has another hash.
+        If a wheel there is not the locked one, pip cannot fetch one, or what it got has another
+        hash.
     """
     locked = read_lock(wheels / LOCK)
     faults = _lock_faults(map(read_wheel, _vendored(wheels)), locked)
@@ -327,7 +382,11 @@ def fetch(wheels: Path) -> list[Path]:
             requirements = Path(temporary, "requirements.txt")
             requirements.write_text(_lock_lines(missing), encoding="utf-8")
             for python in PYTHONS:
-                _download(python, ["--require-hashes", "--requirement", str(requirements)], Path(temporary))
+                _download(
+                    python,
+                    ["--require-hashes", "--requirement", str(requirements)],
+                    Path(temporary),
+                )
             for path in Path(temporary).glob("*.whl"):
                 os.replace(path, wheels / path.name)
     return _vendored(wheels)
@@ -372,9 +431,14 @@ def remake_lock(ours: Path, image: Image, lock: Path) -> dict[str, Locked]:
                 if canonicalize_name(need.requirement.name) == name:
                     specifier &= need.requirement.specifier
             if name in PROTECTED:
-                raise InputError(f"{lock}: {needs[0].describe()}, and {name} must stay the image's own")
+                raise InputError(
+                    f"{lock}: {needs[0].describe()}, and {name} must stay the image's own"
+                )
             if any(wheel.name == name for wheel in wheels):
-                raise InputError(f"{lock}: {needs[0].describe()}; what is required of {name} does not fit together")
+                raise InputError(
+                    f"{lock}: {needs[0].describe()}; what is required of {name} does not fit "
+                    "together"
+                )
             logger.info("%s", needs[0].describe())
             wheels += _choose(name, specifier, folder)
         locked = {}
@@ -408,17 +472,31 @@ def _lock_lines(locked: dict[str, Locked]) -> str:
 
 
 def _download(python: str, what: Iterable[str], target: Path) -> None:
-    """Let pip fetch wheels for the image. It gets every platform name: with one alone it would pick ancient versions."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(target)]
+    """Let pip fetch wheels for the image. It gets every platform name: with one alone it would pick
+    ancient versions."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        str(target),
+    ]
     command += ["--disable-pip-version-check", "--implementation", "cp", "--python-version", python]
     for platform in platforms():
         command += ["--platform", platform]
-    done = subprocess.run([*command, *what], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        [*command, *what], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode != 0:
         errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR")]
         logger.error("%s", done.stdout)
         raise InputError(
-            f"pip found no wheel for the image's Python {python}: {errors[-1] if errors else 'its output is above'}"
+            f"pip found no wheel for the image's Python {python}: "
+            f"{errors[-1] if errors else 'its output is above'}"
         )
 
 

@@ -1,8 +1,9 @@
 """The dry run: both kernels as Kaggle would run them, on this machine, without a network.
 
-It stages what would be uploaded, reads what to mount from the metadata that would be pushed, runs the training kernel and
-then the inference kernel on its output, each in a box and an environment of its own (`humanpref.kaggle.rehearsal.sandbox`), and judges
-the submission. What it rehearses is the commit run, the one that is pushed; with a fault the hidden rerun, too.
+It stages what would be uploaded, reads what to mount from the metadata that would be pushed, runs
+the training kernel and then the inference kernel on its output, each in a box and an environment of
+its own (`humanpref.kaggle.rehearsal.sandbox`), and judges the submission. What it rehearses is the
+commit run, the one that is pushed; with a fault the hidden rerun, too.
 """
 
 import csv
@@ -26,7 +27,13 @@ from humanpref.config import Config, load_config
 from humanpref.data import check_submission, grouped_folds, labels_of, present, read_pairs
 from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json, write_json
-from humanpref.kaggle.bundle.metadata import COMPETITION, DATASET_METADATA, KERNEL_METADATA, fill_owner, read_metadata
+from humanpref.kaggle.bundle.metadata import (
+    COMPETITION,
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    fill_owner,
+    read_metadata,
+)
 from humanpref.kaggle.bundle.stage import (
     LAYOUTS,
     artifact_names,
@@ -60,15 +67,18 @@ FAULTS = {
     "oom": "the predicting process is killed for the memory that it takes",
     "no-labels": "train.csv has no labels",
 }
-"""What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an error. With each of the others
-nothing can be predicted: the inference kernel's commit run has to end with an error, its hidden rerun well, and both with a
-valid submission and the reason in status.json."""
+"""What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an
+error. With each of the others nothing can be predicted: the inference kernel's commit run has to
+end with an error, its hidden rerun well, and both with a valid submission and the reason in
+status.json."""
 RERUN = {"KAGGLE_IS_COMPETITION_RERUN": "1"}
 """What Kaggle sets in the hidden rerun, and only there."""
 TORCHAO = "0.10.0"
-"""Kaggle's image has this one, with which peft refuses to work: each environment gets a stand-in for it."""
+"""Kaggle's image has this one, with which peft refuses to work: each environment gets a stand-in
+for it."""
 FAULT_MEMORY = 64 * 2**20
-"""Bytes of memory that a process gets under `oom`: enough for pip and for the fallback, too little for the package."""
+"""Bytes of memory that a process gets under `oom`: enough for pip and for the fallback, too little
+for the package."""
 
 _OWNER = "dry-run"
 _KIND = "humanpref dry run"
@@ -79,10 +89,12 @@ _TEST_COLUMNS = [ID, *TEXT_COLUMNS]
 
 @dataclass
 class Report:
-    """What a dry run found. `reasons` say why it failed; `warnings` are what to look at all the same.
+    """What a dry run found. `reasons` say why it failed; `warnings` are what to look at all the
+    same.
 
-    Of each run, `train`, `infer` (the commit run) and `rerun` (the hidden one): `probes`, `exit_codes`, `seconds`,
-    `peak_memory_bytes`, `disk_bytes`, and of inference `degraded`, what made its submission less than whole.
+    Of each run, `train`, `infer` (the commit run) and `rerun` (the hidden one): `probes`,
+    `exit_codes`, `seconds`, `peak_memory_bytes`, `disk_bytes`, and of inference `degraded`, what
+    made its submission less than whole.
     """
 
     preset: str
@@ -127,8 +139,16 @@ class Report:
 
     def render(self) -> str:
         """The report for a person to read, the verdict last."""
-        lines = [f"Dry run of preset {self.preset}{''.join(f' --set {override}' for override in self.overrides)}"]
-        lines += [("data", f"{self.data}: {self.train_rows:,} training rows, {self.test_rows:,} test rows")]
+        lines = [
+            "Dry run of preset "
+            f"{self.preset}{''.join(f' --set {override}' for override in self.overrides)}"
+        ]
+        lines += [
+            (
+                "data",
+                f"{self.data}: {self.train_rows:,} training rows, {self.test_rows:,} test rows",
+            )
+        ]
         isolation = {
             "bwrap": "bubblewrap: no network, read-only inputs, a file system of its own",
             "none": "NONE: bubblewrap does not work here; only Python's own sockets are blocked",
@@ -140,8 +160,10 @@ class Report:
             lines.append(
                 (
                     _TITLES[name],
-                    f"a connection to the outside {probe.connection}, a name look-up {probe.lookup}, mounting the input writable "
-                    f"{probe.input_remount}, writing to it {probe.input_write}; network interfaces: "
+                    f"a connection to the outside {probe.connection}, a name look-up "
+                    f"{probe.lookup}, mounting the input writable "
+                    f"{probe.input_remount}, writing to it {probe.input_write}; network "
+                    "interfaces: "
                     f"{', '.join(probe.interfaces) or 'none'}",
                 )
             )
@@ -149,29 +171,44 @@ class Report:
                 memory = self.peak_memory_bytes.get(name)
                 used = f"{memory / 2**20:,.0f} MiB of memory at most, " if memory else ""
                 used += f"{self.disk_bytes.get(name, 0) / 2**20:,.1f} MiB written"
-                lines.append(("", f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"))
+                lines.append(
+                    (
+                        "",
+                        f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; "
+                        f"{used}",
+                    )
+                )
             if self.fault:  # without one they are reasons
                 lines += [("degraded", text) for text in self.degraded.get(name, [])]
         if self.seconds_per_step is not None:
             lines.append(("training step", f"{self.seconds_per_step:.3f} seconds"))
         if self.log_loss is not None:
-            lines.append(("log loss", f"{self.log_loss:.4f} (the prior's: {self.prior_log_loss:.4f})"))
+            lines.append(
+                ("log loss", f"{self.log_loss:.4f} (the prior's: {self.prior_log_loss:.4f})")
+            )
         if self.rows_per_second is not None:
             lines.append(
                 (
                     "speed",
                     f"{self.rows_per_second:,.1f} rows per second; {HIDDEN_ROWS:,} rows would take "
-                    f"{_duration(self.projected_seconds)} on this machine, installation and loading included",
+                    f"{_duration(self.projected_seconds)} on this machine, installation and "
+                    "loading included",
                 )
             )
         if (self.out / "submission.csv").exists():
             lines.append(
-                ("submission", f"{self.out / 'submission.csv'}: {self.predicted} of {self.test_rows} predicted")
+                (
+                    "submission",
+                    f"{self.out / 'submission.csv'}: {self.predicted} of {self.test_rows} "
+                    "predicted",
+                )
             )
         lines += [("warning", text) for text in self.warnings]
         lines += [("failed", text) for text in self.reasons]
         lines.append(self.verdict)
-        return "\n".join(line if isinstance(line, str) else f"  {line[0]:<13} {line[1]}" for line in lines)
+        return "\n".join(
+            line if isinstance(line, str) else f"  {line[0]:<13} {line[1]}" for line in lines
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON types."""
@@ -201,14 +238,16 @@ def dry_run(
     Parameters
     ----------
     train, test : path, optional
-        CSVs in the competition's schema. Without both: the synthetic arena. Without `test`: a part of `train`, grouped by
-        prompt, that is then not trained on. Without `train`: the synthetic arena's training rows. The kernels never see
-        labels of test rows; the report's log loss does.
+        CSVs in the competition's schema. Without both: the synthetic arena. Without `test`: a part
+        of `train`, grouped by prompt, that is then not trained on. Without `train`: the synthetic
+        arena's training rows. The kernels never see labels of test rows; the report's log loss
+        does.
     preset, overrides
-        As for `humanpref train`. A `model.backbone` that is a folder is mounted as Kaggle would mount a model.
+        As for `humanpref train`. A `model.backbone` that is a folder is mounted as Kaggle would
+        mount a model.
     out : path, optional
-        Where submission.csv, report.json and the kernels' logs go; default `dry-run` in the current folder. It must be
-        absent, empty, or an earlier dry run's.
+        Where submission.csv, report.json and the kernels' logs go; default `dry-run` in the current
+        folder. It must be absent, empty, or an earlier dry run's.
     layout : str
         `new` or `legacy`: how Kaggle lays out `/kaggle/input`.
     mode : str, optional
@@ -218,13 +257,14 @@ def dry_run(
     test_rows : int, optional
         Repeat the test's rows, under ids of their own, until there are so many.
     artifacts : sequence of Path
-        Rehearse the inference kernel alone, with these; nothing is trained then. Those that only name their base find it by
-        `model.backbone` among the overrides.
+        Rehearse the inference kernel alone, with these; nothing is trained then. Those that only
+        name their base find it by `model.backbone` among the overrides.
     fault : str, optional
-        One of `FAULTS`: what is made to go wrong. The verdict is then whether the kernel ends as it should, in the commit run
-        and in the hidden rerun.
+        One of `FAULTS`: what is made to go wrong. The verdict is then whether the kernel ends as it
+        should, in the commit run and in the hidden rerun.
     memory : float, optional
-        GiB that a process of a kernel may hold; one that holds more is killed. Kaggle's machines have about 30.
+        GiB that a process of a kernel may hold; one that holds more is killed. Kaggle's machines
+        have about 30.
     project : Path, optional
         The checkout; default: see `find_project`.
     echo : callable
@@ -237,12 +277,15 @@ def dry_run(
     """
     if layout not in LAYOUTS or mode not in (None, *sandbox.MODES):
         raise InputError(
-            f"dry run: layout {layout!r} and mode {mode!r}: expected one of {LAYOUTS} and of {sandbox.MODES}"
+            f"dry run: layout {layout!r} and mode {mode!r}: expected one of {LAYOUTS} and of "
+            f"{sandbox.MODES}"
         )
     if fault not in (None, *FAULTS):
         raise InputError(f"--fault {fault!r}: expected one of {', '.join(FAULTS)}")
     if fault == "no-labels" and artifacts:
-        raise InputError("--fault no-labels is for the training kernel, which does not run with --artifact")
+        raise InputError(
+            "--fault no-labels is for the training kernel, which does not run with --artifact"
+        )
     if memory is not None and not memory > 0:
         raise InputError(f"--memory {memory}: expected more than 0 GiB")
     if test_rows is not None and test_rows < 1:
@@ -262,33 +305,64 @@ def dry_run(
             _repeat_rows(folder / "competition" / "test.csv", test_rows)
             _write_sample(folder / "competition")
         if fault == "no-labels":
-            _write_columns(_csv_rows(folder / "competition" / "train.csv"), _TEST_COLUMNS, folder / "unlabelled.csv")
+            _write_columns(
+                _csv_rows(folder / "competition" / "train.csv"),
+                _TEST_COLUMNS,
+                folder / "unlabelled.csv",
+            )
             os.replace(folder / "unlabelled.csv", folder / "competition" / "train.csv")
         name = ", ".join(map(str, artifacts)) if artifacts else preset
         report = Report(
-            preset=name, overrides=tuple(overrides), data=data, mode=mode, layout=layout, out=out, fault=fault
+            preset=name,
+            overrides=tuple(overrides),
+            data=data,
+            mode=mode,
+            layout=layout,
+            out=out,
+            fault=fault,
         )
         report.train_rows = _count(folder / "competition" / "train.csv")
         report.test_rows = _count(folder / "competition" / "test.csv")
-        echo(f"[dry run] {data}: {report.train_rows:,} training rows, {report.test_rows:,} test rows; sandbox: {mode}")
+        echo(
+            f"[dry run] {data}: {report.train_rows:,} training rows, {report.test_rows:,} test "
+            f"rows; sandbox: {mode}"
+        )
         dataset = stage_dataset(folder / "dataset", project, run, artifacts)
-        echo(f"[dry run] staged the dataset: {', '.join(sorted(path.name for path in dataset.iterdir()))}")
+        echo(
+            "[dry run] staged the dataset: "
+            f"{', '.join(sorted(path.name for path in dataset.iterdir()))}"
+        )
         dataset_id = fill_owner(read_metadata(project / DATASET_METADATA), _OWNER)["id"]
-        sources = {("competition", COMPETITION): folder / "competition", ("dataset", dataset_id): dataset}
+        sources = {
+            ("competition", COMPETITION): folder / "competition",
+            ("dataset", dataset_id): dataset,
+        }
         extra = {}
         if backbone is not None:
             # A copy, so that a kernel that is not isolated cannot write the user's own.
             extra["model", f"{_OWNER}/{run.backbone}/transformers/default/1"] = Path(
                 shutil.copytree(backbone, folder / "backbone")
             )
-        stage = _Stage(folder, dataset, sources, report, echo, bool(artifacts), memory and round(memory * 2**30))
+        stage = _Stage(
+            folder,
+            dataset,
+            sources,
+            report,
+            echo,
+            bool(artifacts),
+            memory and round(memory * 2**30),
+        )
         if artifacts:
             facts = [Artifact.load(path).facts for path in artifacts]
         else:
             trained = stage.run("train", project / "kernel" / "train" / KERNEL_METADATA, extra)
             _judge_training(trained, report)
             sources["kernel", stage.ids["train"]] = trained
-            facts = [read_json(path) for path in [trained / "artifact" / "artifact.json"] if path.is_file()]
+            facts = [
+                read_json(path)
+                for path in [trained / "artifact" / "artifact.json"]
+                if path.is_file()
+            ]
         if fault == "no-labels":
             _judge_refusal(folder / "train.log", report)
         elif facts:
@@ -329,7 +403,8 @@ class _Stage:
         self.ids[name] = metadata["id"]
         if metadata.get("enable_internet") is not False:
             self.report.reasons.append(
-                f"{metadata_path}: enable_internet is not false; the competition refuses such a kernel"
+                f"{metadata_path}: enable_internet is not false; the competition refuses such a "
+                "kernel"
             )
         environment = sandbox.make_environment(
             self.folder / f"{name}-environment",
@@ -370,12 +445,18 @@ class _Stage:
         working = box.root / "working"
         self.report.disk_bytes[name] = sum(size for _, size, _ in _listing(working))
         if (working / "status.json").is_file():
-            self.report.peak_memory_bytes[name] = read_json(working / "status.json").get("peak_memory_bytes", 0)
+            self.report.peak_memory_bytes[name] = read_json(working / "status.json").get(
+                "peak_memory_bytes", 0
+            )
         if _listing(box.root / "input") != before:
-            self.report.reasons.append(f"{_TITLES[name]}: changed its input folder, which is read-only on Kaggle")
+            self.report.reasons.append(
+                f"{_TITLES[name]}: changed its input folder, which is read-only on Kaggle"
+            )
         return working
 
-    def _mount(self, target: Path, metadata: dict, metadata_path: Path, extra: dict[tuple[str, str], Path]) -> None:
+    def _mount(
+        self, target: Path, metadata: dict, metadata_path: Path, extra: dict[tuple[str, str], Path]
+    ) -> None:
         """Lay out `/kaggle/input` as the metadata says."""
         named = {
             (kind, reference): self.sources.get((kind, reference))
@@ -395,29 +476,37 @@ class _Stage:
             shutil.copytree(source, mounted, copy_function=os.link)
         for kind, reference in extra.keys() - named.keys():
             self.report.warnings.append(
-                f"{metadata_path}: mounted the {kind} {reference}; before a push, name your own in its {kind}_sources"
+                f"{metadata_path}: mounted the {kind} {reference}; before a push, name your own in "
+                f"its {kind}_sources"
             )
 
 
 def _run_of(preset: str, overrides: Sequence[str], config: Config) -> tuple[Run, Path | None]:
     """The run for run.toml, and the folder of its backbone where it has one."""
     backbone = getattr(config.model, "backbone", "scratch")
-    if backbone in ("", "scratch"):  # none, as in a blend without a sentence encoder, or made from nothing
+    if backbone in (
+        "",
+        "scratch",
+    ):  # none, as in a blend without a sentence encoder, or made from nothing
         return Run(preset, tuple(overrides)), None
     folder = Path(backbone)
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise InputError(
-            f"option model.backbone: the kernels have no network, so it has to be a folder with a config.json, got {backbone!r} "
+            "option model.backbone: the kernels have no network, so it has to be a folder with a "
+            f"config.json, got {backbone!r} "
             f"(--set model.backbone=FOLDER)"
         )
-    rest = tuple(override for override in overrides if override.partition("=")[0].strip() != "model.backbone")
+    rest = tuple(
+        override for override in overrides if override.partition("=")[0].strip() != "model.backbone"
+    )
     return Run(preset, rest, backbone=folder.resolve().name), folder
 
 
 def _stage_competition(
     folder: Path, train: str | Path | None, test: str | Path | None, rows: int
 ) -> tuple[str, pd.DataFrame | None]:
-    """Write the competition's three files; give what they are, and the test's labels (id and labels) where they are known."""
+    """Write the competition's three files; give what they are, and the test's labels (id and
+    labels) where they are known."""
     folder.mkdir()
     labels = None
     data = "the synthetic arena"
@@ -449,12 +538,16 @@ def _stage_competition(
 
 def _write_sample(folder: Path) -> None:
     """Write the sample submission of a folder's test.csv."""
-    sample = [[ID, *LABEL_COLUMNS], *([row[0], *[1 / 3] * 3] for row in list(_csv_rows(folder / "test.csv"))[1:])]
+    sample = [
+        [ID, *LABEL_COLUMNS],
+        *([row[0], *[1 / 3] * 3] for row in list(_csv_rows(folder / "test.csv"))[1:]),
+    ]
     _write_columns(iter(sample), sample[0], folder / "sample_submission.csv")
 
 
 def _repeat_rows(test_csv: Path, wanted: int) -> None:
-    """Cut or repeat a test.csv's rows so that it has `wanted`; a repeated row gets an id of its own."""
+    """Cut or repeat a test.csv's rows so that it has `wanted`; a repeated row gets an id of its
+    own."""
     header, *rows = _csv_rows(test_csv)
     taken = {row[0] for row in rows}
     fresh = (text for text in map(str, itertools.count(1)) if text not in taken)
@@ -466,7 +559,8 @@ def _repeat_rows(test_csv: Path, wanted: int) -> None:
 
 
 def _break(inputs: Path, fault: str | None) -> None:
-    """Do to a kernel's mounted inputs what the fault says. They are links to what was staged: a file is replaced, not changed."""
+    """Do to a kernel's mounted inputs what the fault says. They are links to what was staged: a
+    file is replaced, not changed."""
     if fault == "missing-dataset":
         for marker in find(MARKER, inputs):
             shutil.rmtree(marker.parent)
@@ -485,14 +579,17 @@ def _break(inputs: Path, fault: str | None) -> None:
 
 
 def _hold_out(train: Path, folder: Path) -> pd.DataFrame:
-    """Split a labelled CSV by prompt into train.csv and a test.csv of at most `HELD_OUT_ROWS` rows; give the latter's labels."""
+    """Split a labelled CSV by prompt into train.csv and a test.csv of at most `HELD_OUT_ROWS` rows;
+    give the latter's labels."""
     pairs = read_pairs(train, labels=True)
     # Of weight 0 is a row that nothing is judged by.
     held = (grouped_folds(pairs, k=5, seed=42) == 0) & present(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     header, *rows = _csv_rows(train)
     _write_columns(
-        iter([header, *(row for row, out in zip(rows, held, strict=True) if not out)]), header, folder / "train.csv"
+        iter([header, *(row for row, out in zip(rows, held, strict=True) if not out)]),
+        header,
+        folder / "train.csv",
     )
     _write_columns(iter([header, *(rows[i] for i in test)]), _TEST_COLUMNS, folder / "test.csv")
     return pairs.iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True)
@@ -530,14 +627,18 @@ def _judge_refusal(log: Path, report: Report) -> None:
     if report.exit_codes["train"] == 0:
         report.reasons.append("the training kernel ended well, in spite of the fault")
     elif not last.startswith("The training kernel failed: "):
-        report.reasons.append(f"the training kernel failed without saying why; its last line: {last[:200]}")
+        report.reasons.append(
+            f"the training kernel failed without saying why; its last line: {last[:200]}"
+        )
 
 
 def _judge_training(working: Path, report: Report) -> None:
     if report.fault == "no-labels":
         return
     if report.exit_codes["train"] != 0:
-        report.reasons.append(f"the training kernel ended with exit code {report.exit_codes['train']}")
+        report.reasons.append(
+            f"the training kernel ended with exit code {report.exit_codes['train']}"
+        )
         return
     metrics = working / "artifact" / "metrics.json"
     if metrics.is_file():
@@ -547,12 +648,15 @@ def _judge_training(working: Path, report: Report) -> None:
 
 
 def _judge_inference(name: str, working: Path, test_csv: Path, report: Report) -> None:
-    """The exit code, what status.json says, and the submission, of the commit run (`infer`) or the hidden one (`rerun`)."""
+    """The exit code, what status.json says, and the submission, of the commit run (`infer`) or the
+    hidden one (`rerun`)."""
     reasons = []
     expected = int(name == "infer" and report.fault is not None)
     if report.exit_codes[name] != expected:
         reasons.append(f"expected exit code {expected}, got {report.exit_codes[name]}")
-    reasons += [f"submission: {fault}" for fault in check_submission(working / "submission.csv", test_csv)]
+    reasons += [
+        f"submission: {fault}" for fault in check_submission(working / "submission.csv", test_csv)
+    ]
     status = read_json(working / "status.json") if (working / "status.json").is_file() else None
     if status is None:
         reasons.append("no status.json")
@@ -574,26 +678,40 @@ def _judge_inference(name: str, working: Path, test_csv: Path, report: Report) -
         report.projected_seconds = fixed + HIDDEN_ROWS * growing / status["predicted"]
         if report.projected_seconds > HIDDEN_HOURS * 3600:
             report.warnings.append(
-                f"{HIDDEN_ROWS:,} rows would take more than the {HIDDEN_HOURS} hours allowed, on this machine"
+                f"{HIDDEN_ROWS:,} rows would take more than the {HIDDEN_HOURS} hours allowed, on "
+                "this machine"
             )
 
 
 def _judge_log_loss(
-    submission: Path, labels: pd.DataFrame | None, prior: list[float], learned: bool, must: bool, report: Report
+    submission: Path,
+    labels: pd.DataFrame | None,
+    prior: list[float],
+    learned: bool,
+    must: bool,
+    report: Report,
 ) -> None:
-    """Compare with the prior's log loss what has learned anything; `must`: whether it has to be better."""
+    """Compare with the prior's log loss what has learned anything; `must`: whether it has to be
+    better."""
     if labels is None or any(": submission: " in reason for reason in report.reasons):
         return
     labels = labels[: report.test_rows]
     probabilities = (
-        pd.read_csv(submission, dtype={ID: str}).set_index(ID)[list(LABEL_COLUMNS)].loc[labels[ID]].to_numpy()
+        pd.read_csv(submission, dtype={ID: str})
+        .set_index(ID)[list(LABEL_COLUMNS)]
+        .loc[labels[ID]]
+        .to_numpy()
     )
     truth = labels_of(labels)
     report.log_loss = log_loss(truth, probabilities)
     report.prior_log_loss = log_loss(truth, np.tile(prior, (len(truth), 1)))
     if report.log_loss >= report.prior_log_loss and learned:
-        text = f"the log loss {report.log_loss:.4f} is not under the prior's {report.prior_log_loss:.4f}"
-        # On rows of the user's own that may be the truth of it; what the synthetic arena teaches must be learned.
+        text = (
+            f"the log loss {report.log_loss:.4f} is not under the prior's "
+            f"{report.prior_log_loss:.4f}"
+        )
+        # On rows of the user's own that may be the truth of it; what the synthetic arena teaches
+        # must be learned.
         (report.reasons if must else report.warnings).append(text)
 
 
@@ -601,10 +719,15 @@ def _claim(out: Path) -> Path:
     """Check, before anything runs, that the results may go to `out`."""
     if out.is_dir():
         report = out / "report.json"
-        ours = report.is_file() and isinstance(read_json(report), dict) and read_json(report).get("kind") == _KIND
+        ours = (
+            report.is_file()
+            and isinstance(read_json(report), dict)
+            and read_json(report).get("kind") == _KIND
+        )
         if any(out.iterdir()) and not ours:
             raise InputError(
-                f"{out}: exists and is not the folder of a dry run; name another one with --out, or remove it"
+                f"{out}: exists and is not the folder of a dry run; name another one with --out, "
+                "or remove it"
             )
     elif out.exists():
         raise InputError(f"{out}: is a file, expected a folder for the results")
@@ -615,7 +738,8 @@ def _claim(out: Path) -> Path:
 
 
 def _deliver(folder: Path, out: Path) -> None:
-    """Replace an earlier dry run's results by this one's; the report comes last, since it makes the folder ours."""
+    """Replace an earlier dry run's results by this one's; the report comes last, since it makes the
+    folder ours."""
     out.mkdir(parents=True, exist_ok=True)
     for name in _RESULTS:
         (out / name).unlink(missing_ok=True)

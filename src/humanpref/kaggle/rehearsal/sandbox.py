@@ -1,12 +1,12 @@
-"""A stand-in for Kaggle's machine: one command without a network, with read-only inputs and an environment of its own.
+"""A stand-in for Kaggle's machine: one command without a network, with read-only inputs and an
+environment of its own.
 
 Two modes:
 
-======  ============================================================================================================
-bwrap   bubblewrap: a file system of its own, where the kernel's folders are at `/kaggle`, and no capabilities
-none    no isolation: only Python's own sockets are kept from leaving the machine, and the kernel's folders stay where
-        they are (`$HUMANPREF_KAGGLE_ROOT` says where)
-======  ============================================================================================================
+- `bwrap`: bubblewrap, with a file system of its own, where the kernel's folders are at `/kaggle`,
+  and no capabilities;
+- `none`: no isolation. Only Python's own sockets are kept from leaving the machine, and the
+  kernel's folders stay where they are (`$HUMANPREF_KAGGLE_ROOT` says where).
 
 bubblewrap is tried, not looked up: many machines have the program and forbid what it does.
 """
@@ -42,8 +42,18 @@ _READ_ONLY = ("input", "src")
 # What a run may inherit: how many threads, which GPU, and where the GPU's driver lies.
 _INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 _DEVICES = ("nvidia*", "kfd", "dri", "dxg")
-# The loader's and the resolver's files, so that a failing look-up speaks of the network and not of a missing file.
-_ETC = ("ld.so.cache", "alternatives", "passwd", "group", "nsswitch.conf", "resolv.conf", "hosts", "localtime")
+# The loader's and the resolver's files, so that a failing look-up speaks of the network and not of
+# a missing file.
+_ETC = (
+    "ld.so.cache",
+    "alternatives",
+    "passwd",
+    "group",
+    "nsswitch.conf",
+    "resolv.conf",
+    "hosts",
+    "localtime",
+)
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,10 @@ class Box:
 class Probe:
     """What a program inside a box found when it tried to get out.
 
-    `connection`, `lookup`, `input_remount` (mounting the input folder writable) and `input_write`, tried after it, tell what
-    happened; `interfaces` are the network interfaces that are up; `package` says whether humanpref could be imported (it
-    must not be, before the kernel installs it).
+    `connection`, `lookup`, `input_remount` (mounting the input folder writable) and `input_write`,
+    tried after it, tell what happened; `interfaces` are the network interfaces that are up;
+    `package` says whether humanpref could be imported (it must not be, before the kernel installs
+    it).
     """
 
     mode: str
@@ -100,8 +111,9 @@ class Probe:
     def offline(self) -> bool:
         """Whether it is proved that there is no network.
 
-        A time-out, or a refusal, is no proof: a firewall can do that on a machine that reaches other addresses. Proof is
-        that the system has no route at all and no interface but the loopback. In mode `none` there can be no such proof.
+        A time-out, or a refusal, is no proof: a firewall can do that on a machine that reaches
+        other addresses. Proof is that the system has no route at all and no interface but the
+        loopback. In mode `none` there can be no such proof.
         """
         return self.unreachable and not self.resolved and set(self.interfaces) <= {"lo"}
 
@@ -129,7 +141,9 @@ def make_box(mode: str, root: Path, environment: Path) -> Box:
     return Box(mode, root.resolve(), environment.resolve())
 
 
-def make_environment(folder: Path, without: Iterable[str] = ("humanpref",), block_sockets: bool = False) -> Path:
+def make_environment(
+    folder: Path, without: Iterable[str] = ("humanpref",), block_sockets: bool = False
+) -> Path:
     """Make a virtual environment that has this interpreter's packages as links, less some.
 
     Parameters
@@ -137,8 +151,8 @@ def make_environment(folder: Path, without: Iterable[str] = ("humanpref",), bloc
     folder : Path
         The environment's folder, made here.
     without : iterable of str
-        The distributions to leave out: those that the kernels install. They could else write through the links, into the
-        user's own environment.
+        The distributions to leave out: those that the kernels install. They could else write
+        through the links, into the user's own environment.
     block_sockets : bool
         Let no Python program in it reach another machine (mode `none`).
 
@@ -149,7 +163,12 @@ def make_environment(folder: Path, without: Iterable[str] = ("humanpref",), bloc
     """
     # An environment made by uv has no pip to link; ensurepip brings its own and needs no network.
     venv.EnvBuilder(symlinks=True, with_pip=importlib.util.find_spec("pip") is None).create(folder)
-    target = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    target = (
+        folder
+        / "lib"
+        / f"python{sys.version_info.major}.{sys.version_info.minor}"
+        / "site-packages"
+    )
     unwanted = _files_of({*without, "humanpref"})
     for source in _site_packages():
         unwanted.add(source / "humanpref")  # also where no metadata tells of it
@@ -162,7 +181,8 @@ def make_environment(folder: Path, without: Iterable[str] = ("humanpref",), bloc
 
 
 def add_distribution(environment: Path, name: str, version: str) -> None:
-    """Put an empty package of this name and version into an environment: it can be found and imported, and does nothing."""
+    """Put an empty package of this name and version into an environment: it can be found and
+    imported, and does nothing."""
     (target,) = environment.glob("lib/python3.*/site-packages")
     (target / name).mkdir()
     (target / name / "__init__.py").write_text(f"__version__ = {version!r}\n")
@@ -177,8 +197,10 @@ def detect() -> str:
     if reason is None:
         return "bwrap"
     logger.warning(
-        "NO ISOLATION: bubblewrap does not work here (%s). The kernels will see this machine's files and can write their "
-        "inputs; only Python's own sockets are blocked. Install bubblewrap (apt-get install bubblewrap) for a dry run "
+        "NO ISOLATION: bubblewrap does not work here (%s). The kernels will see this machine's "
+        "files and can write their "
+        "inputs; only Python's own sockets are blocked. Install bubblewrap (apt-get install "
+        "bubblewrap) for a dry run "
         "that proves something.",
         reason,
     )
@@ -186,7 +208,8 @@ def detect() -> str:
 
 
 def why_no_bubblewrap() -> str | None:
-    """Why bubblewrap does not work on this machine, by running a trivial command in it; None if it does."""
+    """Why bubblewrap does not work on this machine, by running a trivial command in it; None if it
+    does."""
     with tempfile.TemporaryDirectory(prefix="humanpref-box-") as temporary:
         box = make_box("bwrap", Path(temporary, "root"), Path(temporary, "environment"))
         box.environment.mkdir()
@@ -219,8 +242,8 @@ def run(
     timeout : float, optional
         Seconds after which the command and all that it started are killed.
     memory : int, optional
-        Bytes of memory that each process may come to hold; one that holds more is killed, as the system does when it has
-        no more.
+        Bytes of memory that each process may come to hold; one that holds more is killed, as the
+        system does when it has no more.
     variables : mapping of str to str, optional
         More environment variables.
 
@@ -230,7 +253,8 @@ def run(
         The exit code; negative for a signal, as `subprocess` has it.
     """
     argv = [*(_bwrap(box) if box.mode == "bwrap" else []), *command]
-    # A session of its own, so that the command and its children can be ended together, and only they.
+    # A session of its own, so that the command and its children can be ended together, and only
+    # they.
     process = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -269,9 +293,13 @@ def probe(box: Box) -> Probe:
         If the probe itself does not run.
     """
     output: list[str] = []
-    code = run(box, [box.python, "-c", _PROBE, str(box.kaggle / "input")], output.append, timeout=60)
+    code = run(
+        box, [box.python, "-c", _PROBE, str(box.kaggle / "input")], output.append, timeout=60
+    )
     if code != 0 or not output:
-        raise RuntimeError(f"the probe ended with {code} in mode {box.mode}: {'; '.join(output)[-2000:]}")
+        raise RuntimeError(
+            f"the probe ended with {code} in mode {box.mode}: {'; '.join(output)[-2000:]}"
+        )
     found = json.loads(output[-1])
     return Probe(mode=box.mode, **{**found, "interfaces": tuple(found["interfaces"])})
 
@@ -286,7 +314,9 @@ def _kill_largest(process: subprocess.Popen, memory: int) -> None:
     while process.returncode is None:
         for pid in _descendants(process.pid):
             with contextlib.suppress(OSError, IndexError):
-                held = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+                held = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf(
+                    "SC_PAGE_SIZE"
+                )
                 if held > memory:
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
@@ -325,7 +355,8 @@ def _bwrap(box: Box) -> list[str]:
     program = shutil.which("bwrap")
     if program is None:
         raise InputError("bwrap is not installed")
-    # Started by root it would keep all capabilities, with which a kernel mounts its inputs writable.
+    # Started by root it would keep all capabilities, with which a kernel mounts its inputs
+    # writable.
     argv = [program, "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     argv += ["--ro-bind", "/usr", "/usr"]
     for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
@@ -345,7 +376,11 @@ def _bwrap(box: Box) -> list[str]:
         argv += ["--ro-bind", folder, folder]
     argv += ["--bind", str(box.environment), str(box.environment)]
     for name in _FOLDERS:
-        argv += ["--ro-bind" if name in _READ_ONLY else "--bind", str(box.root / name), f"/kaggle/{name}"]
+        argv += [
+            "--ro-bind" if name in _READ_ONLY else "--bind",
+            str(box.root / name),
+            f"/kaggle/{name}",
+        ]
     return [*argv, "--chdir", "/kaggle/working", "--"]
 
 
@@ -355,16 +390,22 @@ def _base_python() -> str:
 
 
 def _python_folders() -> list[str]:
-    """What an environment made by `make_environment` needs of this machine: the interpreter's home and its packages."""
+    """What an environment made by `make_environment` needs of this machine: the interpreter's home
+    and its packages."""
     home = Path(os.path.realpath(_base_python())).parent.parent
     folders = {sys.base_prefix, str(home), *map(str, _site_packages())}
     # `/usr` is there already, and a home of `/` (a Python in /bin) is no folder of Python's own.
-    return sorted(folder for folder in folders if folder != "/" and not Path(folder).is_relative_to("/usr"))
+    return sorted(
+        folder for folder in folders if folder != "/" and not Path(folder).is_relative_to("/usr")
+    )
 
 
 def _site_packages() -> list[Path]:
     """The folders with this interpreter's third-party packages."""
-    folders = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    folders = [
+        *site.getsitepackages(),
+        *([site.getusersitepackages()] if site.ENABLE_USER_SITE else []),
+    ]
     return [Path(folder) for folder in dict.fromkeys(folders) if Path(folder).is_dir()]
 
 
@@ -373,12 +414,16 @@ def _files_of(distributions: set[str]) -> set[Path]:
     files = set()
     for name in distributions:
         for distribution in importlib.metadata.distributions(name=name):
-            files.update(Path(os.path.normpath(distribution.locate_file(file))) for file in distribution.files or ())
+            files.update(
+                Path(os.path.normpath(distribution.locate_file(file)))
+                for file in distribution.files or ()
+            )
     return files
 
 
 def _link(source: Path, target: Path, unwanted: set[Path]) -> None:
-    """Link what is in `source` into `target`; a folder that holds an unwanted file is remade without it."""
+    """Link what is in `source` into `target`; a folder that holds an unwanted file is remade
+    without it."""
     mixed = {parent for file in unwanted for parent in file.parents}
     for entry in source.iterdir():
         link = target / entry.name
@@ -414,20 +459,22 @@ def attempt(action):
         return None, f"failed ({error.strerror or error})", error.errno
 
 def connect():
-    # An address that is kept for documentation: nobody answers there, and no packet to it reaches anyone.
+    # An address reserved for documentation: nobody answers there.
     with socket.socket() as connection:
         connection.settimeout(5)
         connection.connect(("192.0.2.1", 443))
 
 def is_up(name):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        answer = fcntl.ioctl(control, 0x8913, struct.pack("16sh22x", name.encode(), 0))  # SIOCGIFFLAGS
+        request = struct.pack("16sh22x", name.encode(), 0)
+        answer = fcntl.ioctl(control, 0x8913, request)  # SIOCGIFFLAGS
     return bool(struct.unpack("16sh22x", answer)[1] & 1)
 
 def remount():
     libc = ctypes.CDLL(None, use_errno=True)
     kept = os.statvfs(sys.argv[1]).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
-    if libc.mount(None, os.fsencode(sys.argv[1]), None, ctypes.c_ulong(32 | 4096 | kept), None):  # MS_REMOUNT, MS_BIND
+    flags = ctypes.c_ulong(32 | 4096 | kept)  # MS_REMOUNT, MS_BIND
+    if libc.mount(None, os.fsencode(sys.argv[1]), None, flags, None):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 def write():
@@ -454,8 +501,8 @@ print(json.dumps({
 }))
 """
 
-# Imported by every Python program of an environment made with block_sockets. An audit hook sees the calls of every library
-# that uses Python's sockets, and cannot be taken off.
+# Imported by every Python program of an environment made with block_sockets. An audit hook sees the
+# calls of every library that uses Python's sockets, and cannot be taken off.
 _BLOCK = """
 import errno, ipaddress, sys
 
@@ -475,7 +522,7 @@ def is_local(host):
 def hook(event, args):
     if event in ADDRESSED:
         address = args[ADDRESSED[event]]
-        # A path is a socket of this machine; None means the socket is connected, and was judged then.
+        # A path is a socket of this machine; None: the socket is connected, and was judged then.
         local = not isinstance(address, tuple) or is_local(address[0])
     elif event in LOOKED_UP:
         local = is_local(args[LOOKED_UP[event]])

@@ -1,4 +1,5 @@
-"""Training in processes of its own: one for each GPU, and none of them longer than the kernel may take."""
+"""Training in processes of its own: one for each GPU, and none of them longer than the kernel may
+take."""
 
 import json
 import logging
@@ -25,7 +26,8 @@ GRACE_SECONDS = 60
 
 
 def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds: float) -> None:
-    """Do as `experiment.train` does, until it is done or the time is over; what it has done by then stays.
+    """Do as `experiment.train` does, until it is done or the time is over; what it has done by then
+    stays.
 
     Parameters
     ----------
@@ -37,9 +39,15 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
     Raises
     ------
     RuntimeError
-        If the training fails, with its own words where it had some. One whose artifact is there has not failed.
+        If the training fails, with its own words where it had some. One whose artifact is there has
+        not failed.
     """
-    order = {"config": config.to_dict(), "train_csv": str(train_csv), "out": str(out), "folds": folds}
+    order = {
+        "config": config.to_dict(),
+        "train_csv": str(train_csv),
+        "out": str(out),
+        "folds": folds,
+    }
     command = [*_launcher(processes(config)), "humanpref.kaggle.runtime.launch", json.dumps(order)]
     before = out.exists()
     child = subprocess.Popen(
@@ -51,7 +59,8 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         start_new_session=True,
     )
     late = threading.Event()
-    # accelerate's processes are in sessions of their own: it ends them when it is asked to end, not when it is killed.
+    # accelerate's processes are in sessions of their own: it ends them when it is asked to end, not
+    # when it is killed.
     timers = [
         threading.Timer(max(0.0, seconds), lambda: (late.set(), _signal(child, signal.SIGTERM))),
         threading.Timer(max(0.0, seconds) + GRACE_SECONDS, lambda: _signal(child, signal.SIGKILL)),
@@ -72,7 +81,8 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         return
     name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
     ended = f"the training process ended with {code}{name}"
-    # It appears whole, as the last thing that a training does: what went wrong after it went wrong on the way out.
+    # It appears whole, as the last thing that a training does: what went wrong after it went wrong
+    # on the way out.
     if out.is_dir() and not before:
         logger.warning("%s, after the artifact was done", ended)
         return
@@ -80,7 +90,8 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
 
 
 def processes(config: Config) -> int:
-    """How many share the training: a gradient family's batches are shared out to all GPUs, the others have no use for it."""
+    """How many share the training: a gradient family's batches are shared out to all GPUs, the
+    others have no use for it."""
     return max(1, gpus()) if isinstance(config.training, LoopOptions) else 1
 
 
@@ -97,9 +108,27 @@ def _launcher(number: int) -> list[str]:
     python = [sys.executable, "-u", "-m"]
     if number == 1:
         return python
-    # All that accelerate would warn of choosing itself; the loop sets the precision. Port 0: one that is free.
-    chosen = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    return [*python, "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(number), *chosen, "-m"]
+    # All that accelerate would warn of choosing itself; the loop sets the precision. Port 0: one
+    # that is free.
+    chosen = [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
+    return [
+        *python,
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        str(number),
+        *chosen,
+        "-m",
+    ]
 
 
 def _signal(child: subprocess.Popen, number: int) -> None:
@@ -110,7 +139,9 @@ def _signal(child: subprocess.Popen, number: int) -> None:
 def main(order: dict[str, Any]) -> int:
     """One training process."""
     main_one = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(
+        level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout
+    )
     try:
         config = from_dict(order["config"], "the kernel's configuration")
         experiment.train(config, order["train_csv"], order["out"], folds=order["folds"])

@@ -1,7 +1,8 @@
 """What one model says of the test rows, here or in one process for each GPU.
 
-A row that fails costs that row alone, and so does a row that ends the process which predicts it: what a process had not done
-when it ended is dealt anew, to the others or to a fresh process on its GPU, within the same time.
+A row that fails costs that row alone, and so does a row that ends the process which predicts it:
+what a process had not done when it ended is dealt anew, to the others or to a fresh process on its
+GPU, within the same time.
 """
 
 import gc
@@ -34,23 +35,29 @@ logger = logging.getLogger(__name__)
 BLOCK_ROWS = 1_024
 """At most so many rows are predicted between two writes of the submission."""
 MAX_FAILURES = 50
-"""After so many failed calls one after the other a model is given up. Finding the one bad row of a block takes about ten."""
+"""After so many failed calls one after the other a model is given up. Finding the one bad row of a
+block takes about ten."""
 BROKEN = "CUDA error"
-"""Stands in errors after which a process can do nothing more on its GPU: the row at fault is in the block that raised it."""
+"""Stands in errors after which a process can do nothing more on its GPU: the row at fault is in the
+block that raised it."""
 MAX_DEATHS = 20
-"""So many processes may end one after the other without any outcome before a GPU is used no more. Finding the one row of a
-block that ends them takes about ten."""
+"""So many processes may end one after the other without any outcome before a GPU is used no more.
+Finding the one row of a block that ends them takes about ten."""
 MAX_LOADS = 2
 """The same of processes that end while they load the model."""
 CONTEXT: Any = multiprocessing.get_context("spawn")
 """How processes are started; a fork would inherit torch's threads in the middle of their work."""
 
 Outcome = tuple[np.ndarray, np.ndarray | str]
-"""Row numbers (m,) with their probabilities (m, 3); or the number of one row, and why there are none."""
+"""Row numbers (m,) with their probabilities (m, 3); or the number of one row, and why there are
+none."""
 
 
 def outcomes(
-    model: Model, pairs: pd.DataFrame, budget: Budget, begin: Callable[[np.ndarray], None] | None = None
+    model: Model,
+    pairs: pd.DataFrame,
+    budget: Budget,
+    begin: Callable[[np.ndarray], None] | None = None,
 ) -> Iterator[Outcome]:
     """Predict block by block; a block that fails is halved down to the rows at fault.
 
@@ -59,8 +66,8 @@ def outcomes(
     Raises
     ------
     RuntimeError
-        After `MAX_FAILURES` failed calls, without one between that did not fail; at once where the GPU is of no more use to
-        this process (`BROKEN`).
+        After `MAX_FAILURES` failed calls, without one between that did not fail; at once where the
+        GPU is of no more use to this process (`BROKEN`).
     """
     failed = 0  # one after the other
     for block, variant in schedule(model, pairs, budget, BLOCK_ROWS):
@@ -71,17 +78,21 @@ def outcomes(
                 begin(rows)
             try:
                 made, bad, why = _said(variant, pairs.iloc[rows].reset_index(drop=True))
-            # SystemExit too: a library that calls sys.exit must not end the other rows' work. MemoryError is an Exception.
+            # SystemExit too: a library that calls sys.exit must not end the other rows' work.
+            # MemoryError is an Exception.
             except (Exception, SystemExit) as error:
                 if BROKEN in str(error):
                     raise
                 failed += 1
-                logger.exception("%d rows failed, the first of them id %r", len(rows), pairs[ID].iloc[rows[0]])
+                logger.exception(
+                    "%d rows failed, the first of them id %r", len(rows), pairs[ID].iloc[rows[0]]
+                )
                 if len(rows) == 1:
                     yield rows, describe(error)
                 if failed == MAX_FAILURES:
                     raise RuntimeError(
-                        f"given up after {failed} failed calls in a row, the last of them: {describe(error)}"
+                        f"given up after {failed} failed calls in a row, the last of them: "
+                        f"{describe(error)}"
                     ) from error
                 if len(rows) > 1:
                     pending += np.array_split(rows, 2)[::-1]
@@ -96,7 +107,8 @@ def outcomes(
 
 
 def _said(model: Model, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, str]:
-    """What the model says of the rows, (n, 3), of which it says nothing of use, (n,) bool, and why; raises where of none."""
+    """What the model says of the rows, (n, 3), of which it says nothing of use, (n,) bool, and why;
+    raises where of none."""
     try:
         return predicted(model, pairs), np.zeros(len(pairs), dtype=bool), ""
     except BadRowsError as error:
@@ -108,9 +120,9 @@ def _said(model: Model, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, st
 def shared_out(folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> Iterator[Outcome]:
     """The outcomes of the model in a folder, from a process of its own for each GPU.
 
-    The first outcome has no rows: the model has been loaded. The rows of a process that ends before its time are dealt anew.
-    Rows on which two processes have ended are tried apart from the others, in halves of halves, down to the single row; that
-    one is given up.
+    The first outcome has no rows: the model has been loaded. The rows of a process that ends before
+    its time are dealt anew. Rows on which two processes have ended are tried apart from the others,
+    in halves of halves, down to the single row; that one is given up.
 
     Raises
     ------
@@ -123,9 +135,13 @@ def shared_out(folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> 
     finally:
         crew.end()
     if crew.reasons:
-        told = [f"{why} ({times} times)" if times > 1 else why for why, times in crew.reasons.items()]
+        told = [
+            f"{why} ({times} times)" if times > 1 else why for why, times in crew.reasons.items()
+        ]
         counts = {"were dealt anew": crew.anew.sum() - crew.left, "have no process left": crew.left}
-        raise RuntimeError("; ".join(told + [f"{rows} rows {what}" for what, rows in counts.items() if rows]))
+        raise RuntimeError(
+            "; ".join(told + [f"{rows} rows {what}" for what, rows in counts.items() if rows])
+        )
 
 
 @dataclass
@@ -145,7 +161,8 @@ class _Worker:
 
     @property
     def in_flight(self) -> np.ndarray:
-        """The rows that may be why it ended: none while it loads the model, and all while it measures them."""
+        """The rows that may be why it ended: none while it loads the model, and all while it
+        measures them."""
         if not self.loaded:
             return self.rows[:0]
         return self.rows if self.block is None else self.block
@@ -191,7 +208,8 @@ class _Crew:
             worker.process.join()  # so that its GPU is free for the next model
 
     def _deal(self) -> None:
-        """Give the rows that no process has to those that wait, else to a fresh one, else to those at work."""
+        """Give the rows that no process has to those that wait, else to a fresh one, else to those
+        at work."""
         if self.budget.left() <= 0:
             if self.left:
                 logger.warning("time budget: spent, %d rows are %s", self.left, LEFT)
@@ -230,7 +248,9 @@ class _Crew:
             message = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
-            yield from self._ended(worker, f"its process ended with {worker.process.exitcode}", on_rows=True)
+            yield from self._ended(
+                worker, f"its process ended with {worker.process.exitcode}", on_rows=True
+            )
             return
         match message:
             case "loaded":
@@ -250,7 +270,8 @@ class _Crew:
                     yield rows, made
 
     def _ended(self, worker: _Worker, why: str, on_rows: bool) -> Iterator[Outcome]:
-        """Take back what a process had not done. `on_rows`: what it was doing may be the reason, and not the model."""
+        """Take back what a process had not done. `on_rows`: what it was doing may be the reason,
+        and not the model."""
         self.workers.remove(worker)
         if not len(worker.rows):
             logger.warning("GPU %d: %s, after all of its work", worker.gpu, why)
@@ -273,8 +294,11 @@ class _Crew:
         self.suspects += [rows for rows in groups if len(rows)]
 
 
-def work(gpu: int, folder: Path, pairs: pd.DataFrame, until: float, pipe: connection.Connection) -> None:
-    """One of the processes of `shared_out`. If the one that started it is gone, its pipe ends, and so does it."""
+def work(
+    gpu: int, folder: Path, pairs: pd.DataFrame, until: float, pipe: connection.Connection
+) -> None:
+    """One of the processes of `shared_out`. If the one that started it is gone, its pipe ends, and
+    so does it."""
     # Before torch is imported: this process sees its own GPU alone.
     os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
     logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)

@@ -1,8 +1,10 @@
-"""The Kaggle client, held to its word: answers are read, every wait is bounded, and nothing that it prints gets out.
+"""The Kaggle client, held to its word: answers are read, every wait is bounded, and nothing that it
+prints gets out.
 
-The installed `kaggle` does the talking. What it leaves to its caller is here: its exit codes say nothing, so each answer is
-read; it waits for ever, so each call has a time limit; it repeats some calls that may have been done already, so what
-changes something is sent once, and the caller finds out (`UncertainError`) that it has to look.
+The installed `kaggle` does the talking. What it leaves to its caller is here: its exit codes say
+nothing, so each answer is read; it waits for ever, so each call has a time limit; it repeats some
+calls that may have been done already, so what changes something is sent once, and the caller finds
+out (`UncertainError`) that it has to look.
 """
 
 import base64
@@ -42,7 +44,8 @@ FAILED = ("ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
 
 
 class ServiceError(InputError):
-    """Kaggle did not do what it was asked for. `seconds`: after so many it wants to be asked again, where it said so."""
+    """Kaggle did not do what it was asked for. `seconds`: after so many it wants to be asked again,
+    where it said so."""
 
     seconds = 0.0
 
@@ -52,7 +55,8 @@ class RefusedError(ServiceError):
 
 
 class NotThereError(RefusedError):
-    """What was asked for does not exist, or is not this user's: Kaggle does not tell one from the other."""
+    """What was asked for does not exist, or is not this user's: Kaggle does not tell one from the
+    other."""
 
 
 class SignInError(RefusedError):
@@ -102,7 +106,8 @@ class Submission:
 
 
 def pause_after(attempt: int, error: ServiceError) -> float:
-    """Seconds to wait after the failure of try `attempt`, from 0; raises the error itself where there is to be no other try."""
+    """Seconds to wait after the failure of try `attempt`, from 0; raises the error itself where
+    there is to be no other try."""
     pause = max(2.0**attempt, error.seconds)
     if attempt == TRIES - 1 or pause > LONGEST_PAUSE:
         raise error from None
@@ -110,7 +115,8 @@ def pause_after(attempt: int, error: ServiceError) -> float:
 
 
 class Client:
-    """Kaggle's service as the user whose credentials are in place. Works in the main thread only (it uses the alarm signal).
+    """Kaggle's service as the user whose credentials are in place. Works in the main thread only
+    (it uses the alarm signal).
 
     Raises
     ------
@@ -122,7 +128,9 @@ class Client:
         with wire.guarded(CALL_SECONDS):
             self._api, self._way = sign_in()
         # With this argument the client prints every request, the credentials among the headers.
-        self._api.args = [argument for argument in self._api.args if argument not in ("--verbose", "-v")]
+        self._api.args = [
+            argument for argument in self._api.args if argument not in ("--verbose", "-v")
+        ]
         values = self._api.config_values
         self.user: str = values.get("username", "")
         self._secrets = secrets(self._api)
@@ -131,18 +139,22 @@ class Client:
         self._sdk = self._api.build_kaggle_client()
 
     def clean(self, text: object) -> str:
-        """The text in one line, not too long, and without the credentials, should a service have repeated them."""
+        """The text in one line, not too long, and without the credentials, should a service have
+        repeated them."""
         line = " ".join(str(text).split())
         for secret in self._secrets:
             line = line.replace(secret, "***")
         return line if len(line) <= 500 else f"{line[:497]}..."
 
     def refuse_secrets(self, path: Path) -> None:
-        """Raise InputError if the file holds this user's credentials; only files that a person may have written are read."""
+        """Raise InputError if the file holds this user's credentials; only files that a person may
+        have written are read."""
         if path.stat().st_size < 2**20:
             content = path.read_bytes()
             if any(secret.encode() in content for secret in self._secrets):
-                raise InputError(f"{path}: holds your Kaggle key; take it out before anything is uploaded")
+                raise InputError(
+                    f"{path}: holds your Kaggle key; take it out before anything is uploaded"
+                )
 
     # Datasets
 
@@ -153,7 +165,9 @@ class Client:
         owner, slug = ref.split("/")
         request = _request(ApiGetDatasetStatusRequest, owner_slug=owner, dataset_slug=slug)
         with contextlib.suppress(NotThereError):
-            return self._read(self._sdk.datasets.dataset_api_client.get_dataset_status, request, ref).status.name
+            return self._read(
+                self._sdk.datasets.dataset_api_client.get_dataset_status, request, ref
+            ).status.name
         return None
 
     def dataset_version(self, ref: str) -> int | None:
@@ -171,11 +185,14 @@ class Client:
             return None
 
     def dataset_file(self, ref: str, name: str) -> bytes | None:
-        """The content of a small file in the dataset's current version; None where it is not there."""
+        """The content of a small file in the dataset's current version; None where it is not
+        there."""
         from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
         owner, slug = ref.split("/")
-        request = _request(ApiDownloadDatasetRequest, owner_slug=owner, dataset_slug=slug, file_name=name)
+        request = _request(
+            ApiDownloadDatasetRequest, owner_slug=owner, dataset_slug=slug, file_name=name
+        )
 
         def fetch(request: Any) -> bytes:
             return self._sdk.datasets.dataset_api_client.download_dataset(request).content
@@ -183,16 +200,23 @@ class Client:
         with contextlib.suppress(NotThereError):
             content = self._read(fetch, request, f"{ref}: {name}")
             # Kaggle zips some files on their way out.
-            with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            with (
+                contextlib.suppress(zipfile.BadZipFile),
+                zipfile.ZipFile(io.BytesIO(content)) as archive,
+            ):
                 return archive.read(archive.namelist()[0])
             return content
         return None
 
     @contextlib.contextmanager
-    def uploaded(self, folder: Path, metadata: dict[str, Any], create: bool, digest: str) -> Iterator[Any]:
-        """Upload a folder's files; in the block, `commit_dataset` makes a dataset or a version of them.
+    def uploaded(
+        self, folder: Path, metadata: dict[str, Any], create: bool, digest: str
+    ) -> Iterator[Any]:
+        """Upload a folder's files; in the block, `commit_dataset` makes a dataset or a version of
+        them.
 
-        Files that were uploaded before an interruption are not uploaded again, if the folder's `digest` is the same.
+        Files that were uploaded before an interruption are not uploaded again, if the folder's
+        `digest` is the same.
         """
         from kaggle.api.kaggle_api_extended import ResumableUploadContext
         from kagglesdk.blobs.types.blob_api_service import ApiBlobType
@@ -219,32 +243,44 @@ class Client:
             )
         else:
             body = _request(
-                ApiCreateDatasetVersionRequestBody, version_notes=digest, category_ids=keywords, files=[], **texts
+                ApiCreateDatasetVersionRequestBody,
+                version_notes=digest,
+                category_ids=keywords,
+                files=[],
+                **texts,
             )
-            request = _request(ApiCreateDatasetVersionRequest, owner_slug=owner, dataset_slug=slug, body=body)
+            request = _request(
+                ApiCreateDatasetVersionRequest, owner_slug=owner, dataset_slug=slug, body=body
+            )
         context = ResumableUploadContext()
-        # The client takes a file of the same path, size and time for the same file: one place for each content.
+        # The client takes a file of the same path, size and time for the same file: one place for
+        # each content.
         context._temp_dir = os.path.join(context._temp_dir, digest)
         refused = None
         with context:
 
             def upload(_: Any) -> None:
                 quiet = not sys.stderr.isatty()
-                # Some clients leave a file that could not be uploaded out and say nothing, others end with a ValueError.
+                # Some clients leave a file that could not be uploaded out and say nothing, others
+                # end with a ValueError.
                 with contextlib.suppress(ValueError):
-                    self._api.upload_files(body, None, str(folder), ApiBlobType.DATASET, context, quiet, "zip")
+                    self._api.upload_files(
+                        body, None, str(folder), ApiBlobType.DATASET, context, quiet, "zip"
+                    )
                 expected = sum(path.name != "dataset-metadata.json" for path in folder.iterdir())
                 done = sum(bool(file.token) for file in body.files)
                 if done != expected:
                     raise UncertainError(
-                        f"{metadata['id']}: {done} of {expected} files could be uploaded; the same command goes on"
+                        f"{metadata['id']}: {done} of {expected} files could be uploaded; the same "
+                        "command goes on"
                     )
 
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             try:
                 self._call(upload, None, metadata["id"], UPLOAD_SECONDS + size // UPLOAD_RATE)
             except ServiceError:
-                # An upload that the service forgot, or whose address it never gave, would be gone on with for six days.
+                # An upload that the service forgot, or whose address it never gave, would be gone
+                # on with for six days.
                 for file in context._file_uploads:
                     if not file.get_token():
                         file.cleanup()
@@ -252,7 +288,8 @@ class Client:
             try:
                 yield request
             except RefusedError as error:
-                # The block ends well for the client, so that it forgets these uploads: they may be what is refused.
+                # The block ends well for the client, so that it forgets these uploads: they may be
+                # what is refused.
                 refused = error
         if refused is not None:
             raise refused
@@ -260,10 +297,17 @@ class Client:
     def commit_dataset(self, request: Any, ref: str) -> None:
         """Make a dataset, or a version of one, from uploaded files. Sent once."""
         datasets = self._sdk.datasets.dataset_api_client
-        method = datasets.create_dataset if hasattr(request, "license_name") else datasets.create_dataset_version
+        method = (
+            datasets.create_dataset
+            if hasattr(request, "license_name")
+            else datasets.create_dataset_version
+        )
         answer = self._call(method, request, ref)
         if answer.error or (answer.status or "").lower() not in ("", "ok"):
-            raise RefusedError(f"{ref}: Kaggle did not take the dataset: {self._reason(answer.error or answer.status)}")
+            raise RefusedError(
+                f"{ref}: Kaggle did not take the dataset: "
+                f"{self._reason(answer.error or answer.status)}"
+            )
         if not (answer.status or answer.ref or answer.url):
             raise UncertainError(f"{ref}: Kaggle's answer does not say whether it took the dataset")
 
@@ -274,7 +318,9 @@ class Client:
         ref = read_json(folder / "kernel-metadata.json")["id"]
         answer = self._call(lambda _: self._api.kernels_push(str(folder)), None, ref)
         if answer.error:
-            raise RefusedError(f"{ref}: Kaggle did not take the kernel: {self._reason(answer.error)}")
+            raise RefusedError(
+                f"{ref}: Kaggle did not take the kernel: {self._reason(answer.error)}"
+            )
         if not (answer.ref and answer.version_number):
             raise UncertainError(f"{ref}: Kaggle's answer does not say what it saved")
         invalid = [
@@ -293,31 +339,47 @@ class Client:
         with contextlib.suppress(NotThereError):
             answer = self._read(self._sdk.kernels.kernels_api_client.get_kernel, request, ref)
             found = answer.metadata
-            kinds = (found.dataset_data_sources, found.competition_data_sources, found.kernel_data_sources)
-            sources = {source for kind in (*kinds, found.model_data_sources) for source in kind or ()}
-            return Kernel(found.current_version_number or 0, answer.blob.source or "", frozenset(sources))
+            kinds = (
+                found.dataset_data_sources,
+                found.competition_data_sources,
+                found.kernel_data_sources,
+            )
+            sources = {
+                source for kind in (*kinds, found.model_data_sources) for source in kind or ()
+            }
+            return Kernel(
+                found.current_version_number or 0, answer.blob.source or "", frozenset(sources)
+            )
         return None
 
     def run_status(self, ref: str) -> tuple[str, str]:
-        """The state of the kernel's latest run (QUEUED, RUNNING, COMPLETE, ERROR, …), and what Kaggle says of a failure."""
+        """The state of the kernel's latest run (QUEUED, RUNNING, COMPLETE, ERROR, …), and what
+        Kaggle says of a failure."""
         from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
         owner, slug = ref.split("/")
         request = _request(ApiGetKernelSessionStatusRequest, user_name=owner, kernel_slug=slug)
-        answer = self._read(self._sdk.kernels.kernels_api_client.get_kernel_session_status, request, ref)
+        answer = self._read(
+            self._sdk.kernels.kernels_api_client.get_kernel_session_status, request, ref
+        )
         return answer.status.name, self.clean(answer.failure_message or "")
 
     def run_output(self, ref: str) -> tuple[list[tuple[str, str]], str]:
-        """Names and addresses of the files that the kernel's latest run left, and its log as text."""
+        """Names and addresses of the files that the kernel's latest run left, and its log as
+        text."""
         from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 
         owner, slug = ref.split("/")
         files, log, token = [], "", ""
         while True:
-            page = _request(ApiListKernelSessionOutputRequest, user_name=owner, kernel_slug=slug, page_size=100)
+            page = _request(
+                ApiListKernelSessionOutputRequest, user_name=owner, kernel_slug=slug, page_size=100
+            )
             if token:
                 page.page_token = token
-            answer = self._read(self._sdk.kernels.kernels_api_client.list_kernel_session_output, page, ref)
+            answer = self._read(
+                self._sdk.kernels.kernels_api_client.list_kernel_session_output, page, ref
+            )
             files += [(file.file_name, file.url) for file in answer.files or ()]
             log = log or _log_text(answer.log or "")
             if not answer.next_page_token or answer.next_page_token == token:
@@ -326,9 +388,14 @@ class Client:
 
     # Competitions
 
-    def submit(self, competition: str, kernel: str, version: int, file: str, description: str) -> tuple[int, str]:
-        """Submit a kernel's version; give the submission's number, 0 where there is none, and Kaggle's words. Sent once."""
-        from kagglesdk.competitions.types.competition_api_service import ApiCreateCodeSubmissionRequest
+    def submit(
+        self, competition: str, kernel: str, version: int, file: str, description: str
+    ) -> tuple[int, str]:
+        """Submit a kernel's version; give the submission's number, 0 where there is none, and
+        Kaggle's words. Sent once."""
+        from kagglesdk.competitions.types.competition_api_service import (
+            ApiCreateCodeSubmissionRequest,
+        )
 
         owner, slug = kernel.split("/")
         request = _request(
@@ -341,10 +408,14 @@ class Client:
             submission_description=description,
         )
         answer = self._call(
-            self._sdk.competitions.competition_api_client.create_code_submission, request, f"{kernel} version {version}"
+            self._sdk.competitions.competition_api_client.create_code_submission,
+            request,
+            f"{kernel} version {version}",
         )
         if not (answer.ref or answer.message):
-            raise UncertainError(f"{kernel} version {version}: Kaggle's answer does not say whether it was submitted")
+            raise UncertainError(
+                f"{kernel} version {version}: Kaggle's answer does not say whether it was submitted"
+            )
         return answer.ref, self.clean(answer.message)
 
     def submission(self, ref: int) -> Submission:
@@ -364,7 +435,9 @@ class Client:
             page = _request(ApiListSubmissionsRequest, competition_name=competition, page_size=100)
             if token:
                 page.page_token = token
-            answer = self._read(self._sdk.competitions.competition_api_client.list_submissions, page, competition)
+            answer = self._read(
+                self._sdk.competitions.competition_api_client.list_submissions, page, competition
+            )
             yield from map(self._submission, answer.submissions or ())
             if not answer.next_page_token or answer.next_page_token == token:
                 return
@@ -372,7 +445,9 @@ class Client:
 
     def submissions_left(self, competition: str) -> int | None:
         """How many submissions Kaggle would still take today; None where it does not tell."""
-        from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
+        from kagglesdk.competitions.types.competition_api_service import (
+            ApiGetSubmissionLimitsRequest,
+        )
 
         request = _request(ApiGetSubmissionLimitsRequest, competition_name=competition)
         method = self._sdk.competitions.competition_api_client.get_submission_limits
@@ -381,14 +456,19 @@ class Client:
 
     def gpu_hours(self) -> tuple[float, float] | None:
         """Hours of GPU used and allowed this week; None where Kaggle does not tell."""
-        from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
+        from kagglesdk.kernels.types.kernels_api_service import (
+            ApiGetAcceleratorQuotaStatisticsRequest,
+        )
 
         method = self._sdk.kernels.kernels_api_client.get_accelerator_quota_statistics
         answer = self._told(method, ApiGetAcceleratorQuotaStatisticsRequest(), "GPU quota")
         quota = answer and answer.gpu_quota
         if quota is None or quota.time_used is None or quota.total_time_allowed is None:
             return None
-        return quota.time_used.total_seconds() / 3600, quota.total_time_allowed.total_seconds() / 3600
+        return (
+            quota.time_used.total_seconds() / 3600,
+            quota.total_time_allowed.total_seconds() / 3600,
+        )
 
     # Downloads
 
@@ -416,7 +496,9 @@ class Client:
             response = self._call(lambda _: start(), None, what)
             pieces = response.iter_content(PIECE)
             with open(path, "wb") as file:
-                while piece := self._call(lambda _: next(pieces, b""), None, what, wire.READ_SECONDS):
+                while piece := self._call(
+                    lambda _: next(pieces, b""), None, what, wire.READ_SECONDS
+                ):
                     file.write(piece)
 
         self._retry(fetch)
@@ -450,8 +532,11 @@ class Client:
                 time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    def _call(self, method: Callable[[Any], Any], request: Any, what: str, seconds: float | None = None) -> Any:
-        """Make a call once, and say in our words what became of it: refused is only what was not sent, or what Kaggle says."""
+    def _call(
+        self, method: Callable[[Any], Any], request: Any, what: str, seconds: float | None = None
+    ) -> Any:
+        """Make a call once, and say in our words what became of it: refused is only what was not
+        sent, or what Kaggle says."""
         import requests
 
         try:
@@ -467,12 +552,16 @@ class Client:
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if not went.used:
-                raise RefusedError(f"{what}: the client does not send this: {self.clean(error)}") from None
+                raise RefusedError(
+                    f"{what}: the client does not send this: {self.clean(error)}"
+                ) from None
             if went.response is not None and went.response.status_code >= 400:
                 raise self._judged(went.response, what, error) from None
-            # What the client's own reading of an answer ends in, if the answer is not what it expects.
+            # What the client's own reading of an answer ends in, if the answer is not what it
+            # expects.
             raise UncertainError(
-                f"{what}: Kaggle's answer cannot be read ({type(error).__name__}: {self.clean(error)})"
+                f"{what}: Kaggle's answer cannot be read ({type(error).__name__}: "
+                f"{self.clean(error)})"
             ) from None
 
     def _judged(self, response: Any, what: str, error: Exception) -> ServiceError:
@@ -506,7 +595,9 @@ class Client:
 
     def _reason(self, error: Any) -> str:
         """The words of an error, which Kaggle gives as text or as an object."""
-        return self.clean(error.get("message") or error.get("error") or "" if isinstance(error, dict) else error)
+        return self.clean(
+            error.get("message") or error.get("error") or "" if isinstance(error, dict) else error
+        )
 
     def _submission(self, answer: Any) -> Submission:
         texts = (answer.description, answer.public_score, answer.error_description)

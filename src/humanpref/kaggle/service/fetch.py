@@ -19,7 +19,8 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
     Raises
     ------
     InputError
-        If the folder is there already, or Kaggle does not give the files, as before the competition's rules are accepted.
+        If the folder is there already, or Kaggle does not give the files, as before the
+        competition's rules are accepted.
     """
     with folder_whole(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         archive = Path(temporary, "data.zip")
@@ -27,8 +28,10 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
             client.download_competition(competition, archive)
         except NotThereError as error:
             raise NotThereError(
-                f"{error}: if the competition's name is right, accept its rules, signed in as {client.user or 'yourself'}, "
-                f"at https://www.kaggle.com/competitions/{competition}/rules and give this command again"
+                f"{error}: if the competition's name is right, accept its rules, signed in as "
+                f"{client.user or 'yourself'}, "
+                f"at https://www.kaggle.com/competitions/{competition}/rules and give this command "
+                "again"
             ) from None
         try:
             with zipfile.ZipFile(archive) as files:
@@ -37,12 +40,15 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
                     target = _inside(folder, name)
                     target.write_bytes(files.read(name))
         except zipfile.BadZipFile as error:
-            raise ServiceError(f"{competition}: expected a zip file from Kaggle ({error})") from None
+            raise ServiceError(
+                f"{competition}: expected a zip file from Kaggle ({error})"
+            ) from None
     return names
 
 
 def fetch_output(client: Client, records: Records, name: str, out: Path) -> list[str]:
-    """Fetch what the recorded version of a kernel left, and its log, into a new folder; give their names.
+    """Fetch what the recorded version of a kernel left, and its log, into a new folder; give their
+    names.
 
     Raises
     ------
@@ -62,7 +68,10 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
         _inside(folder, log_name).write_text(log, encoding="utf-8", errors="replace")
         content = (folder / STATUS).read_bytes() if (folder / STATUS).is_file() else None
         for fault in faults(content, entry.get("manifest", "")):
-            logger.warning("%s", client.clean(f"{entry['ref']} version {entry['version']} is not whole: {fault}"))
+            logger.warning(
+                "%s",
+                client.clean(f"{entry['ref']} version {entry['version']} is not whole: {fault}"),
+            )
     return [*(file for file, _ in files), log_name]
 
 
@@ -76,11 +85,15 @@ def _inside(folder: Path, name: str) -> Path:
         or PureWindowsPath(name).drive
         or any(character in "\\:" or not character.isprintable() for character in name)
     ):
-        raise ServiceError(f"Kaggle gave a file's name that is not one inside a folder: {name!r}; nothing was kept")
+        raise ServiceError(
+            f"Kaggle gave a file's name that is not one inside a folder: {name!r}; nothing was kept"
+        )
     target = folder / path
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch(exist_ok=False)
     except OSError as error:
-        raise ServiceError(f"Kaggle gave a file that cannot be kept, {name[:100]!r}: {error.strerror}") from None
+        raise ServiceError(
+            f"Kaggle gave a file that cannot be kept, {name[:100]!r}: {error.strerror}"
+        ) from None
     return target

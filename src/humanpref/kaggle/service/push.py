@@ -1,8 +1,8 @@
 """Push a bundle's datasets and its two kernels, and wait for what comes of it.
 
-Each push is written down before it is sent (`humanpref.kaggle.service.records`) and recognised at the service afterwards: the dataset
-by its manifest, a kernel by its version number and its code. So the same command can be given again after any interruption,
-and sends only what is not there yet.
+Each push is written down before it is sent (`humanpref.kaggle.service.records`) and recognised at
+the service afterwards: the dataset by its manifest, a kernel by its version number and its code. So
+the same command can be given again after any interruption, and sends only what is not there yet.
 """
 
 import hashlib
@@ -46,9 +46,15 @@ READY_SECONDS = 3_600
 
 
 def push(
-    client: Client, records: Records, bundle: Path, owner: str, datasets: bool, kernels: Iterable[str] | None
+    client: Client,
+    records: Records,
+    bundle: Path,
+    owner: str,
+    datasets: bool,
+    kernels: Iterable[str] | None,
 ) -> None:
-    """Push what is asked for, in order; the inference kernel waits for the training kernel that it mounts.
+    """Push what is asked for, in order; the inference kernel waits for the training kernel that it
+    mounts.
 
     Parameters
     ----------
@@ -76,7 +82,10 @@ def push(
     manifest = sha256(marker)
     staged = kernels_of(read_run(marker.parent))
     if kernels is not None and (missing := set(kernels) - set(staged)):
-        raise InputError(f"{bundle}: has no {missing.pop()} kernel: it was made of artifacts alone, without --preset")
+        raise InputError(
+            f"{bundle}: has no {missing.pop()} kernel: it was made of artifacts alone, without "
+            "--preset"
+        )
     with records.locked():
         if datasets:
             for path in (marker, *sorted(bundle.glob(f"*/{WEIGHTS_MARKER}"))):
@@ -87,7 +96,8 @@ def push(
 
 
 def check(client: Client, bundle: Path) -> None:
-    """Raise InputError for a bundle that Kaggle would refuse, or would take for something else than was meant."""
+    """Raise InputError for a bundle that Kaggle would refuse, or would take for something else than
+    was meant."""
     findings = check_bundle(bundle)
     errors = [finding for finding in findings if finding.level == "error"]
     for finding in findings:
@@ -98,7 +108,8 @@ def check(client: Client, bundle: Path) -> None:
 
 
 def push_dataset(client: Client, records: Records, marker: Path, owner: str, manifest: str) -> None:
-    """Create the dataset of a manifest, or a new version, unless its current one has that manifest; wait until it is ready.
+    """Create the dataset of a manifest, or a new version, unless its current one has that manifest;
+    wait until it is ready.
 
     `manifest` is the digest of the bundle's own manifest, that of the wheel dataset.
     """
@@ -128,7 +139,8 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
         return 0
 
     if not _is(records[name], ref, digest):
-        # First of all, so that nothing is taken for this bundle's that was pushed of the one before.
+        # First of all, so that nothing is taken for this bundle's that was pushed of the one
+        # before.
         records.starting(name, **entry)
     if settled(is_there) if _is(records[name], ref, digest, "done") else is_there():
         logger.info("%s: these files are there already", ref)
@@ -147,7 +159,8 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
 
 
 def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str]:
-    """Wait until everything that was pushed of the last bundle is ready or has run; give a line for each as it is.
+    """Wait until everything that was pushed of the last bundle is ready or has run; give a line for
+    each as it is.
 
     Parameters
     ----------
@@ -159,13 +172,16 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
     Raises
     ------
     InputError
-        If nothing was pushed, a push is not done, a run failed, or what it left is not whole or of another bundle.
+        If nothing was pushed, a push is not done, a run failed, or what it left is not whole or of
+        another bundle.
     """
     names = records.latest()
     if not names:
         raise InputError(f"{records.path}: nothing was pushed from here; humanpref kaggle push")
     order = ["", *KERNELS]  # the datasets first
-    for name in sorted(names, key=lambda name: (order.index(name if name in KERNELS else ""), name)):
+    for name in sorted(
+        names, key=lambda name: (order.index(name if name in KERNELS else ""), name)
+    ):
         entry = records.require(name, "push")
         if "marker" in entry:
             wait_for_dataset(client, entry["ref"], entry["marker"], entry["digest"])
@@ -176,23 +192,30 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
 
 
 def wait_for_dataset(client: Client, ref: str, marker: str, digest: str) -> None:
-    """Wait until the dataset is ready and its manifest, the file `marker`, is the one with this digest."""
+    """Wait until the dataset is ready and its manifest, the file `marker`, is the one with this
+    digest."""
 
     def check() -> tuple[bool | None, str]:
         status = client.dataset_status(ref)
         if status in ("FAILED", "DELETED"):
-            raise RefusedError(f"{ref}: Kaggle could not make the dataset of these files ({status}); push it again")
+            raise RefusedError(
+                f"{ref}: Kaggle could not make the dataset of these files ({status}); push it again"
+            )
         if status != "READY":
             return None, status or "not there yet"
         # "Ready" may still be said of the version before.
         there = _manifest_digest(client, ref, marker) == digest
-        return there or None, "ready" if there else "ready, with another manifest than the one pushed"
+        return (
+            there or None,
+            "ready" if there else "ready, with another manifest than the one pushed",
+        )
 
     poll(check, ref, READY_SECONDS)
 
 
 def push_kernel(client: Client, records: Records, folder: Path, owner: str, manifest: str) -> None:
-    """Push a kernel, which starts its run, unless this code has run, or runs, on what it mounts now."""
+    """Push a kernel, which starts its run, unless this code has run, or runs, on what it mounts
+    now."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = stage_kernel(folder / KERNEL_METADATA, Path(temporary), owner, manifest)
         metadata = read_metadata(staged / KERNEL_METADATA)
@@ -200,7 +223,9 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
         client.refuse_secrets(code)
         name, ref, text = folder.name, metadata["id"], code.read_text(encoding="utf-8")
         mounted = _mounted(client, records, metadata, manifest)
-        digest = hashlib.sha256(json.dumps([metadata, text, mounted], sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(
+            json.dumps([metadata, text, mounted], sort_keys=True).encode()
+        ).hexdigest()
         sources = _sources(metadata)
 
         def current() -> Kernel | None:
@@ -211,7 +236,11 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
 
         def find() -> int | None:
             kernel = client.kernel(ref)
-            if kernel is None or kernel.version <= records[name]["base"] or _code(kernel.source) != _code(text):
+            if (
+                kernel is None
+                or kernel.version <= records[name]["base"]
+                or _code(kernel.source) != _code(text)
+            ):
                 return None
             if missing := sorted(sources - {_unversioned(source) for source in kernel.sources}):
                 records.became(name, "refused", version=kernel.version)
@@ -221,11 +250,16 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
         def send() -> int:
             kernel = current()
             base = kernel.version if kernel else 0
-            records.sending(name, ref=ref, digest=digest, manifest=manifest, inputs=mounted, base=base)
+            records.sending(
+                name, ref=ref, digest=digest, manifest=manifest, inputs=mounted, base=base
+            )
             saved = _outcome(records, name, lambda: client.save_kernel(staged))
             if saved.ref != ref:
                 records.became(name, "refused", version=saved.version)
-                raise RefusedError(f"{ref}: Kaggle made another kernel, {saved.ref}, from its title; mend title or id")
+                raise RefusedError(
+                    f"{ref}: Kaggle made another kernel, {saved.ref}, from its title; mend title "
+                    "or id"
+                )
             if saved.invalid:
                 records.became(name, "refused", version=saved.version)
                 raise RefusedError(_left_out(ref, saved.version, saved.invalid))
@@ -233,7 +267,11 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
 
         if _is(records[name], ref, digest, "done"):
             version, kernel = records[name]["version"], current()
-            if kernel is not None and kernel.version == version and client.run_status(ref)[0] not in FAILED:
+            if (
+                kernel is not None
+                and kernel.version == version
+                and client.run_status(ref)[0] not in FAILED
+            ):
                 logger.info("%s: version %d is this code on these inputs already", ref, version)
                 return
         version = send_once(send, lambda: _is(records[name], ref, digest, "sending"), find)
@@ -241,17 +279,26 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
         logger.info("%s: pushed as version %d", ref, version)
 
 
-def _mounted(client: Client, records: Records, metadata: dict[str, Any], manifest: str) -> dict[str, Any]:
-    """The kernel's sources that were pushed from here, by what tells one push of them from another; kernels have to have run."""
+def _mounted(
+    client: Client, records: Records, metadata: dict[str, Any], manifest: str
+) -> dict[str, Any]:
+    """The kernel's sources that were pushed from here, by what tells one push of them from another;
+    kernels have to have run."""
     found = {}
     # A kernel may mount an earlier version of itself, to go on from there; it names that version.
     for source in sorted(_sources(metadata) - {metadata["id"]}):
         for name, entry in records.items():
             if entry.get("ref") == source and name != "submission":
                 if entry["state"] != "done":
-                    raise InputError(f"{metadata['id']}: mounts {source}, whose last push is not done; push it first")
+                    raise InputError(
+                        f"{metadata['id']}: mounts {source}, whose last push is not done; push it "
+                        "first"
+                    )
                 if name == DATASET_FOLDER and entry["digest"] != manifest:
-                    raise InputError(f"{metadata['id']}: mounts {source}, which is of another bundle; push it first")
+                    raise InputError(
+                        f"{metadata['id']}: mounts {source}, which is of another bundle; push it "
+                        "first"
+                    )
                 if name in KERNELS:
                     wait_for_kernel(client, records, name)
                 found[source] = identity(entry)
@@ -279,7 +326,9 @@ def _manifest_digest(client: Client, ref: str, marker: str) -> str | None:
 
 def _sources(metadata: dict[str, Any]) -> set[str]:
     kinds = ("dataset", "competition", "kernel", "model")
-    return {_unversioned(source) for kind in kinds for source in metadata.get(f"{kind}_sources", [])}
+    return {
+        _unversioned(source) for kind in kinds for source in metadata.get(f"{kind}_sources", [])
+    }
 
 
 def _unversioned(source: str) -> str:
@@ -290,15 +339,19 @@ def _unversioned(source: str) -> str:
 
 def _left_out(ref: str, version: int, sources: Iterable[str]) -> str:
     return (
-        f"{ref}: Kaggle saved version {version} without {', '.join(sources)}: not there, or not accepted by you; "
+        f"{ref}: Kaggle saved version {version} without {', '.join(sources)}: not there, or not "
+        "accepted by you; "
         "mend it and push again"
     )
 
 
 def _code(text: str) -> list[tuple[str, str]]:
-    """A kernel's code by cells; a script is one. Kaggle keeps a notebook's code, not its every byte."""
+    """A kernel's code by cells; a script is one. Kaggle keeps a notebook's code, not its every
+    byte."""
     try:
         cells = json.loads(text)["cells"]
     except (ValueError, KeyError, TypeError):
         cells = [{"cell_type": "code", "source": text}]
-    return [(cell["cell_type"], "".join(cell["source"]).replace("\r\n", "\n").strip()) for cell in cells]
+    return [
+        (cell["cell_type"], "".join(cell["source"]).replace("\r\n", "\n").strip()) for cell in cells
+    ]

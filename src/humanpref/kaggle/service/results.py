@@ -1,4 +1,5 @@
-"""What a kernel's run came to: whether it ended well, and whether what it left is whole and of the bundle that was pushed."""
+"""What a kernel's run came to: whether it ended well, and whether what it left is whole and of the
+bundle that was pushed."""
 
 import json
 import logging
@@ -36,7 +37,9 @@ def wait_for_run(client: Client, records: Records, name: str) -> None:
         state, reason = client.run_status(ref)
         if state in FAILED:
             _show_log(client, ref)
-            raise ServiceError(f"{ref} version {version}: the run ended with {state}{reason and f': {reason}'}")
+            raise ServiceError(
+                f"{ref} version {version}: the run ended with {state}{reason and f': {reason}'}"
+            )
         return (True if state == "COMPLETE" else None), state
 
     poll(check, f"{ref} version {version}", RUN_SECONDS)
@@ -44,26 +47,32 @@ def wait_for_run(client: Client, records: Records, name: str) -> None:
 
 
 def wait_for_kernel(client: Client, records: Records, name: str) -> None:
-    """The same, and of the training kernel an artifact is expected: raises ServiceError if its time was over before."""
+    """The same, and of the training kernel an artifact is expected: raises ServiceError if its time
+    was over before."""
     wait_for_run(client, records, name)
     ref, version = records[name]["ref"], records[name]["version"]
     if name == "train" and UNFINISHED in client.run_output(ref)[1]:
         raise ServiceError(
-            f"{ref} version {version}: {UNFINISHED} its time was over before there was an artifact; to go on, add "
+            f"{ref} version {version}: {UNFINISHED} its time was over before there was an "
+            "artifact; to go on, add "
             f'"{ref}/{version}" to the kernel_sources of its kernel-metadata.json and push again'
         )
 
 
 def check_current(client: Client, ref: str, version: int) -> None:
-    """Raise ServiceError unless that version is the kernel's current one: the service tells of the current one alone."""
+    """Raise ServiceError unless that version is the kernel's current one: the service tells of the
+    current one alone."""
     kernel = client.kernel(ref)
     if kernel is None or kernel.version != version:
         found = f"version {kernel.version}" if kernel else "none"
-        raise ServiceError(f"{ref}: version {version} was pushed from here, the current one is {found}; push again")
+        raise ServiceError(
+            f"{ref}: version {version} was pushed from here, the current one is {found}; push again"
+        )
 
 
 def check_whole(client: Client, records: Records, name: str, anyway: bool) -> None:
-    """Check by its status.json that the recorded version of a kernel, which has run, left a whole result of its bundle.
+    """Check by its status.json that the recorded version of a kernel, which has run, left a whole
+    result of its bundle.
 
     Raises
     ------
@@ -84,21 +93,25 @@ def check_whole(client: Client, records: Records, name: str, anyway: bool) -> No
     reasons = "; ".join(faults(content, entry.get("manifest", "")))
     if reasons and not anyway:
         raise ServiceError(
-            client.clean(f"{ref} version {version} is not whole (--anyway takes it as it is): {reasons}")
+            client.clean(
+                f"{ref} version {version} is not whole (--anyway takes it as it is): {reasons}"
+            )
         )
     if reasons:
         logger.warning("%s", client.clean(f"{ref} version {version} is not whole: {reasons}"))
 
 
 def faults(content: bytes | None, manifest: str) -> list[str]:
-    """Why a run's result is not to be used, by the content of its status.json; empty where all is well.
+    """Why a run's result is not to be used, by the content of its status.json; empty where all is
+    well.
 
     Parameters
     ----------
     content : bytes or None
         None: it left none.
     manifest : str
-        The digest of the manifest that was pushed with the kernel; empty: an earlier version of this program pushed it.
+        The digest of the manifest that was pushed with the kernel; empty: an earlier version of
+        this program pushed it.
     """
     if content is None:
         return [f"it left no {STATUS}"]

@@ -1,7 +1,8 @@
 """Signing in to Kaggle: which of the client's ways is used, and what is wrong with it.
 
-The client tries an access token, the legacy key and the login of `kaggle auth login`, and passes over in silence what does not
-work; some of its calls then use a token all the same that its sign-in passed over.
+The client tries an access token, the legacy key and the login of `kaggle auth login`, and passes
+over in silence what does not work; some of its calls then use a token all the same that its sign-in
+passed over.
 """
 
 import importlib.metadata
@@ -26,7 +27,8 @@ def sign_in() -> tuple[Any, str]:
     Raises
     ------
     InputError
-        If the client is missing or too old, Kaggle cannot be reached, or there is no sign-in that works.
+        If the client is missing or too old, Kaggle cannot be reached, or there is no sign-in that
+        works.
     """
     _check_version()
     import requests
@@ -34,7 +36,9 @@ def sign_in() -> tuple[Any, str]:
     login = _login_file()
     had_login = login.is_file()  # the client removes a login that Kaggle refuses
     if had_login and not _token()[1]:
-        os.environ.setdefault("KAGGLE_ENABLE_OAUTH", "1")  # before 2.2 the client looks at it only then
+        os.environ.setdefault(
+            "KAGGLE_ENABLE_OAUTH", "1"
+        )  # before 2.2 the client looks at it only then
     api = None
     try:
         # Importing it signs in, makes a folder for the credentials, and prints advice.
@@ -48,11 +52,14 @@ def sign_in() -> tuple[Any, str]:
     except requests.exceptions.HTTPError as error:
         if error.response.status_code not in (401, 403):
             raise InputError(
-                f"cannot sign in to Kaggle with {_first(had_login)}: HTTP {error.response.status_code}; try later"
+                f"cannot sign in to Kaggle with {_first(had_login)}: HTTP "
+                f"{error.response.status_code}; try later"
             ) from None
     except (requests.exceptions.RequestException, TimeoutError, json.JSONDecodeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"cannot reach Kaggle to sign in with {_first(had_login)} ({reason})") from None
+        raise InputError(
+            f"cannot reach Kaggle to sign in with {_first(had_login)} ({reason})"
+        ) from None
     except (SystemExit, OSError, ValueError, TypeError, KeyError, AttributeError):
         pass  # what is wrong is found below
     if api is None or not _signed_in(api):
@@ -62,7 +69,12 @@ def sign_in() -> tuple[Any, str]:
 
 def secrets(api: Any) -> list[str]:
     """Every credential that is at hand, used or not."""
-    values = [api.config_values.get("key"), api.config_values.get("token"), os.environ.get("KAGGLE_KEY"), _token()[0]]
+    values = [
+        api.config_values.get("key"),
+        api.config_values.get("token"),
+        os.environ.get("KAGGLE_KEY"),
+        _token()[0],
+    ]
     try:
         login = json.loads(_login_file().read_text(encoding="utf-8"))
         values += [login.get("refresh_token"), login.get("access_token")]
@@ -80,11 +92,15 @@ def _check_version() -> None:
     parts = version.split(".")[:3]
     if all(part.isdigit() for part in parts) and tuple(map(int, parts)) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        raise InputError(f"kaggle {version} is installed, which is too old: expected {oldest} or newer; {INSTALL}")
+        raise InputError(
+            f"kaggle {version} is installed, which is too old: expected {oldest} or newer; "
+            f"{INSTALL}"
+        )
 
 
 def _token() -> tuple[str, str]:
-    """The access token that the client would take, and where it is from; empty where there is none."""
+    """The access token that the client would take, and where it is from; empty where there is
+    none."""
     from kagglesdk.kaggle_env import get_access_token_from_env
 
     try:
@@ -110,8 +126,12 @@ def _key_file() -> Path:
     folder = os.environ.get("KAGGLE_CONFIG_DIR")
     places = [Path(folder)] if folder else [Path("~/.kaggle").expanduser()]
     if not folder:
-        places.append(Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser(), "kaggle"))
-    return next((place / "kaggle.json" for place in places if place.is_dir()), places[0] / "kaggle.json")
+        places.append(
+            Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser(), "kaggle")
+        )
+    return next(
+        (place / "kaggle.json" for place in places if place.is_dir()), places[0] / "kaggle.json"
+    )
 
 
 def _first(login: bool) -> str:
@@ -132,7 +152,10 @@ def _fault(had_login: bool) -> str:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(values, dict) and {"username", "key"} <= values.keys()):
-                return f"{path}: expected a JSON object with username and key; make another at {SETTINGS}"
+                return (
+                    f"{path}: expected a JSON object with username and key; make another at "
+                    f"{SETTINGS}"
+                )
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or f"not valid JSON: {error}"
             return f"{path}: cannot be read ({reason}); make another at {SETTINGS}"
@@ -143,6 +166,7 @@ def _fault(had_login: bool) -> str:
         (missing,) = set(VARIABLES) - set(given)
         return f"{given[0]} is set, and {missing} is not"
     return (
-        f"no Kaggle credentials: {LOGIN}, or make a token at {SETTINGS} and put it into KAGGLE_API_TOKEN or "
+        f"no Kaggle credentials: {LOGIN}, or make a token at {SETTINGS} and put it into "
+        "KAGGLE_API_TOKEN or "
         "~/.kaggle/access_token"
     )

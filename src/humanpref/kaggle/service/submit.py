@@ -1,10 +1,18 @@
-"""Submit a kernel's version to the competition, wait for its score, and say where everything stands."""
+"""Submit a kernel's version to the competition, wait for its score, and say where everything
+stands."""
 
 import logging
 from collections.abc import Iterator
 from typing import Any
 
-from humanpref.kaggle.service.client import BusyError, Client, RefusedError, ServiceError, SignInError, Submission
+from humanpref.kaggle.service.client import (
+    BusyError,
+    Client,
+    RefusedError,
+    ServiceError,
+    SignInError,
+    Submission,
+)
 from humanpref.kaggle.service.records import Records, describe
 from humanpref.kaggle.service.results import check_whole, wait_for_run
 from humanpref.kaggle.service.waiting import poll, send_once
@@ -17,30 +25,36 @@ SCORE_SECONDS = 24 * 3_600
 """How long the hidden rerun may take: 9 hours, and the queue before it."""
 
 
-def submit(client: Client, records: Records, competition: str, message: str, anyway: bool = False) -> Submission:
+def submit(
+    client: Client, records: Records, competition: str, message: str, anyway: bool = False
+) -> Submission:
     """Submit the recorded version of the inference kernel, and wait for its score.
 
-    One version is submitted once: each description starts with the kernel, its version and a digest of what was pushed, and is
-    looked for among the team's submissions first. Interrupted, the same command goes on waiting. A result that is not whole, or
-    that is of another bundle than the one pushed last, is not submitted, unless `anyway`.
+    One version is submitted once: each description starts with the kernel, its version and a digest
+    of what was pushed, and is looked for among the team's submissions first. Interrupted, the same
+    command goes on waiting. A result that is not whole, or that is of another bundle than the one
+    pushed last, is not submitted, unless `anyway`.
 
     Raises
     ------
     InputError
-        If there is no finished push, its run or the hidden rerun failed, its result is not to be submitted, or Kaggle takes no
-        more submissions today.
+        If there is no finished push, its run or the hidden rerun failed, its result is not to be
+        submitted, or Kaggle takes no more submissions today.
     """
     if not message.strip():
         raise InputError("--message: expected some words for the list of submissions, got none")
     with records.locked():
         kernel = records.require("infer", "push --infer")
         if source := records.outdated("infer"):
-            raise InputError(f"{describe(kernel)}: was pushed before the last push of {source}: humanpref kaggle push")
+            raise InputError(
+                f"{describe(kernel)}: was pushed before the last push of {source}: humanpref "
+                "kaggle push"
+            )
         wait_for_run(client, records, "infer")
         check_whole(client, records, "infer", anyway)
         ref, version = kernel["ref"], kernel["version"]
-        # First, so that it survives a description that is cut off; with the digest, since a kernel that was deleted and made
-        # anew counts its versions from 1.
+        # First, so that it survives a description that is cut off; with the digest, since a kernel
+        # that was deleted and made anew counts its versions from 1.
         tag = f"[{ref} v{version} {kernel['digest'][:8]}]"
         description = client.clean(f"{tag} {message}")
 
@@ -48,32 +62,46 @@ def submit(client: Client, records: Records, competition: str, message: str, any
 
         def find() -> int | None:
             # One that is known to have failed may be sent again.
-            found = (each for each in client.submissions(competition) if each.description.startswith(tag))
-            return next((each.ref for each in found if not (again and each.status == "ERROR")), None)
+            found = (
+                each for each in client.submissions(competition) if each.description.startswith(tag)
+            )
+            return next(
+                (each.ref for each in found if not (again and each.status == "ERROR")), None
+            )
 
         def send() -> int:
-            records.sending("submission", ref=ref, competition=competition, tag=tag, description=description)
+            records.sending(
+                "submission", ref=ref, competition=competition, tag=tag, description=description
+            )
             try:
-                number, answer = client.submit(competition, ref, version, SUBMISSION_FILE, description)
+                number, answer = client.submit(
+                    competition, ref, version, SUBMISSION_FILE, description
+                )
             except (BusyError, RefusedError):
                 records.became("submission", "refused")
                 raise
             number = number or find()
             if number is None:
                 raise ServiceError(
-                    f"{competition}: Kaggle gave the submission no number: {answer or 'without a reason'}"
+                    f"{competition}: Kaggle gave the submission no number: "
+                    f"{answer or 'without a reason'}"
                 )
             return number
 
         number = find()
         if number is None:
             if client.submissions_left(competition) == 0:
-                raise InputError(f"{competition}: no submission is left today; the count starts anew at 00:00 UTC")
+                raise InputError(
+                    f"{competition}: no submission is left today; the count starts anew at 00:00 "
+                    "UTC"
+                )
             number = send_once(send, lambda: _state(records, tag) == "sending", find)
         else:
             logger.info("submission %d is %s version %d already", number, ref, version)
             if not _state(records, tag):
-                records.sending("submission", ref=ref, competition=competition, tag=tag, description=description)
+                records.sending(
+                    "submission", ref=ref, competition=competition, tag=tag, description=description
+                )
         records.became("submission", "done", number=number)
     return wait_for_score(client, records, number)
 
@@ -85,7 +113,9 @@ def wait_for_score(client: Client, records: Records, number: int) -> Submission:
         submission = client.submission(number)
         if submission.status == "ERROR":
             records.became("submission", "failed")
-            raise ServiceError(f"submission {number}: failed: {submission.error or 'Kaggle gives no reason'}")
+            raise ServiceError(
+                f"submission {number}: failed: {submission.error or 'Kaggle gives no reason'}"
+            )
         return (submission if submission.status == "COMPLETE" else None), submission.status
 
     submission = poll(check, f"submission {number}", SCORE_SECONDS)
@@ -94,7 +124,8 @@ def wait_for_score(client: Client, records: Records, number: int) -> Submission:
 
 
 def status(client: Client, records: Records, competition: str) -> Iterator[str]:
-    """Say line by line what was pushed and submitted from here, where it stands, and what is left for today."""
+    """Say line by line what was pushed and submitted from here, where it stands, and what is left
+    for today."""
     for name, entry in records.items():
         try:
             yield _standing(client, name, entry)
@@ -106,7 +137,9 @@ def status(client: Client, records: Records, competition: str) -> Iterator[str]:
         yield f"{records.path}: nothing was pushed from here"
     left, hours = client.submissions_left(competition), client.gpu_hours()
     yield f"submissions left today: {'Kaggle does not tell' if left is None else left}"
-    yield "GPU this week: " + (f"{hours[0]:.1f} of {hours[1]:.1f} hours used" if hours else "Kaggle does not tell")
+    yield "GPU this week: " + (
+        f"{hours[0]:.1f} of {hours[1]:.1f} hours used" if hours else "Kaggle does not tell"
+    )
 
 
 def _standing(client: Client, name: str, entry: dict[str, Any]) -> str:
@@ -114,12 +147,20 @@ def _standing(client: Client, name: str, entry: dict[str, Any]) -> str:
     if name == "submission" and "number" in entry:
         found = client.submission(entry["number"])
         return (
-            f"submission {found.ref}: {found.status} {found.public_score or found.error}".rstrip() + f", {entry['tag']}"
+            f"submission {found.ref}: {found.status} {found.public_score or found.error}".rstrip()
+            + f", {entry['tag']}"
         )
     if entry["state"] != "done":
-        return f"{what}: the last {'submission' if name == 'submission' else 'push'} is not done, but {entry['state']}"
+        return (
+            f"{what}: the last {'submission' if name == 'submission' else 'push'} is not done, but "
+            f"{entry['state']}"
+        )
     # A dataset has a manifest.
-    state = client.dataset_status(entry["ref"]) if "marker" in entry else " ".join(client.run_status(entry["ref"]))
+    state = (
+        client.dataset_status(entry["ref"])
+        if "marker" in entry
+        else " ".join(client.run_status(entry["ref"]))
+    )
     return f"{what}: {state or 'not there'}".rstrip()
 
 

@@ -1,4 +1,5 @@
-"""Waiting for a service: asking again after ever longer pauses, with a line that says what it is at."""
+"""Waiting for a service: asking again after ever longer pauses, with a line that says what it is
+at."""
 
 import logging
 import time
@@ -7,7 +8,13 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from humanpref.kaggle.service.client import TRIES, BusyError, ServiceError, UncertainError, pause_after
+from humanpref.kaggle.service.client import (
+    TRIES,
+    BusyError,
+    ServiceError,
+    UncertainError,
+    pause_after,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +39,8 @@ def poll(
     Parameters
     ----------
     check : callable
-        Gives the answer, or None where there is none yet, and the state in words; raises where there will be none.
+        Gives the answer, or None where there is none yet, and the state in words; raises where
+        there will be none.
     what : str
         What is waited for.
     limit : float
@@ -58,13 +66,16 @@ def poll(
             left = limit - (clock() - started)
             if left <= 0:
                 raise ServiceError(
-                    f"{what}: still {state} after {limit / 3600:.1f} hours; the same command goes on waiting"
+                    f"{what}: still {state} after {limit / 3600:.1f} hours; the same command goes "
+                    "on waiting"
                 )
             sleep(min(pause, left))
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
 
-def settled(find: Callable[[], T | None], *, sleep: Callable[[float], None] = time.sleep) -> T | None:
+def settled(
+    find: Callable[[], T | None], *, sleep: Callable[[float], None] = time.sleep
+) -> T | None:
     """Look for what should be there, more than once: None only if it is not there for a minute."""
     for pause in SETTLING_PAUSES:
         sleep(pause)
@@ -80,7 +91,8 @@ def send_once(
     *,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Have something sent exactly once, whatever becomes of the answer, now or in a process that was killed before.
+    """Have something sent exactly once, whatever becomes of the answer, now or in a process that
+    was killed before.
 
     Parameters
     ----------

@@ -23,9 +23,9 @@ class Wire:
 def guarded(seconds: float) -> Iterator[Wire]:
     """Bound what the client does in the block, and drop what it prints.
 
-    The client gives none of its requests a time limit, those inside its own methods among them, so the limit of one read
-    is set where all of them pass. The limit of the whole block is an alarm; it comes again, since the client's uploads take
-    any error for a reason to try once more.
+    The client gives none of its requests a time limit, those inside its own methods among them, so
+    the limit of one read is set where all of them pass. The limit of the whole block is an alarm;
+    it comes again, since the client's uploads take any error for a reason to try once more.
     """
     from requests.adapters import HTTPAdapter
 
