@@ -2,17 +2,9 @@
 
 A *pairs frame* is a `pandas.DataFrame` with a `RangeIndex` and at least
 
-==============  ==================
-==================================================================
-column          type                meaning
-==============  ==================
-==================================================================
-``id``          str                 the row's id, exactly as the file spells it; unique
-``prompt``      tuple of str        one string per turn of the conversation
-``response_a``  tuple of str        the first model's answers, one per turn
-``response_b``  tuple of str        the second model's answers, one per turn
-==============  ==================
-==================================================================
+- `id`: str, as the file spells it, unique;
+- `prompt`, `response_a`, `response_b`: tuple of str, one string per turn of the conversation, empty
+  for a conversation without turns;
 
 and, where they are known, ``model_a`` and ``model_b`` (str), the three label columns (float64 in
 [0, 1], summing to 1: one-hot or soft) and ``weight`` (float64, finite, not negative).
