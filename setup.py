@@ -63,5 +63,5 @@ setup(
         "figures": ["matplotlib>=3.8", "jinja2>=3.1"],
         "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.14", "jupytext>=1.17"],
     },
-    entry_points={"console_scripts": ["humanpref = humanpref.cli:main"]},
+    entry_points={"console_scripts": ["humanpref = humanpref.cli.main:main"]},
 )

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.models.budget import Budget
 from humanpref.training import device
 
@@ -341,7 +341,7 @@ def test_help_and_sparse_start_without_torch(arena, tmp_path):
     ]
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "from humanpref.cli import main\n"
+        "from humanpref.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         f"sys.exit(main({train!r}))"

@@ -6,18 +6,26 @@
 >>> model.predict_proba(read_pairs("test.csv"))  # (n, 3), columns A, B, tie
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
 
-from humanpref.config import load_config
-from humanpref.data import labels_of, read_pairs, swap_pairs, write_submission
-from humanpref.models import build_model, load_model
+_HOMES = {
+    "build_model": "humanpref.models",
+    "labels_of": "humanpref.data",
+    "load_config": "humanpref.config",
+    "load_model": "humanpref.models",
+    "read_pairs": "humanpref.data",
+    "swap_pairs": "humanpref.data",
+    "write_submission": "humanpref.data",
+}
 
-__all__ = [
-    "build_model",
-    "labels_of",
-    "load_config",
-    "load_model",
-    "read_pairs",
-    "swap_pairs",
-    "write_submission",
-]
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `humanpref --help` does without pandas."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'humanpref' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -25,7 +25,7 @@ def sleep(seconds):
 monotonic = time.monotonic
 time.sleep, time.monotonic = sleep, lambda: monotonic() + slept
 
-import humanpref.cli, kaggle
+import humanpref.cli.main, kaggle
 from humanpref.kaggle.service import client, fetch, submit, wire
 for line in sys.stdin:
     order = json.loads(line)
@@ -40,7 +40,7 @@ for line in sys.stdin:
             for number in (1, 2):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
                 os.dup2(os.open(order["output"][number - 1], flags), number)
-            code = humanpref.cli.main(order["arguments"])
+            code = humanpref.cli.main.main(order["arguments"])
         except SystemExit as error:
             code = error.code
         except BaseException:

@@ -10,7 +10,7 @@ import subprocess
 import pandas as pd
 import pytest
 
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.data import read_faulty
 from humanpref.reports import charts, eda
 

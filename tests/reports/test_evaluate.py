@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.evaluation.metrics import row_log_losses

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import humanpref.runs.train
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, write_pairs
 from humanpref.evaluation.metrics import log_loss

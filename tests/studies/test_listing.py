@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.runs.blending import blend
 from humanpref.runs.train import train

@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.models import build_model, load_model
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.train import train
 from humanpref.schema import InputError
 from humanpref.studies import compare as comparison
 from humanpref.text import clean, processes
@@ -269,9 +268,7 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
 def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(  # here instead of in processes of their own
-        comparison,
-        "_train",
-        lambda contender, csv, out, folds, _: train(contender.config(), csv, out, folds),
+        comparison, "result_of", lambda contender, fresh, call, *arguments: call(*arguments)
     )
     few = ["--set", "model.term_penalties=3", "--set", "model.structure_penalties=30"]
     csv, out = str(arena / "train.csv"), tmp_path / "out"

@@ -156,6 +156,21 @@ def train(
     return Artifact.load(out)
 
 
+def notices(metrics: dict[str, Any]) -> list[str]:
+    """What makes a finished run less than its options ask for, one line each: trainings that were
+    stopped, and members that a blend lacks."""
+    lines = []
+    for name, member in metrics["members"].items():
+        if stopped := member.get("training", {}).get("stopped"):
+            lines.append(f"{name}: training stopped {stopped}")
+        lines += [
+            f"{name}: blended without {left_out}, which needs a model folder "
+            "(model.backbone=FOLDER)"
+            for left_out in member.get("blend", {}).get("left_out", [])
+        ]
+    return lines
+
+
 def run_of(config: Config, pairs: pd.DataFrame, folds: int | None) -> dict[str, Any]:
     """What makes two runs on a training file alone the same; it stands in `RUN_FILE`."""
     return {"config": config.to_dict(), "data_sha256": digest_of(pairs), "folds": folds}

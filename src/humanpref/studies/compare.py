@@ -1,13 +1,11 @@
 """Several configurations on the same rows and folds: one artifact each, one table, one figure."""
 
-import contextlib
-import io
 import logging
 import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from humanpref.models import build_model, module_of
 from humanpref.models.base import CONFIG_FILE
 from humanpref.reports.charts import interval_figure
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.train import train
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +39,41 @@ class Contender:
 
     def config(self) -> Config:
         return load_config(self.preset, None, self.overrides)
+
+
+def contenders(
+    presets: Sequence[str],
+    backbones: Mapping[str, str],
+    methods: Sequence[str | None],
+    overrides: tuple[str, ...],
+) -> list[Contender]:
+    """Every preset with every method.
+
+    Parameters
+    ----------
+    presets, methods
+        Names of presets; values of `model.peft`, or None for the preset's own.
+    backbones : mapping
+        `model.backbone` by preset, for those that need another.
+    overrides : tuple of str
+        Settings of them all.
+
+    Raises
+    ------
+    InputError
+        If a backbone is for none of the presets.
+    """
+    if unused := backbones.keys() - set(presets):
+        names = ", ".join(sorted(unused))
+        raise InputError(f"--backbone: {names} is not among --presets {','.join(presets)}")
+    made = []
+    for preset in presets:
+        own = [f"model.backbone={backbones[preset]}"] if preset in backbones else []
+        for peft in methods:
+            name = preset if peft is None else f"{preset}-{peft}"
+            method = [] if peft is None else [f"model.peft={peft}"]
+            made.append(Contender(name, preset, (*overrides, *own, *method)))
+    return made
 
 
 def compare(
@@ -100,15 +134,17 @@ def compare(
         if (out / contender.name).is_dir()
     }
     waiting = [contender for contender in contenders if contender.name not in done]
-    with _fresh_processes(waiting) as fresh:
+    with fresh_processes(waiting) as fresh:
         for contender in waiting:
-            _result(contender, fresh, _check, contender)
+            result_of(contender, fresh, _check, contender.config())
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / COMPARISON_FILE, claim)
         for contender in waiting:
             folder = out / contender.name
             logger.info("%s: training", contender.name)
-            _train(contender, train_csv, folder, folds, fresh)
+            arguments = contender.config(), train_csv, folder, folds
+            if failed := result_of(contender, fresh, run_training, *arguments):
+                raise InputError(f"{contender.name}: {failed}")
             done[contender.name] = _record(contender, Artifact.load(folder), digest)
     table = pd.DataFrame([done[name] for name in names])
     write_table(table, out / "table")
@@ -163,37 +199,29 @@ def _check_claim(out: Path, claim: dict[str, Any]) -> None:
         )
 
 
-def _check(contender: Contender) -> None:
+def _check(config: Config) -> None:
+    build_model(config).check()
+
+
+def run_training(config: Config, train_csv: Path, folder: Path, folds: int | None) -> str:
+    """Train in this process; an error of ours as text, since not every exception can be sent to
+    another process."""
     try:
-        build_model(contender.config()).check()
-    except InputError as error:
-        raise InputError(f"{contender.name}: {error}") from None
+        train(config, train_csv, folder, folds)
+    except InputError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        return f"its training failed with {type(error).__name__} (the traceback is above)"
+    return ""
 
 
-def _train(
-    contender: Contender, train_csv: Path, folder: Path, folds: int | None, fresh: Executor
-) -> None:
-    arguments = [
-        "train",
-        "--preset",
-        contender.preset,
-        "--train",
-        str(train_csv),
-        "--out",
-        str(folder),
-    ]
-    for override in contender.overrides:
-        arguments += ["--set", override]
-    arguments += ["--folds", str(folds)] if folds is not None else []
-    code = _result(contender, fresh, _command, arguments)
-    if code != 0:
-        raise InputError(f"{contender.name}: its training ended with {code} (the reason is above)")
-
-
-def _result(contender: Contender, fresh: Executor, call: Callable, *arguments: Any) -> Any:
+def result_of(contender: Contender, fresh: Executor, call: Callable, *arguments: Any) -> Any:
     """What a call in a process of its own gives."""
     try:
         return fresh.submit(call, *arguments).result()
+    except InputError as error:
+        raise InputError(f"{contender.name}: {error}") from None
     except BrokenProcessPool:
         raise InputError(
             f"{contender.name}: its process ended at once: killed (for its memory?), or this is a "
@@ -202,23 +230,7 @@ def _result(contender: Contender, fresh: Executor, call: Callable, *arguments: A
         ) from None
 
 
-def _command(arguments: list[str]) -> int:
-    """Run `humanpref` in this process, and give its exit code. What it prints is for those who call
-    it by hand."""
-    from humanpref.cli import main
-
-    sys.argv = ["humanpref", *arguments]  # which the artifact notes
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return main(arguments)
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 1
-    except Exception:
-        traceback.print_exc()  # not every exception can be sent to another process
-        return 1
-
-
-def _fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
+def fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
     """A process of its own for every call, forked from one that has imported what the models need
     and done nothing else.
 
@@ -231,13 +243,21 @@ def _fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
     )
     # The server lives as long as this process, with the environment of its first day.
     return ProcessPoolExecutor(
-        1, context, initializer=_take, initargs=(dict(os.environ),), max_tasks_per_child=1
+        1,
+        context,
+        initializer=_take,
+        initargs=(dict(os.environ), sys.argv, logging.getLogger().getEffectiveLevel()),
+        max_tasks_per_child=1,
     )
 
 
-def _take(environment: dict[str, str]) -> None:
+def _take(environment: dict[str, str], command: list[str], level: int) -> None:
+    """Give a fresh process the environment, the command (which artifacts note) and the log level of
+    the one that asked for it."""
     os.environ.clear()
     os.environ.update(environment)
+    sys.argv = command
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
 
 
 def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ import subprocess
 import sys
 from typing import Any
 
+from humanpref.config import Config
+from humanpref.config.gpu import needs_gpu
+from humanpref.files import is_main_process
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -110,6 +113,13 @@ def require(reason: str, what: str) -> None:
     if on_kaggle and not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         raise InputError(f"{text}; choose the accelerator GPU T4 x2")
     logger.warning("%s; it goes on on the CPU, which may take days", text)
+
+
+def require_for(config: Config) -> None:
+    """Stop a run, or warn of it, that needs a GPU where none can be used; see `require`."""
+    if needs_gpu(config) and is_main_process():
+        named = f"preset {config.preset}" if config.preset else f"family {config.family}"
+        require(lacking(), named)
 
 
 def names(count: int) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from humanpref.arena import write_arena
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.files import write_json
 from humanpref.kaggle.bundle import stage

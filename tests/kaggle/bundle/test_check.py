@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle import check

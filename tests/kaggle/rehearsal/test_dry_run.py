@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.cli import main
+from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import (
     check_submission,

@@ -1,0 +1,1 @@
+"""The command line: one file per command or group, each parser beside its function, no logic."""

@@ -1,0 +1,7 @@
+"""`python -m humanpref.cli`."""
+
+import sys
+
+from humanpref.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,31 @@
+"""`humanpref blend`: artifacts of the same rows in, one artifact out."""
+
+import argparse
+from typing import Any, get_args
+
+from humanpref.cli.shared import add_command, add_path
+from humanpref.config.cpu import Mean
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = add_command(
+        commands,
+        "blend",
+        run,
+        "blend artifacts of the same rows by their out-of-fold predictions into one artifact",
+    )
+    add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
+    text = "a new folder for the blend"
+    add_path(command, "--out", required=True, metavar="ARTIFACT", help=text)
+    text = "of the members' probabilities (default arithmetic)"
+    command.add_argument("--mean", choices=get_args(Mean), default="arithmetic", help=text)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.runs.blending import blend, render
+
+    artifact = blend(options.artifact, options.out, options.mean)
+    print(render(artifact.metrics), end="")
+    print(f"artifact: {artifact.folder}")
+    return 0

@@ -1,0 +1,75 @@
+"""`humanpref compare` and `humanpref ablate`: several trainings on the same rows."""
+
+import argparse
+from functools import partial
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_group, add_study
+from humanpref.schema import InputError
+
+ABLATIONS = {
+    "softmax": ("tiny", "a softmax or log-softmax before the loss, none at inference"),
+    "preprocessing": ("sparse", "the report's NLTK preprocessing, and its mistake, before TF-IDF"),
+    "system-prompt": (
+        "llama-3.2-1b-lora",
+        "a decoder without and with instructions before the conversation",
+    ),
+}
+"""The ablations by name: the default preset and the help."""
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser."""
+    command = add_command(
+        commands,
+        "compare",
+        run,
+        "train several presets on the same rows and folds; one table, one figure",
+    )
+    text = "see `humanpref presets`"
+    command.add_argument("--presets", required=True, metavar="A,B,…", help=text)
+    text = "the weights of a preset"
+    command.add_argument(
+        "--backbone", action="append", default=[], metavar="PRESET=FOLDER", help=text
+    )
+    text = "each preset with each of these: lora,dora,ia3,layernorm,head …"
+    command.add_argument("--peft", metavar="A,B,…", help=text)
+    add_study(command)
+    ablations = add_group(commands, "ablate", "the report's ablations")
+    for name, (preset, text) in ABLATIONS.items():
+        command = add_command(ablations, name, partial(run_ablation, name), text)
+        text = f"the recipe (default {preset})"
+        command.add_argument("--preset", default=preset, metavar="NAME", help=text)
+        add_study(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.studies.compare import compare, contenders, markdown
+
+    backbones = dict(map(key_value, options.backbone))
+    methods = options.peft.split(",") if options.peft else [None]
+    made = contenders(options.presets.split(","), backbones, methods, tuple(options.set))
+    print(markdown(compare(made, options.train, options.out, options.folds)), end="")
+    return 0
+
+
+def run_ablation(name: str, options: argparse.Namespace) -> int:
+    from humanpref.studies import ablations
+    from humanpref.studies.compare import markdown
+
+    ablate = {
+        "softmax": ablations.ablate_softmax,
+        "preprocessing": ablations.ablate_preprocessing,
+        "system-prompt": ablations.ablate_system_prompt,
+    }[name]
+    table = ablate(options.preset, tuple(options.set), options.train, options.out, options.folds)
+    print(markdown(table), end="")
+    return 0
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """PRESET=FOLDER as a pair."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--backbone {text!r}: expected NAME=VALUE")
+    return key, value

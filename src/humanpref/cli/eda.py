@@ -1,0 +1,32 @@
+"""`humanpref eda`: one page about a CSV."""
+
+import argparse
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_path
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = add_command(
+        commands, "eda", run, "look at a CSV: one HTML page, its figures and tables"
+    )
+    text = "rows in the competition's schema, with labels or without"
+    add_path(command, "data", metavar="CSV", help=text)
+    text = "a new folder for page, figures, tables"
+    add_path(command, "--out", required=True, metavar="DIR", help=text)
+    text = "count the rows that are cut at 512, 1024 and 2048 of its tokens"
+    add_path(command, "--tokenizer", metavar="FOLDER", help=text)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.reports.eda import explore
+    from humanpref.reports.page import PAGE_FILE
+
+    summary = explore(options.data, options.out, options.tokenizer)
+    print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
+    if summary["rows_left_out"]:
+        print(f"rows left out: {summary['rows_left_out']}; tables/faults.csv says why")
+    for reason in summary["left_out"]:
+        print(f"left out: {reason}")
+    return 0

@@ -1,0 +1,59 @@
+"""`humanpref evaluate`: artifacts side by side on labelled rows."""
+
+import argparse
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_path, metrics_line
+from humanpref.schema import InputError
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = add_command(
+        commands, "evaluate", run, "judge artifacts on labelled rows; several: side by side"
+    )
+    add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
+    add_path(command, "--data", required=True, metavar="CSV", help="rows with labels")
+    add_path(command, "--json", metavar="FILE", help="write the metrics there, too")
+    text = "a new folder for a page, its figures and tables"
+    add_path(command, "--html", metavar="DIR", help=text)
+    text = "measure fluency by its perplexity, not by a proxy"
+    add_path(command, "--language-model", metavar="FOLDER", help=text)
+    text = "measure relevance by its embeddings, not by a proxy"
+    add_path(command, "--sentence-encoder", metavar="FOLDER", help=text)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.files import check_new, check_writable, write_json
+    from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
+    from humanpref.reports.page import PAGE_FILE
+    from humanpref.runs.artifact import Artifact
+    from humanpref.runs.train import rows_to_judge
+
+    file, page = options.json, options.html
+    if file is not None:
+        check_writable(file, inputs=[options.data, *options.artifact])
+    if page is not None:
+        check_new(page, inputs=options.artifact)
+        if file is not None and page.resolve().is_relative_to(file.resolve()):
+            raise InputError(f"--html {page}: is also --json, or lies in it")
+    artifacts = [Artifact.load(folder) for folder in options.artifact]
+    pairs, trained_on = rows_to_judge(artifacts, options.data)
+    metrics, tables = evaluate_artifacts(
+        artifacts, pairs, options.language_model, options.sentence_encoder
+    )
+    found = metrics["artifacts"]
+    for own, rows in zip(found.values(), trained_on, strict=True):
+        own["rows_trained_on"] = rows
+    if file is not None:
+        # The metrics of a single artifact stand alone.
+        write_json(file, metrics if len(found) > 1 else next(iter(found.values())))
+    for name, own in found.items():
+        print(metrics_line(name if len(found) > 1 else str(options.data), own))
+    for each in metrics["differences"]:
+        interval = f"[{each['low']:+.4f}, {each['high']:+.4f}]"
+        print(f"{each['artifact']} against {each['to']}: {each['log_loss']:+.4f} {interval}")
+    if page is not None:
+        write_evaluation(page, f"Judged on {options.data.name}", metrics, tables)
+        print(f"page: {page / PAGE_FILE}")
+    return 0

@@ -1,0 +1,175 @@
+"""`humanpref kaggle`: the bundle, the dry run, and the service."""
+
+import argparse
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from humanpref.cli import kaggle_service
+from humanpref.cli.shared import add_command, add_group, add_overrides, add_path
+from humanpref.schema import InputError
+
+
+def add(commands: Any) -> None:
+    """Add the group to the parser."""
+    group = add_group(commands, "kaggle", "everything that concerns Kaggle")
+    add_dry_run(group)
+    kaggle_service.add(group)
+    add_bundle(group)
+    text = "find what Kaggle's image lacks and lock it with hashes"
+    add_image(add_command(group, "lock", lock, text))
+    command = add_command(group, "check", check, "check metadata and bundle by Kaggle's rules")
+    text = "a bundle (default: the checkout's own three metadata files)"
+    add_path(command, "--bundle", metavar="DIR", help=text)
+    text = "let a bundle's kernels have a backbone's weights"
+    command = add_command(group, "weights", weights, text)
+    metavar = "FOLDER|HUB_NAME|OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"
+    text = (
+        "a folder to pack as a dataset, a name on the Hugging Face hub, or a model that Kaggle has"
+    )
+    command.add_argument("source", metavar=metavar, help=text)
+    add_path(command, "--bundle", default=Path("bundle"), metavar="DIR", help="default bundle")
+
+
+def add_dry_run(group: Any) -> None:
+    """Add `dry-run`."""
+    text = "run both kernels here as Kaggle would, offline, and check the submission"
+    command = add_command(group, "dry-run", dry_run, text)
+    text = "labelled rows (default: the synthetic arena)"
+    add_path(command, "--train", metavar="CSV", help=text)
+    text = "rows to predict (default: the synthetic arena's, or a part of --train)"
+    add_path(command, "--test", metavar="CSV", help=text)
+    text = "what to train (default tiny)"
+    command.add_argument("--preset", default="tiny", metavar="NAME", help=text)
+    text = "train nothing: rehearse the inference kernel alone, with this artifact"
+    add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
+    text = "repeat the test rows until there are N, e.g. 25000"
+    command.add_argument("--rows", type=int, metavar="N", help=text)
+    text = (
+        "how Kaggle lays out /kaggle/input (default new); both: one run for each, "
+        "into OUT/new and OUT/legacy"
+    )
+    layouts = ("new", "legacy", "both")
+    command.add_argument("--layout", choices=layouts, default="new", help=text)
+    text = "kill a process that holds more, as Kaggle at 30"
+    command.add_argument("--memory", type=float, metavar="GIB", help=text)
+    text = "plant a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom or no-labels"
+    command.add_argument("--fault", metavar="NAME", help=text)
+    text = "the report as one JSON object; all else on standard error"
+    command.add_argument("--json", action="store_true", help=text)
+    add_overrides(command)
+    text = "where the results go (default dry-run)"
+    add_path(command, "--out", default=Path("dry-run"), metavar="DIR", help=text)
+
+
+def add_bundle(group: Any) -> None:
+    """Add `bundle`."""
+    text = "stage the wheel dataset and the kernels for a push"
+    command = add_command(group, "bundle", bundle, text)
+    text = "what to train there (default sparse; with --artifact nothing)"
+    command.add_argument("--preset", metavar="NAME", help=text)
+    add_overrides(command)
+    command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
+    text = "what the training kernel may take (default 11.5)"
+    command.add_argument("--train-hours", type=float, metavar="H", help=text)
+    text = "what the inference kernel may take (default 8.5)"
+    command.add_argument("--infer-hours", type=float, metavar="H", help=text)
+    text = "predict with this artifact"
+    add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
+    text = (
+        "bring NLTK's data (from FOLDER, or where NLTK finds it here); Kaggle's image has its own"
+    )
+    add_path(command, "--nltk", nargs="*", metavar="FOLDER", help=text)
+    add_image(command)
+    text = "the bundle's folder (default bundle)"
+    add_path(command, "--out", default=Path("bundle"), metavar="DIR", help=text)
+
+
+def add_image(command: Any) -> None:
+    """Add `--image`."""
+    text = "`pip freeze` of Kaggle's image (default wheels/image.txt)"
+    add_path(command, "--image", metavar="FREEZE", help=text)
+
+
+def dry_run(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.rehearsal.dry_run import dry_run
+
+    both = options.layout == "both"
+    passed = True
+    for layout in ("new", "legacy") if both else (options.layout,):
+        report = dry_run(
+            train=options.train,
+            test=options.test,
+            preset=options.preset,
+            overrides=tuple(options.set),
+            out=options.out / layout if both else options.out,
+            layout=layout,
+            test_rows=options.rows,
+            artifacts=options.artifact,
+            fault=options.fault,
+            memory=options.memory,
+            echo=functools.partial(print, file=sys.stderr if options.json else sys.stdout),
+        )
+        print(json.dumps(report.to_dict()) if options.json else report.render())
+        passed &= report.passed
+    return 0 if passed else 1
+
+
+def bundle(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle.assemble import bundle
+    from humanpref.kaggle.bundle.stage import find_project
+    from humanpref.kaggle.runtime.kernels import Run
+
+    preset = options.preset or ("" if options.artifact else "sparse")
+    training = bool(options.set) or options.folds is not None or options.train_hours is not None
+    if training and not preset:
+        raise InputError(
+            "--set, --folds and --train-hours are for training: beside --artifact, --preset asks "
+            "for it"
+        )
+    hours = {"train_seconds": options.train_hours, "inference_seconds": options.infer_hours}
+    limits = {name: 3600 * given for name, given in hours.items() if given is not None}
+    run = Run(preset, tuple(options.set), folds=options.folds, **limits)
+    folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
+    models = [*map(str, options.artifact), *([f"what preset {preset} trains"] if preset else [])]
+    mean = "the equal mean of " if len(models) > 1 else ""
+    print(f"bundle: {folder}, to predict with {mean}{', '.join(models)}")
+    return 0
+
+
+def lock(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle.assemble import lock
+    from humanpref.kaggle.bundle.stage import find_project
+
+    locked = lock(find_project(), options.image)
+    lines = [f"{name} {entry.version}" for name, entry in locked.items()]
+    print("\n".join(lines) or "nothing to vendor")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle.check import check_bundle, check_project
+    from humanpref.kaggle.bundle.stage import find_project
+
+    folder = options.bundle
+    findings = check_project(find_project()) if folder is None else check_bundle(folder)
+    for finding in findings:
+        print(finding)
+    errors = sum(finding.level == "error" for finding in findings)
+    print(f"{errors} errors, {len(findings) - errors} warnings")
+    return 1 if errors else 0
+
+
+def weights(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle.assemble import is_model_source, name_weights
+
+    if is_model_source(options.source):
+        name_weights(options.source, options.bundle)
+        print(f"{options.bundle}: both kernels mount {options.source}")
+    else:
+        from humanpref.kaggle.bundle.weights import pack_weights
+
+        print(f"weights: {pack_weights(options.source, options.bundle)}")
+    return 0

@@ -1,0 +1,94 @@
+"""The `humanpref` command: its parser, and how errors end.
+
+Exit codes: 0 done; 1 a dry run that failed its check, or a defect of ours (with its traceback);
+2 input that cannot be used, reported in one line on standard error.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from humanpref import __version__
+from humanpref.cli import (
+    blend,
+    compare,
+    eda,
+    evaluate,
+    kaggle,
+    predict,
+    presets,
+    runs,
+    sample,
+    score,
+    selection,
+    train,
+)
+from humanpref.schema import InputError
+
+COMMANDS = (
+    sample,
+    eda,
+    train,
+    predict,
+    score,
+    blend,
+    evaluate,
+    compare,
+    selection,
+    runs,
+    presets,
+    kaggle,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Where the terminal or a file name is not UTF-8, an escape beats a traceback.
+            stream.reconfigure(errors="backslashreplace")
+    options = parser().parse_args(arguments)
+    level = logging.WARNING if options.quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    # The package checks what transformers only remarks on (weights that a head does not use …).
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return options.run(options)
+    except InputError as error:
+        if options.traceback:
+            raise
+        print(f"humanpref: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of the output has gone (`humanpref presets | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if options.traceback or error.filename is None:
+            raise
+        print(f"humanpref: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("humanpref: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    whole = argparse.ArgumentParser(
+        prog="humanpref",
+        description="Predict which of two language-model answers a human prefers: "
+        "P(A), P(B), P(tie).",
+    )
+    whole.add_argument("--version", action="version", version=f"humanpref {__version__}")
+    whole.add_argument("--quiet", action="store_true", help="no progress messages")
+    whole.add_argument(
+        "--traceback", action="store_true", help="show where an input error was found"
+    )
+    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return whole

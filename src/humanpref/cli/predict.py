@@ -1,0 +1,58 @@
+"""`humanpref predict`: rows and artifacts in, a submission or soft labels out."""
+
+import argparse
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_path
+from humanpref.schema import ID, InputError
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = add_command(
+        commands,
+        "predict",
+        run,
+        "write a submission; several artifacts: the mean of their probabilities",
+    )
+    add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
+    text = "rows in the competition's schema"
+    add_path(command, "--test", required=True, metavar="CSV", help=text)
+    add_path(command, "--out", required=True, metavar="CSV", help="the submission")
+    text = "write whole rows with the probabilities as soft labels, for train to read"
+    command.add_argument("--labels", action="store_true", help=text)
+    text = "with --labels: write this weight in place of the rows' own"
+    command.add_argument("--weight", type=float, metavar="W", help=text)
+    text = "finish within this time, and report what was given up for it"
+    command.add_argument("--seconds", type=float, metavar="S", help=text)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.data import read_pairs, write_submission
+    from humanpref.files import check_writable, is_main_process
+    from humanpref.runs.artifact import Artifact
+    from humanpref.runs.distillation import write_soft_labels
+    from humanpref.runs.train import predict
+    from humanpref.training import device
+
+    if options.weight is not None and not options.labels:
+        raise InputError("--weight: goes with --labels")
+    if options.seconds is not None and options.labels:
+        raise InputError("--seconds: does not go with --labels, which would learn the fallback")
+    if options.seconds is not None and not 0 < options.seconds < float("inf"):
+        raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")
+    check_writable(options.out, inputs=[options.test, *options.artifact])
+    artifacts = [Artifact.load(folder) for folder in options.artifact]
+    weights = options.labels and options.weight is None
+    pairs = read_pairs(options.test, labels=False, weights=weights)
+    degraded: list[str] = []
+    if options.labels:
+        write_soft_labels(options.out, artifacts, pairs, options.weight)
+    else:
+        probabilities, degraded = predict(artifacts, pairs, options.seconds)
+        if is_main_process():
+            write_submission(options.out, pairs[ID].tolist(), probabilities)
+    if is_main_process():
+        print("\ndegraded: ".join([f"{options.out}: {len(pairs)} rows", *degraded]))
+    device.leave_group()
+    return 0

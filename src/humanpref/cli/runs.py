@@ -1,0 +1,34 @@
+"""`humanpref runs`: the artifacts under a folder."""
+
+import argparse
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_path
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = add_command(
+        commands, "runs", run, "list the artifacts under a folder, and whether they may be compared"
+    )
+    add_path(command, "folder", metavar="DIR", help="searched through all its levels")
+    text = "default log_loss"
+    command.add_argument("--sort", default="log_loss", metavar="COLUMN", help=text)
+    add_path(command, "--csv", metavar="FILE", help="write the table there, too")
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.files import check_writable, write_whole
+    from humanpref.studies.compare import markdown
+    from humanpref.studies.listing import differences, runs
+
+    if options.csv is not None:
+        check_writable(options.csv)
+    table = runs(options.folder, options.sort)
+    if options.csv is not None:
+        with write_whole(options.csv) as file:
+            table.to_csv(file, index=False, lineterminator="\n")
+    print(markdown(table), end="")
+    for difference in differences(table):
+        print(difference)
+    return 0

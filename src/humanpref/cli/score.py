@@ -1,0 +1,36 @@
+"""`humanpref score`: JSON lines in, the same lines with probabilities or rewards out."""
+
+import argparse
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_path
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = add_command(
+        commands,
+        "score",
+        run,
+        "add probabilities and a margin to JSON lines of pairs, or a reward to single responses",
+    )
+    add_path(command, "artifact", metavar="ARTIFACT")
+    text = (
+        "lines with prompt, response_a and response_b, or prompt and response; "
+        "all texts, or all lists of turns"
+    )
+    add_path(command, "--in", dest="source", required=True, metavar="JSONL", help=text)
+    text = "the same lines with their scores"
+    add_path(command, "--out", required=True, metavar="JSONL", help=text)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.files import check_writable, is_main_process
+    from humanpref.interfaces.score import score
+    from humanpref.runs.artifact import Artifact
+
+    check_writable(options.out, inputs=[options.source, options.artifact])
+    count = score(Artifact.load(options.artifact), options.source, options.out)
+    if is_main_process():
+        print(f"{options.out}: {count} lines")
+    return 0

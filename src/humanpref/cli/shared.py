@@ -1,0 +1,60 @@
+"""What several commands share: arguments, and lines of output."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def add_command(
+    commands: Any, name: str, run: Command, text: str, **options: Any
+) -> argparse.ArgumentParser:
+    """Add a command that calls `run`; `text` is its help."""
+    description = text[0].upper() + text[1:] + "."
+    command = commands.add_parser(name, help=text, description=description, **options)
+    command.set_defaults(run=run)
+    return command
+
+
+def add_group(commands: Any, name: str, text: str) -> Any:
+    """Add a command that has commands of its own."""
+    description = text[0].upper() + text[1:] + "."
+    group = commands.add_parser(name, help=text, description=description)
+    return group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
+
+
+def add_path(command: Any, *names: str, **options: Any) -> None:
+    """Add an argument that is a path."""
+    command.add_argument(*names, type=Path, **options)
+
+
+def add_overrides(command: Any, text: str = "override options, e.g. training.epochs=3") -> None:
+    """Add `--set`."""
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text
+    )
+
+
+def add_study(command: Any) -> None:
+    """Add the arguments of a command that trains several models on the same rows."""
+    add_path(command, "--train", required=True, metavar="CSV", help="labelled rows")
+    text = "a folder for artifacts, table and figure"
+    add_path(command, "--out", required=True, metavar="DIR", help=text)
+    text = "grouped folds (default: one held-out fifth)"
+    command.add_argument("--folds", type=int, metavar="K", help=text)
+    add_overrides(command, "override options in every run")
+
+
+def metrics_line(title: str, metrics: dict[str, Any]) -> str:
+    """The log loss with its interval, accuracy and the prior's log loss, in one line."""
+    line = (
+        f"{title}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
+        f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], "
+        f"accuracy {metrics['accuracy']:.3f}, "
+        f"the prior's log loss {metrics['prior_log_loss']:.4f}"
+    )
+    if trained_on := metrics.get("rows_trained_on"):
+        line += f"; flattering: trained on {trained_on} of these rows"
+    return line

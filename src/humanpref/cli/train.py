@@ -1,0 +1,70 @@
+"""`humanpref train`: labelled rows in, an artifact out."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_overrides, add_path, metrics_line
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = add_command(
+        commands, "train", run, "train a model on a labelled CSV and write an artifact"
+    )
+    command.add_argument("--preset", metavar="NAME", help="see `humanpref presets`")
+    text = "TOML with the same keys, over the preset"
+    add_path(command, "--config", metavar="FILE", help=text)
+    add_overrides(command)
+    text = "rows in the competition's schema, with labels"
+    add_path(command, "--train", required=True, metavar="CSV", help=text)
+    text = "a new folder for the artifact"
+    add_path(command, "--out", required=True, metavar="ARTIFACT", help=text)
+    text = "train K models on grouped folds and keep out-of-fold predictions"
+    command.add_argument("--folds", type=int, metavar="K", help=text)
+    several = {"nargs": "+", "action": "extend", "default": []}
+    text = "more labelled rows, never held out; each of the weight (default 1)"
+    command.add_argument("--extra", metavar="CSV[=WEIGHT]", help=text, **several)
+    text = "leave out every row whose prompt occurs in these files"
+    add_path(command, "--exclude-prompts", metavar="CSV", help=text, **several)
+    text = "learn its probabilities instead of the labels, or SHARE of them mixed with the labels"
+    command.add_argument("--teacher", metavar="CSV|ARTIFACT[=SHARE]", help=text)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.config import load_config
+    from humanpref.data import Extra
+    from humanpref.runs.distillation import Teacher
+    from humanpref.runs.train import notices, train
+    from humanpref.training import device
+
+    config = load_config(options.preset, options.config, options.set)
+    device.require_for(config)
+    artifact = train(
+        config,
+        options.train,
+        options.out,
+        options.folds,
+        extra=[Extra(*file_and_number(text)) for text in options.extra],
+        exclude_prompts=options.exclude_prompts,
+        teacher=None if options.teacher is None else Teacher(*file_and_number(options.teacher)),
+    )
+    if artifact is not None:
+        metrics = artifact.metrics
+        if "log_loss" in metrics:
+            print(metrics_line(metrics["held_out"], metrics))
+        print("\n".join([*notices(metrics), f"artifact: {artifact.folder}"]))
+    device.leave_group()
+    return 0
+
+
+def file_and_number(text: str) -> tuple[Path, float]:
+    """FILE or FILE=NUMBER, the number 1 where there is none; a file's own name may hold a "="."""
+    file, _, number = text.rpartition("=")
+    if file and not os.path.exists(text):
+        try:
+            return Path(file), float(number)
+        except ValueError:
+            pass
+    return Path(text), 1.0
