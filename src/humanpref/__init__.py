@@ -15,7 +15,7 @@ _HOMES = {
     "build_model": "humanpref.models",
     "labels_of": "humanpref.data",
     "load_config": "humanpref.config",
-    "load_model": "humanpref.models",
+    "load_model": "humanpref.runs.artifact",
     "read_pairs": "humanpref.data",
     "swap_pairs": "humanpref.data",
     "write_submission": "humanpref.data",

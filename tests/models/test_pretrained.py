@@ -27,9 +27,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DebertaV2C
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models import build_model, load_model
+from humanpref.models import build_model
 from humanpref.models.encoder import load_backbone
 from humanpref.models.pretrained import PROBES, load_backbone_config, load_tokenizer
+from humanpref.runs.artifact import load_model
 from humanpref.schema import InputError
 from humanpref.text.format import PROMPT, A, B
 from humanpref.text.tokens import Template, template_of, text_ids

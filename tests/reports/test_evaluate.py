@@ -109,7 +109,7 @@ def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatc
     model.load_state(artifacts[0].folder / "model")
     monkeypatch.setattr(Counted, "swap_equivariant", exact)
     monkeypatch.setattr(Counted, "asked", 0)
-    monkeypatch.setattr("humanpref.runs.artifact.load_model", lambda folder: model)
+    monkeypatch.setattr("humanpref.models.load_model", lambda folder: model)
     metrics, _ = evaluate_artifacts(
         artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True)
     )

@@ -11,10 +11,9 @@ from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, write_pairs
 from humanpref.evaluation.metrics import log_loss
-from humanpref.models import load_model
 from humanpref.models.budget import LEFT, Budget
 from humanpref.models.prior import PriorModel
-from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.blending import blend
 from humanpref.runs.train import evaluate, predict, read_oof, train
 from humanpref.schema import LABEL_COLUMNS, InputError

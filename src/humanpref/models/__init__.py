@@ -94,8 +94,7 @@ def _model_of(config: Config) -> Model:
 
 
 def load_model(folder: str | Path) -> Model:
-    """The model that `Model.save` left in a folder, or that of an artifact: of folds and seeds the
-    mean.
+    """The model that `Model.save` left in a folder.
 
     Raises
     ------
@@ -103,10 +102,6 @@ def load_model(folder: str | Path) -> Model:
         If the folder does not hold one, whole: a missing or an extra weight is an error.
     """
     folder = Path(folder)
-    if (folder / "artifact.json").is_file():
-        from humanpref.runs.artifact import Artifact  # which imports this module
-
-        return Artifact.load(folder).model
     path = folder / CONFIG_FILE
     values = read_json(path)
     if not isinstance(values, dict):

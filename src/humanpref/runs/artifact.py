@@ -28,11 +28,12 @@ import numpy as np
 import pandas as pd
 
 import humanpref
+from humanpref import models
 from humanpref.config import FAMILIES, Config
 from humanpref.data import EXTRA_ID, answer_keys, as_pairs, prompt_keys, weights_of
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
-from humanpref.models import Model, libraries_of, load_model
+from humanpref.models import Model, libraries_of
 from humanpref.models.budget import Budget, predict_within
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 from humanpref.text.cases import answer_cases
@@ -151,7 +152,7 @@ class Artifact:
     @cached_property
     def models(self) -> list[Model]:
         """The artifact's models: one, or one per fold."""
-        return [load_model(self.folder / member) for member in self.facts["members"]]
+        return [models.load_model(self.folder / member) for member in self.facts["members"]]
 
     @property
     def versions(self) -> list[dict[str, str]]:
@@ -305,6 +306,19 @@ def _among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     pairs = as_pairs(pairs)
     keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
     return np.array([key in known or (*key[:2], "") in known for key in keys], dtype=bool)
+
+
+def load_model(folder: str | Path) -> Model:
+    """The model in a folder: an artifact's (of folds and seeds the mean), or one that `save` wrote.
+
+    Raises
+    ------
+    InputError
+        If the folder does not hold one, whole: a missing or an extra weight is an error.
+    """
+    if (Path(folder) / FACTS_FILE).is_file():
+        return Artifact.load(folder).model
+    return models.load_model(folder)
 
 
 def facts_of(
