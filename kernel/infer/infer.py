@@ -287,12 +287,12 @@ SECONDS = 8.5 * 3600  # the competition allows 9 hours
 CODE = """
 import json, logging, sys
 from pathlib import Path
-from humanpref.kaggle.runtime import kernels
+from humanpref.kaggle.runtime.infer import infer
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 given = json.loads(sys.argv[1])
 folders = (Path(given[name]) for name in ("input", "working", "test"))
-kernels.infer(*folders, given["prior"], given["seconds"])
+infer(*folders, given["prior"], given["seconds"])
 """
 
 

@@ -162,10 +162,10 @@ def main() -> None:
     (WORKING / "status.json").write_text(json.dumps({"manifest": manifest_digest(dataset)}))
     install(check_dataset(dataset))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
-    from humanpref.kaggle.runtime import kernels
+    from humanpref.kaggle.runtime.train import train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    kernels.train(INPUT, WORKING, run, install_seconds=time.perf_counter() - started)
+    train(INPUT, WORKING, run, install_seconds=time.perf_counter() - started)
 
 
 if __name__ == "__main__":

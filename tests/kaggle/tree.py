@@ -12,7 +12,7 @@ from humanpref.arena import write_arena
 from humanpref.data import check_submission
 from humanpref.files import read_json
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.bundle.metadata import COMPETITION
+from humanpref.kaggle.contract import COMPETITION
 from humanpref.schema import ID, LABEL_COLUMNS
 
 PROJECT = Path(__file__).parents[2]

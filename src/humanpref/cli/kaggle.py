@@ -120,7 +120,7 @@ def dry_run(options: argparse.Namespace) -> int:
 def bundle(options: argparse.Namespace) -> int:
     from humanpref.kaggle.bundle.assemble import bundle
     from humanpref.kaggle.bundle.stage import find_project
-    from humanpref.kaggle.runtime.kernels import Run
+    from humanpref.kaggle.contract import KernelRun
 
     preset = options.preset or ("" if options.artifact else "sparse")
     training = bool(options.set) or options.folds is not None or options.train_hours is not None
@@ -131,7 +131,7 @@ def bundle(options: argparse.Namespace) -> int:
         )
     hours = {"train_seconds": options.train_hours, "inference_seconds": options.infer_hours}
     limits = {name: 3600 * given for name, given in hours.items() if given is not None}
-    run = Run(preset, tuple(options.set), folds=options.folds, **limits)
+    run = KernelRun(preset, tuple(options.set), folds=options.folds, **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
     models = [*map(str, options.artifact), *([f"what preset {preset} trains"] if preset else [])]
     mean = "the equal mean of " if len(models) > 1 else ""

@@ -16,8 +16,9 @@ from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.assemble import bundle, is_model_source, name_weights, read_run
 from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
+from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
-from humanpref.kaggle.runtime.kernels import MARKER, Run, resolve
+from humanpref.kaggle.runtime.train import resolve
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -40,7 +41,7 @@ def built(tmp_path_factory) -> Path:
     # Looked for, not imported: it would replace distutils in the test process.
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("building the wheel needs setuptools")
-    return bundle(PROJECT, tmp_path_factory.mktemp("bundle") / "bundle", Run("sparse"))
+    return bundle(PROJECT, tmp_path_factory.mktemp("bundle") / "bundle", KernelRun("sparse"))
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_the_same_input_gives_the_same_bytes(built, tmp_path):
     (other / "src" / "humanpref" / "__pycache__" / "cli.pyc").write_text("x")
     (other / "src" / "humanpref.egg-info").mkdir()
     (other / "src" / "humanpref.egg-info" / "SOURCES.txt").write_text("src/humanpref/ghost.py\n")
-    again = bundle(other, tmp_path / "again", Run("sparse"))
+    again = bundle(other, tmp_path / "again", KernelRun("sparse"))
     assert contents(again) == contents(built)
     names = set(contents(built))
     wheel = next(name for name in names if name.endswith(".whl"))
@@ -99,17 +100,17 @@ def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
 
     monkeypatch.setattr(stage, "build_wheel", fail)
     with pytest.raises(InputError, match="no luck"):
-        bundle(PROJECT, own, Run("prior"))
+        bundle(PROJECT, own, KernelRun("prior"))
     assert contents(own) == before
     monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
-    bundle(PROJECT, own, Run("prior"))
-    assert read_run(own / "dataset") == Run("prior")
+    bundle(PROJECT, own, KernelRun("prior"))
+    assert read_run(own / "dataset") == KernelRun("prior")
     assert (own / "weights-some" / "kept").read_text() == "kept"
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match="exists and is not a bundle"):
-        bundle(PROJECT, tmp_path / "mine", Run("prior"))
+        bundle(PROJECT, tmp_path / "mine", KernelRun("prior"))
     with pytest.raises(InputError, match="unknown preset"):
-        bundle(PROJECT, tmp_path / "new", Run("no such"))
+        bundle(PROJECT, tmp_path / "new", KernelRun("no such"))
     assert not (tmp_path / "new").exists()
 
 
@@ -168,7 +169,7 @@ def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, wor
     assert "are for training: beside --artifact, --preset asks for it" in line
     assert not (tmp_path / "bundle").exists()
     with pytest.raises(InputError, match="nothing to predict with"):
-        bundle(PROJECT, tmp_path / "bundle", Run(""))
+        bundle(PROJECT, tmp_path / "bundle", KernelRun(""))
 
 
 def test_a_bundle_that_fails_leaves_nothing(tmp_path):
@@ -178,7 +179,7 @@ def test_a_bundle_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(
         InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"
     ):
-        bundle(project, tmp_path / "new" / "bundle", Run("sparse"))
+        bundle(project, tmp_path / "new" / "bundle", KernelRun("sparse"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -267,7 +268,7 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
         folder.mkdir(parents=True)
         write_json(folder / "config.json", {})
         assert resolve(
-            Run("deberta-v3-small", backbone=run.backbone), tmp_path / layout
+            KernelRun("deberta-v3-small", backbone=run.backbone), tmp_path / layout
         ).model.backbone == str(folder)
     assert is_model_source(source)
     assert not is_model_source("metaresearch/llama-3.2/transformers/1b")
@@ -281,6 +282,6 @@ def test_weights_need_a_bundle(tmp_path):
 
 def test_a_preset_with_a_backbone_says_what_comes_next(own, monkeypatch, caplog):
     monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
-    bundle(PROJECT, own, Run("deberta-v3-small"))
+    bundle(PROJECT, own, KernelRun("deberta-v3-small"))
     assert "next: humanpref kaggle weights FOLDER" in caplog.text
     assert any("needs a backbone's weights" in str(finding) for finding in check_bundle(own))

@@ -14,7 +14,7 @@ from humanpref.kaggle.bundle.assemble import KERNELS
 from humanpref.kaggle.bundle.check import check_bundle, check_dataset, check_kernel, check_project
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, read_metadata, write_metadata
 from humanpref.kaggle.bundle.stage import write_manifest
-from humanpref.kaggle.runtime.kernels import MARKER, Run
+from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -245,7 +245,7 @@ def bundle(tmp_path) -> Path:
     dataset = folder / "dataset"
     dataset.mkdir()
     shutil.copyfile(PROJECT / DATASET_METADATA, dataset / DATASET_METADATA)
-    (dataset / "run.toml").write_text(Run("sparse").to_toml())
+    (dataset / "run.toml").write_text(KernelRun("sparse").to_toml())
     write_manifest(dataset, MARKER, {})
     return folder
 
@@ -253,7 +253,7 @@ def bundle(tmp_path) -> Path:
 def test_a_bundles_files_are_those_of_the_manifest(bundle):
     assert check_bundle(bundle) == []
     dataset = bundle / "dataset"
-    (dataset / "run.toml").write_text(Run("prior").to_toml())
+    (dataset / "run.toml").write_text(KernelRun("prior").to_toml())
     (dataset / "more").write_text("x")
     assert [(f.path.name, f.problem) for f in check_bundle(bundle)] == [
         ("more", "not in the manifest"),
@@ -276,22 +276,22 @@ def test_a_bundles_files_are_those_of_the_manifest(bundle):
 def test_a_backbone_that_no_source_mounts(bundle):
     dataset = bundle / "dataset"
 
-    def problems(run: Run) -> list[str]:
+    def problems(run: KernelRun) -> list[str]:
         (dataset / "run.toml").write_text(run.to_toml())
         write_manifest(dataset, MARKER, {})
         return [finding.problem for finding in check_bundle(bundle)]
 
-    assert problems(Run("tiny")) == []
-    assert problems(Run("cpu-best")) == []  # which leaves out the member that needs one
-    assert "needs a backbone's weights" in problems(Run("deberta-v3-small"))[0]
-    assert "no source mounts it" in problems(Run("deberta-v3-small", backbone="deberta"))[0]
-    assert "unknown preset" in problems(Run("tinny"))[0]
+    assert problems(KernelRun("tiny")) == []
+    assert problems(KernelRun("cpu-best")) == []  # which leaves out the member that needs one
+    assert "needs a backbone's weights" in problems(KernelRun("deberta-v3-small"))[0]
+    assert "no source mounts it" in problems(KernelRun("deberta-v3-small", backbone="deberta"))[0]
+    assert "unknown preset" in problems(KernelRun("tinny"))[0]
     change(
         bundle / "train" / "kernel-metadata.json",
         model_sources=["microsoft/deberta/transformers/small/1"],
     )
-    assert problems(Run("deberta-v3-small", backbone="deberta/transformers/small")) == []
-    assert problems(Run("deberta-v3-small", backbone="deberta/small")) != []
+    assert problems(KernelRun("deberta-v3-small", backbone="deberta/transformers/small")) == []
+    assert problems(KernelRun("deberta-v3-small", backbone="deberta/small")) != []
 
 
 def test_artifacts_in_the_dataset_stand_for_the_training_kernel(bundle):

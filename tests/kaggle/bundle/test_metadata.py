@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from humanpref.kaggle.bundle.metadata import (
-    COMPETITION,
     DATASET_METADATA,
     KERNEL_METADATA,
     OWNER_PLACEHOLDER,
@@ -20,6 +19,7 @@ from humanpref.kaggle.bundle.metadata import (
     stage_kernel,
 )
 from humanpref.kaggle.bundle.stage import kernel_code
+from humanpref.kaggle.contract import COMPETITION
 from humanpref.schema import InputError
 
 from ..loopback import KEY, USER, Reply, Service, refusal, run_client, run_client_script

@@ -12,8 +12,7 @@ import humanpref
 from humanpref.config import load_config
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.bundle.metadata import COMPETITION
-from humanpref.kaggle.runtime.kernels import Run
+from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -118,7 +117,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_staged_dataset(project, tmp_path):
-    run = Run("tiny", ("training.epochs=1",))
+    run = KernelRun("tiny", ("training.epochs=1",))
     folder = stage.stage_dataset(tmp_path / "dataset", project, run)
     manifest = read_json(folder / stage.MARKER)
     assert manifest["format"] == 1
@@ -137,7 +136,7 @@ def test_the_staged_dataset(project, tmp_path):
         path = folder / entry["name"]
         assert (path.stat().st_size, sha256(path)) == (entry["bytes"], entry["sha256"])
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, stage.MARKER])
-    assert Run.from_dict(tomllib.loads((folder / "run.toml").read_text())) == run
+    assert KernelRun.from_dict(tomllib.loads((folder / "run.toml").read_text())) == run
     assert stage.wheel_names(folder) == ["humanpref", "peft"]
     with pytest.raises(InputError, match="expected an empty folder"):
         stage.stage_dataset(folder, project, run)
@@ -148,7 +147,7 @@ def test_a_dataset_that_would_not_install_is_not_staged(project, tmp_path):
     with pytest.raises(
         InputError, match=r"needs numpy>=1\.26, which neither the image nor the bundle has"
     ):
-        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"))
+        stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"))
     assert not (tmp_path / "dataset" / stage.MARKER).exists()
 
 
@@ -156,7 +155,7 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
     for name in ("__pycache__/x.pyc", "x.egg-info/PKG-INFO", ".cache/x", "model/weights.partial"):
         (artifact / name).parent.mkdir(parents=True, exist_ok=True)
         (artifact / name).write_text("x")
-    folder = stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+    folder = stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
     staged = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     expected = {
         f"artifacts/prior/{name}"
@@ -218,14 +217,14 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
     write_json(artifact / "artifact.json", facts | {"versions": {library: version}})
     write_json(artifact / "model" / "config.json", load_config(preset).to_dict())
     if not refused:
-        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+        stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
         return
     message = (
         rf"^artifacts/prior/artifact\.json: written by {library} {version}, the image has .*; "
         rf"train with the image's"
     )
     with pytest.raises(InputError, match=message):
-        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+        stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
 
 
 @pytest.mark.parametrize(
@@ -245,7 +244,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
 def test_what_kaggle_would_drop_or_unpack(project, artifact, tmp_path, name, content, message):
     (artifact / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        stage.stage_dataset(tmp_path / "dataset", project, Run("sparse"), [artifact])
+        stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
     assert not (tmp_path / "dataset" / stage.MARKER).exists()
 
 
@@ -278,7 +277,7 @@ def test_nltk_data_is_staged_unpacked_and_in_english(project, tmp_path):
             for name in names:
                 archive.writestr(f"{package[8:]}/{name}", "second")
     folder = stage.stage_dataset(
-        tmp_path / "dataset", project, Run("sparse"), nltk_data=[first, second]
+        tmp_path / "dataset", project, KernelRun("sparse"), nltk_data=[first, second]
     )
     data = folder / "nltk_data"
     assert sorted(
@@ -291,7 +290,7 @@ def test_nltk_data_is_staged_unpacked_and_in_english(project, tmp_path):
         "tokenizers/punkt_tab/english/a.tab",
     ]
     with pytest.raises(InputError, match=f"no corpora/stopwords in {first} "):
-        stage.stage_dataset(tmp_path / "other", project, Run("sparse"), nltk_data=[first])
+        stage.stage_dataset(tmp_path / "other", project, KernelRun("sparse"), nltk_data=[first])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ from humanpref.kaggle.bundle.metadata import (
 )
 from humanpref.kaggle.bundle.stage import write_manifest
 from humanpref.kaggle.bundle.weights import pack_weights
-from humanpref.kaggle.runtime.kernels import MARKER, WEIGHTS_MARKER, Run, check_weights, resolve
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
+from humanpref.kaggle.runtime.inputs import check_weights
+from humanpref.kaggle.runtime.train import resolve
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.schema import InputError
@@ -51,7 +53,7 @@ def own(tmp_path) -> Path:
     """A bundle without wheels."""
     dataset = tmp_path / "bundle" / "dataset"
     dataset.mkdir(parents=True)
-    (dataset / "run.toml").write_text(Run("sparse").to_toml())
+    (dataset / "run.toml").write_text(KernelRun("sparse").to_toml())
     write_manifest(dataset, MARKER, {"version": "1"})
     write_metadata(dataset / DATASET_METADATA, read_metadata(PROJECT / DATASET_METADATA))
     for name, path in KERNELS.items():
@@ -117,7 +119,7 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
         sources = read_metadata(own / name / KERNEL_METADATA)["dataset_sources"]
         assert sources == ["INSERT_USERNAME/humanpref-wheels", source]
     manifest = sha256(own / "weights-tiny-encoder" / WEIGHTS_MARKER)
-    assert read_run(own / "dataset") == Run(
+    assert read_run(own / "dataset") == KernelRun(
         "sparse", backbone="weights-tiny-encoder", backbone_manifest=manifest
     )
     assert check_bundle(own) == []
@@ -164,7 +166,7 @@ def test_a_sentence_encoder_is_packed_whole_and_found_as_one_folder(
     assert check_bundle(own) == []
     mounted = shutil.copytree(packed, tmp_path / "input" / layout)
     assert resolve(
-        Run("embedding", backbone=packed.name), tmp_path / "input"
+        KernelRun("embedding", backbone=packed.name), tmp_path / "input"
     ).model.backbone == str(mounted)
 
 
@@ -172,7 +174,7 @@ def test_a_sentence_encoder_is_packed_whole_and_found_as_one_folder(
 def test_the_kernel_finds_the_packed_weights_and_checks_them(own, backbone, tmp_path, layout):
     packed = pack_weights(backbone, own)
     mounted = Path(shutil.copytree(packed, tmp_path / "input" / layout))
-    run = Run("deberta-v3-small", backbone=packed.name)
+    run = KernelRun("deberta-v3-small", backbone=packed.name)
     assert resolve(run, tmp_path / "input").model.backbone == str(mounted)
     (mounted / "model.safetensors").write_text("other.safetensors")
     with pytest.raises(InputError, match=r"not the file that humanpref-weights\.json describes"):

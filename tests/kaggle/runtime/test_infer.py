@@ -9,8 +9,8 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.rehearsal.sandbox import make_environment
-from humanpref.kaggle.runtime.kernels import Run
 from humanpref.runs import train as experiment
 
 from ..tree import INFER, PROJECT, Tree, copy_dataset, write_manifest
@@ -18,7 +18,7 @@ from ..tree import INFER, PROJECT, Tree, copy_dataset, write_manifest
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory) -> Path:
-    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, Run("prior"))
+    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, KernelRun("prior"))
 
 
 def cut(path: Path) -> None:

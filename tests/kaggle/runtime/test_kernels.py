@@ -19,11 +19,13 @@ from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
 from humanpref.files import sha256, write_json
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.bundle.metadata import COMPETITION, fill_manifest
+from humanpref.kaggle.bundle.metadata import fill_manifest
+from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.rehearsal.sandbox import make_environment
-from humanpref.kaggle.runtime import kernels, launch
+from humanpref.kaggle.runtime import infer as inference
+from humanpref.kaggle.runtime import inputs, launch
 from humanpref.kaggle.runtime import workers as predicting
-from humanpref.kaggle.runtime.kernels import Run
+from humanpref.kaggle.runtime.train import resolve
 from humanpref.models.blend import Blend, write_state
 from humanpref.models.budget import LEFT, Budget
 from humanpref.runs import train as experiment
@@ -58,7 +60,7 @@ def fresh(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory) -> Path:
     """The staged dataset of a run of the cheapest preset."""
-    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, Run("prior"))
+    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, KernelRun("prior"))
 
 
 def link(source: Path, target: Path) -> None:
@@ -67,11 +69,12 @@ def link(source: Path, target: Path) -> None:
 
 
 def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> None:
-    """A dataset whose `humanpref` is a stand-in with the given `kernels.infer`."""
+    """A dataset whose `humanpref` is a stand-in with the given `infer`."""
     files = {
         "humanpref/__init__.py": "",
         "humanpref/kaggle/__init__.py": "",
-        "humanpref/kaggle/kernels.py": infer,
+        "humanpref/kaggle/runtime/__init__.py": "",
+        "humanpref/kaggle/runtime/infer.py": infer,
         "humanpref-9.9.dist-info/METADATA": "Metadata-Version: 2.1\n"
         "Name: humanpref\nVersion: 9.9\n",
         "humanpref-9.9.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
@@ -121,7 +124,7 @@ def test_what_both_kernels_share_is_the_same_text():
         "go_offline",
     } <= shared
     assert {name: train[name] for name in shared} == {name: infer[name] for name in shared}
-    package = functions(Path(kernels.__file__))
+    package = functions(Path(inputs.__file__))
     assert {name: package[name] for name in ("find", "tree")} == {
         name: train[name] for name in ("find", "tree")
     }
@@ -156,10 +159,14 @@ def test_no_kernel_asks_where_its_file_is():
 
 def test_what_is_predicted_does_not_depend_on_the_run():
     """The inference kernel alone asks which run it is in, and only to judge what came out."""
-    for path in (TRAIN, *(Path(m.__file__) for m in (kernels, launch, predicting))):
+    for path in (TRAIN, *(Path(m.__file__) for m in (inference, inputs, launch, predicting))):
         assert "KAGGLE_IS_COMPETITION_RERUN" not in path.read_text()
     assert 'status["run"]' not in functions(INFER)["predict"]
-    for path in (TRAIN, INFER, *(Path(m.__file__) for m in (kernels, launch, predicting))):
+    for path in (
+        TRAIN,
+        INFER,
+        *(Path(m.__file__) for m in (inference, inputs, launch, predicting)),
+    ):
         assert "KAGGLE_KERNEL_RUN_TYPE" not in path.read_text()
 
 
@@ -374,7 +381,7 @@ def test_the_inference_process_plans_with_less_time_than_it_has(new_tree, fresh)
 
 
 # -------------------------------------------------------------------------------------------------
-# kernels.infer itself
+# infer itself
 
 
 class StandIn:
@@ -445,7 +452,7 @@ def write_model(folder: Path, model: object, models: dict[Path, object]) -> None
 
 @pytest.fixture
 def infer(new_tree, monkeypatch):
-    """Run `kernels.infer` on artifacts with stand-ins as their models; gives the tree."""
+    """Run `infer` on artifacts with stand-ins as their models; gives the tree."""
 
     def run(*artifacts, block=4, seconds=math.inf, clock=time.monotonic):
         models = {}
@@ -466,10 +473,10 @@ def infer(new_tree, monkeypatch):
                 folder / "artifact.json",
                 {"format": 1, "members": names, "prior": PRIOR, "family": "prior"},
             )
-        monkeypatch.setattr(kernels, "load_model", load)
+        monkeypatch.setattr(inference, "load_model", load)
         monkeypatch.setattr(predicting, "BLOCK_ROWS", block)
-        monkeypatch.setattr(kernels, "Budget", functools.partial(Budget, clock=clock))
-        kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR, seconds)
+        monkeypatch.setattr(inference, "Budget", functools.partial(Budget, clock=clock))
+        inference.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR, seconds)
         return new_tree
 
     return run
@@ -534,13 +541,13 @@ def test_an_interruption_keeps_what_is_predicted(infer, new_tree):
 
 def test_what_there_is_no_time_for_is_given_up_in_order(infer, new_tree, caplog, monkeypatch):
     """Both folds of a slow model within the time, at every moment a valid submission."""
-    written, write, test_csv = [], kernels._Board.write, new_tree.test_csv
+    written, write, test_csv = [], inference._Board.write, new_tree.test_csv
 
     def spy(board):
         write(board)
         written.append(check_submission(board.working / "submission.csv", test_csv))
 
-    monkeypatch.setattr(kernels._Board, "write", spy)
+    monkeypatch.setattr(inference._Board, "write", spy)
     clock = Clock()
     halves = [Slow(B, clock, 5) for _ in range(2)]
     folds = [Slow(A, clock, 10, half=half) for half in halves]
@@ -656,7 +663,7 @@ def test_a_row_that_one_member_cannot_is_the_others(infer, new_tree):
 
 def test_a_model_is_freed_before_the_next(infer, monkeypatch):
     alive = weakref.WeakSet()
-    infer_with = kernels._predict_with
+    infer_with = inference._predict_with
 
     class Counted(StandIn):
         def __init__(self):
@@ -666,10 +673,10 @@ def test_a_model_is_freed_before_the_next(infer, monkeypatch):
             alive.add(self)
 
     def predict_with(*arguments):
-        monkeypatch.setattr(kernels, "load_model", lambda folder: Counted())
+        monkeypatch.setattr(inference, "load_model", lambda folder: Counted())
         infer_with(*arguments)
 
-    monkeypatch.setattr(kernels, "_predict_with", predict_with)
+    monkeypatch.setattr(inference, "_predict_with", predict_with)
     tree = infer([None, None], (([0.5, 0.5], "arithmetic"), None, None), None)
     assert tree.status["degraded"] == []
     assert tree.status["predicted"] == 8
@@ -688,7 +695,7 @@ def test_a_real_blend_is_what_it_is_by_itself(arena, new_tree):
     folder = new_tree.kernel / "blended"
     folder.parent.mkdir(parents=True)
     blended = blend([new_tree.root / "one", new_tree.root / "two"], folder, "geometric")
-    kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+    inference.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
     expected = blended.predict_proba(read_pairs(new_tree.test_csv))
     assert new_tree.submission() == pytest.approx(expected, abs=1e-6)
     assert new_tree.status["degraded"] == []
@@ -708,7 +715,7 @@ def test_a_real_blend_knows_special_cases(write_csv, new_tree):
     blended = blend([new_tree.root / "one", new_tree.root / "two"], folder)
     assert blended.metrics["blend"]["offsets"]
     write_csv(rows[:8], labels=False).replace(new_tree.test_csv)
-    kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+    inference.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
     told = new_tree.submission()
     assert told == pytest.approx(
         experiment.predict([blended], read_pairs(new_tree.test_csv))[0], abs=1e-6
@@ -718,7 +725,7 @@ def test_a_real_blend_knows_special_cases(write_csv, new_tree):
 
 def test_no_artifact_is_an_error_that_shows_the_tree(new_tree):
     with pytest.raises(InputError, match=r"no artifact\.json(.|\n)*test\.csv"):
-        kernels.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
+        inference.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
 
 
 def test_which_folders_are_artifacts(tmp_path):
@@ -726,7 +733,7 @@ def test_which_folders_are_artifacts(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "artifact.json").write_text("{}")
     (tmp_path / "again").symlink_to(tmp_path / "k")  # the same mount under a second path
-    found = [str(path.relative_to(tmp_path)) for path in kernels.find_artifacts(tmp_path)]
+    found = [str(path.relative_to(tmp_path)) for path in inputs.find_artifacts(tmp_path)]
     assert found in (["d/deep/er/other", "k/artifact"], ["again/artifact", "d/deep/er/other"])
 
 
@@ -735,15 +742,15 @@ def test_which_folders_are_artifacts(tmp_path):
 
 
 def test_a_run_survives_its_file():
-    run = Run(
+    run = KernelRun(
         "tiny",
         ('model.backbone="x"', "seed=1", "ü=\\"),
         backbone="weights/deberta",
         folds=5,
         inference_seconds=9.5,
     )
-    assert Run.from_dict(tomllib.loads(run.to_toml())) == run
-    assert Run.from_dict(tomllib.loads(Run("prior").to_toml())) == Run("prior")
+    assert KernelRun.from_dict(tomllib.loads(run.to_toml())) == run
+    assert KernelRun.from_dict(tomllib.loads(KernelRun("prior").to_toml())) == KernelRun("prior")
 
 
 @pytest.mark.parametrize(
@@ -757,7 +764,7 @@ def test_a_run_survives_its_file():
 )
 def test_a_run_that_makes_no_sense(values, message):
     with pytest.raises(InputError, match=message):
-        Run.from_dict(values)
+        KernelRun.from_dict(values)
 
 
 def test_the_backbone_is_found_in_both_layouts(tmp_path):
@@ -766,11 +773,11 @@ def test_the_backbone_is_found_in_both_layouts(tmp_path):
     for folder in (new, legacy):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
-    assert kernels.find_backbone("deberta", tmp_path / "new") == new
-    assert kernels.find_backbone("deberta/transformers/base", tmp_path / "legacy") == legacy
-    config = kernels.resolve(Run("deberta-v3-small", ("seed=7",), "deberta"), tmp_path / "new")
+    assert inputs.find_backbone("deberta", tmp_path / "new") == new
+    assert inputs.find_backbone("deberta/transformers/base", tmp_path / "legacy") == legacy
+    config = resolve(KernelRun("deberta-v3-small", ("seed=7",), "deberta"), tmp_path / "new")
     assert (config.model.backbone, config.seed) == (str(new), 7)
     with pytest.raises(InputError, match="found 0"):
-        kernels.find_backbone("albert", tmp_path / "new")
+        inputs.find_backbone("albert", tmp_path / "new")
     with pytest.raises(InputError, match="found 2"):
-        kernels.find_backbone("deberta", tmp_path)
+        inputs.find_backbone("deberta", tmp_path)

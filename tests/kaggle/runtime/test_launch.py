@@ -11,9 +11,10 @@ import pytest
 from humanpref.config import load_config
 from humanpref.data import read_pairs
 from humanpref.files import read_json
-from humanpref.kaggle.bundle.metadata import COMPETITION
-from humanpref.kaggle.runtime import kernels, launch
-from humanpref.kaggle.runtime.kernels import Run, resolve
+from humanpref.kaggle.contract import COMPETITION, KernelRun
+from humanpref.kaggle.runtime import launch
+from humanpref.kaggle.runtime import train as training
+from humanpref.kaggle.runtime.train import resolve
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
@@ -60,7 +61,7 @@ def end():
 
 
 def train(tree: Path, run: dict) -> dict:
-    kernels.train(tree / "input", tree / "working", run)
+    training.train(tree / "input", tree / "working", run)
     return read_json(tree / "working" / "status.json")
 
 
@@ -83,7 +84,7 @@ def interrupted(tree: Path, monkeypatch) -> None:
         done.append(True)
         fit(*arguments)
 
-    config = resolve(Run("sparse", folds=2), tree / "input")
+    config = resolve(KernelRun("sparse", folds=2), tree / "input")
     rows = tree / "input" / COMPETITION / "train.csv"
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "_fit_member", fit_one)
@@ -196,13 +197,13 @@ def test_a_training_that_needs_no_gpu_does_without(tree, monkeypatch):
 
 def test_gradient_descent_gets_its_share_of_the_time(tmp_path):
     assert resolve(
-        Run("tiny", folds=5, train_seconds=1000), tmp_path
+        KernelRun("tiny", folds=5, train_seconds=1000), tmp_path
     ).training.seconds == pytest.approx(170)
-    assert resolve(Run("tiny", ("training.seeds=2",)), tmp_path).training.seconds == pytest.approx(
-        0.85 * 11.5 * 1800
-    )
-    assert resolve(Run("tiny", ("training.seconds=60",)), tmp_path).training.seconds == 60
-    assert resolve(Run("sparse", train_seconds=1000), tmp_path) == load_config("sparse")
+    assert resolve(
+        KernelRun("tiny", ("training.seeds=2",)), tmp_path
+    ).training.seconds == pytest.approx(0.85 * 11.5 * 1800)
+    assert resolve(KernelRun("tiny", ("training.seconds=60",)), tmp_path).training.seconds == 60
+    assert resolve(KernelRun("sparse", train_seconds=1000), tmp_path) == load_config("sparse")
 
 
 def test_only_gradient_descent_is_shared_out(monkeypatch):

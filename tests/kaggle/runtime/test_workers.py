@@ -14,7 +14,8 @@ import pytest
 from humanpref.config import load_config
 from humanpref.data import read_pairs
 from humanpref.files import read_json
-from humanpref.kaggle.runtime import kernels, launch
+from humanpref.kaggle.runtime import infer as inference
+from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime import workers as predicting
 from humanpref.models.base import Model
 from humanpref.models.budget import LEFT, Budget
@@ -382,11 +383,11 @@ def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "gpus", lambda: 2)
     shared = []
     monkeypatch.setattr(
-        kernels,
+        inference,
         "shared_out",
         lambda *order: shared.append(order[3]) or predicting.shared_out(*order),
     )
-    kernels.infer(tmp_path / "input", tmp_path, arena / "test.csv", (0.4, 0.3, 0.3), 600)
+    inference.infer(tmp_path / "input", tmp_path, arena / "test.csv", (0.4, 0.3, 0.3), 600)
     made = pd.read_csv(tmp_path / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
     np.testing.assert_allclose(made, expected, atol=1e-6)
     status = read_json(tmp_path / "status.json")

@@ -14,12 +14,8 @@ import pytest
 
 from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
-from humanpref.kaggle.bundle.metadata import (
-    COMPETITION,
-    DATASET_METADATA,
-    KERNEL_METADATA,
-    read_metadata,
-)
+from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA, read_metadata
+from humanpref.kaggle.contract import COMPETITION
 
 from ..commands import Commands
 from ..loopback import KEY, USER, Reply, Service, garbled, half_an_upload, lost, refusal, slow

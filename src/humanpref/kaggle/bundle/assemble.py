@@ -34,7 +34,7 @@ from humanpref.kaggle.bundle.metadata import (
     write_metadata,
 )
 from humanpref.kaggle.bundle.stage import build_wheel, stage_dataset, write_manifest
-from humanpref.kaggle.runtime.kernels import MARKER, Run
+from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ KERNELS = {"train": f"kernel/train/{KERNEL_METADATA}", "infer": KERNEL_METADATA}
 DATASET_FOLDER = "dataset"
 
 
-def kernels_of(run: Run) -> tuple[str, ...]:
+def kernels_of(run: KernelRun) -> tuple[str, ...]:
     """The kernels of a bundle: without a preset nothing is trained."""
     return tuple(name for name in KERNELS if run.preset or name != "train")
 
@@ -52,7 +52,7 @@ def kernels_of(run: Run) -> tuple[str, ...]:
 def bundle(
     project: Path,
     out: Path,
-    run: Run,
+    run: KernelRun,
     artifacts: Sequence[Path] = (),
     nltk_data: Sequence[Path] | None = None,
     image: Path | None = None,
@@ -201,7 +201,7 @@ def check_is_bundle(bundle: Path) -> None:
         )
 
 
-def read_run(dataset: Path) -> Run:
+def read_run(dataset: Path) -> KernelRun:
     """The dataset's run.toml.
 
     Raises
@@ -211,6 +211,6 @@ def read_run(dataset: Path) -> Run:
     """
     path = dataset / "run.toml"
     try:
-        return Run.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        return KernelRun.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None

@@ -17,14 +17,13 @@ from humanpref.config import load_config
 from humanpref.files import read_json, sha256
 from humanpref.kaggle.bundle.assemble import DATASET_FOLDER, KERNELS, kernels_of, read_run
 from humanpref.kaggle.bundle.metadata import (
-    COMPETITION,
     DATASET_METADATA,
     KERNEL_METADATA,
     OWNER_PLACEHOLDER,
     fill_manifest,
 )
 from humanpref.kaggle.bundle.stage import LAYOUTS, mount_path, upload_faults, version_faults
-from humanpref.kaggle.runtime.kernels import MARKER, WEIGHTS_MARKER, Run
+from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER, KernelRun
 from humanpref.schema import InputError
 
 KERNEL_KEYS = (
@@ -148,7 +147,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
 
 
 def _check(
-    kernels: dict[str, Path], dataset: Path, run: Run | None, artifacts: bool
+    kernels: dict[str, Path], dataset: Path, run: KernelRun | None, artifacts: bool
 ) -> list[Finding]:
     wheels = check_dataset(dataset)
     files = {name: check_kernel(path) for name, path in kernels.items()}
@@ -180,7 +179,7 @@ def _needs(kernel: _File, key: str, source: Any, what: str) -> None:
             kernel.error(key, f"{what} ({source}) is not named", f'add "{source}"')
 
 
-def _check_backbone(kernel: _File, run: Run) -> None:
+def _check_backbone(kernel: _File, run: KernelRun) -> None:
     """The training kernel's run.toml may ask for a backbone: some source has to mount it."""
     try:
         backbone = getattr(load_config(run.preset, None, list(run.overrides)).model, "backbone", "")

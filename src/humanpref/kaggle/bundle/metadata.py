@@ -14,9 +14,6 @@ from typing import Any
 from humanpref.files import read_json, write_whole
 from humanpref.schema import InputError
 
-COMPETITION = "llm-classification-finetuning"
-"""The competition's slug, which both kernels mount."""
-
 OWNER_PLACEHOLDER = "INSERT_USERNAME"
 """What stands for the owner's Kaggle user name in the committed files."""
 

@@ -17,7 +17,7 @@ import humanpref
 from humanpref.files import damage, read_json, sha256, write_json, write_whole
 from humanpref.kaggle.bundle import wheels
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
-from humanpref.kaggle.runtime.kernels import MARKER, Run
+from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
 
@@ -134,7 +134,7 @@ def copy_clean(source: Path, target: Path) -> None:
 def stage_dataset(
     folder: Path,
     project: Path,
-    run: Run,
+    run: KernelRun,
     artifacts: Sequence[Path] = (),
     nltk_data: Sequence[Path] = (),
     image: Path | None = None,

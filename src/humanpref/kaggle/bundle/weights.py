@@ -12,7 +12,7 @@ from humanpref.files import sha256
 from humanpref.kaggle.bundle.assemble import check_is_bundle, use_weights
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, OWNER_PLACEHOLDER, write_metadata
 from humanpref.kaggle.bundle.stage import write_manifest
-from humanpref.kaggle.runtime.kernels import WEIGHTS_MARKER
+from humanpref.kaggle.contract import WEIGHTS_MARKER
 from humanpref.schema import InputError
 
 try:

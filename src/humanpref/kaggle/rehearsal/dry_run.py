@@ -28,7 +28,6 @@ from humanpref.data import check_submission, grouped_folds, labels_of, present, 
 from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle.metadata import (
-    COMPETITION,
     DATASET_METADATA,
     KERNEL_METADATA,
     fill_owner,
@@ -43,8 +42,9 @@ from humanpref.kaggle.bundle.stage import (
     stage_dataset,
     wheel_names,
 )
+from humanpref.kaggle.contract import COMPETITION, MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
-from humanpref.kaggle.runtime.kernels import MARKER, Run, find, find_artifacts
+from humanpref.kaggle.runtime.inputs import find, find_artifacts
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, InputError
 
@@ -233,7 +233,7 @@ def dry_run(
     project: Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> Report:
-    """Run both kernels as Kaggle would, and judge what comes out.
+    """KernelRun both kernels as Kaggle would, and judge what comes out.
 
     Parameters
     ----------
@@ -398,7 +398,7 @@ class _Stage:
     ids: dict[str, str] = field(default_factory=dict)
 
     def run(self, name: str, metadata_path: Path, extra: dict[tuple[str, str], Path]) -> Path:
-        """Run one kernel; give its `/kaggle/working`."""
+        """KernelRun one kernel; give its `/kaggle/working`."""
         metadata = fill_owner(read_metadata(metadata_path), _OWNER)
         self.ids[name] = metadata["id"]
         if metadata.get("enable_internet") is not False:
@@ -481,14 +481,14 @@ class _Stage:
             )
 
 
-def _run_of(preset: str, overrides: Sequence[str], config: Config) -> tuple[Run, Path | None]:
+def _run_of(preset: str, overrides: Sequence[str], config: Config) -> tuple[KernelRun, Path | None]:
     """The run for run.toml, and the folder of its backbone where it has one."""
     backbone = getattr(config.model, "backbone", "scratch")
     if backbone in (
         "",
         "scratch",
     ):  # none, as in a blend without a sentence encoder, or made from nothing
-        return Run(preset, tuple(overrides)), None
+        return KernelRun(preset, tuple(overrides)), None
     folder = Path(backbone)
     if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
         raise InputError(
@@ -499,7 +499,7 @@ def _run_of(preset: str, overrides: Sequence[str], config: Config) -> tuple[Run,
     rest = tuple(
         override for override in overrides if override.partition("=")[0].strip() != "model.backbone"
     )
-    return Run(preset, rest, backbone=folder.resolve().name), folder
+    return KernelRun(preset, rest, backbone=folder.resolve().name), folder
 
 
 def _stage_competition(

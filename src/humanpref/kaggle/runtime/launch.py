@@ -4,6 +4,7 @@ take."""
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -102,6 +103,12 @@ def gpus() -> int:
     except ImportError:
         return 0
     return torch.cuda.device_count()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that one process has had so far: this one, or one that it started."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return 1024 * max(resource.getrusage(kind).ru_maxrss for kind in kinds)
 
 
 def _launcher(number: int) -> list[str]:

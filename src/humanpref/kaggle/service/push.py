@@ -24,7 +24,7 @@ from humanpref.kaggle.bundle.metadata import (
     read_metadata,
     stage_kernel,
 )
-from humanpref.kaggle.runtime.kernels import MARKER, WEIGHTS_MARKER
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.service.client import (
     FAILED,
     BusyError,

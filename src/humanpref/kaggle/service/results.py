@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from humanpref.kaggle.runtime.kernels import UNFINISHED
+from humanpref.kaggle.contract import UNFINISHED
 from humanpref.kaggle.service.client import FAILED, Client, ServiceError
 from humanpref.kaggle.service.records import Records
 from humanpref.kaggle.service.waiting import poll
