@@ -263,8 +263,8 @@ def test_perplexity_by_hand(decoder_folder):
 
 def test_without_torch(write_csv, tmp_path, monkeypatch):
     pairs = read_pairs(write_csv(ODD_ROWS[:2]))
-    for module in ("language", "sentence"):
-        monkeypatch.delitem(sys.modules, f"humanpref.models.{module}", raising=False)
+    for module in ("evaluation.perplexity", "models.sentence"):
+        monkeypatch.delitem(sys.modules, f"humanpref.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
         InputError, match=r"--language-model needs torch: pip install 'humanpref\[torch\]'"
