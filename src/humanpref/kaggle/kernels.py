@@ -129,7 +129,8 @@ def train(input_root: Path, working: Path, run: dict[str, Any], install_seconds:
     use_nltk_data(input_root)
     wanted = Run.from_dict(run)
     # Before the backbone's gigabytes are checked.
-    plain = load_config(wanted.preset, None, wanted.overrides)
+    backbone = [f"model.backbone={wanted.backbone}"] if wanted.backbone else []
+    plain = load_config(wanted.preset, None, [*wanted.overrides, *backbone])
     if plain.uses_gpu:
         lacking = device.lacking()
         if plain.needs_gpu:
