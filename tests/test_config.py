@@ -120,15 +120,6 @@ def test_what_needs_a_gpu_follows_from_the_options(preset, overrides, uses, need
     assert (again.uses_gpu, again.needs_gpu) == (uses, needs)
 
 
-def test_an_artifact_of_an_earlier_version_may_have_an_option_that_is_gone():
-    config = load_config("tiny")
-    values = config.to_dict()
-    values["inference"]["split"] = "rows"
-    assert from_dict(values, "an artifact's") == config
-    with pytest.raises(InputError, match=r"unknown option 'inference.split'"):
-        load_config("tiny", overrides=["inference.split=rows"])
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

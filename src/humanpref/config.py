@@ -32,8 +32,6 @@ OFFSETS = ("none", "structure")
 SCORES = ("logits", "softmax", "log-softmax")
 NORMALISATIONS = ("softmax", "clip")
 MEANS = ("arithmetic", "geometric")
-GONE = ("inference.split",)
-"""Options of earlier versions, without an effect on what is predicted: the configurations of their artifacts have them."""
 PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
 BASE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTISATIONS = ("none", "8bit", "4bit")
@@ -669,12 +667,10 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
     family = _family(values.get("family"), source)
     sections = FAMILIES[family]
     valid = valid_keys(family)
-    values = dict(values)
     for key, value in values.items():
         if key in SECTIONS:
             if not isinstance(value, dict):
                 raise InputError(f"{source}: [{key}] is a section, got {value!r}")
-            values[key] = value = {name: value[name] for name in value if f"{key}.{name}" not in GONE}
             for name in value:
                 _known(f"{key}.{name}", valid, family, source)
         else:
