@@ -33,6 +33,7 @@ P100, T4, H200 = ("Tesla P100-PCIE-16GB", (6, 0)), ("Tesla T4", (7, 5)), ("NVIDI
         ((10, 3), ["sm_100f"], True),
         ((11, 0), ["compute_100f"], False),
         ((7, 5), [], False),
+        ((9, 4), ["gfx90a", "gfx942"], True),  # ROCm's, which stand for no capability
     ],
 )
 def test_which_machine_code_runs_where(capability, architectures, expected):

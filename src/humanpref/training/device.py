@@ -46,8 +46,11 @@ def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
 
     Machine code (`sm_75`) runs on its own major version from its own minor one on; what
     `compute_75` stands for is compiled for anything newer as well. With an `a` behind it either is
-    for that very capability, with an `f` for its major version.
+    for that very capability, with an `f` for its major version. ROCm's architectures (`gfx942`) say
+    nothing of capabilities: its GPUs are taken to work.
     """
+    if any(name.startswith("gfx") for name in architectures):
+        return True
     for kind, major, minor, suffix in re.findall(
         r"\b(sm|compute)_(\d+)(\d)([af]?)\b", " ".join(architectures)
     ):

@@ -163,6 +163,16 @@ def test_an_artifact_of_before_is_no_success(tree, tmp_path, at_exit):
         launch.train(load_config("prior"), rows, tmp_path / "taken", None, SECONDS)
 
 
+def test_pretrained_weights_need_a_gpu_whatever_the_presets_own_backbone_is(tree, monkeypatch):
+    """`humanpref kaggle weights` names them in run.toml."""
+    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    for name in ("KAGGLE_IS_COMPETITION_RERUN", device.DRY_RUN):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match="preset tiny: needs a GPU, and none is here"):
+        train(tree, {"preset": "tiny", "backbone": "deberta"})
+
+
 @pytest.mark.parametrize(
     "reason", ["none is here", "torch 2.10.0 has no kernels for Tesla P100 (sm_60), only for sm_75"]
 )

@@ -4,6 +4,7 @@ becomes of one of them."""
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -309,6 +310,45 @@ def test_a_gpu_that_broke_in_a_process_works_in_the_next(crew, tmp_path):
     assert list(failures) == [7]
     assert failures[7].endswith("CUDA error: device-side assert triggered with this row alone")
     np.testing.assert_allclose(np.delete(told, 7, axis=0), np.delete(expected, 7, axis=0))
+
+
+def test_a_process_is_gone_before_the_next_on_its_gpu(crew, tmp_path):
+    """One that says why it ends may take its time to end, and has the GPU's memory until then."""
+    _, expected, run = crew
+    first, alive = tmp_path / "first", tmp_path / "alive"
+
+    def load():
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+            threading.Thread(target=time.sleep, args=[2]).start()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if Path("/proc", first.read_text()).exists():
+            alive.touch()
+        return Lopsided()
+
+    told, failures, *_ = run(load, gpus=1)
+    np.testing.assert_allclose(told, expected)
+    assert failures == {}
+    assert not alive.exists()
+
+
+def test_a_process_that_hangs_costs_its_rows_and_no_more_time(crew, monkeypatch):
+    _, expected, run = crew
+    monkeypatch.setattr(predicting, "GRACE_SECONDS", 0.5)
+
+    class Hangs(Lopsided):
+        def predict_proba(self, pairs):
+            if os.environ["CUDA_VISIBLE_DEVICES"] == "1":
+                time.sleep(20)
+            return super().predict_proba(pairs)
+
+    started = time.monotonic()
+    told, failures, reason, given_up = run(Hangs, budget=Budget(1.5))
+    assert time.monotonic() - started < 15
+    left = np.isnan(told[:, 0])
+    np.testing.assert_allclose(told[~left], expected[~left])
+    assert (left.sum(), failures, given_up) == (12, {}, {LEFT: 12})
+    assert reason.startswith("GPU 1: its process did not finish in time")
 
 
 def test_a_row_that_fails_costs_itself_alone(crew, monkeypatch):

@@ -62,7 +62,8 @@ def train(
     use_nltk_data(input_root)
     wanted = KernelRun.from_dict(run)
     # Before the backbone's gigabytes are checked.
-    plain = load_config(wanted.preset, None, wanted.overrides)
+    backbone = [f"model.backbone={wanted.backbone}"] if wanted.backbone else []
+    plain = load_config(wanted.preset, None, [*wanted.overrides, *backbone])
     if uses_gpu(plain):
         lacking = device.lacking()
         if needs_gpu(plain):

@@ -45,6 +45,8 @@ MAX_DEATHS = 20
 Finding the one row of a block that ends them takes about ten."""
 MAX_LOADS = 2
 """The same of processes that end while they load the model."""
+GRACE_SECONDS = 60
+"""So long after the time is over a process that has not finished is taken to hang, and is ended."""
 CONTEXT: Any = multiprocessing.get_context("spawn")
 """How processes are started; a fork would inherit torch's threads in the middle of their work."""
 
@@ -195,9 +197,15 @@ class _Crew:
         """Deal and collect until no row is left that a process could do."""
         self._deal()
         while any(len(worker.rows) for worker in self.workers):
-            ready = connection.wait([worker.pipe for worker in self.workers])
+            patience = max(0.0, self.budget.left() + GRACE_SECONDS)
+            # No timer takes the infinite.
+            ready = connection.wait(
+                [w.pipe for w in self.workers], patience if patience < 1e6 else None
+            )
             for worker in [worker for worker in self.workers if worker.pipe in ready]:
                 yield from self._hear(worker)
+            for worker in [worker for worker in self.workers if len(worker.rows) and not ready]:
+                yield from self._ended(worker, "its process did not finish in time", on_rows=False)
             self._deal()
 
     def end(self) -> None:
@@ -273,6 +281,8 @@ class _Crew:
         """Take back what a process had not done. `on_rows`: what it was doing may be the reason,
         and not the model."""
         self.workers.remove(worker)
+        worker.process.kill()  # one that says why it ends may hold its GPU's memory a while longer
+        worker.process.join()
         if not len(worker.rows):
             logger.warning("GPU %d: %s, after all of its work", worker.gpu, why)
             return
