@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model
-from humanpref.models.blend import Blend, equal_blend, fit_blend, mean_log_loss
+from humanpref.models.base import mean_log_loss
+from humanpref.models.blend import Blend, equal_blend, fit_blend
 from humanpref.models.blend_correction import Correction
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
@@ -139,11 +140,10 @@ def blend_of(*members, **options):
     return build_model(load_config("cpu-best", overrides=overrides))
 
 
-class Memory(PriorModel):
+class Memory(SparseModel):
     """Knows every row that it has seen by heart, and is sure of A in every other."""
 
     def fit(self, pairs, labels, weights=None, validation=None, checkpoint=None):
-        super().fit(pairs, labels, weights)
         self.seen_ = dict(zip(pairs["id"], labels, strict=True))
         return self
 
@@ -155,7 +155,7 @@ class Memory(PriorModel):
 def test_a_member_that_memorises_gets_no_undue_weight(pairs, monkeypatch):
     monkeypatch.setattr("humanpref.models.sparse.SparseModel", Memory)
     labels = labels_of(pairs)
-    by_heart = Memory(load_config("sparse")).fit(pairs, labels).predict_proba(pairs)
+    by_heart = Memory().fit(pairs, labels).predict_proba(pairs)
     rates = np.tile(labels.mean(axis=0), (len(pairs), 1))
     flattered, _ = fit_blend(np.stack([by_heart, rates]), labels)
     assert (
@@ -228,31 +228,22 @@ def test_an_interrupted_fit_goes_on_piece_by_piece(pairs, tmp_path, monkeypatch)
     assert again.report_ == whole.report_
 
 
-def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, monkeypatch):
-    import dataclasses
-
-    from humanpref import config
-    from humanpref.config.cpu import PriorOptions
-
-    @dataclasses.dataclass(frozen=True)
-    class Needy(PriorOptions):
-        backbone: str = "hub/name"
-
-    monkeypatch.setattr("humanpref.models.blend.FROZEN", "prior")
-    monkeypatch.setitem(config.FAMILIES, "prior", config.FAMILIES["prior"]._replace(model=Needy))
+def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_encoder):
+    frozen = "embedding model.embedding_penalties=100 model.structure_penalties=100"
+    few = pairs[:60].reset_index(drop=True)
     with caplog.at_level(logging.WARNING):
-        model = blend_of(f"sparse {FEW}", "prior", folds=2).fit(pairs, labels_of(pairs))
-    assert "prior is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text
+        model = blend_of("prior", frozen, folds=2).fit(few, labels_of(few))
+    assert f"{frozen} is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text
     assert len(model.report_["blend"]["members"]) == 1
-    assert model.report_["blend"]["left_out"] == ["prior"]
+    assert model.report_["blend"]["left_out"] == [frozen]
     model = blend_of(
-        f"sparse {FEW}", "prior", folds=2, min_gain=0, shrinkage=1e6, backbone="some/where"
+        "prior", frozen, folds=2, min_gain=0, shrinkage=1e6, backbone=str(sentence_encoder)
     )
-    model.fit(pairs, labels_of(pairs))
-    assert model.members_[1].config.model.backbone == "some/where"
+    model.fit(few, labels_of(few))
+    assert model.members_[1].backbone == str(sentence_encoder)
     assert model.report_["blend"]["left_out"] == []
-    own = blend_of("prior model.backbone=of/its/own", folds=2).fit(pairs, labels_of(pairs))
-    assert own.members_[0].config.model.backbone == "of/its/own"
+    own = blend_of(f"{frozen} model.backbone={sentence_encoder}", folds=2)
+    assert own.fit(few, labels_of(few)).members_[0].backbone == str(sentence_encoder)
 
 
 @pytest.mark.parametrize(
@@ -351,21 +342,10 @@ def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pai
     np.testing.assert_allclose(swapped, loaded.predict_proba(odd), atol=1e-6)
 
 
-def test_what_the_first_version_saved_is_loaded(pairs, tmp_path):
-    model = blend_of(f"sparse {FEW}", "prior", folds=2).fit(pairs, labels_of(pairs))
-    model.save(tmp_path)
+def test_a_temperature_that_is_not_positive_is_refused(pairs, tmp_path):
+    blend_of("prior", folds=2).fit(pairs, labels_of(pairs)).save(tmp_path)
     path = tmp_path / "model.safetensors"
-    state = load_file(path)
-    save_file({"weights": state["weights"], "temperature": np.array([0.7])}, path)
-    loaded = load_model(tmp_path)
-    np.testing.assert_allclose(loaded.blend_.weights, model.blend_.weights)
-    assert loaded.blend_.correction.temperature == 0.7
-    told = np.stack([member.predict_proba(pairs) for member in model.members_])
-    expected = np.tensordot(model.blend_.weights, told, axes=1) ** (1 / 0.7)
-    np.testing.assert_allclose(
-        loaded.predict_proba(pairs), expected / expected.sum(axis=1, keepdims=True), atol=1e-12
-    )
-    save_file({"weights": state["weights"], "temperature": np.array([-1.0])}, path)
+    save_file(load_file(path) | {"scaling": np.array([-1.0, 1.0, 0.0])}, path)
     with pytest.raises(InputError, match="positive temperature"):
         load_model(tmp_path)
 

@@ -79,7 +79,7 @@ def test_sixteen_pairs_are_learned_by_heart(decoder_folder, pairs):
 
 
 def test_the_first_loss_is_that_of_no_opinion(decoder_folder, few):
-    model = DecoderModel(config_with(decoder_folder()))
+    model = DecoderModel.from_config(config_with(decoder_folder()))
     model._build(few)
     np.testing.assert_allclose(model.predict_proba(few), 1 / 3, atol=1e-6)
 
@@ -105,7 +105,7 @@ def test_what_learns_moves_and_nothing_else_does(peft, kind, learns, decoder_fol
         folder, f"model.peft={peft}", "training.epochs=2", "training.weight_decay=0"
     )
     torch.manual_seed(config.seed)
-    started = DecoderModel(config)
+    started = DecoderModel.from_config(config)
     started._build(few)
     model = build_model(config).fit(few, labels_of(few))
     before, after = started.module_.state_dict(), model.module_.state_dict()
@@ -152,8 +152,7 @@ def test_padding_batches_and_order_change_nothing(kind, decoder_folder, ragged):
     assert np.ptp(expected, axis=0).max() > 0.01
     order = np.random.default_rng(0).permutation(len(ragged))
     for tokens in (1, 16 * 256):
-        options = replace(model.config.inference, batch_tokens=tokens)
-        model.config = replace(model.config, inference=options)
+        model.set_params(inference=replace(model.inference, batch_tokens=tokens))
         np.testing.assert_allclose(model.predict_proba(ragged), expected, atol=1e-4)
         shuffled = model.predict_proba(ragged.iloc[order].reset_index(drop=True))
         np.testing.assert_allclose(shuffled, expected[order], atol=1e-4)
@@ -221,9 +220,7 @@ def test_a_missing_library_is_named_before_anything_is_loaded(
 @pytest.fixture
 def travelled(fitted, decoder_folder, tmp_path):
     """An artifact's model whose base is no longer where it was, and a copy of that base."""
-    fitted.config = replace(
-        fitted.config, model=replace(fitted.config.model, backbone="gone/tiny-llama")
-    )
+    fitted.set_params(model=replace(fitted.model, backbone="gone/tiny-llama"))
     fitted.base_ = fitted.base_ | {"name": "/gone/tiny-llama"}
     fitted.save(tmp_path / "artifact" / "model")
     base = tmp_path / "elsewhere" / "tiny-llama"
@@ -359,7 +356,7 @@ def test_a_base_that_is_packed_already_counts_whole():
 def test_memory_is_told_before_the_run(decoder_folder, few, caplog, monkeypatch):
     monkeypatch.setattr("humanpref.models.frozen_base.T4_GIB", 1e-6)
     with caplog.at_level("INFO"):
-        DecoderModel(config_with(decoder_folder()))._build(few)
+        DecoderModel.from_config(config_with(decoder_folder()))._build(few)
     assert "memory: about 0.0" in caplog.text
     assert "lower it by training.gradient_checkpointing=true" in caplog.text
 

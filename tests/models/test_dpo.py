@@ -81,7 +81,7 @@ def test_the_reference_is_the_untouched_base_and_the_policy_starts_as_it(
     kind, peft, decoder_folder, few
 ):
     folder = decoder_folder(kind, **({"final_logit_softcapping": 3.0} if kind == "gemma2" else {}))
-    model = DpoModel(config_with(folder, f"model.peft={peft}"))
+    model = DpoModel.from_config(config_with(folder, f"model.peft={peft}"))
     model._build(few)
     collate = model._collate(few)
     expected = untouched_log_probabilities(folder, collate, range(len(few)))
@@ -108,7 +108,7 @@ def test_the_reference_stays_while_the_policy_learns(decoder_folder, few):
 def test_gradients_reach_the_adapter_alone_and_the_frozen_stays(decoder_folder, few):
     config = config_with(decoder_folder(), "training.epochs=3")
     torch.manual_seed(config.seed)
-    started = DpoModel(config)
+    started = DpoModel.from_config(config)
     started._build(few)
     model = build_model(config).fit(few, labels_of(few))
     before, after = started.module_.state_dict(), model.module_.state_dict()
@@ -204,7 +204,7 @@ def test_only_responses_are_scored_with_the_token_that_ends_each(decoder_folder)
 
 
 def test_positions_go_through_the_vocabulary_in_chunks(decoder_folder, few, monkeypatch):
-    model = DpoModel(config_with(decoder_folder()))
+    model = DpoModel.from_config(config_with(decoder_folder()))
     model._build(few)
     batch = model._collate(few)(np.arange(4))
     flat = [batch[name].reshape(8, -1) for name in ("input_ids", "attention_mask", "responses")]
@@ -228,7 +228,7 @@ def test_positions_go_through_the_vocabulary_in_chunks(decoder_folder, few, monk
 
 def test_length_normalisation_divides_by_the_scored_tokens(decoder_folder, few):
     plain, divided = (
-        DpoModel(config_with(decoder_folder(), f"training.length_normalisation={v}"))
+        DpoModel.from_config(config_with(decoder_folder(), f"training.length_normalisation={v}"))
         for v in ("false", "true")
     )
     for model in (plain, divided):
@@ -268,7 +268,9 @@ def test_the_link_finds_scale_and_ties_again():
     margins = rng.normal(size=4_000)
     for name in LINKS:
         truth = link_probabilities(name, margins, math.log(2.5), -0.4)
-        model = DpoModel(load_config("llama-3.2-1b-dpo", overrides=[f"model.link={name}"]))
+        model = DpoModel.from_config(
+            load_config("llama-3.2-1b-dpo", overrides=[f"model.link={name}"])
+        )
         model.module_ = torch.nn.Module()
         model.module_.register_buffer("link", torch.zeros(2, dtype=torch.float64))
         model.margins = lambda pairs: margins

@@ -27,7 +27,7 @@ from transformers import (
 
 from humanpref.config import load_config
 from humanpref.data import labels_of, swap_pairs
-from humanpref.models import build_model, encoder, hidden, load_model
+from humanpref.models import build_model, encoder, hidden, load_model, sparse
 from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
@@ -260,7 +260,7 @@ def test_swap_augmentation_of_dual_inputs_is_learning_from_both_orders(offset, p
             "training.warmup=0",
             f"model.offset={offset}",
         )
-        model = EncoderModel(config_with(folder, *settings, *overrides))
+        model = EncoderModel.from_config(config_with(folder, *settings, *overrides))
         return model.fit(rows, labels, weights, validation=(few, labels_of(few)))
 
     augmented = learned(few, labels_of(few), weights, "training.swap_augmentation=true")
@@ -287,7 +287,7 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     few = pairs[:10].reset_index(drop=True)
     weights = np.arange(1.0, 11)
     joint = load_config("tiny", overrides=["model.inputs=joint"])
-    EncoderModel(joint).fit(few, labels_of(few), weights)
+    EncoderModel.from_config(joint).fit(few, labels_of(few), weights)
     np.testing.assert_array_equal(seen["labels"][10:], labels_of(few)[:, [1, 0, 2]])
     np.testing.assert_array_equal(seen["weights"], np.tile(weights, 2))
     (first,), (mirrored,) = seen["collate"].rows[4], seen["collate"].rows[14]
@@ -301,9 +301,9 @@ def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(
 ):
     folder = folder_of(*ENCODERS["deberta"]())
     learned = []
-    fit = encoder.SparseModel.fit
+    fit = sparse.SparseModel.fit
     monkeypatch.setattr(
-        encoder.SparseModel,
+        sparse.SparseModel,
         "fit",
         lambda self, rows, *rest: learned.append(set(rows["id"])) or fit(self, rows, *rest),
     )
@@ -317,13 +317,12 @@ def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(
         "model.zero_start=true",
         "training.swap_augmentation=true",
     )
-    model = EncoderModel(config_with(folder, *overrides)).fit(pairs, labels_of(pairs))
+    model = EncoderModel.from_config(config_with(folder, *overrides)).fit(pairs, labels_of(pairs))
     # With a head that says nothing, the encoder is the sparse model, in either order.
     np.testing.assert_allclose(
         model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6
     )
-    config = dataclasses.replace(model.config.inference, swap_average=True)
-    model.config = dataclasses.replace(model.config, inference=config)
+    model.set_params(inference=dataclasses.replace(model.inference, swap_average=True))
     np.testing.assert_allclose(
         model.predict_proba(pairs), model.offset_.predict_proba(pairs), atol=1e-6
     )

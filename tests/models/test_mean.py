@@ -28,7 +28,7 @@ def test_saved_it_is_a_blend_of_equal_weights(mean, pairs, tmp_path):
 
 
 def test_the_mean_is_of_the_models_that_say_something(mean, pairs):
-    one, other = (model.predict_proba(pairs[:3]) for model in mean.members())
+    one, other = (model.predict_proba(pairs[:3]) for model in mean.submodels())
     one[1:], other[2] = np.nan, np.nan
     np.testing.assert_array_equal(
         mean.mix(np.stack([one, other]), pairs[:3]), [(one[0] + other[0]) / 2, other[1], other[2]]

@@ -105,7 +105,7 @@ class Counted(PriorModel):
 
 @pytest.mark.parametrize(("exact", "times"), [(False, 2), (True, 1)])
 def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatch, exact, times):
-    model = Counted(load_config("prior"))
+    model = Counted()
     model.load_state(artifacts[0].folder / "model")
     monkeypatch.setattr(Counted, "swap_equivariant", exact)
     monkeypatch.setattr(Counted, "asked", 0)

@@ -13,7 +13,8 @@ from humanpref.data import labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses
 from humanpref.files import read_json, write_json
 from humanpref.models import load_model
-from humanpref.models.blend import fit_blend, fit_corrected_blend, mean_log_loss
+from humanpref.models.base import mean_log_loss
+from humanpref.models.blend import fit_blend, fit_corrected_blend
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.blending import blend, render
 from humanpref.runs.train import evaluate, train

@@ -83,7 +83,7 @@ def module_of(config: Config) -> str:
 def _model_of(config: Config) -> Model:
     module, name = _CLASSES[config.family]
     try:
-        return getattr(importlib.import_module(module), name)(config)
+        return getattr(importlib.import_module(module), name).from_config(config)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("humanpref"):
             raise

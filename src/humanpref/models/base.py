@@ -1,31 +1,38 @@
 """What every model is: scikit-learn's conventions on a pairs frame, and a folder that holds it."""
 
+import dataclasses
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from sklearn.base import BaseEstimator, ClassifierMixin
 
-from humanpref.config import Config
+from humanpref.config import FAMILIES, SECTIONS, Config
+from humanpref.config.bounds import hints_of, refuse
+from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 CONFIG_FILE = "config.json"
+CLIP = 1e-15
+"""A probability counts as at least this: one certain mistake must not be infinite."""
 
 Validation = tuple[pd.DataFrame, np.ndarray]
 """Held-out pairs and their labels, to report on while training."""
 
 
 def _entry(method: Callable) -> Callable:
-    """A method of a model that makes a pairs frame (`humanpref.data.as_pairs`) of every frame that
-    a caller gives it."""
+    """The method, given pairs frames (`humanpref.data.as_pairs`) whatever the caller's are; `fit`
+    also gets labels (n, 3) and float64 weights."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
@@ -40,24 +47,81 @@ def _entry(method: Callable) -> Callable:
         validation: Validation | None = None,
         checkpoint: Path | None = None,
     ) -> "Model":
-        held = None if validation is None else (as_pairs(validation[0]), validation[1])
+        self.config  # noqa: B018 (which validates the parameters)
+        self.report_ = {}
         for name, values in (("labels", labels), ("weights", weights)):
             if values is not None and len(values) != len(pairs):
                 raise InputError(
                     f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}"
                 )
-        return method(self, as_pairs(pairs), labels, weights, held, checkpoint)
+        pairs, labels = as_pairs(pairs), as_probabilities(labels)
+        if weights is not None:
+            weights = np.asarray(weights, dtype=np.float64)
+        if validation is not None:
+            validation = as_pairs(validation[0]), as_probabilities(validation[1])
+        return method(self, pairs, labels, weights, validation, checkpoint)
 
     return fit if method.__name__ == "fit" else entry
 
 
-class Model(ABC):
-    """A predictor of P(A), P(B), P(tie). `__init__` only stores the configuration; what is learned
-    ends in `_`."""
+def _arguments(config: Config) -> dict[str, Any]:
+    """A configuration as the arguments of its family's constructor."""
+    if isinstance(config.training, LoopOptions):
+        return {section: getattr(config, section) for section in SECTIONS} | {"seed": config.seed}
+    return {**vars(config.model), **vars(config.inference), "seed": config.seed}
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Validate the frames of callers in every family, so that none can forget to."""
+
+def _constructor(defaults: dict[str, Any]) -> Callable:
+    """An `__init__` that takes these keyword arguments and only stores them."""
+
+    def __init__(self: "Model", **options: Any) -> None:  # noqa: N807
+        if unknown := options.keys() - defaults.keys():
+            raise TypeError(f"unknown option {min(unknown)!r}; expected {', '.join(defaults)}")
+        vars(self).update(defaults | options)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    __init__.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+            *(inspect.Parameter(name, keyword, default=own) for name, own in defaults.items()),
+        ]
+    )
+    return __init__
+
+
+class Model(ClassifierMixin, BaseEstimator, ABC):
+    """A scikit-learn classifier of pairs: P(A), P(B), P(tie).
+
+    The constructor takes the options of `humanpref.config` by keyword and only stores them; `fit`
+    validates them. The CPU families take each option of their sections `model` and `inference`,
+    the neural ones the sections `model`, `training` and `inference`, all take `seed`. What is
+    learned ends in `_`.
+
+    Examples
+    --------
+    >>> from humanpref.models.prior import PriorModel
+    >>> PriorModel(seed=1).get_params()
+    {'seed': 1}
+    """
+
+    family: ClassVar[str]
+    """One of `humanpref.config.FAMILIES`: `class SparseModel(Model, family="sparse")`."""
+    classes_ = np.arange(3)
+    """A, B, tie."""
+    report_: dict[str, Any]
+    """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain JSON
+    types."""
+    _origin: Config
+    """Supplies what of `config` is no parameter: the preset, and what `train` holds out."""
+
+    def __init_subclass__(cls, family: str | None = None, **options: Any) -> None:
+        """Derive the constructor from the family's options, and validate the frames of callers in
+        every family."""
         super().__init_subclass__(**options)
+        if family is not None:
+            sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
+            cls.family, cls._origin = family, Config(family, **sections)
+            cls.__init__ = _constructor(_arguments(cls._origin))
         for name in {"fit", "predict_proba", "costs", "margins", "rewards"} & vars(cls).keys():
             setattr(cls, name, _entry(vars(cls)[name]))
 
@@ -65,13 +129,40 @@ class Model(ABC):
     """True if exchanging A and B exchanges P(A) and P(B) by construction, so that averaging over
     both orders gains nothing."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.report_: dict[str, Any] = {}
-        """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain
-        JSON types."""
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """An unfitted model of a configuration of this family.
 
-    def check(self) -> None:  # noqa: B027 (most families have nothing to check)
+        Examples
+        --------
+        >>> from humanpref.config import load_config
+        >>> type(model).from_config(load_config("prior")).seed
+        42
+        """
+        model = cls(**_arguments(config))
+        model._origin = config
+        return model
+
+    @property
+    def config(self) -> Config:
+        """The parameters as a validated configuration.
+
+        Raises
+        ------
+        InputError
+            For a parameter of the wrong type or out of range; the message names it.
+        """
+        own, sections = vars(self), {}
+        for section, kind in FAMILIES[self.family]._asdict().items():
+            if section in own:
+                if type(own[section]) is not kind:
+                    refuse(section, kind.__name__, own[section])
+                sections[section] = own[section]
+            elif section != "training":
+                sections[section] = kind(**{name: own[name] for name in hints_of(kind)})
+        return dataclasses.replace(self._origin, seed=self.seed, **sections)
+
+    def check(self) -> None:
         """Raise InputError for what would end a fit and can be known beforehand: a backbone that is
         not there, say."""
 
@@ -103,8 +194,13 @@ class Model(ABC):
         Raises
         ------
         InputError
-            For a column or cell that cannot be used, or labels or weights that are not one for each
-            row.
+            For an option, a column or a cell that cannot be used, or labels or weights that are
+            not one for each row.
+
+        Examples
+        --------
+        >>> model.fit(pairs, [0, 0, 1, 2]) is model
+        True
         """
 
     @abstractmethod
@@ -114,7 +210,34 @@ class Model(ABC):
 
         The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be
         used.
+
+        Examples
+        --------
+        >>> model.predict_proba(pairs[:1])
+        array([[0.5 , 0.25, 0.25]])
         """
+
+    def predict(self, pairs: pd.DataFrame) -> np.ndarray:
+        """The most probable class of each row, (n,) integers: 0 for A, 1 for B, 2 for a tie.
+
+        Examples
+        --------
+        >>> model.predict(pairs)
+        array([0, 0, 0, 0])
+        """
+        return self.classes_[self.predict_proba(pairs).argmax(axis=1)]
+
+    def score(
+        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None = None
+    ) -> float:
+        """Minus the mean log loss on the labels, in nats.
+
+        Examples
+        --------
+        >>> round(model.score(pairs, [0, 0, 1, 2]), 4)
+        -1.0397
+        """
+        return -mean_log_loss(as_probabilities(labels), self.predict_proba(pairs), weights)
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
         """What predicting each row costs, (n,) at least 1, in a unit that the model's cheaper
@@ -126,7 +249,7 @@ class Model(ABC):
             dtype=np.float64,
         )
 
-    def members(self) -> list["Model"]:
+    def submodels(self) -> list["Model"]:
         """The models that this one asks and mixes by `mix`; none for most. Each may give up
         something of its own for time."""
         return []
@@ -202,6 +325,12 @@ def as_probabilities(labels: np.ndarray) -> np.ndarray:
     ------
     ValueError
         For any other shape, or values that are not such labels.
+
+    Examples
+    --------
+    >>> as_probabilities([2, 0])
+    array([[0., 0., 1.],
+           [1., 0., 0.]])
     """
     labels = np.asarray(labels)
     if labels.ndim == 1 and np.isin(labels, (0, 1, 2)).all():
@@ -214,6 +343,14 @@ def as_probabilities(labels: np.ndarray) -> np.ndarray:
         f"expected labels of shape (n,) in {{0, 1, 2}} or (n, 3) summing to 1, got shape "
         f"{labels.shape}"
     )
+
+
+def mean_log_loss(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> float:
+    """The weighted mean of the rows' log losses, in nats; labels and probabilities are (n, 3)."""
+    losses = -(labels * np.log(np.maximum(probabilities, CLIP))).sum(axis=1)
+    return float(np.average(losses, weights=weights))
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -31,11 +31,12 @@ from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
 from humanpref.models.base import (
+    CLIP,
     CONFIG_FILE,
     Model,
     Validation,
-    as_probabilities,
     load_arrays,
+    mean_log_loss,
     save_arrays,
 )
 from humanpref.models.blend_correction import (
@@ -53,8 +54,6 @@ STATE_FILE = "model.safetensors"
 FROZEN = "embedding"
 """The family whose members take `model.backbone` of the blend: its default is a hub name, which
 takes a network."""
-CLIP = 1e-15
-"""A member's probability counts as at least this: one certain mistake must not be infinite."""
 GAP = 1e-6
 """The weights' mean log loss is at most so many nats above the least possible one, or a warning
 says so."""
@@ -297,11 +296,12 @@ def _fit_weights(
     return weights
 
 
-class BlendModel(Model):
+class BlendModel(Model, family="blend"):
     """Members of any families, blended on inner out-of-fold predictions and then trained again on
     all rows.
 
-    After `fit`: `members_`, the models that the blend kept, and `blend_` over them.
+    After `fit`: `members_`, the models that the blend kept, and `blend_` over them. The parameters
+    are the options of `humanpref.config.cpu.BlendOptions`, and `seed`.
     """
 
     @property
@@ -320,7 +320,6 @@ class BlendModel(Model):
         checkpoint: Path | None = None,
     ) -> "BlendModel":
         options: BlendOptions = self.config.model
-        labels = as_probabilities(labels)
         members = self._member_configs()
         progress = _Progress(checkpoint)
         splits = inner_splits(pairs, options.folds, self.config.seed, labels)
@@ -388,7 +387,7 @@ class BlendModel(Model):
         told = np.stack([member.predict_proba(pairs) for member in self.members_])
         return self.blend_(told, answer_cases(pairs))
 
-    def members(self) -> list[Model]:
+    def submodels(self) -> list[Model]:
         return self.members_
 
     def mix(self, told: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
@@ -537,15 +536,8 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
         If it is not whole.
     """
     path = folder / STATE_FILE
-    try:
-        # What the first version wrote.
-        arrays = load_arrays(path, {"weights": (None,), "temperature": (1,)})
-        correction = Correction(float(arrays["temperature"][0]))
-    except InputError:
-        arrays = load_arrays(
-            path, {"weights": (None,), "scaling": (3,), "offsets": (len(CASES), 3)}
-        )
-        correction = Correction(*map(float, arrays["scaling"]), arrays["offsets"])
+    arrays = load_arrays(path, {"weights": (None,), "scaling": (3,), "offsets": (len(CASES), 3)})
+    correction = Correction(*map(float, arrays["scaling"]), arrays["offsets"])
     weights = arrays["weights"]
     if not (
         len(weights)
@@ -591,15 +583,6 @@ def describe_member(fact: dict[str, Any]) -> str:
     loss = f", log loss {fact['log_loss']:.4f}" if "log_loss" in fact else ""
     return f"{fact['member']}: weight {fact['weight']:.3f}{loss}" + (
         f"; dropped: {fact['dropped']}" if "dropped" in fact else ""
-    )
-
-
-def mean_log_loss(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
-) -> float:
-    """The weighted mean of the rows' log losses, in nats."""
-    return float(
-        np.average(-(labels * np.log(np.maximum(probabilities, CLIP))).sum(axis=1), weights=weights)
     )
 
 

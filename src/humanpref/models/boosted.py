@@ -26,7 +26,7 @@ from scipy.special import log_softmax, softmax
 from humanpref.config.cpu import BoostedOptions
 from humanpref.data import inner_splits
 from humanpref.files import read_json, write_json, write_whole
-from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.models.base import Model, Validation, load_arrays, save_arrays
 from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
 from humanpref.schema import SWAPPED_CLASSES, InputError
 from humanpref.text import overlap as similarity
@@ -85,13 +85,14 @@ class Rows(NamedTuple):
         return Rows(*(values[mask] for values in self))
 
 
-class BoostedModel(Model):
+class BoostedModel(Model, family="boosted"):
     """XGBoost on the columns of `columns_of`, several seeds averaged, averaged over both orders,
     divided by a temperature.
 
     After `fit`: `similarities_`, `columns_` (the places, among the names of `column_names`, of the
     columns that the trees see), `boosters_`, `temperature_` and `selection_` (None where nothing
-    was selected, or not in this process).
+    was selected, or not in this process). The parameters are the options of
+    `humanpref.config.cpu.BoostedOptions`, and `seed`.
     """
 
     swap_equivariant = True
@@ -105,15 +106,9 @@ class BoostedModel(Model):
         checkpoint: Path | None = None,
     ) -> "BoostedModel":
         options: BoostedOptions = self.config.model
-        labels = as_probabilities(labels)
         self.similarities_ = Similarities().fit(pairs)
         x, z = columns_of(pairs, self.similarities_, options.features)
-        rows = Rows(
-            x,
-            z,
-            labels,
-            np.ones(len(pairs)) if weights is None else np.asarray(weights, dtype=np.float64),
-        )
+        rows = Rows(x, z, labels, np.ones(len(pairs)) if weights is None else weights)
         splits = _inner_splits(pairs, labels, self.config.seed)
         self.columns_, self.selection_ = list(range(len(self._names()))), None
         rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
@@ -193,7 +188,7 @@ class BoostedModel(Model):
         self.selection_ = None
 
     def _names(self) -> list[str]:
-        x, z = column_names(self.config.model.features)
+        x, z = column_names(self.features)
         return [*x, *z]
 
     def _seeds(self) -> list[int]:

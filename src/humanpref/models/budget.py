@@ -90,7 +90,7 @@ def predict_within(model: Model, pairs: pd.DataFrame, budget: Budget) -> np.ndar
     The members of a blend share the time: each has an equal part of what is left when its turn
     comes.
     """
-    if members := model.members():
+    if members := model.submodels():
         shares = (budget.share(1 / (len(members) - number)) for number in range(len(members)))
         told = [
             predict_within(member, pairs, share)

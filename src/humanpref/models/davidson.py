@@ -126,6 +126,17 @@ class DavidsonRegression:
         self.iterations_ = int(found.nit)
         return self
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was learned, by name; `restored` reads it back."""
+        return {"w": self.w_, "v": self.v_, "c": np.array([self.c_])}
+
+    @classmethod
+    def restored(cls, arrays: dict[str, np.ndarray]) -> "DavidsonRegression":
+        """A fitted regression from `arrays`."""
+        made = cls(np.empty(0), np.empty(0))
+        made.w_, made.v_, made.c_ = arrays["w"], arrays["v"], float(arrays["c"][0])
+        return made
+
     def predict_proba(self, x: Matrix, z: Matrix) -> np.ndarray:
         """(n, 3) float64 probabilities."""
         return davidson_probabilities(x @ self.w_, z @ self.v_ + self.c_)

@@ -45,7 +45,7 @@ class PairDecoder(nn.Module):
             return self.head(vectors.float())
 
 
-class DecoderModel(FrozenBaseModel):
+class DecoderModel(FrozenBaseModel, family="decoder"):
     """Any Hugging Face decoder as a classifier of pairs."""
 
     @property

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from humanpref.config.neural import DpoOptions, DpoTraining
 from humanpref.data import held_out, prompt_keys
 from humanpref.models.adapters import adapt
-from humanpref.models.base import Validation, as_probabilities
+from humanpref.models.base import Validation
 from humanpref.models.frozen_base import FrozenBaseModel, check_room, read
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.hidden import hidden_states
@@ -151,7 +151,7 @@ def _check_logits(model: nn.Module, name: str) -> None:
         )
 
 
-class DpoModel(FrozenBaseModel):
+class DpoModel(FrozenBaseModel, family="dpo"):
     """The paper's DPO as a predictor: exact under swapping, since both responses are read alike."""
 
     swap_equivariant = True
@@ -168,7 +168,6 @@ class DpoModel(FrozenBaseModel):
         checkpoint: Path | None = None,
     ) -> "DpoModel":
         training: DpoTraining = self.config.training
-        labels = as_probabilities(labels)
         weights = np.ones(len(pairs)) if weights is None else weights
         kept = self._kept_for_link(pairs)
         learned = ~kept if kept.any() else np.ones(len(pairs), dtype=bool)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from humanpref.config.cpu import EmbeddingInference, EmbeddingOptions
 from humanpref.files import read_json, write_json
-from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.models.base import Model, Validation, load_arrays, save_arrays
 from humanpref.models.blocks import (
     ROUNDING,
     Blocks,
@@ -33,7 +33,7 @@ ENCODER_FILE = "encoder.json"
 BACKBONE_FOLDER = "backbone"
 
 
-class EmbeddingModel(Model):
+class EmbeddingModel(Model, family="embedding"):
     """d from [a - b, p * (a - b)], nu from [|a - b|, a * b, p], both beside cosines, attention
     scores and structure.
 
@@ -41,7 +41,8 @@ class EmbeddingModel(Model):
     variances, so that the penalty holds back the minor ones more, and share the penalty of the wide
     block with cosines and attention scores. After `fit`: `encoder_`, `center_` (width,) and
     `basis_` (width, components), the scales of structure and cosines `x_scale_`, `z_mean_`,
-    `z_scale_`, and `regression_`.
+    `z_scale_`, and `regression_`. The parameters are the options of
+    `humanpref.config.cpu.EmbeddingOptions` and `EmbeddingInference`, and `seed`.
     """
 
     swap_equivariant = True
@@ -57,7 +58,6 @@ class EmbeddingModel(Model):
         validation: Validation | None = None,
         checkpoint: Path | None = None,
     ) -> "EmbeddingModel":
-        labels = as_probabilities(labels)
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
         vectors, (x, z) = self._vectors(pairs), structure(pairs, PLAIN)
@@ -92,13 +92,8 @@ class EmbeddingModel(Model):
         return self.regression_.predict_proba(blocks.x(), blocks.z())
 
     def save_state(self, folder: Path) -> None:
-        arrays = {"center": self.center_, "basis": self.basis_}
+        arrays = self.regression_.arrays() | {"center": self.center_, "basis": self.basis_}
         arrays |= {"x_scale": self.x_scale_, "z_mean": self.z_mean_, "z_scale": self.z_scale_}
-        arrays |= {
-            "w": self.regression_.w_,
-            "v": self.regression_.v_,
-            "c": np.array([self.regression_.c_]),
-        }
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / ENCODER_FILE, {"digest": self.encoder_.digest})
         if self.config.model.keep_backbone:
@@ -132,9 +127,7 @@ class EmbeddingModel(Model):
             arrays["z_mean"],
             arrays["z_scale"],
         )
-        w, v = arrays["w"], arrays["v"]
-        self.regression_ = DavidsonRegression(np.zeros(len(w)), np.zeros(len(v)))
-        self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
+        self.regression_ = DavidsonRegression.restored(arrays)
 
     def _vectors(self, pairs: pd.DataFrame) -> PairVectors:
         inference: EmbeddingInference = self.config.inference

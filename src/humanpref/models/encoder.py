@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from humanpref.config import Config, from_dict, load_config
+from humanpref.config import Config, load_config
 from humanpref.config.neural import EncoderOptions
 from humanpref.data import grouped_folds, prompt_keys
-from humanpref.files import read_json
-from humanpref.models.base import CONFIG_FILE, Model
+from humanpref.models import Model, build_model, load_model
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel, RowCollate
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.hidden import hidden_states
@@ -31,7 +30,6 @@ from humanpref.models.pretrained import (
     not_loaded,
 )
 from humanpref.models.scratch import scratch_config, train_tokenizer
-from humanpref.models.sparse import SparseModel
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import A, dual, joint
 from humanpref.text.tokens import template_of, tokenise
@@ -116,7 +114,7 @@ class PairEncoder(nn.Module):
         return self.backbone(**inputs).last_hidden_state
 
 
-class EncoderModel(GradientModel):
+class EncoderModel(GradientModel, family="encoder"):
     """Any Hugging Face encoder, fine-tuned as a `PairEncoder`."""
 
     @property
@@ -154,10 +152,7 @@ class EncoderModel(GradientModel):
         load_state_strictly(self.module_, folder / STATE_FILE)
         self.offset_ = None
         if self.config.model.offset != "none":
-            self.offset_ = SparseModel(
-                from_dict(read_json(folder / OFFSET_FOLDER / CONFIG_FILE), str(folder))
-            )
-            self.offset_.load_state(folder / OFFSET_FOLDER)
+            self.offset_ = load_model(folder / OFFSET_FOLDER)
 
     def _build(self, pairs: pd.DataFrame) -> None:
         options: EncoderOptions = self.config.model
@@ -186,7 +181,7 @@ class EncoderModel(GradientModel):
         if self.config.model.offset == "none":
             return self._collate(pairs)
         config = load_config("sparse", None, ("model.max_terms=0", f"seed={self.config.seed}"))
-        self.offset_ = SparseModel(config).fit(pairs, labels, weights)
+        self.offset_ = build_model(config).fit(pairs, labels, weights)
         return self._collate_with(pairs, out_of_fold_logits(config, pairs, labels, weights))
 
     def _collate_with(self, pairs: pd.DataFrame, offset: np.ndarray | None) -> "PairCollate":
@@ -304,7 +299,7 @@ def out_of_fold_logits(
     fold = grouped_folds(pairs, folds, config.seed, labels)
     for held in (fold == number for number in range(folds)):
         kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
-        model = SparseModel(config).fit(
+        model = build_model(config).fit(
             kept, labels[~held], None if weights is None else weights[~held]
         )
         offset[held] = centred_logits(model, out)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from humanpref.config.neural import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
-from humanpref.models.base import Model, Validation, as_probabilities
+from humanpref.models.base import Model, Validation, mean_log_loss
 from humanpref.models.budget import ONE_ORDER
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.training.learned import learned_state
@@ -74,7 +74,6 @@ class GradientModel(Model):
         checkpoint: Path | None = None,
     ) -> "GradientModel":
         training: GradientTraining = self.config.training
-        labels = as_probabilities(labels)
         if training.swap_augmentation and not self._one_pass_for_both_orders:
             pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
             labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
@@ -97,16 +96,16 @@ class GradientModel(Model):
         made: list[tuple[str, Model]] = []
         once = self
         if self._reads_both_orders:
-            once = self._with(
-                inference=dataclasses.replace(self.config.inference, swap_average=False)
+            once = copy.copy(self).set_params(
+                inference=dataclasses.replace(self.inference, swap_average=False)
             )
             made.append((ONE_ORDER, once))
-        longest = self.config.model.max_length
+        longest = self.model.max_length
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
         for length in (int(share * longest) for share in SHORTER):
             try:
-                shorter = once._with(
-                    model=dataclasses.replace(self.config.model, max_length=length)
+                shorter = copy.copy(once).set_params(
+                    model=dataclasses.replace(self.model, max_length=length)
                 )
                 shorter._lengths(row)
             except InputError:  # no room is left beside the fixed text
@@ -127,12 +126,6 @@ class GradientModel(Model):
     def _lengths(self, pairs: pd.DataFrame) -> np.ndarray:
         """Tokens of each row, (n,)."""
         return self._collate(pairs).lengths
-
-    def _with(self, **sections: Any) -> "GradientModel":
-        """This model, weights and all, under other options."""
-        other = copy.copy(self)
-        other.config = dataclasses.replace(self.config, **sections)
-        return other
 
     def save_state(self, folder: Path) -> None:
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
@@ -184,9 +177,5 @@ class GradientModel(Model):
     def _validator(self, validation: Validation) -> Callable[[], float]:
         """A function that gives the validation log loss of the module as it stands, in nats."""
         pairs, labels = validation
-        collate, targets = self._collate(pairs), as_probabilities(labels)
-        return lambda: float(
-            -(targets * np.log(np.maximum(self._probabilities(collate, pairs), 1e-15)))
-            .sum(axis=1)
-            .mean()
-        )
+        collate = self._collate(pairs)
+        return lambda: mean_log_loss(labels, self._probabilities(collate, pairs))

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.models.base import Model, Validation, load_arrays, save_arrays
 
 STATE_FILE = "model.safetensors"
 
 
-class PriorModel(Model):
+class PriorModel(Model, family="prior"):
     """Predicts the (weighted) class rates of its training rows. `rates_` is (3,) float64."""
 
     def fit(
@@ -21,7 +21,7 @@ class PriorModel(Model):
         validation: Validation | None = None,
         checkpoint: Path | None = None,
     ) -> "PriorModel":
-        self.rates_ = np.average(as_probabilities(labels), axis=0, weights=weights)
+        self.rates_ = np.average(labels, axis=0, weights=weights)
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:

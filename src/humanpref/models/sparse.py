@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from humanpref.config.cpu import SparseOptions
 from humanpref.files import read_json, write_json
-from humanpref.models.base import Model, Validation, as_probabilities, load_arrays, save_arrays
+from humanpref.models.base import Model, Validation, load_arrays, save_arrays
 from humanpref.models.blocks import Blocks, choose_penalties, fit_regression, scaled, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
@@ -31,13 +31,24 @@ PROMPT_SHARE = 5
 """The prompts' vocabulary is capped at this fraction of the responses'."""
 
 
-class SparseModel(Model):
+class SparseModel(Model, family="sparse"):
     """d from TF-IDF(a) - TF-IDF(b) and structural differences, nu from TF-IDF(prompt) and symmetric
     structure.
 
     After `fit`: `responses_` and `prompts_` (the fitted vectorizers, None where the rows hold no
     term often enough), the standardisation of the structural features `x_scale_`, `z_mean_`,
     `z_scale_` (x is not centred: that would break its symmetry), and `regression_`.
+
+    The parameters are the options of `humanpref.config.cpu.SparseOptions`, and `seed`.
+
+    Examples
+    --------
+    >>> pairs = pd.DataFrame(
+    ...     {"prompt": "Why?", "response_a": ["Yes.", "No.", "So."], "response_b": "No."}
+    ... )
+    >>> model = SparseModel(max_terms=20_000, min_rows=1).fit(pairs, [0, 2, 1])
+    >>> model.predict(pairs)
+    array([0, 2, 1])
     """
 
     swap_equivariant = True
@@ -50,7 +61,6 @@ class SparseModel(Model):
         validation: Validation | None = None,
         checkpoint: Path | None = None,
     ) -> "SparseModel":
-        labels = as_probabilities(labels)
         options: SparseOptions = self.config.model
         answers = [*_texts(pairs["response_a"], options), *_texts(pairs["response_b"], options)]
         self.responses_, terms = _vectorize(answers, options, options.max_terms)
@@ -95,11 +105,7 @@ class SparseModel(Model):
         return self.regression_.predict_proba(features.x(), features.z())
 
     def save_state(self, folder: Path) -> None:
-        arrays = {
-            "w": self.regression_.w_,
-            "v": self.regression_.v_,
-            "c": np.array([self.regression_.c_]),
-        }
+        arrays = self.regression_.arrays()
         arrays |= {"x_scale": self.x_scale_, "z_mean": self.z_mean_, "z_scale": self.z_scale_}
         vocabularies = {}
         for name, vectorizer in (("responses", self.responses_), ("prompts", self.prompts_)):
@@ -139,9 +145,7 @@ class SparseModel(Model):
             arrays["z_mean"],
             arrays["z_scale"],
         )
-        w, v = arrays["w"], arrays["v"]
-        self.regression_ = DavidsonRegression(np.zeros(len(w)), np.zeros(len(v)))
-        self.regression_.w_, self.regression_.v_, self.regression_.c_ = w, v, float(arrays["c"][0])
+        self.regression_ = DavidsonRegression.restored(arrays)
 
     def _features(
         self,

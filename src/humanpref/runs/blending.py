@@ -19,13 +19,8 @@ from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses, summarise
 from humanpref.files import check_new, folder_whole, write_json, write_whole
-from humanpref.models.blend import (
-    describe_member,
-    equal_blend,
-    fit_corrected_blend,
-    mean_log_loss,
-    write_blend,
-)
+from humanpref.models.base import mean_log_loss
+from humanpref.models.blend import describe_member, equal_blend, fit_corrected_blend, write_blend
 from humanpref.models.blend_correction import describe_correction
 from humanpref.runs.artifact import (
     ANSWER_KEY,

@@ -189,8 +189,7 @@ def _held_out_probabilities(
     for fold, member in enumerate(Artifact.load(out / arm.trained).facts["members"]):
         model = load_model(out / arm.trained / member)
         normalise = {"softmax": "softmax", "none": "clip"}[arm.at_inference]
-        inference = dataclasses.replace(model.config.inference, normalise=normalise)
-        model.config = dataclasses.replace(model.config, inference=inference)
+        model.set_params(inference=dataclasses.replace(model.inference, normalise=normalise))
         probabilities[held == fold] = model.predict_proba(pairs[held == fold])
     return probabilities
 
