@@ -13,7 +13,7 @@ from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model
 from humanpref.models.base import mean_log_loss
-from humanpref.models.blend import Blend, equal_blend, fit_blend
+from humanpref.models.blend import Blend, equal_blend, fit_blend, mean_of
 from humanpref.models.blend_correction import Correction
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
@@ -405,3 +405,24 @@ def test_a_wrong_sentence_encoder_is_found_before_anything_is_fitted(
     if wrong == "no weights":  # and then the corrected command is not refused
         assert run(sentence_encoder).folder.is_dir()
         assert fits
+
+
+def test_the_mean_is_a_blend_of_equal_weights_of_the_models_that_predict(pairs, tmp_path):
+    parts = (pairs[:40], pairs[40:])
+    mean = mean_of([PriorModel().fit(part, labels_of(part)) for part in parts])
+    rates = np.mean([labels_of(part).mean(axis=0) for part in parts], axis=0)
+    np.testing.assert_allclose(
+        mean.predict_proba(pairs), np.tile(rates, (len(pairs), 1)), atol=1e-14
+    )
+    mean.save(tmp_path)
+    np.testing.assert_array_equal(
+        load_model(tmp_path).predict_proba(pairs), mean.predict_proba(pairs)
+    )
+    assert mean.swap_equivariant is False
+    one, other = (model.predict_proba(pairs[:3]) for model in mean.submodels())
+    one[1:], other[2] = np.nan, np.nan
+    np.testing.assert_allclose(
+        mean.mix(np.stack([one, other]), pairs[:3]),
+        [(one[0] + other[0]) / 2, other[1], other[2]],
+        atol=1e-14,
+    )

@@ -30,15 +30,8 @@ from humanpref.config.loading import member_words
 from humanpref.data import inner_splits
 from humanpref.files import folder_whole, read_json, remove, write_json
 from humanpref.models import build_model, load_model
-from humanpref.models.base import (
-    CLIP,
-    CONFIG_FILE,
-    Model,
-    Validation,
-    load_arrays,
-    mean_log_loss,
-    save_arrays,
-)
+from humanpref.models.arrays import load_arrays, save_arrays
+from humanpref.models.base import CLIP, CONFIG_FILE, Model, Validation, mean_log_loss
 from humanpref.models.blend_correction import (
     Correction,
     describe_correction,
@@ -464,6 +457,13 @@ def _fit_and_predict(
     return (
         build_model(config).fit(kept, labels[learned], weights, None, checkpoint).predict_proba(out)
     )
+
+
+def mean_of(models: list[Model]) -> BlendModel:
+    """The plain mean of fitted models, the folds or seeds of one run, as one model."""
+    mean = BlendModel()
+    mean.members_, mean.blend_ = models, equal_blend("arithmetic", len(models))
+    return mean
 
 
 class _Progress:

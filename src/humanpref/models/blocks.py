@@ -75,28 +75,33 @@ def _axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(lengths > NOTHING * lengths.max(initial=0), axes, 0)
 
 
-def scales(
-    x: np.ndarray, z: np.ndarray, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Scales(NamedTuple):
     """The scale of each column of x, and the mean and the scale of each column of z; x is not
-    centred: that would break its symmetry. A column that is constant but for rounding is left as it
-    is."""
+    centred: that would break its symmetry."""
+
+    x_scale: np.ndarray
+    z_mean: np.ndarray
+    z_scale: np.ndarray
+
+    def scaled(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Structure in units of its scale, at most `FARTHEST` from its mean.
+
+        A column that hardly varied in the training rows must not decide a row by itself. Negated
+        values of x give negated ones, so that swapping A and B stays exact.
+        """
+        x, z = x / self.x_scale, (z - self.z_mean) / self.z_scale
+        return np.clip(x, -FARTHEST, FARTHEST), np.clip(z, -FARTHEST, FARTHEST)
+
+
+def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> Scales:
+    """The scales of weighted rows; a column that is constant but for rounding is left as it is."""
     mean = np.average(z, axis=0, weights=weights)
     squares = (
         np.average(x**2, axis=0, weights=weights),
         np.average((z - mean) ** 2, axis=0, weights=weights),
     )
     x_scale, z_scale = (np.where(square > ROUNDING**2, np.sqrt(square), 1.0) for square in squares)
-    return x_scale, mean, z_scale
-
-
-def scaled(values: np.ndarray, mean: np.ndarray | float, scale: np.ndarray) -> np.ndarray:
-    """Structure in units of its scale, at most `FARTHEST` from its mean.
-
-    A column that hardly varied in the training rows must not decide a row by itself. Negated values
-    give negated ones where the mean is 0, so that swapping A and B stays exact.
-    """
-    return np.clip((values - mean) / scale, -FARTHEST, FARTHEST)
+    return Scales(x_scale, mean, z_scale)
 
 
 def regression(blocks: Blocks, wide_penalty: float, structure_penalty: float) -> DavidsonRegression:

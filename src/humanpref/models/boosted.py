@@ -21,12 +21,13 @@ import numpy as np
 import pandas as pd
 import xgboost
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from humanpref.config.cpu import BoostedOptions
 from humanpref.data import inner_splits
 from humanpref.files import read_json, write_json, write_whole
-from humanpref.models.base import Model, Validation, load_arrays, save_arrays
+from humanpref.models.arrays import load_arrays, save_arrays
+from humanpref.models.base import Model, Validation, mean_log_loss
 from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
 from humanpref.schema import SWAPPED_CLASSES, InputError
 from humanpref.text import overlap as similarity
@@ -348,10 +349,7 @@ def _fit_temperature(margins: np.ndarray, rows: Rows) -> float:
 
 def _log_loss(margins: np.ndarray, rows: Rows) -> float:
     """Weighted mean log loss of log scores (n, 3), in nats."""
-    return float(
-        -(rows.weights @ (rows.labels * log_softmax(margins, axis=1)).sum(axis=1))
-        / rows.weights.sum()
-    )
+    return mean_log_loss(rows.labels, softmax(margins, axis=1), rows.weights)
 
 
 def _at_once(trainings: Iterable[tuple]) -> list[xgboost.Booster]:

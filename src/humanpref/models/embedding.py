@@ -8,13 +8,14 @@ import pandas as pd
 
 from humanpref.config.cpu import EmbeddingInference, EmbeddingOptions
 from humanpref.files import read_json, write_json
-from humanpref.models.base import Model, Validation, load_arrays, save_arrays
+from humanpref.models.arrays import load_arrays, save_arrays
+from humanpref.models.base import Model, Validation
 from humanpref.models.blocks import (
     ROUNDING,
     Blocks,
+    Scales,
     choose_penalties,
     fit_regression,
-    scaled,
     scales,
 )
 from humanpref.models.davidson import DavidsonRegression
@@ -40,9 +41,9 @@ class EmbeddingModel(Model, family="embedding"):
     p, a and b are principal components of the embeddings of prompt and answers. They keep their
     variances, so that the penalty holds back the minor ones more, and share the penalty of the wide
     block with cosines and attention scores. After `fit`: `encoder_`, `center_` (width,) and
-    `basis_` (width, components), the scales of structure and cosines `x_scale_`, `z_mean_`,
-    `z_scale_`, and `regression_`. The parameters are the options of
-    `humanpref.config.cpu.EmbeddingOptions` and `EmbeddingInference`, and `seed`.
+    `basis_` (width, components), `scales_` of structure and cosines, and `regression_`. The
+    parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and `EmbeddingInference`,
+    and `seed`.
     """
 
     swap_equivariant = True
@@ -62,7 +63,7 @@ class EmbeddingModel(Model, family="embedding"):
         self.encoder_ = load_frozen(options.backbone, options.max_length)
         vectors, (x, z) = self._vectors(pairs), structure(pairs, PLAIN)
         self.center_, self.basis_ = principal_components(vectors, options.components, weights)
-        self.x_scale_, self.z_mean_, self.z_scale_ = scales(
+        self.scales_ = scales(
             np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric]), weights
         )
         blocks = self._blocks(vectors, x, z)
@@ -92,8 +93,8 @@ class EmbeddingModel(Model, family="embedding"):
         return self.regression_.predict_proba(blocks.x(), blocks.z())
 
     def save_state(self, folder: Path) -> None:
-        arrays = self.regression_.arrays() | {"center": self.center_, "basis": self.basis_}
-        arrays |= {"x_scale": self.x_scale_, "z_mean": self.z_mean_, "z_scale": self.z_scale_}
+        arrays = self.regression_.arrays() | self.scales_._asdict()
+        arrays |= {"center": self.center_, "basis": self.basis_}
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / ENCODER_FILE, {"digest": self.encoder_.digest})
         if self.config.model.keep_backbone:
@@ -118,15 +119,13 @@ class EmbeddingModel(Model, family="embedding"):
             "x_scale": (x,),
             "z_mean": (z,),
             "z_scale": (z,),
+            "w": (2 * k + x,),
+            "v": (3 * k + z,),
+            "c": (1,),
         }
-        shapes |= {"w": (2 * k + x,), "v": (3 * k + z,), "c": (1,)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
         self.center_, self.basis_ = arrays["center"], arrays["basis"]
-        self.x_scale_, self.z_mean_, self.z_scale_ = (
-            arrays["x_scale"],
-            arrays["z_mean"],
-            arrays["z_scale"],
-        )
+        self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
         self.regression_ = DavidsonRegression.restored(arrays)
 
     def _vectors(self, pairs: pd.DataFrame) -> PairVectors:
@@ -139,8 +138,9 @@ class EmbeddingModel(Model, family="embedding"):
     def _blocks(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Blocks:
         """The scaled features; x and z are the structure's."""
         columns_x, columns_z = x.shape[1], z.shape[1]
-        x = scaled(np.hstack([x, vectors.antisymmetric]), 0, self.x_scale_)
-        z = scaled(np.hstack([z, vectors.symmetric]), self.z_mean_, self.z_scale_)
+        x, z = self.scales_.scaled(
+            np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric])
+        )
         p, a, b = (
             (side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b)
         )

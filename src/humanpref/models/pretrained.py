@@ -21,7 +21,7 @@ from transformers.utils import cached_file
 from transformers.utils.logging import disable_progress_bar
 
 from humanpref.files import read_json
-from humanpref.models.base import check_names
+from humanpref.models.arrays import check_names
 from humanpref.models.checkpoint import base_digest, load_bin, weights_files
 from humanpref.schema import InputError
 from humanpref.text.tokens import text_ids

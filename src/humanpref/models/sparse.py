@@ -11,8 +11,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from humanpref.config.cpu import SparseOptions
 from humanpref.files import read_json, write_json
-from humanpref.models.base import Model, Validation, load_arrays, save_arrays
-from humanpref.models.blocks import Blocks, choose_penalties, fit_regression, scaled, scales
+from humanpref.models.arrays import load_arrays, save_arrays
+from humanpref.models.base import Model, Validation
+from humanpref.models.blocks import Blocks, Scales, choose_penalties, fit_regression, scales
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
@@ -36,8 +37,7 @@ class SparseModel(Model, family="sparse"):
     structure.
 
     After `fit`: `responses_` and `prompts_` (the fitted vectorizers, None where the rows hold no
-    term often enough), the standardisation of the structural features `x_scale_`, `z_mean_`,
-    `z_scale_` (x is not centred: that would break its symmetry), and `regression_`.
+    term often enough), `scales_` of the structural features, and `regression_`.
 
     The parameters are the options of `humanpref.config.cpu.SparseOptions`, and `seed`.
 
@@ -69,7 +69,7 @@ class SparseModel(Model, family="sparse"):
             prompts, options, -(-options.max_terms // PROMPT_SHARE)
         )
         x, z = structure(pairs, PLAIN)
-        self.x_scale_, self.z_mean_, self.z_scale_ = scales(x, z, weights)
+        self.scales_ = scales(x, z, weights)
         features = self._features(terms[: len(pairs)], terms[len(pairs) :], prompt_terms, x, z)
         term_penalty, structure_penalty, inner = choose_penalties(
             pairs,
@@ -105,8 +105,7 @@ class SparseModel(Model, family="sparse"):
         return self.regression_.predict_proba(features.x(), features.z())
 
     def save_state(self, folder: Path) -> None:
-        arrays = self.regression_.arrays()
-        arrays |= {"x_scale": self.x_scale_, "z_mean": self.z_mean_, "z_scale": self.z_scale_}
+        arrays = self.regression_.arrays() | self.scales_._asdict()
         vocabularies = {}
         for name, vectorizer in (("responses", self.responses_), ("prompts", self.prompts_)):
             # The terms in the order of their columns.
@@ -140,11 +139,7 @@ class SparseModel(Model, family="sparse"):
             _restored(terms[name], arrays[f"{name}_idf"], self.config.model) for name in terms
         ]
         self.responses_, self.prompts_ = vectorizers
-        self.x_scale_, self.z_mean_, self.z_scale_ = (
-            arrays["x_scale"],
-            arrays["z_mean"],
-            arrays["z_scale"],
-        )
+        self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
         self.regression_ = DavidsonRegression.restored(arrays)
 
     def _features(
@@ -157,8 +152,8 @@ class SparseModel(Model, family="sparse"):
     ) -> Blocks:
         # The rows of a and b have length 1 (or 0), so that the sum of products is their cosine.
         cosine = np.asarray(a.multiply(b).sum(axis=1))
-        z_structure = np.hstack([scaled(z, self.z_mean_, self.z_scale_), cosine])
-        return Blocks((a - b).tocsr(), scaled(x, 0, self.x_scale_), prompts, z_structure)
+        x, z = self.scales_.scaled(x, z)
+        return Blocks((a - b).tocsr(), x, prompts, np.hstack([z, cosine]))
 
 
 def _vectorize(

@@ -34,6 +34,7 @@ from humanpref.data import EXTRA_ID, answer_keys, as_pairs, prompt_keys, weights
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
 from humanpref.models import Model, libraries_of
+from humanpref.models.blend import leaves, mean_of
 from humanpref.models.budget import Budget, predict_within
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 from humanpref.text.cases import answer_cases
@@ -164,8 +165,6 @@ class Artifact:
     def written_by(self) -> set[tuple[str, str]]:
         """The libraries that count for its models (`humanpref.models.libraries_of`), each with
         every version that wrote one."""
-        from humanpref.models.blend import leaves
-
         configs = [
             config for member in self.facts["members"] for config in leaves(self.folder / member)
         ]
@@ -182,9 +181,7 @@ class Artifact:
         """The artifact's one model, or the mean of several."""
         if len(self.models) == 1:
             return self.models[0]
-        from humanpref.models.mean import MeanModel  # and scipy with it
-
-        return MeanModel(self.models)
+        return mean_of(self.models)
 
     @property
     def oof(self) -> pd.DataFrame:
