@@ -236,11 +236,8 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_e
     assert f"{frozen} is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text
     assert len(model.report_["blend"]["members"]) == 1
     assert model.report_["blend"]["left_out"] == [frozen]
-    model = blend_of(
-        "prior", frozen, folds=2, min_gain=0, shrinkage=1e6, backbone=str(sentence_encoder)
-    )
-    model.fit(few, labels_of(few))
-    assert model.members_[1].backbone == str(sentence_encoder)
+    model = blend_of(frozen, folds=2, backbone=str(sentence_encoder)).fit(few, labels_of(few))
+    assert model.members_[0].backbone == str(sentence_encoder)
     assert model.report_["blend"]["left_out"] == []
     own = blend_of(f"{frozen} model.backbone={sentence_encoder}", folds=2)
     assert own.fit(few, labels_of(few)).members_[0].backbone == str(sentence_encoder)

@@ -30,7 +30,7 @@ Validation = tuple[pd.DataFrame, np.ndarray]
 
 def _entry(method: Callable) -> Callable:
     """The method, given pairs frames (`humanpref.data.as_pairs`) whatever the caller's are; `fit`
-    also gets labels (n, 3) and float64 weights."""
+    also gets labels (n, 3) and weights (n,), both float64."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
@@ -53,8 +53,7 @@ def _entry(method: Callable) -> Callable:
                     f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}"
                 )
         pairs, labels = as_pairs(pairs), as_probabilities(labels)
-        if weights is not None:
-            weights = np.asarray(weights, dtype=np.float64)
+        weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
         if validation is not None:
             validation = as_pairs(validation[0]), as_probabilities(validation[1])
         return method(self, pairs, labels, weights, validation, checkpoint)

@@ -342,11 +342,7 @@ class BlendModel(Model, family="blend"):
                     )
                     fold_of[judged] = fold
             own = fold_of >= 0
-            told, seen, counts = (
-                told[:, own],
-                labels[own],
-                None if weights is None else weights[own],
-            )
+            told, seen, counts = told[:, own], labels[own], weights[own]
             for fact, probabilities in zip(facts, told, strict=True):
                 fact["log_loss"] = mean_log_loss(seen, probabilities, counts)
             cases = answer_cases(pairs)[own]
@@ -445,7 +441,7 @@ def _fit_and_predict(
     config: Config,
     pairs: pd.DataFrame,
     labels: np.ndarray,
-    weights: np.ndarray | None,
+    weights: np.ndarray,
     learned: np.ndarray,
     judged: np.ndarray,
     checkpoint: Path | None,
@@ -453,10 +449,8 @@ def _fit_and_predict(
     """What a member fitted on some rows says of others. It gets no validation rows: there is
     nothing to choose on them."""
     kept, out = pairs[learned].reset_index(drop=True), pairs[judged].reset_index(drop=True)
-    weights = None if weights is None else weights[learned]
-    return (
-        build_model(config).fit(kept, labels[learned], weights, None, checkpoint).predict_proba(out)
-    )
+    model = build_model(config).fit(kept, labels[learned], weights[learned], None, checkpoint)
+    return model.predict_proba(out)
 
 
 def mean_of(models: list[Model]) -> BlendModel:

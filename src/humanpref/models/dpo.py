@@ -168,7 +168,6 @@ class DpoModel(FrozenBaseModel, family="dpo"):
         checkpoint: Path | None = None,
     ) -> "DpoModel":
         training: DpoTraining = self.config.training
-        weights = np.ones(len(pairs)) if weights is None else weights
         kept = self._kept_for_link(pairs)
         learned = ~kept if kept.any() else np.ones(len(pairs), dtype=bool)
         if training.ties == "drop":

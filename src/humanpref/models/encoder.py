@@ -175,7 +175,7 @@ class EncoderModel(GradientModel, family="encoder"):
         )
 
     def _training_collate(
-        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None
+        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
     ) -> "PairCollate":
         self.offset_ = None
         if self.config.model.offset == "none":
@@ -284,7 +284,7 @@ def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
 
 
 def out_of_fold_logits(
-    config: Config, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None
+    config: Config, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Logits (n, 3) of sparse models, each row's from one that did not see its prompt; zeros where
     there is one prompt only.
@@ -299,9 +299,7 @@ def out_of_fold_logits(
     fold = grouped_folds(pairs, folds, config.seed, labels)
     for held in (fold == number for number in range(folds)):
         kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
-        model = build_model(config).fit(
-            kept, labels[~held], None if weights is None else weights[~held]
-        )
+        model = build_model(config).fit(kept, labels[~held], weights[~held])
         offset[held] = centred_logits(model, out)
     return offset
 

@@ -56,7 +56,7 @@ class GradientModel(Model):
         """The rows as inputs of `module_`."""
 
     def _training_collate(
-        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None
+        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
     ) -> RowCollate:
         """The rows to learn from as inputs of `module_`."""
         return self._collate(pairs)
@@ -77,7 +77,7 @@ class GradientModel(Model):
         if training.swap_augmentation and not self._one_pass_for_both_orders:
             pairs = pd.concat([pairs, swap_pairs(pairs)], ignore_index=True)
             labels = np.concatenate([labels, labels[:, SWAPPED_CLASSES]])
-            weights = None if weights is None else np.concatenate([weights, weights])
+            weights = np.tile(weights, 2)
         torch.manual_seed(self.config.seed)
         self._build(pairs)
         collate = self._training_collate(pairs, labels, weights)
