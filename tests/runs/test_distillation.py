@@ -43,6 +43,16 @@ def test_a_teacher_repeats_no_label_that_it_was_shown(teacher, arena, pairs):
     )
 
 
+def test_a_row_with_its_answers_exchanged_is_one_that_the_teacher_knows(teacher, pairs):
+    """Its label is that of the row, mirrored: figures on such rows flatter, and the row's own
+    prediction is not of them."""
+    exchanged = swap_pairs(pairs[pairs["response_a"] != pairs["response_b"]])
+    assert teacher.knows(exchanged).all()
+    assert np.isnan(teacher.out_of_fold(exchanged)).all()
+    with pytest.raises(InputError, match=f"was trained on {len(exchanged)} of these rows"):
+        soft_labels([teacher], exchanged)
+
+
 def test_a_teacher_repeats_no_label_of_its_extra_rows(arena, pairs, tmp_path):
     write_pairs(tmp_path / "train.csv", pairs[:60])
     write_pairs(tmp_path / "more.csv", pairs[60:66])
@@ -80,9 +90,9 @@ def test_an_extra_row_is_not_the_training_row_of_its_id(pairs, tmp_path):
 def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(
     teacher, pairs, tmp_path
 ):
-    few = pairs[:6]
-    told = soft_labels([teacher], swap_pairs(few))
-    np.testing.assert_array_equal(told, teacher.predict_proba(swap_pairs(few)))
+    few = pairs[:6].assign(response_a=pairs["response_a"][6:12].tolist())
+    told = soft_labels([teacher], few)
+    np.testing.assert_array_equal(told, teacher.predict_proba(few))
     assert np.abs(told - told_by(teacher)[:6]).max() > 0.02
     # As an extra row it is known, and nothing is known of it but its label.
     train_csv, more, other = extra_with_the_same_ids(pairs, tmp_path, prompt=pairs["prompt"][:6])

@@ -282,8 +282,8 @@ def _remarks(cell: str) -> Iterator[tuple[str, str]]:
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
     """Write a pairs frame as a CSV that `read_pairs` reads back as it is; whole or not at all, an
     existing file is replaced."""
-    columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     pairs = as_pairs(pairs)
+    columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     cells = {
         column: [json.dumps(turns, ensure_ascii=False) for turns in pairs[column]]
         for column in TEXT_COLUMNS

@@ -30,7 +30,7 @@ import pandas as pd
 import humanpref
 from humanpref import models
 from humanpref.config import FAMILIES, Config
-from humanpref.data import EXTRA_ID, answer_keys, as_pairs, prompt_keys, weights_of
+from humanpref.data import EXTRA_ID, answer_keys, as_pairs, prompt_keys, swap_pairs, weights_of
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import read_json, write_whole
 from humanpref.models import Model, libraries_of
@@ -255,7 +255,7 @@ class Artifact:
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
         """Mask (n,) of the rows that were among its training rows, held out or not, whatever file
-        they were in: by id, prompt and answers.
+        they were in: by id, prompt and answers, in either order.
 
         Raises
         ------
@@ -263,7 +263,9 @@ class Artifact:
             If the artifact does not say which they were.
         """
         rows = self.rows
-        return _among(pairs, rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)}))
+        rows = rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)})
+        pairs = as_pairs(pairs)
+        return _among(pairs, rows) | _among(swap_pairs(pairs), rows)
 
     def out_of_fold(self, pairs: pd.DataFrame) -> np.ndarray:
         """What it said, while they were held out, of those rows that were in the training file, (n,
