@@ -30,8 +30,6 @@ from humanpref.training.device import DRY_RUN
 
 logger = logging.getLogger(__name__)
 
-MODES = ("bwrap", "none")
-
 _FOLDERS = ("input", "src", "working", "temp")
 _READ_ONLY = ("input", "src")
 # What a run may inherit: how many threads, which GPU, and where the GPU's driver lies.
@@ -64,7 +62,7 @@ class Box:
     Attributes
     ----------
     mode : str
-        One of `MODES`.
+        `bwrap` or `none`.
     root : Path
         Holds `input` and `src` (read-only inside), `working` and `temp` (writable); see `make_box`.
     environment : Path
