@@ -8,7 +8,7 @@ EXTRAS ?= torch,boosted,nltk,kaggle,figures,test
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint setup sandbox notebook clean
+.PHONY: demo test lint setup sandbox kernels clean
 
 setup: $(INSTALLED)
 
@@ -34,9 +34,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The inference kernel is edited as a script and pushed as a notebook.
-notebook: setup
-	$(BIN)/jupytext --to ipynb --output kernel/infer/infer.ipynb kernel/infer/infer.py
+# What is pushed: kernel/train.py and kernel/infer.py, each with kernel/bootstrap.py in one file.
+kernels: setup
+	$(BIN)/python kernel/build.py
 
 clean:
 	rm -rf $(VENV) build dist dry-run src/*.egg-info .pytest_cache .ruff_cache

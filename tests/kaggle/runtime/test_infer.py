@@ -10,7 +10,7 @@ import pytest
 from humanpref.config import load_config
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.contract import KernelRun
-from humanpref.kaggle.rehearsal.sandbox import make_environment
+from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.runs import train as experiment
 
 from ..tree import INFER, PROJECT, Tree, copy_dataset, write_manifest

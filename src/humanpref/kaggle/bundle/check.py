@@ -345,7 +345,7 @@ def _check_notebook(file: _File, path: Path, text: str) -> None:
         notebook = json.loads(text)
         cells = notebook["cells"]
     except (ValueError, TypeError, KeyError):
-        file.error("code_file", f"{path} is not a notebook", "make it again (make notebook)")
+        file.error("code_file", f"{path} is not a notebook", "make it again (make kernels)")
         return
     metadata = notebook.get("metadata")
     kernelspec = metadata.get("kernelspec") if isinstance(metadata, dict) else None
@@ -353,7 +353,7 @@ def _check_notebook(file: _File, path: Path, text: str) -> None:
         file.error(
             "code_file",
             f"{path} has no metadata.kernelspec",
-            "without it the run fails: make it again (make notebook)",
+            "without it the run fails: make it again (make kernels)",
         )
     if not any(isinstance(cell, dict) and cell.get("cell_type") == "code" for cell in cells):
         file.error("code_file", f"{path} has no code cell", "name the kernel's code")
