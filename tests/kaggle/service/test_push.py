@@ -576,30 +576,6 @@ def test_a_result_that_is_not_whole(run, service, folder, left, words):
     assert len(service.submissions) == 1
 
 
-def test_what_an_earlier_version_pushed(run, service, folder):
-    """It is waited for, and not taken for whole; nor for the bundle that is pushed next."""
-    assert run(*PUSH).code == 0
-    path = folder / ".humanpref" / "pushes.json"
-    entries = {name: entry for name, entry in records(folder).items() if name != "format"}
-    old = {
-        name: {key: entry[key] for key in entry if key not in ("manifest", "inputs")}
-        for name, entry in entries.items()
-    }
-    write_json(path, {"format": 1, **old})
-    service.outputs["status.json"] = b'{"predicted": 8, "failures": []}'
-    for command in (("wait",), ("submit", "--message", "m")):
-        failed = run(*command)
-        assert failed.code == 2
-        assert (
-            "is not whole (--anyway takes it as it is): its status.json does not say" in failed.err
-        )
-    assert len(run("wait", "--anyway").out.splitlines()) == len(entries)
-    stage(folder / "bundle", b"another wheel")
-    assert run(*PUSH, "--dataset").code == 0
-    assert "was pushed before the last push of" in run("submit", "--message", "m", "--anyway").err
-    assert not service.submissions
-
-
 @pytest.mark.parametrize("untold", [False, True])
 def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_not(
     run, service, folder, untold
