@@ -590,7 +590,8 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
                     time.sleep(reply.pause)
                     self.wfile.write(content[start : start + piece])
 
-        do_CONNECT = do_GET = do_POST = do_PUT = _serve  # noqa: N815 (http.server looks for these names)
+        # The names that http.server looks for.
+        do_CONNECT = do_GET = do_POST = do_PUT = _serve  # noqa: N815
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
