@@ -16,6 +16,7 @@ NAMES = {
     for path in FILES
 }
 MODULES = set(NAMES.values())
+MODULE = re.compile(r"humanpref(\.\w+)+\.?")
 
 LATE = {("humanpref", "humanpref.runs.artifact"), ("humanpref.models", "humanpref.models.blend")}
 """Imports by string that close a circle: they happen at the first use of a name, when both modules
@@ -55,9 +56,8 @@ def imports(code: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"line {node.lineno}: expected an absolute import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"humanpref(\.\w+)+\.?", node.value):
-                found.add(node.value)
+        elif isinstance(node, ast.Constant) and MODULE.fullmatch(str(node.value)):
+            found.add(node.value)
     return {module_named(name) for name in found} - {""}
 
 
