@@ -19,6 +19,7 @@ from humanpref.kaggle.contract import COMPETITION
 
 from ..commands import Commands
 from ..loopback import KEY, USER, Reply, Service, garbled, half_an_upload, lost, refusal, slow
+from ..sampled import sampled
 
 ROOT = Path(__file__).parents[3]
 MARKER = "humanpref-dataset.json"
@@ -281,56 +282,62 @@ PAGE = b"<html>a proxy's page</html>"
 
 @pytest.mark.parametrize(
     ("call", "faults"),
-    [
-        (STATUS, [Reply(status=500)]),
-        (STATUS, [None, None]),
-        (STATUS, [refusal(429, "Too many requests"), refusal(503, "Unavailable")]),
-        (STATUS, [TRICKLE]),
-        (STATUS, [Reply(PAGE)]),
-        (STATUS, [Reply({"status": "A_NEW_STATE"})]),
-        ("BlobApiService/StartBlobUpload", [None, refusal(429, "Too many requests")]),
-        ("BlobApiService/StartBlobUpload", [refusal(500, "Internal error")]),
-        ("BlobApiService/StartBlobUpload", [Reply({})]),
-        ("BlobApiService/StartBlobUpload", [Reply([])]),
-        ("BlobApiService/StartBlobUpload", [Reply({"token": "token-1"})]),
-        ("PUT /upload/token-1", [half_an_upload]),
-        ("PUT /upload/token-1", [half_an_upload, Reply(status=500)]),
-        ("PUT /upload/token-2", [None]),
-        ("PUT /upload/token-1", [Reply(status=400)]),
-        ("PUT /upload/token-1", [half_an_upload, Reply(status=404)]),
-        (CREATE, [None]),
-        (CREATE, [lost]),
-        (CREATE, [garbled({})]),
-        (CREATE, [garbled(PAGE)]),
-        (CREATE, [Reply(PAGE, status=403)]),
-        (CREATE, [refusal(409, "Conflict")]),
-        (CREATE, [refusal(500, "Internal error"), lost]),
-        (CREATE, [refusal(429, "Too many requests")]),
-        (CREATE, [TRICKLE]),
-        (DOWNLOAD, [slow(0.01)]),
-        (SAVE_KERNEL, [None]),
-        (SAVE_KERNEL, [lost]),
-        (SAVE_KERNEL, [Reply({"code": 500, "message": "an error in a 200"})]),
-        (SAVE_KERNEL, [Reply({})]),
-        (SAVE_KERNEL, [Reply(PAGE, status=403)]),
-        *(
-            (SAVE_KERNEL, [garbled(value)])
-            for value in (PAGE, {}, [], [1], "", {"ref": f"/code/{TRAIN}"}, {"error": {}})
-        ),
-        (SAVE_KERNEL, [refusal(409, "Conflict"), refusal(429, "Too many requests"), lost]),
-        (SAVE_KERNEL, [TRICKLE]),
-        (RUN_STATUS, [None, refusal(503, "Unavailable")]),
-        (SUBMIT, [None]),
-        (SUBMIT, [lost]),
-        (SUBMIT, [refusal(500, "Internal error")]),
-        (SUBMIT, [garbled({})]),
-        (SUBMIT, [garbled(PAGE)]),
-        (SUBMIT, [Reply({})]),
-        (SUBMIT, [TRICKLE]),
-        ("CompetitionApiService/GetSubmission", [None, TRICKLE, refusal(500, "Internal error")]),
-        ("CompetitionApiService/GetSubmissionLimits", [refusal(404, "Not found")]),
-        ("CompetitionApiService/GetSubmissionLimits", [None]),
-    ],
+    sampled(
+        [
+            (STATUS, [Reply(status=500)]),
+            (STATUS, [None, None]),
+            (STATUS, [refusal(429, "Too many requests"), refusal(503, "Unavailable")]),
+            (STATUS, [TRICKLE]),
+            (STATUS, [Reply(PAGE)]),
+            (STATUS, [Reply({"status": "A_NEW_STATE"})]),
+            ("BlobApiService/StartBlobUpload", [None, refusal(429, "Too many requests")]),
+            ("BlobApiService/StartBlobUpload", [refusal(500, "Internal error")]),
+            ("BlobApiService/StartBlobUpload", [Reply({})]),
+            ("BlobApiService/StartBlobUpload", [Reply([])]),
+            ("BlobApiService/StartBlobUpload", [Reply({"token": "token-1"})]),
+            ("PUT /upload/token-1", [half_an_upload]),
+            ("PUT /upload/token-1", [half_an_upload, Reply(status=500)]),
+            ("PUT /upload/token-2", [None]),
+            ("PUT /upload/token-1", [Reply(status=400)]),
+            ("PUT /upload/token-1", [half_an_upload, Reply(status=404)]),
+            (CREATE, [None]),
+            (CREATE, [lost]),
+            (CREATE, [garbled({})]),
+            (CREATE, [garbled(PAGE)]),
+            (CREATE, [Reply(PAGE, status=403)]),
+            (CREATE, [refusal(409, "Conflict")]),
+            (CREATE, [refusal(500, "Internal error"), lost]),
+            (CREATE, [refusal(429, "Too many requests")]),
+            (CREATE, [TRICKLE]),
+            (DOWNLOAD, [slow(0.01)]),
+            (SAVE_KERNEL, [None]),
+            (SAVE_KERNEL, [lost]),
+            (SAVE_KERNEL, [Reply({"code": 500, "message": "an error in a 200"})]),
+            (SAVE_KERNEL, [Reply({})]),
+            (SAVE_KERNEL, [Reply(PAGE, status=403)]),
+            *(
+                (SAVE_KERNEL, [garbled(value)])
+                for value in (PAGE, {}, [], [1], "", {"ref": f"/code/{TRAIN}"}, {"error": {}})
+            ),
+            (SAVE_KERNEL, [refusal(409, "Conflict"), refusal(429, "Too many requests"), lost]),
+            (SAVE_KERNEL, [TRICKLE]),
+            (RUN_STATUS, [None, refusal(503, "Unavailable")]),
+            (SUBMIT, [None]),
+            (SUBMIT, [lost]),
+            (SUBMIT, [refusal(500, "Internal error")]),
+            (SUBMIT, [garbled({})]),
+            (SUBMIT, [garbled(PAGE)]),
+            (SUBMIT, [Reply({})]),
+            (SUBMIT, [TRICKLE]),
+            (
+                "CompetitionApiService/GetSubmission",
+                [None, TRICKLE, refusal(500, "Internal error")],
+            ),
+            ("CompetitionApiService/GetSubmissionLimits", [refusal(404, "Not found")]),
+            ("CompetitionApiService/GetSubmissionLimits", [None]),
+        ],
+        every=5,
+    ),
 )
 def test_a_fault_that_passes_costs_nothing(run, service, call, faults):
     service.next_run = ["COMPLETE"]
@@ -377,57 +384,68 @@ def failed_if_there(request, usual):
 
 @pytest.mark.parametrize(
     ("call", "fault", "words"),
-    [
-        (STATUS, refusal(401, "Unauthenticated"), "does not know these credentials"),
-        (STATUS, refusal(500, f"Internal error for {KEY}"), "Internal error for ***"),
-        (STATUS, None, "no answer from Kaggle"),
-        (STATUS, TRICKLE, "no answer from Kaggle"),
-        (STATUS, failed_if_there, "could not make the dataset"),
-        (
-            "BlobApiService/StartBlobUpload",
-            refusal(403, "Upload quota exceeded"),
-            "Upload quota exceeded",
-        ),
-        ("PUT /upload/token-*", Reply(status=400), "0 of 4 files could be uploaded"),
-        (CREATE, Reply({"status": "error", "error": "The title is in use"}), "The title is in use"),
-        (CREATE, refusal(400, "Invalid license"), "Invalid license"),
-        (CREATE, refusal(500, "Internal error"), "Internal error"),
-        (CREATE, None, "no answer from Kaggle"),
-        (DOWNLOAD, refusal(404, "Not found"), "with another manifest than the one pushed"),
-        (SAVE_KERNEL, Reply({"error": "This kernel is locked"}), "This kernel is locked"),
-        (
-            SAVE_KERNEL,
-            Reply({"error": {"message": "This kernel is locked"}}),
-            "This kernel is locked",
-        ),
-        (
-            SAVE_KERNEL,
-            Reply({"error": {"code": 400, "message": "No quota"}}, status=400),
-            "No quota (HTTP 400)",
-        ),
-        (
-            SAVE_KERNEL,
-            Reply({"code": "INVALID_ARGUMENT", "message": "No quota"}, status=400),
-            "No quota (HTTP 400)",
-        ),
-        (
-            STATUS,
-            Reply({"error": {"code": 401, "message": "Who?"}}, status=401),
-            "does not know these credentials",
-        ),
-        (
-            SAVE_KERNEL,
-            Reply({"ref": f"/code/{USER}/another", "versionNumber": 1}),
-            "made another kernel",
-        ),
-        (SAVE_KERNEL, refusal(403, "Phone verification required"), "Phone verification required"),
-        (SAVE_KERNEL, refusal(429, "Too many requests"), "Too many requests"),
-        (
-            RUN_STATUS,
-            Reply({"status": "CANCEL_ACKNOWLEDGED"}),
-            "the run ended with CANCEL_ACKNOWLEDGED",
-        ),
-    ],
+    sampled(
+        [
+            (STATUS, refusal(401, "Unauthenticated"), "does not know these credentials"),
+            (STATUS, refusal(500, f"Internal error for {KEY}"), "Internal error for ***"),
+            (STATUS, None, "no answer from Kaggle"),
+            (STATUS, TRICKLE, "no answer from Kaggle"),
+            (STATUS, failed_if_there, "could not make the dataset"),
+            (
+                "BlobApiService/StartBlobUpload",
+                refusal(403, "Upload quota exceeded"),
+                "Upload quota exceeded",
+            ),
+            ("PUT /upload/token-*", Reply(status=400), "0 of 4 files could be uploaded"),
+            (
+                CREATE,
+                Reply({"status": "error", "error": "The title is in use"}),
+                "The title is in use",
+            ),
+            (CREATE, refusal(400, "Invalid license"), "Invalid license"),
+            (CREATE, refusal(500, "Internal error"), "Internal error"),
+            (CREATE, None, "no answer from Kaggle"),
+            (DOWNLOAD, refusal(404, "Not found"), "with another manifest than the one pushed"),
+            (SAVE_KERNEL, Reply({"error": "This kernel is locked"}), "This kernel is locked"),
+            (
+                SAVE_KERNEL,
+                Reply({"error": {"message": "This kernel is locked"}}),
+                "This kernel is locked",
+            ),
+            (
+                SAVE_KERNEL,
+                Reply({"error": {"code": 400, "message": "No quota"}}, status=400),
+                "No quota (HTTP 400)",
+            ),
+            (
+                SAVE_KERNEL,
+                Reply({"code": "INVALID_ARGUMENT", "message": "No quota"}, status=400),
+                "No quota (HTTP 400)",
+            ),
+            (
+                STATUS,
+                Reply({"error": {"code": 401, "message": "Who?"}}, status=401),
+                "does not know these credentials",
+            ),
+            (
+                SAVE_KERNEL,
+                Reply({"ref": f"/code/{USER}/another", "versionNumber": 1}),
+                "made another kernel",
+            ),
+            (
+                SAVE_KERNEL,
+                refusal(403, "Phone verification required"),
+                "Phone verification required",
+            ),
+            (SAVE_KERNEL, refusal(429, "Too many requests"), "Too many requests"),
+            (
+                RUN_STATUS,
+                Reply({"status": "CANCEL_ACKNOWLEDGED"}),
+                "the run ended with CANCEL_ACKNOWLEDGED",
+            ),
+        ],
+        every=5,
+    ),
 )
 def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, call, fault, words):
     usual = service.answers.get(call)
@@ -536,24 +554,27 @@ def test_the_daily_allowance_in_a_nested_body(run, service):
 
 @pytest.mark.parametrize(
     ("left", "words"),
-    [
-        (None, "it left no status.json"),
-        (lambda code: b"{}", "its status.json does not say whether it is whole"),
-        (lambda code: b"[]", "its status.json does not say whether it is whole"),
-        (lambda code: b"\xff", "its status.json does not say whether it is whole"),
-        (
-            lambda code: left_whole(code, manifest=""),
-            "it ran on another dataset (none) than the one pushed (manifest ",
-        ),
-        (
-            lambda code: left_whole(code, manifest="0" * 64),
-            "it ran on another dataset (manifest 00000000) than the one",
-        ),
-        (
-            lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]),
-            "have the prior; no GPU",
-        ),
-    ],
+    sampled(
+        [
+            (None, "it left no status.json"),
+            (lambda code: b"{}", "its status.json does not say whether it is whole"),
+            (lambda code: b"[]", "its status.json does not say whether it is whole"),
+            (lambda code: b"\xff", "its status.json does not say whether it is whole"),
+            (
+                lambda code: left_whole(code, manifest=""),
+                "it ran on another dataset (none) than the one pushed (manifest ",
+            ),
+            (
+                lambda code: left_whole(code, manifest="0" * 64),
+                "it ran on another dataset (manifest 00000000) than the one",
+            ),
+            (
+                lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]),
+                "have the prior; no GPU",
+            ),
+        ],
+        every=3,
+    ),
 )
 def test_a_result_that_is_not_whole(run, service, folder, left, words):
     service.outputs["status.json"] = left
@@ -725,30 +746,36 @@ def test_output_stays_in_its_folder(run, service, folder, name):
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [
-        (
-            lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
-            "not the file that the manifest",
-        ),
-        (
-            lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(),
-            "but not there",
-        ),
-        (
-            lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"),
-            "notes.txt: not in the manifest",
-        ),
-        (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
-        (lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY), "not valid JSON"),
-        (
-            lambda bundle: change(bundle / "train" / KERNEL_METADATA, enable_internet=True),
-            "key enable_internet: the comp",
-        ),
-        (
-            lambda bundle: change(bundle / "infer" / KERNEL_METADATA, title=f"{KEY} a title"),
-            "would make a second kernel",
-        ),
-    ],
+    sampled(
+        [
+            (
+                lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
+                "not the file that the manifest",
+            ),
+            (
+                lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(),
+                "but not there",
+            ),
+            (
+                lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"),
+                "notes.txt: not in the manifest",
+            ),
+            (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
+            (
+                lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY),
+                "not valid JSON",
+            ),
+            (
+                lambda bundle: change(bundle / "train" / KERNEL_METADATA, enable_internet=True),
+                "key enable_internet: the comp",
+            ),
+            (
+                lambda bundle: change(bundle / "infer" / KERNEL_METADATA, title=f"{KEY} a title"),
+                "would make a second kernel",
+            ),
+        ],
+        every=3,
+    ),
 )
 def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, words):
     spoil(folder / "bundle")
@@ -833,20 +860,24 @@ def kill_at(service, commands, call, done, count=1):
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("call", "count"),
-    [
-        ("DatasetApiService/DownloadDataset", 1),
-        ("BlobApiService/StartBlobUpload", 2),
-        ("PUT /upload/token-2", 1),
-        (CREATE, 1),
-        ("DatasetApiService/DownloadDataset", 2),
-        ("KernelsApiService/GetKernel", 1),
-        (SAVE_KERNEL, 1),
-        (RUN_STATUS, 2),
-        (SAVE_KERNEL, 2),
-        ("CompetitionApiService/ListSubmissions", 1),
-        (SUBMIT, 1),
-        ("CompetitionApiService/GetSubmission", 1),
-    ],
+    sampled(
+        [
+            ("DatasetApiService/DownloadDataset", 1),
+            ("BlobApiService/StartBlobUpload", 2),
+            ("PUT /upload/token-2", 1),
+            (CREATE, 1),
+            ("DatasetApiService/DownloadDataset", 2),
+            ("KernelsApiService/GetKernel", 1),
+            (SAVE_KERNEL, 1),
+            (RUN_STATUS, 2),
+            (SAVE_KERNEL, 2),
+            ("CompetitionApiService/ListSubmissions", 1),
+            (SUBMIT, 1),
+            ("CompetitionApiService/GetSubmission", 1),
+        ],
+        every=4,
+        first=2,
+    ),
 )
 def test_killed_and_given_again(run, commands, service, folder, call, count, done):
     service.processing = 2
@@ -913,6 +944,7 @@ def test_a_new_version_and_killed(run, commands, service, folder):
 # The documentation.
 
 
+@pytest.mark.slow
 def test_the_commands_in_the_documentation(commands, service, tmp_path):
     """All of them, in order, as they stand there, with real files in place of stand-ins; what needs
     the network is looked up."""
@@ -960,6 +992,7 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
     assert "public score 1.01234" in finished.out
 
 
+@pytest.mark.slow
 def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(
     commands, service, tmp_path, sentence_encoder
 ):
