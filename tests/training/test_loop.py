@@ -478,6 +478,7 @@ def test_two_processes_equal_one(tmp_path):
         np.testing.assert_allclose(found[2][name], found[1][name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_whose_clocks_differ_save_together(tmp_path):
     done = launched(UNEQUAL_CLOCKS, tmp_path, 2, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -125,6 +125,7 @@ def _one_wheel(tmp_path_factory, monkeypatch):
 
 
 @pytest.mark.usefixtures("_one_wheel")
+@pytest.mark.slow
 def test_inference_alone_on_more_rows(artifact, labelled_test, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = [
@@ -151,6 +152,7 @@ def test_inference_alone_on_more_rows(artifact, labelled_test, tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("_one_wheel")
+@pytest.mark.slow
 def test_a_lora_artifact_beside_the_images_torchao(decoder_folder, arena, labelled_test, tmp_path):
     """It only names its base, which is elsewhere in the box than where it was trained; peft refuses
     this torchao."""
@@ -186,6 +188,7 @@ def test_a_lora_artifact_beside_the_images_torchao(decoder_folder, arena, labell
     assert report.predicted == 6
 
 
+@pytest.mark.slow
 def test_the_environment_has_an_old_torchao(tmp_path):
     environment = sandbox.make_environment(tmp_path / "environment", without=["torchao"])
     sandbox.add_distribution(environment, "torchao", module.TORCHAO)
@@ -201,6 +204,7 @@ def test_the_environment_has_an_old_torchao(tmp_path):
 
 
 @pytest.mark.usefixtures("_one_wheel")
+@pytest.mark.slow
 def test_both_layouts_and_too_little_memory(artifact, labelled_test, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = [
@@ -238,6 +242,7 @@ def _failures(fault: str) -> str:
 
 @pytest.mark.usefixtures("_one_wheel")
 @pytest.mark.parametrize("fault", [fault for fault in module.FAULTS if fault != "no-labels"])
+@pytest.mark.slow
 def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
     fault, artifact, labelled_test, tmp_path
 ):
@@ -271,6 +276,7 @@ def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
 
 
 @pytest.mark.usefixtures("_one_wheel")
+@pytest.mark.slow
 def test_training_without_labels_ends_in_a_clear_error(tmp_path):
     report = dry_run(
         preset="prior", rows=40, fault="no-labels", out=tmp_path / "out", project=PROJECT, echo=len

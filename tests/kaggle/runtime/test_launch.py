@@ -224,6 +224,7 @@ def test_only_gradient_descent_is_shared_out(monkeypatch):
     assert launch.processes(load_config("tiny")) == 1
 
 
+@pytest.mark.slow
 def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path, at_exit):
     """Two processes on the CPU stand for those on two T4."""
     pytest.importorskip("accelerate")
