@@ -440,27 +440,15 @@ Path(f"{sys.argv[2]}-{os.environ['RANK']}").write_text(str(steps))
 
 
 def launched(script, tmp_path, processes, out):
-    """Run a script in so many processes, as `accelerate launch` would."""
+    """Run a script as it is, or in several processes as `accelerate launch` would."""
     place = tmp_path / "run.py"
     place.write_text(script)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(processes),
-        "--master-port",
-        "0",
-    ]
-    command += [
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        "127.0.0.1:0",
-        str(place),
-        str(Path(__file__).parent),
-        str(out),
-    ]
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += ["--master-port", "0", "--rdzv-backend", "c10d"]
+        command += ["--rdzv-endpoint", "127.0.0.1:0"]
+    command += [str(place), str(Path(__file__).parent), str(out)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=120, check=False
