@@ -176,6 +176,7 @@ def test_the_memory_is_bounded(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.slow
 def test_several_processes_say_the_same(monkeypatch):
     texts = [f"the {word}s and don't ❤️" for word in NOUNS] * 3
     alone = preprocess(texts)
@@ -266,6 +267,7 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.slow
 def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(  # here instead of in processes of their own
