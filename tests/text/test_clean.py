@@ -176,7 +176,6 @@ def test_the_memory_is_bounded(monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.slow
 def test_several_processes_say_the_same(monkeypatch):
     texts = [f"the {word}s and don't ❤️" for word in NOUNS] * 3
     alone = preprocess(texts)
