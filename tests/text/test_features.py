@@ -71,18 +71,21 @@ def both_orders(rows):
     return structure(rows), structure(swap_pairs(rows))
 
 
-@pytest.mark.parametrize("column", range(len(antisymmetric_names())), ids=antisymmetric_names())
-def test_antisymmetric(both_orders, column):
+def constant(columns, names):
+    """The names of the columns that have one value in every row."""
+    return [name for name, values in zip(names, columns.T, strict=True) if np.ptp(values) == 0]
+
+
+def test_antisymmetric(both_orders):
     (x, _), (swapped, _) = both_orders
-    np.testing.assert_array_equal(swapped[:, column], -x[:, column])
-    assert np.abs(x[:, column]).sum() > 0
+    np.testing.assert_array_equal(swapped, -x)
+    assert constant(x, antisymmetric_names()) == []
 
 
-@pytest.mark.parametrize("column", range(len(symmetric_names())), ids=symmetric_names())
-def test_symmetric(both_orders, column):
+def test_symmetric(both_orders):
     (_, z), (_, swapped) = both_orders
-    np.testing.assert_array_equal(swapped[:, column], z[:, column])
-    assert z[:, column].std() > 0
+    np.testing.assert_array_equal(swapped, z)
+    assert constant(z, symmetric_names()) == []
 
 
 def test_shapes_names_and_parts(pairs, both_orders):

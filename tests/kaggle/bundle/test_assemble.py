@@ -203,6 +203,7 @@ print(h.__file__, sys.version_info[:2], "torch" in sys.modules)'
 """
 
 
+@pytest.mark.slow
 def test_it_installs_and_works_offline_in_the_sandbox(built, tmp_path):
     """On the running Python, with its packages but without this one, and without a network."""
     mode = sandbox.detect()
@@ -216,6 +217,7 @@ def test_it_installs_and_works_offline_in_the_sandbox(built, tmp_path):
     assert (box.root / "working" / "submission.csv").read_text().count("\n") == 13
 
 
+@pytest.mark.slow
 def test_it_installs_and_works_on_the_images_python(built, tmp_path):
     site = tmp_path / "site"
     environment = {

@@ -106,6 +106,7 @@ def _one_wheel(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(stage, "build_wheel", copy)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_wheel")
 def test_inference_alone_on_more_rows(artifact, labelled_test, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -132,6 +133,7 @@ def test_inference_alone_on_more_rows(artifact, labelled_test, tmp_path, monkeyp
     assert report["disk_bytes"]["infer"] > (tmp_path / "dry-run" / "submission.csv").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_wheel")
 def test_a_lora_artifact_beside_the_images_torchao(decoder_folder, arena, labelled_test, tmp_path):
     """It only names its base, which is elsewhere in the box than where it was trained; peft refuses
@@ -168,6 +170,7 @@ def test_a_lora_artifact_beside_the_images_torchao(decoder_folder, arena, labell
     assert report.predicted == 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_wheel")
 def test_both_layouts_and_too_little_memory(artifact, labelled_test, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -204,6 +207,7 @@ def _failures(fault: str) -> str:
     }[fault]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_wheel")
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "no-labels"])
 def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
@@ -238,6 +242,7 @@ def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
     assert report.to_dict()["verdict"] == report.verdict
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_wheel")
 def test_training_without_labels_ends_in_a_clear_error(tmp_path):
     report = dry_run(

@@ -32,10 +32,10 @@ from humanpref.runs.blending import blend
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.training import device
 
-from ..tree import INFER, LAYOUTS, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
+from ..tree import INFER, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
 
 
-@pytest.fixture(params=list(LAYOUTS))
+@pytest.fixture(params=["new", pytest.param("legacy", marks=pytest.mark.slow)])
 def tree(request, tmp_path) -> Tree:
     return Tree(tmp_path / "kaggle", request.param)
 
@@ -162,6 +162,7 @@ def test_train_then_infer(tree, wheels, tmp_path, fresh):
     assert tree.submission().shape == (8, 3)
 
 
+@pytest.mark.slow
 def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
     wheel = copy_dataset(wheels, new_tree.dataset)
     with zipfile.ZipFile(wheel) as archive:
@@ -298,14 +299,21 @@ SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.
             "the inference process ended with -9 (SIGKILL; out of memory?)",
             5,
         ),
-        (
+        pytest.param(
             DEATH,
             'preset = "prior"\n',
             "the inference process ended with -9 (SIGKILL; out of memory?)",
             0,
+            marks=pytest.mark.slow,
         ),
-        (SLEEP, 'preset = "prior"\ninference_seconds = 2\n', "TimeoutError: stopped after", 0),
-        (SPOILER, 'preset = "prior"\n', "status.json", 0),
+        pytest.param(
+            SLEEP,
+            'preset = "prior"\ninference_seconds = 2\n',
+            "TimeoutError: stopped after",
+            0,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(SPOILER, 'preset = "prior"\n', "status.json", 0, marks=pytest.mark.slow),
     ],
     ids=["killed", "killed at once", "too slow", "no status"],
 )

@@ -34,7 +34,7 @@ def test_downloads_that_break_off_are_made_again(run, service, folder):
     assert (folder / "data" / "train.csv").read_bytes() == service.data["train.csv"]
     assert len(service.received("CompetitionApiService/DownloadDataFiles")) >= 3
     assert run(*PUSH).code == 0
-    first = f"GET /files/{len(service._files)}/output"
+    first = f"GET /files/{len(service.files)}/output"
     service.queue(first, None, Reply(status=500), Reply(b"i", headers={"Content-Length": "9"}))
     fetched = run("output")
     assert fetched.code == 0, fetched.err

@@ -14,6 +14,7 @@ from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
 
 from ..loopback import KEY, USER, refusal
+from ..sampled import sampled
 from .bundles import (
     CREATE,
     DOWNLOAD,
@@ -250,30 +251,36 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [
-        (
-            lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
-            "not the file that the manifest",
-        ),
-        (
-            lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(),
-            "but not there",
-        ),
-        (
-            lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"),
-            "notes.txt: not in the manifest",
-        ),
-        (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
-        (lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY), "not valid JSON"),
-        (
-            lambda bundle: change(bundle / "train" / KERNEL_METADATA, enable_internet=True),
-            "key enable_internet: the comp",
-        ),
-        (
-            lambda bundle: change(bundle / "infer" / KERNEL_METADATA, title=f"{KEY} a title"),
-            "would make a second kernel",
-        ),
-    ],
+    sampled(
+        [
+            (
+                lambda bundle: (bundle / "dataset" / "run.toml").write_text('preset = "prior"\n'),
+                "not the file that the manifest",
+            ),
+            (
+                lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(),
+                "but not there",
+            ),
+            (
+                lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"),
+                "notes.txt: not in the manifest",
+            ),
+            (lambda bundle: (bundle / "dataset" / MARKER).unlink(), "not a bundle"),
+            (
+                lambda bundle: (bundle / "dataset" / DATASET_METADATA).write_text(KEY),
+                "not valid JSON",
+            ),
+            (
+                lambda bundle: change(bundle / "train" / KERNEL_METADATA, enable_internet=True),
+                "key enable_internet: the comp",
+            ),
+            (
+                lambda bundle: change(bundle / "infer" / KERNEL_METADATA, title=f"{KEY} a title"),
+                "would make a second kernel",
+            ),
+        ],
+        every=3,
+    ),
 )
 def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, words):
     spoil(folder / "bundle")
@@ -332,20 +339,24 @@ def kill_at(service, commands, call, done, count=1):
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("call", "count"),
-    [
-        ("DatasetApiService/DownloadDataset", 1),
-        ("BlobApiService/StartBlobUpload", 2),
-        ("PUT /upload/token-2", 1),
-        (CREATE, 1),
-        ("DatasetApiService/DownloadDataset", 2),
-        ("KernelsApiService/GetKernel", 1),
-        (SAVE_KERNEL, 1),
-        (RUN_STATUS, 2),
-        (SAVE_KERNEL, 2),
-        ("CompetitionApiService/ListSubmissions", 1),
-        (SUBMIT, 1),
-        ("CompetitionApiService/GetSubmission", 1),
-    ],
+    sampled(
+        [
+            ("DatasetApiService/DownloadDataset", 1),
+            ("BlobApiService/StartBlobUpload", 2),
+            ("PUT /upload/token-2", 1),
+            (CREATE, 1),
+            ("DatasetApiService/DownloadDataset", 2),
+            ("KernelsApiService/GetKernel", 1),
+            (SAVE_KERNEL, 1),
+            (RUN_STATUS, 2),
+            (SAVE_KERNEL, 2),
+            ("CompetitionApiService/ListSubmissions", 1),
+            (SUBMIT, 1),
+            ("CompetitionApiService/GetSubmission", 1),
+        ],
+        every=4,
+        first=2,
+    ),
 )
 def test_killed_and_given_again(run, commands, service, folder, call, count, done):
     service.processing = 2
@@ -412,6 +423,7 @@ def test_a_new_version_and_killed(run, commands, service, folder):
 # The documentation.
 
 
+@pytest.mark.slow
 def test_the_commands_in_the_documentation(commands, service, tmp_path):
     """All of them, in order, as they stand there, with real files in place of stand-ins; what needs
     the network is looked up."""
@@ -459,6 +471,7 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
     assert "public score 1.01234" in finished.out
 
 
+@pytest.mark.slow
 def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(
     commands, service, tmp_path, sentence_encoder
 ):

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from ..loopback import KEY
+from ..sampled import sampled
 from .bundles import INFER, PUSH, TRAIN, left_whole
 
 pytestmark = pytest.mark.skipif(
@@ -33,24 +34,27 @@ def test_the_log_of_a_run_that_failed(run, service):
 
 @pytest.mark.parametrize(
     ("left", "words"),
-    [
-        (None, "it left no status.json"),
-        (lambda code: b"{}", "its status.json does not say whether it is whole"),
-        (lambda code: b"[]", "its status.json does not say whether it is whole"),
-        (lambda code: b"\xff", "its status.json does not say whether it is whole"),
-        (
-            lambda code: left_whole(code, manifest=""),
-            "it ran on another dataset (none) than the one pushed (manifest ",
-        ),
-        (
-            lambda code: left_whole(code, manifest="0" * 64),
-            "it ran on another dataset (manifest 00000000) than the one",
-        ),
-        (
-            lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]),
-            "have the prior; no GPU",
-        ),
-    ],
+    sampled(
+        [
+            (None, "it left no status.json"),
+            (lambda code: b"{}", "its status.json does not say whether it is whole"),
+            (lambda code: b"[]", "its status.json does not say whether it is whole"),
+            (lambda code: b"\xff", "its status.json does not say whether it is whole"),
+            (
+                lambda code: left_whole(code, manifest=""),
+                "it ran on another dataset (none) than the one pushed (manifest ",
+            ),
+            (
+                lambda code: left_whole(code, manifest="0" * 64),
+                "it ran on another dataset (manifest 00000000) than the one",
+            ),
+            (
+                lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]),
+                "have the prior; no GPU",
+            ),
+        ],
+        every=3,
+    ),
 )
 def test_a_result_that_is_not_whole(run, service, folder, left, words):
     service.outputs["status.json"] = left
