@@ -93,7 +93,10 @@ class Client:
         self._secrets = secrets(self.api)
         if "key" in values:
             self._secrets.append(base64.b64encode(f"{self.user}:{values['key']}".encode()).decode())
-        self.sdk = self.api.build_kaggle_client()
+        sdk = self.api.build_kaggle_client()
+        self.datasets = sdk.datasets.dataset_api_client
+        self.kernels = sdk.kernels.kernels_api_client
+        self.competitions = sdk.competitions.competition_api_client
 
     def clean(self, text: object) -> str:
         """The text in one line, not too long, and without the credentials, should a service have

@@ -24,7 +24,7 @@ def download_files(client: Client, competition: str, path: Path) -> None:
     from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
 
     asked = request(ApiDownloadDataFilesRequest, competition_name=competition)
-    method = client.sdk.competitions.competition_api_client.download_data_files
+    method = client.competitions.download_data_files
     client.download(competition, path, lambda: method(asked))
 
 
@@ -46,7 +46,7 @@ def submit_kernel(
         submission_description=description,
     )
     what = f"{kernel} version {version}"
-    method = client.sdk.competitions.competition_api_client.create_code_submission
+    method = client.competitions.create_code_submission
     answer = client.call(what, method, asked)
     if not (answer.ref or answer.message):
         raise UncertainError(f"{what}: Kaggle's answer does not say whether it was submitted")
@@ -57,7 +57,7 @@ def get_submission(client: Client, ref: int) -> Submission:
     """One submission by its number."""
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
 
-    method = client.sdk.competitions.competition_api_client.get_submission
+    method = client.competitions.get_submission
     asked = request(ApiGetSubmissionRequest, ref=ref)
     return _submission(client, client.read(f"submission {ref}", method, asked))
 
@@ -67,7 +67,7 @@ def list_submissions(client: Client, competition: str) -> Iterator[Submission]:
     from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
 
     asked = request(ApiListSubmissionsRequest, competition_name=competition)
-    method = client.sdk.competitions.competition_api_client.list_submissions
+    method = client.competitions.list_submissions
     for answer in client.pages(competition, method, asked):
         for found in answer.submissions or ():
             yield _submission(client, found)
@@ -78,7 +78,7 @@ def submissions_left(client: Client, competition: str) -> int | None:
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
 
     asked = request(ApiGetSubmissionLimitsRequest, competition_name=competition)
-    method = client.sdk.competitions.competition_api_client.get_submission_limits
+    method = client.competitions.get_submission_limits
     answer = client.told(competition, method, asked)
     return answer and answer.num_allowed_now
 

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,8 @@ def dataset_status(client: Client, ref: str) -> str | None:
     """READY, FAILED, or a step on the way there; None where there is no such dataset."""
     from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetStatusRequest
 
-    owner, slug = ref.split("/")
-    asked = request(ApiGetDatasetStatusRequest, owner_slug=owner, dataset_slug=slug)
-    answer = client.find(ref, client.sdk.datasets.dataset_api_client.get_dataset_status, asked)
+    asked = _request(ApiGetDatasetStatusRequest, ref)
+    answer = client.find(ref, client.datasets.get_dataset_status, asked)
     return answer and answer.status.name
 
 
@@ -36,10 +35,9 @@ def dataset_version(client: Client, ref: str) -> int | None:
     """The number of the dataset's current version; None where the service does not tell."""
     from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
 
-    owner, slug = ref.split("/")
-    asked = request(ApiGetDatasetRequest, owner_slug=owner, dataset_slug=slug)
+    asked = _request(ApiGetDatasetRequest, ref)
     try:
-        answer = client.read(ref, client.sdk.datasets.dataset_api_client.get_dataset, asked)
+        answer = client.read(ref, client.datasets.get_dataset, asked)
         return answer.current_version_number or None
     except SignInError:
         raise
@@ -51,9 +49,8 @@ def dataset_file(client: Client, ref: str, name: str) -> bytes | None:
     """The content of a small file in the dataset's current version; None where it is not there."""
     from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
 
-    owner, slug = ref.split("/")
-    asked = request(ApiDownloadDatasetRequest, owner_slug=owner, dataset_slug=slug, file_name=name)
-    download = client.sdk.datasets.dataset_api_client.download_dataset
+    asked = _request(ApiDownloadDatasetRequest, ref, file_name=name)
+    download = client.datasets.download_dataset
     content = client.find(f"{ref}: {name}", lambda: download(asked).content)
     if content is not None:
         # Kaggle zips some files on their way out.
@@ -123,7 +120,7 @@ def uploaded(
 
 def commit_dataset(client: Client, asked: Any, ref: str) -> None:
     """Make a dataset, or a version of one, from uploaded files. Sent once."""
-    datasets = client.sdk.datasets.dataset_api_client
+    datasets = client.datasets
     create = hasattr(asked, "license_name")
     method = datasets.create_dataset if create else datasets.create_dataset_version
     answer = client.call(ref, method, asked)
@@ -134,6 +131,11 @@ def commit_dataset(client: Client, asked: Any, ref: str) -> None:
         )
     if not (answer.status or answer.ref or answer.url):
         raise UncertainError(f"{ref}: Kaggle's answer does not say whether it took the dataset")
+
+
+def _request(kind: Callable[[], Any], ref: str, **values: Any) -> Any:
+    owner, slug = ref.split("/")
+    return request(kind, owner_slug=owner, dataset_slug=slug, **values)
 
 
 def _new_dataset(metadata: dict[str, Any]) -> tuple[Any, Any]:
@@ -160,10 +162,8 @@ def _new_version(metadata: dict[str, Any], notes: str) -> tuple[Any, Any]:
         ApiCreateDatasetVersionRequestBody,
     )
 
-    owner, slug = metadata["id"].split("/")
     body = request(ApiCreateDatasetVersionRequestBody, version_notes=notes, **_described(metadata))
-    asked = request(ApiCreateDatasetVersionRequest, owner_slug=owner, dataset_slug=slug, body=body)
-    return asked, body
+    return _request(ApiCreateDatasetVersionRequest, metadata["id"], body=body), body
 
 
 def _described(metadata: dict[str, Any]) -> dict[str, Any]:

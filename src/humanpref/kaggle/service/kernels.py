@@ -1,6 +1,7 @@
 """The calls on Kaggle's kernels: save one, which starts its run, and what became of the run."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,8 @@ def get_kernel(client: Client, ref: str) -> Kernel | None:
     """The kernel's current version; None where there is no such kernel."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
-    owner, slug = ref.split("/")
-    asked = request(ApiGetKernelRequest, user_name=owner, kernel_slug=slug)
-    answer = client.find(ref, client.sdk.kernels.kernels_api_client.get_kernel, asked)
+    asked = _request(ApiGetKernelRequest, ref)
+    answer = client.find(ref, client.kernels.get_kernel, asked)
     if answer is None:
         return None
     found = answer.metadata
@@ -70,11 +70,8 @@ def run_status(client: Client, ref: str) -> tuple[str, str]:
     says of a failure."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
 
-    owner, slug = ref.split("/")
-    asked = request(ApiGetKernelSessionStatusRequest, user_name=owner, kernel_slug=slug)
-    answer = client.read(
-        ref, client.sdk.kernels.kernels_api_client.get_kernel_session_status, asked
-    )
+    asked = _request(ApiGetKernelSessionStatusRequest, ref)
+    answer = client.read(ref, client.kernels.get_kernel_session_status, asked)
     return answer.status.name, client.clean(answer.failure_message or "")
 
 
@@ -82,10 +79,9 @@ def run_output(client: Client, ref: str) -> tuple[list[tuple[str, str]], str]:
     """Names and addresses of the files that the kernel's latest run left, and its log as text."""
     from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 
-    owner, slug = ref.split("/")
-    asked = request(ApiListKernelSessionOutputRequest, user_name=owner, kernel_slug=slug)
+    asked = _request(ApiListKernelSessionOutputRequest, ref)
     files, log = [], ""
-    method = client.sdk.kernels.kernels_api_client.list_kernel_session_output
+    method = client.kernels.list_kernel_session_output
     for answer in client.pages(ref, method, asked):
         files += [(file.file_name, file.url) for file in answer.files or ()]
         log = log or _log_text(answer.log or "")
@@ -108,13 +104,18 @@ def gpu_hours(client: Client) -> tuple[float, float] | None:
     """Hours of GPU used and allowed this week; None where Kaggle does not tell."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
 
-    method = client.sdk.kernels.kernels_api_client.get_accelerator_quota_statistics
+    method = client.kernels.get_accelerator_quota_statistics
     answer = client.told("GPU quota", method, ApiGetAcceleratorQuotaStatisticsRequest())
     quota = answer and answer.gpu_quota
     if quota is None or quota.time_used is None or quota.total_time_allowed is None:
         return None
     used, allowed = quota.time_used, quota.total_time_allowed
     return used.total_seconds() / 3600, allowed.total_seconds() / 3600
+
+
+def _request(kind: Callable[[], Any], ref: str) -> Any:
+    owner, slug = ref.split("/")
+    return request(kind, user_name=owner, kernel_slug=slug)
 
 
 def _log_text(log: str) -> str:
