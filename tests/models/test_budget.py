@@ -11,7 +11,8 @@ from humanpref.config import load_config
 from humanpref.data import read_training_rows, write_pairs
 from humanpref.files import read_json
 from humanpref.models.base import Model
-from humanpref.models.blend import Blend, BlendModel
+from humanpref.models.blend import BlendModel
+from humanpref.models.blend_weights import Blend
 from humanpref.models.budget import LEFT, Budget, predict_within, schedule
 from humanpref.reports.evaluate import evaluate_artifacts
 from humanpref.runs.artifact import Artifact
