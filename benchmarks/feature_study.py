@@ -28,7 +28,8 @@ from length_only import LengthOnly
 
 from humanpref.config import load_config
 from humanpref.data import grouped_folds, labels_of, present, prompt_keys, read_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
 from humanpref.runs.artifact import FOLD, Artifact
 from humanpref.runs.train import train
 from humanpref.schema import ID, LABEL_COLUMNS, InputError

@@ -19,7 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from humanpref.data import grouped_folds, labels_of, present, prompt_keys, read_pairs, swap_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
 from humanpref.runs.artifact import OOF_FILE
 from humanpref.runs.train import read_oof
 from humanpref.schema import LABEL_COLUMNS, SWAPPED_CLASSES, InputError

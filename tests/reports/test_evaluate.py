@@ -9,7 +9,7 @@ import pytest
 from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
-from humanpref.evaluation.metrics import row_log_losses
+from humanpref.logloss import row_log_losses
 from humanpref.models.prior import PriorModel
 from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
 from humanpref.reports.page import columns

@@ -10,7 +10,7 @@ import humanpref.runs.train
 from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, write_pairs
-from humanpref.evaluation.metrics import log_loss
+from humanpref.logloss import log_loss
 from humanpref.models.budget import LEFT, Budget
 from humanpref.models.prior import PriorModel
 from humanpref.runs.artifact import Artifact, load_model

@@ -13,6 +13,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from humanpref.data import inner_splits
+from humanpref.logloss import row_log_losses
 from humanpref.models.davidson import DavidsonRegression, Matrix
 
 INNER_FOLDS = 4
@@ -179,8 +180,7 @@ def _inner_losses(
             fitted = regression(blocks, *penalty).fit(x, z, labels[learned], weight[learned], start)
             start = fitted.parameters
             probabilities = fitted.predict_proba(out_x, out_z)
-            row_losses = -(labels[judged] * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
-            losses[i] += weight[judged] @ row_losses
+            losses[i] += weight[judged] @ row_log_losses(labels[judged], probabilities)
     return losses / total
 
 

@@ -14,7 +14,8 @@ from humanpref.config import load_config
 from humanpref.config.cpu import Preprocessing
 from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import labels_of, prompt_keys, read_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
 from humanpref.models import load_model
 from humanpref.reports.charts import interval_figure
 from humanpref.runs.artifact import FOLD, OOF_FILE, Artifact, read_oof

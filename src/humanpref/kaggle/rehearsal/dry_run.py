@@ -25,7 +25,6 @@ import pandas as pd
 from humanpref.arena import write_arena
 from humanpref.config import Config, load_config
 from humanpref.data import check_submission, grouped_folds, labels_of, present, read_pairs
-from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
@@ -45,6 +44,7 @@ from humanpref.kaggle.bundle.stage import (
 from humanpref.kaggle.contract import COMPETITION, MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.runtime.inputs import find, find_artifacts
+from humanpref.logloss import log_loss
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, InputError
 
