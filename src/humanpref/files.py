@@ -39,21 +39,16 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether to write into it, for replacing it would take it from everyone: a device such as
-    /dev/null, a FIFO.
+STREAMS = frozenset(map(Path, ("/dev/stdout", "/dev/null")))
+"""Outputs that are written into, not replaced."""
 
-    Raises
-    ------
-    InputError
-        If it is anything else that is not a file.
-    """
-    stream = path.is_char_device() or path.is_fifo()
-    if path.exists() and not stream and not path.is_file():
+
+def _check_file(path: Path) -> None:
+    """Raise InputError for a folder, a device or anything else that is not a file."""
+    if path.exists() and not path.is_file():
         raise InputError(
             f"{path}: cannot be written ({'is a folder' if path.is_dir() else 'is not a file'})"
         )
-    return stream
 
 
 def _check_folder(folder: Path, path: Path) -> None:
@@ -79,8 +74,10 @@ def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     """
     path = Path(path)
     with _path_errors(path):
-        if not _is_stream(path):
-            _check_folder(_real(path).parent, path)
+        if path in STREAMS:
+            return
+        _check_file(path)
+        _check_folder(_real(path).parent, path)
         if any(path.exists() and Path(other).exists() and path.samefile(other) for other in inputs):
             raise InputError(f"{path}: is also the input, which it would replace")
         _check_outside(path, inputs)
@@ -103,9 +100,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file beside `path` that takes its place when the block ends well, and is
     gone when it does not.
 
-    Where `path` is a symbolic link, what it points to is replaced; a device or a FIFO is written
-    into. What UTF-8 cannot hold (names of files in another encoding) becomes an escape, which JSON
-    reads.
+    Where `path` is a symbolic link, what it points to is replaced; `STREAMS` are written into. What
+    UTF-8 cannot hold (names of files in another encoding) becomes an escape, which JSON reads.
 
     Raises
     ------
@@ -113,17 +109,17 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         If the folder is not there or cannot be written.
     """
     path = Path(path)
+    if path in STREAMS:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        return
     with _path_errors(path):
-        if _is_stream(path):
-            target, (descriptor, name) = path, (os.open(path, os.O_WRONLY), None)
-        else:
-            target = _real(path)
-            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
+        _check_file(path)
+        target = _real(path)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
     try:
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
-        if name is None:
-            return
         # mkstemp makes files that only their owner may read; give the mode that open() would have
         # given.
         umask = os.umask(0)
@@ -131,9 +127,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, target)
     except BaseException:
-        if name is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
         raise
 
 

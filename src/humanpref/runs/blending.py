@@ -23,17 +23,14 @@ from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import describe_correction
 from humanpref.models.blend_weights import equal_blend, fit_corrected_blend
-from humanpref.runs.artifact import (
+from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
+from humanpref.runs.artifact_tables import (
     ANSWER_KEY,
     CASE,
-    FACTS_FILE,
     FOLD,
-    METRICS_FILE,
     OOF_FILE,
     PROMPT_KEY,
     ROWS_FILE,
-    Artifact,
-    facts_of,
     write_oof,
 )
 from humanpref.schema import ID, LABEL_COLUMNS, InputError

@@ -18,7 +18,8 @@ from humanpref.evaluation.metrics import bootstrap_interval
 from humanpref.logloss import row_log_losses
 from humanpref.models import load_model
 from humanpref.reports.charts import interval_figure
-from humanpref.runs.artifact import FOLD, OOF_FILE, Artifact, read_oof
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_tables import FOLD, OOF_FILE, read_oof
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.studies.compare import Contender, compare, write_table
 

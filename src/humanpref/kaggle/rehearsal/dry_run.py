@@ -24,7 +24,13 @@ import pandas as pd
 
 from humanpref.arena import write_arena
 from humanpref.config import Config, load_config
-from humanpref.data import check_submission, grouped_folds, labels_of, present, read_pairs
+from humanpref.data import (
+    check_submission,
+    grouped_folds,
+    labels_of,
+    positive_weight_mask,
+    read_pairs,
+)
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
@@ -583,7 +589,7 @@ def _hold_out(train: Path, folder: Path) -> pd.DataFrame:
     give the latter's labels."""
     pairs = read_pairs(train, labels=True)
     # Of weight 0 is a row that nothing is judged by.
-    held = (grouped_folds(pairs, k=5, seed=42) == 0) & present(pairs, train)
+    held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     header, *rows = _csv_rows(train)
     _write_columns(
