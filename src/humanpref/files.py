@@ -17,8 +17,7 @@ from humanpref.schema import InputError
 
 @contextlib.contextmanager
 def _path_errors(path: Path) -> Iterator[None]:
-    """Say in one line what is wrong with a path: not there, not allowed, too long, not a path at
-    all."""
+    """Turn errors about a path (missing, not allowed, too long, not a path) into one line."""
     try:
         yield
     except InputError:
@@ -90,8 +89,8 @@ def _check_outside(path: Path, folders: Iterable[str | Path]) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Of what is written beside `path`: not its whole name, or a name of the longest would become
-    too long."""
+    """The prefix of temporary names beside `path`: not its whole name, which may be the longest
+    allowed."""
     return f".{path.name[:40]}."
 
 
@@ -217,7 +216,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file, or say in one line why not."""
+    """Read a JSON file; errors become one line."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -233,8 +232,8 @@ def sha256(path: str | Path) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """Why a file is not what its name says: git-lfs left a pointer in its place, or its safetensors
-    are cut off."""
+    """Why a file is damaged, or None: a git-lfs pointer in its place, or safetensors that are cut
+    off."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             return "a git-lfs pointer, not the file itself; fetch it (git lfs pull)"

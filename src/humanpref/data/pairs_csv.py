@@ -151,8 +151,7 @@ def _read(
     seen: dict[str, int] = {}
 
     def parse(number: int, row: list[str]) -> tuple[list, list[Fault]]:
-        """The cells' values, and what is odd about them; raises a fault that leaves nothing to
-        use."""
+        """The cells' values and the faults that can be mended; raises one that cannot."""
         if len(row) != len(header):
             raise _UnusableRowError(
                 Fault(

@@ -96,8 +96,8 @@ def bootstrap_interval(
 def summarise(
     labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:
-    """What is reported of predictions: log loss with its 95 % interval, accuracy, and the prior's
-    log loss on the same rows.
+    """Summarize predictions: log loss with its 95 % interval, accuracy, and the prior's log loss
+    on the same rows.
 
     Every row counts once, whatever its training weight.
 

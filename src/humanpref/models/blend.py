@@ -180,7 +180,7 @@ class BlendModel(Model):
                     f"training.{fields[1]} are the blend's to set, not "
                     "a member's"
                 )
-            # A missing library or a wrong folder is said now, not after the other members' hours.
+            # A missing library or a wrong folder fails now, not after the other members' hours.
             build_model(config).check()
             members.append((text, config))
         if not members:

@@ -172,35 +172,6 @@ def _stage(source_json: Path, folder: Path, metadata: dict[str, Any], manifest: 
     return folder
 
 
-def stage_dataset_metadata(source_json: str | Path, folder: str | Path, owner: str) -> Path:
-    """Write a dataset's metadata, with its owner, into the folder that is to be uploaded.
-
-    Parameters
-    ----------
-    source_json : path
-        The committed metadata.
-    folder : path
-        The dataset's staged files. It is made if it is not there; other files in it are left alone.
-    owner : str
-        The Kaggle user name to upload under.
-
-    Returns
-    -------
-    Path
-        `folder`, with `dataset-metadata.json`.
-
-    Raises
-    ------
-    InputError
-        If the metadata cannot be used, the owner is not a user name, or `folder` is where the
-        committed file is. Nothing is written then.
-    """
-    source_json, folder = Path(source_json), Path(folder)
-    metadata = _filled(source_json, folder / DATASET_METADATA, owner)
-    write_metadata(folder / DATASET_METADATA, metadata)
-    return folder
-
-
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
     """Write a metadata file; its folder is made if it is not there."""
     # ASCII with escapes, since the client reads a dataset's metadata in the machine's encoding,
