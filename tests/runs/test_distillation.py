@@ -3,7 +3,6 @@ repeated to a student."""
 
 import dataclasses
 import logging
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, swap_pairs, write_pairs
-from humanpref.runs.artifact import Artifact
 from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -103,14 +101,6 @@ def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(
     write_pairs(tmp_path / "more.csv", pairs[:6])
     artifact = train(load_config("prior"), train_csv, tmp_path / "b", folds=2, extra=more)
     np.testing.assert_array_equal(soft_labels([artifact], pairs[:60]), told_by(artifact))
-
-
-def test_rows_of_an_earlier_version_are_known_by_id_and_prompt(teacher, pairs, tmp_path):
-    older = shutil.copytree(teacher.folder, tmp_path / "older")
-    pd.read_csv(older / "rows.csv", dtype=str).drop(columns="answer_key").to_csv(
-        older / "rows.csv", index=False
-    )
-    np.testing.assert_array_equal(soft_labels([Artifact.load(older)], pairs), told_by(teacher))
 
 
 def test_a_raw_frame_is_known_as_the_file_is(teacher, arena):

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib")
 
 from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import write_pairs
-from humanpref.runs.train import read_oof
+from humanpref.runs.artifact_tables import read_oof
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.studies import ablations
 from humanpref.studies import compare as comparison

@@ -26,7 +26,7 @@ from humanpref.models.pair_vectors import (
 )
 from humanpref.models.sentence import load_frozen
 from humanpref.schema import InputError
-from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
+from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
 STATE_FILE = "model.safetensors"
 ENCODER_FILE = "encoder.json"
@@ -60,7 +60,7 @@ class EmbeddingModel(Model):
         labels = as_probabilities(labels)
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
-        vectors, (x, z) = self._vectors(pairs), structure(pairs, PLAIN)
+        vectors, (x, z) = self._vectors(pairs), structural_features(pairs)
         self.center_, self.basis_ = principal_components(vectors, options.components, weights)
         self.x_scale_, self.z_mean_, self.z_scale_ = scales(
             np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric]), weights
@@ -88,7 +88,7 @@ class EmbeddingModel(Model):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        blocks = self._blocks(self._vectors(pairs), *structure(pairs, PLAIN))
+        blocks = self._blocks(self._vectors(pairs), *structural_features(pairs))
         return self.regression_.predict_proba(blocks.x(), blocks.z())
 
     def save_state(self, folder: Path) -> None:
@@ -115,8 +115,8 @@ class EmbeddingModel(Model):
         self.encoder_ = load_frozen(kept, options.max_length, digest)
         width = self.encoder_.width
         k = min(options.components, width)
-        x = len(antisymmetric_names(PLAIN)) + len(ANTISYMMETRIC_COSINES)
-        z = len(symmetric_names(PLAIN)) + len(SYMMETRIC_COSINES)
+        x = len(ANTISYMMETRIC) + len(ANTISYMMETRIC_COSINES)
+        z = len(SYMMETRIC) + len(SYMMETRIC_COSINES)
         shapes = {
             "center": (width,),
             "basis": (width, k),

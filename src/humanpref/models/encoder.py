@@ -16,6 +16,7 @@ from humanpref.config import Config, from_dict, load_config
 from humanpref.config.neural import EncoderOptions
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.files import read_json
+from humanpref.logloss import clipped_log
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel, RowCollate
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
@@ -284,7 +285,7 @@ class PairCollate:
 
 def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
     """The model's log-probabilities (n, 3), each row with a mean of 0."""
-    logs = np.log(np.maximum(model.predict_proba(pairs), 1e-15))
+    logs = clipped_log(model.predict_proba(pairs))
     return logs - logs.mean(axis=1, keepdims=True)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from humanpref.config.neural import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
+from humanpref.logloss import log_loss
 from humanpref.models.base import Model, Validation, as_probabilities
 from humanpref.models.budget import ONE_ORDER
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
@@ -185,8 +186,4 @@ class GradientModel(Model):
         """A function that gives the validation log loss of the module as it stands, in nats."""
         pairs, labels = validation
         collate, targets = self._collate(pairs), as_probabilities(labels)
-        return lambda: float(
-            -(targets * np.log(np.maximum(self._probabilities(collate, pairs), 1e-15)))
-            .sum(axis=1)
-            .mean()
-        )
+        return lambda: log_loss(targets, self._probabilities(collate, pairs))

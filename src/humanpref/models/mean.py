@@ -9,7 +9,8 @@ import pandas as pd
 
 from humanpref.config import from_dict
 from humanpref.models.base import Model
-from humanpref.models.blend import equal_blend, write_state
+from humanpref.models.blend import write_state
+from humanpref.models.blend_weights import equal_blend
 
 
 class MeanModel(Model):

@@ -282,13 +282,13 @@ def test_staging_leaves_the_committed_files_alone(source):
         stage_kernel(source, source.parent / "code" / "..", "ann")
 
 
-def test_staged_metadata_is_ascii(tmp_path):
+def test_written_metadata_is_ascii(tmp_path):
     """The client opens a dataset's metadata in the machine's encoding, so that raw UTF-8 arrives
     garbled from some."""
-    staged = tmp_path / DATASET_METADATA
-    write_metadata(staged, {"id": "a/b", "title": "Präferenz"})
-    assert staged.read_bytes().isascii()
-    assert read_metadata(staged)["title"] == "Präferenz"
+    path = tmp_path / "new" / DATASET_METADATA
+    write_metadata(path, {"id": "a/b", "title": "Präferenz"})
+    assert path.read_bytes().isascii()
+    assert read_metadata(path)["title"] == "Präferenz"
 
 
 # The real client, in subprocesses, against the loopback service.

@@ -25,7 +25,8 @@ from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
 from humanpref.kaggle.runtime import inputs, launch
 from humanpref.kaggle.runtime import workers as predicting
-from humanpref.models.blend import Blend, write_state
+from humanpref.models.blend import write_state
+from humanpref.models.blend_weights import Blend
 from humanpref.models.budget import LEFT, Budget
 from humanpref.runs import train as experiment
 from humanpref.runs.blending import blend

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.arena import make_arena
-from humanpref.data import grouped_folds, present, read_pairs
+from humanpref.data import grouped_folds, positive_weight_mask, read_pairs
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS
 
 SYNTHETIC_ROWS = 2_000
@@ -98,7 +98,7 @@ def _hold_out(train: Path) -> Competition:
     """Split a labelled CSV by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
     pairs = read_pairs(train, labels=True)
     # A row of weight 0 counts for no metric.
-    held = (grouped_folds(pairs, k=5, seed=42) == 0) & present(pairs, train)
+    held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     cells = _read_cells(train)
     return Competition(

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import check_submission, labels_of
-from humanpref.evaluation.metrics import log_loss
 from humanpref.files import read_json
 from humanpref.kaggle.rehearsal.report import HIDDEN_ROWS, TITLES, Report
+from humanpref.logloss import log_loss
 from humanpref.schema import ID, LABEL_COLUMNS
 
 HIDDEN_HOURS = 9
