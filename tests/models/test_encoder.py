@@ -28,7 +28,8 @@ from transformers import (
 from humanpref.config import load_config
 from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, encoder, hidden, load_model
-from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
+from humanpref.models.backbone import load_backbone
+from humanpref.models.encoder import EncoderModel, PairCollate, load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
 from humanpref.text.format import A, B
@@ -180,7 +181,7 @@ def reshape(folder):
     [
         (
             lambda: LlamaConfig(**TINY, num_key_value_heads=2),
-            "not an encoder, its first token does not see the last one",
+            "not an encoder, its first token does not see the last token",
         ),
         (
             lambda: BartConfig(
