@@ -122,19 +122,6 @@ def test_the_pretrained_weights_are_really_used(folder_of, pairs):
     )
 
 
-def test_a_checkpoint_in_half_precision_is_trained_in_float32(folder_of):
-    folder = folder_of(*ENCODERS["bert"]())
-    path = folder / "model.safetensors"
-    save_file(
-        {key: tensor.half() for key, tensor in load_file(path).items()},
-        path,
-        metadata={"format": "pt"},
-    )
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"dtype": "float16"}))
-    assert {p.dtype for p in load_backbone(str(folder)).parameters()} == {torch.float32}
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
