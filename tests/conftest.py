@@ -184,11 +184,12 @@ def sentence_encoder(pairs, tmp_path_factory) -> Path:
     (folder / "1_Pooling").mkdir()
     kinds = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     modules = [
-        {"path": path, "type": f"sentence_transformers.models.{kind}"}
-        for kind, path in kinds.items()
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(kinds.items())
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     pooling = {
+        "word_embedding_dimension": 16,
         "pooling_mode_cls_token": False,
         "pooling_mode_mean_tokens": True,
         "pooling_mode_max_tokens": False,
