@@ -1,5 +1,6 @@
 # make demo   set everything up and run both kernels here as Kaggle would, offline, to a checked submission
-# make test   set everything up and run the tests
+# make test   set everything up and run the fast tests, for every commit: under 4 minutes on two cores
+# make check  set everything up and run all tests, the slow ones too: before work counts as done
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ EXTRAS ?= torch,boosted,nltk,kaggle,figures,test
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test lint setup sandbox notebook clean
+.PHONY: demo test check lint setup sandbox kernels clean
 
 setup: $(INSTALLED)
 
@@ -27,16 +28,22 @@ sandbox:
 demo: setup sandbox
 	$(BIN)/humanpref kaggle dry-run --out dry-run
 
+# Tests of one file run in one process, so that what they share is made once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
+
 test: setup sandbox lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+	$(PYTEST) -m 'not slow'
+
+check: setup sandbox lint
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The inference kernel is edited as a script and pushed as a notebook.
-notebook: setup
-	$(BIN)/jupytext --to ipynb --output kernel/infer/infer.ipynb kernel/infer/infer.py
+# What is pushed: kernel/train.py and kernel/infer.py, each with kernel/bootstrap.py in one file.
+kernels: setup
+	$(BIN)/python kernel/build.py
 
 clean:
 	rm -rf $(VENV) build dist dry-run src/*.egg-info .pytest_cache .ruff_cache

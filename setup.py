@@ -36,6 +36,7 @@ setup(
         "torch": [
             "torch>=2.4",
             "transformers>=4.57",
+            "sentence-transformers>=5.4",
             "tokenizers>=0.22",
             "accelerate>=1.0",
             "peft>=0.17",

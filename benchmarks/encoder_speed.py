@@ -41,7 +41,8 @@ from transformers import Trainer, TrainingArguments, get_linear_schedule_with_wa
 
 from humanpref.config import Config, load_config
 from humanpref.data import labels_of, read_pairs
-from humanpref.models.encoder import PairCollate, PairEncoder, load_backbone, load_tokenizer
+from humanpref.models.backbone import load_backbone
+from humanpref.models.encoder import PairCollate, PairEncoder, load_tokenizer
 from humanpref.studies.compare import markdown
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of

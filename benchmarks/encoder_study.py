@@ -23,9 +23,10 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import grouped_folds, labels_of, prompt_keys, read_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
-from humanpref.runs.artifact import OOF_FILE, Artifact
-from humanpref.runs.train import read_oof
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_tables import OOF_FILE, read_oof
 from humanpref.schema import ID, LABEL_COLUMNS
 from humanpref.studies.compare import Contender, compare, markdown, write_table
 

@@ -27,9 +27,11 @@ import pandas as pd
 from length_only import LengthOnly
 
 from humanpref.config import load_config
-from humanpref.data import grouped_folds, labels_of, present, prompt_keys, read_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
-from humanpref.runs.artifact import FOLD, Artifact
+from humanpref.data import grouped_folds, labels_of, positive_weight_mask, prompt_keys, read_pairs
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_tables import FOLD
 from humanpref.runs.train import train
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.studies.compare import markdown, write_table
@@ -110,7 +112,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     pairs = read_pairs(options.train, labels=True)
-    pairs = pairs[present(pairs, options.train)].reset_index(drop=True)
+    pairs = pairs[positive_weight_mask(pairs, options.train)].reset_index(drop=True)
     labels, keys = labels_of(pairs), prompt_keys(pairs)
     losses: dict[str, list[np.ndarray]] = {name: [] for name in (*WITHOUT_PROGRAM, *presets)}
     for seed in range(1, options.repeats + 1):

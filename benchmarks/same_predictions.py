@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import grouped_folds, prompt_keys, read_pairs, write_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
 from humanpref.schema import LABEL_COLUMNS
 
 ROOT = Path(__file__).parents[1]

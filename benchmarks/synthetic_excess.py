@@ -22,7 +22,8 @@ from length_only import LengthOnly
 from humanpref.arena import write_arena
 from humanpref.config import load_config
 from humanpref.data import labels_of, prompt_keys, read_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
 from humanpref.models import build_model
 from humanpref.schema import ID, LABEL_COLUMNS
 

@@ -512,7 +512,8 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
     refused(run("selection", artifact), "selected no columns", "model.selection")
     copy = shutil.copytree(artifact, tmp_path / "copy")
     (copy / "fold-1" / "selection.csv").write_text(
-        "step,action,column,columns,log_loss,kept\n0,start,,2,1.05,True\n1,remove,identical,1,1.06,False\n"
+        "step,action,column,columns,log_loss,kept\n0,start,,2,1.05,True\n"
+        "1,remove,identical,1,1.06,False\n"
     )
     code, out, _ = run("selection", copy)
     assert code == 0

@@ -13,7 +13,8 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from humanpref.config import load_config
-from humanpref.runs.train import predict, train
+from humanpref.runs.predict import predict
+from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS
 
 MICRO = (

@@ -1,8 +1,9 @@
 """The training kernel: installs humanpref from the wheel dataset, without a network, and trains
 what its run.toml says.
 
-Only this file is pushed. The model ends in /kaggle/working/artifact, where the inference kernel
-finds it as a kernel source. A failure ends the run with an error, so that Kaggle shows one.
+The model ends in /kaggle/working/artifact, where the inference kernel finds it as a kernel source.
+A failure ends the run with an error, so that Kaggle shows one. `make kernels` writes the file that
+is pushed, kernel/train/train.py, from kernel/train.py and what both kernels share.
 """
 
 import base64
@@ -22,40 +23,13 @@ import traceback
 import zipfile
 from pathlib import Path
 
-# --- Shared by both kernels, word for word (a test compares): each is pushed as one file, and
-# neither can import the other.
-
+# Shared by both kernels: kernel/bootstrap.py and what it imports.
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
 # The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any
 # manifest will do.
 MANIFEST = ""
-
-
-def find(name: str, root: Path, depth: int = 8) -> list[Path]:
-    """Find the files called `name` at most `depth` folders below `root`, nearest first."""
-    found = {}
-    for folder, folders, files in os.walk(root, followlinks=True):
-        if name in files:
-            # Kaggle may show one mount under two paths.
-            found.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
-        if len(Path(folder).relative_to(root).parts) >= depth:
-            folders.clear()
-    return sorted(found.values(), key=lambda path: (len(path.parts), str(path)))
-
-
-def tree(root: Path, limit: int = 60) -> str:
-    """List what is under `root`, for a message that says what was there instead."""
-    lines = (
-        f"  {path.relative_to(root)}"
-        for path in root.rglob("*")
-        if len(path.relative_to(root).parts) <= 6
-    )
-    listed = sorted(itertools.islice(lines, limit))
-    return "\n".join(
-        [f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])]
-    )
 
 
 def find_dataset() -> Path:
@@ -150,7 +124,29 @@ def go_offline() -> None:
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 
-# --- This kernel's own.
+def find(name: str, root: Path, depth: int = 8) -> list[Path]:
+    """Find the files called `name` at most `depth` folders below `root`, nearest first."""
+    found = {}
+    for folder, folders, files in os.walk(root, followlinks=True):
+        if name in files:
+            # Kaggle may show one mount under two paths.
+            found.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
+        if len(Path(folder).relative_to(root).parts) >= depth:
+            folders.clear()
+    return sorted(found.values(), key=lambda path: (len(path.parts), str(path)))
+
+
+def tree(root: Path, limit: int = 60) -> str:
+    """List what is under `root`, for a message that says what was there instead."""
+    lines = (
+        f"  {path.relative_to(root)}"
+        for path in root.rglob("*")
+        if len(path.relative_to(root).parts) <= 6
+    )
+    listed = sorted(itertools.islice(lines, limit))
+    return "\n".join(
+        [f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])]
+    )
 
 
 def main() -> None:

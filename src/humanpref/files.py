@@ -17,8 +17,7 @@ from humanpref.schema import InputError
 
 @contextlib.contextmanager
 def _path_errors(path: Path) -> Iterator[None]:
-    """Say in one line what is wrong with a path: not there, not allowed, too long, not a path at
-    all."""
+    """Turn errors about a path (missing, not allowed, too long, not a path) into one line."""
     try:
         yield
     except InputError:
@@ -39,21 +38,16 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether to write into it, for replacing it would take it from everyone: a device such as
-    /dev/null, a FIFO.
+STREAMS = frozenset(map(Path, ("/dev/stdout", "/dev/null")))
+"""Outputs that are written into, not replaced."""
 
-    Raises
-    ------
-    InputError
-        If it is anything else that is not a file.
-    """
-    stream = path.is_char_device() or path.is_fifo()
-    if path.exists() and not stream and not path.is_file():
+
+def _check_file(path: Path) -> None:
+    """Raise InputError for a folder, a device or anything else that is not a file."""
+    if path.exists() and not path.is_file():
         raise InputError(
             f"{path}: cannot be written ({'is a folder' if path.is_dir() else 'is not a file'})"
         )
-    return stream
 
 
 def _check_folder(folder: Path, path: Path) -> None:
@@ -79,8 +73,10 @@ def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     """
     path = Path(path)
     with _path_errors(path):
-        if not _is_stream(path):
-            _check_folder(_real(path).parent, path)
+        if path in STREAMS:
+            return
+        _check_file(path)
+        _check_folder(_real(path).parent, path)
         if any(path.exists() and Path(other).exists() and path.samefile(other) for other in inputs):
             raise InputError(f"{path}: is also the input, which it would replace")
         _check_outside(path, inputs)
@@ -93,8 +89,8 @@ def _check_outside(path: Path, folders: Iterable[str | Path]) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Of what is written beside `path`: not its whole name, or a name of the longest would become
-    too long."""
+    """The prefix of temporary names beside `path`: not its whole name, which may be the longest
+    allowed."""
     return f".{path.name[:40]}."
 
 
@@ -103,9 +99,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
     """Open a UTF-8 text file beside `path` that takes its place when the block ends well, and is
     gone when it does not.
 
-    Where `path` is a symbolic link, what it points to is replaced; a device or a FIFO is written
-    into. What UTF-8 cannot hold (names of files in another encoding) becomes an escape, which JSON
-    reads.
+    Where `path` is a symbolic link, what it points to is replaced; `STREAMS` are written into. What
+    UTF-8 cannot hold (names of files in another encoding) becomes an escape, which JSON reads.
 
     Raises
     ------
@@ -113,17 +108,17 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         If the folder is not there or cannot be written.
     """
     path = Path(path)
+    if path in STREAMS:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        return
     with _path_errors(path):
-        if _is_stream(path):
-            target, (descriptor, name) = path, (os.open(path, os.O_WRONLY), None)
-        else:
-            target = _real(path)
-            descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
+        _check_file(path)
+        target = _real(path)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
     try:
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
-        if name is None:
-            return
         # mkstemp makes files that only their owner may read; give the mode that open() would have
         # given.
         umask = os.umask(0)
@@ -131,9 +126,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, target)
     except BaseException:
-        if name is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
         raise
 
 
@@ -222,7 +216,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file, or say in one line why not."""
+    """Read a JSON file; errors become one line."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -238,8 +232,8 @@ def sha256(path: str | Path) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """Why a file is not what its name says: git-lfs left a pointer in its place, or its safetensors
-    are cut off."""
+    """Why a file is damaged, or None: a git-lfs pointer in its place, or safetensors that are cut
+    off."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             return "a git-lfs pointer, not the file itself; fetch it (git lfs pull)"

@@ -147,6 +147,16 @@ def test_columns_ids_and_index():
     assert rows["prompt"].tolist() == [["p"], ["q"]]  # the caller's own frame stays
 
 
+def test_ids_are_those_of_the_file_whatever_pandas_made_of_them(arena, tmp_path):
+    """Otherwise a row that was trained on is taken for a new one."""
+    raw = pd.read_csv(arena / "train.csv")
+    expected = read_pairs(arena / "train.csv")["id"].tolist()
+    for made in (raw.astype({"id": float}), raw.astype({"id": "Float64"}), raw.set_index("id")):
+        assert as_pairs(made)["id"].tolist() == expected
+        write_pairs(tmp_path / "again.csv", made)
+        assert read_pairs(tmp_path / "again.csv")["id"].tolist() == expected
+
+
 def test_a_rule_is_decided_by_all_cells_that_it_saw():
     rule = CellRule()
     for cell in (None, "null", '["a"]'):

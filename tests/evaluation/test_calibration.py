@@ -3,7 +3,8 @@ import pytest
 from sklearn.metrics import brier_score_loss, confusion_matrix, precision_recall_fscore_support
 
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
-from humanpref.evaluation.metrics import brier, confusion, log_loss, per_class
+from humanpref.evaluation.metrics import brier, confusion, per_class
+from humanpref.logloss import log_loss
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,9 @@ def sleep(seconds):
 monotonic = time.monotonic
 time.sleep, time.monotonic = sleep, lambda: monotonic() + slept
 
-import humanpref.cli.main, kaggle
-from humanpref.kaggle.service import client, fetch, submit, wire
+# What the commands import, once for all of them.
+import humanpref.cli.main, humanpref.runs.artifact, kaggle, pandas
+from humanpref.kaggle.service import client, fetch, push, results, submit, waiting, wire
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()

@@ -210,7 +210,7 @@ class Service:
         self._uploads: dict[str, bytes] = {}
         self._unready: dict[str, int] = {}
         self._runs: dict[str, list[str]] = {}
-        self._files: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
         # One answer at a time: the answers share the state above.
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -252,12 +252,12 @@ class Service:
     def _usual(self, request: Request) -> Reply | None:
         if request.method == "PUT" and request.path.startswith(UPLOAD):
             return self._upload(request)
-        if request.method == "GET" and request.path in self._files:
+        if request.method == "GET" and request.path in self.files:
             # A signed address: credentials have no business here.
             return (
                 refusal(400, "authorized")
                 if "authorization" in request.headers
-                else Reply(self._files[request.path])
+                else Reply(self.files[request.path])
             )
         if request.method != "POST" or not request.path.startswith(API):
             return refusal(403, f"this is no way to the service: {request.method} {request.target}")
@@ -275,8 +275,8 @@ class Service:
         return Reply(status=302, headers={"Location": self._address(name, content)})
 
     def _address(self, name: str, content: bytes) -> str:
-        path = f"{FILES}{len(self._files)}/{urllib.parse.quote(name)}"
-        self._files[path] = content
+        path = f"{FILES}{len(self.files)}/{urllib.parse.quote(name)}"
+        self.files[path] = content
         return f"{self.url}{path}"
 
     def _dataset_status(self, request: Request) -> Reply:
@@ -590,7 +590,8 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
                     time.sleep(reply.pause)
                     self.wfile.write(content[start : start + piece])
 
-        do_CONNECT = do_GET = do_POST = do_PUT = _serve  # noqa: N815 (http.server looks for these names)
+        # The names that http.server looks for.
+        do_CONNECT = do_GET = do_POST = do_PUT = _serve  # noqa: N815
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":

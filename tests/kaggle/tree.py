@@ -17,8 +17,7 @@ from humanpref.schema import ID, LABEL_COLUMNS
 
 PROJECT = Path(__file__).parents[2]
 TRAIN = PROJECT / "kernel" / "train" / "train.py"
-INFER = PROJECT / "kernel" / "infer" / "infer.py"
-NOTEBOOK = PROJECT / "kernel" / "infer" / "infer.ipynb"
+INFER = PROJECT / "kernel" / "infer" / "infer.ipynb"
 LAYOUTS = {
     "new": (
         f"competitions/{COMPETITION}",
@@ -50,8 +49,7 @@ class Tree:
     def run(
         self, kernel: Path, environment: Path, rerun: bool = False
     ) -> subprocess.CompletedProcess:
-        # The notebook is what is pushed, so the notebook's code is what is run.
-        code = stage.kernel_code(NOTEBOOK if kernel == INFER else kernel)
+        code = stage.kernel_code(kernel)
         return subprocess.run(
             [environment / "bin" / "python", "-c", code],
             env={

@@ -16,7 +16,7 @@ from humanpref.config import FAMILIES, SECTIONS, load_config
 from humanpref.config.neural import EncoderInference, EncoderOptions, GradientTraining
 from humanpref.data import labels_of, prompt_keys
 from humanpref.models import base, build_model, load_model
-from humanpref.models.base import as_probabilities, mean_log_loss
+from humanpref.models.base import as_probabilities
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
 from humanpref.schema import InputError
@@ -196,12 +196,6 @@ def test_labels_are_classes_or_probabilities():
     for wrong in ([3], [[1, 0]], [[0.5, 0.4, 0.0]], [[1.5, -0.5, 0.0]]):
         with pytest.raises(ValueError, match="expected labels of shape"):
             as_probabilities(wrong)
-
-
-def test_the_mean_log_loss_counts_weights_and_bounds_a_certain_mistake():
-    labels, told = np.eye(3)[[0, 1]], np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
-    assert mean_log_loss(labels, told, np.array([1, 0])) == pytest.approx(np.log(2))
-    assert mean_log_loss(labels, told) == pytest.approx((np.log(2) - np.log(1e-15)) / 2)
 
 
 def test_the_examples_hold():

@@ -12,124 +12,15 @@ from safetensors.numpy import load_file, save_file
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model
-from humanpref.models.base import mean_log_loss
-from humanpref.models.blend import Blend, equal_blend, fit_blend, mean_of
+from humanpref.models.blend import mean_of
 from humanpref.models.blend_correction import Correction
+from humanpref.models.blend_weights import Blend, fit_blend
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
 FEW = "model.term_penalties=10 model.structure_penalties=100"
-
-
-def arena(rows=600, noises=(0.3, 0.6, 0.9), seed=0):
-    """Labels drawn from known probabilities, and members that know them up to noise of their
-    own."""
-    rng = np.random.default_rng(seed)
-    truth = rng.normal(0, 0.8, (rows, 3))
-    probabilities = np.exp(truth) / np.exp(truth).sum(axis=1, keepdims=True)
-    labels = np.eye(3)[[rng.choice(3, p=row) for row in probabilities]]
-    members = np.exp([truth + rng.normal(0, noise, truth.shape) for noise in noises])
-    return members / members.sum(axis=2, keepdims=True), labels
-
-
-def test_both_means_and_the_temperature_by_hand():
-    told = np.array([[[0.2, 0.2, 0.6]], [[0.6, 0.2, 0.2]]])
-    np.testing.assert_allclose(
-        Blend("arithmetic", np.array([0.25, 0.75]))(told), [[0.5, 0.2, 0.3]], atol=1e-12
-    )
-    # sqrt(0.12), 0.2, sqrt(0.12) over their sum; and 0.04^(1/2) = 0.2.
-    root = np.sqrt(0.12)
-    expected = np.array([[root, 0.2, root]]) / (2 * root + 0.2)
-    np.testing.assert_allclose(equal_blend("geometric", 2)(told), expected, atol=1e-12)
-    # T = 1/2 squares: 0.04, 0.04, 0.36 of 0.44.
-    sharpened = Blend("arithmetic", np.array([1.0, 0.0]), Correction(0.5))(told)
-    np.testing.assert_allclose(sharpened, np.array([[0.04, 0.04, 0.36]]) / 0.44, atol=1e-12)
-    softened = Blend("geometric", np.array([1.0, 0.0]), Correction(2.0))(told)
-    np.testing.assert_allclose(softened, np.sqrt(told[0]) / np.sqrt(told[0]).sum(), atol=1e-12)
-
-
-def test_a_certain_mistake_is_not_infinite():
-    told = np.array([[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]]])
-    for mean in ("arithmetic", "geometric"):
-        blended = equal_blend(mean, 2)(told)
-        assert np.isfinite(np.log(blended)).all()
-        blend, _ = fit_blend(told, np.array([[0.0, 1.0, 0.0]]), mean=mean)
-        assert np.isfinite(blend(told)).all()
-
-
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
-def test_the_weights_are_the_best_on_the_simplex(mean):
-    told, labels = arena()
-    blend, dropped = fit_blend(told, labels, mean=mean, shrinkage=0, min_gain=0)
-    assert not dropped
-    assert blend.weights.sum() == pytest.approx(1)
-    reached = mean_log_loss(labels, Blend(mean, blend.weights)(told))
-    steps = np.linspace(0, 1, 41)
-    grid = [(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1 + 1e-9]
-    losses = [mean_log_loss(labels, Blend(mean, np.clip(point, 0, 1))(told)) for point in grid]
-    assert reached <= min(losses) + 1e-7
-    assert np.abs(blend.weights - grid[int(np.argmin(losses))]).max() < 0.026
-
-
-def test_the_temperature_is_the_best_and_undoes_a_known_one():
-    rng = np.random.default_rng(1)
-    scores = rng.normal(0, 1, (4_000, 3))
-    truth = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    # A member that is twice too sure of itself; soft labels leave no noise.
-    sure = truth**2 / (truth**2).sum(axis=1, keepdims=True)
-    blend, _ = fit_blend(sure[None], truth, shrinkage=0)
-    assert blend.correction.temperature == pytest.approx(2, abs=1e-4)
-    np.testing.assert_allclose(blend(sure[None]), truth, atol=1e-4)
-    assert 1 < fit_blend(sure[None], truth, shrinkage=1_000)[0].correction.temperature < 1.9
-
-
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
-def test_a_duplicate_changes_nothing(mean):
-    told, labels = arena()
-    alone, _ = fit_blend(told, labels, mean=mean)
-    doubled, dropped = fit_blend(np.concatenate([told, told[:1]]), labels, mean=mean)
-    assert dropped == {3: "the same as member 1"}
-    np.testing.assert_allclose(doubled(np.concatenate([told, told[:1]])), alone(told), atol=1e-14)
-
-
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
-def test_a_random_member_is_dropped(mean):
-    told, labels = arena()
-    noise = np.random.default_rng(5).dirichlet([1, 1, 1], size=len(labels))[None]
-    alone, _ = fit_blend(told, labels, mean=mean)
-    with_noise, dropped = fit_blend(np.concatenate([noise, told]), labels, mean=mean)
-    assert list(dropped) == [0]
-    assert "leaving it out" in dropped[0]
-    np.testing.assert_allclose(with_noise.weights, [0, *alone.weights], atol=1e-6)
-
-
-def test_shrinkage_pulls_towards_the_plain_mean_and_less_with_more_rows():
-    told, labels = arena(400, noises=(0.3, 0.6))
-    free = fit_blend(told, labels, shrinkage=0, min_gain=0)[0].weights
-    default = fit_blend(told, labels, min_gain=0)[0].weights
-    strong = fit_blend(told, labels, shrinkage=1e9, min_gain=0)[0]
-    assert free[0] > default[0] > strong.weights[0]
-    np.testing.assert_allclose(strong.weights, 0.5, atol=1e-6)
-    assert strong.correction.temperature == pytest.approx(1, abs=1e-6)
-    many = np.full(len(labels), 100.0)
-    assert (
-        abs(fit_blend(told, labels, many, min_gain=0)[0].weights[0] - free[0])
-        < abs(default[0] - free[0]) / 5
-    )
-
-
-def test_a_row_of_weight_two_is_the_row_twice():
-    told, labels = arena(200)
-    weights = np.where(np.arange(200) < 60, 2.0, 1.0)
-    twice = np.concatenate([told, told[:, :60]], axis=1)
-    weighted, _ = fit_blend(told, labels, weights)
-    repeated, _ = fit_blend(twice, np.concatenate([labels, labels[:60]]))
-    np.testing.assert_allclose(weighted.weights, repeated.weights, atol=1e-5)
-    assert weighted.correction.temperature == pytest.approx(
-        repeated.correction.temperature, abs=1e-5
-    )
 
 
 def blend_of(*members, **options):
@@ -293,12 +184,7 @@ def test_special_cases_are_learned_kept_and_applied(write_csv, tmp_path):
     model = blend_of("prior", folds=3).fit(pairs, labels_of(pairs))
     report = model.report_["blend"]
     used = {fact["correction"]: fact["used"] for fact in report["corrections"]}
-    assert used == {
-        "vector scaling": False,
-        "identical answers": True,
-        "two empty answers": False,
-        "one empty answer": True,
-    }
+    assert used == {"identical answers": True, "two empty answers": False, "one empty answer": True}
     assert list(report["offsets"]) == ["identical", "A empty", "B empty"]
     plain, same, empty_a, _, _, empty_b = model.predict_proba(pairs[:6])
     assert plain.max() < 0.5
@@ -307,7 +193,7 @@ def test_special_cases_are_learned_kept_and_applied(write_csv, tmp_path):
     assert empty_b[0] == pytest.approx(empty_a[1], abs=0.02)
     # The rates are those of the rows, shrunk by 10 rows of the prior's.
     rates = labels_of(pairs).mean(axis=0)
-    fact = report["corrections"][1]
+    fact = report["corrections"][0]
     assert fact["predicted"][2] == pytest.approx(rates[2], abs=0.01)
     assert fact["rates"][2] == pytest.approx((50 + 10 * fact["predicted"][2]) / 60)
     model.save(tmp_path)
@@ -327,9 +213,7 @@ def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pai
         for i, (a, b) in enumerate(zip(pairs["response_a"], pairs["response_b"], strict=True))
     ]
     model = blend_of(f"sparse {FEW}", folds=2).fit(odd, labels_of(odd))
-    correction = Correction(
-        0.8, 1.3, -0.2, np.array([[0.1, 0.1, 2], [0, 0, 1], [-1, 1, 0], [1, -1, 0]])
-    )
+    correction = Correction(0.8, np.array([[0.1, 0.1, 2], [0, 0, 1], [-1, 1, 0], [1, -1, 0]]))
     model.blend_ = Blend("arithmetic", model.blend_.weights, correction)
     model.save(tmp_path)
     loaded = load_model(tmp_path)
@@ -339,10 +223,10 @@ def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pai
     np.testing.assert_allclose(swapped, loaded.predict_proba(odd), atol=1e-6)
 
 
-def test_a_temperature_that_is_not_positive_is_refused(pairs, tmp_path):
+def test_a_temperature_of_another_sign_is_refused(pairs, tmp_path):
     blend_of("prior", folds=2).fit(pairs, labels_of(pairs)).save(tmp_path)
     path = tmp_path / "model.safetensors"
-    save_file(load_file(path) | {"scaling": np.array([-1.0, 1.0, 0.0])}, path)
+    save_file(load_file(path) | {"temperature": np.array([-1.0])}, path)
     with pytest.raises(InputError, match="positive temperature"):
         load_model(tmp_path)
 

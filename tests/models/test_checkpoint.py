@@ -20,8 +20,8 @@ from humanpref.data import labels_of
 from humanpref.evaluation.perplexity import LanguageModel
 from humanpref.files import write_json
 from humanpref.models import build_model, load_model
+from humanpref.models.backbone import load_backbone
 from humanpref.models.checkpoint import base_digest, weights_files
-from humanpref.models.encoder import load_backbone
 from humanpref.models.pretrained import BASE_VARIABLE
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.schema import InputError

@@ -92,7 +92,16 @@ def test_no_family_is_left_out():
     assert {config.family for config in CONFIGS.values()} == set(FAMILIES)
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+VARIANTS = ("encoder, dual averaged", "encoder, davidson", "encoder, offset")
+"""Of a family that is here already."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else []) for name in CONFIGS
+    ],
+)
 def family(request):
     config = CONFIGS[request.param]
     if config.family in TORCH:
@@ -110,12 +119,21 @@ def family(request):
 
 
 @pytest.fixture(scope="module")
-def model(family, pairs):
+def rows(pairs):
+    """Half of the arena's training rows."""
+    return pairs[:60].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def model(family, rows):
     fitted = build_model(CONFIGS[family])
-    assert (
-        fitted.fit(pairs, labels_of(pairs), validation=(pairs[:9], labels_of(pairs[:9]))) is fitted
-    )
+    assert fitted.fit(rows, labels_of(rows), validation=(rows[:9], labels_of(rows[:9]))) is fitted
     return fitted
+
+
+@pytest.fixture(scope="module")
+def predicted(model, rows):
+    return model.predict_proba(rows)
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +167,11 @@ def check_probabilities(probabilities, rows):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
 
 
-def test_probabilities(model, pairs):
-    check_probabilities(model.predict_proba(pairs), len(pairs))
+def test_probabilities(predicted, rows):
+    check_probabilities(predicted, len(rows))
 
 
-def test_every_entry_reads_a_callers_frame_as_a_file(model, family, pairs, arena):
+def test_every_entry_reads_a_callers_frame_as_a_file(model, family, rows, arena):
     raw, read = pd.read_csv(arena / "test.csv"), read_pairs(arena / "test.csv")
     plain = read.assign(
         **{column: [" ".join(turns) for turns in read[column]] for column in TEXT_COLUMNS}
@@ -177,7 +195,7 @@ def test_every_entry_reads_a_callers_frame_as_a_file(model, family, pairs, arena
     with pytest.raises(InputError, match=r"row 1 .*: column 'response_a': expected a JSON list"):
         model.predict_proba(mixed)
     labelled = pd.read_csv(arena / "train.csv")[:40]
-    few = pairs[:40].reset_index(drop=True)
+    few = rows[:40].reset_index(drop=True)
     fitted = build_model(CONFIGS[family]).fit(
         labelled, labels_of(labelled), validation=(raw, labels_of(few)[:24])
     )
@@ -205,19 +223,17 @@ def test_any_row_can_be_predicted_alone_and_together(model, odd_rows, family):
         )
 
 
-def test_the_order_of_the_rows_does_not_matter(model, pairs, family):
-    order = np.random.default_rng(0).permutation(len(pairs))
-    shuffled = model.predict_proba(pairs.iloc[order].reset_index(drop=True))
-    np.testing.assert_allclose(
-        shuffled, model.predict_proba(pairs)[order], atol=EXACT[CONFIGS[family].family]
-    )
+def test_the_order_of_the_rows_does_not_matter(model, predicted, rows, family):
+    order = np.random.default_rng(0).permutation(len(rows))
+    shuffled = model.predict_proba(rows.iloc[order].reset_index(drop=True))
+    np.testing.assert_allclose(shuffled, predicted[order], atol=EXACT[CONFIGS[family].family])
 
 
-def test_saved_and_loaded(model, pairs, tmp_path):
+def test_saved_and_loaded(model, predicted, rows, tmp_path):
     model.save(tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.config == model.config
-    np.testing.assert_allclose(loaded.predict_proba(pairs), model.predict_proba(pairs), atol=1e-6)
+    np.testing.assert_allclose(loaded.predict_proba(rows), predicted, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "cut off"])
@@ -239,21 +255,21 @@ def test_loading_is_strict(model, tmp_path, change):
         load_model(tmp_path)
 
 
-def test_swapping(model, pairs):
+def test_swapping(model, predicted, rows):
     if model.swap_equivariant:
-        swapped = model.predict_proba(swap_pairs(pairs))
-        np.testing.assert_allclose(swapped[:, [1, 0, 2]], model.predict_proba(pairs), atol=1e-6)
-    again = swap_pairs(swap_pairs(pairs))
-    np.testing.assert_array_equal(model.predict_proba(again), model.predict_proba(pairs))
+        swapped = model.predict_proba(swap_pairs(rows))
+        np.testing.assert_allclose(swapped[:, [1, 0, 2]], predicted, atol=1e-6)
+    again = swap_pairs(swap_pairs(rows))
+    np.testing.assert_array_equal(model.predict_proba(again), predicted)
 
 
-def test_the_same_seed_gives_the_same_model(model, family, pairs):
-    again = build_model(CONFIGS[family]).fit(pairs, labels_of(pairs))
-    np.testing.assert_allclose(again.predict_proba(pairs), model.predict_proba(pairs), atol=1e-9)
+def test_the_same_seed_gives_the_same_model(predicted, family, rows):
+    again = build_model(CONFIGS[family]).fit(rows, labels_of(rows))
+    np.testing.assert_allclose(again.predict_proba(rows), predicted, atol=1e-9)
 
 
-def test_hard_labels_as_numbers_equal_one_hot(family, pairs):
-    few = pairs[:40].reset_index(drop=True)
+def test_hard_labels_as_numbers_equal_one_hot(family, rows):
+    few = rows[:40].reset_index(drop=True)
     hot = build_model(CONFIGS[family]).fit(few, labels_of(few)).predict_proba(few)
     numbers = (
         build_model(CONFIGS[family]).fit(few, labels_of(few).argmax(axis=1)).predict_proba(few)
@@ -264,8 +280,8 @@ def test_hard_labels_as_numbers_equal_one_hot(family, pairs):
             build_model(CONFIGS[family]).fit(few[:3], wrong)
 
 
-def test_soft_labels(family, pairs):
-    few = pairs[:30].reset_index(drop=True)
+def test_soft_labels(family, rows):
+    few = rows[:30].reset_index(drop=True)
     soft = np.tile([0.2, 0.3, 0.5], (30, 1))
     model = build_model(CONFIGS[family])
     check_probabilities(model.fit(few, soft).predict_proba(few), 30)
@@ -276,8 +292,8 @@ def test_soft_labels(family, pairs):
         assert mean[2] == pytest.approx(0.5, abs=0.01 if family == "boosted" else 1e-3)
 
 
-def test_weight_two_equals_the_row_twice(family, pairs):
-    few = pairs[:12].reset_index(drop=True)
+def test_weight_two_equals_the_row_twice(family, rows):
+    few = rows[:12].reset_index(drop=True)
     doubled = pd.concat([few, few[:3]], ignore_index=True)
     weights = np.where(np.arange(12) < 3, 2.0, 1.0)
     decoder = CONFIGS[family]
@@ -332,9 +348,9 @@ def test_weight_two_equals_the_row_twice(family, pairs):
         "decoder": decoder,
         "dpo": decoder,
     }[CONFIGS[family].family]
-    weighted = build_model(config).fit(few, labels_of(few), weights).predict_proba(pairs)
-    twice = build_model(config).fit(doubled, labels_of(doubled)).predict_proba(pairs)
-    plain = build_model(config).fit(few, labels_of(few)).predict_proba(pairs)
+    weighted = build_model(config).fit(few, labels_of(few), weights).predict_proba(rows)
+    twice = build_model(config).fit(doubled, labels_of(doubled)).predict_proba(rows)
+    plain = build_model(config).fit(few, labels_of(few)).predict_proba(rows)
     difference = np.abs(weighted - twice).max()
     assert difference < TWICE[CONFIGS[family].family]
     assert np.abs(weighted - plain).max() > 10 * difference
@@ -344,23 +360,23 @@ TWICE = {"prior": 1e-12, "sparse": 1e-4, "embedding": 1e-4, "boosted": 1e-5, "bl
 TWICE |= dict.fromkeys(("encoder", "decoder", "dpo"), 1e-3)
 
 
-def test_one_training_row(family, pairs):
-    model = build_model(CONFIGS[family]).fit(pairs[:1], labels_of(pairs[:1]))
-    check_probabilities(model.predict_proba(pairs[:5]), 5)
+def test_one_training_row(family, rows):
+    model = build_model(CONFIGS[family]).fit(rows[:1], labels_of(rows[:1]))
+    check_probabilities(model.predict_proba(rows[:5]), 5)
 
 
 @pytest.mark.parametrize("preset", ["sparse", "tiny"])
-def test_a_measure_that_hardly_varied_in_training_decides_no_row_by_itself(preset, pairs):
+def test_a_measure_that_hardly_varied_in_training_decides_no_row_by_itself(preset, rows):
     if preset == "tiny":
         pytest.importorskip("torch")
     # All plain ASCII but for one letter in one long answer.
-    ascii_only = pairs.assign(response_a=[("It is so. " * (1 + i % 7),) for i in range(len(pairs))])
+    ascii_only = rows.assign(response_a=[("It is so. " * (1 + i % 7),) for i in range(len(rows))])
     ascii_only = ascii_only.assign(
-        response_b=ascii_only["response_a"], prompt=[(f"prompt {i}",) for i in range(len(pairs))]
+        response_b=ascii_only["response_a"], prompt=[(f"prompt {i}",) for i in range(len(rows))]
     )
     ascii_only.at[0, "response_a"] = ("é" + "a" * 20_000,)
     overrides = {"sparse": FEW, "tiny": [*MICRO, "model.offset=structure"]}[preset]
-    model = build_model(load_config(preset, overrides=overrides)).fit(ascii_only, labels_of(pairs))
+    model = build_model(load_config(preset, overrides=overrides)).fit(ascii_only, labels_of(rows))
     other = ascii_only[1:2].assign(response_b=[("今天天气很好。",)])
     probabilities = model.predict_proba(other)
     assert np.isfinite(probabilities).all()

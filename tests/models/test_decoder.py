@@ -361,6 +361,7 @@ def test_memory_is_told_before_the_run(decoder_folder, few, caplog, monkeypatch)
     assert "lower it by training.gradient_checkpointing=true" in caplog.text
 
 
+@pytest.mark.slow
 def test_lora_works_beside_an_old_torchao(tmp_path):
     (tmp_path / "torchao").mkdir()
     (tmp_path / "torchao" / "__init__.py").write_text("__version__ = '0.10.0'\n")

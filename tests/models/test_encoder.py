@@ -28,7 +28,8 @@ from transformers import (
 from humanpref.config import load_config
 from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, encoder, hidden, load_model, sparse
-from humanpref.models.encoder import EncoderModel, PairCollate, load_backbone, load_tokenizer
+from humanpref.models.backbone import load_backbone
+from humanpref.models.encoder import EncoderModel, PairCollate, load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
 from humanpref.text.format import A, B
@@ -121,19 +122,6 @@ def test_the_pretrained_weights_are_really_used(folder_of, pairs):
     )
 
 
-def test_a_checkpoint_in_half_precision_is_trained_in_float32(folder_of):
-    folder = folder_of(*ENCODERS["bert"]())
-    path = folder / "model.safetensors"
-    save_file(
-        {key: tensor.half() for key, tensor in load_file(path).items()},
-        path,
-        metadata={"format": "pt"},
-    )
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"dtype": "float16"}))
-    assert {p.dtype for p in load_backbone(str(folder)).parameters()} == {torch.float32}
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -180,7 +168,7 @@ def reshape(folder):
     [
         (
             lambda: LlamaConfig(**TINY, num_key_value_heads=2),
-            "not an encoder, its first token does not see the last one",
+            "not an encoder, its first token does not see the last token",
         ),
         (
             lambda: BartConfig(

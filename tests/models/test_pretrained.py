@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DebertaV2C
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model
-from humanpref.models.encoder import load_backbone
+from humanpref.models.backbone import load_backbone
 from humanpref.models.pretrained import PROBES, load_backbone_config, load_tokenizer
 from humanpref.runs.artifact import load_model
 from humanpref.schema import InputError

@@ -1,10 +1,4 @@
-"""The frozen encoder: pooling, windows, what its folder says, and that it computes nothing
-twice."""
-
-import json
-import shutil
-from pathlib import Path
-from types import SimpleNamespace
+"""The frozen encoder: windows and their vectors, the digest, and that it computes nothing twice."""
 
 import numpy as np
 import pytest
@@ -16,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from humanpref.models import sentence
-from humanpref.models.sentence import FrozenEncoder, PooledEncoder, Settings, load_frozen, split
+from humanpref.models.sentence import FrozenEncoder, load_frozen, split
+from humanpref.models.sentence_folder import SentenceModule
 from humanpref.schema import InputError
 
 TEXTS = [
@@ -34,51 +29,8 @@ def encoder(sentence_encoder, monkeypatch):
     return FrozenEncoder(str(sentence_encoder))
 
 
-@pytest.fixture
-def changed(sentence_encoder, tmp_path):
-    """A copy of the folder with one JSON file's values changed, or left out."""
-
-    def change(path, **values):
-        folder = tmp_path / "changed"
-        shutil.copytree(sentence_encoder, folder, dirs_exist_ok=True)
-        file = folder / path
-        if values:
-            file.write_text(json.dumps(json.loads(file.read_text()) | values))
-        else:
-            file.unlink()
-        return str(folder)
-
-    return change
-
-
 def embed(encoder, texts, max_windows=4, batch_tokens=512):
     return encoder.embed(texts, max_windows, batch_tokens, "no")
-
-
-class Hidden(torch.nn.Module):
-    """A backbone whose last hidden states are given."""
-
-    def __init__(self, states):
-        super().__init__()
-        self.states = states
-
-    def forward(self, input_ids, attention_mask):
-        return SimpleNamespace(last_hidden_state=self.states)
-
-
-@pytest.mark.parametrize(
-    ("pooling", "expected"),
-    [("mean", [[2, 3], [6, 8]]), ("cls", [[1, 4], [6, 8]]), ("max", [[3, 4], [6, 8]])],
-)
-def test_pooling_by_hand(pooling, expected):
-    states = torch.tensor([[[1.0, 4], [3, 2], [99, 99]], [[6, 8], [99, -99], [torch.nan, 99]]])
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    for normalise in (False, True):
-        made = PooledEncoder(Hidden(states), Settings(pooling, normalise, 8, False))(
-            mask, mask
-        ).numpy()
-        lengths = np.linalg.norm(expected, axis=1, keepdims=True) if normalise else 1
-        np.testing.assert_allclose(made, np.array(expected) / lengths, atol=1e-6)
 
 
 def test_vectors_are_those_of_the_encoder_alone(encoder, sentence_encoder):
@@ -137,17 +89,17 @@ def test_batches_and_order_change_nothing(encoder, pairs, monkeypatch):
 
 
 def test_every_text_is_embedded_once(encoder, sentence_encoder, monkeypatch):
+    other = FrozenEncoder(str(sentence_encoder))  # as another fold's model would have it
     rows = []
-    forward = PooledEncoder.forward
+    forward = SentenceModule.forward
 
     def spy(self, input_ids, attention_mask):
         rows.append(len(input_ids))
         return forward(self, input_ids, attention_mask)
 
-    monkeypatch.setattr(PooledEncoder, "forward", spy)
+    monkeypatch.setattr(SentenceModule, "forward", spy)
     first = embed(encoder, ["a", "b", "a", "", "b"])
     assert sum(rows) == 2
-    other = FrozenEncoder(str(sentence_encoder))  # as another fold's model would have it
     again = embed(other, ["c", "a"])
     assert sum(rows) == 3
     np.testing.assert_array_equal(again["a"].vectors, first["a"].vectors)
@@ -176,80 +128,6 @@ def test_a_text_that_spells_a_special_token_does_not_hold_it(encoder):
     assert encoder.tokenizer.sep_token_id not in ids
 
 
-@pytest.mark.parametrize(("flag", "mode"), [("cls", "cls"), ("mean", "mean"), ("max", "max")])
-def test_the_folder_says_how_to_pool(changed, flag, mode):
-    flags = {
-        f"pooling_mode_{name}_token{'' if name == 'cls' else 's'}": name == flag
-        for name in ("cls", "mean", "max")
-    }
-    encoder = FrozenEncoder(changed("1_Pooling/config.json", **flags))
-    assert encoder.settings == Settings(mode, True, 24, False)
-
-
-@pytest.mark.parametrize("mode", ["cls", "mean", "max", ["max"]])
-def test_a_folder_of_sentence_transformers_5_4_and_later(sentence_encoder, tmp_path, mode):
-    """Fewer keys, other class names, and the maximal length with the tokenizer."""
-    folder = Path(shutil.copytree(sentence_encoder, tmp_path / "compact"))
-    pooling = {"embedding_dimension": 16, "pooling_mode": mode, "include_prompt": True}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    kinds = {"Transformer": ("base.modules.transformer", ""), "Pooling": ("pooling", "1_Pooling")}
-    modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{module}.{kind}"}
-        for i, (kind, (module, path)) in enumerate(kinds.items())
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    lengths = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
-    (folder / "sentence_bert_config.json").write_text(json.dumps(lengths))
-    values = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(values | {"model_max_length": 40}))
-    pooling = mode if isinstance(mode, str) else mode[0]
-    assert FrozenEncoder(str(folder)).settings == Settings(pooling, False, 40, False)
-
-
-@pytest.mark.parametrize(
-    ("path", "values", "message"),
-    [
-        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}, "got lasttoken"),
-        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "got cls, mean"),
-        ("1_Pooling/config.json", {"pooling_mode": 3}, "got 3"),
-        (
-            "sentence_bert_config.json",
-            {"processing_kwargs": {"text": {"max_length": 9}}},
-            "processing_kwargs",
-        ),
-        (
-            "sentence_bert_config.json",
-            {"transformer_task": "fill-mask"},
-            "'fill-mask' is not understood",
-        ),
-    ],
-)
-def test_settings_that_are_not_known_are_refused(changed, path, values, message):
-    with pytest.raises(InputError, match=message):
-        FrozenEncoder(changed(path, **values))
-
-
-def test_a_prompt_before_every_text_is_refused(changed):
-    """One that must be asked for by name changes nothing."""
-    folder = Path(changed("sentence_bert_config.json", max_seq_length=24))
-    settings = {"prompts": {"query": "Find: "}, "default_prompt_name": None}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
-    FrozenEncoder(str(folder))
-    (folder / "config_sentence_transformers.json").write_text(
-        json.dumps(settings | {"default_prompt_name": "query"})
-    )
-    with pytest.raises(
-        InputError, match=r"config_sentence_transformers\.json: default_prompt_name 'query'"
-    ):
-        FrozenEncoder(str(folder))
-
-
-def test_the_length_in_a_file_of_an_early_version(changed):
-    folder = Path(changed("sentence_bert_config.json", max_seq_length=17))
-    (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json")
-    assert FrozenEncoder(str(folder)).settings.max_length == 17
-
-
 @pytest.mark.parametrize(
     ("path", "values"),
     [
@@ -273,47 +151,10 @@ def test_the_digest_covers_all_that_changes_the_vectors(changed, encoder, path, 
     assert FrozenEncoder(changed(path, **values)).digest != encoder.digest
 
 
-def test_a_plain_encoder_is_pooled_by_its_mean(changed):
-    folder = changed("modules.json")
-    assert FrozenEncoder(folder).settings == Settings("mean", False, 24, False)
-    (Path(folder) / "sentence_bert_config.json").unlink()
-    shutil.rmtree(f"{folder}/1_Pooling")
-    assert FrozenEncoder(folder).settings == Settings("mean", False, 64, False)
-    assert FrozenEncoder(folder, max_length=30).settings.max_length == 30
-
-
 def test_lower_case_where_the_folder_says_so(changed):
     encoder = FrozenEncoder(changed("sentence_bert_config.json", do_lower_case=True))
     found = embed(encoder, ["Hello There", "hello there"])
     np.testing.assert_array_equal(found["Hello There"].vectors, found["hello there"].vectors)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            {"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True},
-            "got pooling_mode_lasttoken",
-        ),
-        ({"pooling_mode_cls_token": True}, "got cls, mean"),
-        ({"pooling_mode_mean_tokens": False}, "got none"),
-    ],
-)
-def test_a_pooling_that_is_not_known_is_refused(changed, flags, message):
-    with pytest.raises(InputError, match=message):
-        FrozenEncoder(changed("1_Pooling/config.json", **flags))
-
-
-def test_modules_that_are_not_known_are_refused(sentence_encoder, tmp_path):
-    shutil.copytree(sentence_encoder, tmp_path / "dense")
-    modules = json.loads((sentence_encoder / "modules.json").read_text())
-    dense = {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
-    (tmp_path / "dense" / "modules.json").write_text(json.dumps([*modules[:2], dense]))
-    with pytest.raises(InputError, match=r"modules\.json: expected Transformer, Pooling .*Dense"):
-        FrozenEncoder(str(tmp_path / "dense"))
-    (tmp_path / "dense" / "modules.json").write_text("{}")
-    with pytest.raises(InputError, match=r"modules\.json"):
-        FrozenEncoder(str(tmp_path / "dense"))
 
 
 def test_saved_and_loaded(encoder, tmp_path, monkeypatch):

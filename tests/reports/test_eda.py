@@ -188,6 +188,7 @@ def browse(tmp_path, page, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
+@pytest.mark.slow
 def test_the_page_in_a_browser(report, tmp_path):
     for width in (1280, 400):
         shot = tmp_path / f"{width}.png"

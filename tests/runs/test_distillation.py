@@ -3,7 +3,6 @@ repeated to a student."""
 
 import dataclasses
 import logging
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, swap_pairs, write_pairs
-from humanpref.runs.artifact import Artifact
 from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -41,6 +39,16 @@ def test_a_teacher_repeats_no_label_that_it_was_shown(teacher, arena, pairs):
     np.testing.assert_allclose(
         soft_labels([teacher], mixed)[3:], teacher.predict_proba(new), atol=1e-12
     )
+
+
+def test_a_row_with_its_answers_exchanged_is_one_that_the_teacher_knows(teacher, pairs):
+    """Its label is that of the row, mirrored: figures on such rows flatter, and the row's own
+    prediction is not of them."""
+    exchanged = swap_pairs(pairs[pairs["response_a"] != pairs["response_b"]])
+    assert teacher.knows(exchanged).all()
+    assert np.isnan(teacher.out_of_fold(exchanged)).all()
+    with pytest.raises(InputError, match=f"was trained on {len(exchanged)} of these rows"):
+        soft_labels([teacher], exchanged)
 
 
 def test_a_teacher_repeats_no_label_of_its_extra_rows(arena, pairs, tmp_path):
@@ -80,9 +88,9 @@ def test_an_extra_row_is_not_the_training_row_of_its_id(pairs, tmp_path):
 def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(
     teacher, pairs, tmp_path
 ):
-    few = pairs[:6]
-    told = soft_labels([teacher], swap_pairs(few))
-    np.testing.assert_array_equal(told, teacher.predict_proba(swap_pairs(few)))
+    few = pairs[:6].assign(response_a=pairs["response_a"][6:12].tolist())
+    told = soft_labels([teacher], few)
+    np.testing.assert_array_equal(told, teacher.predict_proba(few))
     assert np.abs(told - told_by(teacher)[:6]).max() > 0.02
     # As an extra row it is known, and nothing is known of it but its label.
     train_csv, more, other = extra_with_the_same_ids(pairs, tmp_path, prompt=pairs["prompt"][:6])
@@ -93,14 +101,6 @@ def test_a_row_of_the_same_id_and_prompt_with_other_answers_is_another_row(
     write_pairs(tmp_path / "more.csv", pairs[:6])
     artifact = train(load_config("prior"), train_csv, tmp_path / "b", folds=2, extra=more)
     np.testing.assert_array_equal(soft_labels([artifact], pairs[:60]), told_by(artifact))
-
-
-def test_rows_of_an_earlier_version_are_known_by_id_and_prompt(teacher, pairs, tmp_path):
-    older = shutil.copytree(teacher.folder, tmp_path / "older")
-    pd.read_csv(older / "rows.csv", dtype=str).drop(columns="answer_key").to_csv(
-        older / "rows.csv", index=False
-    )
-    np.testing.assert_array_equal(soft_labels([Artifact.load(older)], pairs), told_by(teacher))
 
 
 def test_a_raw_frame_is_known_as_the_file_is(teacher, arena):

@@ -10,12 +10,14 @@ import humanpref.runs.train
 from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, write_pairs
-from humanpref.evaluation.metrics import log_loss
+from humanpref.logloss import log_loss
 from humanpref.models.budget import LEFT, Budget
 from humanpref.models.prior import PriorModel
 from humanpref.runs.artifact import Artifact, load_model
+from humanpref.runs.artifact_tables import read_oof
 from humanpref.runs.blending import blend
-from humanpref.runs.train import evaluate, predict, read_oof, train
+from humanpref.runs.predict import predict, rows_to_judge
+from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
 
 SPARSE = load_config(
@@ -128,7 +130,8 @@ def test_rows_of_weight_zero_are_not_there(write_csv, tmp_path):
         folds=3,
     )
     assert sorted(folds.oof["id"]) == sorted(folds.rows["id"]) == sorted(some["id"][3:])
-    assert folds.metrics["rows"] == evaluate(folds, tmp_path / "folds.csv")["rows"] == 9
+    judged, _ = rows_to_judge([folds], tmp_path / "folds.csv")
+    assert folds.metrics["rows"] == len(judged) == 9
     last = write_csv(rows, name="last.csv", weight=[0.0] * 11 + [1.0])
     with pytest.raises(InputError, match=r"last.csv: column 'weight': every row has weight 0"):
         train(
@@ -429,22 +432,13 @@ def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch)
     assert resumed.oof.equals(whole.oof)
 
 
-def test_evaluate_has_the_contracts_keys_and_warns_on_training_rows(folds_artifact, arena, caplog):
-    figures = evaluate(folds_artifact, arena / "test_labels.csv")
-    assert {
-        "log_loss",
-        "log_loss_low",
-        "log_loss_high",
-        "accuracy",
-        "prior_log_loss",
-        "rows",
-    } <= set(figures)
-    assert figures["rows"] == 24
-    assert figures["log_loss_low"] < figures["log_loss"] < figures["log_loss_high"]
+def test_training_rows_among_those_to_judge_by_are_warned_of(folds_artifact, arena, caplog):
+    pairs, trained_on = rows_to_judge([folds_artifact], arena / "test_labels.csv")
+    assert len(pairs) == 24
+    assert trained_on == [0]
     assert "flatter" not in caplog.text
-    assert figures["rows_trained_on"] == 0
-    assert evaluate(folds_artifact, arena / "train.csv")["rows_trained_on"] == 120
-    assert "these figures flatter" in caplog.text
+    assert rows_to_judge([folds_artifact], arena / "train.csv")[1] == [120]
+    assert "these metrics flatter" in caplog.text
 
 
 def test_some_training_rows_among_those_to_judge_by_are_warned_of(
@@ -461,7 +455,7 @@ def test_some_training_rows_among_those_to_judge_by_are_warned_of(
     count = held.sum() + 5 + len(new)
     for artifact, learned in ((one, 5), (folds_artifact, held.sum() + 5)):
         caplog.clear()
-        assert evaluate(artifact, mixed)["rows"] == count
+        assert len(rows_to_judge([artifact], mixed)[0]) == count
         assert f"was trained on {learned} of the {count} rows" in caplog.text
 
 
@@ -477,7 +471,7 @@ def test_extra_rows_with_the_ids_of_held_out_rows_were_learned_from(arena, pairs
         extra=[Extra(tmp_path / "more.csv")],
     )
     assert artifact.oof["id"].tolist() == other["id"].tolist()
-    evaluate(artifact, tmp_path / "more.csv")
+    rows_to_judge([artifact], tmp_path / "more.csv")
     assert f"was trained on {len(other)} of the {len(other)} rows" in caplog.text
 
 

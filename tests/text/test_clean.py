@@ -117,7 +117,8 @@ def real(nltk_data):
             "cat\u0301s cannot\u0301",
             "cat\u0301s can \u0301",
         ),  # NLTK takes a mark for the end of a word
-        ("a❤️cat ❤️ 1️⃣ ❤️", "acat"),  # variation selectors and keycaps are marks of what is deleted
+        # Variation selectors and keycaps are marks of what is deleted.
+        ("a❤️cat ❤️ 1️⃣ ❤️", "acat"),
         ("你好，世界。٣ Ⅷ ½ x²", "你好世界 x"),
         ("İstanbul ΟΔΟΣ STRASSE ß", "i̇stanbul οδος strasse ß"),
         ("\ud83d cat \udc00", "cat"),
@@ -265,6 +266,7 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.slow
 def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(  # here instead of in processes of their own

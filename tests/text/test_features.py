@@ -5,17 +5,7 @@ import pandas as pd
 import pytest
 
 from humanpref.data import read_pairs, swap_pairs
-from humanpref.text.features import (
-    PAIR_FEATURES,
-    PLAIN,
-    PROMPT_FEATURES,
-    RESPONSE_FEATURES,
-    antisymmetric_names,
-    prompt_features,
-    response_features,
-    structure,
-    symmetric_names,
-)
+from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, formatting_marks, structural_features
 
 ODD = [
     (),
@@ -68,51 +58,43 @@ def rows(pairs):
 
 @pytest.fixture(scope="module")
 def both_orders(rows):
-    return structure(rows), structure(swap_pairs(rows))
+    return structural_features(rows), structural_features(swap_pairs(rows))
 
 
-@pytest.mark.parametrize("column", range(len(antisymmetric_names())), ids=antisymmetric_names())
-def test_antisymmetric(both_orders, column):
-    (x, _), (swapped, _) = both_orders
-    np.testing.assert_array_equal(swapped[:, column], -x[:, column])
-    assert np.abs(x[:, column]).sum() > 0
+def test_exchanging_a_and_b_negates_one_matrix_and_keeps_the_other(both_orders):
+    (x, z), (swapped_x, swapped_z) = both_orders
+    np.testing.assert_array_equal(swapped_x, -x)
+    np.testing.assert_array_equal(swapped_z, z)
 
 
-@pytest.mark.parametrize("column", range(len(symmetric_names())), ids=symmetric_names())
-def test_symmetric(both_orders, column):
-    (_, z), (_, swapped) = both_orders
-    np.testing.assert_array_equal(swapped[:, column], z[:, column])
-    assert z[:, column].std() > 0
-
-
-def test_shapes_names_and_parts(pairs, both_orders):
+def test_shapes_names_and_variation(rows, both_orders):
     (x, z), _ = both_orders
-    assert x.shape[1] == len(antisymmetric_names()) == len(RESPONSE_FEATURES)
-    assert (
-        z.shape[1]
-        == len(symmetric_names())
-        == 2 * len(RESPONSE_FEATURES) + len(PROMPT_FEATURES) + len(PAIR_FEATURES)
-    )
+    assert x.shape == (len(rows), len(ANTISYMMETRIC)) == (len(rows), 22)
+    assert z.shape == (len(rows), len(SYMMETRIC)) == (len(rows), 52)
+    assert len({*ANTISYMMETRIC, *SYMMETRIC}) == 74
     assert np.isfinite(x).all()
     assert np.isfinite(z).all()
-    assert set(RESPONSE_FEATURES) | set(PROMPT_FEATURES) | set(PAIR_FEATURES) > PLAIN
-    plain_x, plain_z = structure(pairs, PLAIN)
-    for plain, names, all_columns, all_names in (
-        (plain_x, antisymmetric_names(PLAIN), x, antisymmetric_names()),
-        (plain_z, symmetric_names(PLAIN), z, symmetric_names()),
-    ):
-        np.testing.assert_array_equal(
-            plain, all_columns[: len(pairs), [all_names.index(name) for name in names]]
-        )
+    for columns, names in ((x, ANTISYMMETRIC), (z, SYMMETRIC)):
+        assert [
+            name for name, column in zip(names, columns.T, strict=True) if not column.std()
+        ] == []
+
+
+def named(prompt, response):
+    """The features of one response and its prompt: the means of two equal responses."""
+    frame = pd.DataFrame({"prompt": [prompt], "response_a": [response], "response_b": [response]})
+    x, z = structural_features(frame)
+    assert not x.any()
+    names = [name.removesuffix("_mean") for name in SYMMETRIC]
+    return dict(zip(names, z[0].tolist(), strict=True))
 
 
 def test_counts_worked_by_hand():
     response = ("# Title\n\n- one\n- **two**\n\nIs it? Yes! I am sorry.", "```\nx = 1\n```")
-    counts = dict(
-        zip(RESPONSE_FEATURES, response_features(("one thing?", "more"), response), strict=True)
-    )
+    counts = named(("one thing?", "more"), response)
     for name, number in {
         "log_characters": len("\n\n".join(response)),
+        "log_words": 11,
         "log_sentences": 3,
         "log_paragraphs": 3,
         "log_list_items": 2,
@@ -123,66 +105,42 @@ def test_counts_worked_by_hand():
         "log_questions": 1,
         "log_exclamations": 1,
         "last_turn_log_words": 2,
+        "prompt_log_characters": len("one thing?\n\nmore"),
+        "prompt_log_words": 3,
+        "prompt_log_turns": 2,
+        "prompt_questions": 1,
     }.items():
         assert counts[name] == pytest.approx(np.log1p(number)), name
     assert counts["refusal"] == 1
     assert counts["empty"] == 0
     assert counts["turns_without_answer"] == 0
+    assert counts["prompt_code"] == 0
     assert counts["prompt_words_used"] == pytest.approx(1 / 3)  # "one" of one, thing, more
-    asked = dict(zip(PROMPT_FEATURES, prompt_features(("one thing?", "more")), strict=True))
-    assert asked["prompt_log_turns"] == pytest.approx(np.log(3))
-    assert asked["prompt_questions"] == pytest.approx(np.log(2))
+    assert counts["words_from_prompt"] == pytest.approx(1 / 11)
 
 
-def named(prompt, response):
-    return dict(zip(RESPONSE_FEATURES, response_features(prompt, response), strict=True))
-
-
-def test_layout_vocabulary_and_repetition():
-    counts = named(
-        ("p",), ("Use `x` and $$y$$, \\frac{1}{2}: [here](https://a.b).\n| a | b |\n1. one 🙂",)
-    )
-    for name, number in {
-        "log_inline_code": 1,
-        "log_latex": 3,
-        "log_links": 2,
-        "log_table_rows": 1,
-        "log_numbered_items": 1,
-        "log_emoji": 1,
-        "log_lines": 2,
-    }.items():
-        assert counts[name] == pytest.approx(np.log1p(number)), name
-    counts = named(("p",), ("It may be the one. It may be the one.",))
-    assert counts["hedge_share"] == pytest.approx(1 / 5)
-    assert counts["stopword_share"] == pytest.approx(3 / 5)  # it, be, the
-    assert counts["distinct_word_pair_share"] == pytest.approx(
-        5 / 9
-    )  # the five, "one it" among them, and no more
-    # 26 letters in 10 words and 2 sentences: 4.71 * 2.6 + 0.5 * 5 - 21.43 is below 0.
-    assert counts["readability"] == 0
-    hard = named(("p",), ("Internationalisation necessitates institutionalised considerations.",))
-    assert hard["readability"] == 30
+def test_words_and_characters():
+    counts = named(("p `def f(x)`",), ("It may be 12 AÉ. It may be",))
+    assert counts["distinct_word_share"] == pytest.approx(5 / 8)  # it, may, be, 12, aé
+    assert counts["mean_word_length"] == pytest.approx(18 / 8)
+    assert counts["digit_share"] == pytest.approx(2 / 26)
+    assert counts["upper_share"] == pytest.approx(4 / 26)
+    assert counts["non_ascii_share"] == pytest.approx(1 / 26)
+    assert counts["prompt_code"] == 1
     assert named(("p",), ("I’m sorry, but as an AI language model …",))["refusal"] == 1
-    assert named(("p",), ("Of course! Let me know.",))["log_pleasantries"] == pytest.approx(
-        np.log(3)
-    )
+    unspaced = named(("天気は?",), ("天気: ok да",))
+    assert unspaced["log_words"] == pytest.approx(np.log1p(4))
+    assert unspaced["prompt_non_ascii"] == pytest.approx(3 / 4)
 
 
-def test_scripts_and_languages():
-    asked = ("Wie ist das Wetter und der Wind?",)
-    assert named(asked, ("Das ist nicht schlecht und der Wind ist mild.",))["other_language"] == 0
-    assert named(asked, ("The weather is fine and that is all.",))["other_language"] == 1
-    assert named(asked, ("Погода",))["script_agreement"] == 0
-    assert named(asked, ("42!",))["script_agreement"] == 1
-    mixed = named(("天気は?",), ("天気: ok да",))
-    assert (mixed["cjk_share"], mixed["latin_share"], mixed["cyrillic_share"]) == (
-        1 / 3,
-        1 / 3,
-        1 / 3,
+def test_formatting_marks():
+    response = (
+        "# Title\nUse `x` and $$y$$, \\frac{1}{2}: **b**.\n| a | b |\n1. one\n- two",
+        "```\nx\n```",
     )
-    assert mixed["log_words"] == pytest.approx(np.log1p(4))
-    assert named(("天気",), ("\U0010ffff ok",))["cjk_share"] == 0
-    assert named(("ok",), ("ok", "Ok ok"))["last_turn_agreement"] == 1
+    # A heading, inline code, three formulas, bold, a table row, two list items, a code block.
+    assert formatting_marks(response) == 10
+    assert formatting_marks(()) == formatting_marks(("plain",)) == 0
 
 
 def test_empty_answers_and_missing_turns():
@@ -192,12 +150,12 @@ def test_empty_answers_and_missing_turns():
 
 
 def test_identical_answers(write_csv):
-    x, z = structure(
+    x, z = structural_features(
         read_pairs(
             write_csv([(["p"], ["same text"], ["same text"], 2), (["p"], ["same"], ["other"], 0)])
         )
     )
-    named = dict(zip(symmetric_names(), z.T, strict=True))
-    assert named["identical"].tolist() == [1, 0]
-    assert named["jaccard"].tolist() == [1, 0]
+    columns = dict(zip(SYMMETRIC, z.T, strict=True))
+    assert columns["identical"].tolist() == [1, 0]
+    assert columns["jaccard"].tolist() == [1, 0]
     assert (x[0] == 0).all()

@@ -440,27 +440,15 @@ Path(f"{sys.argv[2]}-{os.environ['RANK']}").write_text(str(steps))
 
 
 def launched(script, tmp_path, processes, out):
-    """Run a script in so many processes, as `accelerate launch` would."""
+    """Run a script as it is, or in several processes as `accelerate launch` would."""
     place = tmp_path / "run.py"
     place.write_text(script)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(processes),
-        "--master-port",
-        "0",
-    ]
-    command += [
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        "127.0.0.1:0",
-        str(place),
-        str(Path(__file__).parent),
-        str(out),
-    ]
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+        command += ["--master-port", "0", "--rdzv-backend", "c10d"]
+        command += ["--rdzv-endpoint", "127.0.0.1:0"]
+    command += [str(place), str(Path(__file__).parent), str(out)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -478,6 +466,7 @@ def test_two_processes_equal_one(tmp_path):
         np.testing.assert_allclose(found[2][name], found[1][name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_whose_clocks_differ_save_together(tmp_path):
     done = launched(UNEQUAL_CLOCKS, tmp_path, 2, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
     from humanpref.reports.page import PAGE_FILE
     from humanpref.runs.artifact import Artifact
-    from humanpref.runs.train import rows_to_judge
+    from humanpref.runs.predict import rows_to_judge
 
     file, page = options.json, options.html
     if file is not None:

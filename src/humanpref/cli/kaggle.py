@@ -94,12 +94,12 @@ def add_image(command: Any) -> None:
 
 
 def dry_run(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.rehearsal.dry_run import dry_run
+    from humanpref.kaggle.rehearsal.dry_run import DryRun, dry_run
 
     both = options.layout == "both"
-    passed = True
+    passed, stream = True, sys.stderr if options.json else sys.stdout
     for layout in ("new", "legacy") if both else (options.layout,):
-        report = dry_run(
+        rehearsal = DryRun(
             train=options.train,
             test=options.test,
             preset=options.preset,
@@ -107,11 +107,11 @@ def dry_run(options: argparse.Namespace) -> int:
             out=options.out / layout if both else options.out,
             layout=layout,
             test_rows=options.rows,
-            artifacts=options.artifact,
+            artifacts=tuple(options.artifact),
             fault=options.fault,
             memory=options.memory,
-            echo=functools.partial(print, file=sys.stderr if options.json else sys.stdout),
         )
+        report = dry_run(rehearsal, functools.partial(print, file=stream))
         print(json.dumps(report.to_dict()) if options.json else report.render())
         passed &= report.passed
     return 0 if passed else 1

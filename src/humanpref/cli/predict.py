@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable, is_main_process
     from humanpref.runs.artifact import Artifact
     from humanpref.runs.distillation import write_soft_labels
-    from humanpref.runs.train import predict
+    from humanpref.runs.predict import predict
     from humanpref.training import device
 
     if options.weight is not None and not options.labels:

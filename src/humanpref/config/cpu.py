@@ -16,7 +16,6 @@ from humanpref.config.bounds import (
 )
 
 Preprocessing = Literal["none", "nltk", "nltk-no-spaces"]
-Features = Literal["plain", "all"]
 Selection = Literal["none", "forward", "backward"]
 Mean = Literal["arithmetic", "geometric"]
 Precision = Literal["auto", "bf16", "fp16", "no"]
@@ -110,9 +109,6 @@ class BoostedOptions(Options):
     seeds: Count = 5
     """Number of models that differ only in their draws of rows and columns; their scores are
     averaged."""
-    features: Features = "plain"
-    """Structural features beside the similarities: `plain`, those that `sparse` uses, or `all`,
-    which needs more than a thousand rows."""
     selection: Selection = "none"
     """Wrapper selection of columns by the inner log loss: `forward` from none, `backward` from all
     candidates, or `none`."""
@@ -184,5 +180,5 @@ class BlendOptions(Options):
     """Pull towards equal weights and no correction: `fit_blend` (in nats over all rows),
     `humanpref.models.blend_correction`."""
     min_gain: NonNegative = 1.0
-    """Drop a member that lowers the log loss by less, in nats over all rows; vector scaling and
-    special cases must gain as much, out of fold."""
+    """Drop a member that lowers the log loss by less, in nats over all rows; special cases
+    must gain as much, out of fold."""

@@ -3,23 +3,14 @@ models or Kaggle."""
 
 from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys
-from humanpref.data.pairs import (
-    Fault,
-    digest_of,
-    labels_of,
-    read_faulty,
-    read_labels,
-    read_pairs,
-    swap_pairs,
-    weights_of,
-    write_pairs,
-)
+from humanpref.data.pairs import digest_of, labels_of, swap_pairs, weights_of
+from humanpref.data.pairs_csv import Fault, read_faulty, read_labels, read_pairs, write_pairs
 from humanpref.data.sources import (
     EXTRA_ID,
     Extra,
     TrainingRows,
     inner_splits,
-    present,
+    positive_weight_mask,
     read_training_rows,
 )
 from humanpref.data.submission import check_submission, write_submission
@@ -38,7 +29,7 @@ __all__ = [
     "held_out",
     "inner_splits",
     "labels_of",
-    "present",
+    "positive_weight_mask",
     "prompt_keys",
     "read_faulty",
     "read_labels",

@@ -56,7 +56,8 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     counted from 0.
 
     A frame of `read_pairs` comes back as it is, after a look that takes a tenth of a second for
-    57,477 rows. Other columns are left alone. Without `id` the rows are numbered.
+    57,477 rows. Other columns are left alone. Without `id`, as a column or as the index's name, the
+    rows are numbered.
 
     Raises
     ------
@@ -64,6 +65,8 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
         For a missing or repeated column, or a cell that is not what it must be; the message names
         the row (from 1) and column.
     """
+    if frame.index.name == ID and ID not in frame:
+        frame = frame.reset_index()
     columns = list(frame.columns)
     if missing := [column for column in texts if column not in columns]:
         raise InputError(
@@ -78,7 +81,12 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     elif not set(map(type, frame[ID])) <= {str}:
         if (empty := frame[ID].isna()).any():
             raise InputError(f"row {int(empty.argmax()) + 1}: column {ID!r} is empty")
-        frame = frame.assign(**{ID: pd.Series([str(key) for key in frame[ID]], dtype=object)})
+        # pandas makes 7.0 of a file's 7 where a column had a gap, or frames were joined.
+        keys = [
+            int(key) if isinstance(key, float) and key.is_integer() else key
+            for key in frame[ID].tolist()
+        ]
+        frame = frame.assign(**{ID: pd.Series(list(map(str, keys)), dtype=object)})
     cells = [frame[column].tolist() for column in texts]
     if all(map(_are_turns, cells)):
         return frame

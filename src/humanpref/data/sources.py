@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data.folds import grouped_folds, prompt_keys
-from humanpref.data.pairs import labels_of, read_pairs, weights_of
+from humanpref.data.pairs import labels_of, weights_of
+from humanpref.data.pairs_csv import read_pairs
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ class TrainingRows:
     pairs : DataFrame
         n labelled rows, each of which may be held out.
     targets : ndarray
-        (n, 3): what is learned of them. Their labels, unless a teacher has a say; figures are
-        always by the labels.
+        (n, 3): what is learned of them. Their labels, or a teacher's probabilities mixed with them;
+        metrics always use the labels.
     extra : DataFrame
         m rows with labels and weights that are never held out; ids are those of their files behind
         `extra-1:`, `extra-2:` …
@@ -152,23 +153,22 @@ def read_training_rows(
     return TrainingRows(pairs, labels_of(pairs), together, facts)
 
 
-def present(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
-    """Mask (n,) of the rows that are there: a weight of 0 is a row that nothing learns from and
-    nothing is judged by.
+def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
+    """Mask (n,) of the rows with a positive weight: weight 0 drops a row from training and from
+    evaluation.
 
     Raises
     ------
     InputError
-        If there is none, which `read_pairs` lets no file say, but what excluded prompts leave of
-        one may be so.
+        If there is none. `read_pairs` accepts no such file, but excluded prompts may leave one.
     """
     weights = weights_of(pairs)
-    there = np.ones(len(pairs), dtype=bool) if weights is None else weights > 0
-    if not there.any():
+    positive = np.ones(len(pairs), dtype=bool) if weights is None else weights > 0
+    if not positive.any():
         raise InputError(f"{source}: column 'weight': every row has weight 0")
-    if not there.all():
-        logger.info("%s: %d rows of weight 0 are left out", source, (~there).sum())
-    return there
+    if not positive.all():
+        logger.info("%s: %d rows of weight 0 are left out", source, (~positive).sum())
+    return positive
 
 
 def inner_splits(

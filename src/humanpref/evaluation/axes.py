@@ -8,23 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.evaluation.metrics import CLIP
+from humanpref.logloss import clipped_log
 from humanpref.schema import InputError
-from humanpref.text.features import structure
+from humanpref.text.features import formatting_marks
 from humanpref.text.fluency import trigram_log_frequencies
 from humanpref.text.overlap import ANTISYMMETRIC, SYMMETRIC, Similarities
 
-_MARKS = (
-    *(
-        "log_list_items",
-        "log_headings",
-        "log_bold",
-        "log_code_blocks",
-        "log_inline_code",
-        "log_table_rows",
-    ),
-    "log_latex",
-)
 DRAWS = 500
 _WINDOWS, _BATCH_TOKENS = 4, 16_384
 _LEAST_SPREAD = 1e-7
@@ -142,12 +131,9 @@ def _relevance(pairs: pd.DataFrame, folder: Path | None) -> Axis:
 
 
 def _formatting(pairs: pd.DataFrame) -> Axis:
-    difference, symmetric = structure(pairs, _MARKS)
-    mean = symmetric[:, len(_MARKS) : 2 * len(_MARKS)]
-    # Whole again, so that equal answers are equal to the last bit.
     a, b = (
-        np.log1p(np.rint(np.expm1(mean + half)).sum(axis=1))
-        for half in (difference / 2, -difference / 2)
+        np.log1p([formatting_marks(turns) for turns in pairs[column]])
+        for column in ("response_a", "response_b")
     )
     measure = (
         "ln(1 + list items, headings, bold, code blocks, inline code, table rows and formulas)"
@@ -195,7 +181,7 @@ def follow(
         These four with `_low` and `_high`, a 95 % interval, and 0 where something does not vary.
     """
     wins = labels[:, 0] - labels[:, 1]
-    clipped = np.log(np.clip(probabilities, CLIP, 1 - CLIP))
+    clipped = clipped_log(probabilities)
     margin = clipped[:, 0] - clipped[:, 1]
     decided = (labels.argmax(axis=1) != 2) & (wins != 0)
     records = []

@@ -1,38 +1,16 @@
-"""Log loss, accuracy and their bootstrap intervals."""
+"""Accuracy, Brier score, per-class metrics, and bootstrap intervals by prompt."""
 
 import logging
 from typing import Any
 
 import numpy as np
 
+from humanpref.logloss import log_loss, row_log_losses
 from humanpref.schema import CLASSES
 
 logger = logging.getLogger(__name__)
 
-CLIP = 1e-15
-"""Probabilities are kept away from 0 and 1 by so much, as the competition's metric does."""
 BOOTSTRAP_DRAWS = 2_000
-
-
-def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Each row's log loss -sum_c y_c ln p_c, in nats.
-
-    Parameters
-    ----------
-    labels, probabilities : ndarray
-        (n, 3), rows summing to 1; labels may be soft.
-
-    Returns
-    -------
-    ndarray
-        (n,) float64. (1/3, 1/3, 1/3) costs ln 3 = 1.0986 under any label.
-    """
-    return -(labels * np.log(np.clip(probabilities, CLIP, 1 - CLIP))).sum(axis=1)
-
-
-def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean of `row_log_losses`, in nats."""
-    return float(row_log_losses(labels, probabilities).mean())
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -118,8 +96,8 @@ def bootstrap_interval(
 def summarise(
     labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:
-    """What is reported of predictions: log loss with its 95 % interval, accuracy, and the prior's
-    log loss on the same rows.
+    """Summarize predictions: log loss with its 95 % interval, accuracy, and the prior's log loss
+    on the same rows.
 
     Every row counts once, whatever its training weight.
 

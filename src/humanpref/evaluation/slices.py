@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
-from humanpref.text.features import language_of
+from humanpref.text.languages import language_of
 
 
 def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:

@@ -58,7 +58,8 @@ _NEURAL = ("transformers", "tokenizers")
 _FAMILY_LIBRARIES = {
     "sparse": ("scikit-learn",),
     "boosted": ("scikit-learn", "xgboost"),
-    **dict.fromkeys(("embedding", "encoder", "decoder", "dpo"), _NEURAL),
+    **dict.fromkeys(("encoder", "decoder", "dpo"), _NEURAL),
+    "embedding": (*_NEURAL, "sentence-transformers"),
 }
 
 

@@ -18,11 +18,10 @@ from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
+from humanpref.logloss import log_loss
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 CONFIG_FILE = "config.json"
-CLIP = 1e-15
-"""A probability counts as at least this: one certain mistake must not be infinite."""
 
 Validation = tuple[pd.DataFrame, np.ndarray]
 """Held-out pairs and their labels, to report on while training."""
@@ -234,7 +233,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         >>> round(model.score(pairs, [0, 0, 1, 2]), 4)
         -1.0397
         """
-        return -mean_log_loss(as_probabilities(labels), self.predict_proba(pairs), weights)
+        return -log_loss(as_probabilities(labels), self.predict_proba(pairs), weights)
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
         """What predicting each row costs, (n,) at least 1, in a unit that the model's cheaper
@@ -340,11 +339,3 @@ def as_probabilities(labels: np.ndarray) -> np.ndarray:
         f"expected labels of shape (n,) in {{0, 1, 2}} or (n, 3) summing to 1, got shape "
         f"{labels.shape}"
     )
-
-
-def mean_log_loss(
-    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
-) -> float:
-    """The weighted mean of the rows' log losses, in nats; labels and probabilities are (n, 3)."""
-    losses = -(labels * np.log(np.maximum(probabilities, CLIP))).sum(axis=1)
-    return float(np.average(losses, weights=weights))

@@ -13,20 +13,19 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from humanpref.data import inner_splits
+from humanpref.logloss import row_log_losses
 from humanpref.models.davidson import DavidsonRegression, Matrix
 
 INNER_FOLDS = 4
 INNER_ROWS = 4_000
-"""Penalties are compared on as many inner folds as it takes to have so many held-out rows: beyond,
-the choice is not noise."""
+"""Inner folds are used until this many rows are held out: beyond, the choice is not noise."""
 ROUNDING = 1e-6
-"""What varies less than this, in the units of a share or a cosine, is noise, which scaling would
-blow up."""
+"""Smaller variation, in the units of a share or a cosine, is noise, which scaling would blow up."""
 
-FARTHEST = 10.0
-"""Scaled structure ends here."""
-NOTHING = 1e-12
-"""Share of the longest principal axis's square."""
+CLIP_STD = 10.0
+"""Scaled structure is clipped to this many standard deviations from its mean."""
+EIGENVALUE_FLOOR = 1e-12
+"""Principal axes below this share of the largest eigenvalue are dropped."""
 
 
 class Blocks(NamedTuple):
@@ -50,10 +49,10 @@ class Blocks(NamedTuple):
     def structure_only(self) -> "Blocks":
         return self._replace(x_wide=self.x_wide[:, :0], z_wide=self.z_wide[:, :0])
 
-    def turned(self, weights: np.ndarray | None) -> tuple["Blocks", np.ndarray, np.ndarray]:
+    def rotated(self, weights: np.ndarray | None) -> tuple["Blocks", np.ndarray, np.ndarray]:
         """The structure along its principal axes; and these, x's and z's, as columns.
 
-        Structure says the same in several columns (characters, words, sentences), which L-BFGS
+        Several columns of structure are correlated (characters, words, sentences), which L-BFGS
         follows slowly: 148 iterations fell to 16. Under one penalty for the block the optimum is
         the same one, seen from other axes.
         """
@@ -61,10 +60,10 @@ class Blocks(NamedTuple):
         axes_x, axes_z = (
             _axes(columns, weight) for columns in (self.x_structure, self.z_structure)
         )
-        turned = self._replace(
+        rotated = self._replace(
             x_structure=self.x_structure @ axes_x, z_structure=self.z_structure @ axes_z
         )
-        return turned, axes_x, axes_z
+        return rotated, axes_x, axes_z
 
 
 def _axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -72,7 +71,7 @@ def _axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
     but rounding."""
     with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
         lengths, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
-    return np.where(lengths > NOTHING * lengths.max(initial=0), axes, 0)
+    return np.where(lengths > EIGENVALUE_FLOOR * lengths.max(initial=0), axes, 0)
 
 
 class Scales(NamedTuple):
@@ -84,13 +83,13 @@ class Scales(NamedTuple):
     z_scale: np.ndarray
 
     def scaled(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Structure in units of its scale, at most `FARTHEST` from its mean.
+        """Structure in units of its scale, at most `CLIP_STD` from its mean.
 
         A column that hardly varied in the training rows must not decide a row by itself. Negated
         values of x give negated ones, so that swapping A and B stays exact.
         """
         x, z = x / self.x_scale, (z - self.z_mean) / self.z_scale
-        return np.clip(x, -FARTHEST, FARTHEST), np.clip(z, -FARTHEST, FARTHEST)
+        return np.clip(x, -CLIP_STD, CLIP_STD), np.clip(z, -CLIP_STD, CLIP_STD)
 
 
 def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> Scales:
@@ -123,9 +122,9 @@ def fit_regression(
     weights: np.ndarray | None,
 ) -> DavidsonRegression:
     """The regression on these blocks' columns, found along the structure's principal axes."""
-    turned, axes_x, axes_z = blocks.turned(weights)
+    rotated, axes_x, axes_z = blocks.rotated(weights)
     fitted = regression(blocks, wide_penalty, structure_penalty).fit(
-        turned.x(), turned.z(), labels, weights
+        rotated.x(), rotated.z(), labels, weights
     )
     for found, axes in ((fitted.w_, axes_x), (fitted.v_, axes_z)):
         found[len(found) - len(axes) :] = axes @ found[len(found) - len(axes) :]
@@ -153,7 +152,7 @@ def choose_penalties(
     splits = inner_splits(pairs, INNER_FOLDS, seed, labels)
     if not splits:
         return max(wide_penalties), max(structure_penalties), None
-    blocks, _, _ = blocks.turned(weights)
+    blocks, _, _ = blocks.rotated(weights)
     splits = splits[: math.ceil(INNER_ROWS / max(1, int(splits[0][1].sum())))]
     candidates = [(wide_penalties[0], penalty) for penalty in structure_penalties]
     losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, splits)
@@ -184,8 +183,7 @@ def _inner_losses(
             fitted = regression(blocks, *penalty).fit(x, z, labels[learned], weight[learned], start)
             start = fitted.parameters
             probabilities = fitted.predict_proba(out_x, out_z)
-            row_losses = -(labels[judged] * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
-            losses[i] += weight[judged] @ row_losses
+            losses[i] += weight[judged] @ row_log_losses(labels[judged], probabilities)
     return losses / total
 
 

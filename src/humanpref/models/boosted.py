@@ -2,8 +2,8 @@
 without torch.
 
 Trees know no symmetry, so it is given to them: they learn from every row in both orders of A and B
-(antisymmetric columns with the other sign, classes A and B exchanged), and what they say of both
-orders is averaged. A row and its mirror image stand in the same inner fold, each with half the
+(antisymmetric columns with the other sign, classes A and B exchanged), and their scores for both
+orders are averaged. A row and its mirror image stand in the same inner fold, each with half the
 row's weight.
 
 The inner splits, grouped by prompt and cut from the training rows alone, choose everything that is
@@ -26,12 +26,12 @@ from scipy.special import softmax
 from humanpref.config.cpu import BoostedOptions
 from humanpref.data import inner_splits
 from humanpref.files import read_json, write_json, write_whole
+from humanpref.logloss import log_loss
 from humanpref.models.arrays import load_arrays, save_arrays
-from humanpref.models.base import Model, Validation, mean_log_loss
+from humanpref.models.base import Model, Validation
 from humanpref.models.selection import SELECTION_FILE, Selection, importance_order, select
 from humanpref.schema import SWAPPED_CLASSES, InputError
-from humanpref.text import overlap as similarity
-from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
+from humanpref.text import features, overlap
 from humanpref.text.overlap import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
 
 STATE_FILE = "model.safetensors"
@@ -40,8 +40,7 @@ BOOSTER_FILE = "booster-{}.ubj"
 
 INNER_FOLDS = 5
 INNER_ROWS = 4_000
-"""As many inner folds are used as it takes to have so many held-out rows: beyond, the choice is not
-noise."""
+"""Inner folds are used until this many rows are held out: beyond, the choice is not noise."""
 INNER_PROMPTS = 50
 """With fewer distinct prompts nothing is chosen: `DEFAULT_ROUNDS` trees per class, temperature
 1."""
@@ -53,23 +52,14 @@ and the same inner loss."""
 Splits = list[tuple[np.ndarray, np.ndarray]]
 """Of each inner fold, masks of the rows to learn from and of those to judge by."""
 
-FEATURES = {"plain": PLAIN, "all": None}
-"""What the option `model.features` names, as `humanpref.text.features.structure` takes it."""
+COLUMNS = (*features.ANTISYMMETRIC, *overlap.ANTISYMMETRIC, *features.SYMMETRIC, *overlap.SYMMETRIC)
+"""Names of the columns of both matrices of `columns_of`, side by side."""
 
 
-def column_names(features: str) -> tuple[list[str], list[str]]:
-    """Names of the antisymmetric and of the symmetric columns of `columns_of`."""
-    only = FEATURES[features]
-    x, z = antisymmetric_names(only), symmetric_names(only)
-    return [*x, *similarity.ANTISYMMETRIC], [*z, *similarity.SYMMETRIC]
-
-
-def columns_of(
-    pairs: pd.DataFrame, similarities: Similarities, features: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """All that the trees may look at, (n, columns) float32 each: antisymmetric, and symmetric in A
-    and B."""
-    x, z = structure(pairs, FEATURES[features])
+def columns_of(pairs: pd.DataFrame, similarities: Similarities) -> tuple[np.ndarray, np.ndarray]:
+    """All columns that the trees may use, (n, columns) float32 each: antisymmetric, and symmetric
+    in A and B."""
+    x, z = features.structural_features(pairs)
     x_alike, z_alike = similarities.columns(pairs)
     return np.hstack([x, x_alike], dtype=np.float32), np.hstack([z, z_alike], dtype=np.float32)
 
@@ -90,10 +80,10 @@ class BoostedModel(Model, family="boosted"):
     """XGBoost on the columns of `columns_of`, several seeds averaged, averaged over both orders,
     divided by a temperature.
 
-    After `fit`: `similarities_`, `columns_` (the places, among the names of `column_names`, of the
-    columns that the trees see), `boosters_`, `temperature_` and `selection_` (None where nothing
-    was selected, or not in this process). The parameters are the options of
-    `humanpref.config.cpu.BoostedOptions`, and `seed`.
+    After `fit`: `similarities_`, `columns_` (the places in `COLUMNS` of the columns that the
+    trees see), `boosters_`, `temperature_` and `selection_` (None where nothing was selected, or
+    not in this process). The parameters are the options of `humanpref.config.cpu.BoostedOptions`,
+    and `seed`.
     """
 
     swap_equivariant = True
@@ -108,10 +98,10 @@ class BoostedModel(Model, family="boosted"):
     ) -> "BoostedModel":
         options: BoostedOptions = self.config.model
         self.similarities_ = Similarities().fit(pairs)
-        x, z = columns_of(pairs, self.similarities_, options.features)
+        x, z = columns_of(pairs, self.similarities_)
         rows = Rows(x, z, labels, weights)
         splits = _inner_splits(pairs, labels, self.config.seed)
-        self.columns_, self.selection_ = list(range(len(self._names()))), None
+        self.columns_, self.selection_ = list(range(len(COLUMNS))), None
         rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
         if splits:
             if options.selection != "none":
@@ -136,7 +126,7 @@ class BoostedModel(Model, family="boosted"):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        x, z = columns_of(pairs, self.similarities_, self.config.model.features)
+        x, z = columns_of(pairs, self.similarities_)
         return softmax(
             self._margins(self.boosters_, x, z, self.columns_) / self.temperature_, axis=1
         )
@@ -148,7 +138,7 @@ class BoostedModel(Model, family="boosted"):
             "character_idf": self.similarities_.character_idf_,
         }
         save_arrays(folder / STATE_FILE, arrays)
-        write_json(folder / COLUMNS_FILE, [self._names()[column] for column in self.columns_])
+        write_json(folder / COLUMNS_FILE, [COLUMNS[column] for column in self.columns_])
         for number, booster in enumerate(self.boosters_):
             booster.save_model(folder / BOOSTER_FILE.format(number))
         if self.selection_ is not None:
@@ -168,7 +158,7 @@ class BoostedModel(Model, family="boosted"):
             arrays["word_idf"],
             arrays["character_idf"],
         )
-        names, known = read_json(folder / COLUMNS_FILE), self._names()
+        names, known = read_json(folder / COLUMNS_FILE), COLUMNS
         if not (
             isinstance(names, list)
             and names
@@ -187,10 +177,6 @@ class BoostedModel(Model, family="boosted"):
             )
         self.boosters_ = [_load_booster(folder / name, names) for name in sorted(expected)]
         self.selection_ = None
-
-    def _names(self) -> list[str]:
-        x, z = column_names(self.features)
-        return [*x, *z]
 
     def _seeds(self) -> list[int]:
         # XGBoost takes signed 32-bit seeds.
@@ -248,8 +234,7 @@ class BoostedModel(Model, family="boosted"):
     def _inner_margins(
         self, rows: Rows, splits: Splits, columns: list[int], rounds: int
     ) -> tuple[np.ndarray, Rows]:
-        """What models say of the rows that they are judged by: log scores (m, 3), and these m
-        rows."""
+        """Log scores (m, 3) of the held-out rows of the splits, and these m rows."""
         margins, train = np.zeros((len(rows.x), 3)), joblib.delayed(self._train)
         boosters = _at_once(
             train(rows.part(learned), columns, rounds, self._seeds()[0]) for learned, _ in splits
@@ -267,21 +252,21 @@ class BoostedModel(Model, family="boosted"):
         for sign, classes in _ORDERS:
             matrix = xgboost.DMatrix(
                 np.hstack([sign * x, z])[:, columns],
-                feature_names=[self._names()[column] for column in columns],
+                feature_names=[COLUMNS[column] for column in columns],
                 nthread=1,
             )
-            said = np.zeros((len(x), 3))
+            scores = np.zeros((len(x), 3))
             for booster in boosters:
-                said += booster.predict(matrix, output_margin=True)
-            total += said[:, classes]
+                scores += booster.predict(matrix, output_margin=True)
+            total += scores[:, classes]
         return total / (len(_ORDERS) * len(boosters))
 
     def _both_orders(self, rows: Rows, columns: list[int]) -> tuple[xgboost.DMatrix, np.ndarray]:
         """`_expanded` as XGBoost takes it, and the owners."""
-        features, owners, classes, weights = _expanded(rows)
-        names = [self._names()[column] for column in columns]
+        matrix, owners, classes, weights = _expanded(rows)
+        names = [COLUMNS[column] for column in columns]
         matrix = xgboost.DMatrix(
-            features[:, columns], classes, weight=weights, feature_names=names, nthread=1
+            matrix[:, columns], classes, weight=weights, feature_names=names, nthread=1
         )
         return matrix, owners
 
@@ -290,8 +275,8 @@ class BoostedModel(Model, family="boosted"):
         trees as suit all columns."""
         options: BoostedOptions = self.config.model
         rounds = self._early_stopping(rows, splits)
-        features, _, classes, weights = _expanded(rows)
-        order = importance_order(features, classes, weights, self._seeds()[0])
+        matrix, _, classes, weights = _expanded(rows)
+        order = importance_order(matrix, classes, weights, self._seeds()[0])
 
         def loss_of(columns: list[int]) -> float:
             return _log_loss(*self._inner_margins(rows, splits, columns, rounds))
@@ -301,7 +286,7 @@ class BoostedModel(Model, family="boosted"):
             digest.update(np.ascontiguousarray(values).tobytes())
         candidates = order[: options.candidates].tolist()
         return select(
-            options.selection, candidates, self._names(), loss_of, checkpoint, digest.hexdigest()
+            options.selection, candidates, COLUMNS, loss_of, checkpoint, digest.hexdigest()
         )
 
 
@@ -311,20 +296,20 @@ classes go."""
 
 
 def _expanded(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every row in both orders, and once per class that its label gives a share to: features,
+    """Every row in both orders, and once per class that its label gives a share to: columns,
     owners, classes, weights."""
-    features, owners, classes, weights = [], [], [], []
+    columns, owners, classes, weights = [], [], [], []
     for sign, places in _ORDERS:
         both = np.hstack([sign * rows.x, rows.z])
         for label in range(3):
             weight = rows.labels[:, places[label]] * rows.weights / len(_ORDERS)
             owner = np.flatnonzero(weight > 0)
-            features.append(both[owner])
+            columns.append(both[owner])
             owners.append(owner)
             classes.append(np.full(len(owner), label))
             weights.append(weight[owner])
     return (
-        np.vstack(features),
+        np.vstack(columns),
         np.concatenate(owners),
         np.concatenate(classes),
         np.concatenate(weights),
@@ -349,7 +334,7 @@ def _fit_temperature(margins: np.ndarray, rows: Rows) -> float:
 
 def _log_loss(margins: np.ndarray, rows: Rows) -> float:
     """Weighted mean log loss of log scores (n, 3), in nats."""
-    return mean_log_loss(rows.labels, softmax(margins, axis=1), rows.weights)
+    return log_loss(rows.labels, softmax(margins, axis=1), rows.weights)
 
 
 def _at_once(trainings: Iterable[tuple]) -> list[xgboost.Booster]:

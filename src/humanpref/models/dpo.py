@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from humanpref.config.neural import DpoOptions, DpoTraining
 from humanpref.data import held_out, prompt_keys
+from humanpref.logloss import row_log_losses
 from humanpref.models.adapters import adapt
 from humanpref.models.base import Validation
 from humanpref.models.frozen_base import FrozenBaseModel, check_room, read
@@ -273,7 +274,7 @@ class DpoModel(FrozenBaseModel, family="dpo"):
 
         def cost(parameters: np.ndarray) -> float:
             probabilities = link_probabilities(name, margins, *parameters)
-            losses = -(labels * np.log(np.maximum(probabilities, 1e-15))).sum(axis=1)
+            losses = row_log_losses(labels, probabilities)
             return float((weights * losses).sum() + ((parameters - start) ** 2).sum() / 2)
 
         found = minimize(

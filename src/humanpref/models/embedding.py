@@ -27,7 +27,7 @@ from humanpref.models.pair_vectors import (
 )
 from humanpref.models.sentence import load_frozen
 from humanpref.schema import InputError
-from humanpref.text.features import PLAIN, antisymmetric_names, structure, symmetric_names
+from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
 STATE_FILE = "model.safetensors"
 ENCODER_FILE = "encoder.json"
@@ -61,7 +61,7 @@ class EmbeddingModel(Model, family="embedding"):
     ) -> "EmbeddingModel":
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
-        vectors, (x, z) = self._vectors(pairs), structure(pairs, PLAIN)
+        vectors, (x, z) = self._vectors(pairs), structural_features(pairs)
         self.center_, self.basis_ = principal_components(vectors, options.components, weights)
         self.scales_ = scales(
             np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric]), weights
@@ -89,7 +89,7 @@ class EmbeddingModel(Model, family="embedding"):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        blocks = self._blocks(self._vectors(pairs), *structure(pairs, PLAIN))
+        blocks = self._blocks(self._vectors(pairs), *structural_features(pairs))
         return self.regression_.predict_proba(blocks.x(), blocks.z())
 
     def save_state(self, folder: Path) -> None:
@@ -111,8 +111,8 @@ class EmbeddingModel(Model, family="embedding"):
         self.encoder_ = load_frozen(kept, options.max_length, digest)
         width = self.encoder_.width
         k = min(options.components, width)
-        x = len(antisymmetric_names(PLAIN)) + len(ANTISYMMETRIC_COSINES)
-        z = len(symmetric_names(PLAIN)) + len(SYMMETRIC_COSINES)
+        x = len(ANTISYMMETRIC) + len(ANTISYMMETRIC_COSINES)
+        z = len(SYMMETRIC) + len(SYMMETRIC_COSINES)
         shapes = {
             "center": (width,),
             "basis": (width, k),

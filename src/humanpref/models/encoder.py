@@ -12,27 +12,29 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from humanpref.config import Config, load_config
+from humanpref.config import Config, from_dict, load_config
 from humanpref.config.neural import EncoderOptions
 from humanpref.data import grouped_folds, prompt_keys
-from humanpref.models import Model, build_model, load_model
+from humanpref.files import read_json
+from humanpref.logloss import clipped_log
+from humanpref.models.backbone import check_encoder, load_backbone
+from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel, RowCollate
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.hidden import hidden_states
 from humanpref.models.pretrained import (
     LOADING_ERRORS,
     backbone_facts,
-    base_folder,
-    check_ids,
     load_backbone_config,
     load_state_strictly,
     load_tokenizer,
     not_loaded,
 )
 from humanpref.models.scratch import scratch_config, train_tokenizer
+from humanpref.models.sparse import SparseModel
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
-from humanpref.text.format import A, dual, joint
-from humanpref.text.tokens import template_of, tokenise
+from humanpref.text.format import dual, joint
+from humanpref.text.tokens import tokenise
 from humanpref.training.losses import Loss, both_orders
 
 SCRATCH = "scratch"
@@ -152,7 +154,9 @@ class EncoderModel(GradientModel, family="encoder"):
         load_state_strictly(self.module_, folder / STATE_FILE)
         self.offset_ = None
         if self.config.model.offset != "none":
-            self.offset_ = load_model(folder / OFFSET_FOLDER)
+            path = folder / OFFSET_FOLDER / CONFIG_FILE
+            self.offset_ = SparseModel.from_config(from_dict(read_json(path), str(path)))
+            self.offset_.load_state(folder / OFFSET_FOLDER)
 
     def _build(self, pairs: pd.DataFrame) -> None:
         options: EncoderOptions = self.config.model
@@ -181,7 +185,7 @@ class EncoderModel(GradientModel, family="encoder"):
         if self.config.model.offset == "none":
             return self._collate(pairs)
         config = load_config("sparse", None, ("model.max_terms=0", f"seed={self.config.seed}"))
-        self.offset_ = build_model(config).fit(pairs, labels, weights)
+        self.offset_ = SparseModel.from_config(config).fit(pairs, labels, weights)
         return self._collate_with(pairs, out_of_fold_logits(config, pairs, labels, weights))
 
     def _collate_with(self, pairs: pd.DataFrame, offset: np.ndarray | None) -> "PairCollate":
@@ -279,7 +283,7 @@ class PairCollate:
 
 def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
     """The model's log-probabilities (n, 3), each row with a mean of 0."""
-    logs = np.log(np.maximum(model.predict_proba(pairs), 1e-15))
+    logs = clipped_log(model.predict_proba(pairs))
     return logs - logs.mean(axis=1, keepdims=True)
 
 
@@ -299,87 +303,9 @@ def out_of_fold_logits(
     fold = grouped_folds(pairs, folds, config.seed, labels)
     for held in (fold == number for number in range(folds)):
         kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
-        model = build_model(config).fit(kept, labels[~held], weights[~held])
+        model = SparseModel.from_config(config).fit(kept, labels[~held], weights[~held])
         offset[held] = centred_logits(model, out)
     return offset
-
-
-def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
-    """A pretrained model without its task head, in a type that `from_pretrained` takes.
-
-    Raises
-    ------
-    InputError
-        If it cannot be loaded, or if the checkpoint lacks weights, which would otherwise start at
-        random without a word.
-    """
-    folder = str(base_folder(name))
-    config = load_backbone_config(folder)
-    try:
-        backbone, info = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=None,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, "weights", error)) from None
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise InputError(
-            f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
-            f"{', '.join(missing[:3])}"
-        )
-    return backbone
-
-
-def check_encoder(backbone: nn.Module, tokenizer: Any, name: str, max_length: int) -> None:
-    """Try the longest input beforehand: every token needs an embedding, every place a position, the
-    tokenizer must put the tokens that it names around a text, and the first token must see the last
-    one, which a decoder's does not.
-
-    Raises
-    ------
-    InputError
-        If one of these fails; `name` is the backbone's.
-    """
-    if tokenizer.pad_token_id is None:
-        raise InputError(
-            f"backbone {name}: its tokenizer has no padding token; is this an encoder?"
-        )
-    template = template_of(tokenizer)
-    ends = [
-        token
-        for token in (
-            tokenizer.cls_token or tokenizer.bos_token,
-            tokenizer.sep_token or tokenizer.eos_token,
-        )
-        if token
-    ]
-    if ends and not template.around():
-        raise InputError(
-            f"backbone {name}: its tokenizer names {' and '.join(ends)} and puts none around a text"
-        )
-    fixed = (tokenizer.pad_token_id, *template.prefix, *template.before[A], *template.suffix)
-    largest = check_ids(name, tokenizer, fixed, backbone.get_input_embeddings().num_embeddings)
-    ids = torch.full((2, max_length), largest)
-    ids[1, -1] = largest - 1
-    try:
-        with torch.inference_mode():
-            first = backbone.eval()(
-                input_ids=ids, attention_mask=torch.ones_like(ids)
-            ).last_hidden_state[:, 0]
-    except (IndexError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(
-            f"option model.max_length: backbone {name} cannot read {max_length} tokens ({reason})"
-        ) from None
-    if torch.equal(first[0], first[1]):
-        raise InputError(
-            f"backbone {name}: not an encoder, its first token does not see the last one"
-        )
 
 
 def _texts(pairs: pd.DataFrame) -> list[str]:

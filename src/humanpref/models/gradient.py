@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from humanpref.config.neural import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
-from humanpref.models.base import Model, Validation, mean_log_loss
+from humanpref.logloss import log_loss
+from humanpref.models.base import Model, Validation
 from humanpref.models.budget import ONE_ORDER
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.training.learned import learned_state
@@ -178,4 +179,4 @@ class GradientModel(Model):
         """A function that gives the validation log loss of the module as it stands, in nats."""
         pairs, labels = validation
         collate = self._collate(pairs)
-        return lambda: mean_log_loss(labels, self._probabilities(collate, pairs))
+        return lambda: log_loss(labels, self._probabilities(collate, pairs))

@@ -16,24 +16,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor
 
-from humanpref.files import read_json, write_json
-from humanpref.models.encoder import check_encoder, load_backbone
-from humanpref.models.heads import masked_mean
-from humanpref.models.pretrained import load_tokenizer, local_folder
+from humanpref.models.backbone import check_encoder, load_backbone
+from humanpref.models.pretrained import backbone_facts, load_tokenizer, local_folder
+from humanpref.models.sentence_folder import (
+    SentenceModule,
+    Settings,
+    load_modules,
+    longest_window,
+    modules_of,
+)
 from humanpref.schema import InputError
 from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of, text_ids
 from humanpref.training.predict import predict_logits
 
-# How sentence-transformers before 5.4 says the mode, a flag for each.
-POOLING_FLAGS = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-}
-LONGEST = 512
-"""Tokens per window where the folder does not say: what most encoders were trained to read."""
 MEMO_BYTES = 2**30
 """Vectors of one encoder that are kept in memory for the next model of the process that asks for
 the same texts."""
@@ -48,37 +46,6 @@ class Windows(NamedTuple):
 
     vectors: np.ndarray
     tokens: np.ndarray
-
-
-class Settings(NamedTuple):
-    """How a sentence encoder makes one vector of a window, as its folder says."""
-
-    pooling: str
-    normalise: bool
-    max_length: int
-    lower_case: bool
-
-
-class PooledEncoder(nn.Module):
-    """A backbone without gradients whose last hidden states are pooled over the real tokens: (n,
-    length) to (n, width)."""
-
-    def __init__(self, backbone: nn.Module, settings: Settings) -> None:
-        super().__init__()
-        self.backbone = backbone.requires_grad_(False)
-        self.pooling, self.normalise = settings.pooling, settings.normalise
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state.float()
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        elif self.pooling == "max":
-            pooled = hidden.masked_fill(attention_mask[..., None] == 0, -torch.inf).amax(dim=1)
-        else:
-            pooled = masked_mean(hidden, attention_mask)
-        return nn.functional.normalize(pooled, dim=-1) if self.normalise else pooled
 
 
 class FrozenEncoder:
@@ -110,18 +77,22 @@ class FrozenEncoder:
         place = local_folder(name)
         modules = modules_of(place)
         # Older sentence-transformers keep the weights in a folder inside.
-        folder = place / modules.get("Transformer", "")
-        self.tokenizer = load_tokenizer(str(folder))
-        backbone = load_backbone(str(folder))
+        folder = str(modules[0][1] if modules else place)
+        self.tokenizer, backbone = load_tokenizer(folder), load_backbone(folder)
         # The pooler (tanh over the first token) has no part in this.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
-        self.settings = _settings(
-            place, folder, modules, max_length, backbone.config, self.tokenizer
+        after = load_modules(modules[1:]) or [Pooling(backbone.config.hidden_size, "mean")]
+        self.module = SentenceModule(backbone, after)
+        longest, lower_case = longest_window(place, modules, backbone.config, self.tokenizer)
+        self.settings = Settings(self.module.described(), max_length or longest, lower_case)
+        self.width = check_encoder(
+            backbone,
+            self.tokenizer,
+            name,
+            self.settings.max_length,
+            self.module if modules else None,
         )
-        check_encoder(backbone, self.tokenizer, name, self.settings.max_length)
-        self.module = PooledEncoder(backbone, self.settings)
-        self.width = backbone.config.hidden_size
         self.digest = self._digest()
 
     def embed(
@@ -152,45 +123,14 @@ class FrozenEncoder:
 
     def save(self, folder: Path) -> None:
         """Write a sentence-transformer folder that gives the same vectors."""
-        self.module.backbone.save_pretrained(folder)
+        self.module.save(folder, self.settings)
         self.tokenizer.save_pretrained(folder)
-        kinds = ["Transformer", "Pooling", *(["Normalize"] if self.settings.normalise else [])]
-        paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-        modules = [
-            {
-                "idx": i,
-                "name": str(i),
-                "path": paths[kind],
-                "type": f"sentence_transformers.models.{kind}",
-            }
-            for i, kind in enumerate(kinds)
-        ]
-        write_json(folder / "modules.json", modules)
-        (folder / paths["Pooling"]).mkdir()
-        flags = {flag: mode == self.settings.pooling for flag, mode in POOLING_FLAGS.items()}
-        write_json(
-            folder / paths["Pooling"] / "config.json",
-            {"word_embedding_dimension": self.width} | flags,
-        )
-        lengths = {
-            "max_seq_length": self.settings.max_length,
-            "do_lower_case": self.settings.lower_case,
-        }
-        write_json(folder / "sentence_bert_config.json", lengths)
 
     def facts(self, name: str) -> dict[str, Any]:
         """What was really used, as plain JSON types; `name` is what it was loaded by."""
-        config = self.module.backbone.config
-        return {
-            "name": Path(name).resolve().name if Path(name).is_dir() else name,
-            "model_type": config.model_type,
-            "hidden_size": self.width,
-            "layers": config.num_hidden_layers,
-            "vocabulary": config.vocab_size,
-            "parameters": sum(p.numel() for p in self.module.parameters()),
-            "digest": self.digest,
-            **self.settings._asdict(),
-        }
+        facts = backbone_facts(name, self.module.backbone)
+        own = {"width": self.width, "digest": self.digest}
+        return facts | own | self.settings._asdict()
 
     def _embed(
         self, texts: list[str], max_windows: int, batch_tokens: int, precision: str
@@ -334,101 +274,3 @@ def _memo_of(*key: Any) -> _Memo:
     if _memo.key != key:
         _memo = _Memo(key)
     return _memo
-
-
-def modules_of(folder: Path) -> dict[str, str]:
-    """The sentence-transformer's modules and their folders; nothing for a plain encoder.
-
-    Raises
-    ------
-    InputError
-        If there are others than those that are understood here.
-    """
-    listed = _optional_json(folder / "modules.json", [])
-    try:
-        modules = {module["type"].rpartition(".")[2]: module["path"] for module in listed}
-        inside = all(
-            (folder / path).resolve().is_relative_to(folder.resolve()) for path in modules.values()
-        )
-    except (TypeError, KeyError, AttributeError):
-        inside = False
-    if not inside:
-        raise InputError(
-            f"{folder / 'modules.json'}: expected a list of modules with type and path"
-        )
-    if list(modules) not in (
-        [],
-        ["Transformer", "Pooling"],
-        ["Transformer", "Pooling", "Normalize"],
-    ):
-        raise InputError(
-            f"{folder / 'modules.json'}: expected Transformer, Pooling and perhaps Normalize, got "
-            f"{', '.join(modules)}"
-        )
-    return modules
-
-
-def _settings(
-    place: Path,
-    folder: Path,
-    modules: dict[str, str],
-    max_length: int | None,
-    config: Any,
-    tokenizer: Any,
-) -> Settings:
-    # Its name has the backbone's type in it in folders of early versions.
-    path = min(folder.glob("sentence_*_config.json"), default=folder / "sentence_bert_config.json")
-    options = _optional_json(path, {})
-    changes = [
-        key for key, value in options.items() if key.endswith(("_args", "_kwargs")) and value
-    ]
-    if options.get("transformer_task", "feature-extraction") != "feature-extraction":
-        changes.append("transformer_task")
-    if changes:
-        raise InputError(
-            f"{path}: key {changes[0]!r}: {options[changes[0]]!r} is not understood here"
-        )
-    known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-    # transformers has a very large number for a tokenizer that does not know.
-    lengths = [length for length in known if length and length < 10**6] or [LONGEST]
-    longest = options.get("max_seq_length") or min(lengths if modules else [LONGEST, *lengths])
-    pooling = "mean"
-    if modules:
-        pooling = _pooling(place / modules["Pooling"] / "config.json")
-        path = place / "config_sentence_transformers.json"
-        prompt = _optional_json(path, {}).get("default_prompt_name")
-        if prompt is not None:
-            raise InputError(
-                f"{path}: default_prompt_name {prompt!r}: texts are read without a prompt here; "
-                "set it to null"
-            )
-    return Settings(
-        pooling, "Normalize" in modules, max_length or longest, bool(options.get("do_lower_case"))
-    )
-
-
-def _pooling(path: Path) -> str:
-    options = _optional_json(path, {})
-    flags = [
-        POOLING_FLAGS.get(key, key)
-        for key in options
-        if key.startswith("pooling_mode_") and options[key] is True
-    ]
-    modes = options.get("pooling_mode", flags)
-    modes = [modes] if isinstance(modes, str) else modes
-    if not (isinstance(modes, list) and len(modes) == 1 and modes[0] in POOLING_FLAGS.values()):
-        found = ", ".join(map(str, modes)) if isinstance(modes, list) else modes
-        known = ", ".join(POOLING_FLAGS.values())
-        raise InputError(f"{path}: expected one pooling mode of {known}, got {found or 'none'}")
-    return modes[0]
-
-
-def _optional_json(path: Path, default: Any) -> Any:
-    """What a JSON file holds, of the kind of `default`, which stands for a file that is not
-    there."""
-    found = read_json(path) if path.is_file() else default
-    if not isinstance(found, type(default)):
-        raise InputError(
-            f"{path}: expected a JSON {'list' if default == [] else 'object'}, got {found!r}"
-        )
-    return found

@@ -18,11 +18,10 @@ from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
 from humanpref.text.features import (
-    PLAIN,
+    ANTISYMMETRIC,
     PROCESS_CHARACTERS,
-    antisymmetric_names,
-    structure,
-    symmetric_names,
+    SYMMETRIC,
+    structural_features,
 )
 from humanpref.text.processes import in_parts, processes_for
 
@@ -68,7 +67,7 @@ class SparseModel(Model, family="sparse"):
         self.prompts_, prompt_terms = _vectorize(
             prompts, options, -(-options.max_terms // PROMPT_SHARE)
         )
-        x, z = structure(pairs, PLAIN)
+        x, z = structural_features(pairs)
         self.scales_ = scales(x, z, weights)
         features = self._features(terms[: len(pairs)], terms[len(pairs) :], prompt_terms, x, z)
         term_penalty, structure_penalty, inner = choose_penalties(
@@ -100,7 +99,7 @@ class SparseModel(Model, family="sparse"):
             for column in ("response_a", "response_b")
         )
         features = self._features(
-            a, b, _terms(self.prompts_, pairs["prompt"], options), *structure(pairs, PLAIN)
+            a, b, _terms(self.prompts_, pairs["prompt"], options), *structural_features(pairs)
         )
         return self.regression_.predict_proba(features.x(), features.z())
 
@@ -130,7 +129,7 @@ class SparseModel(Model, family="sparse"):
             if len(set(terms[name])) < len(terms[name]):
                 raise InputError(f"{path}: {name}: a term stands twice")
             shapes[f"{name}_idf"] = (len(terms[name]),)
-        x, z = len(antisymmetric_names(PLAIN)), len(symmetric_names(PLAIN))
+        x, z = len(ANTISYMMETRIC), len(SYMMETRIC)
         shapes |= {"x_scale": (x,), "z_mean": (z,), "z_scale": (z,), "c": (1,)}
         # One weight more in v: the cosine of the answers.
         shapes |= {"w": (len(terms["responses"]) + x,), "v": (len(terms["prompts"]) + z + 1,)}

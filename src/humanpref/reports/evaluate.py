@@ -9,16 +9,10 @@ import pandas as pd
 from humanpref.data import as_pairs, labels_of, prompt_keys, swap_pairs
 from humanpref.evaluation.axes import axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
-from humanpref.evaluation.metrics import (
-    bootstrap_interval,
-    brier,
-    confusion,
-    per_class,
-    row_log_losses,
-    summarise,
-)
+from humanpref.evaluation.metrics import bootstrap_interval, brier, confusion, per_class, summarise
 from humanpref.evaluation.slices import slices
 from humanpref.files import folder_whole, write_json
+from humanpref.logloss import row_log_losses
 from humanpref.reports import charts
 from humanpref.reports.page import write_page, write_tables
 from humanpref.runs.artifact import Artifact

@@ -21,7 +21,7 @@ from humanpref.schema import (
     TEXT_COLUMNS,
 )
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
-from humanpref.text.features import language_of
+from humanpref.text.languages import language_of
 from humanpref.text.tokens import text_ids
 
 LENGTHS = (512, 1024, 2048)
@@ -172,7 +172,7 @@ def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def languages(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count the languages and scripts of the prompts, by `humanpref.text.features.language_of`.
+    """Count the languages and scripts of the prompts, by `humanpref.text.languages.language_of`.
 
     Returns
     -------

@@ -19,7 +19,6 @@ import contextlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,23 +29,23 @@ import pandas as pd
 import humanpref
 from humanpref import models
 from humanpref.config import FAMILIES, Config
-from humanpref.data import EXTRA_ID, answer_keys, as_pairs, prompt_keys, weights_of
-from humanpref.data.pairs import LABEL_SUM_TOLERANCE
-from humanpref.files import read_json, write_whole
+from humanpref.data import EXTRA_ID, as_pairs, swap_pairs
+from humanpref.files import read_json
 from humanpref.models import Model, libraries_of
 from humanpref.models.blend import leaves, mean_of
 from humanpref.models.budget import Budget, predict_within
-from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
-from humanpref.text.cases import answer_cases
+from humanpref.runs.artifact_tables import (
+    FOLD,
+    OOF_FILE,
+    ROWS_FILE,
+    read_oof,
+    read_rows,
+    rows_among,
+)
+from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
 FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
-OOF_FILE = "oof.csv"
-ROWS_FILE = "rows.csv"
-PROMPT_KEY = "prompt_key"
-ANSWER_KEY = "answer_key"
-CASE = "case"
-FOLD = "fold"
 FORMAT = 1
 _LIBRARIES = (
     "numpy",
@@ -207,8 +206,7 @@ class Artifact:
     def rows(self) -> pd.DataFrame:
         """The training rows without their texts: `id`, `prompt_key` (`humanpref.data.prompt_keys`),
         `answer_key` (`humanpref.data.answer_keys`), `case` (`humanpref.text.cases.answer_cases`),
-        labels, `weight`. Artifacts of earlier versions lack `case`, or the answers' key, which is
-        then empty.
+        labels, `weight`.
 
         Raises
         ------
@@ -218,20 +216,10 @@ class Artifact:
         """
         path = self.folder / ROWS_FILE
         if not path.is_file():
-            raise InputError(
-                f"{self.folder}: no {ROWS_FILE} in it; made by an older version? Train it again"
-            )
-        # Extra rows of different files may have the same id in a blend's table.
-        rows = _read_table(path, (ID, PROMPT_KEY, ANSWER_KEY), (PROMPT_KEY, WEIGHT))
-        rows[WEIGHT] = _as_numbers(
-            path,
-            rows,
-            WEIGHT,
-            "a finite number of at least 0",
-            lambda found: (found >= 0) & np.isfinite(found),
-        )
+            raise InputError(f"{self.folder}: no {ROWS_FILE} in it")
+        rows = read_rows(path)
         self._check_whole(path, rows, self._least_rows())
-        return rows if ANSWER_KEY in rows else rows.assign(**{ANSWER_KEY: ""})
+        return rows
 
     def _least_rows(self) -> int:
         """How many rows its models learned from or that were held out, at least: extra rows may be
@@ -252,7 +240,7 @@ class Artifact:
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
         """Mask (n,) of the rows that were among its training rows, held out or not, whatever file
-        they were in: by id, prompt and answers.
+        they were in: by id, prompt and answers, in either order.
 
         Raises
         ------
@@ -260,11 +248,26 @@ class Artifact:
             If the artifact does not say which they were.
         """
         rows = self.rows
-        return _among(pairs, rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)}))
+        rows = rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)})
+        pairs = as_pairs(pairs)
+        return rows_among(pairs, rows) | rows_among(swap_pairs(pairs), rows)
+
+    def learned_from(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Mask (n,) of the rows that some model of the artifact learned from.
+
+        Raises
+        ------
+        InputError
+            As `knows`.
+        """
+        known = self.knows(pairs)
+        if not (self.folder / OOF_FILE).is_file() or self.oof[FOLD].nunique() > 1:
+            return known
+        return known & np.isnan(self.out_of_fold(pairs)[:, 0])
 
     def out_of_fold(self, pairs: pd.DataFrame) -> np.ndarray:
-        """What it said, while they were held out, of those rows that were in the training file, (n,
-        3); NaN for all others, for extra rows with the same ids, too.
+        """Held-out predictions for those rows that were in the training file, (n, 3); NaN for all
+        others, extra rows with the same ids among them.
 
         Raises
         ------
@@ -272,9 +275,11 @@ class Artifact:
             As `oof` and `rows`.
         """
         pairs, rows, oof = as_pairs(pairs), self.rows, self.oof.set_index(ID)
-        told = oof[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
+        probabilities = oof[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
         return np.where(
-            _among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])[:, None], told, np.nan
+            rows_among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])[:, None],
+            probabilities,
+            np.nan,
         )
 
     @property
@@ -295,14 +300,6 @@ class Artifact:
         """The same within a budget: the mean of the models that had the time, NaN for rows that
         none had it for."""
         return predict_within(self.model, as_pairs(pairs), budget)
-
-
-def _among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """Mask (n,) of the pairs that are in a table of `Artifact.rows`."""
-    known = set(zip(rows[ID], rows[PROMPT_KEY], rows[ANSWER_KEY], strict=True))
-    pairs = as_pairs(pairs)
-    keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
-    return np.array([key in known or (*key[:2], "") in known for key in keys], dtype=bool)
 
 
 def load_model(folder: str | Path) -> Model:
@@ -356,105 +353,6 @@ def facts_of(
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": versions(),
     }
-
-
-def write_oof(
-    path: Path, pairs: pd.DataFrame, probabilities: np.ndarray, fold: np.ndarray | None = None
-) -> None:
-    """Write held-out predictions keyed by id: `id`, `fold` (if given) and the three
-    probabilities."""
-    frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
-    frame.insert(0, ID, pairs[ID].to_numpy())
-    if fold is not None:
-        frame.insert(1, FOLD, fold)
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
-
-
-def read_oof(path: Path) -> pd.DataFrame:
-    """Read what `write_oof` wrote; ids as text.
-
-    Raises
-    ------
-    InputError
-        For a file that is not such a table. The message names it, and the row (counted from 1 below
-        the header) and column.
-    """
-    table = _read_table(path, (ID,))
-    if FOLD in table:
-        folds = _as_numbers(
-            path, table, FOLD, "a fold's number", lambda found: (found >= 0) & (found % 1 == 0)
-        )
-        table[FOLD] = folds.astype(np.int64)
-    return table
-
-
-def _read_table(path: Path, key: tuple[str, ...], columns: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read a table of ids and three probabilities, no `key` in it twice. What else is in it stays
-    text."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # pandas' own errors, and bytes that are no text
-        raise InputError(
-            f"{path}: not a valid CSV ({' '.join(str(error).split())}); is it whole?"
-        ) from None
-    for column in (ID, *columns, *LABEL_COLUMNS):
-        if column not in table:
-            raise InputError(f"{path}: missing column {column!r}")
-    _refuse(
-        path,
-        table,
-        table.duplicated([column for column in key if column in table]),
-        f"column {ID!r}",
-        "each row once",
-        table[ID],
-    )
-    for column in LABEL_COLUMNS:
-        table[column] = _as_numbers(
-            path, table, column, "a number in [0, 1]", lambda found: found.between(0, 1)
-        )
-    sums = table[list(LABEL_COLUMNS)].sum(axis=1)
-    _refuse(
-        path, table, (sums - 1).abs() > LABEL_SUM_TOLERANCE, "the probabilities", "a sum of 1", sums
-    )
-    return table
-
-
-def _as_numbers(
-    path: Path,
-    table: pd.DataFrame,
-    column: str,
-    expected: str,
-    valid: Callable[[pd.Series], pd.Series],
-) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-    _refuse(path, table, ~valid(numbers), f"column {column!r}", expected, table[column])
-    return numbers
-
-
-def _refuse(
-    path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expected: str, found: pd.Series
-) -> None:
-    """Raise InputError for the first row that is wrong."""
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise InputError(
-            f"{path}: row {row + 1} (id {table[ID].iloc[row]!r}): {place}: expected {expected}, "
-            f"got {found.tolist()[row]!r}"
-        )
-
-
-def write_rows(path: Path, pairs: pd.DataFrame) -> None:
-    """Write the labelled rows that `Artifact.rows` reads."""
-    weights = weights_of(pairs)
-    keys = {PROMPT_KEY: prompt_keys(pairs), ANSWER_KEY: answer_keys(pairs)}
-    frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
-    frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
-    frame[WEIGHT] = 1.0 if weights is None else weights
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def versions() -> dict[str, str]:

@@ -17,22 +17,20 @@ import pandas as pd
 from humanpref.config import from_dict
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
-from humanpref.evaluation.metrics import bootstrap_interval, log_loss, row_log_losses, summarise
+from humanpref.evaluation.metrics import bootstrap_interval, summarise
 from humanpref.files import check_new, folder_whole, write_json, write_whole
-from humanpref.models.base import mean_log_loss
-from humanpref.models.blend import describe_member, equal_blend, fit_corrected_blend, write_blend
+from humanpref.logloss import log_loss, row_log_losses
+from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import describe_correction
-from humanpref.runs.artifact import (
+from humanpref.models.blend_weights import equal_blend, fit_corrected_blend
+from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
+from humanpref.runs.artifact_tables import (
     ANSWER_KEY,
     CASE,
-    FACTS_FILE,
     FOLD,
-    METRICS_FILE,
     OOF_FILE,
     PROMPT_KEY,
     ROWS_FILE,
-    Artifact,
-    facts_of,
     write_oof,
 )
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
@@ -48,14 +46,14 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     """Fit weights and a correction on out-of-fold predictions, and write an artifact that holds its
     members.
 
-    The blend's own oof.csv and figures are cross-fitted: each grouped fold is predicted with all
-    that is fitted and chosen on the other folds (members, weights, temperature or vector scaling,
-    special cases). Its gain is nested likewise: on each fold the blend is compared with the member
-    that is the best on the other folds. Of members that are nearly equal, this is more often than
-    not the worse one here, which is a little kind to the blend; the difference to the member that
-    is the best on all rows, which stands beside it, flatters that member. What neither undoes: the
-    members that predicted the other folds have learned from this one. For that, train a preset of
-    family `blend` by folds.
+    The blend's own oof.csv and metrics are cross-fitted: each grouped fold is predicted with all
+    that is fitted and chosen on the other folds (members, weights, temperature, special cases).
+    Its gain is nested likewise: on each fold the blend is compared with the member that is the best
+    on the other folds. Of members that are nearly equal, this is more often than not the worse one
+    here, which is a little kind to the blend; the difference to the member that is the best on all
+    rows, which stands beside it, flatters that member. What neither undoes: the members that
+    predicted the other folds have learned from this one. For that, train a preset of family `blend`
+    by folds.
 
     The log loss of the final blend on the rows that it was fitted on is in the metrics, too, by its
     right name.
@@ -79,7 +77,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     check_new(out)
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
-    rows, told, most = _held_out(artifacts)
+    rows, predictions, most = _held_out(artifacts)
     labels, weights, keys = (
         labels_of(rows),
         weights_of(rows),
@@ -87,7 +85,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     )
     config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
     options: BlendOptions = config.model
-    cases = rows[CASE].to_numpy(dtype=object) if CASE in rows else None
+    cases = rows[CASE].to_numpy(dtype=object)
     if len(set(keys)) < 2:
         raise InputError(
             "blend: the held-out rows have one prompt; at least two are needed to fit weights and "
@@ -101,34 +99,38 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     rivals = []
     for fold in np.unique(folds):
         fitted, judged = folds != fold, folds == fold
-        own = None if cases is None else cases[fitted]
         nested, _, _ = fit_corrected_blend(
-            told[:, fitted], labels[fitted], weights[fitted], options, folds[fitted], own
+            predictions[:, fitted],
+            labels[fitted],
+            weights[fitted],
+            options,
+            folds[fitted],
+            cases[fitted],
         )
-        honest[judged] = nested(told[:, judged], None if cases is None else cases[judged])
+        honest[judged] = nested(predictions[:, judged], cases[judged])
         prior[judged] = np.average(labels[fitted], axis=0, weights=weights[fitted])
         best = int(
-            np.argmin([mean_log_loss(labels[fitted], of[fitted], weights[fitted]) for of in told])
+            np.argmin([log_loss(labels[fitted], of[fitted], weights[fitted]) for of in predictions])
         )
-        rival[judged] = told[best][judged]
+        rival[judged] = predictions[best][judged]
         rivals.append(best)
-    final, dropped, tried = fit_corrected_blend(told, labels, weights, options, folds, cases)
+    final, dropped, tried = fit_corrected_blend(predictions, labels, weights, options, folds, cases)
     members = []
     for number, artifact in enumerate(artifacts):
-        low, high = bootstrap_interval(row_log_losses(labels, told[number]), keys)
+        low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
         fact = {
             "member": artifact.folder.resolve().name,
             "preset": artifact.facts["preset"] or artifact.facts["family"],
             "backbone": artifact.facts["backbone"],
             "weight": float(final.weights[number]),
-            "log_loss": log_loss(labels, told[number]),
+            "log_loss": log_loss(labels, predictions[number]),
             "log_loss_low": low,
             "log_loss_high": high,
         }
         members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
     best = int(np.argmin([member["log_loss"] for member in members]))
     losses = row_log_losses(labels, honest)
-    to_rival, to_best = (losses - row_log_losses(labels, of) for of in (rival, told[best]))
+    to_rival, to_best = (losses - row_log_losses(labels, of) for of in (rival, predictions[best]))
     rival_low, rival_high = bootstrap_interval(to_rival, keys)
     low, high = bootstrap_interval(to_best, keys)
     kept = [number for number in range(len(artifacts)) if number not in dropped]
@@ -140,9 +142,8 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
             folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept]
         )
         write_oof(folder / OOF_FILE, rows, honest, folds)
-        trained = pd.concat(_tables(artifacts)).drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
-        # An earlier version's row without a key is the one that has it, if there is one.
-        trained = trained[(trained[ANSWER_KEY] != "") | ~trained.duplicated([ID, PROMPT_KEY])]
+        tables = [artifact.rows for artifact in artifacts]
+        trained = pd.concat(tables).drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
         with write_whole(folder / ROWS_FILE) as file:
             trained.to_csv(file, index=False, lineterminator="\n")
         metrics = {
@@ -151,10 +152,9 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
             "blend": {
                 **final.facts(),
                 "corrections": tried,
-                "cases_known": cases is not None,
                 "members": members,
                 "rows_left_out": most - len(rows),
-                "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(told, cases)),
+                "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, cases)),
                 "note": (
                     "the log loss on the rows that the blend was fitted on flatters it; log_loss "
                     "is cross-fitted"
@@ -192,16 +192,7 @@ def render(metrics: dict[str, Any]) -> str:
     chosen = ", ".join(f"{member} in {folds}" for member, folds in counts.most_common())
     lines = [describe_member(member) for member in found["members"]]
     lines.append(f"{found['mean']} mean, temperature {found['temperature']:.3f}")
-    if found["corrections"] and found["corrections"][0]["used"]:
-        lines[-1] += (
-            f", the tie's logarithm times {found['tie_scale']:.3f} {found['tie_bias']:+.3f}"
-        )
     lines += [describe_correction(tried) for tried in found["corrections"]]
-    if not found["cases_known"]:
-        lines.append(
-            "special cases: not known, the artifacts are of an earlier version; train one of them "
-            "again"
-        )
     if found["rows_left_out"]:
         lines.append(
             f"degraded: {found['rows_left_out']} held-out rows left out, which not every artifact "
@@ -239,10 +230,10 @@ def _check_rows(artifacts: list[Artifact]) -> None:
 
 
 def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]:
-    """The n rows that every artifact predicted while they were held out, what the m said of them,
-    (m, n, 3), and how many one of them held out at most."""
+    """The n rows that every artifact held out, the m artifacts' probabilities for them, (m, n, 3),
+    and the most rows that one of them held out."""
     predicted = [artifact.oof.set_index(ID) for artifact in artifacts]
-    rows = _tables(artifacts)[0]
+    rows = artifacts[0].rows
     rows = rows[np.all([rows[ID].isin(frame.index) for frame in predicted], axis=0)].reset_index(
         drop=True
     )
@@ -273,12 +264,6 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
         np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted]),
         most,
     )
-
-
-def _tables(artifacts: list[Artifact]) -> list[pd.DataFrame]:
-    """The artifacts' training rows, those tables first that say most of the rows."""
-    tables = (artifact.rows for artifact in artifacts)
-    return sorted(tables, key=lambda rows: (CASE not in rows, (rows[ANSWER_KEY] == "").any()))
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:

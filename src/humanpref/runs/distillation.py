@@ -11,7 +11,8 @@ import pandas as pd
 
 from humanpref.data import TrainingRows, as_pairs, labels_of, prompt_keys, read_labels, write_pairs
 from humanpref.files import is_main_process
-from humanpref.runs.artifact import PROMPT_KEY, Artifact
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_tables import PROMPT_KEY
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""One run: labelled rows in, an artifact out; artifacts and rows in, probabilities out."""
+"""One run: labelled rows in, an artifact out."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,6 @@ import hashlib
 import logging
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,12 @@ from humanpref.config import Config
 from humanpref.data import (
     Extra,
     TrainingRows,
-    as_pairs,
     digest_of,
     grouped_folds,
     held_out,
     labels_of,
-    present,
+    positive_weight_mask,
     prompt_keys,
-    read_pairs,
     read_training_rows,
     weights_of,
 )
@@ -41,19 +38,9 @@ from humanpref.files import (
     write_json,
 )
 from humanpref.models import build_model
-from humanpref.models.budget import Budget, shortages
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.runs.artifact import (
-    FACTS_FILE,
-    METRICS_FILE,
-    OOF_FILE,
-    ROWS_FILE,
-    Artifact,
-    facts_of,
-    read_oof,
-    write_oof,
-    write_rows,
-)
+from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
+from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE, read_oof, write_oof, write_rows
 from humanpref.runs.distillation import Teacher, taught
 from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
 
@@ -77,8 +64,8 @@ def train(
 
     Without `folds` a grouped share of the rows (`training.validation_fraction`) is held out and
     reported on, and one model is trained on the rest. With `folds` K models are trained, each
-    without its fold; what each says of its fold are the out-of-fold predictions. An interrupted run
-    goes on, model by model, when it is started again with the same arguments.
+    without its fold; its predictions for that fold are the out-of-fold predictions. An interrupted
+    run goes on, model by model, when it is started again with the same arguments.
 
     Parameters
     ----------
@@ -117,7 +104,7 @@ def train(
         run["extra_sha256"] = digest_of(rows.extra)
     if teacher is not None:
         run["targets_sha256"] = hashlib.sha256(rows.targets.tobytes()).hexdigest()
-    rows = rows.only(present(rows.pairs, train_csv))
+    rows = rows.only(positive_weight_mask(rows.pairs, train_csv))
     pairs = rows.pairs
     if folds is None:
         held = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
@@ -179,102 +166,6 @@ def run_of(config: Config, pairs: pd.DataFrame, folds: int | None) -> dict[str, 
 def partial_of(out: Path) -> Path:
     """Where an artifact grows until it is whole."""
     return out.with_name(out.name + ".partial")
-
-
-def predict(
-    artifacts: list[Artifact], pairs: pd.DataFrame, seconds: float | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """Mean of the artifacts' probabilities, (n, 3) float64, in the order of the rows, and what
-    makes it less than whole.
-
-    With `seconds` of wall clock each artifact has an equal share of what is left when it begins,
-    without them its own `inference.seconds`, if set; it gives up what will not fit
-    (`humanpref.models.budget`). A row's mean is over the artifacts that had time for it; one that
-    none had time for gets the mean of their class rates. One artifact is in memory at a time.
-
-    Raises
-    ------
-    InputError
-        If there was no time for a single row.
-    """
-    shared = None if seconds is None else Budget(seconds)
-    told, given_up = [], Counter()
-    pairs = as_pairs(pairs)
-    for number, artifact in enumerate(artifacts):
-        started = time.monotonic()
-        loaded = Artifact(artifact.folder, artifact.facts)
-        if shared is not None:
-            budget = shared.share(1 / (len(artifacts) - number))
-        elif loaded.seconds is not None:
-            budget = Budget(loaded.seconds - (time.monotonic() - started))  # loading counts
-        else:
-            told.append(loaded.predict_proba(pairs))
-            continue
-        budget.given_up = given_up
-        told.append(loaded.predict_within(pairs, budget))
-    known = ~np.isnan(told).any(axis=2)  # (artifacts, n)
-    if len(pairs) and not known.any():
-        raise InputError(
-            "predict: there was no time for a single row; give it more (--seconds, "
-            "inference.seconds)"
-        )
-    prior = np.mean(
-        [np.array(artifact.prior) / sum(artifact.prior) for artifact in artifacts], axis=0
-    )
-    counts = known.sum(axis=0)[:, None]
-    probabilities = np.where(counts > 0, np.nansum(told, axis=0) / np.maximum(counts, 1), prior)
-    missing = int((counts == 0).sum())
-    return probabilities, shortages(given_up) + (
-        [f"{missing} of {len(pairs)} rows have the prior"] if missing else []
-    )
-
-
-def evaluate(artifact: Artifact, data_csv: str | Path) -> dict[str, Any]:
-    """The artifact's metrics on a labelled CSV (`humanpref.evaluation.metrics.summarise`);
-    `humanpref.reports.evaluate` has more.
-
-    `rows_trained_on`: how many of the rows it was trained on, which flatters the figures.
-    """
-    pairs, trained_on = rows_to_judge([artifact], data_csv)
-    figures = summarise(
-        labels_of(pairs),
-        artifact.predict_proba(pairs),
-        np.array(artifact.prior),
-        prompt_keys(pairs),
-    )
-    return {**figures, "rows_trained_on": trained_on[0]}
-
-
-def rows_to_judge(
-    artifacts: Sequence[Artifact], data_csv: str | Path
-) -> tuple[pd.DataFrame, list[int]]:
-    """Labelled rows to judge artifacts by, without those of weight 0, and on how many of them each
-    was trained."""
-    pairs = read_pairs(data_csv, labels=True)
-    pairs = pairs[present(pairs, data_csv)].reset_index(drop=True)
-    trained_on = [int(_learned(artifact, pairs).sum()) for artifact in artifacts]
-    for artifact, learned in zip(artifacts, trained_on, strict=True):
-        if learned:
-            logger.warning(
-                "%s was trained on %d of the %d rows in %s: these figures flatter it (its held-out "
-                "ones are in %s)",
-                artifact.folder,
-                learned,
-                len(pairs),
-                data_csv,
-                artifact.folder / METRICS_FILE,
-            )
-    return pairs, trained_on
-
-
-def _learned(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
-    """Mask (n,) of the rows that some model of the artifact learned from."""
-    if not (artifact.folder / ROWS_FILE).is_file():  # of an earlier version
-        return np.full(len(pairs), digest_of(pairs) == artifact.facts.get("data_sha256"))
-    known = artifact.knows(pairs)
-    if not (artifact.folder / OOF_FILE).is_file() or artifact.oof["fold"].nunique() > 1:
-        return known
-    return known & np.isnan(artifact.out_of_fold(pairs)[:, 0])
 
 
 def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:
@@ -363,8 +254,8 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
 def _fit_member(
     config: Config, rows: TrainingRows, held: np.ndarray, folder: Path, main: bool
 ) -> None:
-    """Fit a model without the held-out rows, and write it, what it says of them, and what happened,
-    into `folder`."""
+    """Fit a model without the held-out rows, and write it, its predictions for them and a record of
+    the fit into `folder`."""
     own, more, shared = rows.kept(held)
     if shared:
         text = "%s: %d of %d extra rows share a prompt with a held-out row and are left out"
@@ -403,7 +294,7 @@ def _fit_member(
 def _finish(
     config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run: dict[str, Any], work: Path
 ) -> None:
-    """Gather the members' held-out predictions and figures, and write what makes the folder an
+    """Gather the members' held-out predictions and metrics, and write what makes the folder an
     artifact."""
     pairs = rows.pairs
     names = {member: name for member, (name, _) in _members(held, config).items()}
@@ -429,13 +320,13 @@ def _finish(
             prior[mask], fold[mask] = members[member]["prior"], folds.index(name)
         judged = pairs[predicted]
         write_oof(work / OOF_FILE, judged, probabilities[predicted], fold[predicted])
-        figures = summarise(
+        scores = summarise(
             labels_of(judged), probabilities[predicted], prior[predicted], prompt_keys(judged)
         )
         kind = "validation" if len(held) == 1 else "out of fold"
         if any("kept_epoch" in member.get("training", {}) for member in members.values()):
             kind += " (flattering: the epoch was chosen on these rows)"
-        metrics = {"held_out": kind, **figures, **metrics}
+        metrics = {"held_out": kind, **scores, **metrics}
     # A frozen backbone is the same in every fold's model.
     share_equal_files([work / member for member in members])
     write_json(work / METRICS_FILE, metrics)

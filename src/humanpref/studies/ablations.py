@@ -14,10 +14,12 @@ from humanpref.config import load_config
 from humanpref.config.cpu import Preprocessing
 from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import labels_of, prompt_keys, read_pairs
-from humanpref.evaluation.metrics import bootstrap_interval, row_log_losses
+from humanpref.evaluation.metrics import bootstrap_interval
+from humanpref.logloss import row_log_losses
 from humanpref.models import load_model
 from humanpref.reports.charts import interval_figure
-from humanpref.runs.artifact import FOLD, OOF_FILE, Artifact, read_oof
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_tables import FOLD, OOF_FILE, read_oof
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.studies.compare import Contender, compare, write_table
 

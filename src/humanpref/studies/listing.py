@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from humanpref.runs.artifact import FACTS_FILE, FOLD, METRICS_FILE, Artifact
+from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact
+from humanpref.runs.artifact_tables import FOLD
 from humanpref.schema import ID, InputError
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from humanpref.text.features import WORD
 
 WORD_COLUMNS = 2**17
 CHARACTER_COLUMNS = 2**16
-"""Words and character trigrams are hashed into so many columns: no vocabulary to keep, and
-collisions that hardly matter."""
+"""Columns that words and character trigrams are hashed into: no vocabulary to keep, and collisions
+that hardly matter."""
 IDF_TEXTS = 30_000
-"""Inverse document frequencies are counted over so many texts, evenly spaced over the rows: beyond,
-they stay as they are."""
+"""Texts, evenly spaced over the rows, that inverse document frequencies are counted over; more
+hardly change them."""
 CHUNK = 2_000
 """Rows that are turned into vectors at a time; bounds the memory."""
 

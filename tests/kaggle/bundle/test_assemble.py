@@ -18,6 +18,7 @@ from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
+from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime.train import resolve
 from humanpref.runs.train import train
 from humanpref.schema import InputError
@@ -202,10 +203,11 @@ print(h.__file__, sys.version_info[:2], "torch" in sys.modules)'
 """
 
 
+@pytest.mark.slow
 def test_it_installs_and_works_offline_in_the_sandbox(built, tmp_path):
     """On the running Python, with its packages but without this one, and without a network."""
     mode = sandbox.detect()
-    environment = sandbox.make_environment(tmp_path / "environment", block_sockets=mode == "none")
+    environment = make_environment(tmp_path / "environment", block_sockets=mode == "none")
     box = sandbox.make_box(mode, tmp_path / "box", environment)
     shutil.copytree(built / "dataset", box.root / "input" / "dataset")
     lines: list[str] = []
@@ -215,6 +217,7 @@ def test_it_installs_and_works_offline_in_the_sandbox(built, tmp_path):
     assert (box.root / "working" / "submission.csv").read_text().count("\n") == 13
 
 
+@pytest.mark.slow
 def test_it_installs_and_works_on_the_images_python(built, tmp_path):
     site = tmp_path / "site"
     environment = {

@@ -15,8 +15,8 @@ from humanpref.kaggle.bundle.metadata import (
     OWNER_PLACEHOLDER,
     fill_owner,
     read_metadata,
-    stage_dataset_metadata,
     stage_kernel,
+    write_metadata,
 )
 from humanpref.kaggle.bundle.stage import kernel_code
 from humanpref.kaggle.contract import COMPETITION
@@ -280,32 +280,15 @@ def test_stage_kernel_refuses_code_that_is_not_text(source, tmp_path):
 def test_staging_leaves_the_committed_files_alone(source):
     with pytest.raises(InputError, match="expected another folder"):
         stage_kernel(source, source.parent / "code" / "..", "ann")
-    dataset = source.with_name(DATASET_METADATA)
-    dataset.write_text("{}")
-    with pytest.raises(InputError, match="expected another folder"):
-        stage_dataset_metadata(dataset, dataset.parent, "ann")
-    assert dataset.read_text() == "{}"
 
 
-def test_stage_dataset_metadata(tmp_path):
-    folder = tmp_path / "staged"
-    folder.mkdir()
-    (folder / "a.whl").write_bytes(b"wheel")
-    assert stage_dataset_metadata(DATASET, folder, "ann") == folder
-    assert (folder / "a.whl").read_bytes() == b"wheel"
-    assert read_metadata(folder / DATASET_METADATA) == read_metadata(DATASET) | {
-        "id": "ann/humanpref-wheels"
-    }
-
-
-def test_staged_metadata_is_ascii(tmp_path):
+def test_written_metadata_is_ascii(tmp_path):
     """The client opens a dataset's metadata in the machine's encoding, so that raw UTF-8 arrives
     garbled from some."""
-    source = tmp_path / DATASET_METADATA
-    source.write_text('{"id": "a/b", "title": "Präferenz"}', encoding="utf-8")
-    staged = stage_dataset_metadata(source, tmp_path / "staged", "ann") / DATASET_METADATA
-    assert staged.read_bytes().isascii()
-    assert read_metadata(staged)["title"] == "Präferenz"
+    path = tmp_path / "new" / DATASET_METADATA
+    write_metadata(path, {"id": "a/b", "title": "Präferenz"})
+    assert path.read_bytes().isascii()
+    assert read_metadata(path)["title"] == "Präferenz"
 
 
 # The real client, in subprocesses, against the loopback service.
@@ -314,7 +297,8 @@ def test_staged_metadata_is_ascii(tmp_path):
 def stage_all(folder):
     """The three staged folders: dataset (with stand-ins for its files), training kernel, inference
     kernel."""
-    dataset = stage_dataset_metadata(DATASET, folder / "dataset", USER)
+    dataset = folder / "dataset"
+    write_metadata(dataset / DATASET_METADATA, fill_owner(read_metadata(DATASET), USER))
     (dataset / "run.toml").write_text('preset = "tiny"\n')
     (dataset / "wheels").mkdir()
     (dataset / "wheels" / "humanpref-0-py3-none-any.whl").write_bytes(b"stands for a wheel")

@@ -154,11 +154,8 @@ def test_a_sentence_encoder_is_packed_whole_and_found_as_one_folder(
     packed = pack_weights(sentence, own)
     source, copy = FrozenEncoder(str(sentence)), FrozenEncoder(str(packed))
     assert copy.settings == source.settings
-    assert (copy.settings.pooling, copy.settings.normalise, copy.settings.max_length) == (
-        "cls",
-        True,
-        24,
-    )
+    assert copy.settings.modules[0]["pooling_mode"] == "cls"
+    assert (copy.settings.modules[1], copy.settings.max_length) == ({"type": "Normalize"}, 24)
     assert copy.digest == source.digest
     assert read_json(packed / "config_sentence_transformers.json") == {
         "prompts": {"query": "Find: "}

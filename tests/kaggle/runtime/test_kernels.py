@@ -21,22 +21,22 @@ from humanpref.files import sha256, write_json
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.metadata import fill_manifest
 from humanpref.kaggle.contract import COMPETITION, KernelRun
-from humanpref.kaggle.rehearsal.sandbox import make_environment
+from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
 from humanpref.kaggle.runtime import inputs, launch
 from humanpref.kaggle.runtime import workers as predicting
-from humanpref.kaggle.runtime.train import resolve
-from humanpref.models.blend import Blend, write_state
+from humanpref.models.blend import write_state
+from humanpref.models.blend_weights import Blend
 from humanpref.models.budget import LEFT, Budget
 from humanpref.runs import train as experiment
 from humanpref.runs.blending import blend
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.training import device
 
-from ..tree import INFER, LAYOUTS, NOTEBOOK, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
+from ..tree import INFER, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
 
 
-@pytest.fixture(params=list(LAYOUTS))
+@pytest.fixture(params=["new", pytest.param("legacy", marks=pytest.mark.slow)])
 def tree(request, tmp_path) -> Tree:
     return Tree(tmp_path / "kaggle", request.param)
 
@@ -92,64 +92,24 @@ def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> N
 
 
 # -------------------------------------------------------------------------------------------------
-# one source of each
+# the text of both
 
 
-def functions(path: Path) -> dict[str, str]:
-    source = path.read_text()
-    return {
-        n.name: ast.get_source_segment(source, n)
-        for n in ast.parse(source).body
-        if isinstance(n, ast.FunctionDef)
-    }
-
-
-def test_what_both_kernels_share_is_the_same_text():
-    ends = {TRAIN: "# --- This kernel's own.", INFER: "# %% [markdown]\n# The fallback"}
-    parts = [
-        path.read_text().partition("\nROOT = ")[2].partition(end)[0].strip()
-        for path, end in ends.items()
-    ]
-    assert parts[0] == parts[1]
-    assert '\nMANIFEST = ""\n' in parts[0]
-    train, infer = functions(TRAIN), functions(INFER)
-    shared = train.keys() & infer.keys()
-    assert {
-        "find",
-        "tree",
-        "find_dataset",
-        "check_dataset",
-        "repack",
-        "install",
-        "go_offline",
-    } <= shared
-    assert {name: train[name] for name in shared} == {name: infer[name] for name in shared}
-    package = functions(Path(inputs.__file__))
-    assert {name: package[name] for name in ("find", "tree")} == {
-        name: train[name] for name in ("find", "tree")
-    }
+def code(path: Path) -> ast.Module:
+    return ast.parse(stage.kernel_code(path))
 
 
 def test_the_kernels_constants_are_the_packages():
     constants = {
         target.id: ast.literal_eval(node.value)
         for path in (TRAIN, INFER)
-        for node in ast.parse(path.read_text()).body
+        for node in code(path).body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.List)
         for target in node.targets
     }
     assert constants["MARKER"] == stage.MARKER
     assert constants["COMPETITION"] == COMPETITION
     assert constants["LABELS"] == list(LABEL_COLUMNS)
-
-
-def test_the_notebook_is_the_script():
-    jupytext = pytest.importorskip("jupytext")
-    notebook, script = jupytext.read(NOTEBOOK), jupytext.read(INFER)
-    cells = [[(cell.cell_type, cell.source) for cell in one.cells] for one in (notebook, script)]
-    assert cells[0] == cells[1], "run: jupytext --update --to ipynb kernel/infer/infer.py"
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
-    assert notebook.metadata.kernelspec.name == "python3"
 
 
 def test_no_kernel_asks_where_its_file_is():
@@ -161,7 +121,8 @@ def test_what_is_predicted_does_not_depend_on_the_run():
     """The inference kernel alone asks which run it is in, and only to judge what came out."""
     for path in (TRAIN, *(Path(m.__file__) for m in (inference, inputs, launch, predicting))):
         assert "KAGGLE_IS_COMPETITION_RERUN" not in path.read_text()
-    assert 'status["run"]' not in functions(INFER)["predict"]
+    (predict,) = [node for node in code(INFER).body if getattr(node, "name", "") == "predict"]
+    assert "status['run']" not in ast.unparse(predict)
     for path in (
         TRAIN,
         INFER,
@@ -202,6 +163,7 @@ def test_train_then_infer(tree, wheels, tmp_path, fresh):
     assert tree.submission().shape == (8, 3)
 
 
+@pytest.mark.slow
 def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
     wheel = copy_dataset(wheels, new_tree.dataset)
     with zipfile.ZipFile(wheel) as archive:
@@ -268,7 +230,7 @@ def test_without_a_test_file_there_is_nothing_to_fall_back_on(new_tree, bare):
     assert "sample_submission.csv" in done.stderr  # the tree
 
 
-@pytest.mark.parametrize("kernel", [TRAIN, NOTEBOOK], ids=["train", "infer"])
+@pytest.mark.parametrize("kernel", [TRAIN, INFER], ids=["train", "infer"])
 def test_another_dataset_than_the_one_pushed_is_not_installed(
     new_tree, wheels, bare, tmp_path, kernel
 ):
@@ -338,14 +300,21 @@ SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.
             "the inference process ended with -9 (SIGKILL; out of memory?)",
             5,
         ),
-        (
+        pytest.param(
             DEATH,
             'preset = "prior"\n',
             "the inference process ended with -9 (SIGKILL; out of memory?)",
             0,
+            marks=pytest.mark.slow,
         ),
-        (SLEEP, 'preset = "prior"\ninference_seconds = 2\n', "TimeoutError: stopped after", 0),
-        (SPOILER, 'preset = "prior"\n', "status.json", 0),
+        pytest.param(
+            SLEEP,
+            'preset = "prior"\ninference_seconds = 2\n',
+            "TimeoutError: stopped after",
+            0,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(SPOILER, 'preset = "prior"\n', "status.json", 0, marks=pytest.mark.slow),
     ],
     ids=["killed", "killed at once", "too slow", "no status"],
 )
@@ -728,15 +697,6 @@ def test_no_artifact_is_an_error_that_shows_the_tree(new_tree):
         inference.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
 
 
-def test_which_folders_are_artifacts(tmp_path):
-    for name in ("k/artifact", "k/artifact/fold-0", "k/b.partial", "d/deep/er/other"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "artifact.json").write_text("{}")
-    (tmp_path / "again").symlink_to(tmp_path / "k")  # the same mount under a second path
-    found = [str(path.relative_to(tmp_path)) for path in inputs.find_artifacts(tmp_path)]
-    assert found in (["d/deep/er/other", "k/artifact"], ["again/artifact", "d/deep/er/other"])
-
-
 # -------------------------------------------------------------------------------------------------
 # run.toml
 
@@ -765,19 +725,3 @@ def test_a_run_survives_its_file():
 def test_a_run_that_makes_no_sense(values, message):
     with pytest.raises(InputError, match=message):
         KernelRun.from_dict(values)
-
-
-def test_the_backbone_is_found_in_both_layouts(tmp_path):
-    new = tmp_path / "new" / "models" / "someone" / "deberta" / "transformers" / "base" / "1"
-    legacy = tmp_path / "legacy" / "deberta" / "transformers" / "base" / "1"
-    for folder in (new, legacy):
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text("{}")
-    assert inputs.find_backbone("deberta", tmp_path / "new") == new
-    assert inputs.find_backbone("deberta/transformers/base", tmp_path / "legacy") == legacy
-    config = resolve(KernelRun("deberta-v3-small", ("seed=7",), "deberta"), tmp_path / "new")
-    assert (config.model.backbone, config.seed) == (str(new), 7)
-    with pytest.raises(InputError, match="found 0"):
-        inputs.find_backbone("albert", tmp_path / "new")
-    with pytest.raises(InputError, match="found 2"):
-        inputs.find_backbone("deberta", tmp_path)

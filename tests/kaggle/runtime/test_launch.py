@@ -144,7 +144,8 @@ def test_a_training_that_fails_says_why(tree, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [("os._exit(3)", "3"), ("os.abort()", r"-6 \(SIGABRT.*\)")]
+    ("end", "code"),
+    [pytest.param("os._exit(3)", "3", marks=pytest.mark.slow), ("os.abort()", r"-6 \(SIGABRT.*\)")],
 )
 def test_a_training_whose_artifact_is_there_has_succeeded(tree, at_exit, caplog, end, code):
     at_exit(end)
@@ -224,6 +225,7 @@ def test_only_gradient_descent_is_shared_out(monkeypatch):
     assert launch.processes(load_config("tiny")) == 1
 
 
+@pytest.mark.slow
 def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path, at_exit):
     """Two processes on the CPU stand for those on two T4."""
     pytest.importorskip("accelerate")

@@ -414,6 +414,7 @@ def test_rows_dealt_anew_take_cheaper_variants_where_there_is_no_time_for_more(c
     assert set(given_up) == {"a tenth"}
 
 
+@pytest.mark.slow
 def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     folder = tmp_path / "input" / "notebooks" / "some-user" / "humanpref-train"

@@ -9,9 +9,7 @@ from humanpref.kaggle.service.client import (
     ServiceError,
     UncertainError,
 )
-from humanpref.kaggle.service.records import Records
 from humanpref.kaggle.service.waiting import LONGEST_PAUSE, SETTLING_PAUSES, poll, send_once
-from humanpref.schema import InputError
 
 
 class Clock:
@@ -117,30 +115,3 @@ def test_send_once_gives_up():
     with pytest.raises(BusyError):
         patient.once(Clock())
     assert patient.sent == 1
-
-
-def test_records(tmp_path):
-    records = Records(tmp_path)
-    assert records["train"] == {}
-    records.sending("train", ref="me/a-kernel", digest="1", base=3)
-    assert Records(tmp_path)["train"] == {
-        "ref": "me/a-kernel",
-        "digest": "1",
-        "base": 3,
-        "state": "sending",
-    }
-    with pytest.raises(InputError, match="the last one was sending: humanpref kaggle push --train"):
-        Records(tmp_path).require("train", "push --train")
-    records.became("train", "done", version=4)
-    assert Records(tmp_path).require("train", "push")["version"] == 4
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", "[]", "{}", '{"format": 2}', '{"format": 1, "train": {}}', '{"format": 1, "train": 1}'],
-)
-def test_records_of_another_kind(tmp_path, content):
-    (tmp_path / ".humanpref").mkdir()
-    (tmp_path / ".humanpref" / "pushes.json").write_text(content)
-    with pytest.raises(InputError, match=r"pushes\.json: "):
-        Records(tmp_path)

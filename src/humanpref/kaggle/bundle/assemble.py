@@ -26,6 +26,7 @@ from pathlib import Path
 from humanpref.config import load_config
 from humanpref.files import read_json, write_whole
 from humanpref.kaggle.bundle import wheels
+from humanpref.kaggle.bundle.image import IMAGE, read_image
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
@@ -138,9 +139,7 @@ def lock(project: Path, image: Path | None = None) -> dict[str, wheels.Locked]:
     with tempfile.TemporaryDirectory() as temporary:
         ours = build_wheel(project, Path(temporary))
         folder = project / "wheels"
-        return wheels.remake_lock(
-            ours, wheels.read_image(image or folder / wheels.IMAGE), folder / wheels.LOCK
-        )
+        return wheels.remake_lock(ours, read_image(image or folder / IMAGE), folder / wheels.LOCK)
 
 
 def usual_nltk_data() -> list[Path]:

@@ -136,9 +136,17 @@ def stage_kernel(
         is where the committed files are. Nothing is written then.
     """
     source_json, folder = Path(source_json), Path(folder)
-    return _stage(
-        source_json, folder, _filled(source_json, folder / KERNEL_METADATA, owner), manifest
-    )
+    check_owner(owner)
+    if folder.resolve() == source_json.parent.resolve():
+        raise InputError(
+            f"{folder}: expected another folder than that of the committed {source_json.name}"
+        )
+    committed = read_metadata(source_json)
+    try:
+        metadata = fill_owner(committed, owner)
+    except InputError as error:
+        raise InputError(f"{source_json}: {error}") from None
+    return _stage(source_json, folder, metadata, manifest)
 
 
 def copy_kernel(source_json: str | Path, folder: str | Path) -> Path:
@@ -172,35 +180,6 @@ def _stage(source_json: Path, folder: Path, metadata: dict[str, Any], manifest: 
     return folder
 
 
-def stage_dataset_metadata(source_json: str | Path, folder: str | Path, owner: str) -> Path:
-    """Write a dataset's metadata, with its owner, into the folder that is to be uploaded.
-
-    Parameters
-    ----------
-    source_json : path
-        The committed metadata.
-    folder : path
-        The dataset's staged files. It is made if it is not there; other files in it are left alone.
-    owner : str
-        The Kaggle user name to upload under.
-
-    Returns
-    -------
-    Path
-        `folder`, with `dataset-metadata.json`.
-
-    Raises
-    ------
-    InputError
-        If the metadata cannot be used, the owner is not a user name, or `folder` is where the
-        committed file is. Nothing is written then.
-    """
-    source_json, folder = Path(source_json), Path(folder)
-    metadata = _filled(source_json, folder / DATASET_METADATA, owner)
-    write_metadata(folder / DATASET_METADATA, metadata)
-    return folder
-
-
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
     """Write a metadata file; its folder is made if it is not there."""
     # ASCII with escapes, since the client reads a dataset's metadata in the machine's encoding,
@@ -216,20 +195,6 @@ def _fill(value: Any, owner: str) -> Any:
     if isinstance(value, str) and value.startswith(f"{OWNER_PLACEHOLDER}/"):
         return owner + value.removeprefix(OWNER_PLACEHOLDER)
     return value
-
-
-def _filled(source_json: Path, target: Path, owner: str) -> dict[str, Any]:
-    check_owner(owner)
-    if target.resolve() == source_json.resolve():
-        raise InputError(
-            f"{target.parent}: expected another folder than that of the committed "
-            f"{source_json.name}"
-        )
-    metadata = read_metadata(source_json)
-    try:
-        return fill_owner(metadata, owner)
-    except InputError as error:
-        raise InputError(f"{source_json}: {error}") from None
 
 
 def _read_code(source_json: Path, code_file: str) -> str:

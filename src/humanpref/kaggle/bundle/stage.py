@@ -16,6 +16,7 @@ from typing import Any
 import humanpref
 from humanpref.files import damage, read_json, sha256, write_json, write_whole
 from humanpref.kaggle.bundle import wheels
+from humanpref.kaggle.bundle.image import IMAGE, PYTHONS, is_newer, read_image
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.runs.artifact import FACTS_FILE, Artifact
@@ -172,14 +173,14 @@ def stage_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise InputError(f"{folder}: expected an empty folder to stage the dataset in")
-    freeze = wheels.read_image(image or project / "wheels" / wheels.IMAGE)
+    freeze = read_image(image or project / "wheels" / IMAGE)
     for artifact, name in zip(artifacts, artifact_names(artifacts), strict=True):
         copy_clean(artifact, folder / "artifacts" / name)
     if nltk_data:
         _copy_nltk(nltk_data, folder / "nltk_data")
     with write_whole(folder / "run.toml") as file:
         file.write(run.to_toml())
-    vendored = wheels.copy_vendored(project / "wheels", folder)
+    vendored = [Path(shutil.copy(path, folder)) for path in wheels.fetch(project / "wheels")]
     ours = build_wheel(project, folder)
     faults = wheels.closure_faults(
         ours, vendored, freeze, wheels.read_lock(project / "wheels" / wheels.LOCK)
@@ -192,7 +193,7 @@ def stage_dataset(
         "image": {
             "date": freeze.date,
             "sha256": sha256(freeze.path),
-            "python": list(wheels.PYTHONS),
+            "python": list(PYTHONS),
             "versions": {name: str(version) for name, version in sorted(freeze.versions.items())},
         },
     }
@@ -215,7 +216,7 @@ def version_faults(dataset: Path, facts: dict[str, Any]) -> list[tuple[Path, str
     for path in sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}")):
         versions = facts["image"]["versions"] | facts["wheels"]
         for name, version in sorted(Artifact.load(path.parent).written_by):
-            if name in versions and wheels.is_newer(version, versions[name]):
+            if name in versions and is_newer(version, versions[name]):
                 problem = f"written by {name} {version}, the image has {versions[name]}"
                 mend = (
                     "train with the image's versions (constraints.txt), or name a newer freeze "

@@ -18,10 +18,11 @@ from humanpref.schema import InputError
 try:
     import torch
 
+    from humanpref.models.backbone import load_backbone
     from humanpref.models.checkpoint import base_digest, convert, weights_files
-    from humanpref.models.encoder import load_backbone
     from humanpref.models.pretrained import load_tokenizer, local_folder
-    from humanpref.models.sentence import FrozenEncoder, modules_of
+    from humanpref.models.sentence import FrozenEncoder
+    from humanpref.models.sentence_folder import modules_of
 except ModuleNotFoundError as error:
     raise InputError(f"weights: needs {error.name}: pip install 'humanpref[torch]'") from None
 
@@ -41,6 +42,7 @@ _FILES = (
     *("bpe.codes", "chat_template.*", "additional_chat_templates/*.jinja"),
     *("modules.json", "config_sentence_transformers.json", "sentence_*_config.json"),
 )
+_WEIGHTS = "*model.[bs]*"
 PROBES = (
     "What is 12.5 % of 80?",
     "Grüße, 世界。 µ² … 🙂  two  spaces",
@@ -114,21 +116,28 @@ def pack_weights(source: str | Path, bundle: Path, name: str | None = None) -> P
 
 def _copy(source: Path, target: Path) -> None:
     """Copy what is read of a backbone's folder, its weights as safetensors."""
-    modules = modules_of(source)
-    own = source / modules.get("Transformer", "")
-    weights = weights_files(own)
+    modules = [own for _, own in modules_of(source)]
+    own = modules[0] if modules else source
     files = {
         path for folder in {source, own} for pattern in _FILES for path in folder.glob(pattern)
     }
-    files |= {source / folder / "config.json" for folder in modules.values()}
-    published = any(path.suffix == ".bin" for path in weights)
-    for path in (*files, *(() if published else weights)):
+    files |= {folder / "config.json" for folder in modules}
+    # Of the modules after the backbone some have weights.
+    holders = [own, *(folder for folder in modules[1:] if any(folder.glob(_WEIGHTS)))]
+    published = {}
+    for folder in holders:
+        weights = weights_files(folder)
+        if any(path.suffix == ".bin" for path in weights):
+            published[folder] = weights
+        else:
+            files.update(weights)
+    for path in files:
         if path.is_file():
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-    if published:
-        convert(weights, target / own.relative_to(source) / "model.safetensors")
+    for folder, weights in published.items():
+        convert(weights, target / folder.relative_to(source) / "model.safetensors")
 
 
 def _check_same(source: Path, packed: Path) -> None:

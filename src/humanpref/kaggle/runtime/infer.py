@@ -21,7 +21,8 @@ from humanpref.kaggle.runtime.inputs import find_artifacts, point_to_base, tree,
 from humanpref.kaggle.runtime.workers import describe, free, outcomes, shared_out
 from humanpref.models import load_model
 from humanpref.models.base import CONFIG_FILE
-from humanpref.models.blend import Blend, equal_blend, mix, read_state
+from humanpref.models.blend import read_state
+from humanpref.models.blend_weights import Blend, equal_blend, mix
 from humanpref.models.budget import Budget, shortages
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import CLASSES, ID, InputError

@@ -1,10 +1,5 @@
-"""What is under `/kaggle/input`: files, artifacts, backbones and weights, found by name.
+"""Find the competition's files, artifacts, backbones and weights under `/kaggle/input`."""
 
-Kaggle mounts the same source under more than one path (`/kaggle/input/competitions/SLUG` or
-`/kaggle/input/SLUG`, and so on for datasets, models and outputs of kernels).
-"""
-
-import itertools
 import logging
 import os
 from contextlib import suppress
@@ -12,34 +7,10 @@ from pathlib import Path, PurePosixPath
 
 from humanpref.files import read_json, sha256
 from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER
+from humanpref.kaggle.runtime.mounts import find, tree
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
-
-
-def find(name: str, root: Path, depth: int = 8) -> list[Path]:
-    """Find the files called `name` at most `depth` folders below `root`, nearest first."""
-    found = {}
-    for folder, folders, files in os.walk(root, followlinks=True):
-        if name in files:
-            # Kaggle may show one mount under two paths.
-            found.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
-        if len(Path(folder).relative_to(root).parts) >= depth:
-            folders.clear()
-    return sorted(found.values(), key=lambda path: (len(path.parts), str(path)))
-
-
-def tree(root: Path, limit: int = 60) -> str:
-    """List what is under `root`, for a message that says what was there instead."""
-    lines = (
-        f"  {path.relative_to(root)}"
-        for path in root.rglob("*")
-        if len(path.relative_to(root).parts) <= 6
-    )
-    listed = sorted(itertools.islice(lines, limit))
-    return "\n".join(
-        [f"{root} holds:", *(listed or ["  nothing"]), *(["  …"] if len(listed) == limit else [])]
-    )
 
 
 def find_competition_file(name: str, input_root: Path) -> Path:
@@ -94,8 +65,7 @@ def find_backbone(name: str, input_root: Path) -> Path:
         there = "\n".join(f"  {folder}" for folder in found) or tree(input_root)
         raise InputError(
             f"run.toml: key backbone: expected one folder {name!r} with a config.json under "
-            f"{input_root}, found {len(found)}"
-            f"\n{there}"
+            f"{input_root}, found {len(found)}\n{there}"
         )
     return found[0]
 
@@ -163,8 +133,7 @@ def check_weights(backbone: Path, manifest: str = "") -> None:
     if manifest not in ("", found):
         raise InputError(
             f"{backbone / WEIGHTS_MARKER}: expected the manifest with SHA-256 {manifest}, got "
-            f"{found}; "
-            "another version of the weights than the one pushed is mounted"
+            f"{found}; another version of the weights than the one pushed is mounted"
         )
     for entry in read_json(backbone / WEIGHTS_MARKER)["files"]:
         path = backbone / entry["name"]

@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from humanpref.files import folder_whole
 from humanpref.kaggle.service.client import Client, NotThereError, ServiceError
+from humanpref.kaggle.service.competitions import download_files
+from humanpref.kaggle.service.kernels import download_output, run_output
 from humanpref.kaggle.service.records import Records
 from humanpref.kaggle.service.results import STATUS, check_current, faults, wait_for_run
 
@@ -25,7 +27,7 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
     with folder_whole(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         archive = Path(temporary, "data.zip")
         try:
-            client.download_competition(competition, archive)
+            download_files(client, competition, archive)
         except NotThereError as error:
             raise NotThereError(
                 f"{error}: if the competition's name is right, accept its rules, signed in as "
@@ -58,16 +60,16 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
     with folder_whole(out) as folder:
         wait_for_run(client, records, name)
         entry = records[name]
-        files, log = client.run_output(entry["ref"])
+        files, log = run_output(client, entry["ref"])
         for file, url in files:
             logger.info("%s: %s", entry["ref"], client.clean(file))
-            client.download(url, _inside(folder, file))
+            download_output(client, url, _inside(folder, file))
         # What was fetched is of that version only if nobody pushed another one meanwhile.
         check_current(client, entry["ref"], entry["version"])
         log_name = f"{entry['ref'].split('/')[1]}.log"
         _inside(folder, log_name).write_text(log, encoding="utf-8", errors="replace")
         content = (folder / STATUS).read_bytes() if (folder / STATUS).is_file() else None
-        for fault in faults(content, entry.get("manifest", "")):
+        for fault in faults(content, entry["manifest"]):
             logger.warning(
                 "%s",
                 client.clean(f"{entry['ref']} version {entry['version']} is not whole: {fault}"),

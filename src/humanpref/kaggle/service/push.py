@@ -26,13 +26,26 @@ from humanpref.kaggle.bundle.metadata import (
 )
 from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.service.client import (
-    FAILED,
     BusyError,
     Client,
-    Kernel,
     RefusedError,
     ServiceError,
     UncertainError,
+)
+from humanpref.kaggle.service.datasets import (
+    commit_dataset,
+    dataset_file,
+    dataset_status,
+    dataset_version,
+    uploaded,
+)
+from humanpref.kaggle.service.kernels import (
+    FAILED,
+    SOURCES,
+    Kernel,
+    get_kernel,
+    run_status,
+    save_kernel,
 )
 from humanpref.kaggle.service.records import Records, describe, identity
 from humanpref.kaggle.service.results import check_whole, wait_for_kernel
@@ -123,19 +136,19 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
 
     def find() -> int | None:
         # A version that is being made has a number before its files can be read.
-        version, base = client.dataset_version(ref) or 0, records[name]["base"]
+        version, base = dataset_version(client, ref) or 0, records[name]["base"]
         return version if (base is not None and version > base) or is_there() else None
 
     def is_there() -> bool | None:
         return _manifest_digest(client, ref, marker.name) == digest or None
 
     def send() -> int:
-        create = client.dataset_status(ref) is None
-        base = 0 if create else client.dataset_version(ref)
+        create = dataset_status(client, ref) is None
+        base = 0 if create else dataset_version(client, ref)
         logger.info("%s: uploading %s", ref, folder)
-        with client.uploaded(folder, metadata, create, digest) as request:
+        with uploaded(client, folder, metadata, create, digest) as request:
             records.sending(name, **entry, base=base)
-            _outcome(records, name, lambda: client.commit_dataset(request, ref))
+            _outcome(records, name, lambda: commit_dataset(client, request, ref))
         return 0
 
     if not _is(records[name], ref, digest):
@@ -154,7 +167,7 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
         # What has the number that was taken for ours is something else, or of no use.
         records.became(name, "refused")
         raise
-    version = client.dataset_version(ref)
+    version = dataset_version(client, ref)
     records.became(name, "done", manifest=manifest, **({"version": version} if version else {}))
 
 
@@ -196,7 +209,7 @@ def wait_for_dataset(client: Client, ref: str, marker: str, digest: str) -> None
     digest."""
 
     def check() -> tuple[bool | None, str]:
-        status = client.dataset_status(ref)
+        status = dataset_status(client, ref)
         if status in ("FAILED", "DELETED"):
             raise RefusedError(
                 f"{ref}: Kaggle could not make the dataset of these files ({status}); push it again"
@@ -232,10 +245,10 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
             # What was pushed from here before does not go away because Kaggle once denies it.
             entry = records[name]
             known = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
-            return settled(lambda: client.kernel(ref)) if known else client.kernel(ref)
+            return settled(lambda: get_kernel(client, ref)) if known else get_kernel(client, ref)
 
         def find() -> int | None:
-            kernel = client.kernel(ref)
+            kernel = get_kernel(client, ref)
             if (
                 kernel is None
                 or kernel.version <= records[name]["base"]
@@ -253,7 +266,7 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
             records.sending(
                 name, ref=ref, digest=digest, manifest=manifest, inputs=mounted, base=base
             )
-            saved = _outcome(records, name, lambda: client.save_kernel(staged))
+            saved = _outcome(records, name, lambda: save_kernel(client, staged))
             if saved.ref != ref:
                 records.became(name, "refused", version=saved.version)
                 raise RefusedError(
@@ -270,7 +283,7 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
             if (
                 kernel is not None
                 and kernel.version == version
-                and client.run_status(ref)[0] not in FAILED
+                and run_status(client, ref)[0] not in FAILED
             ):
                 logger.info("%s: version %d is this code on these inputs already", ref, version)
                 return
@@ -320,14 +333,13 @@ def _is(entry: dict[str, Any], ref: str, digest: str, state: str | None = None) 
 
 
 def _manifest_digest(client: Client, ref: str, marker: str) -> str | None:
-    content = client.dataset_file(ref, marker)
+    content = dataset_file(client, ref, marker)
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _sources(metadata: dict[str, Any]) -> set[str]:
-    kinds = ("dataset", "competition", "kernel", "model")
     return {
-        _unversioned(source) for kind in kinds for source in metadata.get(f"{kind}_sources", [])
+        _unversioned(source) for kind in SOURCES for source in metadata.get(f"{kind}_sources", [])
     }
 
 

@@ -76,9 +76,7 @@ class Records:
         """What was pushed after the entry, and so is not in it: the last bundle's dataset, or a
         source that a kernel mounts."""
         entry, dataset = self[name], self["dataset"]
-        # An earlier version wrote no manifests down: then it is the kernels' own results that say
-        # what they are of.
-        if "manifest" in dataset and entry.get("manifest") != dataset["digest"]:
+        if dataset and entry.get("manifest") != dataset["digest"]:
             return dataset["ref"]
         for other_name, other in self.items():
             was = entry.get("inputs", {}).get(other["ref"])

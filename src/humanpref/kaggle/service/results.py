@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.kaggle.contract import UNFINISHED
-from humanpref.kaggle.service.client import FAILED, Client, ServiceError
+from humanpref.kaggle.service.client import Client, ServiceError
+from humanpref.kaggle.service.kernels import (
+    FAILED,
+    download_output,
+    get_kernel,
+    run_output,
+    run_status,
+)
 from humanpref.kaggle.service.records import Records
 from humanpref.kaggle.service.waiting import poll
 
@@ -34,7 +41,7 @@ def wait_for_run(client: Client, records: Records, name: str) -> None:
     ref, version = entry["ref"], entry["version"]
 
     def check() -> tuple[bool | None, str]:
-        state, reason = client.run_status(ref)
+        state, reason = run_status(client, ref)
         if state in FAILED:
             _show_log(client, ref)
             raise ServiceError(
@@ -51,7 +58,7 @@ def wait_for_kernel(client: Client, records: Records, name: str) -> None:
     was over before."""
     wait_for_run(client, records, name)
     ref, version = records[name]["ref"], records[name]["version"]
-    if name == "train" and UNFINISHED in client.run_output(ref)[1]:
+    if name == "train" and UNFINISHED in run_output(client, ref)[1]:
         raise ServiceError(
             f"{ref} version {version}: {UNFINISHED} its time was over before there was an "
             "artifact; to go on, add "
@@ -62,7 +69,7 @@ def wait_for_kernel(client: Client, records: Records, name: str) -> None:
 def check_current(client: Client, ref: str, version: int) -> None:
     """Raise ServiceError unless that version is the kernel's current one: the service tells of the
     current one alone."""
-    kernel = client.kernel(ref)
+    kernel = get_kernel(client, ref)
     if kernel is None or kernel.version != version:
         found = f"version {kernel.version}" if kernel else "none"
         raise ServiceError(
@@ -81,16 +88,16 @@ def check_whole(client: Client, records: Records, name: str, anyway: bool) -> No
     """
     entry = records[name]
     ref, version = entry["ref"], entry["version"]
-    files, _ = client.run_output(ref)
+    files, _ = run_output(client, ref)
     content = None
     if STATUS in dict(files):
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary, STATUS)
-            client.download(dict(files)[STATUS], path)
+            download_output(client, dict(files)[STATUS], path)
             content = path.read_bytes()
     # What was fetched is of that version only if nobody pushed another one meanwhile.
     check_current(client, ref, version)
-    reasons = "; ".join(faults(content, entry.get("manifest", "")))
+    reasons = "; ".join(faults(content, entry["manifest"]))
     if reasons and not anyway:
         raise ServiceError(
             client.clean(
@@ -102,16 +109,14 @@ def check_whole(client: Client, records: Records, name: str, anyway: bool) -> No
 
 
 def faults(content: bytes | None, manifest: str) -> list[str]:
-    """Why a run's result is not to be used, by the content of its status.json; empty where all is
-    well.
+    """Why a run's result is not to be used; empty where all is well.
 
     Parameters
     ----------
     content : bytes or None
-        None: it left none.
+        Of its status.json; None: it left none.
     manifest : str
-        The digest of the manifest that was pushed with the kernel; empty: an earlier version of
-        this program pushed it.
+        The digest of the manifest that was pushed with the kernel.
     """
     if content is None:
         return [f"it left no {STATUS}"]
@@ -120,14 +125,14 @@ def faults(content: bytes | None, manifest: str) -> list[str]:
         found, degraded = status.get("manifest", ""), [str(reason) for reason in status["degraded"]]
     except (ValueError, TypeError, KeyError):
         return [f"its {STATUS} does not say whether it is whole"]
-    if found == manifest != "":
+    if found == manifest:
         return degraded
     ran = f"manifest {str(found)[:8]}" if found else "none"
-    pushed = f"manifest {manifest[:8]}" if manifest else "none that was recorded; push again"
+    pushed = f"manifest {manifest[:8]}"
     return [f"it ran on another dataset ({ran}) than the one pushed ({pushed})", *degraded]
 
 
 def _show_log(client: Client, ref: str) -> None:
-    _, log = client.run_output(ref)
+    _, log = run_output(client, ref)
     for line in log.splitlines()[-LOG_LINES:]:
         logger.error("  %s", client.clean(line))

@@ -11,8 +11,16 @@ from humanpref.kaggle.service.client import (
     RefusedError,
     ServiceError,
     SignInError,
-    Submission,
 )
+from humanpref.kaggle.service.competitions import (
+    Submission,
+    get_submission,
+    list_submissions,
+    submissions_left,
+    submit_kernel,
+)
+from humanpref.kaggle.service.datasets import dataset_status
+from humanpref.kaggle.service.kernels import gpu_hours, run_status
 from humanpref.kaggle.service.records import Records, describe
 from humanpref.kaggle.service.results import check_whole, wait_for_run
 from humanpref.kaggle.service.waiting import poll, send_once
@@ -63,7 +71,9 @@ def submit(
         def find() -> int | None:
             # One that is known to have failed may be sent again.
             found = (
-                each for each in client.submissions(competition) if each.description.startswith(tag)
+                each
+                for each in list_submissions(client, competition)
+                if each.description.startswith(tag)
             )
             return next(
                 (each.ref for each in found if not (again and each.status == "ERROR")), None
@@ -74,8 +84,8 @@ def submit(
                 "submission", ref=ref, competition=competition, tag=tag, description=description
             )
             try:
-                number, answer = client.submit(
-                    competition, ref, version, SUBMISSION_FILE, description
+                number, answer = submit_kernel(
+                    client, competition, ref, version, SUBMISSION_FILE, description
                 )
             except (BusyError, RefusedError):
                 records.became("submission", "refused")
@@ -90,7 +100,7 @@ def submit(
 
         number = find()
         if number is None:
-            if client.submissions_left(competition) == 0:
+            if submissions_left(client, competition) == 0:
                 raise InputError(
                     f"{competition}: no submission is left today; the count starts anew at 00:00 "
                     "UTC"
@@ -110,7 +120,7 @@ def wait_for_score(client: Client, records: Records, number: int) -> Submission:
     """Wait until a submission is scored, and write the score down."""
 
     def check() -> tuple[Submission | None, str]:
-        submission = client.submission(number)
+        submission = get_submission(client, number)
         if submission.status == "ERROR":
             records.became("submission", "failed")
             raise ServiceError(
@@ -135,7 +145,7 @@ def status(client: Client, records: Records, competition: str) -> Iterator[str]:
             yield str(error)
     if not records.items():
         yield f"{records.path}: nothing was pushed from here"
-    left, hours = client.submissions_left(competition), client.gpu_hours()
+    left, hours = submissions_left(client, competition), gpu_hours(client)
     yield f"submissions left today: {'Kaggle does not tell' if left is None else left}"
     yield "GPU this week: " + (
         f"{hours[0]:.1f} of {hours[1]:.1f} hours used" if hours else "Kaggle does not tell"
@@ -145,7 +155,7 @@ def status(client: Client, records: Records, competition: str) -> Iterator[str]:
 def _standing(client: Client, name: str, entry: dict[str, Any]) -> str:
     what = describe(entry)
     if name == "submission" and "number" in entry:
-        found = client.submission(entry["number"])
+        found = get_submission(client, entry["number"])
         return (
             f"submission {found.ref}: {found.status} {found.public_score or found.error}".rstrip()
             + f", {entry['tag']}"
@@ -157,9 +167,9 @@ def _standing(client: Client, name: str, entry: dict[str, Any]) -> str:
         )
     # A dataset has a manifest.
     state = (
-        client.dataset_status(entry["ref"])
+        dataset_status(client, entry["ref"])
         if "marker" in entry
-        else " ".join(client.run_status(entry["ref"]))
+        else " ".join(run_status(client, entry["ref"]))
     )
     return f"{what}: {state or 'not there'}".rstrip()
 

@@ -1,0 +1,117 @@
+"""The text that both kernels share: find the wheel dataset, check it, and install it offline.
+
+`build.py` puts it into both, because Kaggle takes one file for each.
+"""
+
+import base64
+import csv
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from humanpref.kaggle.runtime.mounts import find, tree
+
+ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
+INPUT, WORKING = ROOT / "input", ROOT / "working"
+MARKER = "humanpref-dataset.json"
+# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any
+# manifest will do.
+MANIFEST = ""
+
+
+def find_dataset() -> Path:
+    """Find the folder of the wheel dataset, wherever Kaggle mounted it."""
+    markers = find(MARKER, INPUT)
+    if len(markers) != 1:
+        there = "\n".join(map(str, markers)) or tree(INPUT)
+        raise RuntimeError(
+            f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}"
+        )
+    return markers[0].parent
+
+
+def manifest_digest(dataset: Path) -> str:
+    """Give the SHA-256 of the wheel dataset's manifest: which bundle this is."""
+    return hashlib.sha256((dataset / MARKER).read_bytes()).hexdigest()
+
+
+def check_dataset(dataset: Path) -> list[Path]:
+    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give
+    the wheels."""
+    if MANIFEST not in ("", digest := manifest_digest(dataset)):
+        raise RuntimeError(
+            f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
+            "another version of the dataset than the one pushed with this kernel is mounted"
+        )
+    manifest = json.loads((dataset / MARKER).read_text())
+    if manifest["format"] != 1:
+        raise RuntimeError(f"{dataset / MARKER}: expected format 1, got {manifest['format']!r}")
+    wheels = []
+    for entry in manifest["files"]:
+        path = dataset / entry["name"]
+        if path.suffix == ".whl" and not path.is_file():
+            wheels.append(repack(path))
+            continue
+        if not path.is_file():
+            raise RuntimeError(f"{path}: named by {MARKER}, but not there; {tree(dataset)}")
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if (path.stat().st_size, digest) != (entry["bytes"], entry["sha256"]):
+            raise RuntimeError(
+                f"{path}: expected {entry['bytes']} bytes with SHA-256 {entry['sha256']}, "
+                f"got {path.stat().st_size} bytes with {digest}; is an older version of the "
+                "dataset mounted?"
+            )
+        if path.suffix == ".whl":
+            wheels.append(path)
+    return wheels
+
+
+def repack(wheel: Path) -> Path:
+    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own
+    RECORD."""
+    folders = [folder for folder in (wheel, wheel.with_suffix("")) if folder.is_dir()]
+    records = [record for folder in folders for record in folder.glob("*.dist-info/RECORD")]
+    if len(records) != 1:
+        raise RuntimeError(f"{wheel}: neither a file nor an unpacked wheel; {tree(wheel.parent)}")
+    folder = records[0].parent.parent
+    repacked = Path(tempfile.mkdtemp()) / wheel.name
+    with (
+        zipfile.ZipFile(repacked, "w") as archive,
+        open(records[0], encoding="utf-8", newline="") as record,
+    ):
+        for name, digest, _ in csv.reader(record):
+            content = (folder / name).read_bytes()
+            got = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            if digest not in ("", f"sha256={got}"):
+                raise RuntimeError(
+                    f"{folder / name}: its SHA-256 is not that of the wheel's RECORD"
+                )
+            archive.writestr(name, content)
+    return repacked
+
+
+def install(wheels: list[Path]) -> None:
+    """Install the wheels, and nothing else, without a network."""
+    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--root-user-action=ignore"]
+    for folder in sorted({str(wheel.parent) for wheel in wheels}):
+        command += ["--find-links", folder]
+    # One name may have a wheel for each Python; pip takes the one that fits.
+    command += dict.fromkeys("==".join(wheel.name.split("-")[:2]) for wheel in wheels)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, end="", flush=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"pip ended with {done.returncode}:\n{done.stdout}")
+    importlib.invalidate_caches()
+
+
+def go_offline() -> None:
+    """Tell the libraries that there is no network, before any of them is imported."""
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")

@@ -1,0 +1,52 @@
+"""Write what is pushed, the training script and the inference notebook, from the scripts here.
+
+Kaggle takes one file for a kernel, so what both share is put into each.
+"""
+
+import ast
+from pathlib import Path
+
+import jupytext
+
+KERNEL = Path(__file__).parent
+MOUNTS = KERNEL.parent / "src" / "humanpref" / "kaggle" / "runtime" / "mounts.py"
+SHARED = (KERNEL / "bootstrap.py", MOUNTS)
+SHARED_MODULES = ("bootstrap", "humanpref.kaggle.runtime.mounts")
+TRAIN, INFER = KERNEL / "train" / "train.py", KERNEL / "infer" / "infer.ipynb"
+
+
+def split(script: Path) -> tuple[str, set[str], str]:
+    """Split a script into the text before its imports, its imports of the standard library, and
+    the text after them."""
+    text = script.read_text(encoding="utf-8")
+    nodes = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    lines = text.splitlines(keepends=True)
+    imports = {ast.unparse(n) for n in nodes if getattr(n, "module", "") not in SHARED_MODULES}
+    before, after = lines[: nodes[0].lineno - 1], lines[nodes[-1].end_lineno :]
+    return "".join(before), imports, "".join(after).strip()
+
+
+def assemble(script: Path) -> str:
+    """Give a kernel's script with the shared text in the place of its imports from it."""
+    before, imports, own = split(script)
+    shared = [split(path) for path in SHARED]
+    imports = imports.union(*(part[1] for part in shared))
+    header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from"), line)))
+    heading = "# Shared by both kernels: kernel/bootstrap.py and what it imports."
+    body = "\n\n\n".join([*(part[2] for part in shared), own])
+    return f"{before}{header}\n\n{heading}\n{body}\n"
+
+
+def pushed() -> dict[Path, str]:
+    """Give the files that are pushed and their texts."""
+    notebook = jupytext.reads(assemble(KERNEL / "infer.py"), fmt="py:percent")
+    notebook.metadata.pop("jupytext", None)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"  # else it is drawn anew each time
+    text = jupytext.writes(notebook, fmt="ipynb")
+    return {TRAIN: assemble(KERNEL / "train.py"), INFER: text.rstrip("\n") + "\n"}
+
+
+if __name__ == "__main__":
+    for path, text in pushed().items():
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,141 @@
+"""The Python environment that a kernel is rehearsed in, with this interpreter's packages."""
+
+import importlib.metadata
+import importlib.util
+import os
+import site
+import sys
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def make_environment(
+    folder: Path, without: Iterable[str] = ("humanpref",), block_sockets: bool = False
+) -> Path:
+    """Make a virtual environment that has this interpreter's packages as links, less some.
+
+    Parameters
+    ----------
+    folder : Path
+        The environment's folder, made here.
+    without : iterable of str
+        The distributions to leave out: those that the kernels install. They could else write
+        through the links, into the user's own environment.
+    block_sockets : bool
+        Let no Python program in it reach another machine (mode `none`).
+
+    Returns
+    -------
+    Path
+        `folder`.
+    """
+    # An environment made by uv has no pip to link; ensurepip brings its own and needs no network.
+    venv.EnvBuilder(symlinks=True, with_pip=importlib.util.find_spec("pip") is None).create(folder)
+    (target,) = folder.glob("lib/python3.*/site-packages")
+    unwanted = _files_of({*without, "humanpref"})
+    for source in site_packages():
+        _link(source, target, unwanted)
+    if block_sockets:
+        (target / "humanpref_no_network.py").write_text(_BLOCK)
+        (target / "humanpref_no_network.pth").write_text("import humanpref_no_network\n")
+    return folder
+
+
+def add_distribution(environment: Path, name: str, version: str) -> None:
+    """Put an empty package of this name and version into an environment: it can be found and
+    imported, and does nothing."""
+    (target,) = environment.glob("lib/python3.*/site-packages")
+    (target / name).mkdir()
+    (target / name / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    folder = target / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def base_python() -> str:
+    """The interpreter that this environment was made from."""
+    return sys._base_executable
+
+
+def python_folders() -> list[str]:
+    """What an environment made by `make_environment` needs of this machine: the interpreter's home
+    and its packages."""
+    home = Path(os.path.realpath(base_python())).parent.parent
+    folders = {sys.base_prefix, str(home), *map(str, site_packages())}
+    # `/usr` is there already, and a home of `/` (a Python in /bin) is no folder of Python's own.
+    return sorted(
+        folder for folder in folders if folder != "/" and not Path(folder).is_relative_to("/usr")
+    )
+
+
+def site_packages() -> list[Path]:
+    """The folders with this interpreter's third-party packages."""
+    folders = [
+        *site.getsitepackages(),
+        *([site.getusersitepackages()] if site.ENABLE_USER_SITE else []),
+    ]
+    return [Path(folder) for folder in dict.fromkeys(folders) if Path(folder).is_dir()]
+
+
+def _files_of(distributions: set[str]) -> set[Path]:
+    """Every file of the named distributions, as this interpreter has them installed."""
+    files = set()
+    for name in distributions:
+        for distribution in importlib.metadata.distributions(name=name):
+            files.update(
+                Path(os.path.normpath(distribution.locate_file(file)))
+                for file in distribution.files or ()
+            )
+    return files
+
+
+def _link(source: Path, target: Path, unwanted: set[Path]) -> None:
+    """Link what is in `source` into `target`; a folder that holds an unwanted file is remade
+    without it."""
+    mixed = {parent for file in unwanted for parent in file.parents}
+    for entry in source.iterdir():
+        link = target / entry.name
+        if entry in unwanted or entry.name == "__pycache__" or os.path.lexists(link):
+            continue
+        if entry in mixed:
+            link.mkdir()
+            _link(entry, link, unwanted)
+            if not any(link.iterdir()):
+                link.rmdir()
+        else:
+            link.symlink_to(entry)
+
+
+# Imported by every Python program of an environment made with block_sockets. An audit hook sees the
+# calls of every library that uses Python's sockets, and cannot be taken off.
+_BLOCK = """
+import errno, ipaddress, sys
+
+ADDRESSED = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1}
+LOOKED_UP = {"socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.gethostbyaddr": 0}
+
+def is_local(host):
+    if isinstance(host, (bytes, bytearray)):
+        host = host.decode("ascii", "replace")
+    if host in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+def hook(event, args):
+    if event in ADDRESSED:
+        address = args[ADDRESSED[event]]
+        # A path is a socket of this machine; None: the socket is connected, and was judged then.
+        local = not isinstance(address, tuple) or is_local(address[0])
+    elif event in LOOKED_UP:
+        local = is_local(args[LOOKED_UP[event]])
+    else:
+        return
+    if not local:
+        raise OSError(errno.ENETUNREACH, "blocked by the dry run: it has no network")
+
+sys.addaudithook(hook)
+"""

@@ -1,0 +1,49 @@
+"""Faults to plant in a dry run."""
+
+import shutil
+from pathlib import Path
+
+from humanpref.kaggle.contract import MARKER
+from humanpref.kaggle.runtime.inputs import find_artifacts
+from humanpref.kaggle.runtime.mounts import find
+
+FAULTS = {
+    "missing-dataset": "the wheel dataset is not mounted",
+    "corrupt-wheel": "one byte of the package's wheel is another",
+    "corrupt-weights": "half of every artifact's weights is missing",
+    "slow": "the time for predicting is over before it begins",
+    "oom": "the predicting process is killed for the memory that it takes",
+    "no-labels": "train.csv has no labels",
+}
+"""What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an
+error. With each of the others nothing can be predicted: the inference kernel's commit run has to
+end with an error, its hidden rerun well, and both with a valid submission and the reason in
+status.json."""
+OOM_BYTES = 64 * 2**20
+"""Memory that a process gets under `oom`: enough for pip and for the fallback, too little for the
+package."""
+
+
+def damage_inputs(inputs: Path, fault: str | None) -> None:
+    """Damage a kernel's mounted inputs as the fault says.
+
+    They are hard links to what was staged, so a file is replaced and not changed.
+    """
+    if fault == "missing-dataset":
+        for marker in find(MARKER, inputs):
+            shutil.rmtree(marker.parent)
+    if fault == "corrupt-wheel":
+        for wheel in inputs.rglob("humanpref-*.whl"):
+            content = bytearray(wheel.read_bytes())
+            content[len(content) // 2] ^= 1
+            _replace(wheel, content)
+    if fault == "corrupt-weights":
+        for artifact in find_artifacts(inputs):
+            for weights in artifact.rglob("*.safetensors"):
+                content = weights.read_bytes()
+                _replace(weights, content[: len(content) // 2])
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)

@@ -1,0 +1,127 @@
+"""What a program inside a box can reach: the proof that a rehearsal had no network."""
+
+import json
+from dataclasses import dataclass
+
+from humanpref.kaggle.rehearsal.sandbox import Box, run
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a program inside a box found when it tried to get out.
+
+    `connection`, `lookup`, `input_remount` (mounting the input folder writable) and `input_write`,
+    tried after it, tell what happened; `interfaces` are the network interfaces that are up;
+    `package` says whether humanpref could be imported (it must not be, before the kernel installs
+    it).
+    """
+
+    mode: str
+    connection: str
+    connected: bool
+    unreachable: bool
+    lookup: str
+    resolved: bool
+    interfaces: tuple[str, ...]
+    input_remount: str
+    input_write: str
+    input_writable: bool
+    package: bool
+
+    @property
+    def offline(self) -> bool:
+        """Whether it is proved that there is no network.
+
+        A time-out, or a refusal, is no proof: a firewall can do that on a machine that reaches
+        other addresses. Proof is that the system has no route at all and no interface but the
+        loopback. In mode `none` there can be no such proof.
+        """
+        return self.unreachable and not self.resolved and set(self.interfaces) <= {"lo"}
+
+    @property
+    def faults(self) -> list[str]:
+        """Why this box is not what it has to be; empty if it is."""
+        faults = []
+        if self.mode == "none":
+            if self.connected or self.resolved or not self.unreachable:
+                faults.append("Python's sockets are not blocked")
+        else:
+            if not self.offline:
+                faults.append("there is no proof that the kernels had no network")
+            if self.input_writable:
+                faults.append("the input folder can be written")
+        if self.package:
+            faults.append("humanpref can be imported before the kernel installs it")
+        return faults
+
+
+def probe(box: Box) -> Probe:
+    """Try, from inside a box, to reach the network, to mount the inputs writable and to write them.
+
+    Raises
+    ------
+    RuntimeError
+        If the probe itself does not run.
+    """
+    output: list[str] = []
+    code = run(box, [box.python, "-c", _PROBE, str(box.kaggle / "input")], output.append)
+    if code != 0 or not output:
+        raise RuntimeError(
+            f"the probe ended with {code} in mode {box.mode}: {'; '.join(output)[-2000:]}"
+        )
+    found = json.loads(output[-1])
+    return Probe(mode=box.mode, **{**found, "interfaces": tuple(found["interfaces"])})
+
+
+# Runs inside, where humanpref is not installed: text, not functions of this module.
+_PROBE = """
+import ctypes, errno, fcntl, importlib.util, json, os, socket, struct, sys
+
+def attempt(action):
+    try:
+        return action(), "succeeded", None
+    except OSError as error:
+        return None, f"failed ({error.strerror or error})", error.errno
+
+def connect():
+    # An address reserved for documentation: nobody answers there.
+    with socket.socket() as connection:
+        connection.settimeout(5)
+        connection.connect(("192.0.2.1", 443))
+
+def is_up(name):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sh22x", name.encode(), 0)
+        answer = fcntl.ioctl(control, 0x8913, request)  # SIOCGIFFLAGS
+    return bool(struct.unpack("16sh22x", answer)[1] & 1)
+
+def remount():
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = os.statvfs(sys.argv[1]).f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
+    flags = ctypes.c_ulong(32 | 4096 | kept)  # MS_REMOUNT, MS_BIND
+    if libc.mount(None, os.fsencode(sys.argv[1]), None, flags, None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+def write():
+    path = os.path.join(sys.argv[1], "probe")
+    with open(path, "w"):
+        pass
+    os.unlink(path)
+
+_, connection, number = attempt(connect)
+_, lookup, _ = attempt(lambda: socket.getaddrinfo("example.com", 443))
+_, input_remount, _ = attempt(remount)
+_, input_write, _ = attempt(write)
+print(json.dumps({
+    "connection": connection,
+    "connected": connection == "succeeded",
+    "unreachable": number == errno.ENETUNREACH,
+    "lookup": lookup,
+    "resolved": lookup == "succeeded",
+    "interfaces": [name for _, name in socket.if_nameindex() if is_up(name)],
+    "input_remount": input_remount,
+    "input_write": input_write,
+    "input_writable": input_write == "succeeded",
+    "package": importlib.util.find_spec("humanpref") is not None,
+}))
+"""

@@ -1,0 +1,141 @@
+"""The tables of an artifact: oof.csv, the predictions for held-out rows, and rows.csv, the training
+rows without their texts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from humanpref.data import answer_keys, as_pairs, prompt_keys, weights_of
+from humanpref.data.pairs import LABEL_SUM_TOLERANCE
+from humanpref.files import write_whole
+from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.text.cases import answer_cases
+
+OOF_FILE = "oof.csv"
+ROWS_FILE = "rows.csv"
+PROMPT_KEY = "prompt_key"
+ANSWER_KEY = "answer_key"
+CASE = "case"
+FOLD = "fold"
+
+
+def write_oof(
+    path: Path, pairs: pd.DataFrame, probabilities: np.ndarray, fold: np.ndarray | None = None
+) -> None:
+    """Write held-out predictions keyed by id: `id`, `fold` (if given) and the three
+    probabilities."""
+    frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
+    frame.insert(0, ID, pairs[ID].to_numpy())
+    if fold is not None:
+        frame.insert(1, FOLD, fold)
+    with write_whole(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def read_oof(path: Path) -> pd.DataFrame:
+    """Read what `write_oof` wrote; ids as text.
+
+    Raises
+    ------
+    InputError
+        For a file that is not such a table. The message names it, and the row (counted from 1 below
+        the header) and column.
+    """
+    table = _read_table(path, (ID,))
+    if FOLD in table:
+        folds = _as_numbers(
+            path, table, FOLD, "a fold's number", lambda found: (found >= 0) & (found % 1 == 0)
+        )
+        table[FOLD] = folds.astype(np.int64)
+    return table
+
+
+def write_rows(path: Path, pairs: pd.DataFrame) -> None:
+    """Write the labelled rows that `read_rows` reads."""
+    weights = weights_of(pairs)
+    keys = {PROMPT_KEY: prompt_keys(pairs), ANSWER_KEY: answer_keys(pairs)}
+    frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
+    frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
+    frame[WEIGHT] = 1.0 if weights is None else weights
+    with write_whole(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read what `write_rows` wrote.
+
+    Raises
+    ------
+    InputError
+        As `read_oof`.
+    """
+    # Extra rows of different files may have the same id in a blend's table.
+    key = (ID, PROMPT_KEY, ANSWER_KEY)
+    rows = _read_table(path, key, (PROMPT_KEY, ANSWER_KEY, CASE, WEIGHT))
+    rows[WEIGHT] = _as_numbers(
+        path,
+        rows,
+        WEIGHT,
+        "a finite number of at least 0",
+        lambda found: (found >= 0) & np.isfinite(found),
+    )
+    return rows
+
+
+def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
+    """Mask (n,) of the pairs that are in a table of `read_rows`, by id, prompt and answers."""
+    known = set(zip(rows[ID], rows[PROMPT_KEY], rows[ANSWER_KEY], strict=True))
+    pairs = as_pairs(pairs)
+    keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
+    return np.array([key in known for key in keys], dtype=bool)
+
+
+def _read_table(path: Path, key: tuple[str, ...], columns: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a table of ids and three probabilities with unique keys; its other columns stay text."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # pandas' own errors, and bytes that are no text
+        raise InputError(
+            f"{path}: not a valid CSV ({' '.join(str(error).split())}); is it whole?"
+        ) from None
+    for column in (ID, *columns, *LABEL_COLUMNS):
+        if column not in table:
+            raise InputError(f"{path}: missing column {column!r}")
+    _refuse(path, table, table.duplicated(list(key)), f"column {ID!r}", "each row once", table[ID])
+    for column in LABEL_COLUMNS:
+        table[column] = _as_numbers(
+            path, table, column, "a number in [0, 1]", lambda found: found.between(0, 1)
+        )
+    sums = table[list(LABEL_COLUMNS)].sum(axis=1)
+    _refuse(
+        path, table, (sums - 1).abs() > LABEL_SUM_TOLERANCE, "the probabilities", "a sum of 1", sums
+    )
+    return table
+
+
+def _as_numbers(
+    path: Path,
+    table: pd.DataFrame,
+    column: str,
+    expected: str,
+    valid: Callable[[pd.Series], pd.Series],
+) -> pd.Series:
+    numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+    _refuse(path, table, ~valid(numbers), f"column {column!r}", expected, table[column])
+    return numbers
+
+
+def _refuse(
+    path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expected: str, found: pd.Series
+) -> None:
+    """Raise InputError for the first row that is wrong."""
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(
+            f"{path}: row {row + 1} (id {table[ID].iloc[row]!r}): {place}: expected {expected}, "
+            f"got {found.tolist()[row]!r}"
+        )

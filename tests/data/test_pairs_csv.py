@@ -1,0 +1,214 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humanpref.data import labels_of, read_faulty, read_pairs, swap_pairs, weights_of, write_pairs
+from humanpref.schema import InputError
+
+HEADER = "id,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie"
+GOOD = ["7", json.dumps(["p"]), json.dumps(["a"]), json.dumps(["b"]), "1", "0", "0"]
+
+
+def csv_text(*rows, header=HEADER):
+    quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
+    return "\n".join([header, *quoted]) + "\n"
+
+
+def changed(**cells):
+    names = HEADER.split(",")
+    return [cells.get(name, value) for name, value in zip(names, GOOD, strict=True)]
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(content, **arguments):
+        path = tmp_path / "rows.csv"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_pairs(path, **arguments)
+
+    return read
+
+
+def test_reads_the_competition_schema(read):
+    pairs = read(csv_text(GOOD))
+    assert pairs.to_dict("records") == [
+        {
+            "id": "7",
+            "prompt": ("p",),
+            "response_a": ("a",),
+            "response_b": ("b",),
+            "winner_model_a": 1.0,
+            "winner_model_b": 0.0,
+            "winner_tie": 0.0,
+        }
+    ]
+    assert labels_of(pairs).dtype == np.float64
+    assert weights_of(pairs) is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "turns"),
+    [
+        ("[]", ()),
+        ("", ()),
+        ("null", ()),
+        ("[null]", ("",)),
+        ('["", null, "x"]', ("", "", "x")),
+        ('["\\ud83d"]', ("\N{REPLACEMENT CHARACTER}",)),
+        ('["\\ud83d\\ude00"]', ("\N{GRINNING FACE}",)),
+        ('["你好，世界"]', ("你好，世界",)),
+        (json.dumps(["y" * 50_000]), ("y" * 50_000,)),
+        (json.dumps(["z" * 200_000]), ("z" * 200_000,)),
+    ],
+)
+def test_quirks_of_a_cell(read, cell, turns):
+    assert read(csv_text(changed(response_a=cell)))["response_a"][0] == turns
+
+
+def test_raw_surrogate_bytes_are_replaced(read):
+    content = csv_text(changed(prompt='["x@"]')).encode().replace(b"@", b"\xed\xa0\xbd")
+    assert read(content)["prompt"][0] == ("x\N{REPLACEMENT CHARACTER}",)
+
+
+def test_model_names_are_mended_as_texts_are(read, tmp_path):
+    content = (
+        csv_text([*GOOD, "x@", "y"], header=HEADER + ",model_a,model_b")
+        .encode()
+        .replace(b"@", b"\xed\xa0\xbd")
+    )
+    assert read(content)["model_a"].tolist() == ["x\N{REPLACEMENT CHARACTER}"]
+    _, faults = read_faulty(tmp_path / "rows.csv")
+    assert [(fault.kind, fault.fault) for fault in faults] == [
+        ("surrogate", "column 'model_a': a lone surrogate (half a character)")
+    ]
+
+
+def test_what_is_written_is_read_back(pairs, tmp_path):
+    odd = pairs[:6].assign(model_a=["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", ""])
+    write_pairs(tmp_path / "again.csv", odd)
+    pd.testing.assert_frame_equal(read_pairs(tmp_path / "again.csv"), odd)
+
+
+def test_byte_order_mark_line_ends_and_missing_labels(read):
+    content = b"\xef\xbb\xbf" + csv_text(GOOD).replace("\n", "\r\n").encode()
+    assert read(content)["id"].tolist() == ["7"]
+    unlabelled = csv_text(GOOD[:4], header="id,prompt,response_a,response_b")
+    assert "winner_tie" not in read(unlabelled)
+    with pytest.raises(
+        InputError, match="missing column 'winner_model_a', 'winner_model_b', 'winner_tie'"
+    ):
+        read(unlabelled, labels=True)
+    assert "winner_tie" not in read(csv_text(GOOD), labels=False)
+
+
+def test_ids_keep_their_spelling(read):
+    rows = [changed(id="007"), changed(id="7"), changed(id="1e3")]
+    assert read(csv_text(*rows))["id"].tolist() == ["007", "7", "1e3"]
+
+
+def test_soft_labels_and_weights(read):
+    header = HEADER + ",weight"
+    soft = [*changed(winner_model_a="0.333", winner_model_b="0.333", winner_tie="0.333"), "2.5"]
+    pairs = read(csv_text(soft, header=header))
+    np.testing.assert_allclose(labels_of(pairs), [[1 / 3] * 3], atol=1e-15)
+    assert weights_of(pairs).tolist() == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (csv_text(GOOD[:3], header="id,prompt,response_a"), "missing column 'response_b'"),
+        (
+            csv_text(GOOD[:6], header=HEADER.removesuffix(",winner_tie")),
+            "missing column 'winner_tie'",
+        ),
+        (
+            csv_text(GOOD, header=HEADER.replace("response_b", "prompt")),
+            "names column 'prompt' twice",
+        ),
+        (
+            csv_text(changed(prompt="hello")),
+            r"row 1 \(id '7'\): column 'prompt': not JSON.*'hello'",
+        ),
+        (csv_text(changed(prompt="['hello']")), "not JSON"),
+        (
+            csv_text(changed(response_b='{"a": "b"}')),
+            "column 'response_b': expected a JSON list of strings, got a JSON object",
+        ),
+        (csv_text(changed(response_b='"b"')), "got a JSON string"),
+        (csv_text(changed(response_b="3")), "got a JSON value"),
+        (csv_text(changed(response_b='["b", 3]')), "turn 2: expected a string or null, got '3'"),
+        (
+            csv_text(changed(winner_tie="yes")),
+            r"column 'winner_tie': expected a number in \[0, 1\], got 'yes'",
+        ),
+        (csv_text(changed(winner_tie="nan")), "column 'winner_tie'"),
+        (csv_text(changed(winner_model_a="1.2")), "column 'winner_model_a'"),
+        (csv_text(changed(winner_model_a="")), "column 'winner_model_a'"),
+        (csv_text(changed(winner_model_b="1")), "expected a sum of 1, got 2"),
+        (csv_text(changed(winner_model_a="0")), "expected a sum of 1, got 0"),
+        (
+            csv_text(GOOD, changed(id="8"), GOOD),
+            r"row 3 \(id '7'\): duplicate id, first seen in row 1",
+        ),
+        (csv_text(changed(id="")), "row 1: column 'id' is empty"),
+        (csv_text([*GOOD, "-1"], header=HEADER + ",weight"), "column 'weight'"),
+        (csv_text([*GOOD, "inf"], header=HEADER + ",weight"), "column 'weight'"),
+        (
+            csv_text([*GOOD, "0"], header=HEADER + ",weight"),
+            "expected a positive, finite sum, got 0",
+        ),
+        (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
+        ("", "the file is empty"),
+        (HEADER + "\n", "a header without rows"),
+        (b"PK\x03\x04\xff\xfe\x00\x01", "not a text file in UTF-8"),
+        (b"\x00\x01\x02\x00", "not a text file"),
+        (csv_text(GOOD)[:-20], "not a valid CSV"),
+    ],
+)
+def test_what_cannot_be_used_is_said_with_its_place(read, tmp_path, content, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read(content)
+    assert str(tmp_path / "rows.csv") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_lenient_reading_takes_an_odd_text_as_it_stands(read, caplog):
+    rows = [changed(prompt="plain \ud83d"), changed(id="8", response_a='{"a": 1}'), changed(id="9")]
+    content = csv_text(*rows).encode("utf-8", "surrogatepass")
+    pairs = read(content, lenient=True)
+    assert pairs["prompt"].tolist() == [("plain \N{REPLACEMENT CHARACTER}",), ("p",), ("p",)]
+    assert pairs["response_a"].tolist() == [("a",), ('{"a": 1}',), ("a",)]
+    assert "row 2 (id '8'): column 'response_a'" in caplog.text
+    with pytest.raises(InputError, match="duplicate id"):
+        read(csv_text(GOOD, GOOD), lenient=True)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.csv: cannot be read \(No such file"):
+        read_pairs(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["model_a", "model_b"])
+def test_a_model_column_alone_is_not_read_and_said(write_csv, column, caplog):
+    path = write_csv([(["p"], ["a"], ["b"], 0)], **{column: ["m"]})
+    other = {"model_a": "model_b", "model_b": "model_a"}[column]
+    pairs = read_pairs(path)
+    assert not {column, other} & set(pairs)
+    assert f"{path}: column {column!r} stands without {other!r} and is not read" in caplog.text
+    assert swap_pairs(pairs)["response_a"].tolist() == [("b",)]
+
+
+def test_real_rows(real_data):
+    pairs = read_pairs(real_data / "arena_train.csv", labels=True)
+    assert len(pairs) == 1_000
+    assert labels_of(pairs).sum() == 1_000
+    assert read_pairs(real_data / "sample_test.csv")["id"].tolist() == [
+        "136060",
+        "211333",
+        "1233961",
+    ]

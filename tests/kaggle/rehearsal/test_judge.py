@@ -1,0 +1,145 @@
+"""The verdict on what a kernel leaves."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from humanpref.data import write_submission
+from humanpref.files import write_json
+from humanpref.kaggle.rehearsal.judge import (
+    judge_inference,
+    judge_log_loss,
+    judge_refusal,
+    judge_training,
+)
+from humanpref.kaggle.rehearsal.report import Report
+from humanpref.schema import ID, LABEL_COLUMNS
+
+STATUS = {
+    "rows": 3,
+    "predicted": 3,
+    "fallback": 0,
+    "degraded": [],
+    "seconds": {"install": 2.0, "load": 1.0, "predict": 0.5},
+}
+
+
+@pytest.fixture
+def working(tmp_path) -> Path:
+    """What a good inference kernel leaves."""
+    folder = tmp_path / "working"
+    folder.mkdir()
+    (folder / "test.csv").write_text("id\n1\n2\n3\n")
+    write_submission(folder / "submission.csv", ["1", "2", "3"], np.full((3, 3), 1 / 3))
+    write_json(folder / "status.json", STATUS)
+    return folder
+
+
+def judged(working: Path, report: Report, **status) -> list[str]:
+    write_json(working / "status.json", STATUS | status)
+    judge_inference("infer", working, working / "test.csv", report)
+    return report.reasons
+
+
+def test_a_good_inference(working, report):
+    assert judged(working, report) == []
+    assert report.rows_per_second == pytest.approx(6)
+    assert report.projected_seconds == pytest.approx(3 + 25_000 / 6)
+    assert report.warnings == []
+
+
+def test_a_slow_inference_is_warned_of(working, report):
+    judged(working, report, seconds={"predict": 5.0})
+    assert "more than the 9 hours" in report.warnings[0]
+
+
+def test_a_degraded_run_is_a_failure(working, report):
+    """Whatever it was: `submit` would refuse it."""
+    assert judged(working, report, degraded=["half: 2 row predictions for lack of time"]) == [
+        "commit run: degraded: half: 2 row predictions for lack of time"
+    ]
+    assert report.verdict == "FAIL"
+
+
+@pytest.mark.parametrize(("name", "right"), [("infer", 1), ("rerun", 0)])
+@pytest.mark.parametrize("code", [0, 1, -9])
+def test_each_run_has_the_exit_code_it_must_have(working, report, name, right, code):
+    report.fault, report.exit_codes[name] = "corrupt-wheel", code
+    write_json(working / "status.json", STATUS | {"degraded": ["no luck"], "predicted": 0})
+    judge_inference(name, working, working / "test.csv", report)
+    assert report.passed == (code == right)
+    assert report.verdict == ("PASS, DEGRADED BY THE FAULT" if code == right else "FAIL")
+
+
+def test_an_exit_code_is_a_failure(working, report):
+    report.exit_codes["infer"] = 1
+    assert judged(working, report) == ["commit run: expected exit code 0, got 1"]
+
+
+def test_a_faulty_submission_is_a_failure(working, report):
+    (working / "submission.csv").write_text(
+        "id,winner_model_a,winner_model_b,winner_tie\n1,0.5,0.5,0\n3,0.5,0.5,0\n"
+    )
+    reasons = judged(working, report)
+    assert any("expected 3 rows" in reason for reason in reasons)
+    assert any("expected id '2'" in reason for reason in reasons)
+
+
+def test_a_missing_submission_and_status_are_failures(tmp_path, report):
+    (tmp_path / "test.csv").write_text("id\n1\n")
+    judge_inference("infer", tmp_path, tmp_path / "test.csv", report)
+    assert len(report.reasons) == 2
+
+
+def test_a_fault_that_has_no_effect_fails_the_run(working, report, tmp_path):
+    report.fault = "corrupt-weights"
+    assert judged(working, report) == [
+        "commit run: expected exit code 1, got 0",
+        "commit run: the fault is not in status.json",
+    ]
+    report.reasons.clear()
+    report.exit_codes["train"] = 0
+    (tmp_path / "log").write_text("all is well\n")
+    judge_refusal(tmp_path / "log", report)
+    report.exit_codes["train"] = 1
+    judge_refusal(tmp_path / "log", report)
+    (tmp_path / "log").write_text(
+        "Traceback\nThe training kernel failed: InputError: no labels\n\n"
+    )
+    judge_refusal(tmp_path / "log", report)
+    assert report.reasons == [
+        "the training kernel ended well, in spite of the fault",
+        "the training kernel failed without saying why; its last line: all is well",
+    ]
+
+
+def test_a_training_has_to_leave_its_metrics(tmp_path, report):
+    report.exit_codes["train"] = 3
+    judge_training(tmp_path, report)
+    report.exit_codes["train"] = 0
+    judge_training(tmp_path, report)
+    assert report.reasons == [
+        "the training kernel ended with exit code 3",
+        "the training kernel left no artifact/metrics.json",
+    ]
+    (tmp_path / "artifact").mkdir()
+    write_json(tmp_path / "artifact" / "metrics.json", {"seconds_per_step": 0.5})
+    judge_training(tmp_path, report)
+    assert (report.seconds_per_step, len(report.reasons)) == (0.5, 2)
+
+
+def test_a_log_loss_that_is_no_better_than_the_priors(working, report):
+    labels = pd.DataFrame([["3", 1, 0, 0], ["1", 0, 1, 0]], columns=[ID, *LABEL_COLUMNS])
+    problem = judge_log_loss(working / "submission.csv", labels, [1 / 3] * 3, report)
+    assert report.log_loss == report.prior_log_loss == pytest.approx(np.log(3))
+    assert problem == "the log loss 1.0986 is not under the prior's 1.0986"
+
+
+def test_a_log_loss_is_taken_row_by_row(working, report):
+    probabilities = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.1, 0.1, 0.8]])
+    write_submission(working / "submission.csv", ["1", "2", "3"], probabilities)
+    labels = pd.DataFrame([["3", 0, 0, 1], ["1", 1, 0, 0]], columns=[ID, *LABEL_COLUMNS])
+    assert judge_log_loss(working / "submission.csv", labels, [1 / 3] * 3, report) is None
+    assert report.log_loss == pytest.approx(-(np.log(0.8) + np.log(0.5)) / 2)

@@ -1,0 +1,65 @@
+"""What a box keeps in, and the verdict on it."""
+
+import dataclasses
+
+import pytest
+
+from humanpref.kaggle.rehearsal.probe import Probe, probe
+from humanpref.kaggle.rehearsal.sandbox import make_box
+
+OFFLINE = Probe(
+    mode="bwrap",
+    connection="failed (Network is unreachable)",
+    connected=False,
+    unreachable=True,
+    lookup="failed",
+    resolved=False,
+    interfaces=("lo",),
+    input_remount="failed",
+    input_write="failed",
+    input_writable=False,
+    package=False,
+)
+
+
+def test_nothing_gets_out_or_into_the_inputs(box):
+    found = probe(box)
+    assert not found.connected
+    assert not found.resolved
+    assert not found.package
+    assert found.faults == []
+    if box.mode == "none":
+        assert not found.offline  # a hook in Python is no proof
+        assert "blocked by the dry run" in found.connection
+    else:
+        assert found.offline
+        assert found.interfaces == ("lo",)
+        assert not found.input_writable
+        assert "Read-only file system" in found.input_write
+        assert "Operation not permitted" in found.input_remount
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        ({"connected": True, "unreachable": False}, "no proof"),
+        ({"unreachable": False, "connection": "failed (timed out)"}, "no proof"),
+        ({"resolved": True}, "no proof"),
+        ({"interfaces": ("lo", "eth0")}, "no proof"),
+        ({"input_writable": True}, "the input folder can be written"),
+        ({"package": True}, "humanpref can be imported before"),
+    ],
+)
+def test_what_is_held_against_a_box(found, fault):
+    assert OFFLINE.faults == []
+    faults = dataclasses.replace(OFFLINE, **found).faults
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
+def test_a_probe_that_does_not_run_is_no_proof(tmp_path):
+    box = make_box("none", tmp_path / "root", tmp_path / "environment")
+    (box.environment / "bin").mkdir(parents=True)
+    (box.environment / "bin" / "python").symlink_to("/bin/false")
+    with pytest.raises(RuntimeError, match="the probe ended with 1"):
+        probe(box)

@@ -1,0 +1,47 @@
+"""A bundle in a folder, a loopback service, and the commands run against it."""
+
+import pytest
+
+from humanpref.kaggle.contract import COMPETITION
+
+from ..commands import Commands
+from ..loopback import KEY, Service
+from .bundles import left_whole, stage
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    commands = Commands(tmp_path_factory.mktemp("home"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture
+def service():
+    with Service(competitions=(COMPETITION,)) as service:
+        service.outputs = {
+            "submission.csv": b"id\n1\n",
+            "logs/infer.log": b"fine\n",
+            "status.json": left_whole,
+        }
+        yield service
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder to work in, with a bundle."""
+    stage(tmp_path / "bundle")
+    return tmp_path
+
+
+@pytest.fixture
+def run(commands, service, folder):
+    """Run `humanpref kaggle …`; the key is in none of its output."""
+
+    def run(*arguments, **options):
+        finished = commands.run(service, folder, "kaggle", *arguments, **options)
+        assert KEY not in finished.out + finished.err
+        assert "Traceback" not in finished.err
+        return finished
+
+    return run

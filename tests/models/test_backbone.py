@@ -1,0 +1,62 @@
+"""Pretrained backbones: loaded whole and in float32, tried before they are used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from humanpref.models.backbone import check_encoder, load_backbone
+from humanpref.models.pretrained import load_tokenizer
+from humanpref.schema import InputError
+
+
+@pytest.fixture
+def folder(sentence_encoder, tmp_path):
+    return Path(shutil.copytree(sentence_encoder, tmp_path / "backbone"))
+
+
+def test_a_checkpoint_in_half_precision_is_read_in_float32(folder):
+    path = folder / "model.safetensors"
+    saved = {key: tensor.half() for key, tensor in load_file(path).items()}
+    save_file(saved, path, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    state = load_backbone(str(folder)).state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(state[name], saved[name].float())
+    assert {p.dtype for p in load_backbone(str(folder), dtype="auto").parameters()} == {
+        torch.float16
+    }
+
+
+def test_missing_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    saved = load_file(path)
+    del saved["embeddings.LayerNorm.bias"]
+    save_file(saved, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 weights of the model, e\.g\. embeddings"):
+        load_backbone(str(folder))
+
+
+def test_the_width_is_that_of_what_is_made_of_a_text(folder):
+    backbone, tokenizer = load_backbone(str(folder)), load_tokenizer(str(folder))
+    assert check_encoder(backbone, tokenizer, "x", 64) == 16
+    shapes = []
+
+    def embed(ids, mask):
+        shapes.append((tuple(ids.shape), tuple(mask.shape)))
+        return ids[:, -3:].float()
+
+    assert check_encoder(backbone, tokenizer, "x", 20, embed) == 3
+    assert shapes == [((2, 20), (2, 20))]
+    with pytest.raises(InputError, match="its vector of a text does not see the last token"):
+        check_encoder(backbone, tokenizer, "x", 20, lambda ids, mask: ids[:, :3].float())
+    with pytest.raises(InputError, match="cannot read 65 tokens"):
+        check_encoder(backbone, tokenizer, "x", 65)

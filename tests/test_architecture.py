@@ -1,0 +1,150 @@
+"""The order of the rooms that docs/architecture.md states, held against every import of the
+source."""
+
+import ast
+import re
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCE = REPOSITORY / "src"
+FILES = sorted((SOURCE / "humanpref").rglob("*.py"))
+NAMES = {
+    path: ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for path in FILES
+}
+MODULES = set(NAMES.values())
+MODULE = re.compile(r"humanpref(\.\w+)+\.?")
+
+LATE = {("humanpref", "humanpref.runs.artifact"), ("humanpref.models", "humanpref.models.blend")}
+"""Imports by string that close a circle: they happen at the first use of a name, when both modules
+are whole. No new ones."""
+
+LONG = {
+    "data/pairs.py",
+    "kaggle/bundle/check.py",
+    "kaggle/bundle/wheels.py",
+    "kaggle/rehearsal/dry_run.py",
+    "kaggle/rehearsal/sandbox.py",
+    "kaggle/service/client.py",
+    "models/blend.py",
+    "models/sentence.py",
+    "runs/artifact.py",
+    "runs/train.py",
+    "text/features.py",
+    "training/loop.py",
+}
+"""The files that still have more than 400 lines. This set only shrinks."""
+
+
+def module_named(name: str) -> str:
+    """The module that a dotted name lies in: `humanpref.data` for `humanpref.data.read_pairs`."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def imports(code: str) -> set[str]:
+    """The package's modules that a piece of source imports, names of modules in strings included:
+    they are imported by `importlib`, or run by `python -m`."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: expected an absolute import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and MODULE.fullmatch(str(node.value)):
+            found.add(node.value)
+    return {module_named(name) for name in found} - {""}
+
+
+def room_of(module: str) -> str:
+    """`data` for `humanpref.data.pairs`; the rooms of `kaggle` count one by one."""
+    match module.split(".")[1:]:
+        case ["kaggle", room, *_]:
+            return f"kaggle.{room}"
+        case [room, *_]:
+            return room
+    return "humanpref"
+
+
+@pytest.fixture(scope="module")
+def order() -> list[str]:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = text.partition("```order\n")[2].partition("```")[0]
+    return re.split(r"[\s<]+", block.strip())
+
+
+@pytest.fixture(scope="module")
+def edges() -> set[tuple[str, str]]:
+    """Every import, as the module that imports and the one that is imported. A package's
+    `__init__.py` always runs before its modules do, so that these may look at it."""
+    return {
+        (NAMES[path], other)
+        for path in FILES
+        for other in imports(path.read_text(encoding="utf-8"))
+        if other != NAMES[path]
+    }
+
+
+def test_imports_by_string_are_seen():
+    code = "import humanpref.data.pairs\nfrom humanpref.text import cases\nX = 'humanpref.files'"
+    assert imports(code) == {"humanpref.data.pairs", "humanpref.text.cases", "humanpref.files"}
+    assert imports("importlib.import_module(f'humanpref.models.{name}')") == {"humanpref.models"}
+    assert imports("import numpy\n'humanpref reads humanpref.data'") == set()
+    with pytest.raises(AssertionError, match="absolute"):
+        imports("from . import data")
+
+
+def test_every_room_has_its_place_in_the_order(order):
+    assert len(order) == len(set(order))
+    assert set(order) == {room_of(module) for module in MODULES} - {"kaggle"}
+
+
+def test_a_room_imports_only_rooms_before_it(edges, order):
+    place = {room: number for number, room in enumerate(order)}
+    against = {
+        (module, other)
+        for module, other in edges
+        if not module.startswith(f"{other}.") and place[room_of(other)] > place[room_of(module)]
+    }
+    assert against == set()
+
+
+def test_no_circle_between_modules(edges):
+    graph = {module: set() for module in MODULES}
+    for module, other in edges - LATE:
+        graph[module].add(other)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import circle: {' > '.join(reversed(error.args[1]))}")
+
+
+def test_the_command_line_and_the_kernels_alone_know_kaggle(edges):
+    knowing = {room_of(module) for module, other in edges if room_of(other).startswith("kaggle")}
+    assert {room for room in knowing if not room.startswith("kaggle")} == {"cli"}
+
+
+def test_no_file_is_over_400_lines():
+    long = {
+        path.relative_to(SOURCE / "humanpref").as_posix()
+        for path in FILES
+        if len(path.read_text(encoding="utf-8").splitlines()) > 400
+    }
+    assert long <= LONG
+
+
+def test_no_line_is_over_100_columns():
+    folders = ("src", "tests", "kernel", "benchmarks")
+    paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    wide = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in (*paths, REPOSITORY / "setup.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 100
+    ]
+    assert wide == []
