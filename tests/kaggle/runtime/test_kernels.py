@@ -30,6 +30,7 @@ from humanpref.models.blend_weights import Blend
 from humanpref.models.budget import LEFT, Budget
 from humanpref.runs import train as experiment
 from humanpref.runs.blending import blend
+from humanpref.runs.predict import predict
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.training import device
 
@@ -686,9 +687,7 @@ def test_a_real_blend_knows_special_cases(write_csv, new_tree):
     write_csv(rows[:8], labels=False).replace(new_tree.test_csv)
     inference.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
     told = new_tree.submission()
-    assert told == pytest.approx(
-        experiment.predict([blended], read_pairs(new_tree.test_csv))[0], abs=1e-6
-    )
+    assert told == pytest.approx(predict([blended], read_pairs(new_tree.test_csv))[0], abs=1e-6)
     assert told.argmax(axis=1)[[1, 2, 3, 5, 6, 7]].tolist() == [2, 1, 0, 2, 1, 0]
 
 
