@@ -278,7 +278,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
 
 class BadRowsError(ValueError):
-    """What was said of some rows is no probabilities: `said` (n, 3) of all rows, `bad` (n,)
+    """Some predictions are not valid probabilities: `said` (n, 3) of all rows, `bad` (n,)
     bool."""
 
     def __init__(self, reason: str, said: np.ndarray, bad: np.ndarray) -> None:

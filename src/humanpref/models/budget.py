@@ -69,7 +69,7 @@ class Budget:
         shared.given_up = self.given_up
         return shared
 
-    def tell(self) -> None:
+    def log_summary(self) -> None:
         """Log what was given up, if anything was."""
         if self.given_up:
             logger.warning(
@@ -109,8 +109,8 @@ def schedule(
     """The row numbers of one block after the other, at most so many, and the variant that there is
     time for.
 
-    A block's time is what passes until the next one is asked for. Rows that there is no time for do
-    not come.
+    A block's time is what passes until the next one is asked for. Rows that do not fit the
+    budget are not yielded.
     """
     variants = [("", model), *model.cheaper()]
     costs = [_costs(model, pairs)]

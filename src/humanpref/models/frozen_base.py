@@ -102,7 +102,9 @@ class FrozenBaseModel(GradientModel):
             base.gradient_checkpointing_enable({"use_reentrant": False})
         self.module_ = self._module(base)
         row = self.sequences * options.max_length
-        tell_memory(self.module_, base.config, self.config.training, row, self.vocabulary_scores)
+        log_memory_estimate(
+            self.module_, base.config, self.config.training, row, self.vocabulary_scores
+        )
 
     def _backbone_facts(self) -> dict[str, Any]:
         options: AdaptedOptions = self.config.model
@@ -241,7 +243,7 @@ def check_decoder(
         raise InputError(f"backbone {name}: not a decoder, its first token sees the last one")
 
 
-def tell_memory(
+def log_memory_estimate(
     module: nn.Module, config: Any, training: LoopOptions, row: int, vocabulary_scores: int
 ) -> None:
     """Log what the run will take with rows of so many tokens, and what to lower where that is more

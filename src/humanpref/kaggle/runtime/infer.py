@@ -97,7 +97,7 @@ def infer(
             _predict_with(part, pairs, board, budget.share(1 / (len(parts) - number)))
         free()
         board.write()
-    budget.tell()
+    budget.log_summary()
 
 
 @dataclass
