@@ -18,7 +18,6 @@ from humanpref.config.neural import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.logloss import log_loss
 from humanpref.models.base import Model, Validation
-from humanpref.models.budget import ONE_ORDER
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
@@ -88,24 +87,23 @@ class GradientModel(Model):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         return self._probabilities(self._collate(pairs), pairs)
 
-    def costs(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Tokens, in both orders where both are read."""
-        return self._lengths(pairs) * (2.0 if self._reads_both_orders else 1.0)
+    @property
+    def swap_averaged(self) -> bool:
+        return self._reads_both_orders
 
-    def cheaper(self) -> list[tuple[str, Model]]:
-        """Without the second order of A and B, then with inputs cut shorter and shorter."""
+    def single_order(self) -> Model:
+        if not self._reads_both_orders:
+            return self
+        inference = dataclasses.replace(self.inference, swap_average=False)
+        return copy.copy(self).set_params(inference=inference)
+
+    def shorter_variants(self) -> list[tuple[str, Model]]:
+        """With inputs cut shorter and shorter."""
         made: list[tuple[str, Model]] = []
-        once = self
-        if self._reads_both_orders:
-            once = copy.copy(self).set_params(
-                inference=dataclasses.replace(self.inference, swap_average=False)
-            )
-            made.append((ONE_ORDER, once))
-        longest = self.model.max_length
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
-        for length in (int(share * longest) for share in SHORTER):
+        for length in (int(share * self.model.max_length) for share in SHORTER):
             try:
-                shorter = copy.copy(once).set_params(
+                shorter = copy.copy(self).set_params(
                     model=dataclasses.replace(self.model, max_length=length)
                 )
                 shorter._lengths(row)
@@ -113,6 +111,10 @@ class GradientModel(Model):
                 break
             made.append((f"inputs cut to {length} tokens", shorter))
         return made
+
+    def costs(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Tokens of one order of A and B."""
+        return self._lengths(pairs) * 1.0
 
     @property
     def _one_pass_for_both_orders(self) -> bool:
