@@ -22,6 +22,9 @@ from humanpref.schema import TEXT_COLUMNS, InputError
 
 CONFIG_FILE = "config.json"
 
+TokenIds = dict[str, np.ndarray]
+"""Token ids of texts."""
+
 Validation = tuple[pd.DataFrame, np.ndarray]
 """Held-out pairs and their labels, to report on while training."""
 
@@ -256,6 +259,10 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
             dtype=np.float64,
         )
+
+    def share_token_ids(self, known: dict[str, TokenIds]) -> None:
+        """Share the token ids of texts with every model of the same tokenizer: `known` holds them
+        by a digest of the tokenizer. Does nothing for models without one."""
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:

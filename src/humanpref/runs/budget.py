@@ -33,9 +33,9 @@ class Budget:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate.utils import broadcast_object_list
 
-            from humanpref.training.precision import processes
+            from humanpref.training.precision import process_state
 
-            processes()
+            process_state()
             spent = broadcast_object_list([spent])[0]
         return spent
 

@@ -15,11 +15,11 @@ from humanpref.config import Config, from_dict
 from humanpref.config.gpu import needs_gpu, uses_gpu
 from humanpref.files import read_json
 from humanpref.models import Model, load_model, model_of
-from humanpref.models.base import CONFIG_FILE
+from humanpref.models.base import CONFIG_FILE, TokenIds
 from humanpref.models.blend import read_state
 from humanpref.models.blend_weights import Blend, equal_blend, mix
 
-Memos = dict[str, dict[str, list[int]]]
+Memos = dict[str, TokenIds]
 """Token ids of texts, by the digest of a tokenizer."""
 
 
@@ -52,9 +52,7 @@ class Leaf:
     def load(self, memos: Memos) -> Model:
         """Load the model. It shares the token ids of texts with all others of its tokenizer."""
         model = load_model(self.folder)
-        tokenizer = getattr(model, "tokenizer_", None)
-        if hasattr(tokenizer, "memo"):
-            tokenizer.memo = memos.setdefault(tokenizer.digest, {})
+        model.share_token_ids(memos)
         return model
 
     def probabilities(
