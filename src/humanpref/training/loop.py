@@ -181,6 +181,7 @@ class TrainingRun:
         self.accelerator = Accelerator(mixed_precision=self.precision)
         torch.manual_seed(seed + self.accelerator.process_index)
         device = self.accelerator.device
+        self.home = next(module.parameters()).device
         weights = examples.weights
         scale = np.ones(self.rows) if weights is None else weights / weights.mean()
         self.labels = torch.as_tensor(examples.labels, dtype=torch.float32, device=device)
@@ -367,7 +368,9 @@ class TrainingRun:
             load_learned(self.module, self.best[1])
             losses = [epoch["validation_log_loss"] for epoch in progress.epochs]
             report["kept_epoch"] = losses.index(self.best[0]) + 1
-            report["kept_epoch_chosen_on"] = "the rows that the validation metrics report"
+            report["kept_epoch_chosen_on"] = "the validation rows that the metrics report"
+        # The members of a blend, which wait for each other, would pile up on a GPU.
+        self.module.to(self.home)
         return report
 
     def save(self, path: Path) -> None:
