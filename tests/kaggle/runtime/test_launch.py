@@ -218,10 +218,10 @@ def test_gradient_descent_gets_its_share_of_the_time(tmp_path):
 
 
 def test_only_gradient_descent_is_shared_out(monkeypatch):
-    monkeypatch.setattr(launch, "gpus", lambda: 2)
+    monkeypatch.setattr(device, "gpus", lambda: 2)
     assert launch.processes(load_config("tiny")) == 2
     assert launch.processes(load_config("sparse")) == 1
-    monkeypatch.setattr(launch, "gpus", lambda: 0)
+    monkeypatch.setattr(device, "gpus", lambda: 0)
     assert launch.processes(load_config("tiny")) == 1
 
 
@@ -229,7 +229,7 @@ def test_only_gradient_descent_is_shared_out(monkeypatch):
 def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path, at_exit):
     """Two processes on the CPU stand for those on two T4."""
     pytest.importorskip("accelerate")
-    monkeypatch.setattr(launch, "gpus", lambda: 2)
+    monkeypatch.setattr(device, "gpus", lambda: 2)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # What is left to the interpreter's end may abort there.
