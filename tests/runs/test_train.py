@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import humanpref.runs.train
 from humanpref.config import load_config
 from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs
 from humanpref.logloss import log_loss
 from humanpref.models.prior import PriorModel
+from humanpref.models.sparse import SparseModel
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_tables import read_oof
 from humanpref.runs.predict import rows_to_judge
@@ -23,6 +23,11 @@ SPARSE = load_config(
 @pytest.fixture(scope="module")
 def folds_artifact(arena, tmp_path_factory):
     return train(SPARSE, arena / "train.csv", tmp_path_factory.mktemp("run") / "artifact", folds=3)
+
+
+def killed(models):
+    """Takes the place of what is done once all models are trained."""
+    raise KeyboardInterrupt
 
 
 def test_held_out_share(arena, tmp_path, pairs):
@@ -208,24 +213,21 @@ def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypa
 def test_interrupted_folds_end_with_the_same_predictions(
     folds_artifact, arena, tmp_path, monkeypatch, after
 ):
-    fit_member, done = humanpref.runs.train._fit_member, []
+    fitted, fit, limit = [], SparseModel.fit, after
 
-    def interrupted(*arguments):
-        if len(done) == after:
+    def interrupted(model, *arguments):
+        if len(fitted) == limit:
             raise KeyboardInterrupt
-        fit_member(*arguments)
-        done.append(1)
+        fitted.append(1)
+        return fit(model, *arguments)
 
-    monkeypatch.setattr(humanpref.runs.train, "_fit_member", interrupted)
+    monkeypatch.setattr(SparseModel, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(SPARSE, arena / "train.csv", tmp_path / "a", folds=3)
     assert not (tmp_path / "a").exists()
-    fitted = []
-    monkeypatch.setattr(
-        humanpref.runs.train,
-        "_fit_member",
-        lambda *arguments: (fitted.append(1), fit_member(*arguments)),
-    )
+    assert (tmp_path / "a.partial").exists() == (after > 0)
+    fitted.clear()
+    limit = 3
     resumed = train(SPARSE, arena / "train.csv", tmp_path / "a", folds=3)
     assert len(fitted) == 3 - after
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -239,9 +241,7 @@ def test_interrupted_folds_end_with_the_same_predictions(
 
 
 def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=3)
     monkeypatch.undo()
@@ -258,16 +258,14 @@ def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatc
 
 
 def test_a_file_left_half_written_does_not_stop_a_resumed_run(arena, tmp_path, monkeypatch):
-    finish = humanpref.runs.train._finish
-
-    def killed(config, rows, held, run, work):
-        (work / ".oof.csv.abcd").write_text("id,")
+    def killed_while_writing(models):
+        (models[0].parent / ".oof.csv.abcd").write_text("id,")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("humanpref.runs.train._finish", killed)
+    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed_while_writing)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a")
-    monkeypatch.setattr("humanpref.runs.train._finish", finish)
+    monkeypatch.undo()
     artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "a")
     assert not (artifact.folder / ".oof.csv.abcd").exists()
 
@@ -347,9 +345,7 @@ def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatc
 def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch):
     train_csv, more, leak = sources
     config, extra = load_config("prior"), [Extra(more, 0.5)]
-    monkeypatch.setattr(
-        humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
     monkeypatch.undo()

@@ -15,6 +15,7 @@ from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime import train as training
 from humanpref.kaggle.runtime.train import resolve
+from humanpref.models.sparse import SparseModel
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
@@ -76,18 +77,18 @@ def leave(tree: Path, name: str) -> Path:
 
 def interrupted(tree: Path, monkeypatch) -> None:
     """A run of two folds that ends after the first, as one does that is killed."""
-    fit, done = experiment._fit_member, []
+    fit, done = SparseModel.fit, []
 
     def fit_one(*arguments):
         if done:
             raise KeyboardInterrupt
         done.append(True)
-        fit(*arguments)
+        return fit(*arguments)
 
     config = resolve(KernelRun("sparse", folds=2), tree / "input")
     rows = tree / "input" / COMPETITION / "train.csv"
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_fit_member", fit_one)
+        patch.setattr(SparseModel, "fit", fit_one)
         with pytest.raises(KeyboardInterrupt):
             experiment.train(config, rows, tree / "working" / "artifact", folds=2)
 
