@@ -230,7 +230,6 @@ def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs
 
 def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pairs, caplog):
     reference = blend([members["weak"].folder, members["strong"].folder], tmp_path / "reference")
-    assert "other folds than" in caplog.text
     shuffled = shutil.copytree(members["strong"].folder, tmp_path / "strong")
     members["strong"].oof.sample(frac=1, random_state=1).to_csv(shuffled / "oof.csv", index=False)
     again = blend([members["weak"].folder, shuffled], tmp_path / "again")
