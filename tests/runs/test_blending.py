@@ -304,7 +304,7 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
             "other: trained on other rows than .*weak, or the same in another order",
         ),
         ([weak, whole.folder], "whole: no oof.csv in it: nothing was held out"),
-        ([old, members["prior"].folder], "old: no rows.csv in it"),
+        ([old, members["prior"].folder], r"old/rows\.csv: cannot be read"),
         ([weak, tmp_path], "not an artifact"),
     ):
         with pytest.raises(InputError, match=message):

@@ -132,7 +132,7 @@ def test_a_teacher_without_out_of_fold_predictions_is_refused(arena, tmp_path):
     ):
         taught(rows, Teacher(fifth.folder))
     (fifth.folder / "rows.csv").unlink()
-    with pytest.raises(InputError, match=r"no rows\.csv in it"):
+    with pytest.raises(InputError, match=r"rows\.csv: cannot be read"):
         taught(rows, Teacher(fifth.folder))
 
 

@@ -18,7 +18,7 @@ from humanpref.config import from_dict
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import bootstrap_interval, summarise
-from humanpref.files import check_new, folder_whole, write_json, write_whole
+from humanpref.files import check_new, folder_whole, write_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import describe_correction
@@ -31,6 +31,7 @@ from humanpref.runs.artifact_tables import (
     PROMPT_KEY,
     ROWS_FILE,
     write_oof,
+    write_table,
 )
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -153,14 +154,14 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         if versions not in facts["member_versions"]:
             facts["member_versions"].append(versions)
     trained = pd.concat([artifact.rows for artifact in artifacts])
+    trained = trained.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
+    facts["rows"] = len(trained)
     with folder_whole(out) as folder:
         blend_of_kept = dataclasses.replace(final, weights=final.weights[kept])
         writers = [_writer(artifacts[number]) for number in kept]
         write_blend(folder / MODEL, config, blend_of_kept, writers)
         write_oof(folder / OOF_FILE, rows, cross_fitted, folds)
-        with write_whole(folder / ROWS_FILE) as file:
-            trained = trained.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
-            trained.to_csv(file, index=False, lineterminator="\n")
+        write_table(folder / ROWS_FILE, trained)
         write_json(folder / METRICS_FILE, metrics)
         write_json(folder / FACTS_FILE, facts)
     return Artifact.load(out)

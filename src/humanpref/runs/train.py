@@ -332,7 +332,7 @@ def _write_results(
         data_sha256,
         records[models[0].name].get("backbone"),
     )
-    write_json(work / FACTS_FILE, facts)
+    write_json(work / FACTS_FILE, facts | {"rows": len(pairs) + len(rows.extra)})
 
 
 def _class_rates(pairs: pd.DataFrame) -> np.ndarray:
