@@ -15,7 +15,8 @@ from torch import nn
 from humanpref.config.neural import GradientTraining
 from humanpref.schema import InputError
 from humanpref.training import loop
-from humanpref.training.loop import Examples, train
+from humanpref.training.inputs import Examples
+from humanpref.training.loop import train
 from humanpref.training.losses import cross_entropy
 from humanpref.training.precision import resolve
 
