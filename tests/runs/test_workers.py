@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,9 +66,10 @@ class KilledOnce(Lopsided):
 
     def predict_proba(self, pairs):
         self.calls -= 1
-        if self.calls == 0 and not self.file.exists():
-            self.file.touch()
-            kill()
+        if self.calls == 0:
+            with suppress(FileExistsError):
+                self.file.touch(exist_ok=False)  # by one process, whatever the others do meanwhile
+                kill()
         return super().predict_proba(pairs)
 
 
