@@ -96,26 +96,28 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         )
         cross_fitted[judged] = nested(predictions[:, judged], cases[judged])
         prior[judged] = np.average(known[0], axis=0, weights=known[1])
-        best = int(np.argmin([log_loss(known[0], own[fitted], known[1]) for own in predictions]))
+        best = int(np.argmin([log_loss(known[0], each[fitted], known[1]) for each in predictions]))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
     final, dropped, tried = fit_corrected_blend(predictions, labels, weights, options, folds, cases)
     members = []
-    for number, (artifact, own) in enumerate(zip(artifacts, predictions, strict=True)):
-        low, high = bootstrap_interval(row_log_losses(labels, own), keys)
+    for number, artifact in enumerate(artifacts):
+        low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
         fact = {
             "member": artifact.folder.resolve().name,
             "preset": artifact.facts["preset"] or artifact.facts["family"],
             "backbone": artifact.facts["backbone"],
             "weight": float(final.weights[number]),
-            "log_loss": log_loss(labels, own),
+            "log_loss": log_loss(labels, predictions[number]),
             "log_loss_low": low,
             "log_loss_high": high,
         }
         members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
     best = int(np.argmin([member["log_loss"] for member in members]))
     losses = row_log_losses(labels, cross_fitted)
-    to_rival, to_best = (losses - row_log_losses(labels, own) for own in (rival, predictions[best]))
+    to_rival, to_best = (
+        losses - row_log_losses(labels, other) for other in (rival, predictions[best])
+    )
     rival_low, rival_high = bootstrap_interval(to_rival, keys)
     low, high = bootstrap_interval(to_best, keys)
     kept = [number for number in range(len(artifacts)) if number not in dropped]
