@@ -19,14 +19,14 @@ from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import weights
 from humanpref.kaggle.bundle.assemble import KERNELS, read_run
 from humanpref.kaggle.bundle.check import check_bundle
+from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
-    copy_kernel,
     read_metadata,
+    stage_kernel,
     write_metadata,
 )
-from humanpref.kaggle.bundle.stage import write_manifest
 from humanpref.kaggle.bundle.weights import pack_weights
 from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
 from humanpref.kaggle.runtime.inputs import check_weights
@@ -57,7 +57,7 @@ def own(tmp_path) -> Path:
     write_manifest(dataset, MARKER, {"version": "1"})
     write_metadata(dataset / DATASET_METADATA, read_metadata(PROJECT / DATASET_METADATA))
     for name, path in KERNELS.items():
-        copy_kernel(PROJECT / path, dataset.with_name(name))
+        stage_kernel(PROJECT / path, dataset.with_name(name))
     return dataset.parent
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import math
 import time
-import tomllib
 import weakref
 import zipfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
 from humanpref.files import sha256, write_json
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.bundle.metadata import fill_manifest
+from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
 from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
@@ -97,7 +96,7 @@ def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> N
 
 
 def code(path: Path) -> ast.Module:
-    return ast.parse(stage.kernel_code(path))
+    return ast.parse(kernel_code(path))
 
 
 def test_the_kernels_constants_are_the_packages():
@@ -694,33 +693,3 @@ def test_a_real_blend_knows_special_cases(write_csv, new_tree):
 def test_no_artifact_is_an_error_that_shows_the_tree(new_tree):
     with pytest.raises(InputError, match=r"no artifact\.json(.|\n)*test\.csv"):
         inference.infer(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
-
-
-# -------------------------------------------------------------------------------------------------
-# run.toml
-
-
-def test_a_run_survives_its_file():
-    run = KernelRun(
-        "tiny",
-        ('model.backbone="x"', "seed=1", "ü=\\"),
-        backbone="weights/deberta",
-        folds=5,
-        inference_seconds=9.5,
-    )
-    assert KernelRun.from_dict(tomllib.loads(run.to_toml())) == run
-    assert KernelRun.from_dict(tomllib.loads(KernelRun("prior").to_toml())) == KernelRun("prior")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({}, "key preset is missing"),
-        ({"preset": "prior", "fold": 5}, "unknown key 'fold'"),
-        ({"preset": "prior", "folds": "5"}, "key folds: got '5'"),
-        ({"preset": "prior", "folds": True}, "key folds: got True"),
-    ],
-)
-def test_a_run_that_makes_no_sense(values, message):
-    with pytest.raises(InputError, match=message):
-        KernelRun.from_dict(values)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from humanpref.config import load_config
 from humanpref.files import read_json, write_json
+from humanpref.kaggle.bundle.checkout import find_project
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
     fill_owner,
     read_metadata,
 )
-from humanpref.kaggle.bundle.stage import artifact_names, find_project, stage_dataset
+from humanpref.kaggle.bundle.stage import artifact_names, stage_dataset
 from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.competition import read_competition

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from humanpref.files import read_json
-from humanpref.kaggle.bundle.metadata import fill_owner, read_metadata
-from humanpref.kaggle.bundle.stage import kernel_code, mount_path, wheel_names
+from humanpref.kaggle.bundle.metadata import fill_owner, kernel_code, read_metadata
+from humanpref.kaggle.bundle.sources import mount_path
+from humanpref.kaggle.contract import MARKER
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import add_distribution, make_environment
 from humanpref.kaggle.rehearsal.faults import OOM_BYTES, damage_inputs
@@ -63,7 +64,7 @@ class Kernels:
                 "kernel"
             )
         datasets = (path for (kind, _), path in self.sources.items() if kind == "dataset")
-        brought = [wheel for dataset in datasets for wheel in wheel_names(dataset)]
+        brought = [wheel for dataset in datasets for wheel in read_json(dataset / MARKER)["wheels"]]
         environment = make_environment(
             self.folder / f"{name}-environment",
             without=[*brought, "torchao"],
