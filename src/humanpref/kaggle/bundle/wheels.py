@@ -17,6 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.tags import Tag
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
+
 from humanpref.files import sha256, write_whole
 from humanpref.kaggle.bundle.image import (
     GLIBC,
@@ -29,17 +35,6 @@ from humanpref.kaggle.bundle.image import (
 )
 from humanpref.kaggle.bundle.metadata import read_text
 from humanpref.schema import InputError
-
-try:
-    from packaging.requirements import Requirement
-    from packaging.specifiers import SpecifierSet
-    from packaging.tags import Tag
-    from packaging.utils import canonicalize_name, parse_wheel_filename
-    from packaging.version import Version
-except ImportError:
-    raise InputError(
-        "wheels: needs the library packaging: pip install 'humanpref[kaggle]'"
-    ) from None
 
 logger = logging.getLogger(__name__)
 
@@ -281,9 +276,7 @@ def download(python: str, target: Path, *what: str) -> None:
     command += ["--dest", str(target), *what]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
-        errors = [line for line in done.stdout.splitlines() if line.startswith("ERROR")]
         logger.error("%s", done.stdout)
         raise InputError(
-            f"pip found no wheel for the image's Python {python}: "
-            f"{errors[-1] if errors else 'its output is above'}"
+            f"pip found no wheel for the image's Python {python} (its output is above)"
         )

@@ -20,7 +20,7 @@ from humanpref.kaggle.bundle.metadata import (
     fill_owner,
     read_metadata,
 )
-from humanpref.kaggle.bundle.stage import artifact_names, stage_dataset
+from humanpref.kaggle.bundle.stage import stage_dataset
 from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.competition import read_competition
@@ -89,7 +89,6 @@ class DryRun:
             raise InputError(f"--memory {self.memory}: expected more than 0 GiB")
         if self.test_rows is not None and self.test_rows < 1:
             raise InputError(f"--rows {self.test_rows}: expected at least 1")
-        artifact_names(self.artifacts)
         claim(self.out)
 
     def kernel_run(self) -> tuple[KernelRun, Path | None]:
