@@ -51,8 +51,8 @@ def test_all_findings_come_at_once_and_end_in_an_exit_code(project, monkeypatch,
     monkeypatch.setattr("humanpref.kaggle.bundle.checkout.find_project", lambda: project)
     assert main(["kaggle", "check"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "4 errors, 0 warnings"
-    assert len(lines) == 5
+    assert lines[-1] == "3 errors, 0 warnings"
+    assert len(lines) == 4
     change(
         project / KERNELS["train"], title="humanpref train", enable_internet=False, is_private=False
     )

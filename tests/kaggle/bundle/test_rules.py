@@ -113,8 +113,6 @@ def test_a_misspelt_key_is_unknown_and_the_real_one_missing(project):
         ("licenses", [{"name": "apache-2.0"}, {"name": "other"}], "expected one license"),
         ("licenses", ["apache-2.0"], "expected one license"),
         ("licenses", [{"name": "MIT"}], "not MIT"),
-        ("resources", [{"path": "no.csv"}], "a file in the folder, got 'no.csv'"),
-        ("resources", ["no.csv"], "a file in the folder, got None"),
         ("resources", [{"path": DATASET_METADATA}], None),
         ("license", "apache-2.0", "did you mean licenses?"),
         ("keywords", "one", "expected a list of texts"),

@@ -47,7 +47,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
         _check_backbone(kernels["train"], run)
     metadata = check_dataset(dataset / DATASET_METADATA)
     findings = _check_together(kernels, metadata, (dataset / "artifacts").is_dir())
-    # The manifest says what the artifacts will be read by, so the files have to be right first.
+    # The versions to compare with stand in the manifest, so it is checked first.
     findings += _check_files(dataset, MARKER) or [
         Finding(dataset / name, "", fault)
         for name, fault in version_faults(dataset, read_json(dataset / MARKER)).items()
@@ -61,7 +61,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
 def _check_together(
     kernels: dict[str, Metadata], dataset: Metadata, artifacts: bool
 ) -> list[Finding]:
-    """Check that the kernels name what they read; return these findings and those of each file."""
+    """Check that each kernel names its sources; return all findings."""
     for kernel in kernels.values():
         _needs(kernel, "competition_sources", COMPETITION, "the competition's files")
         _needs(kernel, "dataset_sources", dataset.values.get("id"), "the wheel dataset")

@@ -46,7 +46,7 @@ def write_manifest(folder: Path, marker: str, facts: dict[str, Any]) -> Path:
 
 
 def manifest_faults(folder: Path, marker: str) -> dict[str, str]:
-    """Compare a folder with its manifest; return what is wrong with which file."""
+    """Compare a folder with its manifest; return the fault of each file that differs, by name."""
     try:
         listed = {file["name"]: file for file in read_json(folder / marker)["files"]}
     except (InputError, TypeError, KeyError) as error:

@@ -28,8 +28,8 @@ DATASET_KEYS = (*COMMON_KEYS, "subtitle", "description", "licenses", "resources"
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of one file: its key, if it has one, and what to do about it. A fault of level
-    `warning` may be intended."""
+    """A fault of one file and how to mend it. `key` is empty if the fault is not in a key; a fault
+    of level `warning` may be intended."""
 
     path: Path
     key: str
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass
 class Metadata:
-    """A metadata file, and what is wrong with it."""
+    """A metadata file and its findings."""
 
     path: Path
     values: dict[str, Any]
@@ -59,20 +59,21 @@ class Metadata:
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
     def check_keys(self, known: tuple[str, ...]) -> None:
-        """Find keys that the client does not read."""
+        """Add a finding for each key that the client does not read."""
         for key in self.values.keys() - set(known):
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "remove it"
             self.add(key, f"unknown, so Kaggle ignores it; {hint}")
 
     def check_value(self, key: str, *allowed: str, why: str = "") -> None:
-        """Find a value whose JSON text is not among `allowed`; a missing key is null."""
+        """Add a finding unless the value's JSON text is among `allowed`; a missing key is null."""
         text = json.dumps(self.values.get(key))
         if text not in allowed:
             self.add(key, f"expected {' or '.join(allowed)}, got {text}{why}")
 
     def check_text(self, key: str, low: int, high: int) -> str | None:
-        """Return the text; None, and a finding, unless it has `low` to `high` characters."""
+        """Return a text of `low` to `high` characters; for any other value add a finding and return
+        None."""
         value = self.values.get(key)
         if isinstance(value, str) and low <= len(value) <= high:
             return value
@@ -80,13 +81,13 @@ class Metadata:
         return None
 
     def check_texts(self, key: str) -> None:
-        """Find a value that is not a list of texts."""
+        """Add a finding unless the value is a list of texts, or the key is missing."""
         value = self.values.get(key, [])
         if value != self.texts(key):
             self.add(key, f"expected a list of texts, got {value!r:.60}")
 
     def check_id(self, shortest: int) -> str | None:
-        """Return the id's slug; None, and a finding, if the id is not `owner/slug`."""
+        """Return the id's slug; if the id is not `owner/slug`, add a finding and return None."""
         name = self.values.get("id")
         slug = name.partition("/")[2] if isinstance(name, str) else ""
         if is_source("dataset", str(name)) and "/" not in slug and shortest <= len(slug) <= 50:
@@ -167,11 +168,6 @@ def check_dataset(path: Path) -> Metadata:
                 'expected one license that Kaggle lists, as [{"name": "apache-2.0"}] (not MIT: '
                 f'write "other", and the license in the description), got {licenses!r:.60}',
             )
-    resources = file.values.get("resources", [])
-    for resource in resources if isinstance(resources, list) else [resources]:
-        name = resource.get("path") if isinstance(resource, dict) else None
-        if not isinstance(name, str) or not (path.parent / name).exists():
-            file.add("resources", f"expected the path of a file in the folder, got {name!r}")
     return file
 
 

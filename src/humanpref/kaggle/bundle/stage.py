@@ -1,4 +1,4 @@
-"""The wheel dataset: what is uploaded for both kernels, staged in a folder."""
+"""Stage the wheel dataset: the files that both kernels install and read."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
 
-# What `humanpref.text` reads of NLTK's data, and the parts of it to upload.
+# The NLTK data that `humanpref.text` reads, and its English files.
 _NLTK_DATA = {
     "tokenizers/punkt_tab": ("README", "english/*"),
     "corpora/stopwords": ("README", "english"),

@@ -87,7 +87,7 @@ def pack_weights(source: str | Path, bundle: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what is read of a backbone's folder, its weights as safetensors."""
+    """Copy a backbone's settings and weights, the weights as safetensors."""
     modules = [folder for _, folder in modules_of(source)] or [source]
     files = {
         path

@@ -1,9 +1,9 @@
-"""The vendored wheels: what Kaggle's image lacks, locked, fetched, and checked against the image.
+"""The vendored wheels: packages that Kaggle's image lacks, locked, fetched, and checked against it.
 
-The kernels install with `--no-index --no-deps`: nothing is looked up or resolved there. So
+The kernels install with `--no-index --no-deps`: pip looks nothing up and resolves nothing there. So
 everything is settled here: the image or the bundle meets every requirement of every wheel, and
-every wheel fits the image's Python and platform. There is no list of what to vendor: it is what the
-package requires and the image does not have.
+every wheel fits the image's Python and platform. Which packages are vendored follows from the
+package's requirements and the image's versions.
 """
 
 import email.parser

@@ -26,7 +26,7 @@ package."""
 def damage_inputs(inputs: Path, fault: str | None) -> None:
     """Damage a kernel's mounted inputs as the fault says.
 
-    They are hard links to what was staged, so a damaged file takes a file's place.
+    The inputs are hard links, so a damaged copy replaces a link and the staged file stays intact.
     """
     if fault == "missing-dataset":
         for marker in find(MARKER, inputs):

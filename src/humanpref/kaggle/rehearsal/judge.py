@@ -1,4 +1,4 @@
-"""Judge what a kernel left, its exit code, status and submission, and write it into the report."""
+"""Judge a kernel's exit code, status and submission, and record the verdict in the report."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -110,7 +110,7 @@ class Kernels:
         return working
 
     def _make_box(self, name: str) -> sandbox.Box:
-        """Make a box whose environment lacks what the kernels install."""
+        """Make a box; its environment lacks the packages that the kernel installs."""
         mode, brought = self.report.mode, ["torchao"]
         for (kind, _), source in self.sources.items():
             if kind == "dataset":

@@ -31,8 +31,8 @@ class Report:
     """The results of a dry run. It passes if there are no `reasons` against it; `warnings` do not
     count.
 
-    `probes`, `exit_codes`, `seconds`, `peak_memory_bytes`, `disk_bytes` and `degraded` (what made
-    a submission less than complete) are by run, a key of `TITLES`.
+    `probes`, `exit_codes`, `seconds`, `peak_memory_bytes`, `disk_bytes` and `degraded` (why a
+    submission is incomplete) are by run, a key of `TITLES`.
     """
 
     preset: str
@@ -71,7 +71,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """PASS or FAIL, and what a pass does not prove."""
+        """PASS or FAIL, and the limits of a pass."""
         if not self.passed:
             return "FAIL"
         parts = ["PASS"]
