@@ -8,7 +8,7 @@ import pytest
 
 from humanpref.data import write_submission
 from humanpref.files import write_json
-from humanpref.kaggle.rehearsal.judge import judge_inference, judge_refusal, judge_training
+from humanpref.kaggle.rehearsal.judge import judge_inference, judge_training
 from humanpref.kaggle.rehearsal.report import Report
 from humanpref.schema import ID, LABEL_COLUMNS
 
@@ -89,40 +89,48 @@ def test_a_missing_submission_and_status_are_failures(tmp_path, report):
     assert len(report.reasons) == 2
 
 
-def test_a_fault_that_has_no_effect_fails_the_run(working, report, tmp_path):
+def test_a_fault_that_has_no_effect_fails_the_run(working, report):
     report.fault = "corrupt-weights"
     assert judged(working, report) == [
         "commit run: expected exit code 1, got 0",
         "commit run: the fault is not in status.json",
     ]
-    report.reasons.clear()
-    report.exit_codes["train"] = 0
-    (tmp_path / "log").write_text("all is well\n")
-    judge_refusal(tmp_path / "log", report)
-    report.exit_codes["train"] = 1
-    judge_refusal(tmp_path / "log", report)
-    (tmp_path / "log").write_text(
-        "Traceback\nThe training kernel failed: InputError: no labels\n\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "passed"),
+    [
+        (1, "The training kernel failed: InputError: no labels", True),
+        (0, "The training kernel failed: InputError: no labels", False),
+        (1, "Traceback", False),
+    ],
+)
+def test_a_training_without_labels_has_to_fail_and_to_say_why(tmp_path, report, code, line, passed):
+    report.fault, report.exit_codes["train"] = "no-labels", code
+    (tmp_path / "log").write_text(f"Traceback\n{line}\n\n")
+    judge_training(tmp_path, tmp_path / "log", report)
+    assert report.reasons == (
+        []
+        if passed
+        else [
+            "expected the training kernel to fail and to say why, got exit code "
+            f"{code} and the last line {line!r}"
+        ]
     )
-    judge_refusal(tmp_path / "log", report)
-    assert report.reasons == [
-        "the training kernel ended well, in spite of the fault",
-        "the training kernel failed without saying why; its last line: all is well",
-    ]
 
 
 def test_a_training_has_to_leave_its_metrics(tmp_path, report):
     report.exit_codes["train"] = 3
-    judge_training(tmp_path, report)
+    judge_training(tmp_path, tmp_path / "log", report)
     report.exit_codes["train"] = 0
-    judge_training(tmp_path, report)
+    judge_training(tmp_path, tmp_path / "log", report)
     assert report.reasons == [
         "the training kernel ended with exit code 3",
         "the training kernel left no artifact/metrics.json",
     ]
     (tmp_path / "artifact").mkdir()
     write_json(tmp_path / "artifact" / "metrics.json", {"seconds_per_step": 0.5})
-    judge_training(tmp_path, report)
+    judge_training(tmp_path, tmp_path / "log", report)
     assert (report.seconds_per_step, len(report.reasons)) == (0.5, 2)
 
 

@@ -25,7 +25,7 @@ from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.competition import read_competition
 from humanpref.kaggle.rehearsal.faults import FAULTS
-from humanpref.kaggle.rehearsal.judge import judge_inference, judge_refusal, judge_training
+from humanpref.kaggle.rehearsal.judge import judge_inference, judge_training
 from humanpref.kaggle.rehearsal.kernels import OWNER, Kernels
 from humanpref.kaggle.rehearsal.report import Report, claim, deliver
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -169,10 +169,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
         names = ["infer", "rerun"] if options.fault else ["infer"]
         if not options.artifacts:
             trained = kernels.run("train", project / "kernel" / "train" / KERNEL_METADATA)
-            if options.fault == "no-labels":
-                judge_refusal(folder / "train.log", report)
-            else:
-                judge_training(trained, report)
+            judge_training(trained, folder / "train.log", report)
             if not (trained / "artifact").is_dir():
                 names = []  # nothing to predict with
         for name in names:

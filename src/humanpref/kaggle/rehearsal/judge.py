@@ -17,27 +17,32 @@ HIDDEN_HOURS = 9
 """Time limit of the competition for the hidden rows."""
 
 
-def judge_training(working: Path, report: Report) -> None:
-    """Judge a training kernel that has to leave an artifact."""
+def judge_training(working: Path, log: Path, report: Report) -> None:
+    """Judge the training kernel.
+
+    Parameters
+    ----------
+    working : Path
+        Its `/kaggle/working`, in which it has to leave an artifact.
+    log : Path
+        What it printed. Without labels it has to fail, and to say why in its last line.
+    report : Report
+        Gets the results.
+    """
     code, metrics = report.exit_codes["train"], working / "artifact" / "metrics.json"
-    if code != 0:
+    if report.fault == "no-labels":
+        last = log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+        if code == 0 or not last.startswith("The training kernel failed: "):
+            report.reasons.append(
+                "expected the training kernel to fail and to say why, got exit code "
+                f"{code} and the last line {last[:200]!r}"
+            )
+    elif code != 0:
         report.reasons.append(f"the training kernel ended with exit code {code}")
     elif metrics.is_file():
         report.seconds_per_step = read_json(metrics).get("seconds_per_step")
     else:
         report.reasons.append("the training kernel left no artifact/metrics.json")
-
-
-def judge_refusal(log: Path, report: Report) -> None:
-    """Judge a training kernel that cannot train: it has to fail, and to say why in its last
-    line."""
-    last = log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
-    if report.exit_codes["train"] == 0:
-        report.reasons.append("the training kernel ended well, in spite of the fault")
-    elif not last.startswith("The training kernel failed: "):
-        report.reasons.append(
-            f"the training kernel failed without saying why; its last line: {last[:200]}"
-        )
 
 
 def judge_inference(
