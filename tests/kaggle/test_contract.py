@@ -34,6 +34,24 @@ def test_what_a_run_file_leaves_out_has_its_default():
 
 
 @pytest.mark.parametrize(
+    ("run", "pretrained"),
+    [
+        (KernelRun(""), None),
+        (KernelRun("sparse"), None),
+        (KernelRun("tiny"), None),
+        (KernelRun("tiny", ("model.backbone=some/encoder",)), "some/encoder"),
+    ],
+)
+def test_the_pretrained_model_of_a_run(run, pretrained):
+    assert run.pretrained == pretrained
+
+
+def test_a_run_of_an_unknown_preset():
+    with pytest.raises(InputError, match="unknown preset"):
+        _ = KernelRun("tinny").pretrained
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({}, "key preset is missing"),

@@ -63,10 +63,12 @@ def test_what_must_not_be_uploaded(tmp_path):
         ("zip", None),
         ("a.whl", None),
         ("empty", "an empty file"),
+        ("pointer", "a git-lfs pointer"),
     ],
 )
 def test_what_kaggle_would_drop_or_unpack(tmp_path, name, fault):
-    (tmp_path / name).write_text("" if name == "empty" else "x")
+    contents = {"empty": "", "pointer": "version https://git-lfs.github.com/spec/v1\n"}
+    (tmp_path / name).write_text(contents.get(name, "x"))
     faults = upload_faults(tmp_path)
     assert list(faults) == ([name] if fault else [])
     assert not fault or faults[name].startswith(fault)

@@ -259,7 +259,7 @@ def test_what_cannot_be_locked(image, tmp_path, monkeypatch):
     only_from(monkeypatch, tmp_path / "index")
     target = tmp_path / "lock"
     for requires, message in (
-        (("numpy>=3",), "numpy must stay the image's own"),
+        (("numpy>=3",), "needs numpy>=3, the image has 2.0.2, and numpy must stay the image's own"),
         (("nowhere",), "pip found no wheel for the image's Python 3.12"),
     ):
         ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=requires)

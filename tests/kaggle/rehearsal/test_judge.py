@@ -46,6 +46,12 @@ def test_a_good_inference(working, report):
     assert report.warnings == []
 
 
+@pytest.mark.parametrize("status", [{"predicted": 0}, {"seconds": {"install": 1.0}}])
+def test_without_predictions_nothing_is_projected(working, report, status):
+    assert judged(working, report, **status) == []
+    assert (report.rows_per_second, report.projected_seconds) == (None, None)
+
+
 def test_a_slow_inference_is_warned_of(working, report):
     judged(working, report, seconds={"predict": 5.0})
     assert "more than the 9 hours" in report.warnings[0]
