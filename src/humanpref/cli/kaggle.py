@@ -140,10 +140,10 @@ def bundle(options: argparse.Namespace) -> int:
 
 
 def lock(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle.assemble import lock
     from humanpref.kaggle.bundle.checkout import find_project
+    from humanpref.kaggle.bundle.wheels import remake_lock
 
-    locked = lock(find_project(), options.image)
+    locked = remake_lock(find_project(), options.image)
     names = dict.fromkeys(f"{wheel.name} {wheel.version}" for wheel in locked)
     print("\n".join(names) or "nothing to vendor")
     return 0

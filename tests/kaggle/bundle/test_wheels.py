@@ -1,9 +1,12 @@
 """The vendored wheels: which are needed, which are refused, and what pip makes of the lock."""
 
+import shutil
+
 import pytest
 
 from humanpref.files import sha256
-from humanpref.kaggle.bundle.image import read_image
+from humanpref.kaggle.bundle import wheels
+from humanpref.kaggle.bundle.image import IMAGE, read_image
 from humanpref.kaggle.bundle.wheels import (
     LOCK,
     closure_faults,
@@ -34,6 +37,16 @@ def ours(tmp_path):
     return make_wheel(
         tmp_path / "ours", "humanpref", "0.1.0", requires=("numpy>=1.26", "scikit-learn>=1.5")
     )
+
+
+@pytest.fixture
+def project(tmp_path, image, monkeypatch):
+    """A checkout; its wheel lies in it and is not built."""
+    folder = tmp_path / "project"
+    (folder / "wheels").mkdir(parents=True)
+    image.path.rename(folder / "wheels" / IMAGE)
+    monkeypatch.setattr(wheels, "build_wheel", lambda project, _: next(project.glob("*.whl")))
+    return folder
 
 
 def faults(ours, image, *vendored):
@@ -201,21 +214,18 @@ def test_our_tags_are_pips(tmp_path, monkeypatch):
 
 
 def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
-    image, tmp_path, monkeypatch
+    image, project, tmp_path, monkeypatch
 ):
-    index, folder = tmp_path / "index", tmp_path / "wheels"
+    index, folder = tmp_path / "index", project / "wheels"
     only_from(monkeypatch, index)
-    ours = make_wheel(
-        tmp_path, "humanpref", "0.1.0", requires=("numpy>=1.26", "needed-thing>=1,<3")
-    )
+    ours = make_wheel(project, "humanpref", "0.1.0", requires=("numpy>=1.26", "needed-thing>=1,<3"))
     make_wheel(index, "needed-thing", "3.0")
     make_wheel(index, "needed-thing", "1.0")
     make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"))
     deep = [
         make_wheel(index, "deep", tags=f"cp{v}-cp{v}-manylinux_2_28_x86_64") for v in (312, 313)
     ]
-    folder.mkdir()
-    locked = remake_lock(ours, image, folder / LOCK)
+    locked = remake_lock(project)
     text = (folder / LOCK).read_text()
     needed = index / "needed_thing-2.0-py3-none-any.whl"
     assert {(wheel.name, str(wheel.version)) for wheel in locked} == {
@@ -251,23 +261,25 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
     with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetch(folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*(p.name for p in fetched[:2]), LOCK]
+        [*(p.name for p in fetched[:2]), LOCK, IMAGE]
     )
 
 
-def test_what_cannot_be_locked(image, tmp_path, monkeypatch):
+def test_what_cannot_be_locked(project, tmp_path, monkeypatch):
     only_from(monkeypatch, tmp_path / "index")
-    target = tmp_path / "lock"
+    target = project / "wheels" / LOCK
     for requires, message in (
         (("numpy>=3",), "needs numpy>=3, the image has 2.0.2, and numpy must stay the image's own"),
         (("nowhere",), "pip found no wheel for the image's Python 3.12"),
     ):
-        ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=requires)
+        make_wheel(project, "humanpref", "0.1.0", requires=requires)
         with pytest.raises(InputError, match=message):
-            remake_lock(ours, image, target)
+            remake_lock(project)
     assert not target.exists()
-    ours = make_wheel(tmp_path, "humanpref", "0.1.0", requires=("numpy",))
-    assert remake_lock(ours, image, target) == []
+    make_wheel(project, "humanpref", "0.1.0", requires=("numpy",))
+    shutil.copy(project / "wheels" / IMAGE, tmp_path)
+    (project / "wheels" / IMAGE).write_text("nothing==1.0\n")
+    assert remake_lock(project, tmp_path / IMAGE) == []
     assert "# None: the image has every library" in target.read_text()
     assert read_lock(target) == {}
 

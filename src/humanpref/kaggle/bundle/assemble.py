@@ -23,9 +23,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from humanpref.files import read_json, write_whole
-from humanpref.kaggle.bundle import wheels
-from humanpref.kaggle.bundle.checkout import build_wheel
-from humanpref.kaggle.bundle.image import IMAGE, read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
@@ -124,15 +121,6 @@ def bundle(
             if (new / name).exists():
                 os.replace(new / name, out / name)
     return out
-
-
-def lock(project: Path, image: Path | None = None) -> list[wheels.Wheel]:
-    """Remake the checkout's lock of vendored wheels; see
-    `humanpref.kaggle.bundle.wheels.remake_lock`."""
-    with tempfile.TemporaryDirectory() as temporary:
-        ours = build_wheel(project, Path(temporary))
-        folder = project / "wheels"
-        return wheels.remake_lock(ours, read_image(image or folder / IMAGE), folder / wheels.LOCK)
 
 
 def usual_nltk_data() -> list[Path]:

@@ -7,12 +7,13 @@ meant.
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from humanpref.kaggle.bundle.metadata import fill_manifest, read_code, read_metadata
-from humanpref.kaggle.bundle.sources import KINDS, is_source
+from humanpref.kaggle.bundle.sources import KINDS, OWNER, SLUG, is_source
 from humanpref.schema import InputError
 
 COMMON_KEYS = ("id", "id_no", "title", "keywords")
@@ -89,9 +90,9 @@ class Metadata:
     def check_id(self, shortest: int) -> str | None:
         """Return the id's slug; if the id is not `owner/slug`, add a finding and return None."""
         name = self.values.get("id")
-        slug = name.partition("/")[2] if isinstance(name, str) else ""
-        if is_source("dataset", str(name)) and "/" not in slug and shortest <= len(slug) <= 50:
-            return slug
+        match = re.fullmatch(f"{OWNER}/({SLUG})", str(name))
+        if match and shortest <= len(match[1]) <= 50:
+            return match[1]
         self.add(
             "id",
             "expected owner/slug without a version, the slug in lower case with hyphens and "

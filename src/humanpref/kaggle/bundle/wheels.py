@@ -24,14 +24,17 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from humanpref.files import sha256, write_whole
+from humanpref.kaggle.bundle.checkout import build_wheel
 from humanpref.kaggle.bundle.image import (
     GLIBC,
+    IMAGE,
     PROTECTED,
     PYTHONS,
     Image,
     environment,
     image_tags,
     platforms,
+    read_image,
 )
 from humanpref.kaggle.bundle.metadata import read_text
 from humanpref.schema import InputError
@@ -210,16 +213,15 @@ def _vendored(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob("*.whl")) if not path.name.startswith("humanpref-")]
 
 
-def remake_lock(ours: Path, image: Image, lock: Path) -> list[Wheel]:
+def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
     """Find what the package requires beyond the image, ask pip for it, and write the lock.
 
     Parameters
     ----------
-    ours : Path
-        The package's own wheel.
-    image : Image
-    lock : Path
-        The file to write.
+    project : Path
+        The checkout, which gets the lock.
+    image : Path, optional
+        A freeze of Kaggle's image; default: the checkout's.
 
     Returns
     -------
@@ -231,9 +233,10 @@ def remake_lock(ours: Path, image: Image, lock: Path) -> list[Wheel]:
     InputError
         If pip finds no fitting wheel, or torch or numpy would have to be replaced.
     """
+    lock, freeze = project / "wheels" / LOCK, read_image(image or project / "wheels" / IMAGE)
     with tempfile.TemporaryDirectory() as temporary:
-        wheels = [read_wheel(ours)]
-        while needs := list(unmet(wheels, image)):
+        wheels = [read_wheel(build_wheel(project, Path(temporary)))]
+        while needs := list(unmet(wheels, freeze)):
             name, problem = canonicalize_name(needs[0][0].name), needs[0][1]
             if name in PROTECTED:
                 raise InputError(f"{lock}: {problem}, and {name} must stay the image's own")
