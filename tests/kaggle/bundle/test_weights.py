@@ -77,6 +77,7 @@ def backbone(sentence, tmp_path) -> Path:
         "tf_model.h5",
         "model.fp16.safetensors",
         "trainer_state.json",
+        "data_config.json",
         "README.md",
     ):
         (sentence / name).write_text(name)

@@ -27,7 +27,8 @@ except ModuleNotFoundError as error:
 
 # What is read of a backbone besides its weights; optimizer states, pictures and so on are not.
 _FILES = (
-    *("*config*.json", "modules.json", "LICENSE*", "NOTICE*"),
+    *("config.json", "generation_config.json", "modules.json", "LICENSE*", "NOTICE*"),
+    *("config_sentence_transformers.json", "sentence_*_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
     *("*.model", "*.tiktoken", "bpe.codes", "chat_template.*", "additional_chat_templates/*.jinja"),
 )
