@@ -1,6 +1,6 @@
-"""Write what is pushed, the training script and the inference notebook, from the scripts here.
+"""Write the files that are pushed, the training script and the inference notebook.
 
-Kaggle takes one file for a kernel, so what both share is put into each.
+Kaggle accepts one file per kernel, so the shared code is put into each.
 """
 
 import ast
@@ -27,7 +27,7 @@ def split(script: Path) -> tuple[str, set[str], str]:
 
 
 def assemble(script: Path) -> str:
-    """Give a kernel's script with the shared text in the place of its imports from it."""
+    """Return a kernel's script with the shared code in place of the imports from it."""
     before, imports, own = split(script)
     shared = [split(path) for path in SHARED]
     imports = imports.union(*(part[1] for part in shared))
@@ -38,11 +38,11 @@ def assemble(script: Path) -> str:
 
 
 def pushed() -> dict[Path, str]:
-    """Give the files that are pushed and their texts."""
+    """Return the text of each file that is pushed."""
     notebook = jupytext.reads(assemble(KERNEL / "infer.py"), fmt="py:percent")
     notebook.metadata.pop("jupytext", None)
     for number, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{number}"  # else it is drawn anew each time
+        cell["id"] = f"cell-{number}"  # jupytext draws a random one
     text = jupytext.writes(notebook, fmt="ipynb")
     return {TRAIN: assemble(KERNEL / "train.py"), INFER: text.rstrip("\n") + "\n"}
 

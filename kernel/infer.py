@@ -13,15 +13,15 @@
 # %% [markdown]
 # # humanpref: inference
 #
-# First a valid `submission.csv` is written from the class rates of the training rows. Then
-# humanpref is installed from the wheel dataset, without a network, and its predictions replace
-# those rates, block by block. Whatever fails after the first step is logged and listed in
-# `status.json` under `degraded`. In the hidden rerun it costs no submission. In the commit run, the
-# one that is pushed, an artifact that predicts nothing ends the kernel with an error: Kaggle lets
-# nobody submit it.
+# The kernel first writes a valid `submission.csv` with the class rates of the training rows. Then
+# it installs humanpref from the wheel dataset, without a network, and replaces those rates by
+# predictions, block by block. Failures after the first step are logged and listed in `status.json`
+# under `degraded`; in the hidden rerun they do not cost the submission. In the commit run, the one
+# that is pushed, an artifact that predicts nothing ends the kernel with an error, so that Kaggle
+# does not accept it for submission.
 #
-# `make kernels` writes the notebook that is pushed, `kernel/infer/infer.ipynb`, from
-# `kernel/infer.py` and what both kernels share.
+# `make kernels` writes the pushed notebook, `kernel/infer/infer.ipynb`, from `kernel/infer.py` and
+# the code that both kernels share.
 
 # %%
 import contextlib
@@ -52,7 +52,7 @@ from bootstrap import (
 from humanpref.kaggle.runtime.mounts import find, tree
 
 # %% [markdown]
-# The fallback: the test file's ids, and one row of probabilities for all of them.
+# The fallback: the same class rates for every id of the test file.
 
 # %%
 COMPETITION = "llm-classification-finetuning"
@@ -75,20 +75,20 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def find_test() -> Path:
-    """Find the competition's test.csv: it has the sample submission beside it, and the
-    competition's name above it."""
-    found = [
+    """Return the path of test.csv in the folder that has a sample submission, preferably the
+    competition's."""
+    candidates = [
         path
         for path in find("test.csv", INPUT)
         if path.with_name("sample_submission.csv").is_file()
     ]
-    if not found:
+    if not candidates:
         raise RuntimeError(f"no test.csv with a sample_submission.csv beside it; {tree(INPUT)}")
-    return min(found, key=lambda path: COMPETITION not in path.parts)
+    return min(candidates, key=lambda path: COMPETITION not in path.parts)
 
 
 def columns_of(path: Path, columns: list[str]) -> list[list[str]]:
-    """Read the named columns of a CSV as text, row by row."""
+    """Return the named columns of a CSV as text, row by row."""
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file)
@@ -98,7 +98,7 @@ def columns_of(path: Path, columns: list[str]) -> list[list[str]]:
 
 
 def as_rates(values: list[float]) -> list[float]:
-    """Check that `values` can be three class rates, and make them sum to 1 exactly."""
+    """Return three class rates scaled to a sum of 1. Raises ValueError for other values."""
     rates = [float(value) for value in values]
     total = sum(rates)
     if (
@@ -111,8 +111,8 @@ def as_rates(values: list[float]) -> list[float]:
 
 
 def find_prior(test_csv: Path) -> tuple[list[float], str]:
-    """Give the class rates of the training rows, and where they are from: an artifact, else
-    train.csv, else a third each."""
+    """Return the class rates of the training rows and their source: an artifact, else train.csv,
+    else a third each."""
     for path in find("artifact.json", INPUT):
         try:
             return as_rates(json.loads(path.read_text(encoding="utf-8"))["prior"]), str(path)
@@ -155,9 +155,8 @@ say(
 )
 
 # %% [markdown]
-# The predictions. They are made in a process of their own: a crash, or the system's killing it for
-# the memory it takes, ends that process and leaves the submission as it is by then; so does the
-# time limit.
+# The predictions come from a separate process. If it crashes, runs out of memory or exceeds the
+# time limit, the submission stays as it was at that moment.
 
 # %%
 SECONDS = 8.5 * 3600  # the competition allows 9 hours
@@ -167,15 +166,14 @@ from pathlib import Path
 from humanpref.kaggle.runtime.infer import infer
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-given = json.loads(sys.argv[1])
-folders = (Path(given[name]) for name in ("input", "working", "test"))
-infer(*folders, given["prior"], given["seconds"])
+arguments = json.loads(sys.argv[1])
+folders = (Path(arguments[name]) for name in ("input", "working", "test"))
+infer(*folders, arguments["prior"], arguments["seconds"])
 """
 
 
 def predict() -> None:
-    """Install humanpref and run its inference, line by line into the log; raise if it does not end
-    well."""
+    """Install humanpref, run its inference and log what it prints; raise if either fails."""
     go_offline()
     dataset = find_dataset()
     status["manifest"] = manifest_digest(dataset)
@@ -185,10 +183,10 @@ def predict() -> None:
     write_whole(STATUS, json.dumps(status, indent=2))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     limit = max(0, run.get("inference_seconds", SECONDS) - (time.perf_counter() - started))
-    # The process plans with less than it has, so that it ends by itself: starting and ending take
-    # time, too.
+    # The process gets less than the limit, so that it ends by itself: starting and ending take time
+    # as well.
     seconds = limit - min(60, limit / 10)
-    given = {
+    arguments = {
         "input": str(INPUT),
         "working": str(WORKING),
         "test": str(test_csv),
@@ -196,7 +194,7 @@ def predict() -> None:
         "seconds": seconds,
     }
     child = subprocess.Popen(
-        [sys.executable, "-u", "-c", CODE, json.dumps(given)],
+        [sys.executable, "-u", "-c", CODE, json.dumps(arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -234,7 +232,7 @@ except Exception as error:
     reasons.append(f"{type(error).__name__}: {error}".splitlines()[0])
     say(traceback.format_exc())
 try:
-    status = json.loads(STATUS.read_text(encoding="utf-8"))  # with what the inference process added
+    status = json.loads(STATUS.read_text(encoding="utf-8"))  # the inference process added to it
 except (OSError, ValueError) as error:
     reasons.append(f"{STATUS}: {error}")
 status["degraded"] = reasons + status["degraded"]

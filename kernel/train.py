@@ -1,9 +1,9 @@
-"""The training kernel: installs humanpref from the wheel dataset, without a network, and trains
-what its run.toml says.
+"""The training kernel: install humanpref from the wheel dataset, without a network, and run the
+training that the dataset's run.toml describes.
 
-The model ends in /kaggle/working/artifact, where the inference kernel finds it as a kernel source.
-A failure ends the run with an error, so that Kaggle shows one. `make kernels` writes the file that
-is pushed, kernel/train/train.py, from kernel/train.py and what both kernels share.
+The model is saved in /kaggle/working/artifact, which the inference kernel mounts. A failure ends
+the run with an error, so that Kaggle shows it. `make kernels` writes the pushed file,
+kernel/train/train.py, from kernel/train.py and the code that both kernels share.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""The training kernel: installs humanpref from the wheel dataset, without a network, and trains
-what its run.toml says.
+"""The training kernel: install humanpref from the wheel dataset, without a network, and run the
+training that the dataset's run.toml describes.
 
-The model ends in /kaggle/working/artifact, where the inference kernel finds it as a kernel source.
-A failure ends the run with an error, so that Kaggle shows one. `make kernels` writes the file that
-is pushed, kernel/train/train.py, from kernel/train.py and what both kernels share.
+The model is saved in /kaggle/working/artifact, which the inference kernel mounts. A failure ends
+the run with an error, so that Kaggle shows it. `make kernels` writes the pushed file,
+kernel/train/train.py, from kernel/train.py and the code that both kernels share.
 """
 
 import base64
@@ -27,30 +27,30 @@ from pathlib import Path
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
-# The SHA-256 of the manifest that was pushed with this kernel, filled in on the way; "": any
-# manifest will do.
+# SHA-256 of the manifest that was pushed with this kernel, filled in by the push; "" accepts any
+# manifest.
 MANIFEST = ""
 
 
 def find_dataset() -> Path:
-    """Find the folder of the wheel dataset, wherever Kaggle mounted it."""
+    """Return the folder of the wheel dataset, wherever Kaggle mounted it."""
     markers = find(MARKER, INPUT)
     if len(markers) != 1:
-        there = "\n".join(map(str, markers)) or tree(INPUT)
+        mounted = "\n".join(map(str, markers)) or tree(INPUT)
         raise RuntimeError(
-            f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {there}"
+            f"expected one dataset with {MARKER} under {INPUT}, found {len(markers)}; {mounted}"
         )
     return markers[0].parent
 
 
 def manifest_digest(dataset: Path) -> str:
-    """Give the SHA-256 of the wheel dataset's manifest: which bundle this is."""
+    """Return the SHA-256 of the wheel dataset's manifest, which identifies the bundle."""
     return hashlib.sha256((dataset / MARKER).read_bytes()).hexdigest()
 
 
 def check_dataset(dataset: Path) -> list[Path]:
-    """Check the wheel dataset: its manifest is the one pushed, its files are the manifest's; give
-    the wheels."""
+    """Check that the manifest is the one pushed and that it describes every file; return the
+    wheels."""
     if MANIFEST not in ("", digest := manifest_digest(dataset)):
         raise RuntimeError(
             f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
@@ -81,7 +81,7 @@ def check_dataset(dataset: Path) -> list[Path]:
 
 
 def repack(wheel: Path) -> Path:
-    """Make a wheel of the folder that Kaggle unpacked it into, its files checked against its own
+    """Pack a wheel again that Kaggle unpacked into a folder, and check its files against its own
     RECORD."""
     folders = [folder for folder in (wheel, wheel.with_suffix("")) if folder.is_dir()]
     records = [record for folder in folders for record in folder.glob("*.dist-info/RECORD")]
@@ -95,8 +95,8 @@ def repack(wheel: Path) -> Path:
     ):
         for name, digest, _ in csv.reader(record):
             content = (folder / name).read_bytes()
-            got = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-            if digest not in ("", f"sha256={got}"):
+            actual = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode()
+            if digest not in ("", f"sha256={actual.rstrip('=')}"):
                 raise RuntimeError(
                     f"{folder / name}: its SHA-256 is not that of the wheel's RECORD"
                 )
@@ -105,12 +105,12 @@ def repack(wheel: Path) -> Path:
 
 
 def install(wheels: list[Path]) -> None:
-    """Install the wheels, and nothing else, without a network."""
+    """Install the wheels and nothing else, without a network."""
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--root-user-action=ignore"]
     for folder in sorted({str(wheel.parent) for wheel in wheels}):
         command += ["--find-links", folder]
-    # One name may have a wheel for each Python; pip takes the one that fits.
+    # A distribution may have one wheel per Python; pip takes the one that fits.
     command += dict.fromkeys("==".join(wheel.name.split("-")[:2]) for wheel in wheels)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, end="", flush=True)
@@ -120,7 +120,7 @@ def install(wheels: list[Path]) -> None:
 
 
 def go_offline() -> None:
-    """Tell the libraries that there is no network, before any of them is imported."""
+    """Tell the libraries that there is no network; call this before any of them is imported."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 

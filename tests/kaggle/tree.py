@@ -12,6 +12,7 @@ from humanpref.arena import write_arena
 from humanpref.data import check_submission
 from humanpref.files import read_json
 from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.bundle.metadata import kernel_code
 from humanpref.kaggle.contract import COMPETITION
 from humanpref.schema import ID, LABEL_COLUMNS
 
@@ -49,7 +50,7 @@ class Tree:
     def run(
         self, kernel: Path, environment: Path, rerun: bool = False
     ) -> subprocess.CompletedProcess:
-        code = stage.kernel_code(kernel)
+        code = kernel_code(kernel)
         return subprocess.run(
             [environment / "bin" / "python", "-c", code],
             env={

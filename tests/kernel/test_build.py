@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from humanpref.kaggle.bundle.metadata import fill_manifest
-from humanpref.kaggle.bundle.stage import kernel_code
+from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
 
 pytest.importorskip("jupytext")
 KERNEL = Path(__file__).parents[2] / "kernel"

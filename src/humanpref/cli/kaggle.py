@@ -119,7 +119,7 @@ def dry_run(options: argparse.Namespace) -> int:
 
 def bundle(options: argparse.Namespace) -> int:
     from humanpref.kaggle.bundle.assemble import bundle
-    from humanpref.kaggle.bundle.stage import find_project
+    from humanpref.kaggle.bundle.checkout import find_project
     from humanpref.kaggle.contract import KernelRun
 
     preset = options.preset or ("" if options.artifact else "sparse")
@@ -140,18 +140,18 @@ def bundle(options: argparse.Namespace) -> int:
 
 
 def lock(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle.assemble import lock
-    from humanpref.kaggle.bundle.stage import find_project
+    from humanpref.kaggle.bundle.checkout import find_project
+    from humanpref.kaggle.bundle.wheels import remake_lock
 
-    locked = lock(find_project(), options.image)
-    lines = [f"{name} {entry.version}" for name, entry in locked.items()]
-    print("\n".join(lines) or "nothing to vendor")
+    locked = remake_lock(find_project(), options.image)
+    names = dict.fromkeys(f"{wheel.name} {wheel.version}" for wheel in locked)
+    print("\n".join(names) or "nothing to vendor")
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
     from humanpref.kaggle.bundle.check import check_bundle, check_project
-    from humanpref.kaggle.bundle.stage import find_project
+    from humanpref.kaggle.bundle.checkout import find_project
 
     folder = options.bundle
     findings = check_project(find_project()) if folder is None else check_bundle(folder)
@@ -163,9 +163,10 @@ def check(options: argparse.Namespace) -> int:
 
 
 def weights(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle.assemble import is_model_source, name_weights
+    from humanpref.kaggle.bundle.assemble import name_weights
+    from humanpref.kaggle.bundle.sources import is_source
 
-    if is_model_source(options.source):
+    if is_source("model", options.source):
         name_weights(options.source, options.bundle)
         print(f"{options.bundle}: both kernels mount {options.source}")
     else:

@@ -1,84 +1,89 @@
-"""What a bundle says and both kernels read: names of files, and the run that they are for."""
+"""What a bundle and both kernels agree on: names of files, and the run that they are for."""
 
 import json
-import logging
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
+from humanpref.config import load_config
+from humanpref.config.bounds import Options
 from humanpref.schema import InputError
 
-logger = logging.getLogger(__name__)
-
 MARKER = "humanpref-dataset.json"
-"""The manifest by which the kernels find the wheel dataset, and check it."""
+"""Manifest of the wheel dataset, by which the kernels find and check it."""
 WEIGHTS_MARKER = "humanpref-weights.json"
-"""The manifest of a dataset of weights."""
+"""Manifest of a dataset of packed weights."""
 COMPETITION = "llm-classification-finetuning"
-"""Slug of the competition, which both kernels mount."""
+"""Slug of the competition that both kernels mount."""
 UNFINISHED = "UNFINISHED:"
-"""Stands in the log of a training kernel that left no artifact, though it ended well."""
+"""Marks, in its log, a training kernel that ended with exit code 0 but left no artifact."""
 TRAIN_SECONDS = 11.5 * 3600
-"""The training kernel's time, of the 12 hours that Kaggle gives a run, where `run.toml` has no
-other."""
+"""Default time limit of the training kernel; Kaggle allows a run 12 hours."""
 
 
 @dataclass(frozen=True)
-class KernelRun:
-    """What the dataset's `run.toml` says: the run that both kernels are for."""
+class KernelRun(Options):
+    """The run that both kernels are for: the content of the dataset's `run.toml`."""
+
+    section: ClassVar[str] = "run.toml"
 
     preset: str
-    """A name from `humanpref.config.preset_names()`; empty: nothing is trained, the dataset's
+    """A name from `humanpref.config.preset_names()`; empty: nothing is trained, and the dataset's
     artifacts predict."""
     overrides: tuple[str, ...] = ()
     """`section.key=value`, as for `--set`."""
     backbone: str = ""
-    """The folder of the pretrained model under the input root, by the last part or parts of its
-    path; empty: none is needed."""
+    """The last part or parts of the path under the input root to the pretrained model; empty: the
+    run needs none."""
     backbone_manifest: str = ""
-    """Of packed weights the SHA-256 of their manifest: no others are taken. Empty: any."""
+    """SHA-256 of the packed weights' manifest; weights with another manifest are refused. Empty:
+    any weights are accepted."""
     folds: int | None = None
-    """Train so many fold models instead of one."""
-    train_seconds: float | None = None
-    """What the training kernel may take, from its first line to its last; unset:
-    `TRAIN_SECONDS`."""
+    """Train this many fold models instead of one model."""
+    train_seconds: float = TRAIN_SECONDS
+    """Time limit of the training kernel, installation included."""
     inference_seconds: float | None = None
-    """What the inference kernel may take, from its first line: what will not fit is given up
-    (`humanpref.runs.schedule`). Unset: the kernel's own limit."""
+    """Time limit of the inference kernel, installation included; predictions that do not fit are
+    skipped (`humanpref.runs.schedule`). None: the kernel's own limit."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "KernelRun":
-        """Build a run from the values of a TOML file. Raises InputError for an unknown or a missing
-        key, or a wrong type."""
-        kinds = {
-            "preset": str,
-            "overrides": list,
-            "backbone": str,
-            "backbone_manifest": str,
-            "folds": int,
-        }
-        kinds |= dict.fromkeys(("train_seconds", "inference_seconds"), (int, float))
-        for key, value in values.items():
-            if key not in kinds:
-                raise InputError(f"run.toml: unknown key {key!r}; the keys are {', '.join(kinds)}")
-            if not isinstance(value, kinds[key]) or isinstance(value, bool):
-                raise InputError(f"run.toml: key {key}: got {value!r}")
+        """Build a run from the values of a TOML file.
+
+        Raises
+        ------
+        InputError
+            For an unknown key, a missing preset or a value of the wrong type.
+        """
+        names = [field.name for field in fields(cls)]
+        if unknown := values.keys() - set(names):
+            raise InputError(
+                f"run.toml: unknown key {unknown.pop()!r}; the keys are {', '.join(names)}"
+            )
         if "preset" not in values:
             raise InputError("run.toml: key preset is missing")
-        return cls(**{**values, "overrides": tuple(values.get("overrides", ()))})
+        return cls(**values)
 
     @property
-    def train_limit(self) -> float:
-        """Seconds."""
-        return TRAIN_SECONDS if self.train_seconds is None else self.train_seconds
+    def pretrained(self) -> str | None:
+        """The pretrained model that the preset and the overrides name, None if they need none.
+
+        Raises
+        ------
+        InputError
+            If the preset or an override is unknown.
+        """
+        if not self.preset:
+            return None
+        model = load_config(self.preset, None, list(self.overrides)).model
+        backbone = getattr(model, "backbone", "")
+        return backbone if backbone not in ("", "scratch") else None
 
     def to_toml(self) -> str:
-        """The TOML text that `from_dict` reads back."""
-        # A JSON string, number or list of strings is TOML too, as long as no character beyond the
-        # BMP is escaped.
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        lines = [
-            f"{key} = {json.dumps(value, ensure_ascii=False)}"
-            for key, value in values.items()
+        """Return the TOML text that `from_dict` reads back."""
+        # JSON strings, numbers and lists of strings are valid TOML, except for escaped characters
+        # beyond the BMP, hence ensure_ascii=False.
+        return "".join(
+            f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
+            for key, value in vars(self).items()
             if value is not None
-        ]
-        return "\n".join(lines) + "\n"
+        )

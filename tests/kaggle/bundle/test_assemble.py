@@ -13,9 +13,10 @@ from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.files import write_json
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.bundle.assemble import bundle, is_model_source, name_weights, read_run
+from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run
 from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
+from humanpref.kaggle.bundle.sources import LAYOUTS, mount_path
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import make_environment
@@ -108,7 +109,7 @@ def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
     assert read_run(own / "dataset") == KernelRun("prior")
     assert (own / "weights-some" / "kept").read_text() == "kept"
     (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match="exists and is not a bundle"):
+    with pytest.raises(InputError, match="not a bundle; make one first, in a new folder"):
         bundle(PROJECT, tmp_path / "mine", KernelRun("prior"))
     with pytest.raises(InputError, match="unknown preset"):
         bundle(PROJECT, tmp_path / "new", KernelRun("no such"))
@@ -178,7 +179,7 @@ def test_a_bundle_that_fails_leaves_nothing(tmp_path):
     shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
     make_wheel(project / "wheels", "stranger")
     with pytest.raises(
-        InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"
+        InputError, match=r"stranger-1\.0-py3-none-any\.whl: not a file of requirements\.lock"
     ):
         bundle(project, tmp_path / "new" / "bundle", KernelRun("sparse"))
     assert list((tmp_path / "new").iterdir()) == []
@@ -266,16 +267,13 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
         assert read_metadata(own / name / KERNEL_METADATA)["model_sources"] == [source]
     run = read_run(own / "dataset")
     assert check_bundle(own) == []
-    for layout in stage.LAYOUTS:
-        folder = tmp_path / layout / stage.mount_path("model", source, layout)
+    for layout in LAYOUTS:
+        folder = tmp_path / layout / mount_path("model", source, layout)
         folder.mkdir(parents=True)
         write_json(folder / "config.json", {})
         assert resolve(
             KernelRun("deberta-v3-small", backbone=run.backbone), tmp_path / layout
         ).model.backbone == str(folder)
-    assert is_model_source(source)
-    assert not is_model_source("metaresearch/llama-3.2/transformers/1b")
-    assert not is_model_source("metaresearch/llama-3.2/transformers/1b/x")
 
 
 def test_weights_need_a_bundle(tmp_path):

@@ -14,11 +14,11 @@ from humanpref.kaggle.bundle.metadata import (
     KERNEL_METADATA,
     OWNER_PLACEHOLDER,
     fill_owner,
+    kernel_code,
     read_metadata,
     stage_kernel,
     write_metadata,
 )
-from humanpref.kaggle.bundle.stage import kernel_code
 from humanpref.kaggle.contract import COMPETITION
 from humanpref.schema import InputError
 
@@ -151,8 +151,8 @@ def test_read_metadata(tmp_path):
         (b"", "not valid JSON"),
         (b"{'id': 1}", "not valid JSON"),
         (b"\xff\xfe\x00", "not valid JSON"),
-        (b'["id"]', 'expected a JSON object, got \\["id"\\]'),
-        (b"null", "expected a JSON object, got null"),
+        (b'["id"]', "expected a JSON object, got \\['id'\\]"),
+        (b"null", "expected a JSON object, got None"),
     ],
 )
 def test_read_metadata_refuses(tmp_path, content, message):
@@ -164,13 +164,15 @@ def test_read_metadata_refuses(tmp_path, content, message):
 
 
 def test_fill_owner_fills_in_the_owner_and_nothing_else():
-    metadata = kernel(model_sources=["google/a-model/transformers/1b/1"])
+    models = ["google/a-model/transformers/1b/1", f"{OWNER_PLACEHOLDER}/m/transformers/1b/1"]
+    metadata = kernel(model_sources=models)
     assert fill_owner(metadata, "ann-b_3") == metadata | {
+        "model_sources": [models[0], "ann-b_3/m/transformers/1b/1"],
         "id": "ann-b_3/a-kernel",
         "dataset_sources": ["ann-b_3/a-dataset", "somebody/else"],
         "kernel_sources": ["ann-b_3/another-kernel"],
     }
-    assert metadata == kernel(model_sources=["google/a-model/transformers/1b/1"])
+    assert metadata == kernel(model_sources=models)
 
 
 @pytest.mark.parametrize(
@@ -199,13 +201,12 @@ def test_fill_owner_refuses_what_is_no_user_name(owner):
         ("title", f"By {OWNER_PLACEHOLDER}"),
         ("id", OWNER_PLACEHOLDER),
         ("id", f"someone/{OWNER_PLACEHOLDER}"),
-        ("model_sources", [f"{OWNER_PLACEHOLDER}/m/transformers/1b/1"]),
         ("licenses", [{"name": OWNER_PLACEHOLDER}]),
     ],
 )
 def test_fill_owner_refuses_a_placeholder_elsewhere(key, value):
     with pytest.raises(
-        InputError, match=f"key {key}: {OWNER_PLACEHOLDER} is filled in only as the owner"
+        InputError, match=f"key {key}: expected {OWNER_PLACEHOLDER} only as an owner"
     ):
         fill_owner(kernel(**{key: value}), "ann")
 
@@ -238,7 +239,7 @@ def test_stage_kernel_with_the_digest_of_its_manifest(tmp_path):
 )
 def test_code_without_a_place_for_the_digest_is_not_staged(source, tmp_path, code):
     (source.parent / "code" / "run.py").write_text(code)
-    with pytest.raises(InputError, match=r'code/run\.py: expected one line MANIFEST = ""'):
+    with pytest.raises(InputError, match=r'code_file: expected one line MANIFEST = ""'):
         stage_kernel(source, tmp_path / "staged", "ann", "0123abcd")
     assert not (tmp_path / "staged").exists()
 
@@ -254,12 +255,12 @@ def test_stage_kernel_again_takes_the_new_code(source, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"code_file": None}, "key code_file: expected the path of the code, got null"),
-        ({"code_file": ""}, 'key code_file: expected the path of the code, got ""'),
-        ({"code_file": "code/absent.py"}, "key code_file: .*absent.py cannot be read"),
-        ({"code_file": "code"}, "key code_file: .*code cannot be read"),
-        ({"code_file": "../run.py"}, "key code_file: expected a path inside the file's own folder"),
-        ({"code_file": "/run.py"}, "key code_file: expected a path inside the file's own folder"),
+        ({"code_file": None}, "code_file: expected a path inside .*, got None"),
+        ({"code_file": ""}, "code_file: expected a path inside .*, got ''"),
+        ({"code_file": "code/absent.py"}, ".*absent.py: cannot be read"),
+        ({"code_file": "code"}, ".*code: cannot be read"),
+        ({"code_file": "../run.py"}, "code_file: expected a path inside the metadata's folder"),
+        ({"code_file": "/run.py"}, "code_file: expected a path inside the metadata's folder"),
         ({"title": OWNER_PLACEHOLDER}, "key title: "),
     ],
 )
@@ -272,14 +273,16 @@ def test_stage_kernel_refuses(source, tmp_path, changes, message):
 
 def test_stage_kernel_refuses_code_that_is_not_text(source, tmp_path):
     (source.parent / "code" / "run.py").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"key code_file: expected UTF-8 text in .*run.py"):
+    with pytest.raises(InputError, match=r"run\.py: expected UTF-8 text"):
         stage_kernel(source, tmp_path / "staged", "ann")
     assert not (tmp_path / "staged").exists()
 
 
-def test_staging_leaves_the_committed_files_alone(source):
-    with pytest.raises(InputError, match="expected another folder"):
-        stage_kernel(source, source.parent / "code" / "..", "ann")
+def test_a_kernel_staged_without_an_owner_can_be_staged_again(source, tmp_path):
+    copy = stage_kernel(source, tmp_path / "copy")
+    assert read_metadata(copy / KERNEL_METADATA) == kernel()
+    again = stage_kernel(copy / KERNEL_METADATA, tmp_path / "again", "ann")
+    assert read_metadata(again / KERNEL_METADATA) == fill_owner(kernel(), "ann")
 
 
 def test_written_metadata_is_ascii(tmp_path):
@@ -289,6 +292,18 @@ def test_written_metadata_is_ascii(tmp_path):
     write_metadata(path, {"id": "a/b", "title": "Präferenz"})
     assert path.read_bytes().isascii()
     assert read_metadata(path)["title"] == "Präferenz"
+
+
+def test_the_code_of_a_notebook_is_that_of_its_code_cells(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["# no code"]},
+        {"cell_type": "code", "source": ["a = 1\n", "b = 2"]},
+        {"cell_type": "code", "source": "print(a + b)"},
+    ]
+    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": cells}))
+    assert kernel_code(tmp_path / "n.ipynb") == "a = 1\nb = 2\n\nprint(a + b)"
+    (tmp_path / "s.py").write_text("print(1)\n")
+    assert kernel_code(tmp_path / "s.py") == "print(1)\n"
 
 
 # The real client, in subprocesses, against the loopback service.

@@ -1,7 +1,5 @@
-"""What is uploaded, and where it is mounted."""
+"""The staged dataset: what is uploaded for both kernels."""
 
-import json
-import shutil
 import tomllib
 import zipfile
 from pathlib import Path
@@ -12,7 +10,7 @@ import humanpref
 from humanpref.config import load_config
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.contract import COMPETITION, KernelRun
+from humanpref.kaggle.contract import KernelRun
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -27,73 +25,6 @@ def artifact(arena, tmp_path) -> Path:
     """An artifact of the smallest model."""
     train(load_config("prior"), arena / "train.csv", tmp_path / "prior", None)
     return tmp_path / "prior"
-
-
-def sources() -> set[Path]:
-    """What a build could leave its droppings in or beside."""
-    below = {path for path in (PROJECT / "src").rglob("*") if "__pycache__" not in path.parts}
-    return below | {path for path in PROJECT.iterdir() if not path.name.startswith(".")}
-
-
-def test_the_wheel_holds_the_package_and_the_checkout_stays_as_it_is(tmp_path):
-    before = sources()
-    wheel = stage.build_wheel(PROJECT, tmp_path / "one")
-    assert sources() == before
-    assert wheel.name == f"humanpref-{humanpref.__version__}-py3-none-any.whl"
-    files = {
-        path for path in before if path.is_file() and PROJECT / "src" / "humanpref" in path.parents
-    }
-    expected = {str(path.relative_to(PROJECT / "src")) for path in files}
-    with zipfile.ZipFile(wheel) as archive:
-        assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
-    # The same sources give the same bytes, so that a digest tells whether a dataset is up to date.
-    assert sha256(wheel) == sha256(stage.build_wheel(PROJECT, tmp_path / "two"))
-
-
-def test_a_wheel_is_built_from_clean_sources(tmp_path):
-    """What tools leave in a checkout is not copied, so that it can neither get into the wheel nor
-    change its bytes."""
-    for name in (
-        "pkg/__init__.py",
-        "pkg/__pycache__/a.pyc",
-        "pkg.egg-info/SOURCES.txt",
-        ".hidden",
-        "pkg/deep/x.egg-info/y",
-    ):
-        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "src" / name).write_text("x")
-    stage.copy_clean(tmp_path / "src", tmp_path / "copy")
-    assert [path for path in (tmp_path / "copy").rglob("*") if path.is_file()] == [
-        tmp_path / "copy" / "pkg" / "__init__.py"
-    ]
-
-
-def test_a_wheels_bytes_do_not_depend_on_order_times_modes_or_compression(tmp_path):
-    built = []
-    for number, names in enumerate(
-        (["b.py", "a.py", "p-1.dist-info/RECORD"], ["p-1.dist-info/RECORD", "a.py", "b.py"])
-    ):
-        path = tmp_path / f"{number}.whl"
-        with zipfile.ZipFile(
-            path, "w", (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number]
-        ) as archive:
-            for name in names:
-                entry = zipfile.ZipInfo(name, date_time=(2000 + number, 1, 1, 0, 0, 0))
-                entry.external_attr = (0o100600, 0o100777)[number] << 16
-                archive.writestr(entry, name * 50)
-        built.append(stage._repack(path, tmp_path / f"{number}.out"))
-    assert built[0].read_bytes() == built[1].read_bytes()
-    with zipfile.ZipFile(built[0]) as archive:
-        assert archive.namelist() == ["a.py", "b.py", "p-1.dist-info/RECORD"]
-        assert archive.testzip() is None
-
-
-def test_a_wheel_that_cannot_be_built(tmp_path):
-    shutil.copytree(PROJECT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "setup.py").write_text("raise SystemExit('broken')")
-    with pytest.raises(InputError, match="the wheel cannot be built, pip ended with 1"):
-        stage.build_wheel(tmp_path, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
@@ -137,7 +68,6 @@ def test_the_staged_dataset(project, tmp_path):
         assert (path.stat().st_size, sha256(path)) == (entry["bytes"], entry["sha256"])
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, stage.MARKER])
     assert KernelRun.from_dict(tomllib.loads((folder / "run.toml").read_text())) == run
-    assert stage.wheel_names(folder) == ["humanpref", "peft"]
     with pytest.raises(InputError, match="expected an empty folder"):
         stage.stage_dataset(folder, project, run)
 
@@ -248,16 +178,6 @@ def test_what_kaggle_would_drop_or_unpack(project, artifact, tmp_path, name, con
     assert not (tmp_path / "dataset" / stage.MARKER).exists()
 
 
-def test_what_must_not_be_uploaded(tmp_path):
-    assert stage.upload_faults(tmp_path) == []
-    (tmp_path / "a" / "__pycache__").mkdir(parents=True)
-    (tmp_path / "a" / "__pycache__" / "b.pyc").write_text("x")
-    (tmp_path / "b.egg-info").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    found = [fault.partition(":")[0] for fault in stage.upload_faults(tmp_path)]
-    assert found == ["a/__pycache__", "a/__pycache__/b.pyc", "b.egg-info", "link"]
-
-
 def test_nltk_data_is_staged_unpacked_and_in_english(project, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for name in (
@@ -291,52 +211,3 @@ def test_nltk_data_is_staged_unpacked_and_in_english(project, tmp_path):
     ]
     with pytest.raises(InputError, match=f"no corpora/stopwords in {first} "):
         stage.stage_dataset(tmp_path / "other", project, KernelRun("sparse"), nltk_data=[first])
-
-
-@pytest.mark.parametrize(
-    ("kind", "reference", "new", "legacy"),
-    [
-        ("competition", COMPETITION, f"competitions/{COMPETITION}", COMPETITION),
-        ("dataset", "me/humanpref-wheels", "datasets/me/humanpref-wheels", "humanpref-wheels"),
-        ("dataset", "me/humanpref-wheels/3", "datasets/me/humanpref-wheels", "humanpref-wheels"),
-        ("kernel", "me/humanpref-train", "notebooks/me/humanpref-train", "humanpref-train"),
-        (
-            "model",
-            "meta/llama/transformers/1b/1",
-            "models/meta/llama/transformers/1b/1",
-            "llama/transformers/1b/1",
-        ),
-    ],
-)
-def test_where_kaggle_mounts(kind, reference, new, legacy):
-    assert str(stage.mount_path(kind, reference, "new")) == new
-    assert str(stage.mount_path(kind, reference, "legacy")) == legacy
-
-
-@pytest.mark.parametrize(
-    ("kind", "reference"), [("dataset", "wheels"), ("model", "a/b/c/d"), ("kernel", "me/")]
-)
-def test_a_reference_that_names_nothing(kind, reference):
-    with pytest.raises(InputError, match=f"does not name a {kind}"):
-        stage.mount_path(kind, reference, "new")
-
-
-def test_the_checkout_is_found_from_within_and_from_without(tmp_path, monkeypatch):
-    assert stage.find_project(PROJECT / "kernel" / "infer") == PROJECT
-    assert stage.find_project(tmp_path) == Path(humanpref.__file__).resolve().parents[2]
-    installed = tmp_path / "lib" / "humanpref" / "__init__.py"
-    monkeypatch.setattr(humanpref, "__file__", str(installed))
-    with pytest.raises(InputError, match="no checkout of humanpref"):
-        stage.find_project(tmp_path)
-
-
-def test_the_code_of_a_notebook_is_that_of_its_code_cells(tmp_path):
-    cells = [
-        {"cell_type": "markdown", "source": ["# no code"]},
-        {"cell_type": "code", "source": ["a = 1\n", "b = 2"]},
-        {"cell_type": "code", "source": "print(a + b)"},
-    ]
-    (tmp_path / "n.ipynb").write_text(json.dumps({"cells": cells}))
-    assert stage.kernel_code(tmp_path / "n.ipynb") == "a = 1\nb = 2\n\nprint(a + b)"
-    (tmp_path / "s.py").write_text("print(1)\n")
-    assert stage.kernel_code(tmp_path / "s.py") == "print(1)\n"

@@ -75,6 +75,22 @@ def test_cells_are_written_as_they_stand(tmp_path):
         assert list(csv.reader(file)) == [PUBLIC_COLUMNS, *rows]
 
 
+def test_cells_are_read_as_they_stand(tmp_path):
+    rows = [
+        ["0042", '["a \\r b", null]', '[" NA "]', ""],
+        ["1.0", '["\ud800 ü"]', '["say \\"x\\",\\ny"]', '[ "NA" ]'],
+    ]
+    with open(
+        tmp_path / "test.csv", "w", encoding="utf-8", errors="surrogatepass", newline=""
+    ) as file:
+        csv.writer(file).writerows([PUBLIC_COLUMNS, *rows])
+    competition = read_competition(None, tmp_path / "test.csv")
+    assert competition.test.to_numpy().tolist() == rows
+    competition.write(tmp_path / "c")
+    again = read_competition(None, tmp_path / "c" / "test.csv")
+    assert again.test.to_numpy().tolist() == rows
+
+
 def test_rows_are_repeated_under_ids_of_their_own():
     test = pd.DataFrame({ID: ["2", "x"], "prompt": ["a", "b"]})
     competition = Competition("rows", test, test, None)

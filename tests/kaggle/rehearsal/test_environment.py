@@ -59,14 +59,12 @@ def test_mode_none_reaches_a_server_of_this_machine(blocked):
 
 
 def test_an_environment_leaves_out_what_the_kernels_bring(monkeypatch, tmp_path):
-    """A distribution is left out file by file; what shares its folders stays."""
     packages = tmp_path / "site-packages"
     files = {
-        "shared/vendored.py": "",
-        "shared/other.py": "there = True",
+        "vendored_too.py": "",
         "vendored/__init__.py": "",
         "vendored-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: vendored\nVersion: 1.0\n",
-        "vendored-1.0.dist-info/RECORD": "shared/vendored.py,,\nvendored/__init__.py,,\n"
+        "vendored-1.0.dist-info/RECORD": "vendored_too.py,,\nvendored/__init__.py,,\n"
         "vendored-1.0.dist-info/METADATA,,\nvendored-1.0.dist-info/RECORD,,\n",
         "whole/__init__.py": "",
     }
@@ -79,9 +77,8 @@ def test_an_environment_leaves_out_what_the_kernels_bring(monkeypatch, tmp_path)
     target = next(environment.glob("lib/python*/site-packages"))
     assert {
         path.name for path in target.iterdir() if not path.name.startswith(("pip", "setuptools"))
-    } == {"shared", "whole"}
+    } == {"whole"}
     assert (target / "whole").is_symlink()
-    assert [path.name for path in (target / "shared").iterdir()] == ["other.py"]
 
 
 def test_an_environment_runs_the_same_python(tmp_path):

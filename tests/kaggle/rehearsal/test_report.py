@@ -1,5 +1,7 @@
 """The report of a dry run, and the folder that it goes to."""
 
+from pathlib import Path
+
 import pytest
 
 from humanpref.kaggle.rehearsal.probe import Probe
@@ -46,6 +48,14 @@ def test_a_report_is_rendered_line_by_line(report):
     ]
 
 
+def test_the_submission_is_named_once_it_is_there(report):
+    assert "submission" not in report.render()
+    report.out.mkdir()
+    (report.out / "submission.csv").touch()
+    report.predicted = 2
+    assert f"  submission    {report.out / 'submission.csv'}: 2 of 3 predicted" in report.render()
+
+
 def test_a_pass_without_isolation_says_so(report):
     report.mode = "none"
     assert report.render().splitlines()[-1] == report.to_dict()["verdict"]
@@ -64,20 +74,25 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     ours.mkdir()
     claim(ours)  # empty
     claim(tmp_path / "absent")
+    assert not (tmp_path / "absent").exists()
+    with pytest.raises(InputError, match="cannot be written"):
+        claim(Path("/proc/results"))
     (ours / "submission.csv").write_text("precious")
     for kind in (None, "something else"):
         if kind:
             (ours / "report.json").write_text(f'{{"kind": "{kind}"}}')
-        with pytest.raises(InputError, match="is not the folder of a dry run"):
+        with pytest.raises(InputError, match="expected a new or an empty folder"):
             claim(ours)
     (ours / "report.json").write_text('{"kind": "humanpref dry run"}')
     claim(ours)
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="expected a new or an empty folder"):
         claim(ours / "report.json")
 
 
 def test_earlier_results_are_replaced(tmp_path):
     made, out = tmp_path / "made", tmp_path / "out"
+    deliver(tmp_path, tmp_path / "deep" / "new")
+    assert (tmp_path / "deep" / "new").is_dir()
     for folder, names in ((made, ["report.json"]), (out, ["submission.csv", "mine.txt"])):
         folder.mkdir()
         for name in names:

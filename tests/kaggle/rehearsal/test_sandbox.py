@@ -105,6 +105,15 @@ def test_an_exit_code_and_a_line_come_through(box):
     assert sorted(lines) == ["err", "out"]
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(2**26, "-9"), (2**30, "0")])
+def test_a_process_that_holds_too_much_memory_is_killed(box, limit, expected):
+    child = "import time; x = bytearray(100 * 2**20); time.sleep(1)"
+    code = f"import subprocess, sys; print(subprocess.call([sys.executable, '-c', {child!r}]))"
+    lines = []
+    assert sandbox.run(box, [box.python, "-c", code], lines.append, memory=limit) == 0
+    assert lines == [expected]
+
+
 def test_bubblewrap_is_used_where_it_works(monkeypatch, caplog):
     assert sandbox.detect() == ("bwrap" if sandbox.why_no_bubblewrap() is None else "none")
     caplog.clear()

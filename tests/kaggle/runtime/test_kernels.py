@@ -4,7 +4,6 @@ import ast
 import csv
 import io
 import json
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import pytest
 
 from humanpref.files import sha256
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.bundle.metadata import fill_manifest
+from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
 from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
 from humanpref.kaggle.runtime import inputs, launch
 from humanpref.runs import engine, schedule, workers
-from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.schema import ID, LABEL_COLUMNS
 
 from ..tree import INFER, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
 
@@ -84,7 +83,7 @@ def fake_dataset(folder: Path, infer: str, run: str = 'preset = "prior"\n') -> N
 
 
 def code(path: Path) -> ast.Module:
-    return ast.parse(stage.kernel_code(path))
+    return ast.parse(kernel_code(path))
 
 
 def test_the_kernels_constants_are_the_packages():
@@ -338,33 +337,3 @@ def test_the_inference_process_plans_with_less_time_than_it_has(new_tree, fresh)
     left = 500 - sum(new_tree.status["seconds"][phase] for phase in ("fallback", "install"))
     assert new_tree.status["told"] == pytest.approx(0.9 * left, abs=2)
     assert new_tree.status["degraded"] == []
-
-
-# -------------------------------------------------------------------------------------------------
-# run.toml
-
-
-def test_a_run_survives_its_file():
-    run = KernelRun(
-        "tiny",
-        ('model.backbone="x"', "seed=1", "ü=\\"),
-        backbone="weights/deberta",
-        folds=5,
-        inference_seconds=9.5,
-    )
-    assert KernelRun.from_dict(tomllib.loads(run.to_toml())) == run
-    assert KernelRun.from_dict(tomllib.loads(KernelRun("prior").to_toml())) == KernelRun("prior")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({}, "key preset is missing"),
-        ({"preset": "prior", "fold": 5}, "unknown key 'fold'"),
-        ({"preset": "prior", "folds": "5"}, "key folds: got '5'"),
-        ({"preset": "prior", "folds": True}, "key folds: got True"),
-    ],
-)
-def test_a_run_that_makes_no_sense(values, message):
-    with pytest.raises(InputError, match=message):
-        KernelRun.from_dict(values)

@@ -5,48 +5,46 @@
     BUNDLE/
       dataset/          the wheel dataset: wheels, run.toml, artifacts, NLTK data, manifest,
                         dataset-metadata.json
-      train/, infer/    the kernels: kernel-metadata.json and the code; train/ only where something
-                        is trained
+      train/, infer/    the kernels: kernel-metadata.json and the code; train/ only if something is
+                        trained
       weights-NAME/     a backbone's weights, a dataset of its own (`humanpref kaggle weights`)
 
-Everything says `INSERT_USERNAME` where the owner belongs; whoever pushes fills it in on the way.
-The same checkout, artifacts and options give the same bytes.
+The owner is `INSERT_USERNAME` everywhere; a push fills it in on the way. The same checkout,
+artifacts and options give the same bytes.
 """
 
-import importlib.util
 import logging
 import os
-import re
+import shutil
 import tempfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from humanpref.config import load_config
 from humanpref.files import read_json, write_whole
-from humanpref.kaggle.bundle import wheels
-from humanpref.kaggle.bundle.image import IMAGE, read_image
+from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
-    copy_kernel,
     read_metadata,
+    read_text,
+    stage_kernel,
     write_metadata,
 )
-from humanpref.kaggle.bundle.stage import build_wheel, stage_dataset, write_manifest
+from humanpref.kaggle.bundle.stage import stage_dataset
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
 KERNELS = {"train": f"kernel/train/{KERNEL_METADATA}", "infer": KERNEL_METADATA}
-"""The committed metadata of the two kernels, by the folder that they get in the bundle."""
+"""The committed metadata of the two kernels, by their folder in the bundle."""
 DATASET_FOLDER = "dataset"
 
 
 def kernels_of(run: KernelRun) -> tuple[str, ...]:
-    """The kernels of a bundle: without a preset nothing is trained."""
+    """Return the names of a bundle's kernels: without a preset nothing is trained."""
     return tuple(name for name in KERNELS if run.preset or name != "train")
 
 
@@ -63,16 +61,16 @@ def bundle(
     Parameters
     ----------
     project : Path
-        The checkout; see `humanpref.kaggle.bundle.stage.find_project`.
+        The checkout; see `humanpref.kaggle.bundle.checkout.find_project`.
     out : Path
-        The bundle's folder. An earlier bundle there is replaced, its weights apart.
-    run : Run
-        What the kernels are to run; without a preset there is no training kernel.
+        The bundle's folder. An earlier bundle there is replaced, except for its weights.
+    run : KernelRun
+        The run that the kernels are for; without a preset there is no training kernel.
     artifacts : sequence of Path
-        Artifacts to predict with, alone or beside the training kernel's.
+        Artifacts to predict with, alone or besides the training kernel's.
     nltk_data : sequence of Path, optional
-        Folders to take NLTK's data from, the usual ones if empty; None: no data, the image has its
-        own.
+        Folders to take NLTK's data from; empty: where NLTK looks for it; None: no data, the image
+        has its own.
     image : Path, optional
         A freeze of Kaggle's image; default: the checkout's.
 
@@ -84,132 +82,121 @@ def bundle(
     Raises
     ------
     InputError
-        If something cannot be used, or would not install in the image; an earlier bundle stays as
-        it was then.
+        If an input cannot be used, or the dataset would not install in the image. An earlier
+        bundle then stays as it is.
     """
-    if out.exists() and not (out / DATASET_FOLDER / MARKER).is_file():
-        raise InputError(
-            f"{out}: exists and is not a bundle; name another folder with --out, or remove it"
-        )
+    if out.exists():
+        check_is_bundle(out)
     if not (run.preset or artifacts):
         raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
-    config = load_config(run.preset, None, list(run.overrides)) if run.preset else None
+    if run.pretrained and not run.backbone:
+        logger.warning(
+            "preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER",
+            run.preset,
+        )
     if nltk_data is not None:
-        nltk_data = list(nltk_data) or usual_nltk_data()
+        nltk_data = nltk_data or usual_nltk_data()
+    parent = out.absolute().parent
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}.")
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=parent, prefix=f".{out.name}.")
     except OSError as error:
         raise InputError(f"{out}: cannot be made ({error.strerror})") from None
     with temporary:
-        new, old = Path(temporary.name, "new"), Path(temporary.name, "old")
+        new = Path(temporary.name)
         dataset = stage_dataset(
             new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image
         )
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
         for name in kernels_of(run):
-            copy_kernel(project / KERNELS[name], new / name)
+            stage_kernel(project / KERNELS[name], new / name)
         if not run.preset:
             trained = read_metadata(project / KERNELS["train"])["id"]
             metadata = read_metadata(new / "infer" / KERNEL_METADATA)
             sources = [source for source in metadata.get("kernel_sources", []) if source != trained]
             write_metadata(new / "infer" / KERNEL_METADATA, metadata | {"kernel_sources": sources})
-        old.mkdir()
         out.mkdir(exist_ok=True)
         for name in (DATASET_FOLDER, *KERNELS):
-            if (out / name).exists():
-                os.replace(out / name, old / name)
+            shutil.rmtree(out / name, ignore_errors=True)
             if (new / name).exists():
                 os.replace(new / name, out / name)
-    if (
-        config
-        and getattr(config.model, "backbone", "scratch") not in ("", "scratch")
-        and not run.backbone
-    ):
-        logger.warning(
-            "preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER",
-            run.preset,
-        )
     return out
 
 
-def lock(project: Path, image: Path | None = None) -> dict[str, wheels.Locked]:
-    """Remake the checkout's lock of vendored wheels; see
-    `humanpref.kaggle.bundle.wheels.remake_lock`."""
-    with tempfile.TemporaryDirectory() as temporary:
-        ours = build_wheel(project, Path(temporary))
-        folder = project / "wheels"
-        return wheels.remake_lock(ours, read_image(image or folder / IMAGE), folder / wheels.LOCK)
-
-
 def usual_nltk_data() -> list[Path]:
-    """The folders where NLTK looks for its data on this machine.
+    """Return the folders where NLTK looks for its data on this machine.
 
     Raises
     ------
     InputError
         If NLTK is not installed.
     """
-    if importlib.util.find_spec("nltk") is None:
+    try:
+        import nltk
+    except ImportError:
         raise InputError(
-            "--nltk: needs nltk to know where its data is (pip install 'humanpref[nltk]'), or name "
-            "the folder"
-        )
-    import nltk
-
+            "--nltk: needs nltk to find its data (pip install 'humanpref[nltk]'), or the folder"
+        ) from None
     return [Path(path) for path in nltk.data.path]
 
 
-def name_weights(source: str, bundle: Path) -> None:
-    """Let the bundle's kernels use a backbone that Kaggle has:
-    `owner/model/framework/variation/VERSION`."""
-    check_is_bundle(bundle)
-    use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
-
-
 def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: str = "") -> None:
-    """Name a backbone's source in the staged kernels' metadata, and the backbone and its manifest's
-    digest in run.toml."""
-    key = f"{kind}_sources"
-    for name in kernels_of(read_run(bundle / DATASET_FOLDER)):
-        path = bundle / name / KERNEL_METADATA
-        metadata = read_metadata(path)
-        if source not in metadata.get(key, []):
-            write_metadata(path, metadata | {key: [*metadata.get(key, []), source]})
-    dataset = bundle / DATASET_FOLDER
-    run = replace(read_run(dataset), backbone=backbone, backbone_manifest=manifest)
-    with write_whole(dataset / "run.toml") as file:
-        file.write(run.to_toml())
-    manifest = read_json(dataset / MARKER)
-    write_manifest(
-        dataset, MARKER, {key: manifest[key] for key in manifest if key not in ("format", "files")}
-    )
+    """Let a bundle's kernels use a backbone.
 
-
-def is_model_source(text: str) -> bool:
-    """Whether this is how Kaggle names a model's files:
-    `owner/model/framework/variation/VERSION`."""
-    return re.fullmatch(r"[\w.-]+(/[\w.-]+){3}/[1-9][0-9]*", text) is not None
-
-
-def check_is_bundle(bundle: Path) -> None:
-    """Raise InputError where no bundle is."""
-    if not (bundle / DATASET_FOLDER / MARKER).is_file():
-        raise InputError(
-            f"{bundle}: not a bundle; make one first: humanpref kaggle bundle --out {bundle}"
-        )
-
-
-def read_run(dataset: Path) -> KernelRun:
-    """The dataset's run.toml.
+    Parameters
+    ----------
+    bundle : Path
+        Its kernels' metadata and run.toml are changed.
+    kind, source : str
+        The kind of source, `model` or `dataset`, and its name for kernel-metadata.json.
+    backbone, manifest : str
+        The values of `backbone` and `backbone_manifest` for run.toml.
 
     Raises
     ------
     InputError
-        If it is not there or cannot be used.
+        If it is not a bundle.
+    """
+    check_is_bundle(bundle)
+    dataset, key = bundle / DATASET_FOLDER, f"{kind}_sources"
+    run = read_run(dataset)
+    for name in kernels_of(run):
+        path = bundle / name / KERNEL_METADATA
+        metadata = read_metadata(path)
+        if source not in metadata.get(key, []):
+            write_metadata(path, metadata | {key: [*metadata.get(key, []), source]})
+    with write_whole(dataset / "run.toml") as file:
+        file.write(replace(run, backbone=backbone, backbone_manifest=manifest).to_toml())
+    facts = read_json(dataset / MARKER)
+    del facts["format"], facts["files"]
+    write_manifest(dataset, MARKER, facts)
+
+
+def name_weights(source: str, bundle: Path) -> None:
+    """Let the bundle's kernels use a model that Kaggle has:
+    `owner/model/framework/variation/VERSION`."""
+    use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
+
+
+def check_is_bundle(bundle: Path) -> None:
+    """Raise InputError unless the folder is a bundle."""
+    if not (bundle / DATASET_FOLDER / MARKER).is_file():
+        raise InputError(
+            f"{bundle}: not a bundle; make one first, in a new folder: humanpref kaggle bundle "
+            "--out FOLDER"
+        )
+
+
+def read_run(dataset: Path) -> KernelRun:
+    """Read the dataset's run.toml.
+
+    Raises
+    ------
+    InputError
+        If it is missing or cannot be used.
     """
     path = dataset / "run.toml"
     try:
-        return KernelRun.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        return KernelRun.from_dict(tomllib.loads(read_text(path)))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: expected TOML ({error})") from None

@@ -1,9 +1,10 @@
-"""Kaggle's image: what is installed there, its Python, and the wheels that its platform takes."""
+"""Kaggle's image: its Python, its platform and the libraries installed there."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from humanpref.kaggle.bundle.metadata import read_text
 from humanpref.schema import InputError
 
 try:
@@ -18,21 +19,11 @@ except ImportError:
 IMAGE = "image.txt"
 """The checkout's freeze of the image, in `wheels/`."""
 PYTHONS = ("3.12", "3.13")
-"""The image's Python, and the one that is announced."""
+"""The image's Python, and the announced next one."""
 GLIBC = (2, 35)
 """The image's C library (Ubuntu 22.04)."""
 PROTECTED = ("torch", "numpy")
-"""What must stay the image's own: everything compiled in it is built against these two."""
-
-# What markers ask for beside the Python; pip's own resolver answers for the Python that runs it.
-MARKERS = {
-    "implementation_name": "cpython",
-    "platform_python_implementation": "CPython",
-    "sys_platform": "linux",
-    "platform_system": "Linux",
-    "platform_machine": "x86_64",
-    "os_name": "posix",
-}
+"""Never replaced: all that is compiled in the image is built against these two."""
 
 # The image's xgboost is the same module with CUDA.
 _STANDS_FOR = {"xgboost-cpu": "xgboost"}
@@ -41,30 +32,30 @@ _OLD_NAMES = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manyli
 
 @dataclass(frozen=True)
 class Image:
-    """Kaggle's image: where its freeze is from, the freeze's date (`unknown` if the file names
-    none), what is installed."""
+    """A freeze of Kaggle's image: its file, its date (`unknown` if the file has none), and the
+    version of each distribution by canonical name."""
 
     path: Path
     date: str
     versions: dict[str, Version]
 
     def version(self, name: str) -> Version | None:
-        """What the image has of a distribution, by its canonical name."""
+        """Return the installed version of a distribution; None if it is missing."""
         return self.versions.get(name) or self.versions.get(_STANDS_FOR.get(name, ""))
 
 
 def platforms() -> list[str]:
-    """The image's platform by every name that a wheel may have for it, the newest first."""
-    return [
-        name
-        for minor in range(GLIBC[1], 4, -1)
-        for name in (f"manylinux_2_{minor}_x86_64", _OLD_NAMES.get(minor))
-        if name
-    ]
+    """Return every name of the image's platform that a wheel may have, the newest first."""
+    names = []
+    for minor in range(GLIBC[1], 4, -1):
+        names.append(f"manylinux_2_{minor}_x86_64")
+        if minor in _OLD_NAMES:
+            names.append(_OLD_NAMES[minor])
+    return names
 
 
 def image_tags(python: str) -> frozenset[Tag]:
-    """Every tag that a wheel for the image may have, with this Python, as `3.12`."""
+    """Return every tag that a wheel for the image may have, with a Python such as `3.12`."""
     version, names = tuple(map(int, python.split("."))), platforms()
     interpreter = f"cp{python.replace('.', '')}"
     return frozenset(
@@ -72,46 +63,50 @@ def image_tags(python: str) -> frozenset[Tag]:
     )
 
 
+def environment(python: str) -> dict[str, str]:
+    """Return the values of a requirement's markers in the image, with a Python such as `3.12`."""
+    # pip would answer for the Python that runs it.
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": f"{python}.0",
+        "os_name": "posix",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+        "platform_system": "Linux",
+        "python_full_version": f"{python}.0",
+        "python_version": python,
+        "sys_platform": "linux",
+    }
+
+
 def read_image(path: Path) -> Image:
-    """Read a freeze of the image: lines `name==version`; a line `# Date: …` dates it.
+    """Read a freeze of the image: lines `name==version`, and its date from a line `# Date: …`.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or holds no version at all.
+        If the file cannot be read, or has no line `name==version`.
     """
     text = read_text(path)
     versions = {}
-    for line in text.splitlines():
-        found = re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+)", line.partition("#")[0].strip())
-        if found:
-            try:
-                versions[canonicalize_name(found[1])] = Version(found[2])
-            except InvalidVersion:
-                raise InputError(f"{path}: {line.strip()!r}: not a version") from None
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE):
+        try:
+            versions[canonicalize_name(name)] = Version(version)
+        except InvalidVersion:
+            raise InputError(f"{path}: {name}: expected a version, got {version!r}") from None
     if not versions:
         raise InputError(
-            f"{path}: no line name==version in it; expected what `pip freeze` prints in a Kaggle "
-            "notebook"
+            f"{path}: no line name==version in it; expected the output of `pip freeze` in a "
+            "Kaggle notebook"
         )
     date = re.search(r"^# Date: (.+)$", text, re.MULTILINE)
     return Image(path, date[1].strip() if date else "unknown", versions)
 
 
 def is_newer(version: str, other: str) -> bool:
-    """Whether a version comes after another one, or is none; what a build adds to it (`+cu128`)
-    does not count."""
+    """Return whether a version is later than another, or is not a version; local parts such as
+    `+cu128` do not count."""
     try:
         return Version(Version(version).public) > Version(Version(other).public)
     except (InvalidVersion, TypeError):
         return True
-
-
-def read_text(path: Path) -> str:
-    """A file's UTF-8 text, or InputError in one line."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text ({error})") from None

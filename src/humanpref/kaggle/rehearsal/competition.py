@@ -15,21 +15,21 @@ from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS
 SYNTHETIC_ROWS = 2_000
 """Training rows of the synthetic arena; it has a fifth as many test rows."""
 HELD_OUT_ROWS = 1_000
-"""At most so many rows of `--train` become the test, where there is no `--test`."""
+"""Largest test that is held out of `--train` without `--test`."""
 
 
 @dataclass
 class Competition:
-    """The competition's files, each cell as it stands.
+    """The competition's files, with the cells as they were read.
 
     Attributes
     ----------
     source : str
         Where the rows are from.
     train, test : DataFrame
-        What the kernels get to see.
+        What the kernels see.
     labels : DataFrame or None
-        `id` and the label columns of test rows, where they are known. The kernels never see them.
+        `id` and the label columns of the test rows, if they are known. The kernels never see them.
     """
 
     source: str
@@ -38,33 +38,25 @@ class Competition:
     labels: pd.DataFrame | None
 
     def repeat_test(self, rows: int) -> None:
-        """Cut or repeat the test to `rows` rows; a repeated row gets an id of its own."""
-        own = self.test[ID].astype(str).tolist()
-        fresh = (text for text in map(str, itertools.count(1)) if text not in set(own))
-        self.test = self.test.iloc[np.arange(rows) % len(own)].reset_index(drop=True)
-        self.test[ID] = [*own[:rows], *itertools.islice(fresh, max(0, rows - len(own)))]
+        """Cut or repeat the test to `rows` rows; each repeated row gets a new id."""
+        ids = self.test[ID].astype(str).tolist()
+        unused = (text for text in map(str, itertools.count(1)) if text not in set(ids))
+        self.test = self.test.iloc[np.arange(rows) % len(ids)].reset_index(drop=True)
+        self.test[ID] = list(itertools.islice(itertools.chain(ids, unused), rows))
 
     def write(self, folder: Path) -> None:
         """Write train.csv, test.csv and sample_submission.csv into a new folder."""
         folder.mkdir()
         sample = self.test[[ID]].assign(**dict.fromkeys(LABEL_COLUMNS, 1 / 3))
-        for name, frame in (
-            ("train", self.train),
-            ("test", self.test),
-            ("sample_submission", sample),
-        ):
+        frames = {"train": self.train, "test": self.test, "sample_submission": sample}
+        for name, frame in frames.items():
             # All quoted: csv would leave a lone carriage return without quotes.
-            frame.to_csv(
-                folder / f"{name}.csv",
-                index=False,
-                lineterminator="\n",
-                quoting=csv.QUOTE_ALL,
-                errors="surrogatepass",
-            )
+            style = {"lineterminator": "\n", "quoting": csv.QUOTE_ALL, "errors": "surrogatepass"}
+            frame.to_csv(folder / f"{name}.csv", index=False, **style)
 
 
 def read_competition(train: Path | None, test: Path | None) -> Competition:
-    """Read the user's rows, or draw the synthetic arena where there are none.
+    """Read the user's rows, or draw the synthetic arena if there are none.
 
     Parameters
     ----------
@@ -97,7 +89,7 @@ def read_competition(train: Path | None, test: Path | None) -> Competition:
 def _hold_out(train: Path) -> Competition:
     """Split a labelled CSV by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
     pairs = read_pairs(train, labels=True)
-    # A row of weight 0 counts for no metric.
+    # A row of weight 0 counts in no metric.
     held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     cells = _read_cells(train)
@@ -110,8 +102,6 @@ def _hold_out(train: Path) -> Competition:
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    """Read a CSV that `read_pairs` has accepted, each cell as it stands."""
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", errors="surrogatepass", newline="") as file:
-        header, *rows = (row for row in csv.reader(file) if row)
-    return pd.DataFrame(rows, columns=header)
+    """Read the cells of a CSV that `read_pairs` has accepted, unchanged."""
+    style = {"encoding": "utf-8-sig", "encoding_errors": "surrogatepass"}
+    return pd.read_csv(path, dtype=object, keep_default_na=False, index_col=False, **style)

@@ -1,4 +1,4 @@
-"""The Python environment that a kernel is rehearsed in, with this interpreter's packages."""
+"""The Python environment of a rehearsed kernel, with this interpreter's packages."""
 
 import importlib.metadata
 import importlib.util
@@ -11,19 +11,19 @@ from pathlib import Path
 
 
 def make_environment(
-    folder: Path, without: Iterable[str] = ("humanpref",), block_sockets: bool = False
+    folder: Path, without: Iterable[str] = (), block_sockets: bool = False
 ) -> Path:
-    """Make a virtual environment that has this interpreter's packages as links, less some.
+    """Make a virtual environment that links to this interpreter's packages, humanpref excepted.
 
     Parameters
     ----------
     folder : Path
         The environment's folder, made here.
     without : iterable of str
-        The distributions to leave out: those that the kernels install. They could else write
+        More distributions to leave out: those that the kernels install. Otherwise pip would write
         through the links, into the user's own environment.
     block_sockets : bool
-        Let no Python program in it reach another machine (mode `none`).
+        Keep its Python programs from reaching another machine (mode `none`).
 
     Returns
     -------
@@ -33,9 +33,14 @@ def make_environment(
     # An environment made by uv has no pip to link; ensurepip brings its own and needs no network.
     venv.EnvBuilder(symlinks=True, with_pip=importlib.util.find_spec("pip") is None).create(folder)
     (target,) = folder.glob("lib/python3.*/site-packages")
-    unwanted = _files_of({*without, "humanpref"})
-    for source in site_packages():
-        _link(source, target, unwanted)
+    unwanted = {"__pycache__"}
+    for name in {*without, "humanpref"}:
+        for distribution in importlib.metadata.distributions(name=name):
+            unwanted |= {file.parts[0] for file in distribution.files or ()}
+    for entry in (entry for source in site_packages() for entry in source.iterdir()):
+        link = target / entry.name
+        if entry.name not in unwanted and not os.path.lexists(link):
+            link.symlink_to(entry)
     if block_sockets:
         (target / "humanpref_no_network.py").write_text(_BLOCK)
         (target / "humanpref_no_network.pth").write_text("import humanpref_no_network\n")
@@ -43,8 +48,7 @@ def make_environment(
 
 
 def add_distribution(environment: Path, name: str, version: str) -> None:
-    """Put an empty package of this name and version into an environment: it can be found and
-    imported, and does nothing."""
+    """Put an empty package into an environment: it can be found and imported, and does nothing."""
     (target,) = environment.glob("lib/python3.*/site-packages")
     (target / name).mkdir()
     (target / name / "__init__.py").write_text(f"__version__ = {version!r}\n")
@@ -54,61 +58,31 @@ def add_distribution(environment: Path, name: str, version: str) -> None:
 
 
 def base_python() -> str:
-    """The interpreter that this environment was made from."""
+    """Return the interpreter that this environment was made from."""
     return sys._base_executable
 
 
 def python_folders() -> list[str]:
-    """What an environment made by `make_environment` needs of this machine: the interpreter's home
-    and its packages."""
+    """Return the folders that an environment made by `make_environment` reads: the interpreter's
+    home and its packages."""
     home = Path(os.path.realpath(base_python())).parent.parent
     folders = {sys.base_prefix, str(home), *map(str, site_packages())}
-    # `/usr` is there already, and a home of `/` (a Python in /bin) is no folder of Python's own.
+    # `/usr` is mounted anyway, and a home of `/` (a Python in /bin) is not Python's own.
     return sorted(
         folder for folder in folders if folder != "/" and not Path(folder).is_relative_to("/usr")
     )
 
 
 def site_packages() -> list[Path]:
-    """The folders with this interpreter's third-party packages."""
-    folders = [
-        *site.getsitepackages(),
-        *([site.getusersitepackages()] if site.ENABLE_USER_SITE else []),
-    ]
+    """Return the folders with this interpreter's third-party packages."""
+    folders = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        folders.append(site.getusersitepackages())
     return [Path(folder) for folder in dict.fromkeys(folders) if Path(folder).is_dir()]
 
 
-def _files_of(distributions: set[str]) -> set[Path]:
-    """Every file of the named distributions, as this interpreter has them installed."""
-    files = set()
-    for name in distributions:
-        for distribution in importlib.metadata.distributions(name=name):
-            files.update(
-                Path(os.path.normpath(distribution.locate_file(file)))
-                for file in distribution.files or ()
-            )
-    return files
-
-
-def _link(source: Path, target: Path, unwanted: set[Path]) -> None:
-    """Link what is in `source` into `target`; a folder that holds an unwanted file is remade
-    without it."""
-    mixed = {parent for file in unwanted for parent in file.parents}
-    for entry in source.iterdir():
-        link = target / entry.name
-        if entry in unwanted or entry.name == "__pycache__" or os.path.lexists(link):
-            continue
-        if entry in mixed:
-            link.mkdir()
-            _link(entry, link, unwanted)
-            if not any(link.iterdir()):
-                link.rmdir()
-        else:
-            link.symlink_to(entry)
-
-
-# Imported by every Python program of an environment made with block_sockets. An audit hook sees the
-# calls of every library that uses Python's sockets, and cannot be taken off.
+# Every Python program of an environment made with block_sockets imports this. An audit hook sees
+# the calls of every library that uses Python's sockets, and cannot be removed.
 _BLOCK = """
 import errno, ipaddress, sys
 

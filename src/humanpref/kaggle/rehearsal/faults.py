@@ -15,19 +15,18 @@ FAULTS = {
     "oom": "the predicting process is killed for the memory that it takes",
     "no-labels": "train.csv has no labels",
 }
-"""What can be made to go wrong. `no-labels` is for the training kernel, which has to end with an
-error. With each of the others nothing can be predicted: the inference kernel's commit run has to
-end with an error, its hidden rerun well, and both with a valid submission and the reason in
-status.json."""
+"""The faults by name. With `no-labels` the training kernel has to end with an error. With the
+others nothing can be predicted: the inference kernel's commit run has to end with an error, its
+hidden rerun with exit code 0, and both with a valid submission and the reason in status.json."""
 OOM_BYTES = 64 * 2**20
-"""Memory that a process gets under `oom`: enough for pip and for the fallback, too little for the
+"""Memory of a process under `oom`: enough for pip and for the fallback, too little for the
 package."""
 
 
 def damage_inputs(inputs: Path, fault: str | None) -> None:
     """Damage a kernel's mounted inputs as the fault says.
 
-    They are hard links to what was staged, so a file is replaced and not changed.
+    The inputs are hard links, so a damaged copy replaces a link and the staged file stays intact.
     """
     if fault == "missing-dataset":
         for marker in find(MARKER, inputs):

@@ -1,4 +1,4 @@
-"""What a program inside a box can reach: the proof that a rehearsal had no network."""
+"""Probe what a program inside a box can reach, to prove that a rehearsal had no network."""
 
 import json
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from humanpref.kaggle.rehearsal.sandbox import Box, run
 
 @dataclass(frozen=True)
 class Probe:
-    """What a program inside a box found when it tried to get out.
+    """The results of a program's attempts to get out of its box.
 
-    `connection`, `lookup`, `input_remount` (mounting the input folder writable) and `input_write`,
-    tried after it, tell what happened; `interfaces` are the network interfaces that are up;
-    `package` says whether humanpref could be imported (it must not be, before the kernel installs
-    it).
+    `connection`, `lookup`, `input_remount` (mounting the input folder writable) and `input_write`
+    (tried after it) are outcomes in words; `interfaces` are the network interfaces that are up;
+    `package` tells whether humanpref can be imported, which must fail before the kernel installs
+    it.
     """
 
     mode: str
@@ -28,19 +28,26 @@ class Probe:
     input_writable: bool
     package: bool
 
+    def __str__(self) -> str:
+        return (
+            f"a connection to the outside {self.connection}, a name look-up {self.lookup}, "
+            f"mounting the input writable {self.input_remount}, writing to it {self.input_write}; "
+            f"network interfaces: {', '.join(self.interfaces) or 'none'}"
+        )
+
     @property
     def offline(self) -> bool:
         """Whether it is proved that there is no network.
 
-        A time-out, or a refusal, is no proof: a firewall can do that on a machine that reaches
-        other addresses. Proof is that the system has no route at all and no interface but the
-        loopback. In mode `none` there can be no such proof.
+        A time-out or a refusal is not a proof, since a firewall may cause it on a machine that
+        reaches other addresses. The proof is that there is no route at all and no interface but
+        the loopback. Mode `none` cannot have it.
         """
         return self.unreachable and not self.resolved and set(self.interfaces) <= {"lo"}
 
     @property
     def faults(self) -> list[str]:
-        """Why this box is not what it has to be; empty if it is."""
+        """The reasons why this box is not isolated; empty if it is."""
         faults = []
         if self.mode == "none":
             if self.connected or self.resolved or not self.unreachable:
@@ -73,7 +80,7 @@ def probe(box: Box) -> Probe:
     return Probe(mode=box.mode, **{**found, "interfaces": tuple(found["interfaces"])})
 
 
-# Runs inside, where humanpref is not installed: text, not functions of this module.
+# A text and not functions: it runs inside, where humanpref is not installed.
 _PROBE = """
 import ctypes, errno, fcntl, importlib.util, json, os, socket, struct, sys
 

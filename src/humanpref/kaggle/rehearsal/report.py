@@ -1,14 +1,13 @@
-"""The report of a dry run: what was measured, for people and for programs, and its folder."""
+"""The report of a dry run, for people and for programs, and the folder of its results."""
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humanpref.files import read_json
+from humanpref.files import check_new, check_writable, read_json
 from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.kaggle.rehearsal.probe import Probe
 from humanpref.schema import InputError
@@ -19,7 +18,7 @@ TITLES = {"train": "training", "infer": "commit run", "rerun": "hidden rerun"}
 """The runs of a dry run: the training kernel, and the inference kernel's two."""
 
 _KIND = "humanpref dry run"
-# The report comes last, since it makes the folder ours.
+# report.json comes last, since it marks the folder as a dry run's.
 _RESULTS = ("submission.csv", "train.log", "infer.log", "rerun.log", "report.json")
 _ISOLATION = {
     "bwrap": "bubblewrap: no network, read-only inputs, a file system of its own",
@@ -29,11 +28,11 @@ _ISOLATION = {
 
 @dataclass
 class Report:
-    """What a dry run found. `reasons` say why it failed; `warnings` are what to look at all the
-    same.
+    """The results of a dry run. It passes if there are no `reasons` against it; `warnings` do not
+    count.
 
-    `probes`, `exit_codes`, `seconds`, `peak_memory_bytes` and `disk_bytes` are by run (`TITLES`),
-    as is `degraded`, what made inference's submission less than whole.
+    `probes`, `exit_codes`, `seconds`, `peak_memory_bytes`, `disk_bytes` and `degraded` (why a
+    submission is incomplete) are by run, a key of `TITLES`.
     """
 
     preset: str
@@ -61,47 +60,50 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def rows(self) -> str:
+        """The data and its number of rows."""
+        return f"{self.data}: {self.train_rows:,} training rows, {self.test_rows:,} test rows"
+
+    @property
     def passed(self) -> bool:
-        """The verdict."""
+        """Whether nothing speaks against the run."""
         return not self.reasons
 
     @property
     def verdict(self) -> str:
-        """PASS or FAIL, and what a pass does not prove."""
+        """PASS or FAIL, and the limits of a pass."""
         if not self.passed:
             return "FAIL"
-        degraded = ["DEGRADED BY THE FAULT"] * any(self.degraded.values())
-        return ", ".join(["PASS", *degraded, *["WITHOUT ISOLATION"] * (self.mode == "none")])
+        parts = ["PASS"]
+        if any(self.degraded.values()):
+            parts.append("DEGRADED BY THE FAULT")
+        if self.mode == "none":
+            parts.append("WITHOUT ISOLATION")
+        return ", ".join(parts)
 
     def render(self) -> str:
-        """The report for a person to read, the verdict last."""
+        """Return the report as text, the verdict last."""
         overrides = "".join(f" --set {override}" for override in self.overrides)
         lines = [f"  {name:<13} {text}" for name, text in self._lines()]
         return "\n".join([f"Dry run of preset {self.preset}{overrides}", *lines, self.verdict])
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        rows = f"{self.train_rows:,} training rows, {self.test_rows:,} test rows"
-        yield "data", f"{self.data}: {rows}"
+        """Yield the lines of the report, each a label and a text."""
+        yield "data", self.rows
         yield "isolation", f"{_ISOLATION[self.mode]} ({self.layout} layout)"
         if self.fault:
             yield "fault", f"{self.fault}: {FAULTS[self.fault]}"
         for name, probe in self.probes.items():
-            yield (
-                TITLES[name],
-                f"a connection to the outside {probe.connection}, a name look-up {probe.lookup}, "
-                f"mounting the input writable {probe.input_remount}, writing to it "
-                f"{probe.input_write}; network interfaces: "
-                f"{', '.join(probe.interfaces) or 'none'}",
-            )
+            yield TITLES[name], str(probe)
             if name in self.exit_codes:
                 memory = self.peak_memory_bytes.get(name)
                 used = f"{memory / 2**20:,.0f} MiB of memory at most, " if memory else ""
                 yield (
                     "",
                     f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"
-                    f"{self.disk_bytes.get(name, 0) / 2**20:,.1f} MiB written",
+                    f"{self.disk_bytes[name] / 2**20:,.1f} MiB written",
                 )
-            if self.fault:  # without one they are reasons
+            if self.fault:  # without a fault they are reasons
                 yield from (("degraded", text) for text in self.degraded.get(name, []))
         if self.seconds_per_step is not None:
             yield "training step", f"{self.seconds_per_step:.3f} seconds"
@@ -121,32 +123,31 @@ class Report:
         yield from (("failed", text) for text in self.reasons)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON types."""
+        """Return the report as plain JSON types."""
         values = {**dataclasses.asdict(self), "out": str(self.out)}
         return {"kind": _KIND, "passed": self.passed, "verdict": self.verdict, **values}
 
 
 def claim(out: Path) -> None:
-    """Check, before anything runs, that the results may go to `out`.
+    """Check, before anything runs, that the results can be written to `out`.
 
     Raises
     ------
     InputError
-        If it is a file, cannot be written, or is neither empty nor an earlier dry run's.
+        If they cannot, or `out` is neither new nor empty nor an earlier dry run's.
     """
-    if out.is_dir():
-        report = read_json(out / "report.json") if (out / "report.json").is_file() else None
-        ours = isinstance(report, dict) and report.get("kind") == _KIND
-        if any(out.iterdir()) and not ours:
-            raise InputError(
-                f"{out}: exists and is not the folder of a dry run; name another one with --out, "
-                "or remove it"
-            )
-    elif out.exists():
-        raise InputError(f"{out}: is a file, expected a folder for the results")
-    parent = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"{out}: cannot be written")
+    if not out.exists():
+        check_new(out)
+        return
+    path = out / "report.json"
+    report = read_json(path) if path.is_file() else None
+    ours = isinstance(report, dict) and report.get("kind") == _KIND
+    if not out.is_dir() or (any(out.iterdir()) and not ours):
+        raise InputError(
+            f"{out}: expected a new or an empty folder, or an earlier dry run's; name another one "
+            "with --out, or remove it"
+        )
+    check_writable(path)
 
 
 def deliver(folder: Path, out: Path) -> None:

@@ -1,14 +1,14 @@
-"""A stand-in for Kaggle's machine: one command without a network, with read-only inputs and an
-environment of its own.
+"""A stand-in for Kaggle's machine: run a command without a network, with read-only inputs and its
+own environment.
 
 Two modes:
 
-- `bwrap`: bubblewrap, with a file system of its own, where the kernel's folders are at `/kaggle`,
-  and no capabilities;
-- `none`: no isolation. Only Python's own sockets are kept from leaving the machine, and the
-  kernel's folders stay where they are (`$HUMANPREF_KAGGLE_ROOT` says where).
+- `bwrap`: bubblewrap without capabilities and with its own file system, in which the kernel's
+  folders are at `/kaggle`;
+- `none`: no isolation. Only Python's own sockets cannot leave the machine, and the kernel's folders
+  stay where they are (`$HUMANPREF_KAGGLE_ROOT` names the place).
 
-bubblewrap is tried, not looked up: many machines have the program and forbid what it does.
+Many machines have bubblewrap but forbid what it does, so a trial decides whether it is used.
 """
 
 import contextlib
@@ -30,29 +30,17 @@ from humanpref.training.device import DRY_RUN
 
 logger = logging.getLogger(__name__)
 
-_FOLDERS = ("input", "src", "working", "temp")
-_READ_ONLY = ("input", "src")
-# What a run may inherit: how many threads, which GPU, and where the GPU's driver lies.
+_FOLDERS = {"input": "--ro-bind", "src": "--ro-bind", "working": "--bind", "temp": "--bind"}
+# Environment variables that a run inherits: number of threads, which GPU, and its driver's place.
 _INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 _DEVICES = ("nvidia*", "kfd", "dri", "dxg")
-# Of /etc the loader's and the resolver's files, so that a failing look-up speaks of the network and
-# not of a missing file.
-_SYSTEM = [
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/etc/ld.so.cache",
-    "/etc/alternatives",
-    "/etc/passwd",
-    "/etc/group",
-    "/etc/nsswitch.conf",
-    "/etc/resolv.conf",
-    "/etc/hosts",
-    "/etc/localtime",
-]
+# Of /etc the loader's and the resolver's files, so that a failing look-up is about the network and
+# not about a missing file.
+_SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"),
+    *("/etc/ld.so.cache", "/etc/alternatives", "/etc/passwd", "/etc/group", "/etc/localtime"),
+    *("/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hosts"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,7 @@ class Box:
 
     @property
     def kaggle(self) -> Path:
-        """What `/kaggle` is called inside."""
+        """The path of `/kaggle` inside."""
         return Path("/kaggle") if self.mode == "bwrap" else self.root
 
     @property
@@ -92,7 +80,8 @@ def make_box(mode: str, root: Path, environment: Path) -> Box:
 
 
 def detect() -> str:
-    """Give the mode to use here: `bwrap` if it works, else `none`, with a warning that says why."""
+    """Return the mode to use here: `bwrap` if it works, else `none`, with a warning that says
+    why."""
     reason = why_no_bubblewrap()
     if reason is None:
         return "bwrap"
@@ -106,11 +95,9 @@ def detect() -> str:
 
 
 def why_no_bubblewrap() -> str | None:
-    """Why bubblewrap does not work on this machine, by running a trivial command in it; None if it
-    does."""
+    """Run a trivial command in bubblewrap; return why that fails, or None if it works."""
     with tempfile.TemporaryDirectory(prefix="humanpref-box-") as temporary:
-        box = make_box("bwrap", Path(temporary, "root"), Path(temporary, "environment"))
-        box.environment.mkdir()
+        box = make_box("bwrap", Path(temporary), Path(temporary))
         output: list[str] = []
         try:
             code = run(box, [base_python(), "-c", "pass"], output.append)
@@ -133,25 +120,23 @@ def run(
     box : Box
         Where to run.
     command : sequence of str
-        The program and its arguments, with paths as they are called inside.
+        The program and its arguments, with paths as they are inside.
     echo : callable
         Gets each line of stdout and stderr, without its end.
     memory : int, optional
-        Bytes of memory that each process may come to hold; one that holds more is killed, as the
-        system does when it has no more.
+        Bytes of memory that each process may hold; one that holds more is killed, as the system
+        does when it runs out of memory.
     variables : mapping of str to str, optional
         More environment variables.
 
     Returns
     -------
     int
-        The exit code; negative for a signal, as `subprocess` has it.
+        The exit code; negative for a signal, as in `subprocess`.
     """
-    argv = [*(_bwrap(box) if box.mode == "bwrap" else []), *command]
-    # A session of its own, so that the command and its children can be ended together, and only
-    # they.
-    process = subprocess.Popen(
-        argv,
+    # With a session of its own the command and its children can be ended together, and only they.
+    with subprocess.Popen(
+        [*(_bwrap(box) if box.mode == "bwrap" else []), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -160,22 +145,20 @@ def run(
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-    )
-    try:
-        if memory is not None:
-            threading.Thread(target=_kill_largest, args=[process, memory], daemon=True).start()
-        for line in process.stdout:
-            echo(line.rstrip())
-        return process.wait()
-    finally:
-        if process.poll() is None:
+    ) as process:
+        try:
+            if memory is not None:
+                threading.Thread(target=_kill_largest, args=[process, memory], daemon=True).start()
+            for line in process.stdout:
+                echo(line.rstrip())
+        except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        process.stdout.close()
+            raise
+    return process.returncode
 
 
 def _kill_largest(process: subprocess.Popen, memory: int) -> None:
-    """Until the process ends: kill what it started when that holds more memory than allowed."""
+    """Until the process ends, kill each of its descendants that holds more memory than allowed."""
     page = os.sysconf("SC_PAGE_SIZE")
     while process.returncode is None:
         parents, held = {}, {}
@@ -185,10 +168,10 @@ def _kill_largest(process: subprocess.Popen, memory: int) -> None:
                 fields = stat.read_text().rpartition(")")[2].split()
                 pid = int(stat.parent.name)
                 parents[pid], held[pid] = int(fields[1]), int(fields[21]) * page
-        started = {process.pid}
-        while more := {pid for pid, parent in parents.items() if parent in started} - started:
-            started |= more
-        for pid in started - {process.pid}:
+        family = {process.pid}
+        while children := {pid for pid, parent in parents.items() if parent in family} - family:
+            family |= children
+        for pid in family - {process.pid}:
             if held[pid] > memory:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
@@ -196,7 +179,7 @@ def _kill_largest(process: subprocess.Popen, memory: int) -> None:
 
 
 def _environment(box: Box) -> dict[str, str]:
-    """All that the command gets to see of the environment variables."""
+    """Return all environment variables that the command sees."""
     variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     variables["PATH"] = f"{box.environment}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
     variables["HOME"] = str(box.kaggle / "temp")
@@ -208,26 +191,22 @@ def _environment(box: Box) -> dict[str, str]:
 
 
 def _bwrap(box: Box) -> list[str]:
-    """The command line that comes before the kernel's."""
+    """Return the command line that precedes the kernel's."""
     program = shutil.which("bwrap")
     if program is None:
         raise InputError("bwrap is not installed")
-    # Started by root it would keep all capabilities, with which a kernel mounts its inputs
+    # Without --cap-drop, root would keep all capabilities, and a kernel could mount its inputs
     # writable.
     argv = [program, "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for path in (*_SYSTEM, *python_folders()):  # which may lie in /tmp
+    for path in (*_SYSTEM, *python_folders()):  # after /tmp, in which a Python may lie
         argv += ["--ro-bind-try", path, path]
-    devices = sorted(str(path) for pattern in _DEVICES for path in Path("/dev").glob(pattern))
+    devices = [str(path) for pattern in _DEVICES for path in Path("/dev").glob(pattern)]
     for device in devices:
         argv += ["--dev-bind", device, device]
     if devices:
         argv += ["--ro-bind", "/sys", "/sys"]  # where a GPU's driver looks the device up
     argv += ["--bind", str(box.environment), str(box.environment)]
-    for name in _FOLDERS:
-        argv += [
-            "--ro-bind" if name in _READ_ONLY else "--bind",
-            str(box.root / name),
-            f"/kaggle/{name}",
-        ]
+    for name, bind in _FOLDERS.items():
+        argv += [bind, str(box.root / name), f"/kaggle/{name}"]
     return [*argv, "--chdir", "/kaggle/working", "--"]

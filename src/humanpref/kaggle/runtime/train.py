@@ -78,7 +78,7 @@ def train(
     )
     if not out.is_dir():
         logger.info("training %s on %s", config.preset or config.family, train_csv)
-        left = wanted.train_limit - install_seconds - (time.perf_counter() - started)
+        left = wanted.train_seconds - install_seconds - (time.perf_counter() - started)
         launch.train(config, train_csv, out, wanted.folds, left)
     finished = out.is_dir()
     seconds = {"install": install_seconds, "train": time.perf_counter() - started}
@@ -145,6 +145,6 @@ def resolve(run: KernelRun, input_root: Path) -> Config:
         # The same in every version of the kernel, whatever the installation took: a later one has
         # to know its run again.
         models = (run.folds or 1) * training.seeds
-        seconds = DESCENT_SHARE * run.train_limit / models
+        seconds = DESCENT_SHARE * run.train_seconds / models
         config = replace(config, training=replace(training, seconds=seconds))
     return config

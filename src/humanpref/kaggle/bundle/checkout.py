@@ -1,0 +1,88 @@
+"""The checkout: where it is, clean copies of its folders, and the package's wheel."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import humanpref
+from humanpref.kaggle.bundle.metadata import KERNEL_METADATA
+from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
+
+_WHEEL_SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "src")
+
+
+def find_project(start: Path | None = None) -> Path:
+    """Find the checkout: at or above `start` (default: the current folder), else around the
+    imported package.
+
+    Raises
+    ------
+    InputError
+        If there is none, as when only the wheel is installed.
+    """
+    start = (start or Path.cwd()).resolve()
+    package = Path(humanpref.__file__).resolve().parent
+    for folder in (start, *start.parents, *package.parents):
+        if (folder / KERNEL_METADATA).is_file() and (folder / "src" / "humanpref").is_dir():
+            return folder
+    raise InputError(
+        f"{start}: expected a checkout of humanpref at or above it (a folder with "
+        f"{KERNEL_METADATA} and src/humanpref), found none; the installed package does not "
+        "contain the kernels"
+    )
+
+
+def copy_clean(source: Path, target: Path) -> None:
+    """Copy a folder without caches, egg-info, hidden files and unfinished files."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.partial", ".*")
+    shutil.copytree(source, target, ignore=ignored)
+
+
+def build_wheel(project: Path, out: Path) -> Path:
+    """Build the package's wheel into `out`, without a network and without a trace in the checkout.
+
+    The same sources give the same bytes, whatever the files' times and modes.
+
+    Raises
+    ------
+    InputError
+        If the build fails.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        source, built = Path(temporary, "source"), Path(temporary, "built")
+        source.mkdir()
+        for path in (project / name for name in _WHEEL_SOURCES):
+            if path.is_dir():
+                copy_clean(path, source / path.name)
+            elif path.exists():
+                shutil.copy(path, source)
+        command = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps"]
+        command += ["--no-build-isolation", "--disable-pip-version-check"]
+        command += ["--wheel-dir", str(built), str(source)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            logger.error("%s", done.stdout)
+            raise InputError(
+                f"{project}: the wheel cannot be built, pip ended with {done.returncode} (its "
+                "output is above)"
+            )
+        (wheel,) = built.glob("humanpref-*.whl")
+        out.mkdir(parents=True, exist_ok=True)
+        return normalize_wheel(wheel, out / wheel.name)
+
+
+def normalize_wheel(wheel: Path, target: Path) -> Path:
+    """Copy a wheel so that its bytes depend on its files alone: sorted, with one time and mode,
+    and not compressed, since compressors differ."""
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w") as new:
+        for name in sorted(old.namelist()):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o100644 << 16
+            new.writestr(entry, old.read(name))
+    return target
