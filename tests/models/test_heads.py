@@ -47,15 +47,15 @@ def test_masked_mean_counts_real_tokens_only():
 def test_what_the_vectors_are_means_of():
     hidden, mask, parts = batch()
     encoded = encoded_dual(hidden, mask, parts)
-    torch.testing.assert_close(encoded.a[1], hidden[1, 0, :5].mean(dim=0))
+    torch.testing.assert_close(encoded.a.vector[1], hidden[1, 0, :5].mean(dim=0))
     torch.testing.assert_close(
         encoded.prompt[1], (hidden[1, 0, 1:3].mean(dim=0) + hidden[1, 1, 1:3].mean(dim=0)) / 2
     )
     parts = torch.tensor([[[0, 1, 0, 2, 2, 0, 3]]])
     joint = encoded_joint(hidden[:1, :1], mask[:1, :1], parts)
     torch.testing.assert_close(joint.prompt[0], hidden[0, 0, 1])
-    torch.testing.assert_close(joint.a[0], hidden[0, 0, 3:5].mean(dim=0))
-    torch.testing.assert_close(joint.b[0], hidden[0, 0, 6])
+    torch.testing.assert_close(joint.a.vector[0], hidden[0, 0, 3:5].mean(dim=0))
+    torch.testing.assert_close(joint.b.vector[0], hidden[0, 0, 6])
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

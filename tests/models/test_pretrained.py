@@ -517,7 +517,7 @@ def test_a_folder_with_a_sentencepiece_model_alone_is_trained_with_its_special_t
     assert isinstance(load_backbone_config(str(folder)), DebertaV2Config)
     model = encoder(folder).fit(few, labels_of(few))
     assert model.report_["training"]["steps"] == 2
-    for row in model._collate(few).rows:
+    for row in model.inputs(few).sequences:
         for sequence in row:
             assert sequence.ids[0] == 1
             assert sequence.ids[-1] == 2
@@ -552,7 +552,7 @@ def test_a_padding_token_beyond_the_embeddings_is_not_used_by_a_decoder(folder_o
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "<pad>"}))
     model = decoder(folder).fit(few, labels_of(few))
     assert model.tokenizer_.pad_token_id == model.module_.backbone.config.vocab_size
-    assert len(set(model._collate(few).lengths)) > 3
+    assert len(set(model.inputs(few).lengths)) > 3
     np.testing.assert_array_equal(model.predict_proba(few), before)
 
 
@@ -589,10 +589,10 @@ def test_a_fixed_token_beyond_a_decoders_embeddings_is_refused(preset, settings,
         decoder(folder, preset=preset).fit(few, labels_of(few))
 
 
-def test_a_folder_that_holds_an_adapter_alone_is_named_as_such(folder_of):
+def test_a_folder_without_a_configuration_is_refused(folder_of):
     folder = folder_of(llama_3)
     (folder / "config.json").rename(folder / "adapter_config.json")
-    with pytest.raises(InputError, match="an adapter alone, without its model"):
+    with pytest.raises(InputError, match=r"its configuration cannot be loaded; .*config\.json"):
         load_backbone_config(str(folder))
 
 

@@ -8,9 +8,9 @@ from transformers import LlamaConfig, LlamaModel
 
 from humanpref.config.neural import DecoderOptions
 from humanpref.models.decoder import PairDecoder
-from humanpref.training.memory import Run, advice
+from humanpref.training.memory import MemoryEstimate, advice
 
-SMALL = Run(
+SMALL = MemoryEstimate(
     1_000_000,
     4e6,
     10_000,
@@ -24,7 +24,7 @@ SMALL = Run(
     checkpointing=False,
 )
 # Gemma 2 9B: 9.2 billion weights, 42 layers.
-LARGE = Run(
+LARGE = MemoryEstimate(
     9_240_000_000,
     18.48e9,
     54_000_000,
@@ -62,15 +62,17 @@ def test_the_activations_are_as_estimated_to_a_third(checkpointing):
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    ids = torch.zeros((2, 256), dtype=torch.long)
+    ids = torch.zeros((2, 1, 256), dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = module(ids, torch.ones_like(ids)).sum()
     measured = sum(kept.values())
     del loss
-    run = Run(0, 0, 0, 4, 64, 192, 64, 32, 512, 4, checkpointing)
+    run = MemoryEstimate(0, 0, 0, 4, 64, 192, 64, 32, 512, 4, checkpointing)
     estimated = run.gib()["activations"] * 2**30
     if checkpointing:  # the layer that is computed again comes on top of what is kept
-        layer = Run(0, 0, 0, 1, 64, 192, 64, 32, 512, 4, False).gib()["activations"] * 2**30
+        layer = (
+            MemoryEstimate(0, 0, 0, 1, 64, 192, 64, 32, 512, 4, False).gib()["activations"] * 2**30
+        )
         estimated -= layer
     assert measured / 1.35 < estimated < measured * 1.35
 
