@@ -195,8 +195,8 @@ def tie_score(link: str, probability: float) -> float:
 
     Davidson: e^nu / (2 + e^nu) = p. Rao-Kupper: tanh(theta / 2) = p with theta = softplus(nu).
 
-    >>> round(tie_score("davidson", 1 / 3), 6)
-    0.0
+    >>> round(tie_score("davidson", 0.5), 6)
+    0.693147
     """
     if link == "davidson":
         return math.log(2 * probability / (1 - probability))
