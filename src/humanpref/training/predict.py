@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from humanpref.training.batching import token_batches
-from humanpref.training.inputs import moved
-from humanpref.training.loop import Collate
+from humanpref.training.inputs import Collate, moved
 from humanpref.training.precision import DTYPES, process_state, resolve
 
 logger = logging.getLogger(__name__)
