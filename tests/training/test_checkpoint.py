@@ -55,3 +55,15 @@ def test_a_checkpoint_of_another_run_is_refused(accelerator, tmp_path):
     torch.save(content | {"rng_states": 2 * content["rng_states"]}, path)
     with pytest.raises(InputError, match="a checkpoint for 2 processes, but this run has 1"):
         load_checkpoint(path, 3, accelerator)
+
+
+def test_each_process_gets_its_own_random_state(accelerator, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    states = [
+        {"cpu": torch.Generator().manual_seed(seed).get_state(), "cuda": None} for seed in (1, 2)
+    ]
+    torch.save({"steps_per_epoch": 3, "rng_states": states}, path)
+    monkeypatch.setattr(type(accelerator), "num_processes", 2)
+    monkeypatch.setattr(type(accelerator), "process_index", 1)
+    load_checkpoint(path, 3, accelerator)
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(2)))

@@ -1,4 +1,4 @@
-"""Which weights learn how fast: backbone and head, layer by layer, with and without decay."""
+"""Learning rate and weight decay of each weight: by backbone or head, and by layer."""
 
 import re
 from typing import Any
@@ -12,12 +12,12 @@ BACKBONE = "backbone."
 
 
 def parameter_groups(module: nn.Module, options: LoopOptions) -> list[dict[str, Any]]:
-    """Parameter groups for AdamW, one per pair of learning rate and weight decay.
+    """Group the trainable weights for AdamW, one group per pair of learning rate and weight decay.
 
-    What is named `backbone.…` learns at `learning_rate`, a layer k places below the top at
-    `learning_rate * layer_decay ** k`, and the embeddings and the rest of the backbone like a layer
-    below the lowest. Everything else learns at `head_learning_rate`. Matrices decay; biases and the
-    gains of norms do not. Frozen weights are left out.
+    Weights named `backbone.…` learn at `learning_rate`: a layer k places below the top at
+    `learning_rate * layer_decay ** k`, the embeddings and the rest of the backbone like one more
+    layer below the lowest. All others learn at `head_learning_rate`. Matrices decay; biases and the
+    gains of norms do not.
 
     Source of the layer-wise rates: Clark et al. (2020), "ELECTRA", appendix A; Sun et al. (2019),
     section 5.3.2.
