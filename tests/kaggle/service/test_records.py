@@ -9,7 +9,7 @@ from humanpref.schema import InputError
 def test_records(tmp_path):
     records = Records(tmp_path)
     assert records["train"] == {}
-    records.sending("train", ref="me/a-kernel", digest="1", base=3)
+    records.write("train", "sending", ref="me/a-kernel", digest="1", base=3)
     assert Records(tmp_path)["train"] == {
         "ref": "me/a-kernel",
         "digest": "1",
@@ -18,7 +18,7 @@ def test_records(tmp_path):
     }
     with pytest.raises(InputError, match="the last one was sending: humanpref kaggle push --train"):
         Records(tmp_path).require("train", "push --train")
-    records.became("train", "done", version=4)
+    records.update("train", state="done", version=4)
     assert Records(tmp_path).require("train", "push")["version"] == 4
 
 
