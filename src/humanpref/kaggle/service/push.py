@@ -276,10 +276,13 @@ def mounted_pushes(
     pushes = {entry["ref"]: name for name, entry in records.pushes().items()}
     for source in sorted(sources & pushes.keys()):
         name = pushes[source]
+        problem = ""
         if records[name]["state"] != "done":
-            raise InputError(f"{kernel}: mounts {source}, whose last push is not done; push it")
-        if name == DATASET_FOLDER and records[name]["digest"] != manifest:
-            raise InputError(f"{kernel}: mounts {source}, which is of another bundle; push it")
+            problem = "whose last push is not done"
+        elif name == DATASET_FOLDER and records[name]["digest"] != manifest:
+            problem = "which is of another bundle"
+        if problem:
+            raise InputError(f"{kernel}: mounts {source}, {problem}; push it first")
         if name in KERNELS:
             wait_for_run(client, records, name, artifact=True)
     return {source: identity(records[pushes[source]]) for source in sources & pushes.keys()}
