@@ -130,11 +130,11 @@ def test_a_file_with_a_key_is_refused(client, tmp_path):
     client.refuse_secrets(path)
 
 
-def test_reason(client):
-    assert client.reason("a  text") == "a text"
-    assert client.reason({"message": f"for {KEY}", "error": "x"}) == "for ***"
-    assert client.reason({"error": "x"}) == "x"
-    assert client.reason({}) == ""
+def test_the_message_of_an_error(client):
+    assert client.clean("a  text") == "a text"
+    assert client.clean({"message": f"for {KEY}", "error": "x"}) == "for ***"
+    assert client.clean({"error": "x"}) == "x"
+    assert client.clean({}) == ""
 
 
 # What becomes of one call.

@@ -106,7 +106,10 @@ class Client:
         self.competitions = sdk.competitions.competition_api_client
 
     def clean(self, text: object) -> str:
-        """Return the text as one line of at most 500 characters, without the credentials."""
+        """Return the text as one line of at most 500 characters, without the credentials; of an
+        error that Kaggle sends as an object, its message."""
+        if isinstance(text, dict):
+            text = text.get("message") or text.get("error") or ""
         line = " ".join(str(text).split())
         for secret in self._secrets:
             line = line.replace(secret, "***")
@@ -213,12 +216,6 @@ class Client:
 
         retry(fetch)
 
-    def reason(self, error: Any) -> str:
-        """Return the words of an error, which Kaggle sends as text or as an object."""
-        return self.clean(
-            error.get("message") or error.get("error") or "" if isinstance(error, dict) else error
-        )
-
     def _http_error(self, response: Any, what: str, error: Exception) -> ServiceError:
         """Translate a response with an error status."""
         from urllib3.exceptions import InvalidHeader
@@ -235,7 +232,7 @@ class Client:
         with contextlib.suppress(ValueError, TypeError):
             # The client goes by the code in the body, whatever the status is.
             code = int(body.get("code", code)) if readable else code
-        text = f"{what}: {(readable and self.reason(body)) or self.clean(error)} (HTTP {code})"
+        text = f"{what}: {(readable and self.clean(body)) or self.clean(error)} (HTTP {code})"
         if code == 401:
             return SignInError(f"{text}: Kaggle does not know these credentials ({self._way})")
         if code < 500 and code not in (408, 409, 429):

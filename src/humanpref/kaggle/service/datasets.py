@@ -131,7 +131,7 @@ def commit_dataset(
         answer = client.call(ref, client.datasets.create_dataset_version, body=body, **names)
     if answer.error or (answer.status or "").lower() not in ("", "ok"):
         raise RefusedError(
-            f"{ref}: Kaggle refused the dataset: {client.reason(answer.error or answer.status)}"
+            f"{ref}: Kaggle refused the dataset: {client.clean(answer.error or answer.status)}"
         )
     if not (answer.status or answer.ref or answer.url):
         raise UncertainError(f"{ref}: Kaggle's answer does not say whether it took the dataset")

@@ -33,7 +33,7 @@ def save_kernel(client: Client, folder: Path, ref: str) -> int:
     """
     answer = client.run(ref, lambda: client.api.kernels_push(str(folder)))
     if answer.error:
-        raise RefusedError(f"{ref}: Kaggle refused the kernel: {client.reason(answer.error)}")
+        raise RefusedError(f"{ref}: Kaggle refused the kernel: {client.clean(answer.error)}")
     if not (answer.ref and answer.version_number):
         raise UncertainError(f"{ref}: Kaggle's answer does not name the saved version")
     saved = "/".join(answer.ref.split("/")[-2:])
