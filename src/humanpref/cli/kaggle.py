@@ -23,12 +23,10 @@ def add(commands: Any) -> None:
     command = add_command(group, "check", check, "check metadata and bundle by Kaggle's rules")
     text = "a bundle (default: the checkout's own three metadata files)"
     add_path(command, "--bundle", metavar="DIR", help=text)
-    text = "let a bundle's kernels have a backbone's weights"
+    text = "give a bundle's kernels the weights of a backbone"
     command = add_command(group, "weights", weights, text)
     metavar = "FOLDER|HUB_NAME|OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"
-    text = (
-        "a folder to pack as a dataset, a name on the Hugging Face hub, or a model that Kaggle has"
-    )
+    text = "a folder to pack as a dataset, a name on the Hugging Face hub, or a model at Kaggle"
     command.add_argument("source", metavar=metavar, help=text)
     add_path(command, "--bundle", default=Path("bundle"), metavar="DIR", help="default bundle")
 
@@ -37,30 +35,29 @@ def add_dry_run(group: Any) -> None:
     """Add `dry-run`."""
     text = "run both kernels here as Kaggle would, offline, and check the submission"
     command = add_command(group, "dry-run", dry_run, text)
-    text = "labelled rows (default: the synthetic arena)"
-    add_path(command, "--train", metavar="CSV", help=text)
-    text = "rows to predict (default: the synthetic arena's, or a part of --train)"
-    add_path(command, "--test", metavar="CSV", help=text)
+    paths = {
+        "--train": "labelled rows (default: the synthetic arena)",
+        "--test": "rows to predict (default: the synthetic arena's, or a part of --train)",
+    }
+    for name, text in paths.items():
+        add_path(command, name, metavar="CSV", help=text)
     text = "what to train (default tiny)"
     command.add_argument("--preset", default="tiny", metavar="NAME", help=text)
     text = "train nothing: rehearse the inference kernel alone, with this artifact"
     add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
     text = "repeat the test rows until there are N, e.g. 25000"
     command.add_argument("--rows", type=int, metavar="N", help=text)
-    text = (
-        "how Kaggle lays out /kaggle/input (default new); both: one run for each, "
-        "into OUT/new and OUT/legacy"
-    )
+    text = "layout of /kaggle/input (default new); both: a run for each, in OUT/new and OUT/legacy"
     layouts = ("new", "legacy", "both")
     command.add_argument("--layout", choices=layouts, default="new", help=text)
-    text = "kill a process that holds more, as Kaggle at 30"
+    text = "kill a process that uses more memory, as Kaggle does at 30"
     command.add_argument("--memory", type=float, metavar="GIB", help=text)
     text = "plant a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom or no-labels"
     command.add_argument("--fault", metavar="NAME", help=text)
-    text = "the report as one JSON object; all else on standard error"
+    text = "print the report as one JSON object, and all else on standard error"
     command.add_argument("--json", action="store_true", help=text)
     add_overrides(command)
-    text = "where the results go (default dry-run)"
+    text = "a folder for the results (default dry-run)"
     add_path(command, "--out", default=Path("dry-run"), metavar="DIR", help=text)
 
 
@@ -72,15 +69,15 @@ def add_bundle(group: Any) -> None:
     command.add_argument("--preset", metavar="NAME", help=text)
     add_overrides(command)
     command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
-    text = "what the training kernel may take (default 11.5)"
-    command.add_argument("--train-hours", type=float, metavar="H", help=text)
-    text = "what the inference kernel may take (default 8.5)"
-    command.add_argument("--infer-hours", type=float, metavar="H", help=text)
+    hours = {
+        "--train-hours": "time limit of the training kernel (default 11.5)",
+        "--infer-hours": "time limit of the inference kernel (default 8.5)",
+    }
+    for name, text in hours.items():
+        command.add_argument(name, type=float, metavar="H", help=text)
     text = "predict with this artifact"
     add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
-    text = (
-        "bring NLTK's data (from FOLDER, or where NLTK finds it here); Kaggle's image has its own"
-    )
+    text = "add NLTK's data, from FOLDER or where NLTK finds it here; Kaggle's image has its own"
     add_path(command, "--nltk", nargs="*", metavar="FOLDER", help=text)
     add_image(command)
     text = "the bundle's folder (default bundle)"
@@ -126,12 +123,16 @@ def bundle(options: argparse.Namespace) -> int:
     training = bool(options.set) or options.folds is not None or options.train_hours is not None
     if training and not preset:
         raise InputError(
-            "--set, --folds and --train-hours are for training: beside --artifact, --preset asks "
-            "for it"
+            "--set, --folds and --train-hours need training, and --artifact alone trains nothing: "
+            "add --preset"
         )
-    hours = {"train_seconds": options.train_hours, "inference_seconds": options.infer_hours}
-    limits = {name: 3600 * given for name, given in hours.items() if given is not None}
-    run = KernelRun(preset, tuple(options.set), folds=options.folds, **limits)
+    run = KernelRun(
+        preset,
+        tuple(options.set),
+        folds=options.folds,
+        train_seconds=options.train_hours and 3600 * options.train_hours,
+        inference_seconds=options.infer_hours and 3600 * options.infer_hours,
+    )
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
     models = [*map(str, options.artifact), *([f"what preset {preset} trains"] if preset else [])]
     mean = "the equal mean of " if len(models) > 1 else ""
@@ -154,7 +155,7 @@ def check(options: argparse.Namespace) -> int:
     from humanpref.kaggle.bundle.checkout import find_project
 
     folder = options.bundle
-    findings = check_project(find_project()) if folder is None else check_bundle(folder)
+    findings = check_bundle(folder) if folder else check_project(find_project())
     for finding in findings:
         print(finding)
     errors = sum(finding.level == "error" for finding in findings)

@@ -11,32 +11,35 @@ def add(group: Any) -> None:
     """Add the commands to the group."""
     competition = argparse.ArgumentParser(add_help=False)
     slug = "llm-classification-finetuning"
-    text = "default %(default)s"
-    competition.add_argument("--competition", default=slug, metavar="SLUG", help=text)
+    competition.add_argument(
+        "--competition", default=slug, metavar="SLUG", help="default %(default)s"
+    )
     anyway = argparse.ArgumentParser(add_help=False)
-    text = "take a result that is not whole, too"
-    anyway.add_argument("--anyway", action="store_true", help=text)
+    anyway.add_argument(
+        "--anyway", action="store_true", help="also take a result that is not whole"
+    )
 
     text = "fetch the competition's files"
     command = add_command(group, "data", data, text, parents=[competition])
     text = "a new folder for them (default data)"
     add_path(command, "--out", default=Path("data"), metavar="DIR", help=text)
 
-    text = "push a bundle: what is named, or all; only what is not there yet is sent"
+    text = "push a bundle, or the chosen parts of it; only what is not there yet is sent"
     command = add_command(group, "push", push, text)
     command.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name")
     add_path(command, "--bundle", default=Path("bundle"), metavar="DIR", help="default bundle")
-    text = "the wheel dataset, and packed weights"
-    command.add_argument("--dataset", action="store_true", help=text)
-    text = "the training kernel, which starts its run"
-    command.add_argument("--train", action="store_true", help=text)
-    text = "the inference kernel, once the training kernel that it mounts has run"
-    command.add_argument("--infer", action="store_true", help=text)
+    parts = {
+        "--dataset": "the wheel dataset, and packed weights",
+        "--train": "the training kernel, which starts its run",
+        "--infer": "the inference kernel, once the training kernel that it mounts has run",
+    }
+    for name, text in parts.items():
+        command.add_argument(name, action="store_true", help=text)
 
-    text = "wait until what was pushed from here is ready and has run"
+    text = "wait until everything pushed from here is ready and has run"
     add_command(group, "wait", wait, text, parents=[anyway])
 
-    text = "fetch what the pushed kernel's run left: the inference kernel's, or --train"
+    text = "fetch the output of the pushed kernel's run: the inference kernel's, or --train"
     command = add_command(group, "output", output, text)
     command.add_argument("--train", action="store_true", help="of the training kernel")
     text = "a new folder for it (default output)"
@@ -47,78 +50,66 @@ def add(group: Any) -> None:
     text = "for the list of submissions"
     command.add_argument("--message", required=True, metavar="TEXT", help=text)
 
-    text = "where everything pushed from here stands; submissions and GPU hours left"
+    text = "show the state of everything pushed from here, and the submissions and GPU hours left"
     add_command(group, "status", status, text, parents=[competition])
 
 
-def data(options: argparse.Namespace) -> int:
+def service() -> Any:
+    """Return the signed-in client, and the records of this folder."""
     from humanpref.kaggle.service.client import Client
+    from humanpref.kaggle.service.records import Records
+
+    return Client(), Records(Path.cwd())
+
+
+def data(options: argparse.Namespace) -> int:
     from humanpref.kaggle.service.fetch import fetch_data
 
-    names = fetch_data(Client(), options.competition, options.out)
+    client, _ = service()
+    names = fetch_data(client, options.competition, options.out)
     print(f"{options.out}: {', '.join(names)}")
     return 0
 
 
 def push(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.bundle.assemble import KERNELS
-    from humanpref.kaggle.service.client import Client
-    from humanpref.kaggle.service.push import push
-    from humanpref.kaggle.service.records import Records
+    from humanpref.kaggle.service.push import PARTS, push
 
-    kernels = [name for name in KERNELS if getattr(options, name)]
-    everything = not (options.dataset or kernels)
-    records = Records(Path.cwd())
-    push(
-        Client(),
-        records,
-        options.bundle,
-        options.user,
-        datasets=options.dataset or everything,
-        kernels=None if everything else kernels,
-    )
+    client, records = service()
+    parts = [name for name in PARTS if getattr(options, name)]
+    push(client, records, options.bundle, options.user, parts)
     for entry in map(records.__getitem__, records.latest()):
-        print(f"{entry['ref']}: version {entry.get('version', '-')}, {entry['state']}")
+        print(f"{entry['ref']}: version {entry.get('version') or '-'}, {entry['state']}")
     return 0
 
 
 def wait(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.service.client import Client
     from humanpref.kaggle.service.push import wait
-    from humanpref.kaggle.service.records import Records
 
-    for line in wait(Client(), Records(Path.cwd()), options.anyway):
+    for line in wait(*service(), options.anyway):
         print(line)
     return 0
 
 
 def output(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.service.client import Client
     from humanpref.kaggle.service.fetch import fetch_output
-    from humanpref.kaggle.service.records import Records
 
     kernel = "train" if options.train else "infer"
-    names = fetch_output(Client(), Records(Path.cwd()), kernel, options.out)
+    names = fetch_output(*service(), kernel, options.out)
     print(f"{options.out}: {', '.join(names)}")
     return 0
 
 
 def submit(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.service.client import Client
-    from humanpref.kaggle.service.records import Records
     from humanpref.kaggle.service.submit import submit
 
-    records = Records(Path.cwd())
-    submission = submit(Client(), records, options.competition, options.message, options.anyway)
-    print(f"submission {submission.ref}: public score {submission.public_score or 'not told'}")
+    submission = submit(*service(), options.competition, options.message, options.anyway)
+    print(f"submission {submission.ref}: public score {submission.public_score or 'unknown'}")
     return 0
 
 
 def status(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.service.client import Client
-    from humanpref.kaggle.service.records import Records
     from humanpref.kaggle.service.submit import status
 
-    for line in status(Client(), Records(Path.cwd()), options.competition):
+    for line in status(*service(), options.competition):
         print(line)
     return 0

@@ -168,7 +168,7 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
 def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
     code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)
     assert code == 2
-    assert "are for training: beside --artifact, --preset asks for it" in line
+    assert "need training, and --artifact alone trains nothing: add --preset" in line
     assert not (tmp_path / "bundle").exists()
     with pytest.raises(InputError, match="nothing to predict with"):
         bundle(PROJECT, tmp_path / "bundle", KernelRun(""))

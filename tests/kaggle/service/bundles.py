@@ -18,6 +18,7 @@ CREATE, VERSION = "DatasetApiService/CreateDataset", "DatasetApiService/CreateDa
 DOWNLOAD = "DatasetApiService/DownloadDataset"
 STATUS = "DatasetApiService/GetDatasetStatus"
 RUN_STATUS = "KernelsApiService/GetKernelSessionStatus"
+LIMITS = "CompetitionApiService/GetSubmissionLimits"
 PAGE = b"<html>a proxy's page</html>"
 PUSH = ("push", "--user", USER)
 IMPATIENT = (0.5, 1.0)

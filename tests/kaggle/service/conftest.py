@@ -7,6 +7,7 @@ from humanpref.kaggle.contract import COMPETITION
 from ..commands import Commands
 from ..loopback import KEY, Service
 from .bundles import left_whole, stage
+from .played import make_client
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,10 @@ def run(commands, service, folder):
         return finished
 
     return run
+
+
+@pytest.fixture
+def client(monkeypatch):
+    """A signed-in client in this process; tests put functions in the place of its service."""
+    pytest.importorskip("requests")
+    return make_client(monkeypatch)

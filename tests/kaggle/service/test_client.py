@@ -1,212 +1,360 @@
-"""The client: a fault that passes costs nothing, one that stays is one line; no key gets out."""
+"""One call: what becomes of its answer, how long it may take, and when it is repeated."""
 
-import importlib.util
+import base64
+import io
+import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from ..loopback import KEY, USER, Reply, garbled, half_an_upload, lost, refusal, slow
-from ..sampled import sampled
-from .bundles import (
-    CREATE,
-    DOWNLOAD,
-    IMPATIENT,
-    PAGE,
-    PUSH,
-    RUN_STATUS,
-    SAVE_KERNEL,
-    STATUS,
-    SUBMIT,
-    TRAIN,
-    TRICKLE,
-    assert_once,
-    records,
+from humanpref.kaggle.service import wire
+from humanpref.kaggle.service.client import (
+    BusyError,
+    NotThereError,
+    RefusedError,
+    ServiceError,
+    SignInError,
+    UncertainError,
+    fill,
+    request_for,
+    retry,
 )
+from humanpref.schema import InputError
 
-pytestmark = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
-    reason="needs the Kaggle client: pip install 'humanpref[kaggle]'",
-)
+from ..loopback import KEY, USER
+from .played import Asked, make_client
+
+requests = pytest.importorskip("requests")
+
+PAGE = b"<html>a proxy's page</html>"
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """The pauses made so far; they take no time."""
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """The time limits of the guarded blocks so far."""
+    limits, guarded = [], wire.guarded
+
+    def watched(seconds):
+        limits.append(seconds)
+        return guarded(seconds)
+
+    monkeypatch.setattr(wire, "guarded", watched)
+    return limits
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """The answers to come: (status, body) or (status, body, headers), or an error to raise."""
+    answers = []
+
+    def send(adapter, request, **options):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        status, body, *headers = answer
+        response = requests.Response()
+        response.status_code = status
+        response.url = request.url
+        response.headers.update(*headers)
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        response.raw = io.BytesIO(body)
+        return response
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    return answers
+
+
+def method(request: Asked):
+    response = requests.get("http://kaggle.test/")
+    response.raise_for_status()
+    return response.json()
+
+
+def careless(request: Asked):
+    """As a method that reads the answer before it looks at the status."""
+    return requests.get("http://kaggle.test/").json()["value"]
+
+
+def refused(error):
+    def raise_error(request: Asked):
+        raise error
+
+    return raise_error
+
+
+# Signing in, and the credentials.
+
+
+def test_the_signed_in_client(client):
+    assert client.user == USER
+    assert client.api.args == ["kernels", "status"]
+    services = (client.datasets, client.kernels, client.competitions)
+    assert services == ("the datasets", "the kernels", "the competitions")
+
+
+def test_a_client_without_a_key(monkeypatch, limits):
+    client = make_client(monkeypatch, {"token": "abc"}, ["abc"])
+    assert client.user == ""
+    assert client.clean("abc") == "***"
+    assert limits == [180]
+
+
+def test_clean(client):
+    encoded = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+    assert client.clean(f" a\n\tb {KEY} {encoded} {KEY}") == "a b *** *** ***"
+    assert client.clean(12) == "12"
+    assert client.clean("x" * 500) == "x" * 500
+    assert client.clean("x" * 501) == "x" * 497 + "..."
+
+
+def test_a_file_with_a_key_is_refused(client, tmp_path):
+    path = tmp_path / "code.py"
+    path.write_text(f"key = '{KEY}'")
+    with pytest.raises(InputError, match=r"code\.py: holds your Kaggle key"):
+        client.refuse_secrets(path)
+    path.write_text(KEY.ljust(2**20 - 1))
+    with pytest.raises(InputError, match="holds your Kaggle key"):
+        client.refuse_secrets(path)
+    path.write_text(KEY.ljust(2**20))
+    client.refuse_secrets(path)
+    path.write_text("key = ''")
+    client.refuse_secrets(path)
+
+
+def test_the_message_of_an_error(client):
+    assert client.clean("a  text") == "a text"
+    assert client.clean({"message": f"for {KEY}", "error": "x"}) == "for ***"
+    assert client.clean({"error": "x"}) == "x"
+    assert client.clean({}) == ""
+
+
+# What becomes of one call.
 
 
 @pytest.mark.parametrize(
-    ("call", "faults"),
-    sampled(
-        [
-            (STATUS, [Reply(status=500)]),
-            (STATUS, [None, None]),
-            (STATUS, [refusal(429, "Too many requests"), refusal(503, "Unavailable")]),
-            (STATUS, [TRICKLE]),
-            (STATUS, [Reply(PAGE)]),
-            (STATUS, [Reply({"status": "A_NEW_STATE"})]),
-            ("BlobApiService/StartBlobUpload", [None, refusal(429, "Too many requests")]),
-            ("BlobApiService/StartBlobUpload", [refusal(500, "Internal error")]),
-            ("BlobApiService/StartBlobUpload", [Reply({})]),
-            ("BlobApiService/StartBlobUpload", [Reply([])]),
-            ("BlobApiService/StartBlobUpload", [Reply({"token": "token-1"})]),
-            ("PUT /upload/token-1", [half_an_upload]),
-            ("PUT /upload/token-1", [half_an_upload, Reply(status=500)]),
-            ("PUT /upload/token-2", [None]),
-            ("PUT /upload/token-1", [Reply(status=400)]),
-            ("PUT /upload/token-1", [half_an_upload, Reply(status=404)]),
-            (CREATE, [None]),
-            (CREATE, [lost]),
-            (CREATE, [garbled({})]),
-            (CREATE, [garbled(PAGE)]),
-            (CREATE, [Reply(PAGE, status=403)]),
-            (CREATE, [refusal(409, "Conflict")]),
-            (CREATE, [refusal(500, "Internal error"), lost]),
-            (CREATE, [refusal(429, "Too many requests")]),
-            (CREATE, [TRICKLE]),
-            (DOWNLOAD, [slow(0.01)]),
-            (SAVE_KERNEL, [None]),
-            (SAVE_KERNEL, [lost]),
-            (SAVE_KERNEL, [Reply({"code": 500, "message": "an error in a 200"})]),
-            (SAVE_KERNEL, [Reply({})]),
-            (SAVE_KERNEL, [Reply(PAGE, status=403)]),
-            *(
-                (SAVE_KERNEL, [garbled(value)])
-                for value in (PAGE, {}, [], [1], "", {"ref": f"/code/{TRAIN}"}, {"error": {}})
-            ),
-            (SAVE_KERNEL, [refusal(409, "Conflict"), refusal(429, "Too many requests"), lost]),
-            (SAVE_KERNEL, [TRICKLE]),
-            (RUN_STATUS, [None, refusal(503, "Unavailable")]),
-            (SUBMIT, [None]),
-            (SUBMIT, [lost]),
-            (SUBMIT, [refusal(500, "Internal error")]),
-            (SUBMIT, [garbled({})]),
-            (SUBMIT, [garbled(PAGE)]),
-            (SUBMIT, [Reply({})]),
-            (SUBMIT, [TRICKLE]),
-            (
-                "CompetitionApiService/GetSubmission",
-                [None, TRICKLE, refusal(500, "Internal error")],
-            ),
-            ("CompetitionApiService/GetSubmissionLimits", [refusal(404, "Not found")]),
-            ("CompetitionApiService/GetSubmissionLimits", [None]),
-        ],
-        every=5,
-    ),
-)
-def test_a_fault_that_passes_costs_nothing(run, service, call, faults):
-    service.next_run = ["COMPLETE"]
-    service.processing = 1
-    service.queue(call, *faults)
-    limits = {"limits": IMPATIENT} if TRICKLE in faults else {}
-    pushed = run(*PUSH, **limits)
-    assert pushed.code == 0, pushed.err
-    submitted = run("submit", "--message", "m", **limits)
-    assert submitted.code == 0, submitted.err
-    assert len(service.received(call)) >= len(faults)
-    assert_once(service)
-
-
-def failed_if_there(request, usual):
-    reply = usual(request)
-    return Reply({"status": "FAILED"}) if reply.status == 200 else reply
-
-
-@pytest.mark.parametrize(
-    ("call", "fault", "words"),
-    sampled(
-        [
-            (STATUS, refusal(401, "Unauthenticated"), "does not know these credentials"),
-            (STATUS, refusal(500, f"Internal error for {KEY}"), "Internal error for ***"),
-            (STATUS, None, "no answer from Kaggle"),
-            (STATUS, TRICKLE, "no answer from Kaggle"),
-            (STATUS, failed_if_there, "could not make the dataset"),
-            (
-                "BlobApiService/StartBlobUpload",
-                refusal(403, "Upload quota exceeded"),
-                "Upload quota exceeded",
-            ),
-            ("PUT /upload/token-*", Reply(status=400), "0 of 4 files could be uploaded"),
-            (
-                CREATE,
-                Reply({"status": "error", "error": "The title is in use"}),
-                "The title is in use",
-            ),
-            (CREATE, refusal(400, "Invalid license"), "Invalid license"),
-            (CREATE, refusal(500, "Internal error"), "Internal error"),
-            (CREATE, None, "no answer from Kaggle"),
-            (DOWNLOAD, refusal(404, "Not found"), "with another manifest than the one pushed"),
-            (SAVE_KERNEL, Reply({"error": "This kernel is locked"}), "This kernel is locked"),
-            (
-                SAVE_KERNEL,
-                Reply({"error": {"message": "This kernel is locked"}}),
-                "This kernel is locked",
-            ),
-            (
-                SAVE_KERNEL,
-                Reply({"error": {"code": 400, "message": "No quota"}}, status=400),
-                "No quota (HTTP 400)",
-            ),
-            (
-                SAVE_KERNEL,
-                Reply({"code": "INVALID_ARGUMENT", "message": "No quota"}, status=400),
-                "No quota (HTTP 400)",
-            ),
-            (
-                STATUS,
-                Reply({"error": {"code": 401, "message": "Who?"}}, status=401),
-                "does not know these credentials",
-            ),
-            (
-                SAVE_KERNEL,
-                Reply({"ref": f"/code/{USER}/another", "versionNumber": 1}),
-                "made another kernel",
-            ),
-            (
-                SAVE_KERNEL,
-                refusal(403, "Phone verification required"),
-                "Phone verification required",
-            ),
-            (SAVE_KERNEL, refusal(429, "Too many requests"), "Too many requests"),
-            (
-                RUN_STATUS,
-                Reply({"status": "CANCEL_ACKNOWLEDGED"}),
-                "the run ended with CANCEL_ACKNOWLEDGED",
-            ),
-        ],
-        every=5,
-    ),
-)
-def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, call, fault, words):
-    usual = service.answers.get(call)
-    service.answers[call] = lambda request: fault(request, usual) if callable(fault) else fault
-    if call.startswith("PUT"):
-        for number in range(1, 50):
-            service.queue(call.replace("*", str(number)), *[fault] * 20)
-    failed = run(*PUSH, **({"limits": IMPATIENT} if fault is TRICKLE else {}))
-    assert failed.code == 2
-    assert failed.out == ""
-    last = failed.err.splitlines()[-1]
-    assert last.startswith("humanpref: ")
-    assert words in last
-    if (folder / ".humanpref" / "pushes.json").exists():
-        assert records(folder).get("infer", {}).get("state") != "done"
-
-
-@pytest.mark.parametrize(
-    ("reply", "words"),
+    ("status", "body", "kind", "words"),
     [
-        (None, "no answer from Kaggle"),
-        (refusal(401, "Unauthenticated"), "does not know these credentials"),
+        (400, {"message": "No"}, RefusedError, "me/a: No (HTTP 400)"),
+        (400, {"error": {"code": 404, "message": "No"}}, NotThereError, "me/a: No (HTTP 404)"),
+        (400, {"error": "No"}, RefusedError, "me/a: No (HTTP 400)"),
+        (400, {"code": "INVALID", "message": "No"}, RefusedError, "me/a: No (HTTP 400)"),
+        (400, {"code": None, "message": "No"}, RefusedError, "me/a: No (HTTP 400)"),
+        (400, b"", RefusedError, "me/a: 400 Client Error"),
+        (400, {}, RefusedError, "me/a: 400 Client Error"),
+        (400, PAGE, UncertainError, "me/a: 400 Client Error"),
+        (400, [1], UncertainError, "me/a: 400 Client Error"),
+        (401, {"message": "Who?"}, SignInError, "do"),
+        (401, PAGE, SignInError, "does not know these credentials (a key file)"),
+        (402, {"message": "No"}, RefusedError, "(HTTP 402)"),
+        (403, {"message": "No"}, NotThereError, "(HTTP 403)"),
+        (404, {"message": f"No {KEY}"}, NotThereError, "me/a: No *** (HTTP 404)"),
+        (405, {"message": "No"}, RefusedError, "(HTTP 405)"),
+        (408, {"message": "No"}, UncertainError, "(HTTP 408)"),
+        (409, {"message": "No"}, UncertainError, "(HTTP 409)"),
+        (410, {"message": "No"}, RefusedError, "(HTTP 410)"),
+        (428, {"message": "No"}, RefusedError, "(HTTP 428)"),
+        (429, {"message": "No"}, BusyError, "me/a: No (HTTP 429)"),
+        (430, {"message": "No"}, RefusedError, "(HTTP 430)"),
+        (499, {"message": "No"}, RefusedError, "(HTTP 499)"),
+        (500, {"message": "No"}, UncertainError, "me/a: No (HTTP 500)"),
+        (500, PAGE, UncertainError, "(HTTP 500)"),
     ],
 )
-@pytest.mark.parametrize("call", ["CompetitionApiService/GetSubmissionLimits", RUN_STATUS])
-def test_a_status_that_cannot_be_told(run, service, call, reply, words):
-    assert run(*PUSH, "--dataset", "--train").code == 0
-    service.answers[call] = lambda request: reply
-    failed = run("status")
-    assert failed.code == 2
-    assert words in failed.err.splitlines()[-1]
+def test_an_answer_that_is_an_error(client, answers, status, body, kind, words):
+    answers.append((status, body))
+    with pytest.raises(ServiceError) as caught:
+        client.call("me/a", method)
+    assert type(caught.value) is kind
+    assert words in str(caught.value)
+    assert caught.value.seconds == 0
 
 
-def test_the_key_is_nowhere(run, service, folder):
-    service.queue(STATUS, refusal(500, f"who sent {KEY}?"))
-    assert run(*PUSH).code == 0
-    assert run("submit", "--message", f"with {KEY}").code == 0
-    assert run("output").code == 0
-    for path in folder.rglob("*"):
-        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
-    assert "***" in service.submissions[0]["description"]
+@pytest.mark.parametrize(
+    ("status", "after", "seconds"),
+    [(429, "7", 7), (503, "7", 7), (400, "7", 0), (429, "soon", 0), (429, "-1", 0)],
+)
+def test_the_pause_that_kaggle_asks_for(client, answers, status, after, seconds):
+    answers.append((status, {}, {"Retry-After": after}))
+    with pytest.raises(ServiceError) as caught:
+        client.call("me/a", method)
+    assert caught.value.seconds == seconds
+
+
+def test_an_answer(client, answers, limits):
+    answers.append((200, {"value": 3}))
+    assert client.call("me/a", method) == {"value": 3}
+    assert limits == [180]
+    assert client.run("me/a", lambda: 4, seconds=9) == 4
+    assert limits == [180, 9]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, TypeError, AttributeError])
+def test_a_request_that_the_client_does_not_send(client, error):
+    with pytest.raises(RefusedError, match=r"^me/a: the client does not send this: .*a title"):
+        client.call("me/a", refused(error("a title")))
+
+
+@pytest.mark.parametrize("body", [PAGE, {}, [], 1])
+def test_an_answer_that_cannot_be_read(client, answers, body):
+    answers.append((200, body))
+    with pytest.raises(UncertainError, match=r"^me/a: (Kaggle's answer cannot be read|no answer)"):
+        client.call("me/a", careless)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(399, UncertainError), (400, RefusedError)])
+def test_an_error_that_the_client_does_not_notice(client, answers, status, kind):
+    answers.append((status, {"message": "No"}))
+    with pytest.raises(ServiceError) as caught:
+        client.call("me/a", careless)
+    assert type(caught.value) is kind
+
+
+def test_no_answer(client, answers):
+    answers += [requests.exceptions.ConnectionError(f"gone with {KEY}"), ValueError("odd")]
+    with pytest.raises(UncertainError, match=r"me/a: no answer .*ConnectionError: gone with \*"):
+        client.call("me/a", method)
+    with pytest.raises(UncertainError, match="me/a: Kaggle's answer cannot be read"):
+        client.call("me/a", method)
+    with pytest.raises(UncertainError, match=r"no answer from Kaggle \(TimeoutError"):
+        client.call("me/a", refused(TimeoutError("late")))
+
+
+def test_our_own_errors_and_defects_pass(client):
+    with pytest.raises(InputError, match=r"^ours$"):
+        client.call("me/a", refused(InputError("ours")))
+    with pytest.raises(ZeroDivisionError):
+        client.call("me/a", refused(ZeroDivisionError()))
+
+
+def test_requests_are_of_the_methods_type():
+    request = request_for(method, owner="me", number=0, title=None)
+    assert type(request) is Asked
+    assert vars(request) == {"owner": "me", "number": 0}
+    assert fill(request, title="x") is request
+    assert request.title == "x"
+
+
+# Repeating a call.
+
+
+def failing(*errors):
+    """A function that raises these errors one after the other and then returns 7."""
+    errors = list(errors)
+
+    def attempt():
+        if errors:
+            raise errors.pop(0)
+        return 7
+
+    return attempt
+
+
+def test_a_call_is_repeated_after_ever_longer_pauses(pauses, caplog):
+    with caplog.at_level("INFO"):
+        assert retry(failing(*[BusyError("busy"), UncertainError("lost")] * 2)) == 7
+    assert pauses == [1, 2, 4, 8]
+    assert caplog.messages[:2] == [
+        "busy; trying again in 1 seconds",
+        "lost; trying again in 2 seconds",
+    ]
+
+
+def test_the_sixth_attempt_is_the_last(pauses):
+    assert retry(failing(*[BusyError("busy")] * 5)) == 7
+    assert pauses == [1, 2, 4, 8, 16]
+    with pytest.raises(BusyError, match="the last"):
+        retry(failing(*[BusyError("busy")] * 5, BusyError("the last")))
+    assert len(pauses) == 10
+
+
+def test_a_refused_call_is_not_repeated(pauses):
+    with pytest.raises(RefusedError):
+        retry(failing(RefusedError("no")))
+    assert pauses == []
+
+
+def test_kaggle_is_given_the_pause_that_it_asks_for(pauses):
+    error = BusyError("busy")
+    error.seconds = 300
+    assert retry(failing(error)) == 7
+    assert pauses == [300]
+    error.seconds = 301
+    with pytest.raises(BusyError):
+        retry(failing(error))
+    assert pauses == [300]
+
+
+def test_read_and_find(client, answers, pauses):
+    answers += [(500, {}), (200, {"value": 3})]
+    assert client.read("me/a", method) == {"value": 3}
+    assert pauses == [1]
+    answers += [(500, {}), (200, {"value": 3}), (404, {})]
+    assert client.find("me/a", method) == {"value": 3}
+    assert client.find("me/a", method) is None
+    answers.append((400, {}))
+    with pytest.raises(RefusedError):
+        client.find("me/a", method)
+
+
+def test_ask(client, answers, caplog, pauses):
+    answers += [(200, {"value": 3}), (500, {"message": "No"}), (401, {})]
+    assert client.ask("me/a", method) == {"value": 3}
+    assert client.ask("me/a", method) is None
+    assert caplog.messages == ["me/a: No (HTTP 500)"]
+    with pytest.raises(SignInError):
+        client.ask("me/a", method)
+    assert pauses == []
+
+
+@pytest.mark.parametrize("last", [None, "", "2"])
+def test_pages(client, last):
+    asked, tokens = [], ["1", "2", last]
+
+    def listed(request: Asked):
+        asked.append(vars(request))
+        return SimpleNamespace(next_page_token=tokens[len(asked) - 1])
+
+    pages = list(client.pages("me/a", listed, name="x"))
+    assert [page.next_page_token for page in pages] == tokens
+    first = {"name": "x", "page_size": 100}
+    assert asked == [first, first | {"page_token": "1"}, first | {"page_token": "2"}]
+
+
+class Download:
+    """A download in two pieces, the second of which may fail."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def iter_content(self, size):
+        yield b"x" * size
+        if self.error:
+            raise self.error
+        yield b"y"
+
+
+def test_download(client, limits, pauses, tmp_path):
+    path = tmp_path / "file"
+    downloads = [Download(ConnectionError("gone")), Download()]
+    client.download("me/a", path, lambda: downloads.pop(0))
+    assert path.read_bytes() == b"x" * 262_144 + b"y"
+    assert pauses == [1]
+    assert limits == [180, 60, 60, 180, 60, 60, 60]
+
+
+def test_a_call_ends_at_its_limit(client):
+    def hang():
+        while True:
+            pass
+
+    with pytest.raises(UncertainError, match="not done after 0 seconds"):
+        client.run("me/a", hang, seconds=0.05)

@@ -502,5 +502,5 @@ def test_two_at_once(run, commands, service, folder):
         fcntl.flock(lock, fcntl.LOCK_EX)
         failed = run(*PUSH)
     assert failed.code == 2
-    assert "another humanpref kaggle command is at work here" in failed.err
+    assert "another humanpref kaggle command is running here" in failed.err
     assert run(*PUSH, "--dataset").code == 0

@@ -107,7 +107,7 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
             {},
             "these credentials ({home}/.kaggle/kaggle.json)",
         ),
-        ({KEY_FILE: "{"}, {}, "{home}/.kaggle/kaggle.json: cannot be read (not valid JSON"),
+        ({KEY_FILE: "{"}, {}, "{home}/.kaggle/kaggle.json: not valid JSON ("),
         (
             {KEY_FILE: []},
             {},
@@ -139,7 +139,7 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
             {},
             "~/.kaggle/access_token: Kaggle does not know this access token",
         ),
-        ({LOGIN_FILE: LOGIN}, {}, "kaggle auth login: Kaggle no longer takes this login"),
+        ({LOGIN_FILE: LOGIN}, {}, "kaggle auth login: Kaggle no longer accepts this login"),
     ],
 )
 def test_not_signed_in(service, tmp_path, files, variables, words):
@@ -153,9 +153,9 @@ def test_not_signed_in(service, tmp_path, files, variables, words):
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (None, "cannot reach Kaggle to sign in with KAGGLE_API_TOKEN ("),
-        (Reply(b"<html>"), "cannot reach Kaggle to sign in with KAGGLE_API_TOKEN ("),
-        (Reply(status=503), "cannot sign in to Kaggle with KAGGLE_API_TOKEN: HTTP 503"),
+        (None, "cannot sign in to Kaggle with KAGGLE_API_TOKEN ("),
+        (Reply(b"<html>"), "cannot sign in to Kaggle with KAGGLE_API_TOKEN ("),
+        (Reply(status=503), "cannot sign in to Kaggle with KAGGLE_API_TOKEN (HTTPError: 503"),
         (
             Reply({"code": 401, "message": "wrong-secret"}, 401),
             "KAGGLE_API_TOKEN: Kaggle does not know this access",
@@ -182,6 +182,5 @@ def test_an_old_client(service, tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line == (
-        "humanpref: kaggle 1.6.17 is installed, which is too old: expected 1.8.4 or newer; "
-        "pip install 'humanpref[kaggle]'"
+        "humanpref: kaggle 1.6.17: expected 1.8.4 or newer; pip install 'humanpref[kaggle]'"
     )

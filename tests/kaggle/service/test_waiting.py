@@ -1,5 +1,7 @@
 """Waiting, and sending once: with a clock of the test's own."""
 
+import time
+
 import pytest
 
 from humanpref.kaggle.service.client import (
@@ -12,40 +14,37 @@ from humanpref.kaggle.service.client import (
 from humanpref.kaggle.service.waiting import LONGEST_PAUSE, SETTLING_PAUSES, poll, send_once
 
 
-class Clock:
-    def __init__(self):
-        self.pauses = []
-
-    def sleep(self, seconds):
-        self.pauses.append(seconds)
-
-    def __call__(self):
-        return sum(self.pauses)
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses made so far; they take no time, but the clock advances by them."""
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(pauses))
+    return pauses
 
 
-def test_poll_asks_after_ever_longer_pauses(caplog):
-    clock, states = Clock(), iter(["QUEUED", *["RUNNING"] * 12, "COMPLETE"])
+def test_poll_asks_after_ever_longer_pauses(caplog, pauses):
+    states = iter(["QUEUED", *["RUNNING"] * 12, "COMPLETE"])
 
     def check():
         state = next(states)
         return (7 if state == "COMPLETE" else None), state
 
     with caplog.at_level("INFO"):
-        assert poll(check, "a run", 10_000, sleep=clock.sleep, clock=clock) == 7
-    assert clock.pauses[:3] == [5, 7.5, 11.25]
-    assert clock.pauses == sorted(clock.pauses)
-    assert clock.pauses[-1] == LONGEST_PAUSE
+        assert poll(check, "a run", 10_000) == 7
+    assert pauses[:3] == [5, 7.5, 11.25]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE
     assert caplog.messages == ["a run: QUEUED", "a run: RUNNING", "a run: COMPLETE"]
 
 
-def test_poll_gives_up():
-    clock = Clock()
+def test_poll_gives_up(pauses):
     with pytest.raises(
         ServiceError,
-        match=r"a run: still RUNNING after 2\.0 hours; the same command goes on waiting",
+        match=r"a run: still RUNNING after 2\.0 hours; rerun the same command to go on waiting",
     ):
-        poll(lambda: (None, "RUNNING"), "a run", 7_200, sleep=clock.sleep, clock=clock)
-    assert clock() == 7_200
+        poll(lambda: (None, "RUNNING"), "a run", 7_200)
+    assert sum(pauses) == 7_200
 
 
 class Remote:
@@ -66,13 +65,8 @@ class Remote:
         self.written = isinstance(end, UncertainError)
         raise end
 
-    def once(self, clock):
-        return send_once(
-            self.send,
-            lambda: self.written,
-            lambda: "found" if self.there else None,
-            sleep=clock.sleep,
-        )
+    def once(self):
+        return send_once(self.send, lambda: self.written, lambda: "found" if self.there else None)
 
 
 @pytest.mark.parametrize(
@@ -85,33 +79,34 @@ class Remote:
         (Remote(None, pending=True), "answered", 1),
     ],
 )
-def test_send_once(remote, result, sent):
-    assert remote.once(Clock()) == result
+def test_send_once(pauses, remote, result, sent):
+    assert remote.once() == result
     assert remote.sent == sent
 
 
-def test_what_was_pending_is_looked_for_first_and_long_enough():
-    remote, clock = Remote(pending=True), Clock()
+def test_what_was_pending_is_looked_for_first_and_long_enough(pauses):
+    remote = Remote(pending=True)
     remote.there = True
-    assert remote.once(clock) == "found"
+    assert remote.once() == "found"
     assert remote.sent == 0
-    remote, clock = Remote(None, pending=True), Clock()
-    remote.once(clock)
-    assert tuple(clock.pauses) == SETTLING_PAUSES
+    pauses.clear()
+    remote = Remote(None, pending=True)
+    remote.once()
+    assert tuple(pauses) == SETTLING_PAUSES
 
 
-def test_send_once_gives_up():
+def test_send_once_gives_up(pauses):
     refused = Remote(RefusedError("no"))
     with pytest.raises(RefusedError, match="no"):
-        refused.once(Clock())
+        refused.once()
     assert refused.sent == 1
     busy = Remote(*[BusyError("busy")] * TRIES)
     with pytest.raises(BusyError):
-        busy.once(Clock())
+        busy.once()
     # A service that wants to be left alone for an hour is not waited for.
     error = BusyError("busy")
     error.seconds = 3_600
     patient = Remote(error)
     with pytest.raises(BusyError):
-        patient.once(Clock())
+        patient.once()
     assert patient.sent == 1

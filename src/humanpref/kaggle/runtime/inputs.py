@@ -1,93 +1,84 @@
 """Find the competition's files, artifacts, backbones and weights under `/kaggle/input`."""
 
-import logging
 import os
+from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from humanpref.files import read_json, sha256
 from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.runtime.mounts import find, tree
 from humanpref.schema import InputError
 
-logger = logging.getLogger(__name__)
-
 
 def find_competition_file(name: str, input_root: Path) -> Path:
-    """Find a file of the competition's, in either layout.
+    """Find one of the competition's files, in either layout.
 
     Raises
     ------
     InputError
         If it is not there.
     """
-    found = [path for path in find(name, input_root) if COMPETITION in path.parts]
-    if not found:
-        raise InputError(
-            f"{input_root}: no {name} in a folder {COMPETITION}; is the competition "
-            f"attached?\n{tree(input_root)}"
-        )
-    return found[0]
+    for path in find(name, input_root):
+        if COMPETITION in path.parts:
+            return path
+    raise InputError(
+        f"{input_root}: no {name} in a folder {COMPETITION}; is the competition "
+        f"attached?\n{tree(input_root)}"
+    )
 
 
 def find_artifacts(input_root: Path) -> list[Path]:
-    """Find the artifacts' folders: those with an artifact.json, but not the fold models within
-    another artifact."""
-    # Nearest first, so that an artifact comes before what is inside it.
-    folders: list[Path] = []
-    for path in find("artifact.json", input_root):
-        unfinished = path.parent.name.endswith(".partial")
-        if not unfinished and not any(folder in path.parents for folder in folders):
-            folders.append(path.parent)
-    return sorted(folders)
+    """Find the folders with an artifact.json, but not the fold models inside another artifact."""
+    folders = [path.parent for path in find("artifact.json", input_root)]
+    return sorted(outermost(f for f in folders if not f.name.endswith(".partial")))
+
+
+def find_backbones(input_root: Path) -> list[Path]:
+    """Find the folders with a config.json or a modules.json that are not part of an artifact, outer
+    ones first."""
+    artifacts = find_artifacts(input_root)
+    files = [*find("config.json", input_root), *find("modules.json", input_root)]
+    folders = {path.parent for path in files if not set(artifacts) & set(path.parents)}
+    return sorted(folders, key=lambda folder: (len(folder.parts), folder))
+
+
+def outermost(folders: Iterable[Path]) -> list[Path]:
+    """Drop folders that lie in an earlier one."""
+    kept: list[Path] = []
+    for folder in folders:
+        if not set(kept) & set(folder.parents):
+            kept.append(folder)
+    return kept
 
 
 def find_backbone(name: str, input_root: Path) -> Path:
-    """Find a pretrained model's folder: it has a config.json or modules.json, and `name` is a part,
-    or several, of its path.
+    """Find the folder of a pretrained model by one or several consecutive parts of its path.
 
-    A sentence encoder's modules have folders with a config.json inside its own, so of nested
-    folders the outer one counts.
+    The modules of a sentence encoder have folders of their own, so the outer folder counts.
 
     Raises
     ------
     InputError
         If there is none, or more than one.
     """
-    parts = PurePosixPath(name).parts
-    found = []
-    for folder in find_backbones(input_root):
-        own = folder.relative_to(input_root).parts
-        named = any(own[i : i + len(parts)] == parts for i in range(len(own)))
-        if named and not any(outer in folder.parents for outer in found):
-            found.append(folder)
-    if len(found) != 1:
-        there = "\n".join(f"  {folder}" for folder in found) or tree(input_root)
+    named = [
+        folder
+        for folder in find_backbones(input_root)
+        if f"/{name.strip('/')}/" in f"/{folder.relative_to(input_root).as_posix()}/"
+    ]
+    folders = outermost(named)
+    if len(folders) != 1:
+        there = "\n".join(f"  {folder}" for folder in folders) or tree(input_root)
         raise InputError(
             f"run.toml: key backbone: expected one folder {name!r} with a config.json under "
-            f"{input_root}, found {len(found)}\n{there}"
+            f"{input_root}, found {len(folders)}\n{there}"
         )
-    return found[0]
-
-
-def find_backbones(input_root: Path) -> list[Path]:
-    """Find every folder with a config.json or a modules.json that is not a part of an artifact,
-    outer ones first."""
-    artifacts = find_artifacts(input_root)
-    folders = {
-        path.parent for name in ("config.json", "modules.json") for path in find(name, input_root)
-    }
-    own = [
-        f
-        for f in folders
-        if not any(artifact == f or artifact in f.parents for artifact in artifacts)
-    ]
-    return sorted(own, key=lambda folder: (len(folder.parts), folder))
+    return folders[0]
 
 
 def point_to_base(model: Path, input_root: Path) -> None:
-    """Let a model that only names its base find it where this run has it mounted; it may have been
-    trained elsewhere.
+    """Point a model that only names its base to the base's place in this run.
 
     Parameters
     ----------
@@ -98,48 +89,46 @@ def point_to_base(model: Path, input_root: Path) -> None:
         none, loading will say so.
     """
     if not (model / "base.json").is_file():
-        return  # and torch, which the import below takes, is perhaps not needed
+        return  # without importing torch
     from humanpref.models.checkpoint import base_digest
     from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE
 
     wanted = read_json(model / BASE_FILE)["sha256"]
     for folder in find_backbones(input_root):
-        with suppress(InputError):  # a folder without weights is not the one
+        with suppress(InputError):  # a folder without weights is not the base
             if base_digest(folder) == wanted:
                 os.environ[BASE_VARIABLE] = str(folder)
                 return
 
 
 def check_weights(backbone: Path, manifest: str = "") -> None:
-    """Check a backbone that `humanpref kaggle weights` packed against its manifest; another one is
-    taken as it is.
+    """Check a backbone against the manifest that `humanpref kaggle weights` packed with it; without
+    one, accept it as it is.
 
     Parameters
     ----------
     backbone : Path
         The folder.
     manifest : str
-        The SHA-256 that the manifest itself has to have; empty: any.
+        The SHA-256 that the manifest itself must have; empty: any, or no manifest.
 
     Raises
     ------
     InputError
         If a file is missing, or is not the one that was packed.
     """
-    packed = (backbone / WEIGHTS_MARKER).is_file()
-    if not packed and not manifest:
-        return
-    found = sha256(backbone / WEIGHTS_MARKER) if packed else "none"
-    if manifest not in ("", found):
+    marker = backbone / WEIGHTS_MARKER
+    digest = sha256(marker) if marker.is_file() else "none"
+    if manifest not in ("", digest):
         raise InputError(
-            f"{backbone / WEIGHTS_MARKER}: expected the manifest with SHA-256 {manifest}, got "
-            f"{found}; another version of the weights than the one pushed is mounted"
+            f"{marker}: expected the manifest with SHA-256 {manifest}, got {digest}; another "
+            "version of the weights than the one pushed is mounted"
         )
-    for entry in read_json(backbone / WEIGHTS_MARKER)["files"]:
+    for entry in read_json(marker)["files"] if marker.is_file() else ():
         path = backbone / entry["name"]
         if not path.is_file():
             raise InputError(f"{path}: named by {WEIGHTS_MARKER}, but not there\n{tree(backbone)}")
-        if (path.stat().st_size, sha256(path)) != (entry["bytes"], entry["sha256"]):
+        if sha256(path) != entry["sha256"]:
             raise InputError(
                 f"{path}: not the file that {WEIGHTS_MARKER} describes; is an older version "
                 "mounted?"
@@ -147,9 +136,7 @@ def check_weights(backbone: Path, manifest: str = "") -> None:
 
 
 def use_nltk_data(input_root: Path) -> None:
-    """Let NLTK look first into the wheel dataset, where the dataset brings data; called before NLTK
-    is imported."""
+    """Make NLTK look first for data in the wheel dataset; call this before NLTK is imported."""
     folders = [path.with_name("nltk_data") for path in find(MARKER, input_root)]
-    found = [str(folder) for folder in folders if folder.is_dir()]
-    if found:
-        os.environ["NLTK_DATA"] = os.pathsep.join(found)
+    if present := [str(folder) for folder in folders if folder.is_dir()]:
+        os.environ["NLTK_DATA"] = os.pathsep.join(present)

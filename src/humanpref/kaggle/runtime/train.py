@@ -1,4 +1,4 @@
-"""What the training kernel calls once humanpref is installed: train into an artifact."""
+"""Train into an artifact inside the training kernel, once humanpref is installed there."""
 
 import logging
 import shutil
@@ -28,112 +28,105 @@ from humanpref.training import device
 logger = logging.getLogger(__name__)
 
 DESCENT_SHARE = 0.85
-"""How much of it gradient descent gets; the rest is for the installation, for validating and for
-saving."""
+"""Gradient descent's share of the time; the rest is for installing, validating and saving."""
 
 
 def train(
     input_root: Path, working: Path, run: dict[str, Any], install_seconds: float = 0.0
 ) -> None:
-    """Train what `run` says on the competition's train.csv, into `working/artifact`;
-    `working/status.json` has the times.
+    """Train the run's preset on the competition's train.csv into `working/artifact`, and write the
+    times to `working/status.json`.
 
-    What an earlier version of the kernel left of the same run, mounted as a kernel source, is taken
-    up. When the time is over, what is done by then stays in `working/artifact.partial`, for a later
-    version.
+    If an earlier version of the kernel, mounted as a kernel source, left a part of the same run,
+    it is resumed. If the time runs out, `working/artifact.partial` keeps what is done so far for a
+    later version.
 
     Parameters
     ----------
     input_root, working : Path
-        `/kaggle/input` and `/kaggle/working`, or what stands for them.
+        `/kaggle/input` and `/kaggle/working`, or their stand-ins.
     run : dict
-        The values of `run.toml`; see `Run`.
+        The values of `run.toml`; see `KernelRun`.
     install_seconds : float
-        What the kernel took until here.
+        The time that the kernel has taken so far.
 
     Raises
     ------
     InputError
-        If a file is not found, or the run's configuration or the rows cannot be used.
+        If a file is missing, or the run's configuration or the rows are invalid.
     RuntimeError
         If the training fails.
     """
     started = time.perf_counter()
     use_nltk_data(input_root)
     wanted = KernelRun.from_dict(run)
-    # Before the backbone's gigabytes are checked.
+    # Look for a GPU before the backbone's gigabytes are checked.
     backbone = [f"model.backbone={wanted.backbone}"] if wanted.backbone else []
-    plain = load_config(wanted.preset, None, [*wanted.overrides, *backbone])
-    if uses_gpu(plain):
+    unresolved = load_config(wanted.preset, None, [*wanted.overrides, *backbone])
+    if uses_gpu(unresolved):
         lacking = device.lacking()
-        if needs_gpu(plain):
+        if needs_gpu(unresolved):
             device.require(lacking, f"preset {wanted.preset}")
     config = resolve(wanted, input_root)
     train_csv = find_competition_file("train.csv", input_root)
     out = working / "artifact"
-    resume_earlier_run(
-        experiment.run_of(config, read_training_rows(train_csv).pairs, wanted.folds),
-        input_root,
-        out,
-    )
+    rows = read_training_rows(train_csv)
+    resume_earlier_run(experiment.run_of(config, rows.pairs, wanted.folds), input_root, out)
     if not out.is_dir():
         logger.info("training %s on %s", config.preset or config.family, train_csv)
         left = wanted.train_seconds - install_seconds - (time.perf_counter() - started)
         launch.train(config, train_csv, out, wanted.folds, left)
-    finished = out.is_dir()
-    seconds = {"install": install_seconds, "train": time.perf_counter() - started}
-    degraded = [] if finished else ["its time was over before there was an artifact"]
-    status = {
-        "finished": finished,
-        "degraded": degraded,
-        "seconds": seconds,
+    seconds = time.perf_counter() - started
+    path = working / "status.json"
+    status = read_json(path) if path.exists() else {}  # the kernel wrote its part before
+    status |= {
+        "finished": out.is_dir(),
+        "degraded": [],
+        "seconds": {"install": install_seconds, "train": seconds},
         "peak_memory_bytes": launch.peak_memory_bytes(),
     }
-    if finished:
-        status |= {"artifact": "artifact", "prior": list(Artifact.load(out).prior)}
-        logger.info("artifact in %s after %.0f s", out, seconds["train"])
+    if out.is_dir():
+        status |= {"artifact": out.name, "prior": list(Artifact.load(out).prior)}
+        logger.info("artifact in %s after %.0f s", out, seconds)
     else:
+        status["degraded"] = ["it ran out of time before it had an artifact"]
         logger.error(
-            "%s stopped after %.0f s, without an artifact. What was done is in %s: push the kernel "
-            "again with this "
-            "version's output among its kernel_sources, and it goes on from there",
+            "%s stopped after %.0f s, without an artifact. The unfinished work is in %s: add this "
+            "version's output to the kernel_sources and push the kernel again to resume it",
             UNFINISHED,
-            seconds["train"],
+            seconds,
             experiment.partial_of(out),
         )
-    path = working / "status.json"
-    # The kernel wrote its part before.
-    write_json(path, (read_json(path) if path.exists() else {}) | status)
+    write_json(path, status)
 
 
 def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None:
-    """Copy what an earlier version of the kernel left of this run: the artifact, or else what there
-    is of it.
+    """Copy the artifact that an earlier version of the kernel left of this run, or else its
+    unfinished work.
 
     Parameters
     ----------
     run : dict
-        See `experiment.run_of`.
+        See `humanpref.runs.train.run_of`.
     input_root, out : Path
         Where to look; the artifact's folder.
     """
     earlier = find(experiment.RUN_FILE, input_root)
     for target in (out, experiment.partial_of(out)):
-        for folder in (path.parent for path in earlier if path.parent.name == target.name):
-            if read_json(folder / experiment.RUN_FILE) != run:
-                logger.warning(
-                    "%s: left alone, it is of another configuration or of other rows", folder
-                )
+        for path in earlier:
+            if path.parent.name != target.name:
                 continue
-            with folder_whole(target) as copy:
-                shutil.copytree(folder, copy, dirs_exist_ok=True)
-            logger.info("%s: taken up from an earlier version", folder)
-            return
+            if read_json(path) == run:
+                with folder_whole(target) as copy:
+                    shutil.copytree(path.parent, copy, dirs_exist_ok=True)
+                logger.info("%s: resumed from an earlier version", path.parent)
+                return
+            logger.warning("%s: of another configuration or other rows; ignored", path.parent)
 
 
 def resolve(run: KernelRun, input_root: Path) -> Config:
-    """The run's configuration, with the backbone found under the input root, and its share of the
-    time for gradient descent."""
+    """Return the run's configuration with the backbone's folder under the input root, and the time
+    for gradient descent."""
     overrides = list(run.overrides)
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
@@ -142,8 +135,8 @@ def resolve(run: KernelRun, input_root: Path) -> Config:
     config = load_config(run.preset, None, overrides)
     training = config.training
     if isinstance(training, LoopOptions) and training.seconds is None:
-        # The same in every version of the kernel, whatever the installation took: a later one has
-        # to know its run again.
+        # The same in every version of the kernel, however long the installation took: a later
+        # version must recognize its run.
         models = (run.folds or 1) * training.seeds
         seconds = DESCENT_SHARE * run.train_seconds / models
         config = replace(config, training=replace(training, seconds=seconds))

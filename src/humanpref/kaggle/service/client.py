@@ -1,20 +1,19 @@
-"""The Kaggle client, held to its word: answers are read, every wait is bounded, and nothing that it
-prints gets out.
+"""Calls to Kaggle through the installed `kaggle` client.
 
-The installed `kaggle` does the talking. What it leaves to its caller is here: its exit codes say
-nothing, so each answer is read; it waits for ever, so each call has a time limit; it repeats some
-calls that may have been done already, so what changes something is sent once, and the caller finds
-out (`UncertainError`) that it has to look.
+The client's exit codes say nothing, so every answer is read here. It waits forever, so every call
+has a time limit. It repeats some calls that may already have succeeded, so a call that changes
+something is sent once, and an `UncertainError` tells the caller to look for the result.
 """
 
 import base64
 import contextlib
+import inspect
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from humanpref.kaggle.service import wire
 from humanpref.kaggle.service.signin import secrets, sign_in
@@ -23,70 +22,78 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 180
-"""At most so long for a whole call: a body that trickles never runs into the limit of one read."""
+"""Limit of a whole call; a body that trickles in never reaches the limit of a single read."""
 PIECE = 2**18
-"""Bytes of a download that must come within `wire.READ_SECONDS`."""
+"""Bytes of a download that must arrive within `wire.READ_SECONDS`."""
 TRIES = 6
-"""How often a call that changes nothing is made before it is given up."""
+"""Attempts at a call before it is given up."""
 LONGEST_PAUSE = 300
-"""Seconds; a service that asks for more is not waited for."""
+"""Seconds; if Kaggle asks for a longer pause, the call is given up."""
+
+T = TypeVar("T")
 
 
 class ServiceError(InputError):
-    """Kaggle did not do what it was asked for. `seconds`: after so many it wants to be asked again,
-    where it said so."""
+    """Kaggle did not do what it was asked to do."""
 
     seconds = 0.0
+    """The pause that Kaggle asked for before the next attempt."""
 
 
 class RefusedError(ServiceError):
-    """Kaggle said no: nothing was done, and asking again is of no use."""
+    """Kaggle said no: nothing was done, and repeating the call is useless."""
 
 
 class NotThereError(RefusedError):
-    """What was asked for does not exist, or is not this user's: Kaggle does not tell one from the
-    other."""
+    """The target does not exist or belongs to someone else; Kaggle does not say which."""
 
 
 class SignInError(RefusedError):
-    """Kaggle does not know the credentials: no call will do any better."""
+    """Kaggle does not accept the credentials, so every call will fail."""
 
 
 class BusyError(ServiceError):
-    """Kaggle asked to come back later: nothing was done."""
+    """Kaggle asked for a later attempt: nothing was done."""
 
 
 class UncertainError(ServiceError):
-    """No answer, or an answer that says nothing: what was asked for may have been done or not."""
+    """Kaggle sent no answer, or an unreadable one: the request may or may not have succeeded."""
 
 
-class NoAnswerError(UncertainError):
-    """Kaggle cannot be reached, or answers nothing."""
+def retry(attempt: Callable[[], T]) -> T:
+    """Repeat `attempt` while Kaggle is busy or does not answer, after ever longer pauses.
 
-
-def pause_after(attempt: int, error: ServiceError) -> float:
-    """Seconds to wait after the failure of try `attempt`, from 0; raises the error itself where
-    there is to be no other try."""
-    pause = max(2.0**attempt, error.seconds)
-    if attempt == TRIES - 1 or pause > LONGEST_PAUSE:
-        raise error from None
-    return pause
+    Raises
+    ------
+    ServiceError
+        The error of the last attempt, or the first one that repeating cannot help.
+    """
+    for tried in range(TRIES - 1):
+        try:
+            return attempt()
+        except (BusyError, UncertainError) as error:
+            pause = max(2.0**tried, error.seconds)
+            if pause > LONGEST_PAUSE:
+                raise
+            logger.info("%s; trying again in %.0f seconds", error, pause)
+            time.sleep(pause)
+    return attempt()
 
 
 class Client:
-    """Kaggle's service as the user whose credentials are in place. Works in the main thread only
-    (it uses the alarm signal).
+    """Kaggle as seen by the signed-in user. Works only in the main thread, since it uses the alarm
+    signal.
 
     Raises
     ------
     InputError
-        If the client is not installed, or there is no sign-in that works.
+        If the `kaggle` client is not installed or the user cannot sign in.
     """
 
     def __init__(self) -> None:
         with wire.guarded(CALL_SECONDS):
             self.api, self._way = sign_in()
-        # With this argument the client prints every request, the credentials among the headers.
+        # With this argument the client prints every request, including the credentials.
         self.api.args = [word for word in self.api.args if word not in ("--verbose", "-v")]
         values = self.api.config_values
         self.user: str = values.get("username", "")
@@ -99,117 +106,118 @@ class Client:
         self.competitions = sdk.competitions.competition_api_client
 
     def clean(self, text: object) -> str:
-        """The text in one line, not too long, and without the credentials, should a service have
-        repeated them."""
+        """Return the text as one line of at most 500 characters, without the credentials; of an
+        error that Kaggle sends as an object, its message."""
+        if isinstance(text, dict):
+            text = text.get("message") or text.get("error") or ""
         line = " ".join(str(text).split())
         for secret in self._secrets:
             line = line.replace(secret, "***")
         return line if len(line) <= 500 else f"{line[:497]}..."
 
     def refuse_secrets(self, path: Path) -> None:
-        """Raise InputError if the file holds this user's credentials; only files that a person may
-        have written are read."""
+        """Raise InputError if the file holds this user's credentials. Only files under 1 MiB are
+        read: a person may have written those."""
         if path.stat().st_size < 2**20:
             content = path.read_bytes()
             if any(secret.encode() in content for secret in self._secrets):
                 raise InputError(
-                    f"{path}: holds your Kaggle key; take it out before anything is uploaded"
+                    f"{path}: holds your Kaggle key; remove it before anything is uploaded"
                 )
 
-    def call(
-        self, what: str, method: Callable[..., Any], *values: Any, seconds: float | None = None
-    ) -> Any:
-        """Make a call once, and say in our words what became of it: refused is only what was not
-        sent, or what Kaggle says."""
+    def run(self, what: str, call: Callable[[], T], seconds: float | None = None) -> T:
+        """Run `call` once, within a time limit, and translate its errors.
+
+        Parameters
+        ----------
+        what : str
+            What the call is about; every error message starts with it.
+        call : callable
+            Sends something by means of the client.
+        seconds : float, optional
+            The time limit; None: `CALL_SECONDS`.
+
+        Raises
+        ------
+        ServiceError
+            `RefusedError` only if nothing was sent or Kaggle said no; `UncertainError` if the
+            request may have succeeded.
+        """
         import requests
 
         try:
-            with wire.guarded(seconds or CALL_SECONDS) as went:
-                return method(*values)
+            with wire.guarded(seconds or CALL_SECONDS) as traffic:
+                return call()
         except InputError:
             raise
         except requests.exceptions.HTTPError as error:
-            raise self._judged(error.response, what, error) from None
+            raise self._http_error(error.response, what, error) from None
         except (requests.exceptions.RequestException, OSError) as error:
-            raise NoAnswerError(
+            raise UncertainError(
                 f"{what}: no answer from Kaggle ({type(error).__name__}: {self.clean(error)})"
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if not went.used:
+            # The client raises these for requests that it does not send and for answers that it
+            # cannot read.
+            if not traffic.used:
                 raise RefusedError(
                     f"{what}: the client does not send this: {self.clean(error)}"
                 ) from None
-            if went.response is not None and went.response.status_code >= 400:
-                raise self._judged(went.response, what, error) from None
-            # What the client's own reading of an answer ends in, if the answer is not what it
-            # expects.
+            if traffic.response is not None and traffic.response.status_code >= 400:
+                raise self._http_error(traffic.response, what, error) from None
             raise UncertainError(
                 f"{what}: Kaggle's answer cannot be read ({type(error).__name__}: "
                 f"{self.clean(error)})"
             ) from None
 
-    def read(self, what: str, method: Callable[..., Any], *values: Any) -> Any:
-        """A call that changes nothing, and so may be made again."""
-        return self._retry(lambda: self.call(what, method, *values))
+    def call(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any:
+        """Send a request with these values to one of the service's methods, once."""
+        request = request_for(method, **values)
+        return self.run(what, lambda: method(request))
 
-    def find(self, what: str, method: Callable[..., Any], *values: Any) -> Any | None:
-        """The same; None for what is not there."""
+    def read(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any:
+        """Like `call`, for a call that changes nothing and can be repeated."""
+        return retry(lambda: self.call(what, method, **values))
+
+    def find(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any | None:
+        """Like `read`; None if the target does not exist."""
         with contextlib.suppress(NotThereError):
-            return self.read(what, method, *values)
+            return self.read(what, method, **values)
         return None
 
-    def told(self, what: str, method: Callable[..., Any], *values: Any) -> Any | None:
-        """The answer to a call that can be done without; None where Kaggle does not tell."""
+    def ask(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any | None:
+        """Like `call`, for an answer that is not essential: None, and a warning, if it fails."""
+        try:
+            return self.call(what, method, **values)
+        except SignInError:
+            raise
+        except ServiceError as error:
+            logger.warning("%s", error)
+            return None
 
-        def ask() -> Any | None:
-            try:
-                return self.call(what, method, *values)
-            except (NoAnswerError, SignInError):
-                raise
-            except ServiceError:
-                return None
-
-        return self._retry(ask)
-
-    def pages(self, what: str, method: Callable[[Any], Any], asked: Any) -> Iterator[Any]:
-        """Every page of a list, each read when it is wanted."""
-        asked.page_size = 100
+    def pages(self, what: str, method: Callable[[Any], Any], **values: Any) -> Iterator[Any]:
+        """Read the pages of a list one by one."""
+        token = None
         while True:
-            answer = self.read(what, method, asked)
+            answer = self.read(what, method, page_size=100, page_token=token, **values)
             yield answer
-            if answer.next_page_token in (None, "", asked.page_token):
+            if answer.next_page_token in (None, "", token):
                 return
-            asked.page_token = answer.next_page_token
+            token = answer.next_page_token
 
     def download(self, what: str, path: Path, start: Callable[[], Any]) -> None:
-        """Write what `start` begins to fetch to a file, piece by piece."""
+        """Write the body of the response that `start` returns to a file, piece by piece."""
 
         def fetch() -> None:
-            pieces = self.call(what, start).iter_content(PIECE)
+            pieces = self.run(what, start).iter_content(PIECE)
             with open(path, "wb") as file:
-                while piece := self.call(what, next, pieces, b"", seconds=wire.READ_SECONDS):
+                while piece := self.run(what, lambda: next(pieces, b""), wire.READ_SECONDS):
                     file.write(piece)
 
-        self._retry(fetch)
+        retry(fetch)
 
-    def reason(self, error: Any) -> str:
-        """The words of an error, which Kaggle gives as text or as an object."""
-        return self.clean(
-            error.get("message") or error.get("error") or "" if isinstance(error, dict) else error
-        )
-
-    def _retry(self, call: Callable[[], Any]) -> Any:
-        for attempt in range(TRIES):
-            try:
-                return call()
-            except (BusyError, UncertainError) as error:
-                pause = pause_after(attempt, error)
-                logger.info("%s; again in %.0f seconds", error, pause)
-                time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
-
-    def _judged(self, response: Any, what: str, error: Exception) -> ServiceError:
-        """What an HTTP error means for whoever asked."""
+    def _http_error(self, response: Any, what: str, error: Exception) -> ServiceError:
+        """Translate a response with an error status."""
         from urllib3.exceptions import InvalidHeader
         from urllib3.util import Retry
 
@@ -222,26 +230,30 @@ class Client:
             body = body["error"]
         code = response.status_code
         with contextlib.suppress(ValueError, TypeError):
-            # The client takes the code in the body for the error, whatever the status is.
+            # The client goes by the code in the body, whatever the status is.
             code = int(body.get("code", code)) if readable else code
-        text = f"{what}: {(readable and self.reason(body)) or self.clean(error)} (HTTP {code})"
+        text = f"{what}: {(readable and self.clean(body)) or self.clean(error)} (HTTP {code})"
         if code == 401:
             return SignInError(f"{text}: Kaggle does not know these credentials ({self._way})")
         if code < 500 and code not in (408, 409, 429):
-            if not readable and content:
-                # A page, from whatever stands between.
-                return UncertainError(text)
-            return NotThereError(text) if code in (403, 404) else RefusedError(text)
-        judged = (BusyError if code == 429 else UncertainError)(text)
+            if content and not readable:
+                return UncertainError(text)  # a page of a proxy, not Kaggle's answer
+            return (NotThereError if code in (403, 404) else RefusedError)(text)
+        translated = (BusyError if code == 429 else UncertainError)(text)
         with contextlib.suppress(KeyError, ValueError, InvalidHeader):
-            judged.seconds = Retry().parse_retry_after(response.headers["Retry-After"])
-        return judged
+            translated.seconds = Retry().parse_retry_after(response.headers["Retry-After"])
+        return translated
 
 
-def request(kind: Callable[[], Any], **values: Any) -> Any:
-    """A request of the client's with these values; None leaves one out."""
-    made = kind()
+def request_for(method: Callable[[Any], Any], **values: Any) -> Any:
+    """Return a request of the type that the method's signature names, with these values."""
+    (parameter,) = inspect.signature(method).parameters.values()
+    return fill(parameter.annotation(), **values)
+
+
+def fill(message: Any, **values: Any) -> Any:
+    """Set a message's fields, leaving out those that are None, and return it."""
     for name, value in values.items():
         if value is not None:
-            setattr(made, name, value)
-    return made
+            setattr(message, name, value)
+    return message

@@ -1,11 +1,11 @@
-"""The calls on a competition: its files, and the submissions to it."""
+"""Calls on a competition: its files and its submissions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humanpref.kaggle.service.client import Client, UncertainError, request
+from humanpref.kaggle.service.client import Client, UncertainError, request_for
 
 
 @dataclass(frozen=True)
@@ -20,24 +20,21 @@ class Submission:
 
 
 def download_files(client: Client, competition: str, path: Path) -> None:
-    """Fetch the zip with all of the competition's files."""
-    from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
-
-    asked = request(ApiDownloadDataFilesRequest, competition_name=competition)
+    """Download the zip of all the competition's files."""
     method = client.competitions.download_data_files
-    client.download(competition, path, lambda: method(asked))
+    request = request_for(method, competition_name=competition)
+    client.download(competition, path, lambda: method(request))
 
 
 def submit_kernel(
     client: Client, competition: str, kernel: str, version: int, file: str, description: str
-) -> tuple[int, str]:
-    """Submit a kernel's version; give the submission's number, 0 where there is none, and Kaggle's
-    words. Sent once."""
-    from kagglesdk.competitions.types.competition_api_service import ApiCreateCodeSubmissionRequest
-
+) -> int:
+    """Submit a kernel's version, once, and return the submission's number."""
     owner, slug = kernel.split("/")
-    asked = request(
-        ApiCreateCodeSubmissionRequest,
+    what = f"{kernel} version {version}"
+    answer = client.call(
+        what,
+        client.competitions.create_code_submission,
         competition_name=competition,
         kernel_owner=owner,
         kernel_slug=slug,
@@ -45,41 +42,32 @@ def submit_kernel(
         file_name=file,
         submission_description=description,
     )
-    what = f"{kernel} version {version}"
-    method = client.competitions.create_code_submission
-    answer = client.call(what, method, asked)
-    if not (answer.ref or answer.message):
-        raise UncertainError(f"{what}: Kaggle's answer does not say whether it was submitted")
-    return answer.ref, client.clean(answer.message)
+    if not answer.ref:
+        raise UncertainError(
+            f"{what}: expected the submission's number from Kaggle, got "
+            f"{client.clean(answer.message) or 'nothing'}"
+        )
+    return answer.ref
 
 
 def get_submission(client: Client, ref: int) -> Submission:
-    """One submission by its number."""
-    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
-
+    """Return the submission with this number."""
     method = client.competitions.get_submission
-    asked = request(ApiGetSubmissionRequest, ref=ref)
-    return _submission(client, client.read(f"submission {ref}", method, asked))
+    return _submission(client, client.read(f"submission {ref}", method, ref=ref))
 
 
 def list_submissions(client: Client, competition: str) -> Iterator[Submission]:
-    """All submissions of the user's team, the newest first."""
-    from kagglesdk.competitions.types.competition_api_service import ApiListSubmissionsRequest
-
-    asked = request(ApiListSubmissionsRequest, competition_name=competition)
+    """Yield all submissions of the user's team, the newest first."""
     method = client.competitions.list_submissions
-    for answer in client.pages(competition, method, asked):
-        for found in answer.submissions or ():
-            yield _submission(client, found)
+    for page in client.pages(competition, method, competition_name=competition):
+        for answer in page.submissions or ():
+            yield _submission(client, answer)
 
 
 def submissions_left(client: Client, competition: str) -> int | None:
-    """How many submissions Kaggle would still take today; None where it does not tell."""
-    from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionLimitsRequest
-
-    asked = request(ApiGetSubmissionLimitsRequest, competition_name=competition)
+    """Return how many more submissions Kaggle accepts today; None if it does not say."""
     method = client.competitions.get_submission_limits
-    answer = client.told(competition, method, asked)
+    answer = client.ask(competition, method, competition_name=competition)
     return answer and answer.num_allowed_now
 
 

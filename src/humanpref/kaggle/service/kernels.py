@@ -1,98 +1,97 @@
-"""The calls on Kaggle's kernels: save one, which starts its run, and what became of the run."""
+"""Calls on Kaggle's kernels: save one, which starts its run; read the run's state and output."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from humanpref.files import read_json
-from humanpref.kaggle.service.client import Client, RefusedError, UncertainError, request
+from humanpref.kaggle.service.client import Client, RefusedError, UncertainError
 
 FAILED = ("ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
-"""The states of a kernel's run that end it without success."""
+"""The states in which a run ends without success."""
 SOURCES = ("dataset", "competition", "kernel", "model")
 """The kinds of sources that a kernel mounts."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What the service has of a kernel: its current version."""
+    """A kernel's current version at Kaggle, its code, and the sources that it mounts."""
 
     version: int
-    source: str
+    code: str
     sources: frozenset[str]
-    """The datasets, competitions, kernels and models that it mounts."""
 
 
-@dataclass(frozen=True)
-class Saved:
-    """The answer to a kernel's push: its version, and the sources that Kaggle left out."""
+def save_kernel(client: Client, folder: Path, ref: str) -> int:
+    """Push a staged kernel, once, which starts its run, and return its version.
 
-    ref: str
-    version: int
-    invalid: tuple[str, ...]
-
-
-def save_kernel(client: Client, folder: Path) -> Saved:
-    """Push a staged kernel, which starts its run. Sent once."""
-    ref = read_json(folder / "kernel-metadata.json")["id"]
-    answer = client.call(ref, lambda: client.api.kernels_push(str(folder)))
+    Raises
+    ------
+    RefusedError
+        If Kaggle refused it, saved it under another name, or left out some of its sources.
+    """
+    answer = client.run(ref, lambda: client.api.kernels_push(str(folder)))
     if answer.error:
-        raise RefusedError(f"{ref}: Kaggle did not take the kernel: {client.reason(answer.error)}")
+        raise RefusedError(f"{ref}: Kaggle refused the kernel: {client.clean(answer.error)}")
     if not (answer.ref and answer.version_number):
-        raise UncertainError(f"{ref}: Kaggle's answer does not say what it saved")
+        raise UncertainError(f"{ref}: Kaggle's answer does not name the saved version")
+    saved = "/".join(answer.ref.split("/")[-2:])
+    if saved != ref:
+        raise RefusedError(
+            f"{ref}: Kaggle made another kernel, {saved}, from its title; correct title or id"
+        )
     invalid = [
         f"{kind} {source}"
         for kind in SOURCES
         for source in getattr(answer, f"invalid_{kind}_sources") or ()
     ]
-    return Saved("/".join(answer.ref.split("/")[-2:]), answer.version_number, tuple(invalid))
+    if invalid:
+        raise sources_left_out(ref, answer.version_number, invalid)
+    return answer.version_number
+
+
+def sources_left_out(ref: str, version: int, sources: Iterable[str]) -> RefusedError:
+    """The error for a version that Kaggle saved without some of its sources."""
+    return RefusedError(
+        f"{ref}: Kaggle saved version {version} without {', '.join(sources)}: it does not exist, "
+        "or you have not accepted its terms; correct that and push again"
+    )
 
 
 def get_kernel(client: Client, ref: str) -> Kernel | None:
-    """The kernel's current version; None where there is no such kernel."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-
-    asked = _request(ApiGetKernelRequest, ref)
-    answer = client.find(ref, client.kernels.get_kernel, asked)
+    """Return the kernel's current version; None if there is no such kernel."""
+    answer = client.find(ref, client.kernels.get_kernel, **_names(ref))
     if answer is None:
         return None
-    found = answer.metadata
+    metadata = answer.metadata
     sources = frozenset(
-        source for kind in SOURCES for source in getattr(found, f"{kind}_data_sources") or ()
+        source for kind in SOURCES for source in getattr(metadata, f"{kind}_data_sources") or ()
     )
-    return Kernel(found.current_version_number or 0, answer.blob.source or "", sources)
+    return Kernel(metadata.current_version_number or 0, answer.blob.source or "", sources)
 
 
 def run_status(client: Client, ref: str) -> tuple[str, str]:
-    """The state of the kernel's latest run (QUEUED, RUNNING, COMPLETE, ERROR, …), and what Kaggle
-    says of a failure."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelSessionStatusRequest
-
-    asked = _request(ApiGetKernelSessionStatusRequest, ref)
-    answer = client.read(ref, client.kernels.get_kernel_session_status, asked)
+    """Return the state of the kernel's latest run (QUEUED, RUNNING, COMPLETE, ERROR, …) and
+    Kaggle's reason for a failure."""
+    answer = client.read(ref, client.kernels.get_kernel_session_status, **_names(ref))
     return answer.status.name, client.clean(answer.failure_message or "")
 
 
-def run_output(client: Client, ref: str) -> tuple[list[tuple[str, str]], str]:
-    """Names and addresses of the files that the kernel's latest run left, and its log as text."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
-
-    asked = _request(ApiListKernelSessionOutputRequest, ref)
-    files, log = [], ""
-    method = client.kernels.list_kernel_session_output
-    for answer in client.pages(ref, method, asked):
-        files += [(file.file_name, file.url) for file in answer.files or ()]
-        log = log or _log_text(answer.log or "")
+def run_output(client: Client, ref: str) -> tuple[dict[str, str], str]:
+    """Return the addresses of the latest run's files by name, and its log as text."""
+    files, log = {}, ""
+    for page in client.pages(ref, client.kernels.list_kernel_session_output, **_names(ref)):
+        files |= {file.file_name: file.url for file in page.files or ()}
+        log = log or _log_text(page.log or "")
     return files, log
 
 
 def download_output(client: Client, url: str, path: Path) -> None:
-    """Fetch a file from the address that Kaggle gave for it; no credentials are sent there."""
+    """Download a file from the address that Kaggle gave; no credentials are sent there."""
     import requests
 
-    def start() -> Any:
+    def start() -> requests.Response:
         response = requests.get(url, stream=True)
         response.raise_for_status()
         return response
@@ -101,25 +100,21 @@ def download_output(client: Client, url: str, path: Path) -> None:
 
 
 def gpu_hours(client: Client) -> tuple[float, float] | None:
-    """Hours of GPU used and allowed this week; None where Kaggle does not tell."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetAcceleratorQuotaStatisticsRequest
-
-    method = client.kernels.get_accelerator_quota_statistics
-    answer = client.told("GPU quota", method, ApiGetAcceleratorQuotaStatisticsRequest())
+    """Return the GPU hours used and allowed this week; None if Kaggle does not say."""
+    answer = client.ask("GPU quota", client.kernels.get_accelerator_quota_statistics)
     quota = answer and answer.gpu_quota
-    if quota is None or quota.time_used is None or quota.total_time_allowed is None:
+    if not quota or None in (quota.time_used, quota.total_time_allowed):
         return None
-    used, allowed = quota.time_used, quota.total_time_allowed
-    return used.total_seconds() / 3600, allowed.total_seconds() / 3600
+    return quota.time_used.total_seconds() / 3600, quota.total_time_allowed.total_seconds() / 3600
 
 
-def _request(kind: Callable[[], Any], ref: str) -> Any:
+def _names(ref: str) -> dict[str, Any]:
     owner, slug = ref.split("/")
-    return request(kind, user_name=owner, kernel_slug=slug)
+    return {"user_name": owner, "kernel_slug": slug}
 
 
 def _log_text(log: str) -> str:
-    """A kernel's log as it was printed: Kaggle keeps it as a JSON list of pieces."""
+    """Return a kernel's log as it was printed; Kaggle keeps it as a JSON list of pieces."""
     try:
         return "".join(piece["data"] for piece in json.loads(log))
     except (ValueError, TypeError, KeyError):

@@ -1,21 +1,20 @@
-"""What was pushed and submitted from here: `.humanpref/pushes.json`, written whole before and after
-each remote call.
+"""The record of what was sent to Kaggle from a folder: `.humanpref/pushes.json`, written whole
+before and after each call.
 
-One entry for the latest push of each folder of a bundle (`dataset`, `weights-NAME`, `train`,
-`infer`), and one for the latest `submission`. Its `state` is
+It has one entry for the latest push of each folder of a bundle (`dataset`, `weights-NAME`, `train`,
+`infer`), and one for the latest `submission`. The `state` of an entry is
 
-- `starting`: nothing was sent yet; what was pushed of the bundle before is out of date;
-- `sending`: the call is being made. Found so at the start, it may have arrived or not, and the
-  service has to be asked;
-- `done`: it arrived, and the entry says as what (`version`, or the submission's `number`);
-- `refused`: it did not, or not as it was meant;
-- `failed`: of a submission, that it could not be scored.
+- `starting`: nothing was sent yet, but earlier pushes are out of date;
+- `sending`: the call is being made. If it still stands there at the start of a command, the call
+  may have succeeded or not: ask Kaggle;
+- `done`: it succeeded, as the entry's `version` or, for a submission, `number`;
+- `refused`: it failed, or Kaggle made something else of it;
+- `failed`: the submission could not be scored.
 
-`manifest` is the digest of the wheel dataset's manifest in the bundle that an entry was pushed
-from, `inputs` what a kernel then mounted of what was pushed from here: a dataset by the digest of
-its manifest, a kernel by its version.
+`manifest` is the digest of the manifest of the bundle that an entry was pushed from. `inputs` are
+the sources that a kernel mounted: a dataset by the digest of its manifest, a kernel by its version.
 
-An entry has no addresses of uploads and no credentials.
+An entry holds no addresses of uploads and no credentials.
 """
 
 import contextlib
@@ -25,10 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.files import read_json, write_json
+from humanpref.kaggle.service.client import BusyError, RefusedError
 from humanpref.schema import InputError
 
 FORMAT = 1
 FOLDER = ".humanpref"
+SUBMISSION = "submission"
 
 
 class Records:
@@ -37,79 +38,85 @@ class Records:
     Raises
     ------
     InputError
-        If the file is there and is not such a file.
+        If the file exists but is not a record of pushes.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FOLDER / "pushes.json"
-        self._entries: dict[str, dict[str, Any]] = {}
+        self.entries: dict[str, dict[str, Any]] = {}
+        """The entries by name; change them by `write` and `update`."""
         if self.path.exists():
             values = read_json(self.path)
-            if (
-                not isinstance(values, dict)
-                or values.pop("format", None) != FORMAT
-                or not _are_entries(values)
+            if not (
+                isinstance(values, dict)
+                and values.pop("format", None) == FORMAT
+                and all(isinstance(entry, dict) and "state" in entry for entry in values.values())
             ):
                 raise InputError(
-                    f"{self.path}: expected the record of pushes, format {FORMAT}; move it out of "
-                    "the way"
+                    f"{self.path}: expected a record of pushes, format {FORMAT}; move it away"
                 )
-            self._entries = values
+            self.entries = values
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        """The entry of that name; empty where there is none."""
-        return dict(self._entries.get(name, {}))
+        """The entry of that name; empty if there is none."""
+        return self.entries.get(name, {})
 
-    def items(self) -> list[tuple[str, dict[str, Any]]]:
-        """All entries by name."""
-        return [(name, dict(entry)) for name, entry in self._entries.items()]
+    def pushes(self) -> dict[str, dict[str, Any]]:
+        """Return the entries of datasets and kernels by name."""
+        return {name: entry for name, entry in self.entries.items() if name != SUBMISSION}
 
     def latest(self) -> list[str]:
-        """The pushes that belong together: those of the last bundle that are not out of date, and
-        what they mount."""
-        pushed = {name: entry for name, entry in self.items() if name != "submission"}
-        mine = {name: entry for name, entry in pushed.items() if not self.outdated(name)}
-        mounted = {source for entry in mine.values() for source in entry.get("inputs", ())}
-        return [name for name, entry in pushed.items() if name in mine or entry["ref"] in mounted]
+        """Return the names of the pushes of the last bundle, without those that are out of date,
+        and of what they mount."""
+        pushes = self.pushes()
+        current = {name: entry for name, entry in pushes.items() if not self.outdated(name)}
+        mounted = {source for entry in current.values() for source in entry.get("inputs", ())}
+        return [name for name in pushes if name in current or pushes[name]["ref"] in mounted]
 
     def outdated(self, name: str) -> str:
-        """What was pushed after the entry, and so is not in it: the last bundle's dataset, or a
-        source that a kernel mounts."""
+        """Return what was pushed after the entry and so is not in it: the last bundle's dataset or
+        a source that a kernel mounts; empty if the entry is up to date."""
         entry, dataset = self[name], self["dataset"]
         if dataset and entry.get("manifest") != dataset["digest"]:
             return dataset["ref"]
-        for other_name, other in self.items():
-            was = entry.get("inputs", {}).get(other["ref"])
-            if (
-                was is not None
-                and other_name != "submission"
-                and (other["state"], identity(other)) != ("done", was)
-            ):
+        inputs = entry.get("inputs", {})
+        for other in self.pushes().values():
+            current = other["state"] == "done" and inputs.get(other["ref"]) == identity(other)
+            if other["ref"] in inputs and not current:
                 return other["ref"]
         return ""
 
-    def starting(self, name: str, **entry: Any) -> None:
-        """Write down what is going to be sent, in the earlier entry's place."""
-        self._entries[name] = {**entry, "state": "starting"}
-        self._write()
+    def has(self, name: str, state: str, **values: Any) -> bool:
+        """Whether the entry of that name has this state and these values."""
+        return self[name].items() >= {"state": state, **values}.items()
 
-    def sending(self, name: str, **entry: Any) -> None:
-        """Write down what is about to be sent, in the earlier entry's place."""
-        self._entries[name] = {**entry, "state": "sending"}
-        self._write()
+    def write(self, name: str, state: str, **values: Any) -> None:
+        """Replace the entry of that name."""
+        self.entries[name] = {**values, "state": state}
+        self.path.parent.mkdir(exist_ok=True)
+        write_json(self.path, {"format": FORMAT, **self.entries})
 
-    def became(self, name: str, state: str, **values: Any) -> None:
-        """Write down what became of it."""
-        self._entries[name] = {**self._entries[name], "state": state, **values}
-        self._write()
+    def update(self, name: str, **values: Any) -> None:
+        """Change these values of an entry."""
+        self.write(name, **{**self[name], **values})
+
+    @contextlib.contextmanager
+    def sending(self, name: str, **values: Any) -> Iterator[None]:
+        """Replace the entry by one that is being sent in the block; record if Kaggle refuses it."""
+        self.write(name, "sending", **values)
+        try:
+            yield
+        except (BusyError, RefusedError):
+            self.update(name, state="refused")
+            raise
 
     def require(self, name: str, command: str) -> dict[str, Any]:
-        """The entry of that name, which has to be done.
+        """Return the entry of that name.
 
         Raises
         ------
         InputError
-            If it is not.
+            If there is none, or it is not done; names the `command` to run.
         """
         entry = self[name]
         if entry.get("state") != "done":
@@ -122,35 +129,24 @@ class Records:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other commands out that would send something; the lock ends with the process,
-        however it ends."""
+        """Keep out other commands that would send something; the lock ends with the process."""
         self.path.parent.mkdir(exist_ok=True)
         with open(self.path.with_name("lock"), "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
-                    f"{self.path.parent}: another humanpref kaggle command is at work here; wait "
+                    f"{self.path.parent}: another humanpref kaggle command is running here; wait "
                     "for it"
                 ) from None
             yield
 
-    def _write(self) -> None:
-        self.path.parent.mkdir(exist_ok=True)
-        write_json(self.path, {"format": FORMAT, **self._entries})
-
 
 def identity(entry: dict[str, Any]) -> Any:
-    """What tells one push of a dataset, or of a kernel, from another."""
+    """Return what distinguishes one push of a dataset or kernel from another."""
     return entry["digest"] if "marker" in entry else entry.get("version")
 
 
 def describe(entry: dict[str, Any]) -> str:
-    """What an entry is of: its name, and its version where Kaggle told it."""
+    """Return an entry's reference, and its version if Kaggle told it."""
     return f"{entry['ref']} version {entry['version']}" if entry.get("version") else entry["ref"]
-
-
-def _are_entries(values: dict[str, Any]) -> bool:
-    return all(
-        isinstance(entry, dict) and {"ref", "state"} <= entry.keys() for entry in values.values()
-    )

@@ -1,4 +1,4 @@
-"""What the Kaggle client sends: bounded in time, seen, and nothing printed."""
+"""Limits on what the Kaggle client sends: bounded in time, observed, nothing printed."""
 
 import contextlib
 import io
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 READ_SECONDS = 60
-"""At most so long without a byte: of an answer, or of one piece of a download."""
+"""Longest time without a byte: of an answer, or of one piece of a download."""
 
 
 @dataclass
-class Wire:
-    """What went over it in a call: whether anything was sent, and the last answer."""
+class Traffic:
+    """The traffic of a block: whether anything was sent, and the last answer."""
 
     used: bool = False
     response: Any = None
 
 
 @contextlib.contextmanager
-def guarded(seconds: float) -> Iterator[Wire]:
-    """Bound what the client does in the block, and drop what it prints.
+def guarded(seconds: float) -> Iterator[Traffic]:
+    """Limit the time that the client's requests take in the block, and drop what it prints.
 
-    The client gives none of its requests a time limit, those inside its own methods among them, so
-    the limit of one read is set where all of them pass. The limit of the whole block is an alarm;
-    it comes again, since the client's uploads take any error for a reason to try once more.
+    The client sets no time limit on its requests, not even inside its own methods, so the limit of
+    one read is set where all of them pass. An alarm limits the whole block; it repeats, because
+    the client's uploads retry after any error.
     """
     from requests.adapters import HTTPAdapter
 
@@ -34,17 +34,17 @@ def guarded(seconds: float) -> Iterator[Wire]:
 
     def send(adapter: HTTPAdapter, request: Any, **options: Any) -> Any:
         options["timeout"] = options.get("timeout") or READ_SECONDS
-        wire.used, wire.response = True, None
-        wire.response = unbounded(adapter, request, **options)
-        return wire.response
+        traffic.used, traffic.response = True, None
+        traffic.response = unbounded(adapter, request, **options)
+        return traffic.response
 
-    wire = Wire()
+    traffic = Traffic()
     unbounded, HTTPAdapter.send = HTTPAdapter.send, send
     handler = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            yield wire
+            yield traffic
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)

@@ -1,0 +1,113 @@
+"""What the training kernel calls: the run's configuration, what an earlier version left, and the
+status that it writes."""
+
+import json
+
+import pytest
+
+from humanpref.config import load_config
+from humanpref.files import read_json, write_json
+from humanpref.kaggle.contract import UNFINISHED, KernelRun
+from humanpref.kaggle.runtime import launch
+from humanpref.kaggle.runtime.train import resolve, resume_earlier_run, train
+from humanpref.runs.train import RUN_FILE, partial_of
+from humanpref.schema import InputError
+
+from ..tree import Tree
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return Tree(tmp_path / "kaggle")
+
+
+def leave(folder, run, text):
+    """What an earlier version of the kernel left in a folder."""
+    folder.mkdir(parents=True)
+    write_json(folder / RUN_FILE, run)
+    (folder / "weights").write_text(text)
+
+
+def test_the_artifact_and_the_status_of_a_training(tree):
+    write_json(tree.working / "status.json", {"manifest": "abc"})
+    train(tree.input, tree.working, {"preset": "prior"}, install_seconds=2.5)
+    status = read_json(tree.working / "status.json")
+    assert (status["manifest"], status["finished"], status["degraded"]) == ("abc", True, [])
+    assert status["seconds"]["install"] == 2.5
+    assert status["seconds"]["train"] > 0
+    assert status["peak_memory_bytes"] > 0
+    assert (tree.working / status["artifact"] / "artifact.json").is_file()
+    assert status["prior"] == pytest.approx(list(tree.rates), abs=0.05)
+
+
+def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog):
+    orders = []
+    monkeypatch.setattr(launch, "train", lambda *order: orders.append(order))
+    run = {"preset": "sparse", "folds": 2, "train_seconds": 600.0}
+    train(tree.input, tree.working, run, install_seconds=100)
+    ((config, rows, out, folds, seconds),) = orders
+    assert (config, rows) == (load_config("sparse"), tree.competition / "train.csv")
+    assert (out, folds) == (tree.working / "artifact", 2)
+    assert 400 < seconds < 500
+    status = read_json(tree.working / "status.json")
+    assert status["finished"] is False
+    assert status["degraded"] == ["it ran out of time before it had an artifact"]
+    assert "artifact" not in status
+    assert UNFINISHED in caplog.text
+    assert str(partial_of(out)) in caplog.text
+
+
+def test_an_artifact_that_an_earlier_version_left_is_not_trained_again(tree, monkeypatch):
+    train(tree.input, tree.working, {"preset": "prior"})
+    left = tree.working / "artifact"
+    tree.kernel.parent.mkdir(parents=True)
+    left.rename(tree.kernel.parent / "artifact")
+    monkeypatch.delattr(launch, "train")
+    train(tree.input, tree.working, {"preset": "prior"})
+    assert (left / "artifact.json").is_file()
+
+
+def test_an_artifact_comes_before_unfinished_work(tmp_path):
+    run, out = {"folds": 2}, tmp_path / "working" / "artifact"
+    leave(tmp_path / "input" / "a" / "artifact.partial", run, "unfinished")
+    leave(tmp_path / "input" / "b" / "artifact", run, "finished")
+    resume_earlier_run(run, tmp_path / "input", out)
+    assert (out / "weights").read_text() == "finished"
+    assert not partial_of(out).exists()
+
+
+def test_unfinished_work_is_resumed(tmp_path, caplog):
+    run, out = {"folds": 2}, tmp_path / "working" / "artifact"
+    leave(tmp_path / "input" / "a" / "artifact.partial", {"folds": 3}, "of another run")
+    leave(tmp_path / "input" / "b" / "deeper" / "artifact.partial", run, "unfinished")
+    resume_earlier_run(run, tmp_path / "input", out)
+    assert not out.exists()
+    assert (partial_of(out) / "weights").read_text() == "unfinished"
+    assert "a/artifact.partial: of another configuration or other rows; ignored" in caplog.text
+
+
+def test_nothing_to_resume(tmp_path):
+    out = tmp_path / "artifact"
+    leave(tmp_path / "input" / "artifact", {"folds": 3}, "of another run")
+    leave(tmp_path / "input" / "other", {"folds": 2}, "of another name")
+    resume_earlier_run({"folds": 2}, tmp_path / "input", out)
+    assert not out.exists()
+    assert not partial_of(out).exists()
+
+
+def test_the_time_for_gradient_descent(tmp_path):
+    def seconds(*arguments, **options):
+        return resolve(KernelRun("tiny", *arguments, **options), tmp_path).training.seconds
+
+    assert seconds() == pytest.approx(0.85 * 11.5 * 3600)
+    assert seconds(folds=5, train_seconds=1000) == pytest.approx(170)
+    assert seconds(("training.seeds=2",)) == pytest.approx(0.85 * 11.5 * 1800)
+    assert seconds(("training.seconds=60",)) == 60
+
+
+def test_a_packed_backbone_is_checked(tmp_path):
+    folder = tmp_path / "weights" / "some-model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({}))
+    with pytest.raises(InputError, match="expected the manifest with SHA-256 abc, got none"):
+        resolve(KernelRun("tiny", (), "some-model", "abc"), tmp_path)
