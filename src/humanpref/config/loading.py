@@ -1,13 +1,12 @@
 """From presets, TOML files and `section.key=value` overrides to a configuration."""
 
+import contextlib
 import difflib
 import logging
 import shlex
 import tomllib
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from humanpref.config.bounds import hints_of, parts_of
 from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys
@@ -15,6 +14,8 @@ from humanpref.config.neural import AdaptedOptions
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
+
+PRESETS = Path(__file__).parents[1] / "presets"
 
 ALIASES = {
     "lr": "learning_rate",
@@ -54,18 +55,19 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
         range.
     """
     family = _family(values.get("family"), source)
-    valid = valid_keys(family)
-    plain = {"family": family}
+    valid = ["family", "preset", *valid_keys(family)]
+    plain, sections = {}, {section: {} for section in SECTIONS}
     for key, value in values.items():
-        if key not in SECTIONS:
+        if key in SECTIONS:
+            sections[key] = _section(key, value, source)
+            for name in value:
+                _require_known(f"{key}.{name}", valid, family, source)
+        else:
             _require_known(key, valid, family, source)
             plain[key] = value
-            continue
-        for name in _section(key, value, source):
-            _require_known(f"{key}.{name}", valid, family, source)
     try:
-        sections = zip(SECTIONS, FAMILIES[family], strict=True)
-        return Config(**plain, **{name: kind(**values.get(name, {})) for name, kind in sections})
+        kinds = zip(SECTIONS, FAMILIES[family], strict=True)
+        return Config(**plain, **{name: kind(**sections[name]) for name, kind in kinds})
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -103,16 +105,15 @@ def load_config(
         raise InputError("name a preset (--preset NAME), or a family in the configuration file")
     values = {} if named is None else _read_preset(named) | {"preset": named}
     source = f"preset {named}" if file is None else str(file)
-    family = _family(values.get("family", from_file.get("family")), source)
-    if from_file.get("family", family) != family:
+    family = _family(from_file.get("family", values.get("family")), source)
+    if values.get("family", family) != family:
         raise InputError(
-            f"{file}: family {from_file['family']!r} does not fit preset {named} (family "
-            f"{family!r})"
+            f"{file}: family {family!r} does not fit preset {named} (family {values['family']!r})"
         )
     for key, value in from_file.items():
-        values[key] = (
-            {**values.get(key, {}), **_section(key, value, file)} if key in SECTIONS else value
-        )
+        if key in SECTIONS:
+            value = {**values.get(key, {}), **_section(key, value, source)}
+        values[key] = value
     for override in overrides:
         _apply(override, values, family)
     config = from_dict(values, f"{source} with --set" if overrides else source)
@@ -141,12 +142,8 @@ def member_words(text: str) -> tuple[str, None, list[str]]:
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package, sorted."""
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in _presets().iterdir()
-        if entry.name.endswith(".toml")
-    )
+    """Return the names of the presets that come with the package, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -165,17 +162,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid TOML ({error})") from None
 
 
-def _presets() -> Traversable:
-    return resources.files("humanpref") / "presets"
-
-
 def _read_preset(name: str) -> dict[str, Any]:
     names = preset_names()
     if name not in names:
         raise InputError(
             f"unknown preset {name!r}{_hint(name, names)}; the presets are {', '.join(names)}"
         )
-    return tomllib.loads((_presets() / f"{name}.toml").read_text(encoding="utf-8"))
+    return read_toml(PRESETS / f"{name}.toml")
 
 
 def _family(name: Any, source: str) -> str:
@@ -198,42 +191,28 @@ def _require_known(key: str, valid: list[str], family: str, source: str) -> None
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Name the valid key that `key` stands for elsewhere or looks most like; the right option in a
-    wrong section is found."""
-    last = key.rsplit(".", 1)[-1]
-
-    def likeness(name: str) -> tuple[float, float]:
-        own = name.rsplit(".", 1)[-1]
-        exact = (
-            1.0 if own == ALIASES.get(last) else difflib.SequenceMatcher(None, last, own).ratio()
-        )
-        return exact, difflib.SequenceMatcher(None, key, name).ratio()
-
-    nearest = max(valid, key=likeness)
-    # The section's name alone does not count: `model.x` is like every `model.y`.
-    return f" (did you mean {nearest!r}?)" if likeness(nearest)[0] >= 0.6 else ""
+    """Suggest the valid key that `key` stands for elsewhere or looks most like, whatever its
+    section."""
+    name = key.rpartition(".")[2]
+    options = [option.rpartition(".")[2] for option in valid]
+    nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1)
+    same_name = [full for full, option in zip(valid, options, strict=True) if option in nearest]
+    suggestion = difflib.get_close_matches(key, same_name, n=1, cutoff=0)
+    return f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
 
 
 def _apply(override: str, values: dict[str, Any], family: str) -> None:
     """Put one `section.key=value` among the values."""
-    key, equals, text = (part.strip() for part in override.partition("="))
+    key, equals, text = map(str.strip, override.partition("="))
     if not equals or not key:
         raise InputError(f"--set {override!r}: expected section.key=value")
-    _require_known(
-        key,
-        [name for name in valid_keys(family) if name not in ("family", "preset")],
-        family,
-        "--set",
-    )
+    _require_known(key, valid_keys(family), family, "--set")
     section, _, name = key.rpartition(".")
-    kind, _, _ = parts_of(hints_of(getattr(FAMILIES[family], section) if section else Config)[name])
+    options = getattr(FAMILIES[family], section) if section else Config
+    kind, _, _ = parts_of(hints_of(options)[name])
     value: Any = text
-    if kind in (bool, int, float) or getattr(kind, "__origin__", None) is tuple:
-        try:
+    if kind is not str and get_origin(kind) is not Literal:
+        with contextlib.suppress(tomllib.TOMLDecodeError):
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-    if section:
-        values[section] = {**values.get(section, {}), name: value}
-    else:
-        values[name] = value
+    target = values.setdefault(section, {}) if section else values
+    target[name] = value
