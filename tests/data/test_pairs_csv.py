@@ -153,7 +153,7 @@ def test_soft_labels_and_weights(read):
             csv_text(GOOD, changed(id="8"), GOOD),
             r"row 3 \(id '7'\): duplicate id, first seen in row 1",
         ),
-        (csv_text(changed(id="")), "row 1: column 'id' is empty"),
+        (csv_text(changed(id="")), "row 1: column 'id': expected printable text, got ''"),
         (csv_text([*GOOD, "-1"], header=HEADER + ",weight"), "column 'weight'"),
         (csv_text([*GOOD, "inf"], header=HEADER + ",weight"), "column 'weight'"),
         (
@@ -163,8 +163,8 @@ def test_soft_labels_and_weights(read):
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
         (HEADER + "\n", "a header without rows"),
-        (b"PK\x03\x04\xff\xfe\x00\x01", "not a text file in UTF-8"),
-        (b"\x00\x01\x02\x00", "not a text file"),
+        (b"PK\x03\x04\xff\xfe\x00\x01", "not UTF-8 text"),
+        (b"\x00\x01\x02\x00", "missing column 'id'"),
         (csv_text(GOOD)[:-20], "not a valid CSV"),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_model_column_alone_is_not_read_and_said(write_csv, column, caplog):
     other = {"model_a": "model_b", "model_b": "model_a"}[column]
     pairs = read_pairs(path)
     assert not {column, other} & set(pairs)
-    assert f"{path}: column {column!r} stands without {other!r} and is not read" in caplog.text
+    assert f"{path}: column {column!r} is not read without {other!r}" in caplog.text
     assert swap_pairs(pairs)["response_a"].tolist() == [("b",)]
 
 

@@ -13,7 +13,7 @@ from humanpref.schema import InputError
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition on an option's value, and its description for messages; part of an `Annotated`."""
+    """A condition on an option's value and its description; part of an `Annotated`."""
 
     expected: str
     holds: Callable[[Any], bool]

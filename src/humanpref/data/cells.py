@@ -1,6 +1,7 @@
 """Text cells from anywhere (a file, a caller's frame, JSON lines), read by one rule that is decided
 for all of them together."""
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -81,12 +82,12 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     elif not set(map(type, frame[ID])) <= {str}:
         if (empty := frame[ID].isna()).any():
             raise InputError(f"row {int(empty.argmax()) + 1}: column {ID!r} is empty")
-        # pandas makes 7.0 of a file's 7 where a column had a gap, or frames were joined.
+        # pandas turns a file's 7 into 7.0 where a column had a gap, or frames were joined.
         keys = [
-            int(key) if isinstance(key, float) and key.is_integer() else key
+            str(int(key) if isinstance(key, float) and key.is_integer() else key)
             for key in frame[ID].tolist()
         ]
-        frame = frame.assign(**{ID: pd.Series(list(map(str, keys)), dtype=object)})
+        frame = frame.assign(**{ID: pd.Series(keys, dtype=object)})
     cells = [frame[column].tolist() for column in texts]
     if all(map(_are_turns, cells)):
         return frame
@@ -98,8 +99,11 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
             except ValueError as error:
                 key = frame[ID].iat[number - 1]
                 raise InputError(f"row {number} (id {key!r}): column {column!r}: {error}") from None
-    made = {column: list(map(rule.turns, own)) for column, own in zip(texts, cells, strict=True)}
-    return frame.assign(**{column: pd.Series(own, dtype=object) for column, own in made.items()})
+    turns = {
+        column: pd.Series(map(rule.turns, own_cells), dtype=object)
+        for column, own_cells in zip(texts, cells, strict=True)
+    }
+    return frame.assign(**turns)
 
 
 def parsed_turns(cell: str) -> tuple[str, ...]:
@@ -148,13 +152,11 @@ def _forms(cell: Any) -> frozenset[str]:
     if isinstance(cell, str):
         if not cell or cell.strip() == "null":
             return frozenset((_JSON, _TEXT))
-        if cell.lstrip()[:1] != "[":
-            return frozenset((_TEXT,))
-        try:
-            parsed_turns(cell)
-        except ValueError:
-            return frozenset((_TEXT,))
-        return frozenset((_JSON,))
+        if cell.lstrip().startswith("["):
+            with contextlib.suppress(ValueError):
+                parsed_turns(cell)
+                return frozenset((_JSON,))
+        return frozenset((_TEXT,))
     if isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
         as_turns(list(cell))
         return frozenset((_TURNS,))
@@ -166,7 +168,7 @@ def _forms(cell: Any) -> frozenset[str]:
 
 
 def _is_missing(cell: Any) -> bool:
-    return cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell))
+    return pd.api.types.is_scalar(cell) and pd.isna(cell)
 
 
 def _are_turns(cells: list) -> bool:

@@ -5,7 +5,7 @@ import re
 from humanpref.text.features import WORD
 
 CHARACTERS = 1_000
-"""A text's language is told from its first characters."""
+"""How many characters of a text decide its language."""
 
 # A few of the commonest words that hardly occur in the other languages.
 _LANGUAGES = {
@@ -38,11 +38,11 @@ _SCRIPTS = {
 
 
 def language_of(turns: tuple[str, ...]) -> str | None:
-    """The language (for most scripts the script) that a conversation begins in; None without
+    """Return the language that a conversation begins in, for most scripts the script; None without
     letters or known words.
 
-    It knows the languages of `_LANGUAGES` only, and takes another in Latin or Cyrillic letters for
-    the nearest of them.
+    Only the languages of `_LANGUAGES` are known; another one in Latin or Cyrillic letters is taken
+    for the nearest of them.
     """
     text = "\n\n".join(turns)[:CHARACTERS]
     letters = {script: len(letter.findall(text)) for script, letter in _SCRIPTS.items()}
