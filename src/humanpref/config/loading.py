@@ -1,4 +1,4 @@
-"""From presets, TOML files and `section.key=value` overrides to a configuration."""
+"""Build a configuration from presets, TOML files and `section.key=value` overrides."""
 
 import contextlib
 import difflib
@@ -54,20 +54,33 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
         For an unknown key (with the nearest valid one), or a value of the wrong type or out of
         range.
     """
-    family = _family(values.get("family"), source)
-    valid = ["family", "preset", *valid_keys(family)]
-    plain, sections = {}, {section: {} for section in SECTIONS}
+    return _build(_flat(values, source), source)
+
+
+def _flat(values: dict[str, Any], source: object) -> dict[str, Any]:
+    """Return nested values by `section.key`."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        if key in SECTIONS:
-            sections[key] = _section(key, value, source)
-            for name in value:
-                _require_known(f"{key}.{name}", valid, family, source)
+        if key not in SECTIONS:
+            flat[key] = value
+        elif isinstance(value, dict):
+            flat |= {f"{key}.{name}": option for name, option in value.items()}
         else:
-            _require_known(key, valid, family, source)
-            plain[key] = value
+            raise InputError(f"{source}: [{key}] is a section, got {value!r}")
+    return flat
+
+
+def _build(flat: dict[str, Any], source: str) -> Config:
+    """Build a configuration from values by `section.key`."""
+    family = _family(flat.get("family"), source)
+    sections: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
+    for key, value in flat.items():
+        _require_known(key, ["family", "preset", *valid_keys(family)], family, source)
+        section, _, name = key.rpartition(".")
+        sections[section][name] = value
     try:
         kinds = zip(SECTIONS, FAMILIES[family], strict=True)
-        return Config(**plain, **{name: kind(**sections[name]) for name, kind in kinds})
+        return Config(**sections[""], **{name: kind(**sections[name]) for name, kind in kinds})
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -97,31 +110,23 @@ def load_config(
     >>> load_config("tiny", overrides=["training.epochs=3"]).training.epochs
     3
     """
-    from_file = {} if file is None else read_toml(Path(file))
+    from_file = {} if file is None else _flat(read_toml(Path(file)), file)
     named = from_file.pop("preset", preset)
     if not isinstance(named, str | None) or preset not in (None, named):
         raise InputError(f"{file}: option preset: expected {preset or 'a name'!r}, got {named!r}")
     if named is None and "family" not in from_file:
         raise InputError("name a preset (--preset NAME), or a family in the configuration file")
-    values = {} if named is None else _read_preset(named) | {"preset": named}
     source = f"preset {named}" if file is None else str(file)
+    values = {} if named is None else _flat(_read_preset(named), source) | {"preset": named}
     family = _family(from_file.get("family", values.get("family")), source)
     if values.get("family", family) != family:
         raise InputError(
             f"{file}: family {family!r} does not fit preset {named} (family {values['family']!r})"
         )
-    for key, value in from_file.items():
-        if key in SECTIONS:
-            value = {**values.get(key, {}), **_section(key, value, source)}
-        values[key] = value
-    for override in overrides:
-        _apply(override, values, family)
-    config = from_dict(values, f"{source} with --set" if overrides else source)
+    # Set by the caller: the preset's own options may be meant for another method of a comparison.
+    chosen = from_file | dict(_parsed_override(override, family) for override in overrides)
+    config = _build(values | chosen, f"{source} with --set" if overrides else source)
     if isinstance(config.model, AdaptedOptions):
-        # Only of options set here: the preset's own may be meant for another method of a
-        # comparison.
-        chosen = {override.partition("=")[0].strip() for override in overrides}
-        chosen |= {f"model.{name}" for name in from_file.get("model", {})}
         for name in config.model.idle():
             if f"model.{name}" in chosen:
                 logger.warning(
@@ -131,7 +136,7 @@ def load_config(
 
 
 def member_words(text: str) -> tuple[str, None, list[str]]:
-    """The arguments of `load_config` for a blend's member: a preset, no file, and overrides."""
+    """Return the arguments of `load_config` for a member of a blend: preset, no file, overrides."""
     try:
         preset, *overrides = shlex.split(text)
     except ValueError as error:
@@ -179,12 +184,6 @@ def _family(name: Any, source: str) -> str:
     return name
 
 
-def _section(key: str, value: Any, source: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{source}: [{key}] is a section, got {value!r}")
-    return value
-
-
 def _require_known(key: str, valid: list[str], family: str, source: str) -> None:
     if key not in valid:
         raise InputError(f"{source}: unknown option {key!r} for family {family}{_hint(key, valid)}")
@@ -201,8 +200,8 @@ def _hint(key: str, valid: list[str]) -> str:
     return f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
 
 
-def _apply(override: str, values: dict[str, Any], family: str) -> None:
-    """Put one `section.key=value` among the values."""
+def _parsed_override(override: str, family: str) -> tuple[str, Any]:
+    """Return the key and the value of one `section.key=value`."""
     key, equals, text = map(str.strip, override.partition("="))
     if not equals or not key:
         raise InputError(f"--set {override!r}: expected section.key=value")
@@ -210,9 +209,7 @@ def _apply(override: str, values: dict[str, Any], family: str) -> None:
     section, _, name = key.rpartition(".")
     options = getattr(FAMILIES[family], section) if section else Config
     kind, _, _ = parts_of(hints_of(options)[name])
-    value: Any = text
     if kind is not str and get_origin(kind) is not Literal:
         with contextlib.suppress(tomllib.TOMLDecodeError):
-            value = tomllib.loads(f"value = {text}")["value"]
-    target = values.setdefault(section, {}) if section else values
-    target[name] = value
+            return key, tomllib.loads(f"value = {text}")["value"]
+    return key, text
