@@ -25,7 +25,9 @@ _HALF = "a lone surrogate (half a character)"
 _FIELD_LIMIT = 2**31 - 1
 
 
-def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = False) -> pd.DataFrame:
+def read_pairs(
+    path: str | Path, labels: bool | None = None, lenient: bool = False, weights: bool = False
+) -> pd.DataFrame:
     """Read a CSV in the competition's schema into a pairs frame (see `humanpref.schema`).
 
     The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null)
@@ -42,6 +44,8 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
     lenient : bool
         Take a text that is not such a list as it stands, as one turn, with a warning. For the
         inference kernel, where one odd row must not cost all others.
+    weights : bool
+        Read `weight` even if the labels are not read.
 
     Returns
     -------
@@ -57,7 +61,7 @@ def read_pairs(path: str | Path, labels: bool | None = None, lenient: bool = Fal
         label, weight or id that is not what it must be. The message names the file, the row
         (counted from 1 below the header), its id and the column.
     """
-    return _read(Path(path), labels, lenient=lenient)
+    return _read(Path(path), labels, lenient=lenient, weights=weights)
 
 
 class Fault(NamedTuple):
@@ -179,6 +183,7 @@ def _read(
     labels: bool | None,
     texts_required: bool = True,
     lenient: bool = False,
+    weights: bool = False,
     faults: list[Fault] | None = None,
 ) -> pd.DataFrame:
     """Read a file. Faults are appended to `faults` if there is such a list, and otherwise raised or
@@ -196,7 +201,7 @@ def _read(
         (missing,) = {*MODEL_COLUMNS} - {*models}
         logger.warning("%s: column %r is not read without %r", path, *models, missing)
         models = []
-    weight = [WEIGHT] if WEIGHT in places and LABEL_COLUMNS[0] in required else []
+    weight = [WEIGHT] if WEIGHT in places and (weights or LABEL_COLUMNS[0] in required) else []
     columns = {*required, *models, *weight}
     parsers = {column: parse for column, parse in _PARSERS.items() if column in columns}
     parser = _RowParser(places, parsers, lenient, remark=faults is not None)
