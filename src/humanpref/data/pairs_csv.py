@@ -234,9 +234,8 @@ def _read(
         raise InputError(
             f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {total:g}"
         )
-    logger.info(
-        "%s: %d rows%s", path, len(pairs), "" if LABEL_COLUMNS[0] in pairs else ", no labels read"
-    )
+    unread = ", labels not read" if LABEL_COLUMNS[0] in places else ", no labels"
+    logger.info("%s: %d rows%s", path, len(pairs), "" if LABEL_COLUMNS[0] in pairs else unread)
     return pairs
 
 

@@ -73,13 +73,13 @@ def preprocess(
     if processes is None:
         processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
     if processes > 1:
-        _pieces()  # raise for missing corpora once, not in every process
+        token_memo()  # raise for missing corpora once, not in every process
     work = functools.partial(_preprocess, variant=variant)
     return [text for part in in_parts(work, texts, processes) for text in part]
 
 
 def _preprocess(texts: list[str], variant: str) -> list[str]:
-    left_of, keep_spaces = _pieces().__getitem__, KEEP_SPACES[variant]
+    left_of, keep_spaces = token_memo().__getitem__, KEEP_SPACES[variant]
     cleaned = []
     for text in texts:
         text = _delete_quickly(text) if text.isascii() else text.lower()
@@ -94,7 +94,7 @@ def _delete_quickly(text: str) -> str:
     return text.encode().translate(_LOWER_ASCII, _DELETE_ASCII).decode()
 
 
-class _Pieces(dict[str, str]):
+class TokenMemo(dict[str, str]):
     """A memo from a lower-case piece of text without spaces to its tokens, joined by spaces."""
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class _Pieces(dict[str, str]):
 
 
 @functools.cache
-def _pieces() -> _Pieces:
+def token_memo() -> TokenMemo:
     """Make the memo, once in a process.
 
     Raises
@@ -179,7 +179,7 @@ def _pieces() -> _Pieces:
             ".zip)"
         )
     try:
-        return _Pieces()
+        return TokenMemo()
     except (LookupError, OSError, zipfile.BadZipFile) as error:
         raise InputError(
             f"NLTK's corpora ({', '.join(_CORPORA)}) cannot be read: {error}"
