@@ -130,9 +130,7 @@ def read_training_rows(
     facts: dict[str, Any] = {"file": Path(train_csv).name, "rows": len(pairs), "extra": []}
     excluded = [prompt_keys(read_pairs(path, labels=False)) for path in exclude_prompts]
     if excluded:
-        keys = np.concatenate(excluded)
-        pairs = pairs[~_has_prompt(pairs, keys)].reset_index(drop=True)
-        facts["excluded"] = facts["rows"] - len(pairs)
+        pairs = _without_prompts(pairs, excluded, facts)
         if pairs.empty:
             raise InputError(f"{train_csv}: the prompts of all its rows are excluded")
     for number, source in enumerate(extra, start=1):
@@ -140,26 +138,31 @@ def read_training_rows(
             raise InputError(
                 f"extra rows {source.path}: expected a positive weight, got {source.weight:g}"
             )
-        rows = read_pairs(source.path, labels=True)
-        rows[ID] = f"extra-{number}:" + rows[ID]
-        frame = _weighted(rows, source.weight)
+        frame = _weighted(read_pairs(source.path, labels=True), source.weight)
+        frame[ID] = f"extra-{number}:" + frame[ID]
         fact = {"file": Path(source.path).name, "weight": source.weight, "rows": len(frame)}
         if excluded:
-            frame = frame[~_has_prompt(frame, keys)]
-            fact["excluded"] = fact["rows"] - len(frame)
+            frame = _without_prompts(frame, excluded, fact)
         frames.append(frame)
         facts["extra"].append(fact)
-    if excluded:
-        logger.info(
-            "excluded prompts: %d of %d training rows and %d of %d extra rows are left out",
-            facts["excluded"],
-            facts["rows"],
-            sum(fact["excluded"] for fact in facts["extra"]),
-            sum(fact["rows"] for fact in facts["extra"]),
-        )
     empty = pairs[:0].reindex(columns=_COLUMNS)
     together = pd.concat(frames, ignore_index=True) if frames else empty
     return TrainingRows(pairs, labels_of(pairs), together, facts)
+
+
+def _without_prompts(
+    pairs: pd.DataFrame, excluded: list[np.ndarray], facts: dict[str, Any]
+) -> pd.DataFrame:
+    """Drop the rows of a file that have an excluded prompt, and count them in its facts."""
+    kept = pairs[~_has_prompt(pairs, np.concatenate(excluded))].reset_index(drop=True)
+    facts["excluded"] = len(pairs) - len(kept)
+    logger.info(
+        "%s: dropped %d of %d rows with excluded prompts",
+        facts["file"],
+        facts["excluded"],
+        len(pairs),
+    )
+    return kept
 
 
 def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
