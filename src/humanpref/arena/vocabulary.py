@@ -1,5 +1,5 @@
-"""What the arena is made of, read from `vocabulary.toml`: the chat models, the kinds of prompts,
-and the words. The file says what each table holds."""
+"""Read the chat models, the kinds of prompts and the words of the arena from `vocabulary.toml`,
+which describes each table."""
 
 import tomllib
 from importlib import resources

@@ -1,5 +1,5 @@
-"""Text cells from anywhere (a file, a caller's frame, JSON lines), read by one rule that is decided
-for all of them together."""
+"""Read text cells from anywhere (a file, a caller's frame, JSON lines) by one rule for all cells of
+a source."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ _TURNS, _JSON, _TEXT = "a list of turns", "a JSON list of strings", "a plain tex
 
 
 class CellRule:
-    """How the text cells of one frame or file are written: each cell that is seen narrows it.
+    """How the text cells of one frame or file are written; each cell seen narrows the choice.
 
     Lists, tuples and arrays of strings are turns. Strings that are all JSON lists of strings,
     `null` or empty are parsed as in a file. Strings of which none is such a list are one turn each,
@@ -33,8 +33,8 @@ class CellRule:
         self.place = ""
 
     def see(self, cell: Any, place: str) -> None:
-        """Take a cell into account. Raises ValueError (without its place) for one that is not
-        written like those before."""
+        """Take a cell into account. Raises ValueError (which does not name its place) for one that
+        is not written like the earlier ones."""
         forms = self.forms & _forms(cell)
         if not forms:
             expected = " or ".join(sorted(self.forms))
@@ -46,25 +46,25 @@ class CellRule:
             self.forms, self.place = forms, place
 
     def turns(self, cell: Any) -> tuple[str, ...]:
-        """The turns of a cell that was seen."""
+        """Return the turns of a cell that was seen."""
         if not isinstance(cell, str):
             return () if _is_missing(cell) else as_turns(list(cell))
         return parsed_turns(cell) if _JSON in self.forms else as_turns([cell])
 
 
 def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
-    """A caller's frame as a pairs frame: its texts by one `CellRule`, its ids as text, its rows
-    counted from 0.
+    """Return a caller's frame as a pairs frame: texts read by one `CellRule`, ids as strings, a
+    `RangeIndex`.
 
-    A frame of `read_pairs` comes back as it is, after a look that takes a tenth of a second for
-    57,477 rows. Other columns are left alone. Without `id`, as a column or as the index's name, the
-    rows are numbered.
+    A frame of `read_pairs` is returned unchanged; checking it takes a tenth of a second for 57,477
+    rows. Other columns are left alone. Rows without `id`, as a column or as the index's name, are
+    numbered from 1.
 
     Raises
     ------
     InputError
-        For a missing or repeated column, or a cell that is not what it must be; the message names
-        the row (from 1) and column.
+        For a missing or repeated column, or an invalid cell; the message names the row (from 1)
+        and the column.
     """
     if frame.index.name == ID and ID not in frame:
         frame = frame.reset_index()
@@ -107,8 +107,8 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
 
 
 def parsed_turns(cell: str) -> tuple[str, ...]:
-    """The turns of one cell of a file. Raises ValueError (without the place, which the caller
-    knows)."""
+    """Return the turns of one cell of a file. Raises ValueError; only the caller knows the
+    place."""
     if not cell:
         return ()
     try:
@@ -126,8 +126,8 @@ def parsed_turns(cell: str) -> tuple[str, ...]:
 
 
 def as_turns(turns: list) -> tuple[str, ...]:
-    """A list of strings and nulls as a pairs frame holds it. Raises ValueError (without the place)
-    for anything else in it."""
+    """Return a list of strings and nulls as a pairs frame holds it. Raises ValueError for any other
+    item; only the caller knows the place."""
     for i, turn in enumerate(turns, start=1):
         if turn is not None and not isinstance(turn, str):
             raise ValueError(
@@ -137,18 +137,18 @@ def as_turns(turns: list) -> tuple[str, ...]:
 
 
 def names(columns: object) -> str:
-    """The names of columns for a message."""
+    """Return the quoted names of columns for a message."""
     return ", ".join(repr(str(column)) for column in columns)
 
 
 def short(text: str, limit: int = 60) -> str:
-    """The beginning of a text, quoted, for a message."""
+    """Return the beginning of a text, quoted, for a message."""
     return repr(text if len(text) <= limit else text[:limit] + "…")
 
 
 def _forms(cell: Any) -> frozenset[str]:
-    """How a cell may be written. Raises ValueError (without the place) for what is no text and no
-    list of turns."""
+    """Return the forms that a cell may have. Raises ValueError for anything but a text or a list of
+    turns; only the caller knows the place."""
     if isinstance(cell, str):
         if not cell or cell.strip() == "null":
             return frozenset((_JSON, _TEXT))
@@ -172,7 +172,7 @@ def _is_missing(cell: Any) -> bool:
 
 
 def _are_turns(cells: list) -> bool:
-    """Whether cells are what a pairs frame holds: tuples of strings, without a lone surrogate."""
+    """Whether cells are as a pairs frame holds them: tuples of strings without lone surrogates."""
     turns = chain.from_iterable
     return (
         set(map(type, cells)) <= {tuple}

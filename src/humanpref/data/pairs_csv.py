@@ -1,4 +1,4 @@
-"""A CSV in the competition's schema to a pairs frame, and back."""
+"""Read a CSV in the competition's schema into a pairs frame, and write one."""
 
 import csv
 import json
@@ -31,19 +31,19 @@ def read_pairs(
     """Read a CSV in the competition's schema into a pairs frame (see `humanpref.schema`).
 
     The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null)
-    per turn. Null turns become empty strings, a null or empty cell a conversation without turns;
-    lone surrogates, which no encoder takes, become U+FFFD.
+    per turn. Null turns become empty strings, and a null or empty cell a conversation without
+    turns; lone surrogates, which no encoder accepts, become U+FFFD.
 
     Parameters
     ----------
     path : path
         UTF-8, with or without a byte-order mark.
     labels : bool, optional
-        True: the three label columns must be there. False: they are left out. None: they are read
-        if all three are there.
+        True: the three label columns are required. False: they are not read. None: they are read
+        if the file has them.
     lenient : bool
-        Take a text that is not such a list as it stands, as one turn, with a warning. For the
-        inference kernel, where one odd row must not cost all others.
+        Read a text that is not such a list as one turn, with a warning. For the inference kernel,
+        where one odd row must not cost all the others.
     weights : bool
         Read `weight` even if the labels are not read.
 
@@ -57,9 +57,9 @@ def read_pairs(
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, or holds no rows; a missing column; a cell,
-        label, weight or id that is not what it must be. The message names the file, the row
-        (counted from 1 below the header), its id and the column.
+        For a file that cannot be read, is not text, or holds no rows; a missing column; an invalid
+        text, label, weight or id. The message names the file, the row (counted from 1 below the
+        header), its id and the column.
     """
     return _read(Path(path), labels, lenient=lenient, weights=weights)
 
@@ -72,17 +72,16 @@ class Fault(NamedTuple):
     id: str
     kind: str
     """`fields`, `id`, `text`, `label`, `weight`: the row cannot be used as it is. `null`,
-    `surrogate`: it can."""
+    `surrogate`: it can be used."""
     fault: str
 
     def at(self, path: Path) -> str:
-        """The fault as one line that names its place."""
+        """Return the fault as one line that names its place."""
         return f"{path}: row {self.row}{f' (id {self.id!r})' if self.id else ''}: {self.fault}"
 
 
 def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read what can be read of a CSV in the competition's schema, and list what is odd about its
-    rows.
+    """Read the usable rows of a CSV in the competition's schema, and list the faults of all rows.
 
     Parameters
     ----------
@@ -92,25 +91,24 @@ def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
     Returns
     -------
     pairs : DataFrame
-        A pairs frame. A text that is no JSON list stands as one turn; rows with another fault than
-        that are left out.
+        A pairs frame. A text that is not a JSON list is one turn; rows with any other fault of
+        those that make a row unusable are left out.
     faults : list of Fault
-        In the order of the file; null turns and lone surrogates, which `read_pairs` mends, are
-        among them.
+        In the order of the file, with the null turns and lone surrogates that `read_pairs` mends
+        without a warning.
 
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, lacks a column, or holds no row that can be
-        used.
+        For a file that cannot be read, is not text, lacks a column, or holds no usable row.
     """
     faults: list[Fault] = []
     return _read(Path(path), None, lenient=True, faults=faults), faults
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Read `id` and the labels, hard or soft, from a CSV that may lack everything else (a
-    submission, say); texts if it has them.
+    """Read `id`, the labels, hard or soft, and the texts if there are any, from a CSV such as a
+    submission.
 
     Raises
     ------
@@ -264,7 +262,7 @@ def _remarks(column: str, cell: str) -> Iterator[tuple[str, str]]:
 
 
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
-    """Write a pairs frame as a CSV that `read_pairs` reads back as it is; whole or not at all, an
+    """Write a pairs frame as a CSV that `read_pairs` reads back unchanged, whole or not at all; an
     existing file is replaced."""
     pairs = as_pairs(pairs)
     columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
@@ -273,8 +271,8 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
         for column in TEXT_COLUMNS
     }
     with write_whole(path) as file:
-        # Quoted, all texts: Python before 3.13 leaves a carriage return bare, which ends a line
-        # when it is read.
+        # Quote all texts: Python before 3.13 leaves a carriage return unquoted, which would end the
+        # line on reading.
         written = pairs[columns].assign(**cells)
         written.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 

@@ -30,7 +30,7 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
     Raises
     ------
     ValueError
-        If the probabilities are not such: a defect of the model, never of the user's files.
+        If the probabilities are invalid: a defect of the model, never of the user's files.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (len(ids), 3):
@@ -51,8 +51,8 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
 
 
 def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
-    """What the competition would refuse in a submission: header, ids and their order, row count,
-    numbers, sums.
+    """List what the competition would reject in a submission: header, ids and their order, row
+    count, numbers, sums.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
     Returns
     -------
     list of str
-        One line per kind of fault, with the first row that has it; empty if there is none.
+        One line per kind of fault, with the first row that has it.
 
     Raises
     ------
