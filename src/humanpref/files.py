@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and digests of them."""
+"""Write files and folders whole or not at all, and compute digests of files."""
 
 import contextlib
 import hashlib
@@ -22,20 +22,15 @@ def _path_errors(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
         raise InputError(
             f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})"
         ) from None
 
 
 def is_main_process() -> bool:
-    """Whether this process writes: of those that `accelerate launch` started, one does."""
+    """Whether this process writes files: one of those that `accelerate launch` starts does."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _real(path: Path) -> Path:
-    """Where a symbolic link leads: it stays, and what it points to is replaced."""
-    return Path(os.path.realpath(path))
 
 
 STREAMS = frozenset(map(Path, ("/dev/stdout", "/dev/null")))
@@ -45,14 +40,13 @@ STREAMS = frozenset(map(Path, ("/dev/stdout", "/dev/null")))
 def _check_file(path: Path) -> None:
     """Raise InputError for a folder, a device or anything else that is not a file."""
     if path.exists() and not path.is_file():
-        raise InputError(
-            f"{path}: cannot be written ({'is a folder' if path.is_dir() else 'is not a file'})"
-        )
+        kind = "is a folder" if path.is_dir() else "is not a file"
+        raise InputError(f"{path}: cannot be written ({kind})")
 
 
 def _check_folder(folder: Path, path: Path) -> None:
-    """Check that files can be made in the folder of `path`, by making one: rights do not say
-    everything (/proc)."""
+    """Check that files can be made in the folder of `path` by making one: permissions alone do not
+    tell (/proc)."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -62,83 +56,82 @@ def _check_folder(folder: Path, path: Path) -> None:
         ) from None
 
 
+def _check_outside(path: Path, inputs: Iterable[str | Path]) -> None:
+    for source in inputs:
+        if path.resolve().is_relative_to(Path(source).resolve()):
+            raise InputError(f"{path}: lies in {source}, which is read; name a place outside it")
+
+
 def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a file can be written at `path`, and that it is none of the
-    `inputs`, nor in one.
+    """Check, before hours of work, that a file can be written at `path`, and that it is neither one
+    of the `inputs` nor inside one.
 
     Raises
     ------
     InputError
-        If it cannot, or is.
+        If a check fails.
     """
     path = Path(path)
     with _path_errors(path):
         if path in STREAMS:
             return
         _check_file(path)
-        _check_folder(_real(path).parent, path)
+        _check_folder(path.resolve().parent, path)
         if any(path.exists() and Path(other).exists() and path.samefile(other) for other in inputs):
             raise InputError(f"{path}: is also the input, which it would replace")
         _check_outside(path, inputs)
 
 
-def _check_outside(path: Path, folders: Iterable[str | Path]) -> None:
-    for folder in folders:
-        if _real(path).is_relative_to(_real(Path(folder))):
-            raise InputError(f"{path}: lies in {folder}, which is read; name a place outside it")
-
-
 def _prefix(path: Path) -> str:
-    """The prefix of temporary names beside `path`: not its whole name, which may be the longest
-    allowed."""
+    """Return the prefix of temporary names beside `path`; the whole name may leave no room for a
+    suffix."""
     return f".{path.name[:40]}."
 
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[TextIO]:
-    """Open a UTF-8 text file beside `path` that takes its place when the block ends well, and is
-    gone when it does not.
+    """Open a temporary UTF-8 text file that replaces `path` when the block succeeds and is removed
+    when it fails.
 
-    Where `path` is a symbolic link, what it points to is replaced; `STREAMS` are written into. What
-    UTF-8 cannot hold (names of files in another encoding) becomes an escape, which JSON reads.
+    If `path` is a symbolic link, its target is replaced; `STREAMS` are written into. Characters
+    that UTF-8 cannot encode (file names in another encoding) are escaped, as JSON reads them.
 
     Raises
     ------
     InputError
-        If the folder is not there or cannot be written.
+        If the folder does not exist or cannot be written.
     """
     path = Path(path)
+    text = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     if path in STREAMS:
-        with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open(path, **text) as file:
             yield file
         return
     with _path_errors(path):
         _check_file(path)
-        target = _real(path)
+        target = path.resolve()
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with open(descriptor, **text) as file:
             yield file
-        # mkstemp makes files that only their owner may read; give the mode that open() would have
-        # given.
+        # mkstemp's files are private to their owner; set the mode that open() would have set.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
         os.replace(name, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
 
 
 def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a folder can be made at `path`, that nothing is there, and
-    that it is in no input.
+    """Check, before hours of work, that a folder can be made at `path`, that nothing exists there,
+    and that it is not inside an input.
 
     Raises
     ------
     InputError
-        If it cannot, something is, or it is.
+        If a check fails.
     """
     path = Path(path)
     with _path_errors(path):
@@ -147,19 +140,19 @@ def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         # lexists takes a name that is too long for one that is not there.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
-        _check_folder(next(folder for folder in _real(path).parents if folder.exists()), path)
+        _check_folder(next(folder for folder in path.resolve().parents if folder.exists()), path)
         _check_outside(path, inputs)
 
 
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
-    """A new folder beside `path` that takes its name when the block ends well, and is gone when it
-    does not.
+    """Make a temporary folder that is renamed to `path` when the block succeeds and removed when it
+    fails.
 
     Raises
     ------
     InputError
-        If `path` is there already, or cannot be made.
+        If `path` exists already or cannot be made.
     """
     path = Path(path)
     with _path_errors(path):
@@ -188,20 +181,19 @@ SHARED_BYTES = 2**20
 
 
 def share_equal_files(folders: list[Path]) -> None:
-    """Keep large files that are byte for byte the same, and stand at the same place in each folder,
-    once on the disk.
+    """Store large files once that are identical and have the same place in each folder.
 
-    They become hard links: each folder stays whole by itself, copied or moved. Where links cannot
-    be made the files stay copies.
+    They become hard links: each folder stays complete, copied or moved. Where links cannot be made
+    the files stay copies.
     """
     first, *others = folders
-    for source in (
-        path for path in first.rglob("*") if path.is_file() and path.stat().st_size >= SHARED_BYTES
-    ):
-        own = sha256(source)
+    for source in first.rglob("*"):
+        if not source.is_file() or source.stat().st_size < SHARED_BYTES:
+            continue
+        digest = sha256(source)
         for other in others:
             path = other / source.relative_to(first)
-            if path.is_file() and sha256(path) == own:
+            if path.is_file() and sha256(path) == digest:
                 link = path.with_name(f".{path.name}.link")
                 with contextlib.suppress(OSError):
                     os.link(source, link)
@@ -226,13 +218,13 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256(path: str | Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
+    """Return the file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(path: Path) -> str | None:
-    """Why a file is damaged, or None: a git-lfs pointer in its place, or safetensors that are cut
+    """Return why a file is damaged, or None: it is a git-lfs pointer, or safetensors that are cut
     off."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from humanpref.arena import bayes_log_loss, make_arena, write_arena
 from humanpref.arena.truth import true_probabilities
-from humanpref.arena.vocabulary import MISSPELLED, MODELS, NUMBERS, OPENERS, PRECISE, TOPICS, VAGUE
+from humanpref.arena.vocabulary import MODELS, TEXT, TOPICS, WORDS
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
 LABELS = list(LABEL_COLUMNS)
@@ -231,14 +231,14 @@ def read_prompt(turns: list[str]) -> tuple[str, int, str | None]:
     """A prompt's kind, its topic and the right answer to its question, from its words alone."""
     text = " ".join(turns[0].lower().split())
     kind = "chat"  # which the greeting is, the one prompt without an opener
-    for candidate, languages in OPENERS.items():
+    for candidate, languages in TEXT["openers"].items():
         if text.startswith(tuple(map(str.lower, chain(*languages)))):
             kind = candidate
     words = re.findall("[a-z]+", text)
     topic = next(place for word in words for place, some in enumerate(TOPICS) if word in some)
     if found := re.search(r"how much is (\w+) plus (\w+)\?", text):
-        total = sum(map(NUMBERS.tolist().index, found.groups()))
-        return kind, topic, f"The sum is {NUMBERS[total]}."
+        total = sum(map(WORDS["numbers"].tolist().index, found.groups()))
+        return kind, topic, f"The sum is {WORDS['numbers'][total]}."
     if found := re.search(r"the (\w+) comes before the (\w+)", text):
         return kind, topic, "Start with {}, then follow with {}.".format(*found.groups())
     if found := re.search(r"the (\w+) is (\w+) than the (\w+)\. which is (\w+)\?", text):
@@ -256,7 +256,9 @@ def read_answer(turns: list[str | None], topic: int, right: str | None) -> dict[
         statement, text = text.split("\n\n", 1)
         verdict = 1 if statement == right else -1
     words = re.findall("[a-z]+", text.lower())
-    groups = map(set, [PRECISE, VAGUE, MISSPELLED, TOPICS[topic], TOPICS.flat])
+    groups = map(
+        set, [WORDS["precise"], WORDS["vague"], WORDS["misspelled"], TOPICS[topic], TOPICS.flat]
+    )
     counts = [sum(word in group for word in words) for group in groups]
     counted = ["precise", "vague", "misspelled", "on_topic", "off_topic"]
     counts[-1] -= counts[-2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from humanpref.arena.texts import pose_question, respell, to_cell, write_answer, write_prompt
-from humanpref.arena.vocabulary import MISSPELLED, PRECISE, TOPICS, VAGUE
+from humanpref.arena.vocabulary import TOPICS, WORDS
 
 SEEDS = range(8)
 
@@ -65,7 +65,11 @@ def test_a_wrong_sum_is_one_that_two_digits_can_have(thing, other, twist, right,
 def test_an_answer_has_the_words_that_were_drawn(seed):
     drawn = answer(words=70, precise=9, vague=5, misspelled=3, on_topic=11, off_topic=4)
     (text,) = write_answer(conversation(), drawn, np.random.default_rng(seed))
-    groups = {"precise": PRECISE, "vague": VAGUE, "misspelled": MISSPELLED}
+    groups = {
+        "precise": WORDS["precise"],
+        "vague": WORDS["vague"],
+        "misspelled": WORDS["misspelled"],
+    }
     groups |= {"on_topic": TOPICS[0], "off_topic": TOPICS[1]}
     counted = {name: sum(word in group for word in words(text)) for name, group in groups.items()}
     assert counted | {"words": len(words(text))} == {

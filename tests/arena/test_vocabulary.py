@@ -2,19 +2,26 @@
 
 from collections import Counter
 
-from humanpref.arena import vocabulary
-from humanpref.arena.vocabulary import KINDS, MISSPELLED, MODELS, OPENERS, PLAIN, PRECISE, VAGUE
+from humanpref.arena.vocabulary import KINDS, MODELS, TEXT, TOPICS, WORDS
 
 
 def test_a_word_belongs_to_one_group():
     """Were a word both precise and vague, or of two topics, the text would not show the truth."""
-    words = [*PLAIN, *PRECISE, *VAGUE, *MISSPELLED, *vocabulary.TOPICS.flat]
+    words = [
+        *WORDS["plain"],
+        *WORDS["precise"],
+        *WORDS["vague"],
+        *WORDS["misspelled"],
+        *TOPICS.flat,
+    ]
     assert [word for word, count in Counter(words).items() if count > 1] == []
 
 
 def test_an_opener_belongs_to_one_kind():
-    assert set(OPENERS) == set(KINDS.index)
-    openers = [opener for languages in OPENERS.values() for some in languages for opener in some]
+    assert set(TEXT["openers"]) == set(KINDS.index)
+    openers = [
+        opener for languages in TEXT["openers"].values() for some in languages for opener in some
+    ]
     assert len(set(openers)) == len(openers)
 
 

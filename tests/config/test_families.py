@@ -7,7 +7,7 @@ from humanpref.schema import InputError
 def test_valid_keys_are_those_of_the_family():
     assert "training.epochs" in valid_keys("encoder")
     assert "training.epochs" not in valid_keys("sparse")
-    assert {"family", "preset", "seed"} <= set(valid_keys("prior"))
+    assert valid_keys("prior") == ["seed", "training.validation_fraction", "training.seeds"]
 
 
 def test_the_default_options_of_every_family_fit():

@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.data import labels_of, read_faulty, read_pairs, swap_pairs, weights_of, write_pairs
+from humanpref.data import (
+    labels_of,
+    read_faulty,
+    read_labels,
+    read_pairs,
+    swap_pairs,
+    weights_of,
+    write_pairs,
+)
 from humanpref.schema import InputError
 
 HEADER = "id,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie"
@@ -153,7 +161,7 @@ def test_soft_labels_and_weights(read):
             csv_text(GOOD, changed(id="8"), GOOD),
             r"row 3 \(id '7'\): duplicate id, first seen in row 1",
         ),
-        (csv_text(changed(id="")), "row 1: column 'id' is empty"),
+        (csv_text(changed(id="")), "row 1: column 'id': expected printable text, got ''"),
         (csv_text([*GOOD, "-1"], header=HEADER + ",weight"), "column 'weight'"),
         (csv_text([*GOOD, "inf"], header=HEADER + ",weight"), "column 'weight'"),
         (
@@ -163,8 +171,8 @@ def test_soft_labels_and_weights(read):
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
         (HEADER + "\n", "a header without rows"),
-        (b"PK\x03\x04\xff\xfe\x00\x01", "not a text file in UTF-8"),
-        (b"\x00\x01\x02\x00", "not a text file"),
+        (b"PK\x03\x04\xff\xfe\x00\x01", "not UTF-8 text"),
+        (b"\x00\x01\x02\x00", "missing column 'id'"),
         (csv_text(GOOD)[:-20], "not a valid CSV"),
     ],
 )
@@ -199,7 +207,7 @@ def test_a_model_column_alone_is_not_read_and_said(write_csv, column, caplog):
     other = {"model_a": "model_b", "model_b": "model_a"}[column]
     pairs = read_pairs(path)
     assert not {column, other} & set(pairs)
-    assert f"{path}: column {column!r} stands without {other!r} and is not read" in caplog.text
+    assert f"{path}: column {column!r} is not read without {other!r}" in caplog.text
     assert swap_pairs(pairs)["response_a"].tolist() == [("b",)]
 
 
@@ -212,3 +220,61 @@ def test_real_rows(real_data):
         "211333",
         "1233961",
     ]
+
+
+def test_every_odd_row_is_listed_and_usable_ones_are_kept(tmp_path):
+    path = tmp_path / "rows.csv"
+    rows = [
+        changed(id="1", prompt='["p", null]', response_a="", response_b="null"),
+        changed(id="2", response_a='["\\ud83d"]'),
+        changed(id="3", prompt="plain"),
+        changed(id="4", winner_tie="1"),
+        changed(id="4"),
+        changed(id="5"),
+        GOOD[:3],
+    ]
+    path.write_text(csv_text(*rows))
+    pairs, faults = read_faulty(path)
+    assert pairs["id"].tolist() == ["1", "2", "3", "5"]
+    assert pairs["prompt"].tolist() == [("p", ""), ("p",), ("plain",), ("p",)]
+    assert [(fault.row, fault.id, fault.kind) for fault in faults] == [
+        (1, "1", "null"),
+        (1, "1", "null"),
+        (1, "1", "null"),
+        (2, "2", "surrogate"),
+        (3, "3", "text"),
+        (4, "4", "label"),
+        (5, "4", "id"),
+        (7, "", "fields"),
+    ]
+    assert faults[0].fault == "column 'prompt': turn 2 is null"
+    assert faults[-1].at(path) == f"{path}: row 7: expected 7 fields as in the header, got 3"
+
+
+def test_a_file_without_a_usable_row(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(csv_text(changed(id="")))
+    with pytest.raises(InputError, match=r"no usable row: .*row 1: column 'id'"):
+        read_faulty(path)
+
+
+def test_labels_are_read_with_and_without_texts(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("id,winner_tie,winner_model_a,winner_model_b\n7,0.5,0.25,0.25\n")
+    labels = read_labels(path)
+    assert list(labels) == ["id", "winner_model_a", "winner_model_b", "winner_tie"]
+    np.testing.assert_array_equal(labels_of(labels), [[0.25, 0.25, 0.5]])
+    path.write_text(csv_text(GOOD))
+    assert read_labels(path)["prompt"].tolist() == [("p",)]
+    path.write_text("id,winner_tie\n7,1\n")
+    with pytest.raises(InputError, match="missing column 'winner_model_a', 'winner_model_b'"):
+        read_labels(path)
+
+
+def test_weights_without_labels(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(csv_text([*GOOD, "2"], header=HEADER + ",weight"))
+    assert "weight" not in read_pairs(path, labels=False)
+    pairs = read_pairs(path, labels=False, weights=True)
+    assert pairs["weight"].tolist() == [2.0]
+    assert "winner_tie" not in pairs

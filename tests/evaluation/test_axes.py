@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 from humanpref.data import labels_of, prompt_keys, read_pairs, swap_pairs
 from humanpref.evaluation.axes import Axis, axes_of, follow
 from humanpref.schema import SWAPPED_CLASSES, InputError
-from humanpref.text.fluency import trigram_log_frequencies
 
 A, B, TIE = 0, 1, 2
 STATISTICS = ["people", "model", "excess", "margin"]
@@ -137,19 +136,6 @@ def test_what_the_axes_measure(write_csv):
     assert length.level(np.log(18)) == pytest.approx(17)
     assert np.isnan(fluency.b[2])
     assert fluency.level(np.log(1 / 8)) == pytest.approx(8)
-
-
-def test_trigram_frequencies(pairs):
-    # Two texts of two trigrams each: "abc" stands once in the other text, and each one's second not
-    # at all.
-    found = trigram_log_frequencies(["abcd", "ABCx", "ab"])
-    columns = 2**16 + 2
-    assert found[:2] == pytest.approx((np.log(2 / columns) + np.log(1 / columns)) / 2)
-    assert np.isnan(found[2])
-    assert len(trigram_log_frequencies([])) == 0
-    answers = ["\n\n".join(turns) for turns in pairs["response_a"]]
-    *written, gibberish = trigram_log_frequencies([*answers, "wqzx vvkj qqzp xjq zzv"])
-    assert gibberish < np.nanmin(written)
 
 
 def check_axes(pairs, **models):

@@ -172,7 +172,7 @@ def test_a_finished_run_whose_place_is_taken_is_not_lost(arena, tmp_path, monkey
 def test_ids_of_extra_rows_are_taken(write_csv, tmp_path):
     rows = write_csv([(["p"], ["a"], ["b"], 0)], id=["extra-1:7"])
     with pytest.raises(
-        InputError, match=r"rows.csv: id 'extra-1:7': such a beginning is kept for extra rows"
+        InputError, match=r"rows.csv: id 'extra-1:7': the prefix 'extra-N:' is reserved for"
     ):
         train(load_config("prior"), rows, tmp_path / "a")
 

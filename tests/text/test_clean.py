@@ -55,7 +55,7 @@ def forget():
     """NLTK and we read the corpora anew."""
     for corpus in (nltk.corpus.stopwords, nltk.corpus.wordnet):
         corpus._unload()
-    clean._pieces.cache_clear()
+    clean.token_memo.cache_clear()
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def real(nltk_data):
         if (Path(folder) / "tokenizers/punkt_tab/english").is_dir():
             nltk_data(folder)
             try:
-                clean._pieces()
+                clean.token_memo()
             except InputError:
                 continue
             return
@@ -160,7 +160,7 @@ def test_fifty_thousand_characters(text, variant):
     letters = sum(unicodedata.category(c)[0] == "L" for c in text)
     (found,) = preprocess([text], variant)
     assert sum(unicodedata.category(c)[0] == "L" for c in found) in (letters, 0)
-    assert len(clean._pieces()) < 10 or max(map(len, clean._pieces())) <= clean.MEMO_LENGTH
+    assert len(clean.token_memo()) < 10 or max(map(len, clean.token_memo())) <= clean.MEMO_LENGTH
 
 
 @pytest.mark.usefixtures("small")
@@ -170,9 +170,9 @@ def test_the_memory_is_bounded(monkeypatch):
     assert preprocess(texts) == [
         f"word{chr(97 + i // 26)}{chr(97 + i % 26)}é cat" for i in range(200)
     ]
-    assert len(clean._pieces()) <= 10
+    assert len(clean.token_memo()) <= 10
     preprocess(["y" * 65 + "é"])
-    assert "y" * 65 + "é" not in clean._pieces()
+    assert "y" * 65 + "é" not in clean.token_memo()
 
 
 @pytest.mark.usefixtures("small")
@@ -234,7 +234,7 @@ def test_what_is_missing_is_said(corpora, tmp_path, nltk_data):
 
 def test_without_nltk(monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk", None)
-    clean._pieces.cache_clear()
+    clean.token_memo.cache_clear()
     with pytest.raises(InputError, match=r"humanpref\[nltk\]"):
         preprocess(["x"])
 

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from humanpref.arena.latents import draw_answers, draw_conversations, draw_models, draw_owners
 from humanpref.arena.texts import respell, to_cell, write_answer, write_prompt
 from humanpref.arena.truth import true_probabilities
-from humanpref.arena.vocabulary import GREETING, MODELS
+from humanpref.arena.vocabulary import MODELS, TEXT
 from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
@@ -75,7 +75,7 @@ def _draw_rows(ids: np.ndarray, rng: Generator) -> tuple[pd.DataFrame, pd.DataFr
 
     conversations = list(distinct.itertuples())
     prompts = [write_prompt(conversation, rng) for conversation in conversations]
-    prompts[0] = [GREETING]
+    prompts[0] = [TEXT["greeting"]]
     respelt = (np.bincount(owners)[owners] > 1) & (rng.random(rows) < 0.2)
     cells = []
     for owner, answer_a, answer_b, changed, same in zip(

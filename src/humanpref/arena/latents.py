@@ -5,16 +5,7 @@ import pandas as pd
 from numpy.random import Generator
 from scipy.special import expit
 
-from humanpref.arena.vocabulary import (
-    COMPARISONS,
-    GREETING_TOPIC,
-    KINDS,
-    LANGUAGE_SHARES,
-    LAYOUT_SHARES,
-    MODELS,
-    THINGS,
-    TOPICS,
-)
+from humanpref.arena.vocabulary import KINDS, MODELS, TEXT, TOPICS, WORDS
 
 _MAX_WORDS = 6_000  # in an answer, or pasted into a prompt
 _MARKED_SHARE = 0.24  # of an answer's words, those that show its quality
@@ -52,9 +43,9 @@ def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
     words : float, the usual number of words of an answered turn
     turns : 1 to 30
     question : "sum", "order", "comparison", or "" if nothing checkable is asked
-    thing, other : the two things or numbers asked about, different places in `THINGS`
-    comparison, twist : place in `COMPARISONS`; 1 if the opposite is asked
-    language, topic : places in `LANGUAGE_SHARES` and `TOPICS`
+    thing, other : the two things or numbers asked about, different places in the list of things
+    comparison, twist : place in the list of comparisons; 1 if the opposite is asked
+    language, topic : places in the lists of languages and topics
     subjects : topic words in the first turn
     pasted : words pasted below the first turn
     """
@@ -67,7 +58,7 @@ def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
     turns = np.where(one_turn, 1, 2 + (rng.pareto(1.7, count) * 1.1).astype(np.int64))
     asked = rng.random(count) < asks
     question = np.array(["sum", "order", "comparison"])[rng.integers(0, 3, count)]
-    thing = rng.integers(0, len(THINGS), count)
+    thing = rng.integers(0, len(WORDS["things"]), count)
     conversations = pd.DataFrame(
         {
             "kind": kind,
@@ -75,16 +66,18 @@ def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
             "turns": np.minimum(turns, 30),
             "question": np.where(asked, question, ""),
             "thing": thing,
-            "language": rng.choice(len(LANGUAGE_SHARES), size=count, p=LANGUAGE_SHARES),
+            "language": rng.choice(
+                len(TEXT["language_shares"]), size=count, p=TEXT["language_shares"]
+            ),
             "topic": rng.integers(0, len(TOPICS), count),
             "subjects": rng.integers(2, 5, count),
             "pasted": np.minimum(rng.lognormal(0.6, 2.5, count).astype(np.int64), _MAX_WORDS),
-            "other": (thing + rng.integers(1, len(THINGS), count)) % len(THINGS),
-            "comparison": rng.integers(0, len(COMPARISONS), count),
+            "other": (thing + rng.integers(1, len(WORDS["things"]), count)) % len(WORDS["things"]),
+            "comparison": rng.integers(0, len(TEXT["comparisons"]), count),
             "twist": rng.integers(0, 2, count),
         }
     )
-    conversations.loc[0, ["turns", "topic"]] = 1, GREETING_TOPIC
+    conversations.loc[0, ["turns", "topic"]] = 1, TEXT["greeting_topic"]
     return conversations
 
 
@@ -99,7 +92,7 @@ def draw_answers(conversations: pd.DataFrame, models: np.ndarray, rng: Generator
     stray : place in `TOPICS`, not the prompt's
     verdict : on the prompt's question, 1 right, -1 wrong, 0 if none is asked or nothing said
     silence : the last turn is words (0), null (1) or an empty string (2)
-    layout : place in `LAYOUTS`
+    layout : place in the list of layouts
     """
     rows = models.size
     strength, verbosity, _ = MODELS.to_numpy()[models].T
@@ -135,6 +128,6 @@ def draw_answers(conversations: pd.DataFrame, models: np.ndarray, rng: Generator
             "stray": stray % len(TOPICS),
             "verdict": right * ((conversations["question"] != "") & (words > 0)),
             "silence": silence,
-            "layout": rng.choice(len(LAYOUT_SHARES), size=rows, p=LAYOUT_SHARES),
+            "layout": rng.choice(len(TEXT["layout_shares"]), size=rows, p=TEXT["layout_shares"]),
         }
     )

@@ -7,20 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from humanpref.arena.vocabulary import (
-    CODE_BLOCKS,
-    COMPARISONS,
-    FOLLOW_UPS,
-    LAYOUTS,
-    MISSPELLED,
-    NUMBERS,
-    OPENERS,
-    PLAIN,
-    PRECISE,
-    THINGS,
-    TOPICS,
-    VAGUE,
-)
+from humanpref.arena.vocabulary import TEXT, TOPICS, WORDS
 
 # Half a character: UTF-8 cannot encode it, so that it reaches a file as a JSON escape only.
 _SURROGATE = "\ud83d"
@@ -46,7 +33,7 @@ def _spell(
     )
     rng.shuffle(words)
     length = int(rng.integers(8, 15))
-    opening, closing = LAYOUTS[layout]
+    opening, closing = TEXT["layouts"][layout]
     texts = []
     for array in np.array_split(words, turns):
         part = array.tolist()
@@ -67,14 +54,18 @@ def pose_question(conversation: Any) -> tuple[str, str, str]:
         total = sum(places)
         # A neighbor among the sums 1 to 17 that two different digits can have.
         wrong = (total - 2 + 2 * conversation.twist) % 17 + 1
-        ask = "How much is {} plus {}?".format(*NUMBERS[places])
-        return ask, f"The sum is {NUMBERS[total]}.", f"The sum is {NUMBERS[wrong]}."
-    names = THINGS[places]
+        ask = "How much is {} plus {}?".format(*WORDS["numbers"][places])
+        return (
+            ask,
+            f"The sum is {WORDS['numbers'][total]}.",
+            f"The sum is {WORDS['numbers'][wrong]}.",
+        )
+    names = WORDS["things"][places]
     if conversation.question == "order":
         ask = "The {} comes before the {}. What is the order?".format(*names)
         answer = "Start with {}, then follow with {}."
     else:
-        words = COMPARISONS[conversation.comparison]
+        words = TEXT["comparisons"][conversation.comparison]
         asked = words[conversation.twist]
         ask = f"The {names[0]} is {words[0]} than the {names[1]}. Which is {asked}?"
         answer = "I choose {} instead of {}."
@@ -87,15 +78,18 @@ def write_prompt(conversation: Any, rng: Generator) -> list[str]:
     """Write a prompt, a string per turn. What matters comes first, so that truncation keeps it."""
     topic = TOPICS[conversation.topic]
     *subjects, last = topic[rng.permutation(len(topic))[: conversation.subjects]]
-    opener = _pick(OPENERS[conversation.kind][conversation.language], rng)
+    opener = _pick(TEXT["openers"][conversation.kind][conversation.language], rng)
     first_turn = [f"{opener} {', '.join(subjects)} and {last}."]
     if conversation.question:
         first_turn.append(pose_question(conversation)[0])
     if conversation.pasted:
         about = conversation.pasted // 5
-        first_turn += _spell([(PLAIN, conversation.pasted - about), (topic, about)], 0, 1, rng)
+        first_turn += _spell(
+            [(WORDS["plain"], conversation.pasted - about), (topic, about)], 0, 1, rng
+        )
     follow_ups = [
-        f"{_pick(FOLLOW_UPS, rng)} {_pick(topic, rng)}?" for _ in range(conversation.turns - 1)
+        f"{_pick(TEXT['follow_ups'], rng)} {_pick(topic, rng)}?"
+        for _ in range(conversation.turns - 1)
     ]
     return _sometimes_break([" ".join(first_turn), *follow_ups], rng)
 
@@ -112,10 +106,10 @@ def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | N
         return last
     marked = answer.precise + answer.vague + answer.misspelled
     counts = [
-        (PLAIN, answer.words - marked - answer.on_topic - answer.off_topic),
-        (PRECISE, answer.precise),
-        (VAGUE, answer.vague),
-        (MISSPELLED, answer.misspelled),
+        (WORDS["plain"], answer.words - marked - answer.on_topic - answer.off_topic),
+        (WORDS["precise"], answer.precise),
+        (WORDS["vague"], answer.vague),
+        (WORDS["misspelled"], answer.misspelled),
         (TOPICS[conversation.topic], answer.on_topic),
         (TOPICS[answer.stray], answer.off_topic),
     ]
@@ -124,7 +118,7 @@ def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | N
         # 1 is the place of the right answer, -1 that of the wrong one.
         turns[0] = f"{pose_question(conversation)[answer.verdict]}\n\n{turns[0]}"
     if conversation.kind == "code" and rng.random() < 0.5:
-        turns[-1] += f"\n\n{_pick(CODE_BLOCKS, rng)}"
+        turns[-1] += f"\n\n{_pick(TEXT['code_blocks'], rng)}"
     return _sometimes_break(turns, rng) + last
 
 

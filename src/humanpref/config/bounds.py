@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from humanpref.schema import InputError
 
 @dataclass(frozen=True)
 class Bound:
-    """A test on a value, and the words for what passes it. Goes into an option's `Annotated`."""
+    """A condition on an option's value and its description; part of an `Annotated`."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -72,21 +71,16 @@ def hints_of(kind: type) -> dict[str, Any]:
 
 
 def parts_of(hint: Any) -> tuple[Any, Bound | None, bool]:
-    """An annotation's type without `None` and bound, the bound if it has one, and whether it admits
-    None."""
-    inner = (
-        typing.get_args(hint)
-        if typing.get_origin(hint) in (typing.Union, types.UnionType)
-        else (hint,)
-    )
-    base = next(each for each in inner if each is not type(None))
+    """Split an annotation into its type, its bound if it has one, and whether it admits None."""
+    optional = type(None) in typing.get_args(hint)
+    base = typing.get_args(hint)[0] if optional else hint
     bound = base.__metadata__[0] if typing.get_origin(base) is Annotated else None
-    return (base.__origin__ if bound else base), bound, type(None) in inner
+    return (base.__origin__ if bound else base), bound, optional
 
 
 def checked(option: str, hint: Any, value: Any) -> Any:
-    """The value as its annotation has it: whole numbers pass as floats, lists and single items as
-    tuples, nothing else is bent.
+    """Return the value as its annotation has it: integers pass as floats, lists and single items as
+    tuples; nothing else is converted.
 
     Raises
     ------
@@ -94,37 +88,33 @@ def checked(option: str, hint: Any, value: Any) -> Any:
         If it does not fit; the message starts with the option's name.
     """
     kind, bound, optional = parts_of(hint)
-    if optional and (value is None or value == "none"):
+    if optional and value in (None, "none"):
         return None
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         return value if value in choices else refuse(option, f"one of {', '.join(choices)}", value)
-    if typing.get_origin(kind) is tuple:
-        item = typing.get_args(kind)[0]
-        items = list(value) if isinstance(value, list | tuple) else [value]
-        items = [_widened(item, each) for each in items]
-        if any(type(each) is not item for each in items):
-            refuse(option, f"a list of {'numbers' if item is float else 'texts'}", value)
-        value = tuple(items)
-    elif type(value := _widened(kind, value)) is not kind:
-        refuse(option, f"{kind.__name__}{' or none' if optional else ''}", value)
-    if not all(math.isfinite(number) for number in _numbers(value)):
+    is_list = typing.get_origin(kind) is tuple
+    if is_list:
+        kind = typing.get_args(kind)[0]
+        expected = f"a list of {'numbers' if kind is float else 'texts'}"
+    else:
+        expected = f"{kind.__name__}{' or none' if optional else ''}"
+    items = tuple(value) if is_list and isinstance(value, list | tuple) else (value,)
+    if kind is float:
+        items = tuple(map(_widened, items))
+    if any(type(item) is not kind for item in items):
+        refuse(option, expected, value)
+    value = items if is_list else items[0]
+    if kind is float and not all(map(math.isfinite, items)):
         refuse(option, "a finite number", value)
     if bound is not None and not bound.holds(value):
         refuse(option, bound.expected, value)
     return value
 
 
-def _widened(kind: type, value: Any) -> Any:
-    return float(value) if kind is float and type(value) is int and abs(value) < 1e300 else value
-
-
-def _numbers(value: Any) -> list[float]:
-    return [
-        each
-        for each in (value if isinstance(value, tuple) else (value,))
-        if isinstance(each, float)
-    ]
+def _widened(value: Any) -> Any:
+    """Return an integer that fits a float as one, anything else as it is."""
+    return float(value) if type(value) is int and abs(value) < 1e300 else value
 
 
 def refuse(option: str, expected: str, value: Any) -> typing.NoReturn:

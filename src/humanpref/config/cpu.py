@@ -16,7 +16,6 @@ from humanpref.config.bounds import (
 )
 
 Preprocessing = Literal["none", "nltk", "nltk-no-spaces"]
-Selection = Literal["none", "forward", "backward"]
 Mean = Literal["arithmetic", "geometric"]
 Precision = Literal["auto", "bf16", "fp16", "no"]
 
@@ -109,7 +108,7 @@ class BoostedOptions(Options):
     seeds: Count = 5
     """Number of models that differ only in their draws of rows and columns; their scores are
     averaged."""
-    selection: Selection = "none"
+    selection: Literal["none", "forward", "backward"] = "none"
     """Wrapper selection of columns by the inner log loss: `forward` from none, `backward` from all
     candidates, or `none`."""
     candidates: Count = 24
@@ -144,9 +143,9 @@ class EmbeddingOptions(Options):
 
 
 @dataclass(frozen=True)
-class EmbeddingInference(Options):
-    """The `[inference]` section of the frozen embeddings, which run inference during training as
-    well."""
+class ForwardOptions(Options):
+    """How a network runs over rows without learning from them: the `[inference]` section of the
+    frozen embeddings, and a part of that of every neural family."""
 
     section: ClassVar[str] = "inference"
 

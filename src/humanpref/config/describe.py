@@ -1,5 +1,5 @@
-"""What each option of a preset is: its value, its type and its description, read from where the
-option is defined."""
+"""Describe each option of a preset: its value, its type and its text, read from where the option is
+defined."""
 
 import ast
 import inspect
@@ -27,7 +27,7 @@ class Option:
 
 
 def options_of(config: Config) -> list[Option]:
-    """Every option of a configuration, in the order of definition.
+    """Return every option of a configuration, in the order of definition.
 
     Examples
     --------
@@ -50,28 +50,25 @@ def options_of(config: Config) -> list[Option]:
 
 @cache
 def documentation(kind: type) -> dict[str, str]:
-    """The text under each field of a dataclass, those that it inherits included; a subclass's own
-    text wins."""
+    """Return the text under each field of a dataclass, inherited ones included; a subclass may
+    replace a text."""
     texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         body = ast.parse(inspect.getsource(owner)).body[0].body
-        for field, after in itertools.pairwise(body):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(after, ast.Expr)
-                and isinstance(after.value, ast.Constant)
-            ):
-                texts[field.target.id] = " ".join(after.value.value.split())
+        for statements in itertools.pairwise(body):
+            match statements:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                    texts[name] = " ".join(text.split())
     return texts
 
 
 def _kind(hint: Any) -> str:
     kind, bound, optional = parts_of(hint)
+    arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
-        text = "one of " + ", ".join(typing.get_args(kind))
-    elif typing.get_origin(kind) is tuple:
-        text = "numbers" if typing.get_args(kind)[0] is float else "texts"
+        text = f"one of {', '.join(arguments)}"
+    elif arguments:
+        text = "numbers" if arguments[0] is float else "texts"
     else:
         text = kind.__name__
-    parts = [text, *([bound.expected] if bound else []), *(["or none"] if optional else [])]
-    return ", ".join(parts)
+    return f"{text}{f', {bound.expected}' if bound else ''}{', or none' if optional else ''}"

@@ -9,8 +9,8 @@ from humanpref.config.bounds import Bound, Options, checked, hints_of
 from humanpref.config.cpu import (
     BlendOptions,
     BoostedOptions,
-    EmbeddingInference,
     EmbeddingOptions,
+    ForwardOptions,
     HoldOut,
     NoOptions,
     PriorOptions,
@@ -38,7 +38,7 @@ class Family(NamedTuple):
 FAMILIES = {
     "prior": Family(PriorOptions, HoldOut, NoOptions),
     "sparse": Family(SparseOptions, HoldOut, NoOptions),
-    "embedding": Family(EmbeddingOptions, HoldOut, EmbeddingInference),
+    "embedding": Family(EmbeddingOptions, HoldOut, ForwardOptions),
     "boosted": Family(BoostedOptions, HoldOut, NoOptions),
     "encoder": Family(EncoderOptions, GradientTraining, EncoderInference),
     "blend": Family(BlendOptions, HoldOut, NoOptions),
@@ -69,16 +69,11 @@ class Config:
             checked(name, hints_of(Config)[name], getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain JSON types; `from_dict` reads it back."""
+        """Return the configuration as plain JSON types; `from_dict` reads it back."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def valid_keys(family: str) -> list[str]:
-    """Every key that `--set` and TOML files may name for this family."""
-    own = zip(SECTIONS, FAMILIES[family], strict=True)
-    return [
-        "family",
-        "preset",
-        "seed",
-        *(f"{section}.{name}" for section, kind in own for name in hints_of(kind)),
-    ]
+    """Return every key that `--set` may name for this family."""
+    sections = zip(SECTIONS, FAMILIES[family], strict=True)
+    return ["seed", *(f"{section}.{name}" for section, kind in sections for name in hints_of(kind))]

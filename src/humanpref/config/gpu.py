@@ -1,4 +1,4 @@
-"""Whether a run uses a GPU, and whether it needs one; both follow from its options."""
+"""Tell from a run's options whether it uses a GPU, and whether it needs one."""
 
 from humanpref.config.cpu import BlendOptions, NoOptions
 from humanpref.config.families import Config
@@ -7,7 +7,7 @@ from humanpref.config.neural import LoopOptions
 
 
 def trained_models(config: Config) -> list[Config]:
-    """The configurations of the models that a run trains: those of a blend's members, or itself."""
+    """Return the configurations of the models that a run trains: its own, or a blend's members'."""
     if not isinstance(config.model, BlendOptions):
         return [config]
     return [load_config(*member_words(text)) for text in config.model.members]
@@ -22,8 +22,8 @@ def needs_gpu(config: Config) -> bool:
     """Whether the run would take days on a CPU: some model trains pretrained weights by gradient
     descent.
 
-    Models from scratch and frozen ones are small. Overrides and an artifact's configuration count
-    as well as presets do. Quantization, which only a GPU can, comes with pretrained weights alone.
+    Models from scratch and frozen ones are small. Quantization, which requires a GPU, applies to
+    pretrained weights only.
     """
     return any(
         isinstance(model.training, LoopOptions) and model.model.backbone != "scratch"

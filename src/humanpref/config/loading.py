@@ -1,13 +1,12 @@
-"""From presets, TOML files and `section.key=value` overrides to a configuration."""
+"""Build a configuration from presets, TOML files and `section.key=value` overrides."""
 
+import contextlib
 import difflib
 import logging
 import shlex
 import tomllib
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from humanpref.config.bounds import hints_of, parts_of
 from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys
@@ -15,6 +14,8 @@ from humanpref.config.neural import AdaptedOptions
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
+
+PRESETS = Path(__file__).parents[1] / "presets"
 
 ALIASES = {
     "lr": "learning_rate",
@@ -53,19 +54,33 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
         For an unknown key (with the nearest valid one), or a value of the wrong type or out of
         range.
     """
-    family = _family(values.get("family"), source)
-    valid = valid_keys(family)
-    plain = {"family": family}
+    return _build(_flat(values, source), source)
+
+
+def _flat(values: dict[str, Any], source: object) -> dict[str, Any]:
+    """Return nested values by `section.key`."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if key not in SECTIONS:
-            _require_known(key, valid, family, source)
-            plain[key] = value
-            continue
-        for name in _section(key, value, source):
-            _require_known(f"{key}.{name}", valid, family, source)
+            flat[key] = value
+        elif isinstance(value, dict):
+            flat |= {f"{key}.{name}": option for name, option in value.items()}
+        else:
+            raise InputError(f"{source}: [{key}] is a section, got {value!r}")
+    return flat
+
+
+def _build(flat: dict[str, Any], source: str) -> Config:
+    """Build a configuration from values by `section.key`."""
+    family = _family(flat.get("family"), source)
+    sections: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
+    for key, value in flat.items():
+        _require_known(key, ["family", "preset", *valid_keys(family)], family, source)
+        section, _, name = key.rpartition(".")
+        sections[section][name] = value
     try:
-        sections = zip(SECTIONS, FAMILIES[family], strict=True)
-        return Config(**plain, **{name: kind(**values.get(name, {})) for name, kind in sections})
+        kinds = zip(SECTIONS, FAMILIES[family], strict=True)
+        return Config(**sections[""], **{name: kind(**sections[name]) for name, kind in kinds})
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -95,32 +110,23 @@ def load_config(
     >>> load_config("tiny", overrides=["training.epochs=3"]).training.epochs
     3
     """
-    from_file = {} if file is None else read_toml(Path(file))
+    from_file = {} if file is None else _flat(read_toml(Path(file)), file)
     named = from_file.pop("preset", preset)
     if not isinstance(named, str | None) or preset not in (None, named):
         raise InputError(f"{file}: option preset: expected {preset or 'a name'!r}, got {named!r}")
     if named is None and "family" not in from_file:
         raise InputError("name a preset (--preset NAME), or a family in the configuration file")
-    values = {} if named is None else _read_preset(named) | {"preset": named}
     source = f"preset {named}" if file is None else str(file)
-    family = _family(values.get("family", from_file.get("family")), source)
-    if from_file.get("family", family) != family:
+    values = {} if named is None else _flat(_read_preset(named), source) | {"preset": named}
+    family = _family(from_file.get("family", values.get("family")), source)
+    if values.get("family", family) != family:
         raise InputError(
-            f"{file}: family {from_file['family']!r} does not fit preset {named} (family "
-            f"{family!r})"
+            f"{file}: family {family!r} does not fit preset {named} (family {values['family']!r})"
         )
-    for key, value in from_file.items():
-        values[key] = (
-            {**values.get(key, {}), **_section(key, value, file)} if key in SECTIONS else value
-        )
-    for override in overrides:
-        _apply(override, values, family)
-    config = from_dict(values, f"{source} with --set" if overrides else source)
+    # Set by the caller: the preset's own options may be meant for another method of a comparison.
+    chosen = from_file | dict(_parsed_override(override, family) for override in overrides)
+    config = _build(values | chosen, f"{source} with --set" if overrides else source)
     if isinstance(config.model, AdaptedOptions):
-        # Only of options set here: the preset's own may be meant for another method of a
-        # comparison.
-        chosen = {override.partition("=")[0].strip() for override in overrides}
-        chosen |= {f"model.{name}" for name in from_file.get("model", {})}
         for name in config.model.idle():
             if f"model.{name}" in chosen:
                 logger.warning(
@@ -130,7 +136,7 @@ def load_config(
 
 
 def member_words(text: str) -> tuple[str, None, list[str]]:
-    """The arguments of `load_config` for a blend's member: a preset, no file, and overrides."""
+    """Return the arguments of `load_config` for a member of a blend: preset, no file, overrides."""
     try:
         preset, *overrides = shlex.split(text)
     except ValueError as error:
@@ -141,12 +147,8 @@ def member_words(text: str) -> tuple[str, None, list[str]]:
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package, sorted."""
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in _presets().iterdir()
-        if entry.name.endswith(".toml")
-    )
+    """Return the names of the presets that come with the package, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -165,17 +167,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid TOML ({error})") from None
 
 
-def _presets() -> Traversable:
-    return resources.files("humanpref") / "presets"
-
-
 def _read_preset(name: str) -> dict[str, Any]:
     names = preset_names()
     if name not in names:
         raise InputError(
             f"unknown preset {name!r}{_hint(name, names)}; the presets are {', '.join(names)}"
         )
-    return tomllib.loads((_presets() / f"{name}.toml").read_text(encoding="utf-8"))
+    return read_toml(PRESETS / f"{name}.toml")
 
 
 def _family(name: Any, source: str) -> str:
@@ -186,54 +184,32 @@ def _family(name: Any, source: str) -> str:
     return name
 
 
-def _section(key: str, value: Any, source: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{source}: [{key}] is a section, got {value!r}")
-    return value
-
-
 def _require_known(key: str, valid: list[str], family: str, source: str) -> None:
     if key not in valid:
         raise InputError(f"{source}: unknown option {key!r} for family {family}{_hint(key, valid)}")
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Name the valid key that `key` stands for elsewhere or looks most like; the right option in a
-    wrong section is found."""
-    last = key.rsplit(".", 1)[-1]
-
-    def likeness(name: str) -> tuple[float, float]:
-        own = name.rsplit(".", 1)[-1]
-        exact = (
-            1.0 if own == ALIASES.get(last) else difflib.SequenceMatcher(None, last, own).ratio()
-        )
-        return exact, difflib.SequenceMatcher(None, key, name).ratio()
-
-    nearest = max(valid, key=likeness)
-    # The section's name alone does not count: `model.x` is like every `model.y`.
-    return f" (did you mean {nearest!r}?)" if likeness(nearest)[0] >= 0.6 else ""
+    """Suggest the valid key that `key` stands for elsewhere or looks most like, whatever its
+    section."""
+    name = key.rpartition(".")[2]
+    options = [option.rpartition(".")[2] for option in valid]
+    nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1)
+    same_name = [full for full, option in zip(valid, options, strict=True) if option in nearest]
+    suggestion = difflib.get_close_matches(key, same_name, n=1, cutoff=0)
+    return f" (did you mean {suggestion[0]!r}?)" if suggestion else ""
 
 
-def _apply(override: str, values: dict[str, Any], family: str) -> None:
-    """Put one `section.key=value` among the values."""
-    key, equals, text = (part.strip() for part in override.partition("="))
+def _parsed_override(override: str, family: str) -> tuple[str, Any]:
+    """Return the key and the value of one `section.key=value`."""
+    key, equals, text = map(str.strip, override.partition("="))
     if not equals or not key:
         raise InputError(f"--set {override!r}: expected section.key=value")
-    _require_known(
-        key,
-        [name for name in valid_keys(family) if name not in ("family", "preset")],
-        family,
-        "--set",
-    )
+    _require_known(key, valid_keys(family), family, "--set")
     section, _, name = key.rpartition(".")
-    kind, _, _ = parts_of(hints_of(getattr(FAMILIES[family], section) if section else Config)[name])
-    value: Any = text
-    if kind in (bool, int, float) or getattr(kind, "__origin__", None) is tuple:
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-    if section:
-        values[section] = {**values.get(section, {}), name: value}
-    else:
-        values[name] = value
+    options = getattr(FAMILIES[family], section) if section else Config
+    kind, _, _ = parts_of(hints_of(options)[name])
+    if kind is not str and get_origin(kind) is not Literal:
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            return key, tomllib.loads(f"value = {text}")["value"]
+    return key, text

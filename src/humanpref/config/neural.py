@@ -1,7 +1,7 @@
 """The options of the neural families: encoder, decoder and DPO."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from humanpref.config.bounds import (
     Bound,
@@ -15,21 +15,9 @@ from humanpref.config.bounds import (
     at_least,
     whole,
 )
-from humanpref.config.cpu import HoldOut, Part, Precision
+from humanpref.config.cpu import ForwardOptions, HoldOut, Part, Precision
 
-Inputs = Literal["dual", "joint"]
-Truncation = Literal["parts", "end"]
 Head = Literal["linear", "interaction", "attention", "davidson", "rao-kupper"]
-DecoderHead = Literal["linear", "mlp"]
-Offset = Literal["none", "structure"]
-Scores = Literal["logits", "softmax", "log-softmax"]
-Normalization = Literal["softmax", "clip"]
-Peft = Literal["lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none"]
-BaseDtype = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["none", "8bit", "4bit"]
-Link = Literal["davidson", "rao-kupper"]
-Ties = Literal["drop", "davidson", "rao-kupper"]
-Loss = Literal["cross-entropy", "dpo-like", "distillation"]
 
 LORA = ("lora", "rslora", "dora")
 """The methods that `lora_r`, `lora_alpha` and `lora_dropout` belong to."""
@@ -50,14 +38,14 @@ class EncoderOptions(Options):
     backbone: Name = "scratch"
     """Folder or hub name that transformers' AutoModel loads; `scratch` builds a small DeBERTa-v2
     from the `scratch_*` options, with a tokenizer trained on the training rows."""
-    inputs: Inputs = "dual"
+    inputs: Literal["dual", "joint"] = "dual"
     """`dual`: prompt + A and prompt + B, two sequences; `joint`: prompt, A and B in one."""
     max_length: Annotated[int, whole(8, 32_768, "tokens")] = 512
     """Tokens per sequence, special tokens included."""
     prompt_share: OpenShare = 0.3
     """Share of a sequence that the prompt keeps when not everything fits; the responses share the
     rest, and each part takes what another leaves over."""
-    truncation: Truncation = "parts"
+    truncation: Literal["parts", "end"] = "parts"
     """`parts`: each part keeps its share and loses its middle; `end`: the sequence loses its end,
     answer B included."""
     head: Head = "linear"
@@ -67,7 +55,7 @@ class EncoderOptions(Options):
     zero_start: bool = False
     """Start the head's last layer at zero, so that the first prediction is a third each and not
     chance; with few rows, chance is most of what a head ends with."""
-    offset: Offset = "none"
+    offset: Literal["none", "structure"] = "none"
     """`structure`: fit the `sparse` model without terms first and add its logits to the head's, so
     that the encoder learns what they leave unexplained (training rows get the logits of models that
     did not see them). Mean pooling forgets how long and how formatted an answer is; this restores
@@ -76,7 +64,7 @@ class EncoderOptions(Options):
     """LayerNorm before the head's first layer."""
     dropout: Share = 0.0
     """Dropout before the head's first layer."""
-    scores: Scores = "logits"
+    scores: Literal["logits", "softmax", "log-softmax"] = "logits"
     """Input of the loss and of inference: the head's `logits`, or their `softmax` or `log-softmax`
     (the report's ablation)."""
     scratch_vocabulary: Annotated[int, at_least(300)] = 1_500
@@ -106,7 +94,7 @@ class AdaptedOptions(Options):
     system_prompt: str = SYSTEM_PROMPT
     """Instructions before the conversation; empty for none. Where the model's chat template has no
     system role, they start the user's message."""
-    peft: Peft = "lora"
+    peft: Literal["lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none"] = "lora"
     """Weights that learn: `lora`, `rslora` (LoRA scaled by alpha / sqrt r), `dora` (direction and
     magnitude apart), `ia3` (one factor for each key, value and feed-forward channel), `layernorm`
     (the gains of all norms), `bias` (the biases that the backbone has), `head` (only the head) or
@@ -122,19 +110,19 @@ class AdaptedOptions(Options):
     )
     """Layers of `lora`, `rslora`, `dora` and `ia3`: `all-linear`, or names with commas
     (`q_proj,v_proj`). For `ia3` all-linear means peft's choice for the model."""
-    base_dtype: BaseDtype = "auto"
+    base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the frozen weights: `float32`, `bfloat16`, `float16`, or `auto`: on a GPU the half
     precision that it has in hardware, else float32. Trained weights are always float32."""
-    quantisation: Quantization = "none"
+    quantisation: Literal["none", "8bit", "4bit"] = "none"
     """`8bit` or `4bit` (NF4): the frozen weights by bitsandbytes, on a CUDA GPU only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         plain = self.quantisation == "none"
-        self.require(plain or self.peft != "none", "quantisation", "none with peft=none")
-        # bitsandbytes casts a layer's bias to the type of its input, so that it would not stay
-        # float32.
-        self.require(plain or self.peft != "bias", "quantisation", "none with peft=bias")
+        # bitsandbytes casts a layer's bias to the type of its input, so trained biases would not
+        # stay float32.
+        fits = plain or self.peft not in ("none", "bias")
+        self.require(fits, "quantisation", f"none with peft={self.peft}")
         whole = self.base_dtype in ("auto", "float32")
         self.require(
             whole or self.peft != "none",
@@ -157,7 +145,7 @@ class DecoderOptions(AdaptedOptions):
 
     question: str = "Which response would a human prefer: A, B, or neither (a tie)?"
     """Last text that the model reads."""
-    head: DecoderHead = "linear"
+    head: Literal["linear", "mlp"] = "linear"
     """From the last token's vector to three scores: `linear`, or `mlp` (linear, GELU, linear)."""
     dropout: Share = 0.0
     """Dropout before the head."""
@@ -170,7 +158,7 @@ class DpoOptions(AdaptedOptions):
 
     system_prompt: str = ""
     """Instructions before the conversation that both responses continue; empty for none."""
-    link: Link = "davidson"
+    link: Literal["davidson", "rao-kupper"] = "davidson"
     """From the difference of the rewards to three probabilities: `davidson` or `rao-kupper`."""
 
     def __post_init__(self) -> None:
@@ -226,7 +214,7 @@ class LoopOptions(HoldOut):
 class GradientTraining(LoopOptions):
     """The `[training]` section of the classifiers that are trained by gradient descent."""
 
-    loss: Loss = "cross-entropy"
+    loss: Literal["cross-entropy", "dpo-like", "distillation"] = "cross-entropy"
     """`cross-entropy`; `dpo-like`, the report's Bradley-Terry term with cross-entropy for ties;
     `distillation`, for labels that are a teacher's probabilities."""
     label_smoothing: Share = 0.0
@@ -250,7 +238,7 @@ class DpoTraining(LoopOptions):
     """Conservative DPO: the share of labels assumed to be flipped. With ties=drop only."""
     length_normalisation: bool = False
     """Log-probabilities per response token instead of per response."""
-    ties: Ties = "drop"
+    ties: Literal["drop", "davidson", "rao-kupper"] = "drop"
     """`drop`: learn from decided rows alone; `davidson` or `rao-kupper`: from all, through that
     link."""
     tie_at_zero: OpenShare = 0.5
@@ -269,15 +257,9 @@ class DpoTraining(LoopOptions):
 
 
 @dataclass(frozen=True)
-class DpoInference(Options):
+class DpoInference(ForwardOptions):
     """The `[inference]` section of `dpo`."""
 
-    section: ClassVar[str] = "inference"
-
-    batch_tokens: Count = 16_384
-    """Tokens in one forward pass, padding included."""
-    precision: Precision = "auto"
-    """As `training.precision`."""
     seconds: Positive | None = None
     """Time limit of `humanpref predict` in seconds of wall clock, for the whole artifact, where
     `--seconds` sets no other. What does not fit is given up in this order: the second order of A
@@ -291,7 +273,7 @@ class DpoInference(Options):
 class EncoderInference(DpoInference):
     """The `[inference]` section of the encoders and decoders."""
 
-    normalise: Normalization = "softmax"
+    normalise: Literal["softmax", "clip"] = "softmax"
     """How scores become probabilities: `softmax`, or none: `clip` them to [1e-15, 1] and divide by
     their sum, as the metric does (the report's ablation)."""
     swap_average: bool = False

@@ -1,5 +1,5 @@
-"""Rows: reading, checking, splitting, swapping and writing them. Knows nothing of texts' meaning,
-models or Kaggle."""
+"""Read, check, split, swap and write rows, without knowledge of what texts mean, of models or of
+Kaggle."""
 
 from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys

@@ -1,6 +1,7 @@
-"""Text cells from anywhere (a file, a caller's frame, JSON lines), read by one rule that is decided
-for all of them together."""
+"""Read text cells from anywhere (a file, a caller's frame, JSON lines) by one rule for all cells of
+a source."""
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _TURNS, _JSON, _TEXT = "a list of turns", "a JSON list of strings", "a plain tex
 
 
 class CellRule:
-    """How the text cells of one frame or file are written: each cell that is seen narrows it.
+    """How the text cells of one frame or file are written; each cell seen narrows the choice.
 
     Lists, tuples and arrays of strings are turns. Strings that are all JSON lists of strings,
     `null` or empty are parsed as in a file. Strings of which none is such a list are one turn each,
@@ -32,8 +33,8 @@ class CellRule:
         self.place = ""
 
     def see(self, cell: Any, place: str) -> None:
-        """Take a cell into account. Raises ValueError (without its place) for one that is not
-        written like those before."""
+        """Take a cell into account. Raises ValueError (which does not name its place) for one that
+        is not written like the earlier ones."""
         forms = self.forms & _forms(cell)
         if not forms:
             expected = " or ".join(sorted(self.forms))
@@ -45,25 +46,25 @@ class CellRule:
             self.forms, self.place = forms, place
 
     def turns(self, cell: Any) -> tuple[str, ...]:
-        """The turns of a cell that was seen."""
+        """Return the turns of a cell that was seen."""
         if not isinstance(cell, str):
             return () if _is_missing(cell) else as_turns(list(cell))
         return parsed_turns(cell) if _JSON in self.forms else as_turns([cell])
 
 
 def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
-    """A caller's frame as a pairs frame: its texts by one `CellRule`, its ids as text, its rows
-    counted from 0.
+    """Return a caller's frame as a pairs frame: texts read by one `CellRule`, ids as strings, a
+    `RangeIndex`.
 
-    A frame of `read_pairs` comes back as it is, after a look that takes a tenth of a second for
-    57,477 rows. Other columns are left alone. Without `id`, as a column or as the index's name, the
-    rows are numbered.
+    A frame of `read_pairs` is returned unchanged; checking it takes a tenth of a second for 57,477
+    rows. Other columns are left alone. Rows without `id`, as a column or as the index's name, are
+    numbered from 1.
 
     Raises
     ------
     InputError
-        For a missing or repeated column, or a cell that is not what it must be; the message names
-        the row (from 1) and column.
+        For a missing or repeated column, or an invalid cell; the message names the row (from 1)
+        and the column.
     """
     if frame.index.name == ID and ID not in frame:
         frame = frame.reset_index()
@@ -81,12 +82,12 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     elif not set(map(type, frame[ID])) <= {str}:
         if (empty := frame[ID].isna()).any():
             raise InputError(f"row {int(empty.argmax()) + 1}: column {ID!r} is empty")
-        # pandas makes 7.0 of a file's 7 where a column had a gap, or frames were joined.
+        # pandas turns a file's 7 into 7.0 where a column had a gap, or frames were joined.
         keys = [
-            int(key) if isinstance(key, float) and key.is_integer() else key
+            str(int(key) if isinstance(key, float) and key.is_integer() else key)
             for key in frame[ID].tolist()
         ]
-        frame = frame.assign(**{ID: pd.Series(list(map(str, keys)), dtype=object)})
+        frame = frame.assign(**{ID: pd.Series(keys, dtype=object)})
     cells = [frame[column].tolist() for column in texts]
     if all(map(_are_turns, cells)):
         return frame
@@ -98,13 +99,16 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
             except ValueError as error:
                 key = frame[ID].iat[number - 1]
                 raise InputError(f"row {number} (id {key!r}): column {column!r}: {error}") from None
-    made = {column: list(map(rule.turns, own)) for column, own in zip(texts, cells, strict=True)}
-    return frame.assign(**{column: pd.Series(own, dtype=object) for column, own in made.items()})
+    turns = {
+        column: pd.Series(map(rule.turns, own_cells), dtype=object)
+        for column, own_cells in zip(texts, cells, strict=True)
+    }
+    return frame.assign(**turns)
 
 
 def parsed_turns(cell: str) -> tuple[str, ...]:
-    """The turns of one cell of a file. Raises ValueError (without the place, which the caller
-    knows)."""
+    """Return the turns of one cell of a file. Raises ValueError; only the caller knows the
+    place."""
     if not cell:
         return ()
     try:
@@ -122,8 +126,8 @@ def parsed_turns(cell: str) -> tuple[str, ...]:
 
 
 def as_turns(turns: list) -> tuple[str, ...]:
-    """A list of strings and nulls as a pairs frame holds it. Raises ValueError (without the place)
-    for anything else in it."""
+    """Return a list of strings and nulls as a pairs frame holds it. Raises ValueError for any other
+    item; only the caller knows the place."""
     for i, turn in enumerate(turns, start=1):
         if turn is not None and not isinstance(turn, str):
             raise ValueError(
@@ -133,28 +137,26 @@ def as_turns(turns: list) -> tuple[str, ...]:
 
 
 def names(columns: object) -> str:
-    """The names of columns for a message."""
+    """Return the quoted names of columns for a message."""
     return ", ".join(repr(str(column)) for column in columns)
 
 
 def short(text: str, limit: int = 60) -> str:
-    """The beginning of a text, quoted, for a message."""
+    """Return the beginning of a text, quoted, for a message."""
     return repr(text if len(text) <= limit else text[:limit] + "…")
 
 
 def _forms(cell: Any) -> frozenset[str]:
-    """How a cell may be written. Raises ValueError (without the place) for what is no text and no
-    list of turns."""
+    """Return the forms that a cell may have. Raises ValueError for anything but a text or a list of
+    turns; only the caller knows the place."""
     if isinstance(cell, str):
         if not cell or cell.strip() == "null":
             return frozenset((_JSON, _TEXT))
-        if cell.lstrip()[:1] != "[":
-            return frozenset((_TEXT,))
-        try:
-            parsed_turns(cell)
-        except ValueError:
-            return frozenset((_TEXT,))
-        return frozenset((_JSON,))
+        if cell.lstrip().startswith("["):
+            with contextlib.suppress(ValueError):
+                parsed_turns(cell)
+                return frozenset((_JSON,))
+        return frozenset((_TEXT,))
     if isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
         as_turns(list(cell))
         return frozenset((_TURNS,))
@@ -166,11 +168,11 @@ def _forms(cell: Any) -> frozenset[str]:
 
 
 def _is_missing(cell: Any) -> bool:
-    return cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell))
+    return pd.api.types.is_scalar(cell) and pd.isna(cell)
 
 
 def _are_turns(cells: list) -> bool:
-    """Whether cells are what a pairs frame holds: tuples of strings, without a lone surrogate."""
+    """Whether cells are as a pairs frame holds them: tuples of strings without lone surrogates."""
     turns = chain.from_iterable
     return (
         set(map(type, cells)) <= {tuple}

@@ -16,17 +16,16 @@ PAIR = TEXT_COLUMNS[1:]
 
 
 def prompt_keys(pairs: pd.DataFrame) -> np.ndarray:
-    """One key per row, equal for rows whose prompts differ only in case, white space or Unicode
-    form; (n,) of str.
+    """Return one key per row, equal for rows whose prompts differ only in case, white space or
+    Unicode form; (n,) of str.
 
-    The whole conversation counts, all turns of it. The key is a digest, so that it may be kept in
-    files.
+    All turns of the conversation count. The key is a digest, so that it may be kept in files.
     """
     return np.array([_key(turns) for turns in as_pairs(pairs, ["prompt"])["prompt"]], dtype=object)
 
 
 def answer_keys(pairs: pd.DataFrame) -> np.ndarray:
-    """One key per row, equal for rows with the same two answers, A's first; (n,) of str."""
+    """Return one key per row, equal for rows with the same two answers in order; (n,) of str."""
     answers = zip(*(as_pairs(pairs, PAIR)[column] for column in PAIR), strict=True)
     return np.array([_digest(json.dumps(row)) for row in answers], dtype=object)
 
@@ -103,8 +102,8 @@ def _draw(key: str, seed: int) -> bytes:
 
 
 def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Which rows to hold out: about `fraction` of them, whole prompts only, stratified by label;
-    (n,) bool.
+    """Return a mask (n,) of the rows to hold out: about `fraction` of them, whole prompts only,
+    stratified by label.
 
     0 holds nothing out; 1/k holds out fold 0 of `grouped_folds(pairs, k, seed)`.
 

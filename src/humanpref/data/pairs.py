@@ -1,4 +1,4 @@
-"""What a pairs frame holds: its labels, its weights, its mirror image and its digest."""
+"""The labels, weights, mirror image and digest of a pairs frame."""
 
 import hashlib
 import json
@@ -24,13 +24,12 @@ rescaled."""
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
-    """The labels as probabilities, (n, 3) float64, columns A, B, tie; by the rules of a file,
-    whoever made the frame.
+    """Return the labels as probabilities, (n, 3) float64, columns A, B, tie.
 
     Raises
     ------
     InputError
-        If the frame has no labels, or those of a row are no probabilities.
+        If the frame has no labels, or those of a row are not probabilities.
     """
     if missing := [column for column in LABEL_COLUMNS if column not in pairs]:
         raise InputError(f"these rows have no labels (missing column {names(missing)})")
@@ -44,13 +43,13 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
             f"row {row + 1}: columns {names(LABEL_COLUMNS)}: expected a sum of 1, got "
             f"{sums[row, 0]:g}"
         )
-    # What sums to 1 but for rounding stays as it is, bit by bit.
+    # Sums that differ from 1 by rounding only are left alone, bit for bit.
     return np.where(np.abs(sums - 1) > 1e-15, labels / sums, labels)
 
 
 def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
-    """The rows' weights, (n,) float64, or None where the frame has none. Raises InputError for what
-    is no weight."""
+    """Return the rows' weights, (n,) float64, or None where the frame has none. Raises InputError
+    for an invalid one."""
     return (
         _numbers(pairs, WEIGHT, sys.float_info.max, "a finite number of at least 0")
         if WEIGHT in pairs
@@ -73,7 +72,7 @@ def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np
 
 
 def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with A and B exchanged: responses, models and labels; the ids stay.
+    """Return the same rows with A and B exchanged: responses, models and labels; the ids stay.
 
     Swapping twice gives the frame back. A swapped copy belongs to its row's fold: split first, then
     swap.
@@ -87,8 +86,7 @@ def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def digest_of(pairs: pd.DataFrame) -> str:
-    """SHA-256 of the rows' content in hexadecimal: ids, texts, labels and weights, whatever file
-    they came from."""
+    """Return the SHA-256 of the rows' ids, texts, models, labels and weights in hexadecimal."""
     pairs = as_pairs(pairs)
     columns = [c for c in (ID, *TEXT_COLUMNS, *MODEL_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     digest = hashlib.sha256(json.dumps(columns).encode())

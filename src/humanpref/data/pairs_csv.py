@@ -1,12 +1,13 @@
-"""A CSV in the competition's schema to a pairs frame, and back."""
+"""Read a CSV in the competition's schema into a pairs frame, and write one."""
 
 import csv
 import json
 import logging
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,37 +31,37 @@ def read_pairs(
     """Read a CSV in the competition's schema into a pairs frame (see `humanpref.schema`).
 
     The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null)
-    per turn. Null turns become empty strings, a null or empty cell a conversation without turns;
-    lone surrogates, which no encoder takes, become U+FFFD.
+    per turn. Null turns become empty strings, and a null or empty cell a conversation without
+    turns; lone surrogates, which no encoder accepts, become U+FFFD.
 
     Parameters
     ----------
     path : path
         UTF-8, with or without a byte-order mark.
     labels : bool, optional
-        True: the three label columns must be there. False: they are left out. None: they are read
-        if all three are there.
+        True: the three label columns are required. False: they are not read. None: they are read
+        if the file has them.
     lenient : bool
-        Take a text that is not such a list as it stands, as one turn, with a warning. For the
-        inference kernel, where one odd row must not cost all others.
+        Read a text that is not such a list as one turn, with a warning. For the inference kernel,
+        where one odd row must not cost all the others.
     weights : bool
-        Read `weight` where the labels are not read, too.
+        Read `weight` even if the labels are not read.
 
     Returns
     -------
     DataFrame
         In the order of the file, with `id`, the texts, `model_a` and `model_b` if the file has
-        both, the label columns (float64, each row summing to 1) and `weight` (float64; with the
-        labels, or where it is asked for).
+        both, and, where labels are read, the label columns (float64, each row summing to 1) and
+        `weight` (float64) if the file has it.
 
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, or holds no rows; a missing column; a cell,
-        label, weight or id that is not what it must be. The message names the file, the row
-        (counted from 1 below the header), its id and the column.
+        For a file that cannot be read, is not text, or holds no rows; a missing column; an invalid
+        text, label, weight or id. The message names the file, the row (counted from 1 below the
+        header), its id and the column.
     """
-    return _read(Path(path), TEXT_COLUMNS, labels, lenient, weights=weights)
+    return _read(Path(path), labels, lenient=lenient, weights=weights)
 
 
 class Fault(NamedTuple):
@@ -71,17 +72,16 @@ class Fault(NamedTuple):
     id: str
     kind: str
     """`fields`, `id`, `text`, `label`, `weight`: the row cannot be used as it is. `null`,
-    `surrogate`: it can."""
+    `surrogate`: it can be used."""
     fault: str
 
     def at(self, path: Path) -> str:
-        """The fault as one line that names its place."""
+        """Return the fault as one line that names its place."""
         return f"{path}: row {self.row}{f' (id {self.id!r})' if self.id else ''}: {self.fault}"
 
 
 def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
-    """Read what can be read of a CSV in the competition's schema, and list what is odd about its
-    rows.
+    """Read the usable rows of a CSV in the competition's schema, and list the faults of all rows.
 
     Parameters
     ----------
@@ -91,181 +91,178 @@ def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
     Returns
     -------
     pairs : DataFrame
-        A pairs frame. A text that is no JSON list stands as one turn; rows with another fault than
-        that are left out.
+        A pairs frame. A text that is not a JSON list is one turn; rows with any other fault of
+        those that make a row unusable are left out.
     faults : list of Fault
-        In the order of the file; null turns and lone surrogates, which `read_pairs` mends, are
-        among them.
+        In the order of the file, with the null turns and lone surrogates that `read_pairs` mends
+        without a warning.
 
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, lacks a column, or holds no row that can be
-        used.
+        For a file that cannot be read, is not text, lacks a column, or holds no usable row.
     """
     faults: list[Fault] = []
-    return _read(Path(path), TEXT_COLUMNS, None, lenient=True, faults=faults), faults
+    return _read(Path(path), None, lenient=True, faults=faults), faults
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Read `id` and the labels, hard or soft, from a CSV that may lack everything else (a
-    submission, say); texts if it has them.
+    """Read `id`, the labels, hard or soft, and the texts if there are any, from a CSV such as a
+    submission.
 
     Raises
     ------
     InputError
         As `read_pairs`.
     """
-    return _read(Path(path), None, labels=True, lenient=False)
+    return _read(Path(path), True, texts_required=False)
+
+
+@dataclass
+class _RowParser:
+    """Parses the rows of a file."""
+
+    places: dict[str, int]
+    """Where each column of the header stands."""
+    parsers: dict[str, Callable[[str], Any]]
+    """The columns to read."""
+    lenient: bool
+    """Take a text cell that cannot be parsed as one turn."""
+    remark: bool
+    """Also list what parsing mends without a warning."""
+    first_rows: dict[str, int] = field(default_factory=dict)
+    """The row of each id so far."""
+
+    def parse(self, number: int, row: list[str]) -> tuple[dict[str, Any] | None, list[Fault]]:
+        """Return a row's values by column, None if it cannot be used, and its faults."""
+        if len(row) != len(self.places):
+            text = f"expected {len(self.places)} fields as in the header, got {len(row)}"
+            return None, [Fault(number, "", "fields", text)]
+        key = row[self.places[ID]]
+        if not key or not key.isprintable():
+            text = f"column {ID!r}: expected printable text, got {key!r}"
+            return None, [Fault(number, "", "id", text)]
+        first = self.first_rows.setdefault(key, number)
+        if first != number:
+            text = f"duplicate id, first seen in row {first}"
+            return None, [Fault(number, key, "id", text)]
+        values: dict[str, Any] = {}
+        faults = []
+        for column, parser in self.parsers.items():
+            cell = row[self.places[column]]
+            try:
+                values[column] = parser(cell)
+            except ValueError as error:
+                fault = Fault(number, key, _KINDS[column], f"column {column!r}: {error}")
+                if not (self.lenient and column in TEXT_COLUMNS):
+                    return None, [fault]
+                faults.append(fault)
+                values[column] = (_without_surrogates(cell),)
+            else:
+                if self.remark:
+                    faults += [
+                        Fault(number, key, kind, f"column {column!r}: {text}")
+                        for kind, text in _remarks(column, cell)
+                    ]
+        if LABEL_COLUMNS[0] in values:
+            total = sum(values[column] for column in LABEL_COLUMNS)
+            if abs(total - 1) > LABEL_SUM_TOLERANCE:
+                text = f"columns {names(LABEL_COLUMNS)}: expected a sum of 1, got {total:g}"
+                return None, [Fault(number, key, "label", text)]
+        return values, faults
+
+
+_KINDS = dict.fromkeys(TEXT_COLUMNS, "text") | dict.fromkeys(LABEL_COLUMNS, "label")
+_KINDS[WEIGHT] = "weight"
 
 
 def _read(
     path: Path,
-    texts: tuple[str, ...] | None,
     labels: bool | None,
-    lenient: bool,
-    faults: list[Fault] | None = None,
+    texts_required: bool = True,
+    lenient: bool = False,
     weights: bool = False,
+    faults: list[Fault] | None = None,
 ) -> pd.DataFrame:
-    """With a list of `faults` they are put there, in place of an error or a warning; without
-    `texts` all are read, or none."""
-    rows = _rows(path)
-    header = next(rows, None)
-    if texts is None:
-        texts = TEXT_COLUMNS if set(TEXT_COLUMNS) <= set(header or ()) else ()
-    if header is None:
-        raise InputError(f"{path}: the file is empty, expected a header with {names((ID, *texts))}")
-    columns = _columns(header, texts, labels, path)
-    read_labels = labels is not False and LABEL_COLUMNS[0] in columns
-    parsers = dict.fromkeys(texts, parsed_turns)
-    if read_labels:
-        parsers |= dict.fromkeys(LABEL_COLUMNS, _probability)
-    if (read_labels or weights) and WEIGHT in columns:
-        parsers[WEIGHT] = _weight
-    models = [column for column in MODEL_COLUMNS if column in columns]
+    """Read a file. Faults are appended to `faults` if there is such a list, and otherwise raised or
+    logged."""
+    rows = csv_rows(path)
+    header = next(rows, [])
+    required = [ID]
+    if texts_required or set(TEXT_COLUMNS) <= set(header):
+        required += TEXT_COLUMNS
+    if labels or (labels is None and not set(LABEL_COLUMNS).isdisjoint(header)):
+        required += LABEL_COLUMNS
+    places = _places(header, required, path)
+    models = [column for column in MODEL_COLUMNS if column in places]
     if len(models) == 1:
-        other = next(column for column in MODEL_COLUMNS if column not in columns)
-        logger.warning("%s: column %r stands without %r and is not read", path, models.pop(), other)
-    kept = [ID, *texts, *models, *list(parsers)[len(texts) :]]
-    values: dict[str, list] = {column: [] for column in kept}
-    seen: dict[str, int] = {}
-
-    def parse(number: int, row: list[str]) -> tuple[list, list[Fault]]:
-        """The cells' values and the faults that can be mended; raises one that cannot."""
-        if len(row) != len(header):
-            raise _UnusableRowError(
-                Fault(
-                    number,
-                    "",
-                    "fields",
-                    f"expected {len(header)} fields as in the header, got {len(row)}",
-                )
-            )
-        key = row[columns[ID]]
-        if not key:
-            raise _UnusableRowError(Fault(number, "", "id", f"column {ID!r} is empty"))
-        if not key.isprintable():
-            raise _UnusableRowError(
-                Fault(number, "", "id", f"column {ID!r}: expected printable text, got {key!r}")
-            )
-        if key in seen:
-            raise _UnusableRowError(
-                Fault(number, key, "id", f"duplicate id, first seen in row {seen[key]}")
-            )
-        seen[key] = number
-        parsed, odd = [], []
-        for column in kept:
-            cell = row[columns[column]]
-            try:
-                value = (
-                    parsers[column](cell)
-                    if column in parsers
-                    else LONE_SURROGATE.sub(REPLACEMENT, cell)
-                )
-            except ValueError as error:
-                kind = "text" if column in texts else "weight" if column == WEIGHT else "label"
-                fault = Fault(number, key, kind, f"column {column!r}: {error}")
-                if not (lenient and column in texts):
-                    raise _UnusableRowError(fault) from None
-                odd.append(fault)
-                value = (LONE_SURROGATE.sub(REPLACEMENT, cell),)
-            else:
-                if faults is not None and column in texts:
-                    odd += [
-                        Fault(number, key, kind, f"column {column!r}: {text}")
-                        for kind, text in _remarks(cell)
-                    ]
-                elif faults is not None and column in MODEL_COLUMNS and value != cell:
-                    odd.append(Fault(number, key, "surrogate", f"column {column!r}: {_HALF}"))
-            parsed.append(value)
-        if read_labels:
-            total = sum(parsed[kept.index(column)] for column in LABEL_COLUMNS)
-            if abs(total - 1) > LABEL_SUM_TOLERANCE:
-                text = f"columns {names(LABEL_COLUMNS)}: expected a sum of 1, got {total:g}"
-                raise _UnusableRowError(Fault(number, key, "label", text))
-        return parsed, odd
-
+        (missing,) = {*MODEL_COLUMNS} - {*models}
+        logger.warning("%s: column %r is not read without %r", path, *models, missing)
+        models = []
+    weight = [WEIGHT] if WEIGHT in places and (weights or LABEL_COLUMNS[0] in required) else []
+    columns = {*required, *models, *weight}
+    parsers = {column: parse for column, parse in _PARSERS.items() if column in columns}
+    parser = _RowParser(places, parsers, lenient, remark=faults is not None)
+    cells: dict[str, list] = {column: [] for column in parsers}
     for number, row in enumerate(rows, start=1):
-        try:
-            parsed, odd = parse(number, row)
-        except _UnusableRowError as error:
-            if faults is None:
-                raise InputError(error.fault.at(path)) from None
-            faults.append(error.fault)
-            continue
-        for column, value in zip(kept, parsed, strict=True):
-            values[column].append(value)
-        for fault in odd:
-            if faults is None:
+        values, row_faults = parser.parse(number, row)
+        if faults is not None:
+            faults += row_faults
+        elif values is None:
+            raise InputError(row_faults[0].at(path))
+        else:
+            for fault in row_faults:
                 logger.warning("%s; taken as it stands", fault.at(path))
-            else:
-                faults.append(fault)
-    if not values[ID]:
-        raise InputError(
-            f"{path}: no row that can be used: {faults[0].at(path)}"
-            if faults
-            else f"{path}: a header without rows"
-        )
-    pairs = pd.DataFrame({column: _series(column, cells) for column, cells in values.items()})
-    if read_labels:
+        for column, value in (values or {}).items():
+            cells[column].append(value)
+    if not cells[ID]:
+        why = f"no usable row: {faults[0].at(path)}" if faults else "a header without rows"
+        raise InputError(f"{path}: {why}")
+    # Strings and tuples stay Python objects: pandas would otherwise look into the tuples.
+    pairs = pd.DataFrame(
+        {
+            column: pd.Series(values, dtype=np.float64 if column in _NUMERIC else object)
+            for column, values in cells.items()
+        }
+    )
+    if LABEL_COLUMNS[0] in pairs:
         labelled = pairs[list(LABEL_COLUMNS)].to_numpy()
         pairs[list(LABEL_COLUMNS)] = labelled / labelled.sum(axis=1, keepdims=True)
-    if WEIGHT in pairs and not 0 < pairs[WEIGHT].sum() < math.inf:
+    if WEIGHT in pairs and not 0 < (total := pairs[WEIGHT].sum()) < math.inf:
         raise InputError(
-            f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got "
-            f"{pairs[WEIGHT].sum():g}"
+            f"{path}: column {WEIGHT!r}: expected a positive, finite sum, got {total:g}"
         )
-    unread = ", labels not read" if LABEL_COLUMNS[0] in columns else ", no labels"
-    logger.info("%s: %d rows%s", path, len(pairs), "" if read_labels else unread)
+    unread = ", labels not read" if LABEL_COLUMNS[0] in places else ", no labels"
+    logger.info("%s: %d rows%s", path, len(pairs), "" if LABEL_COLUMNS[0] in pairs else unread)
     return pairs
 
 
-class _UnusableRowError(Exception):
-    """A row that cannot be used, and why."""
-
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
+_NUMERIC = (*LABEL_COLUMNS, WEIGHT)
 
 
-def _remarks(cell: str) -> Iterator[tuple[str, str]]:
-    """What `parsed_turns` mends in silence: the kind and a description of each."""
-    # A look at the text first: few cells hold either, and parsing all of them again would double
-    # the time.
-    if "null" in cell or not cell:
-        turns = json.loads(cell) if cell else None
-        missing = [str(i) for i, turn in enumerate(turns or [], start=1) if turn is None]
-        if turns is None:
-            yield "null", "no conversation at all"
-        elif missing:
-            yield "null", f"turn {', '.join(missing)} is null"
-    if ("\\ud" in cell.lower() or LONE_SURROGATE.search(cell)) and any(
-        map(LONE_SURROGATE.search, filter(None, json.loads(cell)))
-    ):
+def _without_surrogates(text: str) -> str:
+    return LONE_SURROGATE.sub(REPLACEMENT, text)
+
+
+def _remarks(column: str, cell: str) -> Iterator[tuple[str, str]]:
+    """Yield the kind and a description of whatever is mended in a cell that can be parsed."""
+    if column in MODEL_COLUMNS and LONE_SURROGATE.search(cell):
+        yield "surrogate", _HALF
+    if column not in TEXT_COLUMNS:
+        return
+    turns = json.loads(cell or "null")
+    if turns is None:
+        yield "null", "no conversation at all"
+        return
+    missing = [str(number) for number, turn in enumerate(turns, start=1) if turn is None]
+    if missing:
+        yield "null", f"turn {', '.join(missing)} is null"
+    if any(LONE_SURROGATE.search(turn) for turn in turns if turn):
         yield "surrogate", _HALF
 
 
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
-    """Write a pairs frame as a CSV that `read_pairs` reads back as it is; whole or not at all, an
+    """Write a pairs frame as a CSV that `read_pairs` reads back unchanged, whole or not at all; an
     existing file is replaced."""
     pairs = as_pairs(pairs)
     columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
@@ -274,25 +271,29 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
         for column in TEXT_COLUMNS
     }
     with write_whole(path) as file:
-        # Quoted, all texts: Python before 3.13 leaves a carriage return bare, which ends a line
-        # when it is read.
+        # Quote all texts: Python before 3.13 leaves a carriage return unquoted, which would end the
+        # line on reading.
         written = pairs[columns].assign(**cells)
         written.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
-    """The file's rows as text, header first; empty lines are passed over."""
+def csv_rows(path: str | Path) -> Iterator[list[str]]:
+    """Yield the rows of a CSV as text, the header first, without empty lines.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is not UTF-8 or is not a valid CSV.
+    """
     csv.field_size_limit(_FIELD_LIMIT)
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogatepass", newline="") as file:
-            for row in csv.reader(file, strict=True):
-                if row:
-                    yield row
+        with open(path, encoding="utf-8-sig", errors="surrogatepass", newline="") as file:
+            yield from filter(None, csv.reader(file, strict=True))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: not a text file in UTF-8 (byte {error.start}); a CSV was expected"
+            f"{path}: expected a CSV, got a file that is not UTF-8 text (byte {error.start})"
         ) from None
     except csv.Error as error:
         raise InputError(
@@ -300,24 +301,18 @@ def _rows(path: Path) -> Iterator[list[str]]:
         ) from None
 
 
-def _columns(
-    header: list[str], texts: tuple[str, ...], labels: bool | None, path: Path
-) -> dict[str, int]:
-    """Where each column stands; raises for a missing or a repeated one."""
-    if any("\0" in name for name in header):
-        raise InputError(f"{path}: not a text file; a CSV was expected")
-    columns = {name: i for i, name in enumerate(header)}
-    if len(columns) < len(header):
+def _places(header: list[str], required: list[str], path: Path) -> dict[str, int]:
+    """Return the place of each column. Raises InputError for a missing or a repeated one."""
+    if not header:
+        raise InputError(f"{path}: the file is empty, expected a header with {names(required)}")
+    places = {name: i for i, name in enumerate(header)}
+    if len(places) < len(header):
         repeated = next(name for name in header if header.count(name) > 1)
         raise InputError(f"{path}: the header names column {repeated!r} twice")
-    required = [ID, *texts]
-    if labels or (labels is None and any(column in columns for column in LABEL_COLUMNS)):
-        required += LABEL_COLUMNS
-    missing = [column for column in required if column not in columns]
-    if missing:
-        found = names(header[:12]) + (" …" if len(header) > 12 else "")
-        raise InputError(f"{path}: missing column {names(missing)}; the header has {found[:300]}")
-    return columns
+    if missing := [column for column in required if column not in places]:
+        present = names(header[:12]) + (" …" if len(header) > 12 else "")
+        raise InputError(f"{path}: missing column {names(missing)}; the header has {present[:300]}")
+    return places
 
 
 def _probability(cell: str) -> float:
@@ -338,7 +333,11 @@ def _number(cell: str, valid: Callable[[float], bool], expected: str) -> float:
     return value
 
 
-def _series(column: str, cells: list) -> pd.Series:
-    # Strings and tuples stay Python objects: pandas would else look into the tuples.
-    numeric = column in LABEL_COLUMNS or column == WEIGHT
-    return pd.Series(cells, dtype=np.float64 if numeric else object)
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    ID: str,
+    **dict.fromkeys(TEXT_COLUMNS, parsed_turns),
+    **dict.fromkeys(MODEL_COLUMNS, _without_surrogates),
+    **dict.fromkeys(LABEL_COLUMNS, _probability),
+    WEIGHT: _weight,
+}
+"""The columns in the order of a frame, and what parses the cells of each or raises ValueError."""

@@ -1,5 +1,5 @@
 """The rows that a run learns from: those of the training file, which may be held out, and extra
-ones, which never are."""
+rows, which never are."""
 
 import logging
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 logger = logging.getLogger(__name__)
 
 EXTRA_ID = r"^extra-\d+:"
-"""What stands before the ids of extra rows, as a pattern."""
+"""Regular expression for the prefix of an extra row's id."""
 
 
 class Extra(NamedTuple):
-    """A file of more labelled rows, and the weight of each, times the row's own where the file has
-    weights."""
+    """A file of more labelled rows. Each row's weight, if the file has any, is multiplied by
+    `weight`."""
 
     path: Path
     weight: float = 1.0
@@ -38,11 +38,11 @@ class TrainingRows:
     pairs : DataFrame
         n labelled rows, each of which may be held out.
     targets : ndarray
-        (n, 3): what is learned of them. Their labels, or a teacher's probabilities mixed with them;
-        metrics always use the labels.
+        (n, 3) training targets: the labels, or the labels mixed with a teacher's probabilities.
+        Metrics always use the labels.
     extra : DataFrame
-        m rows with labels and weights that are never held out; ids are those of their files behind
-        `extra-1:`, `extra-2:` …
+        m rows with labels and weights that are never held out; ids have the prefix `extra-1:`,
+        `extra-2:` … of their file.
     facts : dict
         Files and counts, as plain JSON types.
     """
@@ -53,13 +53,13 @@ class TrainingRows:
     facts: dict[str, Any]
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
-        """The file's rows in a mask (n,), and the extra rows."""
+        """Return the rows of the training file in a mask (n,), with all extra rows."""
         return replace(
             self, pairs=self.pairs[rows].reset_index(drop=True), targets=self.targets[rows]
         )
 
     def kept(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Which rows a model learns from while others are held out.
+        """Return which rows a model learns from while others are held out.
 
         Parameters
         ----------
@@ -69,23 +69,34 @@ class TrainingRows:
         Returns
         -------
         (ndarray, ndarray, int)
-            Masks (n,) of `pairs` and (m,) of `extra`, and how many extra rows are left out since
+            Masks (n,) of `pairs` and (m,) of `extra`, and how many extra rows are left out because
             they share a normalised prompt with a held-out row.
         """
-        shared = pd.Series(prompt_keys(self.extra)).isin(prompt_keys(self.pairs[held])).to_numpy()
+        shared = _has_prompt(self.extra, prompt_keys(self.pairs[held]))
         return ~held, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
 
-    def gathered(self, own: np.ndarray, extra: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
-        """The pairs frame of the rows in both masks, and what to learn of them, (rows, 3)."""
-        pairs = self.pairs[own].reset_index(drop=True)
+    def gathered(self, rows: np.ndarray, extra: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return the pairs frame of the rows in both masks, and their targets, (rows, 3)."""
+        pairs = self.pairs[rows].reset_index(drop=True)
         if not extra.any():
-            return pairs, self.targets[own]
-        weights = weights_of(pairs)
-        columns = [ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT]
-        pairs = pairs.assign(**{WEIGHT: 1.0 if weights is None else weights})
+            return pairs, self.targets[rows]
         more = self.extra[extra]
-        together = pd.concat([pairs[columns], more[columns]], ignore_index=True)
-        return together, np.concatenate([self.targets[own], labels_of(more)])
+        together = pd.concat([_weighted(pairs), more[_COLUMNS]], ignore_index=True)
+        return together, np.concatenate([self.targets[rows], labels_of(more)])
+
+
+_COLUMNS = [ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT]
+
+
+def _weighted(pairs: pd.DataFrame, factor: float = 1.0) -> pd.DataFrame:
+    """Return `_COLUMNS` of the rows, with their weights (1 where there are none) times `factor`."""
+    weights = weights_of(pairs)
+    return pairs.assign(**{WEIGHT: factor if weights is None else factor * weights})[_COLUMNS]
+
+
+def _has_prompt(pairs: pd.DataFrame, keys: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of the rows whose prompt has one of the keys."""
+    return pd.Series(prompt_keys(pairs)).isin(keys).to_numpy()
 
 
 def read_training_rows(
@@ -112,45 +123,46 @@ def read_training_rows(
     pairs = read_pairs(train_csv, labels=True)
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
         raise InputError(
-            f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: such a beginning is kept for extra rows"
+            f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is reserved for "
+            "extra rows"
         )
     frames = []
+    facts: dict[str, Any] = {"file": Path(train_csv).name, "rows": len(pairs), "extra": []}
+    excluded = [prompt_keys(read_pairs(path, labels=False)) for path in exclude_prompts]
+    if excluded:
+        pairs = _without_prompts(pairs, excluded, facts)
+        if pairs.empty:
+            raise InputError(f"{train_csv}: the prompts of all its rows are excluded")
     for number, source in enumerate(extra, start=1):
         if not 0 < source.weight < np.inf:
             raise InputError(
                 f"extra rows {source.path}: expected a positive weight, got {source.weight:g}"
             )
-        rows = read_pairs(source.path, labels=True)
-        own = weights_of(rows)
-        ids = f"extra-{number}:" + rows[ID]
-        rows = rows.assign(
-            **{ID: ids, WEIGHT: source.weight * (np.ones(len(rows)) if own is None else own)}
-        )
-        frames.append(rows[[ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT]])
-    facts: dict[str, Any] = {"file": Path(train_csv).name, "rows": len(pairs)}
-    facts["extra"] = [
-        {"file": Path(source.path).name, "weight": source.weight, "rows": len(frame)}
-        for source, frame in zip(extra, frames, strict=True)
-    ]
-    forbidden: set[str] = set()
-    for path in exclude_prompts:
-        forbidden |= set(prompt_keys(read_pairs(path, labels=False)))
-    if exclude_prompts:
-        pairs, facts["excluded"] = _without(pairs, forbidden)
-        if pairs.empty:
-            raise InputError(f"{train_csv}: the prompts of all its rows are excluded")
-        for number, frame in enumerate(frames):
-            frames[number], facts["extra"][number]["excluded"] = _without(frame, forbidden)
-        logger.info(
-            "excluded prompts: %d of %d training rows and %d of %d extra rows are left out",
-            facts["excluded"],
-            facts["rows"],
-            sum(f["excluded"] for f in facts["extra"]),
-            sum(f["rows"] for f in facts["extra"]),
-        )
-    empty = pairs[:0].reindex(columns=[ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT])
+        frame = _weighted(read_pairs(source.path, labels=True), source.weight)
+        frame[ID] = f"extra-{number}:" + frame[ID]
+        fact = {"file": Path(source.path).name, "weight": source.weight, "rows": len(frame)}
+        if excluded:
+            frame = _without_prompts(frame, excluded, fact)
+        frames.append(frame)
+        facts["extra"].append(fact)
+    empty = pairs[:0].reindex(columns=_COLUMNS)
     together = pd.concat(frames, ignore_index=True) if frames else empty
     return TrainingRows(pairs, labels_of(pairs), together, facts)
+
+
+def _without_prompts(
+    pairs: pd.DataFrame, excluded: list[np.ndarray], facts: dict[str, Any]
+) -> pd.DataFrame:
+    """Drop the rows of a file that have an excluded prompt, and count them in its facts."""
+    kept = pairs[~_has_prompt(pairs, np.concatenate(excluded))].reset_index(drop=True)
+    facts["excluded"] = len(pairs) - len(kept)
+    logger.info(
+        "%s: dropped %d of %d rows with excluded prompts",
+        facts["file"],
+        facts["excluded"],
+        len(pairs),
+    )
+    return kept
 
 
 def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
@@ -192,17 +204,13 @@ def inner_splits(
         Of each fold, masks (n,) of the rows to learn from and of those to judge by. An extra row
         that shares a prompt with a judged row is in neither.
     """
-    own = ~pairs[ID].str.contains(EXTRA_ID).to_numpy(dtype=bool)
-    own = own if own.any() else ~own
+    native = ~pairs[ID].str.contains(EXTRA_ID).to_numpy(dtype=bool)
+    if not native.any():
+        native = ~native
     keys = pd.Series(prompt_keys(pairs))
-    if keys[own].nunique() < max(k, least):
+    if keys[native].nunique() < max(k, least):
         return []
     fold_of = np.full(len(pairs), -1)
-    fold_of[own] = grouped_folds(pairs[own], k, seed, labels[own])
+    fold_of[native] = grouped_folds(pairs[native], k, seed, labels[native])
     judged = [fold_of == fold for fold in range(k)]
     return [(~keys.isin(keys[out]).to_numpy(), out) for out in judged]
-
-
-def _without(pairs: pd.DataFrame, forbidden: set[str]) -> tuple[pd.DataFrame, int]:
-    out = pd.Series(prompt_keys(pairs)).isin(forbidden).to_numpy()
-    return pairs[~out].reset_index(drop=True), int(out.sum())

@@ -1,12 +1,12 @@
 """The submission file: writing one, and checking one as the competition would."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from humanpref.data.pairs_csv import csv_rows
 from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -30,25 +30,20 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
     Raises
     ------
     ValueError
-        If the probabilities are not such: a defect of the model, never of the user's files.
+        If the probabilities are invalid: a defect of the model, never of the user's files.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (len(ids), 3):
         raise ValueError(
             f"expected probabilities of shape ({len(ids)}, 3), got {probabilities.shape}"
         )
-    sums = probabilities.sum(axis=1)
-    bad = (
-        ~np.isfinite(probabilities).all(axis=1)
-        | (probabilities < 0).any(axis=1)
-        | (np.abs(sums - 1) > SUM_TOLERANCE)
-    )
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(
-            f"id {ids[row]!r}: {probabilities[row].tolist()} are not probabilities ({bad.sum()} "
-            "such rows)"
-        )
+    for fault, rows in _faulty_rows(probabilities).items():
+        if rows.any():
+            row = int(rows.argmax())
+            raise ValueError(
+                f"id {ids[row]!r}: expected probabilities, got {probabilities[row].tolist()}: "
+                f"{fault} ({rows.sum()} such rows)"
+            )
     frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
     frame.insert(0, ID, list(ids))
     with write_whole(path) as file:
@@ -56,8 +51,8 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
 
 
 def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
-    """What the competition would refuse in a submission: header, ids and their order, row count,
-    numbers, sums.
+    """List what the competition would reject in a submission: header, ids and their order, row
+    count, numbers, sums.
 
     Parameters
     ----------
@@ -67,7 +62,7 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
     Returns
     -------
     list of str
-        One line per kind of fault, with the first row that has it; empty if there is none.
+        One line per kind of fault, with the first row that has it.
 
     Raises
     ------
@@ -83,55 +78,48 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
     if len(rows) != len(expected):
         faults.append(f"{path}: expected {len(expected)} rows as in {test_csv}, got {len(rows)}")
     ids = [row[0] for row in rows]
+    order = "in another order" if sorted(ids) == sorted(expected) else "not those of the test file"
     for number, (got, wanted) in enumerate(zip(ids, expected, strict=False), start=1):
         if got != wanted:
-            order = (
-                "in another order"
-                if sorted(ids) == sorted(expected)
-                else "not those of the test file"
-            )
             faults.append(
                 f"{path}: row {number}: expected id {wanted!r}, got {got!r}; the ids are {order}"
             )
             break
-    values = pd.DataFrame([row[1:] for row in rows], columns=list(LABEL_COLUMNS)).apply(
-        pd.to_numeric, errors="coerce"
-    )
-    numbers = values.to_numpy(dtype=np.float64)
-    sums = numbers.sum(axis=1)
-    checks = {
-        "not a finite number": ~np.isfinite(numbers).all(axis=1),
-        "outside [0, 1]": (numbers < 0).any(axis=1) | (numbers > 1).any(axis=1),
-        "probabilities do not sum to 1": np.abs(sums - 1) > SUM_TOLERANCE,
-    }
-    for fault, rows_with_it in checks.items():
-        if rows_with_it.any():
-            row = int(rows_with_it.argmax())
+    values = pd.DataFrame([row[1:] for row in rows], columns=list(LABEL_COLUMNS))
+    probabilities = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    for fault, faulty in _faulty_rows(probabilities).items():
+        if faulty.any():
+            row = int(faulty.argmax())
             faults.append(
                 f"{path}: row {row + 1} (id {ids[row]!r}): {fault}: {rows[row][1:]} "
-                f"({rows_with_it.sum()} such rows)"
+                f"({faulty.sum()} such rows)"
             )
     return faults
 
 
+def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Return for each kind of fault a mask (n,) of the rows of (n, 3) numbers that have it."""
+    outside = (probabilities < 0) | (probabilities > 1 + SUM_TOLERANCE)
+    return {
+        "not a finite number": ~np.isfinite(probabilities).all(axis=1),
+        "outside [0, 1]": outside.any(axis=1),
+        "probabilities do not sum to 1": np.abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE,
+    }
+
+
 def _cells(path: str | Path, columns: list[str], exact: bool = False) -> list[list[str]]:
-    """The named columns of a CSV as text. Raises InputError if it is not one, or (exact) has
-    another header."""
-    csv.field_size_limit(2**31 - 1)
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="", errors="replace") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            rows = [row for row in reader if row]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except csv.Error as error:
-        raise InputError(f"{path}: not a valid CSV ({error})") from None
-    if (exact and header != columns) or not set(columns) <= set(header):
+    """Return the named columns of a CSV as text. Raises InputError if it is not one, lacks a
+    column, or (exact) has another header."""
+    rows = csv_rows(path)
+    header = next(rows, [])
+    if not set(columns) <= set(header) or (exact and header != columns):
         raise InputError(
             f"{path}: expected the header {','.join(columns)}, got {','.join(header)[:200]!r}"
         )
+    places = [header.index(column) for column in columns]
+    cells = []
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise InputError(f"{path}: row {number}: expected {len(header)} fields, got {len(row)}")
-    return [[row[header.index(column)] for column in columns] for row in rows]
+        cells.append([row[place] for place in places])
+    return cells

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.config.cpu import EmbeddingInference, EmbeddingOptions
+from humanpref.config.cpu import EmbeddingOptions, ForwardOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.arrays import load_arrays, save_arrays
 from humanpref.models.base import Model, Validation
@@ -42,7 +42,7 @@ class EmbeddingModel(Model, family="embedding"):
     variances, so that the penalty holds back the minor ones more, and share the penalty of the wide
     block with cosines and attention scores. After `fit`: `encoder_`, `center_` (width,) and
     `basis_` (width, components), `scales_` of structure and cosines, and `regression_`. The
-    parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and `EmbeddingInference`,
+    parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`,
     and `seed`.
     """
 
@@ -129,7 +129,7 @@ class EmbeddingModel(Model, family="embedding"):
         self.regression_ = DavidsonRegression.restored(arrays)
 
     def _vectors(self, pairs: pd.DataFrame) -> PairVectors:
-        inference: EmbeddingInference = self.config.inference
+        inference: ForwardOptions = self.config.inference
         windows = self.config.model.max_windows
         return pair_vectors(
             pairs, self.encoder_, windows, inference.batch_tokens, inference.precision

@@ -8,8 +8,8 @@ CASES = (IDENTICAL, BOTH_EMPTY, A_EMPTY, B_EMPTY)
 
 
 def answer_cases(pairs: pd.DataFrame) -> np.ndarray:
-    """Of each row the case of `CASES` that it is, or an empty text; (n,) of str. White space at
-    the ends of a turn counts as nothing."""
+    """Return each row's case, one of `CASES` or an empty string; (n,) of str. White space at the
+    ends of a turn is ignored."""
     a, b = (
         [tuple(map(str.strip, turns)) for turns in pairs[column]]
         for column in ("response_a", "response_b")

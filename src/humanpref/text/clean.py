@@ -13,12 +13,13 @@ is worked out once and remembered, which gives the tokens of the whole text at a
 cost (`benchmarks/preprocess_speed.py`).
 """
 
+import contextlib
 import functools
 import os
 import re
 import string
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from humanpref.schema import InputError
 from humanpref.text.processes import in_parts, processes_for
@@ -28,14 +29,13 @@ KEEP_SPACES = {"nltk": True, "nltk-no-spaces": False}
 spaces too, so that the tokeniser sees one long word."""
 
 MEMO_PIECES = 2**18
-"""At most so many pieces are remembered (about 50 MB); then the memory starts anew."""
+"""Most pieces in the memo (about 50 MB); a full memo is cleared."""
 MEMO_LENGTH = 64
-"""Longer pieces (in characters) do not come again; they are worked out and forgotten."""
+"""Longest piece in the memo, in characters; longer ones hardly ever recur."""
 PROCESS_CHARACTERS = 50_000_000
-"""A process more is worth its start, in which NLTK and WordNet are loaded, for so many
-characters."""
+"""Characters that justify the start of one more process, which loads NLTK and WordNet."""
 
-_CORPORA = {"stopwords": "corpora/stopwords", "wordnet": "corpora/wordnet"}
+_CORPORA = ("stopwords", "wordnet")
 _NO_ASCII_LETTER = string.punctuation + string.digits
 _LOWER_ASCII = bytes(range(256)).lower()
 _DELETE_ASCII = bytes(
@@ -73,30 +73,29 @@ def preprocess(
     if processes is None:
         processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
     if processes > 1:
-        _pieces()  # what is missing is missing in every process: say it once, here
+        token_memo()  # raise for missing corpora once, not in every process
     work = functools.partial(_preprocess, variant=variant)
     return [text for part in in_parts(work, texts, processes) for text in part]
 
 
 def _preprocess(texts: list[str], variant: str) -> list[str]:
-    left_of, keep_spaces = _pieces().__getitem__, KEEP_SPACES[variant]
-    done = []
+    left_of, keep_spaces = token_memo().__getitem__, KEEP_SPACES[variant]
+    cleaned = []
     for text in texts:
         text = _delete_quickly(text) if text.isascii() else text.lower()
         pieces = text.split() if keep_spaces else ["".join(text.split())]
-        done.append(" ".join(filter(None, map(left_of, pieces))))
-    return done
+        cleaned.append(" ".join(filter(None, map(left_of, pieces))))
+    return cleaned
 
 
 def _delete_quickly(text: str) -> str:
-    """Lower-case an ASCII text, as most are, and delete what is to be deleted: sooner, and it
-    leaves fewer different pieces."""
+    """Lower-case an ASCII text, as most are, and delete all but letters and white space. This is
+    faster than piece by piece and leaves fewer distinct pieces."""
     return text.encode().translate(_LOWER_ASCII, _DELETE_ASCII).decode()
 
 
-class _Pieces(dict[str, str]):
-    """What is left of a lower-cased piece of text without white space: its tokens with a space
-    between, or nothing."""
+class TokenMemo(dict[str, str]):
+    """A memo from a lower-case piece of text without spaces to its tokens, joined by spaces."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,8 +155,8 @@ class _Pieces(dict[str, str]):
 
 
 @functools.cache
-def _pieces() -> _Pieces:
-    """Made once in a process.
+def token_memo() -> TokenMemo:
+    """Make the memo, once in a process.
 
     Raises
     ------
@@ -171,31 +170,25 @@ def _pieces() -> _Pieces:
     # NLTK reads NLTK_DATA when it is imported, which may have been earlier.
     folders = [folder for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
     nltk.data.path[:0] = [folder for folder in folders if folder not in nltk.data.path]
-    missing = [
-        name for name, resource in _CORPORA.items() if not _is_found(nltk.data.find, resource)
-    ]
+    missing = [name for name in _CORPORA if not _is_found(nltk.data.find, name)]
     if missing:
         raise InputError(
             f"NLTK's corpora {' and '.join(missing)} are in none of {', '.join(nltk.data.path)}: "
-            "get them with "
-            f"`python -m nltk.downloader {' '.join(missing)}` where there is a network, or set "
-            "NLTK_DATA to a folder that holds "
-            f"{' and '.join(_CORPORA[name] for name in missing)} (as folders or .zip)"
+            f"get them with `python -m nltk.downloader {' '.join(missing)}` where there is a "
+            "network, or set NLTK_DATA to a folder that holds them under corpora/ (as folders or "
+            ".zip)"
         )
     try:
-        return _Pieces()
+        return TokenMemo()
     except (LookupError, OSError, zipfile.BadZipFile) as error:
         raise InputError(
             f"NLTK's corpora ({', '.join(_CORPORA)}) cannot be read: {error}"
         ) from None
 
 
-def _is_found(find, resource: str) -> bool:
-    name = resource.rpartition("/")[2]
-    for spelling in (resource, f"{resource}.zip/{name}/"):
-        try:
-            find(spelling)
-        except LookupError:
-            continue
-        return True
+def _is_found(find: Callable[[str], object], corpus: str) -> bool:
+    for resource in (f"corpora/{corpus}", f"corpora/{corpus}.zip/{corpus}/"):
+        with contextlib.suppress(LookupError):
+            find(resource)
+            return True
     return False

@@ -11,7 +11,8 @@ Every feature takes time linear in the text and is finite for any text, however 
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -44,8 +45,8 @@ _LAST_CODE = 0x2FFFF
 
 
 @functools.cache
-def _upper_case() -> np.ndarray:
-    """Whether each code point is an upper-case letter."""
+def _is_upper_case() -> np.ndarray:
+    """Whether each code point is an upper-case letter, (_LAST_CODE + 1,) bool."""
     return np.array([chr(code).isupper() for code in range(_LAST_CODE + 1)])
 
 
@@ -58,38 +59,33 @@ class _Text:
         self.lower = self.text.lower().replace("’", "'")
         self.words = WORD.findall(self.lower)
         self.distinct = set(self.words)
-        self.last = (
-            self.words if len(turns) == 1 else WORD.findall(turns[-1].lower()) if turns else []
-        )
-        self.codes = np.frombuffer(
-            self.text.encode("utf-32-le", "surrogatepass"), dtype="<u4"
-        ).clip(max=_LAST_CODE)
 
     def matches(self, pattern: re.Pattern[str], mark: str = "") -> int:
         """Number of matches; a text without the mark that each holds is not searched."""
         return len(pattern.findall(self.text)) if mark in self.text else 0
 
-    def count(self, pattern: re.Pattern[str], mark: str = "") -> float:
+    def log_matches(self, pattern: re.Pattern[str], mark: str = "") -> float:
         """ln(1 + matches)."""
         return math.log1p(self.matches(pattern, mark))
+
+    def log_count(self, substring: str) -> float:
+        """ln(1 + occurrences of a substring)."""
+        return math.log1p(self.text.count(substring))
 
     def code_blocks(self) -> int:
         return self.matches(_CODE_FENCE, "```") // 2
 
-    def digit_share(self) -> float:
-        digits = (self.codes >= ord("0")) & (self.codes <= ord("9"))
-        return _share(int(digits.sum()), len(self.text))
-
     def upper_share(self) -> float:
-        return _share(int(_upper_case()[self.codes].sum()), len(self.text))
+        codes = np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+        upper = _is_upper_case()[codes.clip(max=_LAST_CODE)]
+        return _share(int(upper.sum()), len(self.text))
+
+    def digit_share(self) -> float:
+        return _share(sum(map(self.text.count, string.digits)), len(self.text))
 
     def non_ascii_share(self) -> float:
-        if not self.text:
-            return 0.0
-        return 1 - _share(len(self.text.encode("ascii", "ignore")), len(self.text))
-
-    def share_of_words(self, listed: set[str]) -> float:
-        return _share(sum(map(listed.__contains__, self.words)), len(self.words))
+        ascii_share = _share(len(self.text.encode("ascii", "ignore")), len(self.text))
+        return 1 - ascii_share if self.text else 0.0
 
 
 def _share(part: float, whole: float) -> float:
@@ -98,58 +94,69 @@ def _share(part: float, whole: float) -> float:
 
 # Features that a thousand rows suffice for: with 40 response, 13 prompt and 8 pair features the
 # inner log loss of `sparse` and `boosted` was higher.
-_RESPONSE: dict[str, Callable[[_Text, _Text], float]] = {
-    # Length.
-    "log_characters": lambda p, r: math.log1p(len(r.text)),
-    "log_words": lambda p, r: math.log1p(len(r.words)),
-    "log_sentences": lambda p, r: r.count(_SENTENCE_END),
-    "log_paragraphs": lambda p, r: math.log1p(r.text.count("\n\n")),
-    "turns_without_answer": lambda p, r: float(
-        sum(not turn.strip() for turn in r.turns) + max(0, len(p.turns) - len(r.turns))
-    ),
-    "empty": lambda p, r: float(not r.text.strip()),
-    "last_turn_log_words": lambda p, r: math.log1p(len(r.last)),
-    # Layout.
-    "log_list_items": lambda p, r: r.count(_LIST_ITEM),
-    "log_headings": lambda p, r: r.count(_HEADING, "#"),
-    "log_bold": lambda p, r: r.count(_BOLD),
-    "log_code_blocks": lambda p, r: math.log1p(r.code_blocks()),
-    "log_table_rows": lambda p, r: r.count(_TABLE_ROW, "|"),
-    "log_questions": lambda p, r: math.log1p(r.text.count("?")),
-    "log_exclamations": lambda p, r: math.log1p(r.text.count("!")),
-    # Words.
-    "mean_word_length": lambda p, r: _share(sum(map(len, r.words)), len(r.words)),
-    "distinct_word_share": lambda p, r: _share(len(r.distinct), len(r.words)),
-    "refusal": lambda p, r: float(any(phrase in r.lower for phrase in _REFUSALS)),
-    # Characters.
-    "digit_share": lambda p, r: r.digit_share(),
-    "upper_share": lambda p, r: r.upper_share(),
-    "non_ascii_share": lambda p, r: r.non_ascii_share(),
-    # Overlap with the prompt.
-    "prompt_words_used": lambda p, r: _share(len(p.distinct & r.distinct), len(p.distinct)),
-    "words_from_prompt": lambda p, r: r.share_of_words(p.distinct),
-}
-_PROMPT: dict[str, Callable[[_Text], float]] = {
-    "prompt_log_characters": lambda p: math.log1p(len(p.text)),
-    "prompt_log_words": lambda p: math.log1p(len(p.words)),
-    "prompt_log_turns": lambda p: math.log1p(len(p.turns)),
-    "prompt_questions": lambda p: math.log1p(p.text.count("?")),
-    "prompt_code": lambda p: float("```" in p.text or "def " in p.text or "#include" in p.text),
-    "prompt_non_ascii": lambda p: p.non_ascii_share(),
-}
-# Each of these must not change when its arguments change places; a test exchanges them.
-_PAIR: dict[str, Callable[[_Text, _Text], float]] = {
-    "identical": lambda a, b: float(a.turns == b.turns),
-    "jaccard": lambda a, b: _share(len(a.distinct & b.distinct), len(a.distinct | b.distinct)),
-}
+def _response_features(prompt: _Text, response: _Text) -> dict[str, float]:
+    words, distinct = response.words, response.distinct
+    return {
+        # Length.
+        "log_characters": math.log1p(len(response.text)),
+        "log_words": math.log1p(len(words)),
+        "log_sentences": response.log_matches(_SENTENCE_END),
+        "log_paragraphs": response.log_count("\n\n"),
+        "turns_without_answer": sum(not turn.strip() for turn in response.turns)
+        + max(0, len(prompt.turns) - len(response.turns)),
+        "empty": not response.text.strip(),
+        "last_turn_log_words": math.log1p(len(WORD.findall("".join(response.turns[-1:]).lower()))),
+        # Layout.
+        "log_list_items": response.log_matches(_LIST_ITEM),
+        "log_headings": response.log_matches(_HEADING, "#"),
+        "log_bold": response.log_matches(_BOLD),
+        "log_code_blocks": math.log1p(response.code_blocks()),
+        "log_table_rows": response.log_matches(_TABLE_ROW, "|"),
+        "log_questions": response.log_count("?"),
+        "log_exclamations": response.log_count("!"),
+        # Words.
+        "mean_word_length": _share(sum(map(len, words)), len(words)),
+        "distinct_word_share": _share(len(distinct), len(words)),
+        "refusal": any(phrase in response.lower for phrase in _REFUSALS),
+        # Characters.
+        "digit_share": response.digit_share(),
+        "upper_share": response.upper_share(),
+        "non_ascii_share": response.non_ascii_share(),
+        # Overlap with the prompt.
+        "prompt_words_used": _share(len(prompt.distinct & distinct), len(prompt.distinct)),
+        "words_from_prompt": _share(sum(word in prompt.distinct for word in words), len(words)),
+    }
 
-ANTISYMMETRIC = tuple(f"{name}_difference" for name in _RESPONSE)
+
+def _prompt_features(prompt: _Text) -> dict[str, float]:
+    return {
+        "prompt_log_characters": math.log1p(len(prompt.text)),
+        "prompt_log_words": math.log1p(len(prompt.words)),
+        "prompt_log_turns": math.log1p(len(prompt.turns)),
+        "prompt_questions": prompt.log_count("?"),
+        "prompt_code": any(mark in prompt.text for mark in ("```", "def ", "#include")),
+        "prompt_non_ascii": prompt.non_ascii_share(),
+    }
+
+
+def _pair_features(a: _Text, b: _Text) -> dict[str, float]:
+    """Features that must not change when A and B change places."""
+    return {
+        "identical": a.turns == b.turns,
+        "jaccard": _share(len(a.distinct & b.distinct), len(a.distinct | b.distinct)),
+    }
+
+
+_NOTHING = _Text(())
+_RESPONSE_NAMES = tuple(_response_features(_NOTHING, _NOTHING))
+
+ANTISYMMETRIC = tuple(f"{name}_difference" for name in _RESPONSE_NAMES)
 """Columns of the first matrix of `structural_features`: a - b of each response feature."""
 SYMMETRIC = (
-    *(f"{name}_distance" for name in _RESPONSE),
-    *(f"{name}_mean" for name in _RESPONSE),
-    *_PROMPT,
-    *_PAIR,
+    *(f"{name}_distance" for name in _RESPONSE_NAMES),
+    *(f"{name}_mean" for name in _RESPONSE_NAMES),
+    *_prompt_features(_NOTHING),
+    *_pair_features(_NOTHING, _NOTHING),
 )
 """Columns of the second: |a - b| and (a + b) / 2 of each response feature, prompt and pair
 features."""
@@ -184,20 +191,15 @@ def formatting_marks(turns: tuple[str, ...]) -> int:
 
 def _features(rows: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """`structural_features` of rows of prompt, A and B."""
-    of_a, of_b, of_prompt, of_pair = [], [], [], []
-    for turns in rows:
-        prompt, a, b = map(_Text, turns)
-        of_a.append([feature(prompt, a) for feature in _RESPONSE.values()])
-        of_b.append([feature(prompt, b) for feature in _RESPONSE.values()])
-        of_prompt.append([feature(prompt) for feature in _PROMPT.values()])
-        of_pair.append([feature(a, b) for feature in _PAIR.values()])
-    a, b, of_prompt, of_pair = (
-        np.array(values, dtype=np.float64).reshape(len(rows), len(table))
-        for values, table in (
-            (of_a, _RESPONSE),
-            (of_b, _RESPONSE),
-            (of_prompt, _PROMPT),
-            (of_pair, _PAIR),
+    antisymmetric = np.empty((len(rows), len(ANTISYMMETRIC)))
+    symmetric = np.empty((len(rows), len(SYMMETRIC)))
+    for i, turns in enumerate(rows):
+        prompt, *answers = map(_Text, turns)
+        a, b = (
+            np.array(list(_response_features(prompt, answer).values()), dtype=np.float64)
+            for answer in answers
         )
-    )
-    return a - b, np.hstack([np.abs(a - b), (a + b) / 2, of_prompt, of_pair])
+        shared = (_prompt_features(prompt) | _pair_features(*answers)).values()
+        antisymmetric[i] = a - b
+        symmetric[i] = [*np.abs(a - b), *(a + b) / 2, *shared]
+    return antisymmetric, symmetric

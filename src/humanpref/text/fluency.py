@@ -1,5 +1,5 @@
-"""A cheap proxy of fluency without a language model: how common a text's character trigrams are
-among those of other texts."""
+"""A cheap proxy of fluency without a language model: how common a text's character trigrams are in
+other texts."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from humanpref.text.overlap import CHARACTER_COLUMNS, CHUNK, trigram_counts
 
 
 def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
-    """The mean of ln((1 + its count in the other texts) / (columns + their trigrams)) over a text's
-    lower-case trigrams.
+    """Return, for each text, the mean over its lower-case trigrams of ln((1 + the trigram's count
+    in the other texts) / (columns + trigrams of the other texts)).
 
-    Gibberish, misspelling and rare scripts make it low. It does not see the order of words, and
-    what is written most in `texts` (their language, say) is what it takes for fluent.
+    Gibberish, misspelling and rare scripts make it low. It ignores the order of words, and favors
+    whatever is most common in `texts` (their language, say).
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
     total = np.zeros(CHARACTER_COLUMNS)
     for start in starts:
         total += np.asarray(trigram_counts(texts[start : start + CHUNK]).sum(axis=0))[0]
-    made = [np.empty(0)]
+    means = [np.empty(0)]
     for start in starts:
         counts = trigram_counts(texts[start : start + CHUNK])
         lengths = np.asarray(counts.sum(axis=1))[:, 0]
@@ -35,5 +35,5 @@ def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
         others = total.sum() - np.repeat(lengths, np.diff(counts.indptr))
         counts.data = own * np.log((1 + total[counts.indices] - own) / (CHARACTER_COLUMNS + others))
         sums = np.asarray(counts.sum(axis=1))[:, 0]
-        made.append(np.divide(sums, lengths, out=np.full(len(sums), np.nan), where=lengths > 0))
-    return np.concatenate(made)
+        means.append(np.divide(sums, lengths, out=np.full(len(sums), np.nan), where=lengths > 0))
+    return np.concatenate(means)

@@ -1,13 +1,14 @@
-"""How alike prompt, A and B are in their words and characters: cosines of TF-IDF vectors whose
-weights the training rows give."""
+"""Similarity of prompt, A and B in their words and characters: cosines of TF-IDF vectors, with
+weights learned from the training rows."""
 
-from collections.abc import Iterator
+from itertools import chain, combinations
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from humanpref.schema import TEXT_COLUMNS
 from humanpref.text.features import WORD
 
 WORD_COLUMNS = 2**17
@@ -15,8 +16,7 @@ CHARACTER_COLUMNS = 2**16
 """Columns that words and character trigrams are hashed into: no vocabulary to keep, and collisions
 that hardly matter."""
 IDF_TEXTS = 30_000
-"""Texts, evenly spaced over the rows, that inverse document frequencies are counted over; more
-hardly change them."""
+"""Most texts, evenly spaced over the rows, to count document frequencies on; more change little."""
 CHUNK = 2_000
 """Rows that are turned into vectors at a time; bounds the memory."""
 
@@ -41,20 +41,14 @@ class Similarities:
 
     def fit(self, pairs: pd.DataFrame) -> "Similarities":
         """Learn the inverse document frequencies. A text that stands twice counts once."""
-        texts = list(
-            dict.fromkeys(
-                text
-                for column in ("prompt", "response_a", "response_b")
-                for text in _texts(pairs[column])
-            )
-        )
-        texts = texts[:: -(-len(texts) // IDF_TEXTS)] if texts else []
+        texts = list(dict.fromkeys(chain(*(_texts(pairs[column]) for column in TEXT_COLUMNS))))
+        texts = texts[:: -(-len(texts) // IDF_TEXTS) or 1]
         self.word_idf_ = _idf(texts, word_counts, WORD_COLUMNS)
         self.character_idf_ = _idf(texts, trigram_counts, CHARACTER_COLUMNS)
         return self
 
     def columns(self, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """The cosines of n rows.
+        """Return the cosines of n rows.
 
         Returns
         -------
@@ -65,24 +59,21 @@ class Similarities:
             cos(a, b).
         """
         chunks = [self._cosines(pairs[i : i + CHUNK]) for i in range(0, len(pairs), CHUNK)]
-        prompt_a, prompt_b, answers = (np.vstack(parts) for parts in zip(*chunks, strict=True))
+        prompt_a, prompt_b, answers = np.concatenate(chunks, axis=1)
         difference = prompt_a - prompt_b
         return difference, np.hstack([np.abs(difference), (prompt_a + prompt_b) / 2, answers])
 
-    def _cosines(self, pairs: pd.DataFrame) -> Iterator[np.ndarray]:
-        """cos(prompt, a), cos(prompt, b) and cos(a, b), each (n, 2): by words, by characters."""
-        both = []
-        for counts, idf in ((word_counts, self.word_idf_), (trigram_counts, self.character_idf_)):
-            prompt, a, b = (
-                _unit(counts(_texts(pairs[c])), idf) for c in ("prompt", "response_a", "response_b")
-            )
-            both.append(
-                [
-                    np.asarray(u.multiply(v).sum(axis=1))[:, 0]
-                    for u, v in ((prompt, a), (prompt, b), (a, b))
-                ]
-            )
-        return (np.stack(columns, axis=1) for columns in zip(*both, strict=True))
+    def _cosines(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Return cos(prompt, a), cos(prompt, b) and cos(a, b), (3, n, 2): by words, by trigrams."""
+        texts = [_texts(pairs[column]) for column in TEXT_COLUMNS]
+        cosines = np.empty((3, len(pairs), 2))
+        for kind, (counts, idf) in enumerate(
+            ((word_counts, self.word_idf_), (trigram_counts, self.character_idf_))
+        ):
+            vectors = [_unit(counts(column), idf) for column in texts]
+            for pair, (u, v) in enumerate(combinations(vectors, 2)):
+                cosines[pair, :, kind] = np.asarray(u.multiply(v).sum(axis=1))[:, 0]
+        return cosines
 
 
 _KINDS = ("word", "character")
@@ -102,7 +93,7 @@ def word_counts(texts: list[str]) -> sparse.csr_matrix:
 def trigram_counts(texts: list[str]) -> sparse.csr_matrix:
     """(n, CHARACTER_COLUMNS) counts of lower-case character trigrams.
 
-    scikit-learn's character n-grams took twenty times as long: they are cut and hashed one by one.
+    scikit-learn cuts and hashes character n-grams one by one, which took twenty times as long.
     """
     hashes = []
     for text in texts:

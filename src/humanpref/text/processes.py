@@ -1,4 +1,4 @@
-"""Work on many texts, shared out to processes where there is enough of it. The result never depends
+"""Split work on many texts between processes where there is enough of it. The result never depends
 on their number."""
 
 from collections.abc import Callable, Sequence
@@ -10,15 +10,15 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def processes_for(characters: int, each: int) -> int:
-    """How many processes so many characters are worth, where one more pays for its start with
-    `each`: at most one per core."""
+    """Return how many processes to use: one, and one more for each `each` characters, up to the
+    number of cores."""
     wanted = 1 + characters // each
     return min(wanted, joblib.cpu_count()) if wanted > 1 else 1
 
 
 def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], processes: int) -> list[R]:
-    """What `work` makes of each part of the items, in their order; one part and no other process
-    where `processes` is 1."""
+    """Apply `work` to parts of the items and return the results in order; with `processes` 1, to
+    all items, in this process."""
     if processes == 1:
         return [work(items)]
     size = max(1, len(items) // (4 * processes))
