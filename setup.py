@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"humanpref": ["presets/*.toml", "reports/templates/*"]},
+    package_data={"humanpref": ["presets/*.toml", "reports/templates/*", "studies/*.csv"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "numpy>=1.26",

@@ -481,9 +481,9 @@ def test_version_and_presets(run):
 def test_compare_takes_every_preset_with_every_peft_method(monkeypatch, arena, tmp_path, capsys):
     seen = []
 
-    def spy(contenders, *rest):
-        seen.extend(contenders)
-        return pd.DataFrame({"name": [contender.name for contender in contenders]})
+    def spy(variants, *rest):
+        seen.extend(variants)
+        return pd.DataFrame({"name": [variant.name for variant in variants]})
 
     monkeypatch.setattr("humanpref.studies.compare.compare", spy)
     arguments = [
@@ -504,7 +504,7 @@ def test_compare_takes_every_preset_with_every_peft_method(monkeypatch, arena, t
         "qwen-2.5-7b-qlora-lora",
         "qwen-2.5-7b-qlora-ia3",
     ]
-    assert [contender.name for contender in seen] == names
+    assert [variant.name for variant in seen] == names
     assert [(c.config().model.peft, c.config().seed) for c in seen] == [("lora", 1), ("ia3", 1)] * 2
 
 
@@ -517,7 +517,7 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
     )
     code, out, _ = run("selection", copy)
     assert code == 0
-    assert "| 0 | start |  | 2 | 1.0500 | 1 | fold-1 |" in out
+    assert "| 0 | start |  | 2 | 1.0500 | True | fold-1 |" in out
     for name in ("path.foo", "path", ".png"):
         refused(
             run("selection", "none", "--figure", name),

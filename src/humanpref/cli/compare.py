@@ -38,24 +38,25 @@ def add(commands: Any) -> None:
     ablations = add_group(commands, "ablate", "the report's ablations")
     for name, (preset, text) in ABLATIONS.items():
         command = add_command(ablations, name, partial(run_ablation, name), text)
-        text = f"the recipe (default {preset})"
+        text = f"default {preset}"
         command.add_argument("--preset", default=preset, metavar="NAME", help=text)
         add_study(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    from humanpref.studies.compare import compare, contenders, markdown
+    from humanpref.reports.table_text import markdown
+    from humanpref.studies.compare import compare, variants_of
 
     backbones = dict(map(key_value, options.backbone))
     methods = options.peft.split(",") if options.peft else [None]
-    made = contenders(options.presets.split(","), backbones, methods, tuple(options.set))
-    print(markdown(compare(made, options.train, options.out, options.folds)), end="")
+    variants = variants_of(options.presets.split(","), backbones, methods, tuple(options.set))
+    print(markdown(compare(variants, options.train, options.out, options.folds)), end="")
     return 0
 
 
 def run_ablation(name: str, options: argparse.Namespace) -> int:
+    from humanpref.reports.table_text import markdown
     from humanpref.studies import ablations
-    from humanpref.studies.compare import markdown
 
     ablate = {
         "softmax": ablations.ablate_softmax,

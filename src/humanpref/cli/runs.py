@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable, write_whole
-    from humanpref.studies.compare import markdown
+    from humanpref.reports.table_text import markdown
     from humanpref.studies.listing import differences, runs
 
     if options.csv is not None:

@@ -19,9 +19,9 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable
     from humanpref.reports.charts import FIGURE_SUFFIXES, selection_figure
+    from humanpref.reports.table_text import markdown
     from humanpref.runs.artifact import Artifact
     from humanpref.runs.train import selection_path
-    from humanpref.studies.compare import markdown
 
     figure = options.figure
     if figure is not None:
