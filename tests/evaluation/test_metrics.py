@@ -41,11 +41,11 @@ def test_the_interval_covers():
 
 def test_summary():
     labels, prior = np.eye(3)[[0, 0, 1, 2]], np.array([0.5, 0.25, 0.25])
-    figures = summarise(labels, labels * 0.7 + 0.1, prior, np.array(list("abcd")))
-    assert figures["rows"] == 4
-    assert figures["accuracy"] == 1
-    assert figures["log_loss"] == pytest.approx(-math.log(0.8))
-    assert figures["prior_log_loss"] == pytest.approx(1.5 * math.log(2))
+    metrics = summarise(labels, labels * 0.7 + 0.1, prior, np.array(list("abcd")))
+    assert metrics["rows"] == 4
+    assert metrics["accuracy"] == 1
+    assert metrics["log_loss"] == pytest.approx(-math.log(0.8))
+    assert metrics["prior_log_loss"] == pytest.approx(1.5 * math.log(2))
 
 
 def test_one_prompt_has_no_interval(caplog):
