@@ -222,38 +222,6 @@ def test_with_models(write_csv, decoder_folder, sentence_encoder):
     assert (np.abs(axes[1].values) <= 1 + 1e-6).all()
 
 
-def test_perplexity_by_hand(decoder_folder):
-    torch = pytest.importorskip("torch")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from humanpref.evaluation.perplexity import LONGEST, LanguageModel
-
-    folder = decoder_folder()
-    texts = [
-        "The house of the king.",
-        "What?",
-        "",
-        "The house of the king.",
-        "word " * 400,
-        "[SEP]",
-    ]
-    found = LanguageModel(str(folder)).log_probabilities(texts)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    for text, mean in zip(texts, found, strict=True):
-        own = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        ids = [tokenizer.bos_token_id, *own][:LONGEST]
-        by_token = []
-        for end in range(1, len(ids)):
-            with torch.inference_mode():
-                scores = model(torch.tensor([ids[:end]])).logits[0, -1]
-            by_token.append(float(torch.log_softmax(scores, dim=0)[ids[end]]))
-        assert mean == pytest.approx(
-            np.mean(by_token) if by_token else np.nan, abs=1e-4, nan_ok=True
-        )
-    assert len(ids) > 2  # "[SEP]" is text, not one token
-
-
 def test_without_torch(write_csv, tmp_path, monkeypatch):
     pairs = read_pairs(write_csv(ODD_ROWS[:2]))
     for module in ("evaluation.perplexity", "models.sentence"):

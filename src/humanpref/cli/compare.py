@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_group, add_study
+from humanpref.cli.shared import add_command, add_group, add_option, add_study
 from humanpref.schema import InputError
 
 ABLATIONS = {
@@ -26,20 +26,24 @@ def add(commands: Any) -> None:
         run,
         "train several presets on the same rows and folds; one table, one figure",
     )
-    text = "see `humanpref presets`"
-    command.add_argument("--presets", required=True, metavar="A,B,…", help=text)
-    text = "the weights of a preset"
-    command.add_argument(
-        "--backbone", action="append", default=[], metavar="PRESET=FOLDER", help=text
+    add_option(command, "--presets", "A,B,…", "see `humanpref presets`", required=True)
+    add_option(
+        command,
+        "--backbone",
+        "PRESET=FOLDER",
+        "the weights of a preset",
+        action="append",
+        default=[],
     )
-    text = "each preset with each of these: lora,dora,ia3,layernorm,head …"
-    command.add_argument("--peft", metavar="A,B,…", help=text)
+    add_option(
+        command, "--peft", "A,B,…", "each preset with each of these: lora,dora,ia3,layernorm,head …"
+    )
     add_study(command)
     ablations = add_group(commands, "ablate", "the report's ablations")
     for name, (preset, text) in ABLATIONS.items():
         command = add_command(ablations, name, partial(run_ablation, name), text)
         text = f"default {preset}"
-        command.add_argument("--preset", default=preset, metavar="NAME", help=text)
+        add_option(command, "--preset", "NAME", text, default=preset)
         add_study(command)
 
 

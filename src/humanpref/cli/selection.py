@@ -12,8 +12,8 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "selection", run, "how a boosted model chose its columns, step by step"
     )
-    add_path(command, "artifact", metavar="ARTIFACT")
-    add_path(command, "--figure", metavar="PNG", help="draw it there, too")
+    add_path(command, "artifact", "ARTIFACT")
+    add_path(command, "--figure", "PNG", "draw it there, too")
 
 
 def run(options: argparse.Namespace) -> int:

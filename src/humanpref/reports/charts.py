@@ -265,7 +265,7 @@ def _label_log_scale(axes) -> None:
 def _log_locator(low: float, high: float):
     from matplotlib.ticker import LogLocator
 
-    return LogLocator(10, (1, 2, 5) if high < 40 * low else (1,), numticks=12)
+    return LogLocator(10, (1, 2, 5) if high < 60 * low else (1,), numticks=12)
 
 
 def _name_rows(axes, names: Sequence[str]) -> None:
