@@ -42,8 +42,7 @@ def add(commands: Any) -> None:
     ablations = add_group(commands, "ablate", "the report's ablations")
     for name, (preset, text) in ABLATIONS.items():
         command = add_command(ablations, name, partial(run_ablation, name), text)
-        text = f"default {preset}"
-        add_option(command, "--preset", "NAME", text, default=preset)
+        add_option(command, "--preset", "NAME", f"default {preset}", default=preset)
         add_study(command)
 
 

@@ -152,10 +152,9 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
 
 def _side_by_side(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Return the single numbers of each artifact's metrics, one row per artifact."""
-    table = pd.DataFrame(metrics).T.drop(columns=["confusion", "per_class", "axes"])
-    null = pd.DataFrame(table.pop("calibration_null").tolist(), index=table.index)
-    table = table.join(null[["low", "high"]].add_prefix("null_"))
-    return table.infer_objects().rename_axis("artifact").reset_index()
+    table = pd.json_normalize([*metrics.values()], sep="_")
+    table.insert(0, "artifact", [*metrics])
+    return table.drop(columns=["confusion", "per_class", "axes", "calibration_null_median"])
 
 
 def _draw(figures: Path, number: int, log_loss: float, parts: Tables) -> None:
