@@ -72,7 +72,7 @@ def run_ablation(name: str, options: argparse.Namespace) -> int:
 
 
 def key_value(text: str) -> tuple[str, str]:
-    """PRESET=FOLDER as a pair."""
+    """Split PRESET=FOLDER."""
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--backbone {text!r}: expected NAME=VALUE")

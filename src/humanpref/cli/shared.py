@@ -53,7 +53,7 @@ def add_study(command: Any) -> None:
 
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
-    """The log loss with its interval, accuracy and the prior's log loss, in one line."""
+    """Return the log loss with its interval, accuracy and the prior's log loss as one line."""
     line = (
         f"{title}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], "

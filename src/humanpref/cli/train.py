@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         command,
         "--extra",
         "CSV[=WEIGHT]",
-        "more labelled rows, never held out; each of the weight (default 1)",
+        "more labelled rows, never held out, with this weight (default 1)",
         **several,
     )
     add_path(
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def file_and_number(text: str) -> tuple[Path, float]:
-    """FILE or FILE=NUMBER, the number 1 where there is none; a file's own name may hold a "="."""
+    """Split FILE=NUMBER; the number defaults to 1. The name of an existing file may hold a "="."""
     file, _, number = text.rpartition("=")
     if file and not os.path.exists(text):
         try:

@@ -15,13 +15,13 @@ BOOTSTRAP_DRAWS = 2_000
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Share of rows whose likeliest class is the label's likeliest."""
+    """Return the share of rows whose likeliest class is that of the label."""
     return float((labels.argmax(axis=1) == probabilities.argmax(axis=1)).mean())
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3 under any
-    hard label.
+    """Return the mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3
+    under any hard label.
 
     Source: Brier (1950).
     """

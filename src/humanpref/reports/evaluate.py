@@ -56,12 +56,12 @@ def evaluate_artifacts(
     Returns
     -------
     metrics : dict
-        `artifacts`: by name those of `summarise`, `brier`, `calibration_error` with its range under
-        the null (`calibration_null`), `swap_difference` (mean absolute change of a probability when
-        A and B change places), `swap_flips` (share of rows whose likeliest class then changes),
-        `swap_exact` (both are 0 by construction, and were not measured), `confusion`, `per_class`
-        and `axes` (`humanpref.evaluation.axes.follow`). `differences`: each later artifact's log
-        loss minus the first's, with a paired 95 % interval over prompts.
+        `artifacts`, by name: the metrics of `summarise`, `brier`, `calibration_error` with its
+        range under the null (`calibration_null`), `swap_difference` (mean absolute change of a
+        probability when A and B change places), `swap_flips` (share of rows whose likeliest class
+        then changes), `swap_exact` (both are 0 by construction, and were not measured),
+        `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`). `differences`:
+        each later artifact's log loss minus the first's, with a paired 95 % interval over prompts.
     tables : dict
         `slices`, `reliability`, `axes` and `worst`, each with a column `artifact`.
 
@@ -119,7 +119,7 @@ def evaluate_artifacts(
 
 
 def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tables) -> None:
-    """Write what `evaluate_artifacts` found into a new folder.
+    """Write the result of `evaluate_artifacts` into a new folder.
 
     It holds `index.html`, `metrics.json`, `figures/*.png` and `tables/*.csv`.
     """

@@ -1,4 +1,4 @@
-"""Data faults: what is odd about the rows of a file."""
+"""Data faults: oddities in the rows of a file."""
 
 import pandas as pd
 
@@ -26,7 +26,7 @@ FAULT_MEANINGS = {
 
 
 def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
-    """Find what is odd about rows that could be read: the last seven kinds of `FAULT_MEANINGS`.
+    """Find oddities in rows that could be read: the last seven kinds of `FAULT_MEANINGS`.
 
     Parameters
     ----------
