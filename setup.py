@@ -19,7 +19,9 @@ setup(
     license="Apache-2.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"humanpref": ["presets/*.toml", "arena/*.toml", "reports/templates/*"]},
+    package_data={
+        "humanpref": ["presets/*.toml", "arena/*.toml", "reports/templates/*", "studies/*.csv"]
+    },
     python_requires=">=3.11,<3.14",
     install_requires=[
         "numpy>=1.26",

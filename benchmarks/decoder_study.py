@@ -2,10 +2,10 @@
 Optimization, beside the prior.
 
     python benchmarks/decoder_study.py --train CSV --backbone FOLDER --out DIR [--rows 600]
-    [--tokens 256] [--cells a,b]
+    [--tokens 256] [--variants a,b]
                                        [--set KEY=VALUE …]
 
-Every arm learns from the same two thirds of the first `--rows` rows and is judged on the other
+Every variant learns from the same two thirds of the first `--rows` rows and is judged on the other
 third, whole prompts apart. A classifier reads prompt, A and B in `--tokens` tokens; a
 preference-optimised model reads half as many for the prompt with each answer. The learning rate is
 the one that LoRA usually takes at this size; nothing is tuned. The tables, with paired differences
@@ -22,7 +22,8 @@ from encoder_study import paired, subset
 
 from humanpref.config.neural import SYSTEM_PROMPT
 from humanpref.data import read_pairs
-from humanpref.studies.compare import Contender, compare, markdown, write_table
+from humanpref.reports.table_text import markdown
+from humanpref.studies.compare import Variant, compare, write_table
 
 COMMON = ("training.validation_fraction=0.3333",)
 TRAINED = (
@@ -33,7 +34,7 @@ TRAINED = (
 )
 
 
-def cells(backbone: Path, tokens: int, more: list[str]) -> list[Contender]:
+def variants(backbone: Path, tokens: int, more: list[str]) -> list[Variant]:
     lora = (
         "llama-3.2-1b-lora",
         (f"model.backbone={backbone}", f"model.max_length={tokens}", *COMMON, *TRAINED, *more),
@@ -43,12 +44,10 @@ def cells(backbone: Path, tokens: int, more: list[str]) -> list[Contender]:
         (f"model.backbone={backbone}", f"model.max_length={tokens // 2}", *COMMON, *TRAINED, *more),
     )
     return [
-        Contender("prior", "prior", COMMON),
-        Contender("lora", lora[0], (*lora[1], "model.system_prompt=")),
-        Contender(
-            "lora-system-prompt", lora[0], (*lora[1], f"model.system_prompt={SYSTEM_PROMPT}")
-        ),
-        Contender("dpo", *dpo),
+        Variant("prior", "prior", COMMON),
+        Variant("lora", lora[0], (*lora[1], "model.system_prompt=")),
+        Variant("lora-system-prompt", lora[0], (*lora[1], f"model.system_prompt={SYSTEM_PROMPT}")),
+        Variant("dpo", *dpo),
     ]
 
 
@@ -61,7 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=600)
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--cells", help="only these arms, and the prior")
+    parser.add_argument("--variants", help="only these, and the prior")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -69,10 +68,10 @@ def main() -> None:
     pairs = read_pairs(options.train, labels=True)
     first = np.arange(len(pairs)) < options.rows
     csv = subset(options.train, first, options.out / "rows.csv")
-    runs = cells(options.backbone, options.tokens, options.set)
-    if options.cells:
-        runs = [run for run in runs if run.name in ("prior", *options.cells.split(","))]
-    out = options.out / "arms"
+    runs = variants(options.backbone, options.tokens, options.set)
+    if options.variants:
+        runs = [run for run in runs if run.name in ("prior", *options.variants.split(","))]
+    out = options.out / "variants"
     table = compare(runs, csv, out, None)
     references = [name for name in ("prior", "lora") if name in set(table["name"])]
     for reference in references:

@@ -43,7 +43,7 @@ from humanpref.config import Config, load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.models.backbone import load_backbone
 from humanpref.models.encoder import PairCollate, PairEncoder, load_tokenizer
-from humanpref.studies.compare import markdown
+from humanpref.reports.table_text import markdown
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
 from humanpref.training.precision import DTYPES, processes, resolve

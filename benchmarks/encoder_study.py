@@ -5,13 +5,13 @@ on the other.
     python benchmarks/encoder_study.py judge  --train CSV --backbone FOLDER --out DIR
     python benchmarks/encoder_study.py curve  --train CSV --backbone FOLDER --out DIR
 
-`screen` trains the cells of SCREENING, each one step away from `base`, on one grouped split of the
-first half of the rows. `judge` cross-validates the report's recipe and the finalists on the other
-half, which took no part in choosing them, and says how many rows it would take to tell them apart.
-`curve` trains the winner and the report's recipe on growing numbers of rows and scores them on the
-same held-out fifth. Every stage writes `DIR/STAGE.md` and `DIR/STAGE.csv`, and goes on where it was
-interrupted. `--cells a,b` runs only those (a share for each of several processes); the table needs
-all that are named.
+`screen` trains the variants of SCREENING, each one step away from `base`, on one grouped split of
+the first half of the rows. `judge` cross-validates the report's recipe and the finalists on the
+other half, which took no part in choosing them, and says how many rows it would take to tell them
+apart. `curve` trains the winner and the report's recipe on growing numbers of rows and scores them
+on the same held-out fifth. Every stage writes `DIR/STAGE.md` and `DIR/STAGE.csv`, and goes on where
+it was interrupted. `--variants a,b` runs only those (a share for each of several processes); the
+table needs all that are named.
 """
 
 import argparse
@@ -25,10 +25,11 @@ import pandas as pd
 from humanpref.data import grouped_folds, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval
 from humanpref.logloss import row_log_losses
+from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import OOF_FILE, read_oof
 from humanpref.schema import ID, LABEL_COLUMNS
-from humanpref.studies.compare import Contender, compare, markdown, write_table
+from humanpref.studies.compare import Variant, compare, write_table
 
 SPLIT_SEED = 7
 PRESET = "deberta-v3-small"
@@ -60,7 +61,7 @@ FINALISTS: dict[str, tuple[str, ...]] = {
     "joint-offset": (*BASE, "model.inputs=joint", "model.offset=structure", "model.max_length=256"),
     "dual-offset": (*BASE, "model.offset=structure", "model.max_length=256"),
 }
-STRUCTURE = Contender("structure", "sparse", ("model.max_terms=0",))
+STRUCTURE = Variant("structure", "sparse", ("model.max_terms=0",))
 """What the offset says by itself: the encoder's share is the difference to it."""
 ALL_ROWS = "training.validation_fraction=0"
 CURVE_SEED = 42
@@ -124,12 +125,12 @@ def paired(table: pd.DataFrame, out: Path, pairs: pd.DataFrame, reference: str) 
     ]
 
 
-def contenders(
-    cells: dict[str, tuple[str, ...]], backbone: Path, names: str | None, *common: str
-) -> list[Contender]:
-    chosen = names.split(",") if names else list(cells)
+def variants(
+    changes: dict[str, tuple[str, ...]], backbone: Path, names: str | None, *common: str
+) -> list[Variant]:
+    chosen = names.split(",") if names else list(changes)
     return [
-        Contender(name, PRESET, (f"model.backbone={backbone}", *common, *cells[name]))
+        Variant(name, PRESET, (f"model.backbone={backbone}", *common, *changes[name]))
         for name in chosen
     ]
 
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--backbone", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cells")
+    parser.add_argument("--variants")
     parser.add_argument("--folds", type=int, default=3, help="of `judge` (default 3)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -152,13 +153,13 @@ def main() -> None:
     if options.stage == "screen":
         rows = subset(options.train, screening, options.out / "screening.csv")
         out = options.out / "screen"
-        runs = contenders(SCREENING, options.backbone, options.cells, *SHORT, *SCREENING_ROWS)
+        runs = variants(SCREENING, options.backbone, options.variants, *SHORT, *SCREENING_ROWS)
         table = paired(compare(runs, rows, out, None), out, pairs, runs[0].name)
     elif options.stage == "judge":
         rows = subset(options.train, ~screening, options.out / "judging.csv")
         out = options.out / "judge"
-        runs = contenders({"report": (), **FINALISTS}, options.backbone, options.cells)
-        if not options.cells:
+        runs = variants({"report": (), **FINALISTS}, options.backbone, options.variants)
+        if not options.variants:
             runs.append(STRUCTURE)
         table = paired(compare(runs, rows, out, options.folds), out, pairs, runs[0].name)
     else:
@@ -168,7 +169,7 @@ def main() -> None:
 
 
 def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """Each recipe trained on a quarter, a half and all of the rows but a fifth, and scored on that
+    """Each variant trained on a quarter, a half and all of the rows but a fifth, and scored on that
     fifth."""
     fold = grouped_folds(pairs, 5, CURVE_SEED)
     held, learning = fold == 0, np.flatnonzero(fold != 0)
@@ -179,8 +180,8 @@ def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
         rows = np.zeros(len(pairs), dtype=bool)
         rows[order[: round(share * len(order))]] = True
         csv = subset(options.train, rows, options.out / f"curve-{share:g}.csv")
-        cells = {"report": (), **dict(list(FINALISTS.items())[:1])}
-        runs = contenders(cells, options.backbone, options.cells, ALL_ROWS)
+        changes = {"report": (), **dict(list(FINALISTS.items())[:1])}
+        runs = variants(changes, options.backbone, options.variants, ALL_ROWS)
         runs.append(replace(STRUCTURE, overrides=(*STRUCTURE.overrides, ALL_ROWS)))
         for run in runs:
             folder = options.out / "curve" / f"{run.name}-{share:g}"
@@ -205,7 +206,7 @@ def curve(pairs: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
-def train(run: Contender, csv: Path, folder: Path) -> None:
+def train(run: Variant, csv: Path, folder: Path) -> None:
     from humanpref.runs.train import train as train_artifact
 
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -30,11 +30,12 @@ from humanpref.config import load_config
 from humanpref.data import grouped_folds, labels_of, positive_weight_mask, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval
 from humanpref.logloss import row_log_losses
+from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import FOLD
 from humanpref.runs.train import train
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
-from humanpref.studies.compare import markdown, write_table
+from humanpref.studies.compare import write_table
 
 WITHOUT_PROGRAM = ("prior", "length only")
 

@@ -33,8 +33,8 @@ from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.files import check_writable, write_json
 from humanpref.models import build_model
+from humanpref.reports.table_text import markdown
 from humanpref.schema import TEXT_COLUMNS
-from humanpref.studies.compare import markdown
 
 SEED = 42
 

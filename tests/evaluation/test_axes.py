@@ -17,15 +17,8 @@ STATISTICS = ["people", "model", "excess", "margin"]
 
 
 def axis_of(a, b=None):
-    a = np.asarray(a, dtype=np.float64)
-    return Axis(
-        "axis",
-        "measure",
-        "unit",
-        a,
-        np.zeros(len(a)) if b is None else np.asarray(b, dtype=np.float64),
-        float,
-    )
+    values = [a, np.zeros(len(a)) if b is None else b]
+    return Axis("axis", "measure", "unit", np.array(values, dtype=np.float64), float)
 
 
 def probabilities_of(margin, tie=0.25):
@@ -127,14 +120,14 @@ def test_what_the_axes_measure(write_csv):
     ]
     fluency, relevance, formatting, length = axes_of(read_pairs(write_csv(rows)))
     assert [axis.name for axis in (fluency, relevance)] == ["fluency (proxy)", "relevance (proxy)"]
-    assert relevance.a[0] > 0.3
-    assert relevance.b[0] == 0
-    assert formatting.a.tolist() == pytest.approx(np.log([1, 6, 1]))
-    assert formatting.b.tolist() == pytest.approx(np.log([1, 3, 1]))
+    assert relevance.values[0, 0] > 0.3
+    assert relevance.values[1, 0] == 0
+    assert formatting.values[0].tolist() == pytest.approx(np.log([1, 6, 1]))
+    assert formatting.values[1].tolist() == pytest.approx(np.log([1, 3, 1]))
     assert formatting.level(np.log(6)) == pytest.approx(5)
-    assert length.a[0] == pytest.approx(np.log(18))
+    assert length.values[0, 0] == pytest.approx(np.log(18))
     assert length.level(np.log(18)) == pytest.approx(17)
-    assert np.isnan(fluency.b[2])
+    assert np.isnan(fluency.values[1, 2])
     assert fluency.level(np.log(1 / 8)) == pytest.approx(8)
 
 
@@ -143,8 +136,8 @@ def check_axes(pairs, **models):
     left without a number."""
     axes, swapped = axes_of(pairs, **models), axes_of(swap_pairs(pairs), **models)
     for axis, other in zip(axes, swapped, strict=True):
-        np.testing.assert_allclose([axis.a, axis.b], [other.b, other.a], atol=1e-5)
-        assert not np.isinf([axis.a, axis.b]).any()
+        np.testing.assert_allclose(axis.values, other.values[::-1], atol=1e-5)
+        assert not np.isinf(axis.values).any()
     labels = labels_of(pairs)
     probabilities = np.random.default_rng(1).dirichlet([2, 2, 2], size=len(pairs))
     table = follow(axes, labels, probabilities, prompt_keys(pairs), draws=50)
@@ -181,7 +174,7 @@ def test_odd_texts(write_csv):
         {"prompt": [("\ud83d",)], "response_a": [("\udc00ab",)], "response_b": [("x" * 9,)]}
     )
     for axis in axes_of(raw):
-        assert np.isfinite([axis.a, axis.b]).all()
+        assert np.isfinite(axis.values).all()
 
 
 def test_nothing_decided():
@@ -201,7 +194,7 @@ def test_with_models(write_csv, decoder_folder, sentence_encoder):
     axes = check_axes(pairs, language_model=decoder_folder(), sentence_encoder=sentence_encoder)
     assert [axis.name for axis in axes] == ["fluency", "relevance", "formatting", "length"]
     assert axes[0].measure.endswith("under tiny-llama, by itself")
-    assert np.isfinite(axes[0].a).tolist() == [
+    assert np.isfinite(axes[0].values[0]).tolist() == [
         True,
         False,
         False,
@@ -212,39 +205,7 @@ def test_with_models(write_csv, decoder_folder, sentence_encoder):
         True,
         True,
     ]
-    assert (np.abs([axes[1].a, axes[1].b]) <= 1 + 1e-6).all()
-
-
-def test_perplexity_by_hand(decoder_folder):
-    torch = pytest.importorskip("torch")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from humanpref.evaluation.perplexity import LONGEST, LanguageModel
-
-    folder = decoder_folder()
-    texts = [
-        "The house of the king.",
-        "What?",
-        "",
-        "The house of the king.",
-        "word " * 400,
-        "[SEP]",
-    ]
-    found = LanguageModel(str(folder)).log_probabilities(texts)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    for text, mean in zip(texts, found, strict=True):
-        own = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        ids = [tokenizer.bos_token_id, *own][:LONGEST]
-        by_token = []
-        for end in range(1, len(ids)):
-            with torch.inference_mode():
-                scores = model(torch.tensor([ids[:end]])).logits[0, -1]
-            by_token.append(float(torch.log_softmax(scores, dim=0)[ids[end]]))
-        assert mean == pytest.approx(
-            np.mean(by_token) if by_token else np.nan, abs=1e-4, nan_ok=True
-        )
-    assert len(ids) > 2  # "[SEP]" is text, not one token
+    assert (np.abs(axes[1].values) <= 1 + 1e-6).all()
 
 
 def test_without_torch(write_csv, tmp_path, monkeypatch):

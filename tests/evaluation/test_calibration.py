@@ -58,8 +58,8 @@ def test_agrees_with_scikit_learn(drawn):
 
 def test_the_error_of_true_probabilities_is_within_the_null_range(drawn):
     labels, probabilities = drawn
-    low, middle, high = calibration_null(probabilities)
-    assert 0 < low < middle < high
-    assert low <= calibration_error(labels, probabilities) <= high
+    null = calibration_null(probabilities)
+    assert 0 < null["low"] < null["median"] < null["high"]
+    assert null["low"] <= calibration_error(labels, probabilities) <= null["high"]
     sharpened = probabilities**2 / (probabilities**2).sum(axis=1, keepdims=True)
-    assert calibration_error(labels, sharpened) > calibration_null(sharpened)[2]
+    assert calibration_error(labels, sharpened) > calibration_null(sharpened)["high"]

@@ -3,7 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from humanpref.evaluation.metrics import accuracy, bootstrap_interval, summarise
+from humanpref.evaluation.metrics import (
+    accuracy,
+    bootstrap_interval,
+    brier,
+    confusion,
+    mean_and_interval,
+    per_class,
+    summarise,
+)
 
 
 def test_accuracy_worked_by_hand():
@@ -41,11 +49,11 @@ def test_the_interval_covers():
 
 def test_summary():
     labels, prior = np.eye(3)[[0, 0, 1, 2]], np.array([0.5, 0.25, 0.25])
-    figures = summarise(labels, labels * 0.7 + 0.1, prior, np.array(list("abcd")))
-    assert figures["rows"] == 4
-    assert figures["accuracy"] == 1
-    assert figures["log_loss"] == pytest.approx(-math.log(0.8))
-    assert figures["prior_log_loss"] == pytest.approx(1.5 * math.log(2))
+    metrics = summarise(labels, labels * 0.7 + 0.1, prior, np.array(list("abcd")))
+    assert metrics["rows"] == 4
+    assert metrics["accuracy"] == 1
+    assert metrics["log_loss"] == pytest.approx(-math.log(0.8))
+    assert metrics["prior_log_loss"] == pytest.approx(1.5 * math.log(2))
 
 
 def test_one_prompt_has_no_interval(caplog):
@@ -54,3 +62,35 @@ def test_one_prompt_has_no_interval(caplog):
     assert not caplog.text
     summarise(labels, labels * 0.7 + 0.1, prior, np.array(["a", "a"]))
     assert "2 rows of one prompt: the interval has no width" in caplog.text
+
+
+def test_a_mean_with_its_interval():
+    values, groups = np.arange(6.0), np.array(list("aabbcd"))
+    low, high = bootstrap_interval(values, groups)
+    assert mean_and_interval("loss", values, groups) == {
+        "loss": 2.5,
+        "loss_low": low,
+        "loss_high": high,
+    }
+    few = mean_and_interval("loss", values, groups, draws=3)
+    assert (
+        (few["loss_low"], few["loss_high"]) == bootstrap_interval(values, groups, 3) != (low, high)
+    )
+
+
+def test_classes_worked_by_hand():
+    labels = np.eye(3)[[0, 0, 1, 1]]
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.5, 0.4, 0.1]])
+    assert confusion(labels, probabilities).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
+    assert brier(labels[:1], probabilities[:1]) == pytest.approx(0.04 + 0.01 + 0.01)
+    a, b, tie = per_class(labels, probabilities)
+    assert a == {
+        "label": "A",
+        "rows": 2,
+        "precision": 0.5,
+        "recall": 0.5,
+        "log_loss": pytest.approx(-(math.log(0.8) + math.log(0.2)) / 2),
+        "predicted": pytest.approx(0.4),
+    }
+    assert (b["label"], b["rows"], b["predicted"]) == ("B", 2, 0.5)
+    assert (tie["rows"], tie["precision"], tie["recall"], tie["log_loss"]) == (0, None, None, None)

@@ -21,11 +21,11 @@ def test_two_models_by_hand():
     # * 1000), no order effect.
     rows = [("x", "y", 0)] * 2000 + [("x", "y", 1)] * 1000 + [("x", "y", 2)] * 1500
     both = pd.concat([battles(*rows), swap_pairs(battles(*rows))], ignore_index=True)
-    ranking, figures = model_strengths(both)
+    ranking, metrics = model_strengths(both)
     assert ranking["model"].tolist() == ["x", "y"]
     assert ranking["strength"].diff().iloc[1] == pytest.approx(-np.log(2), abs=1e-3)
-    assert figures["tie_score"] == pytest.approx(np.log(1500 / np.sqrt(2e6)), abs=1e-3)
-    assert figures["first"] == pytest.approx(0, abs=1e-3)
+    assert metrics["tie_score"] == pytest.approx(np.log(1500 / np.sqrt(2e6)), abs=1e-3)
+    assert metrics["first"] == pytest.approx(0, abs=1e-3)
     # Without an effect of ties or order, var(d) of 2 * 3,000 decided rows is 1 / 4000 + 1 / 2000; a
     # strength is half of d.
     half = (ranking["high"] - ranking["low"])[0] / 2
@@ -40,27 +40,27 @@ def test_the_order_is_told_from_the_strength():
         + [("z", "x", 0)] * 200
         + [("z", "x", 1)] * 100
     )
-    ranking, figures = model_strengths(battles(*rows))
-    assert figures["first"] == pytest.approx(np.log(2), abs=0.01)
+    ranking, metrics = model_strengths(battles(*rows))
+    assert metrics["first"] == pytest.approx(np.log(2), abs=0.01)
     assert ranking["strength"].abs().max() < 1e-3
 
 
 def test_recovers_the_generators_strengths():
     arena = make_arena(6_000, seed=3)
-    ranking, figures = model_strengths(arena.train)
+    ranking, metrics = model_strengths(arena.train)
     true = ranking["model"].map(MODELS["strength"])
     assert spearmanr(ranking["strength"], true).statistic > 0.95
     centred = true - true.mean()
     assert np.mean((ranking["low"] <= centred) & (centred <= ranking["high"])) >= 0.8
     assert np.polyfit(centred, ranking["strength"], 1)[0] == pytest.approx(1, abs=0.15)
-    assert figures["first_low"] < 0 < figures["first_high"]
+    assert metrics["first_low"] < 0 < metrics["first_high"]
 
 
 def test_models_that_always_won_or_never_met_stay_finite():
     rows = [("a", "b", 0)] * 5 + [("c", "d", 1)] * 3 + [("e", "e", 0)]
-    ranking, figures = model_strengths(battles(*rows))
+    ranking, metrics = model_strengths(battles(*rows))
     assert np.isfinite(ranking[["strength", "low", "high"]]).all(axis=None)
-    assert figures["groups"] == 3
+    assert metrics["groups"] == 3
     assert ranking.set_index("model")["group"].loc[["a", "b"]].tolist() == [1, 1]
     assert ranking.set_index("model")["rows"].to_dict() == {"a": 5, "b": 5, "c": 3, "d": 3, "e": 1}
     strength = ranking.set_index("model")["strength"]

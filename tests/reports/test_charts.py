@@ -39,7 +39,7 @@ def test_bars_have_totals_and_a_legend_only_for_several_parts(path):
 
 def test_names_are_text_and_not_formulas(path):
     estimates = np.array([[0.5, 0.4, 0.6]])
-    charts.points(path, ["$x_{" + "y" * 50], {"share": estimates}, "share", 1 / 3)
+    charts.points(path, ["$x_{" + "y" * 50], {"share": estimates}, 1 / 3, xlabel="share")
     assert any(text.startswith("$x_{yyy") and text.endswith("…") for text in drawn(path))
     assert "share" in drawn(path)
 
@@ -59,9 +59,9 @@ def test_models_that_never_met_leave_the_matrix_white(path):
 
 def test_curves_without_intervals_and_over_names(path):
     series = {"wins": np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.7]]), "tie": np.array([[0.1], [0.2]])}
-    charts.curves(path, ["1-2", "over 2"], series, "ratio", "share", 0.5)
+    charts.curves(path, ["1-2", "over 2"], series, 0.5, xlabel="ratio", ylabel="share")
     assert {"1-2", "over 2", "ratio", "share", "wins", "tie"} <= set(drawn(path))
-    charts.curves(path, [90, 110], {"wins": series["wins"]}, "characters", "share", log=True)
+    charts.curves(path, [90, 110], {"wins": series["wins"]}, xlabel="characters", xscale="log")
     assert "100" in drawn(path)
 
 

@@ -13,7 +13,7 @@ from humanpref.evaluation.metrics import summarise
 from humanpref.logloss import row_log_losses
 from humanpref.models.prior import PriorModel
 from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
-from humanpref.reports.page import columns
+from humanpref.reports.table_text import columns
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from humanpref.reports.eda import explore
-from humanpref.reports.page import columns, write_page, write_tables
+from humanpref.reports.page import write_page, write_tables
 from humanpref.schema import InputError
 
 
@@ -22,23 +22,6 @@ def test_texts_are_escaped(write_csv, tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;��</td>" in page
     assert "&lt;img src=x onerror=&#39;alert(2)&#39;&gt;</td>" in page
     assert "&lt;/td&gt;&amp;�</td>" in page
-
-
-def test_columns_as_the_page_shows_them():
-    table = pd.DataFrame(
-        {
-            "log_loss": [0.5, None, 1234.5],
-            "rows": [1.0, 0.0, 30_000.0],
-            "exact": [True, False, True],
-            "name": ["a", "b", None],
-        }
-    )
-    assert columns(table) == [
-        ("log loss", True, ["0.500", "–", "1,234"]),
-        ("rows", True, ["1", "0", "30,000"]),
-        ("exact", True, ["True", "False", "True"]),
-        ("name", False, ["a", "b", "None"]),
-    ]
 
 
 def test_tables_as_files(tmp_path):

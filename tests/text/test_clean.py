@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -269,9 +270,8 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
 @pytest.mark.slow
 def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr(  # here instead of in processes of their own
-        comparison, "result_of", lambda contender, fresh, call, *arguments: call(*arguments)
-    )
+    # In this process, which has the small corpora.
+    monkeypatch.setattr(comparison, "fresh_processes", lambda variants: ThreadPoolExecutor(1))
     few = ["--set", "model.term_penalties=3", "--set", "model.structure_penalties=30"]
     csv, out = str(arena / "train.csv"), tmp_path / "out"
     assert (
@@ -283,9 +283,9 @@ def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     assert table.index.tolist() == ["none", "nltk", "nltk-no-spaces"]
     assert table["terms"].is_monotonic_decreasing
     assert table.loc["nltk-no-spaces", "terms"] == 0
-    for arm in table.index:
-        assert table.loc[arm, "log_loss"] == pytest.approx(
-            Artifact.load(out / arm).metrics["log_loss"], abs=1e-12
+    for variant in table.index:
+        assert table.loc[variant, "log_loss"] == pytest.approx(
+            Artifact.load(out / variant).metrics["log_loss"], abs=1e-12
         )
     np.testing.assert_allclose(
         table["difference"], table["log_loss"] - table.loc["none", "log_loss"], atol=1e-12

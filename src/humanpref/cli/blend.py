@@ -15,11 +15,14 @@ def add(commands: Any) -> None:
         run,
         "blend artifacts of the same rows by their out-of-fold predictions into one artifact",
     )
-    add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
-    text = "a new folder for the blend"
-    add_path(command, "--out", required=True, metavar="ARTIFACT", help=text)
-    text = "of the members' probabilities (default arithmetic)"
-    command.add_argument("--mean", choices=get_args(Mean), default="arithmetic", help=text)
+    add_path(command, "artifact", "ARTIFACT", nargs="+")
+    add_path(command, "--out", "ARTIFACT", "a new folder for the blend", required=True)
+    command.add_argument(
+        "--mean",
+        choices=get_args(Mean),
+        default="arithmetic",
+        help="of the members' probabilities (default arithmetic)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_group, add_study
+from humanpref.cli.shared import add_command, add_group, add_option, add_study
 from humanpref.schema import InputError
 
 ABLATIONS = {
@@ -26,36 +26,40 @@ def add(commands: Any) -> None:
         run,
         "train several presets on the same rows and folds; one table, one figure",
     )
-    text = "see `humanpref presets`"
-    command.add_argument("--presets", required=True, metavar="A,B,…", help=text)
-    text = "the weights of a preset"
-    command.add_argument(
-        "--backbone", action="append", default=[], metavar="PRESET=FOLDER", help=text
+    add_option(command, "--presets", "A,B,…", "see `humanpref presets`", required=True)
+    add_option(
+        command,
+        "--backbone",
+        "PRESET=FOLDER",
+        "the weights of a preset",
+        action="append",
+        default=[],
     )
-    text = "each preset with each of these: lora,dora,ia3,layernorm,head …"
-    command.add_argument("--peft", metavar="A,B,…", help=text)
+    add_option(
+        command, "--peft", "A,B,…", "each preset with each of these: lora,dora,ia3,layernorm,head …"
+    )
     add_study(command)
     ablations = add_group(commands, "ablate", "the report's ablations")
     for name, (preset, text) in ABLATIONS.items():
         command = add_command(ablations, name, partial(run_ablation, name), text)
-        text = f"the recipe (default {preset})"
-        command.add_argument("--preset", default=preset, metavar="NAME", help=text)
+        add_option(command, "--preset", "NAME", f"default {preset}", default=preset)
         add_study(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    from humanpref.studies.compare import compare, contenders, markdown
+    from humanpref.reports.table_text import markdown
+    from humanpref.studies.compare import compare, variants_of
 
     backbones = dict(map(key_value, options.backbone))
     methods = options.peft.split(",") if options.peft else [None]
-    made = contenders(options.presets.split(","), backbones, methods, tuple(options.set))
-    print(markdown(compare(made, options.train, options.out, options.folds)), end="")
+    variants = variants_of(options.presets.split(","), backbones, methods, tuple(options.set))
+    print(markdown(compare(variants, options.train, options.out, options.folds)), end="")
     return 0
 
 
 def run_ablation(name: str, options: argparse.Namespace) -> int:
+    from humanpref.reports.table_text import markdown
     from humanpref.studies import ablations
-    from humanpref.studies.compare import markdown
 
     ablate = {
         "softmax": ablations.ablate_softmax,
@@ -68,7 +72,7 @@ def run_ablation(name: str, options: argparse.Namespace) -> int:
 
 
 def key_value(text: str) -> tuple[str, str]:
-    """PRESET=FOLDER as a pair."""
+    """Split PRESET=FOLDER."""
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--backbone {text!r}: expected NAME=VALUE")

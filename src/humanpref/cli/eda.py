@@ -11,12 +11,14 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "eda", run, "look at a CSV: one HTML page, its figures and tables"
     )
-    text = "rows in the competition's schema, with labels or without"
-    add_path(command, "data", metavar="CSV", help=text)
-    text = "a new folder for page, figures, tables"
-    add_path(command, "--out", required=True, metavar="DIR", help=text)
-    text = "count the rows that are cut at 512, 1024 and 2048 of its tokens"
-    add_path(command, "--tokenizer", metavar="FOLDER", help=text)
+    add_path(command, "data", "CSV", "rows in the competition's schema, with labels or without")
+    add_path(command, "--out", "DIR", "a new folder for page, figures, tables", required=True)
+    add_path(
+        command,
+        "--tokenizer",
+        "FOLDER",
+        "count the rows that are cut at 512, 1024 and 2048 of its tokens",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,10 +10,12 @@ from humanpref.cli.shared import add_command
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(commands, "presets", run, "list the presets, or one preset's options")
-    text = "show its options: value, type, what each does"
-    command.add_argument("name", nargs="?", metavar="NAME", help=text)
-    text = "each with all its options, one JSON object a line"
-    command.add_argument("--json", action="store_true", help=text)
+    command.add_argument(
+        "name", nargs="?", metavar="NAME", help="show its options: value, type, what each does"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="each with all its options, one JSON object a line"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_path
+from humanpref.cli.shared import add_command, add_option, add_path
 
 
 def add(commands: Any) -> None:
@@ -11,15 +11,14 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "runs", run, "list the artifacts under a folder, and whether they may be compared"
     )
-    add_path(command, "folder", metavar="DIR", help="searched through all its levels")
-    text = "default log_loss"
-    command.add_argument("--sort", default="log_loss", metavar="COLUMN", help=text)
-    add_path(command, "--csv", metavar="FILE", help="write the table there, too")
+    add_path(command, "folder", "DIR", "searched through all its levels")
+    add_option(command, "--sort", "COLUMN", "default log_loss", default="log_loss")
+    add_path(command, "--csv", "FILE", "write the table there, too")
 
 
 def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable, write_whole
-    from humanpref.studies.compare import markdown
+    from humanpref.reports.table_text import markdown
     from humanpref.studies.listing import differences, runs
 
     if options.csv is not None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_path
+from humanpref.cli.shared import add_command, add_option, add_path
 
 
 def add(commands: Any) -> None:
@@ -11,11 +11,18 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "sample", run, "write a synthetic arena whose true probabilities are known"
     )
-    text = "training rows; a fifth as many test rows (default 1000)"
-    command.add_argument("--rows", type=int, default=1_000, metavar="N", help=text)
-    text = "the same seed, the same files (default 42)"
-    command.add_argument("--seed", type=int, default=42, metavar="S", help=text)
-    add_path(command, "--out", required=True, metavar="DIR", help="folder for the files")
+    add_option(
+        command,
+        "--rows",
+        "N",
+        "training rows; a fifth as many test rows (default 1000)",
+        type=int,
+        default=1_000,
+    )
+    add_option(
+        command, "--seed", "S", "the same seed, the same files (default 42)", type=int, default=42
+    )
+    add_path(command, "--out", "DIR", "folder for the files", required=True)
 
 
 def run(options: argparse.Namespace) -> int:

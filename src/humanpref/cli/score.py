@@ -14,14 +14,13 @@ def add(commands: Any) -> None:
         run,
         "add probabilities and a margin to JSON lines of pairs, or a reward to single responses",
     )
-    add_path(command, "artifact", metavar="ARTIFACT")
+    add_path(command, "artifact", "ARTIFACT")
     text = (
         "lines with prompt, response_a and response_b, or prompt and response; "
         "all texts, or all lists of turns"
     )
-    add_path(command, "--in", dest="source", required=True, metavar="JSONL", help=text)
-    text = "the same lines with their scores"
-    add_path(command, "--out", required=True, metavar="JSONL", help=text)
+    add_path(command, "--in", "JSONL", text, dest="source", required=True)
+    add_path(command, "--out", "JSONL", "the same lines with their scores", required=True)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -12,16 +12,16 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "selection", run, "how a boosted model chose its columns, step by step"
     )
-    add_path(command, "artifact", metavar="ARTIFACT")
-    add_path(command, "--figure", metavar="PNG", help="draw it there, too")
+    add_path(command, "artifact", "ARTIFACT")
+    add_path(command, "--figure", "PNG", "draw it there, too")
 
 
 def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable
     from humanpref.reports.charts import FIGURE_SUFFIXES, selection_figure
+    from humanpref.reports.table_text import markdown
     from humanpref.runs.artifact import Artifact
     from humanpref.runs.train import selection_path
-    from humanpref.studies.compare import markdown
 
     figure = options.figure
     if figure is not None:

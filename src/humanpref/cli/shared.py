@@ -25,30 +25,35 @@ def add_group(commands: Any, name: str, text: str) -> Any:
     return group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
 
 
-def add_path(command: Any, *names: str, **options: Any) -> None:
+def add_option(
+    command: Any, name: str, metavar: str, help: str | None = None, **options: Any
+) -> None:
+    """Add an argument with a value."""
+    command.add_argument(name, metavar=metavar, help=help, **options)
+
+
+def add_path(
+    command: Any, name: str, metavar: str, help: str | None = None, **options: Any
+) -> None:
     """Add an argument that is a path."""
-    command.add_argument(*names, type=Path, **options)
+    add_option(command, name, metavar, help, type=Path, **options)
 
 
 def add_overrides(command: Any, text: str = "override options, e.g. training.epochs=3") -> None:
     """Add `--set`."""
-    command.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text
-    )
+    add_option(command, "--set", "KEY=VALUE", text, nargs="+", action="extend", default=[])
 
 
 def add_study(command: Any) -> None:
     """Add the arguments of a command that trains several models on the same rows."""
-    add_path(command, "--train", required=True, metavar="CSV", help="labelled rows")
-    text = "a folder for artifacts, table and figure"
-    add_path(command, "--out", required=True, metavar="DIR", help=text)
-    text = "grouped folds (default: one held-out fifth)"
-    command.add_argument("--folds", type=int, metavar="K", help=text)
+    add_path(command, "--train", "CSV", "labelled rows", required=True)
+    add_path(command, "--out", "DIR", "a folder for artifacts, table and figure", required=True)
+    add_option(command, "--folds", "K", "grouped folds (default: one held-out fifth)", type=int)
     add_overrides(command, "override options in every run")
 
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
-    """The log loss with its interval, accuracy and the prior's log loss, in one line."""
+    """Return the log loss with its interval, accuracy and the prior's log loss as one line."""
     line = (
         f"{title}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], "

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_overrides, add_path, metrics_line
+from humanpref.cli.shared import add_command, add_option, add_overrides, add_path, metrics_line
 
 
 def add(commands: Any) -> None:
@@ -13,23 +13,41 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "train", run, "train a model on a labelled CSV and write an artifact"
     )
-    command.add_argument("--preset", metavar="NAME", help="see `humanpref presets`")
-    text = "TOML with the same keys, over the preset"
-    add_path(command, "--config", metavar="FILE", help=text)
+    add_option(command, "--preset", "NAME", "see `humanpref presets`")
+    add_path(command, "--config", "FILE", "TOML with the same keys, over the preset")
     add_overrides(command)
-    text = "rows in the competition's schema, with labels"
-    add_path(command, "--train", required=True, metavar="CSV", help=text)
-    text = "a new folder for the artifact"
-    add_path(command, "--out", required=True, metavar="ARTIFACT", help=text)
-    text = "train K models on grouped folds and keep out-of-fold predictions"
-    command.add_argument("--folds", type=int, metavar="K", help=text)
+    add_path(
+        command, "--train", "CSV", "rows in the competition's schema, with labels", required=True
+    )
+    add_path(command, "--out", "ARTIFACT", "a new folder for the artifact", required=True)
+    add_option(
+        command,
+        "--folds",
+        "K",
+        "train K models on grouped folds and keep out-of-fold predictions",
+        type=int,
+    )
     several = {"nargs": "+", "action": "extend", "default": []}
-    text = "more labelled rows, never held out; each of the weight (default 1)"
-    command.add_argument("--extra", metavar="CSV[=WEIGHT]", help=text, **several)
-    text = "leave out every row whose prompt occurs in these files"
-    add_path(command, "--exclude-prompts", metavar="CSV", help=text, **several)
-    text = "learn its probabilities instead of the labels, or SHARE of them mixed with the labels"
-    command.add_argument("--teacher", metavar="CSV|ARTIFACT[=SHARE]", help=text)
+    add_option(
+        command,
+        "--extra",
+        "CSV[=WEIGHT]",
+        "more labelled rows, never held out, with this weight (default 1)",
+        **several,
+    )
+    add_path(
+        command,
+        "--exclude-prompts",
+        "CSV",
+        "leave out every row whose prompt occurs in these files",
+        **several,
+    )
+    add_option(
+        command,
+        "--teacher",
+        "CSV|ARTIFACT[=SHARE]",
+        "learn its probabilities instead of the labels, or SHARE of them mixed with the labels",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -60,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def file_and_number(text: str) -> tuple[Path, float]:
-    """FILE or FILE=NUMBER, the number 1 where there is none; a file's own name may hold a "="."""
+    """Split FILE=NUMBER; the number defaults to 1. The name of an existing file may hold a "="."""
     file, _, number = text.rpartition("=")
     if file and not os.path.exists(text):
         try:

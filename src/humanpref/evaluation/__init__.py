@@ -1,1 +1,1 @@
-"""Judging probabilities against labels. Knows nothing of where they come from."""
+"""Judge probabilities against labels, whatever model they come from."""

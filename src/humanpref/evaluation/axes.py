@@ -1,7 +1,8 @@
-"""Axes besides preference: how fluent, relevant, formatted and long each answer is, and how far a
-preference goes with them."""
+"""Axes besides preference: how fluent, relevant, formatted and long each answer is, and how closely
+a preference follows them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,32 +16,31 @@ from humanpref.text.fluency import trigram_log_frequencies
 from humanpref.text.overlap import ANTISYMMETRIC, SYMMETRIC, Similarities
 
 DRAWS = 500
+STATISTICS = ("people", "model", "excess", "margin")
 _WINDOWS, _BATCH_TOKENS = 4, 16_384
 _LEAST_SPREAD = 1e-7
-"""Below it a spread is rounding: what varies at all is far above."""
-_STATISTICS = ("people", "model", "excess", "margin")
+"""A smaller spread is rounding: whatever varies at all has a far larger one."""
 
 
 @dataclass(frozen=True)
 class Axis:
     """One number for each answer.
 
-    `a` and `b` are (n,) float64, NaN where there is nothing to measure (an empty answer has no
-    fluency). `level` turns a mean of them into a number of the unit.
+    `values` is (2, n) float64, of answers A and B; NaN where there is nothing to measure (an empty
+    answer has no fluency). `level` turns a mean of them into a number of the unit.
     """
 
     name: str
     measure: str
     unit: str
-    a: np.ndarray
-    b: np.ndarray
+    values: np.ndarray
     level: Callable[[float], float]
 
 
 def axes_of(
     pairs: pd.DataFrame, language_model: Path | None = None, sentence_encoder: Path | None = None
 ) -> list[Axis]:
-    """Fluency, relevance, formatting and length of both answers of n rows.
+    """Measure fluency, relevance, formatting and length of both answers of n rows.
 
     Parameters
     ----------
@@ -56,47 +56,48 @@ def axes_of(
     InputError
         If a folder holds no such model, or the libraries for it are not installed.
     """
-    a, b = (
-        ["\n\n".join(turns) for turns in pairs[column]] for column in ("response_a", "response_b")
-    )
+    answers = [pairs["response_a"], pairs["response_b"]]
+    marks = [answer.map(formatting_marks) for answer in answers]
+    characters = [answer.map(lambda turns: sum(map(len, turns))) for answer in answers]
     return [
-        _fluency(a, b, language_model),
+        _fluency(["\n\n".join(turns) for turns in pd.concat(answers)], language_model),
         _relevance(pairs, sentence_encoder),
-        _formatting(pairs),
+        Axis(
+            "formatting",
+            "ln(1 + list items, headings, bold, code blocks, inline code, table rows and formulas)",
+            "marks (geometric mean)",
+            np.log1p(marks),
+            np.expm1,
+        ),
         Axis(
             "length",
             "ln(1 + characters) of the answer, all turns",
             "characters (geometric mean)",
-            *(
-                np.log1p([sum(map(len, turns)) for turns in pairs[column]])
-                for column in ("response_a", "response_b")
-            ),
+            np.log1p(characters),
             np.expm1,
         ),
     ]
 
 
-def _fluency(a: list[str], b: list[str], folder: Path | None) -> Axis:
+def _fluency(answers: list[str], folder: Path | None) -> Axis:
     if folder is None:
         name, unit = "fluency (proxy)", "perplexity per trigram (lower: more fluent)"
-        values = trigram_log_frequencies(a + b)
         measure = (
             "mean log-frequency of the answer's character trigrams in the other answers judged"
         )
+        values = trigram_log_frequencies(answers)
     else:
-        _check_folder(folder, "--language-model")
-        try:
+        with loading("--language-model", folder):
             from humanpref.evaluation.perplexity import LanguageModel
-        except ModuleNotFoundError as error:
-            raise _missing(error, "--language-model") from None
-        model = LanguageModel(str(folder))
+
+            model = LanguageModel(str(folder))
         name, unit = "fluency", "perplexity per token (lower: more fluent)"
         measure = (
             f"mean log-probability of the answer's first {model.longest} tokens under "
             f"{folder.resolve().name}, by itself"
         )
-        values = model.log_probabilities(a + b)
-    return Axis(name, measure, unit, values[: len(a)], values[len(a) :], lambda mean: np.exp(-mean))
+        values = model.log_probabilities(answers)
+    return Axis(name, measure, unit, values.reshape(2, -1), lambda mean: np.exp(-mean))
 
 
 def _relevance(pairs: pd.DataFrame, folder: Path | None) -> Axis:
@@ -106,39 +107,40 @@ def _relevance(pairs: pd.DataFrame, folder: Path | None) -> Axis:
             "cosine of the words of prompt and answer, weighted by TF-IDF",
         )
         difference, symmetric = Similarities().fit(pairs).columns(pairs)
-        columns = ANTISYMMETRIC, SYMMETRIC, "word_cosine_to_prompt"
+        half = difference[:, ANTISYMMETRIC.index("word_cosine_to_prompt_difference")] / 2
+        mean = symmetric[:, SYMMETRIC.index("word_cosine_to_prompt_mean")]
     else:
-        _check_folder(folder, "--sentence-encoder")
-        try:
-            from humanpref.models.pair_vectors import (
-                ANTISYMMETRIC_COSINES,
-                SYMMETRIC_COSINES,
-                pair_vectors,
-            )
+        with loading("--sentence-encoder", folder):
+            from humanpref.models import pair_vectors
             from humanpref.models.sentence import FrozenEncoder
-        except ModuleNotFoundError as error:
-            raise _missing(error, "--sentence-encoder") from None
-        name, measure = (
-            "relevance",
-            f"cosine of the embeddings of prompt and answer under {folder.resolve().name}",
-        )
-        vectors = pair_vectors(pairs, FrozenEncoder(str(folder)), _WINDOWS, _BATCH_TOKENS, "auto")
-        difference, symmetric = vectors.antisymmetric, vectors.symmetric
-        columns = ANTISYMMETRIC_COSINES, SYMMETRIC_COSINES, "prompt_cosine"
-    half = difference[:, columns[0].index(f"{columns[2]}_difference")] / 2
-    mean = symmetric[:, columns[1].index(f"{columns[2]}_mean")]
-    return Axis(name, measure, "cosine", mean + half, mean - half, float)
+
+            encoder = FrozenEncoder(str(folder))
+        name = "relevance"
+        measure = f"cosine of the embeddings of prompt and answer under {folder.resolve().name}"
+        vectors = pair_vectors.pair_vectors(pairs, encoder, _WINDOWS, _BATCH_TOKENS, "auto")
+        columns = pair_vectors.ANTISYMMETRIC_COSINES, pair_vectors.SYMMETRIC_COSINES
+        half = vectors.antisymmetric[:, columns[0].index("prompt_cosine_difference")] / 2
+        mean = vectors.symmetric[:, columns[1].index("prompt_cosine_mean")]
+    return Axis(name, measure, "cosine", np.stack([mean + half, mean - half]), float)
 
 
-def _formatting(pairs: pd.DataFrame) -> Axis:
-    a, b = (
-        np.log1p([formatting_marks(turns) for turns in pairs[column]])
-        for column in ("response_a", "response_b")
-    )
-    measure = (
-        "ln(1 + list items, headings, bold, code blocks, inline code, table rows and formulas)"
-    )
-    return Axis("formatting", measure, "marks (geometric mean)", a, b, np.expm1)
+@contextlib.contextmanager
+def loading(option: str, folder: Path) -> Iterator[None]:
+    """Raise InputError if an option's folder is none, or if the block lacks a library to load it.
+
+    Examples
+    --------
+    >>> with loading("--tokenizer", Path("nowhere")):
+    ...     pass
+    Traceback (most recent call last):
+    humanpref.schema.InputError: --tokenizer nowhere: expected a folder with a model
+    """
+    if not folder.is_dir():
+        raise InputError(f"{option} {folder}: expected a folder with a model")
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{option} needs {error.name}: pip install 'humanpref[torch]'") from None
 
 
 def follow(
@@ -147,10 +149,10 @@ def follow(
     probabilities: np.ndarray,
     groups: np.ndarray,
     draws: int = DRAWS,
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """How far people's and a model's preference go with each axis, over the decided rows, whose
-    label is A or B.
+    """Measure how closely people's and a model's preference follow each axis.
+
+    Only the decided rows count, whose label is A or B.
 
     Parameters
     ----------
@@ -159,7 +161,7 @@ def follow(
         (n, 3).
     groups : ndarray
         (n,) prompt keys, which the bootstrap resamples whole.
-    draws, seed : int
+    draws : int
         Of the bootstrap.
 
     Returns
@@ -171,14 +173,13 @@ def follow(
         - the mean level of the answers that people `preferred` and `rejected`, and of those that
           the model has `chosen` (the likelier of A and B) and `passed_over`;
         - `people`: Spearman's correlation of the difference A - B with who was preferred (1 or -1);
-        - `model`: what that would be if the labels were drawn from the model's P(A) / (P(A) +
-          P(B)), and so its like;
-        - `excess`: `model` less `people`; an interval above 0: the model favours the axis more than
+        - `model`: the same, expected if labels were drawn from the model's P(A) / (P(A) + P(B));
+        - `excess`: `model` less `people`; an interval above 0: the model favors the axis more than
           people do;
         - `margin`: Spearman's correlation of the difference with ln P(A) - ln P(B); near 1 or -1,
           the model orders answers by this axis and little else.
 
-        These four with `_low` and `_high`, a 95 % interval, and 0 where something does not vary.
+        These four with `_low` and `_high`, a 95 % interval; 0 where something does not vary.
     """
     wins = labels[:, 0] - labels[:, 1]
     clipped = clipped_log(probabilities)
@@ -186,95 +187,74 @@ def follow(
     decided = (labels.argmax(axis=1) != 2) & (wins != 0)
     records = []
     for axis in axes:
-        rows = decided & ~np.isnan(axis.a) & ~np.isnan(axis.b)
+        rows = decided & ~np.isnan(axis.values).any(axis=0)
         if not rows.any():
             continue
-        a, b = axis.a[rows], axis.b[rows]
+        a, b = axis.values[:, rows]
         people = wins[rows] / labels[rows, :2].sum(axis=1)
-        found, low, high = _statistics(a - b, people, margin[rows], groups[rows], draws, seed)
         record = {
             "axis": axis.name,
             "measure": axis.measure,
             "unit": axis.unit,
             "rows": int(rows.sum()),
         }
-        for (more, less), sign in (
-            (("preferred", "rejected"), np.sign(people)),
-            (("chosen", "passed_over"), np.sign(margin[rows])),
+        for more, less, choice in (
+            ("preferred", "rejected", people),
+            ("chosen", "passed_over", margin[rows]),
         ):
-            half = sign * (a - b) / 2
+            half = np.sign(choice) * (a - b) / 2
             record[more] = float(axis.level(((a + b) / 2 + half).mean()))
             record[less] = float(axis.level(((a + b) / 2 - half).mean()))
-        for name, *values in zip(_STATISTICS, found, low, high, strict=True):
-            record |= dict(
-                zip((name, f"{name}_low", f"{name}_high"), map(float, values), strict=True)
-            )
+        intervals = _statistics(a - b, people, margin[rows], groups[rows], draws)
+        for name, (value, low, high) in zip(STATISTICS, intervals.T.tolist(), strict=True):
+            record |= {name: value, f"{name}_low": low, f"{name}_high": high}
         records.append(record)
     return pd.DataFrame(records)
 
 
 def _statistics(
-    difference: np.ndarray,
-    people: np.ndarray,
-    margin: np.ndarray,
-    groups: np.ndarray,
-    draws: int,
-    seed: int,
+    difference: np.ndarray, people: np.ndarray, margin: np.ndarray, groups: np.ndarray, draws: int
 ) -> np.ndarray:
-    """`_STATISTICS` of these rows, and the ends of their intervals: (3, 4)."""
-    places = [np.unique(values, return_inverse=True)[1] for values in (difference, margin)]
+    """Return (3, 4): the `STATISTICS` of these rows, and the ends of their intervals."""
     # tanh(margin / 2) = (P(A) - P(B)) / (P(A) + P(B))
     model = np.tanh(margin / 2)
+    places = [np.unique(values, return_inverse=True)[1] for values in (difference, margin)]
 
-    def of(weights: np.ndarray) -> tuple[float, float, float, float]:
+    def weighted(weights: np.ndarray) -> tuple[float, float, float, float]:
         share = weights / weights.sum()
-        ranks, order = (_centred(_ranks(place, share), share) for place in places)
-        by_people, by_model = (
-            _with_preference(ranks, expected, share) for expected in (people, model)
-        )
-        spread = np.sqrt((share @ ranks**2) * (share @ order**2))
-        by_margin = share @ (ranks * order) / spread if spread > _LEAST_SPREAD else 0.0
+        ranks, order = (_centred_ranks(place, share) for place in places)
+        by_people, by_model = (_with_choices(ranks, mean, share) for mean in (people, model))
+        by_margin = _correlation(ranks, order, share, share @ order**2)
         return by_people, by_model, by_model - by_people, by_margin
 
     _, group = np.unique(groups.astype(str), return_inverse=True)
     count = group.max() + 1
-    rng = np.random.default_rng(seed)
-    drawn = np.array(
-        [
-            of(np.bincount(rng.integers(count, size=count), minlength=count)[group])
-            for _ in range(draws)
-        ]
-    )
-    return np.vstack([of(np.ones(len(group))), np.quantile(drawn, [0.025, 0.975], axis=0)])
+    rng = np.random.default_rng(0)
+    drawn = [
+        weighted(np.bincount(rng.integers(count, size=count), minlength=count)[group])
+        for _ in range(draws)
+    ]
+    return np.vstack([weighted(np.ones(len(group))), np.quantile(drawn, [0.025, 0.975], axis=0)])
 
 
-def _with_preference(ranks: np.ndarray, expected: np.ndarray, share: np.ndarray) -> float:
-    """Spearman's correlation with choices that are 1 or -1 and have this expectation, (n,) in [-1,
-    1]."""
-    spread = np.sqrt((share @ ranks**2) * max(0.0, 1 - (share @ expected) ** 2))
-    if spread <= _LEAST_SPREAD or np.ptp(expected) == 0:
-        return 0.0
-    return share @ (ranks * expected) / spread
+def _centred_ranks(places: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return each row's rank in (0, 1) less the mean; equal values share theirs.
 
-
-def _ranks(places: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Each row's rank in (0, 1), equal values sharing their mean; `places` number the distinct
-    values in their order."""
+    `places` (n,) numbers the distinct values in their order.
+    """
     mass = np.bincount(places, weights=share)
-    return (mass.cumsum() - mass / 2)[places]
+    ranks = (mass.cumsum() - mass / 2)[places]
+    return ranks - share @ ranks
 
 
-def _centred(values: np.ndarray, share: np.ndarray) -> np.ndarray:
-    return values - share @ values
+def _with_choices(ranks: np.ndarray, expected: np.ndarray, share: np.ndarray) -> float:
+    """Return the correlation of ranks with choices of 1 or -1 that have this expectation, (n,)."""
+    if np.ptp(expected) == 0:
+        return 0.0
+    return _correlation(ranks, expected, share, max(0.0, 1 - (share @ expected) ** 2))
 
 
-def _check_folder(folder: Path, option: str) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{option} {folder}: expected a folder with a model")
-
-
-def _missing(error: ModuleNotFoundError, option: str) -> Exception:
-    """InputError for a library that is not installed; what is missing of ours stays as it is."""
-    if error.name is None or error.name.startswith("humanpref"):
-        return error
-    return InputError(f"{option} needs {error.name}: pip install 'humanpref[torch]'")
+def _correlation(ranks: np.ndarray, other: np.ndarray, share: np.ndarray, variance: float) -> float:
+    """Return the weighted correlation of centred ranks with what has this variance."""
+    spread = np.sqrt((share @ ranks**2) * variance)
+    return share @ (ranks * other) / spread if spread > _LEAST_SPREAD else 0.0

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability, calibration error, and what of it is
+"""Whether probabilities match observed shares: reliability, calibration error, and what of it is
 chance."""
 
 import numpy as np
@@ -12,7 +12,7 @@ NULL_DRAWS = 200
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Predicted probability against observed share, each class in bins of equally many rows.
+    """Tabulate predicted probability against observed share, each class in bins of as many rows.
 
     Parameters
     ----------
@@ -26,59 +26,53 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     DataFrame
         `label`, `rows`, `predicted` (mean), `observed` (mean of the label) with `low` and `high`.
     """
-    records = []
-    for label, of_label, predicted in zip(CLASSES, labels.T, probabilities.T, strict=True):
-        for rows in _bins(predicted, bins):
-            low, high = share_interval(of_label[rows].sum(), len(rows))
-            records.append(
-                (
-                    label,
-                    len(rows),
-                    predicted[rows].mean(),
-                    of_label[rows].mean(),
-                    float(low),
-                    float(high),
-                )
-            )
-    return pd.DataFrame(records, columns=["label", "rows", "predicted", "observed", "low", "high"])
+    records = [
+        (label, len(rows), probabilities[rows, c].mean(), labels[rows, c].mean())
+        for c, label in enumerate(CLASSES)
+        for rows in _bins(probabilities[:, c], bins)
+    ]
+    table = pd.DataFrame(records, columns=["label", "rows", "predicted", "observed"])
+    low, high = share_interval(table["observed"] * table["rows"], table["rows"])
+    return table.assign(low=low, high=high)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Mean over the classes of sum_b rows_b / n |observed_b - predicted_b|, in bins of equally many
-    rows.
+    """Return the mean over the classes of sum_b rows_b / n |observed_b - predicted_b|, in bins b of
+    as many rows.
 
-    It is biased upwards: true probabilities do not give 0. Hold it against `calibration_null`.
+    It is biased upwards: true probabilities do not give 0. Compare it with `calibration_null`.
 
     Source: Nixon et al. (2019), "Measuring calibration in deep learning", with equal-mass bins.
     """
-    return float(
-        np.mean(
-            [_errors(c, p, _bins(p, bins)) for c, p in zip(labels.T, probabilities.T, strict=True)]
-        )
-    )
+    return _error(labels - probabilities, [_bins(column, bins) for column in probabilities.T])
 
 
 def calibration_null(
     probabilities: np.ndarray, bins: int = BINS, draws: int = NULL_DRAWS, seed: int = 0
-) -> tuple[float, float, float]:
-    """The 2.5 %, 50 % and 97.5 % quantiles of `calibration_error` if the probabilities were the
-    true ones, by simulation."""
+) -> dict[str, float]:
+    """Simulate `calibration_error` as if the probabilities were the true ones.
+
+    Returns
+    -------
+    dict
+        The 2.5 %, 50 % and 97.5 % quantiles: `low`, `median`, `high`.
+    """
     rng = np.random.default_rng(seed)
     cut = probabilities.cumsum(axis=1)[:, :2]
-    binned = [_bins(predicted, bins) for predicted in probabilities.T]
-    errors = np.empty(draws)
-    for i in range(draws):
+    binned = [_bins(column, bins) for column in probabilities.T]
+    errors = []
+    for _ in range(draws):
         drawn = np.eye(3)[(rng.random((len(cut), 1)) > cut).sum(axis=1)]
-        errors[i] = np.mean(
-            [_errors(drawn[:, c], probabilities[:, c], binned[c]) for c in range(3)]
-        )
-    low, middle, high = np.quantile(errors, [0.025, 0.5, 0.975]).tolist()
-    return low, middle, high
+        errors.append(_error(drawn - probabilities, binned))
+    quantiles = np.quantile(errors, [0.025, 0.5, 0.975]).tolist()
+    return dict(zip(("low", "median", "high"), quantiles, strict=True))
 
 
 def _bins(values: np.ndarray, bins: int) -> list[np.ndarray]:
-    return [rows for rows in np.array_split(np.argsort(values, kind="stable"), bins) if len(rows)]
+    """Split row numbers, ordered by their values, into bins that are not empty."""
+    return np.array_split(np.argsort(values, kind="stable"), min(bins, len(values)))
 
 
-def _errors(observed: np.ndarray, predicted: np.ndarray, bins: list[np.ndarray]) -> float:
-    return sum(abs(observed[rows].sum() - predicted[rows].sum()) for rows in bins) / len(observed)
+def _error(residuals: np.ndarray, binned: list[list[np.ndarray]]) -> float:
+    sums = [abs(residuals[rows, c].sum()) for c in range(3) for rows in binned[c]]
+    return float(sum(sums) / residuals.size)

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.schema import CLASSES
@@ -14,13 +15,13 @@ BOOTSTRAP_DRAWS = 2_000
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Share of rows whose likeliest class is the label's likeliest."""
+    """Return the share of rows whose likeliest class is that of the label."""
     return float((labels.argmax(axis=1) == probabilities.argmax(axis=1)).mean())
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3 under any
-    hard label.
+    """Return the mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3
+    under any hard label.
 
     Source: Brier (1950).
     """
@@ -28,69 +29,64 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """(3, 3) int64: rows of each label (first axis) by the likeliest class."""
-    counts = np.zeros((3, 3), dtype=np.int64)
-    np.add.at(counts, (labels.argmax(axis=1), probabilities.argmax(axis=1)), 1)
-    return counts
+    """Return (3, 3) int64: rows of each label (first axis) by the likeliest class."""
+    cells = 3 * labels.argmax(axis=1) + probabilities.argmax(axis=1)
+    return np.bincount(cells, minlength=9).reshape(3, 3)
 
 
 def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """Of each class: `label`, `rows`, `precision`, `recall` and `log_loss` of its rows (None
-    without rows), mean `predicted`."""
-    counts, losses = confusion(labels, probabilities), row_log_losses(labels, probabilities)
-    found, records = labels.argmax(axis=1), []
-    for number, label in enumerate(CLASSES):
-        rows, predicted = int(counts[number].sum()), int(counts[:, number].sum())
-        records.append(
-            {
-                "label": label,
-                "rows": rows,
-                "precision": float(counts[number, number] / predicted) if predicted else None,
-                "recall": float(counts[number, number] / rows) if rows else None,
-                "log_loss": float(losses[found == number].mean()) if rows else None,
-                "predicted": float(probabilities[:, number].mean()),
-            }
-        )
-    return records
+    """Return for each class its `label`, `rows`, `precision`, `recall`, the mean `log_loss` of its
+    rows and the mean `predicted` probability; None where there are no rows to divide by."""
+    counts = pd.DataFrame(confusion(labels, probabilities))
+    rows, right = counts.sum(axis=1), pd.Series(np.diag(counts))
+    losses = pd.Series(row_log_losses(labels, probabilities))
+    table = pd.DataFrame(
+        {
+            "label": CLASSES,
+            "rows": rows,
+            "precision": right / counts.sum(axis=0),
+            "recall": right / rows,
+            "log_loss": losses.groupby(labels.argmax(axis=1)).mean(),
+            "predicted": probabilities.mean(axis=0),
+        }
+    )
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def bootstrap_interval(
-    values: np.ndarray,
-    groups: np.ndarray,
-    level: float = 0.95,
-    draws: int = BOOTSTRAP_DRAWS,
-    seed: int = 0,
+    values: np.ndarray, groups: np.ndarray, draws: int = BOOTSTRAP_DRAWS
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over rows, resampling whole groups (prompts), since
-    their rows hang together.
+    """Return the 95 % percentile bootstrap interval of a mean, (low, high).
+
+    Whole groups (prompts) are resampled, since their rows are not independent. The same rows give
+    the same interval.
 
     Parameters
     ----------
-    values : ndarray
-        (n,) one number per row.
-    groups : ndarray
-        (n,) each row's group.
-    level : float
-        Coverage.
+    values, groups : ndarray
+        (n,): one number per row, and the row's group.
     draws : int
         Resamples.
-    seed : int
-        Of the resampling: the same rows give the same interval.
 
-    Returns
-    -------
-    (low, high) : float
-        Source: Efron and Tibshirani (1993), chapter 13, with groups as the units.
+    Source: Efron and Tibshirani (1993), chapter 13, with groups as the units.
     """
     _, group = np.unique(groups.astype(str), return_inverse=True)
     sums, sizes = np.bincount(group, weights=values), np.bincount(group)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = np.empty(draws)
     for i in range(draws):
         drawn = rng.integers(len(sums), size=len(sums))
         means[i] = sums[drawn].sum() / sizes[drawn].sum()
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return low, high
+
+
+def mean_and_interval(
+    name: str, values: np.ndarray, groups: np.ndarray, draws: int = BOOTSTRAP_DRAWS
+) -> dict[str, float]:
+    """Return the mean as `name`, and its `bootstrap_interval` as `name_low` and `name_high`."""
+    low, high = bootstrap_interval(values, groups, draws)
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def summarise(
@@ -118,15 +114,12 @@ def summarise(
     losses = row_log_losses(labels, probabilities)
     if len(set(groups)) == 1:
         logger.warning(
-            "%d rows of one prompt: the interval has no width, and says nothing of other prompts",
+            "%d rows of one prompt: the interval has no width and does not cover other prompts",
             len(labels),
         )
-    low, high = bootstrap_interval(losses, groups)
     return {
         "rows": len(labels),
-        "log_loss": float(losses.mean()),
-        "log_loss_low": low,
-        "log_loss_high": high,
+        **mean_and_interval("log_loss", losses, groups),
         "accuracy": accuracy(labels, probabilities),
         "prior_log_loss": log_loss(labels, np.broadcast_to(prior, labels.shape)),
     }

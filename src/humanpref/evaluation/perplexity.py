@@ -1,11 +1,11 @@
-"""A frozen causal language model: how likely it finds texts. Fluency is told by their
-perplexity."""
+"""The perplexity of texts under a frozen causal language model, which measures their fluency."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 
 from humanpref.config.neural import AdaptedOptions
@@ -15,14 +15,14 @@ from humanpref.text.tokens import BATCH_TEXTS, find, text_ids
 from humanpref.training.predict import predict_logits
 
 LONGEST = 256
-"""Tokens of a text that are read: its beginning tells how it is written, at a fraction of the
-whole's time."""
+"""Tokens of a text that are read: its beginning shows how it is written, in a fraction of the
+time."""
 BATCH_TOKENS = 2_048
-"""In one forward pass: each has a score for every word of the vocabulary."""
+"""Tokens in one forward pass: each has a score for every word of the vocabulary."""
 
 
 class TokenLogProbabilities(nn.Module):
-    """(n, length) ids, padded on the right, to (n, 1): the sum of ln p(token | those before it)
+    """Map (n, length) ids, padded on the right, to (n, 1): the sum of ln p(token | those before it)
     over all but the first."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -30,23 +30,20 @@ class TokenLogProbabilities(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        scores = (
-            self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-            .logits[:, :-1]
-            .float()
-        )
-        own = scores.gather(2, input_ids[:, 1:, None])[:, :, 0] - scores.logsumexp(dim=2)
-        return (own * attention_mask[:, 1:]).sum(dim=1, keepdim=True)
+        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        scores = outputs.logits[:, :-1].float()  # (n, length - 1, vocabulary)
+        chosen = scores.gather(2, input_ids[:, 1:, None])[:, :, 0]
+        losses = scores.logsumexp(dim=2) - chosen
+        return -(losses * attention_mask[:, 1:]).sum(dim=1, keepdim=True)
 
 
 class LanguageModel:
-    """Any causal language model that transformers loads, by its folder or hub name; nothing here
-    learns.
+    """A causal language model that transformers can load, by its folder or hub name.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, or is none.
+        If it cannot be loaded, or is no causal language model.
     """
 
     def __init__(self, name: str) -> None:
@@ -61,10 +58,10 @@ class LanguageModel:
         self.module = TokenLogProbabilities(model)
 
     def log_probabilities(self, texts: Iterable[str]) -> np.ndarray:
-        """The mean log-probability of a text's tokens, for each of n texts by itself.
+        """Return the mean log-probability of the tokens of each of n texts by itself.
 
-        The first token is what the others are predicted from, and not predicted, unless the
-        tokenizer starts a sequence with a token of its own.
+        The first token is only read, since nothing precedes it, unless the tokenizer starts a
+        sequence with a token of its own.
 
         Returns
         -------
@@ -72,38 +69,30 @@ class LanguageModel:
             (n,) float64, in nats per token; exp(-x) is the perplexity. NaN for a text without a
             predicted token.
         """
-        texts = list(texts)
-        distinct = list(dict.fromkeys(texts))
-        ids = self._token_ids(distinct)
-        scored = [number for number, own in enumerate(ids) if len(own) > 1]
-        means = np.full(len(distinct), np.nan)
+        ids = self._token_ids(list(texts))
+        means = np.full(len(ids), np.nan)
+        scored = [number for number, text in enumerate(ids) if len(text) > 1]
+        lengths = np.array([len(ids[number]) for number in scored])
+
+        def collate(rows: np.ndarray) -> dict[str, Tensor]:
+            batch = [torch.tensor(ids[scored[row]]) for row in rows]
+            mask = [torch.ones_like(text) for text in batch]
+            return {
+                "input_ids": pad_sequence(batch, batch_first=True),
+                "attention_mask": pad_sequence(mask, batch_first=True),
+            }
+
         if scored:
-            lengths = np.array([len(ids[number]) for number in scored])
-
-            def collate(rows: np.ndarray) -> dict[str, Tensor]:
-                batch = np.zeros((len(rows), lengths[rows].max()), dtype=np.int64)
-                for i, row in enumerate(rows):
-                    batch[i, : lengths[row]] = ids[scored[row]]
-                mask = np.arange(batch.shape[1]) < lengths[rows][:, None]
-                return {
-                    "input_ids": torch.from_numpy(batch),
-                    "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-                }
-
-            means[scored] = predict_logits(self.module, collate, lengths, BATCH_TOKENS, "auto")[
-                :, 0
-            ] / (lengths - 1)
-        of_text = dict(zip(distinct, means, strict=True))
-        return np.array([of_text[text] for text in texts], dtype=np.float64)
+            sums = predict_logits(self.module, collate, lengths, BATCH_TOKENS, "auto")[:, 0]
+            means[scored] = sums / (lengths - 1)
+        return means
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        started, plain = (
-            self.tokenizer("a").input_ids,
-            self.tokenizer("a", add_special_tokens=False).input_ids,
-        )
-        start = started[: find(started, plain, 0)]
-        made: list[list[int]] = []
+        with_start = self.tokenizer("a").input_ids
+        plain = self.tokenizer("a", add_special_tokens=False).input_ids
+        start = with_start[: find(with_start, plain, 0)]
+        ids: list[list[int]] = []
         for first in range(0, len(texts), BATCH_TEXTS):
             part = text_ids(texts[first : first + BATCH_TEXTS], self.tokenizer)
-            made += [[*start, *own][: self.longest] for own in part]
-        return made
+            ids += [[*start, *text][: self.longest] for text in part]
+        return ids

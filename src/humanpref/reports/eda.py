@@ -7,20 +7,25 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import Fault, digest_of, prompt_keys, read_faulty
+from humanpref.evaluation.axes import loading
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json
 from humanpref.reports import charts, tables
 from humanpref.reports.faults import fault_table, row_faults
 from humanpref.reports.page import write_page, write_tables
-from humanpref.schema import InputError
 
 SUMMARY_FILE = "summary.json"
 BARS = 15
 """Most bars of a figure: the most frequent; the tables have all."""
 DRAWN_MODELS = 100
 """Most models of a figure: the most compared. The competition's 64 fit in, open lists do not."""
+ENDS = 10
+"""Models at either end of the ranking by wins and losses."""
+LEADERS = 5
+"""Names that head each ranking in the summary."""
 _LEFT_OUT = ("fields", "id", "label", "weight")
 """Faults whose rows `read_faulty` leaves out."""
+_INPUTS = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
 
 Tables = dict[str, pd.DataFrame]
 
@@ -33,8 +38,8 @@ def explore(
     Parameters
     ----------
     data_csv : path
-        Rows in the competition's schema, read leniently: faults are reported, not refused. Without
-        labels or models what needs them is left out.
+        Rows in the competition's schema, read leniently: faults are reported, not refused. Tables
+        that need labels or models are left out where there are none.
     out : path
         A new folder.
     tokenizer : path, optional
@@ -54,196 +59,195 @@ def explore(
     loaded = None if tokenizer is None else _load_tokenizer(Path(tokenizer))
     with folder_whole(out) as folder:
         pairs, faults = read_faulty(data_csv)
-        figures = folder / "figures"
-        figures.mkdir()
-        labels, models = tables.has_labels(pairs), tables.has_models(pairs)
-        characters = tables.characters_of(pairs)
-        summary: dict[str, Any] = {
-            "rows": len(pairs),
-            "rows_left_out": len({fault.row for fault in faults if fault.kind in _LEFT_OUT}),
-            "prompts": len(set(prompt_keys(pairs))),
-        }
-        if models:
-            named = pairs[tables.names_models(pairs)].reset_index(drop=True)
-            summary["models"] = len(set(named["model_a"]) | set(named["model_b"]))
-            summary["rows_without_model"] = len(pairs) - len(named)
-        overview = {"what": [key.replace("_", " ") for key in summary], "number": summary.values()}
-        found = {"overview": pd.DataFrame(overview), "sizes": tables.sizes(pairs, characters)}
-        if labels:
-            found |= _labels(pairs, figures) | _lengths_and_ties(pairs, characters, figures)
-            shares = found["labels"].set_index("label")["share"]
-            summary["label_shares"] = shares.to_dict()
-        if labels and models:
-            found |= _models(named, figures)
-            found["strengths"], summary["bradley_terry"] = _strengths(named, found, figures)
-            summary |= _leaders(found)
-        found |= _prompts(pairs, figures) | _texts(pairs, figures)
-        if loaded is not None:
-            found |= _truncation(pairs, loaded, figures)
-        found |= _faults(pairs, faults)
-        missing = {
-            "no labels in the file: balance, wins, strengths, length bias and ties": not labels,
-            "no row names both models: wins and strengths": labels and not models,
-            "no row compares two models: pairs": summary.get("most_compared_pairs") == [],
-            "no tokenizer given (--tokenizer FOLDER): truncation": loaded is None,
-        }
-        summary["left_out"] = [reason for reason, is_missing in missing.items() if is_missing]
+        summary, counted = _count(pairs, faults, loaded)
+        (folder / "figures").mkdir()
+        _draw(counted, folder / "figures")
         write_json(folder / SUMMARY_FILE, summary)
-        write_tables(folder, found)
+        write_tables(folder, counted)
         write_page(
             folder,
             "eda.html.j2",
             title=f"What is in {Path(data_csv).name}",
             digest=digest_of(pairs),
             summary=summary,
-            tables=found,
+            tables=counted,
             drawn=DRAWN_MODELS,
             tokenizer=tokenizer and Path(tokenizer).name,
         )
     return summary
 
 
-def _labels(pairs: pd.DataFrame, figures: Path) -> Tables:
-    table = tables.label_balance(pairs)
-    shares = {"share": table[["share", "low", "high"]]}
-    charts.points(figures / "labels.png", table["label"], shares, "share of rows", 1 / 3)
-    return {"labels": table}
+def _count(
+    pairs: pd.DataFrame, faults: list[Fault], tokenizer: Any
+) -> tuple[dict[str, Any], Tables]:
+    """Build the summary and the tables; empty tables are left out."""
+    named = pairs[tables.names_models(pairs)].reset_index(drop=True)
+    labels, models = tables.has_labels(pairs), len(named) > 0
+    characters = tables.characters_of(pairs)
+    left_out = {fault.row for fault in faults if fault.kind in _LEFT_OUT}
+    summary: dict[str, Any] = {
+        "rows": len(pairs),
+        "rows_left_out": len(left_out),
+        "prompts": len(set(prompt_keys(pairs))),
+    }
+    if models:
+        summary["models"] = len(set(named["model_a"]) | set(named["model_b"]))
+        summary["rows_without_model"] = len(pairs) - len(named)
+    overview = {"what": [key.replace("_", " ") for key in summary], "number": summary.values()}
+    counted = {"overview": pd.DataFrame(overview), "sizes": tables.sizes(pairs, characters)}
+    if labels:
+        counted["labels"] = tables.label_balance(pairs)
+        counted["length_bias"] = tables.length_bias(pairs, characters)
+        counted["ties_by_length"] = tables.ties_by_length(pairs, characters)
+        counted["ties_by_turns"] = tables.ties_by_turns(pairs)
+        summary["label_shares"] = counted["labels"].set_index("label")["share"].to_dict()
+    if labels and models:
+        counted["models"], counted["pairs"] = tables.model_table(named), tables.pair_table(named)
+        by_ratio = _ranked(counted["models"], "win_loss_ratio")
+        from_end = np.minimum(by_ratio.index, by_ratio.index[::-1])
+        counted["win_loss"] = by_ratio[from_end < ENDS].drop(columns=["as_a", "win_share"])
+        counted["strengths"], summary["bradley_terry"] = model_strengths(named)
+        summary |= _leaders(counted)
+    counted["prompt_groups"], counted["largest_prompt_groups"] = tables.prompt_groups(pairs)
+    counted["languages"] = tables.languages(pairs)
+    counted["special_answers"] = tables.special_answers(pairs)
+    if tokenizer is not None:
+        counted["truncation"] = tables.truncation(pairs, tokenizer)
+    # Rows that were left out have no place in the frame, but a number in the file.
+    numbers = [row for row in range(1, len(pairs) + len(left_out) + 1) if row not in left_out]
+    faults = [*faults, *row_faults(pairs, numbers)]
+    counted["fault_kinds"] = fault_table(faults)
+    listed = pd.DataFrame(faults, columns=["row", "id", "kind", "fault"])
+    counted["faults"] = listed.sort_values("row", kind="stable")
+    missing = {
+        "no labels in the file: balance, wins, strengths, length bias and ties": not labels,
+        "no row names both models: wins and strengths": labels and not models,
+        "no row compares two models: pairs": summary.get("most_compared_pairs") == [],
+        "no tokenizer given (--tokenizer FOLDER): truncation": tokenizer is None,
+    }
+    summary["left_out"] = [reason for reason, is_missing in missing.items() if is_missing]
+    return summary, {name: table for name, table in counted.items() if len(table)}
 
 
-def _models(pairs: pd.DataFrame, figures: Path) -> Tables:
-    table, met = tables.model_table(pairs), tables.pair_table(pairs)
-    top = table.head(BARS)
-    parts, label = top[["wins", "losses", "ties"]], "rows in which the model answered"
+def _ranked(models: pd.DataFrame, column: str) -> pd.DataFrame:
+    return models.sort_values(column, ascending=False, kind="stable", ignore_index=True)
+
+
+def _of_two_models(met: pd.DataFrame) -> pd.DataFrame:
+    return met[met["model_1"] != met["model_2"]]
+
+
+def _leaders(counted: Tables) -> dict[str, list]:
+    """Return the names that head each ranking of the models."""
+    models, met = counted["models"], _of_two_models(counted["pairs"])
+    ratios = _ranked(models, "win_loss_ratio")["model"]
+    return {
+        "most_compared_models": models["model"].head(LEADERS).tolist(),
+        "most_compared_pairs": met[["model_1", "model_2"]].head(LEADERS).to_numpy().tolist(),
+        "most_wins": _ranked(models, "wins")["model"].head(LEADERS).tolist(),
+        "best_ratios": ratios.head(LEADERS).tolist(),
+        "worst_ratios": ratios.tail(LEADERS).tolist()[::-1],
+        "strongest": counted["strengths"]["model"].head(LEADERS).tolist(),
+    }
+
+
+def _draw(counted: Tables, figures: Path) -> None:
+    """Draw every figure for which there is a table."""
+    if "labels" in counted:
+        table = counted["labels"]
+        shares = {"share": table[["share", "low", "high"]]}
+        charts.points(figures / "labels.png", table["label"], shares, 1 / 3, xlabel="share of rows")
+        _draw_lengths_and_ties(counted, figures)
+    if "models" in counted:
+        _draw_models(counted, figures)
+        _draw_pairs(counted, figures)
+    table = tables.rows_by_group_size(counted["prompt_groups"])
+    label = "rows (vertical axis: rows that share the prompt)"
+    charts.bars(figures / "prompt_groups.png", table.index, table, label)
+    top = counted["languages"].head(BARS)
+    label = "rows, by the prompt's language"
+    charts.bars(figures / "languages.png", top["language"], top[["rows"]], label)
+    if "truncation" in counted:
+        by_inputs = counted["truncation"].groupby("inputs", sort=False)
+        series = {_INPUTS[inputs]: rows[["cut", "low", "high"]] for inputs, rows in by_inputs}
+        charts.curves(
+            figures / "truncation.png",
+            [str(length) for length in tables.LENGTHS],
+            series,
+            xlabel="tokens that a model reads",
+            ylabel="share of rows that are cut",
+        )
+
+
+def _draw_lengths_and_ties(counted: Tables, figures: Path) -> None:
+    if "length_bias" in counted:
+        bias = counted["length_bias"]
+        charts.curves(
+            figures / "length_bias.png",
+            bias["longer_by"].tolist(),
+            {
+                "longer answer wins (of decided)": bias[["longer_wins", "low", "high"]],
+                "tie": bias[["tie_share"]],
+            },
+            0.5,
+            xlabel="characters of the longer answer / of the shorter",
+            ylabel="share of rows",
+        )
+    length, turns = counted["ties_by_length"], counted["ties_by_turns"]
+    charts.curves(
+        figures / "ties_by_length.png",
+        length["characters"].clip(lower=1),
+        {"tie": length[tables.SHARE]},
+        xlabel="mean characters of the two answers (log scale)",
+        ylabel="share of ties",
+        xscale="log",
+    )
+    charts.curves(
+        figures / "ties_by_turns.png",
+        turns["slice"].tolist(),
+        {"tie": turns[tables.SHARE]},
+        xlabel="turns of the conversation",
+        ylabel="share of ties",
+    )
+
+
+def _draw_models(counted: Tables, figures: Path) -> None:
+    models, strengths = counted["models"], counted["strengths"]
+    top, drawn = models.head(BARS), models["model"].head(DRAWN_MODELS)
+    label = "rows in which the model answered"
+    parts = top[["wins", "losses", "ties"]]
     charts.bars(figures / "most_compared_models.png", top["model"], parts, label)
-    top = table.sort_values("wins", ascending=False, kind="stable").head(BARS)
+    top = _ranked(models, "wins").head(BARS)
     charts.bars(figures / "most_wins.png", top["model"], top[["wins"]], "rows won")
-    by_ratio = table.sort_values("win_loss_ratio", ascending=False, kind="stable")
-    ends = by_ratio if len(by_ratio) <= 20 else pd.concat([by_ratio[:10], by_ratio[-10:]])
-    _draw_ratios(figures / "win_loss_ends.png", ends)
-    drawn = table["model"].head(DRAWN_MODELS)
-    _draw_ratios(figures / "win_loss.png", by_ratio[by_ratio["model"].isin(drawn)])
-    _draw_pairs(met[met["model_1"] != met["model_2"]], drawn, figures)
-    columns = ["rows", "wins", "losses", "ties", "win_loss_ratio", "ratio_low", "ratio_high"]
-    return {"models": table, "pairs": met, "win_loss": ends[["model", *columns]]}
+    by_ratio = _ranked(models[models["model"].isin(drawn)], "win_loss_ratio")
+    for name, table in (("win_loss_ends", counted["win_loss"]), ("win_loss", by_ratio)):
+        ratios = {"ratio": table[["win_loss_ratio", "ratio_low", "ratio_high"]]}
+        label = "wins / losses (log scale)"
+        path = figures / f"{name}.png"
+        charts.points(path, table["model"], ratios, 1.0, xlabel=label, xscale="log")
+    table = strengths[strengths["model"].isin(drawn)]
+    series = {"strength": table[["strength", "low", "high"]]}
+    label = "strength (log-odds against the mean)"
+    charts.points(figures / "strengths.png", table["model"], series, 0.0, xlabel=label)
 
 
-def _draw_ratios(path: Path, table: pd.DataFrame) -> None:
-    ratios = {"ratio": table[["win_loss_ratio", "ratio_low", "ratio_high"]]}
-    charts.points(path, table["model"], ratios, "wins / losses (log scale)", 1.0, log=True)
-
-
-def _draw_pairs(met: pd.DataFrame, drawn: pd.Series, figures: Path) -> None:
+def _draw_pairs(counted: Tables, figures: Path) -> None:
+    met, drawn = _of_two_models(counted["pairs"]), counted["models"]["model"].head(DRAWN_MODELS)
     if met.empty:
         return
+    label = "rows with these two models"
     top = met.head(BARS)
-    parts = {"first wins": top["wins_1"], "second wins": top["wins_2"], "tie": top["ties"]}
     names = top["model_1"] + "\nvs " + top["model_2"]
-    path, label = figures / "most_compared_pairs.png", "rows with these two models"
-    charts.bars(path, names, parts, label, height=0.4)
+    parts = top[["wins_1", "wins_2", "ties"]].set_axis(["first wins", "second wins", "tie"], axis=1)
+    charts.bars(figures / "most_compared_pairs.png", names, parts, label, height=0.4)
     inside = met[met["model_1"].isin(drawn) & met["model_2"].isin(drawn)]
     counts = inside.pivot(index="model_1", columns="model_2", values="rows")
     counts = counts.reindex(index=drawn, columns=drawn).fillna(0).to_numpy(dtype=np.float64)
     charts.matrix(figures / "compared_pairs.png", drawn, counts + counts.T, f"{label} (log scale)")
 
 
-def _strengths(
-    pairs: pd.DataFrame, found: Tables, figures: Path
-) -> tuple[pd.DataFrame, dict[str, float]]:
-    ranking, metrics = model_strengths(pairs)
-    shown = ranking[ranking["model"].isin(found["models"]["model"].head(DRAWN_MODELS))]
-    strengths = {"strength": shown[["strength", "low", "high"]]}
-    label = "strength (log-odds against the mean)"
-    charts.points(figures / "strengths.png", shown["model"], strengths, label, 0.0)
-    return ranking, metrics
-
-
-def _leaders(found: Tables, count: int = 5) -> dict[str, list]:
-    """The names that head each ranking of the models."""
-    models, met = found["models"], found["pairs"]
-    met = met[met["model_1"] != met["model_2"]][["model_1", "model_2"]]
-    by_wins = models.sort_values("wins", ascending=False, kind="stable")
-    by_ratio = models.sort_values("win_loss_ratio", ascending=False, kind="stable")
-    return {
-        "most_compared_models": models["model"].head(count).tolist(),
-        "most_compared_pairs": met.head(count).to_numpy().tolist(),
-        "most_wins": by_wins["model"].head(count).tolist(),
-        "best_ratios": by_ratio["model"].head(count).tolist(),
-        "worst_ratios": by_ratio["model"].tail(count).tolist()[::-1],
-        "strongest": found["strengths"]["model"].head(count).tolist(),
-    }
-
-
-def _lengths_and_ties(pairs: pd.DataFrame, characters: pd.DataFrame, figures: Path) -> Tables:
-    found = {
-        "ties_by_length": tables.ties_by_length(pairs, characters),
-        "ties_by_turns": tables.ties_by_turns(pairs),
-    }
-    bias = tables.length_bias(pairs, characters)
-    if len(bias):
-        found["length_bias"] = bias
-        series = {
-            "longer answer wins (of decided)": bias[["longer_wins", "low", "high"]],
-            "tie": bias[["tie_share"]],
-        }
-        xlabel = "characters of the longer answer / of the shorter"
-        path, x = figures / "length_bias.png", bias["longer_by"].tolist()
-        charts.curves(path, x, series, xlabel, "share of rows", 0.5)
-    for name, column, xlabel in (
-        ("ties_by_length", "characters", "mean characters of the two answers (log scale)"),
-        ("ties_by_turns", "slice", "turns of the conversation"),
-    ):
-        x, ties = found[name][column], found[name][["tie_share", "low", "high"]]
-        x = x.clip(lower=1) if column == "characters" else x
-        path, log = figures / f"{name}.png", column == "characters"
-        charts.curves(path, x.tolist(), {"tie": ties}, xlabel, "share of ties", log=log)
-    return found
-
-
-def _prompts(pairs: pd.DataFrame, figures: Path) -> Tables:
-    by_size, largest = tables.prompt_groups(pairs)
-    names = ["1", "2", "3", "4", "5-9", "10 or more"]
-    places = np.digitize(by_size["rows_per_prompt"], [2, 3, 4, 5, 10])
-    rows = {"rows": np.bincount(places, weights=by_size["rows"], minlength=len(names))}
-    label = "rows (vertical axis: rows that share the prompt)"
-    charts.bars(figures / "prompt_groups.png", names, rows, label)
-    found = {"prompt_groups": by_size, "largest_prompt_groups": largest}
-    return {name: table for name, table in found.items() if len(table)}
-
-
-def _texts(pairs: pd.DataFrame, figures: Path) -> Tables:
-    table = tables.languages(pairs)
-    top, path = table.head(BARS), figures / "languages.png"
-    charts.bars(path, top["language"], top[["rows"]], "rows, by the prompt's language")
-    return {"languages": table, "special_answers": tables.special_answers(pairs)}
-
-
-def _truncation(pairs: pd.DataFrame, tokenizer: Any, figures: Path) -> Tables:
-    table = tables.truncation(pairs, tokenizer)
-    names = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
-    series = {names[inputs]: rows for inputs, rows in table.groupby("inputs", sort=False)}
-    series = {name: rows[["cut", "low", "high"]] for name, rows in series.items()}
-    lengths = [str(length) for length in tables.LENGTHS]
-    labels = "tokens that a model reads", "share of rows that are cut"
-    charts.curves(figures / "truncation.png", lengths, series, *labels)
-    return {"truncation": table}
-
-
-def _faults(pairs: pd.DataFrame, faults: list[Fault]) -> Tables:
-    left_out = {fault.row for fault in faults if fault.kind in _LEFT_OUT}
-    numbers = [row for row in range(1, len(pairs) + len(left_out) + 1) if row not in left_out]
-    found = [*faults, *row_faults(pairs, numbers)]
-    if not found:
-        return {}
-    listed = pd.DataFrame(found, columns=["row", "id", "kind", "fault"])
-    listed = listed.sort_values("row", kind="stable")
-    return {"fault_kinds": fault_table(found), "faults": listed}
-
-
 def _load_tokenizer(folder: Path) -> Any:
-    if not folder.is_dir():
-        raise InputError(f"--tokenizer {folder}: expected a folder with a tokenizer")
-    try:
+    with loading("--tokenizer", folder):
         from humanpref.models.pretrained import load_tokenizer
-    except ModuleNotFoundError:
-        raise InputError("--tokenizer needs transformers: pip install 'humanpref[torch]'") from None
-    return load_tokenizer(str(folder))
+
+        return load_tokenizer(str(folder))

@@ -7,19 +7,31 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import as_pairs, labels_of, prompt_keys, swap_pairs
-from humanpref.evaluation.axes import axes_of, follow
+from humanpref.evaluation.axes import STATISTICS, axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
-from humanpref.evaluation.metrics import bootstrap_interval, brier, confusion, per_class, summarise
+from humanpref.evaluation.metrics import (
+    accuracy,
+    bootstrap_interval,
+    brier,
+    confusion,
+    mean_and_interval,
+    per_class,
+    summarise,
+)
 from humanpref.evaluation.slices import slices
 from humanpref.files import folder_whole, write_json
 from humanpref.logloss import row_log_losses
 from humanpref.reports import charts
 from humanpref.reports.page import write_page, write_tables
+from humanpref.reports.tables import beginning
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
 
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
+SLICE_DRAWS = 500
+"""Resamples for the interval of each slice."""
+_LEVELS = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
 
 Tables = dict[str, pd.DataFrame]
 
@@ -44,12 +56,12 @@ def evaluate_artifacts(
     Returns
     -------
     metrics : dict
-        `artifacts`: by name those of `summarise`, `brier`, `calibration_error` with its range under
-        the null (`calibration_null`), `swap_difference` (mean absolute change of a probability when
-        A and B change places), `swap_flips` (share of rows whose likeliest class then changes),
-        `swap_exact` (both are 0 by construction, and were not measured), `confusion`, `per_class`
-        and `axes` (`humanpref.evaluation.axes.follow`). `differences`: each later artifact's log
-        loss minus the first's, with a paired 95 % interval over prompts.
+        `artifacts`, by name: the metrics of `summarise`, `brier`, `calibration_error` with its
+        range under the null (`calibration_null`), `swap_difference` (mean absolute change of a
+        probability when A and B change places), `swap_flips` (share of rows whose likeliest class
+        then changes), `swap_exact` (both are 0 by construction, and were not measured),
+        `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`). `differences`:
+        each later artifact's log loss minus the first's, with a paired 95 % interval over prompts.
     tables : dict
         `slices`, `reliability`, `axes` and `worst`, each with a column `artifact`.
 
@@ -65,49 +77,47 @@ def evaluate_artifacts(
     labels, keys = labels_of(pairs), prompt_keys(pairs)
     cuts, axes = slices(pairs), axes_of(pairs, language_model, sentence_encoder)
     metrics: dict[str, Any] = {"artifacts": {}, "differences": []}
-    losses: dict[str, np.ndarray] = {}
-    found: list[Tables] = []
+    losses: list[np.ndarray] = []
+    parts: list[Tables] = []
     for name, artifact in zip(names, artifacts, strict=True):
-        probabilities = artifact.predict_proba(pairs)
-        # What is exact by construction (a test holds every family to it) is not worth the time of
-        # a second prediction.
-        exact = artifact.swap_equivariant
-        swapped = probabilities
-        if not exact:
+        probabilities = swapped = artifact.predict_proba(pairs)
+        # What is exact by construction (a test holds every family to it) needs no second
+        # prediction.
+        if not artifact.swap_equivariant:
             swapped = artifact.predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]
-        followed = follow(axes, labels, probabilities, keys)
-        losses[name] = row_log_losses(labels, probabilities)
-        flips = probabilities.argmax(axis=1) != swapped.argmax(axis=1)
-        null = calibration_null(probabilities)
+        losses.append(row_log_losses(labels, probabilities))
+        preference = follow(axes, labels, probabilities, keys)
         metrics["artifacts"][name] = {
             **summarise(labels, probabilities, np.array(artifact.prior), keys),
             "brier": brier(labels, probabilities),
             "calibration_error": calibration_error(labels, probabilities),
-            "calibration_null": dict(zip(("low", "median", "high"), null, strict=True)),
+            "calibration_null": calibration_null(probabilities),
             "swap_difference": float(np.abs(probabilities - swapped).mean()),
-            "swap_flips": float(flips.mean()),
-            "swap_exact": exact,
+            "swap_flips": 1 - accuracy(swapped, probabilities),
+            "swap_exact": opened.swap_equivariant,
             "confusion": confusion(labels, probabilities).tolist(),
             "per_class": per_class(labels, probabilities),
-            "axes": followed.to_dict("records"),
+            "axes": preference.to_dict("records"),
         }
+        right = labels.argmax(axis=1) == probabilities.argmax(axis=1)
         tables = {
-            "slices": _slices(cuts, losses[name], labels, probabilities, keys),
+            "slices": _slices(cuts, losses[-1], right, keys),
             "reliability": reliability(labels, probabilities),
-            "axes": followed,
-            "worst": _worst(pairs, losses[name], labels, probabilities),
+            "axes": preference,
+            "worst": _worst(pairs, losses[-1], labels, probabilities),
         }
-        found.append({key: table.assign(artifact=name) for key, table in tables.items()})
-    for name in names[1:]:
-        difference = losses[name] - losses[names[0]]
-        low, high = bootstrap_interval(difference, keys)
-        record = {"artifact": name, "to": names[0], "log_loss": float(difference.mean())}
-        metrics["differences"].append({**record, "low": low, "high": high})
-    return metrics, {key: pd.concat([t[key] for t in found], ignore_index=True) for key in found[0]}
+        parts.append({key: table.assign(artifact=name) for key, table in tables.items()})
+        if len(losses) > 1:
+            difference = losses[-1] - losses[0]
+            low, high = bootstrap_interval(difference, keys)
+            mean = float(difference.mean())
+            record = {"artifact": name, "to": names[0], "log_loss": mean, "low": low, "high": high}
+            metrics["differences"].append(record)
+    return metrics, {key: pd.concat([t[key] for t in parts], ignore_index=True) for key in parts[0]}
 
 
 def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tables) -> None:
-    """Write what `evaluate_artifacts` found into a new folder.
+    """Write the result of `evaluate_artifacts` into a new folder.
 
     It holds `index.html`, `metrics.json`, `figures/*.png` and `tables/*.csv`.
     """
@@ -116,82 +126,72 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
         write_tables(folder, tables)
         write_json(folder / METRICS_FILE, metrics)
         artifacts = []
-        for number, (name, of) in enumerate(metrics["artifacts"].items()):
+        for number, (name, numbers) in enumerate(metrics["artifacts"].items()):
             parts = {
                 key: table[table["artifact"] == name].drop(columns="artifact")
                 for key, table in tables.items()
             }
-            _draw(folder / "figures", number, of, parts)
-            counts = pd.DataFrame(of["confusion"], columns=[f"predicted {c}" for c in CLASSES])
+            _draw(folder / "figures", number, numbers["log_loss"], parts)
+            counts = pd.DataFrame(numbers["confusion"], columns=[f"predicted {c}" for c in CLASSES])
             counts.insert(0, "label", CLASSES)
-            parts |= {"confusion": counts, "per_class": pd.DataFrame(of["per_class"])}
-            parts["axes"] = _with_intervals(parts["axes"])
-            artifacts.append({"name": name, "metrics": of, **parts})
-        levels = pd.DataFrame(artifacts[0]["metrics"]["axes"])
-        columns = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
+            parts |= {"confusion": counts, "per_class": pd.DataFrame(numbers["per_class"])}
+            artifacts.append({"name": name, **parts, "axes": _with_intervals(parts["axes"])})
+        axes = pd.DataFrame(next(iter(metrics["artifacts"].values()))["axes"])
         write_page(
             folder,
             "evaluate.html.j2",
             title=title,
             artifacts=artifacts,
-            metrics=pd.DataFrame([_one_line(*item) for item in metrics["artifacts"].items()]),
+            metrics=_side_by_side(metrics["artifacts"]),
             differences=pd.DataFrame(metrics["differences"]),
-            levels=levels[columns] if len(levels) else levels,
+            levels=axes.reindex(columns=_LEVELS),
         )
 
 
-def _one_line(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    null = metrics["calibration_null"]
-    return {"artifact": name, **numbers, "null_low": null["low"], "null_high": null["high"]}
+def _side_by_side(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Return the single numbers of each artifact's metrics, one row per artifact."""
+    table = pd.json_normalize([*metrics.values()], sep="_")
+    table.insert(0, "artifact", [*metrics])
+    return table.drop(columns=["confusion", "per_class", "axes", "calibration_null_median"])
 
 
-def _draw(figures: Path, number: int, metrics: dict[str, Any], tables: Tables) -> None:
-    by_label = dict(iter(tables["reliability"].groupby("label", sort=False)))
+def _draw(figures: Path, number: int, log_loss: float, parts: Tables) -> None:
+    by_label = dict(iter(parts["reliability"].groupby("label", sort=False)))
     charts.reliability(figures / f"reliability_{number}.png", by_label)
-    cut, path = tables["slices"], figures / f"slices_{number}.png"
+    cut = parts["slices"]
     losses = {"log loss": cut[["log_loss", "low", "high"]]}
+    names = cut["slice"] + ":\n" + cut["part"]
     label = "log loss (nats per row; lower is better)"
-    charts.points(path, cut["slice"] + ":\n" + cut["part"], losses, label, metrics["log_loss"])
-    axes, path = tables["axes"], figures / f"axes_{number}.png"
+    charts.points(figures / f"slices_{number}.png", names, losses, log_loss, xlabel=label)
+    axes = parts["axes"]
     if len(axes):
-        series = {
-            shown: axes[[column, f"{column}_low", f"{column}_high"]]
-            for column, shown in {
-                "people": "people",
-                "model": "model",
-                "margin": "model's margin",
-            }.items()
-        }
+        shown = {"people": "people", "model": "model", "model's margin": "margin"}
+        series = {name: axes[_interval(column)] for name, column in shown.items()}
         label = "rank correlation with the difference A - B (-1 to 1)"
-        charts.points(path, axes["axis"], series, label, 0.0)
+        charts.points(figures / f"axes_{number}.png", axes["axis"], series, 0.0, xlabel=label)
+
+
+def _interval(column: str) -> list[str]:
+    return [column, f"{column}_low", f"{column}_high"]
 
 
 def _with_intervals(axes: pd.DataFrame) -> pd.DataFrame:
-    """The correlations of each axis with their intervals, as text."""
-    if axes.empty:
-        return axes
-    shown = axes[["axis", "chosen", "passed_over"]].copy()
-    for place, name in enumerate(("people", "model", "excess", "margin"), start=1):
-        values = axes[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
-        shown.insert(place, name, ["{:.3f} [{:.3f}, {:.3f}]".format(*value) for value in values])
+    """Return the correlations of each axis with their intervals, as text."""
+    shown = axes.reindex(columns=["axis", *STATISTICS, "chosen", "passed_over"])
+    for name in STATISTICS:
+        values = axes.reindex(columns=_interval(name)).itertuples(index=False)
+        shown[name] = ["{:.3f} [{:.3f}, {:.3f}]".format(*value) for value in values]
     return shown
 
 
 def _slices(
-    cuts: dict[str, pd.Categorical],
-    losses: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    keys: np.ndarray,
+    cuts: dict[str, pd.Categorical], losses: np.ndarray, right: np.ndarray, keys: np.ndarray
 ) -> pd.DataFrame:
-    right = labels.argmax(axis=1) == probabilities.argmax(axis=1)
     records = []
     for cut, parts in cuts.items():
-        for part in parts.remove_unused_categories().categories:
-            rows = np.asarray(parts == part)
-            low, high = bootstrap_interval(losses[rows], keys[rows], draws=500)
-            counts = int(rows.sum()), losses[rows].mean(), low, high, right[rows].mean()
+        for part, rows in pd.Series(range(len(parts))).groupby(parts, observed=True):
+            loss = mean_and_interval("log_loss", losses[rows], keys[rows], SLICE_DRAWS)
+            counts = len(rows), *loss.values(), right[rows].mean()
             records.append((cut, part, *counts))
     columns = ["slice", "part", "rows", "log_loss", "low", "high", "accuracy"]
     return pd.DataFrame(records, columns=columns)
@@ -204,7 +204,5 @@ def _worst(
     table = pd.DataFrame({"id": pairs[ID].to_numpy()[rows], "log_loss": losses[rows]})
     table["label"] = np.take(CLASSES, labels[rows].argmax(axis=1))
     table[[f"P({c})" for c in CLASSES]] = probabilities[rows]
-    table["prompt"] = [
-        " ".join(" ".join(turns).split())[:100] for turns in pairs["prompt"].iloc[rows]
-    ]
+    table["prompt"] = [beginning(turns, 100) for turns in pairs["prompt"].iloc[rows]]
     return table

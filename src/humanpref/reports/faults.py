@@ -1,4 +1,4 @@
-"""Data faults: what is odd about the rows of a file."""
+"""Data faults: oddities in the rows of a file."""
 
 import pandas as pd
 
@@ -26,7 +26,7 @@ FAULT_MEANINGS = {
 
 
 def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
-    """Find what is odd about rows that could be read: the last seven kinds of `FAULT_MEANINGS`.
+    """Find oddities in rows that could be read: the last seven kinds of `FAULT_MEANINGS`.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
     """
     labels = labels_of(pairs).argmax(axis=1).tolist() if has_labels(pairs) else None
     named, with_models = names_models(pairs), set(MODEL_COLUMNS) <= set(pairs)
-    found: list[Fault] = []
+    faults: list[Fault] = []
     first: dict[tuple, int] = {}
     ids = pairs[ID].tolist()
     for i, texts in enumerate(zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)):
@@ -69,8 +69,8 @@ def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
                 if labels and labels[i] != order[labels[other]]:
                     kinds.append(("contradiction", f"id {ids[other]}"))
         first.setdefault(texts, i)
-        found += [Fault(int(rows[i]), ids[i], *kind) for kind in kinds]
-    return found
+        faults += [Fault(int(rows[i]), ids[i], *kind) for kind in kinds]
+    return faults
 
 
 def fault_table(faults: list[Fault]) -> pd.DataFrame:

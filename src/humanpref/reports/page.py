@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from humanpref.files import write_whole
+from humanpref.reports.table_text import columns, write_csv
 from humanpref.schema import InputError
 
 PAGE_FILE = "index.html"
@@ -21,8 +22,7 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
     """Write the tables of a report as `tables/NAME.csv`."""
     (folder / "tables").mkdir()
     for name, table in tables.items():
-        with write_whole(folder / "tables" / f"{name}.csv") as file:
-            table.to_csv(file, index=False, lineterminator="\n")
+        write_csv(folder / "tables" / f"{name}.csv", table)
 
 
 def write_page(folder: Path, template: str, **values: Any) -> None:
@@ -61,27 +61,6 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
     }
     with write_whole(folder / PAGE_FILE) as file:
         file.write(environment.get_template(template).render(figures=figures, **values))
-
-
-def columns(table: pd.DataFrame) -> list[tuple[str, bool, list[str]]]:
-    """Each column's heading, whether to align it right as numbers are, and its cells as text.
-
-    Whole numbers have thousands separators, others three decimals, from 100 on none; NaN is –.
-    """
-    return [
-        (str(name).replace("_", " "), pd.api.types.is_numeric_dtype(column), _cells(column))
-        for name, column in table.items()
-    ]
-
-
-def _cells(column: pd.Series) -> list[str]:
-    if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
-        return [str(value) for value in column]
-    places = 0 if (column.dropna() % 1 == 0).all() else 3
-    return [
-        "–" if pd.isna(value) else f"{value:,.{0 if abs(value) >= 100 else places}f}"
-        for value in column
-    ]
 
 
 def _printable(value: Any) -> Any:

@@ -3,23 +3,15 @@
 Soft labels count by their shares: a row of (0.5, 0.5, 0) is half a win for each model.
 """
 
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import labels_of, prompt_keys
+from humanpref.data import labels_of, prompt_keys, swap_pairs
 from humanpref.evaluation.intervals import ratio_interval, share_interval
-from humanpref.schema import (
-    CLASSES,
-    ID,
-    LABEL_COLUMNS,
-    MODEL_COLUMNS,
-    SWAPPED_CLASSES,
-    TEXT_COLUMNS,
-)
+from humanpref.schema import CLASSES, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 from humanpref.text.languages import language_of
 from humanpref.text.tokens import text_ids
@@ -28,33 +20,46 @@ LENGTHS = (512, 1024, 2048)
 """Sequence lengths at which truncation is counted, in tokens."""
 TRUNCATION_ROWS = 5_000
 """Rows whose tokens are counted: enough to know a share to 1.4 points, and done in seconds."""
-_RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, np.inf)
+SHARE = ["tie_share", "low", "high"]
+"""The share of ties with its interval, in the tables that have one."""
+_RATIOS = {
+    1: "1-1.1",
+    1.1: "1.1-1.25",
+    1.25: "1.25-1.5",
+    1.5: "1.5-2",
+    2: "2-3",
+    3: "3-5",
+    5: "over 5",
+}
+_TURNS = {0: "1", 2: "2", 3: "3", 4: "4", 5: "5 or more"}
+_GROUP_SIZES = {1: "1", 2: "2", 3: "3", 4: "4", 5: "5-9", 10: "10 or more"}
+_CASES = {
+    A_EMPTY: "only A is empty",
+    B_EMPTY: "only B is empty",
+    BOTH_EMPTY: "both are empty",
+    IDENTICAL: "identical, not empty",
+}
 
 
 def has_labels(pairs: pd.DataFrame) -> bool:
-    """Whether the rows have labels."""
+    """Return whether the rows have labels."""
     return set(LABEL_COLUMNS) <= set(pairs)
 
 
-def has_models(pairs: pd.DataFrame) -> bool:
-    """Whether any row names both models that answered."""
-    return bool(names_models(pairs).any())
-
-
 def names_models(pairs: pd.DataFrame) -> np.ndarray:
-    """Mask (n,) of the rows that name both models that answered; an empty name is none."""
+    """Return (n,) bool: the rows that name both models that answered; an empty name is none."""
     if not set(MODEL_COLUMNS) <= set(pairs):
         return np.zeros(len(pairs), dtype=bool)
     return np.all([pairs[column].str.strip() != "" for column in MODEL_COLUMNS], axis=0)
 
 
 def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count the characters of prompt and responses, all turns together; one int64 column each."""
-    return pd.DataFrame({c: [sum(map(len, turns)) for turns in pairs[c]] for c in TEXT_COLUMNS})
+    """Count the characters of prompt and responses, all turns together."""
+    return pairs[[*TEXT_COLUMNS]].map(lambda turns: sum(map(len, turns)))
 
 
 def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Quantiles of turns and characters: `what`, `median`, `p90`, `p99`, `largest`."""
+    """Return quantiles of turns and characters: `what`, `median`, `p90`, `p99`, `largest`."""
     columns = characters.add_prefix("characters of ")
     columns.insert(0, "turns", pairs["prompt"].map(len))
     table = columns.quantile([0.5, 0.9, 0.99, 1], interpolation="higher").T
@@ -63,7 +68,7 @@ def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_balance(pairs: pd.DataFrame) -> pd.DataFrame:
-    """How often A, B and the tie were chosen: `label`, `rows`, `share` with its interval."""
+    """Count how often A, B and the tie were chosen: `label`, `rows`, `share` with its interval."""
     table = pd.DataFrame({"label": CLASSES, "rows": labels_of(pairs).sum(axis=0)})
     return _with_share(table, "share", table["rows"], len(pairs))
 
@@ -78,14 +83,12 @@ def model_table(pairs: pd.DataFrame) -> pd.DataFrame:
         all rows), `win_loss_ratio`: (wins + 1/2) / (losses + 1/2), so that it is finite, and its
         interval `ratio_low`, `ratio_high`.
     """
-    labels, results = labels_of(pairs), ["wins", "losses", "ties"]
-    sides = [
-        pd.DataFrame(labels[:, order], columns=results).assign(model=pairs[column], as_a=as_a)
-        for column, order, as_a in (("model_a", (0, 1, 2), 1), ("model_b", SWAPPED_CLASSES, 0))
-    ]
-    table = pd.concat(sides).assign(rows=1).groupby("model", as_index=False).sum()
-    table = table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
-    table = table[["model", "rows", "as_a", *results]]
+    sides = []
+    for side, as_a in ((pairs, 1), (swap_pairs(pairs), 0)):
+        rows = pd.DataFrame({"model": side["model_a"], "rows": 1, "as_a": as_a})
+        rows[["wins", "losses", "ties"]] = labels_of(side)
+        sides.append(rows)
+    table = _most_rows_first(pd.concat(sides).groupby("model").sum())
     table["win_share"] = (table["wins"] + table["ties"] / 2) / table["rows"]
     table["win_loss_ratio"] = (table["wins"] + 0.5) / (table["losses"] + 0.5)
     table["ratio_low"], table["ratio_high"] = ratio_interval(table["wins"], table["losses"])
@@ -100,17 +103,15 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         `model_1` < `model_2`, `rows`, `wins_1`, `wins_2`, `ties`.
     """
-    names, labels = pairs[list(MODEL_COLUMNS)].to_numpy(dtype=object), labels_of(pairs)
-    swapped = names[:, :1] > names[:, 1:]
-    labels = np.where(swapped, labels[:, SWAPPED_CLASSES], labels)
-    table = pd.DataFrame(np.sort(names, axis=1), columns=["model_1", "model_2"]).assign(rows=1)
-    table[["wins_1", "wins_2", "ties"]] = labels
-    table = table.groupby(["model_1", "model_2"], as_index=False).sum()
-    return table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
+    swapped = pairs["model_a"] > pairs["model_b"]
+    ordered = pd.concat([pairs[~swapped], swap_pairs(pairs[swapped])])
+    rows = ordered[[*MODEL_COLUMNS]].set_axis(["model_1", "model_2"], axis=1).assign(rows=1)
+    rows[["wins_1", "wins_2", "ties"]] = labels_of(ordered)
+    return _most_rows_first(rows.groupby(["model_1", "model_2"]).sum())
 
 
 def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """How often the longer answer wins, by how much longer it is; equal lengths are left out.
+    """Count how often the longer answer wins, by how much longer it is; equal lengths are left out.
 
     Returns
     -------
@@ -119,35 +120,31 @@ def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
         decided rows) with `low` and `high`, `tie_share`.
     """
     a, b = characters["response_a"] + 1, characters["response_b"] + 1
-    ratio = np.maximum(a, b) / np.minimum(a, b)
-    names = [f"{low:g}-{high:g}" for low, high in itertools.pairwise(_RATIOS[:-1])]
     labels = labels_of(pairs)
-    frame = pd.DataFrame({"longer_by": _cut(ratio, _RATIOS, [*names, "over 5"]), "rows": 1})
-    frame["wins"] = np.where(a > b, labels[:, 0], labels[:, 1])
-    frame["ties"] = labels[:, 2]
-    table = frame[a != b].groupby("longer_by", observed=True).sum().reset_index()
+    rows = pd.DataFrame({"longer_by": _cut(np.maximum(a, b) / np.minimum(a, b), _RATIOS)})
+    rows = rows.assign(rows=1, wins=np.where(a > b, labels[:, 0], labels[:, 1]), ties=labels[:, 2])
+    table = rows[a != b].groupby("longer_by", observed=True).sum().reset_index()
     wins, ties = table.pop("wins"), table.pop("ties")
     table = _with_share(table, "longer_wins", wins, table["rows"] - ties)
     return table.assign(tie_share=ties / table["rows"])
 
 
 def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """The share of ties by tenths of the answers' mean length: `slice`, `characters` (median),
-    `rows`, `tie_share`, `low`, `high`."""
+    """Count ties by tenths of the answers' mean length: `slice`, `characters` (median), `rows`,
+    `tie_share`, `low`, `high`."""
     mean = (characters["response_a"] + characters["response_b"]) / 2
     tenth = np.digitize(mean, np.unique(np.quantile(mean, np.linspace(0.1, 0.9, 9))))
-    found = mean.groupby(tenth).agg(["min", "max", "median"]).reset_index()
+    lengths = mean.groupby(tenth).agg(["min", "max", "median"]).reset_index()
     table = _tie_shares(pairs, tenth)
-    low, high = (found[end].map("{:,.0f}".format) for end in ("min", "max"))
+    low, high = (lengths[end].map("{:,.0f}".format) for end in ("min", "max"))
     table["slice"] = low + "-" + high
-    table.insert(1, "characters", found["median"])
+    table.insert(1, "characters", lengths["median"])
     return table
 
 
 def ties_by_turns(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The share of ties by turns: `slice`, `rows`, `tie_share`, `low`, `high`."""
-    names = ["1", "2", "3", "4", "5 or more"]
-    return _tie_shares(pairs, _cut(pairs["prompt"].map(len), [0, 2, 3, 4, 5, np.inf], names))
+    """Count ties by turns: `slice`, `rows`, `tie_share`, `low`, `high`."""
+    return _tie_shares(pairs, _cut(pairs["prompt"].map(len), _TURNS))
 
 
 def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -167,8 +164,14 @@ def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     table["rows"] = table["rows_per_prompt"] * table["prompts"]
     first = pd.DataFrame({"rows": rows.to_numpy()}, index=groups.head(1).index)
     largest = first[first["rows"] > 1].nlargest(10, "rows").join(pairs[["prompt", ID]])
-    largest["prompt"] = largest["prompt"].map(_beginning)
+    largest["prompt"] = [beginning(turns, 80, "…") for turns in largest["prompt"]]
     return table, largest.rename(columns={ID: "first_id"}).reset_index(drop=True)
+
+
+def rows_by_group_size(by_size: pd.DataFrame) -> pd.DataFrame:
+    """Sum the `rows` of `prompt_groups` by ranges of `rows_per_prompt`, the index."""
+    sizes = _cut(by_size["rows_per_prompt"], _GROUP_SIZES)
+    return by_size.groupby(sizes, observed=False)[["rows"]].sum()
 
 
 def languages(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -180,47 +183,38 @@ def languages(pairs: pd.DataFrame) -> pd.DataFrame:
         `language`, `rows`, `share`, `another` (share of rows with an answer in another language),
         and where there are labels `tie_share`.
     """
-    columns = pairs[list(TEXT_COLUMNS)]
-    found = columns.map(lambda turns: language_of(turns) or "unknown").to_numpy()
-    known, prompt = found != "unknown", found[:, :1]
-    another = (known & known[:, :1] & (found != prompt)).any(axis=1)
-    frame = pd.DataFrame({"language": prompt[:, 0], "rows": 1, "another": another})
+    spoken = pairs[[*TEXT_COLUMNS]].map(lambda turns: language_of(turns) or "unknown").to_numpy()
+    known, prompt = spoken != "unknown", spoken[:, :1]
+    another = (known & known[:, :1] & (spoken != prompt)).any(axis=1)
+    rows = pd.DataFrame({"language": prompt[:, 0], "rows": 1, "another": another})
     if has_labels(pairs):
-        frame["tie_share"] = labels_of(pairs)[:, 2]
-    means = dict.fromkeys(frame.columns[2:], "mean")
-    table = frame.groupby("language", as_index=False).agg({"rows": "sum", **means})
+        rows["tie_share"] = labels_of(pairs)[:, 2]
+    means = dict.fromkeys(rows.columns[2:], "mean")
+    table = _most_rows_first(rows.groupby("language").agg({"rows": "sum", **means}))
     table.insert(2, "share", table["rows"] / len(pairs))
-    return table.sort_values("rows", ascending=False, ignore_index=True, kind="stable")
+    return table
 
 
 def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
     """Count empty and identical answers: `case`, `rows`, and the shares `A`, `B` and `tie` where
     there are labels."""
-    names = {
-        A_EMPTY: "only A is empty",
-        B_EMPTY: "only B is empty",
-        BOTH_EMPTY: "both are empty",
-        IDENTICAL: "identical, not empty",
-    }
-    cases = pd.Series(answer_cases(pairs))
+    cases = pd.Series(answer_cases(pairs)).map(_CASES)
     table = pd.DataFrame({"rows": cases.value_counts()})
     if has_labels(pairs):
         table = table.join(pd.DataFrame(labels_of(pairs), columns=CLASSES).groupby(cases).mean())
-    table = table.reindex(names).fillna({"rows": 0}).astype({"rows": int})
-    return table.rename(index=names).rename_axis("case").reset_index()
+    table = table.reindex(_CASES.values()).fillna({"rows": 0}).astype({"rows": int})
+    return table.rename_axis("case").reset_index()
 
 
-def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFrame:
+def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     """Count the rows that a model with a length limit would truncate, for both kinds of inputs.
 
     Parameters
     ----------
     pairs : DataFrame
-        A pairs frame; at most `TRUNCATION_ROWS` rows of it, drawn by the seed, are counted.
+        A pairs frame; at most `TRUNCATION_ROWS` rows of it, drawn at random, are counted.
     tokenizer : tokenizer
         A fast one of transformers.
-    seed : int
-        Of the draw.
 
     Returns
     -------
@@ -229,7 +223,7 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFra
         `max_length` (tokens, special ones included), `rows`, `cut` (a share) with `low` and `high`,
         `median` and `p99` (tokens of the longest sequence).
     """
-    drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(seed))
+    drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(0))
     prompt, a, b = (
         np.fromiter(_token_counts(tokenizer, drawn[column]), dtype=np.int64)
         for column in TEXT_COLUMNS
@@ -247,6 +241,12 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any, seed: int = 0) -> pd.DataFra
     return table[[*columns[:4], "low", "high", *columns[4:]]]
 
 
+def beginning(turns: tuple[str, ...], limit: int, mark: str = "") -> str:
+    """Return the first `limit` characters of a conversation on one line; `mark` stands for more."""
+    text = " ".join(" ".join(turns).split())
+    return text if len(text) <= limit else text[:limit] + mark
+
+
 def _token_counts(tokenizer: Any, conversations: pd.Series) -> Iterable[int]:
     # In portions: the encodings of all texts at once take gigabytes.
     for start in range(0, len(conversations), 500):
@@ -254,8 +254,9 @@ def _token_counts(tokenizer: Any, conversations: pd.Series) -> Iterable[int]:
         yield from map(len, text_ids(texts, tokenizer))
 
 
-def _cut(values: pd.Series, edges: Iterable[float], names: list[str]) -> pd.Series:
-    return pd.cut(values, edges, right=False, labels=names)
+def _cut(values: pd.Series, names: dict[float, str]) -> pd.Series:
+    """Return the range of each value; `names` are keyed by the lower ends of the ranges."""
+    return pd.cut(values, [*names, np.inf], right=False, labels=[*names.values()])
 
 
 def _tie_shares(pairs: pd.DataFrame, slices: np.ndarray | pd.Series) -> pd.DataFrame:
@@ -264,11 +265,10 @@ def _tie_shares(pairs: pd.DataFrame, slices: np.ndarray | pd.Series) -> pd.DataF
     return _with_share(table, "tie_share", table.pop("ties"), table["rows"])
 
 
+def _most_rows_first(table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("rows", ascending=False, kind="stable").reset_index()
+
+
 def _with_share(table: pd.DataFrame, name: str, part: Any, whole: Any) -> pd.DataFrame:
     low, high = share_interval(part, whole)
     return table.assign(**{name: part / whole}, low=low, high=high)
-
-
-def _beginning(turns: tuple[str, ...], limit: int = 80) -> str:
-    text = " ".join(" ".join(turns).split())
-    return text if len(text) <= limit else text[:limit] + "…"

@@ -1,28 +1,34 @@
-"""Several configurations on the same rows and folds: one artifact each, one table, one figure."""
+"""Train several variants on the same rows and folds: one artifact each, one table, one figure."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
-import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from humanpref.config import Config, load_config
-from humanpref.data import digest_of, read_pairs
+from humanpref.data import digest_of, labels_of, prompt_keys, read_pairs
+from humanpref.evaluation.metrics import accuracy, mean_and_interval
 from humanpref.files import read_json, write_json, write_whole
-from humanpref.models import build_model, module_of
+from humanpref.logloss import row_log_losses
+from humanpref.models import build_model, load_model, module_of
 from humanpref.models.base import CONFIG_FILE
 from humanpref.reports.charts import interval_figure
+from humanpref.reports.table_text import markdown, write_csv
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_tables import FOLD
 from humanpref.runs.train import train
-from humanpref.schema import InputError
+from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.studies.listing import training_summary
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +36,67 @@ COMPARISON_FILE = "comparison.json"
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One configuration to compare, by the name that the table gives it."""
+class Variant:
+    """One line of a comparison: a preset, what is changed in training, and what only in prediction.
+
+    Attributes
+    ----------
+    name : str
+        In the table.
+    preset : str
+    overrides : tuple of str
+        Options of the training, as `--set` takes them.
+    inference : tuple of str
+        Options that are changed in the trained model before it predicts (neural families).
+    training : str
+        The folder of the artifact, by default the name. Variants that differ at inference only
+        share one.
+
+    Examples
+    --------
+    >>> Variant("short", "tiny", ("training.epochs=1",)).config().training.epochs
+    1
+    """
 
     name: str
     preset: str
     overrides: tuple[str, ...] = ()
+    inference: tuple[str, ...] = ()
+    training: str = ""
+
+    @property
+    def folder(self) -> str:
+        return self.training or self.name
 
     def config(self) -> Config:
         return load_config(self.preset, None, self.overrides)
 
+    def held_out_probabilities(self, artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
+        """Return (n, 3) probabilities of rows that the artifact held out.
 
-def contenders(
+        They are those in its `oof.csv`. A variant with `inference` options predicts each row anew,
+        by the model that did not learn from the row's fold.
+        """
+        oof = artifact.oof.set_index(ID).loc[pairs[ID]]
+        if not self.inference:
+            return oof[list(LABEL_COLUMNS)].to_numpy()
+        changed = load_config(self.preset, None, (*self.overrides, *self.inference))
+        probabilities = np.empty((len(pairs), 3))
+        for fold, member in enumerate(artifact.facts["members"]):
+            rows = (oof[FOLD] == fold).to_numpy()
+            model = load_model(artifact.folder / member)
+            model.set_params(inference=changed.inference)
+            probabilities[rows] = model.predict_proba(pairs[rows])
+        return probabilities
+
+
+def variants_of(
     presets: Sequence[str],
     backbones: Mapping[str, str],
     methods: Sequence[str | None],
     overrides: tuple[str, ...],
-) -> list[Contender]:
-    """Every preset with every method.
+) -> list[Variant]:
+    """Combine every preset with every method.
 
     Parameters
     ----------
@@ -56,7 +105,7 @@ def contenders(
     backbones : mapping
         `model.backbone` by preset, for those that need another.
     overrides : tuple of str
-        Settings of them all.
+        Options of every variant.
 
     Raises
     ------
@@ -65,230 +114,211 @@ def contenders(
     """
     if unused := backbones.keys() - set(presets):
         names = ", ".join(sorted(unused))
-        raise InputError(f"--backbone: {names} is not among --presets {','.join(presets)}")
-    made = []
+        raise InputError(f"--backbone: expected one of --presets {','.join(presets)}, got {names}")
+    variants = []
     for preset in presets:
-        own = [f"model.backbone={backbones[preset]}"] if preset in backbones else []
-        for peft in methods:
-            name = preset if peft is None else f"{preset}-{peft}"
-            method = [] if peft is None else [f"model.peft={peft}"]
-            made.append(Contender(name, preset, (*overrides, *own, *method)))
-    return made
+        backbone = [f"model.backbone={backbones[preset]}"] if preset in backbones else []
+        for method in methods:
+            name = preset if method is None else f"{preset}-{method}"
+            peft = [] if method is None else [f"model.peft={method}"]
+            variants.append(Variant(name, preset, (*overrides, *backbone, *peft)))
+    return variants
 
 
 def compare(
-    contenders: list[Contender], train_csv: Path, out: Path, folds: int | None
+    variants: Sequence[Variant], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train every contender on the same rows and folds, and tabulate them.
+    """Train every variant on the same rows and folds, and tabulate the results.
 
-    Each runs in a process of its own, so that memory is measured for it alone (but for the
-    libraries, which all share) and given back; a script that calls this needs `if __name__ ==
-    "__main__":`. What would end one and can be known beforehand is said before the first is
-    trained. What is done already stays: started again, the comparison goes on.
+    Each training runs in a process of its own, so that its memory is measured alone (but for the
+    libraries, which all share) and freed; a script that calls this needs `if __name__ ==
+    "__main__":`. Whatever can be checked beforehand is checked before the first training. Called
+    again, an interrupted comparison resumes: finished trainings are kept.
 
     Parameters
     ----------
-    contenders : list of Contender
+    variants : sequence of Variant
         At least one; names differ.
     train_csv : Path
         Labelled rows.
     out : Path
-        A folder for one artifact per contender, `table.csv`, `table.md` and `table.png`.
+        A folder for one artifact per training, `table.csv`, `table.md` and `table.png`.
     folds : int, optional
-        Grouped folds; without, one held-out fifth.
+        Grouped folds; by default one held-out fifth.
 
     Returns
     -------
     DataFrame
-        One row per contender: `name`, `backbone`, `rows`, `log_loss` with `log_loss_low` and
-        `log_loss_high`, `accuracy`, `parameters`, `trainable_parameters`, `tokens_per_second`
-        (training, real tokens), `peak_memory_gib`, `seconds`.
+        One row per variant: `name`, `backbone`, `rows`, `log_loss` with `log_loss_low` and
+        `log_loss_high`, `accuracy`, the paired `difference` in log loss to the first variant with
+        `difference_low` and `difference_high`, `prior_log_loss`, `parameters`,
+        `trainable_parameters`, `tokens_per_second` (training, without padding), `peak_memory_gib`,
+        `seconds`.
 
     Raises
     ------
     InputError
-        For rows, options or a folder that cannot be used, or a contender that fails.
+        For rows, options or a folder that cannot be used, or a training that fails.
     """
-    names = [contender.name for contender in contenders]
-    if len(set(names)) < len(names):
-        raise InputError(f"compare: a name stands twice in {', '.join(names)}")
-    seeds = {contender.config().seed for contender in contenders}
-    if len(seeds) > 1:
-        raise InputError(
-            f"compare: the contenders' seeds differ ({sorted(seeds)}), and so would their folds; "
-            "set one for all"
-        )
-    for contender in contenders:
-        if folds is None and contender.config().training.validation_fraction == 0:
-            raise InputError(
-                f"{contender.name}: option training.validation_fraction: expected more than 0 "
-                "without --folds: nothing would be "
-                "held out, so that there would be nothing to compare"
-            )
-    digest = digest_of(read_pairs(train_csv, labels=True))
-    claim = {"data_sha256": digest, "folds": folds}
+    _check_variants(variants, folds)
+    pairs = read_pairs(train_csv, labels=True)
+    claim = {"data_sha256": digest_of(pairs), "folds": folds}
     _check_claim(out, claim)
-    done = {
-        contender.name: _record(contender, Artifact.load(out / contender.name), digest)
-        for contender in contenders
-        if (out / contender.name).is_dir()
-    }
-    waiting = [contender for contender in contenders if contender.name not in done]
-    with fresh_processes(waiting) as fresh:
-        for contender in waiting:
-            result_of(contender, fresh, _check, contender.config())
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / COMPARISON_FILE, claim)
-        for contender in waiting:
-            folder = out / contender.name
-            logger.info("%s: training", contender.name)
-            arguments = contender.config(), train_csv, folder, folds
-            if failed := result_of(contender, fresh, run_training, *arguments):
-                raise InputError(f"{contender.name}: {failed}")
-            done[contender.name] = _record(contender, Artifact.load(folder), digest)
-    table = pd.DataFrame([done[name] for name in names])
-    write_table(table, out / "table")
-    prior = Artifact.load(out / names[0]).metrics["prior_log_loss"]
-    title = f"{len(table)} models, {table['rows'][0]:,} held-out rows of {train_csv.name}"
-    interval_figure(table, out / "table.png", title, prior)
+    missing: dict[str, Variant] = {}
+    for variant in variants:
+        if (out / variant.folder).is_dir():
+            _trained(variant, out)
+        else:
+            missing.setdefault(variant.folder, variant)
+    for folder, variant in missing.items():
+        with _named(folder):
+            build_model(variant.config()).check()
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / COMPARISON_FILE, claim)
+    with fresh_processes([*missing.values()]) as fresh:
+        for folder, variant in missing.items():
+            logger.info("%s: training", folder)
+            with _named(folder):
+                arguments = variant.config(), train_csv, out / folder, folds
+                fresh.submit(run_training, *arguments).result()
+    artifacts = [_trained(variant, out) for variant in variants]
+    # Rows of weight 0 are left out of training, so oof.csv says which rows were held out.
+    pairs = pairs[pairs[ID].isin(artifacts[0].oof[ID])].reset_index(drop=True)
+    table = _tabulate(variants, artifacts, pairs)
+    title = f"{len(table)} models, {len(pairs):,} held-out rows of {train_csv.name}"
+    write_study(table, out / "table", title, table["prior_log_loss"][0])
     return table
+
+
+def write_study(table: pd.DataFrame, stem: Path, title: str, prior: float) -> None:
+    """Write a table of log losses as `stem.csv`, `stem.md` and, beside the prior's, `stem.png`."""
+    write_table(table, stem)
+    interval_figure(table, stem.with_suffix(".png"), title, prior)
 
 
 def write_table(table: pd.DataFrame, stem: Path) -> None:
     """Write a table as `stem.csv` and, rounded, as `stem.md`."""
-    with write_whole(stem.with_suffix(".csv")) as file:
-        table.to_csv(file, index=False, lineterminator="\n")
+    write_csv(stem.with_suffix(".csv"), table)
     with write_whole(stem.with_suffix(".md")) as file:
         file.write(markdown(table))
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown; numbers below 100 with four digits behind the point, larger ones with
-    thousands' commas."""
-
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return (
-                "–"
-                if pd.isna(value)
-                else (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4f}")
+def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
+    seeds = {variant.config().seed for variant in variants}
+    if len(seeds) > 1:
+        raise InputError(
+            f"compare: option seed: expected one for all, so that folds agree, got {sorted(seeds)}"
+        )
+    for variant in variants:
+        if folds is None and variant.config().training.validation_fraction == 0:
+            raise InputError(
+                f"{variant.folder}: option training.validation_fraction: expected more than 0 "
+                "without --folds: no rows would be held out to compare on"
             )
-        return "–" if value is None else (f"{value:,}" if isinstance(value, int) else str(value))
-
-    rows = [
-        list(table.columns),
-        ["---"] * len(table.columns),
-        *([cell(v) for v in row] for row in table.itertuples(index=False)),
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def _check_claim(out: Path, claim: dict[str, Any]) -> None:
-    """Raise InputError for a folder that is neither new nor of the same comparison, unless nothing
-    has been trained in it."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+    """Raise InputError for a folder that is neither new nor of this comparison.
+
+    A comparison that has trained nothing yet gives way to any other.
+    """
     path = out / COMPARISON_FILE
-    found = read_json(path) if path.is_file() else None
-    if not (isinstance(found, dict) and found.keys() == claim.keys()):
-        raise InputError(f"{out}: exists and is not a comparison of humanpref; name another folder")
-    if found != claim and {*out.iterdir()} != {path}:
+    others = {*out.iterdir()} - {path} if out.exists() else {}
+    if others and not (path.is_file() and read_json(path) == claim):
         raise InputError(
-            f"{out}: holds a comparison on other rows, the same in another order, or other folds; "
-            "name another folder"
+            f"{out}: expected a new folder, or a comparison on the same rows, in the same order "
+            "and folds; name another folder"
         )
 
 
-def _check(config: Config) -> None:
-    build_model(config).check()
+def _trained(variant: Variant, out: Path) -> Artifact:
+    """Open a variant's artifact; raise InputError if it was trained with other options."""
+    artifact = Artifact.load(out / variant.folder)
+    trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
+    if variant.config().to_dict() != trained:
+        raise InputError(
+            f"{artifact.folder}: trained with other options; remove it to train it again"
+        )
+    return artifact
 
 
-def run_training(config: Config, train_csv: Path, folder: Path, folds: int | None) -> str:
-    """Train in this process; an error of ours as text, since not every exception can be sent to
-    another process."""
+def _tabulate(
+    variants: Sequence[Variant], artifacts: Sequence[Artifact], pairs: pd.DataFrame
+) -> pd.DataFrame:
+    """Build the table of `compare` over the rows that all artifacts held out."""
+    labels, keys = labels_of(pairs), prompt_keys(pairs)
+    losses: list[np.ndarray] = []
+    records = []
+    for variant, artifact in zip(variants, artifacts, strict=True):
+        probabilities = variant.held_out_probabilities(artifact, pairs)
+        losses.append(row_log_losses(labels, probabilities))
+        training = training_summary(artifact)
+        records.append(
+            {
+                "name": variant.name,
+                "backbone": training.pop("backbone") or artifact.facts["family"],
+                "rows": len(pairs),
+                **mean_and_interval("log_loss", losses[-1], keys),
+                "accuracy": accuracy(labels, probabilities),
+                **mean_and_interval("difference", losses[-1] - losses[0], keys),
+                "prior_log_loss": artifact.metrics["prior_log_loss"],
+                **training,
+                "seconds": artifact.metrics["seconds"],
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def run_training(config: Config, train_csv: Path, folder: Path, folds: int | None) -> None:
+    """Train in this process; raise InputError for an error of ours, too.
+
+    Its traceback is printed, since not every exception can be sent to another process.
+    """
     try:
         train(config, train_csv, folder, folds)
     except InputError:
         raise
     except Exception as error:
         traceback.print_exc()
-        return f"its training failed with {type(error).__name__} (the traceback is above)"
-    return ""
+        name = type(error).__name__
+        raise InputError(f"its training failed with {name} (the traceback is above)") from None
 
 
-def result_of(contender: Contender, fresh: Executor, call: Callable, *arguments: Any) -> Any:
-    """What a call in a process of its own gives."""
+@contextlib.contextmanager
+def _named(training: str) -> Iterator[None]:
+    """Name the training in every InputError of the block, and in one for a process that died."""
     try:
-        return fresh.submit(call, *arguments).result()
+        yield
     except InputError as error:
-        raise InputError(f"{contender.name}: {error}") from None
+        raise InputError(f"{training}: {error}") from None
     except BrokenProcessPool:
         raise InputError(
-            f"{contender.name}: its process ended at once: killed (for its memory?), or this is a "
-            "script that does not call "
-            'compare under `if __name__ == "__main__":`'
+            f"{training}: its process ended at once: killed (for its memory?), or this is a "
+            'script that does not call compare under `if __name__ == "__main__":`'
         ) from None
 
 
-def fresh_processes(contenders: list[Contender]) -> ProcessPoolExecutor:
-    """A process of its own for every call, forked from one that has imported what the models need
-    and done nothing else.
+def fresh_processes(variants: Sequence[Variant]) -> ProcessPoolExecutor:
+    """Return an executor that runs each call in a new process, with the models' modules imported.
 
-    A child of this process would count as its own what this one has taken at its most; and
-    importing torch and transformers takes longer than a small training.
+    The processes are forked from a server that has done nothing but import: a child of this process
+    would count this one's peak memory as its own, and importing torch and transformers takes longer
+    than a small training.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        sorted({module_of(contender.config()) for contender in contenders})
-    )
-    # The server lives as long as this process, with the environment of its first day.
+    context.set_forkserver_preload(sorted({module_of(variant.config()) for variant in variants}))
+    # The server lives as long as this process, with the environment that it was started in.
     return ProcessPoolExecutor(
         1,
         context,
-        initializer=_take,
-        initargs=(dict(os.environ), sys.argv, logging.getLogger().getEffectiveLevel()),
+        initializer=_set_up,
+        initargs=(dict(os.environ), logging.getLogger().getEffectiveLevel()),
         max_tasks_per_child=1,
     )
 
 
-def _take(environment: dict[str, str], command: list[str], level: int) -> None:
-    """Give a fresh process the environment, the command (which artifacts note) and the log level of
-    the one that asked for it."""
+def _set_up(environment: dict[str, str], level: int) -> None:
+    """Give a new process the environment and the log level of its caller."""
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = command
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-
-
-def _record(contender: Contender, artifact: Artifact, digest: str) -> dict[str, Any]:
-    trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
-    if contender.config().to_dict() != trained or artifact.facts["data_sha256"] != digest:
-        raise InputError(
-            f"{artifact.folder}: trained with other options or rows, or the same in another order; "
-            "remove it to train it again"
-        )
-    metrics = artifact.metrics
-    if "log_loss" not in metrics:
-        raise InputError(f"{artifact.folder}: nothing was held out, so there is nothing to compare")
-    trainings = [
-        member["training"] for member in metrics["members"].values() if "training" in member
-    ]
-    seconds = sum(training["seconds"] for training in trainings)
-    backbone = artifact.facts["backbone"]
-    return {
-        "name": contender.name,
-        "backbone": backbone["name"] if backbone else artifact.facts["family"],
-        "rows": metrics["rows"],
-        **{
-            name: metrics[name]
-            for name in ("log_loss", "log_loss_low", "log_loss_high", "accuracy")
-        },
-        "parameters": backbone["parameters"] if backbone else None,
-        "trainable_parameters": trainings[0].get("trainable_parameters") if trainings else None,
-        "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds
-        if seconds
-        else float("nan"),
-        "peak_memory_gib": max((t["peak_memory_bytes"] for t in trainings), default=float("nan"))
-        / 2**30,
-        "seconds": metrics["seconds"],
-    }
+    logging.basicConfig(level=level, format="%(message)s")

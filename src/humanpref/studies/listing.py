@@ -1,9 +1,8 @@
-"""The artifacts under a folder as one table, and whether their figures may be compared."""
+"""List the artifacts under a folder, and tell whether their metrics may be compared."""
 
 import hashlib
 import logging
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +14,17 @@ from humanpref.schema import ID, InputError
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = (
-    *(
-        "name",
-        "preset",
-        "backbone",
-        "training_rows",
-        "data",
-        "models",
-        "held_out",
-        "folds",
-        "rows",
-        "log_loss",
-    ),
-    *(
-        "log_loss_low",
-        "log_loss_high",
-        "accuracy",
-        "seconds",
-        "tokens_per_second",
-        "humanpref",
-        "torch",
-        "command",
-    ),
-)
-"""`data` and `folds` are beginnings of digests: of the training rows, and of which of them were
-held out, then of which of those together. A blend has no such second part: its folds are its own,
-whatever those of its members."""
-_PART = "-"
-_NUMBERS = (
-    "training_rows",
-    "rows",
-    "log_loss",
-    "log_loss_low",
-    "log_loss_high",
-    "accuracy",
-    "seconds",
-)
+_METRICS = ("rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
+_FACTS = ("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds")
+COLUMNS = (*_FACTS, *_METRICS, "tokens_per_second", "humanpref", "torch", "command")
+"""`data` and `folds` are beginnings of digests: of the training rows; of which rows were held out,
+then of how these fall into folds. A blend has no such second part: its folds are its own, whatever
+those of the artifacts in it."""
+_SEPARATOR = "-"
 
 
 def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
-    """List every artifact under `folder`; what is no whole artifact is passed over with a warning.
+    """List every artifact under a folder; one that cannot be read is skipped with a warning.
 
     Parameters
     ----------
@@ -67,7 +36,7 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row per artifact, the columns of `COLUMNS`; what a run does not have is None or NaN.
+        One row per artifact, the columns of `COLUMNS`; None or NaN where a run has no value.
 
     Raises
     ------
@@ -76,94 +45,97 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
     """
     folder = Path(folder)
     if sort not in COLUMNS:
-        raise InputError(f"--sort {sort}: expected one of {', '.join(COLUMNS)}")
+        raise InputError(f"--sort: expected one of {', '.join(COLUMNS)}, got {sort}")
     if not folder.is_dir():
-        raise InputError(f"{folder}: not a folder")
+        raise InputError(f"{folder}: expected a folder")
     records, files = [], sorted(folder.rglob(FACTS_FILE))
     for file in files:
         try:
-            records.append(_record(Artifact.load(file.parent), file.parent.relative_to(folder)))
+            artifact = Artifact.load(file.parent)
+            records.append(_record(artifact) | {"name": str(file.parent.relative_to(folder))})
         except InputError as error:
-            logger.warning("passed over: %s", error)
-    if not files:
-        raise InputError(f"{folder}: no artifact in it (no {FACTS_FILE})")
+            logger.warning("skipped: %s", error)
     if not records:
         raise InputError(
-            f"{folder}: none of the {len(files)} artifacts in it can be read (the reasons are "
-            "above)"
+            f"{folder}: expected artifacts that can be read, got none ({len(files)} were skipped)"
         )
     table = pd.DataFrame(records, columns=list(COLUMNS))
     return table.sort_values(sort, ignore_index=True, kind="stable", na_position="last")
 
 
 def differences(table: pd.DataFrame) -> list[str]:
-    """Why the log losses of a table of runs may not be compared, one sentence each; none: they
-    may."""
+    """Return why the log losses of a table of runs may not be compared, one sentence per reason."""
     judged = table[table["log_loss"].notna()]
-    # A blend stands with those that held out the same rows, whatever their folds.
-    parted = {
-        folds.partition(_PART)[0]: folds for folds in judged["folds"].dropna() if _PART in folds
+    # A blend is comparable with runs that held out the same rows, whatever their folds.
+    by_rows = {
+        folds.partition(_SEPARATOR)[0]: folds
+        for folds in judged["folds"].dropna()
+        if _SEPARATOR in folds
     }
-    judged = judged.assign(folds=judged["folds"].map(lambda folds: parted.get(folds, folds)))
-    found = []
-    for column, what in (
+    judged = judged.assign(folds=judged["folds"].replace(by_rows))
+    reasons = []
+    for column, reason in (
         ("data", "were trained and judged on different rows, or the same in another order"),
         ("folds", "held out different rows, or the same in other folds"),
     ):
-        values: Sequence[Any] = judged[column].dropna().unique()
-        if len(values) > 1:
-            groups = (
-                f"{value}: {', '.join(judged.loc[judged[column] == value, 'name'])}"
-                for value in values
-            )
-            found.append(f"not comparable, these runs {what} ({column} {'; '.join(groups)})")
-    return found
+        names = judged.groupby(column, sort=False)["name"].agg(", ".join)
+        if len(names) > 1:
+            groups = "; ".join(f"{value}: {listed}" for value, listed in names.items())
+            reasons.append(f"not comparable, these runs {reason} ({column} {groups})")
+    return reasons
 
 
-def _record(artifact: Artifact, name: Path) -> dict[str, Any]:
-    """The artifact's line of the table. Its JSON may hold anything: whoever looks at all runs wants
-    to see the others."""
+def training_summary(artifact: Artifact) -> dict[str, Any]:
+    """Return what training an artifact's models took, over all its folds.
+
+    Returns
+    -------
+    dict
+        `backbone` (its name), `parameters` and `trainable_parameters` of one model,
+        `tokens_per_second` (without padding), `peak_memory_gib`; None where a model has none.
+    """
+    members = artifact.metrics.get("members") or {}
+    trainings = [member["training"] for member in members.values() if "training" in member]
+    seconds = sum(training["seconds"] for training in trainings)
+    peak = max((training["peak_memory_bytes"] for training in trainings), default=None)
+    backbone = artifact.facts.get("backbone") or {}
+    return {
+        "backbone": backbone.get("name"),
+        "parameters": backbone.get("parameters"),
+        "trainable_parameters": trainings[0].get("trainable_parameters") if trainings else None,
+        "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds if seconds else None,
+        "peak_memory_gib": peak and peak / 2**30,
+    }
+
+
+def _record(artifact: Artifact) -> dict[str, Any]:
+    """Build an artifact's line of the table; raise InputError for JSON that no run writes."""
+    facts = artifact.facts
     try:
-        record = _line(artifact, artifact.metrics, name)
-        wrong = [key for key in _NUMBERS if not isinstance(record[key], int | float | None)]
-        if wrong:
-            raise TypeError(f"{wrong[0]} {record[wrong[0]]!r} is no number")
+        metrics = artifact.metrics
+        for name in _METRICS:
+            if not isinstance(metrics.get(name), int | float | None):
+                raise TypeError(f"{name}: expected a number, got {metrics[name]!r}")
+        values = metrics | facts | training_summary(artifact) | facts.get("versions", {})
+        return {column: values.get(column) for column in COLUMNS} | {
+            "preset": facts.get("preset") or facts["family"],
+            "data": facts.get("data_sha256", "")[:12] or None,
+            "models": len(facts["members"]),
+            "folds": _folds(artifact, "blend" in metrics) if "log_loss" in metrics else None,
+            "command": shlex.join(facts.get("command", [])),
+        }
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} holds what no run writes ({error})"
         ) from None
-    return record
-
-
-def _line(artifact: Artifact, metrics: dict[str, Any], name: Path) -> dict[str, Any]:
-    facts = artifact.facts
-    members = metrics.get("members") or {}
-    trainings = [member["training"] for member in members.values() if "training" in member]
-    seconds = sum(training["seconds"] for training in trainings)
-    backbone, versions = facts.get("backbone"), facts.get("versions", {})
-    record = {name: metrics.get(name) for name in COLUMNS}
-    return record | {
-        "name": str(name),
-        "preset": facts.get("preset") or facts["family"],
-        "backbone": backbone["name"] if backbone else None,
-        "training_rows": facts.get("training_rows"),
-        "data": (facts.get("data_sha256") or "")[:12] or None,
-        "models": len(facts["members"]),
-        "folds": _folds(artifact, "blend" in metrics) if "log_loss" in metrics else None,
-        "tokens_per_second": sum(t["tokens"] for t in trainings) / seconds if seconds else None,
-        "humanpref": versions.get("humanpref"),
-        "torch": versions.get("torch"),
-        "command": shlex.join(facts.get("command", [])),
-    }
 
 
 def _folds(artifact: Artifact, blend: bool) -> str:
-    """Equal for two runs that held out the same rows in the same parts; up to `_PART`, if they held
-    out the same rows."""
+    """Return text that is equal for runs that held out the same rows in the same folds.
+
+    Up to the separator it is equal if they held out the same rows.
+    """
     oof = artifact.oof.sort_values(ID)
-    rows = _digest(oof[ID].tolist())
-    return rows if blend else f"{rows}{_PART}{_digest(oof[FOLD].tolist())}"
-
-
-def _digest(values: list[Any]) -> str:
-    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]
+    parts = [ID] if blend else [ID, FOLD]
+    digests = [hashlib.sha256(repr(oof[part].tolist()).encode()).hexdigest() for part in parts]
+    return _SEPARATOR.join(digest[:8] for digest in digests)

@@ -1,0 +1,49 @@
+"""Tables as text: cells for people to read, Markdown, CSV files."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from humanpref.files import write_whole
+
+MISSING = "–"
+
+
+def columns(table: pd.DataFrame, places: int = 3) -> list[tuple[str, bool, list[str]]]:
+    """Return each column's name, whether it holds numbers, and its cells as text.
+
+    Whole numbers have thousands separators, others `places` decimals, from 100 on none; missing
+    values are –.
+
+    Examples
+    --------
+    >>> columns(pd.DataFrame({"rows": [1200, 7], "log_loss": [1.0986, None]}))
+    [('rows', True, ['1,200', '7']), ('log_loss', True, ['1.099', '–'])]
+    """
+    return [
+        (str(name), pd.api.types.is_numeric_dtype(column), _cells(column, places))
+        for name, column in table.items()
+    ]
+
+
+def _cells(column: pd.Series, places: int) -> list[str]:
+    if not pd.api.types.is_numeric_dtype(column) or column.dtype == bool:
+        return [MISSING if pd.isna(value) else str(value) for value in column]
+    if (column.dropna() % 1 == 0).all():
+        places = 0
+    return [
+        MISSING if pd.isna(value) else f"{value:,.{0 if abs(value) >= 100 else places}f}"
+        for value in column
+    ]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown, fractions with four decimals."""
+    shown = [[name, "---", *cells] for name, _, cells in columns(table, places=4)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in zip(*shown, strict=True))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as a CSV file, whole or not at all."""
+    with write_whole(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n")

@@ -1,0 +1,44 @@
+import argparse
+from pathlib import Path
+
+from humanpref.cli.shared import add_overrides, add_path, add_study, metrics_line
+
+METRICS = {
+    "rows": 3,
+    "log_loss": 1.0,
+    "log_loss_low": 0.9,
+    "log_loss_high": 1.1,
+    "accuracy": 0.5,
+    "prior_log_loss": 1.0986,
+}
+
+
+def test_metrics_in_one_line():
+    line = (
+        "validation: 3 rows, log loss 1.0000 [0.9000, 1.1000], accuracy 0.500, "
+        "the prior's log loss 1.0986"
+    )
+    assert metrics_line("validation", METRICS) == line
+    assert metrics_line("validation", METRICS | {"rows_trained_on": 0}) == line
+    flattered = f"{line}; flattering: trained on 2 of these rows"
+    assert metrics_line("validation", METRICS | {"rows_trained_on": 2}) == flattered
+
+
+def test_arguments_of_a_study():
+    parser = argparse.ArgumentParser()
+    add_study(parser)
+    command = "--train a.csv --out b --folds 3 --set x=1 y=2 --set z=3"
+    assert vars(parser.parse_args(command.split())) == {
+        "train": Path("a.csv"),
+        "out": Path("b"),
+        "folds": 3,
+        "set": ["x=1", "y=2", "z=3"],
+    }
+
+
+def test_paths_and_overrides_have_defaults():
+    parser = argparse.ArgumentParser()
+    add_path(parser, "--csv", "FILE")
+    add_overrides(parser)
+    assert vars(parser.parse_args([])) == {"csv": None, "set": []}
+    assert parser.parse_args(["--csv", "x"]).csv == Path("x")

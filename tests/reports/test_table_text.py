@@ -1,0 +1,38 @@
+import pandas as pd
+import pytest
+
+from humanpref.reports.table_text import columns, markdown, write_csv
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame(
+        {
+            "log_loss": [0.5, None, 1234.5, -100.25, 99.98765],
+            "rows": [1.0, 0.0, 30_000.0, None, 5],
+            "exact": [True, False, True, True, True],
+            "name": ["a", "b", None, "d_e", 3],
+        }
+    )
+
+
+def test_cells_as_a_page_shows_them(table):
+    assert columns(table) == [
+        ("log_loss", True, ["0.500", "–", "1,234", "-100", "99.988"]),
+        ("rows", True, ["1", "0", "30,000", "–", "5"]),
+        ("exact", True, ["True", "False", "True", "True", "True"]),
+        ("name", False, ["a", "b", "–", "d_e", "3"]),
+    ]
+
+
+def test_markdown(table):
+    assert markdown(table[["name", "log_loss"]].tail(3)) == (
+        "| name | log_loss |\n| --- | --- |\n| – | 1,234 |\n| d_e | -100 |\n| 3 | 99.9877 |\n"
+    )
+    assert markdown(table[["rows"]].head(0)) == "| rows |\n| --- |\n"
+
+
+def test_a_csv_keeps_all_digits(tmp_path):
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a,b", "ü"], "n": [1 / 3, None]}))
+    expected = 'name,n\n"a,b",0.3333333333333333\nü,\n'
+    assert (tmp_path / "t.csv").read_bytes() == expected.encode()
