@@ -94,7 +94,7 @@ def evaluate_artifacts(
             "calibration_null": calibration_null(probabilities),
             "swap_difference": float(np.abs(probabilities - swapped).mean()),
             "swap_flips": 1 - accuracy(swapped, probabilities),
-            "swap_exact": opened.swap_equivariant,
+            "swap_exact": artifact.swap_equivariant,
             "confusion": confusion(labels, probabilities).tolist(),
             "per_class": per_class(labels, probabilities),
             "axes": preference.to_dict("records"),
