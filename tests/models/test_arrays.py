@@ -26,7 +26,7 @@ def test_written_and_read(tmp_path):
         ({"w": np.ones(2), "c": np.ones(1)}, "weight w: expected shape"),
         (
             {"w": np.ones((3, 2)), "c": np.array([np.nan])},
-            "weight c has values that are not finite",
+            "weight c: expected finite values, got NaN or infinity",
         ),
     ],
 )

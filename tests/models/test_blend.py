@@ -10,10 +10,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from humanpref.config import load_config
+from humanpref.config.cpu import BlendOptions
 from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model
 from humanpref.models.blend import mean_of
-from humanpref.models.blend_correction import Correction
+from humanpref.models.blend_correction import Correction, HeldOutRows
 from humanpref.models.blend_weights import Blend, fit_blend
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
@@ -48,7 +49,9 @@ def test_a_member_that_memorises_gets_no_undue_weight(pairs, monkeypatch):
     labels = labels_of(pairs)
     by_heart = Memory().fit(pairs, labels).predict_proba(pairs)
     rates = np.tile(labels.mean(axis=0), (len(pairs), 1))
-    flattered, _ = fit_blend(np.stack([by_heart, rates]), labels)
+    n = len(pairs)
+    rows = HeldOutRows(labels, np.ones(n), np.zeros(n), np.full(n, "", dtype=object))
+    flattered, _, _ = fit_blend(np.stack([by_heart, rates]), rows, BlendOptions())
     assert (
         flattered.weights[0] > 0.95
     )  # what weights fitted on the training rows' own predictions would be
@@ -67,9 +70,9 @@ def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
         min_gain=0,
     )
     model.fit(pairs, labels)
-    told = np.stack([member.predict_proba(pairs) for member in model.members_])
+    probabilities = np.stack([member.predict_proba(pairs) for member in model.members_])
     logs = (
-        np.tensordot(model.blend_.weights, np.log(told), axes=1)
+        np.tensordot(model.blend_.weights, np.log(probabilities), axes=1)
         / model.blend_.correction.temperature
     )
     expected = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
@@ -144,9 +147,11 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_e
         (
             ("tiny training.keep_best_epoch=true",),
             {},
-            "training.keep_best_epoch would choose on the rows",
+            "training.keep_best_epoch: expected False in a member of a blend, got True",
         ),
-        (("tiny training.patience=2",), {}, "training.patience would choose on the rows"),
+        (("tiny training.patience=2",), {}, "training.patience: expected None .*, got 2"),
+        (("prior training.seeds=2",), {}, "training.seeds: expected 1 .*, got 2"),
+        (("prior training.validation_fraction=0.5",), {}, "validation_fraction: expected 0.2"),
         (("prior",), {"backbone": "some/where"}, "no member of this blend takes it"),
     ],
 )
@@ -162,7 +167,7 @@ def test_loading_wants_exactly_its_members(pairs, tmp_path, change):
         (tmp_path / "member-1").mkdir()
     else:
         (tmp_path / "member-0").rename(tmp_path.with_name("gone"))
-    with pytest.raises(InputError, match="expected the folders member-0, found"):
+    with pytest.raises(InputError, match="expected the folders member-0, got"):
         load_model(tmp_path)
 
 

@@ -7,9 +7,11 @@ import pytest
 from humanpref.models.blend_correction import (
     CASE_ROWS,
     Correction,
+    HeldOutRows,
     describe_correction,
     fit_correction,
     fit_offsets,
+    fit_temperature,
 )
 from humanpref.text.cases import CASES, answer_cases
 
@@ -34,9 +36,12 @@ def arena(rows, seed=0):
 
 
 def fitted(logs, labels, cases):
-    return fit_correction(
-        logs, labels, np.ones(len(logs)), 10.0, 1.0, np.arange(len(logs)) % 5, cases
-    )
+    n = len(logs)
+    return fit_correction(logs, HeldOutRows(labels, np.ones(n), np.arange(n) % 5, cases), 10.0, 1.0)
+
+
+def rows_of(labels, cases):
+    return HeldOutRows(labels, np.ones(len(labels)), np.zeros(len(labels)), cases)
 
 
 def test_the_correction_by_hand():
@@ -49,33 +54,35 @@ def test_the_correction_by_hand():
     offsets = np.zeros((4, 3))
     offsets[CASES.index("A empty")] = np.log([0.5, 2, 1])
     cases = np.array(["A empty", "identical"], dtype=object)
-    told = np.exp(Correction(1.0, offsets=offsets)(logs, cases))
-    np.testing.assert_allclose(told, [[0.1 / 1.1, 0.4 / 1.1, 0.6 / 1.1], [0.1, 0.4, 0.5]])
+    probabilities = np.exp(Correction(1.0, offsets=offsets)(logs, cases))
+    np.testing.assert_allclose(probabilities, [[0.1 / 1.1, 0.4 / 1.1, 0.6 / 1.1], [0.1, 0.4, 0.5]])
     np.testing.assert_allclose(np.exp(Correction(1.0, offsets=offsets)(logs)), np.exp(logs))
 
 
 def test_the_shrunk_rates_by_hand():
-    told = np.log(np.tile([0.3, 0.3, 0.4], (10, 1)))
+    logs = np.log(np.tile([0.3, 0.3, 0.4], (10, 1)))
     ties, cases = np.tile([0.0, 0.0, 1.0], (10, 1)), np.full(10, "identical", dtype=object)
-    found, facts = fit_offsets(Correction(), told, ties, np.ones(10), cases, 10.0)
+    found, facts = fit_offsets(Correction(), logs, rows_of(ties, cases), 10.0)
     assert facts["identical answers"]["predicted"] == pytest.approx([0.3, 0.3, 0.4])
     assert facts["identical answers"]["rates"] == pytest.approx([0.15, 0.15, 0.7])
     np.testing.assert_allclose(found.offsets, [np.log([0.5, 0.5, 1.75]), [0] * 3, [0] * 3, [0] * 3])
-    np.testing.assert_allclose(np.exp(found(told, cases)), np.tile([0.15, 0.15, 0.7], (10, 1)))
+    np.testing.assert_allclose(np.exp(found(logs, cases)), np.tile([0.15, 0.15, 0.7], (10, 1)))
 
     # 6 rows whose A is empty and 4 whose B is: seen from the empty side, 9 losses and a tie,
     # predicted (0.2, 0.5, 0.3).
     cases = np.repeat(np.array(["A empty", "B empty"], dtype=object), [6, 4])
-    told = np.log(np.repeat([[0.2, 0.5, 0.3], [0.5, 0.2, 0.3]], [6, 4], axis=0))
+    logs = np.log(np.repeat([[0.2, 0.5, 0.3], [0.5, 0.2, 0.3]], [6, 4], axis=0))
     labels = np.eye(3)[[1, 1, 1, 1, 1, 2, 0, 0, 0, 0]]
-    found, facts = fit_offsets(Correction(), told, labels, np.ones(10), cases, 10.0)
+    found, facts = fit_offsets(Correction(), logs, rows_of(labels, cases), 10.0)
     assert facts["one empty answer"]["rates"] == pytest.approx([0.1, 0.7, 0.2])
     np.testing.assert_allclose(found.offsets[2], np.log([0.5, 1.4, 2 / 3]))
     np.testing.assert_allclose(found.offsets[3], np.log([1.4, 0.5, 2 / 3]))
-    none = fit_offsets(Correction(), told, labels, np.ones(10), np.full(10, "", dtype=object), 0.0)
-    assert not none[0].offsets.any()
+    plain = np.full(10, "", dtype=object)
+    none, facts = fit_offsets(Correction(), logs, rows_of(labels, plain), 0.0)
+    assert not none.offsets.any()
+    assert facts == {}
     # Without shrinkage nothing is certain either: one row stands for the prediction.
-    certain, _ = fit_offsets(Correction(), told, labels, np.ones(10), cases, 0.0)
+    certain, _ = fit_offsets(Correction(), logs, rows_of(labels, cases), 0.0)
     assert np.isfinite(certain.offsets).all()
 
 
@@ -96,12 +103,12 @@ def test_special_cases_are_used_where_they_pay_and_there_are_enough():
     assert not found["two empty answers"]["used"]
     assert "too few" in describe_correction(found["two empty answers"])
     assert not found["one empty answer"]["used"]
-    told = np.exp(correction(logs, cases))
-    assert told[cases == "identical", 2].mean() == pytest.approx(
+    probabilities = np.exp(correction(logs, cases))
+    assert probabilities[cases == "identical", 2].mean() == pytest.approx(
         found["identical answers"]["rates"][2], abs=0.05
     )
     np.testing.assert_array_equal(
-        told[cases != "identical"], np.exp(correction(logs))[cases != "identical"]
+        probabilities[cases != "identical"], np.exp(correction(logs))[cases != "identical"]
     )
     assert not correction.offsets[1:].any()
 
@@ -150,10 +157,10 @@ def test_a_row_of_weight_two_is_the_row_twice_and_of_none_is_not_there():
     weights = rng.choice([0.0, 1.0, 2.0], 300)
     rows = np.repeat(np.arange(300), weights.astype(int))
     folds = np.arange(300) % 5
-    weighted, tried = fit_correction(logs, labels, weights, 10.0, -100.0, folds, cases)
-    repeated, again = fit_correction(
-        logs[rows], labels[rows], np.ones(len(rows)), 10.0, -100.0, folds[rows], cases[rows]
-    )
+    once = HeldOutRows(labels, weights, folds, cases)
+    weighted, tried = fit_correction(logs, once, 10.0, -100.0)
+    alike = HeldOutRows(labels[rows], np.ones(len(rows)), folds[rows], cases[rows])
+    repeated, again = fit_correction(logs[rows], alike, 10.0, -100.0)
     assert weighted.offsets[0].any()
     np.testing.assert_allclose(weighted(logs, cases), repeated(logs, cases), atol=1e-5)
     assert tried[0]["gain"] == pytest.approx(again[0]["gain"], abs=1e-3)
@@ -161,9 +168,8 @@ def test_a_row_of_weight_two_is_the_row_twice_and_of_none_is_not_there():
 
 def test_without_folds_there_is_only_the_temperature():
     logs, _, labels, _ = arena(100)
-    correction, tried = fit_correction(
-        logs, labels, np.ones(100), 10.0, 1.0, np.zeros(100), np.full(100, "identical")
-    )
+    rows = HeldOutRows(labels, np.ones(100), np.zeros(100), np.full(100, "identical"))
+    correction, tried = fit_correction(logs, rows, 10.0, 1.0)
     assert tried == []
     assert correction.temperature != 1
     assert not correction.offsets.any()
@@ -182,3 +188,40 @@ def test_cases_of_answers():
     swapped = pairs.rename(columns={"response_a": "response_b", "response_b": "response_a"})
     assert answer_cases(swapped).tolist() == [MIRROR[case] for case in rows]
     assert answer_cases(pairs[:0]).shape == (0,)
+
+
+def test_the_temperature_by_hand():
+    # Half of the rows are A where 4/5 are predicted: T to infinity, held back by the bound.
+    logs, cases = np.log(np.tile([0.8, 0.1, 0.1], (30, 1))), np.full(30, "")
+    labels = np.eye(3)[np.arange(30) % 3]
+    assert fit_temperature(logs, rows_of(labels, cases), 0.0).temperature == pytest.approx(
+        4, rel=1e-5
+    )
+    # Without labels that say otherwise the penalty keeps it at 1.
+    exact = rows_of(np.exp(logs), cases)
+    assert fit_temperature(logs, exact, 0.0).temperature == pytest.approx(1, abs=1e-4)
+    strong = fit_temperature(logs, rows_of(labels, cases), 1e6).temperature
+    assert strong == pytest.approx(1, abs=1e-4)
+
+
+def test_rows_and_their_weighted_losses():
+    rows = HeldOutRows(np.eye(3), np.array([1.0, 2.0, 0.0]), np.arange(3), np.array(["", "x", "y"]))
+    np.testing.assert_allclose(rows.losses(np.log(np.full((3, 3), 0.5))), np.log(2) * rows.weights)
+    part = rows.part(np.array([False, True, True]))
+    assert part.cases.tolist() == ["x", "y"]
+    assert part.labels.tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+def test_lines_on_special_cases():
+    fact = {"correction": "one empty answer", "rows": 25, "used": False, "gain": 0.5}
+    expected = "one empty answer, 25 rows: not used, +0.50 nats gained out of fold over all rows"
+    assert describe_correction(fact) == expected
+    used = fact | {"used": True, "predicted": [0.2, 0.5, 0.3], "rates": [0.1, 0.7, 0.2]}
+    assert describe_correction(used) == (
+        "one empty answer, 25 rows: used, +0.50 nats gained out of fold over all rows; predicted "
+        "0.200 0.500 0.300, now 0.100 0.700 0.200 (the empty one first)"
+    )
+    fact = {"correction": "identical answers", "rows": 3, "used": False}
+    assert describe_correction(fact) == (
+        "identical answers, 3 rows: too few to learn from (expected at least 20)"
+    )

@@ -31,13 +31,13 @@ def model(sentence_encoder, pairs):
 
 
 @pytest.fixture(autouse=True)
-def _no_memo(monkeypatch):
-    monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
+def _no_memo():
+    sentence.memo.clear()
 
 
-def test_swapping_is_exact(model, pairs, monkeypatch):
+def test_swapping_is_exact(model, pairs):
     made = model.predict_proba(pairs)
-    monkeypatch.setattr(sentence, "_memo", sentence._Memo(()))
+    sentence.memo.clear()
     np.testing.assert_allclose(
         model.predict_proba(swap_pairs(pairs))[:, [1, 0, 2]], made, atol=1e-6
     )
@@ -67,7 +67,9 @@ def test_it_learns_what_the_texts_say(sentence_encoder, write_csv):
 def test_principal_components():
     rng = np.random.default_rng(0)
     sides = rng.normal(size=(3, 50, 4)) * [1, 3, 0.1, 2] + 5
-    center, basis = principal_components(PairVectors(*sides, *[None] * 2), 2, None)
+    center, basis = principal_components(
+        PairVectors(*sides, *[None] * 2), 2, np.ones(len(sides[0]))
+    )
     made = (sides.reshape(-1, 4) - center) @ basis
     np.testing.assert_allclose(made.mean(axis=0), 0, atol=1e-12)
     covariance = made.T @ made / len(made)
@@ -77,12 +79,15 @@ def test_principal_components():
     twice = np.concatenate([sides, sides[:, :10]], axis=1)
     weights = np.where(np.arange(50) < 10, 2.0, 1.0)
     for one, other in zip(
-        principal_components(PairVectors(*twice, *[None] * 2), 2, None),
+        principal_components(PairVectors(*twice, *[None] * 2), 2, np.ones(60)),
         principal_components(PairVectors(*sides, *[None] * 2), 2, weights),
         strict=True,
     ):
         np.testing.assert_allclose(np.abs(one), np.abs(other), atol=1e-9)
-    assert principal_components(PairVectors(*sides, *[None] * 2), 99, None)[1].shape == (4, 4)
+    assert principal_components(PairVectors(*sides, *[None] * 2), 99, np.ones(50))[1].shape == (
+        4,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,12 +131,13 @@ def test_fold_models_embed_each_text_once_and_share_one_backbone(
     sentence_encoder, arena, pairs, tmp_path, monkeypatch
 ):
     seen = []
-    embed = sentence.FrozenEncoder._embed
-    monkeypatch.setattr(
-        sentence.FrozenEncoder,
-        "_embed",
-        lambda self, texts, *rest: seen.extend(texts) or embed(self, texts, *rest),
-    )
+    keep = sentence.Memo.keep
+
+    def spy(self, text, windows):
+        seen.append(text)
+        keep(self, text, windows)
+
+    monkeypatch.setattr(sentence.Memo, "keep", spy)
     monkeypatch.setattr("humanpref.files.SHARED_BYTES", 1_000)
     artifact = experiment.train(
         config_with(sentence_encoder), arena / "train.csv", tmp_path / "out", folds=2

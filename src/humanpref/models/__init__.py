@@ -1,8 +1,9 @@
-"""The model families behind one protocol. A family's module, and what it needs (torch, say), is
-imported when it is built."""
+"""The model families behind one protocol. A family's module, and with it torch or other libraries,
+is imported when a model of it is built."""
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 from humanpref.config import Config, from_dict
@@ -14,30 +15,37 @@ from humanpref.schema import InputError
 __all__ = ["Model", "build_model", "libraries_of", "load_model", "model_of", "module_of"]
 
 _CLASSES = {
-    "prior": ("humanpref.models.prior", "PriorModel"),
-    "sparse": ("humanpref.models.sparse", "SparseModel"),
-    "embedding": ("humanpref.models.embedding", "EmbeddingModel"),
-    "boosted": ("humanpref.models.boosted", "BoostedModel"),
-    "encoder": ("humanpref.models.encoder", "EncoderModel"),
-    "blend": ("humanpref.models.blend", "BlendModel"),
-    "dpo": ("humanpref.models.dpo", "DpoModel"),
-    "decoder": ("humanpref.models.decoder", "DecoderModel"),
+    "prior": "PriorModel",
+    "sparse": "SparseModel",
+    "embedding": "EmbeddingModel",
+    "boosted": "BoostedModel",
+    "encoder": "EncoderModel",
+    "blend": "BlendModel",
+    "dpo": "DpoModel",
+    "decoder": "DecoderModel",
 }
+"""The model class of each family, in the module of the family's name."""
 
-_EXTRAS = {"boosted": "boosted"}
-"""What to install for a family that needs something else than the extra `torch`."""
+_NEURAL = ("transformers", "tokenizers")
+_LIBRARIES = {
+    "sparse": ("scikit-learn",),
+    "boosted": ("scikit-learn", "xgboost"),
+    "embedding": (*_NEURAL, "sentence-transformers"),
+    **dict.fromkeys(("encoder", "decoder", "dpo"), _NEURAL),
+}
+"""The libraries of each family whose versions matter to a saved model."""
 
-_LIBRARIES = (
+_OPTION_LIBRARIES = (
     ("peft", REFERENCED, "peft", "torch"),
     ("selection", ("forward", "backward"), "lightgbm", "boosted"),
     ("preprocess", ("nltk", "nltk-no-spaces"), "nltk", "nltk"),
 )
-"""What single options of the models need to learn: the option, its values, the library, and the
-extra to install."""
+"""The libraries that single model options need: option, values, library, and the extra that
+installs it."""
 
 
 def build_model(config: Config) -> Model:
-    """An unfitted model of the configuration's family.
+    """Return an unfitted model of the configuration's family.
 
     Raises
     ------
@@ -45,59 +53,53 @@ def build_model(config: Config) -> Model:
         If the libraries that the family, or one of its options, needs are not installed.
     """
     model = model_of(config)
-    for option, values, library, extra in _LIBRARIES:
-        value = getattr(config.model, option, None)
-        if value in values and importlib.util.find_spec(library) is None:
+    for option, value, library, extra in _needs(config):
+        if importlib.util.find_spec(library) is None:
             raise InputError(
                 f"option model.{option}: {value} needs {library}: pip install 'humanpref[{extra}]'"
             )
     return model
 
 
-_NEURAL = ("transformers", "tokenizers")
-_FAMILY_LIBRARIES = {
-    "sparse": ("scikit-learn",),
-    "boosted": ("scikit-learn", "xgboost"),
-    **dict.fromkeys(("encoder", "decoder", "dpo"), _NEURAL),
-    "embedding": (*_NEURAL, "sentence-transformers"),
-}
+def _needs(config: Config) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the option, value, library and extra of each option that needs a library."""
+    for option, values, library, extra in _OPTION_LIBRARIES:
+        value = getattr(config.model, option, None)
+        if value in values:
+            yield option, value, library, extra
 
 
 def libraries_of(config: Config) -> set[str]:
-    """The libraries, numpy and torch apart, whose versions count for what a model of this
-    configuration saves."""
-    used = set(_FAMILY_LIBRARIES.get(config.family, ()))
+    """Return the libraries, besides numpy and torch, whose versions matter to a saved model of this
+    configuration."""
+    used = {*_LIBRARIES.get(config.family, ()), *(library for _, _, library, _ in _needs(config))}
     if getattr(config.model, "offset", "none") != "none":
-        used |= set(_FAMILY_LIBRARIES["sparse"])
-    options = (
-        (getattr(config.model, option, None), values, library)
-        for option, values, library, _ in _LIBRARIES
-    )
-    return used | {library for value, values, library in options if value in values}
+        used.update(_LIBRARIES["sparse"])
+    return used
 
 
 def module_of(config: Config) -> str:
-    """The name of the module that holds the configuration's family."""
-    return _CLASSES[config.family][0]
+    """Return the name of the module that holds the configuration's family."""
+    return f"humanpref.models.{config.family}"
 
 
 def model_of(config: Config) -> Model:
-    """Return an unfitted model of the configuration's family, whether or not what single options
-    need to learn is installed."""
-    module, name = _CLASSES[config.family]
+    """Return an unfitted model of the configuration's family, whether or not the libraries that its
+    options need are installed."""
     try:
-        return getattr(importlib.import_module(module), name).from_config(config)
+        module = importlib.import_module(f"humanpref.models.{config.family}")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("humanpref"):
             raise
-        extra = _EXTRAS.get(config.family, "torch")
+        extra = "boosted" if config.family == "boosted" else "torch"
         raise InputError(
             f"family {config.family} needs {error.name}: pip install 'humanpref[{extra}]'"
         ) from None
+    return getattr(module, _CLASSES[config.family]).from_config(config)
 
 
 def load_model(folder: str | Path) -> Model:
-    """The model that `Model.save` left in a folder.
+    """Load the model that `Model.save` wrote into a folder.
 
     Raises
     ------

@@ -8,6 +8,9 @@ from safetensors.numpy import load_file, save_file
 
 from humanpref.schema import InputError
 
+STATE_FILE = "model.safetensors"
+"""The arrays that a model learned, in the model's folder."""
+
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write named arrays as safetensors."""
@@ -27,8 +30,8 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
     Raises
     ------
     InputError
-        If the file cannot be read, or an array is missing, too many, of another shape, or not
-        finite.
+        If the file cannot be read, an array is missing or unexpected, or an array has the wrong
+        shape or a value that is not finite.
     """
     try:
         arrays = load_file(path)
@@ -36,23 +39,25 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
     check_names(path, set(shapes), set(arrays))
     for name, shape in shapes.items():
-        found = arrays[name].shape
-        if len(found) != len(shape) or any(
-            n not in (None, m) for n, m in zip(shape, found, strict=True)
-        ):
-            raise InputError(f"{path}: weight {name}: expected shape {shape}, got {found}")
+        actual = arrays[name].shape
+        # A length that may be anything takes the actual one; the ranks still have to agree.
+        wanted = tuple(m if n is None else n for n, m in zip(shape, actual, strict=False))
+        if wanted != actual or len(shape) != len(actual):
+            raise InputError(f"{path}: weight {name}: expected shape {shape}, got {actual}")
         if not np.isfinite(arrays[name]).all():
-            raise InputError(f"{path}: weight {name} has values that are not finite")
+            raise InputError(f"{path}: weight {name}: expected finite values, got NaN or infinity")
     return arrays
 
 
-def check_names(path: Path, expected: set[str], found: set[str]) -> None:
-    """Raise InputError unless both sets of weight names are the same."""
-    missing, extra = sorted(expected - found), sorted(found - expected)
-    if missing or extra:
-        parts = [
-            f"{kind} {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
-            for kind, names in (("missing weights", missing), ("extra weights", extra))
-            if names
-        ]
-        raise InputError(f"{path}: does not fit the model: {'; '.join(parts)}")
+def check_names(path: Path, expected: set[str], actual: set[str]) -> None:
+    """Raise InputError unless a file holds exactly the expected weights."""
+    problems = [
+        f"{kind} weights {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+        for kind, names in (
+            ("missing", sorted(expected - actual)),
+            ("extra", sorted(actual - expected)),
+        )
+        if names
+    ]
+    if problems:
+        raise InputError(f"{path}: does not fit the model: {'; '.join(problems)}")

@@ -22,23 +22,32 @@ from humanpref.data import inner_splits
 from humanpref.files import folder_whole, is_main_process, read_json, remove, write_json
 from humanpref.logloss import log_loss
 from humanpref.models import build_model, load_model
-from humanpref.models.arrays import load_arrays, save_arrays
+from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
 from humanpref.models.base import CONFIG_FILE, Model, Validation
-from humanpref.models.blend_correction import Correction, describe_correction
-from humanpref.models.blend_weights import Blend, equal_blend, fit_corrected_blend
+from humanpref.models.blend_correction import Correction, HeldOutRows, describe_correction
+from humanpref.models.blend_weights import Blend, equal_blend, fit_blend
+from humanpref.models.inner_folds import Labelled, Splits
 from humanpref.schema import InputError
 from humanpref.text.cases import CASES, answer_cases
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "model.safetensors"
+REPORT_FILE = "report.json"
 FROZEN = "embedding"
-"""The family whose members take `model.backbone` of the blend: its default is a hub name, which
-takes a network."""
+"""The family whose members take the blend's `model.backbone`: its default is a hub name, which
+needs a network."""
+FIXED = {
+    "keep_best_epoch": False,
+    "patience": None,
+    "seeds": HoldOut.seeds,
+    "validation_fraction": HoldOut.validation_fraction,
+}
+"""Training options that a member may not change: it would choose on the rows that the weights are
+fitted on, or hold rows out by itself."""
 
 
 class BlendModel(Model, family="blend"):
-    """Members of any families, blended on inner out-of-fold predictions and then trained again on
+    """Members of any families, weighted by inner out-of-fold predictions and then trained again on
     all rows.
 
     After `fit`: `members_`, the models that the blend kept, and `blend_` over them. The parameters
@@ -61,59 +70,35 @@ class BlendModel(Model, family="blend"):
         checkpoint: Path | None = None,
     ) -> "BlendModel":
         options: BlendOptions = self.config.model
-        members = self._member_configs()
-        progress = _Progress(checkpoint)
-        splits = inner_splits(pairs, options.folds, self.config.seed, labels)
+        members, progress = self._member_configs(), _Progress(checkpoint)
+        rows = Labelled(pairs, labels, weights)
         facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
-        tried: list[dict[str, Any]] = []
-        if not splits:
-            logger.warning("blend: fewer prompts than inner folds, so the members weigh the same")
-            blend, dropped = equal_blend(options.mean, len(members)), {}
+        splits = inner_splits(pairs, options.folds, self.config.seed, labels)
+        if splits:
+            probabilities, held_out = _out_of_fold(members, rows, splits, progress)
+            for fact, own in zip(facts, probabilities, strict=True):
+                fact["log_loss"] = log_loss(held_out.labels, own, held_out.weights)
+            blend, dropped, tried = fit_blend(probabilities, held_out, options)
         else:
-            fold_of = np.full(len(pairs), -1)
-            predicted = np.empty((len(members), len(pairs), 3))
-            for number, (name, config) in enumerate(members):
-                for fold, (learned, judged) in enumerate(splits):
-                    logger.info(
-                        "blend: %s (%d of %d), inner fold %d of %d",
-                        name,
-                        number + 1,
-                        len(members),
-                        fold + 1,
-                        options.folds,
-                    )
-                    work = partial(
-                        _fit_and_predict, config, pairs, labels, weights, learned, judged
-                    )
-                    predicted[number][judged] = progress.probabilities(
-                        f"member-{number}-fold-{fold}", work
-                    )
-                    fold_of[judged] = fold
-            own = fold_of >= 0
-            predicted, seen, counts = predicted[:, own], labels[own], weights[own]
-            for fact, probabilities in zip(facts, predicted, strict=True):
-                fact["log_loss"] = log_loss(seen, probabilities, counts)
-            cases = answer_cases(pairs)[own]
-            blend, dropped, tried = fit_corrected_blend(
-                predicted, seen, counts, options, fold_of[own], cases
-            )
-        kept = [number for number in range(len(members)) if number not in dropped]
-        for number, fact in enumerate(facts):
+            logger.warning("blend: fewer prompts than inner folds, so all members weigh the same")
+            blend, dropped, tried = equal_blend(options.mean, len(members)), {}, []
+        self.members_ = []
+        for number, (fact, (name, config)) in enumerate(zip(facts, members, strict=True)):
             fact["weight"] = float(blend.weights[number])
             if number in dropped:
                 fact["dropped"] = dropped[number]
             logger.info("blend: %s", describe_member(fact))
-        self.members_ = []
-        for number in kept:
-            name, config = members[number]
+            if number in dropped:
+                continue
             logger.info("blend: %s on all %d rows", name, len(pairs))
-            fit = partial(build_model(config).fit, pairs, labels, weights, validation)
-            model = progress.model(f"member-{number}", fit)
-            facts[number]["report"] = model.report_
+            fit = partial(build_model(config).fit, *rows, validation)
+            model = progress.piece(f"member-{number}", fit, _write_model, _read_model)
+            fact["report"] = model.report_
             self.members_.append(model)
+        kept = [number for number in range(len(members)) if number not in dropped]
         self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
-        for fact in tried:
-            logger.info("blend: %s", describe_correction(fact))
+        for correction in tried:
+            logger.info("blend: %s", describe_correction(correction))
         left_out = [text for text in options.members if text not in dict(members)]
         self.report_ = {
             "blend": {**blend.facts(), "corrections": tried, "members": facts, "left_out": left_out}
@@ -132,123 +117,118 @@ class BlendModel(Model, family="blend"):
         self.members_ = [load_model(member) for member in folders]
 
     def _member_configs(self) -> list[tuple[str, Config]]:
-        """Each member by the words that name it, and its configuration; without those that lack
-        their backbone."""
+        """Return each member's text and configuration, without members that lack a backbone."""
         options: BlendOptions = self.config.model
-        members, filled = [], False
+        members, backbone_used = [], False
         for text in options.members:
             preset, _, overrides = member_words(text)
-            overrides.insert(0, f"seed={self.config.seed}")
-            config = load_config(preset, None, overrides)
-            if config.family == FROZEN and not any(
-                setting.startswith("model.backbone=") for setting in overrides
-            ):
+            config = load_config(preset, None, [f"seed={self.config.seed}", *overrides])
+            if config.family == FROZEN and "model.backbone=" not in text:
                 if not options.backbone:
-                    logger.warning(
-                        "blend: %s is left out: it needs a model folder (model.backbone=FOLDER)",
-                        text,
-                    )
+                    needs = "it needs a model folder (model.backbone=FOLDER)"
+                    logger.warning("blend: %s is left out: %s", text, needs)
                     continue
-                config, filled = (
-                    load_config(preset, None, [*overrides, f"model.backbone={options.backbone}"]),
-                    True,
-                )
-            for option in ("keep_best_epoch", "patience"):
-                if getattr(config.training, option, None):
+                model = dataclasses.replace(config.model, backbone=options.backbone)
+                config, backbone_used = dataclasses.replace(config, model=model), True
+            for name, fixed in FIXED.items():
+                value = getattr(config.training, name, fixed)
+                if value != fixed:
                     raise InputError(
-                        f"option model.members: {text!r}: training.{option} would choose on the "
-                        "rows that the weights are "
-                        "fitted on; set it off for a member of a blend"
+                        f"option model.members: {text!r}: training.{name}: expected {fixed} in a "
+                        f"member of a blend, got {value}"
                     )
-            fields = ("seeds", "validation_fraction")
-            if any(getattr(config.training, name) != getattr(HoldOut(), name) for name in fields):
-                raise InputError(
-                    f"option model.members: {text!r}: training.{fields[0]} and "
-                    f"training.{fields[1]} are the blend's to set, not "
-                    "a member's"
-                )
             # A missing library or a wrong folder fails now, not after the other members' hours.
             build_model(config).check()
             members.append((text, config))
         if not members:
             raise InputError("option model.members: no member to blend")
-        if options.backbone and not filled:
+        if options.backbone and not backbone_used:
             raise InputError(
                 "option model.backbone: no member of this blend takes it; set it in model.members"
             )
         return members
 
 
-def _fit_and_predict(
-    config: Config,
-    pairs: pd.DataFrame,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    learned: np.ndarray,
-    judged: np.ndarray,
-    checkpoint: Path | None,
-) -> np.ndarray:
-    """Predict the `judged` rows with a member fitted on the `learned` ones. It gets no validation
-    rows: there is nothing to choose on them."""
-    kept, out = pairs[learned].reset_index(drop=True), pairs[judged].reset_index(drop=True)
-    model = build_model(config).fit(kept, labels[learned], weights[learned], None, checkpoint)
-    return model.predict_proba(out)
-
-
 def mean_of(models: list[Model]) -> BlendModel:
-    """The plain mean of fitted models, the folds or seeds of one run, as one model."""
+    """Return the plain mean of fitted models, the folds or seeds of one run, as one model."""
     mean = BlendModel()
     mean.members_, mean.blend_ = models, equal_blend("arithmetic", len(models))
     return mean
 
 
-class _Progress:
-    """The finished predictions and models of an interrupted fit, each written whole into a folder;
-    nothing is kept without one.
+def _out_of_fold(
+    members: list[tuple[str, Config]], rows: Labelled, splits: Splits, progress: "_Progress"
+) -> tuple[np.ndarray, HeldOutRows]:
+    """Return the members' out-of-fold predictions (m, n, 3), and the n rows that were held out."""
+    fold_of = np.full(len(rows.pairs), -1)
+    probabilities = np.empty((len(members), len(rows.pairs), 3))
+    for number, (name, config) in enumerate(members):
+        for fold, (learned, judged) in enumerate(splits):
+            text = "blend: %s (%d of %d), inner fold %d of %d"
+            logger.info(text, name, number + 1, len(members), fold + 1, len(splits))
+            work = partial(_fit_and_predict, config, rows.part(learned), rows.part(judged))
+            probabilities[number][judged] = progress.piece(
+                f"member-{number}-fold-{fold}", work, _write_probabilities, _read_probabilities
+            )
+            fold_of[judged] = fold
+    own = fold_of >= 0
+    out = rows.part(own)
+    cases = answer_cases(out.pairs)
+    return probabilities[:, own], HeldOutRows(out.labels, out.weights, fold_of[own], cases)
 
-    Each piece of work gets a path of its own to keep a checkpoint at.
-    """
+
+def _fit_and_predict(
+    config: Config, learned: Labelled, judged: Labelled, checkpoint: Path | None
+) -> np.ndarray:
+    """Predict the `judged` rows with a member fitted on the `learned` ones. It gets no validation
+    rows: it has nothing to choose on them."""
+    model = build_model(config).fit(*learned, None, checkpoint)
+    return model.predict_proba(judged.pairs)
+
+
+class _Progress:
+    """The finished pieces of an interrupted fit, each written whole into a folder. Without a folder
+    nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self.main = is_main_process()
+        self.folder, self.main = folder, is_main_process()
         if folder is not None and self.main:
             folder.mkdir(exist_ok=True)
 
-    def probabilities(self, name: str, work: Callable[[Path | None], np.ndarray]) -> np.ndarray:
-        def save(folder: Path, made: np.ndarray) -> None:
-            save_arrays(folder / STATE_FILE, {"probabilities": made})
-
-        def load(folder: Path) -> np.ndarray:
-            return load_arrays(folder / STATE_FILE, {"probabilities": (None, 3)})["probabilities"]
-
-        return self._piece(name, work, save, load)
-
-    def model(self, name: str, work: Callable[[Path | None], Model]) -> Model:
-        def save(folder: Path, made: Model) -> None:
-            made.save(folder / "model")
-            write_json(folder / "report.json", made.report_)
-
-        def load(folder: Path) -> Model:
-            model = load_model(folder / "model")
-            model.report_ = read_json(folder / "report.json")
-            return model
-
-        return self._piece(name, work, save, load)
-
-    def _piece(self, name: str, work: Callable, save: Callable, load: Callable) -> Any:
+    def piece(self, name: str, work: Callable, write: Callable, read: Callable) -> Any:
+        """Return the finished piece of that name, or do the `work`, which gets a path for its own
+        checkpoint, and write what it returns."""
         if self.folder is None:
             return work(None)
         path, running = self.folder / name, self.folder / f"{name}.running"
         if path.is_dir():
             logger.info("blend: done before")
-            return load(path)
-        made = work(running)
+            return read(path)
+        piece = work(running)
         if self.main:
             with folder_whole(path) as unfinished:
-                save(unfinished, made)
+                write(unfinished, piece)
             remove(running)
-        return made
+        return piece
+
+
+def _write_probabilities(folder: Path, probabilities: np.ndarray) -> None:
+    save_arrays(folder / STATE_FILE, {"probabilities": probabilities})
+
+
+def _read_probabilities(folder: Path) -> np.ndarray:
+    return load_arrays(folder / STATE_FILE, {"probabilities": (None, 3)})["probabilities"]
+
+
+def _write_model(folder: Path, model: Model) -> None:
+    model.save(folder)
+    write_json(folder / REPORT_FILE, model.report_)
+
+
+def _read_model(folder: Path) -> Model:
+    model = load_model(folder)
+    model.report_ = read_json(folder / REPORT_FILE)
+    return model
 
 
 def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
@@ -261,11 +241,11 @@ def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], A
     }
     save_arrays(folder / STATE_FILE, arrays)
     for number, write in enumerate(members):
-        write(folder / _member_folder(number))
+        write(folder / f"member-{number}")
 
 
 def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
-    """What `write_state` wrote: the blend, and the folders of its members, which are not loaded.
+    """Read what `write_state` wrote: the blend, and its members' folders, which are not loaded.
 
     Raises
     ------
@@ -273,45 +253,36 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
         If it is not whole.
     """
     path = folder / STATE_FILE
-    arrays = load_arrays(
-        path, {"weights": (None,), "temperature": (1,), "offsets": (len(CASES), 3)}
-    )
-    correction = Correction(float(arrays["temperature"][0]), arrays["offsets"])
-    weights = arrays["weights"]
-    if not (
-        len(weights)
-        and (weights >= 0).all()
-        and abs(weights.sum() - 1) < 1e-6
-        and correction.temperature > 0
-    ):
+    shapes = {"weights": (None,), "temperature": (1,), "offsets": (len(CASES), 3)}
+    arrays = load_arrays(path, shapes)
+    weights, temperature = arrays["weights"], float(arrays["temperature"][0])
+    if (weights < 0).any() or abs(weights.sum() - 1) >= 1e-6 or temperature <= 0:
         raise InputError(f"{path}: expected weights that sum to 1 and a positive temperature")
-    expected = [_member_folder(number) for number in range(len(weights))]
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if sorted(expected) != found:
+    expected = [f"member-{number}" for number in range(len(weights))]
+    actual = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    if set(expected) != set(actual):
         raise InputError(
-            f"{folder}: expected the folders {', '.join(expected)}, found "
-            f"{', '.join(found) or 'none'}"
+            f"{folder}: expected the folders {', '.join(expected)}, got "
+            f"{', '.join(sorted(actual)) or 'none'}"
         )
-    return Blend(mean, weights, correction), [folder / name for name in expected]
+    blend = Blend(mean, weights, Correction(temperature, arrays["offsets"]))
+    return blend, [folder / name for name in expected]
 
 
 def write_blend(
     folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]
 ) -> None:
-    """Write a `BlendModel` that was not fitted as one, from members that are on disk; see
-    `write_state`."""
+    """Write a `BlendModel` of members that are already on disk; see `write_state`."""
     folder.mkdir()
     write_json(folder / CONFIG_FILE, config.to_dict())
     write_state(folder, blend, members)
 
 
 def describe_member(fact: dict[str, Any]) -> str:
-    """One line on a member: its weight, its log loss, and why it was dropped."""
-    loss = f", log loss {fact['log_loss']:.4f}" if "log_loss" in fact else ""
-    return f"{fact['member']}: weight {fact['weight']:.3f}{loss}" + (
-        f"; dropped: {fact['dropped']}" if "dropped" in fact else ""
-    )
-
-
-def _member_folder(number: int) -> str:
-    return f"member-{number}"
+    """Describe a member in one line: its weight, its log loss, and why it was dropped."""
+    line = f"{fact['member']}: weight {fact['weight']:.3f}"
+    if "log_loss" in fact:
+        line += f", log loss {fact['log_loss']:.4f}"
+    if "dropped" in fact:
+        line += f"; dropped: {fact['dropped']}"
+    return line

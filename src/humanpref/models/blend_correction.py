@@ -1,11 +1,11 @@
-"""Corrections of mixed probabilities: one temperature, and offsets for rows whose answers are empty
-or identical.
+"""Corrections of blended probabilities: one temperature, and offsets for rows whose answers are
+empty or identical.
 
     temperature       p_c^(1/T), normalised
-    a special case    in its rows, beside that, p_c times (its rate of class c / the mean prediction
+    a special case    in its rows, after that, p_c times (its rate of class c / the mean prediction
                       of class c), normalised
 
-A special case is used only where it pays on inner folds. The weights of the mix have seen the inner
+A special case is used only where it pays on inner folds. The blend's weights have seen the inner
 held-out rows, with and without a correction alike.
 
 Source: Guo et al. (2017), "On calibration of modern neural networks", on the temperature; Saerens
@@ -13,9 +13,8 @@ et al. (2002), "Adjusting the outputs of a classifier to new a priori probabilit
 of rates.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -33,8 +32,36 @@ KINDS = {
     "two empty answers": (BOTH_EMPTY, BOTH_EMPTY),
     "one empty answer": (A_EMPTY, B_EMPTY),
 }
-"""The special cases that are learned together: a case, and what it is when A and B are
-exchanged."""
+"""The special cases that are learned together: a case and its mirror image."""
+
+
+class HeldOutRows(NamedTuple):
+    """n rows that no blend member learned from.
+
+    Attributes
+    ----------
+    labels : ndarray
+        (n, 3), hard or soft.
+    weights : ndarray
+        (n,) float64. Weight 2 is equivalent to duplicating the row.
+    folds : ndarray
+        (n,) inner folds. One fold alone leaves nothing to choose by.
+    cases : ndarray
+        (n,) the rows' cases (`humanpref.text.cases.answer_cases`).
+    """
+
+    labels: np.ndarray
+    weights: np.ndarray
+    folds: np.ndarray
+    cases: np.ndarray
+
+    def part(self, mask: np.ndarray) -> "HeldOutRows":
+        """Return some of the rows."""
+        return HeldOutRows(*(values[mask] for values in self))
+
+    def losses(self, logs: np.ndarray) -> np.ndarray:
+        """Return each row's weighted loss (n,) under log probabilities (n, 3), in nats."""
+        return -self.weights * (self.labels * logs).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -44,11 +71,10 @@ class Correction:
     temperature: float = 1.0
     """Above 1 softens, below 1 sharpens."""
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((len(CASES), 3)))
-    """(4, 3) nats added in the rows of each of `CASES`; zeros where nothing is known of them."""
+    """(4, 3) nats added in the rows of each of `CASES`; zeros leave them as they are."""
 
     def __call__(self, logs: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Log probabilities (n, 3) from log probabilities (n, 3), and the rows' cases (n,) as
-        `answer_cases` names them."""
+        """Correct log probabilities (n, 3) of rows of these cases (n,), see `answer_cases`."""
         scores = logs / self.temperature
         if cases is not None:
             for case, offset in zip(CASES, self.offsets, strict=True):
@@ -57,151 +83,118 @@ class Correction:
 
 
 def fit_correction(
-    logs: np.ndarray,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    shrinkage: float,
-    min_gain: float,
-    folds: np.ndarray,
-    cases: np.ndarray,
+    logs: np.ndarray, rows: HeldOutRows, shrinkage: float, min_gain: float
 ) -> tuple[Correction, list[dict[str, Any]]]:
-    """The temperature, and the special cases that lower the log loss of inner held-out rows.
+    """Fit the temperature, and the special cases that lower the log loss on inner held-out folds.
 
     Parameters
     ----------
     logs : ndarray
         (n, 3) log probabilities.
-    labels : ndarray
-        (n, 3), hard or soft.
-    weights : ndarray
-        (n,) the rows' weights; 2 equals the row twice.
+    rows : HeldOutRows
+        With a single fold only the temperature is fitted.
     shrinkage : float
         See `fit_temperature` and `fit_offsets`.
     min_gain : float
         A special case is used if it lowers the log loss of inner held-out rows by more, in nats
         over all rows.
-    folds : ndarray
-        (n,) the rows' inner folds. With one alone there is nothing to choose by: the temperature is
-        all.
-    cases : ndarray
-        (n,) the rows' cases (`humanpref.text.cases.answer_cases`).
 
     Returns
     -------
-    (Correction, list)
-        And what was tried, as plain JSON types: `correction`, `gain` (nats over all rows, out of
-        fold), `used`, and of special cases `rows`, `predicted` (the mean) and `rates` (shrunk),
-        A_EMPTY standing for its mirror image as well.
+    correction : Correction
+    tried : list of dict
+        Each special case as plain JSON types: `correction` (its name), `rows`, `used`, and, where
+        there are enough rows, `gain` (nats over all rows, out of fold), `predicted` (the mean) and
+        `rates` (shrunk), A_EMPTY standing for its mirror image as well.
     """
-
-    def temperature(rows: np.ndarray) -> Correction:
-        return fit_temperature(logs[rows], labels[rows], weights[rows], shrinkage)
-
-    def held_out(fit: Callable[[np.ndarray], Correction]) -> np.ndarray:
-        """Each row's weighted loss under what the other folds give, (n,)."""
-        losses = np.empty(len(logs))
-        for fold in np.unique(folds):
-            judged = folds == fold
-            log_probabilities = fit(~judged)(logs[judged], cases[judged])
-            losses[judged] = -(labels[judged] * log_probabilities).sum(axis=1)
-        return weights * losses
-
-    everywhere = np.ones(len(logs), dtype=bool)
-    correction = temperature(everywhere)
-    if len(np.unique(folds)) < 2:
+    correction = fit_temperature(logs, rows, shrinkage)
+    folds = np.unique(rows.folds)
+    if len(folds) < 2:
         return correction, []
-
-    def with_offsets(rows: np.ndarray) -> Correction:
-        return fit_offsets(
-            temperature(rows), logs[rows], labels[rows], weights[rows], cases[rows], shrinkage
-        )[0]
-
-    gains = held_out(temperature) - held_out(with_offsets)
-    tried: list[dict[str, Any]] = []
-    fitted, facts = fit_offsets(correction, logs, labels, weights, cases, shrinkage)
-    offsets = np.zeros_like(fitted.offsets)
+    gains = np.empty(len(logs))
+    for fold in folds:
+        judged = rows.folds == fold
+        known, out = rows.part(~judged), rows.part(judged)
+        plain = fit_temperature(logs[~judged], known, shrinkage)
+        with_offsets, _ = fit_offsets(plain, logs[~judged], known, shrinkage)
+        before, after = (
+            out.losses(fitted(logs[judged], out.cases)) for fitted in (plain, with_offsets)
+        )
+        gains[judged] = before - after
+    fitted, facts = fit_offsets(correction, logs, rows, shrinkage)
+    offsets, tried = np.zeros_like(fitted.offsets), []
     for name, kind in KINDS.items():
-        rows = np.isin(cases, kind)
-        fact = {"correction": name, "rows": int(rows.sum()), "used": False}
-        if weights[rows].sum() >= CASE_ROWS:
-            gain = float(gains[rows].sum())
+        own = np.isin(rows.cases, kind)
+        fact = {"correction": name, "rows": int(own.sum()), "used": False}
+        if rows.weights[own].sum() >= CASE_ROWS:
+            gain = float(gains[own].sum())
             fact |= {"gain": gain, "used": gain > min_gain, **facts[name]}
-        tried.append(fact)
         if fact["used"]:
-            places = [CASES.index(case) for case in kind]
-            offsets[places] = fitted.offsets[places]
+            used = np.isin(CASES, kind)
+            offsets[used] = fitted.offsets[used]
+        tried.append(fact)
     return replace(correction, offsets=offsets), tried
 
 
-def fit_temperature(
-    logs: np.ndarray, labels: np.ndarray, weights: np.ndarray, shrinkage: float
-) -> Correction:
-    """The temperature of least log loss and s/2 (1/T - 1)², in nats over all rows; s is
-    `shrinkage`."""
+def fit_temperature(logs: np.ndarray, rows: HeldOutRows, shrinkage: float) -> Correction:
+    """Fit the temperature that minimises the log loss plus s/2 (1/T - 1)², in nats over all rows; s
+    is `shrinkage`."""
 
     def objective(sharpness: float) -> float:
-        loss = -(weights @ (labels * log_softmax(logs * sharpness, axis=1)).sum(axis=1))
-        return float(loss + shrinkage * (sharpness - 1) ** 2 / 2) / weights.sum()
+        loss = rows.losses(log_softmax(logs * sharpness, axis=1)).sum()
+        return (loss + shrinkage * (sharpness - 1) ** 2 / 2) / rows.weights.sum()
 
-    found = minimize_scalar(objective, bounds=SHARPNESS, method="bounded", options={"xatol": 1e-7})
-    return Correction(float(1 / found.x))
+    optimum = minimize_scalar(
+        objective, bounds=SHARPNESS, method="bounded", options={"xatol": 1e-7}
+    )
+    return Correction(float(1 / optimum.x))
 
 
 def fit_offsets(
-    correction: Correction,
-    logs: np.ndarray,
-    labels: np.ndarray,
-    weights: np.ndarray,
-    cases: np.ndarray,
-    shrinkage: float,
+    correction: Correction, logs: np.ndarray, rows: HeldOutRows, shrinkage: float
 ) -> tuple[Correction, dict[str, dict[str, list[float]]]]:
-    """The correction with the offsets of every special case that has rows, and each kind's
-    `predicted` mean and `rates`.
+    """Add the offsets of every special case that has rows; also return each kind's `predicted` mean
+    and `rates`.
 
     The rates are the posterior mean under a Dirichlet prior: the rows' labels, and the mean
-    prediction as `shrinkage` rows more (at least one). Ten rows that are all ties, predicted (0.3,
+    prediction as `shrinkage` more rows (at least one). Ten rows that are all ties, predicted (0.3,
     0.3, 0.4), have the rates (0.15, 0.15, 0.7) for a shrinkage of 10, and ln 0.5, ln 0.5 and ln
     1.75 as offsets.
     """
     probabilities, prior = np.exp(correction(logs)), max(shrinkage, 1.0)
     offsets, facts = np.zeros((len(CASES), 3)), {}
     for name, (case, mirrored) in KINDS.items():
-        here, there = cases == case, cases == mirrored
-        # A case that is its own mirror image has each row in both orders, at half the weight.
+        # Rows of the mirrored case count as rows of the case with A and B exchanged. A case that is
+        # its own mirror image has each row in both orders, at half the weight.
+        own, other = (rows.weights * (rows.cases == kind) for kind in (case, mirrored))
         share = 0.5 if case == mirrored else 1.0
-        rows = share * (weights[here].sum() + weights[there].sum())
-        if rows == 0:
+        count = share * (own + other).sum()
+        if count == 0:
             continue
         observed, expected = (
-            share
-            * (
-                weights[here] @ values[here]
-                + (weights[there] @ values[there])[list(SWAPPED_CLASSES)]
-            )
-            for values in (labels, probabilities)
+            share * (own @ values + other @ values[:, SWAPPED_CLASSES])
+            for values in (rows.labels, probabilities)
         )
-        predicted = expected / rows
-        rates = (observed + prior * predicted) / (rows + prior)
+        predicted = expected / count
+        rates = (observed + prior * predicted) / (count + prior)
         offset = np.log(rates / predicted)
-        offsets[CASES.index(case)], offsets[CASES.index(mirrored)] = (
-            offset,
-            offset[list(SWAPPED_CLASSES)],
-        )
+        offsets[CASES.index(case)] = offset
+        offsets[CASES.index(mirrored)] = offset[list(SWAPPED_CLASSES)]
         facts[name] = {"predicted": predicted.tolist(), "rates": rates.tolist()}
     return replace(correction, offsets=offsets), facts
 
 
 def describe_correction(fact: dict[str, Any]) -> str:
-    """One line on a special case that was tried."""
-    line = f"{fact['correction']}, {fact['rows']} rows"
+    """Describe in one line a special case that was tried."""
+    line = f"{fact['correction']}, {fact['rows']} rows: "
     if "gain" not in fact:
-        return f"{line}: too few to learn from (used from {CASE_ROWS} on)"
-    line += (
-        f": {'used' if fact['used'] else 'not used'}, {fact['gain']:+.2f} nats gained out of fold "
-        f"over all rows"
-    )
+        return f"{line}too few to learn from (expected at least {CASE_ROWS})"
+    use = "used" if fact["used"] else "not used"
+    line += f"{use}, {fact['gain']:+.2f} nats gained out of fold over all rows"
     if fact["used"]:
-        shown = (" ".join(f"{value:.3f}" for value in fact[key]) for key in ("predicted", "rates"))
-        line += "; predicted {}, now {}".format(*shown)
+        predicted, rates = (
+            " ".join(f"{value:.3f}" for value in fact[key]) for key in ("predicted", "rates")
+        )
+        line += f"; predicted {predicted}, now {rates}"
         line += " (the empty one first)" if fact["correction"] == "one empty answer" else ""
     return line

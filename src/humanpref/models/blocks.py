@@ -1,195 +1,196 @@
-"""A Davidson regression on two blocks of features: a wide one (terms, embeddings), each column
-worth little, and structure.
+"""A Davidson regression on two blocks of features: a wide one (terms, embeddings), whose columns
+each tell little, and structure.
 
-Each block has one penalty, chosen on inner grouped folds of the training rows.
+Each block has one penalty, chosen on inner folds of the training rows.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from humanpref.data import inner_splits
 from humanpref.logloss import row_log_losses
 from humanpref.models.davidson import DavidsonRegression, Matrix
+from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
 
 INNER_FOLDS = 4
-INNER_ROWS = 4_000
-"""Inner folds are used until this many rows are held out: beyond, the choice is not noise."""
 ROUNDING = 1e-6
 """Smaller variation, in the units of a share or a cosine, is noise, which scaling would blow up."""
-
 CLIP_STD = 10.0
 """Scaled structure is clipped to this many standard deviations from its mean."""
 EIGENVALUE_FLOOR = 1e-12
 """Principal axes below this share of the largest eigenvalue are dropped."""
 
 
-class Blocks(NamedTuple):
-    """The matrices of n rows, antisymmetric (x) and symmetric (z), the wide block and the structure
-    apart."""
+class Side(NamedTuple):
+    """Columns of n rows that are all antisymmetric, or all symmetric, in A and B: those of the wide
+    block, and the structure's."""
 
-    x_wide: Matrix
-    x_structure: np.ndarray
-    z_wide: Matrix
-    z_structure: np.ndarray
+    wide: Matrix
+    structure: np.ndarray
+
+    def matrix(self) -> Matrix:
+        """Return all columns, the wide block first."""
+        if sparse.issparse(self.wide):
+            return sparse.hstack(self, format="csr")
+        return np.hstack(self)
+
+    def rows(self, mask: np.ndarray) -> "Side":
+        """Return some of the rows."""
+        return Side(self.wide[mask], self.structure[mask])
+
+    def penalties(self, wide: float, structure: float) -> np.ndarray:
+        """Repeat each block's penalty for each of its columns."""
+        return np.repeat([wide, structure], [self.wide.shape[1], self.structure.shape[1]])
+
+
+class Blocks(NamedTuple):
+    """The features of n rows, antisymmetric and symmetric."""
+
+    x: Side
+    z: Side
 
     def rows(self, mask: np.ndarray) -> "Blocks":
-        return Blocks(*(matrix[mask] for matrix in self))
+        """Return some of the rows."""
+        return Blocks(self.x.rows(mask), self.z.rows(mask))
 
-    def x(self) -> Matrix:
-        return _beside(self.x_wide, self.x_structure)
+    def matrices(self) -> tuple[Matrix, Matrix]:
+        """Return the columns that `DavidsonRegression` takes."""
+        return self.x.matrix(), self.z.matrix()
 
-    def z(self) -> Matrix:
-        return _beside(self.z_wide, self.z_structure)
-
-    def structure_only(self) -> "Blocks":
-        return self._replace(x_wide=self.x_wide[:, :0], z_wide=self.z_wide[:, :0])
-
-    def rotated(self, weights: np.ndarray | None) -> tuple["Blocks", np.ndarray, np.ndarray]:
-        """The structure along its principal axes; and these, x's and z's, as columns.
-
-        Several columns of structure are correlated (characters, words, sentences), which L-BFGS
-        follows slowly: 148 iterations fell to 16. Under one penalty for the block the optimum is
-        the same one, seen from other axes.
-        """
-        weight = np.ones(len(self.x_structure)) if weights is None else weights
-        axes_x, axes_z = (
-            _axes(columns, weight) for columns in (self.x_structure, self.z_structure)
+    def regression(self, wide_penalty: float, structure_penalty: float) -> DavidsonRegression:
+        """Return an unfitted regression on these columns."""
+        return DavidsonRegression(
+            *(side.penalties(wide_penalty, structure_penalty) for side in self)
         )
-        rotated = self._replace(
-            x_structure=self.x_structure @ axes_x, z_structure=self.z_structure @ axes_z
-        )
-        return rotated, axes_x, axes_z
 
 
-def _axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The principal axes of the columns, as columns; zeros for those along which there is nothing
-    but rounding."""
-    with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
-        lengths, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
-    return np.where(lengths > EIGENVALUE_FLOOR * lengths.max(initial=0), axes, 0)
+class Penalties(NamedTuple):
+    """The L2 penalties to choose from for each block, in rows."""
+
+    wide: tuple[float, ...]
+    structure: tuple[float, ...]
+
+
+class Choice(NamedTuple):
+    """The chosen penalties, and their inner log loss in nats: None where there was nothing to
+    choose, or too few prompts to choose by."""
+
+    wide: float
+    structure: float
+    inner_log_loss: float | None
 
 
 class Scales(NamedTuple):
-    """The scale of each column of x, and the mean and the scale of each column of z; x is not
-    centred: that would break its symmetry."""
+    """The scale of each column of x, and the mean and the scale of each column of z.
+
+    x is not centred: that would break its symmetry.
+    """
 
     x_scale: np.ndarray
     z_mean: np.ndarray
     z_scale: np.ndarray
 
     def scaled(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Structure in units of its scale, at most `CLIP_STD` from its mean.
+        """Scale the columns, clipped to `CLIP_STD`.
 
-        A column that hardly varied in the training rows must not decide a row by itself. Negated
-        values of x give negated ones, so that swapping A and B stays exact.
+        A column that hardly varied in the training rows must not decide a row by itself. Negating x
+        negates its scaled values, so swapping A and B stays exact.
         """
         x, z = x / self.x_scale, (z - self.z_mean) / self.z_scale
         return np.clip(x, -CLIP_STD, CLIP_STD), np.clip(z, -CLIP_STD, CLIP_STD)
 
 
-def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray | None) -> Scales:
-    """The scales of weighted rows; a column that is constant but for rounding is left as it is."""
-    mean = np.average(z, axis=0, weights=weights)
-    squares = (
-        np.average(x**2, axis=0, weights=weights),
-        np.average((z - mean) ** 2, axis=0, weights=weights),
+def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray) -> Scales:
+    """Return the scales of weighted rows; a column that is constant up to rounding keeps its
+    unit."""
+    z_mean = np.average(z, axis=0, weights=weights)
+    variances = (np.average(columns**2, axis=0, weights=weights) for columns in (x, z - z_mean))
+    x_scale, z_scale = (
+        np.where(variance > ROUNDING**2, np.sqrt(variance), 1.0) for variance in variances
     )
-    x_scale, z_scale = (np.where(square > ROUNDING**2, np.sqrt(square), 1.0) for square in squares)
-    return Scales(x_scale, mean, z_scale)
+    return Scales(x_scale, z_mean, z_scale)
 
 
-def regression(blocks: Blocks, wide_penalty: float, structure_penalty: float) -> DavidsonRegression:
-    """An unfitted regression on these blocks' columns."""
+def fit_blocks(
+    blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int
+) -> tuple[DavidsonRegression, Choice]:
+    """Choose a penalty for each block and fit the regression on the blocks' columns.
 
-    def penalties(wide: Matrix, structure: np.ndarray) -> np.ndarray:
-        return np.repeat([wide_penalty, structure_penalty], [wide.shape[1], structure.shape[1]])
-
-    return DavidsonRegression(
-        penalties(blocks.x_wide, blocks.x_structure), penalties(blocks.z_wide, blocks.z_structure)
+    The structure's columns are correlated (characters, words, sentences), which L-BFGS follows
+    slowly: along their principal axes 148 iterations fell to 16. A single penalty for the block
+    leaves the optimum the same.
+    """
+    axes = [_principal_axes(side.structure, rows.weights) for side in blocks]
+    rotated = Blocks(
+        *(Side(side.wide, side.structure @ own) for side, own in zip(blocks, axes, strict=True))
     )
+    choice = _choose(rotated, rows, penalties, seed)
+    fitted = rotated.regression(choice.wide, choice.structure)
+    fitted.fit(*rotated.matrices(), rows.labels, rows.weights)
+    for learned, own in zip((fitted.w_, fitted.v_), axes, strict=True):
+        structure = learned[len(learned) - len(own) :]
+        structure[:] = own @ structure
+    return fitted, choice
 
 
-def fit_regression(
-    blocks: Blocks,
-    wide_penalty: float,
-    structure_penalty: float,
-    labels: np.ndarray,
-    weights: np.ndarray | None,
-) -> DavidsonRegression:
-    """The regression on these blocks' columns, found along the structure's principal axes."""
-    rotated, axes_x, axes_z = blocks.rotated(weights)
-    fitted = regression(blocks, wide_penalty, structure_penalty).fit(
-        rotated.x(), rotated.z(), labels, weights
-    )
-    for found, axes in ((fitted.w_, axes_x), (fitted.v_, axes_z)):
-        found[len(found) - len(axes) :] = axes @ found[len(found) - len(axes) :]
-    return fitted
+def state_shapes(
+    wide_x: int, wide_z: int, scaled_x: int, scaled_z: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays of `Scales` and of a regression that reads the scaled columns
+    beside `wide_x` and `wide_z` others."""
+    return {
+        "x_scale": (scaled_x,),
+        "z_mean": (scaled_z,),
+        "z_scale": (scaled_z,),
+        "w": (wide_x + scaled_x,),
+        "v": (wide_z + scaled_z,),
+        "c": (1,),
+    }
 
 
-def choose_penalties(
-    pairs: pd.DataFrame,
-    blocks: Blocks,
-    labels: np.ndarray,
-    weights: np.ndarray | None,
-    wide_penalties: tuple[float, ...],
-    structure_penalties: tuple[float, ...],
-    seed: int,
-) -> tuple[float, float, float | None]:
-    """The structure's penalty, chosen without the wide block; then the wide block's, beside it; and
-    the inner log loss of the choice (None where there was nothing to choose, or too few prompts to
-    choose by).
+def _principal_axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the columns' principal axes, as columns; zeros where only rounding varies."""
+    with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
+        variances, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
+    return np.where(variances > EIGENVALUE_FLOOR * variances.max(initial=0), axes, 0)
+
+
+def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int) -> Choice:
+    """Choose the structure's penalty without the wide block, then the wide block's beside it.
 
     What the blocks were made with (vocabularies, scales) has seen the inner held-out rows, though
-    not their labels: enough to rank penalties by.
+    not their labels: good enough to rank penalties.
     """
-    if len(structure_penalties) == len(wide_penalties) == 1:
-        return wide_penalties[0], structure_penalties[0], None
-    splits = inner_splits(pairs, INNER_FOLDS, seed, labels)
+    wide, structure = penalties
+    if len(structure) == len(wide) == 1:
+        return Choice(wide[0], structure[0], None)
+    splits = choosing_splits(rows, INNER_FOLDS, seed)
     if not splits:
-        return max(wide_penalties), max(structure_penalties), None
-    blocks, _, _ = blocks.rotated(weights)
-    splits = splits[: math.ceil(INNER_ROWS / max(1, int(splits[0][1].sum())))]
-    candidates = [(wide_penalties[0], penalty) for penalty in structure_penalties]
-    losses = _inner_losses(blocks.structure_only(), candidates, labels, weights, splits)
-    structure_penalty = structure_penalties[int(np.argmin(losses))]
-    if blocks.x_wide.shape[1] == blocks.z_wide.shape[1] == 0:
-        return wide_penalties[0], structure_penalty, float(np.min(losses))
-    candidates = [(penalty, structure_penalty) for penalty in wide_penalties]
-    losses = _inner_losses(blocks, candidates, labels, weights, splits)
-    return wide_penalties[int(np.argmin(losses))], structure_penalty, float(np.min(losses))
+        return Choice(max(wide), max(structure), None)
+    candidates = [(wide[0], penalty) for penalty in structure]
+    structure_only = Blocks(*(Side(side.wide[:, :0], side.structure) for side in blocks))
+    best = _best(structure_only, candidates, rows, splits)
+    if any(side.wide.shape[1] for side in blocks):
+        best = _best(blocks, [(penalty, best.structure) for penalty in wide], rows, splits)
+    return best
 
 
-def _inner_losses(
-    blocks: Blocks,
-    penalties: list[tuple[float, float]],
-    labels: np.ndarray,
-    weights: np.ndarray | None,
-    splits: list[tuple[np.ndarray, np.ndarray]],
-) -> np.ndarray:
-    """Mean held-out log loss of each (wide, structure) penalty over the splits; each fit starts
-    from the last."""
-    weight = np.ones(len(labels)) if weights is None else weights
-    losses, total = np.zeros(len(penalties)), 0.0
+def _best(
+    blocks: Blocks, candidates: list[tuple[float, float]], rows: Labelled, splits: Splits
+) -> Choice:
+    """Return the (wide, structure) penalties of the lowest mean held-out log loss over the splits.
+    Each fit starts from the previous one."""
+    losses, total = np.zeros(len(candidates)), 0.0
     for learned, judged in splits:
-        kept, out = blocks.rows(learned), blocks.rows(judged)
-        x, z, out_x, out_z = kept.x(), kept.z(), out.x(), out.z()
-        start, total = None, total + weight[judged].sum()
-        for i, penalty in enumerate(penalties):
-            fitted = regression(blocks, *penalty).fit(x, z, labels[learned], weight[learned], start)
+        matrices, out = blocks.rows(learned).matrices(), blocks.rows(judged).matrices()
+        labels, weights = rows.labels[learned], rows.weights[learned]
+        start, total = None, total + rows.weights[judged].sum()
+        for i, candidate in enumerate(candidates):
+            fitted = blocks.regression(*candidate).fit(*matrices, labels, weights, start)
             start = fitted.parameters
-            probabilities = fitted.predict_proba(out_x, out_z)
-            losses[i] += weight[judged] @ row_log_losses(labels[judged], probabilities)
-    return losses / total
-
-
-def _beside(wide: Matrix, structure: np.ndarray) -> Matrix:
-    return (
-        sparse.hstack([wide, structure], format="csr")
-        if sparse.issparse(wide)
-        else np.hstack([wide, structure])
-    )
+            out_losses = row_log_losses(rows.labels[judged], fitted.predict_proba(*out))
+            losses[i] += rows.weights[judged] @ out_losses
+    best = int(np.argmin(losses))
+    return Choice(*candidates[best], float(losses[best] / total))

@@ -1,5 +1,5 @@
-"""Frozen embeddings and structural features into a Davidson regression: a small head, the encoder
-is not trained."""
+"""Frozen embeddings and structural features into a Davidson regression: the head is small, and the
+encoder is not trained."""
 
 from pathlib import Path
 
@@ -8,17 +8,20 @@ import pandas as pd
 
 from humanpref.config.cpu import EmbeddingOptions, ForwardOptions
 from humanpref.files import read_json, write_json
-from humanpref.models.arrays import load_arrays, save_arrays
+from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
 from humanpref.models.base import Model, Validation
 from humanpref.models.blocks import (
     ROUNDING,
     Blocks,
+    Penalties,
     Scales,
-    choose_penalties,
-    fit_regression,
+    Side,
+    fit_blocks,
     scales,
+    state_shapes,
 )
 from humanpref.models.davidson import DavidsonRegression
+from humanpref.models.inner_folds import Labelled
 from humanpref.models.pair_vectors import (
     ANTISYMMETRIC_COSINES,
     SYMMETRIC_COSINES,
@@ -26,21 +29,19 @@ from humanpref.models.pair_vectors import (
     pair_vectors,
 )
 from humanpref.models.sentence import load_frozen
-from humanpref.schema import InputError
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
-STATE_FILE = "model.safetensors"
-ENCODER_FILE = "encoder.json"
+DIGEST_FILE = "encoder-digest.json"
 BACKBONE_FOLDER = "backbone"
 
 
 class EmbeddingModel(Model, family="embedding"):
-    """d from [a - b, p * (a - b)], nu from [|a - b|, a * b, p], both beside cosines, attention
-    scores and structure.
+    """d from [a - b, p * (a - b)], nu from [|a - b|, a * b, p], both with cosines, attention scores
+    and structure.
 
     p, a and b are principal components of the embeddings of prompt and answers. They keep their
-    variances, so that the penalty holds back the minor ones more, and share the penalty of the wide
-    block with cosines and attention scores. After `fit`: `encoder_`, `center_` (width,) and
+    variances, so the penalty restrains the minor ones more, and share the penalty of the wide block
+    with cosines and attention scores. After `fit`: `encoder_`, `center_` (width,) and
     `basis_` (width, components), `scales_` of structure and cosines, and `regression_`. The
     parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`,
     and `seed`.
@@ -61,68 +62,49 @@ class EmbeddingModel(Model, family="embedding"):
     ) -> "EmbeddingModel":
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
-        vectors, (x, z) = self._vectors(pairs), structural_features(pairs)
+        vectors, structure = self._vectors(pairs), structural_features(pairs)
         self.center_, self.basis_ = principal_components(vectors, options.components, weights)
-        self.scales_ = scales(
-            np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric]), weights
-        )
-        blocks = self._blocks(vectors, x, z)
-        embedding_penalty, structure_penalty, inner = choose_penalties(
-            pairs,
-            blocks,
-            labels,
-            weights,
-            options.embedding_penalties,
-            options.structure_penalties,
-            self.config.seed,
-        )
-        self.regression_ = fit_regression(
-            blocks, embedding_penalty, structure_penalty, labels, weights
-        )
+        self.scales_ = scales(*_scalable(vectors, structure), weights)
+        blocks = self._blocks(vectors, structure)
+        penalties = Penalties(options.embedding_penalties, options.structure_penalties)
+        rows = Labelled(pairs, labels, weights)
+        self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
         self.report_ = {
             "backbone": self.encoder_.facts(options.backbone),
-            "embedding_penalty": embedding_penalty,
-            "structure_penalty": structure_penalty,
-            "inner_log_loss": inner,
+            "embedding_penalty": choice.wide,
+            "structure_penalty": choice.structure,
+            "inner_log_loss": choice.inner_log_loss,
             "iterations": self.regression_.iterations_,
         }
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        blocks = self._blocks(self._vectors(pairs), *structural_features(pairs))
-        return self.regression_.predict_proba(blocks.x(), blocks.z())
+        blocks = self._blocks(self._vectors(pairs), structural_features(pairs))
+        return self.regression_.predict_proba(*blocks.matrices())
 
     def save_state(self, folder: Path) -> None:
         arrays = self.regression_.arrays() | self.scales_._asdict()
         arrays |= {"center": self.center_, "basis": self.basis_}
         save_arrays(folder / STATE_FILE, arrays)
-        write_json(folder / ENCODER_FILE, {"digest": self.encoder_.digest})
+        write_json(folder / DIGEST_FILE, self.encoder_.digest)
         if self.config.model.keep_backbone:
             self.encoder_.save(folder / BACKBONE_FOLDER)
 
     def load_state(self, folder: Path) -> None:
         options: EmbeddingOptions = self.config.model
-        path = folder / ENCODER_FILE
-        facts = read_json(path)
-        digest = facts.get("digest") if isinstance(facts, dict) else None
-        if not isinstance(digest, str):
-            raise InputError(f"{path}: key 'digest': expected a text, got {digest!r}")
         kept = str(folder / BACKBONE_FOLDER) if options.keep_backbone else options.backbone
+        digest = str(read_json(folder / DIGEST_FILE))
         self.encoder_ = load_frozen(kept, options.max_length, digest)
         width = self.encoder_.width
         k = min(options.components, width)
-        x = len(ANTISYMMETRIC) + len(ANTISYMMETRIC_COSINES)
-        z = len(SYMMETRIC) + len(SYMMETRIC_COSINES)
-        shapes = {
-            "center": (width,),
-            "basis": (width, k),
-            "x_scale": (x,),
-            "z_mean": (z,),
-            "z_scale": (z,),
-            "w": (2 * k + x,),
-            "v": (3 * k + z,),
-            "c": (1,),
-        }
+        # The wide block has 2 and 3 times the components, besides cosines, which are scaled.
+        shapes = state_shapes(
+            2 * k,
+            3 * k,
+            len(ANTISYMMETRIC) + len(ANTISYMMETRIC_COSINES),
+            len(SYMMETRIC) + len(SYMMETRIC_COSINES),
+        )
+        shapes |= {"center": (width,), "basis": (width, k)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
         self.center_, self.basis_ = arrays["center"], arrays["basis"]
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
@@ -135,27 +117,31 @@ class EmbeddingModel(Model, family="embedding"):
             pairs, self.encoder_, windows, inference.batch_tokens, inference.precision
         )
 
-    def _blocks(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Blocks:
-        """The scaled features; x and z are the structure's."""
-        columns_x, columns_z = x.shape[1], z.shape[1]
-        x, z = self.scales_.scaled(
-            np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric])
-        )
+    def _blocks(self, vectors: PairVectors, structure: tuple[np.ndarray, np.ndarray]) -> Blocks:
+        x, z = self.scales_.scaled(*_scalable(vectors, structure))
+        of_x, of_z = len(ANTISYMMETRIC), len(SYMMETRIC)
         p, a, b = (
             (side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b)
         )
         return Blocks(
-            np.hstack([a - b, p * (a - b), x[:, columns_x:]]),
-            x[:, :columns_x],
-            np.hstack([np.abs(a - b), a * b, p, z[:, columns_z:]]),
-            z[:, :columns_z],
+            Side(np.hstack([a - b, p * (a - b), x[:, of_x:]]), x[:, :of_x]),
+            Side(np.hstack([np.abs(a - b), a * b, p, z[:, of_z:]]), z[:, :of_z]),
         )
 
 
-def principal_components(
-    vectors: PairVectors, components: int, weights: np.ndarray | None
+def _scalable(
+    vectors: PairVectors, structure: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The directions in which the embeddings of prompts and answers differ most.
+    """Return the columns that `Scales` scales, antisymmetric and symmetric: structure, then
+    cosines."""
+    x, z = structure
+    return np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric])
+
+
+def principal_components(
+    vectors: PairVectors, components: int, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the directions in which the embeddings of prompts and answers vary most.
 
     Returns
     -------
@@ -166,10 +152,10 @@ def principal_components(
         largest variance first, all divided by one number so that the mean of their squares is 1.
     """
     sides = np.concatenate([vectors.prompt, vectors.a, vectors.b])
-    weight = np.ones(len(sides)) if weights is None else np.tile(weights, 3)
-    center = np.average(sides, axis=0, weights=weight)
-    centered = sides - center
-    variances, directions = np.linalg.eigh(centered.T @ (centered * weight[:, None]) / weight.sum())
+    weights = np.tile(weights, 3)
+    center = np.average(sides, axis=0, weights=weights)
+    covariance = np.cov(sides, rowvar=False, aweights=weights, ddof=0)
+    variances, directions = np.linalg.eigh(covariance)
     basis = directions[:, ::-1][:, :components]
     mean = variances[::-1][:components].mean()
     return center, basis / np.sqrt(mean if mean > ROUNDING**2 else 1.0)

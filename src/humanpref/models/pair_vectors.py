@@ -1,8 +1,8 @@
 """How the texts of a row compare under a frozen encoder: mean vectors, cosines, attention scores.
 
-As with the structural features, what tells the answers apart is computed for one answer at a time,
-or for the answers in both orders, and then combined, so that the symmetry under an exchange of A
-and B holds by construction.
+As with the structural features, everything is computed for one answer at a time, or for the answers
+in both orders, and then combined, so the symmetry under an exchange of A and B holds by
+construction.
 """
 
 from typing import NamedTuple
@@ -13,16 +13,16 @@ import pandas as pd
 from humanpref.models.sentence import FrozenEncoder, Windows
 
 SHARPNESS = 20.0
-"""What cosines are multiplied with before the softmax of the attention scores: the scale at which
-sentence-transformers are trained to tell a match from what is none. Source:
+"""Factor of the cosines in the softmax of the attention scores: the scale at which
+sentence-transformers are trained to tell matches from non-matches. Source:
 `MultipleNegativesRankingLoss` of that library, default `scale`."""
 
 RESPONSE_COSINES = (
     "prompt_cosine",  # of the whole prompt with the whole response
     "last_turn_cosine",  # of the last prompt with the last response
     "best_window_cosine",  # of the prompt with the response's nearest window
-    "attended_cosine",  # of the prompt's windows with what each attends to in the response
-    "coherence",  # length of the mean of the response's windows, 1 where they all say the same
+    "attended_cosine",  # of each of the prompt's windows with the windows it attends to, the mean
+    "coherence",  # length of the mean of the response's windows; 1 where all are the same
 )
 ANTISYMMETRIC_COSINES = (
     *(f"{name}_difference" for name in RESPONSE_COSINES),
@@ -39,11 +39,11 @@ SYMMETRIC_COSINES = (
 
 
 class PairVectors(NamedTuple):
-    """What the encoder makes of n rows.
+    """The vectors and cosines of n rows.
 
     `prompt`, `a` and `b` are the mean vectors of the whole conversation's texts, (n, width) float64
-    of length 1, or 0 for an empty text. `antisymmetric` is (n, 7) and `symmetric` (n, 13) float64,
-    their columns `ANTISYMMETRIC_COSINES`, which change their signs when A and B are exchanged, and
+    of length 1, or 0 for an empty text. `antisymmetric` is (n, 7) and `symmetric` (n, 13) float64:
+    the columns `ANTISYMMETRIC_COSINES`, which change their signs when A and B are exchanged, and
     `SYMMETRIC_COSINES`, which do not change.
     """
 
@@ -55,8 +55,8 @@ class PairVectors(NamedTuple):
 
 
 class Text(NamedTuple):
-    """One text: windows of length 1 (windows, width), each one's share of the tokens (windows,),
-    and the mean (width,)."""
+    """One text: windows of length 1 (windows, width), their shares of the tokens (windows,), and
+    the mean (width,)."""
 
     windows: np.ndarray
     shares: np.ndarray
@@ -69,8 +69,8 @@ def pair_vectors(
     """Embed prompts and answers and compare them.
 
     A conversation of several turns is one text for each of the three sides; its last turn, which
-    people judge most by, is compared once more by itself. For one turn both are the same text, and
-    are embedded once.
+    people judge most by, is compared separately. With one turn both are the same text, which is
+    embedded once.
 
     Parameters
     ----------
@@ -86,38 +86,21 @@ def pair_vectors(
             pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True
         )
     ]
-    windows = encoder.embed(
-        (text for row in rows for text in row), max_windows, batch_tokens, precision
-    )
-    n, width = len(rows), encoder.width
-    made = PairVectors(
-        *(np.empty((n, width)) for _ in range(3)),
-        np.empty((n, len(ANTISYMMETRIC_COSINES))),
-        np.empty((n, len(SYMMETRIC_COSINES))),
-    )
-    for i, row in enumerate(rows):
-        prompt, last_prompt, a, last_a, b, last_b = (_text(windows[text]) for text in row)
-        made.prompt[i], made.a[i], made.b[i] = prompt.mean, a.mean, b.mean
-        of_a, of_b = (
-            _response(prompt, last_prompt, a, last_a),
-            _response(prompt, last_prompt, b, last_b),
+    texts = (text for row in rows for text in row)
+    windows = encoder.embed(texts, max_windows, batch_tokens, precision)
+    compared = [_compared(*(_text(windows[text]) for text in row)) for row in rows]
+    widths = (encoder.width,) * 3 + (len(ANTISYMMETRIC_COSINES), len(SYMMETRIC_COSINES))
+    return PairVectors(
+        *(
+            np.array([row[i] for row in compared]).reshape(len(rows), width)
+            for i, width in enumerate(widths)
         )
-        # The share of the prompt's attention that A gets, less B's, where the windows of each
-        # answer weigh as much together.
-        pull_a, pull_b = (
-            _log_sum(SHARPNESS * prompt.windows @ r.windows.T, r.shares) for r in (a, b)
-        )
-        attention = prompt.shares @ np.tanh((pull_a - pull_b) / 2)
-        covered, covering = _attended(a, b), _attended(b, a)
-        made.antisymmetric[i] = [*(of_a - of_b), attention, covered - covering]
-        alike = [a.mean @ b.mean, last_a.mean @ last_b.mean, (covered + covering) / 2]
-        made.symmetric[i] = [*np.abs(of_a - of_b), *((of_a + of_b) / 2), *alike]
-    return made
+    )
 
 
 def _texts(prompt: tuple[str, ...], turns: tuple[str, ...]) -> tuple[str, str]:
-    """All turns of a side, and what it says in the last round; empty where it says nothing
-    there."""
+    """Return all turns of a side, and its turns from the prompt's last round on, which may be
+    none."""
     return "\n\n".join(turns), "\n\n".join(turns[max(0, len(prompt) - 1) :])
 
 
@@ -127,35 +110,52 @@ def _text(windows: Windows) -> Text:
     return Text(units, shares, _unit(shares @ units))
 
 
-def _response(prompt: Text, last_prompt: Text, response: Text, last_response: Text) -> np.ndarray:
-    """The figures of one response, in the order of `RESPONSE_COSINES`."""
-    return np.array(
-        [
-            prompt.mean @ response.mean,
-            last_prompt.mean @ last_response.mean,
-            (response.windows @ prompt.mean).max(),
-            _attended(prompt, response),
-            np.linalg.norm(response.shares @ response.windows),
-        ]
+def _compared(
+    prompt: Text, last_prompt: Text, a: Text, last_a: Text, b: Text, last_b: Text
+) -> PairVectors:
+    """Compare the texts of one row; all arrays lack the rows' axis."""
+    of_a, of_b = (
+        np.array(
+            [
+                prompt.mean @ response.mean,
+                last_prompt.mean @ last_response.mean,
+                (response.windows @ prompt.mean).max(),
+                _attended(prompt, response),
+                np.linalg.norm(response.shares @ response.windows),
+            ]
+        )
+        for response, last_response in ((a, last_a), (b, last_b))
+    )
+    # The share of the prompt's attention that A gets, minus B's share, where the windows of each
+    # answer weigh as much together.
+    pull_a, pull_b = (_attraction(prompt, answer)[1].sum(axis=1) for answer in (a, b))
+    attention = prompt.shares @ ((pull_a - pull_b) / (pull_a + pull_b))
+    covered, covering = _attended(a, b), _attended(b, a)
+    likeness = [a.mean @ b.mean, last_a.mean @ last_b.mean, (covered + covering) / 2]
+    return PairVectors(
+        prompt.mean,
+        a.mean,
+        b.mean,
+        np.array([*(of_a - of_b), attention, covered - covering]),
+        np.array([*np.abs(of_a - of_b), *((of_a + of_b) / 2), *likeness]),
     )
 
 
-def _attended(asking: Text, asked: Text) -> float:
-    """How near each window of one text comes to the windows of another that it attends to, a mean
-    cosine in [-1, 1]."""
+def _attraction(asking: Text, asked: Text) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cosines of two texts' windows, (windows of `asking`, windows of `asked`), and the
+    attention scores, not normalised."""
     cosines = asking.windows @ asked.windows.T
-    attention = asked.shares * np.exp(SHARPNESS * (cosines - cosines.max(axis=1, keepdims=True)))
-    attention /= attention.sum(axis=1, keepdims=True)
-    return float(asking.shares @ (attention * cosines).sum(axis=1))
+    return cosines, asked.shares * np.exp(SHARPNESS * cosines)
 
 
-def _log_sum(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """log sum_j share_j exp(score_ij) of each row i."""
-    top = scores.max(axis=1, keepdims=True)
-    return top[:, 0] + np.log(np.exp(scores - top) @ shares)
+def _attended(asking: Text, asked: Text) -> float:
+    """Return the mean cosine, in [-1, 1], of each window of one text with the windows of another
+    that it attends to."""
+    cosines, scores = _attraction(asking, asked)
+    return float(asking.shares @ ((scores * cosines).sum(axis=1) / scores.sum(axis=1)))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1 in the last axis; a zero vector stays one."""
+    """Scale vectors to length 1 in the last axis; a zero vector stays one."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.models.arrays import load_arrays, save_arrays
+from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
 from humanpref.models.base import Model, Validation
-
-STATE_FILE = "model.safetensors"
 
 
 class PriorModel(Model, family="prior"):

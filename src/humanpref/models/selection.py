@@ -1,5 +1,5 @@
-"""Wrapper selection of columns: those that matter, ranked by LightGBM, then added or removed while
-the held-out loss falls."""
+"""Wrapper selection of columns: LightGBM ranks them, then they are added or removed one at a time
+while the held-out loss falls."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ from humanpref.files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "selection.csv"
-"""Where a model folder keeps the path of its selection."""
+"""The path of a selection, in the model's folder."""
 
 
 class Selection(NamedTuple):
-    """The chosen columns' places, ascending, and the path to them.
+    """The chosen columns' positions, ascending, and the path to them.
 
     The path has one row per step: `step` from 0, `action` (`start`, `add` or `remove`), `column`
-    (its name), `columns` (how many there are now), `log_loss` (held out, nats) and `kept` (False
-    for the last step, which did not lower the loss).
+    (its name), `columns` (their number after the step), `log_loss` (held out, nats) and `kept`
+    (False for the last step, which did not lower the loss).
     """
 
     columns: list[int]
@@ -32,7 +32,7 @@ class Selection(NamedTuple):
 def importance_order(
     matrix: np.ndarray, classes: np.ndarray, weights: np.ndarray, seed: int
 ) -> np.ndarray:
-    """The columns by falling total gain in a small LightGBM model of the three classes.
+    """Rank the columns by total gain in a small LightGBM model of the three classes, best first.
 
     Parameters
     ----------
@@ -73,10 +73,9 @@ def select(
     names: Sequence[str],
     loss_of: Callable[[list[int]], float],
     checkpoint: Path | None = None,
-    fingerprint: str = "",
 ) -> Selection:
-    """Walk from no column forward, or from all candidates backward, always to the best neighbour,
-    until none is better.
+    """Start with no column (forward) or with all candidates (backward) and always move to the best
+    neighbour, until none is better.
 
     Parameters
     ----------
@@ -85,67 +84,52 @@ def select(
     candidates : sequence of int
         Columns to choose among, the most important first.
     names : sequence of str
-        Of all columns.
+        Names of all columns.
     loss_of : callable
         The held-out log loss of a set of columns (ascending, at least one); the same set must give
         the same loss.
     checkpoint : Path, optional
-        A file that keeps every loss found, so that an interrupted selection goes on with the next
-        one.
-    fingerprint : str
-        Of all that `loss_of` depends on: losses kept under another one are not taken.
+        A file that keeps every loss, so that an interrupted selection resumes with the next one. It
+        must come from the same rows and options; the caller removes it.
 
     Notes
     -----
     At most candidates² / 2 evaluations. Source: Kohavi and John (1997), "Wrappers for feature
     subset selection".
     """
-    losses = _Losses(loss_of, checkpoint, fingerprint)
-    chosen = set() if direction == "forward" else set(candidates)
-    current = np.inf if direction == "forward" else losses(chosen)
-    path = [] if direction == "forward" else [("start", "", len(chosen), current, True)]
-    action = "add" if direction == "forward" else "remove"
+    known: dict[str, float] = {}
+    if checkpoint is not None and checkpoint.is_file():
+        known = read_json(checkpoint)
+
+    def loss(columns: set[int]) -> float:
+        key = ",".join(map(str, sorted(columns)))
+        if key not in known:
+            known[key] = float(loss_of(sorted(columns)))
+            if checkpoint is not None:
+                write_json(checkpoint, known)
+        return known[key]
+
+    forward = direction == "forward"
+    chosen = set() if forward else set(candidates)
+    current = np.inf if forward else loss(chosen)
+    path = [] if forward else [("start", "", len(chosen), current, True)]
     while True:
-        movable = [c for c in candidates if (c not in chosen) == (direction == "forward")]
-        neighbours = [chosen ^ {column} for column in movable if chosen != {column}]
+        neighbours = {
+            column: chosen ^ {column}
+            for column in candidates
+            if (column in chosen) != forward and chosen != {column}
+        }
         if not neighbours:
             break
-        found = [losses(neighbour) for neighbour in neighbours]
-        best = int(np.argmin(found))
-        (moved,) = chosen ^ neighbours[best]
-        better = found[best] < current
-        path.append((action, names[moved], len(neighbours[best]), found[best], better))
-        logger.info(
-            "selection: %s %s: %.5f%s",
-            action,
-            names[moved],
-            found[best],
-            "" if better else ", no better",
-        )
+        moved = min(neighbours, key=lambda column: loss(neighbours[column]))
+        lowest, action = loss(neighbours[moved]), "add" if forward else "remove"
+        better = lowest < current
+        path.append((action, names[moved], len(neighbours[moved]), lowest, better))
+        note = "" if better else ", no improvement"
+        logger.info("selection: %s %s: %.5f%s", action, names[moved], lowest, note)
         if not better:
             break
-        chosen, current = neighbours[best], found[best]
+        chosen, current = neighbours[moved], lowest
     frame = pd.DataFrame(path, columns=["action", "column", "columns", "log_loss", "kept"])
     frame.insert(0, "step", np.arange(len(frame)))
     return Selection(sorted(chosen), frame)
-
-
-class _Losses:
-    """The loss of each set of columns, found once and kept in the checkpoint."""
-
-    def __init__(
-        self, loss_of: Callable[[list[int]], float], checkpoint: Path | None, fingerprint: str
-    ) -> None:
-        self.loss_of, self.checkpoint, self.fingerprint = loss_of, checkpoint, fingerprint
-        kept = read_json(checkpoint) if checkpoint is not None and checkpoint.is_file() else {}
-        self.known: dict[str, float] = (
-            kept["losses"] if kept.get("fingerprint") == fingerprint else {}
-        )
-
-    def __call__(self, columns: set[int]) -> float:
-        key = ",".join(map(str, sorted(columns)))
-        if key not in self.known:
-            self.known[key] = float(self.loss_of(sorted(columns)))
-            if self.checkpoint is not None:
-                write_json(self.checkpoint, {"fingerprint": self.fingerprint, "losses": self.known})
-        return self.known[key]

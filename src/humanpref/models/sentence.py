@@ -1,9 +1,9 @@
-"""A frozen sentence encoder: any sentence-transformer folder, or any Hugging Face encoder, and the
+"""A frozen sentence encoder (any sentence-transformer folder, or any Hugging Face encoder), and the
 vectors of texts under it.
 
-A text that is longer than the encoder reads is read in windows of equal length, and a text is its
-windows' vectors: what compares texts may take their mean or attend to them one by one. A very long
-text keeps as many windows from its head as from its tail.
+A text longer than the encoder reads is split into windows of equal length, and each window has a
+vector: comparisons take their mean or attend to them one by one. A very long text keeps as many
+windows from its head as from its tail.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from humanpref.models.backbone import check_encoder, load_backbone
 from humanpref.models.pretrained import backbone_facts, load_tokenizer, local_folder
@@ -33,13 +34,12 @@ from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of, text_ids
 from humanpref.training.predict import predict_logits
 
 MEMO_BYTES = 2**30
-"""Vectors of one encoder that are kept in memory for the next model of the process that asks for
-the same texts."""
+"""Largest size of `memo`."""
 
 
 class Windows(NamedTuple):
-    """One text: its windows' vectors, (windows, width) float32, and how many tokens each stands
-    for, (windows,) float64.
+    """One text: its windows' vectors, (windows, width) float32, and their numbers of tokens,
+    (windows,) float64.
 
     A text without tokens is one zero vector.
     """
@@ -48,29 +48,53 @@ class Windows(NamedTuple):
     tokens: np.ndarray
 
 
+class Memo:
+    """The windows of texts under one encoder and its options, within `MEMO_BYTES`."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self, options: tuple[Any, ...] = ()) -> None:
+        """Forget every text; from now on the memo is for these options."""
+        self.options, self.bytes = options, 0
+        self.windows: dict[str, Windows] = {}
+
+    def keep(self, text: str, windows: Windows) -> None:
+        """Remember a text, unless the memo is full."""
+        size = windows.vectors.nbytes + windows.tokens.nbytes + 4 * len(text)
+        if self.bytes + size <= MEMO_BYTES:
+            self.windows[text] = windows
+            self.bytes += size
+
+
+memo = Memo()
+"""Keeps vectors for the process's next model that asks for the same texts."""
+
+
 class FrozenEncoder:
-    """Texts in, vectors out; nothing here learns.
+    """Turns texts into vectors; nothing in it is trained.
 
     Parameters
     ----------
     name : str
-        A sentence-transformer folder, a plain encoder's folder, or a hub name. From a
-        sentence-transformer the pooling, the normalisation and the maximal length are taken; for a
-        plain encoder it is the mean over the tokens.
+        A sentence-transformer folder, a plain encoder's folder, or a hub name. A
+        sentence-transformer brings its pooling, normalisation and maximal length; a plain encoder
+        is pooled by the mean over the tokens.
     max_length : int, optional
-        Tokens per window, special tokens included; without it the folder's.
+        Tokens per window, special tokens included; by default the folder's.
 
     Attributes
     ----------
     digest : str
-        Of the weights, the vocabulary and the settings: equal for encoders that give equal vectors.
+        Digest of the weights, the vocabulary and the settings: equal for encoders that give equal
+        vectors.
     width : int
-        Of a vector.
+        Width of a vector.
 
     Raises
     ------
     InputError
-        If the folder lacks something, or holds what is not understood here.
+        If the folder lacks something, or holds something unsupported.
     """
 
     def __init__(self, name: str, max_length: int | None = None) -> None:
@@ -79,58 +103,60 @@ class FrozenEncoder:
         # Older sentence-transformers keep the weights in a folder inside.
         folder = str(modules[0][1] if modules else place)
         self.tokenizer, backbone = load_tokenizer(folder), load_backbone(folder)
-        # The pooler (tanh over the first token) has no part in this.
+        # The pooler (tanh over the first token) is not used.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         after = load_modules(modules[1:]) or [Pooling(backbone.config.hidden_size, "mean")]
         self.module = SentenceModule(backbone, after)
         longest, lower_case = longest_window(place, modules, backbone.config, self.tokenizer)
         self.settings = Settings(self.module.described(), max_length or longest, lower_case)
-        self.width = check_encoder(
-            backbone,
-            self.tokenizer,
-            name,
-            self.settings.max_length,
-            self.module if modules else None,
-        )
+        embed = self.module if modules else None
+        length = self.settings.max_length
+        self.width = check_encoder(backbone, self.tokenizer, name, length, embed)
         self.digest = self._digest()
 
     def embed(
         self, texts: Iterable[str], max_windows: int, batch_tokens: int, precision: str
     ) -> dict[str, Windows]:
-        """The windows of each distinct text.
+        """Return the windows of each distinct text.
 
-        The texts' order changes nothing: they are sorted, so that the same set makes the same
-        batches. What this process has embedded before is not computed again, within `MEMO_BYTES`.
+        The texts' order does not matter: they are sorted, so the same set makes the same batches.
+        Texts in `memo` are not computed again.
 
         Parameters
         ----------
         texts : iterable of str
             n texts.
         max_windows : int
-            At most so many windows of a text; beyond, half from its head and half from its tail.
+            Most windows of a text; a longer text keeps half from its head and half from its tail.
         batch_tokens, precision
             As in the configuration's `inference`.
         """
+        options = (self.digest, max_windows, precision)
+        if memo.options != options:
+            memo.clear(options)
         distinct = sorted(set(texts))
-        memo = _memo_of(self.digest, max_windows, precision)
         known = {text: memo.windows[text] for text in distinct if text in memo.windows}
         new = [text for text in distinct if text not in known]
-        made = self._embed(new, max_windows, batch_tokens, precision)
-        for text, windows in zip(new, made, strict=True):
+        embedded = self._embed(new, max_windows, batch_tokens, precision)
+        for text, windows in zip(new, embedded, strict=True):
             memo.keep(text, windows)
-        return known | dict(zip(new, made, strict=True))
+            known[text] = windows
+        return known
 
     def save(self, folder: Path) -> None:
-        """Write a sentence-transformer folder that gives the same vectors."""
+        """Write a sentence-transformer folder with the same vectors."""
         self.module.save(folder, self.settings)
         self.tokenizer.save_pretrained(folder)
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What was really used, as plain JSON types; `name` is what it was loaded by."""
-        facts = backbone_facts(name, self.module.backbone)
-        own = {"width": self.width, "digest": self.digest}
-        return facts | own | self.settings._asdict()
+        """Return the encoder's properties as plain JSON types; it was loaded by `name`."""
+        return {
+            **backbone_facts(name, self.module.backbone),
+            "width": self.width,
+            "digest": self.digest,
+            **self.settings._asdict(),
+        }
 
     def _embed(
         self, texts: list[str], max_windows: int, batch_tokens: int, precision: str
@@ -139,42 +165,31 @@ class FrozenEncoder:
         room = self.settings.max_length - len(template.prefix) - len(template.suffix)
         pieces = [split(ids, room, max_windows) for ids in self._token_ids(texts)]
         flat = [[*template.prefix, *piece, *template.suffix] for text in pieces for piece in text]
-        empty = Windows(np.zeros((1, self.width), dtype=np.float32), np.ones(1))
-        if not flat:
-            return [empty] * len(texts)
-        lengths = np.array([len(ids) for ids in flat])
 
         def collate(rows: np.ndarray) -> dict[str, Tensor]:
-            batch = np.full(
-                (len(rows), lengths[rows].max()), self.tokenizer.pad_token_id, dtype=np.int64
-            )
-            for i, row in enumerate(rows):
-                batch[i, : lengths[row]] = flat[row]
-            mask = np.arange(batch.shape[1]) < lengths[rows][:, None]
+            ids = [torch.tensor(flat[row]) for row in rows]
+            pad = self.tokenizer.pad_token_id
             return {
-                "input_ids": torch.from_numpy(batch),
-                "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+                "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
+                "attention_mask": pad_sequence(list(map(torch.ones_like, ids)), batch_first=True),
             }
 
-        vectors = predict_logits(self.module, collate, lengths, batch_tokens, precision).astype(
-            np.float32
-        )
-        made, start = [], 0
+        lengths = np.array([len(ids) for ids in flat], dtype=np.int64)
+        vectors = predict_logits(self.module, collate, lengths, batch_tokens, precision)
+        embedded, end = [], 0
         for text in pieces:
-            end = start + len(text)
-            own = np.array([len(piece) for piece in text], dtype=np.float64)
+            start, end = end, end + len(text)
+            tokens = np.array([len(piece) for piece in text], dtype=np.float64)
             # A copy: a view would keep the vectors of all texts in memory.
-            made.append(Windows(vectors[start:end].copy(), own) if text else empty)
-            start = end
-        return made
+            embedded.append(Windows(vectors[start:end].astype(np.float32), tokens))
+        empty = Windows(np.zeros((1, self.width), dtype=np.float32), np.ones(1))
+        return [windows if len(windows.tokens) else empty for windows in embedded]
 
     def _token_ids(self, texts: list[str]) -> Iterable[list[int]]:
+        if self.settings.lower_case:
+            texts = [text.lower() for text in texts]
         for start in range(0, len(texts), BATCH_TEXTS):
-            part = [
-                text.lower() if self.settings.lower_case else text
-                for text in texts[start : start + BATCH_TEXTS]
-            ]
-            yield from text_ids(part, self.tokenizer)
+            yield from text_ids(texts[start : start + BATCH_TEXTS], self.tokenizer)
 
     def _digest(self) -> str:
         config = self.module.backbone.config.to_dict()
@@ -182,8 +197,7 @@ class FrozenEncoder:
             "settings": self.settings,
             "config": {key: value for key, value in config.items() if key not in _UNRELATED},
             "vocabulary": sorted(self.tokenizer.get_vocab().items()),
-            # What a tokenizer does besides: its normaliser and the rest show in the ids of each
-            # character.
+            # The tokenizer's normaliser and its other steps show in the ids of each character.
             "ids": list(self._token_ids(_characters())),
             "template": template_of(self.tokenizer),
         }
@@ -196,23 +210,24 @@ class FrozenEncoder:
         return digest.hexdigest()
 
 
-# What a configuration says about itself; it changes where the same model is saved again.
+# Keys that change when the same model is saved again.
 _UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 def _characters() -> list[str]:
-    """Every character of two bytes, in texts of 256, apart and side by side."""
-    rows = [[chr(code) for code in range(start, start + 256)] for start in range(0, 0x10000, 256)]
+    """Return every two-byte character but the surrogates, in texts of 256, apart and side by
+    side."""
+    starts = [*range(0, 0xD800, 256), *range(0xE000, 0x10000, 256)]
     return [
-        glue.join(row) for row in rows if not "\ud800" <= row[0] <= "\udfff" for glue in (" ", "")
+        glue.join(map(chr, range(start, start + 256))) for start in starts for glue in (" ", "")
     ]
 
 
 def load_frozen(
     name: str, max_length: int | None = None, digest: str | None = None
 ) -> FrozenEncoder:
-    """A frozen encoder; one that is equal to it and still in use is given instead, so that fold
-    models share their weights.
+    """Load a frozen encoder, or return an equal one that is still in use: fold models share their
+    weights.
 
     Parameters
     ----------
@@ -221,18 +236,18 @@ def load_frozen(
     max_length : int, optional
         See `FrozenEncoder`.
     digest : str, optional
-        What the encoder's digest has to be.
+        The digest to expect.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, or is another one.
+        If the encoder cannot be loaded, or has another digest.
     """
     encoder = FrozenEncoder(name, max_length)
     if digest not in (None, encoder.digest):
         raise InputError(
-            f"backbone {name}: other weights, tokens or settings than the model was trained on "
-            f"(expected digest {digest[:12]}, got {encoder.digest[:12]})"
+            f"backbone {name}: other weights, tokens or settings than the model was trained on: "
+            f"expected digest {digest[:12]}, got {encoder.digest[:12]}"
         )
     return _IN_USE.setdefault(encoder.digest, encoder)
 
@@ -241,36 +256,12 @@ _IN_USE: weakref.WeakValueDictionary[str, FrozenEncoder] = weakref.WeakValueDict
 
 
 def split(ids: list[int], room: int, max_windows: int) -> list[list[int]]:
-    """At most `max_windows` windows of at most `room` ids each, of equal lengths to one; a longer
-    text loses its middle.
+    """Split ids into at most `max_windows` windows of at most `room` ids each, whose lengths differ
+    by at most one; a longer text loses its middle.
 
-    300 ids make two windows of 150, not one of 254 and a remainder that says little.
+    300 ids make two windows of 150, not one of 254 and an uninformative remainder.
     """
     kept = cut_middle(ids, room * max_windows)
     count = -(-len(kept) // room)
     bounds = [len(kept) * i // count for i in range(count + 1)] if count else []
     return [kept[start:end] for start, end in pairwise(bounds)]
-
-
-class _Memo:
-    """The vectors of one encoder under one set of options; when it is full it keeps what it has."""
-
-    def __init__(self, key: tuple[Any, ...]) -> None:
-        self.key, self.windows, self.bytes = key, {}, 0
-
-    def keep(self, text: str, windows: Windows) -> None:
-        size = windows.vectors.nbytes + windows.tokens.nbytes + 4 * len(text)
-        if self.bytes + size <= MEMO_BYTES:
-            self.windows[text] = windows
-            self.bytes += size
-
-
-_memo = _Memo(())
-
-
-def _memo_of(*key: Any) -> _Memo:
-    """The memo of these options; that of others is let go."""
-    global _memo
-    if _memo.key != key:
-        _memo = _Memo(key)
-    return _memo

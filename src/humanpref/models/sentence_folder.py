@@ -1,9 +1,9 @@
-"""A sentence encoder's folder: the module that makes one vector of a window's tokens, and the
-settings that come with it.
+"""A sentence encoder's folder: the module that turns a window's tokens into one vector, and its
+settings.
 
-sentence-transformers pools the tokens and does what follows. The backbone and its tokenizer do not
-come through that library's `Transformer`: it starts weights that are missing at random, puts an
-adapter on that lies beside them, and runs code of the folder.
+sentence-transformers' own modules pool the tokens and do what follows. Its `Transformer`, which
+would load the backbone and the tokenizer, is not used: it initialises missing weights at random,
+applies an adapter that lies beside them, and runs the folder's code.
 """
 
 import re
@@ -25,12 +25,12 @@ from humanpref.models.pretrained import LOADING_ERRORS, base_folder, not_loaded
 from humanpref.schema import InputError
 
 LONGEST = 512
-"""Tokens per window where the folder does not say: what most encoders were trained to read."""
+"""Tokens per window where the folder names no length: most encoders were trained to read these."""
 
 _MODULES = {module.__name__: module for module in (Pooling, Dense, LayerNorm, Normalize)}
-_LIBRARY = re.compile(r"^sentence_transformers\.(\w+\.)*")
-_ORDER = re.compile("(Transformer Pooling( (Dense|LayerNorm|Normalize))*)?")
-# Options that change the vectors, with the only values that are understood here.
+_FROM = r"sentence_transformers\.(\w+\.)*"  # its modules have moved between its versions
+_ORDER = re.compile(f"({_FROM}Transformer {_FROM}Pooling( {_FROM}(Dense|LayerNorm|Normalize))*)?")
+# Options that change the vectors, with the only values that are supported.
 _ENCODER_OPTIONS = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
@@ -39,7 +39,7 @@ _MODEL_OPTIONS = {"default_prompt_name": None, "truncate_dim": None}
 
 
 class Settings(NamedTuple):
-    """How a window becomes a vector, in plain JSON types."""
+    """The settings that turn a window into a vector, in plain JSON types."""
 
     modules: list[dict[str, Any]]
     max_length: int
@@ -56,84 +56,74 @@ class SentenceModule(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        read = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
-        features = {
-            "token_embeddings": read.last_hidden_state.float(),
-            "attention_mask": attention_mask,
-        }
-        # A vector in half precision would be good to three digits only.
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        features = {"token_embeddings": states.float(), "attention_mask": attention_mask}
+        # Half precision would leave the vector three digits.
         with torch.autocast(input_ids.device.type, enabled=False):
             return self.after(features)["sentence_embedding"]
 
     def described(self) -> list[dict[str, Any]]:
-        """The modules after the backbone, each with its type and settings."""
+        """Return the type and the settings of each module after the backbone."""
         return [{"type": type(own).__name__, **own.get_config_dict()} for own in self.after]
 
     def save(self, folder: Path, settings: Settings) -> None:
         """Write all of a sentence-transformer's folder but the tokenizer."""
         self.backbone.save_pretrained(folder)
-        modules = [("Transformer", "")]
+        modules = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
         for i, own in enumerate(self.after, start=1):
             kind = type(own).__name__
-            modules.append((kind, f"{i}_{kind}"))
+            modules.append({"path": f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"})
             if own.config_keys:
                 (folder / f"{i}_{kind}").mkdir()
                 own.save(str(folder / f"{i}_{kind}"))
-        write_json(
-            folder / "modules.json",
-            [
-                {
-                    "idx": i,
-                    "name": str(i),
-                    "path": path,
-                    "type": f"sentence_transformers.models.{kind}",
-                }
-                for i, (kind, path) in enumerate(modules)
-            ],
-        )
+        numbered = [{"idx": i, "name": str(i), **module} for i, module in enumerate(modules)]
+        write_json(folder / "modules.json", numbered)
         lengths = {"max_seq_length": settings.max_length, "do_lower_case": settings.lower_case}
         write_json(folder / "sentence_bert_config.json", lengths)
 
 
 def modules_of(folder: Path) -> list[tuple[str, Path]]:
-    """A sentence-transformer's modules in their order, each with its folder; none for a plain
-    encoder.
+    """Return a sentence-transformer's modules in their order, each with its folder; none for a
+    plain encoder.
 
     Raises
     ------
     InputError
-        If the list cannot be read, or names others than those that are understood here.
+        If the list cannot be read, or names unsupported modules.
     """
     path = folder / "modules.json"
     try:
-        modules = [(own["type"], folder / own["path"]) for own in _optional_json(path, [])]
-        inside = all(own.resolve().is_relative_to(folder.resolve()) for _, own in modules)
-        kinds = [_LIBRARY.sub("", kind) if "." in kind else f".{kind}" for kind, _ in modules]
+        listed = _optional_json(path, [])
+        types = " ".join(module["type"] for module in listed)
+        folders = [folder / module["path"] for module in listed]
+        inside = all(own.resolve().is_relative_to(folder.resolve()) for own in folders)
     except (TypeError, KeyError):
         inside = False
     if not inside:
         raise InputError(f"{path}: expected a list of modules with type and path")
-    if not _ORDER.fullmatch(" ".join(kinds)):
+    if not _ORDER.fullmatch(types):
         raise InputError(
             f"{path}: expected Transformer, Pooling and perhaps Dense, LayerNorm or Normalize of "
-            f"sentence-transformers, got {', '.join(kinds)}"
+            f"sentence-transformers, got {types}"
         )
-    return [(kind, own) for kind, (_, own) in zip(kinds, modules, strict=True)]
+    return [
+        (kind.rpartition(".")[2], own) for kind, own in zip(types.split(), folders, strict=True)
+    ]
 
 
 def load_modules(modules: list[tuple[str, Path]]) -> list[Module]:
-    """The modules after the backbone.
+    """Load the modules after the backbone.
 
     Raises
     ------
     InputError
         If one cannot be loaded, or lacks weights.
     """
-    made = []
+    loaded = []
     for kind, folder in modules:
         path = folder / "config.json"
         activation = str(_optional_json(path, {}).get("activation_function", ""))
-        # The library calls whatever this names in torch, and takes Tanh for all else.
+        # The library calls whatever this names within torch, and uses Tanh for everything else.
         if activation and not re.fullmatch(r"torch\.nn\.modules\.\w+\.\w+", activation):
             raise InputError(
                 f"{path}: key 'activation_function': expected a module of torch.nn, got "
@@ -142,24 +132,24 @@ def load_modules(modules: list[tuple[str, Path]]) -> list[Module]:
         if kind in ("Dense", "LayerNorm"):
             base_folder(str(folder))
         try:
-            made.append(_MODULES[kind].load(str(folder), local_files_only=True))
+            loaded.append(_MODULES[kind].load(str(folder), local_files_only=True))
         except (*LOADING_ERRORS, AttributeError) as error:
             raise InputError(not_loaded(str(folder), f"module {kind}", error)) from None
-    return made
+    return loaded
 
 
 def longest_window(
     place: Path, modules: list[tuple[str, Path]], config: Any, tokenizer: Any
 ) -> tuple[int, bool]:
-    """Tokens per window, special tokens included, and whether texts are read in lower case.
+    """Return the tokens per window, special tokens included, and whether texts are lower-cased.
 
     Raises
     ------
     InputError
-        If the folder's settings ask for what is not understood here.
+        If the folder has unsupported settings.
     """
     folder = modules[0][1] if modules else place
-    # Its name has the backbone's type in it in folders of early versions.
+    # In folders of early versions its name contains the backbone's type.
     path = min(folder.glob("sentence_*_config.json"), default=folder / "sentence_bert_config.json")
     options = _optional_json(path, {})
     extra = {key: None for key in options if key.endswith(("_args", "_kwargs"))}
@@ -168,24 +158,22 @@ def longest_window(
         path = place / "config_sentence_transformers.json"
         _check_options(path, _optional_json(path, {}), _MODEL_OPTIONS)
     known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-    # transformers has a very large number for a tokenizer that does not know.
+    # transformers reports a very large number for a tokenizer without a limit.
     lengths = [length for length in known if length and length < 10**6] or [LONGEST]
     longest = options.get("max_seq_length") or min(lengths if modules else [LONGEST, *lengths])
     return longest, bool(options.get("do_lower_case"))
 
 
-def _check_options(path: Path, options: dict[str, Any], understood: dict[str, Any]) -> None:
-    for key, value in understood.items():
+def _check_options(path: Path, options: dict[str, Any], supported: dict[str, Any]) -> None:
+    for key, value in supported.items():
         if (options.get(key) or value) != value:
             raise InputError(f"{path}: key {key!r}: expected {value!r}, got {options[key]!r}")
 
 
 def _optional_json(path: Path, default: Any) -> Any:
-    """What a JSON file holds, of the kind of `default`, which stands for a file that is not
-    there."""
-    found = read_json(path) if path.is_file() else default
-    if not isinstance(found, type(default)):
-        raise InputError(
-            f"{path}: expected a JSON {'list' if default == [] else 'object'}, got {found!r}"
-        )
-    return found
+    """Read a JSON file that must hold the type of `default`, or return that if there is no file."""
+    value = read_json(path) if path.is_file() else default
+    if not isinstance(value, type(default)):
+        kind = "list" if default == [] else "object"
+        raise InputError(f"{path}: expected a JSON {kind}, got {value!r}")
+    return value

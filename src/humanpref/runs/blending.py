@@ -21,8 +21,8 @@ from humanpref.evaluation.metrics import bootstrap_interval, summarise
 from humanpref.files import check_new, folder_whole, write_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
-from humanpref.models.blend_correction import describe_correction
-from humanpref.models.blend_weights import equal_blend, fit_corrected_blend
+from humanpref.models.blend_correction import HeldOutRows, describe_correction
+from humanpref.models.blend_weights import equal_blend, fit_blend
 from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
 from humanpref.runs.artifact_tables import (
     ANSWER_KEY,
@@ -75,7 +75,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     _check_rows(artifacts)
     rows, predictions, most = _held_out(artifacts)
     labels, weights = labels_of(rows), weights_of(rows)
-    keys, cases = rows[PROMPT_KEY].to_numpy(object), rows[CASE].to_numpy(object)
+    keys = rows[PROMPT_KEY].to_numpy(object)
     config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
     options: BlendOptions = config.model
     splits = min(CROSS_FITS, len(set(keys)))
@@ -86,20 +86,21 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         )
     # A prompt's key stands for the prompt: the same groups, and no text needed.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
+    weights = np.ones(len(rows)) if weights is None else weights
+    held_out = HeldOutRows(labels, weights, folds, rows[CASE].to_numpy(object))
     cross_fitted, prior, rival = np.empty((3, *labels.shape))
     rivals = []
     for fold in range(splits):
         fitted, judged = folds != fold, folds == fold
-        known = labels[fitted], weights[fitted]
-        nested, _, _ = fit_corrected_blend(
-            predictions[:, fitted], *known, options, folds[fitted], cases[fitted]
-        )
-        cross_fitted[judged] = nested(predictions[:, judged], cases[judged])
-        prior[judged] = np.average(known[0], axis=0, weights=known[1])
-        best = int(np.argmin([log_loss(known[0], each[fitted], known[1]) for each in predictions]))
+        known = held_out.part(fitted)
+        nested, _, _ = fit_blend(predictions[:, fitted], known, options)
+        cross_fitted[judged] = nested(predictions[:, judged], held_out.cases[judged])
+        prior[judged] = np.average(known.labels, axis=0, weights=known.weights)
+        losses = [log_loss(known.labels, own[fitted], known.weights) for own in predictions]
+        best = int(np.argmin(losses))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
-    final, dropped, tried = fit_corrected_blend(predictions, labels, weights, options, folds, cases)
+    final, dropped, tried = fit_blend(predictions, held_out, options)
     members = []
     for number, artifact in enumerate(artifacts):
         low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
@@ -131,7 +132,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
             "corrections": tried,
             "members": members,
             "rows_left_out": most - len(rows),
-            "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, cases)),
+            "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, held_out.cases)),
             "note": (
                 "the log loss on the rows that the blend was fitted on flatters it; log_loss "
                 "is cross-fitted"

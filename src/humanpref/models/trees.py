@@ -1,0 +1,196 @@
+"""Gradient-boosted trees (XGBoost) that are symmetric in A and B.
+
+Trees know no symmetry, so it is given to them: they learn from every row in both orders of A and B,
+each with half the row's weight, and their scores for both orders are averaged. Both orders of a row
+stand in the same inner fold.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+import xgboost
+
+from humanpref.config.cpu import BoostedOptions
+from humanpref.models.inner_folds import Splits
+from humanpref.schema import SWAPPED_CLASSES, InputError
+
+BINS = 64
+"""Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time
+and the same inner loss."""
+
+
+class Columns(NamedTuple):
+    """Columns of n rows: their names, their signs when A and B are exchanged (1 or -1), and the
+    values (n, columns)."""
+
+    names: list[str]
+    signs: np.ndarray
+    values: np.ndarray
+
+    def chosen(self, columns: list[int]) -> "Columns":
+        """Return some of the columns."""
+        names = [self.names[column] for column in columns]
+        return Columns(names, self.signs[columns], self.values[:, columns])
+
+    def rows(self, mask: np.ndarray) -> "Columns":
+        """Return some of the rows."""
+        return self._replace(values=self.values[mask])
+
+    def both_orders(self) -> np.ndarray:
+        """Return the values as they are and with A and B exchanged, (2, n, columns)."""
+        return np.stack([self.values, self.values * self.signs])
+
+
+class Examples(NamedTuple):
+    """n rows to learn from: columns, labels (n, 3) and weights (n,)."""
+
+    columns: Columns
+    labels: np.ndarray
+    weights: np.ndarray
+
+    def rows(self, mask: np.ndarray) -> "Examples":
+        """Return some of the rows."""
+        return Examples(self.columns.rows(mask), self.labels[mask], self.weights[mask])
+
+    def expanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Repeat every row for both orders, and for each class that its label gives a share to.
+
+        Returns
+        -------
+        values : ndarray
+            (m, columns).
+        owners, classes : ndarray
+            (m,) the number of the row, and the class.
+        weights : ndarray
+            (m,) the class's share of half the row's weight.
+        """
+        labels = np.stack([self.labels, self.labels[:, SWAPPED_CLASSES]])
+        shares = labels.transpose(0, 2, 1) * self.weights / 2  # (orders, classes, rows)
+        orders, classes, owners = np.nonzero(shares)
+        values = self.columns.both_orders()[orders, owners]
+        return values, owners, classes, shares[orders, classes, owners]
+
+
+class Trainer(NamedTuple):
+    """Trains boosters of given options. Each is trained by one thread, as many at a time as there
+    are cores: several threads on one booster wait for the slowest at every step."""
+
+    options: BoostedOptions
+    seed: int
+
+    def seeds(self) -> list[int]:
+        """Return the boosters' seeds, signed 32-bit integers as XGBoost takes them."""
+        states = np.random.SeedSequence(self.seed).generate_state(self.options.seeds)
+        return (states >> 1).tolist()
+
+    def ensemble(self, examples: Examples, rounds: int) -> list[xgboost.Booster]:
+        """Train one booster for each seed, of `rounds` trees per class."""
+        numbers = range(self.options.seeds)
+        return _at_once([(self._parameters(number), examples, rounds) for number in numbers])
+
+    def best_rounds(self, examples: Examples, splits: Splits) -> int:
+        """Return the number of trees per class with the lowest mean log loss over the splits, or
+        the configured number."""
+        if self.options.rounds is not None:
+            return self.options.rounds
+        matrix, owners = _matrix(examples)
+        parameters = self._parameters()
+        history = xgboost.cv(
+            parameters,
+            matrix,
+            self.options.max_rounds,
+            folds=[tuple(np.flatnonzero(mask[owners]) for mask in split) for split in splits],
+            seed=parameters["seed"],
+            early_stopping_rounds=self.options.patience,
+            as_pandas=False,
+        )
+        return len(history["test-mlogloss-mean"])  # which ends with the best round
+
+    def held_out_margins(
+        self, examples: Examples, splits: Splits, rounds: int
+    ) -> tuple[np.ndarray, Examples]:
+        """Return the log scores (m, 3) of the splits' held-out rows, and these m rows, under
+        boosters of the first seed that did not learn from them."""
+        boosters = _at_once(
+            [(self._parameters(), examples.rows(known), rounds) for known, _ in splits]
+        )
+        scores = np.zeros(examples.labels.shape)
+        for booster, (_, judged) in zip(boosters, splits, strict=True):
+            scores[judged] = margins([booster], examples.columns.rows(judged))
+        out = np.any([judged for _, judged in splits], axis=0)
+        return scores[out], examples.rows(out)
+
+    def _parameters(self, number: int = 0) -> dict:
+        """Return XGBoost's parameters of the booster of that number."""
+        return {
+            "objective": "multi:softprob",
+            "num_class": 3,
+            # Even scores to start from: class rates estimated from all rows would have seen the
+            # inner folds.
+            "base_score": 0.5,
+            "max_bin": BINS,
+            "grow_policy": "lossguide",
+            "max_depth": 0,
+            "max_leaves": self.options.leaves,
+            "learning_rate": self.options.learning_rate,
+            "min_child_weight": self.options.min_child_weight,
+            "reg_lambda": self.options.l2,
+            "subsample": self.options.row_share,
+            "colsample_bytree": self.options.column_share,
+            "seed": self.seeds()[number],
+            "nthread": 1,
+            "verbosity": 0,
+        }
+
+
+def margins(boosters: list[xgboost.Booster], columns: Columns) -> np.ndarray:
+    """Return the log scores (n, 3), the mean over the boosters and over both orders of A and B."""
+    one, other = (
+        np.sum(
+            [booster.predict(matrix, output_margin=True) for booster in boosters],
+            axis=0,
+            dtype=np.float64,
+        )
+        for matrix in (
+            xgboost.DMatrix(values, feature_names=columns.names, nthread=1)
+            for values in columns.both_orders()
+        )
+    )
+    return (one + other[:, SWAPPED_CLASSES]) / (2 * len(boosters))
+
+
+def load_booster(path: Path) -> xgboost.Booster:
+    """Read a booster that `Booster.save_model` wrote.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(path)
+    except xgboost.core.XGBoostError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as an XGBoost model ({reason})") from None
+    return booster
+
+
+def _at_once(trainings: list[tuple[dict, Examples, int]]) -> list[xgboost.Booster]:
+    return joblib.Parallel(-1, require="sharedmem")(
+        joblib.delayed(_train)(*training) for training in trainings
+    )
+
+
+def _train(parameters: dict, examples: Examples, rounds: int) -> xgboost.Booster:
+    return xgboost.train(parameters, _matrix(examples)[0], rounds)
+
+
+def _matrix(examples: Examples) -> tuple[xgboost.DMatrix, np.ndarray]:
+    """Return the expanded rows as XGBoost takes them, and their owners."""
+    values, owners, classes, weights = examples.expanded()
+    names = examples.columns.names
+    matrix = xgboost.DMatrix(values, classes, weight=weights, feature_names=names, nthread=1)
+    return matrix, owners
