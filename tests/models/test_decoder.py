@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models import build_model, frozen_base, load_model
+from humanpref.models import build_model, load_model
 from humanpref.models.decoder import DecoderModel
 from humanpref.models.pretrained import BASE_VARIABLE, backbone_facts, base_digest, load_tokenizer
 from humanpref.schema import TEXT_COLUMNS, InputError
@@ -319,22 +318,6 @@ def test_what_will_not_do(spoil, overrides, message, decoder_folder, few, tmp_pa
         build_model(config_with(folder, *overrides)).fit(few, labels_of(few))
 
 
-def test_a_base_in_float16_is_not_trained_through_without_a_scaler(decoder_folder, monkeypatch):
-    # A T4: no bf16 of its own, so that auto means fp16.
-    monkeypatch.setattr(
-        frozen_base, "process_state", lambda: SimpleNamespace(device=torch.device("cuda"))
-    )
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
-    )
-    options = config_with(decoder_folder()).model
-    frozen_base.check_precision(options, "auto")
-    frozen_base.check_precision(options, "fp16")
-    frozen_base.check_precision(replace(options, base_dtype="float32"), "no")
-    with pytest.raises(InputError, match=r"training\.precision: .* a base in float16, .* got no"):
-        frozen_base.check_precision(options, "no")
-
-
 def test_a_base_that_is_packed_already_counts_whole():
     """4-bit weights lie two in a byte."""
     base = LlamaModel(
@@ -350,14 +333,6 @@ def test_a_base_that_is_packed_already_counts_whole():
     matrix = base.layers[0].mlp.up_proj
     matrix.weight = torch.nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
     assert backbone_facts("base", base)["parameters"] == whole
-
-
-def test_memory_is_told_before_the_run(decoder_folder, few, caplog, monkeypatch):
-    monkeypatch.setattr("humanpref.models.frozen_base.T4_GIB", 1e-6)
-    with caplog.at_level("INFO"):
-        DecoderModel.from_config(config_with(decoder_folder())).build(few)
-    assert "memory: about 0.0" in caplog.text
-    assert "lower it by training.gradient_checkpointing=true" in caplog.text
 
 
 @pytest.mark.slow
