@@ -112,6 +112,12 @@ def test_advice_is_given_until_it_fits():
     assert impossible == [*changes, "and a shorter model.max_length or a smaller model"]
 
 
+@pytest.mark.parametrize(("gib", "fits"), [(13.9, True), (14.1, False)])
+def test_a_t4_has_14_gib(gib, fits):
+    estimate = MemoryEstimate(0, gib * 2**30, 0, 0, 0, 0, 0, 0, 0, 4, False)
+    assert (advice(estimate, longest=1) == []) == fits
+
+
 def test_a_base_in_float32_is_advised_to_halve_it():
     steps = replace(LARGE, base_bytes=4 * 9.24e9, activation_bytes=4, checkpointing=True)
     changes = advice(steps, longest=8_192, limit=23.0)

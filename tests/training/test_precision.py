@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 import torch
 
 from humanpref.schema import InputError
-from humanpref.training.precision import process_state, resolve
+from humanpref.training.precision import DTYPES, process_state, resolve
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -34,4 +34,5 @@ def test_a_gpu_that_only_emulates_bf16_gets_fp16(hardware, precision, monkeypatc
         lambda including_emulation=True: hardware or including_emulation,
     )
     assert resolve("auto", GPU) == precision
+    assert DTYPES[precision] == (torch.bfloat16 if hardware else torch.float16)
     assert [resolve(name, GPU) for name in ("no", "bf16", "fp16")] == ["no", "bf16", "fp16"]

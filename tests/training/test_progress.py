@@ -1,7 +1,12 @@
+"""An epoch's progress: a bar on a terminal, ten log lines elsewhere."""
+
+from dataclasses import asdict
 from types import SimpleNamespace
 
+import pytest
+
 from humanpref.training import progress
-from humanpref.training.progress import EpochBar
+from humanpref.training.progress import EpochBar, Progress
 
 
 def lines(caplog, monkeypatch, steps, done, main=True):
@@ -35,3 +40,20 @@ def test_steps_of_an_earlier_session_took_no_time_in_this_one(caplog, monkeypatc
 def test_few_steps_have_a_line_each_and_other_processes_none(caplog, monkeypatch):
     assert len(lines(caplog, monkeypatch, steps=3, done=0)) == 3
     assert lines(caplog, monkeypatch, steps=40, done=0, main=False) == []
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_only_the_main_process_has_a_bar_where_there_is_a_terminal(monkeypatch, main):
+    bars = []
+    monkeypatch.setattr(progress, "tqdm", lambda **options: bars.append(options))
+    EpochBar("epoch 1/2", 40, 34, main)
+    (options,) = bars
+    assert (options["desc"], options["total"], options["initial"]) == ("epoch 1/2", 40, 34)
+    assert options["disable"] is (None if main else True)  # tqdm looks for a terminal itself
+
+
+def test_a_run_begins_with_nothing_done():
+    values = asdict(Progress())
+    assert values.pop("epochs") == []
+    assert values.pop("stopped") is None
+    assert set(values.values()) == {0}

@@ -23,8 +23,6 @@ def loss_of(options: GradientTraining) -> Loss:
         "distillation": partial(distillation, temperature=options.temperature),
     }
     chosen = losses[options.loss]
-    if options.label_smoothing == 0:
-        return chosen
     return lambda logits, labels: chosen(logits, smoothed(labels, options.label_smoothing))
 
 
