@@ -26,6 +26,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 FILES = [
     "runs/engine.py",
+    "runs/schedule.py",
     "training/loop.py",
     "training/losses.py",
     "data/folds.py",

@@ -104,7 +104,8 @@ def _scores(artifact: Artifact, lines: list[_Line], rule: CellRule) -> list[dict
     added: list[dict[str, float]] = [{}] * len(lines)
     pairs = [i for i, line in enumerate(lines) if SINGLE not in line.content]
     if pairs:
-        probabilities = artifact.predict_proba(_frame([lines[i] for i in pairs], rule))
+        frame = _frame([lines[i] for i in pairs], rule)
+        probabilities = np.mean([model.predict_proba(frame) for model in artifact.models], axis=0)
         logs = np.log(np.maximum(probabilities, _LEAST))
         for i, own, margin in zip(
             pairs, probabilities.tolist(), (logs[:, 0] - logs[:, 1]).tolist(), strict=True

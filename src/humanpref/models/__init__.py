@@ -11,7 +11,7 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError
 
-__all__ = ["Model", "build_model", "libraries_of", "load_model", "module_of"]
+__all__ = ["Model", "build_model", "libraries_of", "load_model", "model_of", "module_of"]
 
 _CLASSES = {
     "prior": ("humanpref.models.prior", "PriorModel"),
@@ -44,7 +44,7 @@ def build_model(config: Config) -> Model:
     InputError
         If the libraries that the family, or one of its options, needs are not installed.
     """
-    model = _model_of(config)
+    model = model_of(config)
     for option, values, library, extra in _LIBRARIES:
         value = getattr(config.model, option, None)
         if value in values and importlib.util.find_spec(library) is None:
@@ -81,7 +81,9 @@ def module_of(config: Config) -> str:
     return _CLASSES[config.family][0]
 
 
-def _model_of(config: Config) -> Model:
+def model_of(config: Config) -> Model:
+    """Return an unfitted model of the configuration's family, whether or not what single options
+    need to learn is installed."""
     module, name = _CLASSES[config.family]
     try:
         return getattr(importlib.import_module(module), name).from_config(config)
@@ -107,6 +109,6 @@ def load_model(folder: str | Path) -> Model:
     values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    model = _model_of(from_dict(values, str(path)))
+    model = model_of(from_dict(values, str(path)))
     model.load_state(folder)
     return model

@@ -16,12 +16,14 @@ from humanpref.config import FAMILIES, SECTIONS, Config
 from humanpref.config.bounds import hints_of, refuse
 from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
-from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 CONFIG_FILE = "config.json"
+
+TokenIds = dict[str, np.ndarray]
+"""Token ids of texts."""
 
 Validation = tuple[pd.DataFrame, np.ndarray]
 """Held-out pairs and their labels, to report on while training."""
@@ -235,30 +237,32 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """
         return -log_loss(as_probabilities(labels), self.predict_proba(pairs), weights)
 
+    @property
+    def swap_averaged(self) -> bool:
+        """Whether `predict_proba` is the mean of two passes, one for each order of A and B."""
+        return False
+
+    def single_order(self) -> "Model":
+        """Return the same fitted model without swap averaging."""
+        return self
+
+    def shorter_variants(self) -> list[tuple[str, "Model"]]:
+        """Return cheaper variants of a model that reads a single order, each with what it gives up,
+        the most expensive first. None for most models."""
+        return []
+
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
-        """What predicting each row costs, (n,) at least 1, in a unit that the model's cheaper
-        variants share; by default characters."""
-        pairs = as_pairs(pairs)
-        texts = zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
+        """Return what predicting each row in one order of A and B costs, (n,) float64, at least 1,
+        in a unit that the shorter variants share: characters by default."""
+        texts = zip(*(as_pairs(pairs)[column] for column in TEXT_COLUMNS), strict=True)
         return np.array(
-            [1 + sum(len(turn) for turns in row for turn in turns) for row in texts],
+            [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
             dtype=np.float64,
         )
 
-    def submodels(self) -> list["Model"]:
-        """The models that this one asks and mixes by `mix`; none for most. Each may give up
-        something of its own for time."""
-        return []
-
-    def mix(self, told: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-        """(n, 3) from what the m members say, (m, n, 3), NaN where one says nothing; NaN where none
-        says anything."""
-        raise NotImplementedError
-
-    def cheaper(self) -> list[tuple[str, "Model"]]:
-        """Variants of this model that cost less, each with what it gives up, in the order in which
-        they are to be taken."""
-        return []
+    def share_token_ids(self, known: dict[str, TokenIds]) -> None:
+        """Share the token ids of texts with every model of the same tokenizer: `known` holds them
+        by a digest of the tokenizer. Does nothing for models without one."""
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:
@@ -275,43 +279,6 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_FILE, self.config.to_dict())
         self.save_state(folder)
-
-
-class BadRowsError(ValueError):
-    """Some predictions are not valid probabilities: `said` (n, 3) of all rows, `bad` (n,)
-    bool."""
-
-    def __init__(self, reason: str, said: np.ndarray, bad: np.ndarray) -> None:
-        super().__init__(reason)
-        self.said, self.bad = said, bad
-
-
-def predicted(model: Model, pairs: pd.DataFrame) -> np.ndarray:
-    """What the model says of the rows, (n, 3) float64.
-
-    Raises
-    ------
-    BadRowsError
-        If that of some rows is no probabilities: not finite, negative, or not summing to 1.
-    ValueError
-        If it has another shape.
-    """
-    probabilities = model.predict_proba(pairs)
-    if probabilities.shape != (len(pairs), 3):
-        raise ValueError(
-            f"expected probabilities of shape ({len(pairs)}, 3), got {probabilities.shape}"
-        )
-    with np.errstate(invalid="ignore"):
-        sums = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE
-    bad = ~(sums & (np.isfinite(probabilities) & (probabilities >= 0)).all(axis=1))
-    if bad.any():
-        worst = probabilities[bad][0].tolist()
-        raise BadRowsError(
-            f"not finite, negative, or of another sum than 1 in {bad.sum()} rows, e.g. {worst}",
-            probabilities,
-            bad,
-        )
-    return probabilities
 
 
 def as_probabilities(labels: np.ndarray) -> np.ndarray:

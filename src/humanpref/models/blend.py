@@ -7,7 +7,7 @@ The weights are in `humanpref.models.blend_weights`, the temperature and the spe
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.config import Config, from_dict, load_config
+from humanpref.config import Config, load_config
 from humanpref.config.cpu import BlendOptions, HoldOut
 from humanpref.config.loading import member_words
 from humanpref.data import inner_splits
@@ -25,7 +25,7 @@ from humanpref.models import build_model, load_model
 from humanpref.models.arrays import load_arrays, save_arrays
 from humanpref.models.base import CONFIG_FILE, Model, Validation
 from humanpref.models.blend_correction import Correction, describe_correction
-from humanpref.models.blend_weights import Blend, equal_blend, fit_corrected_blend, mix
+from humanpref.models.blend_weights import Blend, equal_blend, fit_corrected_blend
 from humanpref.schema import InputError
 from humanpref.text.cases import CASES, answer_cases
 
@@ -123,12 +123,6 @@ class BlendModel(Model, family="blend"):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         probabilities = np.stack([member.predict_proba(pairs) for member in self.members_])
         return self.blend_(probabilities, answer_cases(pairs))
-
-    def submodels(self) -> list[Model]:
-        return self.members_
-
-    def mix(self, probabilities: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
-        return mix(self.blend_, probabilities, answer_cases(pairs))
 
     def save_state(self, folder: Path) -> None:
         write_state(folder, self.blend_, [member.save for member in self.members_])
@@ -299,18 +293,6 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
             f"{', '.join(found) or 'none'}"
         )
     return Blend(mean, weights, correction), [folder / name for name in expected]
-
-
-def leaves(folder: Path) -> Iterator[Config]:
-    """The configurations of a saved model's parts that predict by themselves: its own, or those of
-    a blend's members."""
-    path = folder / CONFIG_FILE
-    config = from_dict(read_json(path), str(path))
-    if config.family != "blend":
-        yield config
-        return
-    for member in read_state(folder, config.model.mean)[1]:
-        yield from leaves(member)
 
 
 def write_blend(

@@ -2,26 +2,35 @@
 token. Most of it stays frozen."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from transformers import AutoModel
 
 from humanpref.config.neural import DecoderOptions
 from humanpref.models.adapters import adapt
-from humanpref.models.frozen_base import FrozenBaseModel, check_room, read
+from humanpref.models.frozen_base import (
+    FrozenBase,
+    check_base,
+    check_room,
+    load_base,
+    log_memory_estimate,
+    read,
+)
 from humanpref.models.hidden import hidden_states
-from humanpref.schema import TEXT_COLUMNS
+from humanpref.models.neural import STATE_FILE, NeuralModel
+from humanpref.models.pretrained import backbone_facts, load_state_strictly
 from humanpref.text.chat import judge_template
-from humanpref.text.format import joint
+from humanpref.text.format import joint, pairs_in
 from humanpref.text.tokens import Template, tokenise
+from humanpref.training.inputs import TokenRows
 
 
 class PairDecoder(nn.Module):
-    """A decoder without its vocabulary head; three logits from what it makes of a row's last
-    token."""
+    """A decoder without its vocabulary head, and three logits from its last token's state."""
 
     def __init__(self, base: nn.Module, options: DecoderOptions) -> None:
         super().__init__()
@@ -35,55 +44,66 @@ class PairDecoder(nn.Module):
         self.head = nn.Sequential(nn.Dropout(options.dropout), *hidden, score)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits (n, 3) from (n, length) ids, padded on either side."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        """Logits (n, 3) from (n, 1, length) ids, padded on either side."""
+        inputs = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
         hidden = hidden_states(partial(read, self.backbone), inputs)
-        places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (attention_mask * places).argmax(dim=1)
+        places = torch.arange(input_ids.shape[-1], device=input_ids.device)
+        last = (attention_mask[:, 0] * places).argmax(dim=1)
         vectors = hidden[torch.arange(len(hidden), device=hidden.device), last]
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(vectors.float())
 
 
-class DecoderModel(FrozenBaseModel, family="decoder"):
-    """Any Hugging Face decoder as a classifier of pairs."""
+class DecoderModel(NeuralModel, family="decoder"):
+    """Any Hugging Face decoder as a classifier of pairs. After `fit`: `base_` as well."""
+
+    base_: FrozenBase
 
     @property
     def swap_equivariant(self) -> bool:
         return self.config.inference.swap_average
 
-    def _module(self, base: nn.Module) -> nn.Module:
-        return PairDecoder(base, self.config.model)
+    def check(self) -> None:
+        check_base(self.config.model.backbone)
 
-    def _template(self) -> Template:
+    def template(self) -> Template:
+        """The fixed tokens around a row's texts."""
         options: DecoderOptions = self.config.model
         return judge_template(self.tokenizer_, options.system_prompt, options.question)
 
-    def _collate(self, pairs: pd.DataFrame) -> "PromptCollate":
-        return PromptCollate(pairs, self.tokenizer_, self._template(), self.config.model)
+    def build(self, pairs: pd.DataFrame) -> None:
+        options, training = self.config.model, self.config.training
+        self.base_ = FrozenBase.open(options.backbone)
+        self.tokenizer_ = self.base_.tokenizer
+        base = self.base_.load_for_training(AutoModel, options, training, self.template())
+        self.module_ = PairDecoder(base, options)
+        log_memory_estimate(self.module_, base.config, training, options.max_length)
 
-
-class PromptCollate:
-    """From row numbers to the decoder's inputs, (n, length) int64, padded on the right to the
-    batch's longest."""
-
-    def __init__(
-        self, pairs: pd.DataFrame, tokenizer: Any, template: Template, options: DecoderOptions
-    ) -> None:
-        sequences = [
-            joint(*row)[0] for row in zip(*(pairs[column] for column in TEXT_COLUMNS), strict=True)
-        ]
+    def inputs(self, pairs: pd.DataFrame) -> TokenRows:
+        options, template = self.config.model, self.template()
         check_room(template, options)
-        made = tokenise(
-            sequences, tokenizer, options.max_length, options.prompt_share, template=template
+        sequences = tokenise(
+            [sequence for pair in pairs_in(pairs) for sequence in joint(pair)],
+            self.tokenizer_,
+            options.max_length,
+            options.prompt_share,
+            template=template,
+            known=self.token_ids,
         )
-        self.rows = [sequence.ids for sequence in made]
-        self.lengths = np.array([len(ids) for ids in self.rows], dtype=np.int64)
+        return TokenRows([[sequence] for sequence in sequences], pad=0)
 
-    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        length = int(self.lengths[rows].max())
-        ids, mask = np.zeros((2, len(rows), length), dtype=np.int64)
-        for i, row in enumerate(rows):
-            own = self.rows[row]
-            ids[i, : len(own)], mask[i, : len(own)] = own, 1
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    def backbone_facts(self) -> dict[str, Any]:
+        options: DecoderOptions = self.config.model
+        facts = backbone_facts(options.backbone, self.module_.backbone)
+        return facts | {"sha256": self.base_.record["sha256"], "peft": options.peft}
+
+    def save_state(self, folder: Path) -> None:
+        super().save_state(folder)
+        self.base_.save(folder)
+
+    def load_state(self, folder: Path) -> None:
+        self.base_ = FrozenBase.find(folder)
+        self.tokenizer_ = self.base_.tokenizer
+        base = load_base(self.base_.folder, self.base_.config, self.config.model, AutoModel)
+        self.module_ = PairDecoder(base, self.config.model)
+        load_state_strictly(self.module_, folder / STATE_FILE)

@@ -9,6 +9,8 @@ Source: Rafailov et al. (2023), arXiv 2305.18290; with ties: arXiv 2409.17431.
 
 import contextlib
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,23 @@ from humanpref.data import held_out, prompt_keys
 from humanpref.logloss import row_log_losses
 from humanpref.models.adapters import adapt
 from humanpref.models.base import Validation
-from humanpref.models.frozen_base import FrozenBaseModel, check_room, read
+from humanpref.models.frozen_base import (
+    FrozenBase,
+    check_base,
+    check_room,
+    load_base,
+    log_memory_estimate,
+    read,
+)
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.hidden import hidden_states
-from humanpref.schema import TEXT_COLUMNS, InputError
+from humanpref.models.neural import STATE_FILE, NeuralModel
+from humanpref.models.pretrained import backbone_facts, load_state_strictly
+from humanpref.schema import InputError
 from humanpref.text.chat import dialogue_template
-from humanpref.text.format import A, dual
-from humanpref.text.tokens import SPECIAL, Template, tokenise
+from humanpref.text.format import A, Pair, Sequence, answered, dual, pairs_in
+from humanpref.text.tokens import SPECIAL, Template, Tokenised, tokenise
+from humanpref.training.inputs import TokenRows
 from humanpref.training.losses import cross_entropy, dpo
 from humanpref.training.predict import predict_logits, softmax
 
@@ -45,17 +57,13 @@ REPORT_EVERY = 50
 
 
 class Policy(nn.Module):
-    """A language model with an adapter: log-probabilities of responses, and of the same model
-    without the adapter."""
+    """A language model with an adapter: log-probabilities of responses, with or without it."""
 
     def __init__(self, model: nn.Module, options: DpoOptions, length_normalisation: bool) -> None:
         super().__init__()
         self.backbone = adapt(model, options)
         self.length_normalisation = length_normalisation
-        self.as_reference = False
-        """Give the untouched base's log-probabilities."""
-        # Scale (its logarithm) and tie score of the link: fitted after training, kept with the
-        # weights.
+        # The link's log scale and tie score: fitted after training, saved with the weights.
         self.register_buffer("link", torch.zeros(2, dtype=torch.float64))
 
     def forward(
@@ -64,19 +72,20 @@ class Policy(nn.Module):
         attention_mask: Tensor,
         responses: Tensor,
         reference: Tensor | None = None,
+        as_reference: bool = False,
     ) -> Tensor:
-        """Log-probabilities (n, 2) of both responses, in nats, less the reference's where they are
-        given.
+        """Compute log-probabilities (n, 2) of both responses, in nats, minus the reference's where
+        they are given.
 
         `input_ids`, `attention_mask` and `responses` (1 at the tokens of the response) are (n, 2,
-        length).
+        length). With `as_reference` they are those of the base without its adapter.
         """
         rows, sides, length = input_ids.shape
         flat = [
             tensor.reshape(rows * sides, length)
             for tensor in (input_ids, attention_mask, responses)
         ]
-        with self.backbone.disable_adapter() if self.as_reference else contextlib.nullcontext():
+        with self.backbone.disable_adapter() if as_reference else contextlib.nullcontext():
             summed = response_log_probabilities(self.backbone.get_base_model(), *flat).reshape(
                 rows, sides
             )
@@ -88,10 +97,10 @@ class Policy(nn.Module):
 def response_log_probabilities(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, responses: Tensor
 ) -> Tensor:
-    """Sum of log pi(token | all before it) over the marked tokens of each sequence.
+    """Sum log pi(token | tokens before it) over the marked tokens of each sequence.
 
-    Only what predicts a marked token goes through the vocabulary, so many positions at a time, and
-    backwards again: at no time is there a score for every token of every position.
+    Only states that predict a marked token are scored against the vocabulary, `CHUNK` at a time,
+    and again in the backward pass: scores for all positions never exist together.
 
     Parameters
     ----------
@@ -136,9 +145,9 @@ def _logits(model: nn.Module, vectors: Tensor) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _check_logits(model: nn.Module, name: str) -> None:
-    """Raise InputError where the model makes its scores in another way than ours: by a scale that
-    we know nothing of, say."""
+def check_logits(model: nn.Module, name: str) -> None:
+    """Raise InputError where the model's scores are not those of `_logits`: it may scale them, for
+    example."""
     ids = torch.arange(6, device=model.device).unsqueeze(0)
     mask = torch.ones_like(ids)
     with torch.inference_mode():
@@ -148,17 +157,42 @@ def _check_logits(model: nn.Module, name: str) -> None:
         )
     if not torch.allclose(ours, own, atol=1e-2 * float(own.abs().max())):
         raise InputError(
-            f"backbone {name}: its scores over the vocabulary are more than its output layer gives"
+            f"backbone {name}: its scores over the vocabulary are not those of its output layer"
         )
 
 
-class DpoModel(FrozenBaseModel, family="dpo"):
-    """The paper's DPO as a predictor: exact under swapping, since both responses are read alike."""
+class DpoModel(NeuralModel, family="dpo"):
+    """The paper's DPO as a predictor: exact under swapping, since both responses are read alike.
+    After `fit`: `base_` as well."""
 
     swap_equivariant = True
-    kind = AutoModelForCausalLM
-    sequences = 2
-    vocabulary_scores = CHUNK
+    swap_averaged = False
+    base_: FrozenBase
+
+    def check(self) -> None:
+        check_base(self.config.model.backbone)
+
+    def template(self) -> Template:
+        """The fixed tokens around a conversation's texts."""
+        return dialogue_template(self.tokenizer_, self.config.model.system_prompt)
+
+    def policy(self, base: nn.Module) -> Policy:
+        """Put the adapter and the link, at its start, on the base."""
+        options, training = self.config.model, self.config.training
+        check_logits(base, options.backbone)
+        policy = Policy(base, options, training.length_normalisation)
+        start = [0.0, tie_score(options.link, training.tie_at_zero)]
+        policy.link.copy_(torch.tensor(start, dtype=torch.float64))
+        return policy
+
+    def build(self, pairs: pd.DataFrame) -> None:
+        options, training = self.config.model, self.config.training
+        self.base_ = FrozenBase.open(options.backbone)
+        self.tokenizer_ = self.base_.tokenizer
+        kind, template = AutoModelForCausalLM, self.template()
+        base = self.base_.load_for_training(kind, options, training, template)
+        self.module_ = self.policy(base)
+        log_memory_estimate(self.module_, base.config, training, 2 * options.max_length, CHUNK)
 
     def fit(
         self,
@@ -169,140 +203,165 @@ class DpoModel(FrozenBaseModel, family="dpo"):
         checkpoint: Path | None = None,
     ) -> "DpoModel":
         training: DpoTraining = self.config.training
-        kept = self._kept_for_link(pairs)
+        kept = rows_for_link(pairs, training.link_fraction, self.config.seed)
         learned = ~kept if kept.any() else np.ones(len(pairs), dtype=bool)
         if training.ties == "drop":
             learned &= labels[:, :2].sum(axis=1) > 0
         torch.manual_seed(self.config.seed)
-        self._build(pairs)
+        self.build(pairs)
         if (weights * learned).sum() > 0:
-            part = pairs[learned].reset_index(drop=True)
-            self._train(
-                self._collate(part),
-                labels[learned],
-                weights[learned],
-                RewardReport(training),
-                validation,
-                checkpoint,
-            )
+            part = self.referenced(self.inputs(pairs[learned].reset_index(drop=True)))
+            loss = RewardReport(training)
+            self.learn(part, labels[learned], weights[learned], loss, validation, checkpoint)
         else:
             logger.warning("dpo: no decided row to learn from; the policy stays its reference")
-            self.report_ = {"backbone": self._backbone_facts()}
+            self.report_ = {"backbone": self.backbone_facts()}
         rows = kept if kept.any() else np.ones(len(pairs), dtype=bool)
-        self.report_["link"] = self._fit_link(
-            pairs[rows].reset_index(drop=True), labels[rows], weights[rows]
-        )
+        margins = self.margins(pairs[rows].reset_index(drop=True))
+        start = self.module_.link.numpy(force=True)
+        link, facts = fit_link(self.config.model.link, margins, labels[rows], weights[rows], start)
+        self.module_.link.copy_(torch.as_tensor(link))
+        self.report_["link"] = facts
         return self
 
     def margins(self, pairs: pd.DataFrame) -> np.ndarray:
-        """The reward of A less that of B, (n,) float64, in nats."""
-        return self._margins(self._collate(pairs))
+        """Compute the reward of A minus that of B, (n,) float64, in nats."""
+        return self.margins_of(self.referenced(self.inputs(pairs)))
 
     def rewards(self, pairs: pd.DataFrame) -> np.ndarray:
-        """The implicit reward beta (log pi - log pi_ref) of each row's response A alone, (n,)
-        float64, in nats."""
-        ratios = self._predict(self._collate(pairs, sides=1))
-        return self.config.training.beta * ratios[:, 0]
+        """Compute the implicit reward beta (log pi - log pi_ref) of each row's response A alone,
+        (n,) float64, in nats."""
+        inputs = self.referenced(self.inputs(pairs, answered_alone))
+        return self.config.training.beta * self.log_ratios(inputs)[:, 0]
 
-    def _margins(self, collate: "DialogueCollate") -> np.ndarray:
-        ratios = self._predict(collate)
+    def margins_of(self, inputs: TokenRows) -> np.ndarray:
+        """`margins` of rows with their reference."""
+        ratios = self.log_ratios(inputs)
         return self.config.training.beta * (ratios[:, 0] - ratios[:, 1])
 
-    def _probabilities(self, collate: "DialogueCollate", pairs: pd.DataFrame) -> np.ndarray:
-        log_scale, nu = self.module_.link.tolist()
-        return link_probabilities(self.config.model.link, self._margins(collate), log_scale, nu)
+    def predictor(self, pairs: pd.DataFrame) -> Callable[[], np.ndarray]:
+        inputs = self.referenced(self.inputs(pairs))
 
-    def _predict(self, collate: "DialogueCollate") -> np.ndarray:
-        if not len(collate.lengths):
+        def predict() -> np.ndarray:
+            log_scale, nu = self.module_.link.tolist()
+            margins = self.margins_of(inputs)
+            return link_probabilities(self.config.model.link, margins, log_scale, nu)
+
+        return predict
+
+    def inputs(
+        self, pairs: pd.DataFrame, formatter: Callable[[Pair], list[Sequence]] = dual
+    ) -> TokenRows:
+        options, template = self.config.model, self.template()
+        check_room(template, options)
+        rows = [formatter(pair) for pair in pairs_in(pairs)]
+        sequences = iter(
+            tokenise(
+                [sequence for row in rows for sequence in row],
+                self.tokenizer_,
+                options.max_length,
+                options.prompt_share,
+                template=template,
+                known=self.token_ids,
+            )
+        )
+        sequences = [[next(sequences) for _ in row] for row in rows]
+        return TokenRows(sequences, 0, {"responses": response_tokens})
+
+    def referenced(self, inputs: TokenRows) -> TokenRows:
+        """Add the reference's log-probabilities, which no training changes."""
+        reference = self.log_ratios(replace(inputs, flags={"as_reference": True}))
+        return replace(inputs, per_row={"reference": reference.astype(np.float32)})
+
+    def log_ratios(self, inputs: TokenRows) -> np.ndarray:
+        """Run the policy: (n, 2) float64, in nats."""
+        if not inputs.sequences:
             return np.empty((0, 2))
         options = self.config.inference
         return predict_logits(
-            self.module_, collate, collate.lengths, options.batch_tokens, options.precision
+            self.module_, inputs, inputs.lengths, options.batch_tokens, options.precision
         )
 
-    @property
-    def _reads_both_orders(self) -> bool:
-        return False
+    def backbone_facts(self) -> dict[str, Any]:
+        options: DpoOptions = self.config.model
+        facts = backbone_facts(options.backbone, self.module_.backbone)
+        return facts | {"sha256": self.base_.record["sha256"], "peft": options.peft}
 
-    def _template(self) -> Template:
-        return dialogue_template(self.tokenizer_, self.config.model.system_prompt)
+    def save_state(self, folder: Path) -> None:
+        super().save_state(folder)
+        self.base_.save(folder)
 
-    def _lengths(self, pairs: pd.DataFrame) -> np.ndarray:
-        return DialogueCollate(pairs, self.tokenizer_, self._template(), self.config.model).lengths
+    def load_state(self, folder: Path) -> None:
+        self.base_ = FrozenBase.find(folder)
+        self.tokenizer_ = self.base_.tokenizer
+        kind = AutoModelForCausalLM
+        base = load_base(self.base_.folder, self.base_.config, self.config.model, kind)
+        self.module_ = self.policy(base)
+        load_state_strictly(self.module_, folder / STATE_FILE)
 
-    def _module(self, base: nn.Module) -> nn.Module:
-        _check_logits(base, self.config.model.backbone)
-        module = Policy(base, self.config.model, self.config.training.length_normalisation)
-        share = self.config.training.tie_at_zero
-        module.link.copy_(
-            torch.tensor([0.0, tie_score(self.config.model.link, share)], dtype=torch.float64)
+
+def answered_alone(pair: Pair) -> list[Sequence]:
+    """Format response A's conversation."""
+    return [answered(pair)]
+
+
+def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
+    """Choose the rows that the link is fitted on and the policy must not see, (n,) bool; none if
+    there are too few prompts."""
+    if fraction and len(set(prompt_keys(pairs))) < 2 / fraction:
+        logger.warning(
+            "dpo: too few prompts to keep any for the link; it is fitted on the rows learned from"
         )
-        return module
+        fraction = 0
+    return held_out(pairs, fraction, seed)
 
-    def _collate(self, pairs: pd.DataFrame, sides: int = 2) -> "DialogueCollate":
-        """The rows with the reference's log-probabilities, which no training changes: computed
-        once."""
-        collate = DialogueCollate(
-            pairs, self.tokenizer_, self._template(), self.config.model, sides
-        )
-        self.module_.as_reference = True
-        try:
-            collate.reference = self._predict(collate)
-        finally:
-            self.module_.as_reference = False
-        return collate
 
-    def _kept_for_link(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Which rows the link is fitted on and the policy must not see, (n,) bool; none where there
-        are too few prompts."""
-        fraction = self.config.training.link_fraction
-        if fraction and len(set(prompt_keys(pairs))) < 2 / fraction:
-            logger.warning(
-                "dpo: too few prompts to keep any for the link; it is fitted on the rows learned "
-                "from"
-            )
-            fraction = 0
-        return held_out(pairs, fraction, self.config.seed)
+def fit_link(
+    name: str, margins: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: np.ndarray
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Fit the link's log scale and tie score by maximum likelihood, each held near its start as
+    strongly as by one row.
 
-    def _fit_link(
-        self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
-    ) -> dict[str, float]:
-        """Maximum likelihood of scale and tie score, each held near its start as strongly as by one
-        row."""
-        name, margins = self.config.model.link, self.margins(pairs)
-        start = np.array([0.0, tie_score(name, self.config.training.tie_at_zero)])
+    Parameters
+    ----------
+    name : str
+        `davidson` or `rao-kupper`.
+    margins, labels, weights : ndarray
+        (n,) in nats, (n, 3) and (n,).
+    start : ndarray
+        (2,) log scale and tie score.
 
-        def cost(parameters: np.ndarray) -> float:
-            probabilities = link_probabilities(name, margins, *parameters)
-            losses = row_log_losses(labels, probabilities)
-            return float((weights * losses).sum() + ((parameters - start) ** 2).sum() / 2)
+    Returns
+    -------
+    (ndarray, dict)
+        (2,) float64, and the facts for the report.
+    """
 
-        found = minimize(
-            cost,
-            start,
-            method="Nelder-Mead",
-            options={"xatol": 1e-7, "fatol": 1e-10, "maxiter": 2_000},
-        )
-        self.module_.link.copy_(torch.as_tensor(found.x))
-        decided = labels[:, :2].max(axis=1) > 0.5
-        right = (margins > 0) == (labels[:, 0] > labels[:, 1])
-        return {
-            "scale": float(np.exp(found.x[0])),
-            "nu": float(found.x[1]),
-            "rows": len(pairs),
-            "reward_accuracy": float(right[decided].mean()) if decided.any() else 0.0,
-        }
+    def cost(parameters: np.ndarray) -> float:
+        losses = row_log_losses(labels, link_probabilities(name, margins, *parameters))
+        return float((weights * losses).sum() + ((parameters - start) ** 2).sum() / 2)
+
+    options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 2_000}
+    link = minimize(cost, start, method="Nelder-Mead", options=options).x
+    decided = labels[:, :2].max(axis=1) > 0.5
+    right = (margins > 0) == (labels[:, 0] > labels[:, 1])
+    return link, {
+        "scale": float(np.exp(link[0])),
+        "nu": float(link[1]),
+        "rows": len(margins),
+        "reward_accuracy": float(right[decided].mean()) if decided.any() else 0.0,
+    }
 
 
 def link_probabilities(name: str, margins: np.ndarray, log_scale: float, nu: float) -> np.ndarray:
-    """Three probabilities, (n, 3) float64, from reward margins (n,)."""
+    """Turn reward margins (n,) into probabilities (n, 3) float64."""
     d = torch.as_tensor(np.exp(log_scale) * margins, dtype=torch.float64)
     return softmax(LINKS[name](d, torch.full_like(d, nu)).numpy())
 
 
 class RewardReport:
-    """The loss that `training.ties` names, on log-ratios (n, 2); it logs the reward margins and
-    accuracy that it sees."""
+    """The loss that `training.ties` names, on log-ratios (n, 2); it logs reward margins and
+    accuracy."""
 
     def __init__(self, training: DpoTraining) -> None:
         self.training, self.seen, self.calls = training, [], 0
@@ -326,53 +385,8 @@ class RewardReport:
         return cross_entropy(LINKS[training.ties](d, torch.full_like(d, self.nu)), labels)
 
 
-class DialogueCollate:
-    """From row numbers to the policy's inputs, each (n, 2, length): the conversation with A's
-    responses, and with B's.
-
-    `reference`, (n, 2), is filled in by the model. `lengths` is (n,), the tokens of both sequences
-    with their padding. With `sides=1` A's conversation stands alone, and 1 for 2 in all shapes.
-    """
-
-    reference: np.ndarray | None = None
-
-    def __init__(
-        self,
-        pairs: pd.DataFrame,
-        tokenizer: Any,
-        template: Template,
-        options: DpoOptions,
-        sides: int = 2,
-    ) -> None:
-        rows = zip(*(pairs[c] for c in TEXT_COLUMNS), strict=True)
-        sequences = [side for row in rows for side in dual(*row)[:sides]]
-        check_room(template, options)
-        made = tokenise(
-            sequences, tokenizer, options.max_length, options.prompt_share, template=template
-        )
-        self.sides = sides
-        self.rows = [made[start : start + sides] for start in range(0, len(made), sides)]
-        self.lengths = sides * np.array(
-            [max(len(side.ids) for side in row) for row in self.rows], dtype=np.int64
-        )
-
-    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        shape = (len(rows), self.sides, int(self.lengths[rows].max()) // self.sides)
-        ids, mask, responses = np.zeros((3, *shape), dtype=np.int64)
-        for i, row in enumerate(rows):
-            for j, side in enumerate(self.rows[row]):
-                end = len(side.ids)
-                ids[i, j, :end], mask[i, j, :end] = side.ids, 1
-                responses[i, j, :end] = response_tokens(side.parts)
-        batch = {"input_ids": ids, "attention_mask": mask, "responses": responses}
-        if self.reference is not None:
-            batch["reference"] = self.reference[rows].astype(np.float32)
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-
-def response_tokens(parts: np.ndarray) -> np.ndarray:
-    """Where the tokens of responses are, with the one after each that ends it; (length,) bool from
-    the tokens' parts."""
-    own = parts == A
-    after = np.concatenate([[False], own[:-1]]) & (parts == SPECIAL)
+def response_tokens(sequence: Tokenised) -> np.ndarray:
+    """Mark the tokens of responses, and the one after each that ends it: (length,) bool."""
+    own = sequence.parts == A
+    after = np.concatenate([[False], own[:-1]]) & (sequence.parts == SPECIAL)
     return own | after

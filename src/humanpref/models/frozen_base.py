@@ -1,41 +1,37 @@
-"""A frozen pretrained decoder and the little that learns on it: loading, checking, and an artifact
-that only names the base."""
+"""A frozen pretrained decoder: loading and checking it. An artifact names its base and does not
+copy it."""
 
 import contextlib
 import itertools
 import logging
-from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation
 from humanpref.models.checkpoint import base_digest
-from humanpref.models.gradient import BACKBONE_FOLDER, STATE_FILE, GradientModel
+from humanpref.models.neural import BACKBONE_FOLDER
 from humanpref.models.pretrained import (
     BASE_FILE,
     LOADING_ERRORS,
-    backbone_facts,
     base_folder,
     check_ids,
     find_base,
     load_backbone_config,
-    load_state_strictly,
     load_tokenizer,
     not_loaded,
     weights_in,
 )
 from humanpref.schema import InputError
 from humanpref.text.tokens import Template
-from humanpref.training.memory import T4_GIB, Run, advice
-from humanpref.training.precision import DTYPES, processes, resolve
+from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
+from humanpref.training.precision import DTYPES, process_state, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -43,80 +39,88 @@ LEAST_ROOM = 8
 """Tokens that a row's texts must have left beside the fixed text."""
 
 
-class FrozenBaseModel(GradientModel):
-    """A model on a pretrained decoder that stays as it is. The artifact names its base and does not
-    copy it.
+class FrozenBase(NamedTuple):
+    """A base model on disk.
 
-    A family says what is loaded (`kind`) and what is put on it (`_module`).
+    Attributes
+    ----------
+    record : dict
+        Its `name` and the digest of its weights, `sha256`, as an artifact keeps them.
+    folder : Path
+    config : transformers configuration
+        As the folder has it.
+    tokenizer : transformers tokenizer
     """
 
-    kind: type = AutoModel
-    sequences = 1
-    """Sequences that a row is read as."""
-    vocabulary_scores = 0
-    """Positions whose scores over the vocabulary exist at one time."""
-    base_: dict[str, str]
-    """Name and digest of the base."""
-    base_config_: Any
-    """The base's configuration as its folder has it."""
+    record: dict[str, str]
+    folder: Path
+    config: Any
+    tokenizer: Any
 
-    @abstractmethod
-    def _module(self, base: nn.Module) -> nn.Module:
-        """The module to train: the base with what learns, the latter in float32."""
+    @classmethod
+    def open(cls, name: str) -> "FrozenBase":
+        """Open a base by folder or hub name.
 
-    @abstractmethod
-    def _template(self) -> Template:
-        """The fixed tokens around a row's texts."""
+        Raises
+        ------
+        InputError
+            If its configuration, tokenizer or weights are missing or damaged.
+        """
+        folder = base_folder(name)
+        config, tokenizer = load_backbone_config(str(folder)), load_tokenizer(str(folder))
+        return cls({"name": name, "sha256": base_digest(folder)}, folder, config, tokenizer)
 
-    def check(self) -> None:
-        place = str(base_folder(self.config.model.backbone))
-        load_tokenizer(place)
-        load_backbone_config(place)
+    @classmethod
+    def find(cls, model_folder: Path) -> "FrozenBase":
+        """Find the base of a saved model (`humanpref.models.pretrained.find_base`)."""
+        folder, record = find_base(model_folder)
+        saved = str(model_folder / BACKBONE_FOLDER)
+        return cls(record, folder, load_backbone_config(saved), load_tokenizer(saved))
 
-    def save_state(self, folder: Path) -> None:
-        super().save_state(folder)
-        self.base_config_.save_pretrained(folder / BACKBONE_FOLDER)
-        write_json(folder / BASE_FILE, self.base_)
+    def save(self, model_folder: Path) -> None:
+        """Write the record and the configuration into a model's folder."""
+        self.config.save_pretrained(model_folder / BACKBONE_FOLDER)
+        write_json(model_folder / BASE_FILE, self.record)
 
-    def load_state(self, folder: Path) -> None:
-        place, self.base_ = find_base(folder)
-        self.tokenizer_ = load_tokenizer(str(folder / BACKBONE_FOLDER))
-        self.base_config_ = load_backbone_config(str(folder / BACKBONE_FOLDER))
-        self.module_ = self._module(
-            load_base(place, self.base_config_, self.config.model, self.kind)
-        )
-        load_state_strictly(self.module_, folder / STATE_FILE)
+    def load_for_training(
+        self, kind: type, options: AdaptedOptions, training: LoopOptions, template: Template
+    ) -> nn.Module:
+        """Load the weights and check that the base can be trained on and reads any text.
 
-    def _build(self, pairs: pd.DataFrame) -> None:
-        options: AdaptedOptions = self.config.model
-        check_precision(options, self.config.training.precision)
-        place = base_folder(options.backbone)
-        self.tokenizer_ = load_tokenizer(str(place))
-        self.base_config_ = load_backbone_config(str(place))
-        base = load_base(place, self.base_config_, options, self.kind)
-        template = self._template()
+        Raises
+        ------
+        InputError
+            As `load_base` and `check_decoder`; if a float16 base would be trained without the
+            gradient scaler of fp16.
+        """
+        if base_dtype(options) == torch.float16 and (
+            resolve(training.precision, process_state().device) == "no"
+        ):
+            raise InputError(
+                "option training.precision: expected auto or fp16 for a base in float16, whose "
+                "gradients need the scaler, got no; or set model.base_dtype=float32"
+            )
+        base = load_base(self.folder, self.config, options, kind)
         fixed = [*template.prefix, *itertools.chain(*template.before.values()), *template.suffix]
-        check_decoder(base, self.tokenizer_, options, fixed)
-        self.base_ = {"name": options.backbone, "sha256": base_digest(place)}
-        if self.config.training.gradient_checkpointing:
+        check_decoder(base, self.tokenizer, options, fixed)
+        if training.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
-        self.module_ = self._module(base)
-        row = self.sequences * options.max_length
-        log_memory_estimate(
-            self.module_, base.config, self.config.training, row, self.vocabulary_scores
-        )
+        return base
 
-    def _backbone_facts(self) -> dict[str, Any]:
-        options: AdaptedOptions = self.config.model
-        facts = backbone_facts(options.backbone, self.module_.backbone)
-        return facts | {"sha256": self.base_["sha256"], "peft": options.peft}
+
+def check_base(name: str) -> None:
+    """Raise InputError if a base's tokenizer or configuration is missing or cannot be used."""
+    folder = str(base_folder(name))
+    load_tokenizer(folder)
+    load_backbone_config(folder)
 
 
 def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The decoder's last hidden states, (n, length, width), the same for padding on either side.
+    """Return the decoder's last hidden states, (n, length, width), the same for padding on either
+    side.
 
-    A base in half precision is read under autocast in its own type, so that its arithmetic and that
-    of what learns in float32 meet; where autocast is on already, it stays.
+    A base in half precision runs under autocast in its own type, which also casts the float32
+    weights that learn; autocast that is already on stays as it is.
     """
     # Positions count real tokens: by default transformers counts padding as well.
     positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -132,45 +136,43 @@ def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tens
 
 
 def check_room(template: Template, options: AdaptedOptions) -> None:
-    """Raise InputError where the fixed text of one round leaves nearly no room for the row's
-    own."""
+    """Raise InputError where the fixed text of one round leaves almost no room for the row's own
+    text."""
     fixed = template.around() + sum(len(ids) for ids in template.before.values())
     if options.max_length - fixed < LEAST_ROOM:
         raise InputError(
             "option model.max_length: the template, the system prompt and the question take "
-            f"{fixed} of the "
-            f"{options.max_length} tokens"
+            f"{fixed} of the {options.max_length} tokens"
         )
 
 
 def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> nn.Module:
-    """A pretrained decoder by transformers' `kind` of class, in `model.base_dtype`, or quantised.
+    """Load a pretrained decoder by a class of transformers (`kind`), in `model.base_dtype` or
+    quantised, straight onto this process's GPU if it has one.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, lacks weights, or cannot be had in that type here.
+        If it cannot be loaded, lacks weights, or this device does not support the type.
     """
     check_quantisation(options)
-    quantised = {}
+    device = process_state().device
+    placed = {} if device.type == "cpu" else {"device_map": {"": device}}
     if options.quantisation != "none":
-        quantised = {
-            "quantization_config": _quantisation(options),
-            "device_map": {"": processes().device},
-        }
+        placed = {"quantization_config": _quantisation(options), "device_map": {"": device}}
     try:
         base, info = kind.from_pretrained(
             place,
             config=config,
             dtype=base_dtype(options),
-            # scaled_dot_product_attention has no soft cap on scores, and transformers would leave
-            # Gemma 2's out without a word.
+            # scaled_dot_product_attention has no soft cap on scores; transformers would silently
+            # leave Gemma 2's out.
             attn_implementation="eager"
             if getattr(config, "attn_logit_softcapping", None)
             else None,
             trust_remote_code=False,
             output_loading_info=True,
-            **quantised,
+            **placed,
         )
     except LOADING_ERRORS as error:
         raise InputError(not_loaded(str(place), "weights", error)) from None
@@ -184,8 +186,8 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
 
 
 def base_dtype(options: AdaptedOptions) -> torch.dtype:
-    """The frozen weights' type on this process's device."""
-    device = processes().device
+    """Return the type of the frozen weights on this process's device."""
+    device = process_state().device
     if options.peft == "none":
         return torch.float32
     if options.base_dtype == "auto":
@@ -195,17 +197,6 @@ def base_dtype(options: AdaptedOptions) -> torch.dtype:
             "option model.base_dtype: float16 needs a GPU; auto takes float32 on the CPU"
         )
     return getattr(torch, options.base_dtype)
-
-
-def check_precision(options: AdaptedOptions, precision: str) -> None:
-    """Raise InputError where a base in float16 would be trained through without the gradient scaler
-    that comes with fp16."""
-    if base_dtype(options) == torch.float16 and resolve(precision, processes().device) == "no":
-        raise InputError(
-            "option training.precision: no, but the base is in float16, whose gradients need the "
-            "scaler of fp16; take auto or "
-            "fp16, or set model.base_dtype=float32"
-        )
 
 
 def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
@@ -222,10 +213,10 @@ def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
 def check_decoder(
     base: nn.Module, tokenizer: Any, options: AdaptedOptions, fixed: Iterable[int]
 ) -> None:
-    """Every token of texts and every `fixed` one needs an embedding, every place a position; no
-    token may see a later one.
+    """Raise InputError where a token of a text or a `fixed` one has no embedding, a place in the
+    longest input has no position, or a token sees a later one.
 
-    Padding needs nothing: it is token 0, which only the mask sees.
+    Padding is not checked: it is token 0, which the mask hides.
     """
     name, config = options.backbone, base.config
     largest = check_ids(name, tokenizer, fixed, base.get_input_embeddings().num_embeddings)
@@ -244,17 +235,20 @@ def check_decoder(
 
 
 def log_memory_estimate(
-    module: nn.Module, config: Any, training: LoopOptions, row: int, vocabulary_scores: int
+    module: nn.Module, config: Any, training: LoopOptions, row: int, vocabulary_scores: int = 0
 ) -> None:
-    """Log what the run will take with rows of so many tokens, and what to lower where that is more
-    than a T4 has."""
+    """Log how much memory training takes with rows of `row` tokens, and which options to change if
+    that is more than a T4 has.
+
+    `vocabulary_scores` is the number of positions whose scores over the vocabulary exist at a time.
+    """
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = [p for p in module.parameters() if not p.requires_grad]
     head_width = (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    run = Run(
+    estimate = MemoryEstimate(
         base_weights=sum(map(weights_in, frozen)),
         base_bytes=sum(p.numel() * p.element_size() for p in frozen),
         trainable=trainable,
@@ -265,13 +259,15 @@ def log_memory_estimate(
         keys=heads * head_width,
         tokens=max(row, min(training.forward_tokens, training.batch_size * row)),
         scores=vocabulary_scores * config.vocab_size,
-        activation_bytes=4 if resolve(training.precision, processes().device) == "no" else 2,
+        activation_bytes=4 if resolve(training.precision, process_state().device) == "no" else 2,
         checkpointing=training.gradient_checkpointing,
     )
-    parts = run.gib()
+    parts = estimate.gib()
     total = sum(parts.values())
-    said = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-    logger.info("memory: about %.2f GiB (%s) at %d tokens a pass", total, said, run.tokens)
+    sizes = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
+    logger.info("memory: about %.2f GiB (%s) at %d tokens a pass", total, sizes, estimate.tokens)
     if total > T4_GIB:
-        told = "; ".join(advice(run, row, T4_GIB))
-        logger.warning("memory: more than the %.0f GiB of a 16 GB T4; lower it by %s", T4_GIB, told)
+        changes = "; ".join(advice(estimate, row, T4_GIB))
+        logger.warning(
+            "memory: more than the %.0f GiB of a 16 GB T4; lower it by %s", T4_GIB, changes
+        )

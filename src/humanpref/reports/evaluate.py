@@ -68,15 +68,13 @@ def evaluate_artifacts(
     losses: dict[str, np.ndarray] = {}
     found: list[Tables] = []
     for name, artifact in zip(names, artifacts, strict=True):
-        # Afresh from the disk, so that no more than one artifact's models are in memory.
-        opened = Artifact(artifact.folder, artifact.facts)
-        probabilities = opened.predict_proba(pairs)
+        probabilities = artifact.predict_proba(pairs)
         # What is exact by construction (a test holds every family to it) is not worth the time of
         # a second prediction.
-        exact = opened.swap_equivariant
+        exact = artifact.swap_equivariant
         swapped = probabilities
         if not exact:
-            swapped = opened.predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]
+            swapped = artifact.predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]
         followed = follow(axes, labels, probabilities, keys)
         losses[name] = row_log_losses(labels, probabilities)
         flips = probabilities.argmax(axis=1) != swapped.argmax(axis=1)

@@ -17,6 +17,7 @@
 
 import contextlib
 import importlib.metadata
+import math
 import platform
 import sys
 from functools import cached_property
@@ -32,8 +33,7 @@ from humanpref.config import FAMILIES, Config
 from humanpref.data import EXTRA_ID, as_pairs, swap_pairs
 from humanpref.files import read_json
 from humanpref.models import Model, libraries_of
-from humanpref.models.blend import leaves, mean_of
-from humanpref.models.budget import Budget, predict_within
+from humanpref.models.blend import mean_of
 from humanpref.runs.artifact_tables import (
     FOLD,
     OOF_FILE,
@@ -42,7 +42,11 @@ from humanpref.runs.artifact_tables import (
     read_rows,
     rows_among,
 )
+from humanpref.runs.budget import Budget
+from humanpref.runs.engine import predictions
+from humanpref.runs.ensemble import Ensemble, Leaf, equal_mixture, read_ensemble
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.text.cases import answer_cases
 
 FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
@@ -60,13 +64,12 @@ _LIBRARIES = (
     "peft",
     "lightgbm",
     "xgboost",
+    "xgboost-cpu",
 )
-_SAME_MODULE = {"xgboost": "xgboost-cpu"}
-"""Distributions that bring the module of another: either will do."""
 
 
 class Artifact:
-    """A trained artifact on disk. Its models are loaded when they are first asked to predict.
+    """A trained artifact on disk.
 
     Attributes
     ----------
@@ -81,52 +84,37 @@ class Artifact:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Artifact":
-        """Open an artifact.
+        """Open an artifact; no model is loaded.
 
         Raises
         ------
         InputError
-            If the folder is not an artifact, or one of another format; if what it says of itself
+            If the folder is not an artifact or has another format, or a key of its artifact.json
             cannot be used.
         """
         folder = Path(folder)
-        if not (folder / FACTS_FILE).is_file():
+        path = folder / FACTS_FILE
+        if not path.is_file():
             raise InputError(
                 f"{folder}: not an artifact (no {FACTS_FILE} in it, which `humanpref train` writes)"
             )
-        facts = read_json(folder / FACTS_FILE)
-        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            found = facts.get("format") if isinstance(facts, dict) else facts
+        facts = read_json(path)
+        found = facts.get("format") if isinstance(facts, dict) else facts
+        if found != FORMAT:
             raise InputError(
-                f"{folder / FACTS_FILE}: expected format {FORMAT}, got {found!r}; made by another "
-                "version of humanpref?"
+                f"{path}: expected format {FORMAT}, got {found!r}; made by another version of "
+                "humanpref?"
             )
-        members, prior = facts.get("members"), facts.get("prior")
-        if not (
-            isinstance(members, list)
-            and members
-            and all(isinstance(member, str) for member in members)
-        ):
-            raise InputError(
-                f"{folder / FACTS_FILE}: key 'members': expected a list of folders, got {members!r}"
-            )
-        rates = (
-            prior
-            if isinstance(prior, list) and all(type(rate) in (int, float) for rate in prior)
-            else []
-        )
-        if len(rates) != 3 or not (
-            all(0 <= rate < np.inf for rate in rates) and 0 < sum(rates) < np.inf
-        ):
-            raise InputError(
-                f"{folder / FACTS_FILE}: key 'prior': expected three class rates, got {prior!r}"
-            )
-        family = facts.get("family")
-        if not (isinstance(family, str) and family in FAMILIES):
-            raise InputError(
-                f"{folder / FACTS_FILE}: key 'family': expected one of {', '.join(FAMILIES)}, got "
-                f"{family!r}"
-            )
+        folds, prior, family = (facts.get(key) for key in ("members", "prior", "family"))
+        named = isinstance(folds, list) and folds and all(isinstance(name, str) for name in folds)
+        expected = {
+            "members": (named, "a list of folders"),
+            "prior": (_are_class_rates(prior), "three class rates"),
+            "family": (family in list(FAMILIES), f"one of {', '.join(FAMILIES)}"),
+        }
+        for key, (valid, what) in expected.items():
+            if not valid:
+                raise InputError(f"{path}: key {key!r}: expected {what}, got {facts.get(key)!r}")
         return cls(folder, facts)
 
     @property
@@ -135,52 +123,48 @@ class Artifact:
         return tuple(self.facts["prior"])
 
     @property
-    def swap_equivariant(self) -> bool:
-        """Whether exchanging A and B exchanges P(A) and P(B) by construction."""
-        return self.model.swap_equivariant
-
-    @property
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        found = read_json(self.folder / METRICS_FILE)
-        if not isinstance(found, dict):
-            raise InputError(
-                f"{self.folder / METRICS_FILE}: expected a JSON object, got {type(found).__name__}"
-            )
-        return found
+        path = self.folder / METRICS_FILE
+        metrics = read_json(path)
+        if not isinstance(metrics, dict):
+            raise InputError(f"{path}: expected a JSON object, got {type(metrics).__name__}")
+        return metrics
 
     @cached_property
     def models(self) -> list[Model]:
-        """The artifact's models: one, or one per fold."""
+        """The artifact's models, one or one per fold, all in memory."""
         return [models.load_model(self.folder / member) for member in self.facts["members"]]
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """What the artifact consists of, without any weights."""
+        return equal_mixture(
+            [read_ensemble(self.folder / member) for member in self.facts["members"]]
+        )
+
+    @property
+    def swap_equivariant(self) -> bool:
+        """Whether exchanging A and B exchanges P(A) and P(B) by construction."""
+        return all(leaf.swap_equivariant for leaf in self.ensemble.leaves())
 
     @property
     def versions(self) -> list[dict[str, str]]:
-        """Versions of the libraries (`versions`) of every run that made one of its models: of a
-        blend, its members' runs."""
+        """Versions of the libraries (`versions`) of every run that made one of its models: for a
+        blend, those of its members' runs."""
         return self.facts.get("member_versions") or [self.facts.get("versions")]
 
     @property
     def written_by(self) -> set[tuple[str, str]]:
         """The libraries that count for its models (`humanpref.models.libraries_of`), each with
         every version that wrote one."""
-        configs = [
-            config for member in self.facts["members"] for config in leaves(self.folder / member)
-        ]
-        used = set().union(*map(libraries_of, configs))
+        used = set().union(*(libraries_of(leaf.config) for leaf in self.ensemble.leaves()))
         try:
             return {(name, found[name]) for found in self.versions for name in used & found.keys()}
         except (AttributeError, TypeError):
             raise InputError(
                 f"{self.folder / FACTS_FILE}: key 'versions': expected versions by library"
             ) from None
-
-    @property
-    def model(self) -> Model:
-        """The artifact's one model, or the mean of several."""
-        if len(self.models) == 1:
-            return self.models[0]
-        return mean_of(self.models)
 
     @property
     def oof(self) -> pd.DataFrame:
@@ -283,36 +267,37 @@ class Artifact:
         )
 
     @property
-    def seconds(self) -> float | None:
-        """`inference.seconds` of its models: what `humanpref predict` may take."""
-        return getattr(self.models[0].config.inference, "seconds", None)
+    def seconds(self) -> float:
+        """The time limit of `humanpref predict`: `inference.seconds` of its models, or infinity."""
+        first = read_ensemble(self.folder / self.facts["members"][0])
+        inference = first.config.inference if isinstance(first, Leaf) else None
+        return getattr(inference, "seconds", None) or math.inf
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mean of the models' probabilities, (n, 3) float64, in the order of the rows, however long
-        it takes.
+        """Return the mean of the models' probabilities, (n, 3) float64, in the order of the rows,
+        however long it takes. One model is in memory at a time.
 
         The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be
         used.
         """
-        return self.model.predict_proba(pairs)
-
-    def predict_within(self, pairs: pd.DataFrame, budget: Budget) -> np.ndarray:
-        """The same within a budget: the mean of the models that had the time, NaN for rows that
-        none had it for."""
-        return predict_within(self.model, as_pairs(pairs), budget)
+        pairs = as_pairs(pairs)
+        made = predictions(self.ensemble.leaves(), pairs, Budget(math.inf))
+        return self.ensemble.probabilities(made, answer_cases(pairs))
 
 
 def load_model(folder: str | Path) -> Model:
-    """The model in a folder: an artifact's (of folds and seeds the mean), or one that `save` wrote.
+    """Return the model in a folder, in memory: the one that `save` wrote, or an artifact's, which
+    is the mean of its fold models.
 
     Raises
     ------
     InputError
         If the folder does not hold one, whole: a missing or an extra weight is an error.
     """
-    if (Path(folder) / FACTS_FILE).is_file():
-        return Artifact.load(folder).model
-    return models.load_model(folder)
+    if not (Path(folder) / FACTS_FILE).is_file():
+        return models.load_model(folder)
+    fold_models = Artifact.load(folder).models
+    return fold_models[0] if len(fold_models) == 1 else mean_of(fold_models)
 
 
 def facts_of(
@@ -323,7 +308,7 @@ def facts_of(
     data_sha256: str,
     backbone: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of `artifact.json`, the file that makes a folder an artifact.
+    """Return the content of `artifact.json`, the file that makes a folder an artifact.
 
     Parameters
     ----------
@@ -334,7 +319,7 @@ def facts_of(
     prior : ndarray
         (3,) class rates of the training rows.
     training_rows : int
-        Rows that any member learned from.
+        Rows that any model learned from.
     data_sha256 : str
         Digest of the training rows (`humanpref.data.digest_of`).
     backbone : dict, optional
@@ -356,11 +341,20 @@ def facts_of(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of the libraries that a result depends on, as
-    installed."""
+    """Return the installed versions of Python, of this package and of the libraries that a result
+    depends on."""
     found = {"python": platform.python_version(), "humanpref": humanpref.__version__}
     for name in _LIBRARIES:
-        for distribution in (name, _SAME_MODULE.get(name, name)):
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                found[name] = importlib.metadata.version(distribution)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            # xgboost-cpu brings the same module as xgboost.
+            found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
     return found
+
+
+def _are_class_rates(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(type(rate) in (int, float) and 0 <= rate < math.inf for rate in values)
+        and 0 < sum(values) < math.inf
+    )

@@ -2,7 +2,9 @@
 truncation come after them."""
 
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from humanpref.schema import TEXT_COLUMNS
 
 PROMPT, A, B = 1, 2, 3
 """The parts of a row. Where a sequence holds one response only, that response is `A`, whichever
@@ -21,15 +23,42 @@ Sequence = tuple[Segment, ...]
 """What the model reads at once, in this order."""
 
 
-def dual(prompt: Turns, response_a: Turns, response_b: Turns) -> tuple[Sequence, Sequence]:
-    """Two sequences, one per response, round by round: prompt 1, answer 1, prompt 2, answer 2 …"""
-    return _rounds((PROMPT, prompt), (A, response_a)), _rounds((PROMPT, prompt), (A, response_b))
+class Pair(NamedTuple):
+    """A conversation with two responses, turn by turn."""
+
+    prompt: Turns
+    response_a: Turns
+    response_b: Turns
+
+    def swapped(self) -> "Pair":
+        """Exchange A and B.
+
+        Examples
+        --------
+        >>> Pair(("Hi",), ("Hello.",), ("Go away.",)).swapped().response_a
+        ('Go away.',)
+        """
+        return Pair(self.prompt, self.response_b, self.response_a)
 
 
-def joint(prompt: Turns, response_a: Turns, response_b: Turns) -> tuple[Sequence]:
-    """One sequence with both responses, round by round: prompt 1, answer A 1, answer B 1, prompt 2
-    …"""
-    return (_rounds((PROMPT, prompt), (A, response_a), (B, response_b)),)
+def pairs_in(frame: Any) -> list[Pair]:
+    """List the rows of a pairs frame."""
+    return [Pair(*row) for row in zip(*(frame[column] for column in TEXT_COLUMNS), strict=True)]
+
+
+def answered(pair: Pair) -> Sequence:
+    """Format the conversation with response A alone: prompt 1, answer 1, prompt 2, answer 2 …"""
+    return _rounds((PROMPT, pair.prompt), (A, pair.response_a))
+
+
+def dual(pair: Pair) -> list[Sequence]:
+    """Format each response's conversation: two sequences."""
+    return [answered(pair), answered(pair.swapped())]
+
+
+def joint(pair: Pair) -> list[Sequence]:
+    """Format both responses as one sequence: prompt 1, answer A 1, answer B 1, prompt 2 …"""
+    return [_rounds((PROMPT, pair.prompt), (A, pair.response_a), (B, pair.response_b))]
 
 
 def _rounds(*parts: tuple[int, Turns]) -> Sequence:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from humanpref.schema import InputError
-from humanpref.text.format import PROMPT, A, B, Segment, Sequence
+from humanpref.text.format import PROMPT, A, B, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def tokenise(
     prompt_share: float,
     truncation: str = "parts",
     template: Template | None = None,
+    known: dict[str, np.ndarray] | None = None,
 ) -> list[Tokenised]:
     """Token ids of each sequence: its segments in order, with fixed tokens around and between them.
 
@@ -102,6 +103,8 @@ def tokenise(
         `parts` or `end`.
     template : Template, optional
         The fixed tokens; by default the tokenizer's special tokens of a pair.
+    known : dict, optional
+        Token ids of texts that this tokenizer has read before; new ones are added.
 
     Returns
     -------
@@ -109,16 +112,17 @@ def tokenise(
         n sequences of at most `max_length` tokens, in order.
     """
     template = template or template_of(tokenizer)
-    token_ids = _ids([segment.text for sequence in sequences for segment in sequence], tokenizer)
+    texts = [segment.text for sequence in sequences for segment in sequence]
+    known = token_ids(texts, tokenizer, {} if known is None else known)
     made = []
     for sequence in sequences:
         kept = _last_rounds(sequence, template, max_length) if truncation == "parts" else sequence
-        ids = [token_ids[segment.text] for segment in kept]
+        ids = [known[segment.text] for segment in kept]
         if truncation == "parts":
             room = max_length - template.around() - template.between(kept)
             limits = _limits(kept, [len(i) for i in ids], room, prompt_share)
             shorter = [cut_middle(i, limit) for i, limit in zip(ids, limits, strict=True)]
-            cut = len(kept) < len(sequence) or shorter != ids
+            cut = len(kept) < len(sequence) or sum(map(len, shorter)) < sum(map(len, ids))
             made.append(_join(kept, shorter, template, cut))
         else:
             whole = _join(kept, ids, template, cut=False)
@@ -177,12 +181,18 @@ def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
     return given
 
 
-def cut_middle(ids: list[int], limit: int) -> list[int]:
-    """At most `limit` ids: the first half of them from the start, the rest from the end."""
+def cut_middle(ids: np.ndarray, limit: int) -> np.ndarray:
+    """Keep at most `limit` ids: the first half of them from the start, the rest from the end.
+
+    Examples
+    --------
+    >>> cut_middle(np.arange(9), 5)
+    array([0, 1, 2, 7, 8])
+    """
     if len(ids) <= limit:
         return ids
     head = (limit + 1) // 2
-    return ids[:head] + ids[len(ids) - (limit - head) :]
+    return np.concatenate([ids[:head], ids[len(ids) - (limit - head) :]])
 
 
 def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: float) -> list[int]:
@@ -215,29 +225,27 @@ def _last_rounds(sequence: Sequence, template: Template, max_length: int) -> Seq
     return sequence
 
 
-def _join(
-    sequence: tuple[Segment, ...], ids: list[list[int]], template: Template, cut: bool
-) -> Tokenised:
-    tokens, types, parts = (
-        list(template.prefix),
-        [template.types[0]] * len(template.prefix),
-        [SPECIAL] * len(template.prefix),
-    )
+def _join(sequence: Sequence, ids: list[np.ndarray], template: Template, cut: bool) -> Tokenised:
+    pieces = [(template.prefix, template.types[0], SPECIAL)]
     for i, (segment, own) in enumerate(zip(sequence, ids, strict=True)):
         after = template.suffix if i == len(sequence) - 1 else template.before[sequence[i + 1].part]
-        tokens += [*own, *after]
-        types += [template.types[segment.part != PROMPT]] * (len(own) + len(after))
-        parts += [segment.part] * len(own) + [SPECIAL] * len(after)
-    return Tokenised(*(np.array(values, dtype=np.int32) for values in (tokens, types, parts)), cut)
+        kind = template.types[segment.part != PROMPT]
+        pieces += [(own, kind, segment.part), (after, kind, SPECIAL)]
+    tokens, *constants = zip(*pieces, strict=True)
+    sizes = [len(piece) for piece in tokens]
+    types, parts = (np.repeat(np.array(values, dtype=np.int32), sizes) for values in constants)
+    return Tokenised(np.concatenate(tokens).astype(np.int32), types, parts, cut)
 
 
-def _ids(texts: list[str], tokenizer: Any) -> dict[str, list[int]]:
-    """Token ids of each distinct text without special tokens."""
-    distinct = list(dict.fromkeys(texts))
-    known: dict[str, list[int]] = {}
-    for start in range(0, len(distinct), BATCH_TEXTS):
-        part = distinct[start : start + BATCH_TEXTS]
-        known.update(zip(part, text_ids(part, tokenizer), strict=True))
+def token_ids(
+    texts: list[str], tokenizer: Any, known: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Add each new text's token ids, int32 without special tokens, to `known`; return it."""
+    new = [text for text in dict.fromkeys(texts) if text not in known]
+    for start in range(0, len(new), BATCH_TEXTS):
+        part = new[start : start + BATCH_TEXTS]
+        ids = (np.array(ids, dtype=np.int32) for ids in text_ids(part, tokenizer))
+        known.update(zip(part, ids, strict=True))
     return known
 
 

@@ -125,6 +125,15 @@ def require_for(config: Config) -> None:
         require(lacking(), named)
 
 
+def gpus() -> int:
+    """Return how many GPUs torch sees; asked without starting CUDA in this process."""
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count()
+
+
 def names(count: int) -> list[str]:
     """What `CUDA_VISIBLE_DEVICES` calls the first so many GPUs that this process sees."""
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

@@ -1,4 +1,4 @@
-"""How much memory a run with a frozen base will take, told before it takes it."""
+"""How much memory a training run with a frozen base takes, estimated beforehand."""
 
 from dataclasses import dataclass, replace
 
@@ -7,8 +7,8 @@ T4_GIB = 14.0
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the memory of a training run depends on."""
+class MemoryEstimate:
+    """What the memory of a training run depends on: sizes of its model and of a forward pass."""
 
     base_weights: int
     """Frozen weights."""
@@ -52,13 +52,13 @@ class Run:
         return {name: size / 2**30 for name, size in parts.items()}
 
 
-def advice(run: Run, longest: int, limit: float = T4_GIB) -> list[str]:
+def advice(estimate: MemoryEstimate, longest: int, limit: float = T4_GIB) -> list[str]:
     """What to change, one after the other, until the run fits; the last line says so if it never
     does.
 
     Parameters
     ----------
-    run : Run
+    estimate : MemoryEstimate
         As it stands.
     longest : int
         Tokens of the longest row: the least that a forward pass can hold.
@@ -66,22 +66,31 @@ def advice(run: Run, longest: int, limit: float = T4_GIB) -> list[str]:
         GiB.
     """
     steps = [
-        ("training.gradient_checkpointing=true", replace(run, checkpointing=True)),
-        (f"training.forward_tokens={longest}", replace(run, checkpointing=True, tokens=longest)),
-        ("model.base_dtype=float16", _lower(run, longest, 2)),
-        ("model.quantisation=4bit", _lower(run, longest, 0.5)),
+        ("training.gradient_checkpointing=true", replace(estimate, checkpointing=True)),
+        (
+            f"training.forward_tokens={longest}",
+            replace(estimate, checkpointing=True, tokens=longest),
+        ),
+        ("model.base_dtype=float16", _lower(estimate, longest, 2)),
+        ("model.quantisation=4bit", _lower(estimate, longest, 0.5)),
     ]
-    told, size = [], sum(run.gib().values())
+    changes, size = [], sum(estimate.gib().values())
     for option, changed in steps:
         if size <= limit:
-            return told
+            return changes
         now = sum(changed.gib().values())
         if now < size:
-            told.append(f"{option} → {now:.1f} GiB")
+            changes.append(f"{option} → {now:.1f} GiB")
             size = now
-    return told if size <= limit else [*told, "and a shorter model.max_length or a smaller model"]
+    return (
+        changes
+        if size <= limit
+        else [*changes, "and a shorter model.max_length or a smaller model"]
+    )
 
 
-def _lower(run: Run, longest: int, bytes_per_weight: float) -> Run:
-    fewer = min(run.base_bytes, run.base_weights * bytes_per_weight)
-    return replace(run, checkpointing=True, tokens=longest, activation_bytes=2, base_bytes=fewer)
+def _lower(estimate: MemoryEstimate, longest: int, bytes_per_weight: float) -> MemoryEstimate:
+    fewer = min(estimate.base_bytes, estimate.base_weights * bytes_per_weight)
+    return replace(
+        estimate, checkpointing=True, tokens=longest, activation_bytes=2, base_bytes=fewer
+    )

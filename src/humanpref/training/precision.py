@@ -9,7 +9,7 @@ from humanpref.schema import InputError
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def processes() -> PartialState:
+def process_state() -> PartialState:
     """Accelerate's view of this process: its device, its number among those that were launched, and
     theirs in all."""
     # Accelerator reads this variable, which `accelerate launch --cpu` sets; PartialState by itself

@@ -7,6 +7,7 @@ result.
 
 import contextlib
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from humanpref.training.batching import token_batches
+from humanpref.training.inputs import moved
 from humanpref.training.loop import Collate
-from humanpref.training.precision import DTYPES, processes, resolve
+from humanpref.training.precision import DTYPES, process_state, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +32,14 @@ def predict_logits(
     Parameters
     ----------
     module : Module
-        Takes what `collate` gives, returns logits (n, …). It is moved to the run's device, put into
-        eval mode, and moved back: the fold models of an artifact share a GPU one after the other.
+        Takes what `collate` gives, returns logits (n, …). It is moved to the run's device, where it
+        stays, and put into eval mode.
     collate : callable
         From row numbers to keyword arguments.
     lengths : ndarray
         (n,) tokens that each row costs.
     batch_tokens : int
-        Tokens in one forward pass, padding included. Where the memory is not enough, it is halved.
+        Tokens in one forward pass, padding included; halved whenever the memory is not enough.
     precision : str
         As in the configuration.
 
@@ -51,64 +53,56 @@ def predict_logits(
     torch.OutOfMemoryError
         If a row does not fit alone.
     """
-    launched = processes()
+    launched = process_state()
     device = launched.device
     dtype = DTYPES.get(resolve(precision, device))
     autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
-    home = next(module.parameters()).device
     module.to(device).eval()
     logits: np.ndarray | None = None
     own = token_batches(lengths, batch_tokens)[launched.process_index :: launched.num_processes]
-    total = sum(len(rows) for rows in own)
     pending = own[::-1]
-    try:
-        with (
-            torch.inference_mode(),
-            autocast,
-            tqdm(total=total, desc="predict", unit="row", disable=None) as bar,
-        ):
-            while pending:
-                rows = pending.pop()
-                made = _forward(module, collate(rows), device, alone=len(rows) == 1)
-                if made is None:
-                    batch_tokens = min(batch_tokens, int(lengths[rows].max()) * len(rows)) // 2
-                    logger.warning(
-                        "out of memory: from here on %d tokens in a forward pass", batch_tokens
-                    )
-                    left = np.concatenate([rows, *pending])
-                    pending = [left[part] for part in token_batches(lengths[left], batch_tokens)][
-                        ::-1
-                    ]
-                    continue
-                logits = np.zeros((len(lengths), *made.shape[1:])) if logits is None else logits
-                logits[rows] = made
-                bar.update(len(rows))
-    finally:
-        module.to(home)
+    with (
+        torch.inference_mode(),
+        autocast,
+        tqdm(total=sum(map(len, own)), desc="predict", unit="row", disable=None) as bar,
+    ):
+        while pending:
+            rows = pending.pop()
+            outputs = _forward(module, moved(collate(rows), device), alone=len(rows) == 1)
+            if outputs is None:
+                batch_tokens = min(batch_tokens, int(lengths[rows].max()) * len(rows)) // 2
+                logger.warning(
+                    "out of memory: from here on %d tokens in a forward pass", batch_tokens
+                )
+                left = np.concatenate([rows, *pending])
+                batches = token_batches(lengths[left], batch_tokens)
+                pending = [left[batch] for batch in reversed(batches)]
+                continue
+            logits = np.zeros((len(lengths), *outputs.shape[1:])) if logits is None else logits
+            logits[rows] = outputs
+            bar.update(len(rows))
     if launched.num_processes > 1:
-        # Each process did every so-manieth batch; those of the others are zeros here.
+        # A process leaves zeros for the batches of the others.
         logits = np.sum([part for part in gather_object([logits]) if part is not None], axis=0)
     return np.empty((0, 3)) if logits is None else logits
 
 
-def _forward(
-    module: nn.Module, batch: dict[str, Tensor], device: torch.device, alone: bool
-) -> np.ndarray | None:
-    """The module's outputs, float64; None where the memory was not enough, unless a row was
-    alone."""
+def _forward(module: nn.Module, batch: dict[str, Any], alone: bool) -> np.ndarray | None:
+    """Return the module's outputs as float64; None if the memory was not enough for several
+    rows."""
     try:
-        made: Tensor = module(**{name: tensor.to(device) for name, tensor in batch.items()})
-        return made.double().cpu().numpy()
+        outputs: Tensor = module(**batch)
+        return outputs.double().cpu().numpy()
     except torch.OutOfMemoryError:
         if alone:
             raise
-    # Behind the block: the error holds the tensors of the pass.
+    # Outside the block: the error holds the tensors of the pass.
     clear_device_cache()
     return None
 
 
 def normalised(scores: np.ndarray, rule: str) -> np.ndarray:
-    """Probabilities from scores of shape (n, …, 3), by the rule `inference.normalise` names."""
+    """Turn scores (n, …, 3) into probabilities by the rule that `inference.normalise` names."""
     if rule == "softmax":
         return softmax(scores)
     clipped = np.clip(scores, 1e-15, 1)

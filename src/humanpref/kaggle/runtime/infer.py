@@ -3,29 +3,23 @@
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from humanpref.config import from_dict
-from humanpref.config.gpu import needs_gpu, uses_gpu
 from humanpref.data import read_pairs, write_submission
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime.inputs import find_artifacts, point_to_base, tree, use_nltk_data
-from humanpref.kaggle.runtime.workers import describe, free, outcomes, shared_out
-from humanpref.models import load_model
-from humanpref.models.base import CONFIG_FILE
-from humanpref.models.blend import read_state
-from humanpref.models.blend_weights import Blend, equal_blend, mix
-from humanpref.models.budget import Budget, shortages
+from humanpref.models.blend_weights import equal_blend, mix
 from humanpref.runs.artifact import Artifact
-from humanpref.schema import CLASSES, ID, InputError
+from humanpref.runs.budget import Budget, shortages
+from humanpref.runs.engine import Outcome, outcomes
+from humanpref.runs.ensemble import Ensemble, Leaf
+from humanpref.runs.schedule import describe
+from humanpref.schema import ID, InputError
 from humanpref.text.cases import answer_cases
 from humanpref.training import device
 
@@ -42,13 +36,10 @@ def infer(
     """Predict with every artifact under the input root, and keep `working/submission.csv` up to
     date all the while.
 
-    A row's probabilities are the mean over the artifacts that predicted it, or the prior. One model
-    is in memory at a time, be it a fold's or a blend's; a blend mixes those that are done. A model
-    or a row that fails is logged with its traceback; the others go on. Each model has an equal
-    share of the time that is left when its turn comes; what it gives up to keep to it
-    (`humanpref.models.budget`) is logged. `degraded` in `working/status.json` lists all that makes
-    the submission less than whole, and `artifacts` the rows that each predicted: what that is
-    worth, the kernel decides.
+    A row's probabilities are the mean over the artifacts that predicted it, or the prior. A model
+    or a row that fails is logged with its traceback; the others go on. `degraded` in
+    `working/status.json` lists all that makes the submission less than whole, and `artifacts` the
+    rows that each predicted: what that is worth, the kernel decides.
 
     Parameters
     ----------
@@ -59,7 +50,7 @@ def infer(
     prior : sequence of float
         (3,) the probabilities of rows that nothing predicts.
     seconds : float
-        Of wall clock for all of it.
+        Wall clock for all of it; what does not fit is given up (`humanpref.runs.schedule`).
 
     Raises
     ------
@@ -69,183 +60,104 @@ def infer(
     budget = Budget(seconds)
     use_nltk_data(input_root)
     pairs = read_pairs(test_csv, labels=False, lenient=True)
-    rates = np.asarray(prior, dtype=np.float64)
-    board = _Board(working, list(pairs[ID]), answer_cases(pairs), rates, budget.given_up)
-    board.seconds["read"] = budget.spent()
+    writer = SubmissionWriter(working, pairs, prior, budget)
     folders = find_artifacts(input_root)
     if not folders:
         raise InputError(
             f"{input_root}: no artifact.json under it; is the training kernel's output "
             f"attached?\n{tree(input_root)}"
         )
-    parts: list[_Part] = []
-    for folder in folders:
-        board.artifacts[folder] = _Part(
-            folder, np.full((len(pairs), len(CLASSES)), np.nan)
-        )  # until it is read
-        with board.failing(folder):
-            board.artifacts[folder] = _parts_of_artifact(folder, len(pairs))
-            parts += board.artifacts[folder].leaves()
-    board.write()
-    lacking = device.lacking() if any(part.neural for part in parts) else ""
-    # What the quick ones leave over goes to those that can use it.
-    for number, part in enumerate(sorted(parts, key=lambda part: part.neural)):
-        with board.failing(part.folder):
-            if part.needs_gpu:
-                device.require(lacking, str(part.folder))
-            point_to_base(part.folder, input_root)
-            _predict_with(part, pairs, board, budget.share(1 / (len(parts) - number)))
-        free()
-        board.write()
+    leaves = [leaf for folder in folders for leaf in writer.add(folder)]
+    writer.write()
+    lacking = device.lacking() if any(leaf.uses_gpu for leaf in leaves) else ""
+
+    def prepare(leaf: Leaf) -> None:
+        if leaf.needs_gpu:
+            device.require(lacking, str(leaf.folder))
+        point_to_base(leaf.folder, input_root)
+
+    before = time.perf_counter()
+    for outcome in outcomes(leaves, pairs, budget, keep_going=True, prepare=prepare):
+        writer.seconds["predict" if len(outcome.rows) else "load"] += time.perf_counter() - before
+        writer.take(outcome)
+        before = time.perf_counter()
+    writer.write()
     budget.log_summary()
 
 
-@dataclass
-class _Part:
-    """A model on disk, or a mix of others; what it says of each row, (n, 3), NaN where it has said
-    nothing."""
+class SubmissionWriter:
+    """What was predicted so far, and the files that show it."""
 
-    folder: Path
-    told: np.ndarray
-    neural: bool = False
-    """It takes its time."""
-    needs_gpu: bool = False
-    blend: Blend | None = None
-    parts: list["_Part"] = field(default_factory=list)
+    def __init__(
+        self, working: Path, pairs: pd.DataFrame, prior: Sequence[float], budget: Budget
+    ) -> None:
+        self.working, self.ids, self.prior = working, list(pairs[ID]), np.asarray(prior, float)
+        self.cases, self.given_up = answer_cases(pairs), budget.given_up
+        self.seconds = {"read": budget.spent(), "load": 0.0, "predict": 0.0, "write": 0.0}
+        self.artifacts: dict[Path, Ensemble | None] = {}
+        self.predictions: dict[Path, np.ndarray] = {}
+        self.failures: list[str] = []
 
-    def leaves(self) -> Iterator["_Part"]:
-        """The models that predict by themselves."""
-        if self.blend is None:
-            yield self
-        for part in self.parts:
-            yield from part.leaves()
-
-    def probabilities(self, cases: np.ndarray) -> np.ndarray:
-        """What is known by now: a row that only some of the parts have predicted is mixed from
-        those."""
-        if self.blend is None:
-            return self.told
-        return mix(self.blend, np.stack([part.probabilities(cases) for part in self.parts]), cases)
-
-
-def _parts_of_artifact(folder: Path, rows: int) -> _Part:
-    parts = [
-        _parts_of_model(folder / member, rows) for member in Artifact.load(folder).facts["members"]
-    ]
-    return _Part(folder, np.empty(0), blend=equal_blend("arithmetic", len(parts)), parts=parts)
-
-
-def _parts_of_model(folder: Path, rows: int) -> _Part:
-    config = from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
-    if config.family != "blend":
-        return _Part(
-            folder, np.full((rows, len(CLASSES)), np.nan), uses_gpu(config), needs_gpu(config)
-        )
-    blend, members = read_state(folder, config.model.mean)
-    return _Part(
-        folder,
-        np.empty(0),
-        blend=blend,
-        parts=[_parts_of_model(member, rows) for member in members],
-    )
-
-
-@dataclass
-class _Board:
-    """What was predicted by now, and the files that show it."""
-
-    working: Path
-    ids: list[str]
-    cases: np.ndarray
-    prior: np.ndarray
-    given_up: Counter[str]
-    seconds: dict[str, float] = field(init=False)
-    artifacts: dict[Path, _Part] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.seconds = dict.fromkeys(("read", "load", "predict", "write"), 0.0)
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        started = time.perf_counter()
+    def add(self, folder: Path) -> list[Leaf]:
+        """Add an artifact and return its models; where it cannot be read, none, and list why."""
+        self.artifacts[folder] = None
         try:
-            yield
-        finally:
-            self.seconds[phase] += time.perf_counter() - started
-
-    @contextmanager
-    def failing(self, folder: Path) -> Iterator[None]:
-        """Log and list what goes wrong in the block, and go on after it."""
-        try:
-            yield
-        # SystemExit too: a library that calls sys.exit must not end the other models' work.
-        # MemoryError is an Exception.
-        except (Exception, SystemExit) as error:
+            self.artifacts[folder] = ensemble = Artifact.load(folder).ensemble
+        except Exception as error:
             logger.exception("%s: failed", folder)
             self.failures.append(f"{folder}: {describe(error)}")
+            return []
+        self.predictions |= {leaf.folder: self._nothing() for leaf in ensemble.leaves()}
+        return ensemble.leaves()
+
+    def take(self, outcome: Outcome) -> None:
+        """Take an outcome of the engine, and write what is known by now."""
+        leaf, rows, probabilities = outcome
+        if isinstance(probabilities, str):
+            row = f"id {self.ids[rows[0]]!r}: " if len(rows) else ""
+            self.failures.append(f"{leaf.folder}: {row}{probabilities}")
+        else:
+            own = self.predictions[leaf.folder]
+            own[rows] = probabilities
+            logger.info("%s: %d of %d rows", leaf.folder.name, _predicted(own), len(own))
+        self.write()
 
     def write(self) -> None:
         """Write submission.csv and status.json, the former first: a status never promises more than
         there is."""
-        with self.timed("write"):
-            told = {
-                folder: part.probabilities(self.cases) for folder, part in self.artifacts.items()
-            }
-            mean = equal_blend("arithmetic", len(told))
-            probabilities = mix(mean, np.stack(list(told.values())), self.cases)
-            missing = np.isnan(probabilities)
-            write_submission(
-                self.working / "submission.csv",
-                self.ids,
-                np.where(missing, self.prior, probabilities),
-            )
-        fallback = int(missing[:, 0].sum())
+        started = time.perf_counter()
+        parts = [
+            ensemble.probabilities(self.predictions, self.cases) if ensemble else self._nothing()
+            for ensemble in self.artifacts.values()
+        ]
+        mixed = mix(equal_blend("arithmetic", len(parts)), np.stack(parts), self.cases)
+        submission = np.where(np.isnan(mixed), self.prior, mixed)
+        write_submission(self.working / "submission.csv", self.ids, submission)
+        self.seconds["write"] += time.perf_counter() - started
+        rows, predicted = len(self.ids), _predicted(mixed)
+        fallback = [f"{rows - predicted} of {rows} rows have the prior"] if predicted < rows else []
         path = self.working / "status.json"
         # The kernel wrote the fallback's part before.
         status = read_json(path) if path.exists() else {}
         status |= {
-            "rows": len(self.ids),
-            "predicted": len(self.ids) - fallback,
-            "fallback": fallback,
+            "rows": rows,
+            "predicted": predicted,
+            "fallback": rows - predicted,
             "artifacts": [
-                {"folder": str(folder), "rows": int((~np.isnan(rows[:, 0])).sum())}
-                for folder, rows in told.items()
+                {"folder": str(folder), "rows": _predicted(part)}
+                for folder, part in zip(self.artifacts, parts, strict=True)
             ],
-            "given_up": dict(self.given_up),
-            "degraded": [
-                *self.failures,
-                *shortages(self.given_up),
-                *([f"{fallback} of {len(self.ids)} rows have the prior"] if fallback else []),
-            ],
+            "given_up": dict(+self.given_up),
+            "degraded": [*self.failures, *shortages(self.given_up), *fallback],
             "seconds": status.get("seconds", {}) | self.seconds,
             "peak_memory_bytes": launch.peak_memory_bytes(),
         }
         write_json(path, status)
 
+    def _nothing(self) -> np.ndarray:
+        return np.full((len(self.ids), 3), np.nan)
 
-def _predict_with(part: _Part, pairs: pd.DataFrame, board: _Board, budget: Budget) -> None:
-    """Let one model predict, on all GPUs if it uses one; the submission is written after every
-    block."""
-    gpus = launch.gpus() if part.neural else 0
-    if gpus:
-        told = shared_out(part.folder, pairs, budget, gpus)
-        with board.timed("load"):
-            next(told, None)
-    else:
-        with board.timed("load"):
-            model = load_model(part.folder)
-        told = outcomes(model, pairs, budget)
-    while True:
-        with board.timed("predict"):
-            rows, made = next(told, (None, None))
-        if rows is None:
-            return
-        if isinstance(made, str):
-            board.failures.append(f"{part.folder}: id {board.ids[rows[0]]!r}: {made}")
-            continue
-        part.told[rows] = made
-        board.write()
-        logger.info(
-            "%s: %d of %d rows", part.folder.name, (~np.isnan(part.told[:, 0])).sum(), len(pairs)
-        )
+
+def _predicted(probabilities: np.ndarray) -> int:
+    """Return how many rows have probabilities."""
+    return int((~np.isnan(probabilities[:, 0])).sum())

@@ -93,16 +93,7 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
 def processes(config: Config) -> int:
     """How many share the training: a gradient family's batches are shared out to all GPUs, the
     others have no use for it."""
-    return max(1, gpus()) if isinstance(config.training, LoopOptions) else 1
-
-
-def gpus() -> int:
-    """How many GPUs torch sees; asked without starting CUDA in this process."""
-    try:
-        import torch
-    except ImportError:
-        return 0
-    return torch.cuda.device_count()
+    return max(1, device.gpus()) if isinstance(config.training, LoopOptions) else 1
 
 
 def peak_memory_bytes() -> int:

@@ -1,148 +1,79 @@
-"""What one model says of the test rows, here or in one process for each GPU.
+"""One model's rows shared out to a process for each GPU.
 
 A row that fails costs that row alone, and so does a row that ends the process which predicts it:
 what a process had not done when it ended is dealt anew, to the others or to a fresh process on its
 GPU, within the same time.
 """
 
-import gc
 import logging
 import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from humanpref.models import Model, load_model
-from humanpref.models.base import BadRowsError, predicted
-from humanpref.models.budget import LEFT, Budget, schedule
-from humanpref.schema import ID
+from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
+from humanpref.runs.ensemble import Leaf
+from humanpref.runs.schedule import BROKEN, Policy, Result, Schedule, describe
+from humanpref.schema import InputError
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
 
-BLOCK_ROWS = 1_024
-"""At most so many rows are predicted between two writes of the submission."""
-MAX_FAILURES = 50
-"""After so many failed calls one after the other a model is given up. Finding the one bad row of a
-block takes about ten."""
-BROKEN = "CUDA error"
-"""Stands in errors after which a process can do nothing more on its GPU: the row at fault is in the
-block that raised it."""
 MAX_DEATHS = 20
-"""So many processes may end one after the other without any outcome before a GPU is used no more.
+"""Processes that may end one after the other without any result before a GPU is used no more.
 Finding the one row of a block that ends them takes about ten."""
 MAX_LOADS = 2
-"""The same of processes that end while they load the model."""
+"""The same for processes that end while they load the model."""
 GRACE_SECONDS = 60
-"""So long after the time is over a process that has not finished is taken to hang, and is ended."""
+"""How long after the time is over a process that has not finished is taken to hang."""
 CONTEXT: Any = multiprocessing.get_context("spawn")
 """How processes are started; a fork would inherit torch's threads in the middle of their work."""
 
-Outcome = tuple[np.ndarray, np.ndarray | str]
-"""Row numbers (m,) with their probabilities (m, 3); or the number of one row, and why there are
-none."""
+
+class Job(NamedTuple):
+    """What the processes share: a model on disk, the rows, and how they are read."""
+
+    leaf: Leaf
+    pairs: pd.DataFrame
+    policy: Policy
+    isolate: bool
 
 
-def outcomes(
-    model: Model,
-    pairs: pd.DataFrame,
-    budget: Budget,
-    begin: Callable[[np.ndarray], None] | None = None,
-) -> Iterator[Outcome]:
-    """Predict block by block; a block that fails is halved down to the rows at fault.
+def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
+    """Yield the results of a job from one process for each GPU.
 
-    `begin`, if given, is told the numbers of the rows that are tried next.
-
-    Raises
-    ------
-    RuntimeError
-        After `MAX_FAILURES` failed calls, without one between that did not fail; at once where the
-        GPU is of no more use to this process (`BROKEN`).
-    """
-    failed = 0  # one after the other
-    for block, variant in schedule(model, pairs, budget, BLOCK_ROWS):
-        pending = [block]
-        while pending:
-            rows = pending.pop()
-            if begin is not None:
-                begin(rows)
-            try:
-                made, bad, why = _said(variant, pairs.iloc[rows].reset_index(drop=True))
-            # SystemExit too: a library that calls sys.exit must not end the other rows' work.
-            # MemoryError is an Exception.
-            except (Exception, SystemExit) as error:
-                if BROKEN in str(error):
-                    raise
-                failed += 1
-                logger.exception(
-                    "%d rows failed, the first of them id %r", len(rows), pairs[ID].iloc[rows[0]]
-                )
-                if len(rows) == 1:
-                    yield rows, describe(error)
-                if failed == MAX_FAILURES:
-                    raise RuntimeError(
-                        f"given up after {failed} failed calls in a row, the last of them: "
-                        f"{describe(error)}"
-                    ) from error
-                if len(rows) > 1:
-                    pending += np.array_split(rows, 2)[::-1]
-            else:
-                failed = 0
-                yield rows[~bad], made[~bad]
-                for row in rows[bad]:
-                    logger.error("id %r: %s", pairs[ID].iloc[row], why)
-                    yield np.array([row]), why
-                continue
-            free()
-
-
-def _said(model: Model, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, str]:
-    """What the model says of the rows, (n, 3), of which it says nothing of use, (n,) bool, and why;
-    raises where of none."""
-    try:
-        return predicted(model, pairs), np.zeros(len(pairs), dtype=bool), ""
-    except BadRowsError as error:
-        if error.bad.all():
-            raise
-        return error.said, error.bad, describe(error)
-
-
-def shared_out(folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> Iterator[Outcome]:
-    """The outcomes of the model in a folder, from a process of its own for each GPU.
-
-    The first outcome has no rows: the model has been loaded. The rows of a process that ends before
+    The first result has no rows: the model has been loaded. The rows of a process that ends before
     its time are dealt anew. Rows on which two processes have ended are tried apart from the others,
     in halves of halves, down to the single row; that one is given up.
 
     Raises
     ------
-    RuntimeError
-        At the end, if a process did not end well; what there is has come by then.
+    InputError, RuntimeError
+        At the end, if a process did not end well; every result has come by then. Unless failures
+        are isolated: at the first one, but not for processes whose rows others could do.
     """
-    crew = _Crew(folder, pairs, budget, gpus)
+    crew = _Crew(job, budget, gpus)
     try:
-        yield from crew.outcomes()
+        yield from crew.results()
     finally:
         crew.end()
-    if crew.reasons:
-        told = [
+    if crew.reasons and (job.isolate or crew.left):
+        reasons = [
             f"{why} ({times} times)" if times > 1 else why for why, times in crew.reasons.items()
         ]
         counts = {"were dealt anew": crew.anew.sum() - crew.left, "have no process left": crew.left}
         raise RuntimeError(
-            "; ".join(told + [f"{rows} rows {what}" for what, rows in counts.items() if rows])
+            "; ".join(reasons + [f"{rows} rows {what}" for what, rows in counts.items() if rows])
         )
 
 
@@ -173,19 +104,21 @@ class _Worker:
 class _Crew:
     """The processes that share a model's rows, and the rows that no process has."""
 
-    def __init__(self, folder: Path, pairs: pd.DataFrame, budget: Budget, gpus: int) -> None:
-        self.budget = budget
-        self.order = folder, pairs, time.time() + budget.left()
+    def __init__(self, job: Job, budget: Budget, gpus: int) -> None:
+        self.job, self.budget, self.until = job, budget, time.time() + budget.left()
         self.usable = set(range(gpus))
         self.workers: list[_Worker] = []
         self.loaded = False
-        self.rest = np.arange(len(pairs))
+        rows = len(job.pairs)
+        self.rest = np.arange(rows)
         self.suspects: list[np.ndarray] = []
-        self.deaths = np.zeros(len(pairs), dtype=np.int64)
+        self.first = np.full((rows, 3), np.nan)
+        """The first order's probabilities of rows that only lack the second one."""
+        self.deaths = np.zeros(rows, dtype=np.int64)
         """Processes that ended with a row in flight."""
         self.barren: Counter[int] = Counter()
-        """Processes of a GPU that ended one after the other without any outcome."""
-        self.anew = np.zeros(len(pairs), dtype=bool)
+        """Processes of a GPU that ended one after the other without any result."""
+        self.anew = np.zeros(rows, dtype=bool)
         self.reasons: Counter[str] = Counter()
 
     @property
@@ -193,7 +126,7 @@ class _Crew:
         """Rows that no process has."""
         return len(self.rest) + sum(map(len, self.suspects))
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def results(self) -> Iterator[Result]:
         """Deal and collect until no row is left that a process could do."""
         self._deal()
         while any(len(worker.rows) for worker in self.workers):
@@ -216,23 +149,24 @@ class _Crew:
             worker.process.join()  # so that its GPU is free for the next model
 
     def _deal(self) -> None:
-        """Give the rows that no process has to those that wait, else to a fresh one, else to those
-        at work."""
+        """Give the rows that no process has to idle processes, else to fresh ones, else to those at
+        work."""
         if self.budget.left() <= 0:
-            if self.left:
-                logger.warning("time budget: spent, %d rows are %s", self.left, LEFT)
-                self.budget.given_up[LEFT] += self.left
-            self.rest, self.suspects = self.rest[:0], []
+            rest = np.concatenate([self.rest, *self.suspects])
+            if unread := int(np.isnan(self.first[rest, 0]).sum()):
+                logger.warning("time budget: spent, %d rows are %s", unread, UNREAD)
+                self.budget.given_up[UNREAD] += unread
+            self.rest, self.suspects = rest[:0], []
             return
-        waiting: list[_Worker | int] = [worker for worker in self.workers if not len(worker.rows)]
+        idle: list[_Worker | int] = [worker for worker in self.workers if not len(worker.rows)]
         vacant = sorted(self.usable - {worker.gpu for worker in self.workers})
         if len(self.rest):
-            takers = waiting or vacant or [worker for worker in self.workers if not worker.apart]
+            takers = idle or vacant or [worker for worker in self.workers if not worker.apart]
             for number, taker in enumerate(takers):
                 self._give(taker, self.rest[number :: len(takers)])
             self.rest = self.rest[:0] if takers else self.rest
             return
-        for taker in [*waiting, *vacant]:
+        for taker in [*idle, *vacant]:
             if self.suspects:
                 self._give(taker, self.suspects.pop(), apart=True)
 
@@ -242,16 +176,17 @@ class _Crew:
             return
         if isinstance(taker, int):
             ours, theirs = CONTEXT.Pipe()
-            process = CONTEXT.Process(target=work, args=(taker, *self.order, theirs), daemon=True)
+            arguments = (taker, self.job, self.until, theirs)
+            process = CONTEXT.Process(target=work, args=arguments, daemon=True)
             process.start()
             theirs.close()  # so that the pipe ends with the process
             taker = _Worker(taker, process, ours, rows[:0])
             self.workers.append(taker)
         taker.rows, taker.apart = np.union1d(taker.rows, rows), apart
         with suppress(OSError):  # it has just ended, as its pipe will say
-            taker.pipe.send(rows)
+            taker.pipe.send((rows, self.first[rows]))
 
-    def _hear(self, worker: _Worker) -> Iterator[Outcome]:
+    def _hear(self, worker: _Worker) -> Iterator[Result]:
         try:
             message = worker.pipe.recv()
         except (EOFError, OSError):
@@ -265,19 +200,27 @@ class _Crew:
                 worker.loaded = True
                 if not self.loaded:
                     self.loaded = True
-                    yield self.rest[:0], np.empty((0, 3))
+                    yield Result(self.rest[:0], np.empty((0, 3)))
             case "begins", rows:
                 worker.block = rows
             case "fails", why, on_rows:
+                if not self.job.isolate:
+                    kind, _, text = why.partition(": ")
+                    raise (InputError(text) if kind == InputError.__name__ else RuntimeError(why))
                 yield from self._ended(worker, why, on_rows)
-            case _, rows, made, given_up:
+            case "spent", rows, given_up:
                 self.budget.given_up.update(given_up)
-                worker.rows, worker.block = np.setdiff1d(worker.rows, rows), None
-                if made is not None:
-                    worker.delivered = True
-                    yield rows, made
+                worker.rows = np.setdiff1d(worker.rows, rows)
+            case "result", result, given_up:
+                self.budget.given_up.update(given_up)
+                worker.block, worker.delivered = None, True
+                if result.final:
+                    worker.rows = np.setdiff1d(worker.rows, result.rows)
+                else:
+                    self.first[result.rows] = result.probabilities
+                yield result
 
-    def _ended(self, worker: _Worker, why: str, on_rows: bool) -> Iterator[Outcome]:
+    def _ended(self, worker: _Worker, why: str, on_rows: bool) -> Iterator[Result]:
         """Take back what a process had not done. `on_rows`: what it was doing may be the reason,
         and not the model."""
         self.workers.remove(worker)
@@ -299,60 +242,51 @@ class _Crew:
         tried = np.intersect1d(guilty, flying)
         groups = [np.setdiff1d(guilty, tried), *np.array_split(tried, 2)]
         if len(flying) == len(tried) == 1:
-            groups = groups[:1]
-            yield tried, f"{why} with this row alone"
+            groups, why = groups[:1], f"{why} with this row alone"
+            if not self.job.isolate:
+                raise RuntimeError(why)
+            self.budget.given_up[ONE_ORDER] -= int(np.isfinite(self.first[tried, 0]).sum())
+            yield Result(tried, why)
         self.suspects += [rows for rows in groups if len(rows)]
 
 
-def work(
-    gpu: int, folder: Path, pairs: pd.DataFrame, until: float, pipe: connection.Connection
-) -> None:
-    """One of the processes of `shared_out`. If the one that started it is gone, its pipe ends, and
-    so does it."""
+def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
+    """Run one of the processes of `shared_out`, which ends when the one that started it does: its
+    pipe ends then."""
     # Before torch is imported: this process sees its own GPU alone.
     os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
     logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)
     budget = Budget(until - time.time())
+    first = np.full((len(job.pairs), 3), np.nan)
 
-    def tell(kind: str, rows: np.ndarray, made: np.ndarray | str | None) -> None:
-        pipe.send((kind, rows, made, budget.given_up))
+    def tell(kind: str, content: Result | np.ndarray) -> None:
+        pipe.send((kind, content, budget.given_up))
         budget.given_up.clear()
 
     try:
-        rows = pipe.recv()
-        model = load_model(folder)
+        rows, known = pipe.recv()
+        first[rows] = known
+        model = job.leaf.load({})
         pipe.send("loaded")
         while True:
-            part = rows
-            frame = pairs.iloc[part].reset_index(drop=True)
-            for own, made in outcomes(model, frame, budget, partial(_begin, pipe, part)):
-                tell("made", part[own], made)
-                rows = np.setdiff1d(rows, part[own])
+            part, pairs = rows, job.pairs.iloc[rows].reset_index(drop=True)
+            schedule = Schedule(model, pairs, budget, job.policy, job.isolate, first[part])
+            for own in schedule.results(lambda own, part=part: pipe.send(("begins", part[own]))):
+                result = own._replace(rows=part[own.rows])
+                tell("result", result)
+                if result.final:
+                    rows = np.setdiff1d(rows, result.rows)
+                else:
+                    first[result.rows] = result.probabilities
                 if pipe.poll():  # more rows: the time left is planned anew
                     break
             else:
-                tell("late", rows, None)
+                tell("spent", rows)
                 rows = rows[:0]
-            rows = np.union1d(rows, pipe.recv())
+            more, known = pipe.recv()
+            first[more], rows = known, np.union1d(rows, more)
     except EOFError:
         return
     except (Exception, SystemExit) as error:
-        logger.exception("%s: failed", folder)
+        logger.exception("%s: failed", job.leaf.folder)
         pipe.send(("fails", describe(error), BROKEN in str(error)))
-
-
-def _begin(pipe: connection.Connection, part: np.ndarray, own: np.ndarray) -> None:
-    pipe.send(("begins", part[own]))
-
-
-def free() -> None:
-    """Give back the memory of models that are no longer referenced."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def describe(error: BaseException) -> str:
-    """The error in one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]

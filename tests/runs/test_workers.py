@@ -1,5 +1,5 @@
-"""Two GPUs, played by two processes on the CPU: what they say is what one process says, whatever
-becomes of one of them."""
+"""GPUs played by processes on the CPU: together they read what one process reads, whatever becomes
+of one of them."""
 
 import multiprocessing
 import os
@@ -7,21 +7,21 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from humanpref.config import load_config
-from humanpref.data import read_pairs
-from humanpref.files import read_json
-from humanpref.kaggle.runtime import infer as inference
-from humanpref.kaggle.runtime import launch
-from humanpref.kaggle.runtime import workers as predicting
+from humanpref.data import read_pairs, swap_pairs
 from humanpref.models.base import Model
-from humanpref.models.budget import LEFT, Budget
+from humanpref.runs import workers
+from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
+from humanpref.runs.ensemble import Leaf, read_ensemble
+from humanpref.runs.schedule import costliest_first
 from humanpref.runs.train import train
-from humanpref.schema import LABEL_COLUMNS
+from humanpref.runs.workers import Job, shared_out
+from humanpref.schema import SWAPPED_CLASSES, InputError
 
 TINY = (
     "model.scratch_hidden_size=8",
@@ -80,85 +80,26 @@ def crew(arena, tmp_path, monkeypatch):
     """Let the processes have a model of the test's; give the rows, what it says of them, and a
     function that shares them out.
 
-    They are forked: what the test puts in place of `load_model` is theirs, too, and they start in
-    no time.
+    They are forked, which takes no time, and need not pickle the model.
     """
-    monkeypatch.setattr(predicting, "CONTEXT", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context("fork"))
     pairs = read_pairs(arena / "test.csv")
 
-    def run(load, gpus=2, budget=None):
-        monkeypatch.setattr(predicting, "load_model", lambda _: load())
+    def run(load, gpus=2, budget=None, isolate=True):
         told, failures, reason = np.full((len(pairs), 3), np.nan), {}, ""
         budget = budget or Budget(600)
+        leaf = SimpleNamespace(folder=tmp_path, load=lambda memos: load())
         try:
-            for rows, made in predicting.shared_out(tmp_path, pairs, budget, gpus):
-                if isinstance(made, str):
-                    failures[int(rows[0])] = made
+            for result in shared_out(Job(leaf, pairs, costliest_first, isolate), budget, gpus):
+                if isinstance(result.probabilities, str):
+                    failures[int(result.rows[0])] = result.probabilities
                 else:
-                    assert np.isnan(told[rows]).all()
-                    told[rows] = made
+                    told[result.rows] = result.probabilities
         except RuntimeError as error:
             reason = str(error)
-        return told, failures, reason, budget.given_up
+        return told, failures, reason, dict(+budget.given_up)
 
     return pairs, Lopsided().predict_proba(pairs), run
-
-
-class Blind(Lopsided):
-    """Says nothing of some rows, or of every row."""
-
-    blind, every, calls = frozenset(), False, 0
-
-    def predict_proba(self, pairs):
-        self.calls += 1
-        made = super().predict_proba(pairs)
-        made[np.array([self.every or key in self.blind for key in pairs["id"]])] = np.nan
-        return made
-
-
-def test_rows_without_probabilities_cost_themselves_alone(arena):
-    """More of them than failed calls are allowed: it is known which they are, and nothing is
-    searched for."""
-    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
-    pairs["id"] = [str(number) for number in range(len(pairs))]
-    model = Blind()
-    model.blind = frozenset(pairs["id"][::2])
-    assert len(model.blind) > 2 * predicting.MAX_FAILURES
-    told, failures = np.full((len(pairs), 3), np.nan), []
-    for rows, made in predicting.outcomes(model, pairs, Budget(np.inf)):
-        if isinstance(made, str):
-            failures.append((rows.tolist(), made[:24]))
-        else:
-            told[rows] = made
-    np.testing.assert_allclose(told[1::2], Lopsided().predict_proba(pairs)[1::2])
-    assert sorted(failures) == [
-        ([row], "BadRowsError: not finite") for row in range(0, len(pairs), 2)
-    ]
-    assert model.calls < 10
-
-
-def test_rows_here_and_there_that_fail_do_not_add_up_to_a_model_that_does(arena, monkeypatch):
-    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
-    pairs["id"] = [str(number) for number in range(len(pairs))]
-    bad = pairs["id"][::30].tolist()
-    monkeypatch.setattr(Lopsided, "bad", bad)
-    done = list(predicting.outcomes(Lopsided(), pairs, Budget(np.inf)))
-    assert sorted(pairs["id"][rows[0]] for rows, made in done if isinstance(made, str)) == sorted(
-        bad
-    )
-    assert sum(len(rows) for rows, made in done if not isinstance(made, str)) == len(pairs) - len(
-        bad
-    )
-
-
-def test_a_model_without_any_probability_is_given_up(arena):
-    model = Blind()
-    model.every = True
-    pairs = pd.concat([read_pairs(arena / "test.csv")] * 20, ignore_index=True)
-    with pytest.raises(
-        RuntimeError, match=f"given up after {predicting.MAX_FAILURES} failed calls in a row"
-    ):
-        list(predicting.outcomes(model, pairs, Budget(np.inf)))
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 3, 30])
@@ -239,7 +180,7 @@ def test_a_row_that_ends_the_process_while_it_is_measured(crew):
 
 def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
     pairs, _, run = crew
-    monkeypatch.setattr(predicting, "MAX_DEATHS", 3)
+    monkeypatch.setattr(workers, "MAX_DEATHS", 3)
     monkeypatch.setattr(Lopsided, "poison", set(pairs["id"]))
     told, _, reason, _ = run(Lopsided)
     assert np.isnan(told).all()
@@ -334,7 +275,7 @@ def test_a_process_is_gone_before_the_next_on_its_gpu(crew, tmp_path):
 
 def test_a_process_that_hangs_costs_its_rows_and_no_more_time(crew, monkeypatch):
     _, expected, run = crew
-    monkeypatch.setattr(predicting, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "GRACE_SECONDS", 0.5)
 
     class Hangs(Lopsided):
         def predict_proba(self, pairs):
@@ -347,7 +288,7 @@ def test_a_process_that_hangs_costs_its_rows_and_no_more_time(crew, monkeypatch)
     assert time.monotonic() - started < 15
     left = np.isnan(told[:, 0])
     np.testing.assert_allclose(told[~left], expected[~left])
-    assert (left.sum(), failures, given_up) == (12, {}, {LEFT: 12})
+    assert (left.sum(), failures, given_up) == (12, {}, {UNREAD: 12})
     assert reason.startswith("GPU 1: its process did not finish in time")
 
 
@@ -363,7 +304,7 @@ def test_a_row_that_fails_costs_itself_alone(crew, monkeypatch):
 def test_no_time_for_anybody(crew):
     told, failures, reason, given_up = crew[2](Lopsided, budget=Budget(0))
     assert np.isnan(told).all()
-    assert (failures, reason, given_up) == ({}, "", {LEFT: len(told)})
+    assert (failures, reason, given_up) == ({}, "", {UNREAD: len(told)})
 
 
 def test_what_is_dealt_anew_has_the_time_that_is_left(crew, tmp_path):
@@ -379,11 +320,11 @@ def test_what_is_dealt_anew_has_the_time_that_is_left(crew, tmp_path):
     told, failures, reason, given_up = run(load, gpus=1, budget=Budget(2))
     left = np.isnan(told[:, 0])
     np.testing.assert_allclose(told[~left], expected[~left])
-    assert (left.sum(), given_up) == (20, {LEFT: 20})
+    assert (left.sum(), given_up) == (20, {UNREAD: 20})
     assert (failures, reason) == ({}, "GPU 0: its process ended with -9; 20 rows were dealt anew")
 
 
-def test_rows_dealt_anew_take_cheaper_variants_where_there_is_no_time_for_more(crew):
+def test_rows_dealt_anew_are_shortened_where_there_is_no_time_for_more(crew):
     """One GPU cannot go on; the other one, at work, plans the time left for both."""
     _, expected, run = crew
 
@@ -393,7 +334,7 @@ def test_rows_dealt_anew_take_cheaper_variants_where_there_is_no_time_for_more(c
         def costs(self, frame):
             return np.full(len(frame), self.share)
 
-        def cheaper(self):
+        def shorter_variants(self):
             half = Slow()
             half.share = 0.1
             return [("a tenth", half)]
@@ -414,31 +355,124 @@ def test_rows_dealt_anew_take_cheaper_variants_where_there_is_no_time_for_more(c
     assert set(given_up) == {"a tenth"}
 
 
+def test_only_the_second_order_is_read_anew_where_the_first_was_delivered(crew, tmp_path):
+    pairs, expected, run = crew
+    mean = (expected + Lopsided().predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]) / 2
+    texts = dict(zip(pairs["id"], pairs["response_a"], strict=True))
+    (tmp_path / "journal").touch()
+
+    class Counted(Lopsided):
+        swap_averaged = True
+
+        def predict_proba(self, frame):
+            first = all(
+                texts[key] == text
+                for key, text in zip(frame["id"], frame["response_a"], strict=True)
+            )
+            with (tmp_path / "orders").open("a") as file:
+                file.write(f"{'a' if first else 'b'} {','.join(frame['id'])}\n")
+            if not first and not (tmp_path / "killed").exists():
+                (tmp_path / "killed").touch()
+                kill()
+            return super().predict_proba(frame)
+
+    told, failures, reason, given_up = run(Counted, gpus=1)
+    np.testing.assert_allclose(told, mean)
+    assert (failures, given_up) == ({}, {})
+    assert reason == "GPU 0: its process ended with -9; 24 rows were dealt anew"
+    calls = [line.split() for line in (tmp_path / "orders").read_text().splitlines()]
+    read = {
+        order: [key for own, rows in calls if own == order for key in rows.split(",")]
+        for order in "ab"
+    }
+    assert sorted(read["a"]) == sorted(pairs["id"])
+    assert set(read["b"]) == set(pairs["id"])
+
+
+def test_a_row_whose_second_order_ends_every_process_keeps_its_first(crew):
+    pairs, expected, run = crew
+    mean = (expected + Lopsided().predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]) / 2
+    bad, text = pairs["id"][5], pairs["response_a"][5]
+
+    class Ends(Lopsided):
+        swap_averaged = True
+
+        def predict_proba(self, frame):
+            mine = frame[frame["id"] == bad]
+            if len(mine) and mine["response_a"].iloc[0] != text:
+                kill()
+            return super().predict_proba(frame)
+
+    told, failures, _, given_up = run(Ends)
+    np.testing.assert_allclose(told[5], expected[5])
+    np.testing.assert_allclose(np.delete(told, 5, axis=0), np.delete(mean, 5, axis=0))
+    assert list(failures) == [5]
+    assert given_up == {}
+
+
+def test_orders_that_there_is_no_time_for_are_counted_by_all_processes(crew):
+    _, expected, run = crew
+
+    class Slow(Lopsided):
+        swap_averaged = True
+
+        def costs(self, frame):
+            return np.ones(len(frame))
+
+        def predict_proba(self, frame):
+            time.sleep(0.05 * len(frame))
+            return super().predict_proba(frame)
+
+    told, _, reason, given_up = run(Slow, budget=Budget(0.9))  # of 2 x 24 x 0.05 s / 2 GPUs = 1.2
+    assert list(given_up) == [ONE_ORDER]
+    assert 0 < given_up[ONE_ORDER] < 24
+    assert np.isclose(told, expected).all(axis=1).sum() == given_up[ONE_ORDER]
+    assert reason == ""
+
+
+def test_the_first_failure_is_raised_where_failures_are_not_isolated(crew, monkeypatch):
+    pairs, _, run = crew
+    monkeypatch.setattr(Lopsided, "bad", {pairs["id"][3]})
+    *_, reason, _ = run(Lopsided, isolate=False)
+    assert reason == "ValueError: a bad row"
+
+    def load():
+        raise InputError("a weight is missing")
+
+    with pytest.raises(InputError, match="a weight is missing"):
+        run(load, isolate=False)
+    monkeypatch.setattr(Lopsided, "bad", ())
+    monkeypatch.setattr(Lopsided, "poison", {pairs["id"][3]})
+    *_, reason, _ = run(Lopsided, isolate=False)
+    assert reason == "its process ended with -9 with this row alone"
+    monkeypatch.setattr(Lopsided, "poison", ())
+    *_, reason, _ = run(kill, isolate=False)
+    assert "24 rows have no process left" in reason
+
+
+def test_a_process_whose_rows_another_could_do_is_no_failure(crew, tmp_path, caplog):
+    _, expected, run = crew
+    told, failures, reason, _ = run(lambda: KilledOnce(tmp_path / "killed"), isolate=False)
+    np.testing.assert_allclose(told, expected)
+    assert (failures, reason) == ({}, "")
+    assert "its process ended with -9; 12 rows are dealt anew" in caplog.text
+
+
 @pytest.mark.slow
-def test_two_processes_say_what_one_does(arena, tmp_path, monkeypatch):
+def test_two_processes_say_what_one_does(arena, tmp_path):
     pytest.importorskip("torch")
-    folder = tmp_path / "input" / "notebooks" / "some-user" / "humanpref-train"
-    folder.mkdir(parents=True)
-    artifact = train(load_config("tiny", None, TINY), arena / "train.csv", folder / "artifact")
-    expected = artifact.predict_proba(read_pairs(arena / "test.csv"))
-    monkeypatch.setattr(launch, "gpus", lambda: 2)
-    shared = []
-    monkeypatch.setattr(
-        inference,
-        "shared_out",
-        lambda *order: shared.append(order[3]) or predicting.shared_out(*order),
-    )
-    inference.infer(tmp_path / "input", tmp_path, arena / "test.csv", (0.4, 0.3, 0.3), 600)
-    made = pd.read_csv(tmp_path / "submission.csv")[list(LABEL_COLUMNS)].to_numpy()
-    np.testing.assert_allclose(made, expected, atol=1e-6)
-    status = read_json(tmp_path / "status.json")
-    assert (status["predicted"], status["degraded"], status["given_up"]) == (len(made), [], {})
-    assert status["seconds"]["load"] > 0  # what does not grow with the rows
-    assert shared == [2]
+    artifact = train(load_config("tiny", None, TINY), arena / "train.csv", tmp_path / "artifact")
+    pairs = read_pairs(arena / "test.csv")
+    leaf = read_ensemble(artifact.folder / "model")
+    made = np.full((len(pairs), 3), np.nan)
+    for result in shared_out(Job(leaf, pairs, costliest_first, True), Budget(600), 2):
+        made[result.rows] = result.probabilities
+    np.testing.assert_allclose(made, artifact.predict_proba(pairs), atol=1e-6)
 
 
 def test_a_model_that_cannot_be_loaded(arena, tmp_path):
+    job = Job(Leaf(tmp_path, load_config("prior")), read_pairs(arena / "test.csv"), len, True)
     with pytest.raises(
         RuntimeError, match=r"GPU \d: InputError.*config.json.*; GPU \d: InputError"
     ):
-        list(predicting.shared_out(tmp_path, read_pairs(arena / "test.csv"), Budget(600), 2))
+        list(shared_out(job, Budget(600), 2))

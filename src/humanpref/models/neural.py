@@ -1,0 +1,173 @@
+"""What the neural families share: from rows to the training loop, from the module to
+probabilities."""
+
+import copy
+import dataclasses
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from humanpref.config.neural import EncoderInference, GradientTraining
+from humanpref.data import swap_pairs
+from humanpref.logloss import log_loss
+from humanpref.models.base import Model, TokenIds, Validation
+from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.training.inputs import TokenRows
+from humanpref.training.learned import learned_state
+from humanpref.training.loop import Examples, train
+from humanpref.training.losses import Loss, loss_of
+from humanpref.training.predict import normalised, predict_logits
+
+STATE_FILE = "model.safetensors"
+BACKBONE_FOLDER = "backbone"
+SHORTER = (0.75, 0.5, 0.25)
+"""Shares of `model.max_length` to which inputs are cut where time is short."""
+
+
+class NeuralModel(Model):
+    """A module that reads token ids. After `fit`: `module_` and `tokenizer_`.
+
+    A family says how its module is built (`build`), how rows become its inputs (`inputs`), and what
+    it was built from (`backbone_facts`).
+    """
+
+    module_: nn.Module
+    tokenizer_: Any
+    token_ids: dict[str, np.ndarray] | None = None
+    """Token ids of texts that its tokenizer has read, shared by `share_token_ids`."""
+
+    @abstractmethod
+    def build(self, pairs: pd.DataFrame) -> None:
+        """Make `tokenizer_` and `module_`, ready to be trained on these rows."""
+
+    @abstractmethod
+    def inputs(self, pairs: pd.DataFrame) -> TokenRows:
+        """Make the rows the inputs of `module_`."""
+
+    @abstractmethod
+    def backbone_facts(self) -> dict[str, Any]:
+        """Describe the backbone that was used, as plain JSON types."""
+
+    def fit(
+        self,
+        pairs: pd.DataFrame,
+        labels: np.ndarray,
+        weights: np.ndarray | None = None,
+        validation: Validation | None = None,
+        checkpoint: Path | None = None,
+    ) -> "NeuralModel":
+        training: GradientTraining = self.config.training
+        if training.swap_augmentation:
+            pairs, labels, weights = with_swapped(pairs, labels, weights)
+        torch.manual_seed(self.config.seed)
+        self.build(pairs)
+        inputs = self.inputs(pairs)
+        self.learn(inputs, labels, weights, loss_of(training), validation, checkpoint)
+        return self
+
+    def learn(
+        self,
+        inputs: TokenRows,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        loss: Loss,
+        validation: Validation | None,
+        checkpoint: Path | None,
+    ) -> None:
+        """Train `module_` and write the report."""
+        examples = Examples(inputs, labels, weights, inputs.lengths)
+        validate = None
+        if validation is not None:
+            pairs, truth = validation
+            predict = self.predictor(pairs)
+
+            def validate() -> float:
+                return log_loss(truth, predict())
+
+        config = self.config
+        report = train(
+            self.module_, examples, loss, config.training, config.seed, validate, checkpoint
+        )
+        self.report_ = {"backbone": self.backbone_facts(), "training": report}
+
+    def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
+        return self.predictor(pairs)()
+
+    def predictor(self, pairs: pd.DataFrame) -> Callable[[], np.ndarray]:
+        """Tokenise the rows and return a function that predicts them, (n, 3), with the module as it
+        then is."""
+        first = self.inputs(pairs)
+        if not self.swap_averaged:
+            return lambda: self.scores(first)
+        second = self.inputs(swap_pairs(pairs))
+        return lambda: (self.scores(first) + self.scores(second)[:, SWAPPED_CLASSES]) / 2
+
+    def scores(self, inputs: TokenRows) -> np.ndarray:
+        """Run the module on every row: probabilities (n, …, 3)."""
+        options: EncoderInference = self.config.inference
+        scores = predict_logits(
+            self.module_, inputs, inputs.lengths, options.batch_tokens, options.precision
+        )
+        return normalised(scores, options.normalise)
+
+    @property
+    def swap_averaged(self) -> bool:
+        return self.config.inference.swap_average
+
+    def single_order(self) -> Model:
+        if not self.swap_averaged:
+            return self
+        inference = dataclasses.replace(self.inference, swap_average=False)
+        return copy.copy(self).set_params(inference=inference)
+
+    def shorter_variants(self) -> list[tuple[str, Model]]:
+        """Cut inputs shorter and shorter, as far as texts have room beside the fixed tokens."""
+        variants: list[tuple[str, Model]] = []
+        row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
+        for length in (int(share * self.model.max_length) for share in SHORTER):
+            try:
+                options = dataclasses.replace(self.model, max_length=length)
+                shorter = copy.copy(self).set_params(model=options)
+                shorter.inputs(row)
+            except InputError:
+                break
+            variants.append((f"inputs cut to {length} tokens", shorter))
+        return variants
+
+    def costs(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Count the tokens of each row in one order."""
+        return self.inputs(pairs).lengths.astype(np.float64)
+
+    def share_token_ids(self, known: dict[str, TokenIds]) -> None:
+        described = repr(
+            (self.tokenizer_.backend_tokenizer.to_str(), self.tokenizer_.special_tokens_map)
+        )
+        digest = hashlib.sha256(described.encode("utf-8", "surrogatepass")).hexdigest()
+        self.token_ids = known.setdefault(digest, {})
+
+    def save_state(self, folder: Path) -> None:
+        self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
+        state = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in learned_state(self.module_).items()
+        }
+        save_file(state, folder / STATE_FILE)
+
+
+def with_swapped(
+    pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Append every row with A and B exchanged."""
+    return (
+        pd.concat([pairs, swap_pairs(pairs)], ignore_index=True),
+        np.concatenate([labels, labels[:, SWAPPED_CLASSES]]),
+        np.tile(weights, 2),
+    )

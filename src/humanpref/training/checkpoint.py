@@ -1,0 +1,52 @@
+"""A training run's checkpoint: one file, written whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from humanpref.schema import InputError
+
+
+def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerator) -> None:
+    """Write the content with every process's random state, on which dropout depends.
+
+    Called in every process; the main one writes.
+    """
+    device = accelerator.device
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    rng_states = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
+    if accelerator.is_main_process:
+        unfinished = path.with_name(f"{path.name}.new")
+        torch.save(content | {"rng_states": rng_states}, unfinished)
+        os.replace(unfinished, path)
+
+
+def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, and restore this process's random state.
+
+    Raises
+    ------
+    InputError
+        If it was written by another number of processes, or for epochs of another length.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    expected = {"processes": accelerator.num_processes, "steps in an epoch": steps_per_epoch}
+    found = {
+        "processes": len(content["rng_states"]),
+        "steps in an epoch": content["steps_per_epoch"],
+    }
+    for what, number in expected.items():
+        if found[what] != number:
+            raise InputError(
+                f"{path}: a checkpoint for {found[what]} {what}, but this run has {number}; remove "
+                "it to start again"
+            )
+    state = content["rng_states"][accelerator.process_index]
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], accelerator.device)
+    return content

@@ -1,0 +1,82 @@
+"""Rows as a module reads them: token ids, padded batch by batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from humanpref.text.tokens import Tokenised
+
+Column = Callable[[Tokenised], np.ndarray]
+"""From a sequence to one number per token."""
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """n rows of s sequences each; called with row numbers, it gives a module's keyword arguments.
+
+    Attributes
+    ----------
+    sequences : list
+        n lists of s sequences.
+    pad : int
+        The token id at the padding, which is on the right.
+    columns : dict
+        What the module reads of each token besides its id, by the argument's name; 0 at the
+        padding.
+    per_row : dict
+        What it reads of each row: (n, …) arrays by the argument's name.
+    flags : dict
+        Arguments that are the same for every batch.
+
+    Examples
+    --------
+    >>> ids, zeros = np.arange(5, 8), np.zeros(3)
+    >>> rows = TokenRows([[Tokenised(ids, zeros, zeros, False)]] * 2, pad=0)
+    >>> rows(np.array([1]))["input_ids"].tolist()
+    [[[5, 6, 7]]]
+    """
+
+    sequences: list[list[Tokenised]]
+    pad: int
+    columns: dict[str, Column] = field(default_factory=dict)
+    per_row: dict[str, np.ndarray] = field(default_factory=dict)
+    flags: dict[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(n,) int64 tokens that each row costs: its longest sequence times their number."""
+        longest = (len(row) * max(len(sequence.ids) for sequence in row) for row in self.sequences)
+        return np.fromiter(longest, dtype=np.int64, count=len(self.sequences))
+
+    def __call__(self, rows: np.ndarray) -> dict[str, Any]:
+        """The rows as `input_ids`, `attention_mask` and the columns, each (m, s, length) int64,
+        what there is per row, and the flags."""
+        chosen = [self.sequences[row] for row in rows]
+        length = max(len(sequence.ids) for row in chosen for sequence in row)
+        shape = len(chosen), len(chosen[0]), length
+        columns: dict[str, Column] = {
+            "input_ids": lambda sequence: sequence.ids,
+            "attention_mask": lambda sequence: np.ones(len(sequence.ids)),
+            **self.columns,
+        }
+        batch = {name: np.zeros(shape, dtype=np.int64) for name in columns}
+        batch["input_ids"][:] = self.pad
+        for i, row in enumerate(chosen):
+            for j, sequence in enumerate(row):
+                for name, column in columns.items():
+                    batch[name][i, j, : len(sequence.ids)] = column(sequence)
+        batch |= {name: values[rows] for name, values in self.per_row.items()}
+        return {name: torch.from_numpy(array) for name, array in batch.items()} | self.flags
+
+
+def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Move a batch's tensors to a device."""
+    return {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }

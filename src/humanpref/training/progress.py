@@ -1,0 +1,48 @@
+"""An epoch's progress: a bar on a terminal, ten log lines elsewhere."""
+
+import logging
+import time
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class EpochBar:
+    """Shows the steps of an epoch; silent in all processes but the main one.
+
+    Parameters
+    ----------
+    name : str
+        Such as `epoch 1/3`.
+    steps, done : int
+        Steps of the epoch, and those of them that an earlier session took.
+    main : bool
+        Whether this is the main process.
+    """
+
+    def __init__(self, name: str, steps: int, done: int, main: bool) -> None:
+        self.name, self.steps, self.main, self.first = name, steps, main, done
+        self.bar = tqdm(
+            total=steps, initial=done, desc=name, unit="step", disable=None if main else True
+        )
+        self.started = time.perf_counter()
+
+    def update(self, step: int, mean_loss: float) -> None:
+        """Show that this many steps of the epoch are done."""
+        self.bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
+        self.bar.update()
+        if self.bar.disable and self.main and step % max(1, self.steps // 10) == 0:
+            per_step = (time.perf_counter() - self.started) / (step - self.first)
+            logger.info(
+                "%s, step %d/%d: mean loss %.4f, %.0f s left",
+                self.name,
+                step,
+                self.steps,
+                mean_loss,
+                per_step * (self.steps - step),
+            )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
