@@ -24,13 +24,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 REPOSITORY = Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+# tests/gpu changes torch for the life of its process: it runs where it is named.
+collect_ignore = ["gpu"]
 # The package works without torch, the neural models apart; so does the suite.
-collect_ignore = (
-    []
-    if HAS_TORCH
-    else [f"training/test_{name}.py" for name in ("loop", "losses", "optimizer")]
-    + ["text/test_tokens.py"]
-)
+if not HAS_TORCH:
+    collect_ignore += [f"training/test_{name}.py" for name in ("loop", "losses", "optimizer")]
+    collect_ignore += ["text/test_tokens.py"]
 
 
 def pytest_report_header():

@@ -1,0 +1,44 @@
+"""One played GPU for the life of the process, which therefore runs no other tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from .played import played_gpu
+
+
+def pytest_collection_modifyitems(items):
+    if any(Path(__file__).parent not in item.path.parents for item in items):
+        raise pytest.UsageError("tests/gpu changes torch for the life of its process: run it alone")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _device():
+    os.environ["ACCELERATE_USE_CPU"] = "false"
+    # transformers loads weights in threads, and a dispatch mode belongs to one thread.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "true"
+    with played_gpu() as gpu:
+        yield gpu
+
+
+@pytest.fixture(autouse=True)
+def gpu(_device):
+    """The played GPU, its record empty."""
+    _device.clear()
+    return _device
+
+
+@pytest.fixture(scope="session")
+def few(pairs):
+    """Twelve rows: three batches of four."""
+    return pairs[:12].reset_index(drop=True)
+
+
+@pytest.fixture(scope="session")
+def backbone_of(decoder_folder):
+    """Return the backbone of a tiny model of a family."""
+    return lambda family: "scratch" if family == "encoder" else decoder_folder()

@@ -1,0 +1,124 @@
+"""What else a run may do: accumulate, recompute, validate, skip a step, resume, run out of memory,
+leave an artifact."""
+
+import numpy as np
+import pytest
+import torch
+
+from humanpref.data import labels_of, write_pairs
+from humanpref.logloss import log_loss
+from humanpref.runs.artifact import load_model
+from humanpref.runs.train import train
+
+from .runs import FAMILIES, fit, tiny
+
+OVERFLOW = {
+    "encoder": ("training.loss=dpo-like", "training.beta=1e4"),
+    "decoder": ("training.loss=dpo-like", "training.beta=1e5"),
+    "dpo": ("training.beta=16",),
+}
+"""Losses so steep that gradients times the scaler's first scale, 65,536, exceed float16."""
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def configured(family, backbone_of):
+    """Return the family's configuration with overrides; all rows count."""
+    ties = ("training.ties=davidson",) if family == "dpo" else ()
+    return lambda *overrides: tiny(family, backbone_of(family), *ties, *overrides)
+
+
+def products(gpu) -> int:
+    """Count the products in half precision so far."""
+    return sum(
+        number
+        for (name, dtype, _), number in gpu.dtypes.items()
+        if name in ("mm", "addmm") and dtype == torch.half
+    )
+
+
+def test_accumulation_takes_the_same_steps(configured, few):
+    whole = fit(configured("training.batch_size=6"), few)
+    parts = fit(configured("training.batch_size=3", "training.accumulation=2"), few)
+    tokens = fit(configured("training.batch_size=6", "training.forward_tokens=200"), few)
+    assert [model.report_["training"]["steps"] for model in (whole, parts, tokens)] == [2, 2, 2]
+    for model in (parts, tokens):
+        np.testing.assert_allclose(model.predict_proba(few), whole.predict_proba(few), atol=1e-3)
+
+
+def test_checkpointing_recomputes_and_changes_nothing(gpu, configured, few):
+    kept = fit(configured(), few)
+    once = products(gpu)
+    gpu.clear()
+    recomputed = fit(configured("training.gradient_checkpointing=true"), few)
+    assert products(gpu) > once
+    np.testing.assert_allclose(recomputed.predict_proba(few), kept.predict_proba(few), atol=1e-5)
+
+
+def test_the_best_epoch_is_kept(configured, family, few):
+    # The more the model learns, the worse it judges rows whose labels are turned round.
+    wrong = labels_of(few)[:, [1, 2, 0]]
+    config = configured("training.epochs=3", "training.keep_best_epoch=true")
+    model = fit(config, few, validation=(few, wrong))
+    report = model.report_["training"]
+    losses = [epoch["validation_log_loss"] for epoch in report["epochs"]]
+    assert report["kept_epoch"] == 1 + int(np.argmin(losses)) < 3
+    if family != "dpo":  # its link is fitted after the last epoch
+        assert log_loss(wrong, model.predict_proba(few)) == pytest.approx(min(losses), abs=1e-6)
+
+
+def test_a_skipped_step_does_not_advance_the_schedule(configured, family, few, tmp_path):
+    config = configured("training.epochs=4", *OVERFLOW[family])
+    report = fit(config, few, checkpoint=tmp_path / "run").report_["training"]
+    assert report["steps"] == 12
+    assert 0 < report["skipped_steps"] < 12
+    schedule = torch.load(tmp_path / "run", weights_only=True)["schedule"]
+    assert schedule["last_epoch"] == 12 - report["skipped_steps"]
+    assert min(schedule["_last_lr"]) > 0
+
+
+def test_a_killed_run_resumes_with_its_scale(configured, family, few, tmp_path, monkeypatch):
+    config = configured("training.epochs=4", "training.checkpoint_minutes=1e-9", *OVERFLOW[family])
+    whole = fit(config, few)
+    step, steps = torch.optim.AdamW.step, []
+
+    def interrupted(self, *arguments, **options):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, few, checkpoint=tmp_path / "run")
+    resumed = fit(config, few, checkpoint=tmp_path / "run")
+    for key in ("steps", "skipped_steps"):
+        assert resumed.report_["training"][key] == whole.report_["training"][key]
+    np.testing.assert_array_equal(resumed.predict_proba(few), whole.predict_proba(few))
+
+
+def test_inference_without_memory_takes_smaller_batches(gpu, configured, few, caplog):
+    model = fit(configured(), few)
+    gpu.clear()
+    probabilities = model.predict_proba(few)
+    gpu.room = gpu.largest // 3
+    np.testing.assert_allclose(model.predict_proba(few), probabilities, atol=1e-3)
+    assert gpu.failures == caplog.text.count("out of memory: from here on") > 0
+
+
+def test_a_run_leaves_an_artifact_that_predicts_the_same(configured, pairs, tmp_path):
+    rows = pairs[:24].reset_index(drop=True)
+    write_pairs(tmp_path / "train.csv", rows)
+    artifact = train(configured(), tmp_path / "train.csv", tmp_path / "artifact", folds=2)
+    assert np.isfinite(artifact.metrics["log_loss"])
+    again = load_model(artifact.folder).predict_proba(rows)
+    np.testing.assert_allclose(again, artifact.predict_proba(rows), atol=1e-6)
+    model = load_model(artifact.folder / "fold-0")
+    model.predict_proba(rows)
+    assert {w.dtype for w in model.module_.parameters() if w.requires_grad} == {torch.float32}
+    assert {w.device.type for w in model.module_.parameters()} == {"cuda"}
