@@ -126,13 +126,9 @@ def bundle(options: argparse.Namespace) -> int:
             "--set, --folds and --train-hours need training, and --artifact alone trains nothing: "
             "add --preset"
         )
-    run = KernelRun(
-        preset,
-        tuple(options.set),
-        folds=options.folds,
-        train_seconds=options.train_hours and 3600 * options.train_hours,
-        inference_seconds=options.infer_hours and 3600 * options.infer_hours,
-    )
+    hours = {"train_seconds": options.train_hours, "inference_seconds": options.infer_hours}
+    limits = {name: 3600 * each for name, each in hours.items() if each is not None}
+    run = KernelRun(preset, tuple(options.set), folds=options.folds, **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
     models = [*map(str, options.artifact), *([f"what preset {preset} trains"] if preset else [])]
     mean = "the equal mean of " if len(models) > 1 else ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from humanpref.config import load_config
-from humanpref.config.bounds import Options
+from humanpref.config.bounds import Options, Positive
 from humanpref.schema import InputError
 
 MARKER = "humanpref-dataset.json"
@@ -39,9 +39,9 @@ class KernelRun(Options):
     any weights are accepted."""
     folds: int | None = None
     """Train this many fold models instead of one model."""
-    train_seconds: float = TRAIN_SECONDS
+    train_seconds: Positive = TRAIN_SECONDS
     """Time limit of the training kernel, installation included."""
-    inference_seconds: float | None = None
+    inference_seconds: Positive | None = None
     """Time limit of the inference kernel, installation included; predictions that do not fit are
     skipped (`humanpref.runs.schedule`). None: the kernel's own limit."""
 

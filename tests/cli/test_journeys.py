@@ -3,81 +3,19 @@ should be."""
 
 import importlib.util
 import json
-import logging
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from humanpref.cli.main import main
-from humanpref.runs.budget import Budget
 from humanpref.training import device
 
-GOOD = {
-    "id": "1",
-    "prompt": '["p"]',
-    "response_a": '["a"]',
-    "response_b": '["b"]',
-    "winner_model_a": "1",
-    "winner_model_b": "0",
-    "winner_tie": "0",
-}
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Run a command in an empty folder; returns its exit code, standard output and standard
-    error."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def artifact(arena, tmp_path_factory):
-    out = tmp_path_factory.mktemp("cli") / "artifact"
-    assert (
-        main(
-            [
-                "--quiet",
-                "train",
-                "--preset",
-                "prior",
-                "--train",
-                str(arena / "train.csv"),
-                "--out",
-                str(out),
-                "--folds",
-                "2",
-            ]
-        )
-        == 0
-    )
-    return out
-
-
-def refused(result, *words):
-    """Exit code 2 and one line on standard error that holds the words."""
-    code, out, err = result
-    assert code == 2, (code, out, err)
-    assert out == ""
-    assert len(err.strip().splitlines()) == 1, err
-    assert err.startswith("humanpref: ")
-    for word in words:
-        assert word in err, err
+from .refusals import GOOD, refused
 
 
 def test_from_sample_to_scores(run, tmp_path):
@@ -119,23 +57,6 @@ def test_from_sample_to_scores(run, tmp_path):
     trained_on = json.loads((tmp_path / "figures.json").read_text())["rows_trained_on"]
     assert (code, 0 < trained_on < 60) == (0, True)
     assert out.endswith(f"; flattering: trained on {trained_on} of these rows\n")
-
-
-def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
-    """Also with --quiet, which mutes the log; and one that predicts nothing writes nothing."""
-    assert run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A")[0] == 0
-    predict = ["--quiet", "predict", "A", "--test", arena / "test.csv", "--out", "s.csv"]
-    refused(run(*predict, "--seconds", 1e-9), "no time for a single row", "--seconds")
-    assert not Path("s.csv").exists()
-    left = iter([100.0] * 2)  # the artifact's share, and what is left before the first block
-    monkeypatch.setattr(Budget, "left", lambda _: next(left, 0.0))
-    code, out, _ = run(*predict, "--seconds", 100)
-    assert code == 0
-    assert out.splitlines() == [
-        "s.csv: 24 rows",
-        "degraded: not predicted: 20 row predictions (out of time)",
-        "degraded: 20 of 24 rows have the prior",
-    ]
 
 
 def test_a_training_that_left_something_out_says_so(run, arena):
@@ -249,23 +170,6 @@ def test_an_artifact_with_other_weights(run, arena, tmp_path, change):
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_test_rows_that_cannot_be_used(run, artifact, tmp_path):
-    refused(
-        run("predict", artifact, "--test", "none.csv", "--out", "s.csv"),
-        "none.csv",
-        "cannot be read",
-    )
-    pd.DataFrame([GOOD | {"response_a": "oops"}]).to_csv("bad.csv", index=False)
-    refused(run("predict", artifact, "--test", "bad.csv", "--out", "s.csv"), "'response_a'")
-    refused(run("evaluate", artifact, "--data", "none.csv", "--json", "f.json"), "none.csv")
-    pd.DataFrame([GOOD]).to_csv("good.csv", index=False)
-    refused(
-        run("predict", artifact, "--test", "good.csv", "--out", "no/folder/s.csv"),
-        "cannot be written",
-    )
-    assert {path.name for path in tmp_path.iterdir()} == {"bad.csv", "good.csv"}
-
-
 def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
     rows, prior = ["--train", arena / "train.csv", "--folds", 2], ["train", "--preset", "prior"]
     settings = ["--set", "model.term_penalties=10", "--set", "model.structure_penalties=100"]
@@ -340,11 +244,13 @@ def test_help_and_sparse_start_without_torch(arena, tmp_path):
         *settings,
     ]
     code = (
-        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        "import sys\n"
         "from humanpref.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        f"sys.exit(main({train!r}))"
+        f"code = main({train!r})\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
+        "sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
@@ -372,22 +278,6 @@ def test_train_warns_where_a_gpu_is_needed_and_none_works(run, arena, monkeypatc
     )
     assert code == 2
     assert "GPU" not in error  # what ends it is something else
-
-
-def test_soft_labels_keep_the_rows_weights(run, arena, artifact, caplog):
-    rows = pd.read_csv(arena / "test_labels.csv").assign(weight=np.arange(24) / 4)
-    rows.to_csv("rows.csv", index=False)
-    predict = ["predict", artifact, "--labels", "--test", "rows.csv", "--out", "soft.csv"]
-    with caplog.at_level(logging.INFO):
-        assert run(*predict)[0] == 0
-    assert "rows.csv: 24 rows, labels not read" in caplog.text
-    assert pd.read_csv("soft.csv")["weight"].tolist() == rows["weight"].tolist()
-    assert run(*predict, "--weight", 3)[0] == 0
-    assert pd.read_csv("soft.csv")["weight"].tolist() == [3.0] * 24
-    rows.assign(weight="heavy").to_csv("rows.csv", index=False)
-    refused(run(*predict), "rows.csv: row 1", "'weight'", "'heavy'")
-    # A submission has no use for them.
-    assert run("predict", artifact, "--test", "rows.csv", "--out", "s.csv")[0] == 0
 
 
 def test_a_file_whose_name_looks_like_a_share(run, arena, artifact, tmp_path):
