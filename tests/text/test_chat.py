@@ -73,10 +73,13 @@ def test_plain_labels_need_no_special_tokens(decoder_folder):
     tokenizer = load_tokenizer(str(decoder_folder(chat=False)))
     tokenizer.bos_token = tokenizer.eos_token = None
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
-    for template in (dialogue_template(tokenizer, ""), judge_template(tokenizer, "", "Which?")):
+    dialogue, judge = dialogue_template(tokenizer, ""), judge_template(tokenizer, "", "Which?")
+    for template in (dialogue, judge):
         ids = [*template.prefix, *template.before[PROMPT], *template.before[A], *template.suffix]
         assert not set(ids) & set(tokenizer.added_tokens_decoder)
-    assert dialogue_template(tokenizer, "").suffix == []
+    assert dialogue.suffix == []
+    assert tokenizer.decode(dialogue.prefix).strip(" ") == "User:\n"
+    assert tokenizer.decode(judge.prefix).strip(" ") == "Prompt:\n"
 
 
 @pytest.mark.parametrize("system", ["", SYSTEM])
