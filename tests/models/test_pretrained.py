@@ -671,7 +671,7 @@ def test_a_tokenizer_without_words_is_refused(tmp_path):
 
 def test_an_encoder_with_a_decoder_is_neither(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(InputError, match="expected an encoder or a decoder, got a t5 model"):
+    with pytest.raises(InputError, match="a t5 model is not an encoder, nor a decoder alone"):
         load_backbone_config(str(tmp_path))
 
 

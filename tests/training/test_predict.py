@@ -52,6 +52,16 @@ def test_a_row_that_does_not_fit_alone_is_an_error():
         predict_logits(Small(int(LENGTHS.max()) - 1), collate, LENGTHS, 4_096, "no")
 
 
+def test_two_rows_that_do_not_fit_together_go_alone():
+    longest = np.argsort(LENGTHS)[-2:]
+    small = Small(int(LENGTHS.max()))
+    outputs = predict_logits(
+        small, lambda rows: collate(longest[rows]), LENGTHS[longest], 2 * LENGTHS.max(), "no"
+    )
+    np.testing.assert_array_equal(outputs[:, 0], longest)
+    assert len(small.passes) == 3
+
+
 def test_no_rows_have_no_outputs():
     outputs = predict_logits(Small(600), collate, LENGTHS[:0], 4_096, "no")
     assert outputs.shape == (0, 3)

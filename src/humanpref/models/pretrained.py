@@ -210,8 +210,7 @@ def load_backbone_config(name: str) -> Any:
     config._attn_implementation = None
     if config.is_encoder_decoder:
         raise InputError(
-            f"backbone {name}: expected an encoder or a decoder, got a {config.model_type} model, "
-            "which is both"
+            f"backbone {name}: a {config.model_type} model is not an encoder, nor a decoder alone"
         )
     return config
 

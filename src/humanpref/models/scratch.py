@@ -44,7 +44,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(cls, SPECIAL_TOKENS.index(cls)), (sep, SPECIAL_TOKENS.index(sep))],
+        special_tokens=[(token, number) for number, token in enumerate(SPECIAL_TOKENS)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, cls_token=cls, sep_token=sep, unk_token=unk

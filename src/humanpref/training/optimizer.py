@@ -23,18 +23,16 @@ def parameter_groups(module: nn.Module, options: LoopOptions) -> list[dict[str, 
     section 5.3.2.
     """
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
-    layers = [
-        int(found.group(1))
+    layers = {
+        name: int(layer.group(1)) if (layer := _LAYER.search(name)) else -1
         for name, _ in named
-        if (found := _LAYER.search(name)) and name.startswith(BACKBONE)
-    ]
-    top = max(layers, default=-1)
+        if name.startswith(BACKBONE)
+    }
+    top = max(layers.values(), default=-1)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in named:
-        if name.startswith(BACKBONE):
-            found = _LAYER.search(name)
-            below = top - int(found.group(1)) if found else top + 1
-            rate = options.learning_rate * options.layer_decay**below
+        if name in layers:
+            rate = options.learning_rate * options.layer_decay ** (top - layers[name])
         else:
             rate = options.head_learning_rate or options.learning_rate
         decay = options.weight_decay if weight.ndim >= 2 else 0.0
