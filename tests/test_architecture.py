@@ -22,22 +22,6 @@ LATE = {("humanpref", "humanpref.runs.artifact"), ("humanpref.models", "humanpre
 """Imports by string that close a circle: they happen at the first use of a name, when both modules
 are whole. No new ones."""
 
-LONG = {
-    "data/pairs.py",
-    "kaggle/bundle/check.py",
-    "kaggle/bundle/wheels.py",
-    "kaggle/rehearsal/dry_run.py",
-    "kaggle/rehearsal/sandbox.py",
-    "kaggle/service/client.py",
-    "models/blend.py",
-    "models/sentence.py",
-    "runs/artifact.py",
-    "runs/train.py",
-    "text/features.py",
-    "training/loop.py",
-}
-"""The files that still have more than 400 lines. This set only shrinks."""
-
 
 def module_named(name: str) -> str:
     """The module that a dotted name lies in: `humanpref.data` for `humanpref.data.read_pairs`."""
@@ -130,21 +114,42 @@ def test_the_command_line_and_the_kernels_alone_know_kaggle(edges):
 
 
 def test_no_file_is_over_400_lines():
-    long = {
-        path.relative_to(SOURCE / "humanpref").as_posix()
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {path: number for path, number in lines.items() if number > 400} == {}
+
+
+def test_every_file_has_a_namesake():
+    tests = REPOSITORY / "tests"
+    expected = [
+        tests / path.relative_to(SOURCE / "humanpref").parent / f"test_{path.name}"
         for path in FILES
-        if len(path.read_text(encoding="utf-8").splitlines()) > 400
-    }
-    assert long <= LONG
-
-
-def test_no_line_is_over_100_columns():
-    folders = ("src", "tests", "kernel", "benchmarks")
-    paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
-    wide = [
-        f"{path.relative_to(REPOSITORY)}:{number}"
-        for path in (*paths, REPOSITORY / "setup.py")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if len(line) > 100
+        if not path.name.startswith("__")
     ]
-    assert wide == []
+    assert [path for path in expected if not path.is_file()] == []
+
+
+def private_names(path: Path) -> set[str]:
+    """The private functions, classes and attributes of `self` that a file defines."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names |= {node.attr} if ast.unparse(node.value) == "self" else set()
+    return {name for name in names if re.match(r"_[^_]", name)}
+
+
+def test_tests_touch_no_private_name():
+    # A named tuple's methods are public in spite of their names.
+    private = set().union(*map(private_names, FILES)) - {"_replace", "_asdict"}
+    touched = []
+    for path in sorted((REPOSITORY / "tests").rglob("*.py")):
+        own = private_names(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            used = {getattr(node, "attr", None)}
+            if isinstance(node, ast.ImportFrom):
+                used = {alias.name for alias in node.names}
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("attr"):
+                used = {getattr(argument, "value", None) for argument in node.args}
+            touched += [f"{path}:{node.lineno}: {name}" for name in used & (private - own)]
+    assert touched == []

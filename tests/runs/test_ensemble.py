@@ -124,15 +124,10 @@ def test_what_a_leaf_takes_follows_from_its_options(preset, overrides, uses, nee
         assert own.swap_equivariant == equivariant
 
 
-def test_models_of_one_tokenizer_share_token_ids(monkeypatch):
-    tokenizers = [SimpleNamespace(memo=None, digest=digest) for digest in ("x", "y", "x")]
-    models = dict(zip("abc", [SimpleNamespace(tokenizer_=own) for own in tokenizers], strict=True))
-    models["d"] = SimpleNamespace()
-    models["e"] = SimpleNamespace(tokenizer_=object())
-    monkeypatch.setattr(module, "load_model", lambda folder: models[folder.name])
+def test_a_loaded_model_shares_token_ids(monkeypatch):
+    shared = []
+    model = SimpleNamespace(share_token_ids=shared.append)
+    monkeypatch.setattr(module, "load_model", lambda folder: model)
     memos = {}
-    for name in "abcde":
-        assert leaf(name).load(memos) is models[name]
-    assert tokenizers[0].memo is tokenizers[2].memo is memos["x"]
-    assert tokenizers[1].memo is memos["y"] is not memos["x"]
-    assert memos == {"x": {}, "y": {}}
+    assert leaf("a").load(memos) is model
+    assert shared[0] is memos

@@ -87,7 +87,7 @@ def model_of(config: Config) -> Model:
     """Return an unfitted model of the configuration's family, whether or not the libraries that its
     options need are installed."""
     try:
-        module = importlib.import_module(f"humanpref.models.{config.family}")
+        module = importlib.import_module(module_of(config))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("humanpref"):
             raise

@@ -232,8 +232,7 @@ def _read_model(folder: Path) -> Model:
 
 
 def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
-    """Write what `BlendModel.load_state` reads; each member is a function that writes it into the
-    folder that it is given."""
+    """Write a blend's state; each member is a function that writes that member into a folder."""
     arrays = {
         "weights": blend.weights,
         "temperature": np.array([blend.correction.temperature]),

@@ -65,7 +65,7 @@ def mix(blend: Blend, probabilities: np.ndarray, cases: np.ndarray) -> np.ndarra
     """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN
     where there is none.
 
-    `cases` (n,) are the rows' (`humanpref.text.cases`).
+    `cases` (n,) are the rows' cases, see `humanpref.text.cases`.
     """
     known = ~np.isnan(probabilities[:, :, 0].transpose())  # (n, m)
     mixed = np.full(probabilities.shape[1:], np.nan)

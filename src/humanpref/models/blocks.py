@@ -1,5 +1,5 @@
 """A Davidson regression on two blocks of features: a wide one (terms, embeddings), whose columns
-each tell little, and structure.
+are weak individually, and structure.
 
 Each block has one penalty, chosen on inner folds of the training rows.
 """

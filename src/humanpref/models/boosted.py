@@ -81,9 +81,9 @@ class BoostedModel(Model, family="boosted"):
             rounds = trainer.best_rounds(examples, splits)
             # A single seed is slightly more confident than the mean of several: the temperature
             # errs on the safe side.
-            held_out = trainer.held_out_margins(examples, splits, rounds)
-            self.temperature_ = fit_temperature(*held_out)
-            inner = _log_loss(held_out[0] / self.temperature_, held_out[1])
+            log_scores, judged = trainer.held_out_margins(examples, splits, rounds)
+            self.temperature_ = fit_temperature(log_scores, judged)
+            inner = _log_loss(log_scores / self.temperature_, judged)
         self.boosters_ = trainer.ensemble(examples, rounds)
         self.report_ = {
             "columns": len(self.columns_),

@@ -62,10 +62,10 @@ class EmbeddingModel(Model, family="embedding"):
     ) -> "EmbeddingModel":
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
-        vectors, structure = self._vectors(pairs), structural_features(pairs)
+        vectors, x, z = self._features(pairs)
         self.center_, self.basis_ = principal_components(vectors, options.components, weights)
-        self.scales_ = scales(*_scalable(vectors, structure), weights)
-        blocks = self._blocks(vectors, structure)
+        self.scales_ = scales(x, z, weights)
+        blocks = self._blocks(vectors, x, z)
         penalties = Penalties(options.embedding_penalties, options.structure_penalties)
         rows = Labelled(pairs, labels, weights)
         self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
@@ -79,7 +79,7 @@ class EmbeddingModel(Model, family="embedding"):
         return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        blocks = self._blocks(self._vectors(pairs), structural_features(pairs))
+        blocks = self._blocks(*self._features(pairs))
         return self.regression_.predict_proba(*blocks.matrices())
 
     def save_state(self, folder: Path) -> None:
@@ -110,15 +110,30 @@ class EmbeddingModel(Model, family="embedding"):
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
         self.regression_ = DavidsonRegression.restored(arrays)
 
+<<<<<<< HEAD
     def _vectors(self, pairs: pd.DataFrame) -> PairVectors:
         inference: ForwardOptions = self.config.inference
         windows = self.config.model.max_windows
         return pair_vectors(
             pairs, self.encoder_, windows, inference.batch_tokens, inference.precision
+=======
+    def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
+        """Return the vectors, and the antisymmetric and symmetric columns that `Scales` scales:
+        structure, then cosines."""
+        inference: EmbeddingInference = self.config.inference
+        vectors = pair_vectors(
+            pairs,
+            self.encoder_,
+            self.config.model.max_windows,
+            inference.batch_tokens,
+            inference.precision,
+>>>>>>> cpu
         )
+        x, z = structural_features(pairs)
+        return vectors, np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric])
 
-    def _blocks(self, vectors: PairVectors, structure: tuple[np.ndarray, np.ndarray]) -> Blocks:
-        x, z = self.scales_.scaled(*_scalable(vectors, structure))
+    def _blocks(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Blocks:
+        x, z = self.scales_.scaled(x, z)
         of_x, of_z = len(ANTISYMMETRIC), len(SYMMETRIC)
         p, a, b = (
             (side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b)
@@ -127,15 +142,6 @@ class EmbeddingModel(Model, family="embedding"):
             Side(np.hstack([a - b, p * (a - b), x[:, of_x:]]), x[:, :of_x]),
             Side(np.hstack([np.abs(a - b), a * b, p, z[:, of_z:]]), z[:, :of_z]),
         )
-
-
-def _scalable(
-    vectors: PairVectors, structure: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns that `Scales` scales, antisymmetric and symmetric: structure, then
-    cosines."""
-    x, z = structure
-    return np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric])
 
 
 def principal_components(

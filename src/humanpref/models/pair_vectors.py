@@ -99,8 +99,7 @@ def pair_vectors(
 
 
 def _texts(prompt: tuple[str, ...], turns: tuple[str, ...]) -> tuple[str, str]:
-    """Return all turns of a side, and its turns from the prompt's last round on, which may be
-    none."""
+    """Join all turns of a side, and the turns of the prompt's last round, which may be missing."""
     return "\n\n".join(turns), "\n\n".join(turns[max(0, len(prompt) - 1) :])
 
 
