@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from humanpref.cli.main import main
-from humanpref.models.budget import Budget
+from humanpref.runs.budget import Budget
 from humanpref.training import device
 
 GOOD = {
@@ -133,7 +133,7 @@ def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
     assert code == 0
     assert out.splitlines() == [
         "s.csv: 24 rows",
-        "degraded: not predicted: 20 row predictions for lack of time",
+        "degraded: not predicted: 20 row predictions (out of time)",
         "degraded: 20 of 24 rows have the prior",
     ]
 

@@ -77,7 +77,8 @@ def test_lines_of_the_competitions_file_read_as_the_file(artifact, arena, lines,
     monkeypatch.setattr(scoring, "BATCH_LINES", 5)
     made = scored(artifact, lines(*pd.read_csv(arena / "test.csv").to_dict("records")))
     expected = artifact.predict_proba(read_pairs(arena / "test.csv"))
-    np.testing.assert_array_equal([[o["p_a"], o["p_b"], o["p_tie"]] for o in made], expected)
+    probabilities = [[line["p_a"], line["p_b"], line["p_tie"]] for line in made]
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-12)
 
 
 def test_texts_are_read_by_what_the_whole_file_holds(artifact, lines, monkeypatch):

@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 
 from humanpref.models.backbone import check_encoder, load_backbone
 from humanpref.models.pretrained import load_tokenizer
@@ -58,5 +59,45 @@ def test_the_width_is_that_of_what_is_made_of_a_text(folder):
     assert shapes == [((2, 20), (2, 20))]
     with pytest.raises(InputError, match="its vector of a text does not see the last token"):
         check_encoder(backbone, tokenizer, "x", 20, lambda ids, mask: ids[:, :3].float())
-    with pytest.raises(InputError, match="cannot read 65 tokens"):
+    with pytest.raises(InputError, match="max_length: backbone x cannot read 65 tokens"):
         check_encoder(backbone, tokenizer, "x", 65)
+
+
+def test_a_decoder_is_no_encoder(decoder_folder):
+    backbone = load_backbone(str(decoder_folder()))
+    tokenizer = load_tokenizer(str(decoder_folder()))
+    with pytest.raises(InputError, match="its tokenizer has no padding token"):
+        check_encoder(backbone, tokenizer, "x", 20)
+    tokenizer.pad_token = "[PAD]"
+    with pytest.raises(InputError, match=r"x: not an encoder, its first token does not see the"):
+        check_encoder(backbone, tokenizer, "x", 20)
+
+    def last(ids, mask):
+        return backbone(input_ids=ids, attention_mask=mask).last_hidden_state[:, -1]
+
+    assert check_encoder(backbone, tokenizer, "x", 20, last) == 16
+
+
+def test_special_tokens_that_are_named_stand_around_a_text(folder):
+    backbone, tokenizer = load_backbone(str(folder)), load_tokenizer(str(folder))
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    message = r"its tokenizer names \[CLS\] and \[SEP\] and puts none around a text"
+    with pytest.raises(InputError, match=message):
+        check_encoder(backbone, tokenizer, "x", 20)
+    with pytest.raises(InputError, match=message):
+        check_encoder(backbone, tokenizer, "x", 20, lambda ids, mask: ids[:, -3:].float())
+    tokenizer.cls_token = tokenizer.sep_token = None
+    assert check_encoder(backbone, tokenizer, "x", 20) == 16
+    tokenizer.bos_token, tokenizer.eos_token = "[CLS]", "[SEP]"
+    with pytest.raises(InputError, match=message):
+        check_encoder(backbone, tokenizer, "x", 20)
+    # Where vectors are pooled, the tokens of a decoder need not stand there.
+    assert check_encoder(backbone, tokenizer, "x", 20, lambda ids, mask: ids[:, -3:].float()) == 3
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_not_missed(folder):
+    path = folder / "model.safetensors"
+    saved = {key: value for key, value in load_file(path).items() if "pooler" not in key}
+    assert len(saved) < len(load_file(path))
+    save_file(saved, path, metadata={"format": "pt"})
+    assert load_backbone(str(folder)).config.hidden_size == 16

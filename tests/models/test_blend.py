@@ -300,10 +300,3 @@ def test_the_mean_is_a_blend_of_equal_weights_of_the_models_that_predict(pairs, 
         load_model(tmp_path).predict_proba(pairs), mean.predict_proba(pairs)
     )
     assert mean.swap_equivariant is False
-    one, other = (model.predict_proba(pairs[:3]) for model in mean.submodels())
-    one[1:], other[2] = np.nan, np.nan
-    np.testing.assert_allclose(
-        mean.mix(np.stack([one, other]), pairs[:3]),
-        [(one[0] + other[0]) / 2, other[1], other[2]],
-        atol=1e-14,
-    )

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,11 +22,10 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models import build_model, frozen_base, load_model
-from humanpref.models.decoder import DecoderModel, PromptCollate
+from humanpref.models import build_model, load_model
+from humanpref.models.decoder import DecoderModel
 from humanpref.models.pretrained import BASE_VARIABLE, backbone_facts, base_digest, load_tokenizer
 from humanpref.schema import TEXT_COLUMNS, InputError
-from humanpref.text.chat import judge_template
 
 SETTINGS = (
     "model.max_length=80",
@@ -80,7 +78,7 @@ def test_sixteen_pairs_are_learned_by_heart(decoder_folder, pairs):
 
 def test_the_first_loss_is_that_of_no_opinion(decoder_folder, few):
     model = DecoderModel.from_config(config_with(decoder_folder()))
-    model._build(few)
+    model.build(few)
     np.testing.assert_allclose(model.predict_proba(few), 1 / 3, atol=1e-6)
 
 
@@ -106,7 +104,7 @@ def test_what_learns_moves_and_nothing_else_does(peft, kind, learns, decoder_fol
     )
     torch.manual_seed(config.seed)
     started = DecoderModel.from_config(config)
-    started._build(few)
+    started.build(few)
     model = build_model(config).fit(few, labels_of(few))
     before, after = started.module_.state_dict(), model.module_.state_dict()
     trainable = {name for name, weight in model.module_.named_parameters() if weight.requires_grad}
@@ -147,7 +145,7 @@ def test_padding_batches_and_order_change_nothing(kind, decoder_folder, ragged):
     folder = decoder_folder(kind, **changes)
     config = config_with(folder, "model.max_length=256", "model.target_modules=all-linear")
     model = build_model(config).fit(ragged, labels_of(ragged))
-    assert len(set(model._collate(ragged).lengths)) > 20
+    assert len(set(model.inputs(ragged).lengths)) > 20
     expected = model.predict_proba(ragged)
     assert np.ptp(expected, axis=0).max() > 0.01
     order = np.random.default_rng(0).permutation(len(ragged))
@@ -159,16 +157,15 @@ def test_padding_batches_and_order_change_nothing(kind, decoder_folder, ragged):
 
 
 def test_padding_stands_on_the_right_whatever_the_tokenizer_says(decoder_folder, ragged):
-    tokenizer = load_tokenizer(str(decoder_folder()))
-    tokenizer.padding_side = "left"
-    options = config_with(decoder_folder()).model
-    collate = PromptCollate(ragged, tokenizer, judge_template(tokenizer, "", "Which?"), options)
-    short, long = collate.lengths.argsort()[[0, -1]]
-    mask = collate(np.array([short, long]))["attention_mask"]
+    model = DecoderModel.from_config(config_with(decoder_folder()))
+    model.tokenizer_ = load_tokenizer(str(decoder_folder()))
+    model.tokenizer_.padding_side = "left"
+    inputs = model.inputs(ragged)
+    short, long = inputs.lengths.argsort()[[0, -1]]
+    mask = inputs(np.array([short, long]))["attention_mask"][:, 0]
     assert mask[1].all()
-    assert mask[0].tolist() == [1] * collate.lengths[short] + [0] * (
-        collate.lengths[long] - collate.lengths[short]
-    )
+    shorter, longest = inputs.lengths[[short, long]]
+    assert mask[0].tolist() == [1] * shorter + [0] * (longest - shorter)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +218,8 @@ def test_a_missing_library_is_named_before_anything_is_loaded(
 def travelled(fitted, decoder_folder, tmp_path):
     """An artifact's model whose base is no longer where it was, and a copy of that base."""
     fitted.set_params(model=replace(fitted.model, backbone="gone/tiny-llama"))
-    fitted.base_ = fitted.base_ | {"name": "/gone/tiny-llama"}
+    record = fitted.base_.record | {"name": "/gone/tiny-llama"}
+    fitted.base_ = fitted.base_._replace(record=record)
     fitted.save(tmp_path / "artifact" / "model")
     base = tmp_path / "elsewhere" / "tiny-llama"
     shutil.copytree(decoder_folder(), base)
@@ -320,22 +318,6 @@ def test_what_will_not_do(spoil, overrides, message, decoder_folder, few, tmp_pa
         build_model(config_with(folder, *overrides)).fit(few, labels_of(few))
 
 
-def test_a_base_in_float16_is_not_trained_through_without_a_scaler(decoder_folder, monkeypatch):
-    # A T4: no bf16 of its own, so that auto means fp16.
-    monkeypatch.setattr(
-        frozen_base, "processes", lambda: SimpleNamespace(device=torch.device("cuda"))
-    )
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
-    )
-    options = config_with(decoder_folder()).model
-    frozen_base.check_precision(options, "auto")
-    frozen_base.check_precision(options, "fp16")
-    frozen_base.check_precision(replace(options, base_dtype="float32"), "no")
-    with pytest.raises(InputError, match=r"training\.precision: no, but the base is in float16"):
-        frozen_base.check_precision(options, "no")
-
-
 def test_a_base_that_is_packed_already_counts_whole():
     """4-bit weights lie two in a byte."""
     base = LlamaModel(
@@ -351,14 +333,6 @@ def test_a_base_that_is_packed_already_counts_whole():
     matrix = base.layers[0].mlp.up_proj
     matrix.weight = torch.nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
     assert backbone_facts("base", base)["parameters"] == whole
-
-
-def test_memory_is_told_before_the_run(decoder_folder, few, caplog, monkeypatch):
-    monkeypatch.setattr("humanpref.models.frozen_base.T4_GIB", 1e-6)
-    with caplog.at_level("INFO"):
-        DecoderModel.from_config(config_with(decoder_folder()))._build(few)
-    assert "memory: about 0.0" in caplog.text
-    assert "lower it by training.gradient_checkpointing=true" in caplog.text
 
 
 @pytest.mark.slow

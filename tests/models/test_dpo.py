@@ -20,16 +20,15 @@ from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, load_model
 from humanpref.models import dpo as module
 from humanpref.models.dpo import (
-    DialogueCollate,
     DpoModel,
     RewardReport,
+    fit_link,
     link_probabilities,
     response_log_probabilities,
 )
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.pretrained import load_tokenizer
 from humanpref.schema import InputError
-from humanpref.text.chat import dialogue_template
 
 SETTINGS = (
     "model.max_length=80",
@@ -82,13 +81,13 @@ def test_the_reference_is_the_untouched_base_and_the_policy_starts_as_it(
 ):
     folder = decoder_folder(kind, **({"final_logit_softcapping": 3.0} if kind == "gemma2" else {}))
     model = DpoModel.from_config(config_with(folder, f"model.peft={peft}"))
-    model._build(few)
-    collate = model._collate(few)
-    expected = untouched_log_probabilities(folder, collate, range(len(few)))
-    np.testing.assert_allclose(collate.reference, expected, rtol=1e-5, atol=1e-5)
+    model.build(few)
+    inputs = model.referenced(model.inputs(few))
+    expected = untouched_log_probabilities(folder, inputs, range(len(few)))
+    np.testing.assert_allclose(inputs.per_row["reference"], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(model.margins(few), 0, atol=1e-4)
     loss = RewardReport(model.config.training)(
-        model.module_(**collate(np.arange(8))), torch.eye(3)[[0, 1] * 4]
+        model.module_(**inputs(np.arange(8))), torch.eye(3)[[0, 1] * 4]
     )
     np.testing.assert_allclose(loss.detach(), math.log(2), atol=1e-4)
 
@@ -96,10 +95,10 @@ def test_the_reference_is_the_untouched_base_and_the_policy_starts_as_it(
 def test_the_reference_stays_while_the_policy_learns(decoder_folder, few):
     folder = decoder_folder()
     model = build_model(config_with(folder)).fit(few, labels_of(few))
-    collate = model._collate(few)
-    assert np.abs(model._predict(collate)).max() > 0.01
-    expected = untouched_log_probabilities(folder, collate, range(len(few)))
-    np.testing.assert_allclose(collate.reference, expected, rtol=1e-5, atol=1e-5)
+    inputs = model.referenced(model.inputs(few))
+    assert np.abs(model.log_ratios(inputs)).max() > 0.01
+    expected = untouched_log_probabilities(folder, inputs, range(len(few)))
+    np.testing.assert_allclose(inputs.per_row["reference"], expected, rtol=1e-5, atol=1e-5)
     trainable = {name for name, weight in model.module_.named_parameters() if weight.requires_grad}
     assert trainable
     assert all("lora_" in name for name in trainable)
@@ -109,7 +108,7 @@ def test_gradients_reach_the_adapter_alone_and_the_frozen_stays(decoder_folder, 
     config = config_with(decoder_folder(), "training.epochs=3")
     torch.manual_seed(config.seed)
     started = DpoModel.from_config(config)
-    started._build(few)
+    started.build(few)
     model = build_model(config).fit(few, labels_of(few))
     before, after = started.module_.state_dict(), model.module_.state_dict()
     moved = {name for name in after if not torch.equal(before[name], after[name])}
@@ -180,16 +179,15 @@ def test_the_losses_with_ties_by_hand(ties, expected):
 
 def test_only_responses_are_scored_with_the_token_that_ends_each(decoder_folder):
     for chat in (True, False):
-        tokenizer = load_tokenizer(str(decoder_folder(chat=chat)))
-        options = config_with(decoder_folder(), "model.max_length=200").model
+        config = config_with(decoder_folder(chat=chat), "model.max_length=200")
+        model = DpoModel.from_config(config)
+        model.tokenizer_ = tokenizer = load_tokenizer(config.model.backbone)
         rows = {
             "prompt": [("who?", "why?")],
             "response_a": [("me", "so")],
             "response_b": [("you", "no")],
         }
-        batch = DialogueCollate(rows, tokenizer, dialogue_template(tokenizer, ""), options)(
-            np.array([0])
-        )
+        batch = model.inputs(rows)(np.array([0]))
         for side, answers in enumerate((("me", "so"), ("you", "no"))):
             scored = batch["input_ids"][0, side][batch["responses"][0, side].bool()]
             end = "<|end|>" if chat else "[SEP]"
@@ -205,8 +203,8 @@ def test_only_responses_are_scored_with_the_token_that_ends_each(decoder_folder)
 
 def test_positions_go_through_the_vocabulary_in_chunks(decoder_folder, few, monkeypatch):
     model = DpoModel.from_config(config_with(decoder_folder()))
-    model._build(few)
-    batch = model._collate(few)(np.arange(4))
+    model.build(few)
+    batch = model.inputs(few)(np.arange(4))
     flat = [batch[name].reshape(8, -1) for name in ("input_ids", "attention_mask", "responses")]
     causal = model.module_.backbone.get_base_model()
     sizes = []
@@ -232,35 +230,28 @@ def test_length_normalisation_divides_by_the_scored_tokens(decoder_folder, few):
         for v in ("false", "true")
     )
     for model in (plain, divided):
-        model._build(few)
-    collate = plain._collate(few)
+        model.build(few)
+    inputs = plain.inputs(few)
     counts = np.array(
-        [collate(np.array([i]))["responses"][0].sum(dim=1).tolist() for i in range(len(few))]
+        [inputs(np.array([i]))["responses"][0].sum(dim=1).tolist() for i in range(len(few))]
     )
-    np.testing.assert_allclose(
-        divided._collate(few).reference, collate.reference / counts, rtol=1e-5
-    )
+    summed, mean = (model.referenced(inputs).per_row["reference"] for model in (plain, divided))
+    np.testing.assert_allclose(mean, summed / counts, rtol=1e-5)
 
 
 def test_the_link_is_fitted_on_rows_that_the_policy_did_not_see(decoder_folder, pairs, monkeypatch):
-    seen = {}
-    collate, fit_link = DpoModel._collate, DpoModel._fit_link
-    # The rows to learn from are the first to be collated.
+    seen = []
+    inputs = DpoModel.inputs
+    # The rows to learn from are read first, then those for the link.
     monkeypatch.setattr(
-        DpoModel,
-        "_collate",
-        lambda self, rows: (seen.setdefault("learned", rows), collate(self, rows))[1],
-    )
-    monkeypatch.setattr(
-        DpoModel,
-        "_fit_link",
-        lambda self, rows, *rest: (seen.update(link=rows), fit_link(self, rows, *rest))[1],
+        DpoModel, "inputs", lambda self, rows, *rest: seen.append(rows) or inputs(self, rows, *rest)
     )
     config = config_with(decoder_folder(), "training.link_fraction=0.25", "training.batch_size=60")
     model = build_model(config).fit(pairs, labels_of(pairs))
-    assert not set(seen["link"]["prompt"]) & set(seen["learned"]["prompt"])
-    assert 20 <= len(seen["link"]) == model.report_["link"]["rows"] <= 40
-    assert (labels_of(seen["learned"])[:, 2] == 0).all()
+    learned, kept = seen
+    assert not set(kept["prompt"]) & set(learned["prompt"])
+    assert 20 <= len(kept) == model.report_["link"]["rows"] <= 40
+    assert (labels_of(learned)[:, 2] == 0).all()
 
 
 def test_the_link_finds_scale_and_ties_again():
@@ -268,15 +259,12 @@ def test_the_link_finds_scale_and_ties_again():
     margins = rng.normal(size=4_000)
     for name in LINKS:
         truth = link_probabilities(name, margins, math.log(2.5), -0.4)
-        model = DpoModel.from_config(
-            load_config("llama-3.2-1b-dpo", overrides=[f"model.link={name}"])
-        )
-        model.module_ = torch.nn.Module()
-        model.module_.register_buffer("link", torch.zeros(2, dtype=torch.float64))
-        model.margins = lambda pairs: margins
-        found = model._fit_link(margins, truth, np.ones(len(margins)))
-        assert found["scale"] == pytest.approx(2.5, rel=0.01)
-        assert found["nu"] == pytest.approx(-0.4, abs=0.01)
+        start = np.array([0.0, tie_score(name, 0.5)])
+        link, facts = fit_link(name, margins, truth, np.ones(len(margins)), start)
+        assert link == pytest.approx([math.log(2.5), -0.4], abs=0.01)
+        assert (facts["rows"], facts["reward_accuracy"]) == (4_000, 1.0)
+        assert facts["scale"] == pytest.approx(2.5, rel=0.01)
+        assert facts["nu"] == pytest.approx(-0.4, abs=0.01)
 
 
 def test_swapping_is_exact_and_the_artifact_is_small(decoder_folder, few, tmp_path):

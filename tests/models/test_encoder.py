@@ -4,6 +4,7 @@ folders that are none."""
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ from humanpref.config import load_config
 from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, encoder, hidden, load_model, sparse
 from humanpref.models.backbone import load_backbone
-from humanpref.models.encoder import EncoderModel, PairCollate, load_tokenizer
+from humanpref.models.encoder import EncoderModel
+from humanpref.models.pretrained import load_tokenizer
 from humanpref.models.scratch import train_tokenizer
 from humanpref.schema import InputError
 from humanpref.text.format import A, B
@@ -209,9 +211,12 @@ def test_more_tokens_than_embeddings_are_refused(folder_of, pairs, tokenizer):
 
 
 def test_branches_stand_side_by_side(pairs, tokenizer):
-    options = load_config("tiny", overrides=["model.max_length=30"]).model
-    collate = PairCollate(pairs, tokenizer, DebertaV2Config(type_vocab_size=2), options)
-    batch = collate(np.array([3, 1]))
+    model = EncoderModel.from_config(load_config("tiny", overrides=["model.max_length=30"]))
+    model.tokenizer_ = tokenizer
+    config = DebertaV2Config(type_vocab_size=2)
+    model.module_ = SimpleNamespace(backbone=SimpleNamespace(config=config))
+    inputs = model.inputs(pairs)
+    batch = inputs(np.array([3, 1]))
     ids, mask, types = (
         batch[name].numpy() for name in ("input_ids", "attention_mask", "token_type_ids")
     )
@@ -221,7 +226,7 @@ def test_branches_stand_side_by_side(pairs, tokenizer):
             start = "".join(pairs[column][row]).strip()[:12]
             assert text.strip().startswith(start[:12]) or not start
         assert (ids[i][mask[i] == 0] == tokenizer.pad_token_id).all()
-    assert ids.shape[2] == collate.lengths[[3, 1]].max() // 2
+    assert ids.shape[2] == inputs.lengths[[3, 1]].max() // 2
     assert mask.sum(axis=2).max() == ids.shape[2]
 
 
@@ -267,18 +272,18 @@ def test_swap_augmentation_of_dual_inputs_is_learning_from_both_orders(offset, p
 def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
     seen = {}
 
-    def spy(module, collate, labels, weights, *rest, **named):
-        seen.update(collate=collate, labels=labels, weights=weights)
+    def spy(module, examples, *rest):
+        seen.update(examples._asdict())
         return {}
 
-    monkeypatch.setattr("humanpref.models.gradient.train", spy)
+    monkeypatch.setattr("humanpref.models.neural.train", spy)
     few = pairs[:10].reset_index(drop=True)
     weights = np.arange(1.0, 11)
     joint = load_config("tiny", overrides=["model.inputs=joint"])
     EncoderModel.from_config(joint).fit(few, labels_of(few), weights)
     np.testing.assert_array_equal(seen["labels"][10:], labels_of(few)[:, [1, 0, 2]])
     np.testing.assert_array_equal(seen["weights"], np.tile(weights, 2))
-    (first,), (mirrored,) = seen["collate"].rows[4], seen["collate"].rows[14]
+    (first,), (mirrored,) = (seen["collate"].sequences[row] for row in (4, 14))
     np.testing.assert_array_equal(first.ids[first.parts == A], mirrored.ids[mirrored.parts == B])
     np.testing.assert_array_equal(first.ids[first.parts == B], mirrored.ids[mirrored.parts == A])
     assert not np.array_equal(first.ids, mirrored.ids)
@@ -297,8 +302,8 @@ def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(
     )
     seen = []
     monkeypatch.setattr(
-        "humanpref.models.gradient.train",
-        lambda module, collate, *_, **__: seen.append(collate) or {},
+        "humanpref.models.neural.train",
+        lambda module, examples, *_: seen.append(examples.collate) or {},
     )
     overrides = (
         "model.offset=structure",
@@ -318,7 +323,7 @@ def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(
     assert [len(rows) == len(pairs) for rows in learned] == [True] + [False] * encoder.OFFSET_FOLDS
     assert set.intersection(*learned[1:]) == set()
     own = np.log(model.offset_.predict_proba(pairs))
-    assert np.abs(seen[0].offset - (own - own.mean(axis=1, keepdims=True))).max() > 1e-3
+    assert np.abs(seen[0].per_row["offset"] - (own - own.mean(axis=1, keepdims=True))).max() > 1e-3
     model.save(tmp_path / "m")
     np.testing.assert_allclose(
         load_model(tmp_path / "m").predict_proba(pairs), model.predict_proba(pairs), atol=1e-6

@@ -17,6 +17,7 @@ from humanpref.models.heads import (
     encoded_joint,
     masked_mean,
     rao_kupper,
+    tie_score,
 )
 
 WIDTH = 8
@@ -44,18 +45,39 @@ def test_masked_mean_counts_real_tokens_only():
     assert masked_mean(hidden.half(), mask).dtype == torch.float32
 
 
+def test_swapping_exchanges_the_answers_alone():
+    encoded = encoded_dual(*batch())
+    swapped = encoded.swapped()
+    assert (swapped.a, swapped.b) == (encoded.b, encoded.a)
+    assert swapped.prompt is encoded.prompt
+
+
+def test_an_answer_has_the_tokens_of_its_branch_or_of_its_part():
+    hidden, mask, parts = batch()
+    encoded = encoded_dual(hidden, mask, parts)
+    assert torch.equal(encoded.a.tokens, hidden[:, 0])
+    assert torch.equal(encoded.b.tokens, hidden[:, 1])
+    assert torch.equal(encoded.b.mask, mask[:, 1].bool())
+    parts = torch.tensor([[[0, 1, 0, 2, 2, 3, 3]]])
+    mask = torch.tensor([[[1, 1, 1, 1, 1, 1, 0]]])
+    joint = encoded_joint(hidden[:1, :1], mask, parts)
+    assert joint.a.mask.tolist() == [[False, False, False, True, True, False, False]]
+    assert joint.b.mask.tolist() == [[False, False, False, False, False, True, False]]
+    assert torch.equal(joint.a.tokens, hidden[:1, 0])
+
+
 def test_what_the_vectors_are_means_of():
     hidden, mask, parts = batch()
     encoded = encoded_dual(hidden, mask, parts)
-    torch.testing.assert_close(encoded.a[1], hidden[1, 0, :5].mean(dim=0))
+    torch.testing.assert_close(encoded.a.vector[1], hidden[1, 0, :5].mean(dim=0))
     torch.testing.assert_close(
         encoded.prompt[1], (hidden[1, 0, 1:3].mean(dim=0) + hidden[1, 1, 1:3].mean(dim=0)) / 2
     )
     parts = torch.tensor([[[0, 1, 0, 2, 2, 0, 3]]])
     joint = encoded_joint(hidden[:1, :1], mask[:1, :1], parts)
     torch.testing.assert_close(joint.prompt[0], hidden[0, 0, 1])
-    torch.testing.assert_close(joint.a[0], hidden[0, 0, 3:5].mean(dim=0))
-    torch.testing.assert_close(joint.b[0], hidden[0, 0, 6])
+    torch.testing.assert_close(joint.a.vector[0], hidden[0, 0, 3:5].mean(dim=0))
+    torch.testing.assert_close(joint.b.vector[0], hidden[0, 0, 6])
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -122,6 +144,63 @@ def test_padding_does_not_reach_a_head():
                 )
             )
         torch.testing.assert_close(long, short)
+
+
+def test_features_of_the_linear_and_the_interaction_head():
+    encoded = encoded_dual(*batch())
+    a, b = encoded.a.vector, encoded.b.vector
+    head = build_head("linear", WIDTH, 0.0, False, attention_heads=2)
+    layer = head.network[-1]
+    torch.testing.assert_close(head(encoded), layer(torch.cat([a, b], dim=-1)))
+    head = build_head("interaction", WIDTH, 0.0, True, attention_heads=2)
+    norm, _, first, _, last = head.network
+    hidden = first(norm(torch.cat([a, b, a - b, a * b], dim=-1)))
+    torch.testing.assert_close(head(encoded), last(torch.nn.functional.gelu(hidden)))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("linear", {"network": 2}),
+        ("interaction", {"network": 4}),
+        ("attention", {"network": 6}),
+        ("davidson", {"margin": 3, "tie": 4}),
+        ("rao-kupper", {"margin": 3, "tie": 4}),
+    ],
+)
+def test_dropout_and_layer_norm_stand_before_the_first_layer(name, sizes):
+    head = build_head(name, WIDTH, 0.25, True, attention_heads=2)
+    for part, inputs in sizes.items():
+        norm, dropout, first, *_ = getattr(head, part)
+        assert norm.normalized_shape == (inputs * WIDTH,)
+        assert dropout.p == 0.25
+        assert first.in_features == inputs * WIDTH
+    plain = build_head(name, WIDTH, 0.25, False, attention_heads=2)
+    assert not any(isinstance(module, torch.nn.LayerNorm) for module in plain.modules())
+
+
+def test_an_answer_attends_to_the_other_ones_tokens_alone():
+    torch.manual_seed(5)
+    head = build_head("attention", WIDTH, 0.0, False, attention_heads=2).eval()
+    hidden, mask, parts = batch()
+    encoded = encoded_dual(hidden, mask, parts)
+    attended = head.attend(encoded.a, encoded.b)
+    values = hidden[2, 1, :4][None]  # row 2's answer B has four tokens
+    expected, _ = head.attention(hidden[2, 0][None], values, values)
+    torch.testing.assert_close(attended[2], expected[0].mean(dim=0))
+    vectors = [encoded.a.vector, encoded.b.vector]
+    vectors += [vectors[0] - vectors[1], vectors[0] * vectors[1], attended]
+    vectors.append(head.attend(encoded.b, encoded.a))
+    torch.testing.assert_close(head(encoded), head.network(torch.cat(vectors, dim=-1)))
+
+
+@pytest.mark.parametrize("link", [davidson, rao_kupper])
+@pytest.mark.parametrize("probability", [0.05, 1 / 3, 0.8])
+def test_the_tie_score_gives_a_tie_its_probability(link, probability):
+    name = {davidson: "davidson", rao_kupper: "rao-kupper"}[link]
+    nu = torch.tensor([tie_score(name, probability)], dtype=torch.float64)
+    tie = link(torch.zeros(1, dtype=torch.float64), nu).softmax(dim=-1)[0, 2]
+    assert tie.item() == pytest.approx(probability, abs=1e-5)
 
 
 def test_links_on_numbers_worked_by_hand():

@@ -1,4 +1,4 @@
-"""What goes through a backbone together."""
+"""Sequences of similar length go through a backbone together."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""What is believed of a backbone's folder: its tokenizer in every layout that publishers have, its
-ids, its configuration."""
+"""A backbone's folder: tokenizers in every layout that publishers use, ids, configurations,
+weights, and where a base is looked for."""
 
 import io
 import json
@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer, sentencepiece_model_pb2
 from tokenizers import (
     AddedToken,
@@ -27,9 +28,25 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DebertaV2C
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models import build_model
+from humanpref.models import build_model, pretrained
 from humanpref.models.backbone import load_backbone
-from humanpref.models.pretrained import PROBES, load_backbone_config, load_tokenizer
+from humanpref.models.checkpoint import base_digest
+from humanpref.models.pretrained import (
+    BASE_FILE,
+    BASE_VARIABLE,
+    PROBES,
+    backbone_facts,
+    base_folder,
+    check_ids,
+    find_base,
+    load_backbone_config,
+    load_state_strictly,
+    load_tokenizer,
+    local_folder,
+    not_loaded,
+    weights_in,
+)
+from humanpref.models.scratch import train_tokenizer
 from humanpref.runs.artifact import load_model
 from humanpref.schema import InputError
 from humanpref.text.format import PROMPT, A, B
@@ -345,8 +362,7 @@ LAYOUTS = (
     minilm,
 )
 REFUSED = (albert_spm, llama_2_spm)
-"""Neither has what it takes to know its publisher's tokens; each may be refused, none may give
-other tokens."""
+"""Neither folder determines its publisher's tokens: each must be refused."""
 
 
 @pytest.fixture(scope="module")
@@ -517,7 +533,7 @@ def test_a_folder_with_a_sentencepiece_model_alone_is_trained_with_its_special_t
     assert isinstance(load_backbone_config(str(folder)), DebertaV2Config)
     model = encoder(folder).fit(few, labels_of(few))
     assert model.report_["training"]["steps"] == 2
-    for row in model._collate(few).rows:
+    for row in model.inputs(few).sequences:
         for sequence in row:
             assert sequence.ids[0] == 1
             assert sequence.ids[-1] == 2
@@ -552,7 +568,7 @@ def test_a_padding_token_beyond_the_embeddings_is_not_used_by_a_decoder(folder_o
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": "<pad>"}))
     model = decoder(folder).fit(few, labels_of(few))
     assert model.tokenizer_.pad_token_id == model.module_.backbone.config.vocab_size
-    assert len(set(model._collate(few).lengths)) > 3
+    assert len(set(model.inputs(few).lengths)) > 3
     np.testing.assert_array_equal(model.predict_proba(few), before)
 
 
@@ -589,10 +605,10 @@ def test_a_fixed_token_beyond_a_decoders_embeddings_is_refused(preset, settings,
         decoder(folder, preset=preset).fit(few, labels_of(few))
 
 
-def test_a_folder_that_holds_an_adapter_alone_is_named_as_such(folder_of):
+def test_a_folder_without_a_configuration_is_refused(folder_of):
     folder = folder_of(llama_3)
     (folder / "config.json").rename(folder / "adapter_config.json")
-    with pytest.raises(InputError, match="an adapter alone, without its model"):
+    with pytest.raises(InputError, match=r"its configuration cannot be loaded; .*config\.json"):
         load_backbone_config(str(folder))
 
 
@@ -645,3 +661,211 @@ def test_a_folder_does_not_choose_the_attentions_code(key, folder_of):
     (folder / "config.json").write_text(json.dumps(values | {key: "somebody/kernels"}))
     assert load_backbone_config(str(folder))._attn_implementation is None
     assert load_backbone(str(folder)).config._attn_implementation in {"sdpa", "eager"}
+
+
+def test_a_tokenizer_without_words_is_refused(tmp_path):
+    folder = publish(tmp_path / "empty", "bert", BERT_NAMES, Tokenizer(models.WordLevel()))
+    with pytest.raises(InputError, match="expected the tokenizer's files in the folder"):
+        load_tokenizer(str(folder))
+
+
+def test_an_encoder_with_a_decoder_is_neither(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(InputError, match="a t5 model is not an encoder, nor a decoder alone"):
+        load_backbone_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(("embeddings", "fits"), [(261, True), (260, False)])
+def test_every_token_of_a_text_needs_an_embedding(embeddings, fits):
+    tokenizer = train_tokenizer([], 260)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    assert len(tokenizer) == 262
+    if fits:
+        assert check_ids("x", tokenizer, [0, 1], embeddings) == 260
+        with pytest.raises(
+            InputError, match=r"has a token 261 \(<mask>\), its model 261 embeddings"
+        ):
+            check_ids("x", tokenizer, [0, 261], embeddings)
+    else:
+        with pytest.raises(
+            InputError, match=r"backbone x: its tokenizer has a token 260 \(<new>\)"
+        ):
+            check_ids("x", tokenizer, [0, 1], embeddings)
+
+
+class TestState:
+    """A module's learned weights, read strictly."""
+
+    def module(self):
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+        module[0].requires_grad_(False)
+        return module
+
+    def test_what_learns_is_filled(self, tmp_path):
+        module, path = self.module(), tmp_path / "model.safetensors"
+        save_file({"1.weight": torch.ones(1, 2), "1.bias": torch.tensor([7.0])}, path)
+        before = module[0].weight.clone()
+        load_state_strictly(module, path)
+        assert module[1].weight.tolist() == [[1, 1]]
+        assert module[1].bias.tolist() == [7]
+        assert torch.equal(module[0].weight, before)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"1.bias": None}, "missing weights 1.bias"),
+            ({"0.bias": torch.ones(2)}, "extra weights 0.bias"),
+            (
+                {"1.weight": torch.ones(2, 2)},
+                r"weight 1\.weight: expected shape \(1, 2\), got \(2, 2\)",
+            ),
+        ],
+    )
+    def test_another_state_is_refused(self, tmp_path, changes, message):
+        state = {"1.weight": torch.ones(1, 2), "1.bias": torch.ones(1)} | changes
+        path = tmp_path / "model.safetensors"
+        save_file({name: value for name, value in state.items() if value is not None}, path)
+        with pytest.raises(InputError, match=message):
+            load_state_strictly(self.module(), path)
+
+    def test_a_file_that_is_cut_off_is_refused(self, tmp_path):
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(b"{")
+        with pytest.raises(InputError, match=r"model\.safetensors: cannot be read as safetensors"):
+            load_state_strictly(self.module(), path)
+
+
+class TestBase:
+    """Where the base of an artifact is looked for."""
+
+    @pytest.fixture
+    def base(self, decoder_folder, tmp_path, monkeypatch):
+        """A base, and an artifact four folders down that names it."""
+        monkeypatch.delenv(BASE_VARIABLE, raising=False)
+        monkeypatch.chdir(tmp_path)
+        base = shutil.copytree(decoder_folder(), tmp_path / "tiny")
+        artifact = tmp_path / "a" / "b" / "c" / "model"
+        artifact.mkdir(parents=True)
+        record = {"name": str(base), "sha256": base_digest(base)}
+        (artifact / BASE_FILE).write_text(json.dumps(record))
+        return base, artifact, record
+
+    def test_where_the_artifact_says(self, base):
+        folder, artifact, record = base
+        assert find_base(artifact) == (folder, record)
+
+    @pytest.mark.parametrize("place", ["a", "a/b", "a/b/c"])
+    def test_beside_the_artifact_or_above_it(self, base, place, tmp_path):
+        folder, artifact, record = base
+        moved = folder.rename(tmp_path / place / "tiny")
+        assert find_base(artifact) == (moved, record)
+
+    @pytest.mark.parametrize("given", ["elsewhere", "elsewhere/tiny"])
+    def test_where_the_variable_says_first(self, base, given, tmp_path, monkeypatch):
+        folder, artifact, record = base
+        copy = shutil.copytree(folder, tmp_path / "elsewhere" / "tiny")
+        monkeypatch.setenv(BASE_VARIABLE, str(tmp_path / given))
+        assert find_base(artifact) == (copy, record)
+
+    def test_a_base_that_is_not_there_or_has_other_weights_is_named(self, base, tmp_path):
+        folder, artifact, record = base
+        moved = folder.rename(tmp_path / "a" / "tiny")
+        state = load_file(moved / "model.safetensors")
+        save_file(
+            {name: value + 1 for name, value in state.items()},
+            moved / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+        other = base_digest(moved)[:16]
+        with pytest.raises(InputError) as refused:
+            find_base(artifact)
+        assert str(refused.value) == (
+            f"{artifact}: was trained on base {record['name']} (sha256 {record['sha256'][:16]}…); "
+            f"{moved} holds other weights (sha256 {other}…); set {BASE_VARIABLE} to the folder "
+            "that holds it"
+        )
+        shutil.rmtree(moved)
+        with pytest.raises(InputError, match="; it is not there; set HUMANPREF_BASE to"):
+            find_base(artifact)
+
+    def test_a_hub_name_is_asked_for_unless_the_variable_says_where(self, base, monkeypatch):
+        folder, artifact, record = base
+        record = record | {"name": "org/tiny-2"}
+        (artifact / BASE_FILE).write_text(json.dumps(record))
+        asked = []
+
+        def download(name, allow_patterns):
+            asked.append(name)
+            return str(folder)
+
+        monkeypatch.setattr(pretrained, "snapshot_download", download)
+        assert find_base(artifact) == (folder, record)
+        assert asked == ["org/tiny-2"]
+        monkeypatch.setenv(BASE_VARIABLE, "/nowhere")
+        with pytest.raises(InputError, match="it is not there"):
+            find_base(artifact)
+        assert asked == ["org/tiny-2"]
+
+    @pytest.mark.parametrize("record", [[], {}, {"name": "x"}, {"sha256": "0"}])
+    def test_an_artifact_that_does_not_name_its_base_is_refused(self, base, record):
+        _, artifact, _ = base
+        (artifact / BASE_FILE).write_text(json.dumps(record))
+        with pytest.raises(
+            InputError, match=r"base\.json: expected the base's name and sha256, got [\[{]"
+        ):
+            find_base(artifact)
+
+
+def test_weights_by_the_hubs_name_are_safetensors_where_there_are_any(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append("*.safetensors" in allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    assert local_folder(str(tmp_path)) == tmp_path
+    assert asked == []
+    assert local_folder("org/tiny") == tmp_path
+    assert asked == [True, False]  # nothing but .bin
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.safetensors").touch()
+    local_folder("org/tiny")
+    assert asked == [True, False, True]
+
+
+def test_a_base_whose_bin_is_cut_off_is_refused(decoder_folder, tmp_path):
+    folder = shutil.copytree(decoder_folder(), tmp_path / "base")
+    assert base_folder(str(folder)) == folder
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x02}")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: not whole"):
+        base_folder(str(folder))
+
+
+def test_facts_of_a_backbone_name_a_folder_by_its_last_name(decoder_folder):
+    model = AutoModel.from_pretrained(decoder_folder())
+    facts = backbone_facts(str(decoder_folder()), model)
+    assert facts == {
+        "name": "tiny-llama",
+        "model_type": "llama",
+        "hidden_size": 16,
+        "layers": 2,
+        "vocabulary": model.config.vocab_size,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+    }
+    assert backbone_facts("org/tiny", model)["name"] == "org/tiny"
+    packed = torch.nn.Parameter(torch.zeros(5, dtype=torch.uint8), requires_grad=False)
+    assert weights_in(packed) == 10  # two of 4 bits in a byte
+
+
+def test_errors_are_cut_to_a_line_and_say_where_was_looked(tmp_path):
+    error = OSError("not a file:\nand more")
+    assert not_loaded(str(tmp_path), "weights", error) == (
+        f"backbone {tmp_path}: its weights cannot be loaded; expected a folder or a hub name that "
+        "holds it (not a file)"
+    )
+    assert not_loaded("org/x", "weights", KeyError()).endswith("(no such folder here; KeyError)")
+    assert not_loaded("org/x", "weights", OSError("x" * 300)).endswith(f"here; {'x' * 200})")

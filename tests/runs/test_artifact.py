@@ -1,20 +1,24 @@
-"""An artifact's tables: what was cut off, edited or doubled is refused by file, row and column, and
-never used."""
+"""An artifact on disk: what was cut off, edited or doubled is refused by file, row and column, and
+never used; its models predict one after the other."""
 
+import json
+import math
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from humanpref.config import load_config
-from humanpref.data import write_pairs
+from humanpref.data import read_pairs, write_pairs
 from humanpref.data.sources import Extra
-from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.blending import blend
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
 PRIOR = load_config("prior")
+NO_PRIORS = ([math.nan, 0, 0], [math.inf, 0, 0], [0, 0, 0], [-1, 1, 1], [1, 0, 0, 0], ["1", 0, 0])
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +161,40 @@ def test_an_artifact_names_what_wrote_its_models(arena, tmp_path):
     )
     assert {name for name, _ in artifact.written_by} == {"xgboost", "scikit-learn"}
     assert set(artifact.written_by) <= set(artifact.facts["versions"].items())
+
+
+def test_a_folds_artifact_predicts_the_mean_of_its_models(arena, tmp_path):
+    few = load_config("sparse", None, ["model.term_penalties=10", "model.structure_penalties=100"])
+    folds_artifact = train(few, arena / "train.csv", tmp_path / "artifact", folds=3)
+    rows = read_pairs(arena / "test.csv")
+    each = [
+        load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows) for fold in range(3)
+    ]
+    np.testing.assert_allclose(
+        folds_artifact.predict_proba(rows), np.mean(each, axis=0), atol=1e-12
+    )
+
+
+def test_what_is_not_an_artifact(tmp_path):
+    with pytest.raises(InputError, match=r"not an artifact \(no artifact.json"):
+        Artifact.load(tmp_path)
+    for facts, message in (
+        ({"format": 99}, "expected format 1, got 99"),
+        ({"format": 1}, "key 'members'"),
+        ([], "expected format"),
+        ({"format": 1, "members": []}, "key 'members'"),
+        ({"format": 1, "members": ["m"], "prior": [1]}, "key 'prior'"),
+        *(({"format": 1, "members": ["m"], "prior": prior}, "key 'prior'") for prior in NO_PRIORS),
+        (
+            {"format": 1, "members": ["m"], "prior": [1, 0, 0]},
+            "key 'family': expected one of prior, sparse.* got None",
+        ),
+        ({"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": ["sparse"]}, "key 'family'"),
+        (
+            {"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "spares"},
+            "key 'family'.* got 'spares'",
+        ),
+    ):
+        (tmp_path / "artifact.json").write_text(json.dumps(facts))
+        with pytest.raises(InputError, match=message):
+            Artifact.load(tmp_path)

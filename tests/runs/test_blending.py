@@ -230,7 +230,6 @@ def test_a_duplicated_artifact_changes_nothing(blended, members, tmp_path, pairs
 
 def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pairs, caplog):
     reference = blend([members["weak"].folder, members["strong"].folder], tmp_path / "reference")
-    assert "other folds than" in caplog.text
     shuffled = shutil.copytree(members["strong"].folder, tmp_path / "strong")
     members["strong"].oof.sample(frac=1, random_state=1).to_csv(shuffled / "oof.csv", index=False)
     again = blend([members["weak"].folder, shuffled], tmp_path / "again")
@@ -305,7 +304,7 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
             "other: trained on other rows than .*weak, or the same in another order",
         ),
         ([weak, whole.folder], "whole: no oof.csv in it: nothing was held out"),
-        ([old, members["prior"].folder], "old: no rows.csv in it"),
+        ([old, members["prior"].folder], r"old/rows\.csv: cannot be read"),
         ([weak, tmp_path], "not an artifact"),
     ):
         with pytest.raises(InputError, match=message):

@@ -257,7 +257,7 @@ def test_rows_are_read_in_full_again_where_that_fits_after_all(caplog):
 
 def test_what_no_variant_has_time_for_is_left(caplog):
     model = Timed(Clock(), np.ones(100), averaged=True, shorter=(0.5,))
-    made, results, budget = read(model, seconds=30)
+    made, _results, budget = read(model, seconds=30)
     left = int(np.isnan(made[:, 0]).sum())
     assert 40 < left < 60
     assert np.isnan(made[-left:]).all()
@@ -287,7 +287,7 @@ def test_work_goes_on_where_an_earlier_process_stopped():
     first[[0, 2, 5]] = FIRST
     for seconds in (math.inf, 1_000):
         model = Timed(Clock(), COSTS, averaged=True)
-        made, results, budget = read(model, seconds, first=first.copy())
+        made, _results, budget = read(model, seconds, first=first.copy())
         assert rows_of(*model.blocks("a")) == [7, 4, 6, 1, 3]
         assert rows_of(*model.blocks("b")) == ORDER
         np.testing.assert_allclose(made, [MEAN] * 8)
@@ -390,7 +390,7 @@ def test_failures_here_and_there_do_not_add_up_to_a_model_that_fails(monkeypatch
     monkeypatch.setattr(schedule, "MAX_FAILURES", 5)
     model = Timed(Clock(), np.ones(64))
     model.fails = dict.fromkeys(range(7, 64, 8), ValueError("no luck"))
-    made, results, _ = read(model, isolate=True)
+    made, _results, _ = read(model, isolate=True)
     assert np.flatnonzero(np.isnan(made[:, 0])).tolist() == list(range(7, 64, 8))
 
 
@@ -421,7 +421,7 @@ def test_rows_whose_cost_is_unknown_cost_the_same(caplog, monkeypatch):
     with pytest.raises(ValueError, match="no tokens"):
         read(model)
     model.predict_proba = lambda pairs: np.tile(FIRST, (len(pairs), 1))
-    made, results, _ = read(model, isolate=True)
+    _made, results, _ = read(model, isolate=True)
     assert [result.rows.tolist() for result in results] == [list(range(8))]
     assert "every row counts the same" in caplog.text
 

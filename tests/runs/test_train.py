@@ -1,22 +1,17 @@
-import json
-import math
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import humanpref.runs.train
-from humanpref.cli.main import main
 from humanpref.config import load_config
-from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs, write_pairs
+from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs
 from humanpref.logloss import log_loss
-from humanpref.models.budget import LEFT, Budget
 from humanpref.models.prior import PriorModel
+from humanpref.models.sparse import SparseModel
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_tables import read_oof
-from humanpref.runs.blending import blend
-from humanpref.runs.predict import predict, rows_to_judge
+from humanpref.runs.predict import rows_to_judge
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -24,12 +19,15 @@ SPARSE = load_config(
     "sparse", overrides=["model.term_penalties=10", "model.structure_penalties=100"]
 )
 
-NO_PRIORS = ([math.nan, 0, 0], [math.inf, 0, 0], [0, 0, 0], [-1, 1, 1], [1, 0, 0, 0], ["1", 0, 0])
-
 
 @pytest.fixture(scope="module")
 def folds_artifact(arena, tmp_path_factory):
     return train(SPARSE, arena / "train.csv", tmp_path_factory.mktemp("run") / "artifact", folds=3)
+
+
+def killed(models):
+    """Takes the place of what is done once all models are trained."""
+    raise KeyboardInterrupt
 
 
 def test_held_out_share(arena, tmp_path, pairs):
@@ -190,16 +188,6 @@ def test_a_class_that_no_row_has_is_warned_of(write_csv, tmp_path, caplog):
     assert "no row to learn from" not in caplog.text
 
 
-def test_a_folds_artifact_predicts_the_mean_of_its_models(folds_artifact, arena):
-    rows = read_pairs(arena / "test.csv")
-    each = [
-        load_model(folds_artifact.folder / f"fold-{fold}").predict_proba(rows) for fold in range(3)
-    ]
-    np.testing.assert_allclose(
-        folds_artifact.predict_proba(rows), np.mean(each, axis=0), atol=1e-12
-    )
-
-
 def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypatch):
     def of_seed(model, rows):
         return np.tile(
@@ -221,77 +209,25 @@ def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypa
     np.testing.assert_allclose(artifact.predict_proba(pairs[:1]), [[0.4, 0.3, 0.3]])
 
 
-def test_several_artifacts_are_averaged(folds_artifact, arena, tmp_path):
-    prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
-    rows = read_pairs(arena / "test.csv")
-    expected = (folds_artifact.predict_proba(rows) + prior.predict_proba(rows)) / 2
-    probabilities, degraded = predict([folds_artifact, prior], rows)
-    np.testing.assert_allclose(probabilities, expected, atol=1e-12)
-    assert degraded == []
-
-
-def test_what_there_was_no_time_for_is_told_and_is_the_other_artifacts(
-    arena, tmp_path, monkeypatch
-):
-    """The prior is for rows that no artifact predicted, and a prediction without one is an
-    error."""
-    one, two = (train(load_config("prior"), arena / "train.csv", tmp_path / name) for name in "ab")
-    rows = read_pairs(arena / "test.csv")
-    monkeypatch.setattr(
-        PriorModel, "predict_proba", lambda _, pairs: np.tile([0.7, 0.2, 0.1], (len(pairs), 1))
-    )
-    schedule = humanpref.models.budget.schedule
-
-    def short(model, pairs, budget, *_):
-        yield next(schedule(model, pairs, Budget(1e3)))
-        budget.given_up[LEFT] += len(pairs) - 4
-
-    monkeypatch.setattr(humanpref.models.budget, "schedule", short)
-    probabilities, degraded = predict([one, two], rows, seconds=100)
-    said = (probabilities == [0.7, 0.2, 0.1]).all(axis=1)
-    assert said.sum() == 4
-    np.testing.assert_allclose(probabilities[~said], np.tile(one.prior, (len(rows) - 4, 1)))
-    assert degraded == [
-        f"{LEFT}: {2 * (len(rows) - 4)} row predictions for lack of time",
-        f"{len(rows) - 4} of {len(rows)} rows have the prior",
-    ]
-    # With time for all in one artifact its word stands, not half of it and half of the other's
-    # prior.
-    monkeypatch.setattr(
-        Artifact,
-        "seconds",
-        property(lambda artifact: 100 if artifact.folder == two.folder else None),
-    )
-    probabilities, degraded = predict([one, two], rows)
-    np.testing.assert_allclose(probabilities, np.tile([0.7, 0.2, 0.1], (len(rows), 1)))
-    assert degraded == [f"{LEFT}: {len(rows) - 4} row predictions for lack of time"]
-    monkeypatch.setattr(humanpref.models.budget, "schedule", schedule)
-    with pytest.raises(InputError, match="no time for a single row"):
-        predict([one, two], rows, seconds=0)
-
-
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_interrupted_folds_end_with_the_same_predictions(
     folds_artifact, arena, tmp_path, monkeypatch, after
 ):
-    fit_member, done = humanpref.runs.train._fit_member, []
+    fitted, fit, limit = [], SparseModel.fit, after
 
-    def interrupted(*arguments):
-        if len(done) == after:
+    def interrupted(model, *arguments):
+        if len(fitted) == limit:
             raise KeyboardInterrupt
-        fit_member(*arguments)
-        done.append(1)
+        fitted.append(1)
+        return fit(model, *arguments)
 
-    monkeypatch.setattr(humanpref.runs.train, "_fit_member", interrupted)
+    monkeypatch.setattr(SparseModel, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(SPARSE, arena / "train.csv", tmp_path / "a", folds=3)
     assert not (tmp_path / "a").exists()
-    fitted = []
-    monkeypatch.setattr(
-        humanpref.runs.train,
-        "_fit_member",
-        lambda *arguments: (fitted.append(1), fit_member(*arguments)),
-    )
+    assert (tmp_path / "a.partial").exists() == (after > 0)
+    fitted.clear()
+    limit = 3
     resumed = train(SPARSE, arena / "train.csv", tmp_path / "a", folds=3)
     assert len(fitted) == 3 - after
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -305,9 +241,7 @@ def test_interrupted_folds_end_with_the_same_predictions(
 
 
 def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=3)
     monkeypatch.undo()
@@ -324,16 +258,14 @@ def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatc
 
 
 def test_a_file_left_half_written_does_not_stop_a_resumed_run(arena, tmp_path, monkeypatch):
-    finish = humanpref.runs.train._finish
-
-    def killed(config, rows, held, run, work):
-        (work / ".oof.csv.abcd").write_text("id,")
+    def killed_while_writing(models):
+        (models[0].parent / ".oof.csv.abcd").write_text("id,")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("humanpref.runs.train._finish", killed)
+    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed_while_writing)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a")
-    monkeypatch.setattr("humanpref.runs.train._finish", finish)
+    monkeypatch.undo()
     artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "a")
     assert not (artifact.folder / ".oof.csv.abcd").exists()
 
@@ -413,9 +345,7 @@ def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatc
 def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch):
     train_csv, more, leak = sources
     config, extra = load_config("prior"), [Extra(more, 0.5)]
-    monkeypatch.setattr(
-        humanpref.runs.train, "_finish", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
     monkeypatch.undo()
@@ -430,88 +360,3 @@ def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch)
     resumed = train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
     whole = train(config, train_csv, tmp_path / "b", folds=3, extra=extra)
     assert resumed.oof.equals(whole.oof)
-
-
-def test_training_rows_among_those_to_judge_by_are_warned_of(folds_artifact, arena, caplog):
-    pairs, trained_on = rows_to_judge([folds_artifact], arena / "test_labels.csv")
-    assert len(pairs) == 24
-    assert trained_on == [0]
-    assert "flatter" not in caplog.text
-    assert rows_to_judge([folds_artifact], arena / "train.csv")[1] == [120]
-    assert "these metrics flatter" in caplog.text
-
-
-def test_some_training_rows_among_those_to_judge_by_are_warned_of(
-    folds_artifact, arena, pairs, tmp_path, caplog
-):
-    held = grouped_folds(pairs, 5, seed=42) == 0
-    one = train(SPARSE, arena / "train.csv", tmp_path / "one")
-    mixed = tmp_path / "mixed.csv"
-    rows = pd.read_csv(arena / "train.csv", dtype=str, keep_default_na=False)
-    new = pd.read_csv(arena / "test_labels.csv", dtype=str, keep_default_na=False)
-    pd.concat([rows[held], rows[~held][:5], new])[::-1].drop(
-        columns=["model_a", "model_b"], errors="ignore"
-    ).to_csv(mixed, index=False)
-    count = held.sum() + 5 + len(new)
-    for artifact, learned in ((one, 5), (folds_artifact, held.sum() + 5)):
-        caplog.clear()
-        assert len(rows_to_judge([artifact], mixed)[0]) == count
-        assert f"was trained on {learned} of the {count} rows" in caplog.text
-
-
-def test_extra_rows_with_the_ids_of_held_out_rows_were_learned_from(arena, pairs, tmp_path, caplog):
-    held = pairs[:60][grouped_folds(pairs[:60], 5, seed=42) == 0]
-    other = pairs[60 : 60 + len(held)].reset_index(drop=True).assign(id=held["id"].tolist())
-    for name, rows in (("train", pairs[:60]), ("more", other)):
-        write_pairs(tmp_path / f"{name}.csv", rows)
-    artifact = train(
-        load_config("prior"),
-        tmp_path / "train.csv",
-        tmp_path / "a",
-        extra=[Extra(tmp_path / "more.csv")],
-    )
-    assert artifact.oof["id"].tolist() == other["id"].tolist()
-    rows_to_judge([artifact], tmp_path / "more.csv")
-    assert f"was trained on {len(other)} of the {len(other)} rows" in caplog.text
-
-
-def test_a_raw_frame_is_predicted_as_the_file(folds_artifact, arena, tmp_path):
-    one = train(SPARSE, arena / "train.csv", tmp_path / "one")
-    prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior", folds=3)
-    blended = blend([folds_artifact.folder, prior.folder], tmp_path / "blend")
-    raw = pd.read_csv(arena / "test.csv")
-    for artifact in (one, folds_artifact, blended):
-        command = ["--quiet", "predict", str(artifact.folder), "--test", str(arena / "test.csv")]
-        assert main([*command, "--out", str(tmp_path / "submission.csv")]) == 0
-        written = pd.read_csv(tmp_path / "submission.csv", float_precision="round_trip")[
-            list(LABEL_COLUMNS)
-        ].to_numpy()
-        np.testing.assert_array_equal(Artifact.load(artifact.folder).predict_proba(raw), written)
-        np.testing.assert_array_equal(load_model(artifact.folder).predict_proba(raw), written)
-        np.testing.assert_array_equal(predict([artifact], raw)[0], written)
-        np.testing.assert_allclose(predict([artifact], raw, seconds=600)[0], written, atol=1e-15)
-
-
-def test_what_is_not_an_artifact(tmp_path, folds_artifact):
-    with pytest.raises(InputError, match=r"not an artifact \(no artifact.json"):
-        Artifact.load(tmp_path)
-    for facts, message in (
-        ({"format": 99}, "expected format 1, got 99"),
-        ({"format": 1}, "key 'members'"),
-        ([], "expected format"),
-        ({"format": 1, "members": []}, "key 'members'"),
-        ({"format": 1, "members": ["m"], "prior": [1]}, "key 'prior'"),
-        *(({"format": 1, "members": ["m"], "prior": prior}, "key 'prior'") for prior in NO_PRIORS),
-        (
-            {"format": 1, "members": ["m"], "prior": [1, 0, 0]},
-            "key 'family': expected one of prior, sparse.* got None",
-        ),
-        ({"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": ["sparse"]}, "key 'family'"),
-        (
-            {"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "spares"},
-            "key 'family'.* got 'spares'",
-        ),
-    ):
-        (tmp_path / "artifact.json").write_text(json.dumps(facts))
-        with pytest.raises(InputError, match=message):
-            Artifact.load(tmp_path)

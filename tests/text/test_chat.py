@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 from humanpref.models.pretrained import load_tokenizer
 from humanpref.schema import InputError
 from humanpref.text.chat import dialogue_template, judge_template
-from humanpref.text.format import PROMPT, A, B, joint
+from humanpref.text.format import PROMPT, A, B, Pair, joint
 from humanpref.text.tokens import tokenise
 
 SYSTEM = "Be fair."
@@ -33,7 +33,7 @@ def tokenizer(request, decoder_folder):
 
 def read(tokenizer, row=(("p1", "p2"), ("a1", "a2"), ("b1", "b2")), system=SYSTEM, max_length=512):
     template = judge_template(tokenizer, system, "Which?")
-    return tokenise([joint(*row)[0]], tokenizer, max_length, 0.2, template=template)[0]
+    return tokenise(joint(Pair(*row)), tokenizer, max_length, 0.2, template=template)[0]
 
 
 def test_the_exact_text(tokenizer):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from humanpref.models.scratch import train_tokenizer
-from humanpref.text.format import PROMPT, A, B, dual, joint
+from humanpref.text.format import PROMPT, A, B, Pair, dual, joint
 from humanpref.text.tokens import allocate, cut_middle, template_of, tokenise
 
 
@@ -20,7 +20,7 @@ def text(word, count):
 
 
 def test_exact_tokens(tokenizer):
-    made = tokenise(list(dual(("alpha beta",), ("gamma",), ("delta",))), tokenizer, 512, 0.3)
+    made = tokenise(dual(Pair(("alpha beta",), ("gamma",), ("delta",))), tokenizer, 512, 0.3)
     assert words(tokenizer, made[0]) == ["[CLS]", "alpha", "beta", "[SEP]", "gamma", "[SEP]"]
     assert words(tokenizer, made[1]) == ["[CLS]", "alpha", "beta", "[SEP]", "delta", "[SEP]"]
     assert made[0].types.tolist() == [0, 0, 0, 0, 1, 1]
@@ -30,7 +30,7 @@ def test_exact_tokens(tokenizer):
 
 def test_joint_and_several_rounds(tokenizer):
     (made,) = tokenise(
-        list(joint(("alpha", "beta"), ("gamma", "delta"), ("eta", "zeta"))), tokenizer, 512, 0.3
+        joint(Pair(("alpha", "beta"), ("gamma", "delta"), ("eta", "zeta"))), tokenizer, 512, 0.3
     )
     rounds = "[CLS] alpha [SEP] gamma [SEP] eta [SEP] beta [SEP] delta [SEP] zeta [SEP]"
     assert words(tokenizer, made) == rounds.split()
@@ -43,12 +43,12 @@ def test_the_template_is_the_tokenizers_own(tokenizer):
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert (template.prefix, template.suffix, template.types) == ([cls], [sep], (0, 1))
     assert template.before == {PROMPT: [sep], A: [sep], B: [sep]}
-    sequence = joint(("p", "p"), ("a", "a"), ("b", "b"))[0]
+    sequence = joint(Pair(("p", "p"), ("a", "a"), ("b", "b")))[0]
     assert [template.around() + template.between(sequence[:n]) for n in (1, 2, 6)] == [2, 3, 7]
 
 
 def test_a_text_that_spells_a_special_token_is_text(tokenizer):
-    made = tokenise(list(dual(("alpha [SEP] [PAD]",), ("[CLS]",), ("",))), tokenizer, 512, 0.3)[0]
+    made = tokenise(dual(Pair(("alpha [SEP] [PAD]",), ("[CLS]",), ("",))), tokenizer, 512, 0.3)[0]
     special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.sep_token_id]
     assert [i for i in made.ids if i in tokenizer.all_special_ids] == special
     assert tokenizer.decode(made.ids[made.parts == PROMPT]).strip() == "alpha [SEP] [PAD]"
@@ -84,23 +84,31 @@ def test_allocation_uses_all_the_room_and_no_more():
         assert sum(given) == min(room, sum(needs))
 
 
-def test_cutting_keeps_both_ends():
-    assert cut_middle([1, 2, 3, 4, 5], 5) == [1, 2, 3, 4, 5]
-    assert cut_middle([1, 2, 3, 4, 5], 3) == [1, 2, 5]
-    assert cut_middle([1, 2, 3, 4, 5], 2) == [1, 5]
-    assert cut_middle([1, 2, 3, 4, 5], 1) == [1]
-    assert cut_middle([1, 2, 3, 4, 5], 0) == []
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        (6, [1, 2, 3, 4, 5]),
+        (5, [1, 2, 3, 4, 5]),
+        (4, [1, 2, 4, 5]),
+        (3, [1, 2, 5]),
+        (2, [1, 5]),
+        (1, [1]),
+        (0, []),
+    ],
+)
+def test_cutting_keeps_both_ends(limit, kept):
+    assert cut_middle(np.arange(1, 6), limit).tolist() == kept
 
 
 def test_the_response_survives_a_long_prompt_to_the_token(tokenizer):
-    row = dual((text("alpha", 500),), (text("beta", 500) + " gamma",), ("",))
-    made = tokenise(list(row), tokenizer, 23, 0.3)[0]
+    row = dual(Pair((text("alpha", 500),), (text("beta", 500) + " gamma",), ("",)))
+    made = tokenise(row, tokenizer, 23, 0.3)[0]
     assert words(tokenizer, made) == ["[CLS]"] + ["alpha"] * 6 + ["[SEP]"] + ["beta"] * 13 + [
         "gamma",
         "[SEP]",
     ]
     assert made.cut
-    cut_at_the_end = tokenise(list(row), tokenizer, 23, 0.3, "end")[0]
+    cut_at_the_end = tokenise(row, tokenizer, 23, 0.3, "end")[0]
     assert words(tokenizer, cut_at_the_end) == ["[CLS]"] + ["alpha"] * 22
     assert cut_at_the_end.cut
 
@@ -110,7 +118,7 @@ def test_answer_b_the_last_turn_and_the_prompt_survive_every_budget(tokenizer, m
     turns = 4
     prompts = [*[text("alpha", 300)] * (turns - 1), text("kappa", 300)]
     (made,) = tokenise(
-        list(joint(tuple(prompts), (text("beta", 300),) * turns, (text("gamma", 300),) * turns)),
+        joint(Pair(tuple(prompts), (text("beta", 300),) * turns, (text("gamma", 300),) * turns)),
         tokenizer,
         max_length,
         0.2,
@@ -126,7 +134,7 @@ def test_answer_b_the_last_turn_and_the_prompt_survive_every_budget(tokenizer, m
 
 def test_a_conversation_of_many_turns_keeps_its_last_rounds(tokenizer):
     turns = tuple(f"{'alpha' if i < 35 else 'kappa'}" for i in range(36))
-    (made,) = tokenise(list(joint(turns, turns, turns)), tokenizer, 48, 0.2)
+    (made,) = tokenise(joint(Pair(turns, turns, turns)), tokenizer, 48, 0.2)
     assert len(made.ids) <= 48
     assert made.cut
     assert words(tokenizer, made)[-6:] == ["kappa", "[SEP]"] * 3
@@ -135,7 +143,10 @@ def test_a_conversation_of_many_turns_keeps_its_last_rounds(tokenizer):
 def test_empty_texts_and_any_script(tokenizer):
     for odd in ("", "你好 мир", "🙂", "\N{REPLACEMENT CHARACTER}", "x" * 50_000):
         for made in tokenise(
-            [*dual((odd,), ("",), (odd,)), *joint(("",), (odd,), ("",))], tokenizer, 64, 0.3
+            [*dual(Pair((odd,), ("",), (odd,))), *joint(Pair(("",), (odd,), ("",)))],
+            tokenizer,
+            64,
+            0.3,
         ):
             assert 3 <= len(made.ids) <= 64
             assert tokenizer.unk_token_id not in made.ids

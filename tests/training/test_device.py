@@ -1,16 +1,20 @@
-"""What torch would say on other machines is played; what becomes of a run that needs a GPU follows
-from it."""
+"""Machines are played; a run that needs a GPU stops, is warned or starts accordingly."""
 
 import logging
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from humanpref.config import load_config
 from humanpref.schema import InputError
 from humanpref.training import device
 
 CU128 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+ON_CPU = "it goes on on the CPU, which may take days"
 P100, T4, H200 = ("Tesla P100-PCIE-16GB", (6, 0)), ("Tesla T4", (7, 5)), ("NVIDIA H200", (9, 0))
 
 
@@ -137,3 +141,53 @@ def test_what_needs_a_gpu_stops_on_kaggle_and_is_warned_elsewhere(
         assert caplog.messages[0].startswith(
             "preset deberta-v3-small: needs a GPU, and none is here; it goes on"
         )
+
+
+@pytest.mark.parametrize(
+    ("preset", "rank", "what"),
+    [
+        ("deberta-v3-small", "0", "preset deberta-v3-small"),
+        ("deberta-v3-small", "1", None),  # the main process speaks for all
+        ("sparse", "0", None),
+    ],
+)
+def test_a_run_needs_a_gpu_by_its_options(machine, monkeypatch, caplog, preset, rank, what):
+    machine()
+    monkeypatch.setenv("RANK", rank)
+    device.require_for(load_config(preset))
+    warned = [text for text in caplog.messages if "needs a GPU" in text]
+    assert warned == ([f"{what}: needs a GPU, and none is here; {ON_CPU}"] if what else [])
+
+
+def test_a_run_without_a_preset_is_named_by_its_family(machine, caplog):
+    machine()
+    device.require_for(replace(load_config("deberta-v3-small"), preset=""))
+    assert caplog.messages[-1].startswith("family encoder: needs a GPU")
+
+
+def test_gpus_are_counted_and_named(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert device.names(3) == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,,5,6")
+    assert device.names(2) == ["3", "5"]
+    monkeypatch.setitem(
+        sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 4))
+    )
+    assert device.gpus() == 4
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert device.gpus() == 0
+
+
+@pytest.mark.parametrize(("available", "initialized"), [(True, True), (True, False), (False, True)])
+def test_launched_processes_leave_their_group(monkeypatch, available, initialized):
+    calls = []
+    distributed = SimpleNamespace(
+        is_available=lambda: available,
+        is_initialized=lambda: initialized,
+        destroy_process_group=lambda: calls.append("left"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(distributed=distributed))
+    device.leave_group()
+    assert calls == (["left"] if available and initialized else [])
+    monkeypatch.delitem(sys.modules, "torch")
+    device.leave_group()

@@ -15,6 +15,7 @@ from torch import nn
 from humanpref.config.neural import GradientTraining
 from humanpref.schema import InputError
 from humanpref.training import loop
+from humanpref.training.inputs import Examples
 from humanpref.training.loop import train
 from humanpref.training.losses import cross_entropy
 from humanpref.training.precision import resolve
@@ -51,7 +52,8 @@ def fitted(
     options = GradientTraining(
         **({"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"} | options)
     )
-    report = train(module, *task, weights, cross_entropy, options, 3, lengths, validate, checkpoint)
+    examples = Examples(*task, weights, lengths)
+    report = train(module, examples, cross_entropy, options, 3, validate, checkpoint)
     return module, report
 
 
@@ -207,7 +209,7 @@ class Breaking(Linear):
 @pytest.fixture
 def scaled(monkeypatch):
     """Runs under a gradient scaler, as on a T4."""
-    prepared = loop._Run.__init__
+    prepared = loop.TrainingRun.__init__
 
     def prepare(self, *arguments):
         prepared(self, *arguments)
@@ -217,7 +219,7 @@ def scaled(monkeypatch):
         )
         self.accelerator._optimizers = [self.optimizer]
 
-    monkeypatch.setattr(loop._Run, "__init__", prepare)
+    monkeypatch.setattr(loop.TrainingRun, "__init__", prepare)
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 1.0])
@@ -261,20 +263,20 @@ def test_a_trained_module_is_gone_when_it_is_let_go(task, precision):
 def test_the_optimizer_is_gone_after_training(task, scaled, monkeypatch):
     """Its moments are twice the size of what learns; under a scaler accelerate's optimizer is a
     reference cycle."""
-    kept, finish = [], loop._Run.finish
+    kept, finish = [], loop.TrainingRun.finish
 
     def finished(self):
         kept.append(weakref.ref(self.optimizer.optimizer))
         return finish(self)
 
-    monkeypatch.setattr(loop._Run, "finish", finished)
+    monkeypatch.setattr(loop.TrainingRun, "finish", finished)
     fitted(task)
     assert kept[0]() is None
 
 
 def test_half_precision_weights_are_refused(task):
     with pytest.raises(ValueError, match="float32"):
-        train(Linear().half(), *task, None, cross_entropy, GradientTraining(), seed=0)
+        train(Linear().half(), Examples(*task), cross_entropy, GradientTraining(), seed=0)
 
 
 def test_bf16_autocast_keeps_float32_weights_and_learns(task):
@@ -353,8 +355,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(task, tmp_path, monkeypa
 def test_a_checkpoint_of_other_steps_is_refused(task, tmp_path):
     fitted(task, checkpoint=tmp_path / "run", batch_size=8)
     with pytest.raises(
-        InputError,
-        match=r"run: a checkpoint of epochs with \d+ steps cannot go on in epochs with \d+",
+        InputError, match="run: a checkpoint for 2 steps in an epoch, but this run has 1; remove it"
     ):
         fitted(task, checkpoint=tmp_path / "run", batch_size=16, epochs=2)
 
@@ -429,11 +430,11 @@ class Clock:
         self.now += self.tick
         return self.now
 loop.time = Clock()
-steps, save = [], loop._Run.save
+steps, save = [], loop.TrainingRun.save
 def recorded(self, path):
-    steps.append(self.state.steps)
+    steps.append(self.progress.steps)
     save(self, path)
-loop._Run.save = recorded
+loop.TrainingRun.save = recorded
 fitted(make_task(), batch_size=3, epochs=5, checkpoint_minutes=0.1, checkpoint=Path(sys.argv[2]))
 Path(f"{sys.argv[2]}-{os.environ['RANK']}").write_text(str(steps))
 """

@@ -95,6 +95,8 @@ def test_the_configuration_chooses_the_loss():
     assert loss_of(GradientTraining(loss="dpo-like", beta=0.5))(
         logits, labels
     ).item() == pytest.approx(0.3133, abs=1e-4)
+    distilled = loss_of(GradientTraining(loss="distillation", temperature=2.0))
+    assert distilled(logits, labels) == distillation(logits, labels, 2.0)
     smooth = loss_of(GradientTraining(label_smoothing=0.3))(logits, labels)
     assert smooth == cross_entropy(logits, torch.tensor([[0.8, 0.1, 0.1]]))
 
@@ -118,8 +120,12 @@ def test_dpo_on_numbers_worked_by_hand():
     # sigmoid(ln 3) = 3/4; at the start, ln 2; a tie counts for nothing.
     expected = [math.log(2), math.log(2), math.log(4 / 3), math.log(4), 0.0, beta * 1e4, 0.0]
     assert dpo(margins, labels, beta).tolist() == pytest.approx(expected, rel=1e-6)
-    smooth = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
-    assert dpo(margins[2:3], labels[2:3], beta, 0.1).item() == pytest.approx(smooth, rel=1e-6)
+    for_a = 0.9 * math.log(4 / 3) + 0.1 * math.log(4)
+    for_b = 0.1 * math.log(4 / 3) + 0.9 * math.log(4)
+    soft = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.25, 0.25]])
+    smooth = [for_a, for_b, 0.5 * for_a + 0.25 * for_b]
+    losses = dpo(torch.full((3,), math.log(3) / beta), soft, beta, 0.1)
+    assert losses.tolist() == pytest.approx(smooth, rel=1e-6)
 
 
 def test_gradient_of_dpo():

@@ -1,4 +1,4 @@
-"""A judge or a reward signal: JSON lines in, the same lines with what an artifact says of them out.
+"""A judge or a reward signal: JSON lines in, the same lines with an artifact's scores out.
 
 A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`.
 All of a file's texts are lists of turns, or all strings: one turn each, or JSON lists as in the
@@ -19,17 +19,19 @@ import pandas as pd
 
 from humanpref.data import CellRule
 from humanpref.files import is_main_process, write_whole
+from humanpref.models import Model
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import ID, TEXT_COLUMNS, InputError
 
 PAIR = TEXT_COLUMNS[1:]
 SINGLE = "response"
 PROBABILITIES, MARGIN, REWARD = ("p_a", "p_b", "p_tie"), "margin", "reward"
-"""The keys that are added: three probabilities and ln P(A) - ln P(B) in nats to a pair, a reward in
-nats to one response."""
+"""The keys that are added: to a pair three probabilities and ln P(A) - ln P(B) in nats, to a single
+response a reward in nats."""
 BATCH_LINES = 1_024
 """Lines in memory at one time."""
-_LEAST = 1e-15
+LEAST = 1e-15
+"""Probabilities are clipped to it before their logarithm is taken."""
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +92,9 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     done, lines = 0, _lines(source)
     with write_whole(out) if is_main_process() else open(os.devnull, "w") as file:
         while part := list(islice(lines, BATCH_LINES)):
-            for line, added in zip(part, _scores(artifact, part, rule), strict=True):
-                text = json.dumps(line.content | added, ensure_ascii=False)
+            scores = _scores(artifact.models, part, rule)
+            for line in part:
+                text = json.dumps(line.content | scores[line.number], ensure_ascii=False)
                 # UTF-8 has no lone surrogates; JSON has an escape for them.
                 file.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
             done += len(part)
@@ -99,35 +102,26 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     return count
 
 
-def _scores(artifact: Artifact, lines: list[_Line], rule: CellRule) -> list[dict[str, float]]:
-    """What is added to each line."""
-    added: list[dict[str, float]] = [{}] * len(lines)
-    pairs = [i for i, line in enumerate(lines) if SINGLE not in line.content]
-    if pairs:
-        frame = _frame([lines[i] for i in pairs], rule)
-        probabilities = np.mean([model.predict_proba(frame) for model in artifact.models], axis=0)
-        logs = np.log(np.maximum(probabilities, _LEAST))
-        for i, own, margin in zip(
-            pairs, probabilities.tolist(), (logs[:, 0] - logs[:, 1]).tolist(), strict=True
-        ):
-            added[i] = {**dict(zip(PROBABILITIES, own, strict=True)), MARGIN: margin}
-    singles = [i for i, line in enumerate(lines) if SINGLE in line.content]
-    if singles:
-        frame = _frame([lines[i] for i in singles], rule)
-        rewards = np.mean([model.rewards(frame) for model in artifact.models], axis=0)
-        for i, reward in zip(singles, rewards.tolist(), strict=True):
-            added[i] = {REWARD: reward}
-    return added
-
-
-def _frame(lines: list[_Line], rule: CellRule) -> pd.DataFrame:
-    """The lines as a pairs frame."""
-    rows = [
-        (str(line.number), *(rule.turns(line.content[key]) for key in _keys(line.content)))
-        for line in lines
-    ]
-    columns = zip((ID, *TEXT_COLUMNS), zip(*rows, strict=True), strict=True)
-    return pd.DataFrame({name: pd.Series(cells, dtype=object) for name, cells in columns})
+def _scores(models: list[Model], lines: list[_Line], rule: CellRule) -> dict[int, dict[str, float]]:
+    """Return what is added to each line, by its number."""
+    scores: dict[int, dict[str, float]] = {}
+    for single in (False, True):
+        chosen = [line for line in lines if (SINGLE in line.content) == single]
+        if not chosen:
+            continue
+        rows = [[rule.turns(line.content[key]) for key in _keys(line.content)] for line in chosen]
+        numbers = [line.number for line in chosen]
+        frame = pd.DataFrame(rows, columns=list(TEXT_COLUMNS), dtype=object)
+        frame.insert(0, ID, list(map(str, numbers)))
+        if single:
+            added = {REWARD: np.mean([model.rewards(frame) for model in models], axis=0)}
+        else:
+            probabilities = np.mean([model.predict_proba(frame) for model in models], axis=0)
+            logs = np.log(np.maximum(probabilities, LEAST))
+            added = dict(zip(PROBABILITIES, probabilities.T, strict=True))
+            added[MARGIN] = logs[:, 0] - logs[:, 1]
+        scores |= pd.DataFrame(added, index=numbers).to_dict("index")
+    return scores
 
 
 def _lines(source: Path) -> Iterator[_Line]:

@@ -1,5 +1,6 @@
 """Parameter-efficient fine-tuning by peft: which weights of a frozen base learn."""
 
+import importlib.util
 import sys
 from types import ModuleType
 
@@ -9,18 +10,21 @@ from torch import nn
 from humanpref.config.neural import AdaptedOptions
 from humanpref.schema import InputError
 
+# Last layers of feed-forward blocks, as decoders name them: (IA)^3 scales their inputs.
+_FEED_FORWARD = {"down_proj", "fc2", "w2", "c_proj", "dense_4h_to_h"}
+
 
 def import_peft() -> ModuleType:
     """Import peft so that it works beside an old torchao.
 
-    Kaggle's image holds torchao 0.10, and peft 0.19 asks for 0.16 or raises ImportError at the
-    first LoRA layer, although nothing here uses torchao. The question is asked once while torchao
-    cannot be found; peft remembers the answer.
+    Kaggle's image has torchao 0.10; peft 0.19 wants 0.16 and raises ImportError at the first LoRA
+    layer, although nothing here uses torchao. So torchao is hidden while peft looks for it; peft
+    remembers the answer.
 
     Raises
     ------
     InputError
-        If it is not installed.
+        If peft is not installed.
     """
     try:
         import peft
@@ -31,25 +35,24 @@ def import_peft() -> ModuleType:
     try:
         is_torchao_available()
     except ImportError:
-        loaded = {name: sys.modules.pop(name) for name in ("torchao",) if name in sys.modules}
-        sys.modules["torchao"] = None  # what Python itself takes for "not installed"
-        try:
-            is_torchao_available()
-        finally:
-            del sys.modules["torchao"]
-            sys.modules.update(loaded)
+        loaded = sys.modules.get("torchao")
+        sys.modules["torchao"] = None  # Python's own mark for "not installed"
+        is_torchao_available()
+        del sys.modules["torchao"]
+        if loaded:
+            sys.modules["torchao"] = loaded
     return peft
 
 
 def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
-    """Freeze a base model but for what `model.peft` lets learn, which becomes float32.
+    """Freeze a base model, except what `model.peft` lets learn, which becomes float32.
 
     Parameters
     ----------
     base : Module
         A transformers model; changed in place.
     options : AdaptedOptions
-        Its section of the configuration.
+        The configuration's section `model`.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     Raises
     ------
     InputError
-        If the base has nothing of the kind, or not the target modules.
+        If the base has no biases to learn, or lacks the target modules.
 
     Source: LoRA arXiv 2106.09685, rsLoRA 2312.03732, DoRA 2402.09353, (IA)^3 2205.05638, LayerNorm
     tuning 2312.11420, BitFit (biases) 2106.10199.
@@ -84,26 +87,24 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
 
 def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     peft = import_peft()
-    named = options.target_modules != "all-linear"
-    targets = (
-        [name.strip() for name in options.target_modules.split(",") if name.strip()]
-        if named
-        else None
-    )
+    targets: list[str] | str | None = options.target_modules
+    if targets != "all-linear":
+        targets = [name.strip() for name in targets.split(",") if name.strip()]
     if options.peft == "ia3":
-        inner = [name for name in targets if name in _FEED_FORWARD] if named else None
-        config = peft.IA3Config(target_modules=targets, feedforward_modules=inner)
+        # Without names peft takes those that it knows for the model's type.
+        named = None if targets == "all-linear" else targets
+        inner = named and [name for name in named if name in _FEED_FORWARD]
+        config = peft.IA3Config(target_modules=named, feedforward_modules=inner)
     elif options.peft == "layernorm":
-        norms = {
-            name for name, module in base.named_modules() if type(module).__name__.endswith("Norm")
-        }
-        config = peft.LNTuningConfig(target_modules=sorted(norms))
+        kinds = {name: type(module).__name__ for name, module in base.named_modules()}
+        norms = sorted(name for name, kind in kinds.items() if kind.endswith("Norm"))
+        config = peft.LNTuningConfig(target_modules=norms)
     else:
         config = peft.LoraConfig(
             r=options.lora_r,
             lora_alpha=options.lora_alpha,
             lora_dropout=options.lora_dropout,
-            target_modules=targets or "all-linear",
+            target_modules=targets,
             use_rslora=options.peft == "rslora",
             use_dora=options.peft == "dora",
         )
@@ -112,29 +113,16 @@ def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     except ValueError as error:
         raise InputError(
             f"option model.target_modules: {options.peft} cannot sit at {options.target_modules!r} "
-            "of backbone "
-            f"{options.backbone} ({str(error).splitlines()[0][:200]})"
+            f"of backbone {options.backbone} ({str(error).splitlines()[0][:200]})"
         ) from None
-
-
-# What (IA)^3 scales at its input: the last layer of a feed-forward block, by the names that
-# decoders give it.
-_FEED_FORWARD = ("down_proj", "fc2", "w2", "c_proj", "dense_4h_to_h")
 
 
 def check_quantisation(options: AdaptedOptions) -> None:
     """Raise InputError where bitsandbytes or a GPU for it is missing."""
     if options.quantisation == "none":
         return
-    import importlib.util
-
+    option = f"option model.quantisation: {options.quantisation} needs"
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"option model.quantisation: {options.quantisation} needs bitsandbytes: pip install "
-            "bitsandbytes, or set it to none"
-        )
+        raise InputError(f"{option} bitsandbytes: pip install bitsandbytes, or set it to none")
     if not torch.cuda.is_available():
-        raise InputError(
-            f"option model.quantisation: {options.quantisation} needs a CUDA GPU, and there is "
-            "none; set it to none"
-        )
+        raise InputError(f"{option} a CUDA GPU, and there is none; set it to none")

@@ -1,4 +1,5 @@
-"""Pretrained backbones: loading one whole, and trying it before anything is trained or embedded."""
+"""Pretrained encoders: load one with all its weights, and try it before anything is trained or
+embedded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +9,10 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from humanpref.models.pretrained import (
-    LOADING_ERRORS,
     base_folder,
     check_ids,
     load_backbone_config,
-    not_loaded,
+    load_pretrained,
 )
 from humanpref.schema import InputError
 from humanpref.text.format import A
@@ -20,34 +20,18 @@ from humanpref.text.tokens import template_of
 
 
 def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
-    """A pretrained model without its task head, in a type that `from_pretrained` takes.
+    """Load a pretrained model without its task head, in a type that `from_pretrained` takes.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, or if the checkpoint lacks weights, which would otherwise start at
-        random without a word.
+        If it cannot be loaded or its checkpoint lacks weights.
     """
     folder = str(base_folder(name))
     config = load_backbone_config(folder)
-    try:
-        backbone, info = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=None,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, "weights", error)) from None
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise InputError(
-            f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
-            f"{', '.join(missing[:3])}"
-        )
-    return backbone
+    return load_pretrained(
+        name, folder, AutoModel, config=config, dtype=dtype, attn_implementation=None
+    )
 
 
 def check_encoder(
@@ -57,22 +41,29 @@ def check_encoder(
     max_length: int,
     embed: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> int:
-    """Try the longest input beforehand: every token needs an embedding, every place a position, the
-    tokenizer must put the tokens that it names around a text, and the first token must see the last
-    one, which a decoder's does not.
+    """Try the longest input: every token needs an embedding and every place a position; the
+    tokenizer must put the special tokens that it names around a text; and the first token must
+    depend on the last one, unlike a decoder's.
 
-    A decoder serves as well where `embed`, from token ids and mask, (n, length), to vectors, (n,
-    width), sees the last token.
+    Parameters
+    ----------
+    backbone, tokenizer
+        The loaded encoder, by the name of its folder or hub, `name`.
+    max_length : int
+        Tokens, special tokens included.
+    embed : callable, optional
+        Token ids and mask, (n, length), to vectors, (n, width). Its vectors must depend on the last
+        token; then a decoder will do.
 
     Returns
     -------
     int
-        The width of a vector.
+        Width of a vector.
 
     Raises
     ------
     InputError
-        If one of these fails; `name` is the backbone's.
+        If one of these fails.
     """
     if tokenizer.pad_token_id is None:
         raise InputError(
@@ -96,15 +87,17 @@ def check_encoder(
     try:
         with torch.inference_mode():
             if embed is None:
-                made = backbone(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+                vectors = backbone(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
             else:
-                made = embed(ids, mask)
+                vectors = embed(ids, mask)
     except (IndexError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(
             f"option model.max_length: backbone {name} cannot read {max_length} tokens ({reason})"
         ) from None
-    if torch.equal(made[0], made[1]):
-        what = "first token" if embed is None else "vector of a text"
-        raise InputError(f"backbone {name}: not an encoder, its {what} does not see the last token")
-    return made.shape[-1]
+    if torch.equal(vectors[0], vectors[1]):
+        subject = "first token" if embed is None else "vector of a text"
+        raise InputError(
+            f"backbone {name}: not an encoder, its {subject} does not see the last token"
+        )
+    return vectors.shape[-1]

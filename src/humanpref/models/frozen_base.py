@@ -90,16 +90,9 @@ class FrozenBase(NamedTuple):
         Raises
         ------
         InputError
-            As `load_base` and `check_decoder`; if a float16 base would be trained without the
-            gradient scaler of fp16.
+            As `load_base`, `check_decoder` and `check_precision`.
         """
-        if base_dtype(options) == torch.float16 and (
-            resolve(training.precision, process_state().device) == "no"
-        ):
-            raise InputError(
-                "option training.precision: expected auto or fp16 for a base in float16, whose "
-                "gradients need the scaler, got no; or set model.base_dtype=float32"
-            )
+        check_precision(options, training.precision)
         base = load_base(self.folder, self.config, options, kind)
         fixed = [*template.prefix, *itertools.chain(*template.before.values()), *template.suffix]
         check_decoder(base, self.tokenizer, options, fixed)
@@ -197,6 +190,16 @@ def base_dtype(options: AdaptedOptions) -> torch.dtype:
             "option model.base_dtype: float16 needs a GPU; auto takes float32 on the CPU"
         )
     return getattr(torch, options.base_dtype)
+
+
+def check_precision(options: AdaptedOptions, precision: str) -> None:
+    """Raise InputError where a base in float16 would be trained through without the gradient scaler
+    that comes with fp16."""
+    if base_dtype(options) == torch.float16 and resolve(precision, process_state().device) == "no":
+        raise InputError(
+            "option training.precision: expected auto or fp16 for a base in float16, whose "
+            "gradients need a scaler, got no; or set model.base_dtype=float32"
+        )
 
 
 def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:

@@ -20,9 +20,9 @@ from humanpref.data import swap_pairs
 from humanpref.logloss import log_loss
 from humanpref.models.base import Model, TokenIds, Validation
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
-from humanpref.training.inputs import TokenRows
+from humanpref.training.inputs import Examples, TokenRows
 from humanpref.training.learned import learned_state
-from humanpref.training.loop import Examples, train
+from humanpref.training.loop import train
 from humanpref.training.losses import Loss, loss_of
 from humanpref.training.predict import normalised, predict_logits
 

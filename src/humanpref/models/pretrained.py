@@ -1,9 +1,9 @@
-"""Pretrained models: loading them, or saying in one line why not; finding again the base that an
-artifact names."""
+"""Load pretrained configurations, tokenizers and weights with one-line errors, and find the base
+that an artifact names."""
 
-import contextlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,14 @@ from humanpref.schema import InputError
 from humanpref.text.tokens import text_ids
 from humanpref.training.learned import learned_state, load_learned
 
-# transformers draws a bar over the weights that it loads, one line for each of them where the
-# output is a file.
+# transformers' bar over the weights would add a line per weight to a log file.
 disable_progress_bar()
 
 BASE_FILE = "base.json"
 BASE_VARIABLE = "HUMANPREF_BASE"
-"""The environment variable that says where an artifact's base is: its folder, or one that holds it
-under its name."""
+"""Environment variable: the folder of an artifact's base, or the folder above it."""
 
-# What transformers raises for a folder that is not what it should be.
+# transformers raises these for a damaged or incomplete folder.
 LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -47,11 +45,10 @@ LOADING_ERRORS = (
     SafetensorError,
 )
 
-# What a hub's folder has beside weights: settings, tokenizers, terms.
+# A hub folder's files beside the weights: settings, tokenizers, licenses.
 _SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "*.codes", "LICENSE*", "NOTICE*")
 
-# Where tokenizers differ: cases, digits, compatibility forms, scripts, emoji, spaces, characters
-# that few vocabularies have.
+# Tokenizers differ in case, digits, compatibility forms, scripts, emoji, spaces, rare characters.
 PROBES = (
     "Hello, World! 1,234.5 (100 %)",
     "x² + y² … 5 µm, ﬁne naïve Ünïcödé",
@@ -63,30 +60,28 @@ PROBES = (
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer by folder or hub name, the same under every version of transformers.
+    """Load a tokenizer by folder or hub name, the same under every version of transformers.
 
-    What `tokenizer.json` says is what texts go through; transformers 5 would rebuild some classes
-    from the vocabulary alone. A folder with a sentencepiece model instead gets the normalizer and
-    the template of its family.
+    Where there is a `tokenizer.json`, it alone decides: transformers 5 would rebuild some classes
+    from the vocabulary. A sentencepiece model gets the normalizer and the template of its family.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, contradicts its files, or knows no words: transformers makes up an
-        empty one where a folder holds a model's configuration but no tokenizer, and every text is
-        then the same unknown token.
+        If the tokenizer cannot be loaded, contradicts its files, or has only special tokens:
+        transformers makes up such a tokenizer for a folder that holds none.
     """
     try:
-        own = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
-        tokenizer = _from_file(name) if own else _from_vocabulary(name)
+        file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+        tokenizer = _from_file(name) if file else _from_vocabulary(name)
     except InputError:
         raise
     except Exception as error:  # tokenizers raises nothing narrower
         raise InputError(not_loaded(name, "tokenizer", error)) from None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
-            f"backbone {name}: its tokenizer knows no words; are the tokenizer's files in the "
-            "folder?"
+            f"backbone {name}: expected the tokenizer's files in the folder, got a tokenizer "
+            "without words"
         )
     return tokenizer
 
@@ -94,59 +89,49 @@ def load_tokenizer(name: str) -> Any:
 def _from_file(name: str) -> Any:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name, trust_remote_code=False)
     if tokenizer.cls_token is tokenizer.bos_token is tokenizer.eos_token is None:
-        # Early folders leave it to the family's class to name the special tokens.
-        with contextlib.suppress(*LOADING_ERRORS):
+        # In early folders only the family's class names the special tokens.
+        with suppress(*LOADING_ERRORS):
             named = _by_class(name).special_tokens_map
-            known = tokenizer.get_vocab()
+            vocabulary = tokenizer.get_vocab()
             tokenizer.add_special_tokens(
-                {of: token for of, token in named.items() if str(token) in known}
+                {key: token for key, token in named.items() if str(token) in vocabulary}
             )
     normalizer = tokenizer.backend_tokenizer.normalizer
     if isinstance(normalizer, normalizers.BertNormalizer):
         lower_case, accents = normalizer.lowercase, normalizer.strip_accents
-        own = {
+        in_file = {
             "do_lower_case": lower_case,
             "strip_accents": lower_case if accents is None else accents,
             "tokenize_chinese_chars": normalizer.handle_chinese_chars,
         }
-        for key, value in own.items():  # transformers 4 lets the configuration overrule the file
-            if tokenizer.init_kwargs.get(key) not in (None, value):
+        for key, value in in_file.items():  # transformers 4 would follow tokenizer_config.json
+            configured = tokenizer.init_kwargs.get(key)
+            if configured not in (None, value):
                 raise InputError(
-                    f"backbone {name}: tokenizer_config.json has {key} "
-                    f"{tokenizer.init_kwargs[key]}, tokenizer.json {value}"
+                    f"backbone {name}: tokenizer_config.json has {key} {configured}, "
+                    f"tokenizer.json {value}"
                 )
     return tokenizer
 
 
 def _by_class(name: str) -> Any:
-    return AutoTokenizer.from_pretrained(
-        name, config=load_backbone_config(name), trust_remote_code=False
-    )
+    config = load_backbone_config(name)
+    return AutoTokenizer.from_pretrained(name, config=config, trust_remote_code=False)
 
 
 def _from_vocabulary(name: str) -> Any:
     tokenizer = _by_class(name)
-    model = getattr(tokenizer, "vocab_file", None)
-    if not str(model).endswith(".model"):
+    model = str(getattr(tokenizer, "vocab_file", None))
+    if not model.endswith(".model"):
         return tokenizer
-    lower_case = getattr(tokenizer, "do_lower_case", False)
-    family, backend = (
-        type(tokenizer).__name__.removesuffix("Fast"),
-        getattr(tokenizer, "backend_tokenizer", None),
-    )
-    if (
-        family in SLOW_TO_FAST_CONVERTERS
-        and backend is not None
-        and isinstance(backend.model, Unigram)
-    ):
-        # The converter itself gives up a sentencepiece model's bytes for characters that it does
-        # not know.
-        converter = type(
-            "Converter", (SLOW_TO_FAST_CONVERTERS[family],), {"handle_byte_fallback": True}
-        )
+    family = SLOW_TO_FAST_CONVERTERS.get(type(tokenizer).__name__.removesuffix("Fast"))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if family and isinstance(getattr(backend, "model", None), Unigram):
+        # The family's own converter drops the bytes by which the model spells unknown characters.
+        converter = type("Converter", (family,), {"handle_byte_fallback": True})
         tokenizer.add_prefix_space = True  # as sentencepiece does
         backend = converter(tokenizer).converted()
-        # Its normalization makes spaces of other characters, and sentencepiece strips after it.
+        # Its normalization turns other characters into spaces; sentencepiece strips afterwards.
         backend.normalizer = normalizers.Sequence([backend.normalizer, normalizers.Strip()])
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend,
@@ -155,79 +140,69 @@ def _from_vocabulary(name: str) -> Any:
             added_tokens_decoder=tokenizer.added_tokens_decoder,
             **tokenizer.special_tokens_map,
         )
-    _check_pieces(name, tokenizer, model, lower_case)
+    _check_pieces(name, tokenizer, model)
     return tokenizer
 
 
-def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> None:
-    """Raise InputError where a tokenizer is not its sentencepiece model with the family's tokens
-    around it."""
+def _check_pieces(name: str, tokenizer: Any, model: str) -> None:
+    """Raise InputError where a tokenizer's tokens are not those of its sentencepiece model, or its
+    first special token is missing."""
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_file=model)
     for text in PROBES:
-        pieces = processor.encode(text.lower() if lower_case else text, out_type=str)
+        pieces = processor.encode(text, out_type=str)
         if text_ids([text], tokenizer)[0] != tokenizer.convert_tokens_to_ids(pieces):
             raise InputError(
-                f"backbone {name}: {Path(model).name} makes other tokens of {text!r} than "
-                "transformers; expected a folder with "
-                "tokenizer.json"
+                f"backbone {name}: transformers and {Path(model).name} split {text!r} into "
+                "different tokens; expected a folder with tokenizer.json"
             )
-    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    if (
-        first is not None
-        and first not in tokenizer("a").input_ids
-        and tokenizer.init_kwargs.get("add_bos_token", True)
-    ):
+    first = tokenizer.bos_token if tokenizer.cls_token is None else tokenizer.cls_token
+    wanted = first is not None and tokenizer.init_kwargs.get("add_bos_token", True)
+    if wanted and first not in tokenizer("a").tokens():
         raise InputError(
-            f"backbone {name}: transformers puts no {tokenizer.convert_ids_to_tokens(first)} "
-            "before a text; expected a folder "
-            "with tokenizer.json"
+            f"backbone {name}: transformers puts no {first} before a text; expected a folder with "
+            "tokenizer.json"
         )
 
 
 def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) -> int:
-    """Raise InputError where a token that a text can give, or one of the `fixed` ones around it,
-    has no embedding.
+    """Check that every token of a text and the `fixed` ones around it have an embedding.
 
     Returns
     -------
     int
         The largest id that a text can give.
+
+    Raises
+    ------
+    InputError
+        If a token has none.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    largest = max((i for i in tokenizer.get_vocab().values() if i not in special), default=0)
-    beyond = max(largest, *fixed)
-    if beyond >= embeddings:
+    largest = max(set(tokenizer.get_vocab().values()) - special, default=0)
+    last = max(largest, *fixed)
+    if last >= embeddings:
         raise InputError(
-            f"backbone {name}: its tokenizer has a token {beyond} "
-            f"({tokenizer.convert_ids_to_tokens(beyond)}), its model "
-            f"{embeddings} embeddings"
+            f"backbone {name}: its tokenizer has a token {last} "
+            f"({tokenizer.convert_ids_to_tokens(last)}), its model {embeddings} embeddings"
         )
     return largest
 
 
 def load_backbone_config(name: str) -> Any:
-    """A backbone's configuration by folder or hub name, without what it says about the attention's
-    code.
+    """Load a backbone's configuration by folder or hub name; its choice of attention code is
+    dropped.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, does not say what model it is of, or has an encoder and a decoder.
+        If it cannot be loaded, does not name its model type, or has an encoder and a decoder.
     """
-    if (Path(name) / "adapter_config.json").is_file() and not (
-        Path(name) / "config.json"
-    ).is_file():
-        raise InputError(
-            f"backbone {name}: an adapter alone, without its model; merge it into its base and "
-            "save that"
-        )
     try:
+        # Without a type transformers would guess one from the path.
         if not PretrainedConfig.get_config_dict(name)[0].get("model_type"):
-            raise ValueError(
-                "config.json has no model_type"
-            )  # transformers would guess it from the path
+            raise ValueError("config.json has no model_type")
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise InputError(not_loaded(name, "configuration", error)) from None
@@ -240,13 +215,38 @@ def load_backbone_config(name: str) -> Any:
     return config
 
 
-def load_state_strictly(module: nn.Module, path: Path) -> None:
-    """Fill what a module learns (its trainable weights and its buffers) from a safetensors file.
+def load_pretrained(name: str, folder: str | Path, kind: type, **options: Any) -> nn.Module:
+    """Load a model with all its weights by a class of transformers (`kind`), whose
+    `from_pretrained` takes the options; `name` is for the error messages.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or a weight is missing, too many, or of another shape.
+        If the model cannot be loaded, or if the checkpoint lacks weights (but for a pooler's),
+        which transformers would draw at random.
+    """
+    try:
+        model, info = kind.from_pretrained(
+            folder, trust_remote_code=False, output_loading_info=True, **options
+        )
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "weights", error)) from None
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise InputError(
+            f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
+            f"{', '.join(missing[:3])}"
+        )
+    return model
+
+
+def load_state_strictly(module: nn.Module, path: Path) -> None:
+    """Fill a module's trainable weights and buffers from a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or a weight is missing, unexpected or of another shape.
     """
     try:
         state = load_file(path)
@@ -264,19 +264,18 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
 
 
 def local_folder(name: str) -> Path:
-    """The folder of that name, or the hub's in the local cache (downloaded if it is not there).
+    """Return the folder of that name, or else the hub's, downloaded into the local cache.
 
     Raises
     ------
     InputError
-        If neither is to be had.
+        If there is neither.
     """
     if Path(name).is_dir():
         return Path(name)
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*_SMALL, "*.safetensors"]))
-        # The hub's folders hold the same weights in other formats as well; .bin is for those that
-        # have nothing else.
+        # The hub's folders repeat their weights in other formats; .bin only where nothing else is.
         if not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*pytorch_model*.bin"])
     except (*LOADING_ERRORS, HFValidationError) as error:
@@ -285,8 +284,8 @@ def local_folder(name: str) -> Path:
 
 
 def base_folder(name: str) -> Path:
-    """The folder of a base model by its name, as `local_folder`, its weights whole
-    (`humanpref.models.checkpoint`)."""
+    """Return the folder of a base model as `local_folder` does, after checking that its weights are
+    complete (`humanpref.models.checkpoint`)."""
     folder = local_folder(name)
     for path in weights_files(folder):
         if path.suffix == ".bin":
@@ -295,52 +294,49 @@ def base_folder(name: str) -> Path:
 
 
 def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
-    """The folder of the base that `artifact` (a model's folder) was trained on, its weights
-    checked, and its name and digest.
+    """Find the base that `artifact` (a model's folder) was trained on, by name and digest.
 
-    Looked at, in this order: the folder in the environment variable HUMANPREF_BASE; what the
-    artifact names, a folder or a hub name; a folder of that name beside the artifact or beside the
-    folder that holds it.
+    The search goes through the folder in the environment variable HUMANPREF_BASE, the folder or hub
+    name in the artifact, and the folders of that name beside the artifact and up to two levels
+    above it.
+
+    Returns
+    -------
+    (Path, dict)
+        The folder, and the base's `name` and `sha256`.
 
     Raises
     ------
     InputError
-        If the base is in none of these places, or only one with other weights.
+        If no such folder holds the base's weights.
     """
-    record = read_json(artifact / BASE_FILE)
-    if not (
-        isinstance(record, dict)
-        and all(isinstance(record.get(key), str) for key in ("name", "sha256"))
-    ):
-        raise InputError(
-            f"{artifact / BASE_FILE}: expected the base's name and sha256, got {record!r}"
-        )
-    name, last = record["name"], Path(record["name"]).name
-    given = [Path(os.environ[BASE_VARIABLE])] if os.environ.get(BASE_VARIABLE) else []
-    places = [place for folder in given for place in (folder, folder / last)]
+    path = artifact / BASE_FILE
+    record = read_json(path)
+    try:
+        name, wanted = str(record["name"]), str(record["sha256"])
+    except (KeyError, TypeError):
+        raise InputError(f"{path}: expected the base's name and sha256, got {record!r}") from None
+    override, last = os.environ.get(BASE_VARIABLE), Path(name).name
+    places = [Path(override), Path(override, last)] if override else []
     places += [Path(name), *(folder / last for folder in artifact.resolve().parents[:3])]
+    folders = [place for place in dict.fromkeys(places) if (place / "config.json").is_file()]
+    if not (folders or override or Path(name).is_absolute()):
+        folders = [base_folder(name)]
     tried = []
-    for place in dict.fromkeys(places):
-        if not (place / "config.json").is_file():
-            continue
-        digest = base_digest(place)
-        if digest == record["sha256"]:
-            return place, record
-        tried.append(f"{place} holds other weights (sha256 {digest[:16]}…)")
-    if not tried and not Path(name).is_absolute() and not given:
-        folder = base_folder(name)
+    for folder in folders:
         digest = base_digest(folder)
-        if digest == record["sha256"]:
+        if digest == wanted:
             return folder, record
         tried.append(f"{folder} holds other weights (sha256 {digest[:16]}…)")
     raise InputError(
-        f"{artifact}: was trained on base {name} (sha256 {record['sha256'][:16]}…); "
+        f"{artifact}: was trained on base {name} (sha256 {wanted[:16]}…); "
         f"{'; '.join(tried) or 'it is not there'}; set {BASE_VARIABLE} to the folder that holds it"
     )
 
 
 def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
-    """What was really used: for a folder its last name alone, since artifacts travel."""
+    """Describe a backbone for the report; a folder only by its last name, since artifacts
+    travel."""
     config = backbone.config
     return {
         "name": Path(name).resolve().name if Path(name).is_dir() else name,
@@ -353,16 +349,20 @@ def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
 
 
 def weights_in(parameter: nn.Parameter) -> int:
-    """How many weights it stands for: bitsandbytes packs two of 4 bits into a byte."""
+    """Count the weights in a parameter: bitsandbytes packs two of 4 bits into a byte."""
     return parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
 
 
-def not_loaded(name: str, what: str, error: Exception) -> str:
-    """What to say of a backbone whose part (`what`) could not be loaded; without a folder of its
-    name the hub was asked."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
-    first = first if os.path.isdir(name) else f"no such folder here; {first}"
+def not_loaded(name: str, part: str, error: Exception) -> str:
+    """Word the error for a part of a backbone that could not be loaded.
+
+    transformers asks the hub where there is no folder of that name, and its error does not mention
+    the folder.
+    """
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
+    if not os.path.isdir(name):
+        reason = f"no such folder here; {reason}"
     return (
-        f"backbone {name}: its {what} cannot be loaded; expected a folder or a hub name that holds "
-        f"it ({first})"
+        f"backbone {name}: its {part} cannot be loaded; expected a folder or a hub name that holds "
+        f"it ({reason})"
     )

@@ -1,4 +1,4 @@
-"""A small DeBERTa-v2 made from nothing: its configuration, and a tokenizer trained on the training
+"""A small DeBERTa-v2 from scratch: its configuration, and a tokenizer trained on the training
 rows."""
 
 from typing import Any
@@ -20,14 +20,14 @@ SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer, so that no text in any script is unknown to it.
+    """Train a byte-level BPE tokenizer, to which no text in any script is unknown.
 
     Parameters
     ----------
     texts : list of str
-        What to learn from: the training rows only. A text that stands twice counts once.
+        Texts of the training rows; repeated texts count once.
     vocabulary : int
-        Number of tokens at most; the 256 bytes and the special tokens are among them.
+        At most this many tokens, including the 256 bytes and the special tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -44,7 +44,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(cls, SPECIAL_TOKENS.index(cls)), (sep, SPECIAL_TOKENS.index(sep))],
+        special_tokens=[(token, number) for number, token in enumerate(SPECIAL_TOKENS)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, cls_token=cls, sep_token=sep, unk_token=unk
@@ -52,8 +52,8 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
 
 
 def scratch_config(options: EncoderOptions, tokenizer: Any) -> DebertaV2Config:
-    """DeBERTa-v3's design (relative positions in buckets, shared keys, no absolute positions) at a
-    small size."""
+    """Return a small version of DeBERTa-v3's design: relative positions in buckets, shared keys, no
+    absolute positions."""
     width = options.scratch_hidden_size
     return DebertaV2Config(
         vocab_size=len(tokenizer),

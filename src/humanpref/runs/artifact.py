@@ -183,7 +183,7 @@ class Artifact:
         oof = read_oof(path)
         if FOLD not in oof:
             raise InputError(f"{path}: missing column {FOLD!r}")
-        self._check_whole(path, oof, self.metrics.get("rows"))
+        _check_whole(path, oof, self.metrics.get("rows"))
         return oof
 
     @property
@@ -195,41 +195,21 @@ class Artifact:
         Raises
         ------
         InputError
-            If the artifact holds no such table, or not the one that was written. A row too few
-            would be one whose label a student may learn.
+            If the artifact holds no such table, or not the one that was written: a student could
+            learn the label of a row that is missing.
         """
-        path = self.folder / ROWS_FILE
-        if not path.is_file():
-            raise InputError(f"{self.folder}: no {ROWS_FILE} in it")
-        rows = read_rows(path)
-        self._check_whole(path, rows, self._least_rows())
+        rows = read_rows(self.folder / ROWS_FILE)
+        _check_whole(self.folder / ROWS_FILE, rows, self.facts.get("rows"))
         return rows
 
-    def _least_rows(self) -> int:
-        """How many rows its models learned from or that were held out, at least: extra rows may be
-        neither."""
-        metrics = self.metrics
-        held = (
-            metrics.get("rows") if str(metrics.get("held_out")).startswith("validation") else None
-        )
-        return sum(
-            rows for rows in (self.facts.get("training_rows"), held) if isinstance(rows, int)
-        )
-
-    def _check_whole(self, path: Path, table: pd.DataFrame, rows: Any) -> None:
-        if isinstance(rows, int) and len(table) < rows:
-            raise InputError(
-                f"{path}: expected at least {rows} rows, got {len(table)}; is the file cut off?"
-            )
-
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mask (n,) of the rows that were among its training rows, held out or not, whatever file
-        they were in: by id, prompt and answers, in either order.
+        """Return a mask (n,) of the rows that were among its training rows, held out or not,
+        whatever file they were in: by id, prompt and answers, in either order.
 
         Raises
         ------
         InputError
-            If the artifact does not say which they were.
+            As `rows`.
         """
         rows = self.rows
         rows = rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)})
@@ -237,12 +217,12 @@ class Artifact:
         return rows_among(pairs, rows) | rows_among(swap_pairs(pairs), rows)
 
     def learned_from(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Mask (n,) of the rows that some model of the artifact learned from.
+        """Return a mask (n,) of the rows that some model of the artifact learned from.
 
         Raises
         ------
         InputError
-            As `knows`.
+            As `rows`.
         """
         known = self.knows(pairs)
         if not (self.folder / OOF_FILE).is_file() or self.oof[FOLD].nunique() > 1:
@@ -250,7 +230,7 @@ class Artifact:
         return known & np.isnan(self.out_of_fold(pairs)[:, 0])
 
     def out_of_fold(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Held-out predictions for those rows that were in the training file, (n, 3); NaN for all
+        """Return the held-out predictions for the rows of the training file, (n, 3); NaN for all
         others, extra rows with the same ids among them.
 
         Raises
@@ -258,13 +238,10 @@ class Artifact:
         InputError
             As `oof` and `rows`.
         """
-        pairs, rows, oof = as_pairs(pairs), self.rows, self.oof.set_index(ID)
-        probabilities = oof[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
-        return np.where(
-            rows_among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])[:, None],
-            probabilities,
-            np.nan,
-        )
+        pairs, rows = as_pairs(pairs), self.rows
+        probabilities = self.oof.set_index(ID)[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
+        own = rows_among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])
+        return np.where(own[:, None], probabilities, np.nan)
 
     @property
     def seconds(self) -> float:
@@ -349,6 +326,13 @@ def versions() -> dict[str, str]:
             # xgboost-cpu brings the same module as xgboost.
             found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
     return found
+
+
+def _check_whole(path: Path, table: pd.DataFrame, rows: Any) -> None:
+    if isinstance(rows, int) and len(table) < rows:
+        raise InputError(
+            f"{path}: expected at least {rows} rows, got {len(table)}; is the file cut off?"
+        )
 
 
 def _are_class_rates(values: Any) -> bool:

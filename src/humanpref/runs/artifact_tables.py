@@ -1,7 +1,7 @@
 """The tables of an artifact: oof.csv, the predictions for held-out rows, and rows.csv, the training
 rows without their texts."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,7 @@ def write_oof(
     frame.insert(0, ID, pairs[ID].to_numpy())
     if fold is not None:
         frame.insert(1, FOLD, fold)
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
+    write_table(path, frame)
 
 
 def read_oof(path: Path) -> pd.DataFrame:
@@ -43,13 +42,8 @@ def read_oof(path: Path) -> pd.DataFrame:
         For a file that is not such a table. The message names it, and the row (counted from 1 below
         the header) and column.
     """
-    table = _read_table(path, (ID,))
-    if FOLD in table:
-        folds = _as_numbers(
-            path, table, FOLD, "a fold's number", lambda found: (found >= 0) & (found % 1 == 0)
-        )
-        table[FOLD] = folds.astype(np.int64)
-    return table
+    table = _read_table(path, [ID])
+    return table.astype({FOLD: np.int64}) if FOLD in table else table
 
 
 def write_rows(path: Path, pairs: pd.DataFrame) -> None:
@@ -59,8 +53,7 @@ def write_rows(path: Path, pairs: pd.DataFrame) -> None:
     frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
     frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
     frame[WEIGHT] = 1.0 if weights is None else weights
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
+    write_table(path, frame)
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -72,28 +65,35 @@ def read_rows(path: Path) -> pd.DataFrame:
         As `read_oof`.
     """
     # Extra rows of different files may have the same id in a blend's table.
-    key = (ID, PROMPT_KEY, ANSWER_KEY)
-    rows = _read_table(path, key, (PROMPT_KEY, ANSWER_KEY, CASE, WEIGHT))
-    rows[WEIGHT] = _as_numbers(
-        path,
-        rows,
-        WEIGHT,
-        "a finite number of at least 0",
-        lambda found: (found >= 0) & np.isfinite(found),
-    )
-    return rows
+    return _read_table(path, [ID, PROMPT_KEY, ANSWER_KEY], [CASE, WEIGHT])
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table whole or not at all."""
+    with write_whole(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """Mask (n,) of the pairs that are in a table of `read_rows`, by id, prompt and answers."""
+    """Return a mask (n,) of the pairs that are in a table of `read_rows`, by id, prompt and
+    answers."""
     known = set(zip(rows[ID], rows[PROMPT_KEY], rows[ANSWER_KEY], strict=True))
     pairs = as_pairs(pairs)
     keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
     return np.array([key in known for key in keys], dtype=bool)
 
 
-def _read_table(path: Path, key: tuple[str, ...], columns: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read a table of ids and three probabilities with unique keys; its other columns stay text."""
+_NUMBERS = {
+    **dict.fromkeys(LABEL_COLUMNS, ("a number in [0, 1]", lambda n: n.between(0, 1))),
+    FOLD: ("a fold's number", lambda n: (n >= 0) & (n % 1 == 0)),
+    WEIGHT: ("a finite number of at least 0", lambda n: (n >= 0) & np.isfinite(n)),
+}
+"""The columns that hold numbers: what is expected, and a function that finds it."""
+
+
+def _read_table(path: Path, key: list[str], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table of three probabilities with unique keys; other columns than those of `_NUMBERS`
+    stay text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as error:
@@ -102,31 +102,19 @@ def _read_table(path: Path, key: tuple[str, ...], columns: tuple[str, ...] = ())
         raise InputError(
             f"{path}: not a valid CSV ({' '.join(str(error).split())}); is it whole?"
         ) from None
-    for column in (ID, *columns, *LABEL_COLUMNS):
+    for column in (*key, *columns, *LABEL_COLUMNS):
         if column not in table:
             raise InputError(f"{path}: missing column {column!r}")
-    _refuse(path, table, table.duplicated(list(key)), f"column {ID!r}", "each row once", table[ID])
-    for column in LABEL_COLUMNS:
-        table[column] = _as_numbers(
-            path, table, column, "a number in [0, 1]", lambda found: found.between(0, 1)
-        )
+    _refuse(path, table, table.duplicated(key), f"column {ID!r}", "each row once", table[ID])
+    for column, (expected, valid) in _NUMBERS.items():
+        if column in table:
+            numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
+            _refuse(path, table, ~valid(numbers), f"column {column!r}", expected, table[column])
+            table[column] = numbers
     sums = table[list(LABEL_COLUMNS)].sum(axis=1)
-    _refuse(
-        path, table, (sums - 1).abs() > LABEL_SUM_TOLERANCE, "the probabilities", "a sum of 1", sums
-    )
+    wrong = (sums - 1).abs() > LABEL_SUM_TOLERANCE
+    _refuse(path, table, wrong, "the probabilities", "a sum of 1", sums)
     return table
-
-
-def _as_numbers(
-    path: Path,
-    table: pd.DataFrame,
-    column: str,
-    expected: str,
-    valid: Callable[[pd.Series], pd.Series],
-) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-    _refuse(path, table, ~valid(numbers), f"column {column!r}", expected, table[column])
-    return numbers
 
 
 def _refuse(

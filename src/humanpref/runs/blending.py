@@ -18,7 +18,7 @@ from humanpref.config import from_dict
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import bootstrap_interval, summarise
-from humanpref.files import check_new, folder_whole, write_json, write_whole
+from humanpref.files import check_new, folder_whole, write_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import describe_correction
@@ -27,11 +27,11 @@ from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
 from humanpref.runs.artifact_tables import (
     ANSWER_KEY,
     CASE,
-    FOLD,
     OOF_FILE,
     PROMPT_KEY,
     ROWS_FILE,
     write_oof,
+    write_table,
 )
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -46,17 +46,13 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     """Fit weights and a correction on out-of-fold predictions, and write an artifact that holds its
     members.
 
-    The blend's own oof.csv and metrics are cross-fitted: each grouped fold is predicted with all
-    that is fitted and chosen on the other folds (members, weights, temperature, special cases).
-    Its gain is nested likewise: on each fold the blend is compared with the member that is the best
-    on the other folds. Of members that are nearly equal, this is more often than not the worse one
-    here, which is a little kind to the blend; the difference to the member that is the best on all
-    rows, which stands beside it, flatters that member. What neither undoes: the members that
-    predicted the other folds have learned from this one. For that, train a preset of family `blend`
-    by folds.
-
-    The log loss of the final blend on the rows that it was fitted on is in the metrics, too, by its
-    right name.
+    The blend's own oof.csv and metrics are cross-fitted: for each grouped fold, everything is
+    fitted and chosen on the other folds (members, weights, temperature, special cases). So is its
+    gain: on each fold the blend is compared with the member that is the best on the other folds.
+    Of nearly equal members that is often the worse one here, which favors the blend a little; the
+    difference to the member that is the best on all rows, also reported, favors that member.
+    Neither undoes that the members that predicted the other folds have learned from this one. For
+    that, train a preset of family `blend` by folds.
 
     Parameters
     ----------
@@ -78,138 +74,124 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
     rows, predictions, most = _held_out(artifacts)
-    labels, weights, keys = (
-        labels_of(rows),
-        weights_of(rows),
-        rows[PROMPT_KEY].to_numpy(dtype=object),
-    )
+    labels, weights = labels_of(rows), weights_of(rows)
+    keys, cases = rows[PROMPT_KEY].to_numpy(object), rows[CASE].to_numpy(object)
     config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
     options: BlendOptions = config.model
-    cases = rows[CASE].to_numpy(dtype=object)
-    if len(set(keys)) < 2:
+    splits = min(CROSS_FITS, len(set(keys)))
+    if splits < 2:
         raise InputError(
             "blend: the held-out rows have one prompt; at least two are needed to fit weights and "
             "judge them"
         )
     # A prompt's key stands for the prompt: the same groups, and no text needed.
-    folds = grouped_folds(
-        rows.assign(prompt=[(key,) for key in keys]), min(CROSS_FITS, len(set(keys))), config.seed
-    )
-    honest, prior, rival = np.empty(labels.shape), np.empty(labels.shape), np.empty(labels.shape)
+    folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
+    cross_fitted, prior, rival = np.empty((3, *labels.shape))
     rivals = []
-    for fold in np.unique(folds):
+    for fold in range(splits):
         fitted, judged = folds != fold, folds == fold
+        known = labels[fitted], weights[fitted]
         nested, _, _ = fit_corrected_blend(
-            predictions[:, fitted],
-            labels[fitted],
-            weights[fitted],
-            options,
-            folds[fitted],
-            cases[fitted],
+            predictions[:, fitted], *known, options, folds[fitted], cases[fitted]
         )
-        honest[judged] = nested(predictions[:, judged], cases[judged])
-        prior[judged] = np.average(labels[fitted], axis=0, weights=weights[fitted])
-        best = int(
-            np.argmin([log_loss(labels[fitted], of[fitted], weights[fitted]) for of in predictions])
-        )
+        cross_fitted[judged] = nested(predictions[:, judged], cases[judged])
+        prior[judged] = np.average(known[0], axis=0, weights=known[1])
+        best = int(np.argmin([log_loss(known[0], own[fitted], known[1]) for own in predictions]))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
     final, dropped, tried = fit_corrected_blend(predictions, labels, weights, options, folds, cases)
     members = []
-    for number, artifact in enumerate(artifacts):
-        low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
+    for number, (artifact, own) in enumerate(zip(artifacts, predictions, strict=True)):
+        low, high = bootstrap_interval(row_log_losses(labels, own), keys)
         fact = {
             "member": artifact.folder.resolve().name,
             "preset": artifact.facts["preset"] or artifact.facts["family"],
             "backbone": artifact.facts["backbone"],
             "weight": float(final.weights[number]),
-            "log_loss": log_loss(labels, predictions[number]),
+            "log_loss": log_loss(labels, own),
             "log_loss_low": low,
             "log_loss_high": high,
         }
         members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
     best = int(np.argmin([member["log_loss"] for member in members]))
-    losses = row_log_losses(labels, honest)
-    to_rival, to_best = (losses - row_log_losses(labels, of) for of in (rival, predictions[best]))
+    losses = row_log_losses(labels, cross_fitted)
+    to_rival, to_best = (losses - row_log_losses(labels, own) for own in (rival, predictions[best]))
     rival_low, rival_high = bootstrap_interval(to_rival, keys)
     low, high = bootstrap_interval(to_best, keys)
     kept = [number for number in range(len(artifacts)) if number not in dropped]
-    facts = artifacts[0].facts
     learned = max(artifact.facts["training_rows"] for artifact in artifacts)
-    with folder_whole(out) as folder:
-        of_kept = dataclasses.replace(final, weights=final.weights[kept])
-        write_blend(
-            folder / MODEL, config, of_kept, [_writer(artifacts[number]) for number in kept]
-        )
-        write_oof(folder / OOF_FILE, rows, honest, folds)
-        tables = [artifact.rows for artifact in artifacts]
-        trained = pd.concat(tables).drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
-        with write_whole(folder / ROWS_FILE) as file:
-            trained.to_csv(file, index=False, lineterminator="\n")
-        metrics = {
-            "held_out": "out of fold, the blend cross-fitted",
-            **summarise(labels, honest, prior, keys),
-            "blend": {
-                **final.facts(),
-                "corrections": tried,
-                "members": members,
-                "rows_left_out": most - len(rows),
-                "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, cases)),
-                "note": (
-                    "the log loss on the rows that the blend was fitted on flatters it; log_loss "
-                    "is cross-fitted"
-                ),
-                "nested": {
-                    "best_members": [members[number]["member"] for number in rivals],
-                    "difference": float(to_rival.mean()),
-                    "low": rival_low,
-                    "high": rival_high,
-                },
-                "best_member": members[best]["member"],
-                "difference_to_best": float(to_best.mean()),
-                "difference_low": low,
-                "difference_high": high,
+    prior_of_all, data_sha256 = artifacts[0].prior, artifacts[0].facts["data_sha256"]
+    metrics = {
+        "held_out": "out of fold, the blend cross-fitted",
+        **summarise(labels, cross_fitted, prior, keys),
+        "blend": {
+            **final.facts(),
+            "corrections": tried,
+            "members": members,
+            "rows_left_out": most - len(rows),
+            "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, cases)),
+            "note": (
+                "the log loss on the rows that the blend was fitted on flatters it; log_loss "
+                "is cross-fitted"
+            ),
+            "nested": {
+                "best_members": [members[number]["member"] for number in rivals],
+                "difference": float(to_rival.mean()),
+                "low": rival_low,
+                "high": rival_high,
             },
-            "seconds": time.perf_counter() - started,
-            "members": {MODEL: {"training_rows": learned, "prior": facts["prior"]}},
-        }
+            "best_member": members[best]["member"],
+            "difference_to_best": float(to_best.mean()),
+            "difference_low": low,
+            "difference_high": high,
+        },
+        "seconds": time.perf_counter() - started,
+        "members": {MODEL: {"training_rows": learned, "prior": list(prior_of_all)}},
+    }
+    facts = facts_of(config, [MODEL], prior_of_all, learned, data_sha256, None)
+    facts["member_versions"] = []
+    for versions in (versions for number in kept for versions in artifacts[number].versions):
+        if versions not in facts["member_versions"]:
+            facts["member_versions"].append(versions)
+    trained = pd.concat([artifact.rows for artifact in artifacts])
+    trained = trained.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
+    facts["rows"] = len(trained)
+    with folder_whole(out) as folder:
+        blend_of_kept = dataclasses.replace(final, weights=final.weights[kept])
+        writers = [_writer(artifacts[number]) for number in kept]
+        write_blend(folder / MODEL, config, blend_of_kept, writers)
+        write_oof(folder / OOF_FILE, rows, cross_fitted, folds)
+        write_table(folder / ROWS_FILE, trained)
         write_json(folder / METRICS_FILE, metrics)
-        facts = facts_of(
-            config, [MODEL], np.array(facts["prior"]), learned, facts["data_sha256"], None
-        )
-        known = [versions for number in kept for versions in artifacts[number].versions]
-        facts["member_versions"] = [
-            versions for i, versions in enumerate(known) if versions not in known[:i]
-        ]
         write_json(folder / FACTS_FILE, facts)
     return Artifact.load(out)
 
 
 def render(metrics: dict[str, Any]) -> str:
-    """A blend's metrics, as lines to print."""
-    found = metrics["blend"]
-    nested, counts = found["nested"], Counter(found["nested"]["best_members"])
+    """Return a blend's metrics as lines to print."""
+    blended = metrics["blend"]
+    nested, counts = blended["nested"], Counter(blended["nested"]["best_members"])
     chosen = ", ".join(f"{member} in {folds}" for member, folds in counts.most_common())
-    lines = [describe_member(member) for member in found["members"]]
-    lines.append(f"{found['mean']} mean, temperature {found['temperature']:.3f}")
-    lines += [describe_correction(tried) for tried in found["corrections"]]
-    if found["rows_left_out"]:
-        lines.append(
-            f"degraded: {found['rows_left_out']} held-out rows left out, which not every artifact "
-            "held out"
-        )
-    lines += [
+    left_out = blended["rows_left_out"]
+    lines = [
+        *map(describe_member, blended["members"]),
+        f"{blended['mean']} mean, temperature {blended['temperature']:.3f}",
+        *map(describe_correction, blended["corrections"]),
+        *(
+            [f"degraded: {left_out} held-out rows left out, which not every artifact held out"]
+            if left_out
+            else []
+        ),
         f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
-        f"[{metrics['log_loss_low']:.4f}, "
-        f"{metrics['log_loss_high']:.4f}], the prior's {metrics['prior_log_loss']:.4f}",
+        f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], the prior's "
+        f"{metrics['prior_log_loss']:.4f}",
         f"nested difference to the best member, chosen on the other folds ({chosen} of "
-        f"{counts.total()}): "
-        f"{nested['difference']:+.4f} [{nested['low']:+.4f}, {nested['high']:+.4f}] (below 0: the "
-        "blend is better)",
-        f"difference to {found['best_member']}, the best member on these rows: "
-        f"{found['difference_to_best']:+.4f} "
-        f"[{found['difference_low']:+.4f}, {found['difference_high']:+.4f}]",
-        f"on the rows of the fit (flattering): {found['log_loss_on_the_rows_of_the_fit']:.4f}",
+        f"{counts.total()}): {nested['difference']:+.4f} [{nested['low']:+.4f}, "
+        f"{nested['high']:+.4f}] (below 0: the blend is better)",
+        f"difference to {blended['best_member']}, the best member on these rows: "
+        f"{blended['difference_to_best']:+.4f} [{blended['difference_low']:+.4f}, "
+        f"{blended['difference_high']:+.4f}]",
+        f"on the rows of the fit (flattering): {blended['log_loss_on_the_rows_of_the_fit']:.4f}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -230,45 +212,28 @@ def _check_rows(artifacts: list[Artifact]) -> None:
 
 
 def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]:
-    """The n rows that every artifact held out, the m artifacts' probabilities for them, (m, n, 3),
-    and the most rows that one of them held out."""
-    predicted = [artifact.oof.set_index(ID) for artifact in artifacts]
+    """Return the n rows that every artifact held out, the m artifacts' probabilities for them,
+    (m, n, 3), and the most rows that one of them held out."""
+    tables = [artifact.oof.set_index(ID)[list(LABEL_COLUMNS)] for artifact in artifacts]
     rows = artifacts[0].rows
-    rows = rows[np.all([rows[ID].isin(frame.index) for frame in predicted], axis=0)].reset_index(
-        drop=True
-    )
+    common = np.all([rows[ID].isin(table.index) for table in tables], axis=0)
+    rows = rows[common].reset_index(drop=True)
     if rows.empty:
-        raise InputError(
-            "blend: no row was held out by all of " + ", ".join(str(a.folder) for a in artifacts)
-        )
-    most = max(len(frame) for frame in predicted)
+        names = ", ".join(str(artifact.folder) for artifact in artifacts)
+        raise InputError(f"blend: no row was held out by all of {names}")
+    most = max(map(len, tables))
     if len(rows) < most:
         logger.warning(
             "blend: %d rows were held out by every artifact, of %d that one of them held out",
             len(rows),
             most,
         )
-    folds = [frame.loc[rows[ID], FOLD].to_numpy() for frame in predicted]
-    others = [
-        a.folder
-        for a, own in zip(artifacts, folds, strict=True)
-        if not np.array_equal(own, folds[0])
-    ]
-    if others:
-        names = ", ".join(map(str, others))
-        logger.warning(
-            "blend: other folds than %s's: %s; rows are matched by id", artifacts[0].folder, names
-        )
-    return (
-        rows,
-        np.stack([frame.loc[rows[ID], list(LABEL_COLUMNS)].to_numpy() for frame in predicted]),
-        most,
-    )
+    return rows, np.stack([table.loc[rows[ID]].to_numpy() for table in tables]), most
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:
-    """A function that writes the artifact's model into a folder: a copy, or the plain mean of its
-    fold models' copies."""
+    """Return a function that writes the artifact's model into a folder: a copy, or the plain mean
+    of its fold models' copies."""
     copies = [
         partial(shutil.copytree, artifact.folder / member) for member in artifact.facts["members"]
     ]

@@ -61,6 +61,6 @@ def shortages(given_up: Counter[str]) -> list[str]:
     Examples
     --------
     >>> shortages(Counter({"not predicted": 3, "no swap averaging": 0}))
-    ['not predicted: 3 row predictions (time budget)']
+    ['not predicted: 3 row predictions (out of time)']
     """
-    return [f"{name}: {rows} row predictions (time budget)" for name, rows in (+given_up).items()]
+    return [f"{name}: {rows} row predictions (out of time)" for name, rows in (+given_up).items()]

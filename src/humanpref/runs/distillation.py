@@ -1,5 +1,4 @@
-"""Soft labels: what trained models say of rows, without ever repeating a label that they were
-shown."""
+"""Soft labels: trained models' probabilities, which never repeat a label that they learned."""
 
 import dataclasses
 import logging
@@ -25,72 +24,63 @@ class Teacher(NamedTuple):
     """An artifact, or a CSV with `id` and the three probabilities (a submission, an oof.csv, what
     `predict --labels` wrote)."""
     share: float = 1.0
-    """s in (0, 1]: what is learned is s times the teacher's probabilities plus 1 - s times the
+    """s in (0, 1]: the targets are s times the teacher's probabilities plus 1 - s times the
     labels."""
 
 
 def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
-    """The rows, with the teacher's probabilities as what is learned of them, alone or mixed with
-    the labels.
+    """Return the rows with the teacher's probabilities as their targets, alone or mixed with the
+    labels.
 
-    Extra rows keep their labels. The labels that held-out rows are judged by stay as they are. A
-    teacher that was trained on the same rows has seen the labels of the held-out ones while it
-    learned to label the others, which flatters the figures (by 0.08 nats on 300 synthetic rows):
-    that is warned of, and only a teacher of each fold's own would take it away.
+    Extra rows keep their labels, and held-out rows are judged by their labels. A teacher that was
+    trained on the same rows learned from the labels of the held-out ones too, which flatters the
+    metrics (by 0.08 nats on 300 synthetic rows). A warning says so; only a teacher for each fold
+    would avoid it.
 
     Raises
     ------
     InputError
-        For a share outside (0, 1], a file that cannot be used, a row that the teacher says nothing
-        of, one that has other texts in the teacher's file, or one that it has only seen with its
-        label (see `soft_labels`).
+        For a share outside (0, 1], a file that cannot be used, a row without probabilities, one
+        that has other texts in the teacher's file, or one whose label the teacher learned without
+        holding it out (see `soft_labels`).
     """
     path, share = Path(teacher.path), teacher.share
     if not 0 < share <= 1:
         raise InputError(f"teacher {path}: expected a share above 0 and at most 1, got {share:g}")
     if path.is_dir():
         artifact = Artifact.load(path)
-        told = soft_labels([artifact], rows.pairs)
+        probabilities = soft_labels([artifact], rows.pairs)
         if artifact.rows[PROMPT_KEY].isin(prompt_keys(rows.pairs)).any():
             logger.warning(
-                "%s: has learned from these rows' labels, those of the rows that will be held out, "
-                "too: the figures flatter; "
-                "judge by rows that it has not seen",
+                "%s: learned from these rows' labels, those of the rows that will be held out, "
+                "too, which flatters the metrics; judge by rows that it has not seen",
                 path,
             )
     else:
-        given = read_labels(path)
-        unknown = ~rows.pairs[ID].isin(given[ID])
-        if unknown.any():
-            raise InputError(
-                f"{path}: no probabilities for {unknown.sum()} of {len(unknown)} training rows, "
-                "the first of them id "
-                f"{rows.pairs[ID][unknown].iloc[0]!r}"
-            )
-        logger.info(
-            "%s: taken as it is, by id; predictions of a model for the rows that it was fitted on "
-            "would leak",
-            path,
-        )
-        given = given.set_index(ID).loc[rows.pairs[ID]]
-        texts = [column for column in TEXT_COLUMNS if column in given]
-        other = np.any(
-            [
-                np.zeros(len(given)),
-                *(given[c].to_numpy() != rows.pairs[c].to_numpy() for c in texts),
-            ],
-            axis=0,
-        )
-        if other.any():
-            raise InputError(
-                f"{path}: its ids are those of other rows: {other.sum()} of {len(other)} training "
-                "rows have other texts, the "
-                f"first of them id {rows.pairs[ID][other].iloc[0]!r}"
-            )
-        told = labels_of(given)
-    targets = share * told + (1 - share) * rows.targets
+        probabilities = _probabilities_by_id(path, rows.pairs)
+    targets = share * probabilities + (1 - share) * rows.targets
     facts = rows.facts | {"teacher": {"name": path.name, "share": share}}
     return dataclasses.replace(rows, targets=targets, facts=facts)
+
+
+def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
+    table = read_labels(path).set_index(ID).reindex(pairs[ID])
+    logger.info(
+        "%s: taken as it is, by id; predictions of a model for the rows that it was fitted on "
+        "would leak",
+        path,
+    )
+    wrong = {"no probabilities for": table[LABEL_COLUMNS[0]].isna().to_numpy()}
+    for column in [column for column in TEXT_COLUMNS if column in table]:
+        other = table[column].to_numpy() != pairs[column].to_numpy()
+        wrong[f"column {column!r}: other texts than in"] = other
+    for problem, rows in wrong.items():
+        if rows.any():
+            raise InputError(
+                f"{path}: {problem} {rows.sum()} of {len(rows)} training rows, the first of them "
+                f"id {pairs[ID][rows].iloc[0]!r}"
+            )
+    return labels_of(table)
 
 
 def write_soft_labels(
@@ -115,14 +105,14 @@ def write_soft_labels(
 
 
 def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
-    """Mean of what the artifacts say of rows, (n, 3); of a row that one was trained on it gives its
-    out-of-fold prediction.
+    """Return the mean of the artifacts' probabilities, (n, 3); for a row that one was trained on,
+    its out-of-fold prediction counts.
 
     Raises
     ------
     InputError
-        If an artifact was trained on a row, by id and texts, that it has no out-of-fold prediction
-        of; an extra row, say.
+        If an artifact was trained on a row, by id and texts, without holding it out; an extra row,
+        say.
     """
     pairs = as_pairs(pairs)
     return np.mean([_soft_labels(artifact, pairs) for artifact in artifacts], axis=0)
@@ -130,30 +120,26 @@ def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
 
 def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     seen = artifact.knows(pairs)
-    told = artifact.out_of_fold(pairs) if seen.any() else np.full((len(pairs), 3), np.nan)
-    lacking = pairs[ID][seen & np.isnan(told[:, 0])]
+    nothing = np.full((len(pairs), 3), np.nan)
+    probabilities = artifact.out_of_fold(pairs) if seen.any() else nothing
+    lacking = pairs[ID][seen & np.isnan(probabilities[:, 0])]
     if len(lacking):
         raise InputError(
             f"{artifact.folder}: was trained on {len(lacking)} of these rows (the first of them id "
-            f"{lacking.iloc[0]!r}) "
-            "and has no out-of-fold prediction of them, so that it would repeat their labels; "
-            "train it with --folds"
-        )
-    if seen.any():
-        logger.info(
-            "%s: out-of-fold predictions for %d rows that it was trained on",
-            artifact.folder,
-            seen.sum(),
+            f"{lacking.iloc[0]!r}) and has no out-of-fold prediction for them, so it would repeat "
+            "their labels; train it with --folds"
         )
     near = ~seen & pd.Series(prompt_keys(pairs)).isin(artifact.rows[PROMPT_KEY]).to_numpy()
     if near.any():
         logger.warning(
             "%s: %d rows share a prompt with rows that it was trained on; if they are the same "
-            "rows under other ids, it "
-            "repeats their labels",
+            "rows under other ids, it repeats their labels",
             artifact.folder,
             near.sum(),
         )
+    if seen.any():
+        text = "%s: out-of-fold predictions for %d rows that it was trained on"
+        logger.info(text, artifact.folder, seen.sum())
     if not seen.all():
-        told[~seen] = artifact.predict_proba(pairs[~seen].reset_index(drop=True))
-    return told
+        probabilities[~seen] = artifact.predict_proba(pairs[~seen].reset_index(drop=True))
+    return probabilities

@@ -7,11 +7,13 @@ into the time left, the next block goes to the first of the model's `shorter_var
 Then the other order is read, as far as the time goes, of those rows that a policy puts first.
 """
 
+import ctypes
 import gc
 import logging
 import math
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -277,6 +279,8 @@ def free() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # glibc keeps what is freed, in pieces
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,13 +42,23 @@ from humanpref.models.selection import SELECTION_FILE
 from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE, read_oof, write_oof, write_rows
 from humanpref.runs.distillation import Teacher, taught
-from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import LABEL_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 MEMBER_FILE = "member.json"
 CHECKPOINT = ".checkpoint"
+
+
+class FoldModel(NamedTuple):
+    """A model to train: the name of its folder, the number of its fold, the rows that it leaves
+    out, (n,) bool, and its configuration, which differs from the others' in the seed only."""
+
+    name: str
+    fold: int
+    held: np.ndarray
+    config: Config
 
 
 def train(
@@ -82,20 +92,20 @@ def train(
         More rows, never held out, and prompts that must not be learned:
         `humanpref.data.read_training_rows`.
     teacher : Teacher, optional
-        Whose probabilities are learned in place of the labels, or mixed with them:
-        `humanpref.runs.distillation.taught`. What is held out is judged by its labels.
+        Its probabilities are learned in place of the labels, or mixed with them
+        (`humanpref.runs.distillation.taught`). Held-out rows are judged by their labels.
 
     Returns
     -------
-    Artifact, or None in a process that `accelerate launch` started beside the main one: that one
-    alone writes.
+    Artifact, or None in a process that `accelerate launch` started beside the main one, which alone
+    writes.
 
     Raises
     ------
     InputError
-        For rows or a folder that cannot be used, one in which another process trains, for example.
+        For rows or a folder that cannot be used: one in which another process trains, for example.
     """
-    out = Path(out)
+    out, main = Path(out), is_main_process()
     check_new(out)
     rows = read_training_rows(train_csv, extra, exclude_prompts)
     rows = rows if teacher is None else taught(rows, teacher)
@@ -105,35 +115,25 @@ def train(
     if teacher is not None:
         run["targets_sha256"] = hashlib.sha256(rows.targets.tobytes()).hexdigest()
     rows = rows.only(positive_weight_mask(rows.pairs, train_csv))
-    pairs = rows.pairs
-    if folds is None:
-        held = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
-    else:
-        assigned = grouped_folds(pairs, folds, config.seed)
-        held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
+    models = _fold_models(rows.pairs, config, folds)
     _warn_of_absent_classes(rows, train_csv)
-    members = _members(held, config)
-    main = is_main_process()
     work = partial_of(out)
     with _open_partial(work, run) if main else contextlib.nullcontext():
         try:
-            for number, (member, (name, seeded)) in enumerate(members.items(), start=1):
-                if (work / member).is_dir():
-                    logger.info("%s: done before", work / member)
+            for number, model in enumerate(models, start=1):
+                if (work / model.name).is_dir():
+                    logger.info("%s: done before", work / model.name)
                     continue
-                if len(members) > 1:
-                    logger.info("model %d of %d", number, len(members))
-                _fit_member(seeded, rows, held[name], work / member, main)
+                if len(models) > 1:
+                    logger.info("model %d of %d", number, len(models))
+                _train_one(model, rows, work / model.name, main)
         finally:
             # A run that failed before its first model was done leaves nothing behind.
-            begun = (
-                work / name for member in members for name in (member, f"{member}{CHECKPOINT}")
-            )
-            if main and not any(path.exists() for path in begun):
+            if main and [path.name for path in work.iterdir()] == [RUN_FILE]:
                 shutil.rmtree(work)
         if not main:
             return None
-        _finish(config, rows, held, run, work)
+        _write_results(models, rows, run["data_sha256"], work)
         try:
             work.rename(out)
         except OSError as error:
@@ -144,58 +144,41 @@ def train(
 
 
 def notices(metrics: dict[str, Any]) -> list[str]:
-    """What makes a finished run less than its options ask for, one line each: trainings that were
+    """Return how a finished run falls short of its options, one line each: trainings that were
     stopped, and members that a blend lacks."""
     lines = []
-    for name, member in metrics["members"].items():
-        if stopped := member.get("training", {}).get("stopped"):
+    for name, record in metrics["members"].items():
+        if stopped := record.get("training", {}).get("stopped"):
             lines.append(f"{name}: training stopped {stopped}")
-        lines += [
-            f"{name}: blended without {left_out}, which needs a model folder "
-            "(model.backbone=FOLDER)"
-            for left_out in member.get("blend", {}).get("left_out", [])
-        ]
+        for left_out in record.get("blend", {}).get("left_out", []):
+            needs = "which needs a model folder (model.backbone=FOLDER)"
+            lines.append(f"{name}: blended without {left_out}, {needs}")
     return lines
 
 
 def run_of(config: Config, pairs: pd.DataFrame, folds: int | None) -> dict[str, Any]:
-    """What makes two runs on a training file alone the same; it stands in `RUN_FILE`."""
+    """Return what identifies a run on a training file alone; it stands in `RUN_FILE`."""
     return {"config": config.to_dict(), "data_sha256": digest_of(pairs), "folds": folds}
 
 
 def partial_of(out: Path) -> Path:
-    """Where an artifact grows until it is whole."""
+    """Return the folder in which an artifact grows until it is whole."""
     return out.with_name(out.name + ".partial")
 
 
-def _members(held: dict[str, np.ndarray], config: Config) -> dict[str, tuple[str, Config]]:
-    """The models to train: by folder, the split that each leaves out and its configuration, which
-    differs in the seed only."""
-    if config.training.seeds == 1:
-        return {name: (name, config) for name in held}
-    return {
-        f"{name}-seed-{config.seed + i}": (name, dataclasses.replace(config, seed=config.seed + i))
-        for name in held
-        for i in range(config.training.seeds)
-    }
-
-
 def selection_path(artifact: Artifact) -> pd.DataFrame:
-    """The steps by which each model of the artifact chose its columns
-    (`humanpref.models.selection`); `model` names it.
+    """Return the steps by which each model of the artifact chose its columns
+    (`humanpref.models.selection`); column `model` names it.
 
     Raises
     ------
     InputError
         If its models selected nothing.
     """
-    files = {
-        member: artifact.folder / member / SELECTION_FILE for member in artifact.facts["members"]
-    }
     tables = [
         pd.read_csv(file, keep_default_na=False).assign(model=member)
-        for member, file in files.items()
-        if file.is_file()
+        for member in artifact.facts["members"]
+        if (file := artifact.folder / member / SELECTION_FILE).is_file()
     ]
     if not tables:
         raise InputError(
@@ -203,6 +186,26 @@ def selection_path(artifact: Artifact) -> pd.DataFrame:
             "boosted)"
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def _fold_models(pairs: pd.DataFrame, config: Config, folds: int | None) -> list[FoldModel]:
+    """Return the models to train: one for each fold and seed."""
+    if folds is None:
+        held = {"model": held_out(pairs, config.training.validation_fraction, config.seed)}
+    else:
+        assigned = grouped_folds(pairs, folds, config.seed)
+        held = {f"fold-{fold}": assigned == fold for fold in range(folds)}
+    seeds = range(config.seed, config.seed + config.training.seeds)
+    return [
+        FoldModel(
+            f"{name}-seed-{seed}" if len(seeds) > 1 else name,
+            fold,
+            rows,
+            dataclasses.replace(config, seed=seed),
+        )
+        for fold, (name, rows) in enumerate(held.items())
+        for seed in seeds
+    ]
 
 
 def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
@@ -218,7 +221,7 @@ def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
 
 @contextlib.contextmanager
 def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
-    """The folder in which a run grows, a new one or that of the same run, interrupted; for one
+    """Open the folder in which a run grows, a new one or that of the same run, interrupted; for one
     process at a time."""
     before = work.exists()
     if not before:
@@ -241,9 +244,7 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
                 f"{work}: another process is training here; name another --out"
             ) from None
         except OSError:
-            logger.info(
-                "%s: no lock can be had here; no second process may train in this folder", work
-            )
+            logger.info("%s: cannot be locked; start no second process in this folder", work)
         if before:
             logger.info("%s: going on with an interrupted run", work)
             for unfinished in work.glob(".*"):  # what a killed run was writing
@@ -251,97 +252,88 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def _fit_member(
-    config: Config, rows: TrainingRows, held: np.ndarray, folder: Path, main: bool
-) -> None:
-    """Fit a model without the held-out rows, and write it, its predictions for them and a record of
-    the fit into `folder`."""
-    own, more, shared = rows.kept(held)
+def _train_one(model: FoldModel, rows: TrainingRows, folder: Path, main: bool) -> None:
+    """Train a model without its held-out rows, and write it, its predictions for them and a record
+    of the fit into `folder`."""
+    own, more, shared = rows.kept(model.held)
     if shared:
         text = "%s: %d of %d extra rows share a prompt with a held-out row and are left out"
-        logger.info(text, folder.name, shared, len(rows.extra))
+        logger.info(text, model.name, shared, len(rows.extra))
     kept, targets = rows.gathered(own, more)
-    weights = weights_of(kept)
-    out = rows.pairs[held].reset_index(drop=True)
+    held = rows.pairs[model.held].reset_index(drop=True)
+    validation = (held, labels_of(held)) if len(held) else None
     started = time.perf_counter()
     checkpoint = folder.with_name(folder.name + CHECKPOINT)
-    model = build_model(config).fit(
-        kept, targets, weights, (out, labels_of(out)) if len(out) else None, checkpoint
-    )
+    fitted = build_model(model.config).fit(kept, targets, weights_of(kept), validation, checkpoint)
     seconds = time.perf_counter() - started
-    probabilities = model.predict_proba(out) if len(out) else None
+    probabilities = fitted.predict_proba(held) if len(held) else None
     if not main:
         return
+    # Of the training file alone: the score to beat must not depend on what is added to it.
+    ours = rows.pairs[own]
+    record = {
+        "training_rows": len(kept),
+        "prior": _class_rates(ours).tolist(),
+        "seconds": seconds,
+        **fitted.report_,
+    }
+    if len(rows.extra):
+        record |= {"extra_rows": int(more.sum()), "extra_rows_sharing_a_prompt": shared}
     with folder_whole(folder) as unfinished:
-        model.save(unfinished)
+        fitted.save(unfinished)
         if probabilities is not None:
-            write_oof(unfinished / OOF_FILE, out, probabilities)
-        # Of the training file alone: the score to beat must not depend on what is added to it.
-        ours = rows.pairs[own]
-        prior = np.average(labels_of(ours), axis=0, weights=weights_of(ours))
-        member = {
-            "training_rows": len(kept),
-            "prior": prior.tolist(),
-            "seconds": seconds,
-            **model.report_,
-        }
-        if len(rows.extra):
-            member |= {"extra_rows": int(more.sum()), "extra_rows_sharing_a_prompt": shared}
-        write_json(unfinished / MEMBER_FILE, member)
+            write_oof(unfinished / OOF_FILE, held, probabilities)
+        write_json(unfinished / MEMBER_FILE, record)
     remove(checkpoint)
 
 
-def _finish(
-    config: Config, rows: TrainingRows, held: dict[str, np.ndarray], run: dict[str, Any], work: Path
+def _write_results(
+    models: list[FoldModel], rows: TrainingRows, data_sha256: str, work: Path
 ) -> None:
-    """Gather the members' held-out predictions and metrics, and write what makes the folder an
+    """Gather the models' held-out predictions and records, and write what makes the folder an
     artifact."""
-    pairs = rows.pairs
-    names = {member: name for member, (name, _) in _members(held, config).items()}
-    members = {member: read_json(work / member / MEMBER_FILE) for member in names}
-    seconds = sum(member["seconds"] for member in members.values())
-    metrics: dict[str, Any] = {"seconds": seconds, "data": rows.facts, "members": members}
-    steps = [
-        member["training"]["seconds_per_step"]
-        for member in members.values()
-        if "training" in member
-    ]
-    if steps:
-        metrics["seconds_per_step"] = float(np.mean(steps))
-    predicted = np.any(list(held.values()), axis=0)
-    if predicted.any():
+    pairs, config = rows.pairs, models[0].config
+    records = {model.name: read_json(work / model.name / MEMBER_FILE) for model in models}
+    trainings = [record["training"] for record in records.values() if "training" in record]
+    metrics: dict[str, Any] = {
+        "seconds": sum(record["seconds"] for record in records.values()),
+        "data": rows.facts,
+        "members": records,
+    }
+    if trainings:
+        metrics["seconds_per_step"] = float(np.mean([t["seconds_per_step"] for t in trainings]))
+    held = np.any([model.held for model in models], axis=0)
+    if held.any():
         probabilities, prior = np.zeros((len(pairs), 3)), np.empty((len(pairs), 3))
         fold = np.empty(len(pairs), dtype=np.int64)
-        folds = list(held)
-        for member, name in names.items():
-            mask = held[name]
-            of_member = read_oof(work / member / OOF_FILE)[list(LABEL_COLUMNS)].to_numpy()
-            probabilities[mask] += of_member / config.training.seeds
-            prior[mask], fold[mask] = members[member]["prior"], folds.index(name)
-        judged = pairs[predicted]
-        write_oof(work / OOF_FILE, judged, probabilities[predicted], fold[predicted])
-        scores = summarise(
-            labels_of(judged), probabilities[predicted], prior[predicted], prompt_keys(judged)
-        )
-        kind = "validation" if len(held) == 1 else "out of fold"
-        if any("kept_epoch" in member.get("training", {}) for member in members.values()):
+        for model in models:
+            oof = read_oof(work / model.name / OOF_FILE)[list(LABEL_COLUMNS)].to_numpy()
+            probabilities[model.held] += oof / config.training.seeds
+            prior[model.held], fold[model.held] = records[model.name]["prior"], model.fold
+        judged = pairs[held]
+        write_oof(work / OOF_FILE, judged, probabilities[held], fold[held])
+        scores = summarise(labels_of(judged), probabilities[held], prior[held], prompt_keys(judged))
+        kind = "out of fold" if models[-1].fold else "validation"
+        if any("kept_epoch" in training for training in trainings):
             kind += " (flattering: the epoch was chosen on these rows)"
         metrics = {"held_out": kind, **scores, **metrics}
     # A frozen backbone is the same in every fold's model.
-    share_equal_files([work / member for member in members])
+    share_equal_files([work / name for name in records])
     write_json(work / METRICS_FILE, metrics)
-    learned = pairs[~np.all(list(held.values()), axis=0)]
-    prior_of_all = np.average(labels_of(learned), axis=0, weights=weights_of(learned))
-    backbone = next(iter(members.values())).get("backbone")
-    seen = pairs
-    if len(rows.extra):  # which always have weights
-        ours = pairs if WEIGHT in pairs else pairs.assign(**{WEIGHT: 1.0})
-        seen = pd.concat([ours, rows.extra], ignore_index=True)
-    write_rows(work / ROWS_FILE, seen)
-    learned_rows = len(learned) + int(
-        np.any([rows.kept(mask)[1] for mask in held.values()], axis=0).sum()
+    everything = (np.ones(len(table), dtype=bool) for table in (pairs, rows.extra))
+    write_rows(work / ROWS_FILE, rows.gathered(*everything)[0])
+    learned = pairs[~np.all([model.held for model in models], axis=0)]
+    learned_extra = np.any([rows.kept(model.held)[1] for model in models], axis=0)
+    facts = facts_of(
+        config,
+        list(records),
+        _class_rates(learned),
+        len(learned) + int(learned_extra.sum()),
+        data_sha256,
+        records[models[0].name].get("backbone"),
     )
-    write_json(
-        work / FACTS_FILE,
-        facts_of(config, list(members), prior_of_all, learned_rows, run["data_sha256"], backbone),
-    )
+    write_json(work / FACTS_FILE, facts | {"rows": len(pairs) + len(rows.extra)})
+
+
+def _class_rates(pairs: pd.DataFrame) -> np.ndarray:
+    return np.average(labels_of(pairs), axis=0, weights=weights_of(pairs))

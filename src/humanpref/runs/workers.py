@@ -52,29 +52,29 @@ class Job(NamedTuple):
 def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     """Yield the results of a job from one process for each GPU.
 
-    The first result has no rows: the model has been loaded. The rows of a process that ends before
-    its time are dealt anew. Rows on which two processes have ended are tried apart from the others,
-    in halves of halves, down to the single row; that one is given up.
+    The first result has no rows: the model is loaded. The rows of a process that ends before its
+    time are dealt anew. Those that it was reading are tried apart from the others, in halves of
+    halves, down to the single row that ends every process; that one is given up.
 
     Raises
     ------
+    RuntimeError
+        At the end, if a process did not end well; every result has come by then.
     InputError, RuntimeError
-        At the end, if a process did not end well; every result has come by then. Unless failures
-        are isolated: at the first one, but not for processes whose rows others could do.
+        Unless failures are isolated: at the first one. A process that ends is none if others can
+        read its rows.
     """
     crew = _Crew(job, budget, gpus)
     try:
         yield from crew.results()
     finally:
         crew.end()
-    if crew.reasons and (job.isolate or crew.left):
-        reasons = [
-            f"{why} ({times} times)" if times > 1 else why for why, times in crew.reasons.items()
-        ]
-        counts = {"were dealt anew": crew.anew.sum() - crew.left, "have no process left": crew.left}
-        raise RuntimeError(
-            "; ".join(reasons + [f"{rows} rows {what}" for what, rows in counts.items() if rows])
-        )
+    reasons = [f"{why} ({times} times)" if times > 1 else why for why, times in crew.ends.items()]
+    left = crew.left()
+    if len(left):
+        reasons.append(f"{len(left)} rows have no process left")
+    if reasons and (job.isolate or len(left)):
+        raise RuntimeError("; ".join(reasons))
 
 
 @dataclass
@@ -86,7 +86,7 @@ class _Worker:
     pipe: connection.Connection
     rows: np.ndarray
     apart: bool = False
-    """These rows have ended two processes: no others are added to them."""
+    """These rows were being read when a process ended: no others are added to them."""
     loaded: bool = False
     delivered: bool = False
     block: np.ndarray | None = None
@@ -109,22 +109,19 @@ class _Crew:
         self.usable = set(range(gpus))
         self.workers: list[_Worker] = []
         self.loaded = False
-        rows = len(job.pairs)
-        self.rest = np.arange(rows)
+        self.rest = np.arange(len(job.pairs))
         self.suspects: list[np.ndarray] = []
-        self.first = np.full((rows, 3), np.nan)
+        """Rows that were read when a process ended, to be tried apart."""
+        self.first = np.full((len(job.pairs), 3), np.nan)
         """The first order's probabilities of rows that only lack the second one."""
-        self.deaths = np.zeros(rows, dtype=np.int64)
-        """Processes that ended with a row in flight."""
         self.barren: Counter[int] = Counter()
         """Processes of a GPU that ended one after the other without any result."""
-        self.anew = np.zeros(rows, dtype=bool)
-        self.reasons: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        """How often a process ended before its time, by GPU and reason."""
 
-    @property
-    def left(self) -> int:
-        """Rows that no process has."""
-        return len(self.rest) + sum(map(len, self.suspects))
+    def left(self) -> np.ndarray:
+        """Return the rows that no process has."""
+        return np.concatenate([self.rest, *self.suspects])
 
     def results(self) -> Iterator[Result]:
         """Deal and collect until no row is left that a process could do."""
@@ -150,38 +147,38 @@ class _Crew:
 
     def _deal(self) -> None:
         """Give the rows that no process has to idle processes, else to fresh ones, else to those at
-        work."""
+        work; suspects only to the first two."""
         if self.budget.left() <= 0:
-            rest = np.concatenate([self.rest, *self.suspects])
-            if unread := int(np.isnan(self.first[rest, 0]).sum()):
+            unread = int(np.isnan(self.first[self.left(), 0]).sum())
+            if unread:
                 logger.warning("time budget: spent, %d rows are %s", unread, UNREAD)
                 self.budget.given_up[UNREAD] += unread
-            self.rest, self.suspects = rest[:0], []
+            self.rest, self.suspects = self.rest[:0], []
             return
-        idle: list[_Worker | int] = [worker for worker in self.workers if not len(worker.rows)]
+        idle = [worker for worker in self.workers if not len(worker.rows)]
         vacant = sorted(self.usable - {worker.gpu for worker in self.workers})
         if len(self.rest):
-            takers = idle or vacant or [worker for worker in self.workers if not worker.apart]
+            takers = idle or [self._start(gpu) for gpu in vacant[: len(self.rest)]]
+            takers = takers or [worker for worker in self.workers if not worker.apart]
+            takers = takers[: len(self.rest)]
             for number, taker in enumerate(takers):
                 self._give(taker, self.rest[number :: len(takers)])
             self.rest = self.rest[:0] if takers else self.rest
             return
-        for taker in [*idle, *vacant]:
-            if self.suspects:
-                self._give(taker, self.suspects.pop(), apart=True)
+        while self.suspects and (idle or vacant):
+            taker = idle.pop(0) if idle else self._start(vacant.pop(0))
+            self._give(taker, self.suspects.pop(), apart=True)
 
-    def _give(self, taker: _Worker | int, rows: np.ndarray, apart: bool = False) -> None:
-        """Give rows to a process, or to a fresh one on the GPU of this number."""
-        if not len(rows):
-            return
-        if isinstance(taker, int):
-            ours, theirs = CONTEXT.Pipe()
-            arguments = (taker, self.job, self.until, theirs)
-            process = CONTEXT.Process(target=work, args=arguments, daemon=True)
-            process.start()
-            theirs.close()  # so that the pipe ends with the process
-            taker = _Worker(taker, process, ours, rows[:0])
-            self.workers.append(taker)
+    def _start(self, gpu: int) -> _Worker:
+        ours, theirs = CONTEXT.Pipe()
+        arguments = (gpu, self.job, self.until, theirs)
+        process = CONTEXT.Process(target=work, args=arguments, daemon=True)
+        process.start()
+        theirs.close()  # so that the pipe ends with the process
+        self.workers.append(_Worker(gpu, process, ours, self.rest[:0]))
+        return self.workers[-1]
+
+    def _give(self, taker: _Worker, rows: np.ndarray, apart: bool = False) -> None:
         taker.rows, taker.apart = np.union1d(taker.rows, rows), apart
         with suppress(OSError):  # it has just ended, as its pipe will say
             taker.pipe.send((rows, self.first[rows]))
@@ -221,8 +218,8 @@ class _Crew:
                 yield result
 
     def _ended(self, worker: _Worker, why: str, on_rows: bool) -> Iterator[Result]:
-        """Take back what a process had not done. `on_rows`: what it was doing may be the reason,
-        and not the model."""
+        """Take back what a process had not done. `on_rows`: the rows that it was reading may be the
+        reason, and not the model."""
         self.workers.remove(worker)
         worker.process.kill()  # one that says why it ends may hold its GPU's memory a while longer
         worker.process.join()
@@ -230,24 +227,21 @@ class _Crew:
             logger.warning("GPU %d: %s, after all of its work", worker.gpu, why)
             return
         logger.error("GPU %d: %s; %d rows are dealt anew", worker.gpu, why, len(worker.rows))
-        self.reasons[f"GPU {worker.gpu}: {why}"] += 1
-        self.anew[worker.rows] = True
+        self.ends[f"GPU {worker.gpu}: {why}"] += 1
         self.barren[worker.gpu] = 0 if worker.delivered else self.barren[worker.gpu] + 1
         if not on_rows or self.barren[worker.gpu] >= (MAX_DEATHS if worker.loaded else MAX_LOADS):
             self.usable.discard(worker.gpu)
-        flying = worker.in_flight if on_rows else worker.rows[:0]
-        self.deaths[flying] += 1
-        guilty = worker.rows[self.deaths[worker.rows] >= 2]
-        self.rest = np.union1d(self.rest, np.setdiff1d(worker.rows, guilty))
-        tried = np.intersect1d(guilty, flying)
-        groups = [np.setdiff1d(guilty, tried), *np.array_split(tried, 2)]
-        if len(flying) == len(tried) == 1:
-            groups, why = groups[:1], f"{why} with this row alone"
+        read = worker.in_flight if on_rows else worker.rows[:0]
+        self.rest = np.union1d(self.rest, np.setdiff1d(worker.rows, read))
+        if len(read) > 1 or not worker.apart:
+            self.suspects += [half for half in np.array_split(read, 2) if len(half)]
+            return
+        if len(read):
+            why = f"{why} with this row alone"
             if not self.job.isolate:
                 raise RuntimeError(why)
-            self.budget.given_up[ONE_ORDER] -= int(np.isfinite(self.first[tried, 0]).sum())
-            yield Result(tried, why)
-        self.suspects += [rows for rows in groups if len(rows)]
+            self.budget.given_up[ONE_ORDER] -= int(np.isfinite(self.first[read, 0]).sum())
+            yield Result(read, why)
 
 
 def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:

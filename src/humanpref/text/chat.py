@@ -1,7 +1,8 @@
-"""The fixed text of a decoder's input: its chat template, or plain labels where it has none, as
-token ids around the turns."""
+"""The fixed text of a decoder's input, as token ids around the turns: the tokenizer's chat
+template, or plain labels where it has none."""
 
 import re
+from itertools import zip_longest
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -11,18 +12,15 @@ from humanpref.text.format import PROMPT, A, B
 from humanpref.text.tokens import Template, find
 
 LABELS = {PROMPT: "Prompt:\n", A: "Response A:\n", B: "Response B:\n"}
-_MARK = "@@{}@@"
-# What a template may take from a text: case, marks, lines, what is not ASCII, all but its
-# beginning.
+# A template may change a text's case, markup, line breaks or characters beyond ASCII, or cut it.
 _PROBE = "Aa1 <b>&\"'\\{{x}}\n\n  ü🙂 " + "z" * 4_000
-# Llama 3's template writes the day's date into every conversation, and a prediction would depend on
-# it.
+# Llama 3's template writes today's date into every conversation: a prediction would depend on it.
 _DATE = "26 Jul 2024"
 
 
 def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Template:
-    """A user who shows prompt, response A and response B, round by round, and asks; the model is
-    about to answer.
+    """Build the fixed text of a conversation in which a user shows prompt, response A and response
+    B, round by round, and asks a question that the model is about to answer.
 
     Parameters
     ----------
@@ -31,7 +29,7 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
     system_prompt : str
         Empty for none.
     question : str
-        After the last response.
+        Stands after the last response.
 
     Returns
     -------
@@ -42,7 +40,7 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
         start, end = _chat(tokenizer, system_prompt, ["user"], answering=True)
         first, last = [], []
     else:
-        start, end = system_prompt and f"{system_prompt}\n\n", "\n"
+        start, end = _paragraph(system_prompt), "\n"
         first, last = _first_and_last(tokenizer)
     return Template(
         first + _ids(tokenizer, start + LABELS[PROMPT]),
@@ -52,20 +50,21 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
 
 
 def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
-    """A conversation of prompts and responses in turn, as the model itself would hold it.
+    """Build the fixed text of a conversation of prompts and responses in turn, as the model itself
+    would have it.
 
     Returns
     -------
     Template
-        For the sequences of `humanpref.text.format.dual`, responses being part A. What follows a
-        response begins with the token that ends it.
+        For the sequences of `humanpref.text.format.dual`, whose responses are part A. The text
+        after a response begins with the token that ends it.
     """
     if tokenizer.chat_template:
         roles = ["user", "assistant", "user", "assistant"]
         start, answer, prompt, _, end = _chat(tokenizer, system_prompt, roles, answering=False)
         first, last = [], []
     else:
-        start, answer = (system_prompt and f"{system_prompt}\n\n") + "User:\n", "\n\nAssistant:\n"
+        start, answer = f"{_paragraph(system_prompt)}User:\n", "\n\nAssistant:\n"
         prompt, end = f"{tokenizer.eos_token or ''}\n\nUser:\n", ""
         first, _ = _first_and_last(tokenizer)
         last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -73,65 +72,63 @@ def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
     return Template(first + _ids(tokenizer, start), before, _ids(tokenizer, end) + last)
 
 
+def _paragraph(text: str) -> str:
+    return f"{text}\n\n" if text else ""
+
+
 def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool) -> list[str]:
-    """A conversation rendered by the chat template, cut at the contents of its messages: one text
-    more than `roles`.
+    """Render a conversation by the chat template and cut it at the contents of its messages, into
+    one text more than there are `roles`.
+
+    A system prompt that the template refuses, drops or moves stands before the first message's
+    text.
 
     Raises
     ------
     InputError
         If the template cannot render such a conversation, or alters, cuts or drops a text of it.
     """
-    marks = [_MARK.format(i) for i in range(len(roles))]
-    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    marks = [f"@@{number}@@" for number in range(len(roles))]
 
-    def rendered(texts: list[str], first: list[dict[str, str]]) -> str:
+    def rendered(system: str, texts: list[str]) -> str:
         messages = [
-            {"role": role, "content": text} for role, text in zip(roles, texts, strict=True)
+            {"role": role, "content": text}
+            for role, text in zip(["system", *roles], [system, *texts], strict=True)
         ]
         return tokenizer.apply_chat_template(
-            first + messages, tokenize=False, add_generation_prompt=answering, date_string=_DATE
+            messages if system else messages[1:],
+            tokenize=False,
+            add_generation_prompt=answering,
+            date_string=_DATE,
         )
 
-    def cut(before: str, first: list[dict[str, str]]) -> list[str]:
-        """`before` stands in the first message. Raises ValueError for what does not hold every text
-        once, as it is."""
-        whole = rendered([before + marks[0], *marks[1:]], first)
-        pieces = re.split("|".join(map(re.escape, marks)), whole)
+    def cut(system: str, before: str) -> list[str]:
+        """Cut a conversation whose first message starts with `before`. Raises ValueError unless it
+        holds every text once and unchanged."""
+        pieces = re.split("|".join(marks), rendered(system, [before + marks[0], *marks[1:]]))
         probes = [_PROBE + mark for mark in marks]
-        probed = rendered([before + probes[0], *probes[1:]], first)
-        texts = (*probes, "")
-        if len(pieces) != len(texts) or probed != "".join(
-            map("".join, zip(pieces, texts, strict=True))
-        ):
+        probed = rendered(system, [before + probes[0], *probes[1:]])
+        refilled = "".join(map("".join, zip_longest(pieces, probes, fillvalue="")))
+        if len(pieces) != len(roles) + 1 or probed != refilled:
             raise ValueError("it alters, cuts or drops a text")
-        if (before.strip() or system_prompt) not in pieces[0]:
+        if system_prompt.strip() not in pieces[0]:
             raise ValueError("it alters, cuts or drops the system prompt")
         return pieces
 
-    try:
-        return cut("", system)
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-    ) as error:  # "System role not supported", says Gemma 2's
-        reason = error
-    if system:
+    for system, before in dict.fromkeys([(system_prompt, ""), ("", _paragraph(system_prompt))]):
         try:
-            return cut(f"{system_prompt}\n\n", [])
+            return cut(system, before)
         except (TemplateError, TypeError, ValueError) as error:
-            reason = error
+            reason = " ".join(str(error).split())
     raise InputError(
         f"{tokenizer.name_or_path}: its chat template cannot hold a conversation of "
-        f"{', '.join(dict.fromkeys(roles))}: "
-        f"{' '.join(str(reason).split())}; without chat_template plain labels are used"
+        f"{', '.join(dict.fromkeys(roles))}: {reason}; without chat_template plain labels are used"
     )
 
 
 def _first_and_last(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts around a text: Llama and Gemma one at the start,
-    Qwen none."""
+    """Return the special tokens that the tokenizer puts around a text: Llama and Gemma put one at
+    the start, Qwen none."""
     inner, whole = _ids(tokenizer, "a"), list(tokenizer("a").input_ids)
     start = find(whole, inner, 0)
     return whole[:start], whole[start + len(inner) :]

@@ -1,5 +1,5 @@
-"""From labelled texts to token ids within a length, with a guaranteed share for every part and for
-the last turn."""
+"""Turn labelled texts into token ids within a length, with a guaranteed share for every part and
+for the last turn."""
 
 import itertools
 import logging
@@ -18,8 +18,8 @@ SPECIAL = 0
 
 
 class Template(NamedTuple):
-    """The fixed tokens of a sequence: before the first text, before each later one (by its part),
-    and after the last.
+    """The fixed tokens of a sequence: before the first text, before each later one (by part), and
+    after the last.
 
     `types` are the token types of the prompt and of the responses.
     """
@@ -30,17 +30,17 @@ class Template(NamedTuple):
     types: tuple[int, int] = (0, 0)
 
     def between(self, sequence: Sequence) -> int:
-        """Fixed tokens between the texts of a sequence."""
+        """Count the fixed tokens between the texts of a sequence."""
         return sum(len(self.before[segment.part]) for segment in sequence[1:])
 
     def around(self) -> int:
-        """Fixed tokens before and after all texts."""
+        """Count the fixed tokens before the first text and after the last."""
         return len(self.prefix) + len(self.suffix)
 
 
 class Tokenised(NamedTuple):
-    """One sequence: token ids, token types and parts, each (length,) int32, and whether anything
-    was cut."""
+    """One sequence: token ids, token types and parts, each (length,) int32, and whether texts were
+    cut."""
 
     ids: np.ndarray
     types: np.ndarray
@@ -49,12 +49,9 @@ class Tokenised(NamedTuple):
 
 
 def template_of(tokenizer: Any) -> Template:
-    """Read the special tokens of a pair off a tokenizer, whatever its family (one or two
-    separators, types or none)."""
-    first, second = (
-        tokenizer("a", add_special_tokens=False).input_ids,
-        tokenizer("b", add_special_tokens=False).input_ids,
-    )
+    """Find the special tokens that a tokenizer puts around a pair of texts (one separator or two,
+    token types or none)."""
+    first, second = (tokenizer(text, add_special_tokens=False).input_ids for text in "ab")
     pair = tokenizer("a", "b", return_token_type_ids=True)
     ids = list(pair.input_ids)
     start = find(ids, first, 0)
@@ -78,16 +75,16 @@ def tokenise(
     template: Template | None = None,
     known: dict[str, np.ndarray] | None = None,
 ) -> list[Tokenised]:
-    """Token ids of each sequence: its segments in order, with fixed tokens around and between them.
+    """Turn each sequence into token ids: its texts in order, with fixed tokens around and between
+    them.
 
-    What a text says is text: one that spells a special token ("<|eot_id|>", "[SEP]") does not
-    become that token.
+    A text that spells a special token ("<|eot_id|>", "[SEP]") does not become that token.
 
-    With `truncation="parts"` a sequence that is too long is cut segment by segment. The prompt is
-    guaranteed `prompt_share` of the room and the responses the rest, in equal parts; within a part
-    the last turn is guaranteed half; what one does not need goes to the others. A segment that is
-    cut loses its middle: openings and endings say most. With `truncation="end"` the whole sequence
-    loses its end, as where texts are concatenated first and truncated then (the report's way).
+    With `truncation="parts"` a sequence that is too long is cut text by text. The prompt is
+    guaranteed `prompt_share` of the room, and the responses share the rest equally; within a part
+    the last turn is guaranteed half; room that one does not need goes to the others. A text loses
+    its middle, since its beginning and its end say most. With `truncation="end"` the whole sequence
+    loses its end (the report's way).
 
     Parameters
     ----------
@@ -102,9 +99,9 @@ def tokenise(
     truncation : str
         `parts` or `end`.
     template : Template, optional
-        The fixed tokens; by default the tokenizer's special tokens of a pair.
+        The fixed tokens; default: the tokenizer's special tokens around a pair.
     known : dict, optional
-        Token ids of texts that this tokenizer has read before; new ones are added.
+        Token ids of texts that this tokenizer has read before; those of new texts are added.
 
     Returns
     -------
@@ -114,71 +111,72 @@ def tokenise(
     template = template or template_of(tokenizer)
     texts = [segment.text for sequence in sequences for segment in sequence]
     known = token_ids(texts, tokenizer, {} if known is None else known)
-    made = []
+    tokenised = []
     for sequence in sequences:
-        kept = _last_rounds(sequence, template, max_length) if truncation == "parts" else sequence
-        ids = [known[segment.text] for segment in kept]
-        if truncation == "parts":
-            room = max_length - template.around() - template.between(kept)
-            limits = _limits(kept, [len(i) for i in ids], room, prompt_share)
-            shorter = [cut_middle(i, limit) for i, limit in zip(ids, limits, strict=True)]
-            cut = len(kept) < len(sequence) or sum(map(len, shorter)) < sum(map(len, ids))
-            made.append(_join(kept, shorter, template, cut))
-        else:
-            whole = _join(kept, ids, template, cut=False)
-            length = len(whole.ids)
-            made.append(
-                Tokenised(*(array[:max_length] for array in whole[:3]), length > max_length)
-            )
-    if made:
-        cut, mean = np.mean([t.cut for t in made]), np.mean([len(t.ids) for t in made])
+        if truncation == "end":
+            *arrays, _ = _join(sequence, [known[text] for _, text in sequence], template, False)
+            cut = len(arrays[0]) > max_length
+            tokenised.append(Tokenised(*(array[:max_length] for array in arrays), cut))
+            continue
+        kept = _last_rounds(sequence, template, max_length)
+        ids = [known[text] for _, text in kept]
+        room = max_length - template.around() - template.between(kept)
+        limits = _limits(kept, list(map(len, ids)), room, prompt_share)
+        shorter = list(map(cut_middle, ids, limits))
+        cut = len(kept) < len(sequence) or sum(map(len, shorter)) < sum(map(len, ids))
+        tokenised.append(_join(kept, shorter, template, cut))
+    if tokenised:
         logger.info(
             "tokens: %d sequences, %.0f tokens on average, %.1f %% cut to %d",
-            len(made),
-            mean,
-            100 * cut,
+            len(tokenised),
+            np.mean([len(sequence.ids) for sequence in tokenised]),
+            100 * np.mean([sequence.cut for sequence in tokenised]),
             max_length,
         )
-    return made
+    return tokenised
 
 
 def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
-    """Divide room among claimants: each gets what it needs or its share of the room, and what some
-    leave over goes to the rest.
+    """Divide room among claimants: each gets what it needs up to its share, and room that some do
+    not need goes to the others.
 
     Parameters
     ----------
     needs : list of int
-        What each could use.
+        Tokens that each could use.
     shares : list of float
         Relative shares, above 0.
     room : int
-        What there is.
+        Tokens to divide.
 
     Returns
     -------
     list of int
-        At most `needs`, in all at most `room`, and exactly `room` where the needs exceed it.
+        At most `needs`; their sum is that of the needs or `room`, whichever is less.
+
+    Examples
+    --------
+    >>> allocate([200, 35, 200], [0.2, 0.4, 0.4], 100)
+    [22, 35, 43]
     """
-    given = [0] * len(needs)
-    open_ = [i for i, need in enumerate(needs) if need > 0]
+    limits = [0] * len(needs)
+    waiting = [i for i, need in enumerate(needs) if need > 0]
     left = max(0, room)
-    while open_:
-        total = sum(shares[i] for i in open_)
-        modest = [i for i in open_ if needs[i] <= left * shares[i] / total]
+    while waiting:
+        total = sum(shares[i] for i in waiting)
+        modest = [i for i in waiting if needs[i] <= left * shares[i] / total]
         if not modest:
-            # Everyone who is left wants more than a share. Whole tokens: the fractions' remainder
-            # goes to the first.
-            for i in open_:
-                given[i] = int(left * shares[i] / total)
-            for i in open_[: left - sum(given[i] for i in open_)]:
-                given[i] += 1
+            # All others want more than their share. Fractions of tokens go to the first of them.
+            for i in waiting:
+                limits[i] = int(left * shares[i] / total)
+            for i in waiting[: left - sum(limits[i] for i in waiting)]:
+                limits[i] += 1
             break
         for i in modest:
-            given[i] = needs[i]
-        left -= sum(needs[i] for i in modest)
-        open_ = [i for i in open_ if i not in modest]
-    return given
+            limits[i] = needs[i]
+            left -= needs[i]
+            waiting.remove(i)
+    return limits
 
 
 def cut_middle(ids: np.ndarray, limit: int) -> np.ndarray:
@@ -196,30 +194,26 @@ def cut_middle(ids: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: float) -> list[int]:
-    """How many tokens each segment keeps."""
-    parts = sorted({segment.part for segment in sequence})
-    responses = len(parts) - 1
-    of_part = {
-        part: [i for i, segment in enumerate(sequence) if segment.part == part] for part in parts
-    }
-    needs = [sum(lengths[i] for i in of_part[part]) for part in parts]
-    shares = [prompt_share if part == PROMPT else (1 - prompt_share) / responses for part in parts]
+    """Allot a number of tokens to each text."""
+    turns: dict[int, list[int]] = {}
+    for part in sorted({part for part, _ in sequence}):
+        turns[part] = [i for i, segment in enumerate(sequence) if segment.part == part]
+    needs = [sum(lengths[i] for i in own) for own in turns.values()]
+    response = (1 - prompt_share) / (len(turns) - 1)
+    shares = [prompt_share if part == PROMPT else response for part in turns]
     limits = [0] * len(sequence)
-    for part, given in zip(parts, allocate(needs, shares, room), strict=True):
-        members = of_part[part]
-        # The last turn counts as much as all before it together.
-        weights = [1.0] * (len(members) - 1) + [max(1.0, len(members) - 1.0)]
-        for i, limit in zip(
-            members, allocate([lengths[i] for i in members], weights, given), strict=True
-        ):
-            limits[i] = limit
+    for own, limit in zip(turns.values(), allocate(needs, shares, room), strict=True):
+        # The last turn weighs as much as all earlier ones together.
+        weights = [1.0] * (len(own) - 1) + [max(1.0, len(own) - 1.0)]
+        for i, tokens in zip(own, allocate([lengths[i] for i in own], weights, limit), strict=True):
+            limits[i] = tokens
     return limits
 
 
 def _last_rounds(sequence: Sequence, template: Template, max_length: int) -> Sequence:
-    """The last rounds of a conversation of so many turns that what stands between them would fill
+    """Drop the first rounds of a conversation until the fixed tokens between its texts take at most
     half of the room."""
-    size, room = len({segment.part for segment in sequence}), max_length - template.around()
+    size, room = len({part for part, _ in sequence}), max_length - template.around()
     while len(sequence) > size and template.between(sequence) > room // 2:
         sequence = sequence[size:]
     return sequence
@@ -240,7 +234,7 @@ def _join(sequence: Sequence, ids: list[np.ndarray], template: Template, cut: bo
 def token_ids(
     texts: list[str], tokenizer: Any, known: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Add each new text's token ids, int32 without special tokens, to `known`; return it."""
+    """Add the token ids of new texts, int32 without special tokens, to `known` and return it."""
     new = [text for text in dict.fromkeys(texts) if text not in known]
     for start in range(0, len(new), BATCH_TEXTS):
         part = new[start : start + BATCH_TEXTS]
@@ -250,35 +244,33 @@ def token_ids(
 
 
 def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of texts, without special tokens around them or in them: one that spells "[SEP]"
-    does not hold that token."""
-    made = tokenizer(
+    """Tokenise texts without special tokens around them or in them: a text that spells "[SEP]" does
+    not get that token."""
+    ids = tokenizer(
         texts,
         add_special_tokens=False,
         split_special_tokens=True,
         return_attention_mask=False,
         verbose=False,
     ).input_ids
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} - {
-        tokenizer.unk_token_id
-    }
-    # A Unigram model has its special tokens among its words: where it takes them from a text they
-    # become their characters.
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special.discard(tokenizer.unk_token_id)
+    # A Unigram model has its special tokens among its words; those become their characters.
     spelled = {
         i: tokenizer.convert_tokens_to_ids(list(tokenizer.convert_ids_to_tokens(i)))
-        for i in special.intersection(itertools.chain(*made))
+        for i in special.intersection(itertools.chain(*ids))
     }
-    return (
-        [[part for i in ids for part in spelled.get(i, (i,))] for ids in made] if spelled else made
-    )
+    if not spelled:
+        return ids
+    return [[part for i in row for part in spelled.get(i, (i,))] for row in ids]
 
 
 def find(ids: list[int], part: list[int], start: int) -> int:
-    """Where `part` stands in `ids`, from `start` on."""
+    """Find the place of `part` in `ids`, from `start` on."""
     for i in range(start, len(ids) - len(part) + 1):
         if ids[i : i + len(part)] == part:
             return i
     raise InputError(
-        f"backbone: its tokenizer reads a text otherwise beside special tokens, {ids} do not hold "
-        f"{part}"
+        f"backbone: its tokenizer splits a text differently beside special tokens: {ids} does not "
+        f"contain {part}"
     )

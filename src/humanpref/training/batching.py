@@ -1,5 +1,4 @@
-"""Which rows go through the model together: shuffled windows for training, a token budget for
-inference."""
+"""Batch rows: in shuffled windows for training, within a token budget for inference."""
 
 import numpy as np
 
@@ -10,9 +9,9 @@ Window = list[np.ndarray]
 def shuffled_windows(
     rows: int, batch_size: int, accumulation: int, seed: int, epoch: int
 ) -> list[Window]:
-    """One epoch's optimizer steps: every row once, in an order drawn from (seed, epoch).
+    """Divide one epoch into optimizer steps: every row once, in an order drawn from (seed, epoch).
 
-    The last micro-batch and the last window hold what is left, so that no row is dropped.
+    The last micro-batch and the last window may be smaller; no row is dropped.
     """
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     batches = [order[start : start + batch_size] for start in range(0, rows, batch_size)]
@@ -20,11 +19,10 @@ def shuffled_windows(
 
 
 def token_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Batches of similar lengths that hold at most `batch_tokens` tokens once padded; longest
-    first.
+    """Batch rows of similar length, at most `batch_tokens` tokens once padded.
 
-    The longest batch comes first, so that a run that will be out of memory is so at once. A row
-    that alone exceeds the budget is a batch of its own.
+    The longest rows come first, so that a run that will exceed memory does so at once. A row that
+    alone exceeds the budget is a batch of its own.
 
     Parameters
     ----------

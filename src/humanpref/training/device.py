@@ -1,8 +1,7 @@
-"""Which GPUs are here, whether torch has kernels for them, and what becomes of a run that needs one
-and has none.
+"""Find the GPUs that torch can use; stop or warn a run that needs one where there is none.
 
-What a run needs follows from its options (`humanpref.config.gpu`). On Kaggle it stops; elsewhere,
-and in a dry run, which sets `DRY_RUN`, it goes on on the CPU after a warning.
+A run's options say whether it needs one (`humanpref.config.gpu`). On Kaggle it stops; elsewhere,
+and in a dry run, which sets `DRY_RUN`, it continues on the CPU after a warning.
 """
 
 import json
@@ -21,93 +20,89 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 DRY_RUN = "HUMANPREF_DRY_RUN"
-"""The environment variable that a dry run sets: it looks like Kaggle, and is not."""
+"""Environment variable of a dry run, which looks like Kaggle but is not."""
 
 
 def look() -> dict[str, Any]:
-    """What torch sees, as plain JSON types: its version, its architectures, and each GPU's name and
-    compute capability."""
-    import torch
+    """Return torch's version, its architectures, and each GPU's name and compute capability, as
+    plain JSON types."""
+    from torch import __version__, cuda
 
-    numbers = range(torch.cuda.device_count())
     return {
-        "torch": torch.__version__,
-        "architectures": torch.cuda.get_arch_list(),
+        "torch": __version__,
+        "architectures": cuda.get_arch_list(),
         "gpus": [
-            (torch.cuda.get_device_name(n), tuple(torch.cuda.get_device_capability(n)))
-            for n in numbers
+            (cuda.get_device_name(number), tuple(cuda.get_device_capability(number)))
+            for number in range(cuda.device_count())
         ],
     }
 
 
 def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
-    """Whether a torch that was built for these architectures has kernels for a GPU of this compute
+    """Whether a torch built for these architectures has kernels for a GPU of this compute
     capability.
 
-    Machine code (`sm_75`) runs on its own major version from its own minor one on; what
-    `compute_75` stands for is compiled for anything newer as well. With an `a` behind it either is
-    for that very capability, with an `f` for its major version. ROCm's architectures (`gfx942`) say
-    nothing of capabilities: its GPUs are taken to work.
+    Machine code (`sm_75`) runs on its own major version, from its own minor version on;
+    `compute_75` is compiled for anything newer as well. A suffix `a` limits either to exactly that
+    capability, a suffix `f` to its major version. ROCm's architectures (`gfx942`) do not name
+    capabilities; their GPUs are assumed to work.
+
+    Examples
+    --------
+    >>> runs((8, 6), ["sm_80"]), runs((9, 0), ["sm_80"]), runs((9, 0), ["compute_80"])
+    (True, False, True)
     """
     if any(name.startswith("gfx") for name in architectures):
         return True
-    for kind, major, minor, suffix in re.findall(
-        r"\b(sm|compute)_(\d+)(\d)([af]?)\b", " ".join(architectures)
-    ):
+    pattern = r"\b(sm|compute)_(\d+)(\d)([af]?)\b"
+    for kind, major, minor, suffix in re.findall(pattern, " ".join(architectures)):
         built = int(major), int(minor)
-        newer = capability >= built and (
-            capability[0] == built[0] or (kind == "compute" and not suffix)
-        )
-        if newer and (suffix != "a" or capability == built):
+        compiled = kind == "compute" and not suffix
+        if capability == built:
+            return True
+        if capability > built and suffix != "a" and (compiled or capability[0] == built[0]):
             return True
     return False
 
 
 def lacking() -> str:
-    """Why no GPU can be used, in one line; empty if one can. Logs what is here.
+    """Return in one line why no GPU can be used, or "" if one can, and log the GPUs.
 
-    A GPU that torch has no kernels for is hidden from this process, if it has not begun to use
-    CUDA, and from those that it starts. The look takes a process of its own: CUDA would keep
+    GPUs that torch has no kernels for are hidden from the processes that this one starts, and from
+    this one unless it has started CUDA. A process of its own asks torch, since CUDA would occupy
     hundreds of megabytes of the GPU in this one.
     """
     done = subprocess.run(
         [sys.executable, "-m", __name__], capture_output=True, text=True, errors="replace"
     )
     if done.returncode != 0:
-        return (
-            f"torch cannot say what is here ({(done.stderr.splitlines() or [done.returncode])[-1]})"
-        )
-    found = json.loads(done.stdout.splitlines()[-1])
-    known = [runs(tuple(capability), found["architectures"]) for _, capability in found["gpus"]]
-    told = [f"{name} (sm_{major}{minor})" for name, (major, minor) in found["gpus"]]
-    version, built = f"torch {found['torch']}", " ".join(found["architectures"]) or "no GPU"
-    logger.info(
-        "GPUs: %d%s; %s is built for %s",
-        len(told),
-        ": " * bool(told) + ", ".join(told),
-        version,
-        built,
-    )
-    if not told:
+        last = (done.stderr.splitlines() or [done.returncode])[-1]
+        return f"torch cannot list the GPUs ({last})"
+    seen = json.loads(done.stdout.splitlines()[-1])
+    version, built = f"torch {seen['torch']}", " ".join(seen["architectures"]) or "no GPU"
+    gpus = [f"{name} (sm_{major}{minor})" for name, (major, minor) in seen["gpus"]]
+    listed = f": {', '.join(gpus)}" if gpus else ""
+    logger.info("GPUs: %d%s; %s is built for %s", len(gpus), listed, version, built)
+    if not gpus:
         return "none is here"
+    known = [runs(tuple(capability), seen["architectures"]) for _, capability in seen["gpus"]]
     if all(known):
         return ""
-    strange = ", ".join(gpu for gpu, kernels in zip(told, known, strict=True) if not kernels)
-    reason = f"{version} has no kernels for {strange}, only for {built}"
+    unknown = ", ".join(gpu for gpu, usable in zip(gpus, known, strict=True) if not usable)
+    reason = f"{version} has no kernels for {unknown}, only for {built}"
     logger.warning("not used: %s", reason)
-    usable = [name for name, kernels in zip(names(len(told)), known, strict=True) if kernels]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(usable)
-    return "" if usable else reason
+    numbers = zip(names(len(gpus)), known, strict=True)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(number for number, usable in numbers if usable)
+    return "" if any(known) else reason
 
 
 def require(reason: str, what: str) -> None:
-    """Stop what needs a GPU where `lacking` gives a reason.
+    """Stop, or warn of, something that needs a GPU where `lacking` gives a reason.
 
     Raises
     ------
     InputError
-        On Kaggle, but not in the hidden rerun, in which anything is better than the prior;
-        elsewhere it is a warning.
+        On Kaggle, except in the hidden rerun, where anything is better than the prior.
     """
     if not reason:
         return
@@ -119,14 +114,15 @@ def require(reason: str, what: str) -> None:
 
 
 def require_for(config: Config) -> None:
-    """Stop a run, or warn of it, that needs a GPU where none can be used; see `require`."""
+    """Apply `require` to a run by its options."""
     if needs_gpu(config) and is_main_process():
-        named = f"preset {config.preset}" if config.preset else f"family {config.family}"
-        require(lacking(), named)
+        require(
+            lacking(), f"preset {config.preset}" if config.preset else f"family {config.family}"
+        )
 
 
 def gpus() -> int:
-    """Return how many GPUs torch sees; asked without starting CUDA in this process."""
+    """Count the GPUs that torch sees, without starting CUDA in this process."""
     try:
         import torch
     except ImportError:
@@ -135,21 +131,17 @@ def gpus() -> int:
 
 
 def names(count: int) -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` calls the first so many GPUs that this process sees."""
+    """Name the first `count` GPUs of this process as `CUDA_VISIBLE_DEVICES` does."""
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible[:count] or [str(number) for number in range(count)]
 
 
 def leave_group() -> None:
-    """End the communication between launched processes, if there is any: left to the interpreter's
-    end, it may abort there."""
-    torch = sys.modules.get("torch")
-    if (
-        torch is not None
-        and torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-    ):
-        torch.distributed.destroy_process_group()
+    """End the communication between launched processes, if there is any: at the interpreter's exit
+    it may abort."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

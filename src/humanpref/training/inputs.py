@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from humanpref.text.tokens import Tokenised
+
+Collate = Callable[[np.ndarray], dict[str, Any]]
+"""From row numbers to a module's keyword arguments, on the CPU."""
 
 Column = Callable[[Tokenised], np.ndarray]
 """From a sequence to one number per token."""
@@ -72,6 +75,28 @@ class TokenRows:
                     batch[name][i, j, : len(sequence.ids)] = column(sequence)
         batch |= {name: values[rows] for name, values in self.per_row.items()}
         return {name: torch.from_numpy(array) for name, array in batch.items()} | self.flags
+
+
+class Examples(NamedTuple):
+    """What a module learns from.
+
+    Attributes
+    ----------
+    collate : callable
+        See `Collate`.
+    labels : ndarray
+        (n, 3).
+    weights : ndarray, optional
+        (n,), at least 0, not all 0. Weight 2 is equivalent to duplicating the row.
+    lengths : ndarray, optional
+        (n,) tokens that each row costs, for `forward_tokens`; without them a batch goes through the
+        module as a whole.
+    """
+
+    collate: Collate
+    labels: np.ndarray
+    weights: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
 
 def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -1,28 +1,24 @@
-"""What training changes of a module: the part that is worth keeping, in checkpoints and in
-artifacts."""
+"""The part of a module that training changes, which checkpoints and artifacts keep."""
 
 from torch import Tensor, nn
 
 
 def learned_state(module: nn.Module) -> dict[str, Tensor]:
-    """The trainable weights and the buffers, by name; frozen weights, which somebody else keeps,
-    are left out."""
-    names = {
-        name
-        for name, weight in module.named_parameters(remove_duplicate=False)
-        if weight.requires_grad
-    }
-    names |= {name for name, _ in module.named_buffers()}
+    """Return the trainable weights and the buffers by name, without frozen weights, which are kept
+    elsewhere."""
+    weights = module.named_parameters(remove_duplicate=False)
+    names = {name for name, weight in weights if weight.requires_grad}
+    names.update(name for name, _ in module.named_buffers())
     return {name: tensor for name, tensor in module.state_dict().items() if name in names}
 
 
 def load_learned(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put back what `learned_state` gave.
+    """Load a state that `learned_state` returned.
 
     Raises
     ------
     ValueError
-        If a name is missing or too many.
+        If a name is missing or unexpected.
     """
     expected = set(learned_state(module))
     if set(state) != expected:

@@ -7,10 +7,10 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,40 +24,14 @@ from humanpref.config.neural import LoopOptions
 from humanpref.schema import InputError
 from humanpref.training.batching import Window, shuffled_windows, token_batches
 from humanpref.training.checkpoint import load_checkpoint, save_checkpoint
-from humanpref.training.inputs import moved
+from humanpref.training.inputs import Examples, moved
 from humanpref.training.learned import learned_state, load_learned
 from humanpref.training.losses import Loss
 from humanpref.training.optimizer import parameter_groups
 from humanpref.training.precision import process_state, resolve
-from humanpref.training.progress import EpochBar
+from humanpref.training.progress import EpochBar, Progress
 
 logger = logging.getLogger(__name__)
-
-Collate = Callable[[np.ndarray], dict[str, Any]]
-"""From row numbers to the module's keyword arguments, on the CPU."""
-
-
-class Examples(NamedTuple):
-    """What a module learns from.
-
-    Attributes
-    ----------
-    collate : callable
-        See `Collate`.
-    labels : ndarray
-        (n, 3).
-    weights : ndarray, optional
-        (n,), at least 0, not all 0. Weight 2 is equivalent to duplicating the row.
-    lengths : ndarray, optional
-        (n,) tokens that each row costs, for `forward_tokens`; without them a batch goes through the
-        module as a whole.
-    """
-
-    collate: Collate
-    labels: np.ndarray
-    weights: np.ndarray | None = None
-    lengths: np.ndarray | None = None
-
 
 MOST_SKIPPED = 20
 """Steps in a row that the gradient scaler may skip. Each halves its scale, 2^16 at first: by then
@@ -82,7 +56,7 @@ def train(
     Parameters
     ----------
     module : Module
-        Takes what `collate` gives, returns logits (n, 3). Its trainable weights stay float32;
+        Takes what `Collate` gives, returns logits (n, 3). Its trainable weights stay float32;
         autocast lowers the arithmetic.
     examples : Examples
         The rows to learn from.
@@ -142,30 +116,6 @@ def train(
     return report
 
 
-@dataclass
-class Progress:
-    """How far a run is, the weights aside."""
-
-    epoch: int = 0
-    step: int = 0
-    """Steps done in this epoch."""
-    summed: float = 0.0
-    """Sum of the losses of the rows seen in this epoch."""
-    seen: int = 0
-    """Rows in that sum."""
-    seconds: float = 0.0
-    """Time spent on steps, without validation, over all sessions."""
-    steps: int = 0
-    skipped: int = 0
-    """Steps that the gradient scaler skipped."""
-    skipped_last: int = 0
-    """How many of the latest steps it skipped in a row."""
-    tokens: int = 0
-    """Real tokens that went through the module in this process."""
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    stopped: str | None = None
-
-
 class TrainingRun:
     """The parts of one training run and the steps that they take."""
 
@@ -181,6 +131,7 @@ class TrainingRun:
         self.accelerator = Accelerator(mixed_precision=self.precision)
         torch.manual_seed(seed + self.accelerator.process_index)
         device = self.accelerator.device
+        self.home = next(module.parameters()).device
         weights = examples.weights
         scale = np.ones(self.rows) if weights is None else weights / weights.mean()
         self.labels = torch.as_tensor(examples.labels, dtype=torch.float32, device=device)
@@ -367,7 +318,9 @@ class TrainingRun:
             load_learned(self.module, self.best[1])
             losses = [epoch["validation_log_loss"] for epoch in progress.epochs]
             report["kept_epoch"] = losses.index(self.best[0]) + 1
-            report["kept_epoch_chosen_on"] = "the rows that the validation metrics report"
+            report["kept_epoch_chosen_on"] = "the validation rows that the metrics report"
+        # The members of a blend, which wait for each other, would pile up on a GPU.
+        self.module.to(self.home)
         return report
 
     def save(self, path: Path) -> None:

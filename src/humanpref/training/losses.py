@@ -1,4 +1,4 @@
-"""Losses: pure functions from scores and labels to one loss per row, in nats. The training loop
+"""Losses: pure functions from logits and labels to one loss per row, in nats. The training loop
 weights and averages them."""
 
 from collections.abc import Callable
@@ -16,21 +16,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss_of(options: GradientTraining) -> Loss:
-    """The loss that the configuration names, with its options."""
+    """Return the loss that the configuration names, with its options."""
     losses = {
         "cross-entropy": cross_entropy,
         "dpo-like": partial(dpo_like, beta=options.beta),
         "distillation": partial(distillation, temperature=options.temperature),
     }
     chosen = losses[options.loss]
-    if options.label_smoothing == 0:
-        return chosen
     return lambda logits, labels: chosen(logits, smoothed(labels, options.label_smoothing))
 
 
 def both_orders(loss: Loss) -> Loss:
-    """The mean loss of a row and of the same row with A and B exchanged, from the logits of both,
-    (n, 2, 3)."""
+    """Average a loss over a row and the same row with A and B exchanged; the new loss takes the
+    logits of both, (n, 2, 3)."""
 
     def mean(logits: Tensor, labels: Tensor) -> Tensor:
         return (loss(logits[:, 0], labels) + loss(logits[:, 1], labels[:, SWAPPED_CLASSES])) / 2
@@ -39,13 +37,13 @@ def both_orders(loss: Loss) -> Loss:
 
 
 def smoothed(labels: Tensor, amount: float) -> Tensor:
-    """Labels mixed with the uniform distribution: (1 - amount) y + amount / 3. Source: Szegedy et
-    al. (2016), section 7."""
+    """Mix labels with the uniform distribution: (1 - amount) y + amount / 3. Source: Szegedy et al.
+    (2016), section 7."""
     return (1 - amount) * labels + amount / labels.shape[-1]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of hard or soft labels: -sum_c y_c log softmax(z)_c.
+    """Compute the cross-entropy of hard or soft labels: -sum_c y_c log softmax(z)_c.
 
     Parameters
     ----------
@@ -64,7 +62,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """The report's preference loss (M8a), per row and stably: Bradley-Terry between A and B,
+    """Compute the report's preference loss (M8a) stably: Bradley-Terry between A and B,
     cross-entropy for ties.
 
     y_A softplus(-beta (z_A - z_B)) + y_B softplus(beta (z_A - z_B)) - y_tie log softmax(z)_tie
@@ -84,8 +82,8 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
 
     Notes
     -----
-    The report's code takes the first row's tie probability for every row, and overflows where the
-    logits lie far apart.
+    The report's code uses the first row's tie probability for every row, and overflows where logits
+    are far apart.
     """
     margin = beta * (logits[:, 0] - logits[:, 1])
     tie = -torch.log_softmax(logits, dim=-1)[:, 2]
@@ -95,19 +93,20 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
 
 
 def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """Direct Preference Optimization on decided rows; conservative DPO with label smoothing.
+    """Compute the loss of Direct Preference Optimization, or of conservative DPO with label
+    smoothing.
 
-    With m the margin of the chosen response, eps the smoothing: -(1 - eps) log sigmoid(beta m) -
-    eps log sigmoid(-beta m).
+    -(1 - eps) log sigmoid(beta m) - eps log sigmoid(-beta m), with m the margin of the chosen
+    response and eps the smoothing.
 
     Parameters
     ----------
     margins : Tensor
-        (n,), the log-ratio log pi - log pi_ref of response A less that of B, in nats.
+        (n,), the log-ratio log pi - log pi_ref of response A minus that of B, in nats.
     labels : Tensor
-        (n, 3), columns A, B, tie. The tie's share counts for nothing.
+        (n, 3), columns A, B, tie; the tie's share is ignored.
     beta : float
-        Of the implicit reward.
+        Scale of the implicit reward.
     label_smoothing : float
         In [0, 0.5).
 
@@ -125,8 +124,8 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
 
 
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Divergence of a student from its teacher's probabilities, both softened: T² KL(p^{1/T} / sum
-    || softmax(z / T)).
+    """Compute the divergence of a student from its teacher's probabilities, both softened: T²
+    KL(p^{1/T} / sum || softmax(z / T)).
 
     Parameters
     ----------
@@ -135,16 +134,15 @@ def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     labels : Tensor
         (n, 3), the teacher's probabilities, rows summing to 1.
     temperature : float
-        T, above 0. With T = 1 it is the cross-entropy less the teacher's entropy.
+        T, above 0. With T = 1 the loss is the cross-entropy minus the teacher's entropy.
 
     Returns
     -------
     Tensor
         (n,), 0 where both agree. Source: Hinton et al. (2015), section 2.
     """
-    # An impossible class stays impossible: its softened probability is 0, and so is its term.
-    teacher = torch.softmax(
-        labels.clamp(min=torch.finfo(labels.dtype).tiny).log() / temperature, dim=-1
-    )
+    # Clamped, the logarithm of a probability of 0 is finite, and its term is still practically 0.
+    logs = labels.clamp(min=torch.finfo(labels.dtype).tiny).log()
+    teacher = torch.softmax(logs / temperature, dim=-1)
     student = torch.log_softmax(logits / temperature, dim=-1)
     return temperature**2 * F.kl_div(student, teacher, reduction="none").sum(dim=-1)

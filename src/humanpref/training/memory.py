@@ -1,96 +1,96 @@
-"""How much memory a training run with a frozen base takes, estimated beforehand."""
+"""Estimate how much memory training on a frozen base takes, and advise what would lower it."""
 
 from dataclasses import dataclass, replace
 
 T4_GIB = 14.0
-"""What a 16 GB T4 really has for tensors."""
+"""GiB of a 16 GB T4 that tensors can use."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What the memory of a training run depends on: sizes of its model and of a forward pass."""
+    """Sizes of a training run that its memory depends on."""
 
     base_weights: int
-    """Frozen weights."""
+    """Number of frozen weights."""
     base_bytes: float
-    """What they take."""
+    """Bytes of the frozen weights."""
     trainable: int
+    """Number of trainable weights."""
     layers: int
     hidden: int
+    """Width of the hidden states."""
     intermediate: int
+    """Width inside a feed-forward block."""
     attention: int
     """Width of all queries together."""
     keys: int
     """Width of all keys together."""
     tokens: int
-    """In one forward pass, padding included."""
+    """Tokens in one forward pass, padding included."""
     activation_bytes: int
-    """4, or 2 under mixed precision."""
+    """Bytes per activation: 4, or 2 under mixed precision."""
     checkpointing: bool
+    """Whether activations are recomputed in the backward pass."""
     scores: int = 0
     """Scores over the vocabulary that exist at one time."""
 
     def gib(self) -> dict[str, float]:
-        """GiB by what they are for: `base`, `trainable` (weights, gradients, two moments of AdamW),
-        `activations`.
+        """Estimate the GiB of the frozen `base`, of the `trainable` weights with their gradients
+        and AdamW's two moments, and of the `activations`.
 
-        The activations are those that a layer keeps for the backward pass, to about a third: inputs
-        of the linear layers, of the norms, of the attention and of the product in the feed-forward
-        block, with LoRA's dropped copies. With checkpointing every layer keeps its input, and one
-        at a time the rest. Embeddings and the head are small beside them.
+        Activations are those that a layer keeps for the backward pass, correct to about a third:
+        inputs of the linear layers (with LoRA's dropped-out copies), the norms, the attention and
+        the product in the feed-forward block. With checkpointing every layer keeps only its input,
+        and one layer at a time the rest. Embeddings and the head are small by comparison.
         """
         wide = 12 * self.hidden + 4 * self.attention + 6 * self.keys + 6 * self.intermediate
         layer = self.tokens * wide * self.activation_bytes
-        kept = self.tokens * self.hidden * self.activation_bytes
-        activations = self.layers * kept + layer if self.checkpointing else self.layers * layer
-        parts = {
+        layer_input = self.tokens * self.hidden * self.activation_bytes
+        activations = self.layers * (layer_input if self.checkpointing else layer)
+        if self.checkpointing:
+            activations += layer
+        sizes = {
             "base": self.base_bytes,
             "trainable": self.trainable * 16.0,
             # The scores in float32, their softmax, and the gradient.
             "activations": activations + 12 * self.scores,
         }
-        return {name: size / 2**30 for name, size in parts.items()}
+        return {name: size / 2**30 for name, size in sizes.items()}
 
 
 def advice(estimate: MemoryEstimate, longest: int, limit: float = T4_GIB) -> list[str]:
-    """What to change, one after the other, until the run fits; the last line says so if it never
-    does.
+    """List options to change, one after the other, until the run fits; if it never does, the last
+    line says so.
 
     Parameters
     ----------
     estimate : MemoryEstimate
-        As it stands.
+        The run with its present options.
     longest : int
-        Tokens of the longest row: the least that a forward pass can hold.
+        Tokens of the longest row, the fewest that a forward pass can hold.
     limit : float
         GiB.
     """
-    steps = [
-        ("training.gradient_checkpointing=true", replace(estimate, checkpointing=True)),
-        (
-            f"training.forward_tokens={longest}",
-            replace(estimate, checkpointing=True, tokens=longest),
-        ),
-        ("model.base_dtype=float16", _lower(estimate, longest, 2)),
-        ("model.quantisation=4bit", _lower(estimate, longest, 0.5)),
-    ]
+
+    def with_base(bytes_per_weight: float) -> dict[str, float]:
+        lowered = min(estimate.base_bytes, estimate.base_weights * bytes_per_weight)
+        return {"activation_bytes": 2, "base_bytes": lowered}
+
+    steps = {
+        "training.gradient_checkpointing=true": {"checkpointing": True},
+        f"training.forward_tokens={longest}": {"tokens": longest},
+        "model.base_dtype=float16": with_base(2),
+        "model.quantisation=4bit": with_base(0.5),
+    }
     changes, size = [], sum(estimate.gib().values())
-    for option, changed in steps:
+    for option, values in steps.items():
         if size <= limit:
-            return changes
-        now = sum(changed.gib().values())
-        if now < size:
-            changes.append(f"{option} → {now:.1f} GiB")
-            size = now
-    return (
-        changes
-        if size <= limit
-        else [*changes, "and a shorter model.max_length or a smaller model"]
-    )
-
-
-def _lower(estimate: MemoryEstimate, longest: int, bytes_per_weight: float) -> MemoryEstimate:
-    fewer = min(estimate.base_bytes, estimate.base_weights * bytes_per_weight)
-    return replace(
-        estimate, checkpointing=True, tokens=longest, activation_bytes=2, base_bytes=fewer
-    )
+            break
+        estimate = replace(estimate, **values)
+        lowered = sum(estimate.gib().values())
+        if lowered < size:
+            changes.append(f"{option} → {lowered:.1f} GiB")
+            size = lowered
+    if size > limit:
+        changes.append("and a shorter model.max_length or a smaller model")
+    return changes

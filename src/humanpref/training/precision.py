@@ -10,23 +10,22 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def process_state() -> PartialState:
-    """Accelerate's view of this process: its device, its number among those that were launched, and
-    theirs in all."""
-    # Accelerator reads this variable, which `accelerate launch --cpu` sets; PartialState by itself
-    # would not.
+    """Return accelerate's state of this process: its device, its rank and the number of launched
+    processes."""
+    # `accelerate launch --cpu` sets this variable; PartialState, unlike Accelerator, ignores it.
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def resolve(precision: str, device: torch.device) -> str:
     """Turn `auto` into `bf16`, `fp16` or `no`, and refuse what the device cannot do.
 
-    A T4 (compute capability 7.5) emulates bf16 at a fraction of its speed and says that it supports
-    it; `auto` asks for the real thing and takes fp16 with gradient scaling there.
+    A T4 (compute capability 7.5) claims to support bf16 but emulates it at a fraction of its speed:
+    there `auto` means fp16 with gradient scaling.
 
     Raises
     ------
     InputError
-        For fp16 on a device without it.
+        For fp16 on the CPU.
     """
     if precision == "auto":
         if device.type != "cuda":

@@ -1,7 +1,6 @@
-"""Inference of a trained module over many rows: batches by length under a token budget, the order
-of the rows restored.
+"""Run a trained module over many rows, in batches of similar length under a token budget.
 
-Where several processes were launched, each does its share of the batches and all get the whole
+Where several processes were launched, each takes its share of the batches and all get the whole
 result.
 """
 
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from humanpref.training.batching import token_batches
-from humanpref.training.inputs import moved
-from humanpref.training.loop import Collate
+from humanpref.training.inputs import Collate, moved
 from humanpref.training.precision import DTYPES, process_state, resolve
 
 logger = logging.getLogger(__name__)
@@ -27,26 +25,26 @@ logger = logging.getLogger(__name__)
 def predict_logits(
     module: nn.Module, collate: Collate, lengths: np.ndarray, batch_tokens: int, precision: str
 ) -> np.ndarray:
-    """The module's logits for every row.
+    """Compute the module's outputs for every row.
 
     Parameters
     ----------
     module : Module
-        Takes what `collate` gives, returns logits (n, …). It is moved to the run's device, where it
-        stays, and put into eval mode.
+        Takes the arguments from `collate` and returns (n, …). It is moved to the run's device,
+        where it stays, and put into eval mode.
     collate : callable
         From row numbers to keyword arguments.
     lengths : ndarray
         (n,) tokens that each row costs.
     batch_tokens : int
-        Tokens in one forward pass, padding included; halved whenever the memory is not enough.
+        Tokens in one forward pass, padding included; halved whenever memory runs out.
     precision : str
         As in the configuration.
 
     Returns
     -------
     ndarray
-        (n, …) float64, the module's outputs in the order of the rows.
+        (n, …) float64, in the order of the rows.
 
     Raises
     ------
@@ -88,15 +86,14 @@ def predict_logits(
 
 
 def _forward(module: nn.Module, batch: dict[str, Any], alone: bool) -> np.ndarray | None:
-    """Return the module's outputs as float64; None if the memory was not enough for several
-    rows."""
+    """Return the module's outputs as float64, or None if memory ran out with several rows."""
     try:
         outputs: Tensor = module(**batch)
         return outputs.double().cpu().numpy()
     except torch.OutOfMemoryError:
         if alone:
             raise
-    # Outside the block: the error holds the tensors of the pass.
+    # Not in the except block, where the error still holds the pass's tensors.
     clear_device_cache()
     return None
 
@@ -110,6 +107,6 @@ def normalised(scores: np.ndarray, rule: str) -> np.ndarray:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis in float64; rows sum to 1 to rounding."""
+    """Compute the softmax over the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)

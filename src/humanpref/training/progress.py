@@ -1,11 +1,37 @@
-"""An epoch's progress: a bar on a terminal, ten log lines elsewhere."""
+"""How far a training run is, and how it is shown: a bar on a terminal, ten log lines per epoch
+elsewhere."""
 
 import logging
 import time
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a run is, the weights aside."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps done in this epoch."""
+    summed: float = 0.0
+    """Sum of the losses of the rows seen in this epoch."""
+    seen: int = 0
+    """Rows in that sum."""
+    seconds: float = 0.0
+    """Time spent on steps, without validation, over all sessions."""
+    steps: int = 0
+    skipped: int = 0
+    """Steps that the gradient scaler skipped."""
+    skipped_last: int = 0
+    """How many of the latest steps it skipped in a row."""
+    tokens: int = 0
+    """Real tokens that went through the module in this process."""
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    stopped: str | None = None
 
 
 class EpochBar:

@@ -296,7 +296,7 @@ def test_a_bin_runs_no_code(own, backbone, tmp_path):
     state = publish(backbone)
     torch.save(state | {"more": Runs(tmp_path / "ran")}, backbone / "pytorch_model.bin")
     with pytest.raises(
-        InputError, match=r"pytorch_model\.bin: not whole, or holds something else than weights"
+        InputError, match=r"pytorch_model\.bin: not whole, or holds something other than weights"
     ):
         pack_weights(backbone, own)
     assert not (tmp_path / "ran").exists()

@@ -15,6 +15,7 @@ from humanpref.kaggle.contract import COMPETITION, KernelRun
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime import train as training
 from humanpref.kaggle.runtime.train import resolve
+from humanpref.models.sparse import SparseModel
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
@@ -76,18 +77,18 @@ def leave(tree: Path, name: str) -> Path:
 
 def interrupted(tree: Path, monkeypatch) -> None:
     """A run of two folds that ends after the first, as one does that is killed."""
-    fit, done = experiment._fit_member, []
+    fit, done = SparseModel.fit, []
 
     def fit_one(*arguments):
         if done:
             raise KeyboardInterrupt
         done.append(True)
-        fit(*arguments)
+        return fit(*arguments)
 
     config = resolve(KernelRun("sparse", folds=2), tree / "input")
     rows = tree / "input" / COMPETITION / "train.csv"
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_fit_member", fit_one)
+        patch.setattr(SparseModel, "fit", fit_one)
         with pytest.raises(KeyboardInterrupt):
             experiment.train(config, rows, tree / "working" / "artifact", folds=2)
 
@@ -218,10 +219,10 @@ def test_gradient_descent_gets_its_share_of_the_time(tmp_path):
 
 
 def test_only_gradient_descent_is_shared_out(monkeypatch):
-    monkeypatch.setattr(launch, "gpus", lambda: 2)
+    monkeypatch.setattr(device, "gpus", lambda: 2)
     assert launch.processes(load_config("tiny")) == 2
     assert launch.processes(load_config("sparse")) == 1
-    monkeypatch.setattr(launch, "gpus", lambda: 0)
+    monkeypatch.setattr(device, "gpus", lambda: 0)
     assert launch.processes(load_config("tiny")) == 1
 
 
@@ -229,7 +230,7 @@ def test_only_gradient_descent_is_shared_out(monkeypatch):
 def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path, at_exit):
     """Two processes on the CPU stand for those on two T4."""
     pytest.importorskip("accelerate")
-    monkeypatch.setattr(launch, "gpus", lambda: 2)
+    monkeypatch.setattr(device, "gpus", lambda: 2)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # What is left to the interpreter's end may abort there.

@@ -1,5 +1,4 @@
-"""Training in processes of its own: one for each GPU, and none of them longer than the kernel may
-take."""
+"""Training in processes of its own, one for each GPU, within the kernel's time."""
 
 import json
 import logging
@@ -21,27 +20,26 @@ from humanpref.training import device
 logger = logging.getLogger(__name__)
 
 FAILED = "training failed: "
-"""Begins the line in which a training process says why it ends."""
+"""Marks the line in which a training process says why it failed."""
 GRACE_SECONDS = 60
-"""What processes that are told to end get before they are killed."""
+"""How long processes have to end before they are killed."""
 
 
 def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds: float) -> None:
-    """Do as `experiment.train` does, until it is done or the time is over; what it has done by then
-    stays.
+    """Train until it is done or the time is over; what was done by then stays.
 
     Parameters
     ----------
     config, train_csv, out, folds
         As for `humanpref.runs.train.train`.
     seconds : float
-        Of wall clock.
+        Wall clock.
 
     Raises
     ------
     RuntimeError
-        If the training fails, with its own words where it had some. One whose artifact is there has
-        not failed.
+        If the training fails, with its own words where it had some. It has not failed if it left an
+        artifact.
     """
     order = {
         "config": config.to_dict(),
@@ -60,8 +58,8 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         start_new_session=True,
     )
     late = threading.Event()
-    # accelerate's processes are in sessions of their own: it ends them when it is asked to end, not
-    # when it is killed.
+    # accelerate's processes are in sessions of their own: it ends them on SIGTERM, not when it is
+    # killed.
     timers = [
         threading.Timer(max(0.0, seconds), lambda: (late.set(), _signal(child, signal.SIGTERM))),
         threading.Timer(max(0.0, seconds) + GRACE_SECONDS, lambda: _signal(child, signal.SIGKILL)),
@@ -82,8 +80,7 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         return
     name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
     ended = f"the training process ended with {code}{name}"
-    # It appears whole, as the last thing that a training does: what went wrong after it went wrong
-    # on the way out.
+    # The artifact appears whole, as the last step of a training: this went wrong on the way out.
     if out.is_dir() and not before:
         logger.warning("%s, after the artifact was done", ended)
         return
@@ -91,13 +88,13 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
 
 
 def processes(config: Config) -> int:
-    """How many share the training: a gradient family's batches are shared out to all GPUs, the
-    others have no use for it."""
+    """Return how many processes share the training: one for each GPU where a family is trained by
+    gradient descent, else one."""
     return max(1, device.gpus()) if isinstance(config.training, LoopOptions) else 1
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that one process has had so far: this one, or one that it started."""
+    """Return the most memory that one process has had so far: this one, or one that it started."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return 1024 * max(resource.getrusage(kind).ru_maxrss for kind in kinds)
 
@@ -106,27 +103,11 @@ def _launcher(number: int) -> list[str]:
     python = [sys.executable, "-u", "-m"]
     if number == 1:
         return python
-    # All that accelerate would warn of choosing itself; the loop sets the precision. Port 0: one
-    # that is free.
-    chosen = [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    return [
-        *python,
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        str(number),
-        *chosen,
-        "-m",
-    ]
+    # Without these accelerate warns that it chose them; the loop sets the precision. Port 0: a free
+    # one.
+    chosen = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    processes = ["--multi_gpu", f"--num_processes={number}", "--main_process_port=0"]
+    return [*python, "accelerate.commands.launch", *processes, *chosen, "-m"]
 
 
 def _signal(child: subprocess.Popen, number: int) -> None:
@@ -135,7 +116,7 @@ def _signal(child: subprocess.Popen, number: int) -> None:
 
 
 def main(order: dict[str, Any]) -> int:
-    """One training process."""
+    """Run one training process, and return its exit code."""
     main_one = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
         level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout

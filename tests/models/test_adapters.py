@@ -1,0 +1,162 @@
+"""Which weights of a frozen base learn, for every value of `model.peft`."""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+import peft.import_utils
+import torch
+from transformers import AutoModel
+
+from humanpref.config.neural import DecoderOptions
+from humanpref.models.adapters import adapt, check_quantisation, import_peft
+from humanpref.schema import InputError
+
+
+@pytest.fixture
+def llama(decoder_folder):
+    return AutoModel.from_pretrained(decoder_folder(), dtype=torch.bfloat16)
+
+
+def learning(module):
+    return {name for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+def adapted_layers(module):
+    """The last names of the layers that have an adapter."""
+    return {name.split(".lora_")[0].rpartition(".")[2] for name in learning(module)}
+
+
+def test_lora_adapts_every_linear_layer_and_leaves_the_base_in_its_type(llama):
+    before = {name: weight.clone() for name, weight in llama.named_parameters()}
+    adapted = adapt(llama, DecoderOptions(peft="lora", lora_r=3, lora_alpha=12, lora_dropout=0.25))
+    assert all(".lora_" in name for name in learning(adapted))
+    assert adapted_layers(adapted) == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    for name, weight in adapted.named_parameters():
+        assert weight.dtype == (torch.float32 if weight.requires_grad else torch.bfloat16), name
+    query = adapted.get_base_model().layers[0].self_attn.q_proj
+    assert torch.equal(query.base_layer.weight, before["layers.0.self_attn.q_proj.weight"])
+    assert query.lora_A["default"].weight.shape[0] == 3
+    assert query.scaling["default"] == 4
+    assert query.lora_dropout["default"].p == 0.25
+    assert not query.use_dora["default"]
+
+
+def test_rslora_scales_by_the_root_of_the_rank_and_dora_learns_magnitudes(llama, decoder_folder):
+    adapted = adapt(llama, DecoderOptions(peft="rslora", lora_r=4, lora_alpha=8))
+    assert adapted.get_base_model().layers[0].self_attn.q_proj.scaling["default"] == 4
+    base = AutoModel.from_pretrained(decoder_folder())
+    adapted = adapt(base, DecoderOptions(peft="dora", lora_r=4, lora_alpha=8))
+    assert any("magnitude" in name for name in learning(adapted))
+    assert adapted.get_base_model().layers[0].self_attn.q_proj.scaling["default"] == 2
+
+
+def test_target_modules_are_names_with_commas(llama):
+    adapted = adapt(llama, DecoderOptions(target_modules=" q_proj, v_proj,"))
+    assert adapted_layers(adapted) == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "scaled", "inner"),
+    [
+        ("q_proj,down_proj", {"q_proj", "down_proj"}, {"down_proj"}),
+        ("q_proj", {"q_proj"}, set()),
+        ("all-linear", {"k_proj", "v_proj", "down_proj"}, {"down_proj"}),  # peft's own for Llama
+    ],
+)
+def test_ia3_scales_the_inputs_of_feed_forward_layers(llama, targets, scaled, inner):
+    adapted = adapt(llama, DecoderOptions(peft="ia3", target_modules=targets))
+    config = adapted.peft_config["default"]
+    assert set(config.target_modules) == scaled
+    assert set(config.feedforward_modules) == inner
+
+
+def test_layernorm_trains_the_norms_alone(llama):
+    adapted = adapt(llama, DecoderOptions(peft="layernorm"))
+    names = {name.removeprefix("base_model.model.") for name in learning(adapted)}
+    layers = ("layers.0.input_layernorm", "layers.0.post_attention_layernorm")
+    assert {f"{layer}.ln_tuning_layers.default.weight" for layer in layers} <= names
+    assert "norm.ln_tuning_layers.default.weight" in names
+    assert len(names) == 5
+
+
+def test_bias_trains_the_biases_alone_or_says_that_there_are_none(llama, decoder_folder):
+    base = AutoModel.from_pretrained(decoder_folder("qwen2"), dtype=torch.bfloat16)
+    assert adapt(base, DecoderOptions(peft="bias")) is base
+    names = {f"{name}_proj.bias" for name in "qkv"}
+    assert {name.partition("self_attn.")[2] for name in learning(base)} == names
+    assert base.layers[0].self_attn.q_proj.bias.dtype == torch.float32
+    assert base.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16
+    with pytest.raises(InputError, match=r"option model\.peft: backbone org/x has no biases"):
+        adapt(llama, DecoderOptions(peft="bias", backbone="org/x"))
+
+
+def test_head_freezes_the_base_and_none_trains_all_of_it(llama):
+    assert adapt(llama, DecoderOptions(peft="head")) is llama
+    assert learning(llama) == set()
+    assert {weight.dtype for weight in llama.parameters()} == {torch.bfloat16}
+    assert adapt(llama, DecoderOptions(peft="none")) is llama
+    assert learning(llama) == {name for name, _ in llama.named_parameters()}
+    assert {weight.dtype for weight in llama.parameters()} == {torch.float32}
+
+
+def test_layers_that_the_base_does_not_have_are_refused(llama):
+    with pytest.raises(
+        InputError, match=r"option model\.target_modules: lora .*'query' of backbone org/x \(.+\)$"
+    ):
+        adapt(llama, DecoderOptions(target_modules="query", backbone="org/x"))
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_an_old_torchao_is_hidden_while_peft_looks_for_it(loaded, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torchao", raising=False)
+    old = ModuleType("torchao")
+    if loaded:
+        monkeypatch.setitem(sys.modules, "torchao", old)
+    answers = []
+
+    def is_torchao_available():
+        hidden = "torchao" in sys.modules and sys.modules["torchao"] is None
+        answers.append(hidden)
+        if not hidden:
+            raise ImportError("an incompatible version of torchao")
+        return False
+
+    monkeypatch.setattr(peft.import_utils, "is_torchao_available", is_torchao_available)
+    assert import_peft() is peft
+    assert answers == [False, True]
+    assert sys.modules.get("torchao") is (old if loaded else None)
+    assert ("torchao" in sys.modules) == loaded
+
+
+def test_peft_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match=r"^option model\.peft: needs peft: pip install"):
+        import_peft()
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "message"),
+    [
+        (False, True, "4bit needs bitsandbytes: pip install bitsandbytes, or set it to none"),
+        (True, False, "4bit needs a CUDA GPU, and there is none; set it to none"),
+        (True, True, None),
+    ],
+)
+def test_quantisation_needs_bitsandbytes_and_a_gpu(installed, gpu, message, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    check_quantisation(DecoderOptions())
+    options = DecoderOptions(quantisation="4bit")
+    if message is None:
+        check_quantisation(options)
+    else:
+        with pytest.raises(InputError, match=f"^option model.quantisation: {message}$"):
+            check_quantisation(options)

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from humanpref.config import load_config
+from humanpref.data import labels_of, swap_pairs
+from humanpref.models import build_model, load_model, neural
+from humanpref.models.encoder import EncoderModel
+from humanpref.text import tokens
+
+MICRO = [
+    "model.max_length=48",
+    "model.scratch_hidden_size=8",
+    "model.scratch_vocabulary=300",
+    "training.epochs=2",
+    "training.learning_rate=1e-2",
+    "inference.swap_average=true",
+]
+
+
+@pytest.fixture(scope="module")
+def few(pairs):
+    return pairs[:24].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def model(few):
+    config = load_config("tiny", overrides=[*MICRO, "model.inputs=joint"])
+    return build_model(config).fit(few, labels_of(few))
+
+
+def test_swap_averaging_is_the_mean_of_two_single_orders(model, few):
+    assert model.swap_averaged
+    single = model.single_order()
+    assert not single.swap_averaged
+    assert single.single_order() is single
+    assert model.swap_averaged  # the copy left it alone
+    first = single.predict_proba(few)
+    second = single.predict_proba(swap_pairs(few))[:, [1, 0, 2]]
+    assert np.abs(first - second).max() > 1e-4
+    np.testing.assert_allclose(model.predict_proba(few), (first + second) / 2, atol=1e-7)
+
+
+def test_dual_inputs_need_no_second_pass(few):
+    dual = EncoderModel.from_config(load_config("tiny", overrides=MICRO))
+    assert not dual.swap_averaged
+    assert dual.swap_equivariant
+
+
+def test_shorter_variants_cost_less_and_predict(model, few):
+    single = model.single_order()
+    names, variants = zip(*single.shorter_variants(), strict=True)
+    assert names == tuple(f"inputs cut to {length} tokens" for length in (36, 24, 12))
+    costs = [variant.costs(few) for variant in (single, *variants)]
+    assert [cost.max() for cost in costs] == [48, 36, 24, 12]
+    assert costs[0].dtype == np.float64
+    assert np.isfinite(variants[-1].predict_proba(few)).all()
+
+
+def test_variants_without_room_for_a_text_are_left_out(model, monkeypatch):
+    calls = []
+    inputs = type(model).inputs
+
+    def full(self, pairs):
+        calls.append(self.model.max_length)
+        if self.model.max_length < 30:
+            raise neural.InputError("no room")
+        return inputs(self, pairs)
+
+    monkeypatch.setattr(type(model), "inputs", full)
+    assert [name for name, _ in model.shorter_variants()] == ["inputs cut to 36 tokens"]
+    assert calls == [36, 24]
+
+
+def test_equal_tokenizers_read_each_text_once(model, few, tmp_path, monkeypatch):
+    model.save(tmp_path)
+    expected = model.predict_proba(few)
+    read, known = [], {}
+    text_ids = tokens.text_ids
+    monkeypatch.setattr(
+        tokens, "text_ids", lambda texts, *rest: read.extend(texts) or text_ids(texts, *rest)
+    )
+    for _ in range(2):
+        loaded = load_model(tmp_path)
+        loaded.share_token_ids(known)
+        loaded.costs(few)
+        np.testing.assert_allclose(loaded.predict_proba(few), expected, atol=1e-6)
+        assert loaded.shorter_variants()[0][1].token_ids is loaded.token_ids
+    assert len(known) == 1
+    assert len(read) == len(set(read)) > 24
+
+
+def test_another_tokenizer_shares_nothing(model, pairs):
+    other = build_model(model.config).fit(pairs[24:60].reset_index(drop=True), [0, 1, 2] * 12)
+    known = {}
+    model.share_token_ids(known)
+    other.share_token_ids(known)
+    assert len(known) == 2
+    model.token_ids = None
+
+
+def test_validation_follows_the_module_as_it_learns(few):
+    config = load_config("tiny", overrides=[*MICRO, "model.inputs=joint"])
+    model = build_model(config).fit(few, labels_of(few), validation=(few, labels_of(few)))
+    epochs = model.report_["training"]["epochs"]
+    first, last = (epoch["validation_log_loss"] for epoch in epochs)
+    assert first != last
+    assert last == pytest.approx(-model.score(few, labels_of(few)), abs=1e-6)
