@@ -31,3 +31,16 @@ def test_sequences_of_similar_length_are_read_together_whatever_side_is_padded(l
     *apart, together = read_tokens
     assert apart == [64, 51, 2]  # 32 and 30; 17, 9 and 3; 1 and 0
     assert together == 280
+
+
+def test_sequences_of_padding_alone_are_read_at_their_first_place():
+    shapes = []
+
+    def read(input_ids, attention_mask):
+        shapes.append(tuple(input_ids.shape))
+        return torch.ones(*input_ids.shape, 2)
+
+    empty = torch.zeros(2, 5, dtype=torch.long)
+    states = hidden.hidden_states(read, {"input_ids": empty, "attention_mask": empty})
+    assert shapes == [(2, 1)]
+    assert states.tolist() == [[[1, 1]] + [[0, 0]] * 4] * 2

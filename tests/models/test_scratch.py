@@ -44,7 +44,7 @@ def test_composed_and_decomposed_letters_are_the_same(tokenizer):
     assert tokenizer("é").input_ids == tokenizer("e\u0301").input_ids
 
 
-@pytest.mark.parametrize(("width", "heads"), [(16, 1), (48, 1), (96, 3)])
+@pytest.mark.parametrize(("width", "heads"), [(16, 1), (48, 1), (248, 7)])
 def test_the_configuration_takes_its_sizes_from_the_options(tokenizer, width, heads):
     options = EncoderOptions(
         scratch_hidden_size=width, scratch_layers=2, scratch_dropout=0.25, max_length=77

@@ -6,10 +6,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+from tokenizers import processors
+
 from humanpref.models.pretrained import load_tokenizer
 from humanpref.schema import InputError
 from humanpref.text.chat import dialogue_template, judge_template
-from humanpref.text.format import PROMPT, A, B, Pair, joint
+from humanpref.text.format import PROMPT, A, B, Pair, dual, joint
 from humanpref.text.tokens import tokenise
 
 SYSTEM = "Be fair."
@@ -48,6 +50,36 @@ def test_the_exact_text(tokenizer):
     }[tokenizer.kind]
     # The tests' tokenizer writes a space before every piece that it reads.
     assert tokenizer.decode(read(tokenizer).ids).replace(" ", "") == expected.replace(" ", "")
+
+
+def test_the_exact_text_of_a_dialogue(tokenizer):
+    template = dialogue_template(tokenizer, SYSTEM)
+    pair = Pair(("p1", "p2"), ("a1", "a2"), ("b1", "b2"))
+    first, second = tokenise(dual(pair), tokenizer, 512, 0.2, template=template)
+    expected = {
+        "chat": f"[CLS]<|system|>\n{SYSTEM}<|end|>\n<|user|>\n p1<|end|>\n<|assistant|>\n a1"
+        "<|end|>\n<|user|>\n p2<|end|>\n<|assistant|>\n a2<|end|>\n",
+        "no system": f"[CLS]<|user|>{SYSTEM}\n\n p1<|end|><|assistant|> a1<|end|><|user|> p2<|end|>"
+        "<|assistant|> a2<|end|><|assistant|>",
+        "plain": f"[CLS]{SYSTEM}\n\nUser:\n p1\n\nAssistant:\n a1[SEP]\n\nUser:\n p2\n\n"
+        "Assistant:\n a2[SEP]",
+    }[tokenizer.kind]
+    assert tokenizer.decode(first.ids).replace(" ", "") == expected.replace(" ", "")
+    other = expected.replace("a1", "b1").replace("a2", "b2")
+    assert tokenizer.decode(second.ids).replace(" ", "") == other.replace(" ", "")
+
+
+def test_plain_labels_need_no_special_tokens(decoder_folder):
+    tokenizer = load_tokenizer(str(decoder_folder(chat=False)))
+    tokenizer.bos_token = tokenizer.eos_token = None
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    dialogue, judge = dialogue_template(tokenizer, ""), judge_template(tokenizer, "", "Which?")
+    for template in (dialogue, judge):
+        ids = [*template.prefix, *template.before[PROMPT], *template.before[A], *template.suffix]
+        assert not set(ids) & set(tokenizer.added_tokens_decoder)
+    assert dialogue.suffix == []
+    assert tokenizer.decode(dialogue.prefix).strip(" ") == "User:\n"
+    assert tokenizer.decode(judge.prefix).strip(" ") == "Prompt:\n"
 
 
 @pytest.mark.parametrize("system", ["", SYSTEM])

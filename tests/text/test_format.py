@@ -1,6 +1,7 @@
 import pandas as pd
 
 from humanpref.text.format import PROMPT, A, B, Pair, Segment, answered, dual, joint, pairs_in
+from humanpref.text.tokens import SPECIAL
 
 PAIR = Pair(("p1", "p2"), ("a1", "a2"), ("b1", "b2"))
 
@@ -42,3 +43,7 @@ def test_the_rows_of_a_frame():
         {"response_b": [("b",), ()], "prompt": [("p",), ("q",)], "response_a": [("a",), ("c",)]}
     )
     assert pairs_in(frame) == [Pair(("p",), ("a",), ("b",)), Pair(("q",), ("c",), ())]
+
+
+def test_the_parts_differ_from_each_other_and_from_special_tokens():
+    assert len({SPECIAL, PROMPT, A, B}) == 4
