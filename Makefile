@@ -30,12 +30,16 @@ demo: setup sandbox
 
 # Tests of one file run in one process, so that what they share is made once.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
+# Tests on a GPU that the CPU plays change torch for the life of their processes.
+PYTEST_GPU = $(if $(findstring torch,$(EXTRAS)),$(PYTEST) --dist worksteal tests/gpu,true)
 
 test: setup sandbox lint
 	$(PYTEST) -m 'not slow'
+	$(PYTEST_GPU) -m 'not slow'
 
 check: setup sandbox lint
 	$(PYTEST)
+	$(PYTEST_GPU)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -41,10 +41,10 @@ whoever saves one lowers it here."""
 ROW_TOKENS = {"encoder": 64, "decoder": 80, "dpo": 160}
 
 
-def recorded(gpu, action) -> Counter:
+def recorded(gpu, action, *arguments) -> Counter:
     """Return the copies and waits of an action, by kind and line."""
     gpu.clear()
-    action()
+    action(*arguments)
     return gpu.copies + gpu.waits
 
 
@@ -70,7 +70,7 @@ def test_training(gpu, pairs, backbone_of, family):
 
     def costs(rows, *overrides):
         config = tiny(family, backbone_of(family), *ties, *overrides)
-        return recorded(gpu, lambda: fit(config, pairs[:rows].reset_index(drop=True)))
+        return recorded(gpu, fit, config, pairs[:rows].reset_index(drop=True))
 
     # Two steps each, of two micro-batches and of one; then four steps of one micro-batch.
     two_steps = costs(8)
@@ -88,6 +88,11 @@ def test_inference(gpu, pairs, backbone_of, family):
     rows = pairs[:8].reset_index(drop=True)
     two_rows = f"inference.batch_tokens={2 * ROW_TOKENS[family]}"
     model = fit(tiny(family, backbone_of(family), two_rows), rows)
+<<<<<<< HEAD
     four = recorded(gpu, lambda: model.predict_proba(rows))
     two = recorded(gpu, lambda: model.predict_proba(rows[:4]))
+=======
+    model.predict_proba(rows[:2])  # moves the module to the device
+    four, two = (recorded(gpu, model.predict_proba, part) for part in (rows, rows[:4]))
+>>>>>>> gpu
     check(difference(four, two, 2), COSTS[family]["inference"])

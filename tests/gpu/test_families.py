@@ -92,6 +92,7 @@ def test_encoder(gpu, few, inputs, head):
     check(gpu, tiny("encoder", "scratch", f"model.inputs={inputs}", f"model.head={head}"), few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -107,6 +108,7 @@ def test_encoder_with_options(gpu, few, overrides):
     check(gpu, tiny("encoder", "scratch", *overrides), few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["dual", "joint"])
 def test_encoder_in_both_orders(gpu, few, inputs):
     batch = 4 if inputs == "dual" else 8
@@ -129,6 +131,7 @@ def test_decoder(gpu, few, decoder_folder, peft):
     check(gpu, tiny("decoder", folder, f"model.peft={peft}"), few, single)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "overrides"),
     [
@@ -149,6 +152,7 @@ def test_dpo(gpu, few, decoder_folder, ties, link):
     check(gpu, config, few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "overrides"),
     [

@@ -41,6 +41,7 @@ def products(gpu) -> int:
     )
 
 
+@pytest.mark.slow
 def test_accumulation_takes_the_same_steps(configured, few):
     whole = fit(configured("training.batch_size=6"), few)
     parts = fit(configured("training.batch_size=3", "training.accumulation=2"), few)
@@ -50,6 +51,7 @@ def test_accumulation_takes_the_same_steps(configured, few):
         np.testing.assert_allclose(model.predict_proba(few), whole.predict_proba(few), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_checkpointing_recomputes_and_changes_nothing(gpu, configured, few):
     kept = fit(configured(), few)
     once = products(gpu)
@@ -59,6 +61,7 @@ def test_checkpointing_recomputes_and_changes_nothing(gpu, configured, few):
     np.testing.assert_allclose(recomputed.predict_proba(few), kept.predict_proba(few), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept(configured, family, few):
     # The more the model learns, the worse it judges rows whose labels are turned round.
     wrong = labels_of(few)[:, [1, 2, 0]]
@@ -111,6 +114,7 @@ def test_inference_without_memory_takes_smaller_batches(gpu, configured, few, ca
     assert gpu.failures == caplog.text.count("out of memory: from here on") > 0
 
 
+@pytest.mark.slow
 def test_a_run_leaves_an_artifact_that_predicts_the_same(configured, pairs, tmp_path):
     rows = pairs[:24].reset_index(drop=True)
     write_pairs(tmp_path / "train.csv", rows)

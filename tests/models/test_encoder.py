@@ -180,7 +180,7 @@ def reshape(folder):
                 encoder_attention_heads=2,
                 decoder_attention_heads=2,
             ),
-            "expected an encoder or a decoder, got a bart model, which is both",
+            "a bart model is not an encoder",
         ),
     ],
 )

@@ -110,24 +110,16 @@ class EmbeddingModel(Model, family="embedding"):
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
         self.regression_ = DavidsonRegression.restored(arrays)
 
-<<<<<<< HEAD
-    def _vectors(self, pairs: pd.DataFrame) -> PairVectors:
-        inference: ForwardOptions = self.config.inference
-        windows = self.config.model.max_windows
-        return pair_vectors(
-            pairs, self.encoder_, windows, inference.batch_tokens, inference.precision
-=======
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
         """Return the vectors, and the antisymmetric and symmetric columns that `Scales` scales:
         structure, then cosines."""
-        inference: EmbeddingInference = self.config.inference
+        inference: ForwardOptions = self.config.inference
         vectors = pair_vectors(
             pairs,
             self.encoder_,
             self.config.model.max_windows,
             inference.batch_tokens,
             inference.precision,
->>>>>>> cpu
         )
         x, z = structural_features(pairs)
         return vectors, np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric])
