@@ -88,11 +88,6 @@ def test_inference(gpu, pairs, backbone_of, family):
     rows = pairs[:8].reset_index(drop=True)
     two_rows = f"inference.batch_tokens={2 * ROW_TOKENS[family]}"
     model = fit(tiny(family, backbone_of(family), two_rows), rows)
-<<<<<<< HEAD
-    four = recorded(gpu, lambda: model.predict_proba(rows))
-    two = recorded(gpu, lambda: model.predict_proba(rows[:4]))
-=======
     model.predict_proba(rows[:2])  # moves the module to the device
     four, two = (recorded(gpu, model.predict_proba, part) for part in (rows, rows[:4]))
->>>>>>> gpu
     check(difference(four, two, 2), COSTS[family]["inference"])
