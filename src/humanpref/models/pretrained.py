@@ -124,6 +124,7 @@ def _from_vocabulary(name: str) -> Any:
     model = str(getattr(tokenizer, "vocab_file", None))
     if not model.endswith(".model"):
         return tokenizer
+    lower_case = getattr(tokenizer, "do_lower_case", False)
     family = SLOW_TO_FAST_CONVERTERS.get(type(tokenizer).__name__.removesuffix("Fast"))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if family and isinstance(getattr(backend, "model", None), Unigram):
@@ -140,18 +141,18 @@ def _from_vocabulary(name: str) -> Any:
             added_tokens_decoder=tokenizer.added_tokens_decoder,
             **tokenizer.special_tokens_map,
         )
-    _check_pieces(name, tokenizer, model)
+    _check_pieces(name, tokenizer, model, lower_case)
     return tokenizer
 
 
-def _check_pieces(name: str, tokenizer: Any, model: str) -> None:
+def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> None:
     """Raise InputError where a tokenizer's tokens are not those of its sentencepiece model, or its
     first special token is missing."""
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_file=model)
     for text in PROBES:
-        pieces = processor.encode(text, out_type=str)
+        pieces = processor.encode(text.lower() if lower_case else text, out_type=str)
         if text_ids([text], tokenizer)[0] != tokenizer.convert_tokens_to_ids(pieces):
             raise InputError(
                 f"backbone {name}: transformers and {Path(model).name} split {text!r} into "
