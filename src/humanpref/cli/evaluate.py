@@ -42,14 +42,14 @@ def run(options: argparse.Namespace) -> int:
     metrics, tables = evaluate_artifacts(
         artifacts, pairs, options.language_model, options.sentence_encoder
     )
-    found = metrics["artifacts"]
-    for own, rows in zip(found.values(), trained_on, strict=True):
-        own["rows_trained_on"] = rows
+    by_name = metrics["artifacts"]
+    for each, rows in zip(by_name.values(), trained_on, strict=True):
+        each["rows_trained_on"] = rows
     if file is not None:
         # The metrics of a single artifact stand alone.
-        write_json(file, metrics if len(found) > 1 else next(iter(found.values())))
-    for name, own in found.items():
-        print(metrics_line(name if len(found) > 1 else str(options.data), own))
+        write_json(file, metrics if len(by_name) > 1 else each)
+    for name, each in by_name.items():
+        print(metrics_line(name if len(by_name) > 1 else str(options.data), each))
     for each in metrics["differences"]:
         interval = f"[{each['low']:+.4f}, {each['high']:+.4f}]"
         print(f"{each['artifact']} against {each['to']}: {each['log_loss']:+.4f} {interval}")

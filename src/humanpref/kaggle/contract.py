@@ -43,7 +43,7 @@ class KernelRun:
     `TRAIN_SECONDS`."""
     inference_seconds: float | None = None
     """What the inference kernel may take, from its first line: what will not fit is given up
-    (`humanpref.models.budget`). Unset: the kernel's own limit."""
+    (`humanpref.runs.schedule`). Unset: the kernel's own limit."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "KernelRun":

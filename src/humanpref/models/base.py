@@ -30,8 +30,8 @@ Validation = tuple[pd.DataFrame, np.ndarray]
 
 
 def _entry(method: Callable) -> Callable:
-    """The method, given pairs frames (`humanpref.data.as_pairs`) whatever the caller's are; `fit`
-    also gets labels (n, 3) and weights (n,), both float64."""
+    """Return the method behind a check of its arguments: frames become pairs frames
+    (`humanpref.data.as_pairs`), and the labels and weights of `fit` float64, (n, 3) and (n,)."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
@@ -63,14 +63,14 @@ def _entry(method: Callable) -> Callable:
 
 
 def _arguments(config: Config) -> dict[str, Any]:
-    """A configuration as the arguments of its family's constructor."""
+    """Return a configuration as the arguments of its family's constructor."""
     if isinstance(config.training, LoopOptions):
         return {section: getattr(config, section) for section in SECTIONS} | {"seed": config.seed}
     return {**vars(config.model), **vars(config.inference), "seed": config.seed}
 
 
 def _constructor(defaults: dict[str, Any]) -> Callable:
-    """An `__init__` that takes these keyword arguments and only stores them."""
+    """Return an `__init__` that takes these keyword arguments and only stores them."""
 
     def __init__(self: "Model", **options: Any) -> None:  # noqa: N807
         if unknown := options.keys() - defaults.keys():
@@ -110,11 +110,12 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain JSON
     types."""
     _origin: Config
-    """Supplies what of `config` is no parameter: the preset, and what `train` holds out."""
+    """Supplies the part of `config` that is not a parameter: the preset, and what `train` holds
+    out."""
 
     def __init_subclass__(cls, family: str | None = None, **options: Any) -> None:
-        """Derive the constructor from the family's options, and validate the frames of callers in
-        every family."""
+        """Derive the constructor from the family's options, and put the methods that take a frame
+        behind its validation."""
         super().__init_subclass__(**options)
         if family is not None:
             sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
@@ -129,7 +130,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """An unfitted model of a configuration of this family.
+        """Return an unfitted model of a configuration of this family.
 
         Examples
         --------
@@ -161,8 +162,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return dataclasses.replace(self._origin, seed=self.seed, **sections)
 
     def check(self) -> None:
-        """Raise InputError for what would end a fit and can be known beforehand: a backbone that is
-        not there, say."""
+        """Raise InputError for what would end a fit and is known beforehand: a missing backbone,
+        say."""
 
     @abstractmethod
     def fit(
@@ -178,22 +179,22 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         Parameters
         ----------
         pairs : DataFrame
-            n rows, read by `humanpref.data.as_pairs`; their own label columns are not looked at.
+            n rows, read by `humanpref.data.as_pairs`; their own label columns are ignored.
         labels : ndarray
             (n,) integers in {0, 1, 2} (A, B, tie), or (n, 3) probabilities.
         weights : ndarray, optional
-            (n,) float, at least 0; 2 equals the row twice.
+            (n,) float, at least 0; weight 2 is equivalent to duplicating the row.
         validation : (DataFrame, ndarray), optional
             Rows to report on. They are never learned from.
         checkpoint : Path, optional
-            A file or folder for a long fit to keep its state in, and to go on from if it is there;
-            the caller removes it.
+            A file or folder where a long fit keeps its state, and resumes from if it exists; the
+            caller removes it.
 
         Raises
         ------
         InputError
-            For an option, a column or a cell that cannot be used, or labels or weights that are
-            not one for each row.
+            For an option, a column or a cell that cannot be used, or another number of labels or
+            weights than rows.
 
         Examples
         --------

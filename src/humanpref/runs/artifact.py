@@ -99,10 +99,10 @@ class Artifact:
                 f"{folder}: not an artifact (no {FACTS_FILE} in it, which `humanpref train` writes)"
             )
         facts = read_json(path)
-        found = facts.get("format") if isinstance(facts, dict) else facts
-        if found != FORMAT:
+        format_ = facts.get("format") if isinstance(facts, dict) else facts
+        if format_ != FORMAT:
             raise InputError(
-                f"{path}: expected format {FORMAT}, got {found!r}; made by another version of "
+                f"{path}: expected format {FORMAT}, got {format_!r}; written by another version of "
                 "humanpref?"
             )
         folds, prior, family = (facts.get(key) for key in ("members", "prior", "family"))
@@ -160,7 +160,7 @@ class Artifact:
         every version that wrote one."""
         used = set().union(*(libraries_of(leaf.config) for leaf in self.ensemble.leaves()))
         try:
-            return {(name, found[name]) for found in self.versions for name in used & found.keys()}
+            return {(name, run[name]) for run in self.versions for name in used & run.keys()}
         except (AttributeError, TypeError):
             raise InputError(
                 f"{self.folder / FACTS_FILE}: key 'versions': expected versions by library"
@@ -240,8 +240,8 @@ class Artifact:
         """
         pairs, rows = as_pairs(pairs), self.rows
         probabilities = self.oof.set_index(ID)[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
-        own = rows_among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])
-        return np.where(own[:, None], probabilities, np.nan)
+        known = rows_among(pairs, rows[~rows[ID].str.contains(EXTRA_ID)])
+        return np.where(known[:, None], probabilities, np.nan)
 
     @property
     def seconds(self) -> float:
@@ -258,8 +258,8 @@ class Artifact:
         used.
         """
         pairs = as_pairs(pairs)
-        made = predictions(self.ensemble.leaves(), pairs, Budget(math.inf))
-        return self.ensemble.probabilities(made, answer_cases(pairs))
+        by_leaf = predictions(self.ensemble.leaves(), pairs, Budget(math.inf))
+        return self.ensemble.probabilities(by_leaf, answer_cases(pairs))
 
 
 def load_model(folder: str | Path) -> Model:
@@ -320,12 +320,12 @@ def facts_of(
 def versions() -> dict[str, str]:
     """Return the installed versions of Python, of this package and of the libraries that a result
     depends on."""
-    found = {"python": platform.python_version(), "humanpref": humanpref.__version__}
+    installed = {"python": platform.python_version(), "humanpref": humanpref.__version__}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             # xgboost-cpu brings the same module as xgboost.
-            found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
-    return found
+            installed[name.removesuffix("-cpu")] = importlib.metadata.version(name)
+    return installed
 
 
 def _check_whole(path: Path, table: pd.DataFrame, rows: Any) -> None:

@@ -118,12 +118,12 @@ def _read_table(path: Path, key: list[str], columns: Sequence[str] = ()) -> pd.D
 
 
 def _refuse(
-    path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expected: str, found: pd.Series
+    path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expected: str, values: pd.Series
 ) -> None:
     """Raise InputError for the first row that is wrong."""
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(
             f"{path}: row {row + 1} (id {table[ID].iloc[row]!r}): {place}: expected {expected}, "
-            f"got {found.tolist()[row]!r}"
+            f"got {values.tolist()[row]!r}"
         )

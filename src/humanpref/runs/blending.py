@@ -96,27 +96,29 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         nested, _, _ = fit_blend(predictions[:, fitted], known, options)
         cross_fitted[judged] = nested(predictions[:, judged], held_out.cases[judged])
         prior[judged] = np.average(known.labels, axis=0, weights=known.weights)
-        losses = [log_loss(known.labels, own[fitted], known.weights) for own in predictions]
+        losses = [log_loss(known.labels, each[fitted], known.weights) for each in predictions]
         best = int(np.argmin(losses))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
     final, dropped, tried = fit_blend(predictions, held_out, options)
     members = []
-    for number, (artifact, own) in enumerate(zip(artifacts, predictions, strict=True)):
-        low, high = bootstrap_interval(row_log_losses(labels, own), keys)
+    for number, artifact in enumerate(artifacts):
+        low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
         fact = {
             "member": artifact.folder.resolve().name,
             "preset": artifact.facts["preset"] or artifact.facts["family"],
             "backbone": artifact.facts["backbone"],
             "weight": float(final.weights[number]),
-            "log_loss": log_loss(labels, own),
+            "log_loss": log_loss(labels, predictions[number]),
             "log_loss_low": low,
             "log_loss_high": high,
         }
         members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
     best = int(np.argmin([member["log_loss"] for member in members]))
     losses = row_log_losses(labels, cross_fitted)
-    to_rival, to_best = (losses - row_log_losses(labels, own) for own in (rival, predictions[best]))
+    to_rival, to_best = (
+        losses - row_log_losses(labels, other) for other in (rival, predictions[best])
+    )
     rival_low, rival_high = bootstrap_interval(to_rival, keys)
     low, high = bootstrap_interval(to_best, keys)
     kept = [number for number in range(len(artifacts)) if number not in dropped]

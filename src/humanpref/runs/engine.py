@@ -94,10 +94,10 @@ def predictions(
 ) -> dict[Path, np.ndarray]:
     """Return what each leaf predicts, (n, 3) float64 by its folder; NaN for rows that did not fit
     the budget."""
-    made = {leaf.folder: np.full((len(pairs), 3), np.nan) for leaf in leaves}
+    by_leaf = {leaf.folder: np.full((len(pairs), 3), np.nan) for leaf in leaves}
     for leaf, rows, probabilities in outcomes(leaves, pairs, budget, policy):
-        made[leaf.folder][rows] = probabilities
-    return made
+        by_leaf[leaf.folder][rows] = probabilities
+    return by_leaf
 
 
 def usable_gpus(leaf: Leaf) -> int:

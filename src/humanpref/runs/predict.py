@@ -49,12 +49,12 @@ def predict(
     ensemble = equal_mixture([artifact.ensemble for artifact in artifacts])
     parts = [ensemble] if seconds is not None else [artifact.ensemble for artifact in artifacts]
     limits = [seconds] if seconds is not None else [artifact.seconds for artifact in artifacts]
-    made, given_up = {}, Counter()
+    by_leaf, given_up = {}, Counter()
     for part, limit in zip(parts, limits, strict=True):
         budget = Budget(limit)
-        made |= predictions(part.leaves(), pairs, budget)
+        by_leaf |= predictions(part.leaves(), pairs, budget)
         given_up += budget.given_up
-    probabilities = ensemble.probabilities(made, answer_cases(pairs))
+    probabilities = ensemble.probabilities(by_leaf, answer_cases(pairs))
     missing = np.isnan(probabilities[:, 0])
     if len(pairs) and missing.all():
         raise InputError(

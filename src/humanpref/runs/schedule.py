@@ -46,7 +46,8 @@ that raised it."""
 
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Which rows get the second order first: from the first order's probabilities (n, 3), NaN where a
-row was not read in full, and the costs (n,), to row numbers, the most important first."""
+row was not read in full, and the costs (n,), to row numbers, the most important first. A function
+of a module, so that it can be sent to another process."""
 
 
 def costliest_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:

@@ -209,8 +209,8 @@ def _fold_models(pairs: pd.DataFrame, config: Config, folds: int | None) -> list
 
 
 def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
-    own, more, _ = rows.kept(np.zeros(len(rows.pairs), dtype=bool))
-    _, targets = rows.gathered(own, more)
+    learned, extra, _ = rows.kept(np.zeros(len(rows.pairs), dtype=bool))
+    _, targets = rows.gathered(learned, extra)
     for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
         logger.warning(
             "%s: no row to learn from has anything in column %r; are the labels right?",
@@ -255,11 +255,11 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
 def _train_one(model: FoldModel, rows: TrainingRows, folder: Path, main: bool) -> None:
     """Train a model without its held-out rows, and write it, its predictions for them and a record
     of the fit into `folder`."""
-    own, more, shared = rows.kept(model.held)
+    learned, extra, shared = rows.kept(model.held)
     if shared:
         text = "%s: %d of %d extra rows share a prompt with a held-out row and are left out"
         logger.info(text, model.name, shared, len(rows.extra))
-    kept, targets = rows.gathered(own, more)
+    kept, targets = rows.gathered(learned, extra)
     held = rows.pairs[model.held].reset_index(drop=True)
     validation = (held, labels_of(held)) if len(held) else None
     started = time.perf_counter()
@@ -269,16 +269,15 @@ def _train_one(model: FoldModel, rows: TrainingRows, folder: Path, main: bool) -
     probabilities = fitted.predict_proba(held) if len(held) else None
     if not main:
         return
-    # Of the training file alone: the score to beat must not depend on what is added to it.
-    ours = rows.pairs[own]
     record = {
         "training_rows": len(kept),
-        "prior": _class_rates(ours).tolist(),
+        # Of the training file alone: the score to beat must not depend on what is added to it.
+        "prior": _class_rates(rows.pairs[learned]).tolist(),
         "seconds": seconds,
         **fitted.report_,
     }
     if len(rows.extra):
-        record |= {"extra_rows": int(more.sum()), "extra_rows_sharing_a_prompt": shared}
+        record |= {"extra_rows": int(extra.sum()), "extra_rows_sharing_a_prompt": shared}
     with folder_whole(folder) as unfinished:
         fitted.save(unfinished)
         if probabilities is not None:

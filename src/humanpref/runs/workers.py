@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -265,8 +266,9 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
         while True:
             part, pairs = rows, job.pairs.iloc[rows].reset_index(drop=True)
             schedule = Schedule(model, pairs, budget, job.policy, job.isolate, first[part])
-            for own in schedule.results(lambda own, part=part: pipe.send(("begins", part[own]))):
-                result = own._replace(rows=part[own.rows])
+            begin = partial(_announce, pipe, part)
+            for result in schedule.results(begin):
+                result = result._replace(rows=part[result.rows])
                 tell("result", result)
                 if result.final:
                     rows = np.setdiff1d(rows, result.rows)
@@ -284,3 +286,7 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     except (Exception, SystemExit) as error:
         logger.exception("%s: failed", job.leaf.folder)
         pipe.send(("fails", describe(error), BROKEN in str(error)))
+
+
+def _announce(pipe: connection.Connection, part: np.ndarray, rows: np.ndarray) -> None:
+    pipe.send(("begins", part[rows]))

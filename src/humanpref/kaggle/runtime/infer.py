@@ -117,9 +117,9 @@ class SubmissionWriter:
             row = f"id {self.ids[rows[0]]!r}: " if len(rows) else ""
             self.failures.append(f"{leaf.folder}: {row}{probabilities}")
         else:
-            own = self.predictions[leaf.folder]
-            own[rows] = probabilities
-            logger.info("%s: %d of %d rows", leaf.folder.name, _predicted(own), len(own))
+            self.predictions[leaf.folder][rows] = probabilities
+            predicted = _predicted(self.predictions[leaf.folder])
+            logger.info("%s: %d of %d rows", leaf.folder.name, predicted, len(self.ids))
         self.write()
 
     def write(self) -> None:

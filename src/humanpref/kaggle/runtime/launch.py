@@ -14,7 +14,7 @@ from typing import Any
 
 from humanpref.config import Config, from_dict
 from humanpref.config.neural import LoopOptions
-from humanpref.runs import train as experiment
+from humanpref.runs import train as runs
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def main(order: dict[str, Any]) -> int:
     )
     try:
         config = from_dict(order["config"], "the kernel's configuration")
-        experiment.train(config, order["train_csv"], order["out"], folds=order["folds"])
+        runs.train(config, order["train_csv"], order["out"], folds=order["folds"])
         device.leave_group()
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
