@@ -191,12 +191,15 @@ def test_cases_of_answers():
 
 
 def test_the_temperature_by_hand():
-    # Half of the rows are A where 4/5 are predicted: T to infinity, held back by the bound.
+    # A third of the rows are A where 4/5 are predicted: T reaches its bound.
     logs, cases = np.log(np.tile([0.8, 0.1, 0.1], (30, 1))), np.full(30, "")
     labels = np.eye(3)[np.arange(30) % 3]
     assert fit_temperature(logs, rows_of(labels, cases), 0.0).temperature == pytest.approx(
         4, rel=1e-5
     )
+    # And as sharp as the other bound allows where A is certain.
+    certain = rows_of(np.eye(3)[np.zeros(30, dtype=int)], cases)
+    assert fit_temperature(logs, certain, 0.0).temperature == pytest.approx(1 / 4, rel=1e-5)
     # Without labels that say otherwise the penalty keeps it at 1.
     exact = rows_of(np.exp(logs), cases)
     assert fit_temperature(logs, exact, 0.0).temperature == pytest.approx(1, abs=1e-4)

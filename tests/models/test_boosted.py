@@ -1,5 +1,6 @@
 """What is particular to the boosted trees; what holds for every family is in test_contract.py."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_the_selection_is_the_same_for_the_same_seed_and_resumes(pairs, tmp_path
     np.testing.assert_array_equal(loaded.predict_proba(pairs), first.predict_proba(pairs))
 
 
-def test_the_columns_to_select_from_are_those_that_rank_highest(pairs):
+def test_the_columns_to_select_from_are_those_that_rank_highest(pairs, monkeypatch):
     pytest.importorskip("lightgbm")
     rng = np.random.default_rng(0)
     labels = longer_wins(pairs)
@@ -184,6 +185,14 @@ def test_the_columns_to_select_from_are_those_that_rank_highest(pairs):
     selection = select_columns(trainer, Examples(columns, labels, rows.weights), splits, None)
     assert selection.columns == [2]
     assert selection.path["log_loss"][0] < 0.9
+    # The ranking is drawn with the first booster's seed, as the losses are.
+    seeds, several = [], Trainer(dataclasses.replace(config.model, seeds=3), 1)
+    monkeypatch.setattr(
+        boosted, "importance_order", lambda *args: seeds.append(args[3]) or np.arange(4)
+    )
+    examples = Examples(columns, labels, rows.weights)
+    assert set(select_columns(several, examples, splits, None).columns) <= {0}
+    assert seeds == several.seeds()[:1]
 
 
 @pytest.mark.parametrize(

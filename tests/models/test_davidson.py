@@ -1,3 +1,5 @@
+"""The Davidson regression: by hand, against a logistic regression, its optimum and symmetry."""
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -16,12 +18,12 @@ def drawn(rows=400, seed=0):
 
 
 def test_numbers_worked_by_hand():
-    found = davidson_probabilities(
+    probabilities = davidson_probabilities(
         np.array([0.0, 2 * np.log(2), -2 * np.log(2), 2e4]),
         np.array([0.0, 0.0, 0.0, 1e4 + np.log(3)]),
     )
     np.testing.assert_allclose(
-        found,
+        probabilities,
         [[1 / 3] * 3, [4 / 7, 1 / 7, 2 / 7], [1 / 7, 4 / 7, 2 / 7], [1 / 4, 0, 3 / 4]],
         atol=1e-12,
     )
@@ -119,3 +121,26 @@ def test_a_column_of_zeros_without_a_penalty_has_no_weight():
     model = DavidsonRegression(np.array([1.0, 0.0, 1.0]), np.ones(2)).fit(x, z, labels)
     assert model.w_[1] == 0
     assert np.isfinite(model.predict_proba(x, z)).all()
+
+
+def test_saved_arrays_restore_the_regression():
+    x, z, labels, _ = drawn()
+    model = DavidsonRegression(np.ones(3), np.ones(2)).fit(x, z, labels)
+    arrays = model.arrays()
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "w": (3,),
+        "v": (2,),
+        "c": (1,),
+    }
+    restored = DavidsonRegression.restored(arrays)
+    assert restored is not model
+    np.testing.assert_array_equal(restored.predict_proba(x, z), model.predict_proba(x, z))
+    np.testing.assert_array_equal([*arrays["w"], *arrays["v"], model.c_], model.parameters)
+
+
+def test_from_the_optimum_there_is_nothing_to_do():
+    x, z, labels, _ = drawn()
+    first = DavidsonRegression(np.ones(3), np.ones(2)).fit(x, z, labels)
+    again = DavidsonRegression(np.ones(3), np.ones(2)).fit(x, z, labels, start=first.parameters)
+    assert again.iterations_ < 2 < first.iterations_
+    np.testing.assert_allclose(again.parameters, first.parameters, atol=1e-3)

@@ -96,7 +96,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         nested, _, _ = fit_blend(predictions[:, fitted], known, options)
         cross_fitted[judged] = nested(predictions[:, judged], held_out.cases[judged])
         prior[judged] = np.average(known.labels, axis=0, weights=known.weights)
-        losses = [log_loss(known.labels, own[fitted], known.weights) for own in predictions]
+        losses = [log_loss(known.labels, each[fitted], known.weights) for each in predictions]
         best = int(np.argmin(losses))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
