@@ -1,9 +1,8 @@
-"""Lets a torch that was built for the CPU take `cuda:0` for a device.
+"""Make torch's CPU build accept `cuda:0` as a device.
 
-Torch's C++ asks two tables before it makes a tensor that says `cuda`: the registry of device
-guards, and the virtual functions of `CUDAHooksInterface`, by which autograd finds the accelerator.
-Both are changed in this process; nothing undoes that, so a process that plays a GPU does nothing
-else.
+Before it makes a tensor on `cuda`, torch's C++ consults two tables: the registry of device guards,
+and the virtual functions of `CUDAHooksInterface`, by which autograd finds the accelerator.
+`install` changes both for the life of the process.
 """
 
 import ctypes
@@ -12,33 +11,33 @@ from pathlib import Path
 import torch
 
 BACKENDS = 21
-"""Entries of the registry of device guards."""
+"""Number of entries in the registry of device guards."""
 VIRTUAL_FUNCTIONS = 48
-"""More than `CUDAHooksInterface` has."""
+"""Number of virtual functions to copy; `CUDAHooksInterface` has fewer."""
 IS_BUILT, HAS_PRIMARY_CONTEXT = 2, 4
-"""Places in its table; the first two are destructors."""
+"""Their positions in its table, after two destructors."""
 
 kept = []
-"""The table of functions, which must live as long as the process."""
+"""The new table of functions, which must live as long as the process."""
 
 
 def install() -> None:
-    """Install a device guard that does nothing, and let the CUDA hooks say that CUDA was built.
+    """Install a device guard that does nothing, and make the CUDA hooks report that CUDA is built.
 
     Raises
     ------
     RuntimeError
-        If this torch's tables are laid out in another way.
+        If this version of torch lays out its tables differently.
     """
+    if kept:
+        return
     libraries = Path(torch.__file__).parent / "lib"
     registry = (ctypes.c_void_p * BACKENDS).in_dll(
         ctypes.CDLL(str(libraries / "libc10.so")), "_ZN3c104impl26device_guard_impl_registryE"
     )
     kinds = torch._C._autograd.DeviceType
     cuda, lazy = int(kinds.CUDA), int(kinds.Lazy)
-    if kept or registry[cuda]:
-        return
-    # A guard that counts no devices makes torch put its own no-op guard in the guard's place.
+    # Torch replaces a guard that counts no devices by one that does nothing.
     registry[cuda] = registry[lazy]
     torch._C._ensureCUDADeviceGuardSet()
     cpu = ctypes.CDLL(str(libraries / "libtorch_cpu.so"))
@@ -47,11 +46,11 @@ def install() -> None:
     instance = ctypes.cast(hooks(), ctypes.POINTER(ctypes.c_void_p))
     functions = ctypes.cast(instance[0], ctypes.POINTER(ctypes.c_void_p))
     table = (ctypes.c_void_p * VIRTUAL_FUNCTIONS)(*functions[:VIRTUAL_FUNCTIONS])
-    # Any C++ function without arguments that returns true will do.
+    # Any C++ function that takes no arguments and returns true will do.
     true = ctypes.cast(cpu._ZN2at7Context9hasOpenMPEv, ctypes.c_void_p).value
     table[IS_BUILT] = table[HAS_PRIMARY_CONTEXT] = true
     kept.append(table)
     instance[0] = ctypes.addressof(table)
     current = torch.accelerator.current_accelerator(check_available=False)
     if registry[cuda] == registry[lazy] or current != torch.device("cuda"):
-        raise RuntimeError(f"torch {torch.__version__}: its CUDA hooks are laid out in another way")
+        raise RuntimeError(f"torch {torch.__version__}: its CUDA hooks are laid out differently")
