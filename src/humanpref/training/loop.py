@@ -27,7 +27,7 @@ from humanpref.training.checkpoint import load_checkpoint, save_checkpoint
 from humanpref.training.inputs import Examples, moved
 from humanpref.training.learned import learned_state, load_learned
 from humanpref.training.losses import Loss
-from humanpref.training.optimizer import parameter_groups
+from humanpref.training.parameter_groups import parameter_groups
 from humanpref.training.precision import process_state, resolve
 from humanpref.training.progress import EpochBar, Progress
 

@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from humanpref.config.neural import GradientTraining
-from humanpref.training.optimizer import parameter_groups
+from humanpref.training.parameter_groups import parameter_groups
 
 
 class Model(nn.Module):
