@@ -48,7 +48,7 @@ def launched(*arguments):
     return done
 
 
-@pytest.fixture(params=["decoder", "encoder"])
+@pytest.fixture(params=[pytest.param("decoder", marks=pytest.mark.slow), "encoder"])
 def artifact(request, arena, decoder_folder, tmp_path):
     if request.param == "decoder":
         own = (

@@ -86,7 +86,12 @@ def check(gpu, config, pairs, single=frozenset()):
     return model
 
 
-@pytest.mark.parametrize("head", HEADS)
+def slow_but(value, *fast):
+    """Mark the value's test as slow unless it is one of the fast ones."""
+    return pytest.param(value, marks=[] if value in fast else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("head", [slow_but(head, "linear", "davidson") for head in HEADS])
 @pytest.mark.parametrize("inputs", ["dual", "joint"])
 def test_encoder(gpu, few, inputs, head):
     check(gpu, tiny("encoder", "scratch", f"model.inputs={inputs}", f"model.head={head}"), few)
@@ -123,7 +128,7 @@ def test_encoder_in_both_orders(gpu, few, inputs):
     check(gpu, config, few)
 
 
-@pytest.mark.parametrize("peft", PEFT)
+@pytest.mark.parametrize("peft", [slow_but(peft, "lora", "layernorm", "none") for peft in PEFT])
 def test_decoder(gpu, few, decoder_folder, peft):
     folder = decoder_folder("qwen2" if peft == "bias" else "llama")
     # DoRA computes the norm of its directions in float32, by a product.
@@ -146,7 +151,7 @@ def test_decoder_of_any_kind(gpu, few, decoder_folder, kind, overrides):
 
 
 @pytest.mark.parametrize("link", ["davidson", "rao-kupper"])
-@pytest.mark.parametrize("ties", ["davidson", "rao-kupper"])
+@pytest.mark.parametrize("ties", ["davidson", slow_but("rao-kupper")])
 def test_dpo(gpu, few, decoder_folder, ties, link):
     config = tiny("dpo", decoder_folder(), f"training.ties={ties}", f"model.link={link}")
     check(gpu, config, few)

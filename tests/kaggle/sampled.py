@@ -3,9 +3,10 @@
 import pytest
 
 
-def sampled(cases: list[tuple], every: int, first: int = 0) -> list:
-    """The cases, all but every `every`-th from `first` on marked as slow."""
-    return [
-        case if number % every == first else pytest.param(*case, marks=pytest.mark.slow)
-        for number, case in enumerate(cases)
-    ]
+def sampled(cases: list, every: int, first: int = 0) -> list:
+    """Mark all cases as slow except every `every`-th, starting with `first`."""
+    return [case if number % every == first else _slow(case) for number, case in enumerate(cases)]
+
+
+def _slow(case):
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)

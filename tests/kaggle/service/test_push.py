@@ -148,7 +148,7 @@ def test_sources_that_kaggle_leaves_out(run, service, folder):
     assert len(service.kernels[INFER]) == 2
 
 
-@pytest.mark.parametrize("untold", [False, True])
+@pytest.mark.parametrize("untold", sampled([False, True], every=2))
 def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_not(
     run, service, folder, untold
 ):
@@ -181,7 +181,8 @@ def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_no
 
 
 @pytest.mark.parametrize(
-    "call", ["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD]
+    "call",
+    sampled(["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD], every=3),
 )
 @pytest.mark.parametrize(
     "reply", [refusal(403, "Permission was denied"), refusal(404, "Not found")]
@@ -196,7 +197,7 @@ def test_what_was_pushed_is_not_pushed_again_for_one_refusal(run, service, call,
     assert_sent(service, submissions=0)
 
 
-@pytest.mark.parametrize("call", [STATUS, VERSION, SAVE_KERNEL])
+@pytest.mark.parametrize("call", sampled([STATUS, VERSION, SAVE_KERNEL], every=3))
 def test_no_old_score_for_a_new_bundle(run, service, folder, call):
     """However far the push of the new one came."""
     assert run(*PUSH).code == 0
