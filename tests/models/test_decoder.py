@@ -301,7 +301,7 @@ def drop(folder):
             ("model.max_length=32", "model.system_prompt=" + "be fair " * 20),
             r"take \d+ of the 32 tokens",
         ),
-        (None, ("model.target_modules=query",), "target_modules: lora cannot sit at 'query'"),
+        (None, ("model.target_modules=query",), "lora cannot be applied to 'query'"),
         (None, ("model.peft=bias",), "has no biases"),
         (None, ("model.base_dtype=float16",), "float16 needs a GPU"),
         (None, ("model.quantisation=4bit",), "needs (bitsandbytes|a CUDA GPU)"),

@@ -556,7 +556,7 @@ def test_an_encoder_without_the_tokens_that_it_names_is_refused(names, folder_of
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     with pytest.raises(
-        InputError, match=r"its tokenizer names \[CLS\] and \[SEP\] and puts none around a text"
+        InputError, match=r"its tokenizer defines \[CLS\] and \[SEP\] but adds none to a text"
     ):
         encoder(folder).fit(few, labels_of(few))
 

@@ -380,7 +380,7 @@ def test_a_model_that_always_fails_is_given_up(monkeypatch):
     monkeypatch.setattr(schedule, "MAX_FAILURES", 5)
     model = Timed(Clock(), COSTS)
     model.fails = dict.fromkeys(range(8), ValueError("no luck"))
-    message = "given up after 5 failed calls in a row, the last of them: ValueError: no luck"
+    message = "abandoned after 5 failed calls in a row, the last of them: ValueError: no luck"
     with pytest.raises(RuntimeError, match=message):
         read(model, isolate=True)
     assert len(model.journal) == 5
@@ -423,7 +423,7 @@ def test_rows_whose_cost_is_unknown_cost_the_same(caplog, monkeypatch):
     model.predict_proba = lambda pairs: np.tile(FIRST, (len(pairs), 1))
     _made, results, _ = read(model, isolate=True)
     assert [result.rows.tolist() for result in results] == [list(range(8))]
-    assert "every row counts the same" in caplog.text
+    assert "all rows count equally" in caplog.text
 
 
 def test_the_rows_that_are_tried_next_are_announced():
