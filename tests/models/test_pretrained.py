@@ -841,7 +841,7 @@ def test_a_base_whose_bin_is_cut_off_is_refused(decoder_folder, tmp_path):
     assert base_folder(str(folder)) == folder
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x02}")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: not whole"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: incomplete"):
         base_folder(str(folder))
 
 

@@ -79,8 +79,8 @@ def rows_to_judge(
     for artifact, learned in zip(artifacts, trained_on, strict=True):
         if learned:
             logger.warning(
-                "%s was trained on %d of the %d rows in %s, so these metrics flatter it (its held-out "
-                "metrics are in %s)",
+                "%s was trained on %d of the %d rows in %s, so these metrics flatter it (its "
+                "held-out metrics are in %s)",
                 artifact.folder,
                 learned,
                 len(pairs),
