@@ -247,7 +247,7 @@ def test_the_base_is_found_by_the_variable_or_beside_the_artifact(
     expected = fitted.predict_proba(few)
     with pytest.raises(
         InputError,
-        match=r"was trained on base /gone/tiny-llama .*it is not there; set HUMANPREF_BASE",
+        match=r"was trained on base /gone/tiny-llama .*it was not found; set HUMANPREF_BASE",
     ):
         load_model(folder)
     for place in (base, base.parent):
@@ -266,7 +266,7 @@ def test_another_base_is_refused(travelled, monkeypatch):
     monkeypatch.setenv(BASE_VARIABLE, str(base))
     with pytest.raises(
         InputError,
-        match=r"sha256 \w{16}…\); .*elsewhere/tiny-llama holds other weights \(sha256 \w{16}",
+        match=r"sha256 \w{16}…\); .*elsewhere/tiny-llama holds different weights \(sha256 \w{16}",
     ):
         load_model(folder)
 

@@ -119,7 +119,7 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
     )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
     with pytest.raises(
-        InputError, match="other weights, tokens or settings than the model was trained on"
+        InputError, match="weights, tokens or settings differ from those used in training"
     ):
         load_model(tmp_path / "model")
     shutil.rmtree(folder)
