@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_shortened_in_order_and_in_time(caplog):
         ONE_ORDER: len(whole) - len(both),
     }
     assert 60 < model.clock.now <= 70
-    assert "time budget: 59 s for 60 % of the 89 rows left: x0.5" in caplog.text
+    assert "time budget: 59 s left, enough for 60 % of the remaining 89 rows: x0.5" in caplog.text
     assert [result.final for result in results[:3]] == [False, False, True]
 
 
@@ -248,7 +248,7 @@ def test_rows_are_read_in_full_again_where_that_fits_after_all(caplog):
 
     model.costs = slow_at_first
     _, _, budget = read(model, seconds=100)
-    assert "rows left: as configured again" in caplog.text
+    assert " rows: as configured again" in caplog.text
     shares = [share for share, *_ in model.journal]
     assert shares[:3] == [1, 1, 0.5]
     assert shares[-1] == 1

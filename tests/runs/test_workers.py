@@ -186,7 +186,7 @@ def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
     told, _, reason, _ = run(Lopsided)
     assert np.isnan(told).all()
     assert sorted(reason.split("; ")) == [
-        "24 rows have no process left",
+        "no process is left for 24 rows",
         *(f"GPU {gpu}: its process ended with -9 (3 times)" for gpu in (0, 1)),
     ]
 
@@ -440,7 +440,7 @@ def test_the_first_failure_is_raised_where_failures_are_not_isolated(crew, monke
     assert reason == "its process ended with -9 while reading only this row"
     monkeypatch.setattr(Lopsided, "poison", ())
     *_, reason, _ = run(kill, isolate=False)
-    assert "24 rows have no process left" in reason
+    assert "no process is left for 24 rows" in reason
 
 
 def test_a_process_whose_rows_another_could_do_is_no_failure(crew, tmp_path, caplog):

@@ -18,9 +18,9 @@ sentence-transformers are trained to tell matches from non-matches. Source: the 
 `MultipleNegativesRankingLoss` in that library."""
 
 RESPONSE_COSINES = (
-    "prompt_cosine",  # of the whole prompt with the whole response
-    "last_turn_cosine",  # of the last prompt with the last response
-    "best_window_cosine",  # of the prompt with the response's nearest window
+    "prompt_cosine",  # cosine of the entire prompt with the entire response
+    "last_turn_cosine",  # cosine of the last prompt with the last response
+    "best_window_cosine",  # cosine of the prompt with the response's nearest window
     "attended_cosine",  # mean cosine of each prompt window with the windows to which it attends
     "coherence",  # length of the mean of the response's windows; 1 if all are the same
 )

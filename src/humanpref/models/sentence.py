@@ -60,7 +60,7 @@ class Memo:
         self.windows: dict[str, Windows] = {}
 
     def keep(self, text: str, windows: Windows) -> None:
-        """Remember a text, unless the memo is full."""
+        """Remember a text's windows unless the memo is full."""
         size = windows.vectors.nbytes + windows.tokens.nbytes + 4 * len(text)
         if self.bytes + size <= MEMO_BYTES:
             self.windows[text] = windows

@@ -190,7 +190,7 @@ class Schedule:
                 size = _block_size(self._costs(variant)[rest], capacity)
                 if variant != before:
                     logger.warning(
-                        "time budget: %.0f s for %.0f %% of the %d rows left: %s",
+                        "time budget: %.0f s left, enough for %.0f %% of the remaining %d rows: %s",
                         left,
                         100 * capacity / self._costs(0)[rest].sum(),
                         len(rest),

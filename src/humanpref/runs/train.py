@@ -141,7 +141,7 @@ def train(
             work.rename(out)
         except OSError as error:
             raise InputError(
-                f"{out}: cannot take its place; the finished run is {work} ({error.strerror})"
+                f"{out}: cannot be created; the finished run is in {work} ({error.strerror})"
             ) from None
     return Artifact.load(out)
 
@@ -217,7 +217,7 @@ def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
     _, targets = rows.gathered(learned, extra)
     for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
         logger.warning(
-            "%s: no row to learn from has anything in column %r; are the labels right?",
+            "%s: no training row has a value above 0 in column %r; are the labels correct?",
             source,
             str(name),
         )

@@ -73,7 +73,7 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     reasons = [f"{why} ({times} times)" if times > 1 else why for why, times in crew.ends.items()]
     left = crew.left()
     if len(left):
-        reasons.append(f"{len(left)} rows have no process left")
+        reasons.append(f"no process is left for {len(left)} rows")
     if reasons and (job.isolate or len(left)):
         raise RuntimeError("; ".join(reasons))
 
