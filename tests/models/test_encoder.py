@@ -180,7 +180,7 @@ def reshape(folder):
                 encoder_attention_heads=2,
                 decoder_attention_heads=2,
             ),
-            "a bart model is not an encoder",
+            "a bart model has both an encoder",
         ),
     ],
 )

@@ -186,8 +186,8 @@ def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
     told, _, reason, _ = run(Lopsided)
     assert np.isnan(told).all()
     assert sorted(reason.split("; ")) == [
-        "no process is left for 24 rows",
         *(f"GPU {gpu}: its process ended with -9 (3 times)" for gpu in (0, 1)),
+        "no process is left for 24 rows",
     ]
 
 
