@@ -225,7 +225,7 @@ def test_what_there_is_no_time_for_is_given_up_in_order(infer, new_tree, caplog,
     assert probabilities.mean(axis=0) == pytest.approx(
         share * np.array(B) + (1 - share) * np.array(A)
     )
-    assert "left: half" in caplog.text
+    assert "rows: half" in caplog.text
     assert f"time budget of 140 s: half: {given_up} row predictions" in caplog.text
     assert len(written) > 4
     assert not any(written)
