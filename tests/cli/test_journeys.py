@@ -125,7 +125,7 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
     )
     # Without torch the family is refused before its backbone is looked for.
     reason = (
-        "(no such folder here; "
+        "(no such local folder; "
         if importlib.util.find_spec("torch")
         else "needs torch: pip install 'humanpref[torch]'"
     )
@@ -267,13 +267,13 @@ def test_an_unexpected_error_keeps_its_traceback(run, monkeypatch):
 
 def test_train_warns_where_a_gpu_is_needed_and_none_works(run, arena, monkeypatch, caplog):
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    monkeypatch.setattr(device, "lacking", lambda: "none was found")
     order = ("train", "--train", arena / "train.csv", "--out", "artifact", "--preset")
     assert run(*order, "prior")[0] == 0
     assert "GPU" not in caplog.text
     code, _, error = run(*order, "deberta-v3-small", "--set", "model.backbone=./no-folder")
     assert (
-        "preset deberta-v3-small: needs a GPU, and none is here; it goes on on the CPU"
+        "preset deberta-v3-small: needs a GPU, and none was found; continuing on the CPU"
         in caplog.text
     )
     assert code == 2

@@ -111,7 +111,7 @@ def test_inference_without_memory_takes_smaller_batches(gpu, configured, few, ca
     probabilities = model.predict_proba(few)
     gpu.room = gpu.largest // 3
     np.testing.assert_allclose(model.predict_proba(few), probabilities, atol=1e-3)
-    assert gpu.failures == caplog.text.count("out of memory: from here on") > 0
+    assert gpu.failures == caplog.text.count("out of memory: from now on") > 0
 
 
 @pytest.mark.slow

@@ -128,12 +128,12 @@ def test_what_else_a_line_holds_is_carried_through(artifact, lines):
             "key 'response_b': expected a plain text as in line 1, key 'prompt', got",
         ),
         (pair(response_a=["a", 1]), "key 'response_a': turn 2: expected a string or null, got '1'"),
-        (pair(response="r"), "key 'response': stands beside 'response_a'"),
-        (pair(margin=1), "key 'margin': is there already"),
-        ({"prompt": "p", "response": "r", "reward": 0}, "key 'reward': is there already"),
+        (pair(response="r"), "key 'response': appears along with 'response_a'"),
+        (pair(margin=1), "key 'margin': already exists"),
+        ({"prompt": "p", "response": "r", "reward": 0}, "key 'reward': already exists"),
         (
             {"prompt": "p", "response": "r"},
-            "key 'response': family sparse gives no reward of one response",
+            "key 'response': family sparse cannot score a single response",
         ),
     ],
 )

@@ -146,7 +146,7 @@ def test_peft_that_is_not_installed_is_named(monkeypatch):
     ("installed", "gpu", "message"),
     [
         (False, True, "4bit needs bitsandbytes: pip install bitsandbytes, or set it to none"),
-        (True, False, "4bit needs a CUDA GPU, and there is none; set it to none"),
+        (True, False, "4bit needs a CUDA GPU, and none was found; set it to none"),
         (True, True, None),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_decoder_is_no_encoder(decoder_folder):
 def test_special_tokens_that_are_named_stand_around_a_text(folder):
     backbone, tokenizer = load_backbone(str(folder)), load_tokenizer(str(folder))
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
-    message = r"its tokenizer names \[CLS\] and \[SEP\] and puts none around a text"
+    message = r"its tokenizer defines \[CLS\] and \[SEP\] but adds none to a text"
     with pytest.raises(InputError, match=message):
         check_encoder(backbone, tokenizer, "x", 20)
     with pytest.raises(InputError, match=message):

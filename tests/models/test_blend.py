@@ -152,7 +152,7 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_e
         (("tiny training.patience=2",), {}, "training.patience: expected None .*, got 2"),
         (("prior training.seeds=2",), {}, "training.seeds: expected 1 .*, got 2"),
         (("prior training.validation_fraction=0.5",), {}, "validation_fraction: expected 0.2"),
-        (("prior",), {"backbone": "some/where"}, "no member of this blend takes it"),
+        (("prior",), {"backbone": "some/where"}, "no member of this blend uses it"),
     ],
 )
 def test_members_that_cannot_be_blended(pairs, members, options, message):

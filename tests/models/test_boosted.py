@@ -220,13 +220,13 @@ def test_boosters_of_other_columns_are_refused(model, tmp_path, names):
     matrix = xgboost.DMatrix(np.zeros((3, 1)), [0, 1, 2], feature_names=names)
     other = xgboost.train({"objective": "multi:softprob", "num_class": 3}, matrix, 1)
     other.save_model(tmp_path / "booster-1.ubj")
-    with pytest.raises(InputError, match="expected boosters of the same columns"):
+    with pytest.raises(InputError, match="expected boosters that all use the same columns"):
         load_model(tmp_path)
     other.save_model(tmp_path / "booster-0.ubj")
     if names == ["identical"]:
         assert load_model(tmp_path).columns_ == [COLUMNS.index("identical")]
     else:
-        with pytest.raises(InputError, match="expected boosters of the same columns"):
+        with pytest.raises(InputError, match="expected boosters that all use the same columns"):
             load_model(tmp_path)
 
 

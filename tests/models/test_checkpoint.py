@@ -173,6 +173,6 @@ def test_an_index_that_is_none(base, shards):
     (base / "model.safetensors").unlink()
     write_json(base / "model.safetensors.index.json", {"weight_map": shards})
     with pytest.raises(
-        InputError, match=r"index\.json: expected a 'weight_map' from weights to files beside it"
+        InputError, match=r"index\.json: expected a 'weight_map' from weights to files next to it"
     ):
         base_digest(base)

@@ -247,7 +247,7 @@ def test_the_base_is_found_by_the_variable_or_beside_the_artifact(
     expected = fitted.predict_proba(few)
     with pytest.raises(
         InputError,
-        match=r"was trained on base /gone/tiny-llama .*it is not there; set HUMANPREF_BASE",
+        match=r"was trained on base /gone/tiny-llama .*it was not found; set HUMANPREF_BASE",
     ):
         load_model(folder)
     for place in (base, base.parent):
@@ -266,7 +266,7 @@ def test_another_base_is_refused(travelled, monkeypatch):
     monkeypatch.setenv(BASE_VARIABLE, str(base))
     with pytest.raises(
         InputError,
-        match=r"sha256 \w{16}…\); .*elsewhere/tiny-llama holds other weights \(sha256 \w{16}",
+        match=r"sha256 \w{16}…\); .*elsewhere/tiny-llama holds different weights \(sha256 \w{16}",
     ):
         load_model(folder)
 
@@ -301,7 +301,7 @@ def drop(folder):
             ("model.max_length=32", "model.system_prompt=" + "be fair " * 20),
             r"take \d+ of the 32 tokens",
         ),
-        (None, ("model.target_modules=query",), "target_modules: lora cannot sit at 'query'"),
+        (None, ("model.target_modules=query",), "lora cannot be applied to 'query'"),
         (None, ("model.peft=bias",), "has no biases"),
         (None, ("model.base_dtype=float16",), "float16 needs a GPU"),
         (None, ("model.quantisation=4bit",), "needs (bitsandbytes|a CUDA GPU)"),

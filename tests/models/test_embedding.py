@@ -91,7 +91,7 @@ def test_principal_components():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("missing", "lacks 1 weights"), ("changed", "other weights")]
+    ("change", "message"), [("missing", "lacks 1 weights"), ("changed", "settings differ")]
 )
 def test_a_kept_backbone_is_loaded_strictly(model, change, message, tmp_path):
     model.save(tmp_path)
@@ -119,7 +119,7 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
     )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 12}))
     with pytest.raises(
-        InputError, match="other weights, tokens or settings than the model was trained on"
+        InputError, match="weights, tokens or settings differ from those used in training"
     ):
         load_model(tmp_path / "model")
     shutil.rmtree(folder)

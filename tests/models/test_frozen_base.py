@@ -102,7 +102,7 @@ def test_a_base_in_float16_is_not_trained_through_without_a_scaler(as_t4):
     check_precision(options, "auto")
     check_precision(options, "fp16")
     check_precision(replace(options, base_dtype="float32"), "no")
-    with pytest.raises(InputError, match=r"training\.precision: .* a base in float16, .* got no"):
+    with pytest.raises(InputError, match=r"training\.precision: .* a base in float16, .* got 'no'"):
         check_precision(options, "no")
 
 
@@ -140,9 +140,9 @@ def test_memory_is_estimated_before_the_run(base, caplog, monkeypatch):
         log_memory_estimate(module, base.config, LoopOptions(forward_tokens=64), row=64)
         log_memory_estimate(module, base.config, LoopOptions(forward_tokens=8), row=64)
     tokens = [message.rpartition(" at ")[2] for message in caplog.messages]
-    assert tokens == ["128 tokens a pass", "64 tokens a pass", "64 tokens a pass"]
+    assert tokens == ["128 tokens per pass", "64 tokens per pass", "64 tokens per pass"]
     assert "memory: about 0.0" in caplog.text
     assert "lower it" not in caplog.text
     monkeypatch.setattr(frozen_base, "T4_GIB", 1e-6)
     log_memory_estimate(module, base.config, LoopOptions(), row=64)
-    assert "lower it by training.gradient_checkpointing=true" in caplog.text
+    assert "to reduce it: training.gradient_checkpointing=true" in caplog.text

@@ -52,7 +52,7 @@ def doubled(path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda path: path.write_text(""), "not a valid CSV .*is it whole"),
+        (lambda path: path.write_text(""), "not a valid CSV .*is it complete"),
         (lambda path: path.write_bytes(b"\xff\xfe\x00"), "not a valid CSV"),
         (lambda path: path.write_text(path.read_text() + "9,9,9,9,9,9,9,9,9\n"), "not a valid CSV"),
         (
@@ -96,7 +96,7 @@ def test_a_table_that_was_changed_is_refused(artifact, table, edit, message):
         (
             "oof",
             cell(4, "fold", "1.5"),
-            r"row 5 .*: column 'fold': expected a fold's number, got '1.5'",
+            r"row 5 .*: column 'fold': expected a fold index, got '1.5'",
         ),
         ("rows", without("prompt_key"), "missing column 'prompt_key'"),
         (

@@ -68,10 +68,7 @@ def damaged(table, row, column, value):
         (lambda t: damaged(t, 0, "winner_tie", 1.01), r"row 1 .* got '1\.01'"),
         (lambda t: damaged(t, 0, "winner_tie", -0.1), r"row 1 .* got '-0\.1'"),
         (lambda t: damaged(t, 0, "winner_tie", 0.4), "row 1 .*: expected a sum of 1, got 0.9"),
-        (
-            lambda t: damaged(t, 2, "fold", 0.5),
-            "row 3 .*'fold': expected a fold's number, got '0.5'",
-        ),
+        (lambda t: damaged(t, 2, "fold", 0.5), "row 3 .*'fold': expected a fold index, got '0.5'"),
         (lambda t: damaged(t, 2, "fold", -1), "row 3 .*'fold': .* got '-1'"),
     ],
 )
@@ -96,5 +93,5 @@ def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
         read_oof(tmp_path / "none.csv")
     (tmp_path / "bytes.csv").write_bytes(b"id,\xff\n")
-    with pytest.raises(InputError, match=r"bytes\.csv: not a valid CSV .*; is it whole\?"):
+    with pytest.raises(InputError, match=r"bytes\.csv: not a valid CSV .*; is it complete\?"):
         read_oof(tmp_path / "bytes.csv")

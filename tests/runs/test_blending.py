@@ -143,9 +143,9 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
         "weak: weight ",
         "temperature",
         "two empty answers, 0 rows: too few",
-        "nested difference to the best member, chosen on the other folds (",
+        "nested difference from the best member, chosen on the other folds (",
         "on the rows of the fit (flattering)",
-        "difference to",
+        "difference from",
     ):
         assert word in text
     assert "degraded" not in text
@@ -243,7 +243,7 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
     with caplog.at_level(logging.WARNING):
         fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
     assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
-    assert f"{len(fifth.oof)} rows were held out by every artifact, of 120" in caplog.text
+    assert f"{len(fifth.oof)} rows were held out by every artifact, of the 120" in caplog.text
     left_out = len(pairs) - len(fifth.oof)
     assert fewer.metrics["blend"]["rows_left_out"] == left_out
     assert f"degraded: {left_out} held-out rows left out" in render(fewer.metrics)
@@ -305,7 +305,7 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
         ([weak, weak], "weak: named twice"),
         (
             [weak, other.folder],
-            "other: trained on other rows than .*weak, or the same in another order",
+            "other: trained on different rows than .*weak, or on the same rows in a diff",
         ),
         ([weak, whole.folder], "whole: no oof.csv in it: nothing was held out"),
         ([old, members["prior"].folder], r"old/rows\.csv: cannot be read"),

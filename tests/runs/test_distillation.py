@@ -112,7 +112,7 @@ def test_a_raw_frame_is_known_as_the_file_is(teacher, arena):
 def test_rows_under_other_ids_are_warned_of(teacher, pairs, caplog):
     renamed = pairs[:5].assign(id=[f"new-{i}" for i in range(5)])
     soft_labels([teacher], renamed)
-    assert "5 rows share a prompt with rows that it was trained on" in caplog.text
+    assert "5 rows share a prompt with its training rows" in caplog.text
     # The same id with another text is another row.
     caplog.clear()
     with caplog.at_level(logging.INFO):
@@ -212,7 +212,7 @@ def test_a_csv_of_other_rows_with_the_same_ids_is_refused(teacher, arena, pairs,
     write_pairs(tmp_path / "told.csv", labelled.assign(id=np.roll(labelled["id"], 1)))
     with pytest.raises(
         InputError,
-        match=r"told\.csv: column 'prompt': other texts than in 120 of 120 training rows",
+        match=r"told\.csv: column 'prompt': different texts than in 120 of 120 training rows",
     ):
         taught(rows, Teacher(tmp_path / "told.csv"))
 

@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_shortened_in_order_and_in_time(caplog):
         ONE_ORDER: len(whole) - len(both),
     }
     assert 60 < model.clock.now <= 70
-    assert "time budget: 59 s for 60 % of the 89 rows left: x0.5" in caplog.text
+    assert "time budget: 59 s left, enough for 60 % of the remaining 89 rows: x0.5" in caplog.text
     assert [result.final for result in results[:3]] == [False, False, True]
 
 
@@ -248,7 +248,7 @@ def test_rows_are_read_in_full_again_where_that_fits_after_all(caplog):
 
     model.costs = slow_at_first
     _, _, budget = read(model, seconds=100)
-    assert "rows left: as configured again" in caplog.text
+    assert " rows: as configured again" in caplog.text
     shares = [share for share, *_ in model.journal]
     assert shares[:3] == [1, 1, 0.5]
     assert shares[-1] == 1
@@ -380,7 +380,7 @@ def test_a_model_that_always_fails_is_given_up(monkeypatch):
     monkeypatch.setattr(schedule, "MAX_FAILURES", 5)
     model = Timed(Clock(), COSTS)
     model.fails = dict.fromkeys(range(8), ValueError("no luck"))
-    message = "given up after 5 failed calls in a row, the last of them: ValueError: no luck"
+    message = "abandoned after 5 failed calls in a row, the last of them: ValueError: no luck"
     with pytest.raises(RuntimeError, match=message):
         read(model, isolate=True)
     assert len(model.journal) == 5
@@ -423,7 +423,7 @@ def test_rows_whose_cost_is_unknown_cost_the_same(caplog, monkeypatch):
     model.predict_proba = lambda pairs: np.tile(FIRST, (len(pairs), 1))
     _made, results, _ = read(model, isolate=True)
     assert [result.rows.tolist() for result in results] == [list(range(8))]
-    assert "every row counts the same" in caplog.text
+    assert "all rows count equally" in caplog.text
 
 
 def test_the_rows_that_are_tried_next_are_announced():

@@ -163,7 +163,7 @@ def test_a_finished_run_whose_place_is_taken_is_not_lost(arena, tmp_path, monkey
     fit = PriorModel.fit
     monkeypatch.setattr(PriorModel, "fit", taken)
     with pytest.raises(
-        InputError, match=r"a: cannot take its place; the finished run is .*a\.partial"
+        InputError, match=r"a: cannot be created; the finished run is in .*a\.partial"
     ):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a")
     assert Artifact.load(tmp_path / "a.partial").metrics["rows"]
@@ -180,12 +180,12 @@ def test_ids_of_extra_rows_are_taken(write_csv, tmp_path):
 def test_a_class_that_no_row_has_is_warned_of(write_csv, tmp_path, caplog):
     rows = [([f"prompt {i}"], ["a"], ["b"], i % 2) for i in range(10)]
     train(load_config("prior"), write_csv(rows), tmp_path / "two")
-    assert "rows.csv: no row to learn from has anything in column 'winner_tie'" in caplog.text
-    assert caplog.text.count("no row to learn from") == 1
+    assert "rows.csv: no training row has a value above 0 in column 'winner_tie'" in caplog.text
+    assert caplog.text.count("no training row has a value") == 1
     caplog.clear()
     ties = write_csv([(["another"], ["a"], ["b"], 2)], name="ties.csv")
     train(load_config("prior"), write_csv(rows), tmp_path / "three", extra=[Extra(ties, 0.5)])
-    assert "no row to learn from" not in caplog.text
+    assert "no training row has a value" not in caplog.text
 
 
 def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypatch):

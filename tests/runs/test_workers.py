@@ -120,7 +120,7 @@ def test_the_rows_of_a_process_that_is_killed_are_dealt_anew(crew, tmp_path, cap
     assert (failures, given_up) == ({}, {})
     dealt = len(pairs) // gpus
     assert reason in [f"GPU {gpu}: its process ended with -9" for gpu in range(gpus)]
-    assert f"its process ended with -9; {dealt} rows are dealt anew" in caplog.text
+    assert f"its process ended with -9; {dealt} rows are reassigned" in caplog.text
 
 
 def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path, caplog):
@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path, 
     assert (failures, given_up) == ({}, {})
     assert reason.endswith("ended with -9")
     # Of 12, less a first block of 4.
-    assert "ended with -9; 8 rows are dealt anew" in caplog.text
+    assert "ended with -9; 8 rows are reassigned" in caplog.text
 
 
 @pytest.mark.parametrize("poison", [[0], [23], [5, 6], [0, 7, 9, 23]])
@@ -148,7 +148,8 @@ def test_rows_that_end_every_process_cost_themselves_alone(crew, tmp_path, poiso
     np.testing.assert_allclose(told[~left], expected[~left])
     assert sorted(failures) == poison
     assert all(
-        why.endswith("its process ended with -9 with this row alone") for why in failures.values()
+        why.endswith("its process ended with -9 while reading only this row")
+        for why in failures.values()
     )
     assert "ended with -9" in reason
     assert given_up == {}
@@ -185,8 +186,8 @@ def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
     told, _, reason, _ = run(Lopsided)
     assert np.isnan(told).all()
     assert sorted(reason.split("; ")) == [
-        "24 rows have no process left",
         *(f"GPU {gpu}: its process ended with -9 (3 times)" for gpu in (0, 1)),
+        "no process is left for 24 rows",
     ]
 
 
@@ -246,7 +247,8 @@ def test_a_gpu_that_broke_in_a_process_works_in_the_next(crew, tmp_path):
 
     told, failures, _, _ = run(load)
     assert list(failures) == [7]
-    assert failures[7].endswith("CUDA error: device-side assert triggered with this row alone")
+    why = "CUDA error: device-side assert triggered while reading only this row"
+    assert failures[7].endswith(why)
     np.testing.assert_allclose(np.delete(told, 7, axis=0), np.delete(expected, 7, axis=0))
 
 
@@ -435,10 +437,10 @@ def test_the_first_failure_is_raised_where_failures_are_not_isolated(crew, monke
     monkeypatch.setattr(Lopsided, "bad", ())
     monkeypatch.setattr(Lopsided, "poison", {pairs["id"][3]})
     *_, reason, _ = run(Lopsided, isolate=False)
-    assert reason == "its process ended with -9 with this row alone"
+    assert reason == "its process ended with -9 while reading only this row"
     monkeypatch.setattr(Lopsided, "poison", ())
     *_, reason, _ = run(kill, isolate=False)
-    assert "24 rows have no process left" in reason
+    assert "no process is left for 24 rows" in reason
 
 
 def test_a_process_whose_rows_another_could_do_is_no_failure(crew, tmp_path, caplog):
@@ -446,7 +448,7 @@ def test_a_process_whose_rows_another_could_do_is_no_failure(crew, tmp_path, cap
     told, failures, reason, _ = run(lambda: KilledOnce(tmp_path / "killed"), isolate=False)
     np.testing.assert_allclose(told, expected)
     assert (failures, reason) == ({}, "")
-    assert "its process ended with -9; 12 rows are dealt anew" in caplog.text
+    assert "its process ended with -9; 12 rows are reassigned" in caplog.text
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from humanpref.schema import InputError
 from humanpref.training import device
 
 CU128 = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
-ON_CPU = "it goes on on the CPU, which may take days"
+ON_CPU = "continuing on the CPU, which may take days"
 P100, T4, H200 = ("Tesla P100-PCIE-16GB", (6, 0)), ("Tesla T4", (7, 5)), ("NVIDIA H200", (9, 0))
 
 
@@ -87,7 +87,7 @@ def test_two_t4(machine, caplog):
 
 def test_no_gpu(machine):
     machine()
-    assert device.lacking() == "none is here"
+    assert device.lacking() == "none was found"
 
 
 def test_a_p100_is_not_used(machine):
@@ -133,13 +133,13 @@ def test_what_needs_a_gpu_stops_on_kaggle_and_is_warned_elsewhere(
     assert not caplog.messages
     if stops:
         with pytest.raises(
-            InputError, match=r"^preset deberta-v3-small: needs a GPU, and none is here; choose"
+            InputError, match=r"^preset deberta-v3-small: needs a GPU, and none was found; choose"
         ):
-            device.require("none is here", "preset deberta-v3-small")
+            device.require("none was found", "preset deberta-v3-small")
     else:
-        device.require("none is here", "preset deberta-v3-small")
+        device.require("none was found", "preset deberta-v3-small")
         assert caplog.messages[0].startswith(
-            "preset deberta-v3-small: needs a GPU, and none is here; it goes on"
+            "preset deberta-v3-small: needs a GPU, and none was found; continuing"
         )
 
 
@@ -156,7 +156,7 @@ def test_a_run_needs_a_gpu_by_its_options(machine, monkeypatch, caplog, preset, 
     monkeypatch.setenv("RANK", rank)
     device.require_for(load_config(preset))
     warned = [text for text in caplog.messages if "needs a GPU" in text]
-    assert warned == ([f"{what}: needs a GPU, and none is here; {ON_CPU}"] if what else [])
+    assert warned == ([f"{what}: needs a GPU, and none was found; {ON_CPU}"] if what else [])
 
 
 def test_a_run_without_a_preset_is_named_by_its_family(machine, caplog):

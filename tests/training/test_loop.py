@@ -379,7 +379,7 @@ def test_patience_stops_and_keeps_the_best_epoch(task):
     _, report = fitted(task, epochs=5, patience=2, validate=lambda: next(figures))
     assert len(report["epochs"]) == 4
     assert report["kept_epoch"] == 2
-    assert "no better in 2 epochs" in report["stopped"]
+    assert "no improvement in 2 epochs" in report["stopped"]
     with pytest.raises(InputError, match=r"training\.patience: needs validation rows"):
         fitted(task, patience=1)
 

@@ -44,7 +44,7 @@ def test_out_of_memory_halves_the_batches_and_loses_no_row(caplog):
     np.testing.assert_array_equal(made, np.arange(400)[:, None] * [1, 2, 3])
     # 4,096, 2,048 and 1,024 are too many; after that nothing fails any more.
     assert [tokens > 600 for tokens in small.passes].count(True) == 3
-    assert caplog.text.count("out of memory: from here on") == 3
+    assert caplog.text.count("out of memory: from now on") == 3
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error():

@@ -1,1 +1,1 @@
-"""What people call a trained model by."""
+"""Interfaces through which other programs use a trained model."""

@@ -1,8 +1,8 @@
-"""A judge or a reward signal: JSON lines in, the same lines with an artifact's scores out.
+"""Use an artifact as a judge or reward signal: read JSON lines and write them with its scores.
 
 A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`.
-All of a file's texts are lists of turns, or all strings: one turn each, or JSON lists as in the
-competition's CSV (`humanpref.data.CellRule`). Whatever else stands in a line is carried through.
+Either all texts in a file are lists of turns, or all are strings: one turn each, or JSON lists as
+in the competition's CSV (`humanpref.data.CellRule`). All other keys are kept.
 """
 
 import json
@@ -26,46 +26,47 @@ from humanpref.schema import ID, TEXT_COLUMNS, InputError
 PAIR = TEXT_COLUMNS[1:]
 SINGLE = "response"
 PROBABILITIES, MARGIN, REWARD = ("p_a", "p_b", "p_tie"), "margin", "reward"
-"""The keys that are added: to a pair three probabilities and ln P(A) - ln P(B) in nats, to a single
-response a reward in nats."""
+"""The keys that are added: to a pair, three probabilities and ln P(A) - ln P(B) in nats; to a
+single response, a reward in nats."""
 BATCH_LINES = 1_024
 """Lines in memory at one time."""
 LEAST = 1e-15
-"""Probabilities are clipped to it before their logarithm is taken."""
+"""Probabilities are clipped to this minimum before their logarithm is taken."""
 
 logger = logging.getLogger(__name__)
 
 
 class _Line(NamedTuple):
     number: int
-    """In the file, from 1."""
+    """The line's number in the file, from 1."""
     content: dict[str, Any]
 
 
 def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
-    """Write `source` line by line to `out`, each line with its score; whole or not at all.
+    """Copy `source` to `out` line by line, adding scores to each line; `out` is written atomically.
 
-    To a pair are added `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B), to a prompt with one
-    response `reward`. The file is read twice, so that no bad line is found after hours of work, and
-    held in memory in parts.
+    A pair gets `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B); a prompt with one response
+    gets `reward`. The file is read twice, so that a bad line is found before hours of work rather
+    than after, and only part of it is in memory at a time.
 
     Parameters
     ----------
     artifact : Artifact
-        Of several models (folds) it gives the mean of the probabilities, and of the rewards.
+        The artifact that scores. If it has several models (folds), their probabilities and rewards
+        are averaged.
     source, out : path
-        JSON lines in UTF-8; empty lines are left out.
+        JSON lines in UTF-8; empty lines are skipped.
 
     Returns
     -------
     int
-        Lines written.
+        Number of lines written.
 
     Raises
     ------
     InputError
-        For a line that is not such an object, already holds a key that would be added, or asks for
-        a reward that the model does not give. The message names the file, the line and the key.
+        If a line is not such an object, already has a key that would be added, or asks for a reward
+        that the model cannot compute. The message names the file, the line and the key.
     """
     source = Path(source)
     if not source.is_file():
@@ -86,7 +87,7 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
             source,
             single.number,
             SINGLE,
-            f"family {artifact.facts['family']} gives no reward of one response (dpo does); name "
+            f"family {artifact.facts['family']} cannot score a single response (dpo can); provide "
             "response_a and response_b",
         )
     done, lines = 0, _lines(source)
@@ -95,7 +96,7 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
             scores = _scores(artifact.models, part, rule)
             for line in part:
                 text = json.dumps(line.content | scores[line.number], ensure_ascii=False)
-                # UTF-8 has no lone surrogates; JSON has an escape for them.
+                # UTF-8 cannot encode lone surrogates; JSON can escape them.
                 file.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
             done += len(part)
             logger.info("%s: %d of %d lines", source, done, count)
@@ -103,7 +104,7 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
 
 
 def _scores(models: list[Model], lines: list[_Line], rule: CellRule) -> dict[int, dict[str, float]]:
-    """Return what is added to each line, by its number."""
+    """Return the keys and values to add to each line, by its number."""
     scores: dict[int, dict[str, float]] = {}
     for single in (False, True):
         chosen = [line for line in lines if (SINGLE in line.content) == single]
@@ -153,7 +154,7 @@ def _line(source: Path, number: int, text: str) -> _Line:
             source,
             number,
             SINGLE,
-            f"stands beside {pair[0]!r}; expected one response, or response_a and response_b",
+            f"appears along with {pair[0]!r}; expected one response, or response_a and response_b",
         )
     for key in _keys(content):
         if key not in content:
@@ -165,12 +166,12 @@ def _line(source: Path, number: int, text: str) -> _Line:
             )
     for key in (REWARD,) if single else (*PROBABILITIES, MARGIN):
         if key in content:
-            _refuse(source, number, key, "is there already, and would be replaced by the score")
+            _refuse(source, number, key, "already exists and would be replaced by the score")
     return _Line(number, content)
 
 
 def _keys(content: dict[str, Any]) -> tuple[str, ...]:
-    """The keys of a line's prompt, A and B; one response stands on both sides."""
+    """Return the keys of a line's prompt, A and B; a single response is used as both."""
     return (TEXT_COLUMNS[0], *((SINGLE, SINGLE) if SINGLE in content else PAIR))
 
 

@@ -1,5 +1,5 @@
 """The model families behind one protocol. A family's module, and with it torch or other libraries,
-is imported when a model of it is built."""
+is imported only when a model of that family is built."""
 
 import importlib
 import importlib.util
@@ -40,7 +40,7 @@ _OPTION_LIBRARIES = (
     ("selection", ("forward", "backward"), "lightgbm", "boosted"),
     ("preprocess", ("nltk", "nltk-no-spaces"), "nltk", "nltk"),
 )
-"""The libraries that single model options need: option, values, library, and the extra that
+"""The libraries needed by individual model options: option, values, library, and the extra that
 installs it."""
 
 
@@ -104,7 +104,7 @@ def load_model(folder: str | Path) -> Model:
     Raises
     ------
     InputError
-        If the folder does not hold one, whole: a missing or an extra weight is an error.
+        If the folder does not hold a complete model; missing or extra weights are an error.
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE

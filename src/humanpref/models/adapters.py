@@ -1,4 +1,4 @@
-"""Parameter-efficient fine-tuning by peft: which weights of a frozen base learn."""
+"""Parameter-efficient fine-tuning with peft: choose which weights of a frozen base are trained."""
 
 import importlib.util
 import sys
@@ -15,11 +15,11 @@ _FEED_FORWARD = {"down_proj", "fc2", "w2", "c_proj", "dense_4h_to_h"}
 
 
 def import_peft() -> ModuleType:
-    """Import peft so that it works beside an old torchao.
+    """Import peft so that it works alongside an old torchao.
 
-    Kaggle's image has torchao 0.10; peft 0.19 wants 0.16 and raises ImportError at the first LoRA
-    layer, although nothing here uses torchao. So torchao is hidden while peft looks for it; peft
-    remembers the answer.
+    Kaggle's image has torchao 0.10; peft 0.19 requires 0.16 and raises ImportError at the first
+    LoRA layer, although nothing here uses torchao. So torchao is hidden while peft looks for it;
+    peft caches the answer.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def import_peft() -> ModuleType:
 
 
 def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
-    """Freeze a base model, except what `model.peft` lets learn, which becomes float32.
+    """Freeze a base model, except the weights that `model.peft` trains, which become float32.
 
     Parameters
     ----------
@@ -57,12 +57,12 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     Returns
     -------
     Module
-        A peft model around the base, or the base itself for `bias`, `head` and `none`.
+        A peft model that wraps the base, or the base itself for `bias`, `head` and `none`.
 
     Raises
     ------
     InputError
-        If the base has no biases to learn, or lacks the target modules.
+        If the base has no biases to train, or lacks the target modules.
 
     Source: LoRA arXiv 2106.09685, rsLoRA 2312.03732, DoRA 2402.09353, (IA)^3 2205.05638, LayerNorm
     tuning 2312.11420, BitFit (biases) 2106.10199.
@@ -75,7 +75,7 @@ def adapt(base: nn.Module, options: AdaptedOptions) -> nn.Module:
             biases = [weight for name, weight in base.named_parameters() if name.endswith("bias")]
             if not biases:
                 raise InputError(
-                    f"option model.peft: backbone {options.backbone} has no biases to learn"
+                    f"option model.peft: backbone {options.backbone} has no biases to train"
                 )
             for bias in biases:
                 bias.requires_grad_()
@@ -91,7 +91,7 @@ def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
     if targets != "all-linear":
         targets = [name.strip() for name in targets.split(",") if name.strip()]
     if options.peft == "ia3":
-        # Without names peft takes those that it knows for the model's type.
+        # Without names, peft uses its defaults for the model type.
         named = None if targets == "all-linear" else targets
         inner = named and [name for name in named if name in _FEED_FORWARD]
         config = peft.IA3Config(target_modules=named, feedforward_modules=inner)
@@ -112,17 +112,18 @@ def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
         return peft.get_peft_model(base, config)
     except ValueError as error:
         raise InputError(
-            f"option model.target_modules: {options.peft} cannot sit at {options.target_modules!r} "
-            f"of backbone {options.backbone} ({str(error).splitlines()[0][:200]})"
+            f"option model.target_modules: {options.peft} cannot be applied to "
+            f"{options.target_modules!r} of backbone {options.backbone} "
+            f"({str(error).splitlines()[0][:200]})"
         ) from None
 
 
 def check_quantisation(options: AdaptedOptions) -> None:
-    """Raise InputError where bitsandbytes or a GPU for it is missing."""
+    """Raise InputError if the options need bitsandbytes and it or a GPU is missing."""
     if options.quantisation == "none":
         return
     option = f"option model.quantisation: {options.quantisation} needs"
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(f"{option} bitsandbytes: pip install bitsandbytes, or set it to none")
     if not torch.cuda.is_available():
-        raise InputError(f"{option} a CUDA GPU, and there is none; set it to none")
+        raise InputError(f"{option} a CUDA GPU, and none was found; set it to none")

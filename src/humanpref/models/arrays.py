@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 from humanpref.schema import InputError
 
 STATE_FILE = "model.safetensors"
-"""The arrays that a model learned, in the model's folder."""
+"""The file in a model's folder that holds its learned arrays."""
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -25,7 +25,7 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
     path : Path
         The file.
     shapes : dict
-        The arrays' names and shapes; None stands for any length.
+        The arrays' names and shapes; None means any length.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
     check_names(path, set(shapes), set(arrays))
     for name, shape in shapes.items():
         actual = arrays[name].shape
-        # A length that may be anything takes the actual one; the ranks still have to agree.
+        # None is replaced with the actual length; the numbers of dimensions still have to agree.
         wanted = tuple(m if n is None else n for n, m in zip(shape, actual, strict=False))
         if wanted != actual or len(shape) != len(actual):
             raise InputError(f"{path}: weight {name}: expected shape {shape}, got {actual}")

@@ -1,4 +1,4 @@
-"""Pretrained encoders: load one with all its weights, and try it before anything is trained or
+"""Load pretrained encoders with all their weights, and test them before anything is trained or
 embedded."""
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from humanpref.text.tokens import template_of
 
 
 def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
-    """Load a pretrained model without its task head, in a type that `from_pretrained` takes.
+    """Load a pretrained model without its task head, in a dtype that `from_pretrained` accepts.
 
     Raises
     ------
@@ -41,19 +41,21 @@ def check_encoder(
     max_length: int,
     embed: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> int:
-    """Try the longest input: every token needs an embedding and every place a position; the
-    tokenizer must put the special tokens that it names around a text; and the first token must
-    depend on the last one, unlike a decoder's.
+    """Test an encoder on the longest input. Every token must have an embedding and every position
+    must be supported; the tokenizer must put its special tokens around a text; and the first
+    token's state must depend on the last token, unlike in a decoder.
 
     Parameters
     ----------
     backbone, tokenizer
-        The loaded encoder, by the name of its folder or hub, `name`.
+        The loaded encoder.
+    name : str
+        The encoder's folder or hub name.
     max_length : int
-        Tokens, special tokens included.
+        Maximum length in tokens, special tokens included.
     embed : callable, optional
-        Token ids and mask, (n, length), to vectors, (n, width). Its vectors must depend on the last
-        token; then a decoder will do.
+        A function from token ids and mask, (n, length), to vectors, (n, width). If given, its
+        vectors must depend on the last token instead, so that a decoder is also acceptable.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def check_encoder(
     Raises
     ------
     InputError
-        If one of these fails.
+        If one of these tests fails.
     """
     if tokenizer.pad_token_id is None:
         raise InputError(
@@ -76,7 +78,7 @@ def check_encoder(
     ends = [token for token in (first, last) if token]
     if ends and not template.around():
         raise InputError(
-            f"backbone {name}: its tokenizer names {' and '.join(ends)} and puts none around a text"
+            f"backbone {name}: its tokenizer defines {' and '.join(ends)} but adds none to a text"
         )
     fixed = (tokenizer.pad_token_id, *template.prefix, *template.before[A], *template.suffix)
     largest = check_ids(name, tokenizer, fixed, backbone.get_input_embeddings().num_embeddings)

@@ -1,4 +1,5 @@
-"""What every model is: scikit-learn's conventions on a pairs frame, and a folder that holds it."""
+"""The base class of all models: scikit-learn's conventions on a pairs frame, and saving to and
+loading from a folder."""
 
 import dataclasses
 import functools
@@ -26,12 +27,13 @@ TokenIds = dict[str, np.ndarray]
 """Token ids of texts."""
 
 Validation = tuple[pd.DataFrame, np.ndarray]
-"""Held-out pairs and their labels, to report on while training."""
+"""Held-out pairs and their labels, on which metrics are reported during training."""
 
 
 def _entry(method: Callable) -> Callable:
-    """Return the method behind a check of its arguments: frames become pairs frames
-    (`humanpref.data.as_pairs`), and the labels and weights of `fit` float64, (n, 3) and (n,)."""
+    """Return the method wrapped in a check of its arguments: frames become pairs frames
+    (`humanpref.data.as_pairs`), and the labels and weights of `fit` become float64, (n, 3) and
+    (n,)."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
@@ -46,7 +48,7 @@ def _entry(method: Callable) -> Callable:
         validation: Validation | None = None,
         checkpoint: Path | None = None,
     ) -> "Model":
-        self.config  # noqa: B018 (which validates the parameters)
+        self.config  # noqa: B018 (accessing it validates the parameters)
         self.report_ = {}
         for name, values in (("labels", labels), ("weights", weights)):
             if values is not None and len(values) != len(pairs):
@@ -91,9 +93,9 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     """A scikit-learn classifier of pairs: P(A), P(B), P(tie).
 
     The constructor takes the options of `humanpref.config` by keyword and only stores them; `fit`
-    validates them. The CPU families take each option of their sections `model` and `inference`,
-    the neural ones the sections `model`, `training` and `inference`, all take `seed`. What is
-    learned ends in `_`.
+    validates them. The CPU families take each option in their sections `model` and `inference`
+    separately; the neural families take the entire sections `model`, `training` and `inference`.
+    All families take `seed`. Names of learned attributes end in `_`.
 
     Examples
     --------
@@ -107,15 +109,15 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     classes_ = np.arange(3)
     """A, B, tie."""
     report_: dict[str, Any]
-    """Facts of the fit worth keeping (steps, seconds, the backbone really used …), as plain JSON
-    types."""
+    """Facts about the fit worth keeping (steps, seconds, the backbone actually used …), as plain
+    JSON types."""
     _origin: Config
-    """Supplies the part of `config` that is not a parameter: the preset, and what `train` holds
-    out."""
+    """Supplies the parts of `config` that are not parameters: the preset, and which share of the
+    rows `train` holds out."""
 
     def __init_subclass__(cls, family: str | None = None, **options: Any) -> None:
-        """Derive the constructor from the family's options, and put the methods that take a frame
-        behind its validation."""
+        """Derive the constructor from the family's options, and wrap the methods that take a frame
+        in a check of their arguments."""
         super().__init_subclass__(**options)
         if family is not None:
             sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
@@ -162,8 +164,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return dataclasses.replace(self._origin, seed=self.seed, **sections)
 
     def check(self) -> None:
-        """Raise InputError for what would end a fit and is known beforehand: a missing backbone,
-        say."""
+        """Raise InputError for problems that would stop a fit and can be detected in advance, for
+        example a missing backbone."""
 
     @abstractmethod
     def fit(
@@ -174,7 +176,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         validation: Validation | None = None,
         checkpoint: Path | None = None,
     ) -> "Model":
-        """Learn from labelled pairs.
+        """Learn from labeled pairs.
 
         Parameters
         ----------
@@ -185,16 +187,16 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         weights : ndarray, optional
             (n,) float, at least 0; weight 2 is equivalent to duplicating the row.
         validation : (DataFrame, ndarray), optional
-            Rows to report on. They are never learned from.
+            Rows on which metrics are reported. They are never used for training.
         checkpoint : Path, optional
-            A file or folder where a long fit keeps its state, and resumes from if it exists; the
-            caller removes it.
+            A file or folder where a long fit saves its state. If it exists, the fit resumes from
+            it; the caller removes it.
 
         Raises
         ------
         InputError
-            For an option, a column or a cell that cannot be used, or another number of labels or
-            weights than rows.
+            If an option, a column or a cell is invalid, or if the number of labels or weights
+            differs from the number of rows.
 
         Examples
         --------
@@ -204,11 +206,10 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """P(A), P(B), P(tie) of each row: (n, 3) float64, rows summing to 1, in the order of the
-        rows.
+        """Return P(A), P(B) and P(tie) of each row: (n, 3) float64, rows summing to 1, in the order
+        of the rows.
 
-        The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be
-        used.
+        The rows are read by `humanpref.data.as_pairs`, which raises InputError for invalid input.
 
         Examples
         --------
@@ -217,7 +218,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """
 
     def predict(self, pairs: pd.DataFrame) -> np.ndarray:
-        """The most probable class of each row, (n,) integers: 0 for A, 1 for B, 2 for a tie.
+        """Return the most probable class of each row, (n,) integers: 0 for A, 1 for B, 2 for a tie.
 
         Examples
         --------
@@ -229,7 +230,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     def score(
         self, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray | None = None
     ) -> float:
-        """Minus the mean log loss on the labels, in nats.
+        """Return the negative mean log loss on the labels, in nats.
 
         Examples
         --------
@@ -248,13 +249,13 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return self
 
     def shorter_variants(self) -> list[tuple[str, "Model"]]:
-        """Return cheaper variants of a model that reads a single order, each with what it gives up,
-        the most expensive first. None for most models."""
+        """Return cheaper variants of a model that reads a single order, the most expensive first,
+        each with a description of its concession. Most models have none."""
         return []
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return what predicting each row in one order of A and B costs, (n,) float64, at least 1,
-        in a unit that the shorter variants share: characters by default."""
+        """Return the cost of predicting each row in one order of A and B, (n,) float64, at least 1,
+        in a unit that the shorter variants share; by default, characters."""
         texts = zip(*(as_pairs(pairs)[column] for column in TEXT_COLUMNS), strict=True)
         return np.array(
             [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
@@ -262,19 +263,19 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         )
 
     def share_token_ids(self, known: dict[str, TokenIds]) -> None:
-        """Share the token ids of texts with every model of the same tokenizer: `known` holds them
-        by a digest of the tokenizer. Does nothing for models without one."""
+        """Share token ids with every model that has the same tokenizer; `known` holds them by a
+        digest of the tokenizer. Do nothing for models without a tokenizer."""
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:
-        """Write what was learned into an existing folder."""
+        """Write the learned state to an existing folder."""
 
     @abstractmethod
     def load_state(self, folder: Path) -> None:
-        """Read it back, strictly."""
+        """Read the state that `save_state` wrote; raise InputError if it is damaged."""
 
     def save(self, folder: str | Path) -> None:
-        """Write the configuration and what was learned; `humanpref.models.load_model` reads it
+        """Write the configuration and the learned state; `humanpref.models.load_model` reads them
         back."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -283,12 +284,12 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
 
 def as_probabilities(labels: np.ndarray) -> np.ndarray:
-    """Labels (n,) in {0, 1, 2} or (n, 3) as (n, 3) float64.
+    """Return labels (n,) in {0, 1, 2} or (n, 3) as (n, 3) float64.
 
     Raises
     ------
     ValueError
-        For any other shape, or values that are not such labels.
+        If the labels have any other shape or invalid values.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""A blend of models of any families, weighted on inner out-of-fold predictions, and the folder that
-it is saved in.
+"""A blend of models of any families, weighted on inner out-of-fold predictions, and the folder in
+which it is saved.
 
-The weights are in `humanpref.models.blend_weights`, the temperature and the special cases in
-`humanpref.models.blend_correction`.
+`humanpref.models.blend_weights` fits the weights; `humanpref.models.blend_correction` fits the
+temperature and the special cases.
 """
 
 import dataclasses
@@ -34,24 +34,24 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.json"
 FROZEN = "embedding"
-"""The family whose members take the blend's `model.backbone`: its default is a hub name, which
-needs a network."""
+"""The family whose members use the blend's `model.backbone`, because its default backbone is a hub
+name, which needs a network."""
 FIXED = {
     "keep_best_epoch": False,
     "patience": None,
     "seeds": HoldOut.seeds,
     "validation_fraction": HoldOut.validation_fraction,
 }
-"""Training options that a member may not change: it would choose on the rows that the weights are
-fitted on, or hold rows out by itself."""
+"""Training options that a member may not change: otherwise it could make choices on the rows on
+which the weights are fitted, or hold out rows itself."""
 
 
 class BlendModel(Model, family="blend"):
     """Members of any families, weighted by inner out-of-fold predictions and then trained again on
     all rows.
 
-    After `fit`: `members_`, the models that the blend kept, and `blend_` over them. The parameters
-    are the options of `humanpref.config.cpu.BlendOptions`, and `seed`.
+    Attributes after `fit`: `members_`, the models that the blend kept, and `blend_`, which combines
+    them. The parameters are the options of `humanpref.config.cpu.BlendOptions`, and `seed`.
     """
 
     @property
@@ -80,7 +80,7 @@ class BlendModel(Model, family="blend"):
                 fact["log_loss"] = log_loss(held_out.labels, own, held_out.weights)
             blend, dropped, tried = fit_blend(probabilities, held_out, options)
         else:
-            logger.warning("blend: fewer prompts than inner folds, so all members weigh the same")
+            logger.warning("blend: fewer prompts than inner folds, so all members weigh equally")
             blend, dropped, tried = equal_blend(options.mean, len(members)), {}, []
         self.members_ = []
         for number, (fact, (name, config)) in enumerate(zip(facts, members, strict=True)):
@@ -137,20 +137,20 @@ class BlendModel(Model, family="blend"):
                         f"option model.members: {text!r}: training.{name}: expected {fixed} in a "
                         f"member of a blend, got {value}"
                     )
-            # A missing library or a wrong folder fails now, not after the other members' hours.
+            # A missing library or a wrong folder fails now, not after hours of training others.
             build_model(config).check()
             members.append((text, config))
         if not members:
             raise InputError("option model.members: no member to blend")
         if options.backbone and not backbone_used:
             raise InputError(
-                "option model.backbone: no member of this blend takes it; set it in model.members"
+                "option model.backbone: no member of this blend uses it; set it in model.members"
             )
         return members
 
 
 def mean_of(models: list[Model]) -> BlendModel:
-    """Return the plain mean of fitted models, the folds or seeds of one run, as one model."""
+    """Return the plain mean of fitted models (the folds or seeds of one run) as one model."""
     mean = BlendModel()
     mean.members_, mean.blend_ = models, equal_blend("arithmetic", len(models))
     return mean
@@ -181,14 +181,14 @@ def _fit_and_predict(
     config: Config, learned: Labelled, judged: Labelled, checkpoint: Path | None
 ) -> np.ndarray:
     """Predict the `judged` rows with a member fitted on the `learned` ones. It gets no validation
-    rows: it has nothing to choose on them."""
+    rows, since it has nothing to choose on them."""
     model = build_model(config).fit(*learned, None, checkpoint)
     return model.predict_proba(judged.pairs)
 
 
 class _Progress:
-    """The finished pieces of an interrupted fit, each written whole into a folder. Without a folder
-    nothing is kept."""
+    """The finished pieces of a fit that may be interrupted, each written atomically to a folder. If
+    the folder is None, nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.main = folder, is_main_process()
@@ -196,13 +196,13 @@ class _Progress:
             folder.mkdir(exist_ok=True)
 
     def piece(self, name: str, work: Callable, write: Callable, read: Callable) -> Any:
-        """Return the finished piece of that name, or do the `work`, which gets a path for its own
-        checkpoint, and write what it returns."""
+        """Return the finished piece of that name if it exists; otherwise call `work` with a path
+        for its checkpoint, and write and return its result."""
         if self.folder is None:
             return work(None)
         path, running = self.folder / name, self.folder / f"{name}.running"
         if path.is_dir():
-            logger.info("blend: done before")
+            logger.info("blend: already done, skipped")
             return read(path)
         piece = work(running)
         if self.main:
@@ -232,7 +232,7 @@ def _read_model(folder: Path) -> Model:
 
 
 def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
-    """Write a blend's state; each member is a function that writes that member into a folder."""
+    """Write a blend's state; each member is a function that writes that member to a folder."""
     arrays = {
         "weights": blend.weights,
         "temperature": np.array([blend.correction.temperature]),
@@ -244,12 +244,13 @@ def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], A
 
 
 def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
-    """Read what `write_state` wrote: the blend, and its members' folders, which are not loaded.
+    """Read a state written by `write_state`: the blend, and the folders of its members, which are
+    not loaded.
 
     Raises
     ------
     InputError
-        If it is not whole.
+        If the state is incomplete or invalid.
     """
     path = folder / STATE_FILE
     shapes = {"weights": (None,), "temperature": (1,), "offsets": (len(CASES), 3)}
@@ -271,7 +272,7 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
 def write_blend(
     folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]
 ) -> None:
-    """Write a `BlendModel` of members that are already on disk; see `write_state`."""
+    """Write a `BlendModel` whose members are already on disk; see `write_state`."""
     folder.mkdir()
     write_json(folder / CONFIG_FILE, config.to_dict())
     write_state(folder, blend, members)

@@ -1,12 +1,12 @@
 """Corrections of blended probabilities: one temperature, and offsets for rows whose answers are
 empty or identical.
 
-    temperature       p_c^(1/T), normalised
-    a special case    in its rows, after that, p_c times (its rate of class c / the mean prediction
-                      of class c), normalised
+    temperature       p_c^(1/T), normalized
+    a special case    then, in its rows only, p_c times (its rate of class c / the mean prediction
+                      of class c), normalized
 
-A special case is used only where it pays on inner folds. The blend's weights have seen the inner
-held-out rows, with and without a correction alike.
+A special case is used only if it lowers the loss on inner folds. The blend's weights were fitted on
+the inner held-out rows in both cases, with and without a correction, so the comparison is fair.
 
 Source: Guo et al. (2017), "On calibration of modern neural networks", on the temperature; Saerens
 et al. (2002), "Adjusting the outputs of a classifier to new a priori probabilities", on the ratio
@@ -26,17 +26,17 @@ from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, CASES, IDENTICAL
 SHARPNESS = (0.25, 4.0)
 """Bounds of 1/T."""
 CASE_ROWS = 20
-"""Fewest rows to learn a special case from."""
+"""Minimum number of rows for learning a special case."""
 KINDS = {
     "identical answers": (IDENTICAL, IDENTICAL),
     "two empty answers": (BOTH_EMPTY, BOTH_EMPTY),
     "one empty answer": (A_EMPTY, B_EMPTY),
 }
-"""The special cases that are learned together: a case and its mirror image."""
+"""The special cases, each a case and its mirror image, which are learned together."""
 
 
 class HeldOutRows(NamedTuple):
-    """n rows that no blend member learned from.
+    """n rows on which no member of the blend was trained.
 
     Attributes
     ----------
@@ -45,9 +45,9 @@ class HeldOutRows(NamedTuple):
     weights : ndarray
         (n,) float64. Weight 2 is equivalent to duplicating the row.
     folds : ndarray
-        (n,) inner folds. One fold alone leaves nothing to choose by.
+        (n,) inner folds. With only one fold, there are no held-out rows for model selection.
     cases : ndarray
-        (n,) the rows' cases (`humanpref.text.cases.answer_cases`).
+        (n,) cases of the rows (`humanpref.text.cases.answer_cases`).
     """
 
     labels: np.ndarray
@@ -60,7 +60,7 @@ class HeldOutRows(NamedTuple):
         return HeldOutRows(*(values[mask] for values in self))
 
     def losses(self, logs: np.ndarray) -> np.ndarray:
-        """Return each row's weighted loss (n,) under log probabilities (n, 3), in nats."""
+        """Return each row's weighted loss (n,) for log probabilities (n, 3), in nats."""
         return -self.weights * (self.labels * logs).sum(axis=1)
 
 
@@ -71,10 +71,10 @@ class Correction:
     temperature: float = 1.0
     """Above 1 softens, below 1 sharpens."""
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((len(CASES), 3)))
-    """(4, 3) nats added in the rows of each of `CASES`; zeros leave them as they are."""
+    """(4, 3) nats added in the rows of each of `CASES`; zeros change nothing."""
 
     def __call__(self, logs: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Correct log probabilities (n, 3) of rows of these cases (n,), see `answer_cases`."""
+        """Correct log probabilities (n, 3) of rows with these cases (n,); see `answer_cases`."""
         scores = logs / self.temperature
         if cases is not None:
             for case, offset in zip(CASES, self.offsets, strict=True):
@@ -92,20 +92,20 @@ def fit_correction(
     logs : ndarray
         (n, 3) log probabilities.
     rows : HeldOutRows
-        With a single fold only the temperature is fitted.
+        The rows of the fit. If they have a single fold, only the temperature is fitted.
     shrinkage : float
         See `fit_temperature` and `fit_offsets`.
     min_gain : float
-        A special case is used if it lowers the log loss of inner held-out rows by more, in nats
-        over all rows.
+        A special case is used if it lowers the log loss of inner held-out rows by more than this,
+        in nats over all rows.
 
     Returns
     -------
     correction : Correction
     tried : list of dict
-        Each special case as plain JSON types: `correction` (its name), `rows`, `used`, and, where
+        Each special case as plain JSON types: `correction` (its name), `rows`, `used`, and, if
         there are enough rows, `gain` (nats over all rows, out of fold), `predicted` (the mean) and
-        `rates` (shrunk), A_EMPTY standing for its mirror image as well.
+        `rates` (shrunk). A case and its mirror image share one entry.
     """
     correction = fit_temperature(logs, rows, shrinkage)
     folds = np.unique(rows.folds)
@@ -137,8 +137,8 @@ def fit_correction(
 
 
 def fit_temperature(logs: np.ndarray, rows: HeldOutRows, shrinkage: float) -> Correction:
-    """Fit the temperature that minimises the log loss plus s/2 (1/T - 1)², in nats over all rows; s
-    is `shrinkage`."""
+    """Fit the temperature that minimizes the log loss plus s/2 (1/T - 1)², in nats over all rows,
+    where s is `shrinkage`."""
 
     def objective(sharpness: float) -> float:
         loss = rows.losses(log_softmax(logs * sharpness, axis=1)).sum()
@@ -156,10 +156,10 @@ def fit_offsets(
     """Add the offsets of every special case that has rows; also return each kind's `predicted` mean
     and `rates`.
 
-    The rates are the posterior mean under a Dirichlet prior: the rows' labels, and the mean
-    prediction as `shrinkage` more rows (at least one). Ten rows that are all ties, predicted (0.3,
-    0.3, 0.4), have the rates (0.15, 0.15, 0.7) for a shrinkage of 10, and ln 0.5, ln 0.5 and ln
-    1.75 as offsets.
+    The rates are the posterior mean under a Dirichlet prior: they average the rows' labels with
+    `shrinkage` additional rows (at least one) that are labeled with the mean prediction. For
+    example, ten rows that are all ties and predicted as (0.3, 0.3, 0.4) have the rates (0.15, 0.15,
+    0.7) if the shrinkage is 10, and the offsets ln 0.5, ln 0.5 and ln 1.75.
     """
     probabilities, prior = np.exp(correction(logs)), max(shrinkage, 1.0)
     offsets, facts = np.zeros((len(CASES), 3)), {}
@@ -185,7 +185,7 @@ def fit_offsets(
 
 
 def describe_correction(fact: dict[str, Any]) -> str:
-    """Describe in one line a special case that was tried."""
+    """Describe a special case that was tried in one line."""
     line = f"{fact['correction']}, {fact['rows']} rows: "
     if "gain" not in fact:
         return f"{line}too few to learn from (expected at least {CASE_ROWS})"

@@ -1,12 +1,12 @@
-"""The weights of a blend, fitted on its members' predictions for rows that they did not learn from.
+"""Fit the weights of a blend on its members' predictions for rows on which they were not trained.
 
     arithmetic   p = sum_m w_m p_m
     geometric    p ∝ exp(sum_m w_m ln p_m)
 
 with w_m >= 0, sum_m w_m = 1; then corrected (`humanpref.models.blend_correction`).
 
-Both weight problems are convex, and so is that of 1/T once the weights are known: the fit does not
-depend on a starting point.
+Both weight problems are convex, and so is that of 1/T once the weights are known, so the fit does
+not depend on a starting point.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from humanpref.text.cases import CASES
 
 @dataclass(frozen=True)
 class Blend:
-    """Turns the probabilities of m members into one: a pure function with its parameters."""
+    """A pure function, with its parameters, that combines the probabilities of m members."""
 
     mean: str
     """`arithmetic` or `geometric`."""
@@ -40,19 +40,19 @@ class Blend:
     """Applied to the mean."""
 
     def __call__(self, probabilities: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Blend the members' (m, n, 3) into (n, 3), given the rows' cases (`humanpref.text.cases`)
-        where they are known."""
+        """Blend the members' probabilities (m, n, 3) into (n, 3). If `cases`, the rows' cases
+        (`humanpref.text.cases`), are None, no special case is corrected."""
         return np.exp(self.correction(self.mixed(probabilities), cases))
 
     def mixed(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the mean's log probabilities (n, 3), without the correction."""
+        """Return the log probabilities of the weighted mean, (n, 3), without the correction."""
         probabilities = np.maximum(probabilities, CLIP)
         if self.mean == "geometric":
             return log_softmax(np.tensordot(self.weights, np.log(probabilities), axes=1), axis=1)
         return np.log(np.tensordot(self.weights, probabilities, axes=1))
 
     def facts(self) -> dict[str, Any]:
-        """Return the mean and the correction, without the weights, as plain JSON types."""
+        """Return the kind of mean and the correction, without the weights, as plain JSON types."""
         offsets = zip(CASES, self.correction.offsets, strict=True)
         return {
             "mean": self.mean,
@@ -62,10 +62,10 @@ class Blend:
 
 
 def mix(blend: Blend, probabilities: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """Blend (m, n, 3) into (n, 3), each row by the weights of the members that are not NaN; NaN
-    where there is none.
+    """Blend probabilities (m, n, 3) into (n, 3), using in each row only the members that are not
+    NaN; the result is NaN if there are none.
 
-    `cases` (n,) are the rows' cases, see `humanpref.text.cases`.
+    `cases` (n,) are the rows' cases; see `humanpref.text.cases`.
     """
     known = ~np.isnan(probabilities[:, :, 0].transpose())  # (n, m)
     mixed = np.full(probabilities.shape[1:], np.nan)
@@ -80,14 +80,14 @@ def mix(blend: Blend, probabilities: np.ndarray, cases: np.ndarray) -> np.ndarra
 
 
 def equal_blend(mean: str, members: int) -> Blend:
-    """Return equal weights without a correction."""
+    """Return a blend with equal weights and no correction."""
     return Blend(mean, np.full(members, 1 / members))
 
 
 def fit_blend(
     probabilities: np.ndarray, rows: HeldOutRows, options: BlendOptions
 ) -> tuple[Blend, dict[int, str], list[dict[str, Any]]]:
-    """Fit the blend of lowest log loss, without the members that it does not need, and its
+    """Fit the blend with the lowest log loss, drop the members that it does not need, and fit its
     correction.
 
     Parameters
@@ -98,22 +98,23 @@ def fit_blend(
         The n rows.
     options : BlendOptions
         `shrinkage` is s in the penalties s/2 |w - 1/m|² and s/2 (1/T - 1)², in nats over all rows:
-        a Gaussian prior of standard deviation 1/sqrt(s) around the plain mean, 0.3 for s = 10. It
-        matters for a thousand rows, whose weights would follow noise, and not for fifty thousand.
-        `min_gain`: a member whose removal costs less, in nats over all rows, is dropped, the
-        cheapest first, and the others are fitted again. One nat is Akaike's price of one parameter.
+        a Gaussian prior with standard deviation 1/sqrt(s) around the plain mean, 0.3 for s = 10. It
+        matters with a thousand rows, where the weights would follow noise, but not with fifty
+        thousand. Members whose removal costs less than `min_gain`, in nats over all rows, are
+        dropped, the cheapest first, and the others are fitted again after each one. One nat is
+        Akaike's price of one parameter.
 
     Returns
     -------
     blend : Blend
-        Of all m members; dropped ones have weight 0.
+        The blend of all m members; dropped ones have weight 0.
     dropped : dict
-        Why members were dropped, by their number.
+        Why members were dropped, by their index.
     tried : list of dict
-        The special cases that were tried, see `fit_correction`.
+        The special cases that were tried; see `fit_correction`.
 
-    Source: Breiman (1996), "Stacked regressions", with log loss for squares; Genest and Zidek
-    (1986) on both means.
+    Source: Breiman (1996), "Stacked regressions", with log loss instead of squared error; Genest
+    and Zidek (1986) on both means.
     """
     probabilities = np.maximum(probabilities, CLIP)
     dropped: dict[int, str] = {}
@@ -135,7 +136,7 @@ def fit_blend(
             break
         dropped[cheapest] = (
             f"leaving it out {'raises' if cost > 0 else 'lowers'} the log loss by {abs(cost):.2g} "
-            f"nats over all rows (kept from {options.min_gain:g} on)"
+            f"nats over all rows (a member is kept if this is at least {options.min_gain:g})"
         )
         kept.remove(cheapest)
         best, loss = trials[cheapest]

@@ -1,5 +1,5 @@
-"""A Davidson regression on two blocks of features: a wide one (terms, embeddings), whose columns
-are weak individually, and structure.
+"""A Davidson regression on two blocks of features: a wide block (terms or embeddings), whose
+columns are individually weak, and a block of structural features.
 
 Each block has one penalty, chosen on inner folds of the training rows.
 """
@@ -16,16 +16,17 @@ from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
 
 INNER_FOLDS = 4
 ROUNDING = 1e-6
-"""Smaller variation, in the units of a share or a cosine, is noise, which scaling would blow up."""
+"""Variation below this, in the units of a share or a cosine, is noise that scaling would
+amplify."""
 CLIP_STD = 10.0
-"""Scaled structure is clipped to this many standard deviations from its mean."""
+"""Scaled structural features are clipped to this many standard deviations from their mean."""
 EIGENVALUE_FLOOR = 1e-12
 """Principal axes below this share of the largest eigenvalue are dropped."""
 
 
 class Side(NamedTuple):
-    """Columns of n rows that are all antisymmetric, or all symmetric, in A and B: those of the wide
-    block, and the structure's."""
+    """Columns of n rows, from the wide block and the structural block, that are all antisymmetric
+    or all symmetric in A and B."""
 
     wide: Matrix
     structure: np.ndarray
@@ -46,7 +47,7 @@ class Side(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The features of n rows, antisymmetric and symmetric."""
+    """The features of n rows: antisymmetric (x) and symmetric (z)."""
 
     x: Side
     z: Side
@@ -67,15 +68,15 @@ class Blocks(NamedTuple):
 
 
 class Penalties(NamedTuple):
-    """The L2 penalties to choose from for each block, in rows."""
+    """The candidate L2 penalties for each block, in units of rows."""
 
     wide: tuple[float, ...]
     structure: tuple[float, ...]
 
 
 class Choice(NamedTuple):
-    """The chosen penalties, and their inner log loss in nats: None where there was nothing to
-    choose, or too few prompts to choose by."""
+    """The chosen penalties, and their inner log loss in nats, which is None if there was nothing to
+    choose or there were too few prompts for a choice."""
 
     wide: float
     structure: float
@@ -85,7 +86,7 @@ class Choice(NamedTuple):
 class Scales(NamedTuple):
     """The scale of each column of x, and the mean and the scale of each column of z.
 
-    x is not centred: that would break its symmetry.
+    x is not centered, because that would break its antisymmetry.
     """
 
     x_scale: np.ndarray
@@ -95,16 +96,15 @@ class Scales(NamedTuple):
     def scaled(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scale the columns, clipped to `CLIP_STD`.
 
-        A column that hardly varied in the training rows must not decide a row by itself. Negating x
-        negates its scaled values, so swapping A and B stays exact.
+        Clipping keeps a column that hardly varied in the training rows from deciding a row alone.
+        Negating x negates its scaled values, so swapping A and B remains exact.
         """
         x, z = x / self.x_scale, (z - self.z_mean) / self.z_scale
         return np.clip(x, -CLIP_STD, CLIP_STD), np.clip(z, -CLIP_STD, CLIP_STD)
 
 
 def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray) -> Scales:
-    """Return the scales of weighted rows; a column that is constant up to rounding keeps its
-    unit."""
+    """Return the scales of weighted rows; a column that is constant up to rounding has scale 1."""
     z_mean = np.average(z, axis=0, weights=weights)
     variances = (np.average(columns**2, axis=0, weights=weights) for columns in (x, z - z_mean))
     x_scale, z_scale = (
@@ -118,9 +118,9 @@ def fit_blocks(
 ) -> tuple[DavidsonRegression, Choice]:
     """Choose a penalty for each block and fit the regression on the blocks' columns.
 
-    The structure's columns are correlated (characters, words, sentences), which L-BFGS follows
-    slowly: along their principal axes 148 iterations fell to 16. A single penalty for the block
-    leaves the optimum the same.
+    The structural columns are correlated (characters, words, sentences), which slows L-BFGS down:
+    rotating them to their principal axes reduced 148 iterations to 16. Since the block has a single
+    penalty, the rotation does not change the optimum.
     """
     axes = [_principal_axes(side.structure, rows.weights) for side in blocks]
     rotated = Blocks(
@@ -139,7 +139,7 @@ def state_shapes(
     wide_x: int, wide_z: int, scaled_x: int, scaled_z: int
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the arrays of `Scales` and of a regression that reads the scaled columns
-    beside `wide_x` and `wide_z` others."""
+    in addition to `wide_x` and `wide_z` unscaled ones."""
     return {
         "x_scale": (scaled_x,),
         "z_mean": (scaled_z,),
@@ -151,17 +151,19 @@ def state_shapes(
 
 
 def _principal_axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the columns' principal axes, as columns; zeros where only rounding varies."""
+    """Return the principal axes of the columns, as columns; an axis is zero if only rounding errors
+    vary along it."""
     with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
         variances, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
     return np.where(variances > EIGENVALUE_FLOOR * variances.max(initial=0), axes, 0)
 
 
 def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int) -> Choice:
-    """Choose the structure's penalty without the wide block, then the wide block's beside it.
+    """Choose the structural penalty without the wide block, then the wide block's penalty given
+    that one.
 
-    What the blocks were made with (vocabularies, scales) has seen the inner held-out rows, though
-    not their labels: good enough to rank penalties.
+    The vocabularies and scales behind the blocks were fitted on the inner held-out rows too, though
+    not on their labels, which is good enough for ranking penalties.
     """
     wide, structure = penalties
     if len(structure) == len(wide) == 1:
@@ -180,8 +182,8 @@ def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int) -> 
 def _best(
     blocks: Blocks, candidates: list[tuple[float, float]], rows: Labelled, splits: Splits
 ) -> Choice:
-    """Return the (wide, structure) penalties of the lowest mean held-out log loss over the splits.
-    Each fit starts from the previous one."""
+    """Return the (wide, structure) penalties with the lowest mean held-out log loss over the
+    splits. Each fit starts from the previous one."""
     losses, total = np.zeros(len(candidates)), 0.0
     for learned, judged in splits:
         matrices, out = blocks.rows(learned).matrices(), blocks.rows(judged).matrices()

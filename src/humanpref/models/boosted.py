@@ -1,8 +1,8 @@
-"""Structural features and text similarities into gradient-boosted trees: minutes on the CPU,
-without torch.
+"""Gradient-boosted trees on structural features and text similarities: minutes on the CPU, without
+torch.
 
-Inner folds of the training rows choose everything that is chosen: the columns (if asked for), the
-number of trees, the temperature.
+The columns (if selection is requested), the number of trees and the temperature are all chosen on
+inner folds of the training rows.
 """
 
 from pathlib import Path
@@ -27,8 +27,8 @@ from humanpref.text.overlap import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
 BOOSTER_FILE = "booster-{}.ubj"
 INNER_FOLDS = 5
 INNER_PROMPTS = 50
-"""With fewer distinct prompts nothing is chosen: `DEFAULT_ROUNDS` trees per class, temperature
-1."""
+"""Minimum number of distinct prompts for choosing anything; with fewer, the model has
+`DEFAULT_ROUNDS` trees per class and temperature 1."""
 DEFAULT_ROUNDS = 100
 
 _ANTISYMMETRIC = (*features.ANTISYMMETRIC, *overlap.ANTISYMMETRIC)
@@ -49,9 +49,9 @@ class BoostedModel(Model, family="boosted"):
     """XGBoost on the columns of `columns_of`, averaged over several seeds and both orders, divided
     by a temperature.
 
-    After `fit`: `similarities_`, `columns_` (the positions in `COLUMNS` of the columns that the
-    trees see), `boosters_`, `temperature_` and `selection_` (None where nothing was selected, or
-    after loading). The parameters are the options of `humanpref.config.cpu.BoostedOptions`, and
+    Attributes after `fit`: `similarities_`, `columns_` (the positions in `COLUMNS` of the columns
+    that the trees use), `boosters_`, `temperature_` and `selection_` (None if nothing was selected,
+    or after loading). The parameters are the options of `humanpref.config.cpu.BoostedOptions`, and
     `seed`.
     """
 
@@ -79,7 +79,7 @@ class BoostedModel(Model, family="boosted"):
                 self.columns_ = self.selection_.columns
                 examples = examples._replace(columns=examples.columns.chosen(self.columns_))
             rounds = trainer.best_rounds(examples, splits)
-            # A single seed is slightly more confident than the mean of several: the temperature
+            # A single seed is slightly more confident than the mean of several, so the temperature
             # errs on the safe side.
             log_scores, judged = trainer.held_out_margins(examples, splits, rounds)
             self.temperature_ = fit_temperature(log_scores, judged)
@@ -129,7 +129,8 @@ class BoostedModel(Model, family="boosted"):
         names = [tuple(booster.feature_names or ()) for booster in self.boosters_]
         if len(set(names)) > 1 or not names[0] or not set(names[0]) <= set(COLUMNS):
             raise InputError(
-                f"{folder}: expected boosters of the same columns of this version of humanpref"
+                f"{folder}: expected boosters that all use the same columns of this version of "
+                "humanpref"
             )
         self.columns_ = [COLUMNS.index(name) for name in names[0]]
 
@@ -137,8 +138,8 @@ class BoostedModel(Model, family="boosted"):
 def select_columns(
     trainer: Trainer, examples: Examples, splits: Splits, checkpoint: Path | None
 ) -> Selection:
-    """Select among the columns that LightGBM ranks first, by the inner log loss of as many trees as
-    suit all columns."""
+    """Select among the columns that LightGBM ranks first, by their inner log loss. The number of
+    trees is the best one for all columns together."""
     rounds = trainer.best_rounds(examples, splits)
     values, _, classes, weights = examples.expanded()
     order = importance_order(values, classes, weights, trainer.seeds()[0])

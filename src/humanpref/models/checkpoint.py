@@ -1,7 +1,8 @@
-"""A pretrained model's weights on disk: their files, whether these are whole, and a digest.
+"""A pretrained model's weights on disk: find their files, check that they are complete, and compute
+a digest.
 
-The digest covers the tensors, not the files: a publisher's .bin and the safetensors made from it,
-in one file or several, have the same.
+The digest covers the tensors, not the files, so a publisher's .bin and the safetensors made from
+it, in one file or several, have the same digest.
 """
 
 import contextlib
@@ -28,13 +29,13 @@ _NAMES = (
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """List the files that transformers reads the folder's weights from; an index comes first.
+    """List the files from which transformers reads the folder's weights; an index comes first.
 
     Raises
     ------
     InputError
-        If there are none, if one is missing or not whole, or if transformers would load something
-        else: an adapter beside them, or the weights that a configuration names.
+        If there are none, if one is missing or incomplete, or if transformers would load something
+        else: an adapter next to them, or other weights named in the configuration.
     """
     adapter, config = folder / "adapter_config.json", folder / "config.json"
     if adapter.exists():
@@ -55,10 +56,10 @@ def weights_files(folder: Path) -> list[Path]:
         names = list(shards.values()) if isinstance(shards, dict) else []
         beside = [isinstance(name, str) and Path(name).name == name for name in names]
         if not names or not all(beside):
-            raise InputError(f"{first}: expected a 'weight_map' from weights to files beside it")
+            raise InputError(f"{first}: expected a 'weight_map' from weights to files next to it")
         files += [folder / name for name in sorted(set(names))]
     for path in files:
-        problem = damage(path) if path.is_file() else f"named by {first.name}, but not there"
+        problem = damage(path) if path.is_file() else f"named in {first.name}, but missing"
         if problem:
             raise InputError(f"{path}: {problem}")
     return files
@@ -71,7 +72,7 @@ def base_digest(folder: Path) -> str:
     Raises
     ------
     InputError
-        As `weights_files`, or if a file holds something other than tensors.
+        If a file holds something other than tensors; see also `weights_files`.
     """
     digest = hashlib.sha256()
     for name, tensor in _tensors(weights_files(folder)):
@@ -83,7 +84,7 @@ def base_digest(folder: Path) -> str:
 def convert(files: list[Path], target: Path) -> None:
     """Write the tensors of a publisher's .bin files as one safetensors file.
 
-    Tensors that share memory are written once per name, so that readers need not tie them again.
+    Tensors that share memory are written once per name, so that readers do not have to tie them.
     """
     state = {
         name: tensor.clone(memory_format=torch.contiguous_format)
@@ -93,8 +94,7 @@ def convert(files: list[Path], target: Path) -> None:
 
 
 def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in the order of their names, reading one at a time where the format allows
-    it."""
+    """Yield the tensors in the order of their names, reading one at a time if the format allows."""
     parts = [path for path in files if path.suffix != ".json"]
     if parts[0].suffix == ".bin":
         state: dict[str, Tensor] = {}
@@ -112,22 +112,22 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_bin(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a publisher's .bin, a pickle, without running code from it.
+    """Read the tensors in a publisher's .bin, a pickle, without running code from it.
 
     Raises
     ------
     InputError
-        If it is cut off, or holds something other than tensors.
+        If it is truncated, or holds something other than tensors.
     """
     try:
         mapped = zipfile.is_zipfile(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         if not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise TypeError("expected weights by name")
-    except Exception as error:  # a pickle that is cut off can fail anywhere
+    except Exception as error:  # a truncated pickle can fail anywhere
         reason = str(error).strip().partition("\n")[0].partition(". ")[0][:100]
         raise InputError(
-            f"{path}: not whole, or holds something other than weights "
+            f"{path}: incomplete, or holds something other than weights "
             f"({reason or type(error).__name__})"
         ) from None
     return state

@@ -1,12 +1,12 @@
-"""Davidson regression: a linear model of paired comparison with ties that is swap-equivariant by
+"""Davidson regression: a linear model of paired comparisons with ties that is swap-equivariant by
 construction.
 
     P(A), P(B), P(tie)  ∝  exp(d/2), exp(-d/2), exp(nu)        d = x · w,   nu = c + z · v
 
 with x antisymmetric and z symmetric under an exchange of A and B. The exchange then negates d and
 keeps nu, so P(A) and P(B) trade places. This is multinomial logistic regression restricted to that
-symmetry; fitting it on the rows as they are equals fitting the unrestricted one on the rows and
-their mirror images, at half the cost.
+symmetry. Fitting it on the original rows is equivalent to fitting the unrestricted model on the
+rows and their mirror images, at half the cost.
 
 Source: Davidson (1970), "On extending the Bradley-Terry model to accommodate ties in paired
 comparison experiments", eq. 2.5.
@@ -46,13 +46,13 @@ def _log_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
 
 
 class DavidsonRegression:
-    """Fitted by maximum likelihood with an L2 penalty.
+    """A Davidson regression, fitted by maximum likelihood with an L2 penalty.
 
     Parameters
     ----------
     penalty_x, penalty_z : ndarray
-        The penalties (columns of x,) and (columns of z,) of the weights, in units of rows:
-        sum_i loss_i + sum_j penalty_j w_j² / 2 is minimised.
+        The penalties of the weights, (columns of x,) and (columns of z,), in units of rows:
+        sum_i loss_i + sum_j penalty_j w_j² / 2 is minimized.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class DavidsonRegression:
     c_ : float
         The tie score's constant; not penalised.
     parameters : ndarray
-        All of them in that order.
+        Concatenation of `w_`, `v_` and `c_`.
     iterations_ : int
         Iterations of L-BFGS, at most 300.
     """
@@ -78,13 +78,13 @@ class DavidsonRegression:
         weights: np.ndarray | None = None,
         start: np.ndarray | None = None,
     ) -> "DavidsonRegression":
-        """Fit to labels (n, 3), hard or soft, with row weights (n,), starting from another fit's
-        `parameters`."""
+        """Fit to labels (n, 3), hard or soft, with row weights (n,). The optimizer starts from
+        `start`, the `parameters` of an earlier fit, or by default from zeros."""
         weights = np.ones(len(labels)) if weights is None else weights
         total, parts = weights.sum(), [x.shape[1], x.shape[1] + z.shape[1]]
         penalty = np.concatenate([self.penalty_x, self.penalty_z, [0.0]])
-        # The optimizer sees each parameter in a unit in which the loss curves equally, about as
-        # where the three classes are equally likely: the same optimum in fewer iterations (39
+        # Parameters are rescaled so that the loss has roughly equal curvature in each of them,
+        # assuming equally likely classes. The optimum is the same, but takes fewer iterations (39
         # instead of 237 at best, 101 instead of 97 at worst, on 4,000 rows).
         curvature = [_squares(x, weights) / 6, _squares(z, weights) * 2 / 9, [total * 2 / 9]]
         curvature = np.concatenate(curvature) + penalty
@@ -95,7 +95,7 @@ class DavidsonRegression:
             w, v, c = np.split(parameters, parts)
             logs = _log_probabilities(x @ w, z @ v + c)
             loss = penalty @ parameters**2 / 2 - weights @ (labels * logs).sum(axis=1)
-            # The loss by each of a row's three scores d / 2, -d / 2 and nu.
+            # Derivatives of the loss with respect to each row's scores d / 2, -d / 2 and nu.
             by_a, by_b, by_nu = ((np.exp(logs) - labels) * weights[:, None]).T
             gradient = np.concatenate([x.T @ ((by_a - by_b) / 2), z.T @ by_nu, [by_nu.sum()]])
             # Divided by the weight of all rows, so that the optimizer's `ftol` means the same at
@@ -104,9 +104,9 @@ class DavidsonRegression:
 
         begin = np.zeros(len(scale)) if start is None else start / scale
         options = {"maxiter": 300, "ftol": 1e-9, "gtol": 3e-7, "maxcor": 10}
-        # The optimizer's vectors are too short to share among threads, and BLAS threads that wait
-        # for a busy core are ruinous: one fit of 800 rows took 14 s instead of 0.2 s beside two
-        # other busy processes.
+        # The optimizer's vectors are too short to divide among threads, and BLAS threads waiting
+        # for a busy core are ruinous: alongside two other busy processes, one fit of 800 rows took
+        # 14 s instead of 0.2 s.
         with threadpool_limits(1, user_api="blas"):
             optimum = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options)
         self.parameters = scale * optimum.x

@@ -1,5 +1,5 @@
-"""Decoders: a pretrained language model reads prompt, A and B at once; a head scores its last
-token. Most of it stays frozen."""
+"""Decoders: a pretrained language model, mostly frozen, reads the prompt, A and B together, and a
+head scores its last token."""
 
 from functools import partial
 from pathlib import Path
@@ -30,21 +30,22 @@ from humanpref.training.inputs import TokenRows
 
 
 class PairDecoder(nn.Module):
-    """A decoder without its vocabulary head, and three logits from its last token's state."""
+    """A decoder without its vocabulary head, and a head that computes three logits from the last
+    token's state."""
 
     def __init__(self, base: nn.Module, options: DecoderOptions) -> None:
         super().__init__()
         width = base.config.hidden_size
         self.backbone = adapt(base, options)
         score = nn.Linear(width, 3)
-        # The first loss is then ln 3, whatever the size of the base's vectors.
+        # With zeros, the initial loss is ln 3, regardless of the size of the base's vectors.
         nn.init.zeros_(score.weight)
         nn.init.zeros_(score.bias)
         hidden = [nn.Linear(width, width), nn.GELU()] if options.head == "mlp" else []
         self.head = nn.Sequential(nn.Dropout(options.dropout), *hidden, score)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits (n, 3) from (n, 1, length) ids, padded on either side."""
+        """Compute logits (n, 3) from (n, 1, length) ids, padded on either side."""
         inputs = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
         hidden = hidden_states(partial(read, self.backbone), inputs)
         places = torch.arange(input_ids.shape[-1], device=input_ids.device)
@@ -55,7 +56,7 @@ class PairDecoder(nn.Module):
 
 
 class DecoderModel(NeuralModel, family="decoder"):
-    """Any Hugging Face decoder as a classifier of pairs. After `fit`: `base_` as well."""
+    """Any Hugging Face decoder as a classifier of pairs. `fit` also sets `base_`."""
 
     base_: FrozenBase
 
@@ -67,7 +68,7 @@ class DecoderModel(NeuralModel, family="decoder"):
         check_base(self.config.model.backbone)
 
     def template(self) -> Template:
-        """The fixed tokens around a row's texts."""
+        """Return the fixed tokens around a row's texts."""
         options: DecoderOptions = self.config.model
         return judge_template(self.tokenizer_, options.system_prompt, options.question)
 

@@ -1,5 +1,5 @@
-"""Direct Preference Optimization: a language model against its frozen self; a response's reward is
-how much likelier it became.
+"""Direct Preference Optimization: a language model is compared with its frozen original, and a
+response's reward is how much more likely it became.
 
 reward(x, y) = beta (log pi(y | x) - log pi_ref(y | x)); the difference of two rewards goes through
 a tie-aware link.
@@ -57,7 +57,8 @@ REPORT_EVERY = 50
 
 
 class Policy(nn.Module):
-    """A language model with an adapter: log-probabilities of responses, with or without it."""
+    """A language model with an adapter, which computes log-probabilities of responses with or
+    without the adapter."""
 
     def __init__(self, model: nn.Module, options: DpoOptions, length_normalisation: bool) -> None:
         super().__init__()
@@ -74,11 +75,11 @@ class Policy(nn.Module):
         reference: Tensor | None = None,
         as_reference: bool = False,
     ) -> Tensor:
-        """Compute log-probabilities (n, 2) of both responses, in nats, minus the reference's where
-        they are given.
+        """Compute log-probabilities (n, 2) of both responses, in nats, minus the reference's if
+        `reference` is given.
 
         `input_ids`, `attention_mask` and `responses` (1 at the tokens of the response) are (n, 2,
-        length). With `as_reference` they are those of the base without its adapter.
+        length). With `as_reference`, the base computes them without its adapter.
         """
         rows, sides, length = input_ids.shape
         flat = [
@@ -100,7 +101,8 @@ def response_log_probabilities(
     """Sum log pi(token | tokens before it) over the marked tokens of each sequence.
 
     Only states that predict a marked token are scored against the vocabulary, `CHUNK` at a time,
-    and again in the backward pass: scores for all positions never exist together.
+    and their scores are recomputed in the backward pass, so that the scores for all positions never
+    exist at once.
 
     Parameters
     ----------
@@ -146,8 +148,8 @@ def _logits(model: nn.Module, vectors: Tensor) -> Tensor:
 
 
 def check_logits(model: nn.Module, name: str) -> None:
-    """Raise InputError where the model's scores are not those of `_logits`: it may scale them, for
-    example."""
+    """Raise InputError if the model's scores differ from those of `_logits`, for example because
+    the model scales them."""
     ids = torch.arange(6, device=model.device).unsqueeze(0)
     mask = torch.ones_like(ids)
     with torch.inference_mode():
@@ -162,8 +164,8 @@ def check_logits(model: nn.Module, name: str) -> None:
 
 
 class DpoModel(NeuralModel, family="dpo"):
-    """The paper's DPO as a predictor: exact under swapping, since both responses are read alike.
-    After `fit`: `base_` as well."""
+    """The paper's DPO as a predictor. It is exactly swap-equivariant, since both responses are read
+    in the same way. `fit` also sets `base_`."""
 
     swap_equivariant = True
     swap_averaged = False
@@ -173,11 +175,11 @@ class DpoModel(NeuralModel, family="dpo"):
         check_base(self.config.model.backbone)
 
     def template(self) -> Template:
-        """The fixed tokens around a conversation's texts."""
+        """Return the fixed tokens around a conversation's texts."""
         return dialogue_template(self.tokenizer_, self.config.model.system_prompt)
 
     def policy(self, base: nn.Module) -> Policy:
-        """Put the adapter and the link, at its start, on the base."""
+        """Add the adapter and the link, with its initial values, to the base."""
         options, training = self.config.model, self.config.training
         check_logits(base, options.backbone)
         policy = Policy(base, options, training.length_normalisation)
@@ -214,7 +216,9 @@ class DpoModel(NeuralModel, family="dpo"):
             loss = RewardReport(training)
             self.learn(part, labels[learned], weights[learned], loss, validation, checkpoint)
         else:
-            logger.warning("dpo: no decided row to learn from; the policy stays its reference")
+            logger.warning(
+                "dpo: no training row prefers A or B; the policy stays equal to its reference"
+            )
             self.report_ = {"backbone": self.backbone_facts()}
         rows = kept if kept.any() else np.ones(len(pairs), dtype=bool)
         margins = self.margins(pairs[rows].reset_index(drop=True))
@@ -229,13 +233,13 @@ class DpoModel(NeuralModel, family="dpo"):
         return self.margins_of(self.referenced(self.inputs(pairs)))
 
     def rewards(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Compute the implicit reward beta (log pi - log pi_ref) of each row's response A alone,
+        """Compute the implicit reward beta (log pi - log pi_ref) of only response A of each row,
         (n,) float64, in nats."""
         inputs = self.referenced(self.inputs(pairs, answered_alone))
         return self.config.training.beta * self.log_ratios(inputs)[:, 0]
 
     def margins_of(self, inputs: TokenRows) -> np.ndarray:
-        """`margins` of rows with their reference."""
+        """Compute `margins` from inputs that include their reference."""
         ratios = self.log_ratios(inputs)
         return self.config.training.beta * (ratios[:, 0] - ratios[:, 1])
 
@@ -269,12 +273,13 @@ class DpoModel(NeuralModel, family="dpo"):
         return TokenRows(sequences, 0, {"responses": response_tokens})
 
     def referenced(self, inputs: TokenRows) -> TokenRows:
-        """Add the reference's log-probabilities, which no training changes."""
+        """Add the reference's log-probabilities, which training does not change."""
         reference = self.log_ratios(replace(inputs, flags={"as_reference": True}))
         return replace(inputs, per_row={"reference": reference.astype(np.float32)})
 
     def log_ratios(self, inputs: TokenRows) -> np.ndarray:
-        """Run the policy: (n, 2) float64, in nats."""
+        """Run the policy and return its log-ratios or log-probabilities, (n, 2) float64, in
+        nats."""
         if not inputs.sequences:
             return np.empty((0, 2))
         options = self.config.inference
@@ -306,11 +311,11 @@ def answered_alone(pair: Pair) -> list[Sequence]:
 
 
 def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Choose the rows that the link is fitted on and the policy must not see, (n,) bool; none if
-    there are too few prompts."""
+    """Choose the rows on which the link is fitted and which the policy must not see, (n,) bool;
+    none if there are too few prompts."""
     if fraction and len(set(prompt_keys(pairs))) < 2 / fraction:
         logger.warning(
-            "dpo: too few prompts to keep any for the link; it is fitted on the rows learned from"
+            "dpo: too few prompts to reserve any for the link; it is fitted on the training rows"
         )
         fraction = 0
     return held_out(pairs, fraction, seed)
@@ -319,8 +324,8 @@ def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray
 def fit_link(
     name: str, margins: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: np.ndarray
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Fit the link's log scale and tie score by maximum likelihood, each held near its start as
-    strongly as by one row.
+    """Fit the link's log scale and tie score by maximum likelihood, with a penalty of about one row
+    that keeps each near its initial value.
 
     Parameters
     ----------
@@ -360,8 +365,8 @@ def link_probabilities(name: str, margins: np.ndarray, log_scale: float, nu: flo
 
 
 class RewardReport:
-    """The loss that `training.ties` names, on log-ratios (n, 2); it logs reward margins and
-    accuracy."""
+    """The loss named in `training.ties`, as a function of log-ratios (n, 2); it also logs reward
+    margins and accuracy."""
 
     def __init__(self, training: DpoTraining) -> None:
         self.training, self.seen, self.calls = training, [], 0
@@ -386,7 +391,7 @@ class RewardReport:
 
 
 def response_tokens(sequence: Tokenised) -> np.ndarray:
-    """Mark the tokens of responses, and the one after each that ends it: (length,) bool."""
+    """Mark the tokens of each response and the special token that ends it, (length,) bool."""
     own = sequence.parts == A
     after = np.concatenate([[False], own[:-1]]) & (sequence.parts == SPECIAL)
     return own | after

@@ -1,4 +1,4 @@
-"""Frozen embeddings and structural features into a Davidson regression: the head is small, and the
+"""A Davidson regression on frozen embeddings and structural features: the head is small, and the
 encoder is not trained."""
 
 from pathlib import Path
@@ -36,15 +36,15 @@ BACKBONE_FOLDER = "backbone"
 
 
 class EmbeddingModel(Model, family="embedding"):
-    """d from [a - b, p * (a - b)], nu from [|a - b|, a * b, p], both with cosines, attention scores
-    and structure.
+    """A model of d on [a - b, p * (a - b)] and of nu on [|a - b|, a * b, p], both with cosines,
+    attention scores and structural features.
 
-    p, a and b are principal components of the embeddings of prompt and answers. They keep their
-    variances, so the penalty restrains the minor ones more, and share the penalty of the wide block
-    with cosines and attention scores. After `fit`: `encoder_`, `center_` (width,) and
-    `basis_` (width, components), `scales_` of structure and cosines, and `regression_`. The
-    parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`,
-    and `seed`.
+    p, a and b are principal components of the embeddings of the prompt and the answers. They keep
+    their variances, so the penalty restrains minor components more. Cosines and attention scores
+    belong to the same wide block and share its penalty. Attributes after `fit`: `encoder_`,
+    `center_` (width,), `basis_` (width, components), `scales_` of structural features and cosines,
+    and `regression_`. The parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and
+    `ForwardOptions`, and `seed`.
     """
 
     swap_equivariant = True
@@ -97,7 +97,8 @@ class EmbeddingModel(Model, family="embedding"):
         self.encoder_ = load_frozen(kept, options.max_length, digest)
         width = self.encoder_.width
         k = min(options.components, width)
-        # The wide block has 2 and 3 times the components, besides cosines, which are scaled.
+        # The wide block has 2 (x) and 3 (z) times the components, besides cosines, which are
+        # scaled.
         shapes = state_shapes(
             2 * k,
             3 * k,
@@ -112,7 +113,7 @@ class EmbeddingModel(Model, family="embedding"):
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
         """Return the vectors, and the antisymmetric and symmetric columns that `Scales` scales:
-        structure, then cosines."""
+        structural features, then cosines."""
         inference: ForwardOptions = self.config.inference
         vectors = pair_vectors(
             pairs,
@@ -146,8 +147,9 @@ def principal_components(
     center : ndarray
         (width,) float64, the mean vector.
     basis : ndarray
-        (width, min(components, width)) float64; `(vector - center) @ basis` are the components,
-        largest variance first, all divided by one number so that the mean of their squares is 1.
+        (width, min(components, width)) float64; `(vector - center) @ basis` are the components, the
+        one with the largest variance first, all divided by the same number so that the mean of
+        their squares is 1.
     """
     sides = np.concatenate([vectors.prompt, vectors.a, vectors.b])
     weights = np.tile(weights, 3)

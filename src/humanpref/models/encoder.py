@@ -1,5 +1,5 @@
-"""Encoders: a backbone reads the prompt with each response, or with both, and a head compares the
-two."""
+"""Encoders: a backbone reads the prompt with each response separately, or with both, and a head
+compares the two."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,7 +53,8 @@ class PairEncoder(nn.Module):
 
     def __init__(self, backbone: nn.Module, options: EncoderOptions) -> None:
         super().__init__()
-        # Nothing would train the pooler (tanh over the first token), which this model does not use.
+        # This model does not use the pooler (tanh over the first token), so it would stay
+        # untrained.
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         config = backbone.config
@@ -85,15 +86,15 @@ class PairEncoder(nn.Module):
         """Compute logits (n, 3) from inputs (n, sequences, length), padded on the right, plus an
         offset (n, 3).
 
-        With `both_orders` they are (n, 2, 3), the second as the row with A and B exchanged would
-        have them: dual inputs have both answers' vectors after one pass, and only the head runs
+        With `both_orders` they are (n, 2, 3), where the second ones are those of the row with A and
+        B exchanged. Dual inputs provide both answers' vectors in one pass, so only the head runs
         twice.
         """
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
         flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
         hidden = hidden_states(self._read, flat).reshape(rows, sequences, length, -1)
-        # The head is cheap, and half precision would leave its logits three digits.
+        # The head is cheap, and half precision would leave its logits only three digits.
         with torch.autocast(hidden.device.type, enabled=False):
             encoded = self.encoded(hidden, attention_mask, parts)
             logits = self.head(encoded)
@@ -110,8 +111,8 @@ class PairEncoder(nn.Module):
 
 
 class EncoderModel(NeuralModel, family="encoder"):
-    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`. After `fit`: `offset_` as well, the
-    structural model that the head adds to, or None."""
+    """Any Hugging Face encoder, fine-tuned as a `PairEncoder`. `fit` also sets `offset_`, the
+    structural model whose logits are added to the head's, or None."""
 
     offset_: Model | None = None
 
@@ -124,7 +125,8 @@ class EncoderModel(NeuralModel, family="encoder"):
 
     @property
     def is_dual(self) -> bool:
-        """Whether one pass encodes both answers apart, and so gives both orders of A and B."""
+        """Whether one pass encodes both answers separately, and so provides both orders of A and
+        B."""
         return self.config.model.inputs == "dual"
 
     @property
@@ -256,11 +258,11 @@ def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
 def out_of_fold_logits(
     config: Config, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Predict logits (n, 3) by sparse models that did not see the row's prompt; zeros if there is
+    """Predict logits (n, 3) with sparse models that did not see the row's prompt; zeros if there is
     only one prompt.
 
-    A model is more confident on the rows it was fitted on: an encoder that adds to such logits
-    would learn to hold them back.
+    A model is more confident on the rows on which it was fitted; an encoder that adds to such
+    logits would learn to dampen them.
     """
     offset = np.zeros((len(pairs), 3))
     folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))

@@ -1,5 +1,5 @@
-"""A frozen pretrained decoder: loading and checking it. An artifact names its base and does not
-copy it."""
+"""Load and check a frozen pretrained decoder. An artifact names its base but does not contain a
+copy of it."""
 
 import contextlib
 import itertools
@@ -36,7 +36,7 @@ from humanpref.training.precision import DTYPES, process_state, resolve
 logger = logging.getLogger(__name__)
 
 LEAST_ROOM = 8
-"""Tokens that a row's texts must have left beside the fixed text."""
+"""Minimum number of tokens that the fixed text must leave for a row's texts."""
 
 
 class FrozenBase(NamedTuple):
@@ -45,10 +45,10 @@ class FrozenBase(NamedTuple):
     Attributes
     ----------
     record : dict
-        Its `name` and the digest of its weights, `sha256`, as an artifact keeps them.
+        Its `name` and the digest of its weights, `sha256`, as saved in an artifact.
     folder : Path
     config : transformers configuration
-        As the folder has it.
+        The configuration in the folder.
     tokenizer : transformers tokenizer
     """
 
@@ -78,19 +78,19 @@ class FrozenBase(NamedTuple):
         return cls(record, folder, load_backbone_config(saved), load_tokenizer(saved))
 
     def save(self, model_folder: Path) -> None:
-        """Write the record and the configuration into a model's folder."""
+        """Write the record and the configuration to a model's folder."""
         self.config.save_pretrained(model_folder / BACKBONE_FOLDER)
         write_json(model_folder / BASE_FILE, self.record)
 
     def load_for_training(
         self, kind: type, options: AdaptedOptions, training: LoopOptions, template: Template
     ) -> nn.Module:
-        """Load the weights and check that the base can be trained on and reads any text.
+        """Load the weights, and check that the base is suitable for training and can read any text.
 
         Raises
         ------
         InputError
-            As `load_base`, `check_decoder` and `check_precision`.
+            See `load_base`, `check_decoder` and `check_precision`.
         """
         check_precision(options, training.precision)
         base = load_base(self.folder, self.config, options, kind)
@@ -102,7 +102,7 @@ class FrozenBase(NamedTuple):
 
 
 def check_base(name: str) -> None:
-    """Raise InputError if a base's tokenizer or configuration is missing or cannot be used."""
+    """Raise InputError if a base's tokenizer or configuration is missing or invalid."""
     folder = str(base_folder(name))
     load_tokenizer(folder)
     load_backbone_config(folder)
@@ -112,10 +112,10 @@ def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tens
     """Return the decoder's last hidden states, (n, length, width), the same for padding on either
     side.
 
-    A base in half precision runs under autocast in its own type, which also casts the float32
-    weights that learn; autocast that is already on stays as it is.
+    A base in half precision runs under autocast in its own dtype, which also casts the trainable
+    float32 weights; if autocast is already enabled, it is left unchanged.
     """
-    # Positions count real tokens: by default transformers counts padding as well.
+    # Positions count only real tokens; by default, transformers also counts padding.
     positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
     device, dtype = input_ids.device.type, backbone.get_input_embeddings().weight.dtype
     half = dtype in DTYPES.values() and not torch.is_autocast_enabled(device)
@@ -129,7 +129,7 @@ def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tens
 
 
 def check_room(template: Template, options: AdaptedOptions) -> None:
-    """Raise InputError where the fixed text of one round leaves almost no room for the row's own
+    """Raise InputError if the fixed text of one round leaves almost no room for the row's own
     text."""
     fixed = template.around() + sum(len(ids) for ids in template.before.values())
     if options.max_length - fixed < LEAST_ROOM:
@@ -140,13 +140,13 @@ def check_room(template: Template, options: AdaptedOptions) -> None:
 
 
 def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> nn.Module:
-    """Load a pretrained decoder by a class of transformers (`kind`), in `model.base_dtype` or
-    quantised, straight onto this process's GPU if it has one.
+    """Load a pretrained decoder with a class of transformers (`kind`), in `model.base_dtype` or
+    quantized, directly onto this process's GPU if it has one.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, lacks weights, or this device does not support the type.
+        If it cannot be loaded or lacks weights, or if this device does not support the dtype.
     """
     check_quantisation(options)
     device = process_state().device
@@ -158,8 +158,8 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
             place,
             config=config,
             dtype=base_dtype(options),
-            # scaled_dot_product_attention has no soft cap on scores; transformers would silently
-            # leave Gemma 2's out.
+            # scaled_dot_product_attention has no soft cap on scores; with it, transformers would
+            # silently omit Gemma 2's cap.
             attn_implementation="eager"
             if getattr(config, "attn_logit_softcapping", None)
             else None,
@@ -179,7 +179,7 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
 
 
 def base_dtype(options: AdaptedOptions) -> torch.dtype:
-    """Return the type of the frozen weights on this process's device."""
+    """Return the dtype of the frozen weights on this process's device."""
     device = process_state().device
     if options.peft == "none":
         return torch.float32
@@ -193,12 +193,12 @@ def base_dtype(options: AdaptedOptions) -> torch.dtype:
 
 
 def check_precision(options: AdaptedOptions, precision: str) -> None:
-    """Raise InputError where a base in float16 would be trained through without the gradient scaler
-    that comes with fp16."""
+    """Raise InputError if gradients would flow through a float16 base without the gradient scaler
+    that fp16 training uses."""
     if base_dtype(options) == torch.float16 and resolve(precision, process_state().device) == "no":
         raise InputError(
             "option training.precision: expected auto or fp16 for a base in float16, whose "
-            "gradients need a scaler, got no; or set model.base_dtype=float32"
+            "gradients need a scaler, got 'no'; or set model.base_dtype=float32"
         )
 
 
@@ -216,10 +216,10 @@ def _quantisation(options: AdaptedOptions) -> BitsAndBytesConfig:
 def check_decoder(
     base: nn.Module, tokenizer: Any, options: AdaptedOptions, fixed: Iterable[int]
 ) -> None:
-    """Raise InputError where a token of a text or a `fixed` one has no embedding, a place in the
-    longest input has no position, or a token sees a later one.
+    """Raise InputError if a token of a text or one of the `fixed` tokens has no embedding, if the
+    longest input has more tokens than the model has positions, or if a token sees a later one.
 
-    Padding is not checked: it is token 0, which the mask hides.
+    Padding is not checked, since it is token 0, which the mask hides.
     """
     name, config = options.backbone, base.config
     largest = check_ids(name, tokenizer, fixed, base.get_input_embeddings().num_embeddings)
@@ -243,7 +243,8 @@ def log_memory_estimate(
     """Log how much memory training takes with rows of `row` tokens, and which options to change if
     that is more than a T4 has.
 
-    `vocabulary_scores` is the number of positions whose scores over the vocabulary exist at a time.
+    `vocabulary_scores` is the number of positions whose scores over the vocabulary exist at one
+    time.
     """
     trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = [p for p in module.parameters() if not p.requires_grad]
@@ -268,9 +269,9 @@ def log_memory_estimate(
     parts = estimate.gib()
     total = sum(parts.values())
     sizes = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-    logger.info("memory: about %.2f GiB (%s) at %d tokens a pass", total, sizes, estimate.tokens)
+    logger.info("memory: about %.2f GiB (%s) at %d tokens per pass", total, sizes, estimate.tokens)
     if total > T4_GIB:
         changes = "; ".join(advice(estimate, row, T4_GIB))
         logger.warning(
-            "memory: more than the %.0f GiB of a 16 GB T4; lower it by %s", T4_GIB, changes
+            "memory: more than the %.0f GiB of a 16 GB T4; to reduce it: %s", T4_GIB, changes
         )

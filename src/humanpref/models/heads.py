@@ -1,6 +1,6 @@
 """Heads: turn the encoded answers of a batch into logits (n, 3), columns A, B, tie.
 
-Every head takes an `Encoded` and returns logits whose softmax is the probabilities. A head with
+Every head takes an `Encoded` and returns logits whose softmax gives the probabilities. A head with
 `equivariant = True` exchanges the logits of A and B when the answers are exchanged, provided that
 the encoding treats both answers alike (as dual inputs do).
 """
@@ -55,7 +55,7 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     hidden : Tensor
         (n, length, width).
     mask : Tensor
-        (n, length), true or 1 at the tokens that count. A row without any gives zeros.
+        (n, length), true or 1 at the tokens that count. A row without such tokens gives zeros.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
         (n, width) float32.
     """
     mask = mask.unsqueeze(-1).bool()
-    # Filled, not multiplied by the mask: hidden states at padding may be NaN.
+    # Filling, unlike multiplying by the mask, is safe if hidden states at padding are NaN.
     total = hidden.float().masked_fill(~mask, 0).sum(dim=1)
     return total / mask.sum(dim=1).clamp(min=1)
 
@@ -107,14 +107,14 @@ def concatenated(a: Tensor, b: Tensor) -> list[Tensor]:
 
 
 def interactions(a: Tensor, b: Tensor) -> list[Tensor]:
-    """Return [a, b, a - b, a * b]. Source: Conneau et al. (2017), "InferSent", whose |a - b| has a
-    sign here."""
+    """Return [a, b, a - b, a * b]. Source: Conneau et al. (2017), "InferSent", which uses |a - b|
+    instead of a - b."""
     return [a, b, a - b, a * b]
 
 
 class AttentionHead(nn.Module):
-    """Each answer's tokens attend to the other answer; the network reads both results as well.
-    Source: the report (M12)."""
+    """A head in which each answer's tokens attend to the other answer; the network also reads both
+    results. Source: the report (M12)."""
 
     equivariant = False
 
@@ -130,8 +130,9 @@ class AttentionHead(nn.Module):
     def attend(self, queries: Side, keys: Side) -> Tensor:
         """Attend from one answer's tokens to the other's and average, (n, width)."""
         values = keys.tokens.float().masked_fill(~keys.mask.unsqueeze(-1), 0)
-        # An answer without tokens offers its first place, which is zero: attention to nothing gives
-        # NaN, and a gradient into padding, whose variance is 0, overflows in half precision.
+        # For an answer without tokens, the first position stays visible, since attention to nothing
+        # gives NaN. It is zeroed like all padding: padding has variance 0, so a gradient into it
+        # would overflow in half precision.
         ignored = ~keys.mask
         ignored[:, 0] &= keys.mask.any(dim=1)
         attended, _ = self.attention(
@@ -141,8 +142,8 @@ class AttentionHead(nn.Module):
 
 
 class TieHead(nn.Module):
-    """Compute a margin d, antisymmetric in A and B, and a tie score nu, symmetric in them, and join
-    them by a tie-aware link.
+    """Compute a margin d, antisymmetric in A and B, and a tie score nu, symmetric in them, and
+    combine them with a tie-aware link.
 
     d = f(prompt, a, b) - f(prompt, b, a);   nu = g(prompt, a + b, |a - b|, a * b)
 
@@ -161,7 +162,7 @@ class TieHead(nn.Module):
 
     def forward(self, encoded: Encoded) -> Tensor:
         prompt, a, b = encoded.prompt, encoded.a.vector, encoded.b.vector
-        # One call for both orders: they differ by nothing but dropout.
+        # One call handles both orders; apart from dropout, they are treated identically.
         orders = torch.stack([torch.cat([prompt, a, b], dim=-1), torch.cat([prompt, b, a], dim=-1)])
         first, second = self.margin(orders).squeeze(-1)
         nu = self.tie(torch.cat([prompt, a + b, (a - b).abs(), a * b], dim=-1)).squeeze(-1)
@@ -178,9 +179,9 @@ def rao_kupper(d: Tensor, nu: Tensor) -> Tensor:
     from (n,) and (n,).
 
     P(tie) = sigmoid(d + theta) - sigmoid(d - theta) = (1 - e^{-2 theta}) sigmoid(d + theta)
-    sigmoid(theta - d): the product stays exact where both sigmoids are near 0 or 1.
+    sigmoid(theta - d). The product remains accurate when both sigmoids are near 0 or 1.
     """
-    # With a threshold of 0 a tie is impossible and its logarithm infinite.
+    # With a threshold of 0, a tie would be impossible and its logarithm infinite.
     theta = F.softplus(nu) + 1e-6
     tie = torch.log(-torch.expm1(-2 * theta)) + F.logsigmoid(d + theta) + F.logsigmoid(theta - d)
     return torch.stack([F.logsigmoid(d - theta), F.logsigmoid(-d - theta), tie], dim=-1)
@@ -211,10 +212,10 @@ def build_head(
     attention_heads: int,
     zero_start: bool = False,
 ) -> nn.Module:
-    """Build the head that `model.head` names.
+    """Build the head named in `model.head`.
 
-    With `zero_start` the last layer of each of its networks is zero, and so are the first logits of
-    all heads but rao-kupper.
+    With `zero_start`, the last layer of each of its networks is initialized to zero, and so the
+    initial logits of all heads except rao-kupper are zero.
     """
 
     def network(inputs: int, outputs: int = 3) -> nn.Sequential:

@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from humanpref.training.batching import token_batches
 
 BACKBONE_TOKENS = {True: 16_384, False: 1_024}
-"""Tokens per call of the backbone on a GPU (True) and on a CPU: a CPU is as fast with few tokens,
-whereas a GPU needs many to be busy."""
+"""Tokens per call of the backbone on a GPU (True) and on a CPU (False). A CPU is just as fast with
+few tokens, whereas a GPU needs many to be fully used."""
 
 
 def hidden_states(read: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
-    """Compute the backbone's last hidden states, (m, length, width); padding that it did not read
-    is zero.
+    """Compute the backbone's last hidden states, (m, length, width); they are zero at padding that
+    the backbone did not read.
 
     Sequences of similar length go through the backbone together, so that they are not padded to the
-    longest of all (the two branches of a row differ in length, too).
+    longest of all (even the two branches of one row differ in length).
 
     Parameters
     ----------
     read : callable
-        The backbone: from inputs, by name, to last hidden states.
+        The backbone, as a function from named inputs to last hidden states.
     inputs : dict
-        (m, length) each, `attention_mask` among them; padded on either side.
+        Tensors (m, length), including `attention_mask`; padded on either side.
     """
     mask = inputs["attention_mask"]
     real = mask.bool().cpu().numpy()

@@ -1,4 +1,5 @@
-"""Inner folds: parts of the training rows that a model holds out from itself to choose by."""
+"""Inner folds: parts of the training rows that a model holds out from itself for model
+selection."""
 
 import math
 from typing import NamedTuple
@@ -9,10 +10,11 @@ import pandas as pd
 from humanpref.data import inner_splits
 
 ENOUGH_ROWS = 4_000
-"""Further folds are skipped once this many rows are held out: the choice is no longer noise."""
+"""Once this many rows are held out, further folds are skipped, since the choice is no longer
+noise."""
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
-"""For each inner fold, masks of the rows to learn from and of those to judge by."""
+"""For each inner fold, masks of the rows for fitting and of the held-out rows for evaluation."""
 
 
 class Labelled(NamedTuple):
@@ -29,10 +31,10 @@ class Labelled(NamedTuple):
 
 
 def choosing_splits(rows: Labelled, folds: int, seed: int, least_prompts: int = 0) -> Splits:
-    """Return the first of `folds` inner splits, as many as hold out `ENOUGH_ROWS`.
+    """Return as many of the first of `folds` inner splits as are needed to hold out `ENOUGH_ROWS`.
 
-    See `humanpref.data.inner_splits`. There are none for fewer than `least_prompts` prompts, or for
-    fewer prompts than folds.
+    See `humanpref.data.inner_splits`. The list is empty if there are fewer than `least_prompts`
+    prompts, or fewer prompts than folds.
     """
     splits = inner_splits(rows.pairs, folds, seed, rows.labels, least_prompts)
     if not splits:

@@ -1,5 +1,5 @@
-"""What the neural families share: from rows to the training loop, from the module to
-probabilities."""
+"""The base class of the neural families: pass rows to the training loop, and turn the module's
+outputs into probabilities."""
 
 import copy
 import dataclasses
@@ -29,28 +29,28 @@ from humanpref.training.predict import normalised, predict_logits
 STATE_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"
 SHORTER = (0.75, 0.5, 0.25)
-"""Shares of `model.max_length` to which inputs are cut where time is short."""
+"""Shares of `model.max_length` to which inputs are cut when time is short."""
 
 
 class NeuralModel(Model):
-    """A module that reads token ids. After `fit`: `module_` and `tokenizer_`.
+    """A model with a module that reads token ids. `fit` sets `module_` and `tokenizer_`.
 
-    A family says how its module is built (`build`), how rows become its inputs (`inputs`), and what
-    it was built from (`backbone_facts`).
+    A family defines how its module is built (`build`), how rows are turned into its inputs
+    (`inputs`), and which backbone it used (`backbone_facts`).
     """
 
     module_: nn.Module
     tokenizer_: Any
     token_ids: dict[str, np.ndarray] | None = None
-    """Token ids of texts that its tokenizer has read, shared by `share_token_ids`."""
+    """Token ids of texts that its tokenizer has read, shared through `share_token_ids`."""
 
     @abstractmethod
     def build(self, pairs: pd.DataFrame) -> None:
-        """Make `tokenizer_` and `module_`, ready to be trained on these rows."""
+        """Create `tokenizer_` and `module_`, ready to be trained on these rows."""
 
     @abstractmethod
     def inputs(self, pairs: pd.DataFrame) -> TokenRows:
-        """Make the rows the inputs of `module_`."""
+        """Turn the rows into inputs of `module_`."""
 
     @abstractmethod
     def backbone_facts(self) -> dict[str, Any]:
@@ -102,8 +102,8 @@ class NeuralModel(Model):
         return self.predictor(pairs)()
 
     def predictor(self, pairs: pd.DataFrame) -> Callable[[], np.ndarray]:
-        """Tokenise the rows and return a function that predicts them, (n, 3), with the module as it
-        then is."""
+        """Tokenize the rows and return a function that predicts them, (n, 3), with the module's
+        state at the time of the call."""
         first = self.inputs(pairs)
         if not self.swap_averaged:
             return lambda: self.scores(first)
@@ -111,7 +111,7 @@ class NeuralModel(Model):
         return lambda: (self.scores(first) + self.scores(second)[:, SWAPPED_CLASSES]) / 2
 
     def scores(self, inputs: TokenRows) -> np.ndarray:
-        """Run the module on every row: probabilities (n, …, 3)."""
+        """Run the module on every row and return probabilities (n, …, 3)."""
         options: EncoderInference = self.config.inference
         scores = predict_logits(
             self.module_, inputs, inputs.lengths, options.batch_tokens, options.precision
@@ -129,7 +129,8 @@ class NeuralModel(Model):
         return copy.copy(self).set_params(inference=inference)
 
     def shorter_variants(self) -> list[tuple[str, Model]]:
-        """Cut inputs shorter and shorter, as far as texts have room beside the fixed tokens."""
+        """Return variants with shorter and shorter inputs, as long as the fixed tokens leave room
+        for texts."""
         variants: list[tuple[str, Model]] = []
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
         for length in (int(share * self.model.max_length) for share in SHORTER):

@@ -1,4 +1,4 @@
-"""How the texts of a row compare under a frozen encoder: mean vectors, cosines, attention scores.
+"""Compare the texts of a row under a frozen encoder: mean vectors, cosines and attention scores.
 
 As with the structural features, everything is computed for one answer at a time, or for the answers
 in both orders, and then combined, so the symmetry under an exchange of A and B holds by
@@ -13,16 +13,16 @@ import pandas as pd
 from humanpref.models.sentence import FrozenEncoder, Windows
 
 SHARPNESS = 20.0
-"""Factor of the cosines in the softmax of the attention scores: the scale at which
-sentence-transformers are trained to tell matches from non-matches. Source:
-`MultipleNegativesRankingLoss` of that library, default `scale`."""
+"""Factor applied to the cosines in the softmax of the attention scores: the scale at which
+sentence-transformers are trained to tell matches from non-matches. Source: the default `scale` of
+`MultipleNegativesRankingLoss` in that library."""
 
 RESPONSE_COSINES = (
-    "prompt_cosine",  # of the whole prompt with the whole response
-    "last_turn_cosine",  # of the last prompt with the last response
-    "best_window_cosine",  # of the prompt with the response's nearest window
-    "attended_cosine",  # of each of the prompt's windows with the windows it attends to, the mean
-    "coherence",  # length of the mean of the response's windows; 1 where all are the same
+    "prompt_cosine",  # cosine of the entire prompt with the entire response
+    "last_turn_cosine",  # cosine of the last prompt with the last response
+    "best_window_cosine",  # cosine of the prompt with the response's nearest window
+    "attended_cosine",  # mean cosine of each prompt window with the windows to which it attends
+    "coherence",  # length of the mean of the response's windows; 1 if all are the same
 )
 ANTISYMMETRIC_COSINES = (
     *(f"{name}_difference" for name in RESPONSE_COSINES),
@@ -41,10 +41,10 @@ SYMMETRIC_COSINES = (
 class PairVectors(NamedTuple):
     """The vectors and cosines of n rows.
 
-    `prompt`, `a` and `b` are the mean vectors of the whole conversation's texts, (n, width) float64
-    of length 1, or 0 for an empty text. `antisymmetric` is (n, 7) and `symmetric` (n, 13) float64:
-    the columns `ANTISYMMETRIC_COSINES`, which change their signs when A and B are exchanged, and
-    `SYMMETRIC_COSINES`, which do not change.
+    `prompt`, `a` and `b` are the mean vectors of the texts of the entire conversation, (n, width)
+    float64 of length 1, or 0 for an empty text. `antisymmetric`, (n, 7) float64, has the columns
+    `ANTISYMMETRIC_COSINES`, which change sign when A and B are exchanged; `symmetric`, (n, 13)
+    float64, has the columns `SYMMETRIC_COSINES`, which do not change.
     """
 
     prompt: np.ndarray
@@ -55,8 +55,8 @@ class PairVectors(NamedTuple):
 
 
 class Text(NamedTuple):
-    """One text: windows of length 1 (windows, width), their shares of the tokens (windows,), and
-    the mean (width,)."""
+    """One text: the unit vectors of its windows (windows, width), their shares of the tokens
+    (windows,), and the mean vector (width,)."""
 
     windows: np.ndarray
     shares: np.ndarray
@@ -68,9 +68,9 @@ def pair_vectors(
 ) -> PairVectors:
     """Embed prompts and answers and compare them.
 
-    A conversation of several turns is one text for each of the three sides; its last turn, which
-    people judge most by, is compared separately. With one turn both are the same text, which is
-    embedded once.
+    A conversation with several turns is joined into one text for each of the three sides. Its last
+    turn, which influences people's judgments most, is also compared separately. With a single turn,
+    both are the same text, which is embedded once.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def _text(windows: Windows) -> Text:
 def _compared(
     prompt: Text, last_prompt: Text, a: Text, last_a: Text, b: Text, last_b: Text
 ) -> PairVectors:
-    """Compare the texts of one row; all arrays lack the rows' axis."""
+    """Compare the texts of one row; the arrays have no row axis."""
     of_a, of_b = (
         np.array(
             [
@@ -125,8 +125,8 @@ def _compared(
         )
         for response, last_response in ((a, last_a), (b, last_b))
     )
-    # The share of the prompt's attention that A gets, minus B's share, where the windows of each
-    # answer weigh as much together.
+    # The share of the prompt's attention that A gets, minus B's share. Both answers have the same
+    # total weight.
     pull_a, pull_b = (_attraction(prompt, answer)[1].sum(axis=1) for answer in (a, b))
     attention = prompt.shares @ ((pull_a - pull_b) / (pull_a + pull_b))
     covered, covering = _attended(a, b), _attended(b, a)
@@ -142,19 +142,19 @@ def _compared(
 
 def _attraction(asking: Text, asked: Text) -> tuple[np.ndarray, np.ndarray]:
     """Return the cosines of two texts' windows, (windows of `asking`, windows of `asked`), and the
-    attention scores, not normalised."""
+    unnormalized attention scores."""
     cosines = asking.windows @ asked.windows.T
     return cosines, asked.shares * np.exp(SHARPNESS * cosines)
 
 
 def _attended(asking: Text, asked: Text) -> float:
-    """Return the mean cosine, in [-1, 1], of each window of one text with the windows of another
-    that it attends to."""
+    """Return the mean cosine, in [-1, 1], of each window of one text with the windows of the other
+    text to which it attends."""
     cosines, scores = _attraction(asking, asked)
     return float(asking.shares @ ((scores * cosines).sum(axis=1) / scores.sum(axis=1)))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Scale vectors to length 1 in the last axis; a zero vector stays one."""
+    """Scale vectors to length 1 along the last axis; zero vectors are unchanged."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)

@@ -1,5 +1,5 @@
-"""Load pretrained configurations, tokenizers and weights with one-line errors, and find the base
-that an artifact names."""
+"""Load pretrained configurations, tokenizers and weights with one-line error messages, and find the
+base named in an artifact."""
 
 import os
 from collections.abc import Iterable
@@ -27,12 +27,12 @@ from humanpref.schema import InputError
 from humanpref.text.tokens import text_ids
 from humanpref.training.learned import learned_state, load_learned
 
-# transformers' bar over the weights would add a line per weight to a log file.
+# transformers' progress bar would add one line per weight to a log file.
 disable_progress_bar()
 
 BASE_FILE = "base.json"
 BASE_VARIABLE = "HUMANPREF_BASE"
-"""Environment variable: the folder of an artifact's base, or the folder above it."""
+"""Environment variable that names the folder of an artifact's base, or its parent folder."""
 
 # transformers raises these for a damaged or incomplete folder.
 LOADING_ERRORS = (
@@ -45,7 +45,7 @@ LOADING_ERRORS = (
     SafetensorError,
 )
 
-# A hub folder's files beside the weights: settings, tokenizers, licenses.
+# A hub folder's files other than the weights: settings, tokenizers, licenses.
 _SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "*.codes", "LICENSE*", "NOTICE*")
 
 # Tokenizers differ in case, digits, compatibility forms, scripts, emoji, spaces, rare characters.
@@ -60,16 +60,18 @@ PROBES = (
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load a tokenizer by folder or hub name, the same under every version of transformers.
+    """Load a tokenizer by folder or hub name, with the same result in every version of
+    transformers.
 
-    Where there is a `tokenizer.json`, it alone decides: transformers 5 would rebuild some classes
-    from the vocabulary. A sentencepiece model gets the normalizer and the template of its family.
+    If a `tokenizer.json` exists, only that file is used, since transformers 5 would rebuild some
+    classes from the vocabulary. A sentencepiece model gets the normalizer and the template of its
+    family.
 
     Raises
     ------
     InputError
-        If the tokenizer cannot be loaded, contradicts its files, or has only special tokens:
-        transformers makes up such a tokenizer for a folder that holds none.
+        If the tokenizer cannot be loaded, contradicts its files, or has only special tokens, like
+        the tokenizer that transformers makes up for a folder without one.
     """
     try:
         file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
@@ -81,7 +83,7 @@ def load_tokenizer(name: str) -> Any:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
             f"backbone {name}: expected the tokenizer's files in the folder, got a tokenizer "
-            "without words"
+            "with only special tokens"
         )
     return tokenizer
 
@@ -128,11 +130,11 @@ def _from_vocabulary(name: str) -> Any:
     family = SLOW_TO_FAST_CONVERTERS.get(type(tokenizer).__name__.removesuffix("Fast"))
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if family and isinstance(getattr(backend, "model", None), Unigram):
-        # The family's own converter drops the bytes by which the model spells unknown characters.
+        # The family's own converter drops the bytes with which the model spells unknown characters.
         converter = type("Converter", (family,), {"handle_byte_fallback": True})
         tokenizer.add_prefix_space = True  # as sentencepiece does
         backend = converter(tokenizer).converted()
-        # Its normalization turns other characters into spaces; sentencepiece strips afterwards.
+        # Its normalizer turns some characters into spaces, which sentencepiece strips afterward.
         backend.normalizer = normalizers.Sequence([backend.normalizer, normalizers.Strip()])
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=backend,
@@ -146,8 +148,8 @@ def _from_vocabulary(name: str) -> Any:
 
 
 def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> None:
-    """Raise InputError where a tokenizer's tokens are not those of its sentencepiece model, or its
-    first special token is missing."""
+    """Raise InputError if a tokenizer's tokens differ from those of its sentencepiece model, or if
+    its first special token is missing."""
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_file=model)
@@ -162,23 +164,24 @@ def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> No
     wanted = first is not None and tokenizer.init_kwargs.get("add_bos_token", True)
     if wanted and first not in tokenizer("a").tokens():
         raise InputError(
-            f"backbone {name}: transformers puts no {first} before a text; expected a folder with "
-            "tokenizer.json"
+            f"backbone {name}: transformers does not put {first} before a text; expected a folder "
+            "with tokenizer.json"
         )
 
 
 def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) -> int:
-    """Check that every token of a text and the `fixed` ones around it have an embedding.
+    """Check that every token that can occur in a text, and the `fixed` ones around it, have an
+    embedding.
 
     Returns
     -------
     int
-        The largest id that a text can give.
+        The largest token id that can occur in a text.
 
     Raises
     ------
     InputError
-        If a token has none.
+        If a token has no embedding.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     largest = max(set(tokenizer.get_vocab().values()) - special, default=0)
@@ -186,45 +189,47 @@ def check_ids(name: str, tokenizer: Any, fixed: Iterable[int], embeddings: int) 
     if last >= embeddings:
         raise InputError(
             f"backbone {name}: its tokenizer has a token {last} "
-            f"({tokenizer.convert_ids_to_tokens(last)}), its model {embeddings} embeddings"
+            f"({tokenizer.convert_ids_to_tokens(last)}), but its model has only {embeddings} "
+            "embeddings"
         )
     return largest
 
 
 def load_backbone_config(name: str) -> Any:
     """Load a backbone's configuration by folder or hub name; its choice of attention code is
-    dropped.
+    ignored.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, does not name its model type, or has an encoder and a decoder.
+        If it cannot be loaded, does not name its model type, or has both an encoder and a decoder.
     """
     try:
-        # Without a type transformers would guess one from the path.
+        # Without a type, transformers would guess one from the path.
         if not PretrainedConfig.get_config_dict(name)[0].get("model_type"):
             raise ValueError("config.json has no model_type")
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except LOADING_ERRORS as error:
         raise InputError(not_loaded(name, "configuration", error)) from None
-    # A name with a slash would make transformers fetch code of that name and run it.
+    # A name with a slash would make transformers download and run code of that name.
     config._attn_implementation = None
     if config.is_encoder_decoder:
         raise InputError(
-            f"backbone {name}: a {config.model_type} model is not an encoder, nor a decoder alone"
+            f"backbone {name}: a {config.model_type} model has both an encoder and a decoder; "
+            "expected only one of them"
         )
     return config
 
 
 def load_pretrained(name: str, folder: str | Path, kind: type, **options: Any) -> nn.Module:
-    """Load a model with all its weights by a class of transformers (`kind`), whose
-    `from_pretrained` takes the options; `name` is for the error messages.
+    """Load a model and all its weights with a class of transformers (`kind`), whose
+    `from_pretrained` takes the options; `name` is used in error messages.
 
     Raises
     ------
     InputError
-        If the model cannot be loaded, or if the checkpoint lacks weights (but for a pooler's),
-        which transformers would draw at random.
+        If the model cannot be loaded, or if the checkpoint lacks weights (other than a pooler's),
+        which transformers would initialize at random.
     """
     try:
         model, info = kind.from_pretrained(
@@ -242,12 +247,13 @@ def load_pretrained(name: str, folder: str | Path, kind: type, **options: Any) -
 
 
 def load_state_strictly(module: nn.Module, path: Path) -> None:
-    """Fill a module's trainable weights and buffers from a safetensors file.
+    """Load a module's trainable weights and buffers from a safetensors file.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or a weight is missing, unexpected or of another shape.
+        If the file cannot be read, or if a weight is missing, is unexpected, or has a different
+        shape.
     """
     try:
         state = load_file(path)
@@ -265,18 +271,18 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
 
 
 def local_folder(name: str) -> Path:
-    """Return the folder of that name, or else the hub's, downloaded into the local cache.
+    """Return the local folder of that name, or otherwise the hub's, downloaded to the local cache.
 
     Raises
     ------
     InputError
-        If there is neither.
+        If neither exists.
     """
     if Path(name).is_dir():
         return Path(name)
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*_SMALL, "*.safetensors"]))
-        # The hub's folders repeat their weights in other formats; .bin only where nothing else is.
+        # Hub folders contain the weights in several formats; .bin is only the last resort.
         if not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*pytorch_model*.bin"])
     except (*LOADING_ERRORS, HFValidationError) as error:
@@ -285,7 +291,7 @@ def local_folder(name: str) -> Path:
 
 
 def base_folder(name: str) -> Path:
-    """Return the folder of a base model as `local_folder` does, after checking that its weights are
+    """Return the folder of a base model like `local_folder`, after checking that its weights are
     complete (`humanpref.models.checkpoint`)."""
     folder = local_folder(name)
     for path in weights_files(folder):
@@ -295,10 +301,10 @@ def base_folder(name: str) -> Path:
 
 
 def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
-    """Find the base that `artifact` (a model's folder) was trained on, by name and digest.
+    """Find the base on which `artifact` (a model's folder) was trained, by name and digest.
 
-    The search goes through the folder in the environment variable HUMANPREF_BASE, the folder or hub
-    name in the artifact, and the folders of that name beside the artifact and up to two levels
+    The search covers the folder in the environment variable HUMANPREF_BASE, the folder or hub name
+    recorded in the artifact, and folders of that name next to the artifact and up to two levels
     above it.
 
     Returns
@@ -328,16 +334,16 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
         digest = base_digest(folder)
         if digest == wanted:
             return folder, record
-        tried.append(f"{folder} holds other weights (sha256 {digest[:16]}…)")
+        tried.append(f"{folder} holds different weights (sha256 {digest[:16]}…)")
     raise InputError(
         f"{artifact}: was trained on base {name} (sha256 {wanted[:16]}…); "
-        f"{'; '.join(tried) or 'it is not there'}; set {BASE_VARIABLE} to the folder that holds it"
+        f"{'; '.join(tried) or 'it was not found'}; set {BASE_VARIABLE} to the folder that holds it"
     )
 
 
 def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
-    """Describe a backbone for the report; a folder only by its last name, since artifacts
-    travel."""
+    """Describe a backbone for the report. For a folder, only the last part of its path is kept,
+    since artifacts are moved between machines."""
     config = backbone.config
     return {
         "name": Path(name).resolve().name if Path(name).is_dir() else name,
@@ -350,19 +356,19 @@ def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
 
 
 def weights_in(parameter: nn.Parameter) -> int:
-    """Count the weights in a parameter: bitsandbytes packs two of 4 bits into a byte."""
+    """Count the weights in a parameter; bitsandbytes packs two 4-bit weights into one byte."""
     return parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
 
 
 def not_loaded(name: str, part: str, error: Exception) -> str:
-    """Word the error for a part of a backbone that could not be loaded.
+    """Return the error message for a part of a backbone that could not be loaded.
 
-    transformers asks the hub where there is no folder of that name, and its error does not mention
+    If no folder of that name exists, transformers queries the hub, and its error does not mention
     the folder.
     """
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
     if not os.path.isdir(name):
-        reason = f"no such folder here; {reason}"
+        reason = f"no such local folder; {reason}"
     return (
         f"backbone {name}: its {part} cannot be loaded; expected a folder or a hub name that holds "
         f"it ({reason})"

@@ -1,4 +1,5 @@
-"""The class rates of the training rows, for every row: the score that any other model must beat."""
+"""A baseline that predicts the class rates of the training rows for every row; any other model must
+beat its score."""
 
 from pathlib import Path
 

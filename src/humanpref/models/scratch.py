@@ -1,5 +1,5 @@
-"""A small DeBERTa-v2 from scratch: its configuration, and a tokenizer trained on the training
-rows."""
+"""A small DeBERTa-v2 trained from scratch: its configuration, and a tokenizer trained on the
+training rows."""
 
 from typing import Any
 
@@ -20,14 +20,14 @@ SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
-    """Train a byte-level BPE tokenizer, to which no text in any script is unknown.
+    """Train a byte-level BPE tokenizer, which can encode any text in any script.
 
     Parameters
     ----------
     texts : list of str
         Texts of the training rows; repeated texts count once.
     vocabulary : int
-        At most this many tokens, including the 256 bytes and the special tokens.
+        Maximum number of tokens, including the 256 bytes and the special tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -52,8 +52,8 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Any:
 
 
 def scratch_config(options: EncoderOptions, tokenizer: Any) -> DebertaV2Config:
-    """Return a small version of DeBERTa-v3's design: relative positions in buckets, shared keys, no
-    absolute positions."""
+    """Return the configuration of a small model with DeBERTa-v3's design: relative positions in
+    buckets, shared keys, and no absolute positions."""
     width = options.scratch_hidden_size
     return DebertaV2Config(
         vocab_size=len(tokenizer),

@@ -1,5 +1,5 @@
 """Wrapper selection of columns: LightGBM ranks them, then they are added or removed one at a time
-while the held-out loss falls."""
+as long as the held-out loss falls."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from humanpref.files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "selection.csv"
-"""The path of a selection, in the model's folder."""
+"""The file in the model's folder that holds the path of a selection."""
 
 
 class Selection(NamedTuple):
-    """The chosen columns' positions, ascending, and the path to them.
+    """The positions of the chosen columns, ascending, and the path that led to them.
 
     The path has one row per step: `step` from 0, `action` (`start`, `add` or `remove`), `column`
     (its name), `columns` (their number after the step), `log_loss` (held out, nats) and `kept`
@@ -32,7 +32,7 @@ class Selection(NamedTuple):
 def importance_order(
     matrix: np.ndarray, classes: np.ndarray, weights: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Rank the columns by total gain in a small LightGBM model of the three classes, best first.
+    """Rank the columns, best first, by total gain in a small LightGBM model of the three classes.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ def select(
     loss_of: Callable[[list[int]], float],
     checkpoint: Path | None = None,
 ) -> Selection:
-    """Start with no column (forward) or with all candidates (backward) and always move to the best
-    neighbour, until none is better.
+    """Start with no columns (forward) or with all candidates (backward), and keep moving to the
+    best neighbor until none is better.
 
     Parameters
     ----------
@@ -86,11 +86,11 @@ def select(
     names : sequence of str
         Names of all columns.
     loss_of : callable
-        The held-out log loss of a set of columns (ascending, at least one); the same set must give
-        the same loss.
+        A function that returns the held-out log loss of a set of columns (ascending, at least one);
+        the same set must give the same loss.
     checkpoint : Path, optional
-        A file that keeps every loss, so that an interrupted selection resumes with the next one. It
-        must come from the same rows and options; the caller removes it.
+        A file in which every loss is saved, so that an interrupted selection resumes with the next
+        one. It must come from the same rows and options; the caller removes it.
 
     Notes
     -----

@@ -1,9 +1,9 @@
 """A frozen sentence encoder (any sentence-transformer folder, or any Hugging Face encoder), and the
-vectors of texts under it.
+vectors that it computes for texts.
 
-A text longer than the encoder reads is split into windows of equal length, and each window has a
-vector: comparisons take their mean or attend to them one by one. A very long text keeps as many
-windows from its head as from its tail.
+A text that is too long for the encoder is split into windows of equal length, each with its own
+vector; comparisons use the windows' mean or attend to them individually. A very long text keeps
+equal numbers of windows from its head and its tail.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of, text_ids
 from humanpref.training.predict import predict_logits
 
 MEMO_BYTES = 2**30
-"""Largest size of `memo`."""
+"""Maximum size of `memo`."""
 
 
 class Windows(NamedTuple):
-    """One text: its windows' vectors, (windows, width) float32, and their numbers of tokens,
+    """The windows of one text: their vectors, (windows, width) float32, and their token counts,
     (windows,) float64.
 
-    A text without tokens is one zero vector.
+    A text without tokens has one window with a zero vector.
     """
 
     vectors: np.ndarray
@@ -49,18 +49,18 @@ class Windows(NamedTuple):
 
 
 class Memo:
-    """The windows of texts under one encoder and its options, within `MEMO_BYTES`."""
+    """A cache of the windows of texts for one encoder and its options, limited to `MEMO_BYTES`."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self, options: tuple[Any, ...] = ()) -> None:
-        """Forget every text; from now on the memo is for these options."""
+        """Forget every text, and use the memo for these options from now on."""
         self.options, self.bytes = options, 0
         self.windows: dict[str, Windows] = {}
 
     def keep(self, text: str, windows: Windows) -> None:
-        """Remember a text, unless the memo is full."""
+        """Remember a text's windows unless the memo is full."""
         size = windows.vectors.nbytes + windows.tokens.nbytes + 4 * len(text)
         if self.bytes + size <= MEMO_BYTES:
             self.windows[text] = windows
@@ -68,20 +68,20 @@ class Memo:
 
 
 memo = Memo()
-"""Keeps vectors for the process's next model that asks for the same texts."""
+"""A cache of vectors for the next model in this process that needs the same texts."""
 
 
 class FrozenEncoder:
-    """Turns texts into vectors; nothing in it is trained.
+    """An encoder that turns texts into vectors; none of it is trained.
 
     Parameters
     ----------
     name : str
         A sentence-transformer folder, a plain encoder's folder, or a hub name. A
-        sentence-transformer brings its pooling, normalisation and maximal length; a plain encoder
-        is pooled by the mean over the tokens.
+        sentence-transformer has its own pooling, normalization and maximum length; a plain encoder
+        is mean-pooled over the tokens.
     max_length : int, optional
-        Tokens per window, special tokens included; by default the folder's.
+        Tokens per window, special tokens included; by default, the folder's value.
 
     Attributes
     ----------
@@ -94,13 +94,13 @@ class FrozenEncoder:
     Raises
     ------
     InputError
-        If the folder lacks something, or holds something unsupported.
+        If the folder is incomplete or contains something unsupported.
     """
 
     def __init__(self, name: str, max_length: int | None = None) -> None:
         place = local_folder(name)
         modules = modules_of(place)
-        # Older sentence-transformers keep the weights in a folder inside.
+        # Older sentence-transformers keep the weights in a subfolder.
         folder = str(modules[0][1] if modules else place)
         self.tokenizer, backbone = load_tokenizer(folder), load_backbone(folder)
         # The pooler (tanh over the first token) is not used.
@@ -120,17 +120,18 @@ class FrozenEncoder:
     ) -> dict[str, Windows]:
         """Return the windows of each distinct text.
 
-        The texts' order does not matter: they are sorted, so the same set makes the same batches.
-        Texts in `memo` are not computed again.
+        The order of the texts does not matter: they are sorted, so the same set gives the same
+        batches. Texts in `memo` are not computed again.
 
         Parameters
         ----------
         texts : iterable of str
             n texts.
         max_windows : int
-            Most windows of a text; a longer text keeps half from its head and half from its tail.
+            Maximum number of windows per text; a longer text keeps half of them from its head and
+            half from its tail.
         batch_tokens, precision
-            As in the configuration's `inference`.
+            See the section `inference` of the configuration.
         """
         options = (self.digest, max_windows, precision)
         if memo.options != options:
@@ -145,12 +146,13 @@ class FrozenEncoder:
         return known
 
     def save(self, folder: Path) -> None:
-        """Write a sentence-transformer folder with the same vectors."""
+        """Write a sentence-transformer folder that gives the same vectors."""
         self.module.save(folder, self.settings)
         self.tokenizer.save_pretrained(folder)
 
     def facts(self, name: str) -> dict[str, Any]:
-        """Return the encoder's properties as plain JSON types; it was loaded by `name`."""
+        """Return the encoder's properties as plain JSON types; `name` is the one by which it was
+        loaded."""
         return {
             **backbone_facts(name, self.module.backbone),
             "width": self.width,
@@ -197,7 +199,7 @@ class FrozenEncoder:
             "settings": self.settings,
             "config": {key: value for key, value in config.items() if key not in _UNRELATED},
             "vocabulary": sorted(self.tokenizer.get_vocab().items()),
-            # The tokenizer's normaliser and its other steps show in the ids of each character.
+            # The ids of each character reflect the tokenizer's normalizer and its other steps.
             "ids": list(self._token_ids(_characters())),
             "template": template_of(self.tokenizer),
         }
@@ -215,8 +217,8 @@ _UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 def _characters() -> list[str]:
-    """Return every two-byte character but the surrogates, in texts of 256, apart and side by
-    side."""
+    """Return texts that contain every 16-bit character except the surrogates, 256 per text, once
+    separated by spaces and once joined."""
     starts = [*range(0, 0xD800, 256), *range(0xE000, 0x10000, 256)]
     return [
         glue.join(map(chr, range(start, start + 256))) for start in starts for glue in (" ", "")
@@ -226,8 +228,8 @@ def _characters() -> list[str]:
 def load_frozen(
     name: str, max_length: int | None = None, digest: str | None = None
 ) -> FrozenEncoder:
-    """Load a frozen encoder, or return an equal one that is still in use: fold models share their
-    weights.
+    """Load a frozen encoder, or return an equal one that is still in use, so that fold models share
+    their weights.
 
     Parameters
     ----------
@@ -236,17 +238,17 @@ def load_frozen(
     max_length : int, optional
         See `FrozenEncoder`.
     digest : str, optional
-        The digest to expect.
+        The expected digest.
 
     Raises
     ------
     InputError
-        If the encoder cannot be loaded, or has another digest.
+        If the encoder cannot be loaded, or has a different digest.
     """
     encoder = FrozenEncoder(name, max_length)
     if digest not in (None, encoder.digest):
         raise InputError(
-            f"backbone {name}: other weights, tokens or settings than the model was trained on: "
+            f"backbone {name}: its weights, tokens or settings differ from those used in training: "
             f"expected digest {digest[:12]}, got {encoder.digest[:12]}"
         )
     return _IN_USE.setdefault(encoder.digest, encoder)
@@ -259,7 +261,7 @@ def split(ids: list[int], room: int, max_windows: int) -> list[list[int]]:
     """Split ids into at most `max_windows` windows of at most `room` ids each, whose lengths differ
     by at most one; a longer text loses its middle.
 
-    300 ids make two windows of 150, not one of 254 and an uninformative remainder.
+    For example, 300 ids give two windows of 150, not one of 254 and an uninformative remainder.
     """
     kept = cut_middle(ids, room * max_windows)
     count = -(-len(kept) // room)

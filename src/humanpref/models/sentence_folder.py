@@ -1,9 +1,9 @@
 """A sentence encoder's folder: the module that turns a window's tokens into one vector, and its
 settings.
 
-sentence-transformers' own modules pool the tokens and do what follows. Its `Transformer`, which
-would load the backbone and the tokenizer, is not used: it initialises missing weights at random,
-applies an adapter that lies beside them, and runs the folder's code.
+sentence-transformers' own modules pool the tokens and perform the subsequent steps. Its
+`Transformer`, which would load the backbone and the tokenizer, is not used: it initializes missing
+weights at random, applies an adapter if one is next to them, and runs the folder's code.
 """
 
 import re
@@ -25,12 +25,13 @@ from humanpref.models.pretrained import LOADING_ERRORS, base_folder, not_loaded
 from humanpref.schema import InputError
 
 LONGEST = 512
-"""Tokens per window where the folder names no length: most encoders were trained to read these."""
+"""Tokens per window if the folder does not specify a length; most encoders were trained with this
+length."""
 
 _MODULES = {module.__name__: module for module in (Pooling, Dense, LayerNorm, Normalize)}
 _FROM = r"sentence_transformers\.(\w+\.)*"  # its modules have moved between its versions
 _ORDER = re.compile(f"({_FROM}Transformer {_FROM}Pooling( {_FROM}(Dense|LayerNorm|Normalize))*)?")
-# Options that change the vectors, with the only values that are supported.
+# Options that change the vectors, each with its only supported value.
 _ENCODER_OPTIONS = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
@@ -47,8 +48,8 @@ class Settings(NamedTuple):
 
 
 class SentenceModule(nn.Module):
-    """A backbone without gradients and the modules after it: token ids and mask, (n, length), to
-    vectors, (n, width) float32."""
+    """A backbone without gradients and the modules after it, which turn token ids and mask, (n,
+    length), into vectors, (n, width) float32."""
 
     def __init__(self, backbone: nn.Module, modules: list[Module]) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class SentenceModule(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         features = {"token_embeddings": states.float(), "attention_mask": attention_mask}
-        # Half precision would leave the vector three digits.
+        # Half precision would leave the vector only three digits.
         with torch.autocast(input_ids.device.type, enabled=False):
             return self.after(features)["sentence_embedding"]
 
@@ -67,7 +68,7 @@ class SentenceModule(nn.Module):
         return [{"type": type(own).__name__, **own.get_config_dict()} for own in self.after]
 
     def save(self, folder: Path, settings: Settings) -> None:
-        """Write all of a sentence-transformer's folder but the tokenizer."""
+        """Write a sentence-transformer's folder, except for the tokenizer."""
         self.backbone.save_pretrained(folder)
         modules = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
         for i, own in enumerate(self.after, start=1):
@@ -83,8 +84,8 @@ class SentenceModule(nn.Module):
 
 
 def modules_of(folder: Path) -> list[tuple[str, Path]]:
-    """Return a sentence-transformer's modules in their order, each with its folder; none for a
-    plain encoder.
+    """Return a sentence-transformer's modules in order, each with its folder; for a plain encoder,
+    the list is empty.
 
     Raises
     ------
@@ -123,7 +124,7 @@ def load_modules(modules: list[tuple[str, Path]]) -> list[Module]:
     for kind, folder in modules:
         path = folder / "config.json"
         activation = str(_optional_json(path, {}).get("activation_function", ""))
-        # The library calls whatever this names within torch, and uses Tanh for everything else.
+        # The library calls whatever torch function this names, and uses Tanh for everything else.
         if activation and not re.fullmatch(r"torch\.nn\.modules\.\w+\.\w+", activation):
             raise InputError(
                 f"{path}: key 'activation_function': expected a module of torch.nn, got "
@@ -149,7 +150,7 @@ def longest_window(
         If the folder has unsupported settings.
     """
     folder = modules[0][1] if modules else place
-    # In folders of early versions its name contains the backbone's type.
+    # In early versions, the file name contains the backbone's type.
     path = min(folder.glob("sentence_*_config.json"), default=folder / "sentence_bert_config.json")
     options = _optional_json(path, {})
     extra = {key: None for key in options if key.endswith(("_args", "_kwargs"))}
@@ -171,7 +172,8 @@ def _check_options(path: Path, options: dict[str, Any], supported: dict[str, Any
 
 
 def _optional_json(path: Path, default: Any) -> Any:
-    """Read a JSON file that must hold the type of `default`, or return that if there is no file."""
+    """Read a JSON file whose value must have the type of `default`; return `default` if the file
+    does not exist."""
     value = read_json(path) if path.is_file() else default
     if not isinstance(value, type(default)):
         kind = "list" if default == [] else "object"

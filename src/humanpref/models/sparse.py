@@ -1,4 +1,4 @@
-"""TF-IDF differences and structural features into a Davidson regression: quick, on the CPU, without
+"""A Davidson regression on TF-IDF differences and structural features: quick, on the CPU, without
 torch."""
 
 import contextlib
@@ -37,15 +37,15 @@ from humanpref.text.processes import in_parts, processes_for
 
 VOCABULARY_FILE = "vocabulary.json"
 PROMPT_SHARE = 5
-"""The prompts' vocabulary is capped at this fraction of the responses'."""
+"""The vocabulary of the prompts is capped at 1/`PROMPT_SHARE` of the cap for the responses."""
 
 
 class SparseModel(Model, family="sparse"):
-    """d from TF-IDF(a) - TF-IDF(b) and structural differences, nu from TF-IDF(prompt) and symmetric
-    structure.
+    """A model of d on TF-IDF(a) - TF-IDF(b) and structural differences, and of nu on TF-IDF(prompt)
+    and symmetric structural features.
 
-    After `fit`: `responses_` and `prompts_` (the fitted vectorizers, None where no term occurs
-    often enough), `scales_` of the structural features, and `regression_`.
+    Attributes after `fit`: `responses_` and `prompts_` (the fitted vectorizers, None if no term
+    occurs often enough), `scales_` of the structural features, and `regression_`.
 
     The parameters are the options of `humanpref.config.cpu.SparseOptions`, and `seed`.
 
@@ -118,7 +118,7 @@ class SparseModel(Model, family="sparse"):
         path = folder / VOCABULARY_FILE
         vocabularies = read_json(path)
         responses, prompts = (_read_terms(path, vocabularies, n) for n in ("responses", "prompts"))
-        # One symmetric column more, which is not scaled: the cosine of the answers.
+        # There is one additional symmetric column, which is not scaled: the answers' cosine.
         shapes = state_shapes(len(responses), len(prompts) + 1, len(ANTISYMMETRIC), len(SYMMETRIC))
         shapes |= {"responses_idf": (len(responses),), "prompts_idf": (len(prompts),)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
@@ -145,14 +145,15 @@ class SparseModel(Model, family="sparse"):
 def _vectorize(
     texts: list[str], options: SparseOptions, max_terms: int
 ) -> tuple[TfidfVectorizer | None, sparse.csr_matrix]:
-    """Fit a vectorizer to the texts and return it with the texts' TF-IDF; None where no term is
-    wanted or occurs in enough texts.
+    """Fit a vectorizer to the texts and return it with the texts' TF-IDF; the vectorizer is None if
+    `max_terms` is 0 or no term occurs in enough texts.
 
-    A repeated text counts once. Splitting the texts costs more than all else, so it is done once.
+    A repeated text counts once. Splitting the texts costs more than everything else, so it is done
+    only once.
     """
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     least = min(options.min_rows, len(distinct))
-    # scikit-learn raises ValueError where no term is left; its arguments are checked in the
+    # scikit-learn raises ValueError if no term is left; its arguments were already checked in the
     # configuration.
     with contextlib.suppress(ValueError):
         if max_terms:
@@ -182,7 +183,7 @@ def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> Tfid
 
 
 def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
-    # NLTK has found the words already, with their punctuation.
+    # NLTK has already split the text into words and punctuation.
     token = r"\w+" if options.preprocess == "none" else r"\S+"
     return TfidfVectorizer(
         ngram_range=(1, options.word_ngrams), token_pattern=token, sublinear_tf=True, **arguments
@@ -190,8 +191,8 @@ def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
 
 
 def _terms(vectorizer: TfidfVectorizer | None, texts: list[str]) -> sparse.csr_matrix:
-    """Return the TF-IDF of each text, (n, terms), rows of length 1; no columns without a
-    vectorizer."""
+    """Return the TF-IDF of each text, (n, terms), as rows of length 1; without a vectorizer, there
+    are no columns."""
     if vectorizer is None:
         return sparse.csr_matrix((len(texts), 0))
     processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
@@ -199,6 +200,6 @@ def _terms(vectorizer: TfidfVectorizer | None, texts: list[str]) -> sparse.csr_m
 
 
 def _texts(column: pd.Series, options: SparseOptions) -> list[str]:
-    """Return the text that the vectorizers see of each cell."""
+    """Return the text of each cell as the vectorizers see it."""
     texts = ["\n\n".join(turns) for turns in column]
     return texts if options.preprocess == "none" else preprocess(texts, options.preprocess)

@@ -1,8 +1,8 @@
 """Gradient-boosted trees (XGBoost) that are symmetric in A and B.
 
-Trees know no symmetry, so it is given to them: they learn from every row in both orders of A and B,
-each with half the row's weight, and their scores for both orders are averaged. Both orders of a row
-stand in the same inner fold.
+Trees are not symmetric by nature, so symmetry is imposed on them: they are trained on every row in
+both orders of A and B, each with half the row's weight, and their scores for both orders are
+averaged. Both orders of a row are in the same inner fold.
 """
 
 from pathlib import Path
@@ -17,8 +17,8 @@ from humanpref.models.inner_folds import Splits
 from humanpref.schema import SWAPPED_CLASSES, InputError
 
 BINS = 64
-"""Cuts of a column that the trees choose from: a quarter of XGBoost's own number, for half the time
-and the same inner loss."""
+"""Maximum number of bins per column, from which the trees choose their splits: a quarter of
+XGBoost's default, which takes half the time and gives the same inner loss."""
 
 
 class Columns(NamedTuple):
@@ -44,7 +44,7 @@ class Columns(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """n rows to learn from: columns, labels (n, 3) and weights (n,)."""
+    """n training rows: columns, labels (n, 3) and weights (n,)."""
 
     columns: Columns
     labels: np.ndarray
@@ -55,14 +55,14 @@ class Examples(NamedTuple):
         return Examples(self.columns.rows(mask), self.labels[mask], self.weights[mask])
 
     def expanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Repeat every row for both orders, and for each class that its label gives a share to.
+        """Repeat every row for both orders, and for each class that has a share in its label.
 
         Returns
         -------
         values : ndarray
             (m, columns).
         owners, classes : ndarray
-            (m,) the number of the row, and the class.
+            (m,) the original row's index, and the class.
         weights : ndarray
             (m,) the class's share of half the row's weight.
         """
@@ -74,19 +74,20 @@ class Examples(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Trains boosters of given options. Each is trained by one thread, as many at a time as there
-    are cores: several threads on one booster wait for the slowest at every step."""
+    """Trains boosters with the given options. Each booster uses one thread, and as many train at a
+    time as there are cores; several threads on one booster would wait for the slowest at every
+    step."""
 
     options: BoostedOptions
     seed: int
 
     def seeds(self) -> list[int]:
-        """Return the boosters' seeds, signed 32-bit integers as XGBoost takes them."""
+        """Return the boosters' seeds, which fit into the signed 32-bit integers of XGBoost."""
         states = np.random.SeedSequence(self.seed).generate_state(self.options.seeds)
         return (states >> 1).tolist()
 
     def ensemble(self, examples: Examples, rounds: int) -> list[xgboost.Booster]:
-        """Train one booster for each seed, of `rounds` trees per class."""
+        """Train one booster for each seed, with `rounds` trees per class."""
         numbers = range(self.options.seeds)
         return _at_once([(self._parameters(number), examples, rounds) for number in numbers])
 
@@ -106,13 +107,13 @@ class Trainer(NamedTuple):
             early_stopping_rounds=self.options.patience,
             as_pandas=False,
         )
-        return len(history["test-mlogloss-mean"])  # which ends with the best round
+        return len(history["test-mlogloss-mean"])  # the history ends with the best round
 
     def held_out_margins(
         self, examples: Examples, splits: Splits, rounds: int
     ) -> tuple[np.ndarray, Examples]:
-        """Return the log scores (m, 3) of the splits' held-out rows, and these m rows, under
-        boosters of the first seed that did not learn from them."""
+        """Return the log scores (m, 3) of the splits' held-out rows, and these m rows. The scores
+        come from boosters with the first seed that were not trained on the rows."""
         boosters = _at_once(
             [(self._parameters(), examples.rows(known), rounds) for known, _ in splits]
         )
@@ -123,12 +124,12 @@ class Trainer(NamedTuple):
         return scores[out], examples.rows(out)
 
     def _parameters(self, number: int = 0) -> dict:
-        """Return XGBoost's parameters of the booster of that number."""
+        """Return the XGBoost parameters of the booster with that index."""
         return {
             "objective": "multi:softprob",
             "num_class": 3,
-            # Even scores to start from: class rates estimated from all rows would have seen the
-            # inner folds.
+            # Start from even scores: class rates estimated from all rows would leak the inner
+            # folds.
             "base_score": 0.5,
             "max_bin": BINS,
             "grow_policy": "lossguide",
@@ -146,7 +147,7 @@ class Trainer(NamedTuple):
 
 
 def margins(boosters: list[xgboost.Booster], columns: Columns) -> np.ndarray:
-    """Return the log scores (n, 3), the mean over the boosters and over both orders of A and B."""
+    """Return the log scores (n, 3), averaged over the boosters and over both orders of A and B."""
     one, other = (
         np.sum(
             [booster.predict(matrix, output_margin=True) for booster in boosters],
@@ -189,7 +190,7 @@ def _train(parameters: dict, examples: Examples, rounds: int) -> xgboost.Booster
 
 
 def _matrix(examples: Examples) -> tuple[xgboost.DMatrix, np.ndarray]:
-    """Return the expanded rows as XGBoost takes them, and their owners."""
+    """Return the expanded rows in XGBoost's format, and their owners."""
     values, owners, classes, weights = examples.expanded()
     names = examples.columns.names
     matrix = xgboost.DMatrix(values, classes, weight=weights, feature_names=names, nthread=1)

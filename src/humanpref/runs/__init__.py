@@ -1,1 +1,1 @@
-"""One run: rows in, an artifact out; artifacts and rows in, probabilities out."""
+"""Runs: train artifacts on rows, and predict probabilities for rows with artifacts."""

@@ -1,18 +1,18 @@
-"""The artifact: the folder that training hands to inference, and all that it hands over.
+"""The artifact: the folder through which training passes everything it learned to inference.
 
 ::
 
     ARTIFACT/
-      artifact.json   format, preset, family, the backbone really used, the training rows' prior,
+      artifact.json   format, preset, family, the backbone actually used, the training rows' prior,
                       versions, members
-      metrics.json    validation or out-of-fold metrics, and what happened while fitting
+      metrics.json    validation or out-of-fold metrics, and facts about the fit
       oof.csv         id, fold and the three probabilities of every row that was predicted while
-                      held out: rows of the training file alone, so that an id names one row
+                      held out; only rows of the training file, so that each id names one row
       rows.csv        id, digests of the prompt and of the answers, case of the answers, labels and
-                      weight of every training row, for fits on oof.csv later; ids of extra rows
-                      follow `extra-1:`, `extra-2:` …, their file
-      model/          the one model, or fold-0/ … fold-(K-1)/: config.json, weights (safetensors),
-                      tokenizer
+                      weight of every training row, for later fits on oof.csv; ids of extra rows
+                      have a prefix for their file: `extra-1:`, `extra-2:` …
+      model/          the single model, or fold-0/ … fold-(K-1)/: config.json, weights
+                      (safetensors), tokenizer
 """
 
 import contextlib
@@ -89,8 +89,8 @@ class Artifact:
         Raises
         ------
         InputError
-            If the folder is not an artifact or has another format, or a key of its artifact.json
-            cannot be used.
+            If the folder is not an artifact or has a different format, or if a key in its
+            artifact.json is invalid.
         """
         folder = Path(folder)
         path = folder / FACTS_FILE
@@ -102,8 +102,8 @@ class Artifact:
         format_ = facts.get("format") if isinstance(facts, dict) else facts
         if format_ != FORMAT:
             raise InputError(
-                f"{path}: expected format {FORMAT}, got {format_!r}; written by another version of "
-                "humanpref?"
+                f"{path}: expected format {FORMAT}, got {format_!r}; was it written by a different "
+                "version of humanpref?"
             )
         folds, prior, family = (facts.get(key) for key in ("members", "prior", "family"))
         named = isinstance(folds, list) and folds and all(isinstance(name, str) for name in folds)
@@ -133,12 +133,12 @@ class Artifact:
 
     @cached_property
     def models(self) -> list[Model]:
-        """The artifact's models, one or one per fold, all in memory."""
+        """The artifact's models (a single one, or one per fold), all in memory."""
         return [models.load_model(self.folder / member) for member in self.facts["members"]]
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """What the artifact consists of, without any weights."""
+        """The structure of the artifact, without any weights."""
         return equal_mixture(
             [read_ensemble(self.folder / member) for member in self.facts["members"]]
         )
@@ -150,14 +150,14 @@ class Artifact:
 
     @property
     def versions(self) -> list[dict[str, str]]:
-        """Versions of the libraries (`versions`) of every run that made one of its models: for a
+        """The library versions (`versions`) of every run that produced one of its models; for a
         blend, those of its members' runs."""
         return self.facts.get("member_versions") or [self.facts.get("versions")]
 
     @property
     def written_by(self) -> set[tuple[str, str]]:
-        """The libraries that count for its models (`humanpref.models.libraries_of`), each with
-        every version that wrote one."""
+        """The libraries that matter to its models (`humanpref.models.libraries_of`), each paired
+        with every version that wrote one of them."""
         used = set().union(*(libraries_of(leaf.config) for leaf in self.ensemble.leaves()))
         try:
             return {(name, run[name]) for run in self.versions for name in used & run.keys()}
@@ -173,7 +173,7 @@ class Artifact:
         Raises
         ------
         InputError
-            If nothing was held out, or the table is not what was written.
+            If nothing was held out, or if the table is damaged or incomplete.
         """
         path = self.folder / OOF_FILE
         if not path.is_file():
@@ -195,21 +195,21 @@ class Artifact:
         Raises
         ------
         InputError
-            If the artifact holds no such table, or not the one that was written: a student could
-            learn the label of a row that is missing.
+            If the table is missing, damaged or incomplete: a student could learn the label of a row
+            that is missing from it.
         """
         rows = read_rows(self.folder / ROWS_FILE)
         _check_whole(self.folder / ROWS_FILE, rows, self.facts.get("rows"))
         return rows
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return a mask (n,) of the rows that were among its training rows, held out or not,
-        whatever file they were in: by id, prompt and answers, in either order.
+        """Return a mask (n,) of the rows that were among its training rows, held out or not, in any
+        file. Rows are matched by id, prompt and answers, in either order of the answers.
 
         Raises
         ------
         InputError
-            As `rows`.
+            See `rows`.
         """
         rows = self.rows
         rows = rows.assign(**{ID: rows[ID].str.replace(EXTRA_ID, "", regex=True)})
@@ -217,12 +217,12 @@ class Artifact:
         return rows_among(pairs, rows) | rows_among(swap_pairs(pairs), rows)
 
     def learned_from(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return a mask (n,) of the rows that some model of the artifact learned from.
+        """Return a mask (n,) of the rows on which any model of the artifact was trained.
 
         Raises
         ------
         InputError
-            As `rows`.
+            See `rows`.
         """
         known = self.knows(pairs)
         if not (self.folder / OOF_FILE).is_file() or self.oof[FOLD].nunique() > 1:
@@ -231,12 +231,12 @@ class Artifact:
 
     def out_of_fold(self, pairs: pd.DataFrame) -> np.ndarray:
         """Return the held-out predictions for the rows of the training file, (n, 3); NaN for all
-        others, extra rows with the same ids among them.
+        others, including extra rows with the same ids.
 
         Raises
         ------
         InputError
-            As `oof` and `rows`.
+            See `oof` and `rows`.
         """
         pairs, rows = as_pairs(pairs), self.rows
         probabilities = self.oof.set_index(ID)[list(LABEL_COLUMNS)].reindex(pairs[ID]).to_numpy()
@@ -252,10 +252,9 @@ class Artifact:
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         """Return the mean of the models' probabilities, (n, 3) float64, in the order of the rows,
-        however long it takes. One model is in memory at a time.
+        without a time limit. Only one model is in memory at a time.
 
-        The rows are read by `humanpref.data.as_pairs`, which raises InputError for what cannot be
-        used.
+        The rows are read by `humanpref.data.as_pairs`, which raises InputError for invalid input.
         """
         pairs = as_pairs(pairs)
         by_leaf = predictions(self.ensemble.leaves(), pairs, Budget(math.inf))
@@ -263,13 +262,13 @@ class Artifact:
 
 
 def load_model(folder: str | Path) -> Model:
-    """Return the model in a folder, in memory: the one that `save` wrote, or an artifact's, which
-    is the mean of its fold models.
+    """Load the model in a folder: one written by `save`, or an artifact's, which is the mean of its
+    fold models.
 
     Raises
     ------
     InputError
-        If the folder does not hold one, whole: a missing or an extra weight is an error.
+        If the folder does not hold a complete model; missing or extra weights are an error.
     """
     if not (Path(folder) / FACTS_FILE).is_file():
         return models.load_model(folder)
@@ -290,17 +289,17 @@ def facts_of(
     Parameters
     ----------
     config : Config
-        The run's.
+        The run's configuration.
     members : list of str
         The models' folders inside the artifact.
     prior : ndarray
         (3,) class rates of the training rows.
     training_rows : int
-        Rows that any model learned from.
+        Number of rows on which at least one model was trained.
     data_sha256 : str
         Digest of the training rows (`humanpref.data.digest_of`).
     backbone : dict, optional
-        The pretrained model that was really used, whatever the preset is called.
+        The pretrained model that was actually used, regardless of the preset's name.
     """
     return {
         "format": FORMAT,
@@ -318,12 +317,12 @@ def facts_of(
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of Python, of this package and of the libraries that a result
-    depends on."""
+    """Return the installed versions of Python, this package and the libraries that affect
+    results."""
     installed = {"python": platform.python_version(), "humanpref": humanpref.__version__}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            # xgboost-cpu brings the same module as xgboost.
+            # xgboost-cpu provides the same module as xgboost.
             installed[name.removesuffix("-cpu")] = importlib.metadata.version(name)
     return installed
 

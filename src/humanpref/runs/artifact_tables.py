@@ -34,20 +34,20 @@ def write_oof(
 
 
 def read_oof(path: Path) -> pd.DataFrame:
-    """Read what `write_oof` wrote; ids as text.
+    """Read a table written by `write_oof`, with ids as text.
 
     Raises
     ------
     InputError
-        For a file that is not such a table. The message names it, and the row (counted from 1 below
-        the header) and column.
+        If the file is not such a table. The message names the file, the row (counted from 1 below
+        the header) and the column.
     """
     table = _read_table(path, [ID])
     return table.astype({FOLD: np.int64}) if FOLD in table else table
 
 
 def write_rows(path: Path, pairs: pd.DataFrame) -> None:
-    """Write the labelled rows that `read_rows` reads."""
+    """Write labeled rows in the form that `read_rows` reads."""
     weights = weights_of(pairs)
     keys = {PROMPT_KEY: prompt_keys(pairs), ANSWER_KEY: answer_keys(pairs)}
     frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
@@ -57,26 +57,26 @@ def write_rows(path: Path, pairs: pd.DataFrame) -> None:
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Read what `write_rows` wrote.
+    """Read a table written by `write_rows`.
 
     Raises
     ------
     InputError
-        As `read_oof`.
+        See `read_oof`.
     """
-    # Extra rows of different files may have the same id in a blend's table.
+    # In a blend's table, extra rows from different files may have the same id.
     return _read_table(path, [ID, PROMPT_KEY, ANSWER_KEY], [CASE, WEIGHT])
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table whole or not at all."""
+    """Write a table atomically."""
     with write_whole(path) as file:
         frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """Return a mask (n,) of the pairs that are in a table of `read_rows`, by id, prompt and
-    answers."""
+    """Return a mask (n,) of the pairs that are in a table read by `read_rows`, matched by id,
+    prompt and answers."""
     known = set(zip(rows[ID], rows[PROMPT_KEY], rows[ANSWER_KEY], strict=True))
     pairs = as_pairs(pairs)
     keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
@@ -85,22 +85,21 @@ def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
 
 _NUMBERS = {
     **dict.fromkeys(LABEL_COLUMNS, ("a number in [0, 1]", lambda n: n.between(0, 1))),
-    FOLD: ("a fold's number", lambda n: (n >= 0) & (n % 1 == 0)),
+    FOLD: ("a fold index", lambda n: (n >= 0) & (n % 1 == 0)),
     WEIGHT: ("a finite number of at least 0", lambda n: (n >= 0) & np.isfinite(n)),
 }
-"""The columns that hold numbers: what is expected, and a function that finds it."""
+"""The numeric columns: a description of the valid values, and a function that checks them."""
 
 
 def _read_table(path: Path, key: list[str], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table of three probabilities with unique keys; other columns than those of `_NUMBERS`
-    stay text."""
+    """Read a table of three probabilities with unique keys; columns not in `_NUMBERS` stay text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # pandas' own errors, and bytes that are no text
+    except ValueError as error:  # pandas' own errors, and bytes that are not text
         raise InputError(
-            f"{path}: not a valid CSV ({' '.join(str(error).split())}); is it whole?"
+            f"{path}: not a valid CSV ({' '.join(str(error).split())}); is it complete?"
         ) from None
     for column in (*key, *columns, *LABEL_COLUMNS):
         if column not in table:

@@ -1,5 +1,5 @@
-"""Artifacts that were trained on the same rows, blended by their out-of-fold predictions into one
-artifact."""
+"""Blend artifacts that were trained on the same rows into one artifact, using their out-of-fold
+predictions."""
 
 import dataclasses
 import logging
@@ -38,7 +38,7 @@ from humanpref.schema import ID, LABEL_COLUMNS, InputError
 logger = logging.getLogger(__name__)
 
 CROSS_FITS = 5
-"""Grouped folds on which the weights' own estimate is made."""
+"""Number of grouped folds used to cross-fit the blend's reported metrics."""
 MODEL = "model"
 
 
@@ -46,28 +46,29 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     """Fit weights and a correction on out-of-fold predictions, and write an artifact that holds its
     members.
 
-    The blend's own oof.csv and metrics are cross-fitted: for each grouped fold, everything is
-    fitted and chosen on the other folds (members, weights, temperature, special cases). So is its
-    gain: on each fold the blend is compared with the member that is the best on the other folds.
-    Of nearly equal members that is often the worse one here, which favors the blend a little; the
-    difference to the member that is the best on all rows, also reported, favors that member.
-    Neither undoes that the members that predicted the other folds have learned from this one. For
-    that, train a preset of family `blend` by folds.
+    The blend's own oof.csv and metrics are cross-fitted: for each grouped fold, everything
+    (members, weights, temperature, special cases) is fitted and chosen on the other folds. The gain
+    is cross-fitted in the same way: on each fold, the blend is compared with the member that is
+    best on the other folds. If members are nearly equal, that member is often not the best on this
+    fold, which slightly favors the blend. The difference from the member that is best on all rows
+    is also reported; it favors that member. Both comparisons still have one leak: the members that
+    predicted the other folds were trained on this one. To avoid it, train a preset of family
+    `blend` with folds.
 
     Parameters
     ----------
     folders : sequence of Path
-        At least two artifacts, trained on the same rows; their folds may differ, and the rows that
-        all of them held out count.
+        At least two artifacts trained on the same rows. Their folds may differ; only rows that all
+        of them held out are used.
     out : path
-        The artifact's folder; it must not exist.
+        The artifact's folder, which must not exist.
     mean : str
         `arithmetic` or `geometric`.
 
     Raises
     ------
     InputError
-        For artifacts that cannot be blended, or a folder that is there.
+        If the artifacts cannot be blended, or if the folder already exists.
     """
     out, started = Path(out), time.perf_counter()
     check_new(out)
@@ -81,10 +82,10 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     splits = min(CROSS_FITS, len(set(keys)))
     if splits < 2:
         raise InputError(
-            "blend: the held-out rows have one prompt; at least two are needed to fit weights and "
-            "judge them"
+            "blend: the held-out rows have one prompt; at least two are needed to fit and evaluate "
+            "weights"
         )
-    # A prompt's key stands for the prompt: the same groups, and no text needed.
+    # The prompts' keys replace the prompts: they give the same groups without the texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
     weights = np.ones(len(rows)) if weights is None else weights
     held_out = HeldOutRows(labels, weights, folds, rows[CASE].to_numpy(object))
@@ -181,17 +182,17 @@ def render(metrics: dict[str, Any]) -> str:
         f"{blended['mean']} mean, temperature {blended['temperature']:.3f}",
         *map(describe_correction, blended["corrections"]),
         *(
-            [f"degraded: {left_out} held-out rows left out, which not every artifact held out"]
+            [f"degraded: {left_out} held-out rows left out (not held out by every artifact)"]
             if left_out
             else []
         ),
         f"{metrics['held_out']}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], the prior's "
         f"{metrics['prior_log_loss']:.4f}",
-        f"nested difference to the best member, chosen on the other folds ({chosen} of "
+        f"nested difference from the best member, chosen on the other folds ({chosen} of "
         f"{counts.total()}): {nested['difference']:+.4f} [{nested['low']:+.4f}, "
         f"{nested['high']:+.4f}] (below 0: the blend is better)",
-        f"difference to {blended['best_member']}, the best member on these rows: "
+        f"difference from {blended['best_member']}, the best member on these rows: "
         f"{blended['difference_to_best']:+.4f} [{blended['difference_low']:+.4f}, "
         f"{blended['difference_high']:+.4f}]",
         f"on the rows of the fit (flattering): {blended['log_loss_on_the_rows_of_the_fit']:.4f}",
@@ -206,9 +207,8 @@ def _check_rows(artifacts: list[Artifact]) -> None:
     for number, artifact in enumerate(artifacts):
         if artifact.facts.get("data_sha256") != artifacts[0].facts.get("data_sha256"):
             raise InputError(
-                f"{artifact.folder}: trained on other rows than {artifacts[0].folder}, or the same "
-                "in another order; a blend "
-                "needs the same rows for all"
+                f"{artifact.folder}: trained on different rows than {artifacts[0].folder}, or on "
+                "the same rows in a different order; all artifacts in a blend need the same rows"
             )
         if any(artifact.folder.resolve() == other.folder.resolve() for other in artifacts[:number]):
             raise InputError(f"{artifact.folder}: named twice")
@@ -216,7 +216,7 @@ def _check_rows(artifacts: list[Artifact]) -> None:
 
 def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]:
     """Return the n rows that every artifact held out, the m artifacts' probabilities for them,
-    (m, n, 3), and the most rows that one of them held out."""
+    (m, n, 3), and the largest number of rows that any one artifact held out."""
     tables = [artifact.oof.set_index(ID)[list(LABEL_COLUMNS)] for artifact in artifacts]
     rows = artifacts[0].rows
     common = np.all([rows[ID].isin(table.index) for table in tables], axis=0)
@@ -227,7 +227,7 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
     most = max(map(len, tables))
     if len(rows) < most:
         logger.warning(
-            "blend: %d rows were held out by every artifact, of %d that one of them held out",
+            "blend: %d rows were held out by every artifact, of the %d that one of them held out",
             len(rows),
             most,
         )
@@ -235,8 +235,8 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:
-    """Return a function that writes the artifact's model into a folder: a copy, or the plain mean
-    of its fold models' copies."""
+    """Return a function that writes the artifact's model to a folder: a copy of its only model, or
+    the plain mean of copies of its fold models."""
     copies = [
         partial(shutil.copytree, artifact.folder / member) for member in artifact.facts["members"]
     ]

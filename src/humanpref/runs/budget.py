@@ -1,4 +1,4 @@
-"""The time that predicting may take, and what was given up to keep to it."""
+"""The time limit for prediction, and the concessions made to stay within it."""
 
 import logging
 import os
@@ -13,12 +13,12 @@ UNREAD = "not predicted"
 
 
 class Budget:
-    """Wall clock for predicting, counted from now on.
+    """A wall-clock limit for prediction, counted from the creation of this object.
 
     Attributes
     ----------
     given_up : Counter
-        Predictions of a row by what was given up for them; each model counts.
+        How many row predictions were affected by each concession; each model counts separately.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,8 +27,8 @@ class Budget:
         self.started = clock()
 
     def spent(self) -> float:
-        """Return the seconds since the start. Of several launched processes the main one's clock
-        counts, so that all of them decide alike."""
+        """Return the seconds since the start. If several processes were launched, the main
+        process's clock counts, so that all of them make the same decisions."""
         spent = self.clock() - self.started
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate.utils import broadcast_object_list
@@ -40,23 +40,23 @@ class Budget:
         return spent
 
     def left(self) -> float:
-        """Return the seconds left; below 0 once the time is over."""
+        """Return the seconds left; below 0 once time has run out."""
         return self.seconds - self.spent()
 
     def share(self, part: float) -> "Budget":
-        """Return a budget of this part of the time left. It counts into the same `given_up`."""
+        """Return a budget of this part of the remaining time, which shares the same `given_up`."""
         shared = Budget(max(0.0, part * self.left()), self.clock)
         shared.given_up = self.given_up
         return shared
 
     def log_summary(self) -> None:
-        """Log what was given up, if anything was."""
+        """Log the concessions, if there were any."""
         if lines := shortages(self.given_up):
             logger.warning("time budget of %.0f s: %s", self.seconds, ", ".join(lines))
 
 
 def shortages(given_up: Counter[str]) -> list[str]:
-    """Return one line for each kind of thing that was given up.
+    """Return one line for each concession made to stay within the budget.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Soft labels: trained models' probabilities, which never repeat a label that they learned."""
+"""Soft labels: probabilities of trained models, never for a row whose label the model learned."""
 
 import dataclasses
 import logging
@@ -18,30 +18,30 @@ logger = logging.getLogger(__name__)
 
 
 class Teacher(NamedTuple):
-    """Where soft labels come from, and how much they count beside the labels."""
+    """The source of soft labels, and how much they count relative to the original labels."""
 
     path: Path
-    """An artifact, or a CSV with `id` and the three probabilities (a submission, an oof.csv, what
-    `predict --labels` wrote)."""
+    """An artifact, or a CSV with `id` and the three probabilities (a submission, an oof.csv, or the
+    output of `predict --labels`)."""
     share: float = 1.0
     """s in (0, 1]: the targets are s times the teacher's probabilities plus 1 - s times the
     labels."""
 
 
 def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
-    """Return the rows with the teacher's probabilities as their targets, alone or mixed with the
+    """Return the rows with targets that are the teacher's probabilities, or these mixed with the
     labels.
 
-    Extra rows keep their labels, and held-out rows are judged by their labels. A teacher that was
-    trained on the same rows learned from the labels of the held-out ones too, which flatters the
-    metrics (by 0.08 nats on 300 synthetic rows). A warning says so; only a teacher for each fold
-    would avoid it.
+    Extra rows keep their labels, and held-out rows are judged by their labels. A teacher trained on
+    the same rows also learned from the labels of the held-out ones, which flatters the
+    metrics (by 0.08 nats on 300 synthetic rows). This is logged as a warning; only a separate
+    teacher for each fold would avoid it.
 
     Raises
     ------
     InputError
-        For a share outside (0, 1], a file that cannot be used, a row without probabilities, one
-        that has other texts in the teacher's file, or one whose label the teacher learned without
+        If the share is outside (0, 1], if the file is invalid, or if a row has no probabilities,
+        has different texts in the teacher's file, or has a label that the teacher learned without
         holding it out (see `soft_labels`).
     """
     path, share = Path(teacher.path), teacher.share
@@ -52,8 +52,8 @@ def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
         probabilities = soft_labels([artifact], rows.pairs)
         if artifact.rows[PROMPT_KEY].isin(prompt_keys(rows.pairs)).any():
             logger.warning(
-                "%s: learned from these rows' labels, those of the rows that will be held out, "
-                "too, which flatters the metrics; judge by rows that it has not seen",
+                "%s: was trained on these rows' labels, including those of rows that will be held "
+                "out, which flatters the metrics; evaluate on rows that it has not seen",
                 path,
             )
     else:
@@ -66,14 +66,14 @@ def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
 def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
     table = read_labels(path).set_index(ID).reindex(pairs[ID])
     logger.info(
-        "%s: taken as it is, by id; predictions of a model for the rows that it was fitted on "
-        "would leak",
+        "%s: used as is, matched by id; predictions of a model for its own training rows would "
+        "leak their labels",
         path,
     )
     wrong = {"no probabilities for": table[LABEL_COLUMNS[0]].isna().to_numpy()}
     for column in [column for column in TEXT_COLUMNS if column in table]:
         other = table[column].to_numpy() != pairs[column].to_numpy()
-        wrong[f"column {column!r}: other texts than in"] = other
+        wrong[f"column {column!r}: different texts than in"] = other
     for problem, rows in wrong.items():
         if rows.any():
             raise InputError(
@@ -86,13 +86,13 @@ def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
 def write_soft_labels(
     path: str | Path, artifacts: list[Artifact], pairs: pd.DataFrame, weight: float | None = None
 ) -> None:
-    """Write rows with `soft_labels` as their labels, as `read_pairs` reads them; `weight`, if
-    given, in place of their own.
+    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads; `weight`,
+    if given, replaces their own weights.
 
     Raises
     ------
     InputError
-        For a weight that is not positive, and as `soft_labels`.
+        If the weight is not positive; see also `soft_labels`.
     """
     if weight is not None and not 0 < weight < np.inf:
         raise InputError(f"--weight: expected a positive number, got {weight:g}")
@@ -105,14 +105,14 @@ def write_soft_labels(
 
 
 def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
-    """Return the mean of the artifacts' probabilities, (n, 3); for a row that one was trained on,
-    its out-of-fold prediction counts.
+    """Return the mean of the artifacts' probabilities, (n, 3). For a row on which an artifact was
+    trained, its out-of-fold prediction is used.
 
     Raises
     ------
     InputError
-        If an artifact was trained on a row, by id and texts, without holding it out; an extra row,
-        say.
+        If an artifact was trained on a row, matched by id and texts, without holding it out; for
+        example, an extra row.
     """
     pairs = as_pairs(pairs)
     return np.mean([_soft_labels(artifact, pairs) for artifact in artifacts], axis=0)
@@ -125,20 +125,20 @@ def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
     lacking = pairs[ID][seen & np.isnan(probabilities[:, 0])]
     if len(lacking):
         raise InputError(
-            f"{artifact.folder}: was trained on {len(lacking)} of these rows (the first of them id "
+            f"{artifact.folder}: was trained on {len(lacking)} of these rows (the first has id "
             f"{lacking.iloc[0]!r}) and has no out-of-fold prediction for them, so it would repeat "
             "their labels; train it with --folds"
         )
     near = ~seen & pd.Series(prompt_keys(pairs)).isin(artifact.rows[PROMPT_KEY]).to_numpy()
     if near.any():
         logger.warning(
-            "%s: %d rows share a prompt with rows that it was trained on; if they are the same "
-            "rows under other ids, it repeats their labels",
+            "%s: %d rows share a prompt with its training rows; if they are the same rows with "
+            "different ids, it repeats their labels",
             artifact.folder,
             near.sum(),
         )
     if seen.any():
-        text = "%s: out-of-fold predictions for %d rows that it was trained on"
+        text = "%s: using out-of-fold predictions for %d of its training rows"
         logger.info(text, artifact.folder, seen.sum())
     if not seen.all():
         probabilities[~seen] = artifact.predict_proba(pairs[~seen].reset_index(drop=True))

@@ -1,8 +1,8 @@
-"""The inference engine: models predict rows one after the other within a time budget.
+"""The inference engine: models predict rows, one model at a time, within a time budget.
 
-What the command line and the kernel call. One model is in memory at a time, be it a fold's or a
-blend's. How one model's work is cut into units is in `humanpref.runs.schedule`, how several GPUs
-share it in `humanpref.runs.workers`.
+The command line and the kernel call this module. Only one model is in memory at a time, whether it
+belongs to a fold or to a blend. `humanpref.runs.schedule` divides one model's work into units, and
+`humanpref.runs.workers` divides it among several GPUs.
 """
 
 import logging
@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """Row numbers (m,) with a leaf's probabilities (m, 3), or why there are none: for one row, or
-    without any row for the whole leaf. The first outcome of a leaf has no rows: it is loaded."""
+    """Row indices (m,) with a leaf's probabilities (m, 3), or why there are none: for one row, or,
+    if there are no row indices, for the entire leaf. The first outcome of a leaf has no rows; it
+    only reports that the leaf is loaded."""
 
     leaf: Leaf
     rows: np.ndarray
@@ -45,9 +46,9 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Let each model predict the rows, and free it before the next one is loaded.
 
-    Quick models come first, and neural ones after them. Each has an equal share of the time that is
-    left when its turn comes, loading included. A row comes twice where both orders of A and B are
-    read, the second time with their mean.
+    Quick models come first, and neural ones after them. Each gets an equal share of the time that
+    is left when its turn comes, loading included. If both orders of A and B are read, a row is
+    yielded twice, the second time with their mean.
 
     Parameters
     ----------
@@ -56,15 +57,15 @@ def outcomes(
     pairs : DataFrame
         n rows, read by `humanpref.data.as_pairs`.
     budget : Budget
-        Time for all of them; `given_up` says what did not fit.
+        The time for all models; its `given_up` records what did not fit.
     policy : Policy
         Which rows get the second order first.
     keep_going : bool
-        Log failures and yield why, and let a neural model predict in a process of its own even on a
-        single GPU: a crash then costs a row and not the run. By default the first failure is
-        raised, and processes are started from two GPUs on.
+        Log failures and yield their reasons, and run each neural model in a separate process even
+        on a single GPU, so that a crash costs one row and not the run. By default, the first
+        failure is raised, and separate processes are used only with two or more GPUs.
     prepare : callable
-        Called with each leaf before it is loaded; what it raises is the leaf's failure.
+        Called with each leaf before it is loaded; an exception counts as the leaf's failure.
     """
     memos: Memos = {}
     ordered = sorted(leaves, key=lambda leaf: leaf.uses_gpu)
@@ -80,7 +81,7 @@ def outcomes(
                 results = _results_here(job, share, memos)
             for result in results:
                 yield Outcome(leaf, result.rows, result.probabilities)
-        # SystemExit too: a library that calls sys.exit must not end the other models' work.
+        # Also SystemExit: a library that calls sys.exit must not end the other models' work.
         except (Exception, SystemExit) as error:
             if not keep_going:
                 raise
@@ -92,7 +93,7 @@ def outcomes(
 def predictions(
     leaves: Sequence[Leaf], pairs: pd.DataFrame, budget: Budget, policy: Policy = costliest_first
 ) -> dict[Path, np.ndarray]:
-    """Return what each leaf predicts, (n, 3) float64 by its folder; NaN for rows that did not fit
+    """Return each leaf's predictions, (n, 3) float64, by its folder; NaN for rows that did not fit
     the budget."""
     by_leaf = {leaf.folder: np.full((len(pairs), 3), np.nan) for leaf in leaves}
     for leaf, rows, probabilities in outcomes(leaves, pairs, budget, policy):
@@ -101,8 +102,8 @@ def predictions(
 
 
 def usable_gpus(leaf: Leaf) -> int:
-    """Return how many GPUs may share a leaf's rows: none for a model that uses none, and none where
-    several processes were launched, which share its batches."""
+    """Return how many GPUs may share a leaf's rows: none for a model that uses no GPU, and none if
+    several processes were launched, since they already share its batches."""
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return device.gpus() if leaf.uses_gpu and not launched else 0
 

@@ -1,8 +1,8 @@
-"""What artifacts consist of, read from disk without any weights: models that predict by themselves
-(leaves), and mixtures of them.
+"""The structure of artifacts, read from disk without any weights: individual models (leaves) and
+mixtures of them.
 
 An artifact is the equal mixture of its fold models, several artifacts are the equal mixture of the
-artifacts, and a blend is a mixture by its own weights and correction.
+artifacts, and a blend is a mixture with its own weights and correction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,19 +20,19 @@ from humanpref.models.blend import read_state
 from humanpref.models.blend_weights import Blend, equal_blend, mix
 
 Memos = dict[str, TokenIds]
-"""Token ids of texts, by the digest of a tokenizer."""
+"""Token IDs of texts, by the digest of the tokenizer."""
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A saved model that predicts by itself."""
+    """A saved model that is not a mixture of others."""
 
     folder: Path
     config: Config
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether it computes on a GPU where there is one, and takes its time elsewhere."""
+        """Whether it uses a GPU if one exists; without one it is slow."""
         return uses_gpu(self.config)
 
     @property
@@ -50,7 +50,7 @@ class Leaf:
         return [self]
 
     def load(self, memos: Memos) -> Model:
-        """Load the model. It shares the token ids of texts with all others of its tokenizer."""
+        """Load the model. It shares token IDs with all other models that use its tokenizer."""
         model = load_model(self.folder)
         model.share_token_ids(memos)
         return model
@@ -64,26 +64,26 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Models whose probabilities a blend makes into one."""
+    """Models whose probabilities a blend combines."""
 
     blend: Blend
     parts: Sequence["Ensemble"]
 
     def leaves(self) -> list[Leaf]:
-        """Return the models that predict by themselves, each once."""
+        """Return the individual models, each once."""
         return list({leaf.folder: leaf for part in self.parts for leaf in part.leaves()}.values())
 
     def probabilities(
         self, predictions: Mapping[Path, np.ndarray], cases: np.ndarray
     ) -> np.ndarray:
-        """Mix what is known so far: a row that only some parts predicted is mixed from those.
+        """Mix the predictions known so far; if only some parts predicted a row, mix only those.
 
         Parameters
         ----------
         predictions : mapping
-            (n, 3) of each leaf by its folder; NaN where it predicted nothing.
+            Each leaf's predictions, (n, 3), by its folder; NaN where it predicted nothing.
         cases : ndarray
-            (n,) the rows' cases (`humanpref.text.cases`).
+            (n,) cases of the rows (`humanpref.text.cases`).
 
         Returns
         -------
@@ -98,7 +98,7 @@ Ensemble = Leaf | Mixture
 
 
 def read_ensemble(folder: Path) -> Ensemble:
-    """Read what a saved model consists of.
+    """Read the structure of a saved model.
 
     Raises
     ------
@@ -114,5 +114,5 @@ def read_ensemble(folder: Path) -> Ensemble:
 
 
 def equal_mixture(parts: Sequence[Ensemble]) -> Ensemble:
-    """Return the plain mean of ensembles; one alone is itself."""
+    """Return the plain mean of several ensembles, or a single ensemble unchanged."""
     return parts[0] if len(parts) == 1 else Mixture(equal_blend("arithmetic", len(parts)), parts)

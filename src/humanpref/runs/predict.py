@@ -1,4 +1,4 @@
-"""Artifacts and rows in, probabilities out."""
+"""Predict probabilities for rows with one or more artifacts."""
 
 import logging
 from collections import Counter
@@ -22,23 +22,24 @@ logger = logging.getLogger(__name__)
 def predict(
     artifacts: Sequence[Artifact], pairs: pd.DataFrame, seconds: float | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Predict with several artifacts, one model in memory at a time.
+    """Predict with several artifacts, keeping only one model in memory at a time.
 
     Parameters
     ----------
     artifacts : sequence of Artifact
-        A row gets the mean of those that had time for it; one that none had time for gets the mean
-        of their class rates.
+        Each row gets the mean prediction of the artifacts that had time for it; a row for which
+        none had time gets the mean of their class rates.
     pairs : DataFrame
         n rows, read by `humanpref.data.as_pairs`.
     seconds : float, optional
-        Wall clock for all of them. By default each artifact has its own `inference.seconds`, if
-        set. What does not fit is given up (`humanpref.runs.schedule`).
+        Wall-clock limit for all artifacts together. By default, each artifact has its own limit,
+        `inference.seconds`, if set. Work that does not fit is skipped (`humanpref.runs.schedule`).
 
     Returns
     -------
     (ndarray, list of str)
-        Probabilities (n, 3) float64 in the order of the rows, and what was given up for them.
+        Probabilities (n, 3) float64 in the order of the rows, and one line for each concession made
+        to stay within the limit.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def predict(
     missing = np.isnan(probabilities[:, 0])
     if len(pairs) and missing.all():
         raise InputError(
-            "predict: there was no time for a single row; give it more (--seconds, "
+            "predict: there was no time for a single row; allow more time (--seconds, "
             "inference.seconds)"
         )
     rates = [np.array(artifact.prior) / sum(artifact.prior) for artifact in artifacts]
@@ -70,16 +71,16 @@ def predict(
 def rows_to_judge(
     artifacts: Sequence[Artifact], data_csv: str | Path
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Read the labelled rows to judge artifacts by, without those of weight 0, and count how many
-    of them each artifact was trained on."""
+    """Read the labeled rows on which to evaluate artifacts, without those of weight 0, and count on
+    how many of them each artifact was trained."""
     pairs = read_pairs(data_csv, labels=True)
     pairs = pairs[positive_weight_mask(pairs, data_csv)].reset_index(drop=True)
     trained_on = [int(artifact.learned_from(pairs).sum()) for artifact in artifacts]
     for artifact, learned in zip(artifacts, trained_on, strict=True):
         if learned:
             logger.warning(
-                "%s was trained on %d of the %d rows in %s: these metrics flatter it (its held-out "
-                "ones are in %s)",
+                "%s was trained on %d of the %d rows in %s, so these metrics flatter it (its "
+                "held-out metrics are in %s)",
                 artifact.folder,
                 learned,
                 len(pairs),

@@ -1,10 +1,11 @@
 """One model's work on some rows, in units that fit a time budget.
 
 A unit is a block of rows in one order of A and B, read by the model or by a shorter variant of it.
-First all rows are read in one order, the costliest first. After each block the rest is projected
-at that block's throughput, in what rows cost (tokens). Where not even one order of all rows fits
-into the time left, the next block goes to the first of the model's `shorter_variants` that fits.
-Then the other order is read, as far as the time goes, of those rows that a policy puts first.
+First all rows are read in one order, the costliest first. After each block, the time for the
+remaining rows is projected from that block's throughput, measured in row costs (tokens). If even
+one order of the remaining rows does not fit into the time left, the next block goes to the first of
+the model's `shorter_variants` that fits. Then, as long as time remains, the rows are read in the
+other order, beginning with those that a policy puts first.
 """
 
 import ctypes
@@ -28,30 +29,31 @@ from humanpref.schema import ID, SWAPPED_CLASSES
 logger = logging.getLogger(__name__)
 
 FIRST_ROWS = 4
-"""Rows of the first block. It includes what happens once (loading GPU kernels, say), so it shortens
-no inputs unless not one more row would fit."""
+"""Rows in the first block. Its time includes one-time work such as loading GPU kernels, so inputs
+are not shortened because of it unless not even one more row would fit."""
 BLOCK_SHARE = 1 / 8
-"""Share of the time left that a block may take: a wrong projection then costs little. Rows that
-fit twice are read at once."""
+"""Share of the remaining time that one block may take, so that a wrong projection costs little. If
+all remaining rows would fit twice, they are read in one block."""
 RESERVE = 0.1
-"""Share of the time left that is never planned with."""
+"""Share of the remaining time held in reserve when planning."""
 BLOCK_ROWS = 1_024
-"""Most rows in a block where failures are isolated."""
+"""Maximum rows in a block where failures are isolated."""
 MAX_FAILURES = 50
-"""Failed calls in a row after which a model is given up. Finding the one bad row of a block takes
-about ten."""
+"""Number of failed calls in a row after which a model is abandoned. Finding the one bad row of a
+block takes about ten."""
 BROKEN = "CUDA error"
-"""Marks errors after which a process cannot use its GPU any more: the row at fault is in the block
-that raised it."""
+"""Text that marks errors after which a process can no longer use its GPU; the row at fault is in
+the block that raised the error."""
 
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Which rows get the second order first: from the first order's probabilities (n, 3), NaN where a
-row was not read in full, and the costs (n,), to row numbers, the most important first. A function
-of a module, so that it can be sent to another process."""
+"""A function that decides which rows get the second order first. It takes the first order's
+probabilities (n, 3), NaN where a row was not read in full, and the costs (n,), and returns row
+indices, the most important first. It must be a module-level function, so that it can be sent to
+another process."""
 
 
 def costliest_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Order the rows by what they cost, whatever the first order said.
+    """Order the rows by their cost, regardless of the first order's probabilities.
 
     Examples
     --------
@@ -62,7 +64,7 @@ def costliest_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 
 class Unit(NamedTuple):
-    """Row numbers, the number of the variant that reads them, and whether A and B are exchanged."""
+    """Row indices, the index of the variant that reads them, and whether A and B are exchanged."""
 
     rows: np.ndarray
     variant: int
@@ -70,12 +72,12 @@ class Unit(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Row numbers (m,) with their probabilities (m, 3); or one row number and why it has none."""
+    """Row indices (m,) with their probabilities (m, 3), or one row's index and why it has none."""
 
     rows: np.ndarray
     probabilities: np.ndarray | str
     final: bool = True
-    """False: the second order of A and B is still to be read."""
+    """False if the second order of A and B has yet to be read."""
 
 
 class Schedule:
@@ -88,15 +90,15 @@ class Schedule:
     pairs : DataFrame
         n rows, read by `humanpref.data.as_pairs`.
     budget : Budget
-        Its `given_up` is kept up to date while rows are read.
+        The time limit; its `given_up` is updated while rows are read.
     policy : Policy
         Which rows get the second order first.
     isolate : bool
-        Halve a block that fails down to the rows at fault and go on with the others. By default
-        the first failure is raised.
+        Repeatedly halve a block that fails to find the rows at fault, and continue with the others.
+        By default, the first failure is raised.
     first : ndarray, optional
-        (n, 3) what an earlier process read: the first order's probabilities of rows that only lack
-        the second one, else NaN.
+        (n, 3) results of an earlier process: the first order's probabilities for rows that still
+        need only the second order, and NaN for all others.
     """
 
     def __init__(
@@ -116,10 +118,10 @@ class Schedule:
         self.blocks, self.rate = 0, math.inf
 
     def results(self, begin: Callable[[np.ndarray], None] = lambda rows: None) -> Iterator[Result]:
-        """Read unit by unit and yield what was read. A row whose second order is read as well comes
+        """Read unit by unit and yield the results. A row whose second order is also read is yielded
         twice, the second time with the mean of both orders.
 
-        `begin` is called with the row numbers that are tried next.
+        `begin` is called with the indices of the rows about to be tried.
 
         Raises
         ------
@@ -134,7 +136,7 @@ class Schedule:
                 begin(rows)
                 try:
                     probabilities, bad = self._read(unit._replace(rows=rows))
-                # SystemExit too: a library that calls sys.exit must not end the other rows' work.
+                # Also SystemExit: a library that calls sys.exit must not end the other rows' work.
                 except (Exception, SystemExit) as error:
                     if not self.isolate or BROKEN in str(error):
                         raise
@@ -146,7 +148,7 @@ class Schedule:
                         yield self._failure(unit, rows, describe(error))
                     if failed == MAX_FAILURES:
                         raise RuntimeError(
-                            f"given up after {failed} failed calls in a row, the last of them: "
+                            f"abandoned after {failed} failed calls in a row, the last of them: "
                             f"{describe(error)}"
                         ) from error
                     if len(rows) > 1:
@@ -174,9 +176,9 @@ class Schedule:
             yield from self._blocks(order[~np.isnan(self.first[order, 0])], second=True)
 
     def _blocks(self, rest: np.ndarray, second: bool) -> Generator[Unit, None, np.ndarray]:
-        """Yield units of these rows as long as there is time, and return the rows that are left.
+        """Yield units of these rows while time remains, and return the rows that are left.
 
-        A unit takes what passes until the next one is asked for.
+        The time until the next unit is requested counts as the current unit's duration.
         """
         variant = 0
         while len(rest) and (left := self.budget.left()) > 0:
@@ -188,7 +190,7 @@ class Schedule:
                 size = _block_size(self._costs(variant)[rest], capacity)
                 if variant != before:
                     logger.warning(
-                        "time budget: %.0f s for %.0f %% of the %d rows left: %s",
+                        "time budget: %.0f s left, enough for %.0f %% of the remaining %d rows: %s",
                         left,
                         100 * capacity / self._costs(0)[rest].sum(),
                         len(rest),
@@ -206,26 +208,27 @@ class Schedule:
         return rest
 
     def _first_that_fits(self, rest: np.ndarray, capacity: float) -> int:
-        """Return the number of the first variant that the rows fit by, or of the last one."""
+        """Return the index of the first variant with which the rows fit, or of the last one."""
         numbers = range(len(self.variants))
         fitting = (n for n in numbers if self._costs(n)[rest].sum() <= capacity)
         return next(fitting, numbers[-1])
 
     def _costs(self, variant: int) -> np.ndarray:
-        """Return what each row costs in one order, (n,); 1 where a model fails at it and failures
-        are isolated: predicting will find the row at fault."""
+        """Return the cost of each row in one order, (n,). If the model fails to compute costs and
+        failures are isolated, every row costs 1; prediction will then find the row at fault."""
         if variant not in self.costs:
             try:
                 self.costs[variant] = self.variants[variant][1].costs(self.pairs)
             except Exception:
                 if not self.isolate:
                     raise
-                logger.exception("time budget: every row counts the same")
+                logger.exception("time budget: cannot compute row costs; all rows count equally")
                 self.costs[variant] = np.ones(len(self.pairs))
         return self.costs[variant]
 
     def _read(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows' probabilities (m, 3), and which rows have none that are valid, (m,)."""
+        """Return the rows' probabilities (m, 3), and a mask (m,) of rows whose probabilities are
+        invalid."""
         pairs = self.pairs.iloc[unit.rows].reset_index(drop=True)
         model = self.variants[unit.variant][1]
         probabilities = model.predict_proba(swap_pairs(pairs) if unit.second else pairs)
@@ -260,8 +263,8 @@ class Schedule:
 
 
 def _block_size(costs: np.ndarray, capacity: float) -> int:
-    """Return how many of the rows come next: all where they fit twice, else those that take their
-    share of the time, and at least one if that fits."""
+    """Return how many rows to read next: all of them if they would fit twice, otherwise as many as
+    fit into a block's share of the time, and at least one if one fits."""
     summed = np.cumsum(costs)
     if 2 * summed[-1] <= capacity:
         return len(costs)
@@ -275,12 +278,12 @@ def _no_probabilities(values: list[float]) -> str:
 
 
 def free() -> None:
-    """Give back the memory of models that are no longer referenced."""
+    """Release the memory of models that are no longer referenced."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with suppress(OSError, AttributeError):  # glibc keeps what is freed, in pieces
+    with suppress(OSError, AttributeError):  # glibc keeps freed memory in fragments
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -1,4 +1,4 @@
-"""One run: labelled rows in, an artifact out."""
+"""A training run: labeled rows in, an artifact out."""
 
 import contextlib
 import dataclasses
@@ -52,8 +52,8 @@ CHECKPOINT = ".checkpoint"
 
 
 class FoldModel(NamedTuple):
-    """A model to train: the name of its folder, the number of its fold, the rows that it leaves
-    out, (n,) bool, and its configuration, which differs from the others' in the seed only."""
+    """A model to train: the name of its folder, the index of its fold, a mask (n,) of the rows that
+    it leaves out, and its configuration, which differs from the others only in the seed."""
 
     name: str
     fold: int
@@ -70,12 +70,13 @@ def train(
     exclude_prompts: Sequence[str | Path] = (),
     teacher: Teacher | None = None,
 ) -> Artifact | None:
-    """Train on a labelled CSV and write an artifact.
+    """Train on a labeled CSV and write an artifact.
 
-    Without `folds` a grouped share of the rows (`training.validation_fraction`) is held out and
-    reported on, and one model is trained on the rest. With `folds` K models are trained, each
-    without its fold; its predictions for that fold are the out-of-fold predictions. An interrupted
-    run goes on, model by model, when it is started again with the same arguments.
+    By default, a grouped share of the rows (`training.validation_fraction`) is held out for the
+    reported metrics, and one model is trained on the rest. With `folds`, K models are trained, each
+    without its own fold; its predictions for that fold are the out-of-fold predictions. An
+    interrupted run resumes with the next unfinished model when it is started again with the same
+    arguments.
 
     Parameters
     ----------
@@ -84,26 +85,28 @@ def train(
     train_csv : path
         Rows with labels, and weights if there are any.
     out : path
-        The artifact's folder; it must not exist. It appears when the run has succeeded; until then
-        the models that are done wait in `OUT.partial`.
+        The artifact's folder, which must not exist. It is created once the run has succeeded; until
+        then, finished models are kept in `OUT.partial`.
     folds : int, optional
         K, at least 2.
     extra, exclude_prompts
-        More rows, never held out, and prompts that must not be learned:
+        Additional rows, which are never held out, and prompts to exclude from training; see
         `humanpref.data.read_training_rows`.
     teacher : Teacher, optional
-        Its probabilities are learned in place of the labels, or mixed with them
-        (`humanpref.runs.distillation.taught`). Held-out rows are judged by their labels.
+        Source of probabilities that replace the labels as targets, or are mixed with them
+        (`humanpref.runs.distillation.taught`). Held-out rows are still judged by their labels.
 
     Returns
     -------
-    Artifact, or None in a process that `accelerate launch` started beside the main one, which alone
-    writes.
+    Artifact or None
+        None in all processes that `accelerate launch` started except the main one, since only that
+        process writes.
 
     Raises
     ------
     InputError
-        For rows or a folder that cannot be used: one in which another process trains, for example.
+        If the rows or the folder cannot be used, for example because another process is training in
+        that folder.
     """
     out, main = Path(out), is_main_process()
     check_new(out)
@@ -122,13 +125,13 @@ def train(
         try:
             for number, model in enumerate(models, start=1):
                 if (work / model.name).is_dir():
-                    logger.info("%s: done before", work / model.name)
+                    logger.info("%s: already done, skipped", work / model.name)
                     continue
                 if len(models) > 1:
                     logger.info("model %d of %d", number, len(models))
                 _train_one(model, rows, work / model.name, main)
         finally:
-            # A run that failed before its first model was done leaves nothing behind.
+            # A run that failed before finishing its first model leaves nothing behind.
             if main and [path.name for path in work.iterdir()] == [RUN_FILE]:
                 shutil.rmtree(work)
         if not main:
@@ -138,14 +141,14 @@ def train(
             work.rename(out)
         except OSError as error:
             raise InputError(
-                f"{out}: cannot take its place; the finished run is {work} ({error.strerror})"
+                f"{out}: cannot be created; the finished run is in {work} ({error.strerror})"
             ) from None
     return Artifact.load(out)
 
 
 def notices(metrics: dict[str, Any]) -> list[str]:
-    """Return how a finished run falls short of its options, one line each: trainings that were
-    stopped, and members that a blend lacks."""
+    """Return one line for each way in which a finished run falls short of its options: training
+    that was stopped early, or a member that is missing from a blend."""
     lines = []
     for name, record in metrics["members"].items():
         if stopped := record.get("training", {}).get("stopped"):
@@ -157,23 +160,24 @@ def notices(metrics: dict[str, Any]) -> list[str]:
 
 
 def run_of(config: Config, pairs: pd.DataFrame, folds: int | None) -> dict[str, Any]:
-    """Return what identifies a run on a training file alone; it stands in `RUN_FILE`."""
+    """Return the values that identify a run on only a training file; they are saved in
+    `RUN_FILE`."""
     return {"config": config.to_dict(), "data_sha256": digest_of(pairs), "folds": folds}
 
 
 def partial_of(out: Path) -> Path:
-    """Return the folder in which an artifact grows until it is whole."""
+    """Return the folder in which an artifact is built until it is complete."""
     return out.with_name(out.name + ".partial")
 
 
 def selection_path(artifact: Artifact) -> pd.DataFrame:
-    """Return the steps by which each model of the artifact chose its columns
-    (`humanpref.models.selection`); column `model` names it.
+    """Return the steps in which each model of the artifact selected its columns
+    (`humanpref.models.selection`); column `model` names the model.
 
     Raises
     ------
     InputError
-        If its models selected nothing.
+        If its models did not select columns.
     """
     tables = [
         pd.read_csv(file, keep_default_na=False).assign(model=member)
@@ -213,7 +217,7 @@ def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
     _, targets = rows.gathered(learned, extra)
     for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
         logger.warning(
-            "%s: no row to learn from has anything in column %r; are the labels right?",
+            "%s: no training row has a value above 0 in column %r; are the labels correct?",
             source,
             str(name),
         )
@@ -221,8 +225,8 @@ def _warn_of_absent_classes(rows: TrainingRows, source: str | Path) -> None:
 
 @contextlib.contextmanager
 def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
-    """Open the folder in which a run grows, a new one or that of the same run, interrupted; for one
-    process at a time."""
+    """Open the folder in which a run is built, for one process at a time: a new folder, or that of
+    the same run if it was interrupted."""
     before = work.exists()
     if not before:
         with folder_whole(work) as folder:
@@ -233,28 +237,28 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
         )
     elif read_json(work / RUN_FILE) != run:
         raise InputError(
-            f"{work}: an unfinished run with other settings or rows; remove it, or name another "
-            "--out"
+            f"{work}: an unfinished run with other settings or rows; remove it, or choose a "
+            "different --out"
         )
     with open(work / RUN_FILE) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{work}: another process is training here; name another --out"
+                f"{work}: another process is training here; choose a different --out"
             ) from None
         except OSError:
-            logger.info("%s: cannot be locked; start no second process in this folder", work)
+            logger.info("%s: cannot be locked; do not start a second process in this folder", work)
         if before:
-            logger.info("%s: going on with an interrupted run", work)
-            for unfinished in work.glob(".*"):  # what a killed run was writing
+            logger.info("%s: resuming an interrupted run", work)
+            for unfinished in work.glob(".*"):  # files that a killed run was writing
                 remove(unfinished)
         yield
 
 
 def _train_one(model: FoldModel, rows: TrainingRows, folder: Path, main: bool) -> None:
-    """Train a model without its held-out rows, and write it, its predictions for them and a record
-    of the fit into `folder`."""
+    """Train a model without its held-out rows, and write the model, its predictions for those rows,
+    and a record of the fit to `folder`."""
     learned, extra, shared = rows.kept(model.held)
     if shared:
         text = "%s: %d of %d extra rows share a prompt with a held-out row and are left out"
@@ -271,7 +275,7 @@ def _train_one(model: FoldModel, rows: TrainingRows, folder: Path, main: bool) -
         return
     record = {
         "training_rows": len(kept),
-        # Of the training file alone: the score to beat must not depend on what is added to it.
+        # Only the training file counts: the score to beat must not depend on extra rows.
         "prior": _class_rates(rows.pairs[learned]).tolist(),
         "seconds": seconds,
         **fitted.report_,
@@ -289,8 +293,8 @@ def _train_one(model: FoldModel, rows: TrainingRows, folder: Path, main: bool) -
 def _write_results(
     models: list[FoldModel], rows: TrainingRows, data_sha256: str, work: Path
 ) -> None:
-    """Gather the models' held-out predictions and records, and write what makes the folder an
-    artifact."""
+    """Gather the models' held-out predictions and records, and write the files that make the folder
+    an artifact."""
     pairs, config = rows.pairs, models[0].config
     records = {model.name: read_json(work / model.name / MEMBER_FILE) for model in models}
     trainings = [record["training"] for record in records.values() if "training" in record]
@@ -316,7 +320,7 @@ def _write_results(
         if any("kept_epoch" in training for training in trainings):
             kind += " (flattering: the epoch was chosen on these rows)"
         metrics = {"held_out": kind, **scores, **metrics}
-    # A frozen backbone is the same in every fold's model.
+    # A frozen backbone is identical in every fold's model.
     share_equal_files([work / name for name in records])
     write_json(work / METRICS_FILE, metrics)
     everything = (np.ones(len(table), dtype=bool) for table in (pairs, rows.extra))

@@ -1,8 +1,8 @@
-"""One model's rows shared out to a process for each GPU.
+"""One model's rows, divided among one process per GPU.
 
-A row that fails costs that row alone, and so does a row that ends the process which predicts it:
-what a process had not done when it ended is dealt anew, to the others or to a fresh process on its
-GPU, within the same time.
+A row that fails costs only that row, and so does a row that crashes the process predicting it: the
+unfinished rows of a process that ends are reassigned to the other processes, or to a new process on
+the same GPU, within the same time limit.
 """
 
 import logging
@@ -31,18 +31,18 @@ from humanpref.training import device
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 20
-"""Processes that may end one after the other without any result before a GPU is used no more.
-Finding the one row of a block that ends them takes about ten."""
+"""Maximum number of processes in a row that may end without any result before their GPU is no
+longer used. Finding the one row of a block that crashes them takes about ten."""
 MAX_LOADS = 2
-"""The same for processes that end while they load the model."""
+"""The same limit for processes that end while loading the model."""
 GRACE_SECONDS = 60
-"""How long after the time is over a process that has not finished is taken to hang."""
+"""How long after time runs out an unfinished process is considered hung."""
 CONTEXT: Any = multiprocessing.get_context("spawn")
 """How processes are started; a fork would inherit torch's threads in the middle of their work."""
 
 
 class Job(NamedTuple):
-    """What the processes share: a model on disk, the rows, and how they are read."""
+    """The work that the processes share: a model on disk, the rows, and how to read them."""
 
     leaf: Leaf
     pairs: pd.DataFrame
@@ -53,17 +53,17 @@ class Job(NamedTuple):
 def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     """Yield the results of a job from one process for each GPU.
 
-    The first result has no rows: the model is loaded. The rows of a process that ends before its
-    time are dealt anew. Those that it was reading are tried apart from the others, in halves of
-    halves, down to the single row that ends every process; that one is given up.
+    The first result has no rows; it only reports that the model is loaded. If a process ends early,
+    its rows are reassigned. The rows that it was reading are tried separately from the others, and
+    repeatedly halved until the single row that crashes every process is found; that row is dropped.
 
     Raises
     ------
     RuntimeError
-        At the end, if a process did not end well; every result has come by then.
+        After all results have been yielded, if a process failed.
     InputError, RuntimeError
-        Unless failures are isolated: at the first one. A process that ends is none if others can
-        read its rows.
+        At the first failure, unless failures are isolated. A process that ends does not count as a
+        failure if others can read its rows.
     """
     crew = _Crew(job, budget, gpus)
     try:
@@ -73,37 +73,37 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     reasons = [f"{why} ({times} times)" if times > 1 else why for why, times in crew.ends.items()]
     left = crew.left()
     if len(left):
-        reasons.append(f"{len(left)} rows have no process left")
+        reasons.append(f"no process is left for {len(left)} rows")
     if reasons and (job.isolate or len(left)):
         raise RuntimeError("; ".join(reasons))
 
 
 @dataclass
 class _Worker:
-    """A process, and the numbers of the rows that it still has to do."""
+    """A process, and the indices of the rows that it has yet to predict."""
 
     gpu: int
     process: BaseProcess
     pipe: connection.Connection
     rows: np.ndarray
     apart: bool = False
-    """These rows were being read when a process ended: no others are added to them."""
+    """Whether these rows were being read when a process ended; no others are added to them."""
     loaded: bool = False
     delivered: bool = False
     block: np.ndarray | None = None
-    """What it is predicting now; None before its first block and between two."""
+    """The rows that it is predicting now; None before its first block and between blocks."""
 
     @property
     def in_flight(self) -> np.ndarray:
-        """The rows that may be why it ended: none while it loads the model, and all while it
-        measures them."""
+        """The rows that may have caused it to end: none while it is loading the model, and all of
+        them while it is measuring their costs."""
         if not self.loaded:
             return self.rows[:0]
         return self.rows if self.block is None else self.block
 
 
 class _Crew:
-    """The processes that share a model's rows, and the rows that no process has."""
+    """The processes that share a model's rows, and the rows not assigned to any process."""
 
     def __init__(self, job: Job, budget: Budget, gpus: int) -> None:
         self.job, self.budget, self.until = job, budget, time.time() + budget.left()
@@ -112,24 +112,24 @@ class _Crew:
         self.loaded = False
         self.rest = np.arange(len(job.pairs))
         self.suspects: list[np.ndarray] = []
-        """Rows that were read when a process ended, to be tried apart."""
+        """Groups of rows that were being read when a process ended, to be tried separately."""
         self.first = np.full((len(job.pairs), 3), np.nan)
-        """The first order's probabilities of rows that only lack the second one."""
+        """The first order's probabilities for rows that still need only the second order."""
         self.barren: Counter[int] = Counter()
-        """Processes of a GPU that ended one after the other without any result."""
+        """How many processes in a row have ended without any result, by GPU."""
         self.ends: Counter[str] = Counter()
-        """How often a process ended before its time, by GPU and reason."""
+        """How often a process ended early, by GPU and reason."""
 
     def left(self) -> np.ndarray:
-        """Return the rows that no process has."""
+        """Return the rows not assigned to any process."""
         return np.concatenate([self.rest, *self.suspects])
 
     def results(self) -> Iterator[Result]:
-        """Deal and collect until no row is left that a process could do."""
+        """Assign rows and collect results until no process can do any more."""
         self._deal()
         while any(len(worker.rows) for worker in self.workers):
             patience = max(0.0, self.budget.left() + GRACE_SECONDS)
-            # No timer takes the infinite.
+            # `wait` does not accept an infinite timeout.
             ready = connection.wait(
                 [w.pipe for w in self.workers], patience if patience < 1e6 else None
             )
@@ -140,15 +140,15 @@ class _Crew:
             self._deal()
 
     def end(self) -> None:
-        """End all processes; they have nothing left to do, or nobody to do it for."""
+        """End all processes: they have no work left, or nobody is waiting for it."""
         for worker in self.workers:
             worker.process.kill()
         for worker in self.workers:
             worker.process.join()  # so that its GPU is free for the next model
 
     def _deal(self) -> None:
-        """Give the rows that no process has to idle processes, else to fresh ones, else to those at
-        work; suspects only to the first two."""
+        """Assign the remaining rows to idle processes, otherwise to new ones, otherwise to busy
+        ones; suspects go only to idle or new processes."""
         if self.budget.left() <= 0:
             unread = int(np.isnan(self.first[self.left(), 0]).sum())
             if unread:
@@ -181,7 +181,7 @@ class _Crew:
 
     def _give(self, taker: _Worker, rows: np.ndarray, apart: bool = False) -> None:
         taker.rows, taker.apart = np.union1d(taker.rows, rows), apart
-        with suppress(OSError):  # it has just ended, as its pipe will say
+        with suppress(OSError):  # it has just ended, as reading its pipe will show
             taker.pipe.send((rows, self.first[rows]))
 
     def _hear(self, worker: _Worker) -> Iterator[Result]:
@@ -219,15 +219,15 @@ class _Crew:
                 yield result
 
     def _ended(self, worker: _Worker, why: str, on_rows: bool) -> Iterator[Result]:
-        """Take back what a process had not done. `on_rows`: the rows that it was reading may be the
-        reason, and not the model."""
+        """Take back the unfinished rows of a process that ended. `on_rows` tells whether the rows
+        that it was reading, rather than the model, may be the cause."""
         self.workers.remove(worker)
-        worker.process.kill()  # one that says why it ends may hold its GPU's memory a while longer
+        worker.process.kill()  # a process that reported a failure may still hold GPU memory
         worker.process.join()
         if not len(worker.rows):
-            logger.warning("GPU %d: %s, after all of its work", worker.gpu, why)
+            logger.warning("GPU %d: %s, after finishing all of its work", worker.gpu, why)
             return
-        logger.error("GPU %d: %s; %d rows are dealt anew", worker.gpu, why, len(worker.rows))
+        logger.error("GPU %d: %s; %d rows are reassigned", worker.gpu, why, len(worker.rows))
         self.ends[f"GPU {worker.gpu}: {why}"] += 1
         self.barren[worker.gpu] = 0 if worker.delivered else self.barren[worker.gpu] + 1
         if not on_rows or self.barren[worker.gpu] >= (MAX_DEATHS if worker.loaded else MAX_LOADS):
@@ -238,7 +238,7 @@ class _Crew:
             self.suspects += [half for half in np.array_split(read, 2) if len(half)]
             return
         if len(read):
-            why = f"{why} with this row alone"
+            why = f"{why} while reading only this row"
             if not self.job.isolate:
                 raise RuntimeError(why)
             self.budget.given_up[ONE_ORDER] -= int(np.isfinite(self.first[read, 0]).sum())
@@ -246,9 +246,9 @@ class _Crew:
 
 
 def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
-    """Run one of the processes of `shared_out`, which ends when the one that started it does: its
-    pipe ends then."""
-    # Before torch is imported: this process sees its own GPU alone.
+    """Run one of the processes of `shared_out`. It ends when its parent process does, since its
+    pipe then closes."""
+    # Set before torch is imported, so that this process sees only its own GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
     logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)
     budget = Budget(until - time.time())
@@ -274,7 +274,7 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
                     rows = np.setdiff1d(rows, result.rows)
                 else:
                     first[result.rows] = result.probabilities
-                if pipe.poll():  # more rows: the time left is planned anew
+                if pipe.poll():  # more rows have arrived; plan the remaining time again
                     break
             else:
                 tell("spent", rows)

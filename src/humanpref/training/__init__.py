@@ -1,2 +1,2 @@
-"""Gradient descent: the loop, the losses, batches, mixed precision, inference. Knows tensors and
-rows' numbers, not texts."""
+"""Gradient descent: the loop, losses, batches, mixed precision and inference. This package handles
+tensors and row indices, not texts."""

@@ -1,9 +1,9 @@
-"""Batch rows: in shuffled windows for training, within a token budget for inference."""
+"""Batch rows: in shuffled windows for training, and within a token budget for inference."""
 
 import numpy as np
 
 Window = list[np.ndarray]
-"""The micro-batches of one optimizer step, each an array of row numbers."""
+"""The micro-batches of one optimizer step, each an array of row indices."""
 
 
 def shuffled_windows(
@@ -21,20 +21,20 @@ def shuffled_windows(
 def token_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     """Batch rows of similar length, at most `batch_tokens` tokens once padded.
 
-    The longest rows come first, so that a run that will exceed memory does so at once. A row that
-    alone exceeds the budget is a batch of its own.
+    The longest rows come first, so that a run that will exceed memory does so immediately. A row
+    that exceeds the budget gets a batch to itself.
 
     Parameters
     ----------
     lengths : ndarray
-        (n,) tokens of each row.
+        (n,) number of tokens in each row.
     batch_tokens : int
         Tokens per batch, padding included.
 
     Returns
     -------
     list of ndarray
-        Row numbers, each row in exactly one batch.
+        Row indices; each row is in exactly one batch.
     """
     batches: list[np.ndarray] = []
     order = np.argsort(-lengths, kind="stable")

@@ -1,4 +1,4 @@
-"""A training run's checkpoint: one file, written whole or not at all."""
+"""A training run's checkpoint: one file, written atomically."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ from humanpref.schema import InputError
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerator) -> None:
-    """Write the content with every process's random state, on which dropout depends.
+    """Write the content together with every process's random state, on which dropout depends.
 
-    Called in every process; the main one writes.
+    Every process must call this function; only the main one writes.
     """
     device = accelerator.device
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
@@ -26,12 +26,12 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
 
 
 def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, and restore this process's random state.
+    """Read a checkpoint written by `save_checkpoint`, and restore this process's random state.
 
     Raises
     ------
     InputError
-        If it was written by another number of processes, or for epochs of another length.
+        If it was written by a different number of processes, or for epochs of a different length.
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
     expected = {"processes": accelerator.num_processes, "steps in an epoch": steps_per_epoch}
@@ -43,7 +43,7 @@ def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) 
         if found[what] != number:
             raise InputError(
                 f"{path}: a checkpoint for {found[what]} {what}, but this run has {number}; remove "
-                "it to start again"
+                "it to start over"
             )
     state = content["rng_states"][accelerator.process_index]
     torch.set_rng_state(state["cpu"])

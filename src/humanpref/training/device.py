@@ -1,7 +1,8 @@
-"""Find the GPUs that torch can use; stop or warn a run that needs one where there is none.
+"""Find the GPUs that torch can use, and stop or warn a run that needs a GPU if none is available.
 
-A run's options say whether it needs one (`humanpref.config.gpu`). On Kaggle it stops; elsewhere,
-and in a dry run, which sets `DRY_RUN`, it continues on the CPU after a warning.
+A run's options determine whether it needs a GPU (`humanpref.config.gpu`). Without one, a run on
+Kaggle stops; elsewhere, and in a dry run (which sets `DRY_RUN`), it continues on the CPU after a
+warning.
 """
 
 import json
@@ -20,7 +21,7 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 DRY_RUN = "HUMANPREF_DRY_RUN"
-"""Environment variable of a dry run, which looks like Kaggle but is not."""
+"""Environment variable that marks a dry run, which looks like Kaggle but is not."""
 
 
 def look() -> dict[str, Any]:
@@ -39,13 +40,13 @@ def look() -> dict[str, Any]:
 
 
 def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
-    """Whether a torch built for these architectures has kernels for a GPU of this compute
+    """Return whether a torch built for these architectures has kernels for a GPU of this compute
     capability.
 
-    Machine code (`sm_75`) runs on its own major version, from its own minor version on;
-    `compute_75` is compiled for anything newer as well. A suffix `a` limits either to exactly that
-    capability, a suffix `f` to its major version. ROCm's architectures (`gfx942`) do not name
-    capabilities; their GPUs are assumed to work.
+    Machine code (`sm_75`) runs on GPUs of the same major version and the same or a higher minor
+    version; `compute_75` can also be compiled for anything newer. The suffix `a` limits either to
+    exactly that capability, and the suffix `f` to its major version. ROCm's architectures
+    (`gfx942`) do not name capabilities; their GPUs are assumed to work.
 
     Examples
     --------
@@ -68,9 +69,9 @@ def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
 def lacking() -> str:
     """Return in one line why no GPU can be used, or "" if one can, and log the GPUs.
 
-    GPUs that torch has no kernels for are hidden from the processes that this one starts, and from
-    this one unless it has started CUDA. A process of its own asks torch, since CUDA would occupy
-    hundreds of megabytes of the GPU in this one.
+    GPUs for which torch has no kernels are hidden from child processes, and also from this process
+    unless it has already started CUDA. A separate process queries torch, because starting CUDA in
+    this one would occupy hundreds of megabytes of GPU memory.
     """
     done = subprocess.run(
         [sys.executable, "-m", __name__], capture_output=True, text=True, errors="replace"
@@ -84,7 +85,7 @@ def lacking() -> str:
     listed = f": {', '.join(gpus)}" if gpus else ""
     logger.info("GPUs: %d%s; %s is built for %s", len(gpus), listed, version, built)
     if not gpus:
-        return "none is here"
+        return "none was found"
     known = [runs(tuple(capability), seen["architectures"]) for _, capability in seen["gpus"]]
     if all(known):
         return ""
@@ -97,7 +98,8 @@ def lacking() -> str:
 
 
 def require(reason: str, what: str) -> None:
-    """Stop, or warn of, something that needs a GPU where `lacking` gives a reason.
+    """Stop or warn if something (`what`) needs a GPU and `lacking` has returned a reason why none
+    can be used.
 
     Raises
     ------
@@ -110,11 +112,11 @@ def require(reason: str, what: str) -> None:
     on_kaggle = "KAGGLE_KERNEL_RUN_TYPE" in os.environ and not os.environ.get(DRY_RUN)
     if on_kaggle and not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         raise InputError(f"{text}; choose the accelerator GPU T4 x2")
-    logger.warning("%s; it goes on on the CPU, which may take days", text)
+    logger.warning("%s; continuing on the CPU, which may take days", text)
 
 
 def require_for(config: Config) -> None:
-    """Apply `require` to a run by its options."""
+    """Call `require` if a run's options say that it needs a GPU."""
     if needs_gpu(config) and is_main_process():
         require(
             lacking(), f"preset {config.preset}" if config.preset else f"family {config.family}"
@@ -131,14 +133,14 @@ def gpus() -> int:
 
 
 def names(count: int) -> list[str]:
-    """Name the first `count` GPUs of this process as `CUDA_VISIBLE_DEVICES` does."""
+    """Return the names of this process's first `count` GPUs, as used in `CUDA_VISIBLE_DEVICES`."""
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return visible[:count] or [str(number) for number in range(count)]
 
 
 def leave_group() -> None:
-    """End the communication between launched processes, if there is any: at the interpreter's exit
-    it may abort."""
+    """End the communication between launched processes, if any; left open, it may abort when the
+    interpreter exits."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Rows as a module reads them: token ids, padded batch by batch."""
+"""Rows in the form that a module reads: token ids, padded batch by batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,27 +12,26 @@ from torch import Tensor
 from humanpref.text.tokens import Tokenised
 
 Collate = Callable[[np.ndarray], dict[str, Any]]
-"""From row numbers to a module's keyword arguments, on the CPU."""
+"""A function from row indices to a module's keyword arguments, on the CPU."""
 
 Column = Callable[[Tokenised], np.ndarray]
-"""From a sequence to one number per token."""
+"""A function from a sequence to one number per token."""
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """n rows of s sequences each; called with row numbers, it gives a module's keyword arguments.
+    """n rows of s sequences each; called with row indices, it returns a module's keyword arguments.
 
     Attributes
     ----------
     sequences : list
         n lists of s sequences.
     pad : int
-        The token id at the padding, which is on the right.
+        The token id used for padding, which is on the right.
     columns : dict
-        What the module reads of each token besides its id, by the argument's name; 0 at the
-        padding.
+        Per-token inputs of the module besides the token ids, by argument name; 0 at the padding.
     per_row : dict
-        What it reads of each row: (n, …) arrays by the argument's name.
+        Per-row inputs of the module: (n, …) arrays by argument name.
     flags : dict
         Arguments that are the same for every batch.
 
@@ -52,13 +51,14 @@ class TokenRows:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(n,) int64 tokens that each row costs: its longest sequence times their number."""
+        """(n,) int64 tokens that each row costs: its longest sequence's length times its number of
+        sequences."""
         longest = (len(row) * max(len(sequence.ids) for sequence in row) for row in self.sequences)
         return np.fromiter(longest, dtype=np.int64, count=len(self.sequences))
 
     def __call__(self, rows: np.ndarray) -> dict[str, Any]:
-        """The rows as `input_ids`, `attention_mask` and the columns, each (m, s, length) int64,
-        what there is per row, and the flags."""
+        """Return the rows as `input_ids`, `attention_mask` and the columns, each (m, s, length)
+        int64, along with the per-row inputs and the flags."""
         chosen = [self.sequences[row] for row in rows]
         length = max(len(sequence.ids) for row in chosen for sequence in row)
         shape = len(chosen), len(chosen[0]), length
@@ -78,7 +78,7 @@ class TokenRows:
 
 
 class Examples(NamedTuple):
-    """What a module learns from.
+    """The data on which a module is trained.
 
     Attributes
     ----------
@@ -89,8 +89,7 @@ class Examples(NamedTuple):
     weights : ndarray, optional
         (n,), at least 0, not all 0. Weight 2 is equivalent to duplicating the row.
     lengths : ndarray, optional
-        (n,) tokens that each row costs, for `forward_tokens`; without them a batch goes through the
-        module as a whole.
+        (n,) tokens that each row costs, for `forward_tokens`. If None, a batch is not divided.
     """
 
     collate: Collate

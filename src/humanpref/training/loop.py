@@ -1,5 +1,5 @@
-"""The training loop, explicit, on accelerate: AdamW, a linear schedule, accumulation, mixed
-precision, validation per epoch."""
+"""An explicit training loop on top of accelerate: AdamW, a linear schedule, gradient accumulation,
+mixed precision, and validation after each epoch."""
 
 import contextlib
 import logging
@@ -34,8 +34,9 @@ from humanpref.training.progress import EpochBar, Progress
 logger = logging.getLogger(__name__)
 
 MOST_SKIPPED = 20
-"""Steps in a row that the gradient scaler may skip. Each halves its scale, 2^16 at first: by then
-nothing is scaled, and the gradient itself is not finite."""
+"""Maximum number of steps in a row that the gradient scaler may skip. Each one halves the scale,
+which is 2^16 at first; after this many the scale is below 1, and the gradient itself is not
+finite."""
 
 
 def train(
@@ -56,22 +57,22 @@ def train(
     Parameters
     ----------
     module : Module
-        Takes what `Collate` gives, returns logits (n, 3). Its trainable weights stay float32;
-        autocast lowers the arithmetic.
+        Takes the keyword arguments that `Collate` returns, and returns logits (n, 3). Its trainable
+        weights stay float32; autocast lowers the precision of the arithmetic.
     examples : Examples
-        The rows to learn from.
+        The training rows.
     loss : callable
         See `Loss`.
     options : LoopOptions
         The `[training]` section.
     seed : int
-        Of the shuffling and of dropout.
+        Seed of the shuffling and of dropout.
     validate : callable, optional
         Called after each epoch, in every process; returns the validation log loss in nats.
     checkpoint : Path, optional
-        Keeps the run's state, every `checkpoint_minutes` and after every epoch. A run that finds it
-        resumes and ends with the weights of an uninterrupted one; on a GPU to rounding, since torch
-        sums some gradients there in no fixed order.
+        File where the run's state is saved every `checkpoint_minutes` and after every epoch. If it
+        exists, the run resumes and ends with the weights of an uninterrupted run. On a GPU, these
+        match only up to rounding, since torch sums some gradients there in no fixed order.
 
     Returns
     -------
@@ -84,8 +85,8 @@ def train(
     Raises
     ------
     InputError
-        If a loss or a gradient is not finite, the device lacks the precision, or an option needs
-        validation rows and there are none.
+        If a loss or a gradient is not finite, the device does not support the precision, or an
+        option needs validation rows and there are none.
     """
     for option, given in (
         ("keep_best_epoch", options.keep_best_epoch),
@@ -117,7 +118,7 @@ def train(
 
 
 class TrainingRun:
-    """The parts of one training run and the steps that they take."""
+    """The state of one training run, and the methods that advance it."""
 
     def __init__(
         self, module: nn.Module, examples: Examples, loss: Loss, options: LoopOptions, seed: int
@@ -125,8 +126,8 @@ class TrainingRun:
         self.module, self.examples, self.loss, self.options = module, examples, loss, options
         self.seed, self.rows = seed, len(examples.labels)
         self.precision = resolve(options.precision, process_state().device)
-        # Accelerate keeps its state for the life of the process and refuses a second precision;
-        # each run is its own.
+        # Accelerate keeps its state for the life of the process and refuses a second precision, but
+        # each run is independent.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=self.precision)
         torch.manual_seed(seed + self.accelerator.process_index)
@@ -144,10 +145,10 @@ class TrainingRun:
             optimizer, round(options.warmup * total), total
         )
         self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
-        # The loop enters autocast itself; a patched forward would apply it to validation, too.
+        # The loop enters autocast itself; a patched forward would also apply it to validation.
         self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        # It leaves the module's own forward on the module, a reference cycle that would keep a
-        # deleted module in memory.
+        # Unwrapping leaves the original forward as an attribute of the module: a reference cycle
+        # that would keep a deleted module in memory.
         vars(module).pop("forward", None)
         self.progress = Progress()
         self.best: tuple[float, dict[str, Tensor]] | None = None
@@ -167,7 +168,7 @@ class TrainingRun:
         )
 
     def epoch(self, save: Callable[[], None] | None) -> None:
-        """Take the epoch's remaining steps, or as many as the time allows."""
+        """Take the epoch's remaining steps, or as many of them as time allows."""
         progress, options = self.progress, self.options
         windows = shuffled_windows(
             self.rows, options.batch_size, options.accumulation, self.seed, progress.epoch
@@ -204,8 +205,8 @@ class TrainingRun:
         rows_in_window = sum(len(rows) for rows in window)
         parts = _parts(window, self.examples.lengths, options.forward_tokens)
         for number, rows in enumerate(parts):
-            # Each process takes its share of the rows. One without a share computes a row that
-            # counts 0, since the others wait for its gradients.
+            # Each process takes its share of the rows. A process without a share computes one row
+            # with weight 0, since the others wait for its gradients.
             own = rows[accelerator.process_index :: accelerator.num_processes]
             counts = len(own) > 0
             own = own if counts else rows[:1]
@@ -222,7 +223,7 @@ class TrainingRun:
                 value = accelerator.reduce(share.detach(), "sum").item()
                 if not math.isfinite(value):
                     raise self._not_finite(f"the loss is {value}", rows)
-                # Accelerate averages the processes' gradients; they are to be summed.
+                # Accelerate averages the processes' gradients, but their sum is needed.
                 accelerator.backward(share * accelerator.num_processes)
             progress.summed += value * rows_in_window
         norm = accelerator.clip_grad_norm_(
@@ -232,7 +233,7 @@ class TrainingRun:
             raise self._not_finite(f"the gradient's norm is {float(norm)}", np.concatenate(window))
         self.optimizer.step()
         if self.optimizer.step_was_skipped:
-            # The schedule does not advance either.
+            # The schedule does not advance in this case.
             progress.skipped, progress.skipped_last = (
                 progress.skipped + 1,
                 progress.skipped_last + 1,
@@ -248,15 +249,15 @@ class TrainingRun:
         progress.seen += rows_in_window
 
     def _not_finite(self, what: str, rows: np.ndarray) -> InputError:
-        """Make the error that stops the run: the step, the rows and the likely cause."""
+        """Return the error that stops the run, naming the step, the rows and the likely cause."""
         return InputError(
             f"training: epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: {what}; "
-            f"likely a learning rate too high ({self.options.learning_rate:g}) or an overflow in "
-            f"{self.precision} (rows {rows.tolist()})"
+            f"the learning rate ({self.options.learning_rate:g}) is probably too high, or "
+            f"{self.precision} overflowed (rows {rows.tolist()})"
         )
 
     def end_epoch(self, validate: Callable[[], float] | None) -> None:
-        """Validate, remember the best weights if wanted, and decide whether to go on."""
+        """Validate, remember the best weights if requested, and decide whether to continue."""
         progress, options = self.progress, self.options
         record: dict[str, float] = {
             "epoch": progress.epoch + 1,
@@ -287,7 +288,7 @@ class TrainingRun:
                 and progress.epoch < options.epochs
             ):
                 progress.stopped = (
-                    f"after epoch {progress.epoch}: no better in {options.patience} epochs"
+                    f"after epoch {progress.epoch}: no improvement in {options.patience} epochs"
                 )
 
     def finish(self) -> dict[str, Any]:
@@ -319,12 +320,12 @@ class TrainingRun:
             losses = [epoch["validation_log_loss"] for epoch in progress.epochs]
             report["kept_epoch"] = losses.index(self.best[0]) + 1
             report["kept_epoch_chosen_on"] = "the validation rows that the metrics report"
-        # The members of a blend, which wait for each other, would pile up on a GPU.
+        # Otherwise, finished members of a blend would accumulate on a GPU.
         self.module.to(self.home)
         return report
 
     def save(self, path: Path) -> None:
-        """Write all that the rest of the run depends on."""
+        """Write all of the state on which the rest of the run depends."""
         self.saved = time.perf_counter()
         scaler = self.accelerator.scaler
         content = {
@@ -339,7 +340,7 @@ class TrainingRun:
         save_checkpoint(path, content, self.accelerator)
 
     def load(self, path: Path) -> None:
-        """Resume from what `save` wrote."""
+        """Resume from a checkpoint written by `save`."""
         content = load_checkpoint(path, self.steps_per_epoch, self.accelerator)
         self.progress, self.best = Progress(**content["progress"]), content["best"]
         load_learned(self.module, content["module"])
@@ -350,8 +351,8 @@ class TrainingRun:
         logger.info("resuming from epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
 
     def _in_any_process(self, *flags: bool) -> list[bool]:
-        """Return whether each flag is set in any process: their clocks differ, but they must stop
-        and save together."""
+        """Return, for each flag, whether it is set in any process. The processes' clocks differ,
+        but they must stop and save together."""
         if self.accelerator.num_processes == 1:
             return list(flags)
         return (
@@ -364,19 +365,20 @@ class TrainingRun:
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of the GPU by torch, else of this process."""
+    """Return the peak memory in bytes: torch's on the GPU if one is used, otherwise this
+    process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _parts(window: Window, lengths: np.ndarray | None, forward_tokens: int) -> list[np.ndarray]:
-    """Cut the window's batches into what goes through the module at once."""
+    """Divide the window's batches into parts for single forward passes."""
     if lengths is None:
         return window
     return [rows[part] for rows in window for part in token_batches(lengths[rows], forward_tokens)]
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """Copy what was learned into main memory."""
+    """Copy the learned weights to main memory."""
     return {name: tensor.detach().cpu().clone() for name, tensor in learned_state(module).items()}

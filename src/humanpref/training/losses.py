@@ -16,7 +16,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss_of(options: GradientTraining) -> Loss:
-    """Return the loss that the configuration names, with its options."""
+    """Return the configured loss with its options."""
     losses = {
         "cross-entropy": cross_entropy,
         "dpo-like": partial(dpo_like, beta=options.beta),
@@ -124,13 +124,13 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
 
 
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Compute the divergence of a student from its teacher's probabilities, both softened: T²
-    KL(p^{1/T} / sum || softmax(z / T)).
+    """Compute the divergence of a student from its teacher's probabilities, both softened:
+    T² KL(p^{1/T} / sum || softmax(z / T)).
 
     Parameters
     ----------
     logits : Tensor
-        (n, 3), the student's.
+        (n, 3), the student's logits.
     labels : Tensor
         (n, 3), the teacher's probabilities, rows summing to 1.
     temperature : float
@@ -141,7 +141,7 @@ def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     Tensor
         (n,), 0 where both agree. Source: Hinton et al. (2015), section 2.
     """
-    # Clamped, the logarithm of a probability of 0 is finite, and its term is still practically 0.
+    # Clamping keeps the logarithm of a probability of 0 finite, and its term still practically 0.
     logs = labels.clamp(min=torch.finfo(labels.dtype).tiny).log()
     teacher = torch.softmax(logs / temperature, dim=-1)
     student = torch.log_softmax(logits / temperature, dim=-1)

@@ -1,4 +1,4 @@
-"""Estimate how much memory training on a frozen base takes, and advise what would lower it."""
+"""Estimate how much memory training on a frozen base takes, and suggest options to reduce it."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ T4_GIB = 14.0
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Sizes of a training run that its memory depends on."""
+    """The sizes that determine the memory of a training run."""
 
     base_weights: int
     """Number of frozen weights."""
@@ -38,10 +38,11 @@ class MemoryEstimate:
         """Estimate the GiB of the frozen `base`, of the `trainable` weights with their gradients
         and AdamW's two moments, and of the `activations`.
 
-        Activations are those that a layer keeps for the backward pass, correct to about a third:
-        inputs of the linear layers (with LoRA's dropped-out copies), the norms, the attention and
-        the product in the feed-forward block. With checkpointing every layer keeps only its input,
-        and one layer at a time the rest. Embeddings and the head are small by comparison.
+        Activations are those that layers keep for the backward pass: inputs of the linear layers
+        (with LoRA's dropped-out copies), the norms, the attention and the product in the
+        feed-forward block. Their estimate is accurate to about a third. With checkpointing, every
+        layer keeps only its input, and one layer at a time keeps the rest. Embeddings and the head
+        are small by comparison.
         """
         wide = 12 * self.hidden + 4 * self.attention + 6 * self.keys + 6 * self.intermediate
         layer = self.tokens * wide * self.activation_bytes
@@ -59,17 +60,17 @@ class MemoryEstimate:
 
 
 def advice(estimate: MemoryEstimate, longest: int, limit: float = T4_GIB) -> list[str]:
-    """List options to change, one after the other, until the run fits; if it never does, the last
-    line says so.
+    """List options to change, in order, until the run fits; if it never does, the last line says
+    so.
 
     Parameters
     ----------
     estimate : MemoryEstimate
-        The run with its present options.
+        The run with its current options.
     longest : int
-        Tokens of the longest row, the fewest that a forward pass can hold.
+        Tokens of the longest row, which is the minimum size of a forward pass.
     limit : float
-        GiB.
+        Available memory in GiB.
     """
 
     def with_base(bytes_per_weight: float) -> dict[str, float]:

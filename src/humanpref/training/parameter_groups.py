@@ -1,4 +1,4 @@
-"""Learning rate and weight decay of each weight: by backbone or head, and by layer."""
+"""Learning rate and weight decay of each weight, by backbone or head and by layer."""
 
 import re
 from typing import Any
@@ -14,10 +14,10 @@ BACKBONE = "backbone."
 def parameter_groups(module: nn.Module, options: LoopOptions) -> list[dict[str, Any]]:
     """Group the trainable weights for AdamW, one group per pair of learning rate and weight decay.
 
-    Weights named `backbone.…` learn at `learning_rate`: a layer k places below the top at
-    `learning_rate * layer_decay ** k`, the embeddings and the rest of the backbone like one more
-    layer below the lowest. All others learn at `head_learning_rate`. Matrices decay; biases and the
-    gains of norms do not.
+    Weights named `backbone.…` have a learning rate of `learning_rate * layer_decay ** k` in the
+    layer k positions below the top; the embeddings and the rest of the backbone count as one more
+    layer below the lowest. All other weights learn at `head_learning_rate`. Weight decay applies to
+    matrices, but not to biases or the gains of norms.
 
     Source of the layer-wise rates: Clark et al. (2020), "ELECTRA", appendix A; Sun et al. (2019),
     section 5.3.2.

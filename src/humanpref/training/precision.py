@@ -1,4 +1,4 @@
-"""The device of this process, and the mixed precision that fits it."""
+"""The device of this process, and the mixed precision suited to it."""
 
 import torch
 from accelerate import PartialState
@@ -17,10 +17,10 @@ def process_state() -> PartialState:
 
 
 def resolve(precision: str, device: torch.device) -> str:
-    """Turn `auto` into `bf16`, `fp16` or `no`, and refuse what the device cannot do.
+    """Turn `auto` into `bf16`, `fp16` or `no`, and refuse a precision that the device lacks.
 
-    A T4 (compute capability 7.5) claims to support bf16 but emulates it at a fraction of its speed:
-    there `auto` means fp16 with gradient scaling.
+    A T4 (compute capability 7.5) claims to support bf16 but emulates it at a fraction of its speed,
+    so on a T4 `auto` means fp16 with gradient scaling.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Run a trained module over many rows, in batches of similar length under a token budget.
 
-Where several processes were launched, each takes its share of the batches and all get the whole
+If several processes were launched, each takes its share of the batches and all get the complete
 result.
 """
 
@@ -33,7 +33,7 @@ def predict_logits(
         Takes the arguments from `collate` and returns (n, …). It is moved to the run's device,
         where it stays, and put into eval mode.
     collate : callable
-        From row numbers to keyword arguments.
+        A function from row indices to keyword arguments.
     lengths : ndarray
         (n,) tokens that each row costs.
     batch_tokens : int
@@ -49,7 +49,7 @@ def predict_logits(
     Raises
     ------
     torch.OutOfMemoryError
-        If a row does not fit alone.
+        If a single row does not fit.
     """
     launched = process_state()
     device = launched.device
@@ -70,7 +70,7 @@ def predict_logits(
             if outputs is None:
                 batch_tokens = min(batch_tokens, int(lengths[rows].max()) * len(rows)) // 2
                 logger.warning(
-                    "out of memory: from here on %d tokens in a forward pass", batch_tokens
+                    "out of memory: from now on, %d tokens per forward pass", batch_tokens
                 )
                 left = np.concatenate([rows, *pending])
                 batches = token_batches(lengths[left], batch_tokens)
@@ -80,7 +80,7 @@ def predict_logits(
             logits[rows] = outputs
             bar.update(len(rows))
     if launched.num_processes > 1:
-        # A process leaves zeros for the batches of the others.
+        # Each process has zeros for the other processes' batches.
         logits = np.sum([part for part in gather_object([logits]) if part is not None], axis=0)
     return np.empty((0, 3)) if logits is None else logits
 
@@ -93,13 +93,13 @@ def _forward(module: nn.Module, batch: dict[str, Any], alone: bool) -> np.ndarra
     except torch.OutOfMemoryError:
         if alone:
             raise
-    # Not in the except block, where the error still holds the pass's tensors.
+    # Not in the except block, where the error still references the forward pass's tensors.
     clear_device_cache()
     return None
 
 
 def normalised(scores: np.ndarray, rule: str) -> np.ndarray:
-    """Turn scores (n, …, 3) into probabilities by the rule that `inference.normalise` names."""
+    """Turn scores (n, …, 3) into probabilities by a rule named in `inference.normalise`."""
     if rule == "softmax":
         return softmax(scores)
     clipped = np.clip(scores, 1e-15, 1)

@@ -1,4 +1,4 @@
-"""How far a training run is, and how it is shown: a bar on a terminal, ten log lines per epoch
+"""The progress of a training run and its display: a bar on a terminal, ten log lines per epoch
 elsewhere."""
 
 import logging
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """How far a run is, the weights aside."""
+    """The progress of a run, apart from its weights."""
 
     epoch: int = 0
     step: int = 0
@@ -27,9 +27,9 @@ class Progress:
     skipped: int = 0
     """Steps that the gradient scaler skipped."""
     skipped_last: int = 0
-    """How many of the latest steps it skipped in a row."""
+    """How many of the latest steps the gradient scaler skipped in a row."""
     tokens: int = 0
-    """Real tokens that went through the module in this process."""
+    """Tokens, without padding, that went through the module in this process."""
     epochs: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
 
@@ -40,9 +40,9 @@ class EpochBar:
     Parameters
     ----------
     name : str
-        Such as `epoch 1/3`.
+        A label such as `epoch 1/3`.
     steps, done : int
-        Steps of the epoch, and those of them that an earlier session took.
+        The number of steps in the epoch, and how many of them an earlier session took.
     main : bool
         Whether this is the main process.
     """
@@ -55,7 +55,7 @@ class EpochBar:
         self.started = time.perf_counter()
 
     def update(self, step: int, mean_loss: float) -> None:
-        """Show that this many steps of the epoch are done."""
+        """Show that `step` steps of the epoch are done."""
         self.bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
         self.bar.update()
         if self.bar.disable and self.main and step % max(1, self.steps // 10) == 0:
@@ -70,5 +70,5 @@ class EpochBar:
             )
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar and leave it displayed."""
         self.bar.close()

@@ -229,7 +229,7 @@ def test_sharded_weights_are_packed_whole_or_not_at_all(own, backbone):
         {"format": "pt"},
     )
     with pytest.raises(
-        InputError, match=rf"{second}: named by model\.safetensors\.index\.json, but not there"
+        InputError, match=rf"{second}: named in model\.safetensors\.index\.json, but missing"
     ):
         pack_weights(backbone, own)
     save_file(
@@ -278,7 +278,7 @@ def test_a_bin_that_is_cut_off(own, backbone, settings, share):
     publish(backbone, **settings)
     content = (backbone / "pytorch_model.bin").read_bytes()
     (backbone / "pytorch_model.bin").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: not whole"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: incomplete"):
         pack_weights(backbone, own)
 
 
@@ -296,7 +296,7 @@ def test_a_bin_runs_no_code(own, backbone, tmp_path):
     state = publish(backbone)
     torch.save(state | {"more": Runs(tmp_path / "ran")}, backbone / "pytorch_model.bin")
     with pytest.raises(
-        InputError, match=r"pytorch_model\.bin: not whole, or holds something other than weights"
+        InputError, match=r"pytorch_model\.bin: incomplete, or holds something other than weights"
     ):
         pack_weights(backbone, own)
     assert not (tmp_path / "ran").exists()
@@ -384,7 +384,7 @@ def test_weights_from_the_hub(own, backbone, monkeypatch):
     pack_weights("org/tiny", own)
     assert ["*pytorch_model*.bin"] in asked
     with pytest.raises(
-        InputError, match=r"backbone org/none: .*\(no such folder here; cannot be reached\)$"
+        InputError, match=r"backbone org/none: .*\(no such local folder; cannot be reached\)$"
     ):
         pack_weights("org/none", own)
 

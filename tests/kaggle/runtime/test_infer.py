@@ -180,7 +180,7 @@ def test_an_artifact_that_always_fails_is_given_up(infer, monkeypatch):
     monkeypatch.setattr(schedule, "MAX_FAILURES", 3)
     tree = infer(StandIn(A, "every"))
     assert tree.submission() == pytest.approx(np.tile(PRIOR, (8, 1)))
-    assert "given up after 3 failed calls in a row" in tree.status["degraded"][-2]
+    assert "abandoned after 3 failed calls in a row" in tree.status["degraded"][-2]
     assert tree.status["artifacts"][0]["rows"] == 0
 
 
@@ -225,7 +225,7 @@ def test_what_there_is_no_time_for_is_given_up_in_order(infer, new_tree, caplog,
     assert probabilities.mean(axis=0) == pytest.approx(
         share * np.array(B) + (1 - share) * np.array(A)
     )
-    assert "left: half" in caplog.text
+    assert "rows: half" in caplog.text
     assert f"time budget of 140 s: half: {given_up} row predictions" in caplog.text
     assert len(written) > 4
     assert not any(written)
@@ -268,12 +268,12 @@ def test_a_model_that_needs_a_gpu_and_has_none(infer, monkeypatch, caplog, varia
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    monkeypatch.setattr(device, "lacking", lambda: "none was found")
     needy = StandIn(A)
     needy.family = "decoder"
     tree = infer(needy, StandIn(B))
     assert [entry["rows"] for entry in tree.status["artifacts"]] == [rows, 8]
-    assert "needs a GPU, and none is here" in caplog.text
+    assert "needs a GPU, and none was found" in caplog.text
 
 
 def test_nobody_looks_for_a_gpu_where_no_model_uses_one(infer, monkeypatch):

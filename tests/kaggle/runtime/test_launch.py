@@ -99,7 +99,7 @@ def test_a_later_version_goes_on_where_an_earlier_one_stopped(tree, monkeypatch,
     before = (partial / "fold-0" / "model.safetensors").stat().st_mtime_ns
     status = train(tree, SPARSE)
     assert status["finished"] is True
-    assert "fold-0: done before" in capfd.readouterr().out
+    assert "fold-0: already done, skipped" in capfd.readouterr().out
     trained = tree / "working" / "artifact"
     assert Artifact.load(trained).facts["members"] == ["fold-0", "fold-1"]
     assert status["prior"] == list(Artifact.load(trained).prior)
@@ -167,16 +167,17 @@ def test_an_artifact_of_before_is_no_success(tree, tmp_path, at_exit):
 
 def test_pretrained_weights_need_a_gpu_whatever_the_presets_own_backbone_is(tree, monkeypatch):
     """`humanpref kaggle weights` names them in run.toml."""
-    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    monkeypatch.setattr(device, "lacking", lambda: "none was found")
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     for name in ("KAGGLE_IS_COMPETITION_RERUN", device.DRY_RUN):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="preset tiny: needs a GPU, and none is here"):
+    with pytest.raises(InputError, match="preset tiny: needs a GPU, and none was found"):
         train(tree, {"preset": "tiny", "backbone": "deberta"})
 
 
 @pytest.mark.parametrize(
-    "reason", ["none is here", "torch 2.10.0 has no kernels for Tesla P100 (sm_60), only for sm_75"]
+    "reason",
+    ["none was found", "torch 2.10.0 has no kernels for Tesla P100 (sm_60), only for sm_75"],
 )
 def test_a_training_that_needs_a_gpu_stops_on_kaggle_without_one(tree, monkeypatch, caplog, reason):
     monkeypatch.setattr(device, "lacking", lambda: reason)
@@ -198,7 +199,7 @@ def test_a_training_that_needs_a_gpu_stops_on_kaggle_without_one(tree, monkeypat
 def test_a_training_that_needs_no_gpu_does_without(tree, monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
     monkeypatch.delenv(device.DRY_RUN, raising=False)
-    monkeypatch.setattr(device, "lacking", lambda: "none is here")
+    monkeypatch.setattr(device, "lacking", lambda: "none was found")
     begun = []
     monkeypatch.setattr(launch, "train", lambda config, *_: begun.append(config.preset))
     train(tree, {"preset": "deberta-v3-small", "overrides": ["model.backbone=scratch"]})
