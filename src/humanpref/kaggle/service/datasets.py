@@ -138,7 +138,7 @@ def commit_dataset(
             f"{ref}: Kaggle refused the dataset: {client.clean(answer.error or answer.status)}"
         )
     if not (answer.status or answer.ref or answer.url):
-        raise UncertainError(f"{ref}: Kaggle's answer does not say whether the dataset was accepted")
+        raise UncertainError(f"{ref}: Kaggle's answer does not say whether it accepted the dataset")
 
 
 def _names(ref: str) -> dict[str, Any]:
