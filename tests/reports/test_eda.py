@@ -72,7 +72,7 @@ def test_faults_are_listed_and_not_refused(write_csv, tmp_path, capsys):
         (5, "", "fields"),
     ]
     assert main(["--quiet", "eda", str(path), "--out", str(tmp_path / "out")]) == 0
-    assert "rows left out: 2; tables/faults.csv says why\n" in capsys.readouterr().out
+    assert "rows left out: 2; see tables/faults.csv for the reasons\n" in capsys.readouterr().out
     listed = pd.read_csv(tmp_path / "out" / "tables" / "faults.csv")
     assert listed["row"].tolist() == [2, 3, 3, 3, 4, 5]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows_left_out"] == 2

@@ -40,7 +40,7 @@ def test_every_source_that_a_kernel_needs_is_named(project):
         (project / KERNELS["infer"], key)
         for key in ("competition_sources", "dataset_sources", "kernel_sources")
     ]
-    assert "the training kernel's output (INSERT_USERNAME/humanpref-train) is not named" in str(
+    assert "the training kernel's output (INSERT_USERNAME/humanpref-train) is not listed" in str(
         findings[2]
     )
 

@@ -102,7 +102,7 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
     assert {entry["name"] for entry in read_json(folder / stage.MARKER)["files"]} == staged - {
         stage.MARKER
     }
-    with pytest.raises(InputError, match="another artifact is called prior"):
+    with pytest.raises(InputError, match="another artifact is also named prior"):
         stage.artifact_names([artifact, artifact])
     with pytest.raises(InputError, match="not an artifact"):
         stage.artifact_names([tmp_path])

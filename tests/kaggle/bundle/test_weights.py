@@ -126,7 +126,7 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
     before = contents(own)
     pack_weights(backbone, own)  # again: replaced, and named once
     assert contents(own) == before
-    with pytest.raises(InputError, match="not a bundle; make one first"):
+    with pytest.raises(InputError, match="not a bundle; create one first"):
         pack_weights(backbone, packed)
 
 
@@ -352,9 +352,9 @@ def other_activation(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("model.safetensors", other_layers, "has another digest"),
-        ("tokenizer.json", other_case, "has another tokenizer"),
-        ("config.json", other_activation, "gives other hidden states"),
+        ("model.safetensors", other_layers, "has a different digest"),
+        ("tokenizer.json", other_case, "has a different tokenizer"),
+        ("config.json", other_activation, "gives different hidden states"),
     ],
 )
 def test_a_copy_that_is_another_model_is_refused(own, backbone, monkeypatch, name, change, message):

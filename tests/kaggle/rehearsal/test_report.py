@@ -34,7 +34,7 @@ def test_a_report_is_rendered_line_by_line(report):
     assert report.render().splitlines() == [
         "Dry run of preset tiny",
         "  data          rows: 0 training rows, 3 test rows",
-        "  isolation     bubblewrap: no network, read-only inputs, a file system of its own "
+        "  isolation     bubblewrap: no network, read-only inputs, a separate file system "
         "(new layout)",
         "  commit run    a connection to the outside timed out, a name look-up failed, mounting "
         "the input writable failed, writing to it failed; network interfaces: lo",

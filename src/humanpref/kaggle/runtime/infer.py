@@ -1,5 +1,4 @@
-"""The inference kernel's entry point once humanpref is installed: predict, and write a submission.
-"""
+"""The inference kernel's entry point once humanpref is installed: predict, and write a submission."""
 
 import logging
 import math
@@ -102,8 +101,7 @@ class SubmissionWriter:
         self.failures: list[str] = []
 
     def add(self, folder: Path) -> list[Leaf]:
-        """Add an artifact and return its models. If it cannot be read, record why and return none.
-        """
+        """Add an artifact and return its models. If it cannot be read, record why and return none."""
         self.artifacts[folder] = None
         try:
             self.artifacts[folder] = ensemble = Artifact.load(folder).ensemble

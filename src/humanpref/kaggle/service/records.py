@@ -146,8 +146,7 @@ class Records:
 
 
 def identity(entry: dict[str, Any]) -> Any:
-    """Return the value that identifies a push: the digest of a dataset, or the version of a kernel.
-    """
+    """Return the value that identifies a push: the digest of a dataset, or the version of a kernel."""
     return entry["digest"] if "marker" in entry else entry.get("version")
 
 

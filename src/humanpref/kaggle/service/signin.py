@@ -127,9 +127,7 @@ def _explain(api: Any, had_login: bool) -> str:
     if path.is_file():
         values = read_json(path)
         if not (isinstance(values, dict) and {"username", "key"} <= values.keys()):
-            return (
-                f"{path}: expected a JSON object with username and key; create one at {SETTINGS}"
-            )
+            return f"{path}: expected a JSON object with username and key; create one at {SETTINGS}"
     if had_login:
         return f"{LOGIN}: Kaggle no longer accepts this login; run that command again"
     present = [name for name in VARIABLES if name in os.environ]
