@@ -53,7 +53,7 @@ def test_values_that_fit(hint, value, expected):
         (Penalties, [1, 0], "expected positive numbers"),
         (Penalties, [1, "a"], "expected a list of numbers"),
         (Penalties, [1, float("inf")], "expected a finite number"),
-        (tuple[str, ...], ["a", 1], "expected a list of strings"),
+        (tuple[str, ...], ["a", 1], "expected a list of texts"),
         (Annotated[int, whole(8, 16, "tokens")], 17, "expected 8 to 16 tokens, got 17"),
         (Annotated[float, at_least(0)], -0.5, "expected at least 0, got -0.5"),
     ],

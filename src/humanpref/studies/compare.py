@@ -291,7 +291,7 @@ def run_training(config: Config, train_csv: Path, folder: Path, folds: int | Non
 
 @contextlib.contextmanager
 def _named(training: str) -> Iterator[None]:
-    """Add the training's name to every InputError in the block, and raise one if its process dies."""
+    """Add the training's name to each InputError in the block; raise one if its process dies."""
     try:
         yield
     except InputError as error:

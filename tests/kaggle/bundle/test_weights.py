@@ -177,7 +177,7 @@ def test_the_kernel_finds_the_packed_weights_and_checks_them(own, backbone, tmp_
     with pytest.raises(InputError, match=r"not the file that humanpref-weights\.json describes"):
         resolve(run, tmp_path / "input")
     (mounted / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="but not there"):
+    with pytest.raises(InputError, match="but missing"):
         check_weights(mounted)
     check_weights(backbone)  # not packed by us: nothing to compare with
 

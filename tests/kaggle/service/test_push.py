@@ -262,7 +262,7 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
             ),
             (
                 lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(),
-                "but not there",
+                "but missing",
             ),
             (
                 lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"),

@@ -93,8 +93,8 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
         (
             {},
             {},
-            f"no Kaggle credentials: run kaggle auth login, or create a token at {SETTINGS} and put it "
-            "into",
+            f"no Kaggle credentials: run kaggle auth login, or create a token at {SETTINGS} "
+            "and put it into",
         ),
         ({}, {"KAGGLE_USERNAME": USER}, "KAGGLE_USERNAME is set, but KAGGLE_KEY is not"),
         (

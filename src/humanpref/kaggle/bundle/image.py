@@ -56,7 +56,7 @@ def platforms() -> list[str]:
 
 
 def image_tags(python: str) -> frozenset[Tag]:
-    """Return every tag that a wheel for the image may carry, for a Python version such as `3.12`."""
+    """Return every tag that a wheel for the image may carry, for a Python such as `3.12`."""
     version, names = tuple(map(int, python.split("."))), platforms()
     interpreter = f"cp{python.replace('.', '')}"
     return frozenset(

@@ -67,7 +67,7 @@ class Metadata:
             self.add(key, f"unknown, so Kaggle ignores it; {hint}")
 
     def check_value(self, key: str, *allowed: str, why: str = "") -> None:
-        """Add a finding unless the value's JSON text is in `allowed`; a missing key counts as null."""
+        """Add a finding unless the value's JSON text is in `allowed`; a missing key is null."""
         text = json.dumps(self.values.get(key))
         if text not in allowed:
             self.add(key, f"expected {' or '.join(allowed)}, got {text}{why}")

@@ -138,7 +138,7 @@ def artifact_names(artifacts: Sequence[Path]) -> list[str]:
 
 
 def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
-    """Copy the English part of NLTK's data, unpacked, since Kaggle would unpack archives elsewhere."""
+    """Copy the English part of NLTK's data, unpacked; Kaggle would unpack archives elsewhere."""
     for resource, patterns in _NLTK_DATA.items():
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = _find_nltk(resource, sources, Path(temporary))

@@ -112,7 +112,7 @@ def read_lock(path: Path) -> dict[str, str]:
 
 
 def write_lock(path: Path, wheels: Sequence[Wheel]) -> None:
-    """Write the lock that `read_lock` reads; it contains names, versions and hashes, but no URLs."""
+    """Write the lock that `read_lock` reads: names, versions and hashes, but no URLs."""
     hashes: dict[str, set[str]] = {}
     for wheel in wheels:
         digests = hashes.setdefault(f"{wheel.name}=={wheel.version}", set())

@@ -1,4 +1,4 @@
-"""The inference kernel's entry point once humanpref is installed: predict, and write a submission."""
+"""The inference kernel's entry point in humanpref: predict, and write the submission."""
 
 import logging
 import math
@@ -101,7 +101,7 @@ class SubmissionWriter:
         self.failures: list[str] = []
 
     def add(self, folder: Path) -> list[Leaf]:
-        """Add an artifact and return its models. If it cannot be read, record why and return none."""
+        """Add an artifact and return its models; if it cannot be read, record why."""
         self.artifacts[folder] = None
         try:
             self.artifacts[folder] = ensemble = Artifact.load(folder).ensemble

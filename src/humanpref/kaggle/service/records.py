@@ -146,7 +146,7 @@ class Records:
 
 
 def identity(entry: dict[str, Any]) -> Any:
-    """Return the value that identifies a push: the digest of a dataset, or the version of a kernel."""
+    """Return the value that identifies a push: a dataset's digest or a kernel's version."""
     return entry["digest"] if "marker" in entry else entry.get("version")
 
 
