@@ -39,7 +39,7 @@ def add(group: Any) -> None:
     text = "wait until all pushed datasets are ready and all pushed kernels have run"
     add_command(group, "wait", wait, text, parents=[anyway])
 
-    text = "fetch the output of the pushed inference kernel's run, or with --train the training's"
+    text = "fetch the output of the inference kernel's run (with --train, the training kernel's)"
     command = add_command(group, "output", output, text)
     text = "fetch the training kernel's output"
     command.add_argument("--train", action="store_true", help=text)

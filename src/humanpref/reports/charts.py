@@ -43,7 +43,7 @@ def bars(
     parts : DataFrame
         Lengths, with one row per bar and one column per part.
     xlabel : str
-        A description of what the lengths count.
+        The label of the axis, which names the quantity.
     height : float
         The height of a bar in inches.
     """
@@ -175,7 +175,7 @@ def interval_figure(
     path : Path
         The PNG to write.
     title : str
-        A title that says what is compared and on which rows.
+        The title, which names the compared models and the rows.
     reference : float, optional
         The prior's log loss, drawn as a dashed line.
 
@@ -204,7 +204,7 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
     path : Path
         The file to write; its name ends in one of `FIGURE_SUFFIXES`.
     title : str
-        A title that says what was selected.
+        The title, which names the artifact.
 
     Raises
     ------

@@ -174,7 +174,7 @@ def ablate_system_prompt(
 def _means(
     variants: Sequence[Variant], out: Path, value_of: Callable[[dict[str, Any]], float]
 ) -> list[float]:
-    """Return the mean over each variant's fold models of a value in their metrics."""
+    """Return, for each variant, the mean of a value in the metrics of its fold models."""
     return [
         float(np.mean([*map(value_of, Artifact.load(out / v.folder).metrics["members"].values())]))
         for v in variants

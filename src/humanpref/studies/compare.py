@@ -77,8 +77,8 @@ class Variant:
     def held_out_probabilities(self, artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
         """Return (n, 3) probabilities of rows that the artifact held out.
 
-        They are those in its `oof.csv`. A variant with `inference` options predicts each row anew,
-        by the model that did not learn from the row's fold.
+        Without `inference` options, these are the probabilities in the artifact's `oof.csv`; with
+        them, each row is predicted again by the model that was not trained on the row's fold.
         """
         oof = artifact.oof.set_index(ID).loc[pairs[ID]]
         if not self.inference:
@@ -104,16 +104,16 @@ def variants_of(
     Parameters
     ----------
     presets, methods
-        Names of presets; values of `model.peft`, or None for the preset's own.
+        Names of presets, and values of `model.peft` (None keeps the preset's own).
     backbones : mapping
-        `model.backbone` by preset, for those that need another.
+        The value of `model.backbone` by preset, for presets that need a different one.
     overrides : tuple of str
-        Options of every variant.
+        Options that apply to every variant.
 
     Raises
     ------
     InputError
-        If a backbone is for none of the presets.
+        If a backbone belongs to none of the presets.
     """
     if unused := backbones.keys() - set(presets):
         names = ", ".join(sorted(unused))

@@ -8,7 +8,7 @@ It has one entry for the latest push of each folder of a bundle (`dataset`, `wei
 - `sending`: the call is being made. If a command finds this state when it starts, the call may or
   may not have succeeded, and Kaggle has to be asked;
 - `done`: it succeeded and became the entry's `version` or, for a submission, `number`;
-- `refused`: it failed, or Kaggle created something other than what was requested;
+- `refused`: it failed, or Kaggle created something different from the request;
 - `failed`: the submission could not be scored.
 
 `manifest` is the digest of the manifest of the bundle that an entry was pushed from. `inputs` are

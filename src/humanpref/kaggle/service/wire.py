@@ -30,7 +30,7 @@ def guarded(seconds: float) -> Iterator[Traffic]:
     from requests.adapters import HTTPAdapter
 
     def expire(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} seconds")
+        raise TimeoutError(f"not finished after {seconds:.0f} seconds")
 
     def send(adapter: HTTPAdapter, request: Any, **options: Any) -> Any:
         options["timeout"] = options.get("timeout") or READ_SECONDS
