@@ -48,7 +48,9 @@ def test_says_when_rows_or_folds_differ(folder, arena, tmp_path):
     assert "held out different rows" in difference
     assert ": three" in difference
     train(load_config("prior"), arena / "test_labels.csv", everything / "other", folds=3)
-    assert "different rows, or the same in another order (data" in differences(runs(everything))[0]
+    assert (
+        "different rows, or on the same in another order (data" in differences(runs(everything))[0]
+    )
 
 
 def test_a_blend_is_compared_with_those_that_held_out_the_same_rows(folder, arena, tmp_path):

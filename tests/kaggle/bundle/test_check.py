@@ -149,7 +149,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena
     image = {"versions": {"transformers": "5.0.0"}}
     assert problems("5.0.0", image=image, wheels={}) == []
     assert problems("5.15.0", image=image, wheels={}) == [
-        "written by transformers 5.15.0, the image has 5.0.0; train with the image's versions "
+        "written by transformers 5.15.0, but the image has 5.0.0; train with the image's versions "
         "(constraints.txt), or name a newer freeze (bundle --image)"
     ]
     assert problems("5.15.0", image=image, wheels={"transformers": "5.15.0"}) == []

@@ -27,7 +27,7 @@ SLIPS = [
     (
         "title",
         "Humanpref training",
-        "becomes the slug 'humanpref-training', but the id says 'humanpref-train': .* use a title "
+        "becomes the slug 'humanpref-training', but the id says 'humanpref-train', .* use a title "
         "such as 'humanpref train'",
     ),
     ("title", None, "expected text of 5 to 50 characters, got None"),
@@ -112,7 +112,7 @@ def test_a_misspelt_key_is_unknown_and_the_real_one_missing(project):
         ("licenses", [], "expected one license"),
         ("licenses", [{"name": "apache-2.0"}, {"name": "other"}], "expected one license"),
         ("licenses", ["apache-2.0"], "expected one license"),
-        ("licenses", [{"name": "MIT"}], "not MIT"),
+        ("licenses", [{"name": "MIT"}], "for MIT"),
         ("resources", [{"path": DATASET_METADATA}], None),
         ("license", "apache-2.0", "did you mean licenses?"),
         ("keywords", "one", "expected a list of strings"),

@@ -150,7 +150,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
         stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
         return
     message = (
-        rf"^artifacts/prior/artifact\.json: written by {library} {version}, the image has .*; "
+        rf"^artifacts/prior/artifact\.json: written by {library} {version}, but the image has .*; "
         rf"train with the image's"
     )
     with pytest.raises(InputError, match=message):

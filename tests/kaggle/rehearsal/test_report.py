@@ -81,11 +81,11 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     for kind in (None, "something else"):
         if kind:
             (ours / "report.json").write_text(f'{{"kind": "{kind}"}}')
-        with pytest.raises(InputError, match="expected a new or an empty folder"):
+        with pytest.raises(InputError, match="expected a new or empty folder"):
             claim(ours)
     (ours / "report.json").write_text('{"kind": "humanpref dry run"}')
     claim(ours)
-    with pytest.raises(InputError, match="expected a new or an empty folder"):
+    with pytest.raises(InputError, match="expected a new or empty folder"):
         claim(ours / "report.json")
 
 

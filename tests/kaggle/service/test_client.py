@@ -356,5 +356,5 @@ def test_a_call_ends_at_its_limit(client):
         while True:
             pass
 
-    with pytest.raises(UncertainError, match="not done after 0 seconds"):
+    with pytest.raises(UncertainError, match="not finished after 0 seconds"):
         client.run("me/a", hang, seconds=0.05)

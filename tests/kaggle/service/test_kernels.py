@@ -50,7 +50,7 @@ def test_a_saved_kernel(client, tmp_path):
         (
             saved(dataset=["me/d"], model=["m/n/o/p/1"]),
             RefusedError,
-            "saved version 3 without dataset me/d, model m/n/o/p/1: ",
+            "saved version 3 without dataset me/d, model m/n/o/p/1, ",
         ),
     ],
 )
