@@ -87,7 +87,7 @@ def test_a_bundles_files_are_those_of_the_manifest(bundle):
     dataset = bundle / "dataset"
     (dataset / "run.toml").write_text(KernelRun("prior").to_toml())
     (dataset / "more").write_text("x")
-    assert [(f.path.name, f.problem.partition(" (human")[0]) for f in check_bundle(bundle)] == [
+    assert [(f.path.name, f.problem.partition(" (rerun")[0]) for f in check_bundle(bundle)] == [
         ("more", "not in the manifest"),
         ("run.toml", "not the file that the manifest describes"),
     ]
