@@ -1,6 +1,6 @@
 """Code that both kernels share: find the wheel dataset, check it, and install it offline.
 
-`build.py` puts it into each kernel, because Kaggle accepts one file per kernel.
+`build.py` copies it into each kernel, because Kaggle accepts only one file per kernel.
 """
 
 import base64
@@ -20,13 +20,13 @@ from humanpref.kaggle.runtime.mounts import find, tree
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
-# SHA-256 of the manifest that was pushed with this kernel, filled in by the push; "" accepts any
-# manifest.
+# SHA-256 of the manifest pushed with this kernel, filled in by the push. If empty, any manifest is
+# accepted.
 MANIFEST = ""
 
 
 def find_dataset() -> Path:
-    """Return the folder of the wheel dataset, wherever Kaggle mounted it."""
+    """Return the folder where Kaggle mounted the wheel dataset."""
     markers = find(MARKER, INPUT)
     if len(markers) != 1:
         mounted = "\n".join(map(str, markers)) or tree(INPUT)
@@ -42,12 +42,12 @@ def manifest_digest(dataset: Path) -> str:
 
 
 def check_dataset(dataset: Path) -> list[Path]:
-    """Check that the manifest is the one pushed and that it describes every file; return the
+    """Check that the manifest is the one that was pushed and that every file matches it; return the
     wheels."""
     if MANIFEST not in ("", digest := manifest_digest(dataset)):
         raise RuntimeError(
             f"{dataset / MARKER}: expected the manifest with SHA-256 {MANIFEST}, got {digest}; "
-            "another version of the dataset than the one pushed with this kernel is mounted"
+            "the mounted dataset is not the version that was pushed with this kernel"
         )
     manifest = json.loads((dataset / MARKER).read_text())
     if manifest["format"] != 1:
@@ -59,7 +59,7 @@ def check_dataset(dataset: Path) -> list[Path]:
             wheels.append(repack(path))
             continue
         if not path.is_file():
-            raise RuntimeError(f"{path}: named by {MARKER}, but not there; {tree(dataset)}")
+            raise RuntimeError(f"{path}: listed in {MARKER}, but missing; {tree(dataset)}")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if (path.stat().st_size, digest) != (entry["bytes"], entry["sha256"]):
@@ -74,8 +74,7 @@ def check_dataset(dataset: Path) -> list[Path]:
 
 
 def repack(wheel: Path) -> Path:
-    """Pack a wheel again that Kaggle unpacked into a folder, and check its files against its own
-    RECORD."""
+    """Repack a wheel that Kaggle unpacked into a folder, checking its files against its RECORD."""
     folders = [folder for folder in (wheel, wheel.with_suffix("")) if folder.is_dir()]
     records = [record for folder in folders for record in folder.glob("*.dist-info/RECORD")]
     if len(records) != 1:
@@ -90,9 +89,7 @@ def repack(wheel: Path) -> Path:
             content = (folder / name).read_bytes()
             actual = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode()
             if digest not in ("", f"sha256={actual.rstrip('=')}"):
-                raise RuntimeError(
-                    f"{folder / name}: its SHA-256 is not that of the wheel's RECORD"
-                )
+                raise RuntimeError(f"{folder / name}: its SHA-256 differs from the wheel's RECORD")
             archive.writestr(name, content)
     return repacked
 
@@ -103,7 +100,7 @@ def install(wheels: list[Path]) -> None:
     command += ["--disable-pip-version-check", "--root-user-action=ignore"]
     for folder in sorted({str(wheel.parent) for wheel in wheels}):
         command += ["--find-links", folder]
-    # A distribution may have one wheel per Python; pip takes the one that fits.
+    # A distribution may have one wheel per Python version; pip chooses the one that fits.
     command += dict.fromkeys("==".join(wheel.name.split("-")[:2]) for wheel in wheels)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, end="", flush=True)
@@ -113,5 +110,5 @@ def install(wheels: list[Path]) -> None:
 
 
 def go_offline() -> None:
-    """Tell the libraries that there is no network; call this before any of them is imported."""
+    """Tell the libraries that there is no network; call this before importing any of them."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")

@@ -1,6 +1,6 @@
-"""Write the files that are pushed, the training script and the inference notebook.
+"""Generate the two files that are pushed: the training script and the inference notebook.
 
-Kaggle accepts one file per kernel, so the shared code is put into each.
+Kaggle accepts only one file per kernel, so the shared code is copied into both.
 """
 
 import ast
@@ -16,8 +16,8 @@ TRAIN, INFER = KERNEL / "train" / "train.py", KERNEL / "infer" / "infer.ipynb"
 
 
 def split(script: Path) -> tuple[str, set[str], str]:
-    """Split a script into the text before its imports, its imports of the standard library, and
-    the text after them."""
+    """Split a script into the text before its imports, its imports of the standard library, and the
+    text after its imports."""
     text = script.read_text(encoding="utf-8")
     nodes = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
     lines = text.splitlines(keepends=True)
@@ -27,7 +27,7 @@ def split(script: Path) -> tuple[str, set[str], str]:
 
 
 def assemble(script: Path) -> str:
-    """Return a kernel's script with the shared code in place of the imports from it."""
+    """Return a kernel's script, with the imports from the shared code replaced by that code."""
     before, imports, own = split(script)
     shared = [split(path) for path in SHARED]
     imports = imports.union(*(part[1] for part in shared))
@@ -42,7 +42,7 @@ def pushed() -> dict[Path, str]:
     notebook = jupytext.reads(assemble(KERNEL / "infer.py"), fmt="py:percent")
     notebook.metadata.pop("jupytext", None)
     for number, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{number}"  # jupytext draws a random one
+        cell["id"] = f"cell-{number}"  # jupytext would choose a random ID
     text = jupytext.writes(notebook, fmt="ipynb")
     return {TRAIN: assemble(KERNEL / "train.py"), INFER: text.rstrip("\n") + "\n"}
 

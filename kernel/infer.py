@@ -14,11 +14,11 @@
 # # humanpref: inference
 #
 # The kernel first writes a valid `submission.csv` with the class rates of the training rows. Then
-# it installs humanpref from the wheel dataset, without a network, and replaces those rates by
+# it installs humanpref from the wheel dataset, without a network, and replaces those rates with
 # predictions, block by block. Failures after the first step are logged and listed in `status.json`
-# under `degraded`; in the hidden rerun they do not cost the submission. In the commit run, the one
-# that is pushed, an artifact that predicts nothing ends the kernel with an error, so that Kaggle
-# does not accept it for submission.
+# under `degraded`; in the hidden rerun, they do not invalidate the submission. In the commit run,
+# which starts with the push, an artifact that predicts nothing ends the kernel with an error, so
+# that Kaggle does not accept it for submission.
 #
 # `make kernels` writes the pushed notebook, `kernel/infer/infer.ipynb`, from `kernel/infer.py` and
 # the code that both kernels share.
@@ -68,7 +68,7 @@ def say(text: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
@@ -83,7 +83,7 @@ def find_test() -> Path:
         if path.with_name("sample_submission.csv").is_file()
     ]
     if not candidates:
-        raise RuntimeError(f"no test.csv with a sample_submission.csv beside it; {tree(INPUT)}")
+        raise RuntimeError(f"no test.csv with a sample_submission.csv next to it; {tree(INPUT)}")
     return min(candidates, key=lambda path: COMPETITION not in path.parts)
 
 
@@ -98,7 +98,7 @@ def columns_of(path: Path, columns: list[str]) -> list[list[str]]:
 
 
 def as_rates(values: list[float]) -> list[float]:
-    """Return three class rates scaled to a sum of 1. Raises ValueError for other values."""
+    """Scale three class rates to a sum of 1; raise ValueError for invalid values."""
     rates = [float(value) for value in values]
     total = sum(rates)
     if (
@@ -111,8 +111,8 @@ def as_rates(values: list[float]) -> list[float]:
 
 
 def find_prior(test_csv: Path) -> tuple[list[float], str]:
-    """Return the class rates of the training rows and their source: an artifact, else train.csv,
-    else a third each."""
+    """Return the class rates of the training rows and their source: an artifact, otherwise
+    train.csv, otherwise one third for each class."""
     for path in find("artifact.json", INPUT):
         try:
             return as_rates(json.loads(path.read_text(encoding="utf-8"))["prior"]), str(path)
@@ -156,7 +156,7 @@ say(
 
 # %% [markdown]
 # The predictions come from a separate process. If it crashes, runs out of memory or exceeds the
-# time limit, the submission stays as it was at that moment.
+# time limit, the submission is kept as it was at that moment.
 
 # %%
 SECONDS = 8.5 * 3600  # the competition allows 9 hours
@@ -173,7 +173,7 @@ infer(*folders, arguments["prior"], arguments["seconds"])
 
 
 def predict() -> None:
-    """Install humanpref, run its inference and log what it prints; raise if either fails."""
+    """Install humanpref, run its inference and log its output; raise an error if either fails."""
     go_offline()
     dataset = find_dataset()
     status["manifest"] = manifest_digest(dataset)
@@ -183,8 +183,8 @@ def predict() -> None:
     write_whole(STATUS, json.dumps(status, indent=2))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     limit = max(0, run.get("inference_seconds", SECONDS) - (time.perf_counter() - started))
-    # The process gets less than the limit, so that it ends by itself: starting and ending take time
-    # as well.
+    # The process gets less time than the limit, since starting and exiting also take time; this way
+    # it normally ends on its own.
     seconds = limit - min(60, limit / 10)
     arguments = {
         "input": str(INPUT),

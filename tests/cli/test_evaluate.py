@@ -35,4 +35,4 @@ def test_rows_that_cannot_be_used(run, artifact, tmp_path):
 def test_outputs_in_each_others_way(run, arena):
     data = arena / "test_labels.csv"
     evaluate = ["evaluate", "none", "--data", data, "--html", "a/b", "--json"]
-    refused(run(*evaluate, "a"), "--html a/b: is also --json, or lies in it")
+    refused(run(*evaluate, "a"), "--html a/b: is the same path as --json, or inside it")

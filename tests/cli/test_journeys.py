@@ -56,7 +56,7 @@ def test_from_sample_to_scores(run, tmp_path):
     code, out, _ = run("evaluate", "A", "--data", "arena/train.csv", "--json", "figures.json")
     trained_on = json.loads((tmp_path / "figures.json").read_text())["rows_trained_on"]
     assert (code, 0 < trained_on < 60) == (0, True)
-    assert out.endswith(f"; flattering: trained on {trained_on} of these rows\n")
+    assert out.endswith(f"; optimistic: trained on {trained_on} of these rows\n")
 
 
 def test_a_training_that_left_something_out_says_so(run, arena):
@@ -318,7 +318,7 @@ def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, aren
     )
     refused(
         run("evaluate", "none", "--data", rows, "--json", "a", "--html", "a"),
-        "--html a: is also --json",
+        "--html a: is the same path as --json",
     )
     refused(run("blend", "none", "none", "--out", "file/blend"), "file/blend: cannot be written")
 

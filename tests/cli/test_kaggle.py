@@ -23,7 +23,8 @@ def bundles(monkeypatch):
 
 def test_a_bundle_has_the_default_limits(run, bundles):
     code, out, _ = run("kaggle", "bundle")
-    assert (code, out) == (0, "bundle: bundle, to predict with what preset sparse trains\n")
+    assert code == 0
+    assert out == "bundle: bundle; predicts with the model trained with preset sparse\n"
     assert bundles == [(KernelRun("sparse"), [], None, None)]
     assert bundles[0][0].train_seconds == TRAIN_SECONDS
 
@@ -34,7 +35,8 @@ def test_a_bundle_with_everything(run, bundles):
     flags += ["--artifact", "A", "--nltk", "--image", "freeze.txt", "--out", "B"]
     code, out, _ = run("kaggle", "bundle", *flags)
     assert code == 0
-    assert out == "bundle: B, to predict with the equal mean of A, what preset prior trains\n"
+    models = "A, the model trained with preset prior"
+    assert out == f"bundle: B; predicts with the unweighted mean of {models}\n"
     expected = KernelRun(
         "prior", ("seed=3",), folds=4, train_seconds=7_200.0, inference_seconds=1_800.0
     )

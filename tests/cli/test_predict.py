@@ -62,8 +62,8 @@ def test_rows_that_cannot_be_used(run, artifact, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--weight", 2), ("--weight: goes with --labels",)),
-        (("--seconds", 5, "--labels"), ("--seconds: does not go with --labels",)),
+        (("--weight", 2), ("--weight: can only be used with --labels",)),
+        (("--seconds", 5, "--labels"), ("--seconds: cannot be used with --labels",)),
         (("--seconds", 0), ("--seconds: expected a number above 0, got 0",)),
         (("--seconds", "inf"), ("expected a number above 0, got inf",)),
     ],

@@ -20,7 +20,7 @@ def test_metrics_in_one_line():
     )
     assert metrics_line("validation", METRICS) == line
     assert metrics_line("validation", METRICS | {"rows_trained_on": 0}) == line
-    flattered = f"{line}; flattering: trained on 2 of these rows"
+    flattered = f"{line}; optimistic: trained on 2 of these rows"
     assert metrics_line("validation", METRICS | {"rows_trained_on": 2}) == flattered
 
 

@@ -72,7 +72,7 @@ def test_faults_are_listed_and_not_refused(write_csv, tmp_path, capsys):
         (5, "", "fields"),
     ]
     assert main(["--quiet", "eda", str(path), "--out", str(tmp_path / "out")]) == 0
-    assert "rows left out: 2; tables/faults.csv says why\n" in capsys.readouterr().out
+    assert "rows left out: 2; see tables/faults.csv for the reasons\n" in capsys.readouterr().out
     listed = pd.read_csv(tmp_path / "out" / "tables" / "faults.csv")
     assert listed["row"].tolist() == [2, 3, 3, 3, 4, 5]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows_left_out"] == 2
@@ -144,7 +144,7 @@ def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
         assert set(names) == set(most)
         assert [len(estimates) for estimates in series.values()] == [4]
     page = " ".join((tmp_path / "out" / "index.html").read_text().split())
-    cropped = "Only the 4 most compared of 15 models; the tables have all."
+    cropped = "Only the 4 most compared of 15 models; the tables list all."
     captions = re.findall(r"<figcaption><b>(.*?)\.</b> (.*?)</figcaption>", page)
     assert [title for title, text in captions if cropped in text] == [
         "Matrix of compared pairs",

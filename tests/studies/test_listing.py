@@ -48,7 +48,9 @@ def test_says_when_rows_or_folds_differ(folder, arena, tmp_path):
     assert "held out different rows" in difference
     assert ": three" in difference
     train(load_config("prior"), arena / "test_labels.csv", everything / "other", folds=3)
-    assert "different rows, or the same in another order (data" in differences(runs(everything))[0]
+    assert (
+        "different rows, or on the same in another order (data" in differences(runs(everything))[0]
+    )
 
 
 def test_a_blend_is_compared_with_those_that_held_out_the_same_rows(folder, arena, tmp_path):
@@ -88,7 +90,7 @@ def test_metrics_that_no_run_writes_are_passed_over(folder, tmp_path, change, ca
     metrics = json.loads((odd / "metrics.json").read_text())
     (odd / "metrics.json").write_text(json.dumps(metrics | change))
     assert runs(tmp_path / "runs")["name"].tolist() == ["good"]
-    assert "odd: artifact.json or metrics.json holds what no run writes" in caplog.text
+    assert "odd: artifact.json or metrics.json is not as a run writes it" in caplog.text
 
 
 def test_one_table_that_is_cut_off_does_not_end_the_list(folder, tmp_path, caplog):
@@ -98,7 +100,7 @@ def test_one_table_that_is_cut_off_does_not_end_the_list(folder, tmp_path, caplo
     assert runs(tmp_path)["name"].tolist() == ["good"]
     assert "oof.csv: not a valid CSV" in caplog.text
     shutil.rmtree(tmp_path / "good")
-    with pytest.raises(InputError, match=r"artifacts that can be read, got none \(1 were skipped"):
+    with pytest.raises(InputError, match=r"readable artifacts, got none \(1 were skipped"):
         runs(tmp_path)
 
 

@@ -1,1 +1,2 @@
-"""The command line: one file per command or group, each parser beside its function, no logic."""
+"""The command line: one file per command or group, with the parser next to its function, and no
+other logic."""

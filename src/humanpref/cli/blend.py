@@ -1,4 +1,4 @@
-"""`humanpref blend`: artifacts of the same rows in, one artifact out."""
+"""`humanpref blend`: combine artifacts trained on the same rows into one artifact."""
 
 import argparse
 from typing import Any, get_args
@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
         commands,
         "blend",
         run,
-        "blend artifacts of the same rows by their out-of-fold predictions into one artifact",
+        "blend artifacts of the same rows into one artifact, using their out-of-fold predictions",
     )
     add_path(command, "artifact", "ARTIFACT", nargs="+")
     add_path(command, "--out", "ARTIFACT", "a new folder for the blend", required=True)
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "--mean",
         choices=get_args(Mean),
         default="arithmetic",
-        help="of the members' probabilities (default arithmetic)",
+        help="the kind of mean of the members' probabilities (default arithmetic)",
     )
 
 

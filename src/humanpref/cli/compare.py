@@ -1,4 +1,4 @@
-"""`humanpref compare` and `humanpref ablate`: several trainings on the same rows."""
+"""`humanpref compare` and `humanpref ablate`: train several models on the same rows."""
 
 import argparse
 from functools import partial
@@ -24,19 +24,22 @@ def add(commands: Any) -> None:
         commands,
         "compare",
         run,
-        "train several presets on the same rows and folds; one table, one figure",
+        "train several presets on the same rows and folds; write one table and one figure",
     )
     add_option(command, "--presets", "A,B,…", "see `humanpref presets`", required=True)
     add_option(
         command,
         "--backbone",
         "PRESET=FOLDER",
-        "the weights of a preset",
+        "the folder with a preset's weights",
         action="append",
         default=[],
     )
     add_option(
-        command, "--peft", "A,B,…", "each preset with each of these: lora,dora,ia3,layernorm,head …"
+        command,
+        "--peft",
+        "A,B,…",
+        "train each preset with each of these methods: lora,dora,ia3,layernorm,head …",
     )
     add_study(command)
     ablations = add_group(commands, "ablate", "the report's ablations")
@@ -72,7 +75,7 @@ def run_ablation(name: str, options: argparse.Namespace) -> int:
 
 
 def key_value(text: str) -> tuple[str, str]:
-    """Split PRESET=FOLDER."""
+    """Split a text PRESET=FOLDER."""
     key, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--backbone {text!r}: expected NAME=VALUE")

@@ -1,4 +1,4 @@
-"""`humanpref eda`: one page about a CSV."""
+"""`humanpref eda`: write a page about a CSV."""
 
 import argparse
 from typing import Any
@@ -9,15 +9,15 @@ from humanpref.cli.shared import add_command, add_path
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "eda", run, "look at a CSV: one HTML page, its figures and tables"
+        commands, "eda", run, "explore a CSV: write an HTML page with its figures and tables"
     )
-    add_path(command, "data", "CSV", "rows in the competition's schema, with labels or without")
-    add_path(command, "--out", "DIR", "a new folder for page, figures, tables", required=True)
+    add_path(command, "data", "CSV", "rows in the competition's schema, with or without labels")
+    add_path(command, "--out", "DIR", "a new folder for page, figures and tables", required=True)
     add_path(
         command,
         "--tokenizer",
         "FOLDER",
-        "count the rows that are cut at 512, 1024 and 2048 of its tokens",
+        "count the rows that would be cut at 512, 1024 and 2048 of this tokenizer's tokens",
     )
 
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     summary = explore(options.data, options.out, options.tokenizer)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
     if summary["rows_left_out"]:
-        print(f"rows left out: {summary['rows_left_out']}; tables/faults.csv says why")
+        print(f"rows left out: {summary['rows_left_out']}; see tables/faults.csv for the reasons")
     for reason in summary["left_out"]:
         print(f"left out: {reason}")
     return 0

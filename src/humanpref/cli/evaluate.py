@@ -1,4 +1,4 @@
-"""`humanpref evaluate`: artifacts side by side on labelled rows."""
+"""`humanpref evaluate`: evaluate artifacts side by side on labeled rows."""
 
 import argparse
 from typing import Any
@@ -10,16 +10,16 @@ from humanpref.schema import InputError
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "evaluate", run, "judge artifacts on labelled rows; several: side by side"
+        commands, "evaluate", run, "evaluate one or several artifacts side by side on labeled rows"
     )
     add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
     add_path(command, "--data", required=True, metavar="CSV", help="rows with labels")
-    add_path(command, "--json", metavar="FILE", help="write the metrics there, too")
-    text = "a new folder for a page, its figures and tables"
+    add_path(command, "--json", metavar="FILE", help="also write the metrics to this file")
+    text = "a new folder for a page with its figures and tables"
     add_path(command, "--html", metavar="DIR", help=text)
-    text = "measure fluency by its perplexity, not by a proxy"
+    text = "measure fluency by this model's perplexity, not by a proxy"
     add_path(command, "--language-model", metavar="FOLDER", help=text)
-    text = "measure relevance by its embeddings, not by a proxy"
+    text = "measure relevance by this model's embeddings, not by a proxy"
     add_path(command, "--sentence-encoder", metavar="FOLDER", help=text)
 
 
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if page is not None:
         check_new(page, inputs=options.artifact)
         if file is not None and page.resolve().is_relative_to(file.resolve()):
-            raise InputError(f"--html {page}: is also --json, or lies in it")
+            raise InputError(f"--html {page}: is the same path as --json, or inside it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     pairs, trained_on = rows_to_judge(artifacts, options.data)
     metrics, tables = evaluate_artifacts(
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     for each, rows in zip(by_name.values(), trained_on, strict=True):
         each["rows_trained_on"] = rows
     if file is not None:
-        # The metrics of a single artifact stand alone.
+        # For a single artifact, write its metrics directly, without the enclosing object.
         write_json(file, metrics if len(by_name) > 1 else each)
     for name, each in by_name.items():
         print(metrics_line(name if len(by_name) > 1 else str(options.data), each))

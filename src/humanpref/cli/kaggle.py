@@ -1,4 +1,4 @@
-"""`humanpref kaggle`: the bundle, the dry run, and the service."""
+"""`humanpref kaggle`: build a bundle, run it here, and exchange it with Kaggle."""
 
 import argparse
 import functools
@@ -14,19 +14,20 @@ from humanpref.schema import InputError
 
 def add(commands: Any) -> None:
     """Add the group to the parser."""
-    group = add_group(commands, "kaggle", "everything that concerns Kaggle")
+    group = add_group(commands, "kaggle", "everything related to Kaggle")
     add_dry_run(group)
     kaggle_service.add(group)
     add_bundle(group)
-    text = "find what Kaggle's image lacks and lock it with hashes"
+    text = "find the packages that Kaggle's image lacks and lock them with hashes"
     add_image(add_command(group, "lock", lock, text))
-    command = add_command(group, "check", check, "check metadata and bundle by Kaggle's rules")
+    text = "check metadata and bundle against Kaggle's rules"
+    command = add_command(group, "check", check, text)
     text = "a bundle (default: the checkout's own three metadata files)"
     add_path(command, "--bundle", metavar="DIR", help=text)
-    text = "give a bundle's kernels the weights of a backbone"
+    text = "provide a backbone's weights to a bundle's kernels"
     command = add_command(group, "weights", weights, text)
     metavar = "FOLDER|HUB_NAME|OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"
-    text = "a folder to pack as a dataset, a name on the Hugging Face hub, or a model at Kaggle"
+    text = "a folder to pack as a dataset, a name on the Hugging Face hub, or a model on Kaggle"
     command.add_argument("source", metavar=metavar, help=text)
     add_path(command, "--bundle", default=Path("bundle"), metavar="DIR", help="default bundle")
 
@@ -36,25 +37,28 @@ def add_dry_run(group: Any) -> None:
     text = "run both kernels here as Kaggle would, offline, and check the submission"
     command = add_command(group, "dry-run", dry_run, text)
     paths = {
-        "--train": "labelled rows (default: the synthetic arena)",
-        "--test": "rows to predict (default: the synthetic arena's, or a part of --train)",
+        "--train": "labeled rows (default: the synthetic arena)",
+        "--test": "rows to predict (default: the synthetic arena's, or part of --train)",
     }
     for name, text in paths.items():
         add_path(command, name, metavar="CSV", help=text)
-    text = "what to train (default tiny)"
+    text = "the preset to train (default tiny)"
     command.add_argument("--preset", default="tiny", metavar="NAME", help=text)
-    text = "train nothing: rehearse the inference kernel alone, with this artifact"
+    text = "train nothing; rehearse only the inference kernel, with this artifact"
     add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
-    text = "repeat the test rows until there are N, e.g. 25000"
+    text = "cut or repeat the test rows to N rows, e.g. 25000"
     command.add_argument("--rows", type=int, metavar="N", help=text)
-    text = "layout of /kaggle/input (default new); both: a run for each, in OUT/new and OUT/legacy"
+    text = (
+        "layout of /kaggle/input (default new); both makes one run for each, in OUT/new and "
+        "OUT/legacy"
+    )
     layouts = ("new", "legacy", "both")
     command.add_argument("--layout", choices=layouts, default="new", help=text)
     text = "kill a process that uses more memory, as Kaggle does at 30"
     command.add_argument("--memory", type=float, metavar="GIB", help=text)
     text = "plant a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom or no-labels"
     command.add_argument("--fault", metavar="NAME", help=text)
-    text = "print the report as one JSON object, and all else on standard error"
+    text = "print the report as one JSON object, and everything else to standard error"
     command.add_argument("--json", action="store_true", help=text)
     add_overrides(command)
     text = "a folder for the results (default dry-run)"
@@ -65,10 +69,10 @@ def add_bundle(group: Any) -> None:
     """Add `bundle`."""
     text = "stage the wheel dataset and the kernels for a push"
     command = add_command(group, "bundle", bundle, text)
-    text = "what to train there (default sparse; with --artifact nothing)"
+    text = "the preset to train on Kaggle (default sparse; with --artifact, none)"
     command.add_argument("--preset", metavar="NAME", help=text)
     add_overrides(command)
-    command.add_argument("--folds", type=int, metavar="K", help="train K fold models there")
+    command.add_argument("--folds", type=int, metavar="K", help="train K fold models on Kaggle")
     hours = {
         "--train-hours": "time limit of the training kernel (default 11.5)",
         "--infer-hours": "time limit of the inference kernel (default 8.5)",
@@ -77,7 +81,10 @@ def add_bundle(group: Any) -> None:
         command.add_argument(name, type=float, metavar="H", help=text)
     text = "predict with this artifact"
     add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
-    text = "add NLTK's data, from FOLDER or where NLTK finds it here; Kaggle's image has its own"
+    text = (
+        "add NLTK's data, from FOLDER or from where NLTK finds it here (default: use the data in "
+        "Kaggle's image)"
+    )
     add_path(command, "--nltk", nargs="*", metavar="FOLDER", help=text)
     add_image(command)
     text = "the bundle's folder (default bundle)"
@@ -123,16 +130,17 @@ def bundle(options: argparse.Namespace) -> int:
     training = bool(options.set) or options.folds is not None or options.train_hours is not None
     if training and not preset:
         raise InputError(
-            "--set, --folds and --train-hours need training, and --artifact alone trains nothing: "
+            "--set, --folds and --train-hours need training, but --artifact alone trains nothing; "
             "add --preset"
         )
     hours = {"train_seconds": options.train_hours, "inference_seconds": options.infer_hours}
     limits = {name: 3600 * each for name, each in hours.items() if each is not None}
     run = KernelRun(preset, tuple(options.set), folds=options.folds, **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
-    models = [*map(str, options.artifact), *([f"what preset {preset} trains"] if preset else [])]
-    mean = "the equal mean of " if len(models) > 1 else ""
-    print(f"bundle: {folder}, to predict with {mean}{', '.join(models)}")
+    trained = [f"the model trained with preset {preset}"] if preset else []
+    models = [*map(str, options.artifact), *trained]
+    mean = "the unweighted mean of " if len(models) > 1 else ""
+    print(f"bundle: {folder}; predicts with {mean}{', '.join(models)}")
     return 0
 
 

@@ -16,38 +16,39 @@ def add(group: Any) -> None:
     )
     anyway = argparse.ArgumentParser(add_help=False)
     anyway.add_argument(
-        "--anyway", action="store_true", help="also take a result that is not whole"
+        "--anyway", action="store_true", help="accept a result even if it is incomplete"
     )
 
     text = "fetch the competition's files"
     command = add_command(group, "data", data, text, parents=[competition])
-    text = "a new folder for them (default data)"
+    text = "a new folder for the files (default data)"
     add_path(command, "--out", default=Path("data"), metavar="DIR", help=text)
 
-    text = "push a bundle, or the chosen parts of it; only what is not there yet is sent"
+    text = "push a bundle, or only the chosen parts; parts that Kaggle already has are not sent"
     command = add_command(group, "push", push, text)
     command.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name")
     add_path(command, "--bundle", default=Path("bundle"), metavar="DIR", help="default bundle")
     parts = {
         "--dataset": "the wheel dataset, and packed weights",
-        "--train": "the training kernel, which starts its run",
+        "--train": "the training kernel, whose run then starts",
         "--infer": "the inference kernel, once the training kernel that it mounts has run",
     }
     for name, text in parts.items():
         command.add_argument(name, action="store_true", help=text)
 
-    text = "wait until everything pushed from here is ready and has run"
+    text = "wait until all pushed datasets are ready and all pushed kernels have run"
     add_command(group, "wait", wait, text, parents=[anyway])
 
-    text = "fetch the output of the pushed kernel's run: the inference kernel's, or --train"
+    text = "fetch the output of the inference kernel's run (with --train, the training kernel's)"
     command = add_command(group, "output", output, text)
-    command.add_argument("--train", action="store_true", help="of the training kernel")
-    text = "a new folder for it (default output)"
+    text = "fetch the training kernel's output"
+    command.add_argument("--train", action="store_true", help=text)
+    text = "a new folder for the output (default output)"
     add_path(command, "--out", default=Path("output"), metavar="DIR", help=text)
 
-    text = "submit the pushed version of the inference kernel, once, and wait for its score"
+    text = "submit the pushed version of the inference kernel once, and wait for its score"
     command = add_command(group, "submit", submit, text, parents=[competition, anyway])
-    text = "for the list of submissions"
+    text = "the description shown in the list of submissions"
     command.add_argument("--message", required=True, metavar="TEXT", help=text)
 
     text = "show the state of everything pushed from here, and the submissions and GPU hours left"
@@ -55,7 +56,7 @@ def add(group: Any) -> None:
 
 
 def service() -> Any:
-    """Return the signed-in client, and the records of this folder."""
+    """Return the signed-in client and the records of the current folder."""
     from humanpref.kaggle.service.client import Client
     from humanpref.kaggle.service.records import Records
 

@@ -1,7 +1,7 @@
-"""The `humanpref` command: its parser, and how errors end.
+"""The `humanpref` command: its parser and its error handling.
 
-Exit codes: 0 done; 1 a dry run that failed its check, or a defect of ours (with its traceback);
-2 input that cannot be used, reported in one line on standard error.
+Exit codes: 0 for success; 1 for a dry run or check that failed, or for a bug in this package (with
+a traceback); 2 for input that cannot be used, reported in one line on standard error.
 """
 
 import argparse
@@ -47,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # Where the terminal or a file name is not UTF-8, an escape beats a traceback.
+            # If the terminal or a file name is not UTF-8, an escape is better than a traceback.
             stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     level = logging.WARNING if options.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    # The package itself checks what transformers warns about (unused weights of a head …).
+    # The package itself checks for the problems that transformers warns about, such as unused
+    # weights of a head.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of every command."""
+    """Build the parser with all commands."""
     whole = argparse.ArgumentParser(
         prog="humanpref",
         description="Predict which of two language-model answers a human prefers: "

@@ -1,4 +1,4 @@
-"""`humanpref predict`: rows and artifacts in, a submission or soft labels out."""
+"""`humanpref predict`: write a submission or soft labels for rows, using one or more artifacts."""
 
 import argparse
 from typing import Any
@@ -13,17 +13,17 @@ def add(commands: Any) -> None:
         commands,
         "predict",
         run,
-        "write a submission; several artifacts: the mean of their probabilities",
+        "write a submission; with several artifacts, from the mean of their probabilities",
     )
     add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
     text = "rows in the competition's schema"
     add_path(command, "--test", required=True, metavar="CSV", help=text)
     add_path(command, "--out", required=True, metavar="CSV", help="the submission")
-    text = "write whole rows with the probabilities as soft labels, for train to read"
+    text = "write complete rows with the probabilities as soft labels, for train to read"
     command.add_argument("--labels", action="store_true", help=text)
-    text = "with --labels: write this weight in place of the rows' own"
+    text = "with --labels, write this weight instead of the rows' own"
     command.add_argument("--weight", type=float, metavar="W", help=text)
-    text = "finish within this time, and report what was given up for it"
+    text = "finish within this time, and report each concession made to do so"
     command.add_argument("--seconds", type=float, metavar="S", help=text)
 
 
@@ -36,9 +36,12 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.training import device
 
     if options.weight is not None and not options.labels:
-        raise InputError("--weight: goes with --labels")
+        raise InputError("--weight: can only be used with --labels")
     if options.seconds is not None and options.labels:
-        raise InputError("--seconds: does not go with --labels, which would learn the fallback")
+        raise InputError(
+            "--seconds: cannot be used with --labels, since the soft labels could contain the "
+            "fallback"
+        )
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")
     check_writable(options.out, inputs=[options.test, *options.artifact])

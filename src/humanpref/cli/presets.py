@@ -1,4 +1,4 @@
-"""`humanpref presets`: the presets, or one preset's options."""
+"""`humanpref presets`: list the presets, or one preset's options."""
 
 import argparse
 import json
@@ -11,10 +11,10 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(commands, "presets", run, "list the presets, or one preset's options")
     command.add_argument(
-        "name", nargs="?", metavar="NAME", help="show its options: value, type, what each does"
+        "name", nargs="?", metavar="NAME", help="show this preset's options: value, type, effect"
     )
     command.add_argument(
-        "--json", action="store_true", help="each with all its options, one JSON object a line"
+        "--json", action="store_true", help="print each with all its options, as one line of JSON"
     )
 
 

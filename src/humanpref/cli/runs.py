@@ -1,4 +1,4 @@
-"""`humanpref runs`: the artifacts under a folder."""
+"""`humanpref runs`: list the artifacts under a folder."""
 
 import argparse
 from typing import Any
@@ -9,11 +9,11 @@ from humanpref.cli.shared import add_command, add_option, add_path
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "runs", run, "list the artifacts under a folder, and whether they may be compared"
+        commands, "runs", run, "list the artifacts under a folder, and whether they are comparable"
     )
-    add_path(command, "folder", "DIR", "searched through all its levels")
+    add_path(command, "folder", "DIR", "the folder to search recursively")
     add_option(command, "--sort", "COLUMN", "default log_loss", default="log_loss")
-    add_path(command, "--csv", "FILE", "write the table there, too")
+    add_path(command, "--csv", "FILE", "also write the table to this file")
 
 
 def run(options: argparse.Namespace) -> int:

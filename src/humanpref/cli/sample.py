@@ -1,4 +1,4 @@
-"""`humanpref sample`: the synthetic arena as files."""
+"""`humanpref sample`: write the synthetic arena to files."""
 
 import argparse
 from typing import Any
@@ -15,14 +15,14 @@ def add(commands: Any) -> None:
         command,
         "--rows",
         "N",
-        "training rows; a fifth as many test rows (default 1000)",
+        "number of training rows; one fifth as many test rows are added (default 1000)",
         type=int,
         default=1_000,
     )
     add_option(
-        command, "--seed", "S", "the same seed, the same files (default 42)", type=int, default=42
+        command, "--seed", "S", "seed; determines the files (default 42)", type=int, default=42
     )
-    add_path(command, "--out", "DIR", "folder for the files", required=True)
+    add_path(command, "--out", "DIR", "the folder for the files", required=True)
 
 
 def run(options: argparse.Namespace) -> int:

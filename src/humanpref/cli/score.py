@@ -1,4 +1,4 @@
-"""`humanpref score`: JSON lines in, the same lines with probabilities or rewards out."""
+"""`humanpref score`: add probabilities or rewards to JSON lines."""
 
 import argparse
 from typing import Any
@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     )
     add_path(command, "artifact", "ARTIFACT")
     text = (
-        "lines with prompt, response_a and response_b, or prompt and response; "
-        "all texts, or all lists of turns"
+        "lines with prompt, response_a and response_b, or with prompt and response; the values of "
+        "a line are all strings, or all lists of turns"
     )
     add_path(command, "--in", "JSONL", text, dest="source", required=True)
     add_path(command, "--out", "JSONL", "the same lines with their scores", required=True)

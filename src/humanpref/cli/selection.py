@@ -1,4 +1,4 @@
-"""`humanpref selection`: the wrapper selection of a boosted model, step by step."""
+"""`humanpref selection`: show the wrapper selection of a boosted model, step by step."""
 
 import argparse
 from typing import Any
@@ -10,10 +10,10 @@ from humanpref.schema import InputError
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "selection", run, "how a boosted model chose its columns, step by step"
+        commands, "selection", run, "show how a boosted model selected its columns, step by step"
     )
     add_path(command, "artifact", "ARTIFACT")
-    add_path(command, "--figure", "PNG", "draw it there, too")
+    add_path(command, "--figure", "PNG", "also draw it to this file")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What several commands share: arguments, and lines of output."""
+"""Arguments and lines of output that several commands share."""
 
 import argparse
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Command = Callable[[argparse.Namespace], int]
 def add_command(
     commands: Any, name: str, run: Command, text: str, **options: Any
 ) -> argparse.ArgumentParser:
-    """Add a command that calls `run`; `text` is its help."""
+    """Add a command that calls `run`, with `text` as its help."""
     description = text[0].upper() + text[1:] + "."
     command = commands.add_parser(name, help=text, description=description, **options)
     command.set_defaults(run=run)
@@ -19,7 +19,7 @@ def add_command(
 
 
 def add_group(commands: Any, name: str, text: str) -> Any:
-    """Add a command that has commands of its own."""
+    """Add a command that has subcommands."""
     description = text[0].upper() + text[1:] + "."
     group = commands.add_parser(name, help=text, description=description)
     return group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
@@ -46,9 +46,10 @@ def add_overrides(command: Any, text: str = "override options, e.g. training.epo
 
 def add_study(command: Any) -> None:
     """Add the arguments of a command that trains several models on the same rows."""
-    add_path(command, "--train", "CSV", "labelled rows", required=True)
+    add_path(command, "--train", "CSV", "labeled rows", required=True)
     add_path(command, "--out", "DIR", "a folder for artifacts, table and figure", required=True)
-    add_option(command, "--folds", "K", "grouped folds (default: one held-out fifth)", type=int)
+    text = "number of grouped folds (default: hold out one fifth)"
+    add_option(command, "--folds", "K", text, type=int)
     add_overrides(command, "override options in every run")
 
 
@@ -61,5 +62,5 @@ def metrics_line(title: str, metrics: dict[str, Any]) -> str:
         f"the prior's log loss {metrics['prior_log_loss']:.4f}"
     )
     if trained_on := metrics.get("rows_trained_on"):
-        line += f"; flattering: trained on {trained_on} of these rows"
+        line += f"; optimistic: trained on {trained_on} of these rows"
     return line

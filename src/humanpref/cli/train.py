@@ -1,4 +1,4 @@
-"""`humanpref train`: labelled rows in, an artifact out."""
+"""`humanpref train`: train a model on labeled rows and write an artifact."""
 
 import argparse
 import os
@@ -11,10 +11,10 @@ from humanpref.cli.shared import add_command, add_option, add_overrides, add_pat
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "train", run, "train a model on a labelled CSV and write an artifact"
+        commands, "train", run, "train a model on a labeled CSV and write an artifact"
     )
     add_option(command, "--preset", "NAME", "see `humanpref presets`")
-    add_path(command, "--config", "FILE", "TOML with the same keys, over the preset")
+    add_path(command, "--config", "FILE", "TOML with the same keys, which overrides the preset")
     add_overrides(command)
     add_path(
         command, "--train", "CSV", "rows in the competition's schema, with labels", required=True
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         command,
         "--extra",
         "CSV[=WEIGHT]",
-        "more labelled rows, never held out, with this weight (default 1)",
+        "additional labeled rows, never held out, with this weight (default 1)",
         **several,
     )
     add_path(
@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         command,
         "--teacher",
         "CSV|ARTIFACT[=SHARE]",
-        "learn its probabilities instead of the labels, or SHARE of them mixed with the labels",
+        "learn a teacher's probabilities instead of the labels, or mix them in with weight SHARE",
     )
 
 
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def file_and_number(text: str) -> tuple[Path, float]:
-    """Split FILE=NUMBER; the number defaults to 1. The name of an existing file may hold a "="."""
+    """Split FILE=NUMBER; the number defaults to 1. The name of an existing file may contain "="."""
     file, _, number = text.rpartition("=")
     if file and not os.path.exists(text):
         try:

@@ -1,2 +1,2 @@
-"""Kaggle: metadata, the wheel dataset, what the kernels call, and the dry run. Nothing but the
+"""Kaggle: metadata, the wheel dataset, the code that the kernels call, and the dry run. Only the
 command line imports it."""

@@ -1,4 +1,4 @@
-"""What a bundle and both kernels agree on: names of files, and the run that they are for."""
+"""The names and settings that a bundle and both kernels share."""
 
 import json
 from dataclasses import dataclass, fields
@@ -9,41 +9,41 @@ from humanpref.config.bounds import Options, Positive
 from humanpref.schema import InputError
 
 MARKER = "humanpref-dataset.json"
-"""Manifest of the wheel dataset, by which the kernels find and check it."""
+"""Manifest of the wheel dataset; the kernels use it to find and check the dataset."""
 WEIGHTS_MARKER = "humanpref-weights.json"
 """Manifest of a dataset of packed weights."""
 COMPETITION = "llm-classification-finetuning"
 """Slug of the competition that both kernels mount."""
 UNFINISHED = "UNFINISHED:"
-"""Marks, in its log, a training kernel that ended with exit code 0 but left no artifact."""
+"""Marker in the log of a training kernel that ended with exit code 0 but left no artifact."""
 TRAIN_SECONDS = 11.5 * 3600
 """Default time limit of the training kernel; Kaggle allows a run 12 hours."""
 
 
 @dataclass(frozen=True)
 class KernelRun(Options):
-    """The run that both kernels are for: the content of the dataset's `run.toml`."""
+    """The run that both kernels are built for: the contents of the dataset's `run.toml`."""
 
     section: ClassVar[str] = "run.toml"
 
     preset: str
-    """A name from `humanpref.config.preset_names()`; empty: nothing is trained, and the dataset's
-    artifacts predict."""
+    """A name from `humanpref.config.preset_names()`. If empty, nothing is trained, and the
+    dataset's artifacts make the predictions."""
     overrides: tuple[str, ...] = ()
     """`section.key=value`, as for `--set`."""
     backbone: str = ""
-    """The last part or parts of the path under the input root to the pretrained model; empty: the
-    run needs none."""
+    """The last part or parts of the pretrained model's path under the input root; empty if the run
+    needs no pretrained model."""
     backbone_manifest: str = ""
-    """SHA-256 of the packed weights' manifest; weights with another manifest are refused. Empty:
-    any weights are accepted."""
+    """SHA-256 of the packed weights' manifest; weights with a different manifest are refused. If
+    empty, any weights are accepted."""
     folds: int | None = None
     """Train this many fold models instead of one model."""
     train_seconds: Positive = TRAIN_SECONDS
-    """Time limit of the training kernel, installation included."""
+    """Time limit of the training kernel, including installation."""
     inference_seconds: Positive | None = None
-    """Time limit of the inference kernel, installation included; predictions that do not fit are
-    skipped (`humanpref.runs.schedule`). None: the kernel's own limit."""
+    """Time limit of the inference kernel, including installation; predictions that do not fit are
+    skipped (`humanpref.runs.schedule`). If None, the kernel's own limit applies."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "KernelRun":
@@ -65,7 +65,7 @@ class KernelRun(Options):
 
     @property
     def pretrained(self) -> str | None:
-        """The pretrained model that the preset and the overrides name, None if they need none.
+        """The pretrained model that the preset and the overrides name; None if they need none.
 
         Raises
         ------

@@ -1,1 +1,1 @@
-"""Charts, tables and pages for people to read. The studies draw with the charts here."""
+"""Charts, tables and pages for people to read. The studies also draw with these charts."""

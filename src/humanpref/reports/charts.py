@@ -1,7 +1,8 @@
-"""Charts as image files, readable on a phone: narrow, with large letters.
+"""Draw charts to image files that are readable on a phone: narrow, with large letters.
 
-`templates/charts.mplstyle` holds what all of them share. Estimates with a 95 % interval come as
-arrays or frames of shape (n, 3): value, low, high. matplotlib is imported when a chart is drawn.
+`templates/charts.mplstyle` holds their common style. Estimates with a 95 % interval are passed as
+arrays or frames of shape (n, 3), with the columns value, low and high. matplotlib is imported only
+when a chart is drawn.
 """
 
 import contextlib
@@ -15,14 +16,14 @@ import pandas as pd
 from humanpref.schema import InputError
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
-"""File name endings that a chart can be written to."""
+"""The file name suffixes with which a chart can be written."""
 WIDTH, WIDE = 5.2, 8
-"""Inches."""
+"""The default width of a chart and the width of a wide one, in inches."""
 _STYLE = Path(__file__).parent / "templates" / "charts.mplstyle"
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
 _REFERENCE = {"color": "#666666", "linewidth": 1, "marker": ""}
 _TALL = 30
-"""With more names than this the axis is repeated above them."""
+"""If there are more names than this, the axis is repeated above them."""
 _LONGEST_NAME = 36
 
 Estimates = np.ndarray | pd.DataFrame
@@ -31,20 +32,20 @@ Estimates = np.ndarray | pd.DataFrame
 def bars(
     path: Path, names: Sequence[str], parts: pd.DataFrame, xlabel: str, height: float = 0.27
 ) -> None:
-    """Draw horizontal stacked bars, the first on top, each with its total behind it.
+    """Draw horizontal stacked bars, the first on top, each followed by its total.
 
     Parameters
     ----------
     path : Path
         The file to write.
     names : sequence of str
-        One per bar.
+        One name per bar.
     parts : DataFrame
-        One row per bar, one column per part: lengths.
+        Lengths, with one row per bar and one column per part.
     xlabel : str
-        What the lengths count.
+        The label of the axis, which names the quantity.
     height : float
-        Of a bar, in inches.
+        The height of a bar in inches.
     """
     left = np.zeros(len(names))
     with _chart(path, 0.9 + height * len(names), xlabel=xlabel, xmargin=0.15) as axes:
@@ -65,7 +66,7 @@ def points(
     width: float = WIDTH,
     **look: Any,
 ) -> None:
-    """Draw, for each name, the first on top, one estimate of each series with its interval.
+    """Draw one estimate per series, with its interval, for each name; the first name is on top.
 
     Parameters
     ----------
@@ -76,9 +77,9 @@ def points(
     series : mapping
         The estimates of each series, (n, 3).
     reference : float, optional
-        Where to draw a dashed line.
+        The position of a dashed line.
     width : float
-        Inches.
+        The width of the chart in inches.
     **look
         Properties of the axes: `xlabel`, `xscale`, `title`.
     """
@@ -110,11 +111,11 @@ def curves(
     path : Path
         The file to write.
     x : sequence
-        n numbers, or names at equal steps.
+        n numbers, or n names placed at equal distances.
     series : mapping
         The estimates of each series: (n, 3), or (n, 1) without intervals.
     reference : float, optional
-        Where to draw a dotted horizontal line.
+        The position of a dotted horizontal line.
     **look
         Properties of the axes: `xlabel`, `ylabel`, `xscale`.
     """
@@ -129,7 +130,8 @@ def curves(
 
 
 def reliability(path: Path, series: Mapping[str, pd.DataFrame]) -> None:
-    """Draw observed shares over predicted probabilities: `evaluation.calibration.reliability`."""
+    """Plot observed shares against predicted probabilities, from the tables of
+    `humanpref.evaluation.calibration.reliability`."""
     columns = ["predicted", "observed", "low", "high"]
     top = min(1, 0.05 + max(bins[columns].max(axis=None) for bins in series.values()))
     x, y = "predicted probability (mean of a bin)", "share of rows with that label"
@@ -141,7 +143,7 @@ def reliability(path: Path, series: Mapping[str, pd.DataFrame]) -> None:
 
 
 def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> None:
-    """Draw a square of counts, (n, n), on a log scale, in the order of the names; 0 is white."""
+    """Draw an (n, n) matrix of counts on a log scale, in the order of the names; 0 is white."""
     from matplotlib.colors import LogNorm
 
     size = max(WIDTH, 0.15 * len(names) + 2.2)
@@ -149,7 +151,7 @@ def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> 
     high = max(2 * low, counts.max())
     letters = 10 if len(names) <= 20 else 8
     with _chart(path, size, size) as axes:
-        # Lightness falls steadily, so that the map works in grayscale.
+        # Lightness decreases steadily, so that the color map works in grayscale.
         shown = np.where(counts > 0, counts, np.nan)
         image = axes.imshow(shown, cmap="cividis_r", norm=LogNorm(low, high))
         axes.set_xticks(range(len(names)), _tick_labels(names), rotation=90, fontsize=letters)
@@ -164,7 +166,7 @@ def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> 
 def interval_figure(
     table: pd.DataFrame, path: Path, title: str, reference: float | None = None
 ) -> None:
-    """Draw log losses with their 95 % intervals, one line per row, the best on top.
+    """Draw log losses with their 95 % intervals, one per table row, with the best on top.
 
     Parameters
     ----------
@@ -173,7 +175,7 @@ def interval_figure(
     path : Path
         The PNG to write.
     title : str
-        What is compared, and on which rows.
+        The title, which names the compared models and the rows.
     reference : float, optional
         The prior's log loss, drawn as a dashed line.
 
@@ -193,7 +195,7 @@ def interval_figure(
 def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
     """Draw the path of a wrapper selection: the log loss after each step, one line per model.
 
-    A cross marks a step that did not lower it.
+    A cross marks a step that did not lower the log loss.
 
     Parameters
     ----------
@@ -202,7 +204,7 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
     path : Path
         The file to write; its name ends in one of `FIGURE_SUFFIXES`.
     title : str
-        What was selected.
+        The title, which names the artifact.
 
     Raises
     ------
@@ -223,7 +225,7 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
 
 @contextlib.contextmanager
 def _chart(path: Path, height: float, width: float = WIDTH, **look: Any) -> Iterator:
-    """Yield the axes of a new figure of this size in inches, which is written when the block ends.
+    """Yield the axes of a new figure of this size in inches; it is written when the block ends.
 
     `look` holds properties of the axes.
     """
@@ -233,7 +235,7 @@ def _chart(path: Path, height: float, width: float = WIDTH, **look: Any) -> Iter
     except ModuleNotFoundError:
         raise InputError("figures need matplotlib: pip install 'humanpref[figures]'") from None
     with rc_context(fname=_STYLE):
-        # Figure without pyplot: it looks for no display and leaves no state behind.
+        # A Figure without pyplot needs no display and leaves no state behind.
         figure = Figure(figsize=(width, height))
         axes = figure.subplots()
         axes.set(**look)
@@ -279,7 +281,7 @@ def _name_rows(axes, names: Sequence[str]) -> None:
 
 
 def _tick_labels(names: Sequence[str]) -> list[str]:
-    # "$" would start a formula.
+    # Escape "$", which would start a formula.
     return ["\n".join(map(_shortened, name.split("\n"))).replace("$", r"\$") for name in names]
 
 

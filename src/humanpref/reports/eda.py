@@ -1,4 +1,4 @@
-"""`humanpref eda`: what is in a file of pairs, as a page, figures and tables."""
+"""`humanpref eda`: describe a file of pairs with a page, figures and tables."""
 
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from humanpref.reports.page import write_page, write_tables
 
 SUMMARY_FILE = "summary.json"
 BARS = 15
-"""Most bars of a figure: the most frequent; the tables have all."""
+"""Maximum number of bars in a figure, which shows the most frequent items; the tables list all."""
 DRAWN_MODELS = 100
-"""Most models of a figure: the most compared. The competition's 64 fit in, open lists do not."""
+"""Maximum number of models in a figure, which shows the most compared ones. All of the
+competition's 64 models fit, but open-ended lists may not."""
 ENDS = 10
-"""Models at either end of the ranking by wins and losses."""
+"""Number of models shown from each end of the ranking by wins and losses."""
 LEADERS = 5
-"""Names that head each ranking in the summary."""
+"""Number of names from the top of each ranking in the summary."""
 _LEFT_OUT = ("fields", "id", "label", "weight")
-"""Faults whose rows `read_faulty` leaves out."""
+"""Kinds of faults whose rows `read_faulty` leaves out."""
 _INPUTS = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
 
 Tables = dict[str, pd.DataFrame]
@@ -39,11 +40,11 @@ def explore(
     ----------
     data_csv : path
         Rows in the competition's schema, read leniently: faults are reported, not refused. Tables
-        that need labels or models are left out where there are none.
+        that need labels or models are left out if there are none.
     out : path
         A new folder.
     tokenizer : path, optional
-        A folder with a tokenizer, in whose tokens truncation is counted.
+        A folder with a tokenizer, which is used to measure truncation.
 
     Returns
     -------
@@ -53,8 +54,7 @@ def explore(
     Raises
     ------
     InputError
-        For a file in which no row can be read, a folder that exists, or a tokenizer that cannot be
-        loaded.
+        If no row of the file can be read, the folder exists, or the tokenizer cannot be loaded.
     """
     loaded = None if tokenizer is None else _load_tokenizer(Path(tokenizer))
     with folder_whole(out) as folder:
@@ -113,7 +113,7 @@ def _count(
     counted["special_answers"] = tables.special_answers(pairs)
     if tokenizer is not None:
         counted["truncation"] = tables.truncation(pairs, tokenizer)
-    # Rows that were left out have no place in the frame, but a number in the file.
+    # Rows that were left out are missing from the frame, but still count in the file's numbering.
     numbers = [row for row in range(1, len(pairs) + len(left_out) + 1) if row not in left_out]
     faults = [*faults, *row_faults(pairs, numbers)]
     counted["fault_kinds"] = fault_table(faults)
@@ -138,7 +138,7 @@ def _of_two_models(met: pd.DataFrame) -> pd.DataFrame:
 
 
 def _leaders(counted: Tables) -> dict[str, list]:
-    """Return the names that head each ranking of the models."""
+    """Return the names at the top of each ranking of the models."""
     models, met = counted["models"], _of_two_models(counted["pairs"])
     ratios = _ranked(models, "win_loss_ratio")["model"]
     return {
@@ -152,7 +152,7 @@ def _leaders(counted: Tables) -> dict[str, list]:
 
 
 def _draw(counted: Tables, figures: Path) -> None:
-    """Draw every figure for which there is a table."""
+    """Draw every figure whose table exists."""
     if "labels" in counted:
         table = counted["labels"]
         shares = {"share": table[["share", "low", "high"]]}

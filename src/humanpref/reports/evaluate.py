@@ -1,4 +1,4 @@
-"""`humanpref evaluate`: artifacts side by side on labelled rows, as metrics, slices and a page."""
+"""`humanpref evaluate`: compare artifacts on labeled rows, with metrics, slices and a page."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
 SLICE_DRAWS = 500
-"""Resamples for the interval of each slice."""
+"""Number of resamples for the interval of each slice."""
 _LEVELS = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
 
 Tables = dict[str, pd.DataFrame]
@@ -42,33 +42,34 @@ def evaluate_artifacts(
     language_model: Path | None = None,
     sentence_encoder: Path | None = None,
 ) -> tuple[dict[str, Any], Tables]:
-    """Evaluate artifacts on the same labelled rows, and compare each with the first, row by row.
+    """Evaluate artifacts on the same labeled rows, and compare each with the first, row by row.
 
     Parameters
     ----------
     artifacts : list of Artifact
-        Named by their folders, which must differ.
+        The artifacts, which are named by their folders; these must differ.
     pairs : DataFrame
         Rows with labels, read by `humanpref.data.as_pairs`.
     language_model, sentence_encoder : path, optional
-        What measures fluency and relevance: `humanpref.evaluation.axes.axes_of`.
+        The models that measure fluency and relevance; see `humanpref.evaluation.axes.axes_of`.
 
     Returns
     -------
     metrics : dict
-        `artifacts`, by name: the metrics of `summarise`, `brier`, `calibration_error` with its
-        range under the null (`calibration_null`), `swap_difference` (mean absolute change of a
-        probability when A and B change places), `swap_flips` (share of rows whose likeliest class
-        then changes), `swap_exact` (both are 0 by construction, and were not measured),
-        `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`). `differences`:
-        each later artifact's log loss minus the first's, with a paired 95 % interval over prompts.
+        `artifacts` holds, by name, the metrics of `summarise`, `brier`, `calibration_error` with
+        its range under the null (`calibration_null`), `swap_difference` (mean absolute change of a
+        probability when A and B are swapped), `swap_flips` (share of rows whose most likely class
+        then changes), `swap_exact` (whether both are 0 by construction and so were not measured),
+        `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`). `differences`
+        holds each later artifact's log loss minus the first's, with a paired 95 % interval over
+        prompts.
     tables : dict
         `slices`, `reliability`, `axes` and `worst`, each with a column `artifact`.
 
     Raises
     ------
     InputError
-        If two artifacts have one name.
+        If two artifacts have the same name.
     """
     names = [str(artifact.folder) for artifact in artifacts]
     if len(set(names)) < len(names):
@@ -81,8 +82,8 @@ def evaluate_artifacts(
     parts: list[Tables] = []
     for name, artifact in zip(names, artifacts, strict=True):
         probabilities = swapped = artifact.predict_proba(pairs)
-        # What is exact by construction (a test holds every family to it) needs no second
-        # prediction.
+        # A model that is exact by construction (which a test verifies for every family) needs no
+        # second prediction.
         if not artifact.swap_equivariant:
             swapped = artifact.predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]
         losses.append(row_log_losses(labels, probabilities))
@@ -119,7 +120,7 @@ def evaluate_artifacts(
 def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tables) -> None:
     """Write the result of `evaluate_artifacts` into a new folder.
 
-    It holds `index.html`, `metrics.json`, `figures/*.png` and `tables/*.csv`.
+    The folder contains `index.html`, `metrics.json`, `figures/*.png` and `tables/*.csv`.
     """
     with folder_whole(out) as folder:
         (folder / "figures").mkdir()
@@ -149,7 +150,7 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
 
 
 def _side_by_side(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Return the single numbers of each artifact's metrics, one row per artifact."""
+    """Return the scalar metrics of each artifact, one row per artifact."""
     table = pd.json_normalize([*metrics.values()], sep="_")
     table.insert(0, "artifact", [*metrics])
     return table.drop(columns=["confusion", "per_class", "axes", "calibration_null_median"])
@@ -176,7 +177,7 @@ def _interval(column: str) -> list[str]:
 
 
 def _with_intervals(axes: pd.DataFrame) -> pd.DataFrame:
-    """Return the correlations of each axis with their intervals, as text."""
+    """Return a table of each axis's correlations, with their intervals, as text."""
     shown = axes.reindex(columns=["axis", *STATISTICS, "chosen", "passed_over"])
     for name in STATISTICS:
         values = axes.reindex(columns=_interval(name)).itertuples(index=False)

@@ -1,4 +1,4 @@
-"""Data faults: oddities in the rows of a file."""
+"""Find data faults: oddities in the rows of a file."""
 
 import pandas as pd
 
@@ -15,30 +15,30 @@ FAULT_MEANINGS = {
     "null": "null turn; taken as empty",
     "surrogate": "lone surrogate; taken as U+FFFD",
     "turns": "an answer and the prompt differ in their number of turns",
-    "copy": "prompt and both answers are those of an earlier row",
+    "copy": "prompt and both answers are the same as in an earlier row",
     "mirror": "an earlier row with its answers exchanged",
-    "contradiction": "same texts as an earlier row, another label",
+    "contradiction": "same texts as an earlier row, but a different label",
     "same model": "both answers are by the same model",
     "no model": "no name of a model; left out of wins and strengths",
-    "decided, identical": "identical answers, and yet a winner",
+    "decided, identical": "identical answers, but a winner",
 }
-"""Kinds of data faults, and what they mean."""
+"""The kinds of data faults, and their meanings."""
 
 
 def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
-    """Find oddities in rows that could be read: the last seven kinds of `FAULT_MEANINGS`.
+    """Find oddities in readable rows: the last seven kinds in `FAULT_MEANINGS`.
 
     Parameters
     ----------
     pairs : DataFrame
         A pairs frame of n rows, with or without labels and models.
     rows : list of int
-        The n row numbers in the file.
+        The n rows' numbers in the file.
 
     Returns
     -------
     list of Fault
-        In the order of the rows.
+        The faults, in the order of the rows.
     """
     labels = labels_of(pairs).argmax(axis=1).tolist() if has_labels(pairs) else None
     named, with_models = names_models(pairs), set(MODEL_COLUMNS) <= set(pairs)
@@ -74,7 +74,8 @@ def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
 
 
 def fault_table(faults: list[Fault]) -> pd.DataFrame:
-    """Count each kind of fault: `kind`, `what`, `times`, `rows`, `first_ids` (up to ten)."""
+    """Count each kind of fault, with the columns `kind`, `what`, `times`, `rows` and `first_ids`
+    (up to ten)."""
     records = []
     for kind, what in FAULT_MEANINGS.items():
         of_kind = [fault for fault in faults if fault.kind == kind]

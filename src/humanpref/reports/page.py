@@ -1,7 +1,7 @@
-"""Write a report's tables, and its one self-contained page, which loads nothing and runs no script.
+"""Write a report's tables and its self-contained page, which loads nothing and runs no scripts.
 
-A report is a folder: `figures/*.png` drawn by `humanpref.reports.charts`, `tables/*.csv`, and
-`index.html` made from a template in `templates/`.
+A report is a folder with `figures/*.png`, drawn by `humanpref.reports.charts`, `tables/*.csv`, and
+`index.html`, rendered from a template in `templates/`.
 """
 
 import base64
@@ -33,9 +33,9 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
     folder : Path
         The report's folder, with the figures that the template shows.
     template : str
-        A file in `templates/`. Its text is escaped, whatever the values hold.
+        The name of a file in `templates/`. All values are escaped, regardless of their content.
     **values
-        What the template shows.
+        The values that the template shows.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 
 def _printable(value: Any) -> Any:
     """Replace control characters, which HTML does not allow, even escaped."""
-    # Markup has been through here already.
+    # Markup has already been processed.
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "".join(

@@ -10,10 +10,10 @@ MISSING = "–"
 
 
 def columns(table: pd.DataFrame, places: int = 3) -> list[tuple[str, bool, list[str]]]:
-    """Return each column's name, whether it holds numbers, and its cells as text.
+    """Return each column's name, whether it is numeric, and its cells as text.
 
-    Whole numbers have thousands separators, others `places` decimals, from 100 on none; missing
-    values are –.
+    Integers get thousands separators; other numbers are rounded to `places` decimals, or to none
+    from 100 up; missing values become –.
 
     Examples
     --------
@@ -38,12 +38,12 @@ def _cells(column: pd.Series, places: int) -> list[str]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table in Markdown, fractions with four decimals."""
+    """Return a table in Markdown, with four decimals for fractions."""
     shown = [[name, "---", *cells] for name, _, cells in columns(table, places=4)]
     return "".join(f"| {' | '.join(row)} |\n" for row in zip(*shown, strict=True))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as a CSV file, whole or not at all."""
+    """Write a table as a CSV file, atomically."""
     with write_whole(path) as file:
         table.to_csv(file, index=False, lineterminator="\n")

@@ -1,6 +1,6 @@
-"""The tables of `humanpref eda`: pure functions from a pairs frame.
+"""Compute the tables of `humanpref eda`, with pure functions of a pairs frame.
 
-Soft labels count by their shares: a row of (0.5, 0.5, 0) is half a win for each model.
+Soft labels count fractionally: a row labeled (0.5, 0.5, 0) is half a win for each model.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,10 @@ from humanpref.text.tokens import text_ids
 LENGTHS = (512, 1024, 2048)
 """Sequence lengths at which truncation is counted, in tokens."""
 TRUNCATION_ROWS = 5_000
-"""Rows whose tokens are counted: enough to know a share to 1.4 points, and done in seconds."""
+"""Number of rows whose tokens are counted: enough to estimate a share to within 1.4 percentage
+points, and few enough to take only seconds."""
 SHARE = ["tie_share", "low", "high"]
-"""The share of ties with its interval, in the tables that have one."""
+"""The columns with the share of ties and its interval, in the tables that have them."""
 _RATIOS = {
     1: "1-1.1",
     1.1: "1.1-1.25",
@@ -47,19 +48,21 @@ def has_labels(pairs: pd.DataFrame) -> bool:
 
 
 def names_models(pairs: pd.DataFrame) -> np.ndarray:
-    """Return (n,) bool: the rows that name both models that answered; an empty name is none."""
+    """Return which rows name both of the models that answered, as (n,) bool. An empty name does not
+    count as a name."""
     if not set(MODEL_COLUMNS) <= set(pairs):
         return np.zeros(len(pairs), dtype=bool)
     return np.all([pairs[column].str.strip() != "" for column in MODEL_COLUMNS], axis=0)
 
 
 def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count the characters of prompt and responses, all turns together."""
+    """Count the characters of the prompt and of each response, summed over all turns."""
     return pairs[[*TEXT_COLUMNS]].map(lambda turns: sum(map(len, turns)))
 
 
 def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Return quantiles of turns and characters: `what`, `median`, `p90`, `p99`, `largest`."""
+    """Compute quantiles of turns and characters, with the columns `what`, `median`, `p90`, `p99`
+    and `largest`."""
     columns = characters.add_prefix("characters of ")
     columns.insert(0, "turns", pairs["prompt"].map(len))
     table = columns.quantile([0.5, 0.9, 0.99, 1], interpolation="higher").T
@@ -68,20 +71,21 @@ def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_balance(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count how often A, B and the tie were chosen: `label`, `rows`, `share` with its interval."""
+    """Count how often A, B and tie were chosen, with the columns `label`, `rows`, and `share` with
+    its interval."""
     table = pd.DataFrame({"label": CLASSES, "rows": labels_of(pairs).sum(axis=0)})
     return _with_share(table, "share", table["rows"], len(pairs))
 
 
 def model_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count each model's rows, most first.
+    """Count each model's rows, in descending order.
 
     Returns
     -------
     DataFrame
-        `model`, `rows`, `as_a`, `wins`, `losses`, `ties`, `win_share` (wins and half the ties among
-        all rows), `win_loss_ratio`: (wins + 1/2) / (losses + 1/2), so that it is finite, and its
-        interval `ratio_low`, `ratio_high`.
+        `model`, `rows`, `as_a`, `wins`, `losses`, `ties`, `win_share` (wins plus half the ties,
+        divided by all rows), `win_loss_ratio`, which is (wins + 1/2) / (losses + 1/2) so that it is
+        finite, and its interval `ratio_low`, `ratio_high`.
     """
     sides = []
     for side, as_a in ((pairs, 1), (swap_pairs(pairs), 0)):
@@ -96,7 +100,7 @@ def model_table(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count the rows of each two models, most first.
+    """Count the rows of each pair of models, in descending order.
 
     Returns
     -------
@@ -111,13 +115,14 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Count how often the longer answer wins, by how much longer it is; equal lengths are left out.
+    """Count how often the longer answer wins, by how much longer it is. Rows with answers of equal
+    length are left out.
 
     Returns
     -------
     DataFrame
         `longer_by` (a range of the ratio of characters), `rows`, `longer_wins` (share of the
-        decided rows) with `low` and `high`, `tie_share`.
+        decided rows) with `low` and `high`, and `tie_share`.
     """
     a, b = characters["response_a"] + 1, characters["response_b"] + 1
     labels = labels_of(pairs)
@@ -130,8 +135,8 @@ def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Count ties by tenths of the answers' mean length: `slice`, `characters` (median), `rows`,
-    `tie_share`, `low`, `high`."""
+    """Count ties by deciles of the answers' mean length, with the columns `slice`, `characters`
+    (median), `rows`, `tie_share`, `low` and `high`."""
     mean = (characters["response_a"] + characters["response_b"]) / 2
     tenth = np.digitize(mean, np.unique(np.quantile(mean, np.linspace(0.1, 0.9, 9))))
     lengths = mean.groupby(tenth).agg(["min", "max", "median"]).reset_index()
@@ -143,12 +148,12 @@ def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFram
 
 
 def ties_by_turns(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count ties by turns: `slice`, `rows`, `tie_share`, `low`, `high`."""
+    """Count ties by turns, with the columns `slice`, `rows`, `tie_share`, `low` and `high`."""
     return _tie_shares(pairs, _cut(pairs["prompt"].map(len), _TURNS))
 
 
 def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Group the rows that share their prompt (`humanpref.data.prompt_keys`).
+    """Group the rows that share a prompt (`humanpref.data.prompt_keys`).
 
     Returns
     -------
@@ -169,19 +174,19 @@ def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def rows_by_group_size(by_size: pd.DataFrame) -> pd.DataFrame:
-    """Sum the `rows` of `prompt_groups` by ranges of `rows_per_prompt`, the index."""
+    """Sum the `rows` of `prompt_groups` by ranges of `rows_per_prompt`, which become the index."""
     sizes = _cut(by_size["rows_per_prompt"], _GROUP_SIZES)
     return by_size.groupby(sizes, observed=False)[["rows"]].sum()
 
 
 def languages(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count the languages and scripts of the prompts, by `humanpref.text.languages.language_of`.
+    """Count the languages and scripts of the prompts (`humanpref.text.languages.language_of`).
 
     Returns
     -------
     DataFrame
-        `language`, `rows`, `share`, `another` (share of rows with an answer in another language),
-        and where there are labels `tie_share`.
+        `language`, `rows`, `share`, `another` (share of rows with an answer in a different
+        language), and, if there are labels, `tie_share`.
     """
     spoken = pairs[[*TEXT_COLUMNS]].map(lambda turns: language_of(turns) or "unknown").to_numpy()
     known, prompt = spoken != "unknown", spoken[:, :1]
@@ -196,8 +201,8 @@ def languages(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count empty and identical answers: `case`, `rows`, and the shares `A`, `B` and `tie` where
-    there are labels."""
+    """Count empty and identical answers, with the columns `case`, `rows` and, if there are labels,
+    the shares `A`, `B` and `tie`."""
     cases = pd.Series(answer_cases(pairs)).map(_CASES)
     table = pd.DataFrame({"rows": cases.value_counts()})
     if has_labels(pairs):
@@ -212,16 +217,17 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     Parameters
     ----------
     pairs : DataFrame
-        A pairs frame; at most `TRUNCATION_ROWS` rows of it, drawn at random, are counted.
+        A pairs frame; at most `TRUNCATION_ROWS` rows, drawn at random, are counted.
     tokenizer : tokenizer
-        A fast one of transformers.
+        A fast tokenizer from transformers.
 
     Returns
     -------
     DataFrame
-        `inputs` (`dual`: prompt + A and prompt + B, cut if either is; `joint`: prompt + A + B),
-        `max_length` (tokens, special ones included), `rows`, `cut` (a share) with `low` and `high`,
-        `median` and `p99` (tokens of the longest sequence).
+        `inputs` (`dual` for the two sequences prompt + A and prompt + B, where a row counts as cut
+        if either is; `joint` for prompt + A + B), `max_length` (tokens, including special tokens),
+        `rows`, `cut` (a share) with `low` and `high`, `median` and `p99` (tokens of the longest
+        sequence).
     """
     drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(0))
     prompt, a, b = (
@@ -242,20 +248,22 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
 
 
 def beginning(turns: tuple[str, ...], limit: int, mark: str = "") -> str:
-    """Return the first `limit` characters of a conversation on one line; `mark` stands for more."""
+    """Return the first `limit` characters of a conversation on one line, followed by `mark` if text
+    was cut off."""
     text = " ".join(" ".join(turns).split())
     return text if len(text) <= limit else text[:limit] + mark
 
 
 def _token_counts(tokenizer: Any, conversations: pd.Series) -> Iterable[int]:
-    # In portions: the encodings of all texts at once take gigabytes.
+    # In batches, since the encodings of all texts at once would take gigabytes.
     for start in range(0, len(conversations), 500):
         texts = conversations.iloc[start : start + 500].map("\n".join).tolist()
         yield from map(len, text_ids(texts, tokenizer))
 
 
 def _cut(values: pd.Series, names: dict[float, str]) -> pd.Series:
-    """Return the range of each value; `names` are keyed by the lower ends of the ranges."""
+    """Return the name of the range that contains each value; the keys of `names` are the ranges'
+    lower ends."""
     return pd.cut(values, [*names, np.inf], right=False, labels=[*names.values()])
 
 

@@ -1,1 +1,1 @@
-"""Several runs on the same rows: compare, ablations, the list of runs."""
+"""Compare several runs on the same rows: comparisons, ablations, and the list of runs."""

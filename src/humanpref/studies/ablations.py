@@ -16,8 +16,8 @@ from humanpref.schema import InputError
 from humanpref.studies.compare import Variant, compare, write_study
 
 SOFTMAX = pd.read_csv(Path(__file__).with_name("softmax.csv"), keep_default_na=False)
-"""The report's runs: scores before the loss, epochs, options at inference, the score of the
-submission, and what theory says. Runs of the same `training` differ at inference only."""
+"""The report's runs: scores before the loss, epochs, options at inference, the submission's score,
+and the effect that theory predicts. Runs with the same `training` differ only at inference."""
 _SHOWN = (
     *("name", "log_loss", "log_loss_low", "log_loss_high"),
     *("difference", "difference_low", "difference_high", "rows"),
@@ -25,12 +25,12 @@ _SHOWN = (
 
 
 def softmax_variants(preset: str, overrides: tuple[str, ...]) -> list[Variant]:
-    """Return a variant per run of `SOFTMAX`.
+    """Return one variant per run in `SOFTMAX`.
 
     Raises
     ------
     InputError
-        For a preset that averages several seeds: each single model is changed at inference.
+        If the preset averages several seeds, since each single model is changed at inference.
     """
     if (seeds := load_config(preset, None, overrides).training.seeds) > 1:
         raise InputError(f"option training.seeds: expected 1 in this ablation, got {seeds}")
@@ -47,12 +47,13 @@ def softmax_variants(preset: str, overrides: tuple[str, ...]) -> list[Variant]:
 
 
 def preprocessing_variants(preset: str, overrides: tuple[str, ...]) -> list[Variant]:
-    """Return a variant per preprocessing of the texts: none, the report's, its with the mistake.
+    """Return one variant per preprocessing of the texts: none, the report's, and the report's with
+    its mistake.
 
     Raises
     ------
     InputError
-        For a preset of another family than `sparse`, which counts words.
+        If the preset's family is not `sparse`, the one that counts words.
     """
     family = load_config(preset).family
     if family != "sparse":
@@ -64,12 +65,13 @@ def preprocessing_variants(preset: str, overrides: tuple[str, ...]) -> list[Vari
 
 
 def system_prompt_variants(preset: str, overrides: tuple[str, ...]) -> list[Variant]:
-    """Return a variant without a system prompt and one with the preset's, or else the report's.
+    """Return one variant without a system prompt, and one with the preset's system prompt or, if it
+    has none, the report's.
 
     Raises
     ------
     InputError
-        For a preset of a family that reads no system prompt.
+        If the preset's family reads no system prompt.
     """
     config = load_config(preset, None, overrides)
     if not hasattr(config.model, "system_prompt"):
@@ -92,20 +94,20 @@ def ablate_softmax(
     Parameters
     ----------
     preset, overrides
-        The model; its scores and epochs are the ablation's.
+        The model; the ablation sets its scores and epochs.
     train_csv : Path
-        Labelled rows.
+        Labeled rows.
     out : Path
-        A folder as for `compare`, to which it adds `softmax.csv`, `softmax.md` and `softmax.png`.
+        A folder as for `compare`; `softmax.csv`, `softmax.md` and `softmax.png` are added to it.
     folds : int, optional
-        Grouped folds; by default one held-out fifth.
+        Number of grouped folds; by default, one fifth of the rows is held out.
 
     Returns
     -------
     DataFrame
         One row per variant: `name`, `log_loss` and the paired `difference` to the first variant,
-        both with their intervals, `rows`, `train_loss` of the last epoch, the report's
-        `leaderboard` score, and what `theory` says.
+        both with their intervals, `rows`, the `train_loss` of the last epoch, the report's
+        `leaderboard` score, and the effect predicted by `theory`.
     """
     variants = softmax_variants(preset, overrides)
     results = compare(variants, train_csv, out, folds)
@@ -122,21 +124,21 @@ def ablate_softmax(
 def ablate_preprocessing(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Count the words of the texts as they are, after the report's preprocessing, and after the
-    report's mistake in it.
+    """Train on word counts of the unchanged texts, of the texts after the report's preprocessing,
+    and of the texts after that preprocessing with the report's mistake.
 
     Parameters
     ----------
     preset, overrides
-        A model of family `sparse`; its preprocessing is the ablation's.
+        A model of family `sparse`; the ablation sets its preprocessing.
     train_csv, out, folds
         As for `ablate_softmax`; the files are called `preprocessing`.
 
     Returns
     -------
     DataFrame
-        As `ablate_softmax` up to `rows`, and the mean number of `terms` in the answers that a model
-        met often enough to learn from.
+        The columns of `ablate_softmax` up to `rows`, and `terms`, the mean number of terms in the
+        answers that occur often enough for a model to use them.
     """
     variants = preprocessing_variants(preset, overrides)
     results = compare(variants, train_csv, out, folds)
@@ -148,7 +150,7 @@ def ablate_preprocessing(
 def ablate_system_prompt(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train a decoder without a system prompt, and with one.
+    """Train a decoder without and with a system prompt.
 
     Parameters
     ----------
@@ -160,7 +162,7 @@ def ablate_system_prompt(
     Returns
     -------
     DataFrame
-        As `ablate_softmax` up to `rows`, and the `system_prompt`.
+        The columns of `ablate_softmax` up to `rows`, and `system_prompt`.
     """
     variants = system_prompt_variants(preset, overrides)
     results = compare(variants, train_csv, out, folds)
@@ -172,7 +174,7 @@ def ablate_system_prompt(
 def _means(
     variants: Sequence[Variant], out: Path, value_of: Callable[[dict[str, Any]], float]
 ) -> list[float]:
-    """Return the mean over each variant's fold models of a value in their metrics."""
+    """Return, for each variant, the mean of a value in the metrics of its fold models."""
     return [
         float(np.mean([*map(value_of, Artifact.load(out / v.folder).metrics["members"].values())]))
         for v in variants

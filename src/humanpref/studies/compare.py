@@ -1,4 +1,5 @@
-"""Train several variants on the same rows and folds: one artifact each, one table, one figure."""
+"""Train several variants on the same rows and folds, and write one artifact for each, one table and
+one figure."""
 
 import contextlib
 import logging
@@ -37,19 +38,21 @@ COMPARISON_FILE = "comparison.json"
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of a comparison: a preset, what is changed in training, and what only in prediction.
+    """One line of a comparison: a preset, the options changed for training, and those changed only
+    for prediction.
 
     Attributes
     ----------
     name : str
-        In the table.
+        The name shown in the table.
     preset : str
+        The preset to train.
     overrides : tuple of str
-        Options of the training, as `--set` takes them.
+        Options changed for training, as for `--set`.
     inference : tuple of str
-        Options that are changed in the trained model before it predicts (neural families).
+        Options changed in the trained model before it predicts (neural families).
     training : str
-        The folder of the artifact, by default the name. Variants that differ at inference only
+        The folder of the artifact, by default the name. Variants that differ only at inference
         share one.
 
     Examples
@@ -74,8 +77,8 @@ class Variant:
     def held_out_probabilities(self, artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
         """Return (n, 3) probabilities of rows that the artifact held out.
 
-        They are those in its `oof.csv`. A variant with `inference` options predicts each row anew,
-        by the model that did not learn from the row's fold.
+        Without `inference` options, these are the probabilities in the artifact's `oof.csv`; with
+        them, each row is predicted again by the model that was not trained on the row's fold.
         """
         oof = artifact.oof.set_index(ID).loc[pairs[ID]]
         if not self.inference:
@@ -101,16 +104,16 @@ def variants_of(
     Parameters
     ----------
     presets, methods
-        Names of presets; values of `model.peft`, or None for the preset's own.
+        Names of presets, and values of `model.peft` (None keeps the preset's own).
     backbones : mapping
-        `model.backbone` by preset, for those that need another.
+        The value of `model.backbone` by preset, for presets that need a different one.
     overrides : tuple of str
-        Options of every variant.
+        Options that apply to every variant.
 
     Raises
     ------
     InputError
-        If a backbone is for none of the presets.
+        If a backbone belongs to none of the presets.
     """
     if unused := backbones.keys() - set(presets):
         names = ", ".join(sorted(unused))
@@ -130,21 +133,21 @@ def compare(
 ) -> pd.DataFrame:
     """Train every variant on the same rows and folds, and tabulate the results.
 
-    Each training runs in a process of its own, so that its memory is measured alone (but for the
-    libraries, which all share) and freed; a script that calls this needs `if __name__ ==
-    "__main__":`. Whatever can be checked beforehand is checked before the first training. Called
-    again, an interrupted comparison resumes: finished trainings are kept.
+    Each training runs in a separate process, so that its memory is measured separately (except for
+    the libraries, which all trainings share) and freed; a script that calls this needs
+    `if __name__ == "__main__":`. Every check that needs no training is made before the first
+    training. If an interrupted comparison is started again, it resumes, keeping finished trainings.
 
     Parameters
     ----------
     variants : sequence of Variant
-        At least one; names differ.
+        At least one; their names must differ.
     train_csv : Path
-        Labelled rows.
+        Labeled rows.
     out : Path
         A folder for one artifact per training, `table.csv`, `table.md` and `table.png`.
     folds : int, optional
-        Grouped folds; by default one held-out fifth.
+        Number of grouped folds; by default, one fifth of the rows is held out.
 
     Returns
     -------
@@ -158,7 +161,7 @@ def compare(
     Raises
     ------
     InputError
-        For rows, options or a folder that cannot be used, or a training that fails.
+        If the rows, the options or the folder cannot be used, or a training fails.
     """
     _check_variants(variants, folds)
     pairs = read_pairs(train_csv, labels=True)
@@ -191,13 +194,14 @@ def compare(
 
 
 def write_study(table: pd.DataFrame, stem: Path, title: str, prior: float) -> None:
-    """Write a table of log losses as `stem.csv`, `stem.md` and, beside the prior's, `stem.png`."""
+    """Write a table of log losses as `stem.csv`, `stem.md` and, with the prior's log loss as a
+    reference line, `stem.png`."""
     write_table(table, stem)
     interval_figure(table, stem.with_suffix(".png"), title, prior)
 
 
 def write_table(table: pd.DataFrame, stem: Path) -> None:
-    """Write a table as `stem.csv` and, rounded, as `stem.md`."""
+    """Write a table as `stem.csv` and, with rounded numbers, as `stem.md`."""
     write_csv(stem.with_suffix(".csv"), table)
     with write_whole(stem.with_suffix(".md")) as file:
         file.write(markdown(table))
@@ -207,27 +211,28 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
     seeds = {variant.config().seed for variant in variants}
     if len(seeds) > 1:
         raise InputError(
-            f"compare: option seed: expected one for all, so that folds agree, got {sorted(seeds)}"
+            "compare: option seed: expected the same seed for all, so that their folds agree, got "
+            f"{sorted(seeds)}"
         )
     for variant in variants:
         if folds is None and variant.config().training.validation_fraction == 0:
             raise InputError(
                 f"{variant.folder}: option training.validation_fraction: expected more than 0 "
-                "without --folds: no rows would be held out to compare on"
+                "without --folds; otherwise no rows are held out for the comparison"
             )
 
 
 def _check_claim(out: Path, claim: dict[str, Any]) -> None:
-    """Raise InputError for a folder that is neither new nor of this comparison.
+    """Raise InputError if the folder is neither new nor part of this comparison.
 
-    A comparison that has trained nothing yet gives way to any other.
+    A comparison that has not trained anything yet may be replaced by any other.
     """
     path = out / COMPARISON_FILE
     others = {*out.iterdir()} - {path} if out.exists() else {}
     if others and not (path.is_file() and read_json(path) == claim):
         raise InputError(
-            f"{out}: expected a new folder, or a comparison on the same rows, in the same order "
-            "and folds; name another folder"
+            f"{out}: expected a new folder, or a comparison on the same rows in the same order and "
+            "folds; name a different folder"
         )
 
 
@@ -245,7 +250,7 @@ def _trained(variant: Variant, out: Path) -> Artifact:
 def _tabulate(
     variants: Sequence[Variant], artifacts: Sequence[Artifact], pairs: pd.DataFrame
 ) -> pd.DataFrame:
-    """Build the table of `compare` over the rows that all artifacts held out."""
+    """Build the table of `compare` from the rows that all artifacts held out."""
     labels, keys = labels_of(pairs), prompt_keys(pairs)
     losses: list[np.ndarray] = []
     records = []
@@ -270,9 +275,9 @@ def _tabulate(
 
 
 def run_training(config: Config, train_csv: Path, folder: Path, folds: int | None) -> None:
-    """Train in this process; raise InputError for an error of ours, too.
+    """Train in this process, turning any other exception into an InputError.
 
-    Its traceback is printed, since not every exception can be sent to another process.
+    The traceback is printed here, since not every exception can be sent to another process.
     """
     try:
         train(config, train_csv, folder, folds)
@@ -281,33 +286,33 @@ def run_training(config: Config, train_csv: Path, folder: Path, folds: int | Non
     except Exception as error:
         traceback.print_exc()
         name = type(error).__name__
-        raise InputError(f"its training failed with {name} (the traceback is above)") from None
+        raise InputError(f"the training failed with {name} (the traceback is above)") from None
 
 
 @contextlib.contextmanager
 def _named(training: str) -> Iterator[None]:
-    """Name the training in every InputError of the block, and in one for a process that died."""
+    """Add the training's name to each InputError in the block; raise one if its process dies."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{training}: {error}") from None
     except BrokenProcessPool:
         raise InputError(
-            f"{training}: its process ended at once: killed (for its memory?), or this is a "
-            'script that does not call compare under `if __name__ == "__main__":`'
+            f"{training}: its process ended abruptly; it may have been killed for using too much "
+            'memory, or the script may not call compare under `if __name__ == "__main__":`'
         ) from None
 
 
 def fresh_processes(variants: Sequence[Variant]) -> ProcessPoolExecutor:
     """Return an executor that runs each call in a new process, with the models' modules imported.
 
-    The processes are forked from a server that has done nothing but import: a child of this process
-    would count this one's peak memory as its own, and importing torch and transformers takes longer
-    than a small training.
+    The processes are forked from a server that has only imported modules. A child of this process
+    would inherit its peak memory, and importing torch and transformers in each process would take
+    longer than a small training.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({module_of(variant.config()) for variant in variants}))
-    # The server lives as long as this process, with the environment that it was started in.
+    # The server lives as long as this process and keeps the environment in which it was started.
     return ProcessPoolExecutor(
         1,
         context,

@@ -1,4 +1,4 @@
-"""List the artifacts under a folder, and tell whether their metrics may be compared."""
+"""List the artifacts under a folder, and determine whether their metrics are comparable."""
 
 import hashlib
 import logging
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 _METRICS = ("rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
 _FACTS = ("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds")
 COLUMNS = (*_FACTS, *_METRICS, "tokens_per_second", "humanpref", "torch", "command")
-"""`data` and `folds` are beginnings of digests: of the training rows; of which rows were held out,
-then of how these fall into folds. A blend has no such second part: its folds are its own, whatever
-those of the artifacts in it."""
+"""`data` and `folds` are prefixes of digests. `data` is the digest of the training rows. `folds`
+has two parts: the digest of the set of held-out rows, and the digest of their assignment to folds.
+For a blend, only the first part exists, since its folds are independent of those of its members."""
 _SEPARATOR = "-"
 
 
@@ -29,19 +29,19 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
     Parameters
     ----------
     folder : path
-        Searched through all its levels.
+        The folder to search recursively.
     sort : str
         One of `COLUMNS`; runs without a value come last.
 
     Returns
     -------
     DataFrame
-        One row per artifact, the columns of `COLUMNS`; None or NaN where a run has no value.
+        One row per artifact, with the columns `COLUMNS`; None or NaN where a run has no value.
 
     Raises
     ------
     InputError
-        If there is no such column, no such folder, or no artifact in it that can be read.
+        If the column or the folder does not exist, or the folder contains no readable artifact.
     """
     folder = Path(folder)
     if sort not in COLUMNS:
@@ -57,16 +57,17 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
             logger.warning("skipped: %s", error)
     if not records:
         raise InputError(
-            f"{folder}: expected artifacts that can be read, got none ({len(files)} were skipped)"
+            f"{folder}: expected readable artifacts, got none ({len(files)} were skipped)"
         )
     table = pd.DataFrame(records, columns=list(COLUMNS))
     return table.sort_values(sort, ignore_index=True, kind="stable", na_position="last")
 
 
 def differences(table: pd.DataFrame) -> list[str]:
-    """Return why the log losses of a table of runs may not be compared, one sentence per reason."""
+    """Return the reasons why the log losses in a table of runs are not comparable, one sentence per
+    reason."""
     judged = table[table["log_loss"].notna()]
-    # A blend is comparable with runs that held out the same rows, whatever their folds.
+    # A blend is comparable with runs that held out the same rows, regardless of their folds.
     by_rows = {
         folds.partition(_SEPARATOR)[0]: folds
         for folds in judged["folds"].dropna()
@@ -75,8 +76,8 @@ def differences(table: pd.DataFrame) -> list[str]:
     judged = judged.assign(folds=judged["folds"].replace(by_rows))
     reasons = []
     for column, reason in (
-        ("data", "were trained and judged on different rows, or the same in another order"),
-        ("folds", "held out different rows, or the same in other folds"),
+        ("data", "were trained and evaluated on different rows, or on the same in another order"),
+        ("folds", "held out different rows, or the same rows in different folds"),
     ):
         names = judged.groupby(column, sort=False)["name"].agg(", ".join)
         if len(names) > 1:
@@ -86,13 +87,14 @@ def differences(table: pd.DataFrame) -> list[str]:
 
 
 def training_summary(artifact: Artifact) -> dict[str, Any]:
-    """Return what training an artifact's models took, over all its folds.
+    """Summarize the cost of training an artifact's models, over all its folds.
 
     Returns
     -------
     dict
-        `backbone` (its name), `parameters` and `trainable_parameters` of one model,
-        `tokens_per_second` (without padding), `peak_memory_gib`; None where a model has none.
+        The name of the `backbone`, `parameters` and `trainable_parameters` of one model,
+        `tokens_per_second` (without padding) and `peak_memory_gib`; None for values that a model
+        does not have.
     """
     members = artifact.metrics.get("members") or {}
     trainings = [member["training"] for member in members.values() if "training" in member]
@@ -109,7 +111,7 @@ def training_summary(artifact: Artifact) -> dict[str, Any]:
 
 
 def _record(artifact: Artifact) -> dict[str, Any]:
-    """Build an artifact's line of the table; raise InputError for JSON that no run writes."""
+    """Build an artifact's row of the table; raise InputError for JSON that no run would write."""
     facts = artifact.facts
     try:
         metrics = artifact.metrics
@@ -126,14 +128,14 @@ def _record(artifact: Artifact) -> dict[str, Any]:
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} holds what no run writes ({error})"
+            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is not as a run writes it ({error})"
         ) from None
 
 
 def _folds(artifact: Artifact, blend: bool) -> str:
-    """Return text that is equal for runs that held out the same rows in the same folds.
+    """Return a string that is equal for runs that held out the same rows in the same folds.
 
-    Up to the separator it is equal if they held out the same rows.
+    The part before the separator is equal for runs that held out the same rows.
     """
     oof = artifact.oof.sort_values(ID)
     parts = [ID] if blend else [ID, FOLD]

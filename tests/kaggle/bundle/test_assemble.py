@@ -109,7 +109,7 @@ def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
     assert read_run(own / "dataset") == KernelRun("prior")
     assert (own / "weights-some" / "kept").read_text() == "kept"
     (tmp_path / "mine").mkdir()
-    with pytest.raises(InputError, match="not a bundle; make one first, in a new folder"):
+    with pytest.raises(InputError, match="not a bundle; create one first, in a new folder"):
         bundle(PROJECT, tmp_path / "mine", KernelRun("prior"))
     with pytest.raises(InputError, match="unknown preset"):
         bundle(PROJECT, tmp_path / "new", KernelRun("no such"))
@@ -137,16 +137,16 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
     out = tmp_path / "bundle"
     train = "INSERT_USERNAME/humanpref-train"
     for words, models, trains in (
-        ((), "what preset sparse trains", True),
+        ((), "the model trained with preset sparse", True),
         (("--artifact", artifact), f"{artifact}", False),
         (
             ("--artifact", artifact, "--preset", "prior"),
-            f"the equal mean of {artifact}, what preset prior trains",
+            f"the unweighted mean of {artifact}, the model trained with preset prior",
             True,
         ),
         (("--artifact", artifact, "--infer-hours", 2), f"{artifact}", False),
     ):
-        assert run_bundle(capsys, out, *words) == (0, f"bundle: {out}, to predict with {models}")
+        assert run_bundle(capsys, out, *words) == (0, f"bundle: {out}; predicts with {models}")
         sources = read_metadata(out / "infer" / KERNEL_METADATA)["kernel_sources"]
         assert ((out / "train").is_dir(), train in sources) == (trains, trains)
         assert (out / "dataset" / "artifacts" / "mine" / "artifact.json").is_file() == (
@@ -168,7 +168,7 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
 def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
     code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)
     assert code == 2
-    assert "need training, and --artifact alone trains nothing: add --preset" in line
+    assert "need training, but --artifact alone trains nothing; add --preset" in line
     assert not (tmp_path / "bundle").exists()
     with pytest.raises(InputError, match="nothing to predict with"):
         bundle(PROJECT, tmp_path / "bundle", KernelRun(""))
@@ -179,7 +179,7 @@ def test_a_bundle_that_fails_leaves_nothing(tmp_path):
     shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
     make_wheel(project / "wheels", "stranger")
     with pytest.raises(
-        InputError, match=r"stranger-1\.0-py3-none-any\.whl: not a file of requirements\.lock"
+        InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"
     ):
         bundle(project, tmp_path / "new" / "bundle", KernelRun("sparse"))
     assert list((tmp_path / "new").iterdir()) == []
@@ -277,12 +277,12 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
 
 
 def test_weights_need_a_bundle(tmp_path):
-    with pytest.raises(InputError, match="not a bundle; make one first"):
+    with pytest.raises(InputError, match="not a bundle; create one first"):
         name_weights("a/b/c/d/1", tmp_path)
 
 
 def test_a_preset_with_a_backbone_says_what_comes_next(own, monkeypatch, caplog):
     monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
     bundle(PROJECT, own, KernelRun("deberta-v3-small"))
-    assert "next: humanpref kaggle weights FOLDER" in caplog.text
+    assert "next run: humanpref kaggle weights FOLDER" in caplog.text
     assert any("needs a backbone's weights" in str(finding) for finding in check_bundle(own))

@@ -40,7 +40,7 @@ def test_every_source_that_a_kernel_needs_is_named(project):
         (project / KERNELS["infer"], key)
         for key in ("competition_sources", "dataset_sources", "kernel_sources")
     ]
-    assert "the training kernel's output (INSERT_USERNAME/humanpref-train) is not named" in str(
+    assert "the training kernel's output (INSERT_USERNAME/humanpref-train) is not listed" in str(
         findings[2]
     )
 
@@ -87,7 +87,7 @@ def test_a_bundles_files_are_those_of_the_manifest(bundle):
     dataset = bundle / "dataset"
     (dataset / "run.toml").write_text(KernelRun("prior").to_toml())
     (dataset / "more").write_text("x")
-    assert [(f.path.name, f.problem.partition(" (human")[0]) for f in check_bundle(bundle)] == [
+    assert [(f.path.name, f.problem.partition(" (rerun")[0]) for f in check_bundle(bundle)] == [
         ("more", "not in the manifest"),
         ("run.toml", "not the file that the manifest describes"),
     ]
@@ -149,7 +149,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena
     image = {"versions": {"transformers": "5.0.0"}}
     assert problems("5.0.0", image=image, wheels={}) == []
     assert problems("5.15.0", image=image, wheels={}) == [
-        "written by transformers 5.15.0, the image has 5.0.0; train with the image's versions "
+        "written by transformers 5.15.0, but the image has 5.0.0; train with the image's versions "
         "(constraints.txt), or name a newer freeze (bundle --image)"
     ]
     assert problems("5.15.0", image=image, wheels={"transformers": "5.15.0"}) == []

@@ -77,7 +77,7 @@ def test_a_wheels_bytes_do_not_depend_on_order_times_modes_or_compression(tmp_pa
 def test_a_wheel_that_cannot_be_built(tmp_path):
     shutil.copytree(PROJECT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "setup.py").write_text("raise SystemExit('broken')")
-    with pytest.raises(InputError, match="the wheel cannot be built, pip ended with 1"):
+    with pytest.raises(InputError, match="the wheel cannot be built; pip exited with code 1"):
         build_wheel(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -29,7 +29,7 @@ def test_the_image_is_read_from_a_freeze(tmp_path):
         "xgboost": "3.2.0",
     }
     (tmp_path / "empty.txt").write_text("numpy\n")
-    with pytest.raises(InputError, match="no line name==version"):
+    with pytest.raises(InputError, match="has no name==version line"):
         read_image(tmp_path / "empty.txt")
     assert str(image.version("xgboost-cpu")) == "3.2.0"
     assert image.version("peft") is None

@@ -32,7 +32,7 @@ def test_what_differs_from_the_manifest(folder):
     (folder / "c").write_text("x")
     (folder / "deep" / "a").write_text("eno")
     assert manifest_faults(folder, "manifest.json") == {
-        "b": "in the manifest, but not there",
+        "b": "in the manifest, but missing",
         "c": "not in the manifest",
         "deep/a": "not the file that the manifest describes",
     }

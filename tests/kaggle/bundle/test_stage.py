@@ -102,7 +102,7 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
     assert {entry["name"] for entry in read_json(folder / stage.MARKER)["files"]} == staged - {
         stage.MARKER
     }
-    with pytest.raises(InputError, match="another artifact is called prior"):
+    with pytest.raises(InputError, match="another artifact is also named prior"):
         stage.artifact_names([artifact, artifact])
     with pytest.raises(InputError, match="not an artifact"):
         stage.artifact_names([tmp_path])
@@ -150,7 +150,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
         stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
         return
     message = (
-        rf"^artifacts/prior/artifact\.json: written by {library} {version}, the image has .*; "
+        rf"^artifacts/prior/artifact\.json: written by {library} {version}, but the image has .*; "
         rf"train with the image's"
     )
     with pytest.raises(InputError, match=message):

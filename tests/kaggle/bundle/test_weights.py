@@ -126,7 +126,7 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
     before = contents(own)
     pack_weights(backbone, own)  # again: replaced, and named once
     assert contents(own) == before
-    with pytest.raises(InputError, match="not a bundle; make one first"):
+    with pytest.raises(InputError, match="not a bundle; create one first"):
         pack_weights(backbone, packed)
 
 
@@ -177,7 +177,7 @@ def test_the_kernel_finds_the_packed_weights_and_checks_them(own, backbone, tmp_
     with pytest.raises(InputError, match=r"not the file that humanpref-weights\.json describes"):
         resolve(run, tmp_path / "input")
     (mounted / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="but not there"):
+    with pytest.raises(InputError, match="but missing"):
         check_weights(mounted)
     check_weights(backbone)  # not packed by us: nothing to compare with
 
@@ -352,9 +352,9 @@ def other_activation(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("model.safetensors", other_layers, "has another digest"),
-        ("tokenizer.json", other_case, "has another tokenizer"),
-        ("config.json", other_activation, "gives other hidden states"),
+        ("model.safetensors", other_layers, "has a different digest"),
+        ("tokenizer.json", other_case, "has a different tokenizer"),
+        ("config.json", other_activation, "gives different hidden states"),
     ],
 )
 def test_a_copy_that_is_another_model_is_refused(own, backbone, monkeypatch, name, change, message):

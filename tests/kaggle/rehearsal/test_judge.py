@@ -99,7 +99,7 @@ def test_a_fault_that_has_no_effect_fails_the_run(working, report):
     report.fault = "corrupt-weights"
     assert judged(working, report) == [
         "commit run: expected exit code 1, got 0",
-        "commit run: the fault is not in status.json",
+        "commit run: status.json does not report the fault",
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_training_without_labels_has_to_fail_and_to_say_why(tmp_path, report, 
         []
         if passed
         else [
-            "expected the training kernel to fail and to say why, got exit code "
+            "expected the training kernel to fail and to give the reason, got exit code "
             f"{code} and the last line {line!r}"
         ]
     )

@@ -27,9 +27,11 @@ def test_inputs_are_mounted_as_the_metadata_says(report, arena, tmp_path):
         for path in tmp_path.glob("input/**/train.csv")
     )
     assert mounted == ["competitions/c", "models/a/b/c/d/1"]
-    assert any("the dataset me/other is not here" in warning for warning in report.warnings)
-    assert any("the kernel me/k is not here" in warning for warning in report.warnings)
-    assert any("name your own in its model_sources" in warning for warning in report.warnings)
+    assert any(
+        "the dataset me/other is not available here" in warning for warning in report.warnings
+    )
+    assert any("the kernel me/k is not available here" in warning for warning in report.warnings)
+    assert any("list your own in its model_sources" in warning for warning in report.warnings)
 
 
 def write_kernel(folder: Path, code: str, kind: str = "script", **values) -> Path:

@@ -34,7 +34,7 @@ def test_a_report_is_rendered_line_by_line(report):
     assert report.render().splitlines() == [
         "Dry run of preset tiny",
         "  data          rows: 0 training rows, 3 test rows",
-        "  isolation     bubblewrap: no network, read-only inputs, a file system of its own "
+        "  isolation     bubblewrap: no network, read-only inputs, a separate file system "
         "(new layout)",
         "  commit run    a connection to the outside timed out, a name look-up failed, mounting "
         "the input writable failed, writing to it failed; network interfaces: lo",
@@ -81,11 +81,11 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     for kind in (None, "something else"):
         if kind:
             (ours / "report.json").write_text(f'{{"kind": "{kind}"}}')
-        with pytest.raises(InputError, match="expected a new or an empty folder"):
+        with pytest.raises(InputError, match="expected a new or empty folder"):
             claim(ours)
     (ours / "report.json").write_text('{"kind": "humanpref dry run"}')
     claim(ours)
-    with pytest.raises(InputError, match="expected a new or an empty folder"):
+    with pytest.raises(InputError, match="expected a new or empty folder"):
         claim(ours / "report.json")
 
 

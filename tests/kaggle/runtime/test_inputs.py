@@ -73,7 +73,7 @@ def test_packed_weights_are_checked(tmp_path):
     with pytest.raises(InputError, match=r"model\.safetensors: not the file that"):
         inputs.check_weights(tmp_path)
     weights.unlink()
-    with pytest.raises(InputError, match=r"model\.safetensors: named by .* but not there"):
+    with pytest.raises(InputError, match=r"model\.safetensors: listed in .* but missing"):
         inputs.check_weights(tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
     spoilt.write_text(spoilt.read_text() + "\n")
     done = new_tree.run(TRAIN, fresh)
     assert done.returncode != 0
-    assert "schema.py: its SHA-256 is not that of the wheel's RECORD" in done.stderr
+    assert "schema.py: its SHA-256 differs from the wheel's RECORD" in done.stderr
 
 
 # -------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_a_training_whose_artifact_is_there_has_succeeded(tree, at_exit, caplog,
     assert train(tree, SPARSE)["finished"] is True
     assert Artifact.load(tree / "working" / "artifact").facts["members"] == ["fold-0", "fold-1"]
     assert re.search(
-        f"the training process ended with {code}, after the artifact was done", caplog.text
+        f"the training process ended with {code}, after the artifact was written", caplog.text
     )
 
 

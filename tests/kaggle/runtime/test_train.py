@@ -51,7 +51,7 @@ def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog
     assert 400 < seconds < 500
     status = read_json(tree.working / "status.json")
     assert status["finished"] is False
-    assert status["degraded"] == ["it ran out of time before it had an artifact"]
+    assert status["degraded"] == ["ran out of time before writing an artifact"]
     assert "artifact" not in status
     assert UNFINISHED in caplog.text
     assert str(partial_of(out)) in caplog.text
@@ -83,7 +83,7 @@ def test_unfinished_work_is_resumed(tmp_path, caplog):
     resume_earlier_run(run, tmp_path / "input", out)
     assert not out.exists()
     assert (partial_of(out) / "weights").read_text() == "unfinished"
-    assert "a/artifact.partial: of another configuration or other rows; ignored" in caplog.text
+    assert "a/artifact.partial: has a different configuration or rows; ignored" in caplog.text
 
 
 def test_nothing_to_resume(tmp_path):

@@ -119,10 +119,10 @@ def test_clean(client):
 def test_a_file_with_a_key_is_refused(client, tmp_path):
     path = tmp_path / "code.py"
     path.write_text(f"key = '{KEY}'")
-    with pytest.raises(InputError, match=r"code\.py: holds your Kaggle key"):
+    with pytest.raises(InputError, match=r"code\.py: contains your Kaggle key"):
         client.refuse_secrets(path)
     path.write_text(KEY.ljust(2**20 - 1))
-    with pytest.raises(InputError, match="holds your Kaggle key"):
+    with pytest.raises(InputError, match="contains your Kaggle key"):
         client.refuse_secrets(path)
     path.write_text(KEY.ljust(2**20))
     client.refuse_secrets(path)
@@ -153,7 +153,7 @@ def test_the_message_of_an_error(client):
         (400, PAGE, UncertainError, "me/a: 400 Client Error"),
         (400, [1], UncertainError, "me/a: 400 Client Error"),
         (401, {"message": "Who?"}, SignInError, "do"),
-        (401, PAGE, SignInError, "does not know these credentials (a key file)"),
+        (401, PAGE, SignInError, "does not accept these credentials (a key file)"),
         (402, {"message": "No"}, RefusedError, "(HTTP 402)"),
         (403, {"message": "No"}, NotThereError, "(HTTP 403)"),
         (404, {"message": f"No {KEY}"}, NotThereError, "me/a: No *** (HTTP 404)"),
@@ -199,7 +199,7 @@ def test_an_answer(client, answers, limits):
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, TypeError, AttributeError])
 def test_a_request_that_the_client_does_not_send(client, error):
-    with pytest.raises(RefusedError, match=r"^me/a: the client does not send this: .*a title"):
+    with pytest.raises(RefusedError, match=r"^me/a: the client refuses to send this: .*a title"):
         client.call("me/a", refused(error("a title")))
 
 
@@ -356,5 +356,5 @@ def test_a_call_ends_at_its_limit(client):
         while True:
             pass
 
-    with pytest.raises(UncertainError, match="not done after 0 seconds"):
+    with pytest.raises(UncertainError, match="not finished after 0 seconds"):
         client.run("me/a", hang, seconds=0.05)

@@ -48,7 +48,7 @@ def test_data_before_the_rules_are_accepted(run, service, folder):
     assert refused.code == 2
     (line,) = refused.err.splitlines()
     assert (
-        f"accept its rules, signed in as {USER}, at "
+        f"sign in as {USER}, accept its rules at "
         f"https://www.kaggle.com/competitions/{COMPETITION}/rules" in line
     )
     assert not (folder / "data").exists()

@@ -46,11 +46,11 @@ def test_a_saved_kernel(client, tmp_path):
         (saved(error="It is locked"), RefusedError, "refused the kernel: It is locked"),
         (saved(ref=""), UncertainError, "does not name the saved version"),
         (saved(version_number=0), UncertainError, "does not name the saved version"),
-        (saved(ref="/code/me/another"), RefusedError, "made another kernel, me/another,"),
+        (saved(ref="/code/me/another"), RefusedError, "derived a different kernel, me/another,"),
         (
             saved(dataset=["me/d"], model=["m/n/o/p/1"]),
             RefusedError,
-            "saved version 3 without dataset me/d, model m/n/o/p/1: ",
+            "saved version 3 without dataset me/d, model m/n/o/p/1, ",
         ),
     ],
 )

@@ -218,7 +218,10 @@ def test_a_kernel_is_not_pushed_without_its_dataset(run, service, folder):
     stage(folder / "bundle", b"another wheel")
     failed = run(*PUSH, "--train")
     assert failed.code == 2
-    assert f"{TRAIN}: mounts {WHEELS}, which is of another bundle; push it first" in failed.err
+    assert (
+        f"{TRAIN}: mounts {WHEELS}, which belongs to a different bundle; push it first"
+        in failed.err
+    )
     assert len(service.kernels[TRAIN]) == 1
 
 
@@ -246,7 +249,7 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
     for command in (("output",), ("submit", "--message", "m")):
         failed = run(*command)
         assert failed.code == 2
-        assert "version 1 was pushed from here, the current one is version 2" in failed.err
+        assert "version 1 was pushed from here, but the current one is version 2" in failed.err
     assert not service.submissions
 
 
@@ -260,7 +263,7 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
             ),
             (
                 lambda bundle: (bundle / "dataset" / "artifacts" / "one" / "metrics.json").unlink(),
-                "but not there",
+                "but missing",
             ),
             (
                 lambda bundle: (bundle / "dataset" / "notes.txt").write_text("x"),
@@ -277,7 +280,7 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
             ),
             (
                 lambda bundle: change(bundle / "infer" / KERNEL_METADATA, title=f"{KEY} a title"),
-                "would make a second kernel",
+                "would create a second kernel",
             ),
         ],
         every=3,
@@ -293,12 +296,12 @@ def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, 
 
 def test_another_user_and_other_mistakes(run, service, folder):
     assert (
-        f"the Kaggle credentials here are those of {USER}" in run("push", "--user", "somebody").err
+        f"the Kaggle credentials in use belong to {USER}" in run("push", "--user", "somebody").err
     )
-    assert "nothing was pushed from here" in run("wait").err
-    assert "there is none: humanpref kaggle push --infer" in run("output").err
-    assert "--message: expected some words" in run("submit", "--message", " ").err
-    assert "nothing was pushed from here" in run("status").out
+    assert "nothing has been pushed from here" in run("wait").err
+    assert "there is none; run humanpref kaggle push --infer" in run("output").err
+    assert "--message: expected text" in run("submit", "--message", " ").err
+    assert "nothing has been pushed from here" in run("status").out
     assert not (folder / "output").exists()
 
 
@@ -316,7 +319,7 @@ def test_a_key_is_not_uploaded(run, service, folder, place):
     write_json(folder / "bundle" / "dataset" / MARKER, manifest)
     failed = run(*PUSH)
     assert failed.code == 2
-    assert f"{path.name}: holds your Kaggle key" in failed.err
+    assert f"{path.name}: contains your Kaggle key" in failed.err
     assert not [request for request in service.requests if KEY.encode() in request.body]
 
 

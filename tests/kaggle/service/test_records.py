@@ -17,7 +17,9 @@ def test_records(tmp_path):
         "base": 3,
         "state": "sending",
     }
-    with pytest.raises(InputError, match="the last one was sending: humanpref kaggle push --train"):
+    with pytest.raises(
+        InputError, match="the last one was sending; run humanpref kaggle push --train"
+    ):
         Records(tmp_path).require("train", "push --train")
     records.update("train", state="done", version=4)
     assert Records(tmp_path).require("train", "push")["version"] == 4

@@ -37,16 +37,16 @@ def test_the_log_of_a_run_that_failed(run, service):
     sampled(
         [
             (None, "it left no status.json"),
-            (lambda code: b"{}", "its status.json does not say whether it is whole"),
-            (lambda code: b"[]", "its status.json does not say whether it is whole"),
-            (lambda code: b"\xff", "its status.json does not say whether it is whole"),
+            (lambda code: b"{}", "its status.json does not say whether it is complete"),
+            (lambda code: b"[]", "its status.json does not say whether it is complete"),
+            (lambda code: b"\xff", "its status.json does not say whether it is complete"),
             (
                 lambda code: left_whole(code, manifest=""),
-                "it ran on another dataset (none) than the one pushed (manifest ",
+                "it ran on a dataset (none) other than the one pushed (manifest ",
             ),
             (
                 lambda code: left_whole(code, manifest="0" * 64),
-                "it ran on another dataset (manifest 00000000) than the one",
+                "it ran on a dataset (manifest 00000000) other than the one",
             ),
             (
                 lambda code: left_whole(code, degraded=["3 of 8 rows have the prior", "no GPU"]),
@@ -64,9 +64,9 @@ def test_a_result_that_is_not_whole(run, service, folder, left, words):
     for command in (("wait",), ("submit", "--message", "m")):
         failed = run(*command)
         assert failed.code == 2
-        (line,) = (line for line in failed.err.splitlines() if "is not whole" in line)
+        (line,) = (line for line in failed.err.splitlines() if "is incomplete" in line)
         assert line.startswith("humanpref: ")
-        assert "version 1 is not whole (--anyway takes it as it is): " in line
+        assert "version 1 is incomplete (--anyway accepts it as it is): " in line
         assert words in line
     assert not service.submissions
     assert words.rpartition("; ")[2] in run("output").err

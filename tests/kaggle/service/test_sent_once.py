@@ -111,11 +111,11 @@ def failed_if_there(request, usual):
     ("call", "fault", "words"),
     sampled(
         [
-            (STATUS, refusal(401, "Unauthenticated"), "does not know these credentials"),
+            (STATUS, refusal(401, "Unauthenticated"), "does not accept these credentials"),
             (STATUS, refusal(500, f"Internal error for {KEY}"), "Internal error for ***"),
             (STATUS, None, "no answer from Kaggle"),
             (STATUS, TRICKLE, "no answer from Kaggle"),
-            (STATUS, failed_if_there, "could not make the dataset"),
+            (STATUS, failed_if_there, "could not create the dataset"),
             (
                 "BlobApiService/StartBlobUpload",
                 refusal(403, "Upload quota exceeded"),
@@ -130,7 +130,7 @@ def failed_if_there(request, usual):
             (CREATE, refusal(400, "Invalid license"), "Invalid license"),
             (CREATE, refusal(500, "Internal error"), "Internal error"),
             (CREATE, None, "no answer from Kaggle"),
-            (DOWNLOAD, refusal(404, "Not found"), "with another manifest than the one pushed"),
+            (DOWNLOAD, refusal(404, "Not found"), "not with the manifest that was pushed"),
             (SAVE_KERNEL, Reply({"error": "This kernel is locked"}), "This kernel is locked"),
             (
                 SAVE_KERNEL,
@@ -150,12 +150,12 @@ def failed_if_there(request, usual):
             (
                 STATUS,
                 Reply({"error": {"code": 401, "message": "Who?"}}, status=401),
-                "does not know these credentials",
+                "does not accept these credentials",
             ),
             (
                 SAVE_KERNEL,
                 Reply({"ref": f"/code/{USER}/another", "versionNumber": 1}),
-                "made another kernel",
+                "derived a different kernel",
             ),
             (
                 SAVE_KERNEL,
@@ -192,8 +192,8 @@ def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, cal
     ("call", "reply", "words"),
     [
         (RUN_STATUS, None, "no answer from Kaggle"),
-        (RUN_STATUS, refusal(401, "Unauthenticated"), "does not know these credentials"),
-        (LIMITS, refusal(401, "Unauthenticated"), "does not know these credentials"),
+        (RUN_STATUS, refusal(401, "Unauthenticated"), "does not accept these credentials"),
+        (LIMITS, refusal(401, "Unauthenticated"), "does not accept these credentials"),
     ],
 )
 def test_a_status_that_cannot_be_told(run, service, call, reply, words):

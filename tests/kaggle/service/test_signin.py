@@ -93,10 +93,10 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
         (
             {},
             {},
-            f"no Kaggle credentials: kaggle auth login, or make a token at {SETTINGS} and put it "
-            "into",
+            f"no Kaggle credentials: run kaggle auth login, or create a token at {SETTINGS} "
+            "and put it into",
         ),
-        ({}, {"KAGGLE_USERNAME": USER}, "KAGGLE_USERNAME is set, and KAGGLE_KEY is not"),
+        ({}, {"KAGGLE_USERNAME": USER}, "KAGGLE_USERNAME is set, but KAGGLE_KEY is not"),
         (
             {},
             {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": "wrong-secret"},
@@ -126,18 +126,18 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
         (
             {},
             {"KAGGLE_API_TOKEN": "wrong-secret"},
-            "KAGGLE_API_TOKEN: Kaggle does not know this access token",
+            "KAGGLE_API_TOKEN: Kaggle does not accept this access token",
         ),
         (
             {TOKEN_FILE: "wrong-secret"},
             {},
-            "~/.kaggle/access_token: Kaggle does not know this access token",
+            "~/.kaggle/access_token: Kaggle does not accept this access token",
         ),
         # The client signs in with the key, and then sends the token.
         (
             {TOKEN_FILE: "wrong-secret", KEY_FILE: {"username": USER, "key": KEY}},
             {},
-            "~/.kaggle/access_token: Kaggle does not know this access token",
+            "~/.kaggle/access_token: Kaggle does not accept this access token",
         ),
         ({LOGIN_FILE: LOGIN}, {}, "kaggle auth login: Kaggle no longer accepts this login"),
     ],
@@ -158,7 +158,7 @@ def test_not_signed_in(service, tmp_path, files, variables, words):
         (Reply(status=503), "cannot sign in to Kaggle with KAGGLE_API_TOKEN (HTTPError: 503"),
         (
             Reply({"code": 401, "message": "wrong-secret"}, 401),
-            "KAGGLE_API_TOKEN: Kaggle does not know this access",
+            "KAGGLE_API_TOKEN: Kaggle does not accept this access",
         ),
     ],
 )

@@ -43,7 +43,7 @@ def test_no_submission_left(run, service):
     service.submissions_left = 0
     failed = run("submit", "--message", "m")
     assert failed.code == 2
-    assert "no submission is left today" in failed.err
+    assert "no submissions are left today" in failed.err
     assert not service.received(SUBMIT)
 
 

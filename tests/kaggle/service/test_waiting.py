@@ -41,7 +41,7 @@ def test_poll_asks_after_ever_longer_pauses(caplog, pauses):
 def test_poll_gives_up(pauses):
     with pytest.raises(
         ServiceError,
-        match=r"a run: still RUNNING after 2\.0 hours; rerun the same command to go on waiting",
+        match=r"a run: still RUNNING after 2\.0 hours; rerun the same command to keep waiting",
     ):
         poll(lambda: (None, "RUNNING"), "a run", 7_200)
     assert sum(pauses) == 7_200

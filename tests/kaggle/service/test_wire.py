@@ -58,7 +58,7 @@ def test_the_alarm_comes_again_and_ends_with_the_block():
     before, send = signal.getsignal(signal.SIGALRM), requests.adapters.HTTPAdapter.send
     with guarded(0.05):
         for _ in range(2):
-            with pytest.raises(TimeoutError, match="not done after 0 seconds"):
+            with pytest.raises(TimeoutError, match="not finished after 0 seconds"):
                 time.sleep(5)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) is before

@@ -1,4 +1,4 @@
-"""The bundle: all that is pushed to Kaggle, staged as folders that the client takes as they are.
+"""The bundle: everything that is pushed to Kaggle, staged as folders that the client can upload.
 
 ::
 
@@ -7,10 +7,10 @@
                         dataset-metadata.json
       train/, infer/    the kernels: kernel-metadata.json and the code; train/ only if something is
                         trained
-      weights-NAME/     a backbone's weights, a dataset of its own (`humanpref kaggle weights`)
+      weights-NAME/     a backbone's weights, as a separate dataset (`humanpref kaggle weights`)
 
-The owner is `INSERT_USERNAME` everywhere; a push fills it in on the way. The same checkout,
-artifacts and options give the same bytes.
+The owner is `INSERT_USERNAME` everywhere; a push fills in the user name as it uploads. The same
+checkout, artifacts and options produce the same bytes.
 """
 
 import logging
@@ -44,7 +44,7 @@ DATASET_FOLDER = "dataset"
 
 
 def kernels_of(run: KernelRun) -> tuple[str, ...]:
-    """Return the names of a bundle's kernels: without a preset nothing is trained."""
+    """Return the names of a bundle's kernels; without a preset there is no training kernel."""
     return tuple(name for name in KERNELS if run.preset or name != "train")
 
 
@@ -65,14 +65,14 @@ def bundle(
     out : Path
         The bundle's folder. An earlier bundle there is replaced, except for its weights.
     run : KernelRun
-        The run that the kernels are for; without a preset there is no training kernel.
+        The run that the kernels are built for; without a preset there is no training kernel.
     artifacts : sequence of Path
-        Artifacts to predict with, alone or besides the training kernel's.
+        Artifacts to predict with, in addition to the training kernel's if there is one.
     nltk_data : sequence of Path, optional
-        Folders to take NLTK's data from; empty: where NLTK looks for it; None: no data, the image
-        has its own.
+        Folders to copy NLTK's data from; if empty, the folders where NLTK looks for it. If None,
+        no data is copied, and the image's own is used.
     image : Path, optional
-        A freeze of Kaggle's image; default: the checkout's.
+        A `pip freeze` of Kaggle's image; the checkout's by default.
 
     Returns
     -------
@@ -82,8 +82,8 @@ def bundle(
     Raises
     ------
     InputError
-        If an input cannot be used, or the dataset would not install in the image. An earlier
-        bundle then stays as it is.
+        If an input cannot be used, or the dataset would not install in the image. In that case an
+        earlier bundle is left unchanged.
     """
     if out.exists():
         check_is_bundle(out)
@@ -91,7 +91,7 @@ def bundle(
         raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
     if run.pretrained and not run.backbone:
         logger.warning(
-            "preset %s needs a backbone's weights; next: humanpref kaggle weights FOLDER",
+            "preset %s needs a backbone's weights; next run: humanpref kaggle weights FOLDER",
             run.preset,
         )
     if nltk_data is not None:
@@ -101,7 +101,7 @@ def bundle(
         parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=parent, prefix=f".{out.name}.")
     except OSError as error:
-        raise InputError(f"{out}: cannot be made ({error.strerror})") from None
+        raise InputError(f"{out}: cannot be created ({error.strerror})") from None
     with temporary:
         new = Path(temporary.name)
         dataset = stage_dataset(
@@ -135,18 +135,19 @@ def usual_nltk_data() -> list[Path]:
         import nltk
     except ImportError:
         raise InputError(
-            "--nltk: needs nltk to find its data (pip install 'humanpref[nltk]'), or the folder"
+            "--nltk: install nltk so that its data can be found (pip install 'humanpref[nltk]'), "
+            "or name the folder"
         ) from None
     return [Path(path) for path in nltk.data.path]
 
 
 def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: str = "") -> None:
-    """Let a bundle's kernels use a backbone.
+    """Make a bundle's kernels use a backbone.
 
     Parameters
     ----------
     bundle : Path
-        Its kernels' metadata and run.toml are changed.
+        The bundle; its kernels' metadata and run.toml are changed.
     kind, source : str
         The kind of source, `model` or `dataset`, and its name for kernel-metadata.json.
     backbone, manifest : str
@@ -155,7 +156,7 @@ def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: s
     Raises
     ------
     InputError
-        If it is not a bundle.
+        If the folder is not a bundle.
     """
     check_is_bundle(bundle)
     dataset, key = bundle / DATASET_FOLDER, f"{kind}_sources"
@@ -173,7 +174,7 @@ def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: s
 
 
 def name_weights(source: str, bundle: Path) -> None:
-    """Let the bundle's kernels use a model that Kaggle has:
+    """Make the bundle's kernels use a model hosted on Kaggle, named
     `owner/model/framework/variation/VERSION`."""
     use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
 
@@ -182,7 +183,7 @@ def check_is_bundle(bundle: Path) -> None:
     """Raise InputError unless the folder is a bundle."""
     if not (bundle / DATASET_FOLDER / MARKER).is_file():
         raise InputError(
-            f"{bundle}: not a bundle; make one first, in a new folder: humanpref kaggle bundle "
+            f"{bundle}: not a bundle; create one first, in a new folder: humanpref kaggle bundle "
             "--out FOLDER"
         )
 

@@ -1,5 +1,5 @@
-"""Check a checkout or a bundle before the push: its metadata follow Kaggle's rules, its files fit
-together, and each file is the one in the manifest."""
+"""Check a checkout or a bundle before a push: the metadata must follow Kaggle's rules and be
+consistent, and every file must match the manifest."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER, Kerne
 
 
 def check_project(project: Path) -> list[Finding]:
-    """Check the checkout's three metadata files, and that they fit together.
+    """Check the checkout's three metadata files, and that they are consistent with each other.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
     Raises
     ------
     InputError
-        If it is not a bundle, or its metadata or run.toml cannot be read.
+        If the folder is not a bundle, or its metadata or run.toml cannot be read.
     """
     check_is_bundle(bundle)
     dataset = bundle / DATASET_FOLDER
@@ -47,7 +47,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
         _check_backbone(kernels["train"], run)
     metadata = check_dataset(dataset / DATASET_METADATA)
     findings = _check_together(kernels, metadata, (dataset / "artifacts").is_dir())
-    # The versions to compare with stand in the manifest, so it is checked first.
+    # The manifest holds the versions to compare with, so it is checked first.
     findings += _check_files(dataset, MARKER) or [
         Finding(dataset / name, "", fault)
         for name, fault in version_faults(dataset, read_json(dataset / MARKER)).items()
@@ -61,7 +61,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
 def _check_together(
     kernels: dict[str, Metadata], dataset: Metadata, artifacts: bool
 ) -> list[Finding]:
-    """Check that each kernel names its sources; return all findings."""
+    """Check that each kernel lists its sources; return all findings."""
     for kernel in kernels.values():
         _needs(kernel, "competition_sources", COMPETITION, "the competition's files")
         _needs(kernel, "dataset_sources", dataset.values.get("id"), "the wheel dataset")
@@ -72,9 +72,9 @@ def _check_together(
 
 
 def _needs(kernel: Metadata, key: str, source: Any, what: str) -> None:
-    # With or without a version.
+    # The source may be listed with or without a version.
     if not any(f"{name}/".startswith(f"{source}/") for name in kernel.texts(key)):
-        kernel.add(key, f'{what} ({source}) is not named; add "{source}"')
+        kernel.add(key, f'{what} ({source}) is not listed; add "{source}"')
 
 
 def _check_backbone(kernel: Metadata, run: KernelRun) -> None:
@@ -82,14 +82,14 @@ def _check_backbone(kernel: Metadata, run: KernelRun) -> None:
     if run.pretrained and not run.backbone:
         kernel.add(
             "model_sources",
-            f"run.toml's preset {run.preset} needs a backbone's weights, and names none; name "
-            "them: humanpref kaggle weights FOLDER",
+            f"run.toml's preset {run.preset} needs a backbone's weights, but run.toml names none; "
+            "add them: humanpref kaggle weights FOLDER",
         )
     sources = kernel.texts("dataset_sources") + kernel.texts("model_sources")
     if run.backbone and not any(f"/{run.backbone}/" in f"/{source}/" for source in sources):
         kernel.add(
             "model_sources",
-            f"run.toml needs the backbone {run.backbone!r}, and no source mounts it; name it: "
+            f"run.toml needs the backbone {run.backbone!r}, but no source mounts it; add it: "
             "humanpref kaggle weights FOLDER",
         )
 
@@ -98,6 +98,6 @@ def _check_files(folder: Path, marker: str) -> list[Finding]:
     """Find the files that cannot be uploaded, and those that differ from the manifest."""
     faults = manifest_faults(folder, marker) | upload_faults(folder)
     return [
-        Finding(folder / name, "", f"{fault} (humanpref kaggle bundle, or weights, makes it again)")
+        Finding(folder / name, "", f"{fault} (rerun humanpref kaggle bundle, or kaggle weights)")
         for name, fault in faults.items()
     ]

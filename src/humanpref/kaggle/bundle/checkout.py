@@ -1,4 +1,4 @@
-"""The checkout: where it is, clean copies of its folders, and the package's wheel."""
+"""Find the checkout, copy its folders without clutter, and build the package's wheel."""
 
 import logging
 import shutil
@@ -18,13 +18,13 @@ _WHEEL_SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "src")
 
 
 def find_project(start: Path | None = None) -> Path:
-    """Find the checkout: at or above `start` (default: the current folder), else around the
+    """Find the checkout at or above `start` (by default the current folder), or otherwise above the
     imported package.
 
     Raises
     ------
     InputError
-        If there is none, as when only the wheel is installed.
+        If there is none, for example because only the wheel is installed.
     """
     start = (start or Path.cwd()).resolve()
     package = Path(humanpref.__file__).resolve().parent
@@ -39,15 +39,16 @@ def find_project(start: Path | None = None) -> Path:
 
 
 def copy_clean(source: Path, target: Path) -> None:
-    """Copy a folder without caches, egg-info, hidden files and unfinished files."""
+    """Copy a folder, leaving out caches, egg-info, hidden files and unfinished files."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.partial", ".*")
     shutil.copytree(source, target, ignore=ignored)
 
 
 def build_wheel(project: Path, out: Path) -> Path:
-    """Build the package's wheel into `out`, without a network and without a trace in the checkout.
+    """Build the package's wheel into `out`, without a network and without leaving anything in the
+    checkout.
 
-    The same sources give the same bytes, whatever the files' times and modes.
+    The same sources produce the same bytes, regardless of the files' timestamps and modes.
 
     Raises
     ------
@@ -69,8 +70,8 @@ def build_wheel(project: Path, out: Path) -> Path:
         if done.returncode != 0:
             logger.error("%s", done.stdout)
             raise InputError(
-                f"{project}: the wheel cannot be built, pip ended with {done.returncode} (its "
-                "output is above)"
+                f"{project}: the wheel cannot be built; pip exited with code {done.returncode} "
+                "(its output is above)"
             )
         (wheel,) = built.glob("humanpref-*.whl")
         out.mkdir(parents=True, exist_ok=True)
@@ -78,8 +79,8 @@ def build_wheel(project: Path, out: Path) -> Path:
 
 
 def normalize_wheel(wheel: Path, target: Path) -> Path:
-    """Copy a wheel so that its bytes depend on its files alone: sorted, with one time and mode,
-    and not compressed, since compressors differ."""
+    """Copy a wheel so that its bytes depend only on its files' contents: sorted, with a fixed
+    timestamp and mode, and uncompressed, since compressors differ."""
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w") as new:
         for name in sorted(old.namelist()):
             entry = zipfile.ZipInfo(name)

@@ -1,4 +1,4 @@
-"""Kaggle's image: its Python, its platform and the libraries installed there."""
+"""Kaggle's image: its Python, its platform and its installed libraries."""
 
 import re
 from dataclasses import dataclass
@@ -17,13 +17,14 @@ except ImportError:
     ) from None
 
 IMAGE = "image.txt"
-"""The checkout's freeze of the image, in `wheels/`."""
+"""The `pip freeze` of the image in the checkout's `wheels/`."""
 PYTHONS = ("3.12", "3.13")
-"""The image's Python, and the announced next one."""
+"""The image's Python version, and the announced next one."""
 GLIBC = (2, 35)
 """The image's C library (Ubuntu 22.04)."""
 PROTECTED = ("torch", "numpy")
-"""Never replaced: all that is compiled in the image is built against these two."""
+"""Distributions that are never replaced: every compiled library in the image is built against them.
+"""
 
 # The image's xgboost is the same module with CUDA.
 _STANDS_FOR = {"xgboost-cpu": "xgboost"}
@@ -32,8 +33,8 @@ _OLD_NAMES = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manyli
 
 @dataclass(frozen=True)
 class Image:
-    """A freeze of Kaggle's image: its file, its date (`unknown` if the file has none), and the
-    version of each distribution by canonical name."""
+    """A `pip freeze` of Kaggle's image: its file, its date (`unknown` if the file has none), and
+    the version of each distribution by canonical name."""
 
     path: Path
     date: str
@@ -45,7 +46,7 @@ class Image:
 
 
 def platforms() -> list[str]:
-    """Return every name of the image's platform that a wheel may have, the newest first."""
+    """Return every platform name that a wheel for the image may carry, newest first."""
     names = []
     for minor in range(GLIBC[1], 4, -1):
         names.append(f"manylinux_2_{minor}_x86_64")
@@ -55,7 +56,7 @@ def platforms() -> list[str]:
 
 
 def image_tags(python: str) -> frozenset[Tag]:
-    """Return every tag that a wheel for the image may have, with a Python such as `3.12`."""
+    """Return every tag that a wheel for the image may carry, for a Python such as `3.12`."""
     version, names = tuple(map(int, python.split("."))), platforms()
     interpreter = f"cp{python.replace('.', '')}"
     return frozenset(
@@ -64,8 +65,9 @@ def image_tags(python: str) -> frozenset[Tag]:
 
 
 def environment(python: str) -> dict[str, str]:
-    """Return the values of a requirement's markers in the image, with a Python such as `3.12`."""
-    # pip would answer for the Python that runs it.
+    """Return the values of a requirement's markers in the image, for a Python version such as
+    `3.12`."""
+    # pip would use the values of the Python that runs it.
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{python}.0",
@@ -80,12 +82,13 @@ def environment(python: str) -> dict[str, str]:
 
 
 def read_image(path: Path) -> Image:
-    """Read a freeze of the image: lines `name==version`, and its date from a line `# Date: …`.
+    """Read a `pip freeze` of the image: `name==version` lines, and the date from a `# Date: …`
+    line.
 
     Raises
     ------
     InputError
-        If the file cannot be read, or has no line `name==version`.
+        If the file cannot be read, or has no `name==version` line.
     """
     text = read_text(path)
     versions = {}
@@ -96,16 +99,16 @@ def read_image(path: Path) -> Image:
             raise InputError(f"{path}: {name}: expected a version, got {version!r}") from None
     if not versions:
         raise InputError(
-            f"{path}: no line name==version in it; expected the output of `pip freeze` in a "
-            "Kaggle notebook"
+            f"{path}: has no name==version line; expected the output of `pip freeze` in a Kaggle "
+            "notebook"
         )
     date = re.search(r"^# Date: (.+)$", text, re.MULTILINE)
     return Image(path, date[1].strip() if date else "unknown", versions)
 
 
 def is_newer(version: str, other: str) -> bool:
-    """Return whether a version is later than another, or is not a version; local parts such as
-    `+cu128` do not count."""
+    """Return True if `version` is later than `other`, or if either is not a valid version. Local
+    parts such as `+cu128` are ignored."""
     try:
         return Version(Version(version).public) > Version(Version(other).public)
     except (InvalidVersion, TypeError):

@@ -1,4 +1,4 @@
-"""The manifest of an uploaded folder, and the files that Kaggle would not keep as they are."""
+"""The manifest of a folder to upload, and checks for files that Kaggle would not keep unchanged."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ _ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
 
 
 def write_manifest(folder: Path, marker: str, facts: dict[str, Any]) -> Path:
-    """Write the manifest: `facts`, and the name, size and SHA-256 of every file in the folder.
+    """Write the manifest: `facts`, plus the name, size and SHA-256 of every file in the folder.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def write_manifest(folder: Path, marker: str, facts: dict[str, Any]) -> Path:
     marker : str
         Name of the manifest file.
     facts : dict
-        What else the manifest says.
+        Other entries of the manifest.
 
     Returns
     -------
@@ -34,7 +34,8 @@ def write_manifest(folder: Path, marker: str, facts: dict[str, Any]) -> Path:
     Raises
     ------
     InputError
-        If the folder holds a file that Kaggle would drop or unpack, or that must not be uploaded.
+        If the folder contains a file that Kaggle would drop or unpack, or that must not be
+        uploaded.
     """
     if faults := upload_faults(folder):
         raise InputError("; ".join(f"{name}: {fault}" for name, fault in faults.items()))
@@ -46,7 +47,7 @@ def write_manifest(folder: Path, marker: str, facts: dict[str, Any]) -> Path:
 
 
 def manifest_faults(folder: Path, marker: str) -> dict[str, str]:
-    """Compare a folder with its manifest; return the fault of each file that differs, by name."""
+    """Compare a folder with its manifest; return the faults of the files that differ, by name."""
     try:
         listed = {file["name"]: file for file in read_json(folder / marker)["files"]}
     except (InputError, TypeError, KeyError) as error:
@@ -55,7 +56,7 @@ def manifest_faults(folder: Path, marker: str) -> dict[str, str]:
     faults = {}
     for name in sorted(listed.keys() | present.keys()):
         if name not in present:
-            faults[name] = "in the manifest, but not there"
+            faults[name] = "in the manifest, but missing"
         elif name not in listed:
             faults[name] = "not in the manifest"
         elif listed[name] != present[name]:
@@ -64,7 +65,7 @@ def manifest_faults(folder: Path, marker: str) -> dict[str, str]:
 
 
 def upload_faults(folder: Path) -> dict[str, str]:
-    """Return the files that must not be uploaded, by name, with the reason."""
+    """Return why files must not be uploaded, by the name of the file."""
     return {
         path.relative_to(folder).as_posix(): fault
         for path in sorted(folder.rglob("*"))
@@ -74,7 +75,7 @@ def upload_faults(folder: Path) -> dict[str, str]:
 
 def _upload_fault(path: Path) -> str | None:
     if path.is_symlink():
-        return "a link; put the file itself there"
+        return "a link; replace it with the file itself"
     if path.name == "__pycache__" or path.suffix in (".egg-info", ".pyc"):
         return "left there by a tool; remove it"
     if not path.is_file():
@@ -82,7 +83,7 @@ def _upload_fault(path: Path) -> str | None:
     if path.stat().st_size == 0:
         return "an empty file, which Kaggle drops"
     if path.suffix.lower() in _ARCHIVES:
-        return "an archive, which Kaggle unpacks on arrival; put its files there"
+        return "an archive, which Kaggle unpacks on arrival; replace it with its files"
     return damage(path)
 
 

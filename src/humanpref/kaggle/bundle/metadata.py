@@ -1,7 +1,7 @@
-"""The metadata of the kernels and of the datasets: read it, fill in its owner, stage a kernel.
+"""Read the metadata of kernels and datasets, fill in the owner, and stage a kernel.
 
-The committed files name the owner `INSERT_USERNAME`. A push fills in a user name, in staged copies
-only, so that the committed files suit everybody. Nothing here uses the network or the client.
+In the committed files the owner is `INSERT_USERNAME`. A push fills in a user name, in staged copies
+only, so that the committed files work for everyone. Nothing here uses the network or the client.
 """
 
 import json
@@ -13,18 +13,18 @@ from humanpref.files import read_json, write_whole
 from humanpref.schema import InputError
 
 OWNER_PLACEHOLDER = "INSERT_USERNAME"
-"""Stands for the owner's Kaggle user name in the committed files."""
+"""Placeholder for the owner's Kaggle user name in the committed files."""
 
 KERNEL_METADATA = "kernel-metadata.json"
 DATASET_METADATA = "dataset-metadata.json"
-"""The file names under which the client looks for a folder's metadata."""
+"""The file names that the client expects for a folder's metadata."""
 
-# The client states this rule for the owner in an `owner/slug`, but checks it for models only.
+# The client documents this rule for the owner in an `owner/slug`, but enforces it only for models.
 _USER_NAME = re.compile("[a-z0-9]+([-_][a-z0-9]+)*")
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file, line ends kept as they are; errors become an InputError of one line."""
+    """Read a UTF-8 file with its line endings unchanged; errors become a one-line InputError."""
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -48,14 +48,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    """Write a metadata file, and make its folder."""
-    # In ASCII: the client reads a dataset's metadata in the encoding of the machine.
+    """Write a metadata file, creating its folder if necessary."""
+    # In ASCII, since the client reads a dataset's metadata in the machine's encoding.
     _write(path, json.dumps(metadata, indent=2) + "\n")
 
 
 def check_owner(owner: str) -> None:
-    """Raise InputError unless `owner` has the form of a Kaggle user name, as in the address of the
-    user's page."""
+    """Raise InputError unless `owner` has the form of a Kaggle user name, as it appears in the URL
+    of the user's profile."""
     if not _USER_NAME.fullmatch(owner):
         raise InputError(
             "owner: expected a Kaggle user name (lower-case letters and digits, single hyphens or "
@@ -101,7 +101,7 @@ def read_code(folder: Path, code_file: Any) -> str:
 
 
 def fill_manifest(code: str, digest: str) -> str:
-    """Put a manifest's digest into a kernel's code, which then refuses any other dataset.
+    """Insert a manifest's digest into a kernel's code, so that it refuses any other dataset.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def fill_manifest(code: str, digest: str) -> str:
         If the code does not have exactly one line for the digest.
     """
     empty, full = 'MANIFEST = ""', f'MANIFEST = "{digest}"'
-    # A notebook has its code in JSON strings.
+    # In a notebook the code is in JSON strings.
     for old, new in ((empty, full), (json.dumps(empty)[1:-1], json.dumps(full)[1:-1])):
         if code.count(old) == 1:
             return code.replace(old, new)
@@ -126,18 +126,18 @@ def fill_manifest(code: str, digest: str) -> str:
 def stage_kernel(
     source_json: Path, folder: Path, owner: str | None = None, manifest: str = ""
 ) -> Path:
-    """Make a folder that the client can push as a kernel: its metadata, and its code.
+    """Create a folder that the client can push as a kernel: its metadata and its code.
 
     Parameters
     ----------
     source_json : Path
         The kernel's metadata; its `code_file` is relative to it.
     folder : Path
-        Where to stage. A kernel staged there before is replaced.
+        Where to stage the kernel. An earlier one there is replaced.
     owner : str, optional
-        The Kaggle user name to push under; None: the placeholder stays.
+        The Kaggle user name to push under; if None, the placeholder is kept.
     manifest : str
-        SHA-256 of the only manifest that the kernel accepts; empty: it accepts any.
+        SHA-256 of the only manifest that the kernel accepts; if empty, it accepts any.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def stage_kernel(
     Raises
     ------
     InputError
-        If the metadata, the code or the owner cannot be used. Nothing is written then.
+        If the metadata, the code or the owner cannot be used; in that case nothing is written.
     """
     metadata = read_metadata(source_json)
     code_file = metadata.get("code_file")
@@ -159,7 +159,7 @@ def stage_kernel(
             code = fill_manifest(code, manifest)
     except InputError as error:
         raise InputError(f"{source_json}: {error}") from None
-    # The metadata comes last: a folder that has it is complete.
+    # The metadata is written last, so a folder that has it is complete.
     _write(folder / code_file, code)
     write_metadata(folder / KERNEL_METADATA, metadata)
     return folder

@@ -1,8 +1,8 @@
-"""Kaggle's rules for a kernel's and a dataset's metadata, each file by itself.
+"""Kaggle's rules for the metadata of a kernel or a dataset, checked one file at a time.
 
-The client checks few of them: it ignores unknown keys, enables the internet if its key is missing
-or misspelt, and ends with exit code 0 after it pushed a second kernel beside the one that was
-meant.
+The client checks few of them: it ignores unknown keys, enables the internet if that key is missing
+or misspelled, and exits with code 0 even when it has created a second kernel instead of updating
+the intended one.
 """
 
 import difflib
@@ -29,8 +29,8 @@ DATASET_KEYS = (*COMMON_KEYS, "subtitle", "description", "licenses", "resources"
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of one file and how to mend it. `key` is empty if the fault is not in a key; a fault
-    of level `warning` may be intended."""
+    """A fault in one file and how to fix it. `key` is empty if the fault is not in a particular
+    key; a fault of level `warning` may be intended."""
 
     path: Path
     key: str
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass
 class Metadata:
-    """A metadata file and its findings."""
+    """A metadata file and the findings about it."""
 
     path: Path
     values: dict[str, Any]
@@ -55,7 +55,7 @@ class Metadata:
         self.findings.append(Finding(self.path, key, problem, level))
 
     def texts(self, key: str) -> list[str]:
-        """Return the texts in a key's list; empty if it is not a list."""
+        """Return the strings in a key's list; empty if the value is not a list."""
         value = self.values.get(key)
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
@@ -67,14 +67,14 @@ class Metadata:
             self.add(key, f"unknown, so Kaggle ignores it; {hint}")
 
     def check_value(self, key: str, *allowed: str, why: str = "") -> None:
-        """Add a finding unless the value's JSON text is among `allowed`; a missing key is null."""
+        """Add a finding unless the value's JSON text is in `allowed`; a missing key is null."""
         text = json.dumps(self.values.get(key))
         if text not in allowed:
             self.add(key, f"expected {' or '.join(allowed)}, got {text}{why}")
 
     def check_text(self, key: str, low: int, high: int) -> str | None:
-        """Return a text of `low` to `high` characters; for any other value add a finding and return
-        None."""
+        """Return the value if it is a string of `low` to `high` characters; otherwise add a finding
+        and return None."""
         value = self.values.get(key)
         if isinstance(value, str) and low <= len(value) <= high:
             return value
@@ -82,10 +82,10 @@ class Metadata:
         return None
 
     def check_texts(self, key: str) -> None:
-        """Add a finding unless the value is a list of texts, or the key is missing."""
+        """Add a finding unless the value is a list of strings or the key is missing."""
         value = self.values.get(key, [])
         if value != self.texts(key):
-            self.add(key, f"expected a list of texts, got {value!r:.60}")
+            self.add(key, f"expected a list of strings, got {value!r:.60}")
 
     def check_id(self, shortest: int) -> str | None:
         """Return the id's slug; if the id is not `owner/slug`, add a finding and return None."""
@@ -96,13 +96,13 @@ class Metadata:
         self.add(
             "id",
             "expected owner/slug without a version, the slug in lower case with hyphens and "
-            f"{shortest} to 50 characters long, got {name!r}",
+            f"between {shortest} and 50 characters long, got {name!r}",
         )
         return None
 
 
 def check_kernel(path: Path) -> Metadata:
-    """Check one kernel's metadata and its code by themselves.
+    """Check one kernel's metadata and code, independently of the other files.
 
     Raises
     ------
@@ -116,8 +116,8 @@ def check_kernel(path: Path) -> Metadata:
     if title and slug and (becomes := _slugify(title)) != slug:
         file.add(
             "title",
-            f"{title!r} becomes the slug {becomes!r}, but the id says {slug!r}: Kaggle would make "
-            f"a second kernel; use a title such as {slug.replace('-', ' ')!r}",
+            f"{title!r} becomes the slug {becomes!r}, but the id says {slug!r}, so Kaggle would "
+            f"create a second kernel; use a title such as {slug.replace('-', ' ')!r}",
         )
     file.check_value("language", '"python"')
     file.check_value("kernel_type", '"script"', '"notebook"')
@@ -131,7 +131,7 @@ def check_kernel(path: Path) -> Metadata:
     shape = values.get("machine_shape")
     if values.get("enable_gpu") is True and shape != "NvidiaTeslaT4":
         level = "error" if shape == "NvidiaTeslaP100" else "warning"  # the P100 is retired
-        problem = f'expected "NvidiaTeslaT4", which means two T4, got {shape!r}'
+        problem = f'expected "NvidiaTeslaT4", which means two T4s, got {shape!r}'
         file.add("machine_shape", problem, level)
     if fault := _code_fault(path, values):
         file.add("code_file", fault)
@@ -146,7 +146,7 @@ def check_kernel(path: Path) -> Metadata:
 
 
 def check_dataset(path: Path) -> Metadata:
-    """Check a dataset's metadata by itself.
+    """Check a dataset's metadata, independently of the other files.
 
     Raises
     ------
@@ -166,14 +166,14 @@ def check_dataset(path: Path) -> Metadata:
         case licenses:
             file.add(
                 "licenses",
-                'expected one license that Kaggle lists, as [{"name": "apache-2.0"}] (not MIT: '
-                f'write "other", and the license in the description), got {licenses!r:.60}',
+                'expected one license that Kaggle lists, as in [{"name": "apache-2.0"}] (for MIT, '
+                f'use "other" and name it in the description), got {licenses!r:.60}',
             )
     return file
 
 
 def _code_fault(path: Path, values: dict[str, Any]) -> str | None:
-    """Return the first fault of a kernel's code."""
+    """Return the first fault in a kernel's code, or None."""
     code_file, kind = values.get("code_file"), values.get("kernel_type")
     try:
         code = read_code(path.parent, code_file)
@@ -185,12 +185,12 @@ def _code_fault(path: Path, values: dict[str, Any]) -> str | None:
     except InputError as error:
         return str(error)
     except (ValueError, TypeError, KeyError):
-        return f"{code_file!r} is not a notebook with a kernelspec; make it again (make kernels)"
+        return f"{code_file!r} is not a notebook with a kernelspec; rebuild it (make kernels)"
     return None
 
 
 def _slugify(title: str) -> str:
-    """Return the slug that Kaggle makes of a title, by the library that its client uses."""
+    """Return the slug that Kaggle derives from a title, using the same library as its client."""
     try:
         from slugify import slugify
     except ImportError:

@@ -1,4 +1,4 @@
-"""A kernel's sources: how kernel-metadata.json names each kind, and where Kaggle mounts it."""
+"""A kernel's sources: how kernel-metadata.json lists each kind, and where Kaggle mounts it."""
 
 import re
 from pathlib import PurePosixPath
@@ -8,7 +8,7 @@ from humanpref.kaggle.bundle.metadata import OWNER_PLACEHOLDER
 from humanpref.schema import InputError
 
 LAYOUTS = ("new", "legacy")
-"""The two ways in which Kaggle lays out `/kaggle/input`."""
+"""The two layouts that Kaggle uses for `/kaggle/input`."""
 OWNER = rf"(?:{OWNER_PLACEHOLDER}|[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*)"
 SLUG = "[a-z0-9]+(?:-[a-z0-9]+)*"
 
@@ -18,9 +18,9 @@ class SourceKind(NamedTuple):
 
     pattern: str
     shape: str
-    """The pattern in words."""
+    """A description of the pattern, for messages."""
     folder: str
-    """Under `/kaggle/input`, in the new layout."""
+    """The folder under `/kaggle/input` in the new layout."""
 
 
 _OWNED = rf"{OWNER}/{SLUG}(?:/[1-9][0-9]*)?", "owner/slug or owner/slug/VERSION"
@@ -38,7 +38,8 @@ KINDS = {
 
 
 def is_source(kind: str, reference: str) -> bool:
-    """Return whether the text names a source of this kind, as kernel-metadata.json has it."""
+    """Return whether the string names a source of this kind in the form that kernel-metadata.json
+    uses."""
     return re.fullmatch(KINDS[kind].pattern, reference) is not None
 
 
@@ -50,7 +51,7 @@ def mount_path(kind: str, reference: str, layout: str) -> PurePosixPath:
     kind : str
         A key of `KINDS`.
     reference : str
-        The source, as kernel-metadata.json names it.
+        The source, as listed in kernel-metadata.json.
     layout : str
         `new` or `legacy`.
 

@@ -16,7 +16,7 @@ from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
 
-# The NLTK data that `humanpref.text` reads, and its English files.
+# The NLTK data that `humanpref.text` reads: the English files of each resource.
 _NLTK_DATA = {
     "tokenizers/punkt_tab": ("README", "english/*"),
     "corpora/stopwords": ("README", "english"),
@@ -32,7 +32,7 @@ def stage_dataset(
     nltk_data: Sequence[Path] = (),
     image: Path | None = None,
 ) -> Path:
-    """Stage the wheel dataset and check it: wheels, run.toml, artifacts, NLTK data, and last the
+    """Stage and check the wheel dataset: wheels, run.toml, artifacts, NLTK data, and finally the
     manifest.
 
     Parameters
@@ -42,13 +42,13 @@ def stage_dataset(
     project : Path
         The checkout; see `humanpref.kaggle.bundle.checkout.find_project`.
     run : KernelRun
-        The run that the kernels are for.
+        The run that the kernels are built for.
     artifacts : sequence of Path
-        Artifacts that the inference kernel uses besides the training kernel's.
+        Artifacts that the inference kernel uses in addition to the training kernel's.
     nltk_data : sequence of Path
-        Folders that may hold NLTK's data, the first match wins; empty: the image's data is used.
+        Folders to search for NLTK's data; the first match wins. If empty, the image's data is used.
     image : Path, optional
-        A freeze of Kaggle's image; default: the checkout's `wheels/image.txt`.
+        A `pip freeze` of Kaggle's image; by default the checkout's `wheels/image.txt`.
 
     Returns
     -------
@@ -58,8 +58,7 @@ def stage_dataset(
     Raises
     ------
     InputError
-        If a wheel cannot be built, fetched or installed beside the image, or a file cannot be
-        uploaded.
+        If a wheel cannot be built, fetched or installed in the image, or a file cannot be uploaded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -91,20 +90,21 @@ def stage_dataset(
 
 
 def version_faults(dataset: Path, facts: dict[str, Any]) -> dict[str, str]:
-    """Find the dataset's artifacts that newer libraries wrote than will read them.
+    """Find the dataset's artifacts that were written by newer library versions than the kernels
+    will read them with.
 
     Parameters
     ----------
     dataset : Path
         The staged dataset.
     facts : dict
-        Its manifest: the versions of the image and of the dataset's wheels.
+        The dataset's manifest, with the versions of the image and of the dataset's wheels.
 
     Returns
     -------
     dict of str to str
-        The fault by the name of the artifact's file. Any version of torch will do, since only
-        tensors are saved.
+        The faults, by the name of the artifact's file. The version of torch does not matter, since
+        only tensors are saved.
     """
     faults = {}
     for path in sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}")):
@@ -112,8 +112,9 @@ def version_faults(dataset: Path, facts: dict[str, Any]) -> dict[str, str]:
         for name, version in sorted(Artifact.load(path.parent).written_by):
             if name in versions and is_newer(version, versions[name]):
                 faults[path.relative_to(dataset).as_posix()] = (
-                    f"written by {name} {version}, the image has {versions[name]}; train with the "
-                    "image's versions (constraints.txt), or name a newer freeze (bundle --image)"
+                    f"written by {name} {version}, but the image has {versions[name]}; train with "
+                    "the image's versions (constraints.txt), or name a newer freeze (bundle "
+                    "--image)"
                 )
     return faults
 
@@ -131,13 +132,13 @@ def artifact_names(artifacts: Sequence[Path]) -> list[str]:
         Artifact.load(path)
         name = path.resolve().name
         if name in names:
-            raise InputError(f"{path}: another artifact is called {name}, too; rename one")
+            raise InputError(f"{path}: another artifact is also named {name}; rename one of them")
         names.append(name)
     return names
 
 
 def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
-    """Copy the English part of NLTK's data, unpacked: Kaggle would unpack archives elsewhere."""
+    """Copy the English part of NLTK's data, unpacked; Kaggle would unpack archives elsewhere."""
     for resource, patterns in _NLTK_DATA.items():
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = _find_nltk(resource, sources, Path(temporary))
@@ -149,7 +150,7 @@ def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
 
 
 def _find_nltk(resource: str, sources: Sequence[Path], temporary: Path) -> Path:
-    """Return the folder of a resource, its archive unpacked into `temporary` if need be."""
+    """Return the folder of a resource, unpacking its archive into `temporary` if necessary."""
     for source in sources:
         archive = source / f"{resource}.zip"
         if (source / resource).is_dir():

@@ -1,4 +1,4 @@
-"""Pack a backbone as a dataset of its own, and prove that the packed copy is the same model."""
+"""Pack a backbone as a separate dataset, and verify that the packed copy is the same model."""
 
 import os
 import re
@@ -25,7 +25,8 @@ try:
 except ModuleNotFoundError as error:
     raise InputError(f"weights: needs {error.name}: pip install 'humanpref[torch]'") from None
 
-# What is read of a backbone besides its weights; optimizer states, pictures and so on are not.
+# The files of a backbone that are read in addition to its weights; optimizer states, pictures and
+# so on are not.
 _FILES = (
     *("config.json", "generation_config.json", "modules.json", "LICENSE*", "NOTICE*"),
     *("config_sentence_transformers.json", "sentence_*_config.json"),
@@ -42,13 +43,13 @@ PROBES = (
 
 
 def pack_weights(source: str | Path, bundle: Path) -> Path:
-    """Pack a backbone as a dataset of its own in the bundle, and let the bundle's kernels use it.
+    """Pack a backbone as a separate dataset in the bundle, and make the bundle's kernels use it.
 
     Parameters
     ----------
     source : str or Path
-        A folder as transformers or sentence-transformers saves it, or a hub name. If its weights
-        are .bin files, the copy gets them as safetensors.
+        A folder saved by transformers or sentence-transformers, or a hub name. Weights in .bin
+        files are converted to safetensors in the copy.
     bundle : Path
         The bundle.
 
@@ -98,7 +99,7 @@ def _copy(source: Path, target: Path) -> None:
     }
     files |= {folder / "config.json" for folder in modules}
     for folder in modules:
-        # Of the modules after the backbone some have no weights.
+        # Some of the modules after the backbone have no weights.
         if folder != modules[0] and not any(folder.glob(_WEIGHTS)):
             continue
         weights = weights_files(folder)
@@ -120,18 +121,18 @@ def _check_same(source: Path, packed: Path) -> None:
     mend = "save the model again with save_pretrained"
     for key, value in facts.items():
         if value != packed_facts[key]:
-            raise InputError(f"{source}: its packed copy has another {key}; {mend}")
+            raise InputError(f"{source}: its packed copy has a different {key}; {mend}")
     for one, other in zip(states, packed_states, strict=True):
-        # The arithmetic is the same, but its order may depend on where tensors lie in memory.
+        # The arithmetic is the same, but its order may depend on the tensors' memory addresses.
         tolerance = float(one.abs().max()) * torch.finfo(one.dtype).eps ** 0.5
         if not torch.allclose(one, other, rtol=0, atol=tolerance):
-            raise InputError(f"{source}: its packed copy gives other hidden states; {mend}")
+            raise InputError(f"{source}: its packed copy gives different hidden states; {mend}")
 
 
 @torch.inference_mode()
 def _read(folder: Path) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    """Load a backbone; return its digest, token ids of the probes and chat template, and the
-    hidden states or vectors of the probes, each (1, …)."""
+    """Load a backbone; return its digest, its chat template and the token ids of the probes, and
+    the hidden states or vectors of the probes, each (1, …)."""
     if modules_of(folder):
         encoder = FrozenEncoder(str(folder))
         tokenizer, module, digest = encoder.tokenizer, encoder.module.eval(), encoder.digest

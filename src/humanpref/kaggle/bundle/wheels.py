@@ -1,9 +1,9 @@
-"""The vendored wheels: packages that Kaggle's image lacks, locked, fetched, and checked against it.
+"""The vendored wheels: lock, fetch and check the packages that Kaggle's image lacks.
 
-The kernels install with `--no-index --no-deps`: pip looks nothing up and resolves nothing there. So
-everything is settled here: the image or the bundle meets every requirement of every wheel, and
-every wheel fits the image's Python and platform. Which packages are vendored follows from the
-package's requirements and the image's versions.
+The kernels install with `--no-index --no-deps`, so pip looks nothing up and resolves nothing there.
+Everything is therefore verified here: the image or the bundle meets every requirement of every
+wheel, and every wheel fits the image's Python and platform. The package's requirements and the
+image's versions determine which packages are vendored.
 """
 
 import email.parser
@@ -42,10 +42,10 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 LOCK = "requirements.lock"
-"""The checkout's lock, in `wheels/`."""
+"""The lock file in the checkout's `wheels/`."""
 
 EXTRAS = ("torch", "boosted", "nltk")
-"""The extras of the package that the kernels may import."""
+"""The package's extras whose libraries the kernels may import."""
 
 _LOCK_HEAD = """\
 # Wheels that the kernels need and Kaggle's image lacks, with exact versions and hashes, for the
@@ -56,7 +56,7 @@ _LOCK_HEAD = """\
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel file, its name canonical: lower case, hyphens."""
+    """A wheel file. `name` is canonical: lower case, with hyphens."""
 
     path: Path
     name: str
@@ -66,7 +66,8 @@ class Wheel:
     requires_python: SpecifierSet
 
     def fits(self, python: str) -> bool:
-        """Return whether pip would install it in the image with a Python such as `3.12`."""
+        """Return whether pip would install the wheel in the image under a Python version such as
+        `3.12`."""
         fits_python = f"{python}.0" in self.requires_python
         return fits_python and not self.tags.isdisjoint(image_tags(python))
 
@@ -77,7 +78,7 @@ def read_wheel(path: Path) -> Wheel:
     Raises
     ------
     InputError
-        If it is not a wheel.
+        If the file is not a wheel.
     """
     try:
         name, version, _, tags = parse_wheel_filename(path.name)
@@ -88,13 +89,13 @@ def read_wheel(path: Path) -> Wheel:
         requires_python = SpecifierSet(metadata.get("Requires-Python", ""))
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise InputError(
-            f"{path}: not a wheel that can be read ({type(error).__name__}: {error})"
+            f"{path}: not a readable wheel ({type(error).__name__}: {error})"
         ) from None
     return Wheel(path, name, version, tags, requires, requires_python)
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Read the lock: the requirement `name==version` of each wheel's SHA-256.
+    """Read the lock; return the requirement `name==version` for the SHA-256 of each wheel.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def read_lock(path: Path) -> dict[str, str]:
 
 
 def write_lock(path: Path, wheels: Sequence[Wheel]) -> None:
-    """Write the lock that `read_lock` reads; it holds names, versions and hashes, no address."""
+    """Write the lock that `read_lock` reads: names, versions and hashes, but no URLs."""
     hashes: dict[str, set[str]] = {}
     for wheel in wheels:
         digests = hashes.setdefault(f"{wheel.name}=={wheel.version}", set())
@@ -123,19 +124,20 @@ def write_lock(path: Path, wheels: Sequence[Wheel]) -> None:
 
 
 def closure_faults(wheels: Sequence[Wheel], image: Image) -> list[str]:
-    """Find why wheels would not install, or not work, in the image without a network.
+    """Find the reasons why wheels would fail to install or to work in the image without a network.
 
     Parameters
     ----------
     wheels : sequence of Wheel
         The bundle's wheels, the package's own first.
     image : Image
+        Kaggle's image.
 
     Returns
     -------
     list of str
-        One line for each wheel that would replace torch or numpy or is for another Python or
-        platform, and for each requirement that is not met; empty if there is none.
+        One line for each wheel that would replace torch or numpy or is for a different Python or
+        platform, and for each requirement that is not met; empty if there are none.
     """
     faults = []
     for name in sorted({wheel.name for wheel in wheels}):
@@ -155,13 +157,14 @@ def closure_faults(wheels: Sequence[Wheel], image: Image) -> list[str]:
 
 
 def unmet(wheels: Sequence[Wheel], image: Image) -> Iterator[tuple[Requirement, str]]:
-    """Yield the requirements that neither the image nor the wheels meet, each with a message.
+    """Yield each requirement that neither the image nor the wheels meet, with a message.
 
     Parameters
     ----------
     wheels : sequence of Wheel
-        The package's own first, which is taken with its `EXTRAS`.
+        The package's own wheel first; it is installed with its `EXTRAS`.
     image : Image
+        Kaggle's image.
     """
     bundled = {wheel.name: wheel for wheel in wheels}
     start = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in EXTRAS]
@@ -185,23 +188,23 @@ def unmet(wheels: Sequence[Wheel], image: Image) -> Iterator[tuple[Requirement, 
                 if version is None:
                     yield requirement, f"{needs}, which neither the image nor the bundle has"
                 elif not requirement.specifier.contains(version, prereleases=True):
-                    yield requirement, f"{needs}, {owner} has {version}"
+                    yield requirement, f"{needs}, but {owner} has {version}"
 
 
 def fetch(folder: Path) -> list[Path]:
-    """Fetch the lock's wheels into `folder`, where the lock is; return all vendored wheels.
+    """Fetch the locked wheels into `folder`, which contains the lock; return all vendored wheels.
 
     Raises
     ------
     InputError
-        If a wheel there is not in the lock, or pip cannot fetch one with a hash of the lock.
+        If a wheel in the folder is not in the lock, or pip cannot fetch one with a locked hash.
     """
     locked = read_lock(folder / LOCK)
     vendored = {sha256(path): path for path in _vendored(folder)}
     if strangers := [path.name for digest, path in vendored.items() if digest not in locked]:
         raise InputError(
-            f"{', '.join(strangers)}: not a file of {LOCK}; remove it to fetch it again, or remake "
-            "the lock (humanpref kaggle lock)"
+            f"{', '.join(strangers)}: not in {LOCK}; remove it to fetch it again, or recreate the "
+            "lock (humanpref kaggle lock)"
         )
     if locked.keys() - vendored:
         for python in PYTHONS:
@@ -214,24 +217,25 @@ def _vendored(folder: Path) -> list[Path]:
 
 
 def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
-    """Find what the package requires beyond the image, ask pip for it, and write the lock.
+    """Find the package's requirements that the image does not meet, resolve them with pip, and
+    write the lock.
 
     Parameters
     ----------
     project : Path
-        The checkout, which gets the lock.
+        The checkout in which to write the lock.
     image : Path, optional
-        A freeze of Kaggle's image; default: the checkout's.
+        A `pip freeze` of Kaggle's image; the checkout's by default.
 
     Returns
     -------
     list of Wheel
-        The locked wheels; their files are gone.
+        The locked wheels; their files no longer exist.
 
     Raises
     ------
     InputError
-        If pip finds no fitting wheel, or torch or numpy would have to be replaced.
+        If pip finds no compatible wheel, or torch or numpy would have to be replaced.
     """
     lock, freeze = project / "wheels" / LOCK, read_image(image or project / "wheels" / IMAGE)
     with tempfile.TemporaryDirectory() as temporary:
@@ -243,7 +247,7 @@ def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
             if any(wheel.name == name for wheel in wheels):
                 raise InputError(f"{lock}: {problem}; the requirements of {name} conflict")
             logger.info("%s", problem)
-            # All requirements of one distribution together, so that its version meets them all.
+            # Combine all requirements on one distribution, so that its version meets them all.
             specifiers = [str(r.specifier) for r, _ in needs if canonicalize_name(r.name) == name]
             wanted, folder = f"{name}{','.join(filter(None, specifiers))}", Path(temporary, name)
             for python in PYTHONS:
@@ -256,25 +260,25 @@ def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
 
 
 def download(python: str, target: Path, *what: str) -> None:
-    """Let pip download wheels for the image into a folder.
+    """Download wheels for the image into a folder with pip.
 
     Parameters
     ----------
     python : str
-        Such as `3.12`.
+        A Python version such as `3.12`.
     target : Path
-        The folder. pip leaves a file there alone if its hash is right.
+        The folder. pip keeps a file there if its hash is correct.
     what : str
         Requirements, or options of `pip download`.
 
     Raises
     ------
     InputError
-        If pip finds no fitting wheel.
+        If pip finds no compatible wheel.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--implementation", "cp", "--python-version", python]
-    # Every name of the platform: with one alone pip would pick ancient versions.
+    # Pass every name of the platform: given only one, pip would pick ancient versions.
     command += [f"--platform={platform}" for platform in platforms()]
     command += ["--dest", str(target), *what]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -1,1 +1,1 @@
-"""The dry run: both kernels in a sandbox on this machine."""
+"""The dry run: run both kernels in a sandbox on this machine."""

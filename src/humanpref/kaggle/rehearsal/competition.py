@@ -1,4 +1,4 @@
-"""The competition's files for a dry run: the synthetic arena, or rows of the user's own."""
+"""The competition's files for a dry run: the synthetic arena, or the user's own rows."""
 
 import csv
 import itertools
@@ -13,21 +13,21 @@ from humanpref.data import grouped_folds, positive_weight_mask, read_pairs
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS
 
 SYNTHETIC_ROWS = 2_000
-"""Training rows of the synthetic arena; it has a fifth as many test rows."""
+"""Number of training rows in the synthetic arena, which has one fifth as many test rows."""
 HELD_OUT_ROWS = 1_000
-"""Largest test that is held out of `--train` without `--test`."""
+"""Maximum number of test rows held out from `--train` if there is no `--test`."""
 
 
 @dataclass
 class Competition:
-    """The competition's files, with the cells as they were read.
+    """The competition's files, with their cells unchanged.
 
     Attributes
     ----------
     source : str
-        Where the rows are from.
+        A description of where the rows come from.
     train, test : DataFrame
-        What the kernels see.
+        The rows that the kernels see.
     labels : DataFrame or None
         `id` and the label columns of the test rows, if they are known. The kernels never see them.
     """
@@ -38,7 +38,7 @@ class Competition:
     labels: pd.DataFrame | None
 
     def repeat_test(self, rows: int) -> None:
-        """Cut or repeat the test to `rows` rows; each repeated row gets a new id."""
+        """Cut the test rows, or repeat them under new ids, so that there are `rows` of them."""
         ids = self.test[ID].astype(str).tolist()
         unused = (text for text in map(str, itertools.count(1)) if text not in set(ids))
         self.test = self.test.iloc[np.arange(rows) % len(ids)].reset_index(drop=True)
@@ -50,18 +50,18 @@ class Competition:
         sample = self.test[[ID]].assign(**dict.fromkeys(LABEL_COLUMNS, 1 / 3))
         frames = {"train": self.train, "test": self.test, "sample_submission": sample}
         for name, frame in frames.items():
-            # All quoted: csv would leave a lone carriage return without quotes.
+            # Quote everything: csv would not quote a lone carriage return.
             style = {"lineterminator": "\n", "quoting": csv.QUOTE_ALL, "errors": "surrogatepass"}
             frame.to_csv(folder / f"{name}.csv", index=False, **style)
 
 
 def read_competition(train: Path | None, test: Path | None) -> Competition:
-    """Read the user's rows, or draw the synthetic arena if there are none.
+    """Read the user's rows, or generate the synthetic arena if there are none.
 
     Parameters
     ----------
     train, test : Path, optional
-        CSVs in the competition's schema. Without `test`, a part of `train` is held out, grouped by
+        CSVs in the competition's schema. Without `test`, part of `train` is held out, grouped by
         prompt; without `train`, the arena's training rows are used.
 
     Raises
@@ -87,14 +87,14 @@ def read_competition(train: Path | None, test: Path | None) -> Competition:
 
 
 def _hold_out(train: Path) -> Competition:
-    """Split a labelled CSV by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
+    """Split a labeled CSV by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
     pairs = read_pairs(train, labels=True)
-    # A row of weight 0 counts in no metric.
+    # Rows of weight 0 count in no metric.
     held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
     cells = _read_cells(train)
     return Competition(
-        f"{train}, a part of it held out as the test",
+        f"{train}, part of it held out as the test",
         cells[~held],
         cells.iloc[test][[ID, *TEXT_COLUMNS]],
         pairs.iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True),

@@ -1,8 +1,8 @@
-"""The dry run: both kernels as Kaggle would run them, on this machine, without a network.
+"""The dry run: run both kernels as Kaggle would, on this machine and without a network.
 
-It stages the dataset, mounts the sources that the committed metadata name, runs the training kernel
-and then the inference kernel on its output, each in its own box and environment, and judges the
-submission. It rehearses the commit run, and with a fault the hidden rerun as well.
+It stages the dataset, mounts the sources listed in the committed metadata, runs the training kernel
+and then the inference kernel on its output, each in its own box and environment, and checks the
+submission. It rehearses the commit run; with a fault, it also rehearses the hidden rerun.
 """
 
 import dataclasses
@@ -33,36 +33,38 @@ from humanpref.schema import LABEL_COLUMNS, InputError
 
 @dataclass(frozen=True)
 class DryRun:
-    """What to rehearse.
+    """The options of a dry run.
 
     Attributes
     ----------
     train, test : Path, optional
-        CSVs in the competition's schema. Without both: the synthetic arena. Without `test`: a part
-        of `train`, grouped by prompt, is held out as the test. Without `train`: the synthetic
-        arena's training rows. Labels of test rows are for the report's log loss only.
+        CSVs in the competition's schema. If both are missing, the synthetic arena is used. If only
+        `test` is missing, part of `train`, grouped by prompt, is held out as the test. If only
+        `train` is missing, the synthetic arena's training rows are used. Labels of test rows are
+        used only for the log loss in the report.
     preset : str
+        The preset to train.
     overrides : tuple of str
         As for `humanpref train`. The folder `model.backbone` is mounted as Kaggle would mount a
         model.
     out : Path
-        Gets submission.csv, report.json and the kernels' logs. It must be absent, empty, or an
-        earlier dry run's.
+        Folder for submission.csv, report.json and the kernels' logs. It must not exist, be empty,
+        or belong to an earlier dry run.
     layout : str
-        `new` or `legacy`: how Kaggle lays out `/kaggle/input`.
+        The layout of `/kaggle/input`: `new` or `legacy`.
     test_rows : int, optional
-        Cut the test, or repeat its rows under new ids, to this many rows.
+        Cut the test rows, or repeat them under new ids, to this number.
     artifacts : tuple of Path
         Rehearse only the inference kernel, with these artifacts. An artifact without its base
         model needs `model.backbone` among the overrides.
     fault : str, optional
-        A key of `FAULTS`, to plant. The verdict is then whether the kernel handles it, in the
-        commit run and in the hidden rerun.
+        The key in `FAULTS` of a fault to plant. The verdict is then whether the kernel handles it,
+        in the commit run and in the hidden rerun.
     memory : float, optional
-        GiB that a process of a kernel may hold; one that holds more is killed. Kaggle's machines
-        have about 30 GiB.
+        Memory limit in GiB for each process of a kernel; a process that exceeds it is killed.
+        Kaggle's machines have about 30 GiB.
     project : Path, optional
-        The checkout; default: see `find_project`.
+        The checkout; by default, see `find_project`.
     """
 
     train: Path | None = None
@@ -83,7 +85,7 @@ class DryRun:
             raise InputError(f"--fault {self.fault!r}: expected one of {', '.join(FAULTS)}")
         if self.fault == "no-labels" and self.artifacts:
             raise InputError(
-                "--fault no-labels is for the training kernel, which does not run with --artifact"
+                "--fault no-labels tests the training kernel, which does not run with --artifact"
             )
         if self.memory is not None and not self.memory > 0:
             raise InputError(f"--memory {self.memory}: expected more than 0 GiB")
@@ -119,14 +121,14 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     Parameters
     ----------
     options : DryRun
-        What to rehearse.
+        The options of the dry run.
     echo : callable
-        Gets the kernels' output, line by line, with the kernel's name before it.
+        Called with each line of the kernels' output, prefixed with the kernel's name.
 
     Raises
     ------
     InputError
-        For files, options or a folder that cannot be used; nothing is run then.
+        If a file, an option or a folder cannot be used; in that case nothing is run.
     """
     options.check()
     project = options.project or find_project()
@@ -161,7 +163,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
             ("dataset", dataset_id): dataset,
         }
         if backbone is not None:
-            # A copy, so that a kernel without isolation cannot change the user's own.
+            # A copy, so that a kernel without isolation cannot change the user's files.
             model = ("model", f"{OWNER}/{run.backbone}/transformers/default/1")
             sources[model] = Path(shutil.copytree(backbone, folder / "backbone"))
         memory = options.memory and round(options.memory * 2**30)
@@ -179,7 +181,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
             if (working / "submission.csv").is_file():
                 shutil.copy(working / "submission.csv", folder)
         if report.log_loss is not None and report.log_loss > report.prior_log_loss + 1e-9:
-            # On the user's own rows that may be right; the synthetic arena can be learned.
+            # On the user's own rows this may be legitimate; the synthetic arena is learnable.
             own = options.train or options.test or options.artifacts
             (report.warnings if own else report.reasons).append(
                 f"the log loss {report.log_loss:.4f} is above the prior's "

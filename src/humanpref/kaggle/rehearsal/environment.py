@@ -1,4 +1,4 @@
-"""The Python environment of a rehearsed kernel, with this interpreter's packages."""
+"""Create a rehearsed kernel's Python environment from this interpreter's packages."""
 
 import importlib.metadata
 import importlib.util
@@ -13,24 +13,25 @@ from pathlib import Path
 def make_environment(
     folder: Path, without: Iterable[str] = (), block_sockets: bool = False
 ) -> Path:
-    """Make a virtual environment that links to this interpreter's packages, humanpref excepted.
+    """Create a virtual environment that links to this interpreter's packages, except humanpref.
 
     Parameters
     ----------
     folder : Path
-        The environment's folder, made here.
+        The environment's folder, which this function creates.
     without : iterable of str
-        More distributions to leave out: those that the kernels install. Otherwise pip would write
-        through the links, into the user's own environment.
+        Other distributions to leave out, namely those that the kernels install; otherwise pip would
+        write through the links into the user's own environment.
     block_sockets : bool
-        Keep its Python programs from reaching another machine (mode `none`).
+        Whether to keep the environment's Python programs from reaching other machines (mode
+        `none`).
 
     Returns
     -------
     Path
         `folder`.
     """
-    # An environment made by uv has no pip to link; ensurepip brings its own and needs no network.
+    # An environment created by uv has no pip to link; ensurepip includes one and needs no network.
     venv.EnvBuilder(symlinks=True, with_pip=importlib.util.find_spec("pip") is None).create(folder)
     (target,) = folder.glob("lib/python3.*/site-packages")
     unwanted = {"__pycache__"}
@@ -48,7 +49,7 @@ def make_environment(
 
 
 def add_distribution(environment: Path, name: str, version: str) -> None:
-    """Put an empty package into an environment: it can be found and imported, and does nothing."""
+    """Put an empty package into an environment; it can be found and imported, but does nothing."""
     (target,) = environment.glob("lib/python3.*/site-packages")
     (target / name).mkdir()
     (target / name / "__init__.py").write_text(f"__version__ = {version!r}\n")
@@ -58,31 +59,31 @@ def add_distribution(environment: Path, name: str, version: str) -> None:
 
 
 def base_python() -> str:
-    """Return the interpreter that this environment was made from."""
+    """Return the interpreter from which this environment was created."""
     return sys._base_executable
 
 
 def python_folders() -> list[str]:
-    """Return the folders that an environment made by `make_environment` reads: the interpreter's
-    home and its packages."""
+    """Return the folders that an environment from `make_environment` reads: the interpreter's home
+    and its packages."""
     home = Path(os.path.realpath(base_python())).parent.parent
     folders = {sys.base_prefix, str(home), *map(str, site_packages())}
-    # `/usr` is mounted anyway, and a home of `/` (a Python in /bin) is not Python's own.
+    # `/usr` is mounted anyway, and a home of `/` (a Python in /bin) is not specific to Python.
     return sorted(
         folder for folder in folders if folder != "/" and not Path(folder).is_relative_to("/usr")
     )
 
 
 def site_packages() -> list[Path]:
-    """Return the folders with this interpreter's third-party packages."""
+    """Return the folders that contain this interpreter's third-party packages."""
     folders = site.getsitepackages()
     if site.ENABLE_USER_SITE:
         folders.append(site.getusersitepackages())
     return [Path(folder) for folder in dict.fromkeys(folders) if Path(folder).is_dir()]
 
 
-# Every Python program of an environment made with block_sockets imports this. An audit hook sees
-# the calls of every library that uses Python's sockets, and cannot be removed.
+# Every Python program in an environment created with block_sockets imports this. An audit hook sees
+# the calls of every library that uses Python's sockets, and it cannot be removed.
 _BLOCK = """
 import errno, ipaddress, sys
 
@@ -102,7 +103,7 @@ def is_local(host):
 def hook(event, args):
     if event in ADDRESSED:
         address = args[ADDRESSED[event]]
-        # A path is a socket of this machine; None: the socket is connected, and was judged then.
+        # A path is a local socket; None means that the socket is connected and was checked then.
         local = not isinstance(address, tuple) or is_local(address[0])
     elif event in LOOKED_UP:
         local = is_local(args[LOOKED_UP[event]])

@@ -1,4 +1,4 @@
-"""Faults to plant in a dry run."""
+"""Faults that a dry run can plant."""
 
 import shutil
 from pathlib import Path
@@ -9,24 +9,26 @@ from humanpref.kaggle.runtime.mounts import find
 
 FAULTS = {
     "missing-dataset": "the wheel dataset is not mounted",
-    "corrupt-wheel": "one byte of the package's wheel is another",
+    "corrupt-wheel": "one byte of the package's wheel is changed",
     "corrupt-weights": "half of every artifact's weights is missing",
-    "slow": "the time for predicting is over before it begins",
-    "oom": "the predicting process is killed for the memory that it takes",
+    "slow": "the time for predicting runs out before it begins",
+    "oom": "the predicting process is killed for using too much memory",
     "no-labels": "train.csv has no labels",
 }
-"""The faults by name. With `no-labels` the training kernel has to end with an error. With the
-others nothing can be predicted: the inference kernel's commit run has to end with an error, its
-hidden rerun with exit code 0, and both with a valid submission and the reason in status.json."""
+"""The faults by name. With `no-labels`, the training kernel must end with an error. With the
+others, nothing can be predicted: the inference kernel's commit run must end with an error and its
+hidden rerun with exit code 0, and both must leave a valid submission and give the reason in
+status.json."""
 OOM_BYTES = 64 * 2**20
-"""Memory of a process under `oom`: enough for pip and for the fallback, too little for the
-package."""
+"""Memory limit of a process with fault `oom`: enough for pip and for the fallback, but too little
+for the package."""
 
 
 def damage_inputs(inputs: Path, fault: str | None) -> None:
-    """Damage a kernel's mounted inputs as the fault says.
+    """Damage a kernel's mounted inputs according to the fault.
 
-    The inputs are hard links, so a damaged copy replaces a link and the staged file stays intact.
+    The inputs are hard links, so each link is replaced with a damaged copy, and the staged file
+    stays intact.
     """
     if fault == "missing-dataset":
         for marker in find(MARKER, inputs):

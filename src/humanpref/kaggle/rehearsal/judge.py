@@ -14,27 +14,27 @@ from humanpref.logloss import log_loss
 from humanpref.schema import ID, LABEL_COLUMNS
 
 HIDDEN_HOURS = 9
-"""Time limit of the competition for the hidden rows."""
+"""The competition's time limit for the hidden rows."""
 
 
 def judge_training(working: Path, log: Path, report: Report) -> None:
-    """Judge the training kernel.
+    """Judge the training kernel's run.
 
     Parameters
     ----------
     working : Path
-        Its `/kaggle/working`, in which it has to leave an artifact.
+        The kernel's `/kaggle/working`, which must contain an artifact.
     log : Path
-        What it printed. Without labels it has to fail, and to say why in its last line.
+        The kernel's log. Without labels, the kernel must fail and give the reason in its last line.
     report : Report
-        Gets the results.
+        The report to which the results are added.
     """
     code, metrics = report.exit_codes["train"], working / "artifact" / "metrics.json"
     if report.fault == "no-labels":
         last = log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
         if code == 0 or not last.startswith("The training kernel failed: "):
             report.reasons.append(
-                "expected the training kernel to fail and to say why, got exit code "
+                "expected the training kernel to fail and to give the reason, got exit code "
                 f"{code} and the last line {last[:200]!r}"
             )
     elif code != 0:
@@ -53,15 +53,15 @@ def judge_inference(
     Parameters
     ----------
     name : str
-        `infer`, the commit run, or `rerun`, the hidden rerun.
+        `infer` for the commit run, or `rerun` for the hidden rerun.
     working : Path
         The run's `/kaggle/working`.
     test_csv : Path
-        The test file that it predicted.
+        The test file that was predicted.
     labels : DataFrame, optional
         `id` and the label columns of test rows, if they are known.
     report : Report
-        Gets the results.
+        The report to which the results are added.
     """
     reasons = []
     expected = int(name == "infer" and report.fault is not None)
@@ -81,12 +81,12 @@ def judge_inference(
             if labels is not None and not faults:
                 _score(submission, labels[: report.test_rows], status["prior"], report)
         elif not status["degraded"]:
-            reasons.append("the fault is not in status.json")
+            reasons.append("status.json does not report the fault")
     report.reasons += [f"{TITLES[name]}: {reason}" for reason in reasons]
 
 
 def _project(status: dict[str, Any], report: Report) -> None:
-    """Project the time for the hidden rows from that for the test rows."""
+    """Estimate the time for the hidden rows from the time for the test rows."""
     rows, seconds = status["predicted"], defaultdict(float, status["seconds"])
     if not (rows and seconds["predict"]):
         return
@@ -96,13 +96,13 @@ def _project(status: dict[str, Any], report: Report) -> None:
     report.projected_seconds = fixed + HIDDEN_ROWS * growing / rows
     if report.projected_seconds > HIDDEN_HOURS * 3600:
         report.warnings.append(
-            f"{HIDDEN_ROWS:,} rows would take more than the {HIDDEN_HOURS} hours allowed, on "
-            "this machine"
+            f"on this machine, {HIDDEN_ROWS:,} rows would take more than the {HIDDEN_HOURS} hours "
+            "allowed"
         )
 
 
 def _score(submission: Path, labels: pd.DataFrame, prior: list[float], report: Report) -> None:
-    """Report the log loss on the labelled test rows, the submission's and the prior's."""
+    """Report the log loss of the submission and of the prior on the labeled test rows."""
     probabilities = pd.read_csv(submission, dtype={ID: str}).set_index(ID)[list(LABEL_COLUMNS)]
     truth = labels_of(labels)
     report.log_loss = log_loss(truth, probabilities.loc[labels[ID]].to_numpy())

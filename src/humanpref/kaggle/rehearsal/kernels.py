@@ -1,4 +1,4 @@
-"""Run kernels one after the other, each in a new box with the sources that its metadata names."""
+"""Run kernels in sequence, each in a new box with the sources listed in its metadata."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ from humanpref.kaggle.rehearsal.probe import probe
 from humanpref.kaggle.rehearsal.report import TITLES, Report
 
 OWNER = "dry-run"
-"""Stands for the Kaggle user in the metadata."""
+"""Stand-in for the Kaggle user name in the metadata."""
 TORCHAO = "0.10.0"
-"""The version in Kaggle's image, with which peft refuses to work: each environment gets an empty
-package of this version."""
+"""The version of torchao in Kaggle's image, with which peft refuses to work; each environment gets
+an empty package of this version."""
 RERUN = {"KAGGLE_IS_COMPETITION_RERUN": "1"}
-"""Kaggle sets this in the hidden rerun only."""
+"""The environment variable that Kaggle sets only in the hidden rerun."""
 
 
 @dataclass
@@ -34,19 +34,19 @@ class Kernels:
     Attributes
     ----------
     folder : Path
-        Gets the boxes, environments and logs.
+        The folder for boxes, environments and logs.
     sources : dict
         The folder of each source that can be mounted, by kind and reference as in
         kernel-metadata.json. Each kernel adds its output. Models are mounted even if the metadata
-        does not name them.
+        does not list them.
     report : Report
-        Gets the measurements.
+        The report to which measurements are added.
     echo : callable
-        Gets each line of output.
+        Called with each line of output.
     memory : int, optional
-        Bytes that a process may hold.
+        Memory limit of each process in bytes.
     trains : bool
-        Whether the training kernel runs; else artifacts stand for its output.
+        Whether the training kernel runs; otherwise artifacts replace its output.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class Kernels:
         name : str
             A key of `TITLES`.
         metadata_path : Path
-            Its kernel-metadata.json.
+            The kernel's kernel-metadata.json.
         """
         report = self.report
         metadata = fill_owner(read_metadata(metadata_path), OWNER)
@@ -110,7 +110,7 @@ class Kernels:
         return working
 
     def _make_box(self, name: str) -> sandbox.Box:
-        """Make a box; its environment lacks the packages that the kernel installs."""
+        """Create a box whose environment lacks the packages that the kernel installs."""
         mode, brought = self.report.mode, ["torchao"]
         for (kind, _), source in self.sources.items():
             if kind == "dataset":
@@ -120,7 +120,7 @@ class Kernels:
         return sandbox.make_box(mode, self.folder / name, environment)
 
     def mount(self, target: Path, metadata: dict[str, Any], metadata_path: Path) -> None:
-        """Lay out `/kaggle/input` in `target` as the metadata says."""
+        """Lay out `/kaggle/input` in `target` according to the metadata."""
         warnings = self.report.warnings
         named = [(kind, name) for kind in KINDS for name in metadata.get(f"{kind}_sources", [])]
         unnamed = [key for key in self.sources if key[0] == "model" and key not in named]
@@ -130,16 +130,17 @@ class Kernels:
                 shutil.copytree(source, mounted, copy_function=os.link)
             elif kind != "kernel" or self.trains:
                 warnings.append(
-                    f"{metadata_path}: the {kind} {reference} is not here, so it was not mounted"
+                    f"{metadata_path}: the {kind} {reference} is not available here, so it was not "
+                    "mounted"
                 )
         for kind, reference in unnamed:
             warnings.append(
-                f"{metadata_path}: mounted the {kind} {reference}; before a push, name your own in "
+                f"{metadata_path}: mounted the {kind} {reference}; before a push, list your own in "
                 f"its {kind}_sources"
             )
 
 
 def _listing(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Return the size and the time of change (ns) of every file in a folder."""
+    """Return the size and the modification time (ns) of every file in a folder."""
     stats = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
     return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}

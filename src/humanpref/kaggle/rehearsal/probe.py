@@ -1,4 +1,4 @@
-"""Probe what a program inside a box can reach, to prove that a rehearsal had no network."""
+"""Probe a box from inside, to prove that a rehearsal had no network."""
 
 import json
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from humanpref.kaggle.rehearsal.sandbox import Box, run
 class Probe:
     """The results of a program's attempts to get out of its box.
 
-    `connection`, `lookup`, `input_remount` (mounting the input folder writable) and `input_write`
-    (tried after it) are outcomes in words; `interfaces` are the network interfaces that are up;
-    `package` tells whether humanpref can be imported, which must fail before the kernel installs
-    it.
+    `connection`, `lookup`, `input_remount` (mounting the input folder as writable) and
+    `input_write` (attempted after that) are descriptions of the outcome; `interfaces` are the
+    network interfaces that are up; `package` tells whether humanpref can be imported, which must
+    fail before the kernel installs it.
     """
 
     mode: str
@@ -37,11 +37,11 @@ class Probe:
 
     @property
     def offline(self) -> bool:
-        """Whether it is proved that there is no network.
+        """Whether it is proven that there is no network.
 
-        A time-out or a refusal is not a proof, since a firewall may cause it on a machine that
-        reaches other addresses. The proof is that there is no route at all and no interface but
-        the loopback. Mode `none` cannot have it.
+        A timeout or a refusal proves nothing, since a firewall may cause it on a machine that can
+        reach other addresses. The proof is that there is no route at all and no interface except
+        the loopback. Mode `none` cannot provide it.
         """
         return self.unreachable and not self.resolved and set(self.interfaces) <= {"lo"}
 
@@ -63,12 +63,13 @@ class Probe:
 
 
 def probe(box: Box) -> Probe:
-    """Try, from inside a box, to reach the network, to mount the inputs writable and to write them.
+    """Try, from inside a box, to reach the network, to remount the inputs as writable, and to write
+    to them.
 
     Raises
     ------
     RuntimeError
-        If the probe itself does not run.
+        If the probe itself fails.
     """
     output: list[str] = []
     code = run(box, [box.python, "-c", _PROBE, str(box.kaggle / "input")], output.append)
@@ -80,7 +81,7 @@ def probe(box: Box) -> Probe:
     return Probe(mode=box.mode, **{**found, "interfaces": tuple(found["interfaces"])})
 
 
-# A text and not functions: it runs inside, where humanpref is not installed.
+# Source text rather than functions, because it runs inside the box, where humanpref is missing.
 _PROBE = """
 import ctypes, errno, fcntl, importlib.util, json, os, socket, struct, sys
 
@@ -91,7 +92,7 @@ def attempt(action):
         return None, f"failed ({error.strerror or error})", error.errno
 
 def connect():
-    # An address reserved for documentation: nobody answers there.
+    # An address reserved for documentation, so nothing answers there.
     with socket.socket() as connection:
         connection.settimeout(5)
         connection.connect(("192.0.2.1", 443))

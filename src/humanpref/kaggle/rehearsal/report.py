@@ -1,4 +1,4 @@
-"""The report of a dry run, for people and for programs, and the folder of its results."""
+"""The report of a dry run, as text and as JSON, and the folder of its results."""
 
 import dataclasses
 import shutil
@@ -13,26 +13,26 @@ from humanpref.kaggle.rehearsal.probe import Probe
 from humanpref.schema import InputError
 
 HIDDEN_ROWS = 25_000
-"""Rows of the competition's hidden test file."""
+"""Number of rows in the competition's hidden test file."""
 TITLES = {"train": "training", "infer": "commit run", "rerun": "hidden rerun"}
-"""The runs of a dry run: the training kernel, and the inference kernel's two."""
+"""The kernel runs in a dry run: one of the training kernel, and two of the inference kernel."""
 
 _KIND = "humanpref dry run"
-# report.json comes last, since it marks the folder as a dry run's.
+# report.json comes last, since it marks the folder as the result of a dry run.
 _RESULTS = ("submission.csv", "train.log", "infer.log", "rerun.log", "report.json")
 _ISOLATION = {
-    "bwrap": "bubblewrap: no network, read-only inputs, a file system of its own",
+    "bwrap": "bubblewrap: no network, read-only inputs, a separate file system",
     "none": "NONE: bubblewrap does not work here; only Python's own sockets are blocked",
 }
 
 
 @dataclass
 class Report:
-    """The results of a dry run. It passes if there are no `reasons` against it; `warnings` do not
-    count.
+    """The results of a dry run. It passes if `reasons`, the reasons for failure, is empty;
+    `warnings` do not count.
 
     `probes`, `exit_codes`, `seconds`, `peak_memory_bytes`, `disk_bytes` and `degraded` (why a
-    submission is incomplete) are by run, a key of `TITLES`.
+    submission is incomplete) have one entry per kernel run, by its key in `TITLES`.
     """
 
     preset: str
@@ -61,17 +61,17 @@ class Report:
 
     @property
     def rows(self) -> str:
-        """The data and its number of rows."""
+        """The data source and its numbers of rows."""
         return f"{self.data}: {self.train_rows:,} training rows, {self.test_rows:,} test rows"
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against the run."""
+        """Whether there are no reasons for failure."""
         return not self.reasons
 
     @property
     def verdict(self) -> str:
-        """PASS or FAIL, and the limits of a pass."""
+        """PASS or FAIL, with the qualifications of a pass."""
         if not self.passed:
             return "FAIL"
         parts = ["PASS"]
@@ -88,7 +88,7 @@ class Report:
         return "\n".join([f"Dry run of preset {self.preset}{overrides}", *lines, self.verdict])
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        """Yield the lines of the report, each a label and a text."""
+        """Yield the lines of the report, each as a label and its text."""
         yield "data", self.rows
         yield "isolation", f"{_ISOLATION[self.mode]} ({self.layout} layout)"
         if self.fault:
@@ -103,7 +103,7 @@ class Report:
                     f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"
                     f"{self.disk_bytes[name] / 2**20:,.1f} MiB written",
                 )
-            if self.fault:  # without a fault they are reasons
+            if self.fault:  # without a fault, they are among the reasons
                 yield from (("degraded", text) for text in self.degraded.get(name, []))
         if self.seconds_per_step is not None:
             yield "training step", f"{self.seconds_per_step:.3f} seconds"
@@ -134,7 +134,7 @@ def claim(out: Path) -> None:
     Raises
     ------
     InputError
-        If they cannot, or `out` is neither new nor empty nor an earlier dry run's.
+        If they cannot, or `out` is not new, empty, or the result of an earlier dry run.
     """
     if not out.exists():
         check_new(out)
@@ -144,14 +144,14 @@ def claim(out: Path) -> None:
     ours = isinstance(report, dict) and report.get("kind") == _KIND
     if not out.is_dir() or (any(out.iterdir()) and not ours):
         raise InputError(
-            f"{out}: expected a new or an empty folder, or an earlier dry run's; name another one "
-            "with --out, or remove it"
+            f"{out}: expected a new or empty folder, or one from an earlier dry run; name a "
+            "different one with --out, or remove it"
         )
     check_writable(path)
 
 
 def deliver(folder: Path, out: Path) -> None:
-    """Replace an earlier dry run's results in `out` by those in `folder`."""
+    """Replace an earlier dry run's results in `out` with those in `folder`."""
     out.mkdir(parents=True, exist_ok=True)
     for name in _RESULTS:
         (out / name).unlink(missing_ok=True)

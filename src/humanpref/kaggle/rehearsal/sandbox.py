@@ -1,14 +1,15 @@
 """A stand-in for Kaggle's machine: run a command without a network, with read-only inputs and its
 own environment.
 
-Two modes:
+There are two modes:
 
 - `bwrap`: bubblewrap without capabilities and with its own file system, in which the kernel's
-  folders are at `/kaggle`;
-- `none`: no isolation. Only Python's own sockets cannot leave the machine, and the kernel's folders
-  stay where they are (`$HUMANPREF_KAGGLE_ROOT` names the place).
+  folders are under `/kaggle`;
+- `none`: no isolation. Only Python's own sockets are kept from leaving the machine, and the
+  kernel's folders stay where they are (`$HUMANPREF_KAGGLE_ROOT` holds the path).
 
-Many machines have bubblewrap but forbid what it does, so a trial decides whether it is used.
+Many machines have bubblewrap installed but do not permit it to work, so a trial run decides whether
+it is used.
 """
 
 import contextlib
@@ -31,11 +32,12 @@ from humanpref.training.device import DRY_RUN
 logger = logging.getLogger(__name__)
 
 _FOLDERS = {"input": "--ro-bind", "src": "--ro-bind", "working": "--bind", "temp": "--bind"}
-# Environment variables that a run inherits: number of threads, which GPU, and its driver's place.
+# Environment variables that a run inherits: the number of threads, the GPU to use, and the location
+# of its driver.
 _INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
 _DEVICES = ("nvidia*", "kfd", "dri", "dxg")
-# Of /etc the loader's and the resolver's files, so that a failing look-up is about the network and
-# not about a missing file.
+# From /etc, the loader's and the resolver's files, so that a failing look-up is due to the network
+# and not to a missing file.
 _SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"),
     *("/etc/ld.so.cache", "/etc/alternatives", "/etc/passwd", "/etc/group", "/etc/localtime"),
@@ -52,7 +54,8 @@ class Box:
     mode : str
         `bwrap` or `none`.
     root : Path
-        Holds `input` and `src` (read-only inside), `working` and `temp` (writable); see `make_box`.
+        The folder that contains `input` and `src` (read-only inside the box), and `working` and
+        `temp` (writable); see `make_box`.
     environment : Path
         The virtual environment that the kernel runs in and installs into; see `make_environment`.
     """
@@ -63,7 +66,7 @@ class Box:
 
     @property
     def kaggle(self) -> Path:
-        """The path of `/kaggle` inside."""
+        """The path that serves as `/kaggle` inside the box."""
         return Path("/kaggle") if self.mode == "bwrap" else self.root
 
     @property
@@ -73,29 +76,29 @@ class Box:
 
 
 def make_box(mode: str, root: Path, environment: Path) -> Box:
-    """Make the folders of a box."""
+    """Create the folders of a box, and return it."""
     for name in _FOLDERS:
         (root / name).mkdir(parents=True, exist_ok=True)
     return Box(mode, root.resolve(), environment.resolve())
 
 
 def detect() -> str:
-    """Return the mode to use here: `bwrap` if it works, else `none`, with a warning that says
-    why."""
+    """Return the mode to use on this machine: `bwrap` if it works; otherwise `none`, after logging
+    a warning with the reason."""
     reason = why_no_bubblewrap()
     if reason is None:
         return "bwrap"
     logger.warning(
-        "NO ISOLATION: bubblewrap does not work here (%s). The kernels will see this machine's "
-        "files and can write their inputs; only Python's own sockets are blocked. Install "
-        "bubblewrap (apt-get install bubblewrap) for a dry run that proves something.",
+        "NO ISOLATION: bubblewrap does not work here (%s). The kernels can see this machine's "
+        "files and write to their inputs; only Python's own sockets are blocked. For a conclusive "
+        "dry run, install bubblewrap (apt-get install bubblewrap).",
         reason,
     )
     return "none"
 
 
 def why_no_bubblewrap() -> str | None:
-    """Run a trivial command in bubblewrap; return why that fails, or None if it works."""
+    """Run a trivial command in bubblewrap; return the reason if it fails, None if it works."""
     with tempfile.TemporaryDirectory(prefix="humanpref-box-") as temporary:
         box = make_box("bwrap", Path(temporary), Path(temporary))
         output: list[str] = []
@@ -113,28 +116,28 @@ def run(
     memory: int | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> int:
-    """Run a command in a box and pass on what it prints, line by line.
+    """Run a command in a box and pass on its output, line by line.
 
     Parameters
     ----------
     box : Box
-        Where to run.
+        The box to run in.
     command : sequence of str
-        The program and its arguments, with paths as they are inside.
+        The program and its arguments, with paths as seen inside the box.
     echo : callable
-        Gets each line of stdout and stderr, without its end.
+        Called with each line of stdout and stderr, without its line ending.
     memory : int, optional
-        Bytes of memory that each process may hold; one that holds more is killed, as the system
+        Memory limit of each process in bytes; a process that exceeds it is killed, as the system
         does when it runs out of memory.
     variables : mapping of str to str, optional
-        More environment variables.
+        Additional environment variables.
 
     Returns
     -------
     int
         The exit code; negative for a signal, as in `subprocess`.
     """
-    # With a session of its own the command and its children can be ended together, and only they.
+    # In a separate session, the command and its children can be killed together, and nothing else.
     with subprocess.Popen(
         [*(_bwrap(box) if box.mode == "bwrap" else []), *command],
         stdin=subprocess.DEVNULL,
@@ -158,13 +161,13 @@ def run(
 
 
 def _kill_largest(process: subprocess.Popen, memory: int) -> None:
-    """Until the process ends, kill each of its descendants that holds more memory than allowed."""
+    """Until the process ends, kill each of its descendants that exceeds the memory limit."""
     page = os.sysconf("SC_PAGE_SIZE")
     while process.returncode is None:
         parents, held = {}, {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
-                # The name, in brackets, may hold anything.
+                # The process name, in parentheses, may contain any character.
                 fields = stat.read_text().rpartition(")")[2].split()
                 pid = int(stat.parent.name)
                 parents[pid], held[pid] = int(fields[1]), int(fields[21]) * page
@@ -199,13 +202,13 @@ def _bwrap(box: Box) -> list[str]:
     # writable.
     argv = [program, "--unshare-all", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
-    for path in (*_SYSTEM, *python_folders()):  # after /tmp, in which a Python may lie
+    for path in (*_SYSTEM, *python_folders()):  # after /tmp, which may contain a Python
         argv += ["--ro-bind-try", path, path]
     devices = [str(path) for pattern in _DEVICES for path in Path("/dev").glob(pattern)]
     for device in devices:
         argv += ["--dev-bind", device, device]
     if devices:
-        argv += ["--ro-bind", "/sys", "/sys"]  # where a GPU's driver looks the device up
+        argv += ["--ro-bind", "/sys", "/sys"]  # where a GPU's driver looks up the device
     argv += ["--bind", str(box.environment), str(box.environment)]
     for name, bind in _FOLDERS.items():
         argv += [bind, str(box.root / name), f"/kaggle/{name}"]

@@ -1,1 +1,1 @@
-"""What runs inside the kernels."""
+"""The code that runs inside the kernels."""

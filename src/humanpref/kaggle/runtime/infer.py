@@ -1,4 +1,4 @@
-"""What the inference kernel calls once humanpref is installed: predict into a submission."""
+"""The inference kernel's entry point in humanpref: predict, and write the submission."""
 
 import logging
 import math
@@ -33,24 +33,26 @@ def infer(
     prior: Sequence[float],
     seconds: float = math.inf,
 ) -> None:
-    """Predict with every artifact under the input root, and keep `working/submission.csv` up to
-    date all the while.
+    """Predict with every artifact under the input root, keeping `working/submission.csv` up to date
+    throughout.
 
-    A row's probabilities are the mean over the artifacts that predicted it, or the prior. A model
-    or a row that fails is logged with its traceback; the others go on. `degraded` in
-    `working/status.json` lists all that makes the submission less than whole, and `artifacts` the
-    rows that each predicted: what that is worth, the kernel decides.
+    A row's probabilities are the mean over the artifacts that predicted it, or the prior if none
+    did. A model or row that fails is logged with its traceback, and the others continue. In
+    `working/status.json`, `degraded` lists every reason why the submission is incomplete, and
+    `artifacts` the number of rows that each artifact predicted; the kernel decides whether that is
+    good enough.
 
     Parameters
     ----------
     input_root, working : Path
-        `/kaggle/input` and `/kaggle/working`, or what stands for them.
+        `/kaggle/input` and `/kaggle/working`, or their stand-ins.
     test_csv : Path
-        The rows.
+        The rows to predict.
     prior : sequence of float
-        (3,) the probabilities of rows that nothing predicts.
+        (3,) the probabilities of rows that no model predicts.
     seconds : float
-        Wall clock for all of it; what does not fit is given up (`humanpref.runs.schedule`).
+        Wall-clock limit for the whole call; work that does not fit is skipped
+        (`humanpref.runs.schedule`).
 
     Raises
     ------
@@ -64,7 +66,7 @@ def infer(
     folders = find_artifacts(input_root)
     if not folders:
         raise InputError(
-            f"{input_root}: no artifact.json under it; is the training kernel's output "
+            f"{input_root}: contains no artifact.json; is the training kernel's output "
             f"attached?\n{tree(input_root)}"
         )
     leaves = [leaf for folder in folders for leaf in writer.add(folder)]
@@ -86,7 +88,7 @@ def infer(
 
 
 class SubmissionWriter:
-    """What was predicted so far, and the files that show it."""
+    """The predictions so far, and the submission and status files that hold them."""
 
     def __init__(
         self, working: Path, pairs: pd.DataFrame, prior: Sequence[float], budget: Budget
@@ -99,7 +101,7 @@ class SubmissionWriter:
         self.failures: list[str] = []
 
     def add(self, folder: Path) -> list[Leaf]:
-        """Add an artifact and return its models; where it cannot be read, none, and list why."""
+        """Add an artifact and return its models; if it cannot be read, record why."""
         self.artifacts[folder] = None
         try:
             self.artifacts[folder] = ensemble = Artifact.load(folder).ensemble
@@ -111,7 +113,7 @@ class SubmissionWriter:
         return ensemble.leaves()
 
     def take(self, outcome: Outcome) -> None:
-        """Take an outcome of the engine, and write what is known by now."""
+        """Record an outcome of the engine, and write the files again."""
         leaf, rows, probabilities = outcome
         if isinstance(probabilities, str):
             row = f"id {self.ids[rows[0]]!r}: " if len(rows) else ""
@@ -123,8 +125,8 @@ class SubmissionWriter:
         self.write()
 
     def write(self) -> None:
-        """Write submission.csv and status.json, the former first: a status never promises more than
-        there is."""
+        """Write submission.csv, then status.json; in this order, the status never claims more than
+        has been written."""
         started = time.perf_counter()
         parts = [
             ensemble.probabilities(self.predictions, self.cases) if ensemble else self._nothing()
@@ -137,7 +139,7 @@ class SubmissionWriter:
         rows, predicted = len(self.ids), _predicted(mixed)
         fallback = [f"{rows - predicted} of {rows} rows have the prior"] if predicted < rows else []
         path = self.working / "status.json"
-        # The kernel wrote the fallback's part before.
+        # The kernel has already written the fallback's entries.
         status = read_json(path) if path.exists() else {}
         status |= {
             "rows": rows,

@@ -17,13 +17,13 @@ def find_competition_file(name: str, input_root: Path) -> Path:
     Raises
     ------
     InputError
-        If it is not there.
+        If it is missing.
     """
     for path in find(name, input_root):
         if COMPETITION in path.parts:
             return path
     raise InputError(
-        f"{input_root}: no {name} in a folder {COMPETITION}; is the competition "
+        f"{input_root}: no {name} in a folder named {COMPETITION}; is the competition "
         f"attached?\n{tree(input_root)}"
     )
 
@@ -35,8 +35,8 @@ def find_artifacts(input_root: Path) -> list[Path]:
 
 
 def find_backbones(input_root: Path) -> list[Path]:
-    """Find the folders with a config.json or a modules.json that are not part of an artifact, outer
-    ones first."""
+    """Find the folders with a config.json or a modules.json that are not part of an artifact;
+    outer folders come first."""
     artifacts = find_artifacts(input_root)
     files = [*find("config.json", input_root), *find("modules.json", input_root)]
     folders = {path.parent for path in files if not set(artifacts) & set(path.parents)}
@@ -44,7 +44,7 @@ def find_backbones(input_root: Path) -> list[Path]:
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:
-    """Drop folders that lie in an earlier one."""
+    """Drop each folder that is inside an earlier one."""
     kept: list[Path] = []
     for folder in folders:
         if not set(kept) & set(folder.parents):
@@ -55,7 +55,7 @@ def outermost(folders: Iterable[Path]) -> list[Path]:
 def find_backbone(name: str, input_root: Path) -> Path:
     """Find the folder of a pretrained model by one or several consecutive parts of its path.
 
-    The modules of a sentence encoder have folders of their own, so the outer folder counts.
+    The modules of a sentence encoder have separate folders, so the outermost folder is returned.
 
     Raises
     ------
@@ -78,18 +78,18 @@ def find_backbone(name: str, input_root: Path) -> Path:
 
 
 def point_to_base(model: Path, input_root: Path) -> None:
-    """Point a model that only names its base to the base's place in this run.
+    """Tell a model that only names its base where that base is mounted in this run.
 
     Parameters
     ----------
     model : Path
         A model's folder.
     input_root : Path
-        Where to look for a backbone with the weights that the model was trained on. If there is
-        none, loading will say so.
+        Where to look for a backbone with the weights that the model was trained on. If none is
+        found, loading the model will report it.
     """
     if not (model / "base.json").is_file():
-        return  # without importing torch
+        return  # before torch is imported
     from humanpref.models.checkpoint import base_digest
     from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE
 
@@ -102,32 +102,33 @@ def point_to_base(model: Path, input_root: Path) -> None:
 
 
 def check_weights(backbone: Path, manifest: str = "") -> None:
-    """Check a backbone against the manifest that `humanpref kaggle weights` packed with it; without
-    one, accept it as it is.
+    """Check a backbone against the manifest that `humanpref kaggle weights` packed with it; a
+    backbone without a manifest is accepted as it is.
 
     Parameters
     ----------
     backbone : Path
-        The folder.
+        The backbone's folder.
     manifest : str
-        The SHA-256 that the manifest itself must have; empty: any, or no manifest.
+        The SHA-256 that the manifest itself must have. If empty, any manifest is accepted, and so
+        is a backbone without one.
 
     Raises
     ------
     InputError
-        If a file is missing, or is not the one that was packed.
+        If a file is missing or differs from the one that was packed.
     """
     marker = backbone / WEIGHTS_MARKER
     digest = sha256(marker) if marker.is_file() else "none"
     if manifest not in ("", digest):
         raise InputError(
-            f"{marker}: expected the manifest with SHA-256 {manifest}, got {digest}; another "
-            "version of the weights than the one pushed is mounted"
+            f"{marker}: expected the manifest with SHA-256 {manifest}, got {digest}; the mounted "
+            "weights are not the version that was pushed"
         )
     for entry in read_json(marker)["files"] if marker.is_file() else ():
         path = backbone / entry["name"]
         if not path.is_file():
-            raise InputError(f"{path}: named by {WEIGHTS_MARKER}, but not there\n{tree(backbone)}")
+            raise InputError(f"{path}: listed in {WEIGHTS_MARKER}, but missing\n{tree(backbone)}")
         if sha256(path) != entry["sha256"]:
             raise InputError(
                 f"{path}: not the file that {WEIGHTS_MARKER} describes; is an older version "
@@ -136,7 +137,7 @@ def check_weights(backbone: Path, manifest: str = "") -> None:
 
 
 def use_nltk_data(input_root: Path) -> None:
-    """Make NLTK look first for data in the wheel dataset; call this before NLTK is imported."""
+    """Make NLTK look for its data in the wheel dataset first; call this before importing NLTK."""
     folders = [path.with_name("nltk_data") for path in find(MARKER, input_root)]
     if present := [str(folder) for folder in folders if folder.is_dir()]:
         os.environ["NLTK_DATA"] = os.pathsep.join(present)

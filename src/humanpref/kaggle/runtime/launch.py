@@ -1,4 +1,4 @@
-"""Training in processes of its own, one for each GPU, within the kernel's time."""
+"""Train in separate processes, one per GPU, within the kernel's time limit."""
 
 import json
 import logging
@@ -20,26 +20,26 @@ from humanpref.training import device
 logger = logging.getLogger(__name__)
 
 FAILED = "training failed: "
-"""Marks the line in which a training process says why it failed."""
+"""Prefix of the line in which a training process reports why it failed."""
 GRACE_SECONDS = 60
-"""How long processes have to end before they are killed."""
+"""How long processes have to exit before they are killed."""
 
 
 def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds: float) -> None:
-    """Train until it is done or the time is over; what was done by then stays.
+    """Train until training is done or time runs out; all work finished by then is kept.
 
     Parameters
     ----------
     config, train_csv, out, folds
         As for `humanpref.runs.train.train`.
     seconds : float
-        Wall clock.
+        Wall-clock limit.
 
     Raises
     ------
     RuntimeError
-        If the training fails, with its own words where it had some. It has not failed if it left an
-        artifact.
+        If the training fails; the message is the training's own if it printed one. A training that
+        left an artifact has not failed.
     """
     order = {
         "config": config.to_dict(),
@@ -58,8 +58,8 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         start_new_session=True,
     )
     late = threading.Event()
-    # accelerate's processes are in sessions of their own: it ends them on SIGTERM, not when it is
-    # killed.
+    # accelerate's processes are in separate sessions: it ends them on SIGTERM, but not when it is
+    # itself killed.
     timers = [
         threading.Timer(max(0.0, seconds), lambda: (late.set(), _signal(child, signal.SIGTERM))),
         threading.Timer(max(0.0, seconds) + GRACE_SECONDS, lambda: _signal(child, signal.SIGKILL)),
@@ -80,21 +80,21 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         return
     name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
     ended = f"the training process ended with {code}{name}"
-    # The artifact appears whole, as the last step of a training: this went wrong on the way out.
+    # The artifact is written atomically as the last step of a training, so the failure came after.
     if out.is_dir() and not before:
-        logger.warning("%s, after the artifact was done", ended)
+        logger.warning("%s, after the artifact was written", ended)
         return
     raise RuntimeError(reason or ended)
 
 
 def processes(config: Config) -> int:
-    """Return how many processes share the training: one for each GPU where a family is trained by
-    gradient descent, else one."""
+    """Return the number of training processes: one per GPU for a family trained by gradient
+    descent, otherwise one."""
     return max(1, device.gpus()) if isinstance(config.training, LoopOptions) else 1
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that one process has had so far: this one, or one that it started."""
+    """Return the peak memory of any single process so far: this one, or one that it started."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return 1024 * max(resource.getrusage(kind).ru_maxrss for kind in kinds)
 
@@ -103,8 +103,8 @@ def _launcher(number: int) -> list[str]:
     python = [sys.executable, "-u", "-m"]
     if number == 1:
         return python
-    # Without these accelerate warns that it chose them; the loop sets the precision. Port 0: a free
-    # one.
+    # accelerate warns if it has to choose these itself; the loop sets the precision. Port 0 means
+    # any free port.
     chosen = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     processes = ["--multi_gpu", f"--num_processes={number}", "--main_process_port=0"]
     return [*python, "accelerate.commands.launch", *processes, *chosen, "-m"]

@@ -1,4 +1,5 @@
-"""Find files under Kaggle's mounts by name. Standard library only: both kernels contain this text.
+"""Find files under Kaggle's mounts by name, with the standard library only, since both kernels
+contain a copy of this code.
 
 Kaggle mounts the same source under different paths (`/kaggle/input/competitions/SLUG` or
 `/kaggle/input/SLUG`, and so on for datasets, models and outputs of kernels).
@@ -14,7 +15,7 @@ def find(name: str, root: Path, depth: int = 8) -> list[Path]:
     paths = {}
     for folder, folders, files in os.walk(root, followlinks=True):
         if name in files:
-            # Kaggle may show one mount under two paths.
+            # The same mount may appear under two paths.
             paths.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
         if len(Path(folder).relative_to(root).parts) >= depth:
             folders.clear()

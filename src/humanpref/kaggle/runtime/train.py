@@ -28,18 +28,18 @@ from humanpref.training import device
 logger = logging.getLogger(__name__)
 
 DESCENT_SHARE = 0.85
-"""Gradient descent's share of the time; the rest is for installing, validating and saving."""
+"""Share of the time for gradient descent; the rest is for installing, validating and saving."""
 
 
 def train(
     input_root: Path, working: Path, run: dict[str, Any], install_seconds: float = 0.0
 ) -> None:
-    """Train the run's preset on the competition's train.csv into `working/artifact`, and write the
-    times to `working/status.json`.
+    """Train the run's preset on the competition's train.csv, write the artifact to
+    `working/artifact`, and the times to `working/status.json`.
 
-    If an earlier version of the kernel, mounted as a kernel source, left a part of the same run,
-    it is resumed. If the time runs out, `working/artifact.partial` keeps what is done so far for a
-    later version.
+    If an earlier version of the kernel, mounted as a kernel source, left part of the same run, the
+    run resumes from there. If time runs out, `working/artifact.partial` keeps the finished work for
+    a later version.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def train(
     run : dict
         The values of `run.toml`; see `KernelRun`.
     install_seconds : float
-        The time that the kernel has taken so far.
+        The time that the kernel has used so far.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def train(
     started = time.perf_counter()
     use_nltk_data(input_root)
     wanted = KernelRun.from_dict(run)
-    # Look for a GPU before the backbone's gigabytes are checked.
+    # Look for a GPU first: checking the backbone means hashing gigabytes.
     backbone = [f"model.backbone={wanted.backbone}"] if wanted.backbone else []
     unresolved = load_config(wanted.preset, None, [*wanted.overrides, *backbone])
     if uses_gpu(unresolved):
@@ -78,7 +78,7 @@ def train(
         launch.train(config, train_csv, out, wanted.folds, left)
     seconds = time.perf_counter() - started
     path = working / "status.json"
-    status = read_json(path) if path.exists() else {}  # the kernel wrote its part before
+    status = read_json(path) if path.exists() else {}  # the kernel has already written its part
     status |= {
         "finished": out.is_dir(),
         "degraded": [],
@@ -89,7 +89,7 @@ def train(
         status |= {"artifact": out.name, "prior": list(Artifact.load(out).prior)}
         logger.info("artifact in %s after %.0f s", out, seconds)
     else:
-        status["degraded"] = ["it ran out of time before it had an artifact"]
+        status["degraded"] = ["ran out of time before writing an artifact"]
         logger.error(
             "%s stopped after %.0f s, without an artifact. The unfinished work is in %s: add this "
             "version's output to the kernel_sources and push the kernel again to resume it",
@@ -101,15 +101,15 @@ def train(
 
 
 def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None:
-    """Copy the artifact that an earlier version of the kernel left of this run, or else its
-    unfinished work.
+    """Copy the artifact that an earlier version of the kernel left for this run; if there is none,
+    copy its unfinished work.
 
     Parameters
     ----------
     run : dict
         See `humanpref.runs.train.run_of`.
     input_root, out : Path
-        Where to look; the artifact's folder.
+        Where to look, and the artifact's folder.
     """
     earlier = find(experiment.RUN_FILE, input_root)
     for target in (out, experiment.partial_of(out)):
@@ -121,12 +121,12 @@ def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None
                     shutil.copytree(path.parent, copy, dirs_exist_ok=True)
                 logger.info("%s: resumed from an earlier version", path.parent)
                 return
-            logger.warning("%s: of another configuration or other rows; ignored", path.parent)
+            logger.warning("%s: has a different configuration or rows; ignored", path.parent)
 
 
 def resolve(run: KernelRun, input_root: Path) -> Config:
-    """Return the run's configuration with the backbone's folder under the input root, and the time
-    for gradient descent."""
+    """Return the run's configuration, completed with the backbone's folder under the input root
+    and the time limit for gradient descent."""
     overrides = list(run.overrides)
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
@@ -135,8 +135,8 @@ def resolve(run: KernelRun, input_root: Path) -> Config:
     config = load_config(run.preset, None, overrides)
     training = config.training
     if isinstance(training, LoopOptions) and training.seconds is None:
-        # The same in every version of the kernel, however long the installation took: a later
-        # version must recognize its run.
+        # This must not depend on how long the installation took: a later version of the kernel
+        # recognizes its run by its configuration.
         models = (run.folds or 1) * training.seeds
         seconds = DESCENT_SHARE * run.train_seconds / models
         config = replace(config, training=replace(training, seconds=seconds))

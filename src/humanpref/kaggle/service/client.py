@@ -1,8 +1,9 @@
 """Calls to Kaggle through the installed `kaggle` client.
 
-The client's exit codes say nothing, so every answer is read here. It waits forever, so every call
-has a time limit. It repeats some calls that may already have succeeded, so a call that changes
-something is sent once, and an `UncertainError` tells the caller to look for the result.
+The client's exit codes are meaningless, so every answer is checked here. The client waits forever,
+so every call has a time limit. It also repeats some calls that may already have succeeded; here a
+call that changes something is sent once, and an `UncertainError` tells the caller to look for the
+result.
 """
 
 import base64
@@ -22,26 +23,27 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 180
-"""Limit of a whole call; a body that trickles in never reaches the limit of a single read."""
+"""Time limit of a complete call; a body that trickles in never reaches the limit of a single read.
+"""
 PIECE = 2**18
-"""Bytes of a download that must arrive within `wire.READ_SECONDS`."""
+"""Number of bytes of a download that must arrive within `wire.READ_SECONDS`."""
 TRIES = 6
-"""Attempts at a call before it is given up."""
+"""Maximum number of attempts at a call."""
 LONGEST_PAUSE = 300
-"""Seconds; if Kaggle asks for a longer pause, the call is given up."""
+"""Maximum pause in seconds; if Kaggle asks for a longer one, the call fails."""
 
 T = TypeVar("T")
 
 
 class ServiceError(InputError):
-    """Kaggle did not do what it was asked to do."""
+    """Kaggle did not carry out a request."""
 
     seconds = 0.0
     """The pause that Kaggle asked for before the next attempt."""
 
 
 class RefusedError(ServiceError):
-    """Kaggle said no: nothing was done, and repeating the call is useless."""
+    """Kaggle refused: nothing was done, and repeating the call is useless."""
 
 
 class NotThereError(RefusedError):
@@ -53,20 +55,20 @@ class SignInError(RefusedError):
 
 
 class BusyError(ServiceError):
-    """Kaggle asked for a later attempt: nothing was done."""
+    """Kaggle asked to try again later: nothing was done."""
 
 
 class UncertainError(ServiceError):
-    """Kaggle sent no answer, or an unreadable one: the request may or may not have succeeded."""
+    """Kaggle sent no answer or an unreadable one: the request may or may not have succeeded."""
 
 
 def retry(attempt: Callable[[], T]) -> T:
-    """Repeat `attempt` while Kaggle is busy or does not answer, after ever longer pauses.
+    """Repeat `attempt` while Kaggle is busy or does not answer, with increasing pauses.
 
     Raises
     ------
     ServiceError
-        The error of the last attempt, or the first one that repeating cannot help.
+        The error of the last attempt, or the first error for which a retry is pointless.
     """
     for tried in range(TRIES - 1):
         try:
@@ -81,8 +83,8 @@ def retry(attempt: Callable[[], T]) -> T:
 
 
 class Client:
-    """Kaggle as seen by the signed-in user. Works only in the main thread, since it uses the alarm
-    signal.
+    """A connection to Kaggle as the signed-in user. It works only in the main thread, since it uses
+    the alarm signal.
 
     Raises
     ------
@@ -106,8 +108,8 @@ class Client:
         self.competitions = sdk.competitions.competition_api_client
 
     def clean(self, text: object) -> str:
-        """Return the text as one line of at most 500 characters, without the credentials; of an
-        error that Kaggle sends as an object, its message."""
+        """Return the text as one line of at most 500 characters, with credentials masked. For an
+        error that Kaggle sends as an object, return its message."""
         if isinstance(text, dict):
             text = text.get("message") or text.get("error") or ""
         line = " ".join(str(text).split())
@@ -116,13 +118,13 @@ class Client:
         return line if len(line) <= 500 else f"{line[:497]}..."
 
     def refuse_secrets(self, path: Path) -> None:
-        """Raise InputError if the file holds this user's credentials. Only files under 1 MiB are
-        read: a person may have written those."""
+        """Raise InputError if the file contains this user's credentials. Only files under 1 MiB are
+        read, since larger ones are not written by hand."""
         if path.stat().st_size < 2**20:
             content = path.read_bytes()
             if any(secret.encode() in content for secret in self._secrets):
                 raise InputError(
-                    f"{path}: holds your Kaggle key; remove it before anything is uploaded"
+                    f"{path}: contains your Kaggle key; remove it before uploading anything"
                 )
 
     def run(self, what: str, call: Callable[[], T], seconds: float | None = None) -> T:
@@ -131,16 +133,16 @@ class Client:
         Parameters
         ----------
         what : str
-            What the call is about; every error message starts with it.
+            The subject of the call; every error message starts with it.
         call : callable
-            Sends something by means of the client.
+            Sends something through the client.
         seconds : float, optional
-            The time limit; None: `CALL_SECONDS`.
+            The time limit; by default `CALL_SECONDS`.
 
         Raises
         ------
         ServiceError
-            `RefusedError` only if nothing was sent or Kaggle said no; `UncertainError` if the
+            `RefusedError` only if nothing was sent or Kaggle refused; `UncertainError` if the
             request may have succeeded.
         """
         import requests
@@ -161,7 +163,7 @@ class Client:
             # cannot read.
             if not traffic.used:
                 raise RefusedError(
-                    f"{what}: the client does not send this: {self.clean(error)}"
+                    f"{what}: the client refuses to send this: {self.clean(error)}"
                 ) from None
             if traffic.response is not None and traffic.response.status_code >= 400:
                 raise self._http_error(traffic.response, what, error) from None
@@ -171,22 +173,23 @@ class Client:
             ) from None
 
     def call(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any:
-        """Send a request with these values to one of the service's methods, once."""
+        """Send a request with these values to one of the service's methods once."""
         request = request_for(method, **values)
         return self.run(what, lambda: method(request))
 
     def read(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any:
-        """Like `call`, for a call that changes nothing and can be repeated."""
+        """Like `call`, but for calls that change nothing and so can be repeated."""
         return retry(lambda: self.call(what, method, **values))
 
     def find(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any | None:
-        """Like `read`; None if the target does not exist."""
+        """Like `read`, but return None if the target does not exist."""
         with contextlib.suppress(NotThereError):
             return self.read(what, method, **values)
         return None
 
     def ask(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any | None:
-        """Like `call`, for an answer that is not essential: None, and a warning, if it fails."""
+        """Like `call`, but for an answer that is not essential: log a warning and return None if it
+        fails."""
         try:
             return self.call(what, method, **values)
         except SignInError:
@@ -206,7 +209,7 @@ class Client:
             token = answer.next_page_token
 
     def download(self, what: str, path: Path, start: Callable[[], Any]) -> None:
-        """Write the body of the response that `start` returns to a file, piece by piece."""
+        """Write the body of the response returned by `start` to a file, piece by piece."""
 
         def fetch() -> None:
             pieces = self.run(what, start).iter_content(PIECE)
@@ -230,11 +233,11 @@ class Client:
             body = body["error"]
         code = response.status_code
         with contextlib.suppress(ValueError, TypeError):
-            # The client goes by the code in the body, whatever the status is.
+            # The client uses the code in the body, regardless of the HTTP status.
             code = int(body.get("code", code)) if readable else code
         text = f"{what}: {(readable and self.clean(body)) or self.clean(error)} (HTTP {code})"
         if code == 401:
-            return SignInError(f"{text}: Kaggle does not know these credentials ({self._way})")
+            return SignInError(f"{text}: Kaggle does not accept these credentials ({self._way})")
         if code < 500 and code not in (408, 409, 429):
             if content and not readable:
                 return UncertainError(text)  # a page of a proxy, not Kaggle's answer
@@ -246,13 +249,13 @@ class Client:
 
 
 def request_for(method: Callable[[Any], Any], **values: Any) -> Any:
-    """Return a request of the type that the method's signature names, with these values."""
+    """Build a request of the type that the method expects, with its fields set to these values."""
     (parameter,) = inspect.signature(method).parameters.values()
     return fill(parameter.annotation(), **values)
 
 
 def fill(message: Any, **values: Any) -> Any:
-    """Set a message's fields, leaving out those that are None, and return it."""
+    """Set a message's fields, skipping values that are None, and return the message."""
     for name, value in values.items():
         if value is not None:
             setattr(message, name, value)

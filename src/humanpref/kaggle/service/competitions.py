@@ -1,4 +1,4 @@
-"""Calls on a competition: its files and its submissions."""
+"""Calls about a competition: its files and its submissions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from humanpref.kaggle.service.client import Client, UncertainError, request_for
 
 @dataclass(frozen=True)
 class Submission:
-    """One submission: `status` is PENDING, COMPLETE or ERROR."""
+    """One submission; `status` is PENDING, COMPLETE or ERROR."""
 
     ref: int
     description: str
@@ -20,7 +20,7 @@ class Submission:
 
 
 def download_files(client: Client, competition: str, path: Path) -> None:
-    """Download the zip of all the competition's files."""
+    """Download the zip file with all of the competition's files."""
     method = client.competitions.download_data_files
     request = request_for(method, competition_name=competition)
     client.download(competition, path, lambda: method(request))
@@ -29,7 +29,7 @@ def download_files(client: Client, competition: str, path: Path) -> None:
 def submit_kernel(
     client: Client, competition: str, kernel: str, version: int, file: str, description: str
 ) -> int:
-    """Submit a kernel's version, once, and return the submission's number."""
+    """Submit a kernel's version once, and return the submission's ID."""
     owner, slug = kernel.split("/")
     what = f"{kernel} version {version}"
     answer = client.call(
@@ -44,20 +44,20 @@ def submit_kernel(
     )
     if not answer.ref:
         raise UncertainError(
-            f"{what}: expected the submission's number from Kaggle, got "
+            f"{what}: expected the submission's ID from Kaggle, got "
             f"{client.clean(answer.message) or 'nothing'}"
         )
     return answer.ref
 
 
 def get_submission(client: Client, ref: int) -> Submission:
-    """Return the submission with this number."""
+    """Return the submission with this ID."""
     method = client.competitions.get_submission
     return _submission(client, client.read(f"submission {ref}", method, ref=ref))
 
 
 def list_submissions(client: Client, competition: str) -> Iterator[Submission]:
-    """Yield all submissions of the user's team, the newest first."""
+    """Yield all submissions of the user's team, newest first."""
     method = client.competitions.list_submissions
     for page in client.pages(competition, method, competition_name=competition):
         for answer in page.submissions or ():
@@ -65,7 +65,7 @@ def list_submissions(client: Client, competition: str) -> Iterator[Submission]:
 
 
 def submissions_left(client: Client, competition: str) -> int | None:
-    """Return how many more submissions Kaggle accepts today; None if it does not say."""
+    """Return how many more submissions Kaggle accepts today; None if it does not report it."""
     method = client.competitions.get_submission_limits
     answer = client.ask(competition, method, competition_name=competition)
     return answer and answer.num_allowed_now

@@ -1,4 +1,4 @@
-"""Calls on Kaggle's datasets: their state, their files, and new versions."""
+"""Calls about datasets: their state, their files, and new versions."""
 
 import contextlib
 import io
@@ -22,17 +22,17 @@ from humanpref.kaggle.service.client import (
 )
 
 UPLOAD_SECONDS, UPLOAD_RATE = 600, 50_000
-"""Time limit of an upload: a base in seconds, and a rate in bytes per second."""
+"""Time limit of an upload: a base in seconds, plus a minimum rate in bytes per second."""
 
 
 def dataset_status(client: Client, ref: str) -> str | None:
-    """Return READY, FAILED, or a step before; None if there is no such dataset."""
+    """Return READY, FAILED, or an earlier state; None if there is no such dataset."""
     answer = client.find(ref, client.datasets.get_dataset_status, **_names(ref))
     return answer and answer.status.name
 
 
 def dataset_version(client: Client, ref: str) -> int | None:
-    """Return the number of the dataset's current version; None if Kaggle does not say."""
+    """Return the dataset's current version number; None if Kaggle does not report it."""
     answer = client.find(ref, client.datasets.get_dataset, **_names(ref))
     return (answer and answer.current_version_number) or None
 
@@ -54,24 +54,26 @@ def dataset_file(client: Client, ref: str, name: str) -> bytes | None:
 
 @contextlib.contextmanager
 def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[list[Any]]:
-    """Upload a folder's files and yield them for `commit_dataset`, which makes a version of them.
+    """Upload a folder's files and yield them for `commit_dataset`, which creates a version from
+    them.
 
-    Files uploaded before an interruption are not uploaded again if the folder's `digest` is the
-    same.
+    Files uploaded before an interruption are not uploaded again if the folder's `digest` is
+    unchanged.
     """
     from kaggle.api.kaggle_api_extended import ResumableUploadContext
     from kagglesdk.blobs.types.blob_api_service import ApiBlobType
 
     files: list[Any] = []
     context = ResumableUploadContext()
-    # The client takes files of equal path, size and time for the same: keep contents apart.
+    # The client treats files with the same path, size and time as identical, so keep different
+    # contents apart.
     context._temp_dir = os.path.join(context._temp_dir, digest)
     refused = None
     with context:
 
         def upload() -> None:
             quiet, target = not sys.stderr.isatty(), SimpleNamespace(files=files)
-            # Some clients silently leave out a file that fails, others raise ValueError.
+            # Some client versions silently skip a file that fails; others raise ValueError.
             with contextlib.suppress(ValueError):
                 client.api.upload_files(
                     target, None, str(folder), ApiBlobType.DATASET, context, quiet, "zip"
@@ -88,7 +90,8 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
         try:
             client.run(ref, upload, seconds=UPLOAD_SECONDS + size // UPLOAD_RATE)
         except ServiceError:
-            # Else the client would resume an upload that Kaggle has forgotten for six days.
+            # Otherwise the client would try for six days to resume an upload that Kaggle no longer
+            # knows.
             for file in context._file_uploads:
                 if not file.get_token():
                     file.cleanup()
@@ -96,7 +99,8 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
         try:
             yield files
         except RefusedError as error:
-            # Raise it after the context, which then forgets these uploads: they may be the reason.
+            # Raise it only after the context has ended and discarded these uploads, since they may
+            # be the reason.
             refused = error
     if refused is not None:
         raise refused
@@ -105,7 +109,7 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
 def commit_dataset(
     client: Client, metadata: dict[str, Any], files: list[Any], create: bool, notes: str
 ) -> None:
-    """Make a dataset, or a new version of one, from uploaded files. Sent once."""
+    """Create a dataset, or a new version of one, from uploaded files; the call is sent once."""
     from kagglesdk.datasets.types.dataset_api_service import ApiCreateDatasetVersionRequestBody
 
     ref, names = metadata["id"], _names(metadata["id"])
@@ -134,7 +138,7 @@ def commit_dataset(
             f"{ref}: Kaggle refused the dataset: {client.clean(answer.error or answer.status)}"
         )
     if not (answer.status or answer.ref or answer.url):
-        raise UncertainError(f"{ref}: Kaggle's answer does not say whether it took the dataset")
+        raise UncertainError(f"{ref}: Kaggle's answer does not say whether it accepted the dataset")
 
 
 def _names(ref: str) -> dict[str, Any]:

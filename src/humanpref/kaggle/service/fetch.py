@@ -21,8 +21,8 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
     Raises
     ------
     InputError
-        If the folder exists, or Kaggle does not hand out the files, for example before you accept
-        the competition's rules.
+        If the folder exists, or Kaggle withholds the files, for example because you have not
+        accepted the competition's rules.
     """
     with folder_whole(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         archive = Path(temporary, "data.zip")
@@ -30,8 +30,8 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
             download_files(client, competition, archive)
         except NotThereError as error:
             raise NotThereError(
-                f"{error}: if the competition's name is right, accept its rules, signed in as "
-                f"{client.user or 'yourself'}, at "
+                f"{error}: if the competition's name is correct, sign in as "
+                f"{client.user or 'yourself'}, accept its rules at "
                 f"https://www.kaggle.com/competitions/{competition}/rules and rerun this command"
             ) from None
         try:
@@ -45,7 +45,7 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
 
 
 def fetch_output(client: Client, records: Records, name: str, out: Path) -> list[str]:
-    """Fetch the files and the log that the recorded version of a kernel left into a new folder and
+    """Fetch the output files and the log of the recorded version of a kernel into a new folder, and
     return their names.
 
     Raises
@@ -61,7 +61,8 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
         for file, url in files.items():
             logger.info("%s: %s", ref, client.clean(file))
             download_output(client, url, new_file(folder, file))
-        check_current(client, entry)  # else the files may be of a version pushed in the meantime
+        # Otherwise the files may be from a version pushed in the meantime.
+        check_current(client, entry)
         log_name = f"{ref.split('/')[1]}.log"
         new_file(folder, log_name).write_text(log, encoding="utf-8", errors="replace")
         status = (folder / STATUS).read_bytes() if STATUS in files else None
@@ -75,13 +76,13 @@ def new_file(folder: Path, name: str) -> Path:
     Raises
     ------
     ServiceError
-        If the name leads out of the folder, or the file cannot be created.
+        If the name points outside the folder, or the file cannot be created.
     """
     path = PurePosixPath(name)
     inside = path.parts and not path.is_absolute() and ".." not in path.parts
     if not inside or "\\" in name or not name.isprintable():
         raise ServiceError(
-            f"expected names of files inside a folder from Kaggle, got {name!r}; kept nothing"
+            f"expected names of files inside a folder from Kaggle, got {name!r}; nothing was kept"
         )
     target = folder / path
     try:

@@ -1,4 +1,4 @@
-"""Calls on Kaggle's kernels: save one, which starts its run; read the run's state and output."""
+"""Calls about kernels: save one, which starts its run, and read the run's state and output."""
 
 import json
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from typing import Any
 from humanpref.kaggle.service.client import Client, RefusedError, UncertainError
 
 FAILED = ("ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
-"""The states in which a run ends without success."""
+"""The states of a run that ended without success."""
 SOURCES = ("dataset", "competition", "kernel", "model")
 """The kinds of sources that a kernel mounts."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's current version at Kaggle, its code, and the sources that it mounts."""
+    """A kernel's current version on Kaggle, its code, and the sources that it mounts."""
 
     version: int
     code: str
@@ -24,12 +24,12 @@ class Kernel:
 
 
 def save_kernel(client: Client, folder: Path, ref: str) -> int:
-    """Push a staged kernel, once, which starts its run, and return its version.
+    """Push a staged kernel once, which starts its run, and return its version.
 
     Raises
     ------
     RefusedError
-        If Kaggle refused it, saved it under another name, or left out some of its sources.
+        If Kaggle refused it, saved it under a different name, or left out some of its sources.
     """
     answer = client.run(ref, lambda: client.api.kernels_push(str(folder)))
     if answer.error:
@@ -39,7 +39,8 @@ def save_kernel(client: Client, folder: Path, ref: str) -> int:
     saved = "/".join(answer.ref.split("/")[-2:])
     if saved != ref:
         raise RefusedError(
-            f"{ref}: Kaggle made another kernel, {saved}, from its title; correct title or id"
+            f"{ref}: Kaggle derived a different kernel, {saved}, from the title; correct the title "
+            "or the id"
         )
     invalid = [
         f"{kind} {source}"
@@ -52,10 +53,10 @@ def save_kernel(client: Client, folder: Path, ref: str) -> int:
 
 
 def sources_left_out(ref: str, version: int, sources: Iterable[str]) -> RefusedError:
-    """The error for a version that Kaggle saved without some of its sources."""
+    """Return the error for a version that Kaggle saved without some of its sources."""
     return RefusedError(
-        f"{ref}: Kaggle saved version {version} without {', '.join(sources)}: it does not exist, "
-        "or you have not accepted its terms; correct that and push again"
+        f"{ref}: Kaggle saved version {version} without {', '.join(sources)}, which may not exist "
+        "or may have terms that you have not accepted; fix that and push again"
     )
 
 
@@ -79,7 +80,7 @@ def run_status(client: Client, ref: str) -> tuple[str, str]:
 
 
 def run_output(client: Client, ref: str) -> tuple[dict[str, str], str]:
-    """Return the addresses of the latest run's files by name, and its log as text."""
+    """Return the URLs of the latest run's output files by name, and its log as text."""
     files, log = {}, ""
     for page in client.pages(ref, client.kernels.list_kernel_session_output, **_names(ref)):
         files |= {file.file_name: file.url for file in page.files or ()}
@@ -88,7 +89,7 @@ def run_output(client: Client, ref: str) -> tuple[dict[str, str], str]:
 
 
 def download_output(client: Client, url: str, path: Path) -> None:
-    """Download a file from the address that Kaggle gave; no credentials are sent there."""
+    """Download a file from a URL that Kaggle returned, without sending credentials."""
     import requests
 
     def start() -> requests.Response:
@@ -114,7 +115,7 @@ def _names(ref: str) -> dict[str, Any]:
 
 
 def _log_text(log: str) -> str:
-    """Return a kernel's log as it was printed; Kaggle keeps it as a JSON list of pieces."""
+    """Return a kernel's log as it was printed; Kaggle stores it as a JSON list of pieces."""
     try:
         return "".join(piece["data"] for piece in json.loads(log))
     except (ValueError, TypeError, KeyError):

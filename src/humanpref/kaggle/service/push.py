@@ -1,8 +1,8 @@
 """Push a bundle's datasets and its two kernels, and wait for their results.
 
-Every push is recorded before it is sent (`humanpref.kaggle.service.records`) and recognized at
-Kaggle afterwards: a dataset by its manifest, a kernel by its version number and its code. After any
-interruption the same command can therefore be rerun, and sends only what is missing.
+Every push is recorded before it is sent (`humanpref.kaggle.service.records`) and recognized on
+Kaggle afterwards: a dataset by its manifest, a kernel by its version number and its code. After an
+interruption, the same command can therefore be rerun and sends only the missing parts.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 PARTS = (DATASET_FOLDER, *KERNELS)
-"""The parts of a bundle that can be pushed by themselves; packed weights go with the dataset."""
+"""The parts of a bundle that can be pushed separately; packed weights go with the dataset."""
 READY_SECONDS = 3_600
 """Time limit until a dataset's files can be read."""
 
@@ -65,19 +65,19 @@ READY_SECONDS = 3_600
 def push(
     client: Client, records: Records, bundle: Path, owner: str, parts: Collection[str] = ()
 ) -> None:
-    """Push the chosen parts of a bundle in order; the inference kernel waits until the training
-    kernel that it mounts has run.
+    """Push the chosen parts of a bundle in order; the inference kernel is not pushed until the
+    training kernel that it mounts has run.
 
     Parameters
     ----------
     client, records
-        The service, and the record of what was sent there from here.
+        The service, and the record of everything sent to it from this folder.
     bundle : Path
-        The folder that `humanpref kaggle bundle` made.
+        A folder created by `humanpref kaggle bundle`.
     owner : str
         The Kaggle user name to push under.
     parts : collection of str
-        Of `PARTS`; empty: all that the bundle has.
+        Elements of `PARTS`; if empty, every part that the bundle has.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def push(
     """
     check_owner(owner)
     if client.user and client.user.lower() != owner:
-        raise InputError(f"--user {owner}: the Kaggle credentials here are those of {client.user}")
+        raise InputError(f"--user {owner}: the Kaggle credentials in use belong to {client.user}")
     for finding in sorted(check_bundle(bundle), key=lambda finding: finding.level, reverse=True):
         if finding.level == "error":
             raise InputError(client.clean(str(finding).removeprefix("error: ")))
@@ -96,7 +96,7 @@ def push(
     kernels = kernels_of(read_run(marker.parent))
     if missing := set(parts) - {DATASET_FOLDER, *kernels}:
         raise InputError(
-            f"{bundle}: has no {missing.pop()} kernel: it was made of artifacts alone, without "
+            f"{bundle}: has no {missing.pop()} kernel; it was bundled from artifacts only, without "
             "--preset"
         )
     with records.locked():
@@ -109,10 +109,10 @@ def push(
 
 
 def push_dataset(client: Client, records: Records, marker: Path, owner: str, manifest: str) -> None:
-    """Create a dataset, or a new version of it, unless its current version has the manifest
+    """Create a dataset, or a new version of it, unless its current version already has the manifest
     `marker`; wait until it is ready.
 
-    `manifest` is the digest of the bundle's own manifest, that of the wheel dataset.
+    `manifest` is the digest of the wheel dataset's manifest, which identifies the bundle.
     """
     folder = marker.parent
     metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner)
@@ -127,7 +127,7 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
         return manifest_digest(client, ref, marker.name) == digest or None
 
     def find() -> int | None:
-        # A new version has a number before its files can be read.
+        # A new version gets its number before its files can be read.
         version, base = dataset_version(client, ref) or 0, records[name]["base"]
         return version if (base is not None and version > base) or is_there() else None
 
@@ -154,7 +154,7 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
     except (BusyError, UncertainError):
         raise
     except ServiceError:
-        # The version that seemed to be ours is another one, or useless.
+        # The version that seemed to be ours is a different one, or unusable.
         records.update(name, state="refused")
         raise
     records.write(name, "done", **entry, version=dataset_version(client, ref))
@@ -166,19 +166,21 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
     Parameters
     ----------
     client, records
-        The service, and the record of what was sent there from here.
+        The service, and the record of everything sent to it from this folder.
     anyway : bool
-        Accept a result that is not whole.
+        Whether to accept an incomplete result.
 
     Raises
     ------
     InputError
-        If there are no pushes, one is unfinished, or a run failed or left a result that is not
-        whole or of another bundle.
+        If there are no pushes, one is unfinished, or a run failed or left a result that is
+        incomplete or belongs to a different bundle.
     """
     names = records.latest()
     if not names:
-        raise InputError(f"{records.path}: nothing was pushed from here; humanpref kaggle push")
+        raise InputError(
+            f"{records.path}: nothing has been pushed from here; run humanpref kaggle push"
+        )
     for name in names:
         entry = records.require(name, "push")
         if "marker" in entry:
@@ -198,21 +200,22 @@ def wait_for_dataset(client: Client, entry: dict[str, Any]) -> None:
         status = dataset_status(client, ref)
         if status in ("FAILED", "DELETED"):
             raise RefusedError(
-                f"{ref}: Kaggle could not make the dataset of these files ({status}); push it again"
+                f"{ref}: Kaggle could not create the dataset from these files ({status}); push it "
+                "again"
             )
         if status != "READY":
-            return None, status or "not there yet"
-        # The version before may be the one that is ready.
+            return None, status or "not yet visible"
+        # It may still be the previous version that is ready.
         if manifest_digest(client, ref, entry["marker"]) != entry["digest"]:
-            return None, "ready, with another manifest than the one pushed"
+            return None, "ready, but not with the manifest that was pushed"
         return True, "ready"
 
     poll(check, ref, READY_SECONDS)
 
 
 def push_kernel(client: Client, records: Records, folder: Path, owner: str, manifest: str) -> None:
-    """Push a kernel, which starts its run, unless its code has run or is running on the sources
-    that it mounts now."""
+    """Push a kernel, which starts its run, unless the same code has already run, or is running, on
+    the sources that it mounts now."""
     with tempfile.TemporaryDirectory() as temporary:
         staged = stage_kernel(folder / KERNEL_METADATA, Path(temporary), owner, manifest)
         metadata = read_metadata(staged / KERNEL_METADATA)
@@ -230,7 +233,7 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
         key = {"ref": ref, "digest": hashlib.sha256(content.encode()).hexdigest()}
 
         def current() -> Kernel | None:
-            # One denial by Kaggle does not mean that an earlier push is gone.
+            # A single denial by Kaggle does not mean that an earlier push is gone.
             entry = records[name]
             known = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
             return settled(lambda: get_kernel(client, ref)) if known else get_kernel(client, ref)
@@ -261,7 +264,7 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
                 and kernel.version == version
                 and run_status(client, ref)[0] not in FAILED
             ):
-                logger.info("%s: version %d is this code on these inputs already", ref, version)
+                logger.info("%s: version %d already has this code and these inputs", ref, version)
                 return
         version = send_once(send, lambda: records.has(name, "sending", **key), find)
         records.update(name, state="done", version=version)
@@ -272,7 +275,7 @@ def mounted_pushes(
     client: Client, records: Records, kernel: str, sources: set[str], manifest: str
 ) -> dict[str, Any]:
     """Return the identity of each of the kernel's sources that was pushed from here, after waiting
-    for the kernels among them to run."""
+    until the kernels among them have run."""
     pushes = {entry["ref"]: name for name, entry in records.pushes().items()}
     for source in sorted(sources & pushes.keys()):
         name = pushes[source]
@@ -280,7 +283,7 @@ def mounted_pushes(
         if records[name]["state"] != "done":
             problem = "whose last push is not done"
         elif name == DATASET_FOLDER and records[name]["digest"] != manifest:
-            problem = "which is of another bundle"
+            problem = "which belongs to a different bundle"
         if problem:
             raise InputError(f"{kernel}: mounts {source}, {problem}; push it first")
         if name in KERNELS:
@@ -295,13 +298,13 @@ def manifest_digest(client: Client, ref: str, marker: str) -> str | None:
 
 
 def _unversioned(source: str) -> str:
-    """Return `owner/slug/version` without its version, which Kaggle may or may not state."""
+    """Return `owner/slug/version` without the version, which Kaggle may or may not include."""
     return re.sub(r"^([^/]+/[^/]+)/[^/]+$", r"\1", source)
 
 
 def _cells(text: str) -> list[tuple[str, str]]:
-    """Return a kernel's code by cells, a script as one cell: Kaggle keeps a notebook's code, but
-    not every byte."""
+    """Return a kernel's code as a list of cells, with a script as one cell. Kaggle preserves a
+    notebook's code, but not every byte of the file."""
     try:
         cells = json.loads(text)["cells"]
     except (ValueError, KeyError, TypeError):

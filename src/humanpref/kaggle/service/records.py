@@ -1,20 +1,21 @@
-"""The record of what was sent to Kaggle from a folder: `.humanpref/pushes.json`, written whole
-before and after each call.
+"""The record of everything sent to Kaggle from a folder: `.humanpref/pushes.json`, rewritten
+atomically before and after each call.
 
 It has one entry for the latest push of each folder of a bundle (`dataset`, `weights-NAME`, `train`,
 `infer`), and one for the latest `submission`. The `state` of an entry is
 
-- `starting`: nothing was sent yet, but earlier pushes are out of date;
-- `sending`: the call is being made. If it still stands there at the start of a command, the call
-  may have succeeded or not: ask Kaggle;
-- `done`: it succeeded, as the entry's `version` or, for a submission, `number`;
-- `refused`: it failed, or Kaggle made something else of it;
+- `starting`: nothing has been sent yet, but earlier pushes are out of date;
+- `sending`: the call is being made. If a command finds this state when it starts, the call may or
+  may not have succeeded, and Kaggle has to be asked;
+- `done`: it succeeded and became the entry's `version` or, for a submission, `number`;
+- `refused`: it failed, or Kaggle created something different from the request;
 - `failed`: the submission could not be scored.
 
 `manifest` is the digest of the manifest of the bundle that an entry was pushed from. `inputs` are
-the sources that a kernel mounted: a dataset by the digest of its manifest, a kernel by its version.
+the sources that a kernel mounted: datasets with the digest of their manifest, kernels with their
+version.
 
-An entry holds no addresses of uploads and no credentials.
+Entries contain no upload URLs and no credentials.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FOLDER / "pushes.json"
         self.entries: dict[str, dict[str, Any]] = {}
-        """The entries by name; change them by `write` and `update`."""
+        """The entries by name; change them only through `write` and `update`."""
         if self.path.exists():
             values = read_json(self.path)
             if not (
@@ -58,7 +59,7 @@ class Records:
             self.entries = values
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        """The entry of that name; empty if there is none."""
+        """Return the entry with this name; empty if there is none."""
         return self.entries.get(name, {})
 
     def pushes(self) -> dict[str, dict[str, Any]]:
@@ -66,16 +67,17 @@ class Records:
         return {name: entry for name, entry in self.entries.items() if name != SUBMISSION}
 
     def latest(self) -> list[str]:
-        """Return the names of the pushes of the last bundle, without those that are out of date,
-        and of what they mount."""
+        """Return the names of the last bundle's pushes that are up to date, and of the pushes that
+        they mount."""
         pushes = self.pushes()
         current = {name: entry for name, entry in pushes.items() if not self.outdated(name)}
         mounted = {source for entry in current.values() for source in entry.get("inputs", ())}
         return [name for name in pushes if name in current or pushes[name]["ref"] in mounted]
 
     def outdated(self, name: str) -> str:
-        """Return what was pushed after the entry and so is not in it: the last bundle's dataset or
-        a source that a kernel mounts; empty if the entry is up to date."""
+        """Return the reference of the push that makes this entry out of date: the last bundle's
+        dataset, or a source that the kernel mounts. If the entry is up to date, return an empty
+        string."""
         entry, dataset = self[name], self["dataset"]
         if dataset and entry.get("manifest") != dataset["digest"]:
             return dataset["ref"]
@@ -87,22 +89,23 @@ class Records:
         return ""
 
     def has(self, name: str, state: str, **values: Any) -> bool:
-        """Whether the entry of that name has this state and these values."""
+        """Return whether the entry with this name has this state and these values."""
         return self[name].items() >= {"state": state, **values}.items()
 
     def write(self, name: str, state: str, **values: Any) -> None:
-        """Replace the entry of that name."""
+        """Replace the entry with this name."""
         self.entries[name] = {**values, "state": state}
         self.path.parent.mkdir(exist_ok=True)
         write_json(self.path, {"format": FORMAT, **self.entries})
 
     def update(self, name: str, **values: Any) -> None:
-        """Change these values of an entry."""
+        """Update these values of an entry."""
         self.write(name, **{**self[name], **values})
 
     @contextlib.contextmanager
     def sending(self, name: str, **values: Any) -> Iterator[None]:
-        """Replace the entry by one that is being sent in the block; record if Kaggle refuses it."""
+        """Replace the entry with one in state `sending` while the block runs, or `refused` if
+        Kaggle refuses it."""
         self.write(name, "sending", **values)
         try:
             yield
@@ -111,25 +114,25 @@ class Records:
             raise
 
     def require(self, name: str, command: str) -> dict[str, Any]:
-        """Return the entry of that name.
+        """Return the entry with this name.
 
         Raises
         ------
         InputError
-            If there is none, or it is not done; names the `command` to run.
+            If there is none, or it is not done; the message names the `command` to run.
         """
         entry = self[name]
         if entry.get("state") != "done":
             found = f"the last one was {entry['state']}" if entry else "there is none"
             raise InputError(
-                f"{self.path}: expected a finished push of {name}, {found}: humanpref kaggle "
-                f"{command}"
+                f"{self.path}: expected a finished push of {name}, but {found}; run humanpref "
+                f"kaggle {command}"
             )
         return entry
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep out other commands that would send something; the lock ends with the process."""
+        """Lock out other commands that would send something; the lock ends with the process."""
         self.path.parent.mkdir(exist_ok=True)
         with open(self.path.with_name("lock"), "w") as lock:
             try:
@@ -143,10 +146,10 @@ class Records:
 
 
 def identity(entry: dict[str, Any]) -> Any:
-    """Return what distinguishes one push of a dataset or kernel from another."""
+    """Return the value that identifies a push: a dataset's digest or a kernel's version."""
     return entry["digest"] if "marker" in entry else entry.get("version")
 
 
 def describe(entry: dict[str, Any]) -> str:
-    """Return an entry's reference, and its version if Kaggle told it."""
+    """Return an entry's reference, with its version if Kaggle reported one."""
     return f"{entry['ref']} version {entry['version']}" if entry.get("version") else entry["ref"]

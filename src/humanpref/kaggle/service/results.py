@@ -1,5 +1,5 @@
-"""Judge a kernel's run: whether it succeeded, and whether its result is whole and of the bundle
-that was pushed."""
+"""Check a kernel's run: whether it succeeded, and whether its result is complete and belongs to the
+bundle that was pushed."""
 
 import json
 import logging
@@ -22,11 +22,11 @@ from humanpref.kaggle.service.waiting import poll
 logger = logging.getLogger(__name__)
 
 RUN_SECONDS = 14 * 3_600
-"""Time limit of a kernel's run: 12 hours at most, and some in the queue."""
+"""Time limit of a kernel's run: at most 12 hours, plus time in the queue."""
 LOG_LINES = 20
-"""Lines shown of the end of a failed run's log."""
+"""Number of lines shown from the end of a failed run's log."""
 STATUS = "status.json"
-"""The file that a kernel leaves beside its results."""
+"""The status file that a kernel writes next to its results."""
 
 
 def wait_for_run(client: Client, records: Records, name: str, artifact: bool = False) -> None:
@@ -35,15 +35,15 @@ def wait_for_run(client: Client, records: Records, name: str, artifact: bool = F
     Parameters
     ----------
     client, records, name
-        The kernel's entry in the records.
+        The client, the records, and the name of the kernel's entry in them.
     artifact : bool
         Whether the training kernel must have left an artifact.
 
     Raises
     ------
     ServiceError
-        If the run failed, after logging its last lines; another version was pushed since; or there
-        is no artifact.
+        If the run failed (its last lines are logged first), a different version has been pushed
+        since, or there is no artifact.
     """
     entry = records.require(name, f"push --{name}")
     ref, what = entry["ref"], describe(entry)
@@ -60,31 +60,31 @@ def wait_for_run(client: Client, records: Records, name: str, artifact: bool = F
     check_current(client, entry)
     if artifact and name == "train" and UNFINISHED in run_output(client, ref)[1]:
         raise ServiceError(
-            f"{what}: {UNFINISHED} it ran out of time before it had an artifact; to resume it, add "
-            f'"{ref}/{entry["version"]}" to the kernel_sources of its kernel-metadata.json and '
+            f"{what}: {UNFINISHED} it ran out of time before writing an artifact; to resume it, "
+            f'add "{ref}/{entry["version"]}" to the kernel_sources of its kernel-metadata.json and '
             "push again"
         )
 
 
 def check_current(client: Client, entry: dict[str, Any]) -> None:
-    """Raise ServiceError unless the recorded version is the kernel's current one, the only one that
-    Kaggle shows."""
+    """Raise ServiceError unless the recorded version is the kernel's current one, the only version
+    whose results Kaggle shows."""
     kernel = get_kernel(client, entry["ref"])
     if kernel is None or kernel.version != entry["version"]:
         current = f"version {kernel.version}" if kernel else "none"
         raise ServiceError(
-            f"{entry['ref']}: version {entry['version']} was pushed from here, the current one is "
-            f"{current}; push again"
+            f"{entry['ref']}: version {entry['version']} was pushed from here, but the current one "
+            f"is {current}; push again"
         )
 
 
 def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> None:
-    """Check that the recorded version of a kernel, which has run, left a whole result.
+    """Check that the recorded version of a kernel, which has run, left a complete result.
 
     Raises
     ------
     ServiceError
-        If it did not, with the reasons; with `anyway` they are only logged.
+        If it did not, with the reasons. With `anyway`, the reasons are only logged.
     """
     files, _ = run_output(client, entry["ref"])
     content = None
@@ -93,17 +93,17 @@ def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> None:
             path = Path(temporary, STATUS)
             download_output(client, files[STATUS], path)
             content = path.read_bytes()
-    check_current(client, entry)  # else the file may be of a version pushed in the meantime
+    check_current(client, entry)  # otherwise the file may be from a version pushed in the meantime
     report_faults(client, entry, content, anyway)
 
 
 def report_faults(
     client: Client, entry: dict[str, Any], content: bytes | None, anyway: bool
 ) -> None:
-    """Raise ServiceError with the faults of a run's result, or log them with `anyway`."""
+    """Raise ServiceError with the faults of a run's result; with `anyway`, only log them."""
     if reasons := "; ".join(faults(content, entry["manifest"])):
-        hint = "" if anyway else " (--anyway takes it as it is)"
-        message = client.clean(f"{describe(entry)} is not whole{hint}: {reasons}")
+        hint = "" if anyway else " (--anyway accepts it as it is)"
+        message = client.clean(f"{describe(entry)} is incomplete{hint}: {reasons}")
         if not anyway:
             raise ServiceError(message)
         logger.warning("%s", message)
@@ -115,7 +115,7 @@ def faults(content: bytes | None, manifest: str) -> list[str]:
     Parameters
     ----------
     content : bytes or None
-        The run's status.json; None if it left none.
+        The contents of the run's status.json; None if it left none.
     manifest : str
         The digest of the manifest that was pushed with the kernel.
     """
@@ -126,9 +126,9 @@ def faults(content: bytes | None, manifest: str) -> list[str]:
         ran_on = str(status.get("manifest", ""))
         degraded = [str(reason) for reason in status["degraded"]]
     except (ValueError, TypeError, KeyError):
-        return [f"its {STATUS} does not say whether it is whole"]
+        return [f"its {STATUS} does not say whether it is complete"]
     if ran_on == manifest:
         return degraded
     mounted = f"manifest {ran_on[:8]}" if ran_on else "none"
     pushed = f"manifest {manifest[:8]}"
-    return [f"it ran on another dataset ({mounted}) than the one pushed ({pushed})", *degraded]
+    return [f"it ran on a dataset ({mounted}) other than the one pushed ({pushed})", *degraded]

@@ -1,4 +1,4 @@
-"""Sign in to Kaggle, and explain why that fails.
+"""Sign in to Kaggle, and explain a failure to do so.
 
 The client tries an access token, the login of `kaggle auth login` and the legacy key, and silently
 skips those that do not work; some of its calls then use a token that its sign-in had skipped.
@@ -17,7 +17,7 @@ from humanpref.files import read_json
 from humanpref.schema import InputError
 
 OLDEST = "1.8.4"
-"""The oldest client that is known to work."""
+"""The oldest client version known to work."""
 SETTINGS = "https://www.kaggle.com/settings"
 VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY")
 LOGIN = "kaggle auth login"
@@ -26,7 +26,7 @@ INSTALL = "pip install 'humanpref[kaggle]'"
 
 
 def sign_in() -> tuple[Any, str]:
-    """Sign in as the client does; return its API, and in words which credentials it used.
+    """Sign in as the client does; return its API and a description of the credentials it used.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def sign_in() -> tuple[Any, str]:
         os.environ.setdefault("KAGGLE_ENABLE_OAUTH", "1")  # clients before 2.2 need it
     api = None
     try:
-        # The import signs in, makes a folder for the credentials, and prints advice.
+        # The import signs in, creates a folder for the credentials, and prints advice.
         import kaggle
 
         api = kaggle.api
@@ -64,7 +64,7 @@ def sign_in() -> tuple[Any, str]:
 
 
 def secrets(api: Any) -> list[str]:
-    """Return all credentials of this user, whether they are used or not."""
+    """Return all of this user's credentials, whether or not they are in use."""
     values = [
         api.config_values.get("key"),
         api.config_values.get("token"),
@@ -78,7 +78,7 @@ def secrets(api: Any) -> list[str]:
 
 
 def _check_version() -> None:
-    """Raise InputError for a missing or an old client, which may exit when it is imported."""
+    """Raise InputError if the client is missing, or so old that importing it may exit."""
     try:
         version = importlib.metadata.version("kaggle")
     except importlib.metadata.PackageNotFoundError:
@@ -88,8 +88,8 @@ def _check_version() -> None:
 
 
 def _token() -> tuple[str, str]:
-    """Return the access token that the client would use and its source; both are empty if there is
-    none."""
+    """Return the access token that the client would use, and its source; both are empty if there is
+    no token."""
     from kagglesdk.kaggle_env import get_access_token_from_env
 
     try:
@@ -107,7 +107,7 @@ def _signed_in(api: Any) -> bool:
 
 
 def _credentials(api: Any, login: bool) -> str:
-    """Return where the first credentials are that the client uses."""
+    """Return where the client finds the first credentials that it uses."""
     if source := _token()[1]:
         return source
     if login:
@@ -120,23 +120,21 @@ def _key_file(api: Any) -> Path:
 
 
 def _explain(api: Any, had_login: bool) -> str:
-    """Return what is wrong with the first credentials that exist."""
+    """Explain what is wrong with the first credentials that exist."""
     if source := _token()[1]:
-        return f"{source}: Kaggle does not know this access token; make another at {SETTINGS}"
+        return f"{source}: Kaggle does not accept this access token; create another at {SETTINGS}"
     path = _key_file(api)
     if path.is_file():
         values = read_json(path)
         if not (isinstance(values, dict) and {"username", "key"} <= values.keys()):
-            return (
-                f"{path}: expected a JSON object with username and key; make another at {SETTINGS}"
-            )
+            return f"{path}: expected a JSON object with username and key; create one at {SETTINGS}"
     if had_login:
         return f"{LOGIN}: Kaggle no longer accepts this login; run that command again"
     present = [name for name in VARIABLES if name in os.environ]
     if len(present) == 1:
         (missing,) = set(VARIABLES) - set(present)
-        return f"{present[0]} is set, and {missing} is not"
+        return f"{present[0]} is set, but {missing} is not"
     return (
-        f"no Kaggle credentials: {LOGIN}, or make a token at {SETTINGS} and put it into "
+        f"no Kaggle credentials: run {LOGIN}, or create a token at {SETTINGS} and put it into "
         "KAGGLE_API_TOKEN or ~/.kaggle/access_token"
     )

@@ -1,5 +1,5 @@
 """Submit a kernel's version to the competition, wait for its score, and report the state of
-everything that was sent."""
+everything sent so far."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SUBMISSION_FILE = "submission.csv"
 SCORE_SECONDS = 24 * 3_600
-"""Time limit of the hidden rerun: 9 hours, and the queue before it."""
+"""Time limit of the hidden rerun: 9 hours, plus the time in the queue."""
 
 
 def submit(
@@ -32,31 +32,31 @@ def submit(
 ) -> Submission:
     """Submit the recorded version of the inference kernel, and wait for its score.
 
-    Each version is submitted once: every description starts with the kernel, its version and a
-    digest of what was pushed, and the team's submissions are searched for it first. After an
-    interruption the same command resumes waiting. A result that is not whole, or is of another
-    bundle than the one pushed last, is submitted only with `anyway`.
+    Each version is submitted only once: every description starts with a tag made of the kernel, its
+    version and a digest of the pushed code and inputs, and the team's submissions are first
+    searched for that tag. After an interruption, the same command resumes waiting. A result that is
+    incomplete, or that does not belong to the bundle pushed last, is submitted only with `anyway`.
 
     Raises
     ------
     InputError
-        If there is no finished push, its run or the hidden rerun failed, its result is not whole,
-        or Kaggle takes no more submissions today.
+        If there is no finished push, its run or the hidden rerun failed, its result is incomplete,
+        or Kaggle accepts no more submissions today.
     """
     if not message.strip():
-        raise InputError("--message: expected some words for the list of submissions, got none")
+        raise InputError("--message: expected text for the list of submissions, got none")
     with records.locked():
         kernel = records.require("infer", "push --infer")
         if source := records.outdated("infer"):
             raise InputError(
-                f"{describe(kernel)}: was pushed before the last push of {source}: humanpref "
+                f"{describe(kernel)}: was pushed before the last push of {source}; run humanpref "
                 "kaggle push"
             )
         wait_for_run(client, records, "infer")
         check_whole(client, kernel, anyway)
         ref, version = kernel["ref"], kernel["version"]
-        # The tag comes first, so that it survives if the description is cut off. It needs the
-        # digest, because a kernel that is deleted and made anew counts its versions from 1.
+        # The tag comes first, so that it survives if the description is truncated. It includes the
+        # digest, because a kernel that is deleted and recreated restarts its versions at 1.
         tag = f"[{ref} v{version} {kernel['digest'][:8]}]"
         description = client.clean(f"{tag} {message}")
         entry = {"ref": ref, "competition": competition, "tag": tag, "description": description}
@@ -64,7 +64,7 @@ def submit(
 
         def find() -> int | None:
             for submission in list_submissions(client, competition):
-                # After a failure the same version may be submitted again.
+                # After a failure, the same version may be submitted again.
                 failed_before = retried and submission.status == "ERROR"
                 if submission.description.startswith(tag) and not failed_before:
                     return submission.ref
@@ -80,7 +80,7 @@ def submit(
         if number is None:
             if submissions_left(client, competition) == 0:
                 raise InputError(
-                    f"{competition}: no submission is left today; the count restarts at 00:00 UTC"
+                    f"{competition}: no submissions are left today; the count resets at 00:00 UTC"
                 )
             number = send_once(send, lambda: records.has(SUBMISSION, "sending", tag=tag), find)
         else:
@@ -107,8 +107,8 @@ def wait_for_score(client: Client, records: Records, number: int) -> Submission:
 
 
 def status(client: Client, records: Records, competition: str) -> Iterator[str]:
-    """Yield a line on the state of each push and of the submission, and on the submissions and GPU
-    hours left."""
+    """Yield a line about the state of each push and of the submission, and about the submissions
+    and GPU hours left."""
     for name, entry in records.entries.items():
         try:
             yield entry_status(client, name, entry)
@@ -117,7 +117,7 @@ def status(client: Client, records: Records, competition: str) -> Iterator[str]:
         except RefusedError as error:
             yield str(error)
     if not records.entries:
-        yield f"{records.path}: nothing was pushed from here"
+        yield f"{records.path}: nothing has been pushed from here"
     left, hours = submissions_left(client, competition), gpu_hours(client)
     yield f"submissions left today: {'unknown' if left is None else left}"
     used = "{:.1f} of {:.1f} hours used".format(*hours) if hours else "unknown"
@@ -125,16 +125,16 @@ def status(client: Client, records: Records, competition: str) -> Iterator[str]:
 
 
 def entry_status(client: Client, name: str, entry: dict[str, Any]) -> str:
-    """Return a line on the state of an entry of the records."""
+    """Return a line about the state of an entry in the records."""
     if "number" in entry:
         submission = get_submission(client, entry["number"])
         result = f"{submission.status} {submission.public_score or submission.error}".rstrip()
         return f"submission {submission.ref}: {result}, {entry['tag']}"
     if entry["state"] != "done":
         kind = SUBMISSION if name == SUBMISSION else "push"
-        return f"{describe(entry)}: the last {kind} is not done, but {entry['state']}"
+        return f"{describe(entry)}: the last {kind} is not done; its state is {entry['state']}"
     if "marker" in entry:
-        state = dataset_status(client, entry["ref"]) or "not there"
+        state = dataset_status(client, entry["ref"]) or "missing"
     else:
         state = " ".join(run_status(client, entry["ref"])).rstrip()
     return f"{describe(entry)}: {state}"

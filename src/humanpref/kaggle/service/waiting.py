@@ -1,5 +1,5 @@
-"""Wait for Kaggle: ask again after ever longer pauses, and look for what was sent before sending it
-again."""
+"""Wait for Kaggle: poll with increasing pauses, and look for the result of an earlier request
+before sending it again."""
 
 import logging
 import time
@@ -13,9 +13,10 @@ from humanpref.kaggle.service.client import ServiceError, retry
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
-"""Seconds between two questions: at first, and at most."""
+"""Initial and maximum number of seconds between two polls."""
 SETTLING_PAUSES = (0, 2, 4, 8, 16, 30)
-"""Seconds before each look for something that may have arrived, until it counts as lost."""
+"""Seconds to wait before each check for something that may have arrived; after the last check it
+counts as lost."""
 
 T = TypeVar("T")
 
@@ -26,17 +27,17 @@ def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> 
     Parameters
     ----------
     check : callable
-        Returns the answer, or None if there is none yet, and the state in words; raises if there
-        will be no answer.
+        Returns a pair: the answer, or None if there is none yet, and a description of the state.
+        Raises an error if there will be no answer.
     what : str
-        What is waited for, for messages.
+        The name of the thing waited for, used in messages.
     limit : float
-        Seconds after which to give up.
+        Seconds after which to stop waiting.
 
     Raises
     ------
     ServiceError
-        If the limit has passed, with the last state.
+        If the limit has passed; the message includes the last state.
     """
     started, pause, last_state = time.monotonic(), FIRST_PAUSE, None
     with tqdm(bar_format="{desc} ({elapsed})", leave=False, disable=None) as line:
@@ -52,14 +53,15 @@ def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> 
             if left <= 0:
                 raise ServiceError(
                     f"{what}: still {state} after {limit / 3600:.1f} hours; rerun the same command "
-                    "to go on waiting"
+                    "to keep waiting"
                 )
             time.sleep(min(pause, left))
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
 
 def settled(find: Callable[[], T | None]) -> T | None:
-    """Look for something several times; None only if it is missing for a whole minute."""
+    """Call `find` repeatedly and return its result; None only if it finds nothing for a full
+    minute."""
     for pause in SETTLING_PAUSES:
         time.sleep(pause)
         if (result := find()) is not None:
@@ -75,11 +77,11 @@ def send_once(
     Parameters
     ----------
     send : callable
-        Records that it sends, sends, and returns the result.
+        Records the request as sending, sends it, and returns the result.
     pending : callable
-        Whether the record says that it was sent, but not with which result.
+        Returns whether the request is recorded as sent but its result is unknown.
     find : callable
-        Looks for it at Kaggle and returns the result; None if it is not there.
+        Looks for the result on Kaggle and returns it; None if it is missing.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Limits on what the Kaggle client sends: bounded in time, observed, nothing printed."""
+"""Bound the time of the Kaggle client's requests, observe them, and suppress their output."""
 
 import contextlib
 import io
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 READ_SECONDS = 60
-"""Longest time without a byte: of an answer, or of one piece of a download."""
+"""Maximum time without receiving a byte of an answer, or a piece of a download."""
 
 
 @dataclass
 class Traffic:
-    """The traffic of a block: whether anything was sent, and the last answer."""
+    """The traffic of a block: whether anything was sent, and the last response."""
 
     used: bool = False
     response: Any = None
@@ -21,16 +21,16 @@ class Traffic:
 
 @contextlib.contextmanager
 def guarded(seconds: float) -> Iterator[Traffic]:
-    """Limit the time that the client's requests take in the block, and drop what it prints.
+    """Limit the time that the client's requests take in the block, and discard its output.
 
-    The client sets no time limit on its requests, not even inside its own methods, so the limit of
-    one read is set where all of them pass. An alarm limits the whole block; it repeats, because
-    the client's uploads retry after any error.
+    The client sets no time limit on its requests, not even inside its own methods, so the limit for
+    a single read is set in the function through which all of them pass. An alarm limits the whole
+    block; it repeats, because the client's uploads retry after any error.
     """
     from requests.adapters import HTTPAdapter
 
     def expire(*_: object) -> None:
-        raise TimeoutError(f"not done after {seconds:.0f} seconds")
+        raise TimeoutError(f"not finished after {seconds:.0f} seconds")
 
     def send(adapter: HTTPAdapter, request: Any, **options: Any) -> Any:
         options["timeout"] = options.get("timeout") or READ_SECONDS
