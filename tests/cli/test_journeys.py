@@ -88,7 +88,7 @@ def test_a_training_that_left_something_out_says_so(run, arena):
     [
         (None, ["bad.csv", "cannot be read"]),
         ("", ["the file is empty"]),
-        (",".join(GOOD) + "\n", ["a header without rows"]),
+        (",".join(GOOD) + "\n", ["there is a header but no rows"]),
         (b"\x89PNG\xff\xfe\x00", ["not UTF-8 text"]),
         ({"response_b": None}, ["missing column 'response_b'"]),
         ({"prompt": "hello"}, ["row 1", "id '1'", "'prompt'", "not JSON"]),

@@ -170,7 +170,7 @@ def test_soft_labels_and_weights(read):
         ),
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
-        (HEADER + "\n", "a header without rows"),
+        (HEADER + "\n", "there is a header but no rows"),
         (b"PK\x03\x04\xff\xfe\x00\x01", "not UTF-8 text"),
         (b"\x00\x01\x02\x00", "missing column 'id'"),
         (csv_text(GOOD)[:-20], "not a valid CSV"),
