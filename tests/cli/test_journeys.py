@@ -297,7 +297,7 @@ def test_a_file_whose_name_looks_like_a_share(run, arena, artifact, tmp_path):
 
 def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, arena, tmp_path):
     rows, before = arena / "test_labels.csv", (artifact / "metrics.json").read_text()
-    inside = "which is read; name a place outside it"
+    inside = "an input; name a path outside it"
     refused(
         run("evaluate", artifact, "--data", rows, "--json", artifact / "metrics.json"),
         "metrics.json",
