@@ -53,9 +53,7 @@ def _check_folder(folder: Path, path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        raise InputError(
-            f"{path}: cannot be written ({folder} is not a writable folder)"
-        ) from None
+        raise InputError(f"{path}: cannot be written ({folder} is not a writable folder)") from None
 
 
 def _check_outside(path: Path, inputs: Iterable[str | Path]) -> None:

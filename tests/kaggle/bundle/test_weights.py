@@ -309,7 +309,9 @@ def test_check_says_so_of_a_bundle_that_holds_it(own, backbone, spoil):
     write_manifest_of(packed)
     (finding,) = check_bundle(own)
     assert finding.path.name == "model.safetensors"
-    assert ("git-lfs pointer" if spoil is point else "an incomplete safetensors file") in finding.problem
+    assert (
+        "git-lfs pointer" if spoil is point else "an incomplete safetensors file"
+    ) in finding.problem
 
 
 def write_manifest_of(folder: Path) -> None:
