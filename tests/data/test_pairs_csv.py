@@ -134,7 +134,7 @@ def test_soft_labels_and_weights(read):
         ),
         (
             csv_text(GOOD, header=HEADER.replace("response_b", "prompt")),
-            "names column 'prompt' twice",
+            "column 'prompt' appears twice in the header",
         ),
         (
             csv_text(changed(prompt="hello")),
@@ -207,7 +207,7 @@ def test_a_model_column_alone_is_not_read_and_said(write_csv, column, caplog):
     other = {"model_a": "model_b", "model_b": "model_a"}[column]
     pairs = read_pairs(path)
     assert not {column, other} & set(pairs)
-    assert f"{path}: column {column!r} is not read without {other!r}" in caplog.text
+    assert f"{path}: ignoring column {column!r} because {other!r} is missing" in caplog.text
     assert swap_pairs(pairs)["response_a"].tolist() == [("b",)]
 
 

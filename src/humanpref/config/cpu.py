@@ -104,7 +104,7 @@ class BoostedOptions(Options):
     row_share: TreeShare = 0.7
     """Share of the rows on which each tree is trained."""
     column_share: TreeShare = 0.3
-    """Share of the columns that each tree may split."""
+    """Share of the columns on which each tree may split."""
     seeds: Count = 5
     """Number of models that differ only in the rows and columns they draw; their scores are
     averaged."""
@@ -122,8 +122,8 @@ class EmbeddingOptions(Options):
     (`humanpref.models.embedding`)."""
 
     backbone: Name = "sentence-transformers/all-MiniLM-L6-v2"
-    """Folder or hub name of a sentence-transformer, or of any other encoder that AutoModel of
-    transformers loads. It is not trained."""
+    """Folder or hub name of a sentence-transformer, or of any other encoder that can be loaded with
+    transformers' AutoModel. It is not trained."""
     max_length: Annotated[int, whole(8, 32_768, "tokens")] | None = None
     """Maximum tokens per window, including special tokens. If `none`, the sentence-transformer's
     own limit, or up to 512 for any other encoder."""

@@ -36,8 +36,9 @@ class EncoderOptions(Options):
     """A classifier on top of an encoder (`humanpref.models.encoder`)."""
 
     backbone: Name = "scratch"
-    """Folder or hub name that AutoModel of transformers loads; `scratch` builds a small DeBERTa-v2
-    from the `scratch_*` options, with a tokenizer trained on the training rows."""
+    """Folder or hub name of an encoder that can be loaded with transformers' AutoModel. `scratch`
+    builds a small DeBERTa-v2 from the `scratch_*` options, with a tokenizer trained on the training
+    rows."""
     inputs: Literal["dual", "joint"] = "dual"
     """`dual`: two sequences, prompt + A and prompt + B; `joint`: one sequence with prompt, A and
     B."""
@@ -86,7 +87,7 @@ class AdaptedOptions(Options):
     trained weights (`humanpref.models.adapters`)."""
 
     backbone: Name = "meta-llama/Llama-3.2-1B"
-    """Folder or hub name of a decoder that transformers loads: Llama, Qwen, Gemma, SmolLM …"""
+    """Folder or hub name of a decoder that transformers can load: Llama, Qwen, Gemma, SmolLM …"""
     max_length: Annotated[int, whole(16, 131_072, "tokens")] = 1_024
     """Maximum tokens per sequence, including all fixed text."""
     prompt_share: OpenShare = 0.2
@@ -234,8 +235,8 @@ class GradientTraining(LoopOptions):
     temperature: Positive = 1.0
     """Temperature of the `distillation` loss, which softens both teacher and student."""
     swap_augmentation: bool = False
-    """Train on every row in both orders of A and B, which doubles the rows and removes any bias
-    toward one side. Dual inputs give both orders in one pass at no extra cost."""
+    """Train on every row in both orders of A and B, which doubles the rows and leaves the model no
+    reason to favor one side. Dual inputs give both orders in one pass at no extra cost."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ class DpoTraining(LoopOptions):
     """The `[training]` section of Direct Preference Optimization (`humanpref.models.dpo`)."""
 
     beta: Positive = 0.1
-    """Scale of the implicit reward beta (log pi - log pi_ref)."""
+    """The factor beta in the implicit reward, beta (log pi - log pi_ref)."""
     label_smoothing: Annotated[float, Bound("in [0, 0.5)", lambda value: 0 <= value < 0.5)] = 0.0
     """Conservative DPO: the share of labels assumed to be flipped. Only available with
     ties=drop."""

@@ -76,7 +76,8 @@ def grouped_folds(
         raise InputError(f"folds: expected at least 2, got {k}")
     if distinct < k:
         raise InputError(
-            f"{k} folds need at least {k} distinct prompts, these {len(pairs)} rows have {distinct}"
+            f"{k} folds need at least {k} distinct prompts, but these {len(pairs)} rows have "
+            f"{distinct}"
         )
     if labels is None and "winner_tie" in pairs:
         labels = labels_of(pairs)

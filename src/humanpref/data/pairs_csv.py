@@ -195,7 +195,7 @@ def _read(
     models = [column for column in MODEL_COLUMNS if column in places]
     if len(models) == 1:
         (missing,) = {*MODEL_COLUMNS} - {*models}
-        logger.warning("%s: column %r is not read without %r", path, *models, missing)
+        logger.warning("%s: ignoring column %r because %r is missing", path, *models, missing)
         models = []
     weight = [WEIGHT] if WEIGHT in places and (weights or LABEL_COLUMNS[0] in required) else []
     columns = {*required, *models, *weight}
@@ -250,7 +250,7 @@ def _remarks(column: str, cell: str) -> Iterator[tuple[str, str]]:
         return
     turns = json.loads(cell or "null")
     if turns is None:
-        yield "null", "no conversation at all"
+        yield "null", "null or empty, not a list of turns"
         return
     missing = [str(number) for number, turn in enumerate(turns, start=1) if turn is None]
     if missing:
@@ -295,7 +295,7 @@ def csv_rows(path: str | Path) -> Iterator[list[str]]:
         ) from None
     except csv.Error as error:
         raise InputError(
-            f"{path}: not a valid CSV ({error}); is the file cut off, or a quote left open?"
+            f"{path}: not a valid CSV ({error}); is the file truncated, or a quote not closed?"
         ) from None
 
 
@@ -306,7 +306,7 @@ def _places(header: list[str], required: list[str], path: Path) -> dict[str, int
     places = {name: i for i, name in enumerate(header)}
     if len(places) < len(header):
         repeated = next(name for name in header if header.count(name) > 1)
-        raise InputError(f"{path}: the header names column {repeated!r} twice")
+        raise InputError(f"{path}: column {repeated!r} appears twice in the header")
     if missing := [column for column in required if column not in places]:
         present = names(header[:12]) + (" …" if len(header) > 12 else "")
         raise InputError(f"{path}: missing column {names(missing)}; the header has {present[:300]}")
