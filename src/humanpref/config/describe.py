@@ -33,7 +33,7 @@ def options_of(config: Config) -> list[Option]:
     --------
     >>> from humanpref.config import load_config
     >>> options_of(load_config("prior"))[0].kind
-    "float, 0, or 1/k for a whole number k from 2 to a million"
+    'float, 0, or 1/k for a whole number k from 2 to a million'
     """
     return [
         Option(
