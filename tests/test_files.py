@@ -69,7 +69,7 @@ def test_what_lies_in_an_input_is_refused(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "input")
     for check in (check_writable, check_new):
         for place in ("input/deep/x", "link/x"):
-            with pytest.raises(InputError, match=r"x: lies in .*input, which is read"):
+            with pytest.raises(InputError, match=r"x: is inside .*input, an input"):
                 check(tmp_path / place, inputs=[tmp_path / "other", tmp_path / "input"])
         check(tmp_path / "inputs", inputs=[tmp_path / "input"])
 
@@ -78,7 +78,7 @@ def test_folders_that_cannot_be_made_are_found_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     check_new(tmp_path / "new" / "folder")
     with pytest.raises(
-        InputError, match=r"folder: cannot be written \(.*file is not a folder that can be written"
+        InputError, match=r"folder: cannot be written \(.*file is not a writable folder"
     ):
         check_new(tmp_path / "file" / "new" / "folder")
     with pytest.raises(InputError, match="File name too long"):
@@ -89,5 +89,5 @@ def test_folders_that_cannot_be_made_are_found_before_the_work(tmp_path):
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
 def test_a_folder_that_only_seems_to_be_writable():
     for check in (check_writable, check_new):
-        with pytest.raises(InputError, match="/proc is not a folder that can be written"):
+        with pytest.raises(InputError, match="/proc is not a writable folder"):
             check("/proc/new")

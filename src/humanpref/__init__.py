@@ -1,4 +1,4 @@
-"""humanpref: which of two language-model answers does a human prefer? P(A), P(B), P(tie).
+"""humanpref: predict which of two language-model answers a human prefers, as P(A), P(B), P(tie).
 
 >>> from humanpref import build_model, labels_of, load_config, read_pairs
 >>> pairs = read_pairs("train.csv", labels=True)
@@ -25,7 +25,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `humanpref --help` does without pandas."""
+    """Import a public name on first use, so that `humanpref --help` need not import pandas."""
     if name not in _HOMES:
         raise AttributeError(f"module 'humanpref' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

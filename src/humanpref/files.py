@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, and compute digests of files."""
+"""Write files and folders atomically, and compute digests of files."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,8 @@ from humanpref.schema import InputError
 
 @contextlib.contextmanager
 def _path_errors(path: Path) -> Iterator[None]:
-    """Turn errors about a path (missing, not allowed, too long, not a path) into one line."""
+    """Turn errors about a path (missing, not permitted, too long, not a path) into a one-line
+    InputError."""
     try:
         yield
     except InputError:
@@ -29,37 +30,36 @@ def _path_errors(path: Path) -> Iterator[None]:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes files: one of those that `accelerate launch` starts does."""
+    """Return whether this process writes files. Of the processes started by `accelerate launch`,
+    only one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 STREAMS = frozenset(map(Path, ("/dev/stdout", "/dev/null")))
-"""Outputs that are written into, not replaced."""
+"""Outputs that are written to directly instead of being replaced."""
 
 
 def _check_file(path: Path) -> None:
-    """Raise InputError for a folder, a device or anything else that is not a file."""
+    """Raise InputError if the path exists but is not a regular file (a folder, a device …)."""
     if path.exists() and not path.is_file():
         kind = "is a folder" if path.is_dir() else "is not a file"
         raise InputError(f"{path}: cannot be written ({kind})")
 
 
 def _check_folder(folder: Path, path: Path) -> None:
-    """Check that files can be made in the folder of `path` by making one: permissions alone do not
-    tell (/proc)."""
+    """Check that files can be created in the folder of `path` by creating one; permissions alone
+    are not conclusive (/proc)."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        raise InputError(
-            f"{path}: cannot be written ({folder} is not a folder that can be written)"
-        ) from None
+        raise InputError(f"{path}: cannot be written ({folder} is not a writable folder)") from None
 
 
 def _check_outside(path: Path, inputs: Iterable[str | Path]) -> None:
     for source in inputs:
         if path.resolve().is_relative_to(Path(source).resolve()):
-            raise InputError(f"{path}: lies in {source}, which is read; name a place outside it")
+            raise InputError(f"{path}: is inside {source}, an input; name a path outside it")
 
 
 def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -83,23 +83,24 @@ def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Return the prefix of temporary names beside `path`; the whole name may leave no room for a
+    """Return a prefix for temporary files next to `path`: its name, shortened to leave room for a
     suffix."""
     return f".{path.name[:40]}."
 
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[TextIO]:
-    """Open a temporary UTF-8 text file that replaces `path` when the block succeeds and is removed
-    when it fails.
+    """Open a temporary UTF-8 text file that replaces `path` if the block succeeds and is removed if
+    it fails.
 
-    If `path` is a symbolic link, its target is replaced; `STREAMS` are written into. Characters
-    that UTF-8 cannot encode (file names in another encoding) are escaped, as JSON reads them.
+    If `path` is a symbolic link, its target is replaced; `STREAMS` are written to directly.
+    Characters that UTF-8 cannot encode (file names in a different encoding) are escaped in a form
+    that JSON can read.
 
     Raises
     ------
     InputError
-        If the folder does not exist or cannot be written.
+        If the folder does not exist or is not writable.
     """
     path = Path(path)
     text = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
@@ -114,7 +115,7 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
     try:
         with open(descriptor, **text) as file:
             yield file
-        # mkstemp's files are private to their owner; set the mode that open() would have set.
+        # mkstemp creates files private to their owner; set the mode that open() would have set.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
@@ -125,8 +126,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
 
 
 def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a folder can be made at `path`, that nothing exists there,
-    and that it is not inside an input.
+    """Check, before hours of work, that a folder can be created at `path`, that nothing exists
+    there, and that it is not inside an input.
 
     Raises
     ------
@@ -137,7 +138,7 @@ def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     with _path_errors(path):
         if os.path.lexists(path):
             raise InputError(f"{path}: already exists; name a new folder, or remove it first")
-        # lexists takes a name that is too long for one that is not there.
+        # lexists returns False for a name that is too long; lstat raises an error.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.lstat()
         _check_folder(next(folder for folder in path.resolve().parents if folder.exists()), path)
@@ -146,13 +147,13 @@ def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
 
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
-    """Make a temporary folder that is renamed to `path` when the block succeeds and removed when it
+    """Create a temporary folder that is renamed to `path` if the block succeeds and removed if it
     fails.
 
     Raises
     ------
     InputError
-        If `path` exists already or cannot be made.
+        If `path` already exists or cannot be created.
     """
     path = Path(path)
     with _path_errors(path):
@@ -169,7 +170,7 @@ def folder_whole(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -177,14 +178,15 @@ def remove(path: Path) -> None:
 
 
 SHARED_BYTES = 2**20
-"""Smaller files are not worth sharing."""
+"""Minimum size of a file that is worth sharing."""
 
 
 def share_equal_files(folders: list[Path]) -> None:
-    """Store large files once that are identical and have the same place in each folder.
+    """Store large files only once if they are identical and have the same relative path in each
+    folder.
 
-    They become hard links: each folder stays complete, copied or moved. Where links cannot be made
-    the files stay copies.
+    The duplicates become hard links, so each folder remains complete when it is copied or moved.
+    If links cannot be created, the files remain separate copies.
     """
     first, *others = folders
     for source in first.rglob("*"):
@@ -201,14 +203,15 @@ def share_equal_files(folders: list[Path]) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all; NaN is a defect, not a number."""
+    """Atomically write a value as indented JSON. NaN raises ValueError, since it indicates a
+    bug."""
     with write_whole(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; errors become one line."""
+    """Read a JSON file. Raises a one-line InputError if it cannot be read or is not valid JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -224,8 +227,8 @@ def sha256(path: str | Path) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """Return why a file is damaged, or None: it is a git-lfs pointer, or safetensors that are cut
-    off."""
+    """Return the reason why a file is damaged (it is a git-lfs pointer or an incomplete safetensors
+    file), or None if it is not."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             return "a git-lfs pointer, not the file itself; fetch it (git lfs pull)"
@@ -234,7 +237,7 @@ def damage(path: Path) -> str | None:
             with safe_open(path, framework="np"):
                 pass
         except (OSError, SafetensorError) as error:
-            return f"not whole safetensors, download or copy it again ({error})"
+            return f"an incomplete safetensors file; download or copy it again ({error})"
     return None
 
 

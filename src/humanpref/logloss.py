@@ -1,18 +1,19 @@
-"""The log loss of class probabilities, clipped as the competition's metric clips it."""
+"""The log loss of class probabilities, clipped in the same way as the competition's metric."""
 
 import numpy as np
 
 CLIP = 1e-15
-"""Probabilities are kept this far from 0 and 1, so that one certain mistake stays finite."""
+"""Probabilities are kept at least this far from 0 and 1, so that the loss of a certain but wrong
+prediction is finite."""
 
 
 def clipped_log(probabilities: np.ndarray) -> np.ndarray:
-    """Natural logarithms of probabilities, any shape, clipped to [CLIP, 1 - CLIP]."""
+    """Return the natural logarithms of probabilities of any shape, clipped to [CLIP, 1 - CLIP]."""
     return np.log(np.clip(probabilities, CLIP, 1 - CLIP))
 
 
 def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Each row's log loss -sum_c y_c ln p_c, in nats.
+    """Return each row's log loss, -sum_c y_c ln p_c, in nats.
 
     Parameters
     ----------
@@ -22,7 +23,7 @@ def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        (n,) float64. (1/3, 1/3, 1/3) costs ln 3 = 1.0986 under any label.
+        (n,) float64. (1/3, 1/3, 1/3) costs ln 3 = 1.0986 whatever the label.
     """
     return -(labels * clipped_log(probabilities)).sum(axis=1)
 
@@ -30,5 +31,5 @@ def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def log_loss(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """Mean of `row_log_losses` in nats, weighted by (n,) row weights where there are any."""
+    """Return the mean of `row_log_losses` in nats, weighted by the row weights, (n,), if given."""
     return float(np.average(row_log_losses(labels, probabilities), weights=weights))

@@ -1,14 +1,14 @@
-"""The columns of a pairs frame, the order of the classes, and the error that bad input raises.
+"""The columns of a pairs frame, the order of the classes, and the exception raised for bad input.
 
 A *pairs frame* is a `pandas.DataFrame` with a `RangeIndex` and at least
 
-- `id`: str, as the file spells it, unique;
+- `id`: str, spelled as in the file, unique;
 - `prompt`, `response_a`, `response_b`: tuple of str, one string per turn of the conversation, empty
   for a conversation without turns;
 
-and, where they are known, ``model_a`` and ``model_b`` (str), the three label columns (float64 in
-[0, 1], summing to 1: one-hot or soft) and ``weight`` (float64, finite, not negative).
-`humanpref.data.read_pairs` makes such a frame and is where its rules are checked.
+and, if known, ``model_a`` and ``model_b`` (str), the three label columns (float64 in [0, 1],
+summing to 1: one-hot or soft) and ``weight`` (float64, finite, not negative).
+`humanpref.data.read_pairs` builds such a frame and checks these rules.
 """
 
 ID = "id"
@@ -21,13 +21,14 @@ CLASSES = ("A", "B", "tie")
 """The order of the three classes, in labels, logits, probabilities and files."""
 
 SWAPPED_CLASSES = (1, 0, 2)
-"""Where each class goes when the two answers change places: `probabilities[:, SWAPPED_CLASSES]`."""
+"""The index of each class after the two answers are exchanged, for use as
+`probabilities[:, SWAPPED_CLASSES]`."""
 
 
 class InputError(ValueError):
-    """What a user gave cannot be used. The message names the file, row, column or option, what was
-    expected and what came.
+    """Raised for unusable user input. The message names the file, row, column or option, the
+    expected value and the actual one.
 
-    The command line prints it in one line and exits with 2. Any other exception is a defect of ours
-    and keeps its traceback.
+    The command line prints it on one line and exits with status 2. Any other exception is a bug in
+    humanpref and is shown with its traceback.
     """

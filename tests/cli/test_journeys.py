@@ -88,7 +88,7 @@ def test_a_training_that_left_something_out_says_so(run, arena):
     [
         (None, ["bad.csv", "cannot be read"]),
         ("", ["the file is empty"]),
-        (",".join(GOOD) + "\n", ["a header without rows"]),
+        (",".join(GOOD) + "\n", ["there is a header but no rows"]),
         (b"\x89PNG\xff\xfe\x00", ["not UTF-8 text"]),
         ({"response_b": None}, ["missing column 'response_b'"]),
         ({"prompt": "hello"}, ["row 1", "id '1'", "'prompt'", "not JSON"]),
@@ -297,7 +297,7 @@ def test_a_file_whose_name_looks_like_a_share(run, arena, artifact, tmp_path):
 
 def test_outputs_that_would_harm_are_refused_before_the_work(run, artifact, arena, tmp_path):
     rows, before = arena / "test_labels.csv", (artifact / "metrics.json").read_text()
-    inside = "which is read; name a place outside it"
+    inside = "an input; name a path outside it"
     refused(
         run("evaluate", artifact, "--data", rows, "--json", artifact / "metrics.json"),
         "metrics.json",

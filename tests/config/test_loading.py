@@ -55,7 +55,7 @@ def test_a_file_without_a_preset_names_a_family(tmp_path):
     with pytest.raises(InputError, match="name a preset"):
         load_config(file=file)
     file.write_text('family = "sparse"\n')
-    with pytest.raises(InputError, match="does not fit preset tiny"):
+    with pytest.raises(InputError, match="does not match preset tiny"):
         load_config("tiny", file)
 
 

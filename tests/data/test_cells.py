@@ -135,7 +135,7 @@ def test_columns_ids_and_index():
         InputError, match=r"missing column 'response_a', 'response_b'; they have 'id', 'prompt'"
     ):
         as_pairs(rows[["id", "prompt"]])
-    with pytest.raises(InputError, match="column 'prompt' is there twice"):
+    with pytest.raises(InputError, match="column 'prompt' appears twice"):
         as_pairs(rows[["id", "prompt", *TEXT_COLUMNS]])
     with pytest.raises(InputError, match="row 2: column 'id' is empty"):
         as_pairs(rows.assign(id=["1", None]))

@@ -134,7 +134,7 @@ def test_soft_labels_and_weights(read):
         ),
         (
             csv_text(GOOD, header=HEADER.replace("response_b", "prompt")),
-            "names column 'prompt' twice",
+            "column 'prompt' appears twice in the header",
         ),
         (
             csv_text(changed(prompt="hello")),
@@ -170,7 +170,7 @@ def test_soft_labels_and_weights(read):
         ),
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
-        (HEADER + "\n", "a header without rows"),
+        (HEADER + "\n", "there is a header but no rows"),
         (b"PK\x03\x04\xff\xfe\x00\x01", "not UTF-8 text"),
         (b"\x00\x01\x02\x00", "missing column 'id'"),
         (csv_text(GOOD)[:-20], "not a valid CSV"),
@@ -207,7 +207,7 @@ def test_a_model_column_alone_is_not_read_and_said(write_csv, column, caplog):
     other = {"model_a": "model_b", "model_b": "model_a"}[column]
     pairs = read_pairs(path)
     assert not {column, other} & set(pairs)
-    assert f"{path}: column {column!r} is not read without {other!r}" in caplog.text
+    assert f"{path}: ignoring column {column!r} because {other!r} is missing" in caplog.text
     assert swap_pairs(pairs)["response_a"].tolist() == [("b",)]
 
 

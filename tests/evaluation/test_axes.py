@@ -193,7 +193,7 @@ def test_with_models(write_csv, decoder_folder, sentence_encoder):
     pairs = read_pairs(write_csv(ODD_ROWS))
     axes = check_axes(pairs, language_model=decoder_folder(), sentence_encoder=sentence_encoder)
     assert [axis.name for axis in axes] == ["fluency", "relevance", "formatting", "length"]
-    assert axes[0].measure.endswith("under tiny-llama, by itself")
+    assert axes[0].measure.endswith("under tiny-llama, without the prompt")
     assert np.isfinite(axes[0].values[0]).tolist() == [
         True,
         False,

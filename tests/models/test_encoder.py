@@ -131,7 +131,7 @@ def test_the_pretrained_weights_are_really_used(folder_of, pairs):
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights, expected one of"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99),
-            "not whole safetensors",
+            "an incomplete safetensors file",
         ),
         (lambda folder: [path.unlink() for path in folder.glob("*token*")], "tokenizer"),
         (

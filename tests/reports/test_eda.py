@@ -114,7 +114,7 @@ def test_a_file_that_names_one_side_only_names_no_models(write_csv, tmp_path, co
     )
     summary = eda.explore(path, tmp_path / "out")
     assert "models" not in summary
-    assert f"column {column!r} is not read without" in caplog.text
+    assert f"ignoring column {column!r} because" in caplog.text
 
 
 def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):

@@ -217,13 +217,13 @@ def test_what_is_missing_is_said(corpora, tmp_path, nltk_data):
     with pytest.raises(
         InputError,
         match=(
-            rf"stopwords and wordnet .*{re.escape(str(tmp_path))}.*nltk.downloader stopwords "
+            rf"stopwords and wordnet; .*{re.escape(str(tmp_path))}.*nltk.downloader stopwords "
             rf"wordnet"
         ),
     ):
         preprocess(["x"], processes=2)
     shutil.copytree(corpora / "corpora" / "stopwords", tmp_path / "corpora" / "stopwords")
-    with pytest.raises(InputError, match=r"corpora wordnet are in none.*NLTK_DATA"):
+    with pytest.raises(InputError, match=r"corpora not found: wordnet; .*NLTK_DATA"):
         preprocess(["x"])
     shutil.copytree(corpora / "corpora" / "wordnet", tmp_path / "corpora" / "wordnet")
     assert preprocess(["cats"]) == ["cat"]  # a failure is not remembered

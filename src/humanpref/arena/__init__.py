@@ -1,22 +1,23 @@
 """The synthetic arena: rows in the competition's schema whose true class probabilities are known.
 
-Every row is made in three steps, a module each: `latents` draws what its prompt asks and how well
-each model answers, `truth` turns that into probabilities, and `texts` writes it in the words of
-`vocabulary`. `generate` puts the rows together and writes the files. All that the true
-probabilities depend on can be read off the prompt and the two answers, so that the lowest expected
-log loss is the mean entropy of the probabilities, `bayes_log_loss`.
+Every row is generated in three steps, with one module per step: `latents` draws the content of the
+prompt and the quality of each model's answer, `truth` turns these into probabilities, and `texts`
+writes the prompt and the answers with the words of `vocabulary`. `generate` assembles the rows and
+writes the files. Everything on which the true probabilities depend can be inferred from the prompt
+and the two answers, so the lowest expected log loss is the mean entropy of the probabilities,
+`bayes_log_loss`.
 
-Blindness to one channel costs (nats over that lowest loss; logistic regression on the latents of
-40,000 rows, half of them to fit):
+The table shows the cost of ignoring one channel, in nats above that lowest loss (measured by
+logistic regression on the latents of 40,000 rows, half of them used for fitting):
 
 ==========  ======  ==========================================================================
 channel     cost    where a reader finds it
 ==========  ======  ==========================================================================
-quality     0.059   precise words against vague ones and misspellings: a bag of words sees it
+quality     0.059   precise words versus vague ones and misspellings: a bag of words sees it
 kind        0.028   the prompt's wording: creative prompts and small talk tie more often
 length      0.015   log ratio of the word counts, saturating
 relevance   0.009   share of the answer's topical words that belong to the prompt's topic
-verdict     0.009   whether the answer to a checkable question is right: word order
+verdict     0.009   whether the answer to a checkable question is right: needs word order
 ==========  ======  ==========================================================================
 """
 

@@ -1,4 +1,4 @@
-"""Make an arena, in memory or as the competition's files."""
+"""Generate an arena, in memory or as files in the competition's format."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, Inp
 
 
 class Arena(NamedTuple):
-    """An arena: a frame per file, equal to what `pandas.read_csv` makes of it.
+    """An arena: one frame per file, equal to the frame that `pandas.read_csv` reads from it.
 
-    Prompts and answers are JSON text; ids are integers, unique over train and test, unordered.
+    Prompts and answers are JSON text. Ids are integers, unordered and unique across train and test.
 
     train : id, model_a, model_b, prompt, response_a, response_b, the three labels (0 or 1); n rows
     test : id, prompt, response_a, response_b; n // 5 rows, at least 1
-    sample_submission : id and 1 / 3 in the three label columns
-    truth : id and the true probabilities in the three label columns; train's rows, then test's
+    sample_submission : id, and 1 / 3 in the three label columns
+    truth : id, and the true probabilities in the three label columns; train rows, then test rows
     test_labels : the columns of test and the three labels
     """
 
@@ -35,12 +35,12 @@ class Arena(NamedTuple):
 
 
 def make_arena(rows: int, seed: int) -> Arena:
-    """Draw an arena with `rows` training rows. The same arguments give the same arena.
+    """Draw an arena with `rows` training rows. The same arguments always give the same arena.
 
     Raises
     ------
     InputError
-        `rows` is under 1, or `seed` under 0.
+        If `rows` is less than 1, or `seed` less than 0.
     """
     if rows < 1 or seed < 0:
         raise InputError(
@@ -60,7 +60,7 @@ def make_arena(rows: int, seed: int) -> Arena:
 
 
 def _draw_rows(ids: np.ndarray, rng: Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Draw labelled rows, and their true probabilities in the label columns."""
+    """Draw labeled rows, and a frame with their true probabilities in the label columns."""
     rows = len(ids)
     owners = draw_owners(rows, rng)
     distinct = draw_conversations(owners.max() + 1, rng)
@@ -98,13 +98,14 @@ def _draw_rows(ids: np.ndarray, rng: Generator) -> tuple[pd.DataFrame, pd.DataFr
 def write_arena(folder: Path, rows: int, seed: int) -> Arena:
     """Write `make_arena(rows, seed)` into `folder`, one CSV per frame, and return it.
 
-    The folder is made if absent; the same arguments give the same bytes. No file is replaced: the
-    folder may hold the competition's own. Each file is written whole or not at all.
+    The folder is created if it does not exist. The same arguments always give the same bytes. No
+    file is replaced, since the folder may hold the competition's own files. Each file is written
+    atomically.
 
     Raises
     ------
     InputError
-        As `make_arena` does, or one of the files exists or cannot be written.
+        As for `make_arena`, or if one of the files exists or cannot be written.
     """
     arena = make_arena(rows, seed)
     folder.mkdir(parents=True, exist_ok=True)

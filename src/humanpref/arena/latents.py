@@ -1,4 +1,5 @@
-"""The latents of a row: what its prompt asks, which models answer, and how well each does."""
+"""The latents of a row: the content of its prompt, the two models, and the quality of each
+answer."""
 
 import numpy as np
 import pandas as pd
@@ -8,21 +9,22 @@ from scipy.special import expit
 from humanpref.arena.vocabulary import KINDS, MODELS, TEXT, TOPICS, WORDS
 
 _MAX_WORDS = 6_000  # in an answer, or pasted into a prompt
-_MARKED_SHARE = 0.24  # of an answer's words, those that show its quality
-_TOPICAL_SHARE = 0.20  # of an answer's words, those that belong to a topic
+_MARKED_SHARE = 0.24  # share of an answer's words that show its quality
+_TOPICAL_SHARE = 0.20  # share of an answer's words that belong to a topic
 
 
 def draw_models(rows: int, rng: Generator) -> np.ndarray:
-    """Draw two different models per row by popularity: places in `MODELS`, shape (rows, 2)."""
+    """Draw two different models per row by popularity: indices into `MODELS`, shape (rows, 2)."""
     arrival = rng.exponential(size=(rows, len(MODELS))) / MODELS["popularity"].to_numpy()
     first_two = np.argsort(arrival, axis=1)[:, :2]
-    return rng.permuted(first_two, axis=1)  # else A would be the more popular one
+    return rng.permuted(first_two, axis=1)  # otherwise A would tend to be the more popular model
 
 
 def draw_owners(rows: int, rng: Generator) -> np.ndarray:
-    """Draw the conversation of each row, shape (rows,).
+    """Draw the index of each row's conversation, shape (rows,).
 
-    Most rows have one of their own, some share one with a few others, and a crowd shares number 0.
+    Most rows have a conversation to themselves, some share one with a few other rows, and a crowd
+    of rows shares index 0.
     """
     crowd = min(rows, max(2, round(0.002 * rows)))
     repeated = round(0.165 * rows)
@@ -35,25 +37,25 @@ def draw_owners(rows: int, rng: Generator) -> np.ndarray:
 
 
 def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
-    """Draw conversations, one per row; number 0 is the greeting that a crowd sends.
+    """Draw conversations, one per row; the conversation at index 0 is a greeting shared by a crowd.
 
     Columns
     -------
     kind : str, one of the index of `KINDS`
-    words : float, the usual number of words of an answered turn
+    words : float, typical number of words per answered turn
     turns : 1 to 30
     question : "sum", "order", "comparison", or "" if nothing checkable is asked
-    thing, other : the two things or numbers asked about, different places in the list of things
-    comparison, twist : place in the list of comparisons; 1 if the opposite is asked
-    language, topic : places in the lists of languages and topics
-    subjects : topic words in the first turn
-    pasted : words pasted below the first turn
+    thing, other : the two things or numbers asked about, as different indices in the list of things
+    comparison, twist : index in the list of comparisons; 1 if the opposite is asked
+    language, topic : indices in the lists of languages and topics
+    subjects : number of topic words in the first turn
+    pasted : number of words pasted below the first turn
     """
     kind = rng.choice(KINDS.index, size=count, p=KINDS["share"])
     kind[0] = "chat"
     _, _, words, asks = KINDS.loc[kind].to_numpy().T
     words = words * rng.lognormal(0.0, 0.5, count)
-    # One turn in 87 % of the conversations; the others have a heavy tail.
+    # 87 % of the conversations have one turn; the number of turns of the others has a heavy tail.
     one_turn = rng.random(count) < 0.87
     turns = np.where(one_turn, 1, 2 + (rng.pareto(1.7, count) * 1.1).astype(np.int64))
     asked = rng.random(count) < asks
@@ -86,22 +88,23 @@ def draw_answers(conversations: pd.DataFrame, models: np.ndarray, rng: Generator
 
     Columns
     -------
-    words : in all turns together
-    precise, vague, misspelled : of these, the words that show the quality
-    on_topic, off_topic : of these, words of the prompt's topic and of the topic `stray`
-    stray : place in `TOPICS`, not the prompt's
-    verdict : on the prompt's question, 1 right, -1 wrong, 0 if none is asked or nothing said
-    silence : the last turn is words (0), null (1) or an empty string (2)
-    layout : place in the list of layouts
+    words : number of words in all turns together
+    precise, vague, misspelled : how many of these words show each level of quality
+    on_topic, off_topic : how many of these words belong to the prompt's topic and to topic `stray`
+    stray : index in `TOPICS`, different from the prompt's topic
+    verdict : 1 if the prompt's question is answered correctly, -1 if not, 0 if there is no question
+        or no answer
+    silence : whether the last turn is words (0), null (1) or an empty string (2)
+    layout : index in the list of layouts
     """
     rows = models.size
     strength, verbosity, _ = MODELS.to_numpy()[models].T
-    # Subtract what a model wins by its length, so that its strength is the sum of both.
+    # Subtract the advantage that a model gains by its length, so that `strength` includes both.
     skill = 1.8 * (strength - 0.5 * verbosity)
 
     silence = rng.choice(3, size=rows, p=(0.9965, 0.002, 0.0015))
     spoken = conversations["turns"].to_numpy() - (silence > 0)
-    # Later turns are answered more briefly.
+    # The number of words grows less than linearly with the number of turns.
     usual = conversations["words"].to_numpy() * spoken**0.7
     words = usual * np.exp(verbosity + 0.4 * rng.standard_normal(rows))
     words = np.clip(words.astype(np.int64), spoken, _MAX_WORDS)

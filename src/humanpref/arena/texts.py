@@ -1,4 +1,5 @@
-"""Latents to text: prompts, answers, and their cells in a CSV, with the quirks of the real file."""
+"""Turn latents into text: prompts, answers, and their cells in a CSV, with the quirks of the real
+file."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from numpy.random import Generator
 
 from humanpref.arena.vocabulary import TEXT, TOPICS, WORDS
 
-# Half a character: UTF-8 cannot encode it, so that it reaches a file as a JSON escape only.
+# Half a character: UTF-8 cannot encode it, so it can appear in a file only as a JSON escape.
 _SURROGATE = "\ud83d"
 _RESPELLINGS = (
     str.upper,
@@ -27,7 +28,7 @@ def _spell(
     counts: list[tuple[np.ndarray, int]], layout: int, turns: int, rng: Generator
 ) -> list[str]:
     """Draw `count` words of each group, shuffle them into sentences, and split them into turns."""
-    # The power makes the first words of a group the commoner ones, as in a language.
+    # The power makes the first words of a group more frequent, as in natural language.
     words = np.concatenate(
         [group[(rng.random(n) ** 1.4 * len(group)).astype(np.int64)] for group, n in counts]
     )
@@ -44,15 +45,15 @@ def _spell(
 
 
 def pose_question(conversation: Any) -> tuple[str, str, str]:
-    """Return a conversation's question, its right answer and a wrong one.
+    """Return a conversation's question, the right answer and a wrong answer.
 
-    A wrong order or comparison has the words of the right one; a wrong sum is the right one of
-    another prompt. So no answer gives itself away: it must be compared with the prompt.
+    A wrong order or comparison has the same words as the right one, and a wrong sum is the right
+    sum for a different prompt. So no answer can be recognized as wrong without reading the prompt.
     """
     places = [conversation.thing, conversation.other]
     if conversation.question == "sum":
         total = sum(places)
-        # A neighbor among the sums 1 to 17 that two different digits can have.
+        # The next lower or higher of the sums 1 to 17 that two different digits can have.
         wrong = (total - 2 + 2 * conversation.twist) % 17 + 1
         ask = "How much is {} plus {}?".format(*WORDS["numbers"][places])
         return (
@@ -75,7 +76,8 @@ def pose_question(conversation: Any) -> tuple[str, str, str]:
 
 
 def write_prompt(conversation: Any, rng: Generator) -> list[str]:
-    """Write a prompt, a string per turn. What matters comes first, so that truncation keeps it."""
+    """Write a prompt, one string per turn. The informative parts come first, so that truncation
+    keeps them."""
     topic = TOPICS[conversation.topic]
     *subjects, last = topic[rng.permutation(len(topic))[: conversation.subjects]]
     opener = _pick(TEXT["openers"][conversation.kind][conversation.language], rng)
@@ -100,7 +102,7 @@ def respell(prompt: list[str], rng: Generator) -> list[str]:
 
 
 def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | None]:
-    """Write an answer to a conversation, a string (or None) per turn."""
+    """Write an answer to a conversation, one string (or None) per turn."""
     last = ([], [None], [""])[answer.silence]
     if conversation.turns == len(last):
         return last
@@ -115,7 +117,7 @@ def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | N
     ]
     turns = _spell(counts, answer.layout, conversation.turns - len(last), rng)
     if answer.verdict:
-        # 1 is the place of the right answer, -1 that of the wrong one.
+        # The right answer is at index 1, the wrong one at index -1.
         turns[0] = f"{pose_question(conversation)[answer.verdict]}\n\n{turns[0]}"
     if conversation.kind == "code" and rng.random() < 0.5:
         turns[-1] += f"\n\n{_pick(TEXT['code_blocks'], rng)}"
@@ -123,11 +125,11 @@ def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | N
 
 
 def _sometimes_break(turns: list[str], rng: Generator) -> list[str]:
-    """Put a lone surrogate at the end of the first turn of a few texts."""
+    """With a low probability, append a lone surrogate to the first turn."""
     return [turns[0] + _SURROGATE, *turns[1:]] if rng.random() < 0.001 else turns
 
 
 def to_cell(turns: list[str | None], rng: Generator) -> str:
-    """Write the turns as JSON, as a CSV cell holds them: mostly in ASCII."""
+    """Write the turns as JSON for a CSV cell, usually in ASCII only."""
     cell = json.dumps(turns, ensure_ascii=bool(rng.random() < 0.7), separators=(",", ":"))
     return cell.replace(_SURROGATE, r"\ud83d")

@@ -1,5 +1,5 @@
 """Read the chat models, the kinds of prompts and the words of the arena from `vocabulary.toml`,
-which describes each table."""
+whose comments describe each table."""
 
 import tomllib
 from importlib import resources
@@ -15,8 +15,8 @@ MODELS = pd.DataFrame.from_dict(_TABLES["models"], orient="index")
 KINDS = pd.DataFrame.from_dict(_TABLES["kinds"], orient="index")
 """Kinds of prompts by name: `share`, `nu` (the tie score), `words` and `asks`."""
 TEXT = _TABLES["text"]
-"""Phrases and layouts of prompts and answers, by the names of the file."""
+"""Phrases and layouts of prompts and answers, under the same names as in the file."""
 WORDS = {group: np.array(words.split(), dtype=object) for group, words in _TABLES["words"].items()}
-"""The words of each group, the commoner ones first."""
+"""The words of each group, most frequent first."""
 TOPICS = WORDS["topics"].reshape(-1, 16)
-"""(topics, 16) words."""
+"""The words of each topic, (topics, 16)."""

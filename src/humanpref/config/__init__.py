@@ -1,7 +1,8 @@
-"""The configuration of a run: every option once, by family; presets, files and overrides.
+"""The configuration of a run: every option, defined once per family, and presets, files and
+overrides.
 
-The options of a run's sections depend on the model's family. An option of another family is an
-unknown key, and an unknown key is an error.
+The options in each section of a run depend on the model's family. An option of a different family
+is an unknown key, and an unknown key is an error.
 """
 
 from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys

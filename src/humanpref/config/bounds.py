@@ -1,4 +1,4 @@
-"""Checking an option's value against its annotation: the type, the choices, the bound."""
+"""Check an option's value against its annotation: its type, its choices and its bound."""
 
 import dataclasses
 import math
@@ -13,19 +13,20 @@ from humanpref.schema import InputError
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition on an option's value and its description; part of an `Annotated`."""
+    """A condition on an option's value, and a description of the values that satisfy it; used in
+    `Annotated`."""
 
     expected: str
     holds: Callable[[Any], bool]
 
 
 def at_least(least: float) -> Bound:
-    """The bound value >= least."""
+    """Return the bound value >= least."""
     return Bound(f"at least {least}", lambda value: value >= least)
 
 
 def whole(low: int, high: int, unit: str = "") -> Bound:
-    """The bound low <= value <= high, in `unit`s if one is given."""
+    """Return the bound low <= value <= high, described in `unit` if one is given."""
     expected = f"{low} to {high} {unit}" if unit else f"a whole number from {low} to {high}"
     return Bound(expected, lambda value: low <= value <= high)
 
@@ -47,7 +48,7 @@ class Options:
     Raises
     ------
     InputError
-        For a value that does not fit its annotation; the message names the option.
+        For a value that does not match its annotation; the message names the option.
     """
 
     section: ClassVar[str] = "model"
@@ -58,20 +59,21 @@ class Options:
             object.__setattr__(self, name, value)
 
     def require(self, holds: bool, name: str, expected: str) -> None:
-        """Raise InputError for option `name` unless a condition on several options holds."""
+        """Raise InputError for option `name` unless a condition on several options is met."""
         if not holds:
             refuse(f"{self.section}.{name}", expected, getattr(self, name))
 
 
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, `Annotated` and all."""
+    """Return the annotations of a dataclass's fields, including `Annotated` metadata."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def parts_of(hint: Any) -> tuple[Any, Bound | None, bool]:
-    """Split an annotation into its type, its bound if it has one, and whether it admits None."""
+    """Split an annotation into its type, its bound (None if it has none), and whether it allows
+    None."""
     optional = type(None) in typing.get_args(hint)
     base = typing.get_args(hint)[0] if optional else hint
     bound = base.__metadata__[0] if typing.get_origin(base) is Annotated else None
@@ -79,13 +81,13 @@ def parts_of(hint: Any) -> tuple[Any, Bound | None, bool]:
 
 
 def checked(option: str, hint: Any, value: Any) -> Any:
-    """Return the value as its annotation has it: integers pass as floats, lists and single items as
-    tuples; nothing else is converted.
+    """Return the value converted to the type of its annotation: integers become floats, and lists
+    and single items become tuples; nothing else is converted.
 
     Raises
     ------
     InputError
-        If it does not fit; the message starts with the option's name.
+        If the value does not match; the message starts with the option's name.
     """
     kind, bound, optional = parts_of(hint)
     if optional and value in (None, "none"):
@@ -113,10 +115,10 @@ def checked(option: str, hint: Any, value: Any) -> Any:
 
 
 def _widened(value: Any) -> Any:
-    """Return an integer that fits a float as one, anything else as it is."""
+    """Convert an integer that a float can hold to a float; return anything else unchanged."""
     return float(value) if type(value) is int and abs(value) < 1e300 else value
 
 
 def refuse(option: str, expected: str, value: Any) -> typing.NoReturn:
-    """Raise the InputError for an option's value."""
+    """Raise an InputError that rejects an option's value."""
     raise InputError(f"option {option}: expected {expected}, got {value!r}")

@@ -1,5 +1,5 @@
-"""Describe each option of a preset: its value, its type and its text, read from where the option is
-defined."""
+"""Describe each option of a preset: its value, type and description, read from the code that
+defines the option."""
 
 import ast
 import inspect
@@ -18,22 +18,22 @@ class Option:
     """One option of a configuration."""
 
     key: str
-    """As `--set` takes it: `training.epochs`."""
+    """The name that `--set` accepts, such as `training.epochs`."""
     value: Any
     kind: str
-    """Type and bound, or the choices: `int, at least 1`."""
+    """The type and bound, such as `int, at least 1`, or the choices."""
     text: str
-    """One sentence or more."""
+    """The description, in one or more sentences."""
 
 
 def options_of(config: Config) -> list[Option]:
-    """Return every option of a configuration, in the order of definition.
+    """Return every option of a configuration, in the order in which they are defined.
 
     Examples
     --------
     >>> from humanpref.config import load_config
     >>> options_of(load_config("prior"))[0].kind
-    "float, 0, or 1/k for a whole number k from 2 to a million"
+    'float, 0, or 1/k for a whole number k from 2 to a million'
     """
     return [
         Option(
@@ -50,7 +50,7 @@ def options_of(config: Config) -> list[Option]:
 
 @cache
 def documentation(kind: type) -> dict[str, str]:
-    """Return the text under each field of a dataclass, inherited ones included; a subclass may
+    """Return the text under each field of a dataclass, including inherited fields; a subclass may
     replace a text."""
     texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):

@@ -28,7 +28,7 @@ from humanpref.config.neural import (
 
 
 class Family(NamedTuple):
-    """The types of a family's three sections."""
+    """The option classes of a family's three sections."""
 
     model: type[Options]
     training: type[HoldOut]
@@ -50,16 +50,16 @@ SECTIONS = Family._fields
 
 @dataclass(frozen=True)
 class Config:
-    """One run: the family, the seed, and the family's three sections."""
+    """The configuration of one run: the family, the seed, and the family's three sections."""
 
     family: str
     """One of `FAMILIES`."""
     preset: str = ""
-    """The preset that the run started from; empty for none."""
+    """The preset on which the run is based; empty if there is none."""
     seed: Annotated[
         int, Bound("a whole number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)
     ] = 42
-    """Seed of every random choice: split, shuffling, initial weights, dropout."""
+    """Seed for all random choices: split, shuffling, initial weights, dropout."""
     model: Any = field(default_factory=NoOptions)
     training: Any = field(default_factory=NoOptions)
     inference: Any = field(default_factory=NoOptions)
@@ -74,6 +74,6 @@ class Config:
 
 
 def valid_keys(family: str) -> list[str]:
-    """Return every key that `--set` may name for this family."""
+    """Return every key that `--set` accepts for this family."""
     sections = zip(SECTIONS, FAMILIES[family], strict=True)
     return ["seed", *(f"{section}.{name}" for section, kind in sections for name in hints_of(kind))]

@@ -1,4 +1,4 @@
-"""Tell from a run's options whether it uses a GPU, and whether it needs one."""
+"""Determine from a run's options whether it uses a GPU, and whether it needs one."""
 
 from humanpref.config.cpu import BlendOptions, NoOptions
 from humanpref.config.families import Config
@@ -7,23 +7,24 @@ from humanpref.config.neural import LoopOptions
 
 
 def trained_models(config: Config) -> list[Config]:
-    """Return the configurations of the models that a run trains: its own, or a blend's members'."""
+    """Return the configuration of each model that a run trains: the run's own, or that of each
+    member of a blend."""
     if not isinstance(config.model, BlendOptions):
         return [config]
     return [load_config(*member_words(text)) for text in config.model.members]
 
 
 def uses_gpu(config: Config) -> bool:
-    """Whether some model of the run computes on a GPU where there is one."""
+    """Return whether any model of the run uses a GPU if one is available."""
     return any(not isinstance(model.inference, NoOptions) for model in trained_models(config))
 
 
 def needs_gpu(config: Config) -> bool:
-    """Whether the run would take days on a CPU: some model trains pretrained weights by gradient
-    descent.
+    """Return whether the run would take days on a CPU, because one of its models trains pretrained
+    weights by gradient descent.
 
-    Models from scratch and frozen ones are small. Quantization, which requires a GPU, applies to
-    pretrained weights only.
+    Models trained from scratch and frozen models are small. Quantization, which requires a GPU,
+    applies only to pretrained weights.
     """
     return any(
         isinstance(model.training, LoopOptions) and model.model.backbone != "scratch"

@@ -34,7 +34,8 @@ ALIASES = {
     "bf16": "precision",
     "smoothing": "label_smoothing",
 }
-"""Names that other tools have for an option. They are hints in an error, not second names."""
+"""Names that other tools use for an option. They only improve the hint in an error message; they
+are not accepted as option names."""
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
@@ -51,14 +52,14 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
     Raises
     ------
     InputError
-        For an unknown key (with the nearest valid one), or a value of the wrong type or out of
-        range.
+        For an unknown key (the message suggests the nearest valid one), or for a value of the wrong
+        type or out of range.
     """
     return _build(_flat(values, source), source)
 
 
 def _flat(values: dict[str, Any], source: object) -> dict[str, Any]:
-    """Return nested values by `section.key`."""
+    """Flatten nested values to `section.key` keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key not in SECTIONS:
@@ -71,7 +72,7 @@ def _flat(values: dict[str, Any], source: object) -> dict[str, Any]:
 
 
 def _build(flat: dict[str, Any], source: str) -> Config:
-    """Build a configuration from values by `section.key`."""
+    """Build a configuration from values with `section.key` keys."""
     family = _family(flat.get("family"), source)
     sections: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
     for key, value in flat.items():
@@ -88,22 +89,23 @@ def _build(flat: dict[str, Any], source: str) -> Config:
 def load_config(
     preset: str | None = None, file: Path | None = None, overrides: tuple[str, ...] | list[str] = ()
 ) -> Config:
-    """Resolve a configuration: the preset, then the file's values over it, then the overrides.
+    """Build a configuration from the preset, the file's values, and the overrides; each takes
+    precedence over the ones before it.
 
     Parameters
     ----------
     preset : str, optional
-        A name from `preset_names()`. Without it the file must name a `preset` or a `family`.
+        A name from `preset_names()`. If omitted, the file must name a `preset` or a `family`.
     file : Path, optional
         A TOML file with the same keys as a preset.
     overrides : sequence of str
-        `section.key=value` (or `seed=value`); the value is read as TOML, or as it stands where the
-        option is a text. `none` unsets an option that may be unset.
+        `section.key=value` (or `seed=value`). The value is parsed as TOML, or taken literally if
+        the option is a text. `none` unsets an option that may be unset.
 
     Raises
     ------
     InputError
-        For an unknown preset or key, an unreadable file, or a value that does not fit.
+        For an unknown preset or key, an unreadable file, or an invalid value.
 
     Examples
     --------
@@ -121,9 +123,10 @@ def load_config(
     family = _family(from_file.get("family", values.get("family")), source)
     if values.get("family", family) != family:
         raise InputError(
-            f"{file}: family {family!r} does not fit preset {named} (family {values['family']!r})"
+            f"{file}: family {family!r} does not match preset {named} (family {values['family']!r})"
         )
-    # Set by the caller: the preset's own options may be meant for another method of a comparison.
+    # Warn only about options set by the caller: a preset may set options for the other methods of a
+    # comparison.
     chosen = from_file | dict(_parsed_override(override, family) for override in overrides)
     config = _build(values | chosen, f"{source} with --set" if overrides else source)
     if isinstance(config.model, AdaptedOptions):
@@ -136,7 +139,8 @@ def load_config(
 
 
 def member_words(text: str) -> tuple[str, None, list[str]]:
-    """Return the arguments of `load_config` for a member of a blend: preset, no file, overrides."""
+    """Return the arguments of `load_config` for a member of a blend: its preset, no file, and its
+    overrides."""
     try:
         preset, *overrides = shlex.split(text)
     except ValueError as error:
@@ -157,7 +161,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it cannot be read or is not TOML.
+        If the file cannot be read or is not valid TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -190,8 +194,7 @@ def _require_known(key: str, valid: list[str], family: str, source: str) -> None
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Suggest the valid key that `key` stands for elsewhere or looks most like, whatever its
-    section."""
+    """Suggest the valid key, in any section, that `key` is an alias for or most resembles."""
     name = key.rpartition(".")[2]
     options = [option.rpartition(".")[2] for option in valid]
     nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1)
@@ -201,7 +204,7 @@ def _hint(key: str, valid: list[str]) -> str:
 
 
 def _parsed_override(override: str, family: str) -> tuple[str, Any]:
-    """Return the key and the value of one `section.key=value`."""
+    """Parse one `section.key=value` into its key and value."""
     key, equals, text = map(str.strip, override.partition("="))
     if not equals or not key:
         raise InputError(f"--set {override!r}: expected section.key=value")

@@ -1,5 +1,5 @@
-"""Read, check, split, swap and write rows, without knowledge of what texts mean, of models or of
-Kaggle."""
+"""Read, check, split, swap and write rows. This package knows nothing about the meaning of texts,
+about models or about Kaggle."""
 
 from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys

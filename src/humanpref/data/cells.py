@@ -1,5 +1,5 @@
-"""Read text cells from anywhere (a file, a caller's frame, JSON lines) by one rule for all cells of
-a source."""
+"""Read text cells from any source (a file, a caller's frame, JSON lines), applying one rule to all
+cells of that source."""
 
 import contextlib
 import json
@@ -20,12 +20,12 @@ _TURNS, _JSON, _TEXT = "a list of turns", "a JSON list of strings", "a plain tex
 
 
 class CellRule:
-    """How the text cells of one frame or file are written; each cell seen narrows the choice.
+    """The format of the text cells in one frame or file, narrowed down as cells are seen.
 
-    Lists, tuples and arrays of strings are turns. Strings that are all JSON lists of strings,
-    `null` or empty are parsed as in a file. Strings of which none is such a list are one turn each,
-    as they stand: `"[1]"` and `"null"` beside them, too. None and NaN are conversations without
-    turns. A mixture, or anything else, is refused.
+    Lists, tuples and arrays of strings are turns. If every string is a JSON list of strings, `null`
+    or empty, the strings are parsed as in a file. If no string is such a list, each is taken
+    unchanged as one turn, including `"[1]"` and `"null"`. None and NaN are conversations without
+    turns. A mixture, or anything else, is rejected.
     """
 
     def __init__(self) -> None:
@@ -33,38 +33,39 @@ class CellRule:
         self.place = ""
 
     def see(self, cell: Any, place: str) -> None:
-        """Take a cell into account. Raises ValueError (which does not name its place) for one that
-        is not written like the earlier ones."""
+        """Take a cell into account. Raises ValueError (without the cell's location) if its format
+        differs from that of earlier cells."""
         forms = self.forms & _forms(cell)
         if not forms:
             expected = " or ".join(sorted(self.forms))
             got = cell if isinstance(cell, str) else json.dumps(list(cell), ensure_ascii=False)
             raise ValueError(
-                f"expected {expected} as in {self.place}, got {short(got)}; write all texts alike"
+                f"expected {expected} as in {self.place}, got {short(got)}; use one format for all "
+                "texts"
             )
         if forms != self.forms:
             self.forms, self.place = forms, place
 
     def turns(self, cell: Any) -> tuple[str, ...]:
-        """Return the turns of a cell that was seen."""
+        """Return the turns of a cell that has been seen."""
         if not isinstance(cell, str):
             return () if _is_missing(cell) else as_turns(list(cell))
         return parsed_turns(cell) if _JSON in self.forms else as_turns([cell])
 
 
 def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
-    """Return a caller's frame as a pairs frame: texts read by one `CellRule`, ids as strings, a
-    `RangeIndex`.
+    """Convert a caller's frame into a pairs frame: texts are read by one `CellRule`, ids become
+    strings, and the index becomes a `RangeIndex`.
 
-    A frame of `read_pairs` is returned unchanged; checking it takes a tenth of a second for 57,477
-    rows. Other columns are left alone. Rows without `id`, as a column or as the index's name, are
-    numbered from 1.
+    A frame from `read_pairs` is returned unchanged; checking it takes a tenth of a second for
+    57,477 rows. Other columns are left alone. If `id` is neither a column nor the name of the
+    index, rows are numbered from 1.
 
     Raises
     ------
     InputError
-        For a missing or repeated column, or an invalid cell; the message names the row (from 1)
-        and the column.
+        For a missing or repeated column, or an invalid cell; the message names the row (counting
+        from 1) and the column.
     """
     if frame.index.name == ID and ID not in frame:
         frame = frame.reset_index()
@@ -74,7 +75,7 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
             f"these rows: missing column {names(missing)}; they have {names(columns)[:300]}"
         )
     if repeated := [column for column in (ID, *texts) if columns.count(column) > 1]:
-        raise InputError(f"these rows: column {repeated[0]!r} is there twice")
+        raise InputError(f"these rows: column {repeated[0]!r} appears twice")
     if not frame.index.equals(pd.RangeIndex(len(frame))):
         frame = frame.reset_index(drop=True)
     if ID not in columns:
@@ -82,7 +83,7 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     elif not set(map(type, frame[ID])) <= {str}:
         if (empty := frame[ID].isna()).any():
             raise InputError(f"row {int(empty.argmax()) + 1}: column {ID!r} is empty")
-        # pandas turns a file's 7 into 7.0 where a column had a gap, or frames were joined.
+        # pandas turns a file's 7 into 7.0 if the column had gaps or the frame was joined.
         keys = [
             str(int(key) if isinstance(key, float) and key.is_integer() else key)
             for key in frame[ID].tolist()
@@ -107,8 +108,8 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
 
 
 def parsed_turns(cell: str) -> tuple[str, ...]:
-    """Return the turns of one cell of a file. Raises ValueError; only the caller knows the
-    place."""
+    """Parse one cell of a file into turns. Raises ValueError without the cell's location, which
+    only the caller knows."""
     if not cell:
         return ()
     try:
@@ -126,8 +127,8 @@ def parsed_turns(cell: str) -> tuple[str, ...]:
 
 
 def as_turns(turns: list) -> tuple[str, ...]:
-    """Return a list of strings and nulls as a pairs frame holds it. Raises ValueError for any other
-    item; only the caller knows the place."""
+    """Convert a list of strings and nulls into the tuple that a pairs frame holds. Raises
+    ValueError for any other item, without its location, which only the caller knows."""
     for i, turn in enumerate(turns, start=1):
         if turn is not None and not isinstance(turn, str):
             raise ValueError(
@@ -137,7 +138,7 @@ def as_turns(turns: list) -> tuple[str, ...]:
 
 
 def names(columns: object) -> str:
-    """Return the quoted names of columns for a message."""
+    """Return the names of columns, quoted, for a message."""
     return ", ".join(repr(str(column)) for column in columns)
 
 
@@ -147,8 +148,8 @@ def short(text: str, limit: int = 60) -> str:
 
 
 def _forms(cell: Any) -> frozenset[str]:
-    """Return the forms that a cell may have. Raises ValueError for anything but a text or a list of
-    turns; only the caller knows the place."""
+    """Return the formats that a cell is consistent with. Raises ValueError for anything but a text
+    or a list of turns, without its location, which only the caller knows."""
     if isinstance(cell, str):
         if not cell or cell.strip() == "null":
             return frozenset((_JSON, _TEXT))
@@ -172,7 +173,8 @@ def _is_missing(cell: Any) -> bool:
 
 
 def _are_turns(cells: list) -> bool:
-    """Whether cells are as a pairs frame holds them: tuples of strings without lone surrogates."""
+    """Return whether all cells are tuples of strings without lone surrogates, as in a pairs
+    frame."""
     turns = chain.from_iterable
     return (
         set(map(type, cells)) <= {tuple}

@@ -1,4 +1,4 @@
-"""Folds grouped by prompt: rows that share a prompt never stand on both sides of a split."""
+"""Folds grouped by prompt: rows that share a prompt never end up on both sides of a split."""
 
 import hashlib
 import json
@@ -19,13 +19,14 @@ def prompt_keys(pairs: pd.DataFrame) -> np.ndarray:
     """Return one key per row, equal for rows whose prompts differ only in case, white space or
     Unicode form; (n,) of str.
 
-    All turns of the conversation count. The key is a digest, so that it may be kept in files.
+    All turns of the conversation count. Each key is a digest, so it can be stored in files.
     """
     return np.array([_key(turns) for turns in as_pairs(pairs, ["prompt"])["prompt"]], dtype=object)
 
 
 def answer_keys(pairs: pd.DataFrame) -> np.ndarray:
-    """Return one key per row, equal for rows with the same two answers in order; (n,) of str."""
+    """Return one key per row, equal for rows with the same two answers in the same order; (n,) of
+    str."""
     answers = zip(*(as_pairs(pairs, PAIR)[column] for column in PAIR), strict=True)
     return np.array([_digest(json.dumps(row)) for row in answers], dtype=object)
 
@@ -42,11 +43,11 @@ def _digest(text: str) -> str:
 def grouped_folds(
     pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Assign each row to one of `k` folds: grouped by prompt, stratified by label where there are
-    labels.
+    """Assign each row to one of `k` folds, grouped by prompt and, if there are labels, stratified
+    by label.
 
-    The assignment depends on the rows and the seed alone, not on the order of the rows, so that
-    every model and command that is given the same rows and seed is judged on the same folds.
+    The assignment depends only on the rows and the seed, not on the order of the rows, so every
+    model and command given the same rows and seed is evaluated on the same folds.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ def grouped_folds(
     seed : int
         Seed of the shuffling.
     labels : ndarray, optional
-        (n, 3), to stratify by in place of the frame's own labels.
+        (n, 3), used for stratification instead of the frame's own labels.
 
     Returns
     -------
@@ -75,7 +76,8 @@ def grouped_folds(
         raise InputError(f"folds: expected at least 2, got {k}")
     if distinct < k:
         raise InputError(
-            f"{k} folds need at least {k} distinct prompts, these {len(pairs)} rows have {distinct}"
+            f"{k} folds need at least {k} distinct prompts, but these {len(pairs)} rows have "
+            f"{distinct}"
         )
     if labels is None and "winner_tie" in pairs:
         labels = labels_of(pairs)
@@ -83,10 +85,11 @@ def grouped_folds(
     groups: dict[str, list[int]] = {}
     for key, label in zip(keys, classes, strict=True):
         groups.setdefault(key, [0, 0, 0])[label] += 1
-    # scikit-learn's StratifiedGroupKFold was tried: its shuffled folds leave the class shares
-    # several points apart, take half a minute at the competition's size, and depend on its version
-    # and on the order of the rows. Here: large groups first, then in an order drawn by the seed,
-    # each to the fold that has least of the group's classes.
+    # scikit-learn's StratifiedGroupKFold was tried: class shares in its shuffled folds differ by
+    # several points, it takes half a minute at the competition's size, and its folds depend on its
+    # version and on the order of the rows. Instead, groups are assigned from largest to smallest
+    # (ties in an order drawn from the seed), each to the fold with the fewest rows of the group's
+    # classes.
     counts = [[0, 0, 0] for _ in range(k)]
     fold_of = {}
     for key in sorted(groups, key=lambda key: (-sum(groups[key]), _draw(key, seed))):
@@ -102,15 +105,15 @@ def _draw(key: str, seed: int) -> bytes:
 
 
 def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Return a mask (n,) of the rows to hold out: about `fraction` of them, whole prompts only,
-    stratified by label.
+    """Return a mask (n,) of the rows to hold out: about `fraction` of them, stratified by label,
+    with all rows of a prompt kept together.
 
     0 holds nothing out; 1/k holds out fold 0 of `grouped_folds(pairs, k, seed)`.
 
     Raises
     ------
     InputError
-        If there are too few distinct prompts for that.
+        If there are too few distinct prompts to hold out that fraction.
     """
     if fraction == 0:
         return np.zeros(len(pairs), dtype=bool)
@@ -118,7 +121,6 @@ def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     if distinct < k:
         raise InputError(
             f"option training.validation_fraction: holding out 1/{k} takes {k} distinct prompts, "
-            f"these {len(pairs)} rows "
-            f"have {distinct}; 0 trains on all rows"
+            f"but these {len(pairs)} rows have {distinct}; 0 trains on all rows"
         )
     return grouped_folds(pairs, k, seed) == 0

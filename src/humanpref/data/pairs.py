@@ -1,4 +1,4 @@
-"""The labels, weights, mirror image and digest of a pairs frame."""
+"""The labels, weights, swapped copy and digest of a pairs frame."""
 
 import hashlib
 import json
@@ -19,8 +19,8 @@ from humanpref.schema import (
 )
 
 LABEL_SUM_TOLERANCE = 2e-3
-"""Soft labels may miss a sum of 1 by this much (files that round to three digits); they are then
-rescaled."""
+"""How far the sum of soft labels may be from 1 (as in files rounded to three digits) before they
+are rejected; within this tolerance they are rescaled."""
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
@@ -29,7 +29,7 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     InputError
-        If the frame has no labels, or those of a row are not probabilities.
+        If the frame has no labels, or the labels of a row are not probabilities.
     """
     if missing := [column for column in LABEL_COLUMNS if column not in pairs]:
         raise InputError(f"these rows have no labels (missing column {names(missing)})")
@@ -43,13 +43,13 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
             f"row {row + 1}: columns {names(LABEL_COLUMNS)}: expected a sum of 1, got "
             f"{sums[row, 0]:g}"
         )
-    # Sums that differ from 1 by rounding only are left alone, bit for bit.
+    # Rows whose sum differs from 1 only by rounding are left unchanged, bit for bit.
     return np.where(np.abs(sums - 1) > 1e-15, labels / sums, labels)
 
 
 def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
-    """Return the rows' weights, (n,) float64, or None where the frame has none. Raises InputError
-    for an invalid one."""
+    """Return the rows' weights, (n,) float64, or None if the frame has none. Raises InputError for
+    an invalid weight."""
     return (
         _numbers(pairs, WEIGHT, sys.float_info.max, "a finite number of at least 0")
         if WEIGHT in pairs
@@ -58,7 +58,8 @@ def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
 
 
 def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np.ndarray:
-    """A column's numbers, (n,) float64 in [0, most]."""
+    """Return a column as numbers in [0, most], (n,) float64. Raises InputError for any other
+    value."""
     numbers = pd.to_numeric(pairs[column], errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )
@@ -72,21 +73,22 @@ def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np
 
 
 def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return the same rows with A and B exchanged: responses, models and labels; the ids stay.
+    """Return the same rows with the responses, models and labels of A and B exchanged; ids are
+    unchanged.
 
-    Swapping twice gives the frame back. A swapped copy belongs to its row's fold: split first, then
-    swap.
+    Swapping twice restores the frame. A swapped copy belongs in the same fold as its row, so split
+    first, then swap.
     """
     other = {"response_a": "response_b", "model_a": "model_b"}
     other |= {b: a for a, b in other.items()}
     other |= {column: LABEL_COLUMNS[SWAPPED_CLASSES[i]] for i, column in enumerate(LABEL_COLUMNS)}
     swapped = pairs.rename(columns=other)
-    # A column that stands without its other half goes to the end.
+    # A column whose counterpart is missing goes to the end.
     return swapped[[*(c for c in pairs if c in swapped), *(c for c in swapped if c not in pairs)]]
 
 
 def digest_of(pairs: pd.DataFrame) -> str:
-    """Return the SHA-256 of the rows' ids, texts, models, labels and weights in hexadecimal."""
+    """Return the SHA-256, in hexadecimal, of the rows' ids, texts, models, labels and weights."""
     pairs = as_pairs(pairs)
     columns = [c for c in (ID, *TEXT_COLUMNS, *MODEL_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     digest = hashlib.sha256(json.dumps(columns).encode())

@@ -1,4 +1,4 @@
-"""Read a CSV in the competition's schema into a pairs frame, and write one."""
+"""Read a CSV in the competition's schema into a pairs frame, and write a pairs frame to a CSV."""
 
 import csv
 import json
@@ -20,8 +20,7 @@ from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEI
 logger = logging.getLogger(__name__)
 
 _HALF = "a lone surrogate (half a character)"
-# One response may be longer than the csv module's default limit of 131,072 characters once it is
-# escaped.
+# Once escaped, a single response can exceed the csv module's default limit of 131,072 characters.
 _FIELD_LIMIT = 2**31 - 1
 
 
@@ -31,52 +30,52 @@ def read_pairs(
     """Read a CSV in the competition's schema into a pairs frame (see `humanpref.schema`).
 
     The cells of `prompt`, `response_a` and `response_b` are JSON lists with one string (or null)
-    per turn. Null turns become empty strings, and a null or empty cell a conversation without
-    turns; lone surrogates, which no encoder accepts, become U+FFFD.
+    per turn. Null turns become empty strings, and a null or empty cell becomes a conversation
+    without turns; lone surrogates, which no encoder accepts, become U+FFFD.
 
     Parameters
     ----------
     path : path
         UTF-8, with or without a byte-order mark.
     labels : bool, optional
-        True: the three label columns are required. False: they are not read. None: they are read
-        if the file has them.
+        If True, the three label columns are required; if False, they are not read; if None, they
+        are read if the file has them.
     lenient : bool
-        Read a text that is not such a list as one turn, with a warning. For the inference kernel,
-        where one odd row must not cost all the others.
+        Read a text that is not such a list as one turn, with a warning. The inference kernel uses
+        this, so that one malformed row does not cost it all the others.
     weights : bool
         Read `weight` even if the labels are not read.
 
     Returns
     -------
     DataFrame
-        In the order of the file, with `id`, the texts, `model_a` and `model_b` if the file has
-        both, and, where labels are read, the label columns (float64, each row summing to 1) and
+        Rows in the order of the file, with `id`, the texts, and `model_a` and `model_b` if the file
+        has both. If labels are read, also the label columns (float64, each row summing to 1) and
         `weight` (float64) if the file has it.
 
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, or holds no rows; a missing column; an invalid
-        text, label, weight or id. The message names the file, the row (counted from 1 below the
-        header), its id and the column.
+        For a file that cannot be read, is not text, or has no rows; for a missing column; for an
+        invalid text, label, weight or id. The message names the file, the row (counted from 1,
+        excluding the header), its id and the column.
     """
     return _read(Path(path), labels, lenient=lenient, weights=weights)
 
 
 class Fault(NamedTuple):
-    """A fault of one row of a file."""
+    """A fault in one row of a file."""
 
     row: int
-    """Counted from 1 below the header."""
+    """Row number, counted from 1, excluding the header."""
     id: str
     kind: str
-    """`fields`, `id`, `text`, `label`, `weight`: the row cannot be used as it is. `null`,
-    `surrogate`: it can be used."""
+    """`fields`, `id`, `text`, `label` or `weight` if the row cannot be used unchanged; `null` or
+    `surrogate` if it can."""
     fault: str
 
     def at(self, path: Path) -> str:
-        """Return the fault as one line that names its place."""
+        """Return the fault as one line that names the file and the row."""
         return f"{path}: row {self.row}{f' (id {self.id!r})' if self.id else ''}: {self.fault}"
 
 
@@ -86,34 +85,33 @@ def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
     Parameters
     ----------
     path : path
-        As for `read_pairs`; labels are read if they are there.
+        As for `read_pairs`. Labels are read if the file has them.
 
     Returns
     -------
     pairs : DataFrame
-        A pairs frame. A text that is not a JSON list is one turn; rows with any other fault of
-        those that make a row unusable are left out.
+        A pairs frame. A text that is not a JSON list becomes one turn; rows that are unusable for
+        any other reason are left out.
     faults : list of Fault
-        In the order of the file, with the null turns and lone surrogates that `read_pairs` mends
-        without a warning.
+        In the order of the file, including the null turns and lone surrogates that `read_pairs`
+        repairs without a warning.
 
     Raises
     ------
     InputError
-        For a file that cannot be read, is not text, lacks a column, or holds no usable row.
+        For a file that cannot be read, is not text, lacks a column, or has no usable row.
     """
     faults: list[Fault] = []
     return _read(Path(path), None, lenient=True, faults=faults), faults
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Read `id`, the labels, hard or soft, and the texts if there are any, from a CSV such as a
-    submission.
+    """Read `id`, the labels (hard or soft) and any texts from a CSV such as a submission.
 
     Raises
     ------
     InputError
-        As `read_pairs`.
+        As for `read_pairs`.
     """
     return _read(Path(path), True, texts_required=False)
 
@@ -123,18 +121,18 @@ class _RowParser:
     """Parses the rows of a file."""
 
     places: dict[str, int]
-    """Where each column of the header stands."""
+    """The index of each column in the header."""
     parsers: dict[str, Callable[[str], Any]]
-    """The columns to read."""
+    """The columns to read, each with the function that parses its cells."""
     lenient: bool
-    """Take a text cell that cannot be parsed as one turn."""
+    """Read a text cell that cannot be parsed as one turn."""
     remark: bool
-    """Also list what parsing mends without a warning."""
+    """Also list the faults that parsing repairs without a warning."""
     first_rows: dict[str, int] = field(default_factory=dict)
-    """The row of each id so far."""
+    """The row in which each id was first seen."""
 
     def parse(self, number: int, row: list[str]) -> tuple[dict[str, Any] | None, list[Fault]]:
-        """Return a row's values by column, None if it cannot be used, and its faults."""
+        """Return a row's values by column (None if the row cannot be used), and its faults."""
         if len(row) != len(self.places):
             text = f"expected {len(self.places)} fields as in the header, got {len(row)}"
             return None, [Fault(number, "", "fields", text)]
@@ -184,7 +182,7 @@ def _read(
     weights: bool = False,
     faults: list[Fault] | None = None,
 ) -> pd.DataFrame:
-    """Read a file. Faults are appended to `faults` if there is such a list, and otherwise raised or
+    """Read a file. Faults are appended to `faults` if that list is given, and otherwise raised or
     logged."""
     rows = csv_rows(path)
     header = next(rows, [])
@@ -197,7 +195,7 @@ def _read(
     models = [column for column in MODEL_COLUMNS if column in places]
     if len(models) == 1:
         (missing,) = {*MODEL_COLUMNS} - {*models}
-        logger.warning("%s: column %r is not read without %r", path, *models, missing)
+        logger.warning("%s: ignoring column %r because %r is missing", path, *models, missing)
         models = []
     weight = [WEIGHT] if WEIGHT in places and (weights or LABEL_COLUMNS[0] in required) else []
     columns = {*required, *models, *weight}
@@ -212,13 +210,13 @@ def _read(
             raise InputError(row_faults[0].at(path))
         else:
             for fault in row_faults:
-                logger.warning("%s; taken as it stands", fault.at(path))
+                logger.warning("%s; using the cell as plain text", fault.at(path))
         for column, value in (values or {}).items():
             cells[column].append(value)
     if not cells[ID]:
-        why = f"no usable row: {faults[0].at(path)}" if faults else "a header without rows"
+        why = f"no usable row: {faults[0].at(path)}" if faults else "there is a header but no rows"
         raise InputError(f"{path}: {why}")
-    # Strings and tuples stay Python objects: pandas would otherwise look into the tuples.
+    # Store strings and tuples as Python objects; otherwise pandas would inspect the tuples.
     pairs = pd.DataFrame(
         {
             column: pd.Series(values, dtype=np.float64 if column in _NUMERIC else object)
@@ -245,14 +243,14 @@ def _without_surrogates(text: str) -> str:
 
 
 def _remarks(column: str, cell: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind and a description of whatever is mended in a cell that can be parsed."""
+    """Yield the kind and a description of each repair made in a cell that can be parsed."""
     if column in MODEL_COLUMNS and LONE_SURROGATE.search(cell):
         yield "surrogate", _HALF
     if column not in TEXT_COLUMNS:
         return
     turns = json.loads(cell or "null")
     if turns is None:
-        yield "null", "no conversation at all"
+        yield "null", "null or empty, not a list of turns"
         return
     missing = [str(number) for number, turn in enumerate(turns, start=1) if turn is None]
     if missing:
@@ -262,8 +260,8 @@ def _remarks(column: str, cell: str) -> Iterator[tuple[str, str]]:
 
 
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
-    """Write a pairs frame as a CSV that `read_pairs` reads back unchanged, whole or not at all; an
-    existing file is replaced."""
+    """Atomically write a pairs frame as a CSV that `read_pairs` reads back unchanged; an existing
+    file is replaced."""
     pairs = as_pairs(pairs)
     columns = [c for c in (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT) if c in pairs]
     cells = {
@@ -271,14 +269,14 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
         for column in TEXT_COLUMNS
     }
     with write_whole(path) as file:
-        # Quote all texts: Python before 3.13 leaves a carriage return unquoted, which would end the
-        # line on reading.
+        # Quote all texts: Python before 3.13 leaves a carriage return unquoted, and a reader would
+        # take it for the end of the line.
         written = pairs[columns].assign(**cells)
         written.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def csv_rows(path: str | Path) -> Iterator[list[str]]:
-    """Yield the rows of a CSV as text, the header first, without empty lines.
+    """Yield the rows of a CSV as text, starting with the header and skipping empty lines.
 
     Raises
     ------
@@ -297,18 +295,18 @@ def csv_rows(path: str | Path) -> Iterator[list[str]]:
         ) from None
     except csv.Error as error:
         raise InputError(
-            f"{path}: not a valid CSV ({error}); is the file cut off, or a quote left open?"
+            f"{path}: not a valid CSV ({error}); is the file truncated, or a quote not closed?"
         ) from None
 
 
 def _places(header: list[str], required: list[str], path: Path) -> dict[str, int]:
-    """Return the place of each column. Raises InputError for a missing or a repeated one."""
+    """Return the index of each column. Raises InputError for a missing or repeated column."""
     if not header:
         raise InputError(f"{path}: the file is empty, expected a header with {names(required)}")
     places = {name: i for i, name in enumerate(header)}
     if len(places) < len(header):
         repeated = next(name for name in header if header.count(name) > 1)
-        raise InputError(f"{path}: the header names column {repeated!r} twice")
+        raise InputError(f"{path}: column {repeated!r} appears twice in the header")
     if missing := [column for column in required if column not in places]:
         present = names(header[:12]) + (" …" if len(header) > 12 else "")
         raise InputError(f"{path}: missing column {names(missing)}; the header has {present[:300]}")
@@ -340,4 +338,5 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(LABEL_COLUMNS, _probability),
     WEIGHT: _weight,
 }
-"""The columns in the order of a frame, and what parses the cells of each or raises ValueError."""
+"""The columns of a frame in order, each with the function that parses its cells and raises
+ValueError for an invalid one."""

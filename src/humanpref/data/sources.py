@@ -1,4 +1,4 @@
-"""The rows that a run learns from: those of the training file, which may be held out, and extra
+"""The rows that a run learns from: rows of the training file, which may be held out, and extra
 rows, which never are."""
 
 import logging
@@ -18,12 +18,12 @@ from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 logger = logging.getLogger(__name__)
 
 EXTRA_ID = r"^extra-\d+:"
-"""Regular expression for the prefix of an extra row's id."""
+"""Regular expression that matches the id prefix of extra rows."""
 
 
 class Extra(NamedTuple):
-    """A file of more labelled rows. Each row's weight, if the file has any, is multiplied by
-    `weight`."""
+    """A file of additional labeled rows. Each row's weight (1 if the file has no weights) is
+    multiplied by `weight`."""
 
     path: Path
     weight: float = 1.0
@@ -31,20 +31,20 @@ class Extra(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What a run learns from.
+    """The rows that a run learns from, with their training targets.
 
     Attributes
     ----------
     pairs : DataFrame
-        n labelled rows, each of which may be held out.
+        n labeled rows, each of which may be held out.
     targets : ndarray
         (n, 3) training targets: the labels, or the labels mixed with a teacher's probabilities.
         Metrics always use the labels.
     extra : DataFrame
-        m rows with labels and weights that are never held out; ids have the prefix `extra-1:`,
-        `extra-2:` … of their file.
+        m rows with labels and weights that are never held out; the ids of each extra file have a
+        prefix: `extra-1:`, `extra-2:` …
     facts : dict
-        Files and counts, as plain JSON types.
+        File names and row counts, as plain JSON types.
     """
 
     pairs: pd.DataFrame
@@ -53,13 +53,13 @@ class TrainingRows:
     facts: dict[str, Any]
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
-        """Return the rows of the training file in a mask (n,), with all extra rows."""
+        """Return a copy with only the training-file rows in a mask (n,), and all extra rows."""
         return replace(
             self, pairs=self.pairs[rows].reset_index(drop=True), targets=self.targets[rows]
         )
 
     def kept(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return which rows a model learns from while others are held out.
+        """Return the rows that a model learns from while others are held out.
 
         Parameters
         ----------
@@ -69,14 +69,15 @@ class TrainingRows:
         Returns
         -------
         (ndarray, ndarray, int)
-            Masks (n,) of `pairs` and (m,) of `extra`, and how many extra rows are left out because
-            they share a normalised prompt with a held-out row.
+            Masks of `pairs`, (n,), and of `extra`, (m,), and the number of extra rows left out
+            because they share a normalized prompt with a held-out row.
         """
         shared = _has_prompt(self.extra, prompt_keys(self.pairs[held]))
         return ~held, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
 
     def gathered(self, rows: np.ndarray, extra: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
-        """Return the pairs frame of the rows in both masks, and their targets, (rows, 3)."""
+        """Return the rows selected by the two masks as one pairs frame, and their targets,
+        (rows, 3)."""
         pairs = self.pairs[rows].reset_index(drop=True)
         if not extra.any():
             return pairs, self.targets[rows]
@@ -89,7 +90,7 @@ _COLUMNS = [ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT]
 
 
 def _weighted(pairs: pd.DataFrame, factor: float = 1.0) -> pd.DataFrame:
-    """Return `_COLUMNS` of the rows, with their weights (1 where there are none) times `factor`."""
+    """Return `_COLUMNS` of the rows, with weights (1 by default) multiplied by `factor`."""
     weights = weights_of(pairs)
     return pairs.assign(**{WEIGHT: factor if weights is None else factor * weights})[_COLUMNS]
 
@@ -102,23 +103,24 @@ def _has_prompt(pairs: pd.DataFrame, keys: np.ndarray) -> np.ndarray:
 def read_training_rows(
     train_csv: str | Path, extra: Sequence[Extra] = (), exclude_prompts: Sequence[str | Path] = ()
 ) -> TrainingRows:
-    """Read the training file, extra files, and take out what must not be learned.
+    """Read the training file and the extra files, and drop rows with excluded prompts.
 
     Parameters
     ----------
     train_csv : path
-        Rows with labels, and weights if there are any.
+        Labeled rows, optionally weighted.
     extra : sequence of Extra
-        More of them, from other sources.
+        Files with additional rows from other sources.
     exclude_prompts : sequence of paths
-        CSVs in the competition's schema, with or without labels: no row is kept whose normalised
-        prompt occurs in one of them. For public rows that the hidden test holds, say.
+        CSVs in the competition's schema, with or without labels. Every row whose normalized prompt
+        occurs in one of them is dropped, for example public rows that are also in the hidden test
+        set.
 
     Raises
     ------
     InputError
-        For a file that cannot be used, an id that looks like an extra row's, a weight that is not
-        positive, or if no training row is left.
+        For a file that cannot be used, an id that looks like an extra row's, an extra weight that
+        is not positive, or if no training rows remain.
     """
     pairs = read_pairs(train_csv, labels=True)
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
@@ -153,7 +155,7 @@ def read_training_rows(
 def _without_prompts(
     pairs: pd.DataFrame, excluded: list[np.ndarray], facts: dict[str, Any]
 ) -> pd.DataFrame:
-    """Drop the rows of a file that have an excluded prompt, and count them in its facts."""
+    """Drop the rows of a file that have an excluded prompt, and record their number in `facts`."""
     kept = pairs[~_has_prompt(pairs, np.concatenate(excluded))].reset_index(drop=True)
     facts["excluded"] = len(pairs) - len(kept)
     logger.info(
@@ -166,13 +168,14 @@ def _without_prompts(
 
 
 def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
-    """Mask (n,) of the rows with a positive weight: weight 0 drops a row from training and from
-    evaluation.
+    """Return a mask (n,) of the rows with a positive weight; weight 0 drops a row from training and
+    from evaluation.
 
     Raises
     ------
     InputError
-        If there is none. `read_pairs` accepts no such file, but excluded prompts may leave one.
+        If no row has a positive weight. `read_pairs` rejects such a file, but excluding prompts may
+        leave only rows of weight 0.
     """
     weights = weights_of(pairs)
     positive = np.ones(len(pairs), dtype=bool) if weights is None else weights > 0
@@ -186,23 +189,24 @@ def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
 def inner_splits(
     pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray, least: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits of a model's training rows to choose by, as the run itself splits: grouped by prompt,
-    extra rows never held out.
+    """Split a model's training rows for model selection in the same way as the run itself: grouped
+    by prompt, with extra rows never held out.
 
     Parameters
     ----------
     pairs : DataFrame
-        n rows, as `TrainingRows.gathered` gives them; the ids tell which are extra ones.
+        n rows, as returned by `TrainingRows.gathered`; extra rows are recognized by their ids.
     k, seed, labels
         As in `grouped_folds`; labels are (n, 3).
     least : int
-        With fewer distinct prompts of the file's own there is no split; nor with fewer than k.
+        If the rows of the training file have fewer than `least` or fewer than `k` distinct prompts,
+        no splits are made.
 
     Returns
     -------
     list of (ndarray, ndarray)
-        Of each fold, masks (n,) of the rows to learn from and of those to judge by. An extra row
-        that shares a prompt with a judged row is in neither.
+        For each fold, masks (n,) of the rows to train on and of the rows to evaluate on. An extra
+        row that shares a prompt with an evaluated row is in neither.
     """
     native = ~pairs[ID].str.contains(EXTRA_ID).to_numpy(dtype=bool)
     if not native.any():

@@ -1,4 +1,4 @@
-"""The submission file: writing one, and checking one as the competition would."""
+"""Write a submission file, and check one as the competition would."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,7 @@ SUM_TOLERANCE = 1e-6
 
 
 def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.ndarray) -> None:
-    """Write `id` and the three probabilities, one line per row, in the order given; whole or not at
-    all.
+    """Atomically write `id` and the three probabilities, one line per row, in the order given.
 
     Parameters
     ----------
@@ -30,7 +29,8 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
     Raises
     ------
     ValueError
-        If the probabilities are invalid: a defect of the model, never of the user's files.
+        If the probabilities are invalid, which is always a bug in the model, never a fault of the
+        user's files.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (len(ids), 3):
@@ -51,18 +51,18 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
 
 
 def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
-    """List what the competition would reject in a submission: header, ids and their order, row
-    count, numbers, sums.
+    """List the faults for which the competition would reject a submission: in the header, the ids
+    and their order, the row count, the numbers or their sums.
 
     Parameters
     ----------
     path, test_csv : path
-        The submission and the test file that it answers.
+        The submission, and the test file it was made for.
 
     Returns
     -------
     list of str
-        One line per kind of fault, with the first row that has it.
+        One line per kind of fault, with the first row affected.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
     if len(rows) != len(expected):
         faults.append(f"{path}: expected {len(expected)} rows as in {test_csv}, got {len(rows)}")
     ids = [row[0] for row in rows]
-    order = "in another order" if sorted(ids) == sorted(expected) else "not those of the test file"
+    order = "in a different order" if sorted(ids) == sorted(expected) else "not the test file's"
     for number, (got, wanted) in enumerate(zip(ids, expected, strict=False), start=1):
         if got != wanted:
             faults.append(
@@ -98,7 +98,7 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
 
 
 def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Return for each kind of fault a mask (n,) of the rows of (n, 3) numbers that have it."""
+    """Return, for each kind of fault, a mask (n,) of the rows of (n, 3) numbers that have it."""
     outside = (probabilities < 0) | (probabilities > 1 + SUM_TOLERANCE)
     return {
         "not a finite number": ~np.isfinite(probabilities).all(axis=1),
@@ -108,8 +108,8 @@ def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _cells(path: str | Path, columns: list[str], exact: bool = False) -> list[list[str]]:
-    """Return the named columns of a CSV as text. Raises InputError if it is not one, lacks a
-    column, or (exact) has another header."""
+    """Return the named columns of a CSV as text. Raises InputError if the file is not a CSV, lacks
+    a column, or, with `exact`, has a different header."""
     rows = csv_rows(path)
     header = next(rows, [])
     if not set(columns) <= set(header) or (exact and header != columns):

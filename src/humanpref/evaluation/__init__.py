@@ -1,1 +1,1 @@
-"""Judge probabilities against labels, whatever model they come from."""
+"""Evaluate probabilities against labels, whichever model produced them."""

@@ -1,5 +1,5 @@
-"""Axes besides preference: how fluent, relevant, formatted and long each answer is, and how closely
-a preference follows them."""
+"""Axes other than preference: how fluent, relevant, formatted and long each answer is, and how
+closely preferences follow each axis."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,15 +19,15 @@ DRAWS = 500
 STATISTICS = ("people", "model", "excess", "margin")
 _WINDOWS, _BATCH_TOKENS = 4, 16_384
 _LEAST_SPREAD = 1e-7
-"""A smaller spread is rounding: whatever varies at all has a far larger one."""
+"""A smaller spread is a rounding error: values that vary at all have a far larger one."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One number for each answer.
+    """A property measured as one number per answer.
 
-    `values` is (2, n) float64, of answers A and B; NaN where there is nothing to measure (an empty
-    answer has no fluency). `level` turns a mean of them into a number of the unit.
+    `values` is (2, n) float64, for answers A and B, with NaN if there is nothing to measure (an
+    empty answer has no fluency). `level` converts a mean of the values to `unit`.
     """
 
     name: str
@@ -47,14 +47,14 @@ def axes_of(
     pairs : DataFrame
         A pairs frame.
     language_model : path, optional
-        A folder with a causal language model for fluency; without one a proxy.
+        A folder with a causal language model to measure fluency; by default, a proxy is used.
     sentence_encoder : path, optional
-        A folder with a sentence encoder for relevance; without one a proxy.
+        A folder with a sentence encoder to measure relevance; by default, a proxy is used.
 
     Raises
     ------
     InputError
-        If a folder holds no such model, or the libraries for it are not installed.
+        If a folder does not contain such a model, or the required libraries are not installed.
     """
     answers = [pairs["response_a"], pairs["response_b"]]
     marks = [answer.map(formatting_marks) for answer in answers]
@@ -83,7 +83,7 @@ def _fluency(answers: list[str], folder: Path | None) -> Axis:
     if folder is None:
         name, unit = "fluency (proxy)", "perplexity per trigram (lower: more fluent)"
         measure = (
-            "mean log-frequency of the answer's character trigrams in the other answers judged"
+            "mean log-frequency of the answer's character trigrams in the other answers evaluated"
         )
         values = trigram_log_frequencies(answers)
     else:
@@ -94,7 +94,7 @@ def _fluency(answers: list[str], folder: Path | None) -> Axis:
         name, unit = "fluency", "perplexity per token (lower: more fluent)"
         measure = (
             f"mean log-probability of the answer's first {model.longest} tokens under "
-            f"{folder.resolve().name}, by itself"
+            f"{folder.resolve().name}, without the prompt"
         )
         values = model.log_probabilities(answers)
     return Axis(name, measure, unit, values.reshape(2, -1), lambda mean: np.exp(-mean))
@@ -126,7 +126,8 @@ def _relevance(pairs: pd.DataFrame, folder: Path | None) -> Axis:
 
 @contextlib.contextmanager
 def loading(option: str, folder: Path) -> Iterator[None]:
-    """Raise InputError if an option's folder is none, or if the block lacks a library to load it.
+    """Raise InputError if an option's path is not a folder, or if the block fails to import a
+    library it needs.
 
     Examples
     --------
@@ -150,9 +151,9 @@ def follow(
     groups: np.ndarray,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """Measure how closely people's and a model's preference follow each axis.
+    """Measure how closely the preferences of people and of a model follow each axis.
 
-    Only the decided rows count, whose label is A or B.
+    Only decided rows count: those whose label is A or B.
 
     Parameters
     ----------
@@ -160,26 +161,29 @@ def follow(
     labels, probabilities : ndarray
         (n, 3).
     groups : ndarray
-        (n,) prompt keys, which the bootstrap resamples whole.
+        (n,) prompt keys; the bootstrap resamples prompts together with all their rows.
     draws : int
-        Of the bootstrap.
+        Number of bootstrap draws.
 
     Returns
     -------
     DataFrame
-        One line per axis that has a decided row with both values:
+        One line per axis for which at least one decided row has both values:
 
         - `axis`, `measure`, `unit`, `rows`;
         - the mean level of the answers that people `preferred` and `rejected`, and of those that
           the model has `chosen` (the likelier of A and B) and `passed_over`;
-        - `people`: Spearman's correlation of the difference A - B with who was preferred (1 or -1);
-        - `model`: the same, expected if labels were drawn from the model's P(A) / (P(A) + P(B));
-        - `excess`: `model` less `people`; an interval above 0: the model favors the axis more than
-          people do;
-        - `margin`: Spearman's correlation of the difference with ln P(A) - ln P(B); near 1 or -1,
-          the model orders answers by this axis and little else.
+        - `people`: Spearman's correlation of the difference A - B with the preferred answer (1 for
+          A, -1 for B);
+        - `model`: the value of that correlation expected if labels were drawn from the model's
+          P(A) / (P(A) + P(B));
+        - `excess`: `model` minus `people`; if its interval is above 0, the model favors the axis
+          more than people do;
+        - `margin`: Spearman's correlation of the difference with ln P(A) - ln P(B); if it is near 1
+          or -1, the model ranks answers by this axis and little else.
 
-        These four with `_low` and `_high`, a 95 % interval; 0 where something does not vary.
+        The last four each have a 95 % interval, `_low` to `_high`, and are 0 if one of the
+        correlated quantities does not vary.
     """
     wins = labels[:, 0] - labels[:, 1]
     clipped = clipped_log(probabilities)
@@ -215,7 +219,8 @@ def follow(
 def _statistics(
     difference: np.ndarray, people: np.ndarray, margin: np.ndarray, groups: np.ndarray, draws: int
 ) -> np.ndarray:
-    """Return (3, 4): the `STATISTICS` of these rows, and the ends of their intervals."""
+    """Return (3, 4): the `STATISTICS` of these rows, then the lower and the upper ends of their
+    intervals."""
     # tanh(margin / 2) = (P(A) - P(B)) / (P(A) + P(B))
     model = np.tanh(margin / 2)
     places = [np.unique(values, return_inverse=True)[1] for values in (difference, margin)]
@@ -238,9 +243,9 @@ def _statistics(
 
 
 def _centred_ranks(places: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return each row's rank in (0, 1) less the mean; equal values share theirs.
+    """Return each row's rank in (0, 1) minus the mean rank; equal values share a rank.
 
-    `places` (n,) numbers the distinct values in their order.
+    `places`, (n,), is the index of each row's value among the sorted distinct values.
     """
     mass = np.bincount(places, weights=share)
     ranks = (mass.cumsum() - mass / 2)[places]
@@ -248,13 +253,15 @@ def _centred_ranks(places: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def _with_choices(ranks: np.ndarray, expected: np.ndarray, share: np.ndarray) -> float:
-    """Return the correlation of ranks with choices of 1 or -1 that have this expectation, (n,)."""
+    """Return the correlation of ranks with choices of 1 or -1 whose expected values are `expected`,
+    (n,)."""
     if np.ptp(expected) == 0:
         return 0.0
     return _correlation(ranks, expected, share, max(0.0, 1 - (share @ expected) ** 2))
 
 
 def _correlation(ranks: np.ndarray, other: np.ndarray, share: np.ndarray, variance: float) -> float:
-    """Return the weighted correlation of centred ranks with what has this variance."""
+    """Return the weighted correlation of centered ranks with a quantity that has the given
+    variance."""
     spread = np.sqrt((share @ ranks**2) * variance)
     return share @ (ranks * other) / spread if spread > _LEAST_SPREAD else 0.0

@@ -1,5 +1,5 @@
-"""Whether probabilities match observed shares: reliability, calibration error, and what of it is
-chance."""
+"""Check whether probabilities match observed shares: reliability tables, the calibration error, and
+the error expected by chance alone."""
 
 import numpy as np
 import pandas as pd
@@ -12,14 +12,15 @@ NULL_DRAWS = 200
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Tabulate predicted probability against observed share, each class in bins of as many rows.
+    """Tabulate predicted probability against observed share, for each class in bins with equal
+    numbers of rows.
 
     Parameters
     ----------
     labels, probabilities : ndarray
         (n, 3).
     bins : int
-        Bins of each class, fewer where there are fewer rows.
+        Number of bins per class, reduced to n if there are fewer rows than bins.
 
     Returns
     -------
@@ -37,10 +38,11 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Return the mean over the classes of sum_b rows_b / n |observed_b - predicted_b|, in bins b of
-    as many rows.
+    """Return the mean over the classes of sum_b rows_b / n |observed_b - predicted_b|, where the
+    bins b have equal numbers of rows.
 
-    It is biased upwards: true probabilities do not give 0. Compare it with `calibration_null`.
+    The error is biased upward: even the true probabilities do not give 0. Compare it with
+    `calibration_null`.
 
     Source: Nixon et al. (2019), "Measuring calibration in deep learning", with equal-mass bins.
     """
@@ -50,7 +52,7 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int =
 def calibration_null(
     probabilities: np.ndarray, bins: int = BINS, draws: int = NULL_DRAWS, seed: int = 0
 ) -> dict[str, float]:
-    """Simulate `calibration_error` as if the probabilities were the true ones.
+    """Simulate the `calibration_error` that would result if the probabilities were the true ones.
 
     Returns
     -------
@@ -69,7 +71,7 @@ def calibration_null(
 
 
 def _bins(values: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Split row numbers, ordered by their values, into bins that are not empty."""
+    """Split row indices, sorted by value, into nonempty bins."""
     return np.array_split(np.argsort(values, kind="stable"), min(bins, len(values)))
 
 

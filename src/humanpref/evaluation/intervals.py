@@ -1,10 +1,10 @@
-"""Closed-form 95 % intervals of counts, for tables with too many rows to resample each. Rows count
-as independent."""
+"""Closed-form 95 % intervals for counts, used in tables that have too many rows for a bootstrap of
+each. Rows of data are treated as independent."""
 
 import numpy as np
 
 Z = 1.959964
-"""Of a normal distribution, 95 % lies within this many standard deviations of the mean."""
+"""95 % of a normal distribution is within this many standard deviations of the mean."""
 
 
 def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +22,7 @@ def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.
         share = part / whole
         centre = (share + Z**2 / (2 * whole)) / (1 + Z**2 / whole)
         half = Z * np.sqrt(share * (1 - share) / whole + Z**2 / (4 * whole**2)) / (1 + Z**2 / whole)
-    # In exact arithmetic the ends are 0 and 1 for none and all.
+    # In exact arithmetic, the interval starts at 0 if part is 0 and ends at 1 if part is whole.
     low = np.where(part == 0, 0 * centre, centre - half)
     return low, np.where(part == whole, 1 + 0 * centre, centre + half)
 
@@ -30,8 +30,8 @@ def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.
 def ratio_interval(wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the interval of wins / losses on the log scale, (low, high).
 
-    Half a win and half a loss are added, so that it exists without either: 10 wins and 5 losses
-    give exp(ln(10.5 / 5.5) ± 1.96 sqrt(1 / 10.5 + 1 / 5.5)).
+    Half a win and half a loss are added, so that the interval exists even if there are no wins or
+    no losses: 10 wins and 5 losses give exp(ln(10.5 / 5.5) ± 1.96 sqrt(1 / 10.5 + 1 / 5.5)).
 
     Source: Gart (1966), "Alternative analyses of contingency tables".
 

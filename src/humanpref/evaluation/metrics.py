@@ -15,7 +15,7 @@ BOOTSTRAP_DRAWS = 2_000
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the share of rows whose likeliest class is that of the label."""
+    """Return the share of rows whose most likely class is the labeled class."""
     return float((labels.argmax(axis=1) == probabilities.argmax(axis=1)).mean())
 
 
@@ -29,14 +29,16 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return (3, 3) int64: rows of each label (first axis) by the likeliest class."""
+    """Return the number of rows for each label (first axis) and most likely class (second axis),
+    (3, 3) int64."""
     cells = 3 * labels.argmax(axis=1) + probabilities.argmax(axis=1)
     return np.bincount(cells, minlength=9).reshape(3, 3)
 
 
 def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """Return for each class its `label`, `rows`, `precision`, `recall`, the mean `log_loss` of its
-    rows and the mean `predicted` probability; None where there are no rows to divide by."""
+    """Return, for each class, its `label`, `rows`, `precision`, `recall`, the mean `log_loss` of
+    its rows and the mean `predicted` probability; a value is None if it would be a division by
+    0."""
     counts = pd.DataFrame(confusion(labels, probabilities))
     rows, right = counts.sum(axis=1), pd.Series(np.diag(counts))
     losses = pd.Series(row_log_losses(labels, probabilities))
@@ -58,15 +60,15 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of a mean, (low, high).
 
-    Whole groups (prompts) are resampled, since their rows are not independent. The same rows give
-    the same interval.
+    Groups (prompts) are resampled together with all their rows, since these are not independent.
+    The same rows always give the same interval.
 
     Parameters
     ----------
     values, groups : ndarray
         (n,): one number per row, and the row's group.
     draws : int
-        Resamples.
+        Number of resamples.
 
     Source: Efron and Tibshirani (1993), chapter 13, with groups as the units.
     """
@@ -95,14 +97,14 @@ def summarise(
     """Summarize predictions: log loss with its 95 % interval, accuracy, and the prior's log loss
     on the same rows.
 
-    Every row counts once, whatever its training weight.
+    Every row counts once, regardless of its training weight.
 
     Parameters
     ----------
     labels, probabilities : ndarray
         (n, 3).
     prior : ndarray
-        (3,) or (n, 3): the class rates of the rows that the model (of each row) was trained on.
+        (3,) or (n, 3): the class rates of the model's training rows, for all rows or for each row.
     groups : ndarray
         (n,) prompt keys.
 
@@ -114,7 +116,8 @@ def summarise(
     losses = row_log_losses(labels, probabilities)
     if len(set(groups)) == 1:
         logger.warning(
-            "%d rows of one prompt: the interval has no width and does not cover other prompts",
+            "all %d rows have the same prompt: the interval has zero width and says nothing about "
+            "other prompts",
             len(labels),
         )
     return {

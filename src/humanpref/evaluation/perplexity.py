@@ -1,4 +1,4 @@
-"""The perplexity of texts under a frozen causal language model, which measures their fluency."""
+"""The perplexity of texts under a frozen causal language model, as a measure of their fluency."""
 
 from collections.abc import Iterable
 
@@ -15,15 +15,16 @@ from humanpref.text.tokens import BATCH_TEXTS, find, text_ids
 from humanpref.training.predict import predict_logits
 
 LONGEST = 256
-"""Tokens of a text that are read: its beginning shows how it is written, in a fraction of the
-time."""
+"""Maximum number of tokens read per text: the beginning shows how it is written, in a fraction of
+the time."""
 BATCH_TOKENS = 2_048
-"""Tokens in one forward pass: each has a score for every word of the vocabulary."""
+"""Maximum tokens in one forward pass; it is low because each token has a score for every word of
+the vocabulary."""
 
 
 class TokenLogProbabilities(nn.Module):
-    """Map (n, length) ids, padded on the right, to (n, 1): the sum of ln p(token | those before it)
-    over all but the first."""
+    """Map (n, length) ids, padded on the right, to (n, 1): the sum of ln p(token | previous tokens)
+    over all tokens but the first."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -38,12 +39,12 @@ class TokenLogProbabilities(nn.Module):
 
 
 class LanguageModel:
-    """A causal language model that transformers can load, by its folder or hub name.
+    """A causal language model, loaded with transformers from a folder or by its hub name.
 
     Raises
     ------
     InputError
-        If it cannot be loaded, or is no causal language model.
+        If it cannot be loaded or is not a causal language model.
     """
 
     def __init__(self, name: str) -> None:
@@ -58,10 +59,10 @@ class LanguageModel:
         self.module = TokenLogProbabilities(model)
 
     def log_probabilities(self, texts: Iterable[str]) -> np.ndarray:
-        """Return the mean log-probability of the tokens of each of n texts by itself.
+        """Return the mean log-probability of the tokens of each of n texts, without other context.
 
-        The first token is only read, since nothing precedes it, unless the tokenizer starts a
-        sequence with a token of its own.
+        The first token is not scored, since nothing precedes it, unless the tokenizer starts every
+        sequence with a special token.
 
         Returns
         -------

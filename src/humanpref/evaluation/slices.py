@@ -1,4 +1,4 @@
-"""Slices: ways to cut the rows into parts that a model may be good or bad at."""
+"""Slices: ways to divide the rows into parts on which a model may do well or badly."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,8 @@ _ANSWERS = {
 
 
 def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
-    """Return each way to cut the n rows: the part of every row, of parts in a sensible order."""
+    """Return the part to which each of the n rows belongs, for each way to divide them; the
+    categories are in display order."""
     texts = pairs[[*TEXT_COLUMNS]]
     characters = texts[["response_a", "response_b"]].map(lambda turns: sum(map(len, turns)))
     ratio = (characters.max(axis=1) + 1) / (characters.min(axis=1) + 1)

@@ -1,4 +1,4 @@
-"""How strong each model is: a Bradley-Terry ranking of the models behind the answers, with ties."""
+"""A Bradley-Terry ranking, with ties, of the models that wrote the answers."""
 
 import numpy as np
 import pandas as pd
@@ -12,18 +12,18 @@ from humanpref.schema import MODEL_COLUMNS
 
 PENALTY = 0.1
 """L2 penalty on a strength, in rows: a normal prior with a standard deviation of 3.2 log-odds. It
-keeps finite the strengths of models that always won, always lost, or never met the others."""
+keeps the strengths of models that always won, always lost, or never met the others finite."""
 ELO = 400 / np.log(10)
-"""Points of an Elo rating per unit of log-odds."""
+"""Elo points per unit of log-odds."""
 
 
 def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Fit Davidson's model to who met whom: P(A), P(B), P(tie) ∝ exp(d/2), exp(-d/2), exp(nu), d =
-    s_A - s_B + first.
+    """Fit Davidson's model to the outcomes between models: P(A), P(B), P(tie) ∝ exp(d/2),
+    exp(-d/2), exp(nu), where d = s_A - s_B + first.
 
-    Intervals are normal, at 95 %, from the curvature of the penalized likelihood (Laplace). Rows
-    count as independent. Between groups of models that never met, intervals rest on the penalty
-    alone, and are wide.
+    The 95 % intervals are normal approximations from the curvature of the penalized likelihood
+    (Laplace). Rows are treated as independent. Between groups of models that never met, intervals
+    depend only on the penalty and are wide.
 
     Parameters
     ----------
@@ -33,20 +33,20 @@ def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]
     Returns
     -------
     ranking : DataFrame
-        One row per model, strongest first: `rank`, `model`, `rows`, `strength` (log-odds of a win
-        against a loss, against the mean model) with `low` and `high`, `elo` (the same, 400 / ln 10
-        points a unit, 1000 in the mean), `group` (models of different groups never met, directly or
-        over others; 1 is the largest).
+        One row per model, strongest first: `rank`, `model`, `rows`, `strength` (log-odds of winning
+        rather than losing against an average model) with `low` and `high`, `elo` (the strength as a
+        rating with mean 1000 and 400 / ln 10 points per unit), `group` (models in different groups
+        never met, directly or through other models; group 1 is the largest).
     metrics : dict
-        `tie_score` (nu), `first` (what being answer A is worth, log-odds), each with its interval,
-        `rows` and `groups`.
+        `tie_score` (nu) and `first` (the advantage of being answer A, in log-odds), each with its
+        interval; `rows` and `groups`.
 
     Source: Davidson (1970), eq. 2.5; the order effect: Davidson and Beaver (1977).
     """
     models, place = np.unique(pairs[list(MODEL_COLUMNS)].to_numpy(dtype=str), return_inverse=True)
     a, b = place.reshape(-1, 2).T
     count, ones = len(models), np.ones(len(pairs))
-    # In the row of a model that met itself the two entries add up to zero.
+    # If a model met itself, the two entries in that row cancel.
     indicators = sparse.identity(count, format="csr")
     x = sparse.hstack([indicators[a] - indicators[b], ones[:, None]], format="csr")
     penalty = np.full(count + 1, PENALTY)
@@ -82,7 +82,8 @@ def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]
 
 
 def _covariance(x: sparse.csr_matrix, penalty: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the covariance of the weights of x and the tie score: the inverse of the curvature."""
+    """Return the covariance of the weights of x and of the tie score: the inverse of the
+    curvature."""
     p_a, p_b, p_tie = probabilities.T
     by_d = ((p_a + p_b) - (p_a - p_b) ** 2) / 4
     by_both = x.T @ (-(p_a - p_b) / 2 * p_tie)

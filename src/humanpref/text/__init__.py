@@ -1,2 +1,2 @@
-"""Conversations as text: formats, tokens within a budget, and what can be counted. Knows nothing of
-models."""
+"""Conversations as text: formats, tokens within a budget, and features that can be counted. This
+package knows nothing about models."""

@@ -1,4 +1,4 @@
-"""Rows whose answers leave little to read: an empty one, two empty ones, or the same text twice."""
+"""Rows whose answers are degenerate: one is empty, both are empty, or both are the same text."""
 
 import numpy as np
 import pandas as pd
@@ -8,8 +8,8 @@ CASES = (IDENTICAL, BOTH_EMPTY, A_EMPTY, B_EMPTY)
 
 
 def answer_cases(pairs: pd.DataFrame) -> np.ndarray:
-    """Return each row's case, one of `CASES` or an empty string; (n,) of str. White space at the
-    ends of a turn is ignored."""
+    """Return each row's case: one of `CASES`, or an empty string if none applies; (n,) of str.
+    White space at the ends of a turn is ignored."""
     a, b = (
         [tuple(map(str.strip, turns)) for turns in pairs[column]]
         for column in ("response_a", "response_b")

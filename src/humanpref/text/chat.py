@@ -1,5 +1,5 @@
-"""The fixed text of a decoder's input, as token ids around the turns: the tokenizer's chat
-template, or plain labels where it has none."""
+"""The fixed text around the turns in a decoder's input, as token ids: from the tokenizer's chat
+template, or plain labels if it has none."""
 
 import re
 from itertools import zip_longest
@@ -12,9 +12,10 @@ from humanpref.text.format import PROMPT, A, B
 from humanpref.text.tokens import Template, find
 
 LABELS = {PROMPT: "Prompt:\n", A: "Response A:\n", B: "Response B:\n"}
-# A template may change a text's case, markup, line breaks or characters beyond ASCII, or cut it.
+# Detects templates that truncate a text or change its case, markup, line breaks or non-ASCII
+# characters.
 _PROBE = "Aa1 <b>&\"'\\{{x}}\n\n  ü🙂 " + "z" * 4_000
-# Llama 3's template writes today's date into every conversation: a prediction would depend on it.
+# Llama 3's template writes today's date into every conversation, so predictions would depend on it.
 _DATE = "26 Jul 2024"
 
 
@@ -27,16 +28,16 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
     tokenizer : transformers tokenizer
         With or without a chat template.
     system_prompt : str
-        Empty for none.
+        If empty, there is no system prompt.
     question : str
-        Stands after the last response.
+        The text after the last response.
 
     Returns
     -------
     Template
         For the sequences of `humanpref.text.format.joint`.
     """
-    if tokenizer.chat_template:  # which writes its own first and last tokens
+    if tokenizer.chat_template:  # the template writes the first and last special tokens itself
         start, end = _chat(tokenizer, system_prompt, ["user"], answering=True)
         first, last = [], []
     else:
@@ -50,8 +51,8 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
 
 
 def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
-    """Build the fixed text of a conversation of prompts and responses in turn, as the model itself
-    would have it.
+    """Build the fixed text of a conversation of alternating prompts and responses, in the format
+    that the model itself uses.
 
     Returns
     -------
@@ -77,16 +78,17 @@ def _paragraph(text: str) -> str:
 
 
 def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool) -> list[str]:
-    """Render a conversation by the chat template and cut it at the contents of its messages, into
-    one text more than there are `roles`.
+    """Render a conversation with the chat template, remove the contents of its messages, and return
+    the `len(roles) + 1` texts around them.
 
-    A system prompt that the template refuses, drops or moves stands before the first message's
-    text.
+    If the template rejects, drops or moves the system prompt, it is put at the start of the first
+    message instead.
 
     Raises
     ------
     InputError
-        If the template cannot render such a conversation, or alters, cuts or drops a text of it.
+        If the template cannot render such a conversation, or if it alters, cuts or drops one of its
+        texts.
     """
     marks = [f"@@{number}@@" for number in range(len(roles))]
 
@@ -103,8 +105,8 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
         )
 
     def cut(system: str, before: str) -> list[str]:
-        """Cut a conversation whose first message starts with `before`. Raises ValueError unless it
-        holds every text once and unchanged."""
+        """Split a conversation whose first message starts with `before`. Raises ValueError unless
+        it contains every text exactly once and unchanged."""
         pieces = re.split("|".join(marks), rendered(system, [before + marks[0], *marks[1:]]))
         probes = [_PROBE + mark for mark in marks]
         probed = rendered(system, [before + probes[0], *probes[1:]])
@@ -122,13 +124,13 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
             reason = " ".join(str(error).split())
     raise InputError(
         f"{tokenizer.name_or_path}: its chat template cannot hold a conversation of "
-        f"{', '.join(dict.fromkeys(roles))}: {reason}; without chat_template plain labels are used"
+        f"{', '.join(dict.fromkeys(roles))}: {reason}; remove chat_template to use plain labels"
     )
 
 
 def _first_and_last(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the tokenizer puts around a text: Llama and Gemma put one at
-    the start, Qwen none."""
+    """Return the special tokens that the tokenizer puts before and after a text. Llama and Gemma
+    add one at the start; Qwen adds none."""
     inner, whole = _ids(tokenizer, "a"), list(tokenizer("a").input_ids)
     start = find(whole, inner, 0)
     return whole[:start], whole[start + len(inner) :]

@@ -1,16 +1,16 @@
-"""The report's preprocessing (M2), through NLTK: lower case, letters alone, words, no English
-stopwords, WordNet's lemmas.
+"""The report's preprocessing (M2), implemented with NLTK: lowercase the text, delete everything but
+letters, split it into words, remove English stopwords, and reduce words to their WordNet lemmas.
 
-What is neither a letter nor white space is deleted, and what stood beside it grows together
-("don't" becomes "dont"). Letters are those of every script (Unicode category L). A combining mark
-(category M: the vowel signs of Indic scripts, decomposed accents) is part of its letter and stays
-with it; one behind a deleted character (an emoji's variation selector) goes with that.
+Characters that are neither letters nor white space are deleted, and the text on either side is
+joined ("don't" becomes "dont"). Letters of every script count (Unicode category L). A combining
+mark (category M: the vowel signs of Indic scripts, decomposed accents) is part of the letter before
+it and is kept with it; after a deleted character (an emoji's variation selector) it is deleted too.
 
-Once that is done, nothing in a text reaches across white space: there is no full stop left for
-NLTK's sentence splitter (whose corpus is therefore not needed), and its word rules look at
+After that step, no rule of the tokenizer reaches across white space: no period is left for NLTK's
+sentence splitter (whose corpus is therefore not needed), and its word rules only look at
 apostrophes, punctuation and single words (cannot, gimme). So each piece of text between two spaces
-is worked out once and remembered, which gives the tokens of the whole text at a fraction of the
-cost (`benchmarks/preprocess_speed.py`).
+is processed once and its tokens are cached, which gives the same result as tokenizing the complete
+text at a fraction of the cost (`benchmarks/preprocess_speed.py`).
 """
 
 import contextlib
@@ -25,15 +25,17 @@ from humanpref.schema import InputError
 from humanpref.text.processes import in_parts, processes_for
 
 KEEP_SPACES = {"nltk": True, "nltk-no-spaces": False}
-"""The variants: what the report meant, and its mistake: a regular expression that deletes the
-spaces too, so that the tokeniser sees one long word."""
+"""The variants: `nltk` is the preprocessing that the report intended; `nltk-no-spaces` reproduces
+its mistake, a regular expression that also deletes spaces, so that the tokenizer sees one long
+word."""
 
 MEMO_PIECES = 2**18
-"""Most pieces in the memo (about 50 MB); a full memo is cleared."""
+"""Maximum number of pieces in the memo (about 50 MB); a full memo is cleared."""
 MEMO_LENGTH = 64
-"""Longest piece in the memo, in characters; longer ones hardly ever recur."""
+"""Maximum length of a piece in the memo, in characters; longer ones hardly ever recur."""
 PROCESS_CHARACTERS = 50_000_000
-"""Characters that justify the start of one more process, which loads NLTK and WordNet."""
+"""Number of characters that justifies starting one more process, which must load NLTK and
+WordNet."""
 
 _CORPORA = ("stopwords", "wordnet")
 _NO_ASCII_LETTER = string.punctuation + string.digits
@@ -51,23 +53,23 @@ def preprocess(
     Parameters
     ----------
     texts : iterable of str
-        Any text: every script, empty, of any length, lone surrogates.
+        Any texts, in any script and of any length; they may be empty or contain lone surrogates.
     variant : str
         A key of `KEEP_SPACES`.
     processes : int, optional
-        The result does not depend on it. Without: one for each `PROCESS_CHARACTERS`, at most one
-        per core of this job.
+        Number of processes, which does not affect the result. By default, one for each
+        `PROCESS_CHARACTERS`, up to the number of cores available to this job.
 
     Returns
     -------
     list of str
-        For each text its tokens with one space between them; no token holds white space, so that
-        `split` gives them back.
+        The tokens of each text, separated by single spaces; no token contains white space, so
+        `split` recovers them.
 
     Raises
     ------
     InputError
-        If NLTK or its corpora are not there. Nothing is ever downloaded.
+        If NLTK or its corpora are missing. Nothing is ever downloaded.
     """
     texts = list(texts)
     if processes is None:
@@ -89,13 +91,14 @@ def _preprocess(texts: list[str], variant: str) -> list[str]:
 
 
 def _delete_quickly(text: str) -> str:
-    """Lower-case an ASCII text, as most are, and delete all but letters and white space. This is
-    faster than piece by piece and leaves fewer distinct pieces."""
+    """Lowercase an ASCII text (most texts are ASCII) and delete everything but letters and white
+    space. This is faster than piece by piece and leaves fewer distinct pieces."""
     return text.encode().translate(_LOWER_ASCII, _DELETE_ASCII).decode()
 
 
 class TokenMemo(dict[str, str]):
-    """A memo from a lower-case piece of text without spaces to its tokens, joined by spaces."""
+    """A cache that maps a lowercase piece of text without spaces to its tokens, joined by
+    spaces."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,17 +111,17 @@ class TokenMemo(dict[str, str]):
         self._tokenize = functools.partial(word_tokenize, preserve_line=True)
         self._lemmatize = WordNetLemmatizer().lemmatize
         self._stopwords = frozenset(stopwords.words("english"))
-        # The only rules of NLTK's tokenizer that letters alone can meet: whole words, unless a mark
-        # stands in them.
+        # The only rules of NLTK's tokenizer that can match a piece made only of letters; they match
+        # complete words, unless the word contains a combining mark.
         contractions = {
             "".join(re.findall(r"\(([\w']+)\)", rule.pattern))
             for rule in NLTKWordTokenizer.CONTRACTIONS2
         }
-        # They ignore case, and then a dotless i is an i.
+        # They ignore case, and case-insensitive matching treats a dotless i as an i.
         self._contractions = frozenset(
             contractions | {word.replace("i", "ı") for word in contractions}
         )
-        # WordNet changes a noun only by its list of exceptions or by one of its endings.
+        # WordNet changes a noun only if it is in its list of exceptions or has one of its endings.
         endings = {ending for ending, _ in wordnet.MORPHOLOGICAL_SUBSTITUTIONS[wordnet.NOUN]}
         self._endings = tuple(
             e for e in endings if not any(e.endswith(other) for other in endings - {e})
@@ -156,7 +159,7 @@ class TokenMemo(dict[str, str]):
 
 @functools.cache
 def token_memo() -> TokenMemo:
-    """Make the memo, once in a process.
+    """Create the memo, once per process.
 
     Raises
     ------
@@ -167,16 +170,16 @@ def token_memo() -> TokenMemo:
         import nltk
     except ModuleNotFoundError:
         raise InputError("the preprocessing needs nltk: pip install 'humanpref[nltk]'") from None
-    # NLTK reads NLTK_DATA when it is imported, which may have been earlier.
+    # NLTK reads NLTK_DATA on import, which may have happened before the variable was set.
     folders = [folder for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
     nltk.data.path[:0] = [folder for folder in folders if folder not in nltk.data.path]
     missing = [name for name in _CORPORA if not _is_found(nltk.data.find, name)]
     if missing:
         raise InputError(
-            f"NLTK's corpora {' and '.join(missing)} are in none of {', '.join(nltk.data.path)}: "
-            f"get them with `python -m nltk.downloader {' '.join(missing)}` where there is a "
-            "network, or set NLTK_DATA to a folder that holds them under corpora/ (as folders or "
-            ".zip)"
+            f"NLTK corpora not found: {' and '.join(missing)}; looked in "
+            f"{', '.join(nltk.data.path)}. Download them with `python -m nltk.downloader "
+            f"{' '.join(missing)}` on a machine with network access, or set NLTK_DATA to a folder "
+            "that holds them under corpora/ (as folders or .zip files)"
         )
     try:
         return TokenMemo()

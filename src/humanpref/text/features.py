@@ -1,11 +1,12 @@
-"""Structural features: what can be counted in a prompt and a response, and how the two answers of a
-row compare in it.
+"""Structural features: counts and shares computed from a prompt and a response, and how the two
+answers of a row compare on them.
 
-Symmetry under an exchange of A and B holds by construction: the differences of response features
-change their sign (*antisymmetric*); their absolute differences and means, prompt features and pair
-features stay (*symmetric*).
+The features are symmetric by construction when A and B are exchanged: differences of response
+features change sign (*antisymmetric*); their absolute differences and means, prompt features and
+pair features do not change (*symmetric*).
 
-Every feature takes time linear in the text and is finite for any text, however long, empty or odd.
+Every feature takes time linear in the length of the text and is finite for any text, even an empty,
+malformed or very long one.
 """
 
 import functools
@@ -20,10 +21,10 @@ import pandas as pd
 from humanpref.text.processes import in_parts, processes_for
 
 PROCESS_CHARACTERS = 20_000_000
-"""Characters that justify the start of one more process: about five seconds of work."""
+"""Number of characters that justifies starting one more process: about five seconds of work."""
 
-# No pattern may rescan what it has passed over: answers of a looping model hold fifty thousand
-# dots, or line ends. Chinese and Japanese set no spaces: each of their characters is a word.
+# No pattern may rescan text that it has passed: a model stuck in a loop can write fifty thousand
+# dots or newlines. Chinese and Japanese have no spaces, so each of their characters is a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
@@ -34,24 +35,24 @@ _CODE_FENCE = re.compile(r"^[^\S\n]*```", re.MULTILINE)
 _INLINE_CODE = re.compile(r"`[^`\n]+`")
 _TABLE_ROW = re.compile(r"^[^\S\n]*\|.*\|[^\S\n]*$", re.MULTILINE)
 _LATEX = re.compile(r"\$\$|\\[(\[]|\\(?:frac|begin|sqrt|sum|int|cdot|times|text|left|mathbb)\b")
-# Plain substrings of the lower-case text: a pattern with alternatives took ten times as long.
+# Plain substrings of the lowercase text: a pattern with alternatives took ten times as long.
 _REFUSALS = (
     *("i'm sorry", "i am sorry", "i apologi", "i'm unable", "i am unable", "i'm not able"),
     *("i am not able", "i cannot", "i can't", "i can not", "as an ai", "language model"),
     "not appropriate",
 )
 _LAST_CODE = 0x2FFFF
-"""No upper-case letter has this code point or a higher one."""
+"""No uppercase letter has this code point or a higher one."""
 
 
 @functools.cache
 def _is_upper_case() -> np.ndarray:
-    """Whether each code point is an upper-case letter, (_LAST_CODE + 1,) bool."""
+    """Return whether each code point is an uppercase letter, (_LAST_CODE + 1,) bool."""
     return np.array([chr(code).isupper() for code in range(_LAST_CODE + 1)])
 
 
 class _Text:
-    """A prompt or a response, and what more than one feature reads of it."""
+    """A prompt or a response, with the derived values that several features share."""
 
     def __init__(self, turns: tuple[str, ...]) -> None:
         self.turns = turns
@@ -61,15 +62,16 @@ class _Text:
         self.distinct = set(self.words)
 
     def matches(self, pattern: re.Pattern[str], mark: str = "") -> int:
-        """Number of matches; a text without the mark that each holds is not searched."""
+        """Count the matches. If `mark`, which every match contains, is missing, the text is not
+        searched."""
         return len(pattern.findall(self.text)) if mark in self.text else 0
 
     def log_matches(self, pattern: re.Pattern[str], mark: str = "") -> float:
-        """ln(1 + matches)."""
+        """Return ln(1 + matches)."""
         return math.log1p(self.matches(pattern, mark))
 
     def log_count(self, substring: str) -> float:
-        """ln(1 + occurrences of a substring)."""
+        """Return ln(1 + occurrences of a substring)."""
         return math.log1p(self.text.count(substring))
 
     def code_blocks(self) -> int:
@@ -92,7 +94,7 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-# Features that a thousand rows suffice for: with 40 response, 13 prompt and 8 pair features the
+# Few enough features for a thousand rows: with 40 response, 13 prompt and 8 pair features, the
 # inner log loss of `sparse` and `boosted` was higher.
 def _response_features(prompt: _Text, response: _Text) -> dict[str, float]:
     words, distinct = response.words, response.distinct
@@ -140,7 +142,7 @@ def _prompt_features(prompt: _Text) -> dict[str, float]:
 
 
 def _pair_features(a: _Text, b: _Text) -> dict[str, float]:
-    """Features that must not change when A and B change places."""
+    """Return the features that must not change when A and B are exchanged."""
     return {
         "identical": a.turns == b.turns,
         "jaccard": _share(len(a.distinct & b.distinct), len(a.distinct | b.distinct)),
@@ -151,27 +153,28 @@ _NOTHING = _Text(())
 _RESPONSE_NAMES = tuple(_response_features(_NOTHING, _NOTHING))
 
 ANTISYMMETRIC = tuple(f"{name}_difference" for name in _RESPONSE_NAMES)
-"""Columns of the first matrix of `structural_features`: a - b of each response feature."""
+"""Columns of the first matrix returned by `structural_features`: a - b for each response
+feature."""
 SYMMETRIC = (
     *(f"{name}_distance" for name in _RESPONSE_NAMES),
     *(f"{name}_mean" for name in _RESPONSE_NAMES),
     *_prompt_features(_NOTHING),
     *_pair_features(_NOTHING, _NOTHING),
 )
-"""Columns of the second: |a - b| and (a + b) / 2 of each response feature, prompt and pair
-features."""
+"""Columns of the second matrix: |a - b| and (a + b) / 2 for each response feature, then the prompt
+and pair features."""
 
 
 def structural_features(pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Structural features of n rows.
+    """Compute the structural features of n rows.
 
     Returns
     -------
     antisymmetric : ndarray
-        (n, 22) float64, the columns of `ANTISYMMETRIC`: the sign changes when A and B are
+        (n, 22) float64, with the columns of `ANTISYMMETRIC`; they change sign when A and B are
         exchanged.
     symmetric : ndarray
-        (n, 52) float64, the columns of `SYMMETRIC`: unchanged by the exchange.
+        (n, 52) float64, with the columns of `SYMMETRIC`; they do not change.
     """
     rows = list(zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True))
     characters = sum(len(turn) for row in rows for turns in row for turn in turns)
@@ -181,8 +184,8 @@ def structural_features(pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def formatting_marks(turns: tuple[str, ...]) -> int:
-    """List items, headings, bold passages, code blocks, inline code, table rows and formulas of a
-    response."""
+    """Count the list items, headings, bold passages, code blocks, inline code spans, table rows and
+    formulas in a response."""
     text = _Text(turns)
     anywhere = sum(map(text.matches, (_LIST_ITEM, _BOLD, _INLINE_CODE, _LATEX)))
     marked = text.matches(_HEADING, "#") + text.matches(_TABLE_ROW, "|")
@@ -190,7 +193,7 @@ def formatting_marks(turns: tuple[str, ...]) -> int:
 
 
 def _features(rows: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
-    """`structural_features` of rows of prompt, A and B."""
+    """Compute `structural_features` for rows given as (prompt, A, B)."""
     antisymmetric = np.empty((len(rows), len(ANTISYMMETRIC)))
     symmetric = np.empty((len(rows), len(SYMMETRIC)))
     for i, turns in enumerate(rows):

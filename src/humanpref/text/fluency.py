@@ -1,5 +1,5 @@
-"""A cheap proxy of fluency without a language model: how common a text's character trigrams are in
-other texts."""
+"""A cheap proxy for fluency that needs no language model: how common a text's character trigrams
+are in other texts."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from humanpref.text.overlap import CHARACTER_COLUMNS, CHUNK, trigram_counts
 
 
 def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
-    """Return, for each text, the mean over its lower-case trigrams of ln((1 + the trigram's count
-    in the other texts) / (columns + trigrams of the other texts)).
+    """Return, for each text, the mean over its lowercase trigrams of ln((1 + the trigram's count in
+    the other texts) / (columns + trigrams of the other texts)).
 
-    Gibberish, misspelling and rare scripts make it low. It ignores the order of words, and favors
-    whatever is most common in `texts` (their language, say).
+    Gibberish, misspellings and rare scripts lower the value. It ignores word order, and favors
+    whatever is most common in `texts` (for example, their main language).
 
     Parameters
     ----------
     texts : list of str
-        n texts. The trigrams of a text itself are left out of the frequencies that it is judged by.
+        n texts. A text's own trigrams are excluded from the frequencies used to score it.
 
     Returns
     -------

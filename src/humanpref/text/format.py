@@ -1,5 +1,5 @@
-"""Formatters: pure functions from a row's conversation to labelled texts. Tokenisation and
-truncation come after them."""
+"""Formatters: pure functions that turn a row's conversation into labeled texts, which are then
+tokenized and truncated elsewhere."""
 
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from humanpref.schema import TEXT_COLUMNS
 
 PROMPT, A, B = 1, 2, 3
-"""The parts of a row. Where a sequence holds one response only, that response is `A`, whichever
-side it comes from."""
+"""The parts of a row. If a sequence holds only one response, that response is `A`, whichever side
+it comes from."""
 
 
 class Segment(NamedTuple):
-    """One turn's text of one part."""
+    """The text of one turn of one part."""
 
     part: int
     text: str
@@ -20,7 +20,7 @@ class Segment(NamedTuple):
 
 Turns = tuple[str, ...]
 Sequence = tuple[Segment, ...]
-"""What the model reads at once, in this order."""
+"""The texts that the model reads together, in this order."""
 
 
 class Pair(NamedTuple):
@@ -47,12 +47,12 @@ def pairs_in(frame: Any) -> list[Pair]:
 
 
 def answered(pair: Pair) -> Sequence:
-    """Format the conversation with response A alone: prompt 1, answer 1, prompt 2, answer 2 …"""
+    """Format the conversation with response A only: prompt 1, answer 1, prompt 2, answer 2 …"""
     return _rounds((PROMPT, pair.prompt), (A, pair.response_a))
 
 
 def dual(pair: Pair) -> list[Sequence]:
-    """Format each response's conversation: two sequences."""
+    """Format two sequences: the conversation with response A only and with response B only."""
     return [answered(pair), answered(pair.swapped())]
 
 
@@ -62,7 +62,7 @@ def joint(pair: Pair) -> list[Sequence]:
 
 
 def _rounds(*parts: tuple[int, Turns]) -> Sequence:
-    """Interleave the turns; a turn that one side lacks is empty, and a conversation without turns
+    """Interleave the turns. A turn that one side lacks is empty, and a conversation without turns
     has one empty round."""
     labels, turns = [part for part, _ in parts], [turns or ("",) for _, turns in parts]
     return tuple(

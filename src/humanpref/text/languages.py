@@ -1,13 +1,13 @@
-"""The language or script of a text, by its letters and its commonest words."""
+"""Detect the language or script of a text from its letters and its most common words."""
 
 import re
 
 from humanpref.text.features import WORD
 
 CHARACTERS = 1_000
-"""How many characters of a text decide its language."""
+"""Number of characters at the start of a text that are examined."""
 
-# A few of the commonest words that hardly occur in the other languages.
+# A few very common words of each language that are rare in the other languages.
 _LANGUAGES = {
     "english": (
         "the of and to is that for it with are this you be on have not or by from which was what "
@@ -38,11 +38,11 @@ _SCRIPTS = {
 
 
 def language_of(turns: tuple[str, ...]) -> str | None:
-    """Return the language that a conversation begins in, for most scripts the script; None without
-    letters or known words.
+    """Return the language in which a conversation begins, or its script if that is neither Latin
+    nor Cyrillic. Return None if it has no letters or no known words.
 
-    Only the languages of `_LANGUAGES` are known; another one in Latin or Cyrillic letters is taken
-    for the nearest of them.
+    Only the languages in `_LANGUAGES` are known. Any other language in Latin or Cyrillic letters is
+    reported as the one that shares the most words with it.
     """
     text = "\n\n".join(turns)[:CHARACTERS]
     letters = {script: len(letter.findall(text)) for script, letter in _SCRIPTS.items()}

@@ -1,5 +1,5 @@
-"""Similarity of prompt, A and B in their words and characters: cosines of TF-IDF vectors, with
-weights learned from the training rows."""
+"""Similarities between prompt, A and B in their words and characters: cosines of TF-IDF vectors
+whose document frequencies are learned from the training rows."""
 
 from itertools import chain, combinations
 
@@ -13,12 +13,13 @@ from humanpref.text.features import WORD
 
 WORD_COLUMNS = 2**17
 CHARACTER_COLUMNS = 2**16
-"""Columns that words and character trigrams are hashed into: no vocabulary to keep, and collisions
-that hardly matter."""
+"""Number of columns into which words and character trigrams are hashed. No vocabulary needs to be
+stored, and collisions hardly matter."""
 IDF_TEXTS = 30_000
-"""Most texts, evenly spaced over the rows, to count document frequencies on; more change little."""
+"""Maximum number of texts, evenly spaced over the rows, used to count document frequencies; more
+texts change little."""
 CHUNK = 2_000
-"""Rows that are turned into vectors at a time; bounds the memory."""
+"""Number of rows that are turned into vectors at a time, which bounds the memory."""
 
 _hash_words = HashingVectorizer(
     token_pattern=WORD.pattern,
@@ -30,7 +31,7 @@ _hash_words = HashingVectorizer(
 
 
 class Similarities:
-    """Cosines between prompt, A and B over words and over character trigrams.
+    """Compute cosines between prompt, A and B over words and over character trigrams.
 
     Attributes
     ----------
@@ -40,7 +41,7 @@ class Similarities:
     """
 
     def fit(self, pairs: pd.DataFrame) -> "Similarities":
-        """Learn the inverse document frequencies. A text that stands twice counts once."""
+        """Learn the inverse document frequencies. Duplicate texts count once."""
         texts = list(dict.fromkeys(chain(*(_texts(pairs[column]) for column in TEXT_COLUMNS))))
         texts = texts[:: -(-len(texts) // IDF_TEXTS) or 1]
         self.word_idf_ = _idf(texts, word_counts, WORD_COLUMNS)
@@ -53,10 +54,10 @@ class Similarities:
         Returns
         -------
         antisymmetric : ndarray
-            (n, 2), the columns of `ANTISYMMETRIC`: cos(prompt, a) - cos(prompt, b).
+            (n, 2), with the columns of `ANTISYMMETRIC`: cos(prompt, a) - cos(prompt, b).
         symmetric : ndarray
-            (n, 6), the columns of `SYMMETRIC`: the absolute value and the mean of the two, and
-            cos(a, b).
+            (n, 6), with the columns of `SYMMETRIC`: the absolute difference and the mean of
+            cos(prompt, a) and cos(prompt, b), and cos(a, b).
         """
         chunks = [self._cosines(pairs[i : i + CHUNK]) for i in range(0, len(pairs), CHUNK)]
         prompt_a, prompt_b, answers = np.concatenate(chunks, axis=1)
@@ -64,7 +65,8 @@ class Similarities:
         return difference, np.hstack([np.abs(difference), (prompt_a + prompt_b) / 2, answers])
 
     def _cosines(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return cos(prompt, a), cos(prompt, b) and cos(a, b), (3, n, 2): by words, by trigrams."""
+        """Return cos(prompt, a), cos(prompt, b) and cos(a, b), (3, n, 2); the last axis is words,
+        trigrams."""
         texts = [_texts(pairs[column]) for column in TEXT_COLUMNS]
         cosines = np.empty((3, len(pairs), 2))
         for kind, (counts, idf) in enumerate(
@@ -86,19 +88,19 @@ SYMMETRIC = (
 
 
 def word_counts(texts: list[str]) -> sparse.csr_matrix:
-    """(n, WORD_COLUMNS) counts of lower-case words."""
+    """Count lowercase words, (n, WORD_COLUMNS)."""
     return _hash_words.transform(texts) if texts else sparse.csr_matrix((0, WORD_COLUMNS))
 
 
 def trigram_counts(texts: list[str]) -> sparse.csr_matrix:
-    """(n, CHARACTER_COLUMNS) counts of lower-case character trigrams.
+    """Count lowercase character trigrams, (n, CHARACTER_COLUMNS).
 
-    scikit-learn cuts and hashes character n-grams one by one, which took twenty times as long.
+    scikit-learn extracts and hashes character n-grams one by one, which took twenty times as long.
     """
     hashes = []
     for text in texts:
         codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        # Knuth's multiplicative hashing, modulo 2^32; the upper bits are the well-mixed ones.
+        # Knuth's multiplicative hashing, modulo 2^32; the upper bits are well mixed.
         mixed = (codes[:-2] * np.uint32(2654435761) + codes[1:-1]) * np.uint32(2654435761) + codes[
             2:
         ]
@@ -120,7 +122,7 @@ def _idf(texts: list[str], counts, columns: int) -> np.ndarray:
 
 
 def _unit(counts: sparse.csr_matrix, idf: np.ndarray) -> sparse.csr_matrix:
-    """(1 + ln count) idf, each row scaled to length 1; rows without terms stay 0."""
+    """Return (1 + ln count) idf, with each row scaled to length 1; rows without terms stay 0."""
     counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
     lengths = np.sqrt(np.asarray(counts.multiply(counts).sum(axis=1))[:, 0])
     counts.data /= np.repeat(np.where(lengths > 0, lengths, 1), np.diff(counts.indptr))

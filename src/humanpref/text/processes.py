@@ -1,5 +1,5 @@
-"""Split work on many texts between processes where there is enough of it. The result never depends
-on their number."""
+"""Divide work on many texts among processes if there is enough of it. The result never depends on
+the number of processes."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -10,20 +10,20 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def processes_for(characters: int, each: int) -> int:
-    """Return how many processes to use: one, and one more for each `each` characters, up to the
+    """Return the number of processes to use: one, plus one for every `each` characters, up to the
     number of cores."""
     wanted = 1 + characters // each
     return min(wanted, joblib.cpu_count()) if wanted > 1 else 1
 
 
 def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], processes: int) -> list[R]:
-    """Apply `work` to parts of the items and return the results in order; with `processes` 1, to
-    all items, in this process."""
+    """Apply `work` to parts of the items in separate processes and return the results in order. If
+    `processes` is 1, apply it to all items in this process."""
     if processes == 1:
         return [work(items)]
     size = max(1, len(items) // (4 * processes))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
-    # joblib's processes are started afresh, not forked: a fork would inherit torch's threads in the
-    # middle of their work.
+    # loky starts new processes instead of forking: a fork could inherit torch's thread state while
+    # its threads are running.
     with joblib.Parallel(processes, backend="loky", idle_worker_timeout=10) as parallel:
         return list(parallel(joblib.delayed(work)(part) for part in parts))

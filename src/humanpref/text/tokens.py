@@ -1,5 +1,5 @@
-"""Turn labelled texts into token ids within a length, with a guaranteed share for every part and
-for the last turn."""
+"""Turn labeled texts into token ids within a maximum length, with a guaranteed share for every part
+and for the last turn."""
 
 import itertools
 import logging
@@ -14,12 +14,12 @@ logger = logging.getLogger(__name__)
 
 BATCH_TEXTS = 1_000
 SPECIAL = 0
-"""The part number of special tokens; the others are those of `humanpref.text.format`."""
+"""The part number of special tokens, in addition to those in `humanpref.text.format`."""
 
 
 class Template(NamedTuple):
-    """The fixed tokens of a sequence: before the first text, before each later one (by part), and
-    after the last.
+    """The fixed tokens of a sequence: `prefix` before the first text, `before` each later text (by
+    part), and `suffix` after the last.
 
     `types` are the token types of the prompt and of the responses.
     """
@@ -30,17 +30,17 @@ class Template(NamedTuple):
     types: tuple[int, int] = (0, 0)
 
     def between(self, sequence: Sequence) -> int:
-        """Count the fixed tokens between the texts of a sequence."""
+        """Return the number of fixed tokens between the texts of a sequence."""
         return sum(len(self.before[segment.part]) for segment in sequence[1:])
 
     def around(self) -> int:
-        """Count the fixed tokens before the first text and after the last."""
+        """Return the number of fixed tokens before the first text and after the last."""
         return len(self.prefix) + len(self.suffix)
 
 
 class Tokenised(NamedTuple):
-    """One sequence: token ids, token types and parts, each (length,) int32, and whether texts were
-    cut."""
+    """One sequence: token ids, token types and parts, each (length,) int32, and whether any text
+    was cut."""
 
     ids: np.ndarray
     types: np.ndarray
@@ -49,8 +49,8 @@ class Tokenised(NamedTuple):
 
 
 def template_of(tokenizer: Any) -> Template:
-    """Find the special tokens that a tokenizer puts around a pair of texts (one separator or two,
-    token types or none)."""
+    """Find the special tokens (one separator or two) and the token types, if any, that a tokenizer
+    adds to a pair of texts."""
     first, second = (tokenizer(text, add_special_tokens=False).input_ids for text in "ab")
     pair = tokenizer("a", "b", return_token_type_ids=True)
     ids = list(pair.input_ids)
@@ -78,30 +78,30 @@ def tokenise(
     """Turn each sequence into token ids: its texts in order, with fixed tokens around and between
     them.
 
-    A text that spells a special token ("<|eot_id|>", "[SEP]") does not become that token.
+    A text that spells out a special token ("<|eot_id|>", "[SEP]") is not turned into that token.
 
-    With `truncation="parts"` a sequence that is too long is cut text by text. The prompt is
-    guaranteed `prompt_share` of the room, and the responses share the rest equally; within a part
-    the last turn is guaranteed half; room that one does not need goes to the others. A text loses
-    its middle, since its beginning and its end say most. With `truncation="end"` the whole sequence
-    loses its end (the report's way).
+    With `truncation="parts"`, a sequence that is too long is cut text by text. The prompt is
+    guaranteed `prompt_share` of the available tokens, and the responses share the rest equally.
+    Within a part, the last turn is guaranteed half. Tokens that a text does not need go to the
+    others. Texts are cut in the middle, since the beginning and the end say the most. With
+    `truncation="end"`, the end of the sequence is cut off, as in the report.
 
     Parameters
     ----------
     sequences : list of Sequence
         n sequences.
     tokenizer : transformers tokenizer
-        Any with `tokenizer(text, pair)`.
+        Any tokenizer that supports `tokenizer(text, pair)`.
     max_length : int
-        Tokens per sequence, special tokens included.
+        Maximum tokens per sequence, including special tokens.
     prompt_share : float
         In (0, 1).
     truncation : str
         `parts` or `end`.
     template : Template, optional
-        The fixed tokens; default: the tokenizer's special tokens around a pair.
+        The fixed tokens. By default, the tokenizer's special tokens around a pair.
     known : dict, optional
-        Token ids of texts that this tokenizer has read before; those of new texts are added.
+        A cache of token ids by text for this tokenizer, to which the ids of new texts are added.
 
     Returns
     -------
@@ -137,22 +137,23 @@ def tokenise(
 
 
 def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
-    """Divide room among claimants: each gets what it needs up to its share, and room that some do
-    not need goes to the others.
+    """Divide `room` tokens among several claimants: each gets as many as it needs up to its share,
+    and tokens that some do not need go to the others.
 
     Parameters
     ----------
     needs : list of int
-        Tokens that each could use.
+        Number of tokens that each claimant could use.
     shares : list of float
         Relative shares, above 0.
     room : int
-        Tokens to divide.
+        Number of tokens to divide.
 
     Returns
     -------
     list of int
-        At most `needs`; their sum is that of the needs or `room`, whichever is less.
+        Tokens for each claimant, at most its need. Their sum is `sum(needs)` or `room`, whichever
+        is less.
 
     Examples
     --------
@@ -166,7 +167,8 @@ def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
         total = sum(shares[i] for i in waiting)
         modest = [i for i in waiting if needs[i] <= left * shares[i] / total]
         if not modest:
-            # All others want more than their share. Fractions of tokens go to the first of them.
+            # All remaining claimants need more than their share; tokens lost to rounding go to the
+            # first ones.
             for i in waiting:
                 limits[i] = int(left * shares[i] / total)
             for i in waiting[: left - sum(limits[i] for i in waiting)]:
@@ -180,7 +182,7 @@ def allocate(needs: list[int], shares: list[float], room: int) -> list[int]:
 
 
 def cut_middle(ids: np.ndarray, limit: int) -> np.ndarray:
-    """Keep at most `limit` ids: the first half of them from the start, the rest from the end.
+    """Keep at most `limit` ids: the first half from the start, the rest from the end.
 
     Examples
     --------
@@ -194,7 +196,7 @@ def cut_middle(ids: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: float) -> list[int]:
-    """Allot a number of tokens to each text."""
+    """Return the maximum number of tokens for each text."""
     turns: dict[int, list[int]] = {}
     for part in sorted({part for part, _ in sequence}):
         turns[part] = [i for i, segment in enumerate(sequence) if segment.part == part]
@@ -203,7 +205,7 @@ def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: flo
     shares = [prompt_share if part == PROMPT else response for part in turns]
     limits = [0] * len(sequence)
     for own, limit in zip(turns.values(), allocate(needs, shares, room), strict=True):
-        # The last turn weighs as much as all earlier ones together.
+        # The last turn weighs as much as all earlier turns together.
         weights = [1.0] * (len(own) - 1) + [max(1.0, len(own) - 1.0)]
         for i, tokens in zip(own, allocate([lengths[i] for i in own], weights, limit), strict=True):
             limits[i] = tokens
@@ -211,8 +213,8 @@ def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: flo
 
 
 def _last_rounds(sequence: Sequence, template: Template, max_length: int) -> Sequence:
-    """Drop the first rounds of a conversation until the fixed tokens between its texts take at most
-    half of the room."""
+    """Drop the first rounds of a conversation until the fixed tokens between its texts take up at
+    most half of the available tokens."""
     size, room = len({part for part, _ in sequence}), max_length - template.around()
     while len(sequence) > size and template.between(sequence) > room // 2:
         sequence = sequence[size:]
@@ -234,7 +236,7 @@ def _join(sequence: Sequence, ids: list[np.ndarray], template: Template, cut: bo
 def token_ids(
     texts: list[str], tokenizer: Any, known: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Add the token ids of new texts, int32 without special tokens, to `known` and return it."""
+    """Add the token ids of new texts (int32, without special tokens) to `known` and return it."""
     new = [text for text in dict.fromkeys(texts) if text not in known]
     for start in range(0, len(new), BATCH_TEXTS):
         part = new[start : start + BATCH_TEXTS]
@@ -244,8 +246,8 @@ def token_ids(
 
 
 def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    """Tokenise texts without special tokens around them or in them: a text that spells "[SEP]" does
-    not get that token."""
+    """Tokenize texts without special tokens around or inside them: a text that spells out "[SEP]"
+    is not given that token."""
     ids = tokenizer(
         texts,
         add_special_tokens=False,
@@ -255,7 +257,7 @@ def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
     ).input_ids
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.discard(tokenizer.unk_token_id)
-    # A Unigram model has its special tokens among its words; those become their characters.
+    # A Unigram model has special tokens in its vocabulary; replace each with its characters.
     spelled = {
         i: tokenizer.convert_tokens_to_ids(list(tokenizer.convert_ids_to_tokens(i)))
         for i in special.intersection(itertools.chain(*ids))
@@ -266,11 +268,11 @@ def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
 
 
 def find(ids: list[int], part: list[int], start: int) -> int:
-    """Find the place of `part` in `ids`, from `start` on."""
+    """Return the index of the first occurrence of `part` in `ids` at or after `start`."""
     for i in range(start, len(ids) - len(part) + 1):
         if ids[i : i + len(part)] == part:
             return i
     raise InputError(
-        f"backbone: its tokenizer splits a text differently beside special tokens: {ids} does not "
+        f"backbone: its tokenizer splits a text differently next to special tokens: {ids} does not "
         f"contain {part}"
     )

@@ -167,7 +167,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
         (
             "model/x.safetensors",
             b"\x02" + bytes(7) + b"{",
-            "artifacts/prior/model/x.safetensors: not whole safetensors",
+            "artifacts/prior/model/x.safetensors: an incomplete safetensors file",
         ),
     ],
 )

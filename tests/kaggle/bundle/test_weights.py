@@ -256,7 +256,7 @@ def point(path: Path) -> None:
 SPOILT = [
     ("config.json", Path.unlink, "its configuration cannot be loaded"),
     ("model.safetensors", Path.unlink, r"no weights, expected one of model\.safetensors"),
-    ("model.safetensors", cut, r"model\.safetensors: not whole safetensors"),
+    ("model.safetensors", cut, r"model\.safetensors: an incomplete safetensors file"),
     ("model.safetensors", point, r"model\.safetensors: a git-lfs pointer"),
     ("tokenizer.json", Path.unlink, "its tokenizer"),
     ("tokenizer.json", point, r"its tokenizer|tokenizer\.json: a git-lfs pointer"),
@@ -309,7 +309,9 @@ def test_check_says_so_of_a_bundle_that_holds_it(own, backbone, spoil):
     write_manifest_of(packed)
     (finding,) = check_bundle(own)
     assert finding.path.name == "model.safetensors"
-    assert ("git-lfs pointer" if spoil is point else "not whole safetensors") in finding.problem
+    assert (
+        "git-lfs pointer" if spoil is point else "an incomplete safetensors file"
+    ) in finding.problem
 
 
 def write_manifest_of(folder: Path) -> None:
