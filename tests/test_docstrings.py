@@ -18,7 +18,8 @@ OWN_NAMES = {"humanpref.models.base", "humanpref.runs.budget"}
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_EXAMPLES if name not in OWN_NAMES])
-def test_examples(name):
+def test_examples(name, arena, monkeypatch):
+    monkeypatch.chdir(arena)  # where train.csv and test.csv are
     if importlib.util.find_spec("torch") is None:
         try:
             importlib.import_module(name)

@@ -3,7 +3,7 @@
 >>> from humanpref import build_model, labels_of, load_config, read_pairs
 >>> pairs = read_pairs("train.csv", labels=True)
 >>> model = build_model(load_config("sparse")).fit(pairs, labels_of(pairs))
->>> model.predict_proba(read_pairs("test.csv"))  # (n, 3), columns A, B, tie
+>>> probabilities = model.predict_proba(read_pairs("test.csv"))  # (n, 3), columns A, B, tie
 """
 
 import importlib
