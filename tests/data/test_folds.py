@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.data import grouped_folds, held_out, labels_of, prompt_keys
+from humanpref.data import answer_keys, grouped_folds, held_out, labels_of, prompt_keys, swap_pairs
 from humanpref.schema import LABEL_COLUMNS, InputError
 
 
@@ -67,3 +67,11 @@ def test_rows_without_labels_have_folds_too(pairs):
 def test_too_few_prompts(prompts, k):
     with pytest.raises(InputError, match="folds"):
         grouped_folds(frame(prompts), k, seed=0)
+
+
+def test_answers_are_known_by_their_texts_in_order(pairs):
+    two = pairs[:2].reset_index(drop=True)
+    keys = answer_keys(two)
+    assert len(set(keys)) == 2
+    assert answer_keys(two.assign(prompt=[("other",)] * 2)).tolist() == keys.tolist()
+    assert not set(answer_keys(swap_pairs(two))) & set(keys)

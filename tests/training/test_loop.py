@@ -306,6 +306,28 @@ def test_the_module_goes_back_to_where_it_was(task):
     assert {p.device.type for p in module.parameters()} == {"cpu"}
 
 
+def test_each_epoch_sums_its_own_losses_and_logs_them(task, caplog):
+    with caplog.at_level("INFO"):
+        _, report = fitted(task, learning_rate=1e-12)
+    first, second = (epoch["train_loss"] for epoch in report["epochs"])
+    assert first == pytest.approx(second, abs=1e-6)
+    assert f"epoch 2/2: train_loss {second:.4f}" in caplog.messages
+
+
+def test_the_module_trains_again_after_a_validation(task):
+    modes = []
+
+    class Watched(Linear):
+        def forward(self, x):
+            modes.append(self.training)
+            return super().forward(x)
+
+    module = Watched()
+    fitted(task, module=module, validate=lambda: module.eval() and 1.0)
+    assert len(modes) > 2
+    assert all(modes)
+
+
 def test_precision_fits_the_device(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert resolve("auto", cpu) == "no"
