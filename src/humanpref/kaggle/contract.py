@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from humanpref.config import load_config
-from humanpref.config.bounds import Options, Positive
+from humanpref.config.bounds import NonNegative, Options, Positive
 from humanpref.schema import InputError
 
 MARKER = "humanpref-dataset.json"
@@ -41,7 +41,7 @@ class KernelRun(Options):
     """Train this many fold models instead of one model."""
     train_seconds: Positive = TRAIN_SECONDS
     """Time limit of the training kernel, including installation."""
-    inference_seconds: Positive | None = None
+    inference_seconds: NonNegative | None = None
     """Time limit of the inference kernel, including installation; predictions that do not fit are
     skipped (`humanpref.runs.schedule`). If None, the kernel's own limit applies."""
 

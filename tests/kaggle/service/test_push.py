@@ -276,7 +276,7 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
             ),
             (
                 lambda bundle: change(bundle / "train" / KERNEL_METADATA, enable_internet=True),
-                "key enable_internet: the comp",
+                "key enable_internet: expected false",
             ),
             (
                 lambda bundle: change(bundle / "infer" / KERNEL_METADATA, title=f"{KEY} a title"),
