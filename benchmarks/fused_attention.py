@@ -1,5 +1,5 @@
-"""A trial, measured by `deberta_attention.py`: DeBERTa-v2 and v3 attention without gathers, with the
-same weights and results and less memory traffic.
+"""A trial, measured by `deberta_attention.py`: DeBERTa-v2 and v3 attention without gathers, with
+the same weights and results and less memory traffic.
 
 Disentangled attention adds two position terms to the scores, each a product with the embedding of
 the distance i - j. Transformers multiplies by the embeddings of all buckets and gathers an L x L
