@@ -19,8 +19,8 @@ _ANSWERS = {
 
 
 def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
-    """Return the part to which each of the n rows belongs, for each way to divide them; the
-    categories are in display order."""
+    """Return, for each way of slicing the n rows, the slice that each row belongs to, as a
+    categorical whose categories are in display order."""
     texts = pairs[[*TEXT_COLUMNS]]
     characters = texts[["response_a", "response_b"]].map(lambda turns: sum(map(len, turns)))
     ratio = (characters.max(axis=1) + 1) / (characters.min(axis=1) + 1)

@@ -31,7 +31,8 @@ class Labelled(NamedTuple):
 
 
 def choosing_splits(rows: Labelled, folds: int, seed: int, least_prompts: int = 0) -> Splits:
-    """Return as many of the first of `folds` inner splits as are needed to hold out `ENOUGH_ROWS`.
+    """Make `folds` inner splits and return only the first few: enough to hold out `ENOUGH_ROWS`
+    rows in total.
 
     See `humanpref.data.inner_splits`. The list is empty if there are fewer than `least_prompts`
     prompts, or fewer prompts than folds.

@@ -34,7 +34,8 @@ Tables = dict[str, pd.DataFrame]
 def explore(
     data_csv: str | Path, out: str | Path, tokenizer: str | Path | None = None
 ) -> dict[str, Any]:
-    """Explore a file of pairs: `index.html`, `summary.json`, `figures/*.png` and `tables/*.csv`.
+    """Explore a file of pairs and write a report into `out`: `index.html`, `summary.json`,
+    `figures/*.png` and `tables/*.csv`.
 
     Parameters
     ----------

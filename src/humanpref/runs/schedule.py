@@ -208,7 +208,8 @@ class Schedule:
         return rest
 
     def _first_that_fits(self, rest: np.ndarray, capacity: float) -> int:
-        """Return the index of the first variant with which the rows fit, or of the last one."""
+        """Return the index of the first variant that can read all the rows within the capacity, or
+        of the last variant if none can."""
         numbers = range(len(self.variants))
         fitting = (n for n in numbers if self._costs(n)[rest].sum() <= capacity)
         return next(fitting, numbers[-1])

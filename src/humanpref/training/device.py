@@ -139,8 +139,8 @@ def names(count: int) -> list[str]:
 
 
 def leave_group() -> None:
-    """End the communication between launched processes, if any; left open, it may abort when the
-    interpreter exits."""
+    """Close the process group of the launched processes, if there is one. If it is left open, the
+    process may abort when the interpreter exits."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
