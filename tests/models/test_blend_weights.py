@@ -1,10 +1,13 @@
 """The weights of a blend: both means by hand, the optimum by brute force, what is dropped."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from humanpref.config.cpu import BlendOptions
 from humanpref.logloss import log_loss
+from humanpref.models import blend_weights
 from humanpref.models.blend_correction import Correction, HeldOutRows
 from humanpref.models.blend_weights import Blend, equal_blend, fit_blend, mix
 
@@ -165,3 +168,17 @@ def test_the_facts_of_a_blend():
     blend = Blend("geometric", np.array([1.0]), Correction(2.0, offsets))
     expected = {"mean": "geometric", "temperature": 2.0, "offsets": {"identical": [0, 0, 1]}}
     assert blend.facts() == expected
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_a_fit_that_stops_early_warns_how_far_it_may_be_off(monkeypatch, caplog, mean):
+    probabilities, labels = arena()
+    fitted(probabilities, labels, mean=mean)
+    assert caplog.messages == []
+
+    def stopped(objective, start, **options):
+        return SimpleNamespace(x=start, message="stopped at the start")
+
+    monkeypatch.setattr(blend_weights, "minimize", stopped)
+    fitted(probabilities, labels, mean=mean)
+    assert "above its minimum (stopped at the start)" in caplog.messages[0]

@@ -10,6 +10,7 @@ not depend on a starting point.
 """
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,11 @@ from humanpref.models.blend_correction import (
     fit_temperature,
 )
 from humanpref.text.cases import CASES
+
+logger = logging.getLogger(__name__)
+
+GAP = 1e-6
+"""Distance, in nats, of the weights' mean log loss from its minimum above which a fit warns."""
 
 
 @dataclass(frozen=True)
@@ -176,4 +182,13 @@ def _fit_weights(probabilities: np.ndarray, rows: HeldOutRows, options: BlendOpt
         options={"ftol": 1e-13, "maxiter": 500},
     )
     weights = np.clip(optimum.x, 0, None)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    # The objective is convex, so it lies above its tangents: this bounds the distance to its
+    # minimum on the simplex.
+    gradient = objective(weights)[1]
+    gap = weights @ gradient - gradient.min()
+    if not gap <= GAP:
+        logger.warning(
+            "blend: the log loss may be %.2g above its minimum (%s)", gap, optimum.message
+        )
+    return weights
