@@ -114,6 +114,8 @@ def test_a_misspelt_key_is_unknown_and_the_real_one_missing(project):
         ("licenses", ["apache-2.0"], "expected one license"),
         ("licenses", [{"name": "MIT"}], "for MIT"),
         ("resources", [{"path": DATASET_METADATA}], None),
+        ("resources", [{"path": "no.csv"}], "expected files in the dataset's folder, got 'no.csv'"),
+        ("resources", "no.csv", "expected files in the dataset's folder, got None"),
         ("license", "apache-2.0", "did you mean licenses?"),
         ("keywords", "one", "expected a list of strings"),
         ("description", "é" * 3, None),
@@ -145,7 +147,12 @@ def test_a_file_that_is_not_metadata(tmp_path, check, content, message):
         (b"print()", "is not a notebook with a kernelspec; rebuild it"),
         (b'{"cells": [], "metadata": {}}', "is not a notebook with a kernelspec"),
         (b'{"metadata": {"kernelspec": {"name": ""}}}', "is not a notebook with a kernelspec"),
-        (b'{"metadata": {"kernelspec": {"name": "python3"}}}', 'expected one line MANIFEST = ""'),
+        (b"\xef\xbb\xbf{}", "starts with a byte order mark"),
+        (b'{"cells": [], "metadata": {"kernelspec": {"name": "python3"}}}', "has no code cell"),
+        (
+            b'{"cells": [{"cell_type": "code"}], "metadata": {"kernelspec": {"name": "python3"}}}',
+            'expected one line MANIFEST = ""',
+        ),
     ],
 )
 def test_a_slip_in_the_code(project, content, message):
@@ -153,6 +160,35 @@ def test_a_slip_in_the_code(project, content, message):
     (finding,) = check_kernel(project / KERNELS["infer"]).findings
     assert finding.key == "code_file"
     assert message in finding.problem
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "message"),
+    [
+        (b"\xef\xbb\xbf", "", "starts with a byte order mark"),
+        ('{"title": "Pencil é"}'.encode(), "", "not ASCII, and the client reads it in"),
+        (b'{"title": "a title", "title": "another title"}', "title", "appears more than once"),
+    ],
+)
+def test_a_slip_in_the_file_itself(project, content, key, message):
+    path = project / DATASET_METADATA
+    path.write_bytes(content if content.startswith(b"{") else content + path.read_bytes())
+    findings = [finding for finding in check_dataset(path).findings if message in finding.problem]
+    assert [(finding.level, finding.key) for finding in findings] == [("error", key)]
+
+
+def test_letters_beyond_ascii_are_for_kernels_alone(project):
+    path = change(project / KERNELS["train"], keywords=["e"])
+    path.write_text(path.read_text().replace('"e"', '"é"'), encoding="utf-8")
+    assert check_kernel(path).findings == []
+
+
+@pytest.mark.parametrize("source", ["a/b", "a/b/c"])
+def test_a_source_listed_twice_is_a_warning(project, source):
+    key = "dataset_sources"
+    kernel = change(project / KERNELS["train"], dataset_sources=[source, source])
+    levels = [(f.key, f.level) for f in check_kernel(kernel).findings]
+    assert levels == [(key, "warning"), *([(key, "error")] if source == "a/b/c" else [])]
 
 
 def test_a_missing_library_is_named(project, monkeypatch):

@@ -5,9 +5,11 @@ or misspelled, and exits with code 0 even when it has created a second kernel in
 the intended one.
 """
 
+import codecs
 import difflib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,9 +111,8 @@ def check_kernel(path: Path) -> Metadata:
     InputError
         If the file cannot be read, or python-slugify is missing.
     """
-    file = Metadata(path, read_metadata(path))
+    file = _read(path, KERNEL_KEYS)
     values = file.values
-    file.check_keys(KERNEL_KEYS)
     title, slug = file.check_text("title", 5, 50), file.check_id(5)
     if title and slug and (becomes := _slugify(title)) != slug:
         file.add(
@@ -139,7 +140,10 @@ def check_kernel(path: Path) -> Metadata:
     for kind in KINDS:
         key = f"{kind}_sources"
         file.check_texts(key)
-        for source in file.texts(key):
+        sources = file.texts(key)
+        for source in dict.fromkeys(sources):
+            if sources.count(source) > 1:
+                file.add(key, f"{source!r} is listed more than once", "warning")
             if not is_source(kind, source):
                 file.add(key, f"expected {KINDS[kind].shape}, got {source!r}")
     return file
@@ -153,13 +157,19 @@ def check_dataset(path: Path) -> Metadata:
     InputError
         If the file cannot be read.
     """
-    file = Metadata(path, read_metadata(path))
-    file.check_keys(DATASET_KEYS)
+    file = _read(path, DATASET_KEYS)
+    if not path.read_bytes().isascii():
+        file.add("", "not ASCII, and the client reads it in the machine's encoding; use \\uXXXX")
     file.check_id(6)
     file.check_text("title", 6, 50)
     if "subtitle" in file.values:
         file.check_text("subtitle", 20, 80)
     file.check_texts("keywords")
+    resources = file.values.get("resources", [])
+    for entry in resources if isinstance(resources, list) else [resources]:
+        name = entry.get("path") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not (path.parent / name).exists():
+            file.add("resources", f"expected files in the dataset's folder, got {name!r}")
     match file.values.get("licenses"):
         case [{"name": str(name)}] if name.lower() != "mit":
             pass
@@ -172,6 +182,24 @@ def check_dataset(path: Path) -> Metadata:
     return file
 
 
+def _read(path: Path, known: tuple[str, ...]) -> Metadata:
+    """Read a metadata file; add findings about the file itself and its keys."""
+    file = Metadata(path, read_metadata(path))
+    content = path.read_bytes()
+    if content.startswith(codecs.BOM_UTF8):
+        file.add("", "starts with a byte order mark, on which the client fails; save it without")
+
+    def repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, count in Counter(key for key, _ in pairs).items():
+            if count > 1:
+                file.add(key, "appears more than once, and only the last value counts")
+        return dict(pairs)
+
+    json.loads(content.decode("utf-8-sig"), object_pairs_hook=repeated)
+    file.check_keys(known)
+    return file
+
+
 def _code_fault(path: Path, values: dict[str, Any]) -> str | None:
     """Return the first fault in a kernel's code, or None."""
     code_file, kind = values.get("code_file"), values.get("kernel_type")
@@ -179,8 +207,14 @@ def _code_fault(path: Path, values: dict[str, Any]) -> str | None:
         code = read_code(path.parent, code_file)
         if not code_file.endswith({"script": ".py", "notebook": ".ipynb"}.get(kind, "")):
             return f"{code_file!r} is not a {kind}; name another file, or change kernel_type"
-        if kind == "notebook" and not json.loads(code)["metadata"]["kernelspec"]["name"]:
-            raise ValueError("no kernelspec")
+        if code.startswith("\ufeff"):
+            return f"{code_file!r} starts with a byte order mark; save it without one"
+        if kind == "notebook":
+            notebook = json.loads(code)
+            if not notebook["metadata"]["kernelspec"]["name"]:
+                raise ValueError("no kernelspec")
+            if not any(cell["cell_type"] == "code" for cell in notebook["cells"]):
+                return f"{code_file!r} has no code cell; rebuild it (make kernels)"
         fill_manifest(code, "")
     except InputError as error:
         return str(error)
