@@ -19,6 +19,7 @@ from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
 from humanpref.files import write_json
 from humanpref.logloss import log_loss
+from humanpref.models.inner_folds import Labelled
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 CONFIG_FILE = "config.json"
@@ -31,37 +32,13 @@ Validation = tuple[pd.DataFrame, np.ndarray]
 
 
 def _entry(method: Callable) -> Callable:
-    """Return the method wrapped in a check of its arguments: frames become pairs frames
-    (`humanpref.data.as_pairs`), and the labels and weights of `fit` become float64, (n, 3) and
-    (n,)."""
+    """Return the method with its frame turned into a pairs frame (`humanpref.data.as_pairs`)."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
         return method(self, as_pairs(pairs), *arguments, **options)
 
-    @functools.wraps(method)
-    def fit(
-        self: "Model",
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "Model":
-        self.config  # noqa: B018 (accessing it validates the parameters)
-        self.report_ = {}
-        for name, values in (("labels", labels), ("weights", weights)):
-            if values is not None and len(values) != len(pairs):
-                raise InputError(
-                    f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}"
-                )
-        pairs, labels = as_pairs(pairs), as_probabilities(labels)
-        weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
-        if validation is not None:
-            validation = as_pairs(validation[0]), as_probabilities(validation[1])
-        return method(self, pairs, labels, weights, validation, checkpoint)
-
-    return fit if method.__name__ == "fit" else entry
+    return entry
 
 
 def _arguments(config: Config) -> dict[str, Any]:
@@ -123,7 +100,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
             cls.family, cls._origin = family, Config(family, **sections)
             cls.__init__ = _constructor(_arguments(cls._origin))
-        for name in {"fit", "predict_proba", "costs", "margins", "rewards"} & vars(cls).keys():
+        for name in {"predict_proba", "costs", "margins", "rewards"} & vars(cls).keys():
             setattr(cls, name, _entry(vars(cls)[name]))
 
     swap_equivariant = False
@@ -167,7 +144,6 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """Raise InputError for problems that would stop a fit and can be detected in advance, for
         example a missing backbone."""
 
-    @abstractmethod
     def fit(
         self,
         pairs: pd.DataFrame,
@@ -175,7 +151,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         weights: np.ndarray | None = None,
         validation: Validation | None = None,
         checkpoint: Path | None = None,
-    ) -> "Model":
+    ) -> Self:
         """Learn from labeled pairs.
 
         Parameters
@@ -203,6 +179,24 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         >>> model.fit(pairs, [0, 0, 1, 2]) is model
         True
         """
+        self.config  # noqa: B018 (accessing it validates the parameters)
+        self.report_ = {}
+        for name, values in (("labels", labels), ("weights", weights)):
+            if values is not None and len(values) != len(pairs):
+                raise InputError(
+                    f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}"
+                )
+        weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
+        rows = Labelled(as_pairs(pairs), as_probabilities(labels), weights)
+        if validation is not None:
+            validation = as_pairs(validation[0]), as_probabilities(validation[1])
+        self.learn(rows, validation, checkpoint)
+        return self
+
+    @abstractmethod
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
+        """Do the work of `fit`, on arguments that it has validated; labels are (n, 3) and weights
+        (n,), both float64."""
 
     @abstractmethod
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:

@@ -61,19 +61,11 @@ class BlendModel(Model, family="blend"):
     def check(self) -> None:
         self._member_configs()
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "BlendModel":
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         options: BlendOptions = self.config.model
         members, progress = self._member_configs(), _Progress(checkpoint)
-        rows = Labelled(pairs, labels, weights)
         facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
-        splits = inner_splits(pairs, options.folds, self.config.seed, labels)
+        splits = inner_splits(rows.pairs, options.folds, self.config.seed, rows.labels)
         if splits:
             probabilities, held_out = _out_of_fold(members, rows, splits, progress)
             for fact, own in zip(facts, probabilities, strict=True):
@@ -90,7 +82,7 @@ class BlendModel(Model, family="blend"):
             logger.info("blend: %s", describe_member(fact))
             if number in dropped:
                 continue
-            logger.info("blend: %s on all %d rows", name, len(pairs))
+            logger.info("blend: %s on all %d rows", name, len(rows.pairs))
             fit = partial(build_model(config).fit, *rows, validation)
             model = progress.piece(f"member-{number}", fit, _write_model, _read_model)
             fact["report"] = model.report_
@@ -103,7 +95,6 @@ class BlendModel(Model, family="blend"):
         self.report_ = {
             "blend": {**blend.facts(), "corrections": tried, "members": facts, "left_out": left_out}
         }
-        return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         probabilities = np.stack([member.predict_proba(pairs) for member in self.members_])

@@ -57,19 +57,12 @@ class BoostedModel(Model, family="boosted"):
 
     swap_equivariant = True
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "BoostedModel":
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         options: BoostedOptions = self.config.model
         trainer = Trainer(options, self.config.seed)
-        self.similarities_ = Similarities().fit(pairs)
-        examples = Examples(columns_of(pairs, self.similarities_), labels, weights)
-        rows = Labelled(pairs, labels, weights)
+        self.similarities_ = Similarities().fit(rows.pairs)
+        columns = columns_of(rows.pairs, self.similarities_)
+        examples = Examples(columns, rows.labels, rows.weights)
         splits = choosing_splits(rows, INNER_FOLDS, self.config.seed, INNER_PROMPTS)
         self.columns_, self.selection_ = list(range(len(COLUMNS))), None
         rounds, self.temperature_, inner = options.rounds or DEFAULT_ROUNDS, 1.0, None
@@ -91,7 +84,6 @@ class BoostedModel(Model, family="boosted"):
             "temperature": self.temperature_,
             "inner_log_loss": inner,
         }
-        return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         columns = columns_of(pairs, self.similarities_).chosen(self.columns_)

@@ -22,10 +22,10 @@ from humanpref.models.frozen_base import (
 )
 from humanpref.models.hidden import hidden_states
 from humanpref.models.neural import STATE_FILE, NeuralModel
-from humanpref.models.pretrained import backbone_facts, load_state_strictly
+from humanpref.models.pretrained import load_state_strictly
 from humanpref.text.chat import judge_template
 from humanpref.text.format import joint, pairs_in
-from humanpref.text.tokens import Template, tokenise
+from humanpref.text.tokens import Template
 from humanpref.training.inputs import TokenRows
 
 
@@ -83,20 +83,10 @@ class DecoderModel(NeuralModel, family="decoder"):
     def inputs(self, pairs: pd.DataFrame) -> TokenRows:
         options, template = self.config.model, self.template()
         check_room(template, options)
-        sequences = tokenise(
-            [sequence for pair in pairs_in(pairs) for sequence in joint(pair)],
-            self.tokenizer_,
-            options.max_length,
-            options.prompt_share,
-            template=template,
-            known=self.token_ids,
-        )
-        return TokenRows([[sequence] for sequence in sequences], pad=0)
+        return TokenRows(self.tokenised([joint(pair) for pair in pairs_in(pairs)], template), 0)
 
     def backbone_facts(self) -> dict[str, Any]:
-        options: DecoderOptions = self.config.model
-        facts = backbone_facts(options.backbone, self.module_.backbone)
-        return facts | {"sha256": self.base_.record["sha256"], "peft": options.peft}
+        return self.base_.facts(self.config.model, self.module_.backbone)
 
     def save_state(self, folder: Path) -> None:
         super().save_state(folder)

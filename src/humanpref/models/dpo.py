@@ -38,12 +38,13 @@ from humanpref.models.frozen_base import (
 )
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.hidden import hidden_states
+from humanpref.models.inner_folds import Labelled
 from humanpref.models.neural import STATE_FILE, NeuralModel
-from humanpref.models.pretrained import backbone_facts, load_state_strictly
+from humanpref.models.pretrained import load_state_strictly
 from humanpref.schema import InputError
 from humanpref.text.chat import dialogue_template
 from humanpref.text.format import A, Pair, Sequence, answered, dual, pairs_in
-from humanpref.text.tokens import SPECIAL, Template, Tokenised, tokenise
+from humanpref.text.tokens import SPECIAL, Template, Tokenised
 from humanpref.training.inputs import TokenRows
 from humanpref.training.losses import cross_entropy, dpo
 from humanpref.training.predict import predict_logits, softmax
@@ -196,37 +197,33 @@ class DpoModel(NeuralModel, family="dpo"):
         self.module_ = self.policy(base)
         log_memory_estimate(self.module_, base.config, training, 2 * options.max_length, CHUNK)
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "DpoModel":
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         training: DpoTraining = self.config.training
-        kept = rows_for_link(pairs, training.link_fraction, self.config.seed)
-        learned = ~kept if kept.any() else np.ones(len(pairs), dtype=bool)
+        kept = rows_for_link(rows.pairs, training.link_fraction, self.config.seed)
+        learned = ~kept if kept.any() else np.ones(len(kept), dtype=bool)
         if training.ties == "drop":
-            learned &= labels[:, :2].sum(axis=1) > 0
+            learned &= rows.labels[:, :2].sum(axis=1) > 0
         torch.manual_seed(self.config.seed)
-        self.build(pairs)
-        if (weights * learned).sum() > 0:
-            part = self.referenced(self.inputs(pairs[learned].reset_index(drop=True)))
-            loss = RewardReport(training)
-            self.learn(part, labels[learned], weights[learned], loss, validation, checkpoint)
+        self.build(rows.pairs)
+        if (rows.weights * learned).sum() > 0:
+            part = rows.part(learned)
+            inputs = self.referenced(self.inputs(part.pairs))
+            self.optimize(part, inputs, RewardReport(training), validation, checkpoint)
         else:
             logger.warning(
                 "dpo: no training row prefers A or B; the policy stays equal to its reference"
             )
             self.report_ = {"backbone": self.backbone_facts()}
-        rows = kept if kept.any() else np.ones(len(pairs), dtype=bool)
-        margins = self.margins(pairs[rows].reset_index(drop=True))
-        start = self.module_.link.numpy(force=True)
-        link, facts = fit_link(self.config.model.link, margins, labels[rows], weights[rows], start)
+        judged = rows.part(kept) if kept.any() else rows
+        link, facts = fit_link(
+            self.config.model.link,
+            self.margins(judged.pairs),
+            judged.labels,
+            judged.weights,
+            start=self.module_.link.numpy(force=True),
+        )
         self.module_.link.copy_(torch.as_tensor(link))
         self.report_["link"] = facts
-        return self
 
     def margins(self, pairs: pd.DataFrame) -> np.ndarray:
         """Compute the reward of A minus that of B, (n,) float64, in nats."""
@@ -258,18 +255,7 @@ class DpoModel(NeuralModel, family="dpo"):
     ) -> TokenRows:
         options, template = self.config.model, self.template()
         check_room(template, options)
-        rows = [formatter(pair) for pair in pairs_in(pairs)]
-        sequences = iter(
-            tokenise(
-                [sequence for row in rows for sequence in row],
-                self.tokenizer_,
-                options.max_length,
-                options.prompt_share,
-                template=template,
-                known=self.token_ids,
-            )
-        )
-        sequences = [[next(sequences) for _ in row] for row in rows]
+        sequences = self.tokenised([formatter(pair) for pair in pairs_in(pairs)], template)
         return TokenRows(sequences, 0, {"responses": response_tokens})
 
     def referenced(self, inputs: TokenRows) -> TokenRows:
@@ -288,9 +274,7 @@ class DpoModel(NeuralModel, family="dpo"):
         )
 
     def backbone_facts(self) -> dict[str, Any]:
-        options: DpoOptions = self.config.model
-        facts = backbone_facts(options.backbone, self.module_.backbone)
-        return facts | {"sha256": self.base_.record["sha256"], "peft": options.peft}
+        return self.base_.facts(self.config.model, self.module_.backbone)
 
     def save_state(self, folder: Path) -> None:
         super().save_state(folder)

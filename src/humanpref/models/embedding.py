@@ -52,22 +52,14 @@ class EmbeddingModel(Model, family="embedding"):
     def check(self) -> None:
         load_frozen(self.config.model.backbone, self.config.model.max_length)
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "EmbeddingModel":
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         options: EmbeddingOptions = self.config.model
         self.encoder_ = load_frozen(options.backbone, options.max_length)
-        vectors, x, z = self._features(pairs)
-        self.center_, self.basis_ = principal_components(vectors, options.components, weights)
-        self.scales_ = scales(x, z, weights)
+        vectors, x, z = self._features(rows.pairs)
+        self.center_, self.basis_ = principal_components(vectors, options.components, rows.weights)
+        self.scales_ = scales(x, z, rows.weights)
         blocks = self._blocks(vectors, x, z)
         penalties = Penalties(options.embedding_penalties, options.structure_penalties)
-        rows = Labelled(pairs, labels, weights)
         self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
         self.report_ = {
             "backbone": self.encoder_.facts(options.backbone),
@@ -76,7 +68,6 @@ class EmbeddingModel(Model, family="embedding"):
             "inner_log_loss": choice.inner_log_loss,
             "iterations": self.regression_.iterations_,
         }
-        return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         blocks = self._blocks(*self._features(pairs))

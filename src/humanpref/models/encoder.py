@@ -22,6 +22,7 @@ from humanpref.models.backbone import check_encoder, load_backbone
 from humanpref.models.base import CONFIG_FILE, Model, Validation
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.hidden import hidden_states
+from humanpref.models.inner_folds import Labelled
 from humanpref.models.neural import BACKBONE_FOLDER, STATE_FILE, NeuralModel, with_swapped
 from humanpref.models.pretrained import (
     LOADING_ERRORS,
@@ -35,7 +36,6 @@ from humanpref.models.scratch import scratch_config, train_tokenizer
 from humanpref.models.sparse import SparseModel
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import dual, joint, pairs_in
-from humanpref.text.tokens import tokenise
 from humanpref.training.inputs import TokenRows
 from humanpref.training.losses import both_orders, loss_of
 
@@ -181,29 +181,21 @@ class EncoderModel(NeuralModel, family="encoder"):
             backbone.gradient_checkpointing_enable({"use_reentrant": False})
         self.module_ = PairEncoder(backbone, options)
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "EncoderModel":
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         training, loss = self.config.training, loss_of(self.config.training)
         if training.swap_augmentation and not self.is_dual:
-            pairs, labels, weights = with_swapped(pairs, labels, weights)
+            rows = with_swapped(rows)
         torch.manual_seed(self.config.seed)
-        self.build(pairs)
+        self.build(rows.pairs)
         self.offset_ = None
-        inputs = self.inputs(pairs)
+        inputs = self.inputs(rows.pairs)
         if self.config.model.offset != "none":
             config = load_config("sparse", None, ("model.max_terms=0", f"seed={self.config.seed}"))
-            self.offset_ = SparseModel.from_config(config).fit(pairs, labels, weights)
-            inputs = with_offset(inputs, out_of_fold_logits(config, pairs, labels, weights))
+            self.offset_ = SparseModel.from_config(config).fit(*rows)
+            inputs = with_offset(inputs, out_of_fold_logits(config, *rows))
         if training.swap_augmentation and self.is_dual:
             inputs, loss = replace(inputs, flags={"both_orders": True}), both_orders(loss)
-        self.learn(inputs, labels, weights, loss, validation, checkpoint)
-        return self
+        self.optimize(rows, inputs, loss, validation, checkpoint)
 
     def predictor(self, pairs: pd.DataFrame) -> Callable[[], np.ndarray]:
         averaged = self.config.inference.swap_average and self.is_dual
@@ -218,24 +210,12 @@ class EncoderModel(NeuralModel, family="encoder"):
         return predict
 
     def inputs(self, pairs: pd.DataFrame) -> TokenRows:
-        options: EncoderOptions = self.config.model
-        rows = [(dual if self.is_dual else joint)(pair) for pair in pairs_in(pairs)]
-        sequences = iter(
-            tokenise(
-                [sequence for row in rows for sequence in row],
-                self.tokenizer_,
-                options.max_length,
-                options.prompt_share,
-                options.truncation,
-                known=self.token_ids,
-            )
-        )
+        formatter = dual if self.is_dual else joint
+        sequences = self.tokenised([formatter(pair) for pair in pairs_in(pairs)])
         columns = {"parts": attrgetter("parts")}
         if getattr(self.module_.backbone.config, "type_vocab_size", 0) > 1:
             columns["token_type_ids"] = attrgetter("types")
-        inputs = TokenRows(
-            [[next(sequences) for _ in row] for row in rows], self.tokenizer_.pad_token_id, columns
-        )
+        inputs = TokenRows(sequences, self.tokenizer_.pad_token_id, columns)
         if self.offset_ is None:
             return inputs
         return with_offset(inputs, centred_logits(self.offset_, pairs))

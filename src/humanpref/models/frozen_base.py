@@ -20,6 +20,7 @@ from humanpref.models.neural import BACKBONE_FOLDER
 from humanpref.models.pretrained import (
     BASE_FILE,
     LOADING_ERRORS,
+    backbone_facts,
     base_folder,
     check_ids,
     find_base,
@@ -76,6 +77,11 @@ class FrozenBase(NamedTuple):
         folder, record = find_base(model_folder)
         saved = str(model_folder / BACKBONE_FOLDER)
         return cls(record, folder, load_backbone_config(saved), load_tokenizer(saved))
+
+    def facts(self, options: AdaptedOptions, backbone: nn.Module) -> dict[str, Any]:
+        """Describe the base that was used, as plain JSON types."""
+        facts = backbone_facts(options.backbone, backbone)
+        return facts | {"sha256": self.record["sha256"], "peft": options.peft}
 
     def save(self, model_folder: Path) -> None:
         """Write the record and the configuration to a model's folder."""

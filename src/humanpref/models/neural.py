@@ -19,7 +19,10 @@ from humanpref.config.neural import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.logloss import log_loss
 from humanpref.models.base import Model, TokenIds, Validation
+from humanpref.models.inner_folds import Labelled
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.text.format import Sequence
+from humanpref.text.tokens import Template, Tokenised, tokenise
 from humanpref.training.inputs import Examples, TokenRows
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
@@ -56,34 +59,24 @@ class NeuralModel(Model):
     def backbone_facts(self) -> dict[str, Any]:
         """Describe the backbone that was used, as plain JSON types."""
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "NeuralModel":
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         training: GradientTraining = self.config.training
         if training.swap_augmentation:
-            pairs, labels, weights = with_swapped(pairs, labels, weights)
+            rows = with_swapped(rows)
         torch.manual_seed(self.config.seed)
-        self.build(pairs)
-        inputs = self.inputs(pairs)
-        self.learn(inputs, labels, weights, loss_of(training), validation, checkpoint)
-        return self
+        self.build(rows.pairs)
+        self.optimize(rows, self.inputs(rows.pairs), loss_of(training), validation, checkpoint)
 
-    def learn(
+    def optimize(
         self,
+        rows: Labelled,
         inputs: TokenRows,
-        labels: np.ndarray,
-        weights: np.ndarray,
         loss: Loss,
         validation: Validation | None,
         checkpoint: Path | None,
     ) -> None:
-        """Train `module_` and write the report."""
-        examples = Examples(inputs, labels, weights, inputs.lengths)
+        """Train `module_` on the rows' inputs and write the report."""
+        examples = Examples(inputs, rows.labels, rows.weights, inputs.lengths)
         validate = None
         if validation is not None:
             pairs, truth = validation
@@ -97,6 +90,24 @@ class NeuralModel(Model):
             self.module_, examples, loss, config.training, config.seed, validate, checkpoint
         )
         self.report_ = {"backbone": self.backbone_facts(), "training": report}
+
+    def tokenised(
+        self, rows: list[list[Sequence]], template: Template | None = None
+    ) -> list[list[Tokenised]]:
+        """Tokenize each row's sequences within `model.max_length`."""
+        options = self.config.model
+        sequences = iter(
+            tokenise(
+                [sequence for row in rows for sequence in row],
+                self.tokenizer_,
+                options.max_length,
+                options.prompt_share,
+                getattr(options, "truncation", "parts"),
+                template,
+                self.token_ids,
+            )
+        )
+        return [[next(sequences) for _ in row] for row in rows]
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         return self.predictor(pairs)()
@@ -163,12 +174,10 @@ class NeuralModel(Model):
         save_file(state, folder / STATE_FILE)
 
 
-def with_swapped(
-    pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
-) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def with_swapped(rows: Labelled) -> Labelled:
     """Append every row with A and B exchanged."""
-    return (
-        pd.concat([pairs, swap_pairs(pairs)], ignore_index=True),
-        np.concatenate([labels, labels[:, SWAPPED_CLASSES]]),
-        np.tile(weights, 2),
+    return Labelled(
+        pd.concat([rows.pairs, swap_pairs(rows.pairs)], ignore_index=True),
+        np.concatenate([rows.labels, rows.labels[:, SWAPPED_CLASSES]]),
+        np.tile(rows.weights, 2),
     )

@@ -8,21 +8,14 @@ import pandas as pd
 
 from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
 from humanpref.models.base import Model, Validation
+from humanpref.models.inner_folds import Labelled
 
 
 class PriorModel(Model, family="prior"):
     """Predicts the (weighted) class rates of its training rows. `rates_` is (3,) float64."""
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "PriorModel":
-        self.rates_ = np.average(labels, axis=0, weights=weights)
-        return self
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
+        self.rates_ = np.average(rows.labels, axis=0, weights=rows.weights)
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         return np.tile(self.rates_, (len(pairs), 1))

@@ -61,26 +61,19 @@ class SparseModel(Model, family="sparse"):
 
     swap_equivariant = True
 
-    def fit(
-        self,
-        pairs: pd.DataFrame,
-        labels: np.ndarray,
-        weights: np.ndarray | None = None,
-        validation: Validation | None = None,
-        checkpoint: Path | None = None,
-    ) -> "SparseModel":
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         options: SparseOptions = self.config.model
         a, b, prompts = (
-            _texts(pairs[column], options) for column in ("response_a", "response_b", "prompt")
+            _texts(rows.pairs[column], options) for column in ("response_a", "response_b", "prompt")
         )
         self.responses_, terms = _vectorize([*a, *b], options, options.max_terms)
         prompt_terms = -(-options.max_terms // PROMPT_SHARE)
         self.prompts_, prompts = _vectorize(prompts, options, prompt_terms)
-        x, z = structural_features(pairs)
-        self.scales_ = scales(x, z, weights)
-        blocks = self._blocks(terms[: len(pairs)], terms[len(pairs) :], prompts, x, z)
+        x, z = structural_features(rows.pairs)
+        self.scales_ = scales(x, z, rows.weights)
+        of_a, of_b = terms[: len(rows.pairs)], terms[len(rows.pairs) :]
+        blocks = self._blocks(of_a, of_b, prompts, x, z)
         penalties = Penalties(options.term_penalties, options.structure_penalties)
-        rows = Labelled(pairs, labels, weights)
         self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
         self.report_ = {
             "terms": blocks.x.wide.shape[1],
@@ -90,7 +83,6 @@ class SparseModel(Model, family="sparse"):
             "inner_log_loss": choice.inner_log_loss,
             "iterations": self.regression_.iterations_,
         }
-        return self
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         sides = (
