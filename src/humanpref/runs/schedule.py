@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -111,8 +112,7 @@ class Schedule:
         first: np.ndarray | None = None,
     ) -> None:
         self.pairs, self.budget, self.policy, self.isolate = pairs, budget, policy, isolate
-        self.swap_averaged, one_order = model.swap_averaged, model.single_order()
-        self.variants = [("", one_order), *one_order.shorter_variants()]
+        self.swap_averaged, self.one_order = model.swap_averaged, model.single_order()
         self.first = np.full((len(pairs), 3), np.nan) if first is None else first
         self.costs: dict[int, np.ndarray] = {}
         self.blocks, self.rate = 0, math.inf
@@ -194,7 +194,7 @@ class Schedule:
                         left,
                         100 * capacity / self._costs(0)[rest].sum(),
                         len(rest),
-                        self.variants[variant][0] or "as configured again",
+                        self._variant(variant)[0] or "as configured again",
                     )
             if not size:
                 break
@@ -207,19 +207,29 @@ class Schedule:
             rest = rest[len(rows) :]
         return rest
 
+    @cached_property
+    def shorter(self) -> list[tuple[str, Model]]:
+        """The shorter variants, which are made only if time runs short."""
+        return self.one_order.shorter_variants()
+
+    def _variant(self, index: int) -> tuple[str, Model]:
+        """Return what the variant gives up, and the variant; index 0 gives up nothing."""
+        return self.shorter[index - 1] if index else ("", self.one_order)
+
     def _first_that_fits(self, rest: np.ndarray, capacity: float) -> int:
         """Return the index of the first variant that can read all the rows within the capacity, or
         of the last variant if none can."""
-        numbers = range(len(self.variants))
-        fitting = (n for n in numbers if self._costs(n)[rest].sum() <= capacity)
-        return next(fitting, numbers[-1])
+        index = 0
+        while self._costs(index)[rest].sum() > capacity and index < len(self.shorter):
+            index += 1
+        return index
 
     def _costs(self, variant: int) -> np.ndarray:
         """Return the cost of each row in one order, (n,). If the model fails to compute costs and
         failures are isolated, every row costs 1; prediction will then find the row at fault."""
         if variant not in self.costs:
             try:
-                self.costs[variant] = self.variants[variant][1].costs(self.pairs)
+                self.costs[variant] = self._variant(variant)[1].costs(self.pairs)
             except Exception:
                 if not self.isolate:
                     raise
@@ -231,7 +241,7 @@ class Schedule:
         """Return the rows' probabilities (m, 3), and a mask (m,) of rows whose probabilities are
         invalid."""
         pairs = self.pairs.iloc[unit.rows].reset_index(drop=True)
-        model = self.variants[unit.variant][1]
+        model = self._variant(unit.variant)[1]
         probabilities = model.predict_proba(swap_pairs(pairs) if unit.second else pairs)
         if probabilities.shape != (len(pairs), 3):
             raise ValueError(
@@ -250,7 +260,7 @@ class Schedule:
         if unit.second:
             given_up[ONE_ORDER] -= len(rows)
         elif unit.variant:
-            given_up[self.variants[unit.variant][0]] += len(rows)
+            given_up[self._variant(unit.variant)[0]] += len(rows)
         elif self.swap_averaged:
             given_up[ONE_ORDER] += len(rows)
             self.first[rows] = probabilities
