@@ -48,6 +48,7 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         "folds": folds,
     }
     command = [*_launcher(processes(config)), "humanpref.kaggle.runtime.launch", json.dumps(order)]
+    device.expand_segments()
     before = out.exists()
     child = subprocess.Popen(
         command,
