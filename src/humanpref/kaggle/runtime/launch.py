@@ -41,6 +41,7 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         If the training fails; the message is the training's own if it printed one. A training that
         left an artifact has not failed.
     """
+    device.expand_segments()
     order = {
         "config": config.to_dict(),
         "train_csv": str(train_csv),
@@ -48,7 +49,6 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         "folds": folds,
     }
     command = [*_launcher(processes(config)), "humanpref.kaggle.runtime.launch", json.dumps(order)]
-    device.expand_segments()
     before = out.exists()
     child = subprocess.Popen(
         command,
