@@ -20,10 +20,10 @@ COSTS = {
     "dpo": {
         "step": {"to the device": 1, "to the host": 1, "item": 1},
         "micro-batch": {
-            "to the device": 8,
-            "to the host": 2,
-            "item": 2,
-            "boolean index": 4,
+            "to the device": 6,
+            "to the host": 1,
+            "item": 1,
+            "boolean index": 3,
             "nonzero": 1,
         },
         # Every batch is read twice: by the reference and by the policy.

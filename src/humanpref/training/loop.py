@@ -54,8 +54,8 @@ def train(
     A step follows the gradient of the mean of weight x loss over the rows of its window, with
     weights scaled to a mean of 1 over all rows. Each row counts once, however a window is cut into
     micro-batches or shared by processes, and however short the last window is. If memory runs out,
-    in whichever process, `forward_tokens` is halved for the rest of the run and the step repeated
-    from the same random state, with the gradient that it would have had in smaller parts.
+    in any process, all halve `forward_tokens` for the rest of the run and repeat the step, from the
+    same random state.
 
     Parameters
     ----------
@@ -81,9 +81,9 @@ def train(
     -------
     dict
         The report: `trainable_parameters`, `steps`, how many of them the gradient scaler skipped
-        (`skipped_steps`), `effective_batch`, `precision`, `processes`, `seconds`,
-        `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason if epochs are
-        missing; `kept_epoch` if one was chosen.
+        (`skipped_steps`), `effective_batch`, the final `forward_tokens`, `precision`, `processes`,
+        `seconds`, `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason if epochs
+        are missing; `kept_epoch` if one was chosen.
 
     Raises
     ------
