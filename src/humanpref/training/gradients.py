@@ -32,7 +32,7 @@ class Pass(NamedTuple):
 
 @dataclass
 class Gradients:
-    """Computes the gradient of one window after another.
+    """The gradient of one window at a time, left in the weights' `grad`.
 
     Attributes
     ----------
@@ -65,17 +65,18 @@ class Gradients:
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """(n, 4) float32, the labels and the weights: one array, so that a window's part is copied
-        to the device once."""
+        """(n, 4) float32 labels and weights, in one array, so that a window needs one copy to the
+        device."""
         labels, weights = self.examples.labels, self.examples.weights
         scales = np.ones(len(labels)) if weights is None else weights / weights.mean()
         return np.column_stack([labels, scales]).astype(np.float32)
 
     def of(self, window: np.ndarray) -> tuple[list[Pass], int]:
-        """Compute the gradient of the mean loss over a window of rows, the same in all processes.
+        """Compute the gradient of the mean of weight x loss over a window of rows; all processes
+        get the same.
 
-        If memory runs out in any process, all halve `forward_tokens` and start over from the same
-        random state: the result is that of a run which had this value all along.
+        If memory runs out in any process, all halve `forward_tokens` and start the window over from
+        the same random state, as if the lower value had been in effect.
 
         Returns
         -------
