@@ -353,7 +353,7 @@ class RewardReport:
     margins and accuracy."""
 
     def __init__(self, training: DpoTraining) -> None:
-        self.training, self.seen, self.calls = training, [], 0
+        self.training, self.seen = training, []
         self.nu = (
             None if training.ties == "drop" else tie_score(training.ties, training.tie_at_zero)
         )
@@ -361,13 +361,15 @@ class RewardReport:
     def __call__(self, ratios: Tensor, labels: Tensor) -> Tensor:
         training, margins = self.training, ratios[:, 0] - ratios[:, 1]
         signs = (labels[:, 0] - labels[:, 1]).detach()
-        self.seen += (training.beta * margins.detach() * signs.sign())[signs != 0].tolist()
-        self.calls += 1
-        if self.calls % REPORT_EVERY == 0 and self.seen:
-            rewards, self.seen = np.array(self.seen), []
-            logger.info(
-                "rewards: margin %.4f nats, accuracy %.3f", rewards.mean(), (rewards > 0).mean()
-            )
+        reward = training.beta * margins.detach() * signs.sign()
+        self.seen.append(torch.where(signs == 0, torch.nan, reward))
+        if len(self.seen) == REPORT_EVERY:
+            rewards, self.seen = torch.cat(self.seen).numpy(force=True), []
+            rewards = rewards[~np.isnan(rewards)]
+            if len(rewards):
+                logger.info(
+                    "rewards: margin %.4f nats, accuracy %.3f", rewards.mean(), (rewards > 0).mean()
+                )
         if self.nu is None:
             return dpo(margins, labels, training.beta, training.label_smoothing)
         d = training.beta * margins

@@ -248,8 +248,9 @@ class _Crew:
 def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     """Run one of the processes of `shared_out`. It ends when its parent process does, since its
     pipe then closes."""
-    # Set before torch is imported, so that this process sees only its own GPU.
+    # Before torch is imported, so that this process sees only its own GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
+    device.expand_segments()
     logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)
     budget = Budget(until - time.time())
     first = np.full((len(job.pairs), 3), np.nan)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from humanpref.schema import InputError
 
@@ -16,9 +17,7 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
 
     Every process must call this function; only the main one writes.
     """
-    device = accelerator.device
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    rng_states = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
+    rng_states = gather_object([random_state(accelerator.device)])
     if accelerator.is_main_process:
         unfinished = path.with_name(f"{path.name}.new")
         torch.save(content | {"rng_states": rng_states}, unfinished)
@@ -45,8 +44,18 @@ def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) 
                 f"{path}: a checkpoint for {found[what]} {what}, but this run has {number}; remove "
                 "it to start over"
             )
-    state = content["rng_states"][accelerator.process_index]
+    set_random_state(content["rng_states"][accelerator.process_index], accelerator.device)
+    return content
+
+
+def random_state(device: torch.device) -> dict[str, Tensor | None]:
+    """Return this process's random state, on which dropout depends."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Tensor | None], device: torch.device) -> None:
+    """Restore a state that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], accelerator.device)
-    return content
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -24,6 +24,20 @@ DRY_RUN = "HUMANPREF_DRY_RUN"
 """Environment variable that marks a dry run, which looks like Kaggle but is not."""
 
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Environment variables from which torch configures its allocator: the second is the old name."""
+
+
+def expand_segments() -> None:
+    """Make torch's CUDA allocator in this process and its children extend its segments.
+
+    Batches differ in length, and fixed segments leave gaps between them that no tensor fits. This
+    must be called before torch is imported. Values that the user has set remain.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ.update(dict.fromkeys(ALLOCATOR, "expandable_segments:True"))
+
+
 def look() -> dict[str, Any]:
     """Return torch's version, its architectures, and each GPU's name and compute capability, as
     plain JSON types."""

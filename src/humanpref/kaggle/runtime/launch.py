@@ -41,6 +41,7 @@ def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds
         If the training fails; the message is the training's own if it printed one. A training that
         left an artifact has not failed.
     """
+    device.expand_segments()
     order = {
         "config": config.to_dict(),
         "train_csv": str(train_csv),
