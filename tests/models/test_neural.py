@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, load_model, neural
 from humanpref.models.encoder import EncoderModel
 from humanpref.text import tokens
+from humanpref.text.token_memo import TokenMemos
 
 MICRO = [
     "model.max_length=48",
@@ -76,7 +79,7 @@ def test_variants_without_room_for_a_text_are_left_out(model, monkeypatch):
 def test_equal_tokenizers_read_each_text_once(model, few, tmp_path, monkeypatch):
     model.save(tmp_path)
     expected = model.predict_proba(few)
-    read, known = [], {}
+    read, known = [], TokenMemos()
     text_ids = tokens.text_ids
     monkeypatch.setattr(
         tokens, "text_ids", lambda texts, *rest: read.extend(texts) or text_ids(texts, *rest)
@@ -86,18 +89,18 @@ def test_equal_tokenizers_read_each_text_once(model, few, tmp_path, monkeypatch)
         loaded.share_token_ids(known)
         loaded.costs(few)
         np.testing.assert_allclose(loaded.predict_proba(few), expected, atol=1e-6)
-        assert loaded.shorter_variants()[0][1].token_ids is loaded.token_ids
-    assert len(known) == 1
+        loaded.shorter_variants()[0][1].costs(few)
+    assert len(known.memos) == 1
     assert len(read) == len(set(read)) > 24
 
 
 def test_another_tokenizer_shares_nothing(model, pairs):
     other = build_model(model.config).fit(pairs[24:60].reset_index(drop=True), [0, 1, 2] * 12)
-    known = {}
-    model.share_token_ids(known)
-    other.share_token_ids(known)
-    assert len(known) == 2
-    model.token_ids = None
+    known = TokenMemos()
+    for fitted in (copy.copy(model), other):
+        fitted.share_token_ids(known)
+        fitted.costs(pairs)
+    assert len(known.memos) == 2
 
 
 def test_validation_follows_the_module_as_it_learns(few):

@@ -241,7 +241,7 @@ def test_interrupted_folds_end_with_the_same_predictions(
 
 
 def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
+    monkeypatch.setattr("humanpref.runs.results.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=3)
     monkeypatch.undo()
@@ -262,7 +262,7 @@ def test_a_file_left_half_written_does_not_stop_a_resumed_run(arena, tmp_path, m
         (models[0].parent / ".oof.csv.abcd").write_text("id,")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed_while_writing)
+    monkeypatch.setattr("humanpref.runs.results.share_equal_files", killed_while_writing)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a")
     monkeypatch.undo()
@@ -345,7 +345,7 @@ def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatc
 def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch):
     train_csv, more, leak = sources
     config, extra = load_config("prior"), [Extra(more, 0.5)]
-    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
+    monkeypatch.setattr("humanpref.runs.results.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
     monkeypatch.undo()

@@ -26,6 +26,7 @@ from humanpref.cli import (
     train,
 )
 from humanpref.schema import InputError
+from humanpref.training import device
 
 COMMANDS = (
     sample,
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("humanpref: interrupted", file=sys.stderr)
         return 130
+    finally:
+        device.leave_group()
 
 
 def parser() -> argparse.ArgumentParser:
