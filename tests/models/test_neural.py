@@ -103,6 +103,53 @@ def test_another_tokenizer_shares_nothing(model, pairs):
     assert len(known.memos) == 2
 
 
+def held_out(overrides, few, checkpoint=None):
+    """A model fitted with validation rows, what it held out, and a prediction made now."""
+    config = load_config("tiny", overrides=[*MICRO, *overrides])
+    held = few[::-1].reset_index(drop=True)
+    fitted = build_model(config).fit(few, labels_of(few), None, (held, labels_of(held)), checkpoint)
+    return fitted, fitted.held_out_, fitted.predict_proba(held)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.inputs=joint"],
+        ["model.inputs=dual", "model.offset=structure"],
+        ["training.keep_best_epoch=true", "training.learning_rate=1e-3"],
+        ["training.seconds=0.001"],
+    ],
+)
+def test_the_last_validation_is_the_prediction(few, overrides):
+    fitted, kept, predicted = held_out(overrides, few)
+    epochs = fitted.report_["training"]["epochs"]
+    assert fitted.report_["training"].get("kept_epoch", len(epochs)) == len(epochs)
+    assert kept.tobytes() == predicted.tobytes()
+
+
+def test_the_validation_of_weights_that_were_not_kept_is_not_the_prediction(few, monkeypatch):
+    losses = iter([0.5, 0.9])
+    monkeypatch.setattr(neural, "log_loss", lambda *_: next(losses))
+    fitted, kept, _ = held_out(["training.keep_best_epoch=true"], few)
+    assert fitted.report_["training"]["kept_epoch"] == 1
+    assert kept is None
+
+
+def test_a_fit_that_resumed_after_its_last_epoch_has_validated_nothing(few, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    _, kept, predicted = held_out([], few, checkpoint)
+    _, again, resumed = held_out([], few, checkpoint)
+    assert kept is not None
+    assert again is None
+    assert resumed.tobytes() == predicted.tobytes()
+
+
+def test_a_second_fit_forgets_what_was_held_out(few):
+    fitted, kept, _ = held_out([], few)
+    assert kept is not None
+    assert fitted.fit(few, labels_of(few)).held_out_ is None
+
+
 def test_validation_follows_the_module_as_it_learns(few):
     config = load_config("tiny", overrides=[*MICRO, "model.inputs=joint"])
     model = build_model(config).fit(few, labels_of(few), validation=(few, labels_of(few)))
