@@ -224,6 +224,11 @@ import json, os, signal, sys, time
 if "humanpref.kaggle.runtime.launch" in sys.orig_argv:
     order, started = json.loads(sys.orig_argv[-1]), time.time()
     name, behavior = order["model"], {behavior!r}.get(order["model"], "")
+    if behavior == "loses a process":
+        print("training failed: RuntimeError: the connection was closed")
+        print("Root Cause (first observed failure):")
+        print("  exitcode  : -9 (pid: 29)  (SIGKILL)", flush=True)
+        os._exit(1)
     if behavior == "fails":
         print("training failed: ValueError: no luck", flush=True)
         os._exit(1)
@@ -314,6 +319,7 @@ def test_without_a_second_gpu_folds_are_trained_in_a_row(tree, stand_ins, gpus):
     [
         ("fails", "^fold-1: ValueError: no luck$"),
         ("is killed", r"^fold-1: the training process ended with -9 \(SIGKILL; out of memory\?\)$"),
+        ("loses a process", r"^fold-1: the training process ended with -9 \(SIGKILL; .*\)$"),
     ],
 )
 def test_a_fold_that_fails_costs_no_other_fold(tree, stand_ins, gpus, how, reason):

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 FAILED = "training failed: "
 """Prefix of the line in which a training process reports why it failed."""
+ROOT_CAUSE = "Root Cause (first observed failure)"
+"""The line after which torch's launcher describes the process that failed first."""
 GRACE_SECONDS = 60
 """How long processes have to exit before they are killed."""
 
@@ -164,6 +167,8 @@ class _Crew:
         if self.stopped.is_set() or self.failed.is_set():
             return ""
         gpu = self.free.get()
+        if gpu:
+            logger.info("%s: on GPU %s", model.name, gpu)
         try:
             reason, code = self._watch(model, gpu)
         finally:
@@ -178,11 +183,12 @@ class _Crew:
             logger.warning("%s%s, after the model was written", name, ended)
             return ""
         self.failed.set()
-        return f"{name}{reason or ended}"
+        return f"{name}{ended if code < 0 else reason or ended}"
 
     def _watch(self, model: FoldModel, gpu: str) -> tuple[str, int]:
-        """Run a model's process and print what it says; return the reason that it gave for failing,
-        and its exit code."""
+        """Run a model's process and print its output; return the reason that it gave for failing,
+        and its exit code. Of several processes that train together, those of the first to fail
+        count, since the others fail as a consequence."""
         order = {
             "config": self.config.to_dict(),
             "train_csv": str(self.run.source),
@@ -205,11 +211,14 @@ class _Crew:
         if self.stopped.is_set():  # while it was being started
             _signal(child, signal.SIGTERM)
         prefix = f"{model.name}: " if self.several else ""
-        reason = ""
+        reason, told, code = "", False, 0
         for line in child.stdout:
             print(f"{prefix}{line}", end="", flush=True)
-            reason = line.partition(FAILED)[2].strip() or reason
-        return reason, child.wait()
+            reason = reason or line.partition(FAILED)[2].strip()
+            told |= ROOT_CAUSE in line
+            if told and (found := re.search(r"exitcode\s*: (-?\d+)", line)):
+                code, told = int(found[1]), False
+        return reason, child.wait() and (code or child.returncode)
 
     def _stop(self) -> None:
         self.stopped.set()
