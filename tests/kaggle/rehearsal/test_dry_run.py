@@ -264,7 +264,7 @@ def test_two_processes_of_one_training_of_which_one_is_killed(
         arena, labelled_test, tmp_path, monkeypatch, "--fault", "killed-training"
     )
     assert report["exit_codes"] == {"train": 1, "resumed": 0, "infer": 0}
-    assert any("precision no, device cpu, 2 processes" in line for line in log)
+    assert any("89 rows" in line and "device cpu:0, 2 processes" in line for line in log)
     assert "2 processes" in (tmp_path / "out" / "resumed.log").read_text()
 
 

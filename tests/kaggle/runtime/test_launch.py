@@ -10,6 +10,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from humanpref.config import load_config
@@ -23,7 +24,7 @@ from humanpref.models.sparse import SparseModel
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.train import Run, partial_of
-from humanpref.schema import InputError
+from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.training import device
 
 SPARSE = {"preset": "sparse", "folds": 2}
@@ -436,8 +437,11 @@ def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path,
     artifact = Artifact.load(tree / "working" / "artifact")
     (member,) = artifact.metrics["members"].values()
     assert member["training"]["processes"] == 2
-    pairs = read_pairs(tree / "input" / COMPETITION / "train.csv").head(4)
-    assert artifact.predict_proba(pairs).shape == (4, 3)
+    # Held-out predictions, which the last validation made, are those of the model.
+    pairs, oof = read_pairs(tree / "input" / COMPETITION / "train.csv"), artifact.oof
+    held = pairs.set_index("id").loc[oof["id"]].reset_index()
+    predicted = artifact.predict_proba(held)
+    np.testing.assert_allclose(oof[list(LABEL_COLUMNS)], predicted, atol=1e-9)
 
 
 @pytest.mark.slow
