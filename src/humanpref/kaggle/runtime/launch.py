@@ -92,11 +92,11 @@ def places(config: Config) -> list[str]:
 
 
 def rounds(models: int, gpus: int) -> int:
-    """Return how many models a GPU has to train, one after the other.
+    """Return the maximum number of models that one GPU has to train.
 
     Examples
     --------
-    >>> rounds(5, 2)
+    >>> rounds(models=5, gpus=2)
     3
     """
     return math.ceil(models / gpus)
@@ -187,8 +187,8 @@ class _Crew:
 
     def _watch(self, model: FoldModel, gpu: str) -> tuple[str, int]:
         """Run a model's process and print its output; return the reason that it gave for failing,
-        and its exit code. Of several processes that train together, those of the first to fail
-        count, since the others fail as a consequence."""
+        and its exit code. If several processes train the model together, these are those of the
+        first one to fail, since the others fail as a consequence."""
         order = {
             "config": self.config.to_dict(),
             "train_csv": str(self.run.source),
