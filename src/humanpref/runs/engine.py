@@ -16,7 +16,7 @@ import pandas as pd
 
 from humanpref.runs.budget import Budget
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import Policy, Result, Schedule, costliest_first, describe, free
+from humanpref.runs.schedule import Policy, Result, Schedule, describe, free, most_sensitive_first
 from humanpref.runs.workers import Job, shared_out
 from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
@@ -41,7 +41,7 @@ def outcomes(
     leaves: Sequence[Leaf],
     pairs: pd.DataFrame,
     budget: Budget,
-    policy: Policy = costliest_first,
+    policy: Policy = most_sensitive_first,
     keep_going: bool = False,
     prepare: Callable[[Leaf], None] = lambda leaf: None,
 ) -> Iterator[Outcome]:
@@ -93,7 +93,10 @@ def outcomes(
 
 
 def predictions(
-    leaves: Sequence[Leaf], pairs: pd.DataFrame, budget: Budget, policy: Policy = costliest_first
+    leaves: Sequence[Leaf],
+    pairs: pd.DataFrame,
+    budget: Budget,
+    policy: Policy = most_sensitive_first,
 ) -> dict[Path, np.ndarray]:
     """Return each leaf's predictions, (n, 3) float64, by its folder; NaN for rows that did not fit
     the budget."""
