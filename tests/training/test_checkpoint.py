@@ -63,10 +63,27 @@ def test_a_checkpoint_of_another_run_is_refused(accelerator, tmp_path):
     save_checkpoint(path, {"steps_per_epoch": 3}, accelerator)
     with pytest.raises(InputError, match="run: a checkpoint for 3 steps in an epoch, but this run"):
         load_checkpoint(path, 4, accelerator)
-    content = torch.load(path)
-    torch.save(content | {"rng_states": 2 * content["rng_states"]}, path)
-    with pytest.raises(InputError, match="a checkpoint for 2 processes, but this run has 1"):
-        load_checkpoint(path, 3, accelerator)
+
+
+@pytest.mark.parametrize(("written", "index"), [(2, 0), (1, 1)])
+def test_another_number_of_processes_resumes(
+    accelerator, tmp_path, monkeypatch, caplog, written, index
+):
+    """A process whose random state was not saved keeps its own."""
+    caplog.set_level("INFO")
+    path = tmp_path / "run"
+    states = [
+        {"cpu": torch.Generator().manual_seed(seed).get_state(), "cuda": None}
+        for seed in (1, 2)[:written]
+    ]
+    torch.save({"steps_per_epoch": 3, "rng_states": states, "seen": 7}, path)
+    monkeypatch.setattr(type(accelerator), "num_processes", index + 1)
+    monkeypatch.setattr(type(accelerator), "process_index", index)
+    torch.manual_seed(5)
+    assert load_checkpoint(path, 3, accelerator)["seen"] == 7
+    seed = 1 if index == 0 else 5
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(seed)))
+    assert f"written by {written} processes; resumed by {index + 1}" in caplog.text
 
 
 def test_each_process_gets_its_own_random_state(accelerator, tmp_path, monkeypatch):

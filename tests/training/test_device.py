@@ -180,6 +180,18 @@ def test_gpus_are_counted_and_named(monkeypatch):
     assert device.gpus() == 0
 
 
+def test_a_dry_run_plays_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv(device.DRY_RUN, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv(device.PLAYED_GPUS, "2")
+    assert device.gpus() == 0
+    monkeypatch.setenv(device.DRY_RUN, "1")
+    assert device.gpus() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # in a process for one of them
+    assert device.gpus() == 1
+
+
 @pytest.mark.parametrize(("available", "initialized"), [(True, True), (True, False), (False, True)])
 def test_launched_processes_leave_their_group(monkeypatch, available, initialized):
     calls = []

@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("humanpref: interrupted", file=sys.stderr)
         return 130
+    finally:
+        device.leave_group()
 
 
 def parser() -> argparse.ArgumentParser:

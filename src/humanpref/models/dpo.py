@@ -171,6 +171,8 @@ class DpoModel(NeuralModel, family="dpo"):
     swap_equivariant = True
     swap_averaged = False
     base_: FrozenBase
+    margins_: np.ndarray
+    """The margins of the last prediction."""
 
     def check(self) -> None:
         check_base(self.config.model.backbone)
@@ -224,6 +226,8 @@ class DpoModel(NeuralModel, family="dpo"):
         )
         self.module_.link.copy_(torch.as_tensor(link))
         self.report_["link"] = facts
+        if self.held_out_ is not None:  # with the link as it was
+            self.held_out_ = self.linked(self.margins_)
 
     def margins(self, pairs: pd.DataFrame) -> np.ndarray:
         """Compute the reward of A minus that of B, (n,) float64, in nats."""
@@ -244,11 +248,15 @@ class DpoModel(NeuralModel, family="dpo"):
         inputs = self.referenced(self.inputs(pairs))
 
         def predict() -> np.ndarray:
-            log_scale, nu = self.module_.link.tolist()
-            margins = self.margins_of(inputs)
-            return link_probabilities(self.config.model.link, margins, log_scale, nu)
+            self.margins_ = self.margins_of(inputs)
+            return self.linked(self.margins_)
 
         return predict
+
+    def linked(self, margins: np.ndarray) -> np.ndarray:
+        """Turn margins (n,) into probabilities (n, 3) by the link."""
+        log_scale, nu = self.module_.link.tolist()
+        return link_probabilities(self.config.model.link, margins, log_scale, nu)
 
     def inputs(
         self, pairs: pd.DataFrame, formatter: Callable[[Pair], list[Sequence]] = dual

@@ -26,6 +26,7 @@ from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf
 from humanpref.runs.schedule import BROKEN, Policy, Result, Schedule, describe
 from humanpref.schema import InputError
+from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
@@ -262,7 +263,7 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     try:
         rows, known = pipe.recv()
         first[rows] = known
-        model = job.leaf.load({})
+        model = job.leaf.load(TokenMemos())
         pipe.send("loaded")
         while True:
             part, pairs = rows, job.pairs.iloc[rows].reset_index(drop=True)

@@ -1,5 +1,6 @@
 """A training run's checkpoint: one file, written atomically."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerator) -> None:
@@ -27,24 +30,26 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
 def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) -> dict[str, Any]:
     """Read a checkpoint written by `save_checkpoint`, and restore this process's random state.
 
+    If it was written by a different number of processes, dropout differs from that of an
+    uninterrupted run.
+
     Raises
     ------
     InputError
-        If it was written by a different number of processes, or for epochs of a different length.
+        If it was written for epochs of a different length.
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
-    expected = {"processes": accelerator.num_processes, "steps in an epoch": steps_per_epoch}
-    found = {
-        "processes": len(content["rng_states"]),
-        "steps in an epoch": content["steps_per_epoch"],
-    }
-    for what, number in expected.items():
-        if found[what] != number:
-            raise InputError(
-                f"{path}: a checkpoint for {found[what]} {what}, but this run has {number}; remove "
-                "it to start over"
-            )
-    set_random_state(content["rng_states"][accelerator.process_index], accelerator.device)
+    if content["steps_per_epoch"] != steps_per_epoch:
+        raise InputError(
+            f"{path}: a checkpoint for {content['steps_per_epoch']} steps in an epoch, but this "
+            f"run has {steps_per_epoch}; remove it to start over"
+        )
+    states = content["rng_states"]
+    if len(states) != accelerator.num_processes and accelerator.is_main_process:
+        text = "%s: written by %d processes; resumed by %d, with different dropout"
+        logger.info(text, path, len(states), accelerator.num_processes)
+    for state in states[accelerator.process_index : accelerator.process_index + 1]:
+        set_random_state(state, accelerator.device)
     return content
 
 
