@@ -34,6 +34,7 @@ from humanpref.models.frozen_base import (
     check_room,
     load_base,
     log_memory_estimate,
+    own_autocast,
     read,
 )
 from humanpref.models.heads import LINKS, tie_score
@@ -153,7 +154,7 @@ def check_logits(model: nn.Module, name: str) -> None:
     the model scales them."""
     ids = torch.arange(6, device=model.device).unsqueeze(0)
     mask = torch.ones_like(ids)
-    with torch.inference_mode():
+    with torch.inference_mode(), own_autocast(model):
         ours, own = (
             _logits(model, read(model.base_model, ids, mask)[0]),
             model(input_ids=ids).logits[0].float(),

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.neural import BACKBONE_FOLDER
+from humanpref.models.older_gpus import prepare
 from humanpref.models.pretrained import (
     BASE_FILE,
     LOADING_ERRORS,
@@ -114,18 +116,22 @@ def check_base(name: str) -> None:
     load_backbone_config(folder)
 
 
+def own_autocast(backbone: nn.Module) -> AbstractContextManager:
+    """Return autocast in a half-precision base's own dtype, which also casts the trainable float32
+    weights; if autocast is already enabled, it is left unchanged."""
+    weight = backbone.get_input_embeddings().weight
+    device, dtype = weight.device.type, weight.dtype
+    if dtype not in DTYPES.values() or torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype)
+
+
 def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the decoder's last hidden states, (n, length, width), the same for padding on either
-    side.
-
-    A base in half precision runs under autocast in its own dtype, which also casts the trainable
-    float32 weights; if autocast is already enabled, it is left unchanged.
-    """
+    side, under `own_autocast`."""
     # Positions count only real tokens; by default, transformers also counts padding.
     positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    device, dtype = input_ids.device.type, backbone.get_input_embeddings().weight.dtype
-    half = dtype in DTYPES.values() and not torch.is_autocast_enabled(device)
-    with torch.autocast(device, dtype) if half else contextlib.nullcontext():
+    with own_autocast(backbone):
         return backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -181,6 +187,7 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
             f"backbone {place}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
             f"{', '.join(missing[:3])}"
         )
+    prepare(base, device)
     return base
 
 
