@@ -125,7 +125,7 @@ class TrainingRun:
     ) -> None:
         self.module, self.examples, self.loss, self.options = module, examples, loss, options
         self.seed, self.rows = seed, len(examples.labels)
-        self.precision = resolve(options.precision, process_state().device)
+        self.precision = resolve(options.precision, process_state().device, "training.precision")
         # Accelerate keeps its state for the life of the process and refuses a second precision, but
         # each run is independent.
         AcceleratorState._reset_state()
