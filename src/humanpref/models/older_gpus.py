@@ -18,9 +18,10 @@ def prepare(base: nn.Module, device: torch.device) -> None:
     """Keep the decoder's residual stream in float32 under float16 autocast. On a CUDA GPU below
     compute capability 8.0, also give every query head its own copy of the keys and values.
 
-    A trained decoder's residual stream can exceed float16's largest value, 65,504. Once the
-    embeddings are float32, every sum with a layer's output is as well, and so are the norms; linear
-    layers and attention still compute in float16, and their own outputs can still overflow.
+    The residual stream of a pretrained decoder can exceed float16's largest value, 65,504 (that of
+    Gemma 3 270M reaches 103,795). Once the embeddings are float32, every sum with a layer's output
+    is as well. A norm, whose output has the type of its input, is given float32. Linear layers and
+    attention still compute in float16, where the output of a single one could still overflow.
 
     Parameters
     ----------
@@ -29,16 +30,28 @@ def prepare(base: nn.Module, device: torch.device) -> None:
     device : torch.device
         The device on which it computes.
     """
-    base.get_input_embeddings().register_forward_hook(_widened)
+    base.get_input_embeddings().register_forward_hook(_widen_output)
+    for part in base.modules():
+        if type(part).__name__.endswith("Norm"):
+            part.register_forward_pre_hook(_widen_first)
     old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
     if old and base.config._attn_implementation == "sdpa":
         base.set_attn_implementation(REPEATED_KEYS)
 
 
-def _widened(_: nn.Module, __: Any, embedded: Tensor) -> Tensor:
-    kind = embedded.device.type
+def _widen_output(_: nn.Module, __: tuple, output: Tensor) -> Tensor:
+    return _widened(output)
+
+
+def _widen_first(_: nn.Module, inputs: tuple) -> tuple:
+    return (*map(_widened, inputs[:1]), *inputs[1:])
+
+
+def _widened(states: Tensor) -> Tensor:
+    """Return float32 under float16 autocast, otherwise the states as they are."""
+    kind = states.device.type
     half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    return embedded.float() if half else embedded
+    return states.float() if half else states
 
 
 def repeated_keys_attention(
