@@ -116,7 +116,7 @@ def peak(device: torch.device) -> float:
     return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
-def one_call(read: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
+def one_call(read: Callable[..., Tensor], inputs: dict[str, Tensor], _: np.ndarray) -> Tensor:
     return read(**inputs)
 
 

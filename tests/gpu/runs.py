@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pandas as pd
+import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
@@ -67,3 +68,8 @@ def on_the_cpu() -> Iterator[None]:
         AcceleratorState._reset_state(reset_partial_state=True)
         yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def slow_but(value: Any, *fast: Any) -> Any:
+    """Mark the value's test as slow unless it is one of the fast ones."""
+    return pytest.param(value, marks=[] if value in fast else [pytest.mark.slow])

@@ -9,7 +9,7 @@ import torch
 
 from humanpref.config import load_config
 
-from .runs import fit, on_the_cpu, tiny, untrained, weights
+from .runs import fit, on_the_cpu, slow_but, tiny, untrained, weights
 
 HEADS = ("linear", "interaction", "attention", "davidson", "rao-kupper")
 PEFT = ("lora", "rslora", "dora", "ia3", "layernorm", "bias", "head", "none")
@@ -84,11 +84,6 @@ def check(gpu, config, pairs, single=frozenset()):
     assert spread > 5e-4
     np.testing.assert_allclose(probabilities, exact, atol=0.05 * spread)
     return model
-
-
-def slow_but(value, *fast):
-    """Mark the value's test as slow unless it is one of the fast ones."""
-    return pytest.param(value, marks=[] if value in fast else [pytest.mark.slow])
 
 
 @pytest.mark.parametrize("head", [slow_but(head, "linear", "davidson") for head in HEADS])

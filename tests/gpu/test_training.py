@@ -9,6 +9,8 @@ from humanpref.data import labels_of, write_pairs
 from humanpref.logloss import log_loss
 from humanpref.runs.artifact import load_model
 from humanpref.runs.train import train
+from humanpref.schema import InputError
+from humanpref.training.loop import TrainingRun
 
 from .runs import FAMILIES, fit, tiny
 
@@ -129,6 +131,13 @@ def test_inference_without_memory_takes_smaller_batches(gpu, configured, few, ca
     gpu.room = gpu.largest // 3
     np.testing.assert_allclose(model.predict_proba(few), probabilities, atol=1e-3)
     assert gpu.failures == caplog.text.count("out of memory: from now on") > 0
+
+
+@pytest.mark.parametrize("option", ["training.precision", "inference.precision"])
+def test_bf16_is_refused_before_the_first_step(configured, few, monkeypatch, option):
+    monkeypatch.setattr(TrainingRun, "step", lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(InputError, match=f"^option {option}: this GPU only emulates bf16; auto"):
+        fit(configured(f"{option}=bf16"), few)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def untouched_log_probabilities(folder, collate, rows):
             real = batch["attention_mask"][0, side].bool()
             ids, marked = (
                 batch["input_ids"][0, side][real],
-                batch["responses"][0, side][real].bool(),
+                torch.from_numpy(batch["responses"][0, side])[real].bool(),
             )
             with torch.inference_mode():
                 scores = torch.log_softmax(
@@ -189,7 +189,7 @@ def test_only_responses_are_scored_with_the_token_that_ends_each(decoder_folder)
         }
         batch = model.inputs(rows)(np.array([0]))
         for side, answers in enumerate((("me", "so"), ("you", "no"))):
-            scored = batch["input_ids"][0, side][batch["responses"][0, side].bool()]
+            scored = batch["input_ids"][0, side][batch["responses"][0, side].astype(bool)]
             end = "<|end|>" if chat else "[SEP]"
             assert (
                 tokenizer.decode(scored).replace(" ", "") == f"{answers[0]}{end}{answers[1]}{end}"
@@ -205,7 +205,8 @@ def test_positions_go_through_the_vocabulary_in_chunks(decoder_folder, few, monk
     model = DpoModel.from_config(config_with(decoder_folder()))
     model.build(few)
     batch = model.inputs(few)(np.arange(4))
-    flat = [batch[name].reshape(8, -1) for name in ("input_ids", "attention_mask", "responses")]
+    names = ("input_ids", "attention_mask", "responses")
+    flat = [*(batch[name].reshape(8, -1) for name in names), batch["lengths"].reshape(8)]
     causal = model.module_.backbone.get_base_model()
     sizes = []
     causal.lm_head.register_forward_hook(lambda _, inputs, output: sizes.append(output.shape[0]))
@@ -232,9 +233,7 @@ def test_length_normalisation_divides_by_the_scored_tokens(decoder_folder, few):
     for model in (plain, divided):
         model.build(few)
     inputs = plain.inputs(few)
-    counts = np.array(
-        [inputs(np.array([i]))["responses"][0].sum(dim=1).tolist() for i in range(len(few))]
-    )
+    counts = np.array([inputs(np.array([i]))["responses"][0].sum(axis=1) for i in range(len(few))])
     summed, mean = (model.referenced(inputs).per_row["reference"] for model in (plain, divided))
     np.testing.assert_allclose(mean, summed / counts, rtol=1e-5)
 

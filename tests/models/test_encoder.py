@@ -357,7 +357,9 @@ def test_sequences_read_by_length_give_what_they_give_together(name, folder_of, 
     with torch.inference_mode():
         together = backbone(**inputs).last_hidden_state
         monkeypatch.setitem(hidden.BACKBONE_TOKENS, False, 40)
-        apart = hidden.hidden_states(lambda **part: backbone(**part).last_hidden_state, inputs)
+        apart = hidden.hidden_states(
+            lambda **part: backbone(**part).last_hidden_state, inputs, lengths.numpy()
+        )
     assert apart.shape == together.shape
     torch.testing.assert_close(apart[mask.bool()], together[mask.bool()], atol=1e-5, rtol=0)
     assert (apart[0, 4:] == 0).all()

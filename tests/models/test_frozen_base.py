@@ -87,12 +87,14 @@ def test_room_for_the_rows_own_text():
 
 def test_the_type_of_the_frozen_weights(as_t4):
     assert base_dtype(DecoderOptions()) == torch.float16
-    assert base_dtype(DecoderOptions(base_dtype="bfloat16")) == torch.bfloat16
+    with pytest.raises(InputError, match=r"base_dtype: this GPU only emulates bfloat16; auto"):
+        base_dtype(DecoderOptions(base_dtype="bfloat16"))
     assert base_dtype(DecoderOptions(peft="none")) == torch.float32
 
 
 def test_the_type_of_the_frozen_weights_on_a_cpu():
     assert base_dtype(DecoderOptions()) == torch.float32
+    assert base_dtype(DecoderOptions(base_dtype="bfloat16")) == torch.bfloat16
     with pytest.raises(InputError, match="base_dtype: float16 needs a GPU"):
         base_dtype(DecoderOptions(base_dtype="float16"))
 

@@ -51,7 +51,7 @@ def batch() -> dict[str, torch.Tensor]:
         torch.randint(5, VOCABULARY, mask.shape, generator=torch.Generator().manual_seed(1)) * mask
     )
     parts = mask * (PROMPT + (torch.arange(LENGTH) > 3).long() * torch.tensor([[1], [2]]))
-    return {"input_ids": ids, "attention_mask": mask, "parts": parts}
+    return {"input_ids": ids, "attention_mask": mask, "lengths": lengths.numpy(), "parts": parts}
 
 
 @pytest.mark.parametrize("head", ["linear", "attention", *EQUIVARIANT_HEADS])

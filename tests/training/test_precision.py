@@ -35,4 +35,10 @@ def test_a_gpu_that_only_emulates_bf16_gets_fp16(hardware, precision, monkeypatc
     )
     assert resolve("auto", GPU) == precision
     assert DTYPES[precision] == (torch.bfloat16 if hardware else torch.float16)
-    assert [resolve(name, GPU) for name in ("no", "bf16", "fp16")] == ["no", "bf16", "fp16"]
+    assert [resolve(name, GPU) for name in ("no", "fp16")] == ["no", "fp16"]
+    if hardware:
+        assert resolve("bf16", GPU) == "bf16"
+    else:
+        refused = r"^option training\.precision: this GPU only emulates bf16; auto takes fp16 here$"
+        with pytest.raises(InputError, match=refused):
+            resolve("bf16", GPU, "training.precision")

@@ -154,7 +154,7 @@ class ForwardOptions(Options):
     """Maximum tokens in one forward pass, including padding."""
     precision: Precision = "auto"
     """`bf16`, `fp16`, `no`, or `auto`: `bf16` if the GPU supports it in hardware, `fp16` on any
-    other GPU, `no` on a CPU."""
+    other GPU, `no` on a CPU. A GPU that only emulates `bf16` (a T4) refuses it."""
 
 
 @dataclass(frozen=True)

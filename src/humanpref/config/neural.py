@@ -117,8 +117,8 @@ class AdaptedOptions(Options):
     model."""
     base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the frozen weights: `float32`, `bfloat16`, `float16`, or `auto`: on a GPU, the
-    half-precision type that it supports in hardware; on a CPU, float32. Trained weights are always
-    float32."""
+    half-precision type that it supports in hardware; on a CPU, float32. A GPU that only emulates
+    bfloat16 refuses it. Trained weights are always float32."""
     quantisation: Literal["none", "8bit", "4bit"] = "none"
     """Quantize the frozen weights to `8bit` or `4bit` (NF4) with bitsandbytes, on a CUDA GPU
     only."""
@@ -209,7 +209,8 @@ class LoopOptions(HoldOut):
     methods freeze them anyway."""
     precision: Precision = "auto"
     """`bf16`, `fp16` (with gradient scaling), `no`, or `auto`: `bf16` if the GPU supports it in
-    hardware, `fp16` on any other GPU, `no` on a CPU."""
+    hardware, `fp16` on any other GPU, `no` on a CPU. A GPU that only emulates `bf16` (a T4) refuses
+    it."""
     seconds: Positive | None = None
     """Stop training after this many seconds of wall-clock time, then validate and keep the weights,
     although the learning rate has not yet reached 0. A resumed run restarts the clock. If `none`,

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -44,12 +45,12 @@ class PairDecoder(nn.Module):
         hidden = [nn.Linear(width, width), nn.GELU()] if options.head == "mlp" else []
         self.head = nn.Sequential(nn.Dropout(options.dropout), *hidden, score)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Compute logits (n, 3) from (n, 1, length) ids, padded on either side."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, lengths: np.ndarray) -> Tensor:
+        """Compute logits (n, 3) from (n, 1, length) ids, padded on the right. `lengths`, (n, 1),
+        counts the tokens."""
         inputs = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
-        hidden = hidden_states(partial(read, self.backbone), inputs)
-        places = torch.arange(input_ids.shape[-1], device=input_ids.device)
-        last = (attention_mask[:, 0] * places).argmax(dim=1)
+        hidden = hidden_states(partial(read, self.backbone), inputs, lengths[:, 0])
+        last = attention_mask[:, 0].sum(dim=1) - 1
         vectors = hidden[torch.arange(len(hidden), device=hidden.device), last]
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(vectors.float())

@@ -34,6 +34,7 @@ from humanpref.models.frozen_base import (
     check_room,
     load_base,
     log_memory_estimate,
+    own_autocast,
     read,
 )
 from humanpref.models.heads import LINKS, tie_score
@@ -72,7 +73,8 @@ class Policy(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        responses: Tensor,
+        lengths: np.ndarray,
+        responses: np.ndarray,
         reference: Tensor | None = None,
         as_reference: bool = False,
     ) -> Tensor:
@@ -80,24 +82,29 @@ class Policy(nn.Module):
         `reference` is given.
 
         `input_ids`, `attention_mask` and `responses` (1 at the tokens of the response) are (n, 2,
-        length). With `as_reference`, the base computes them without its adapter.
+        length); `lengths`, (n, 2), counts the tokens. With `as_reference`, the base computes them
+        without its adapter.
         """
         rows, sides, length = input_ids.shape
         flat = [
-            tensor.reshape(rows * sides, length)
-            for tensor in (input_ids, attention_mask, responses)
+            values.reshape(rows * sides, length)
+            for values in (input_ids, attention_mask, responses)
         ]
+        model = self.backbone.get_base_model()
         with self.backbone.disable_adapter() if as_reference else contextlib.nullcontext():
-            summed = response_log_probabilities(self.backbone.get_base_model(), *flat).reshape(
-                rows, sides
-            )
+            summed = response_log_probabilities(model, *flat, lengths.reshape(-1))
+        summed = summed.reshape(rows, sides)
         if self.length_normalisation:
-            summed = summed / responses.sum(dim=2).clamp(min=1)
+            summed = summed / torch.from_numpy(responses.sum(axis=2).clip(min=1)).to(summed)
         return summed if reference is None else summed - reference
 
 
 def response_log_probabilities(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, responses: Tensor
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    responses: np.ndarray,
+    lengths: np.ndarray,
 ) -> Tensor:
     """Sum log pi(token | tokens before it) over the marked tokens of each sequence.
 
@@ -109,9 +116,12 @@ def response_log_probabilities(
     ----------
     model : Module
         A causal language model of transformers.
-    input_ids, attention_mask, responses : Tensor
-        (n, length) integers; `responses` is 1 at the tokens to score, never at the first of a
-        sequence.
+    input_ids, attention_mask : Tensor
+        (n, length) integers, padded on the right.
+    responses : ndarray
+        (n, length) integers: 1 at the tokens to score, never at the first of a sequence.
+    lengths : ndarray
+        (n,) tokens of each sequence.
 
     Returns
     -------
@@ -119,10 +129,10 @@ def response_log_probabilities(
         (n,) float32, in nats; 0 where no token is marked.
     """
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-    hidden = hidden_states(partial(read, model.base_model), inputs)[:, :-1]
-    marked = responses[:, 1:].bool()
-    vectors, targets = hidden[marked], input_ids[:, 1:][marked]
-    row_of = marked.nonzero()[:, 0]
+    hidden = hidden_states(partial(read, model.base_model), inputs, lengths)
+    marked = torch.from_numpy(np.flatnonzero(responses)).to(input_ids.device)
+    targets = input_ids.flatten()[marked]
+    vectors = hidden.flatten(0, 1).index_select(0, marked - 1)
     score = partial(_token_log_probabilities, model)
     parts = [
         recompute(score, v, t, use_reentrant=False) if torch.is_grad_enabled() else score(v, t)
@@ -130,7 +140,7 @@ def response_log_probabilities(
     ]
     total = torch.zeros(len(input_ids), dtype=torch.float32, device=input_ids.device)
     return (
-        total.index_add(0, row_of, torch.cat(parts))
+        total.index_add(0, marked // input_ids.shape[1], torch.cat(parts))
         if len(targets)
         else total + 0 * hidden.float().sum()
     )
@@ -153,7 +163,7 @@ def check_logits(model: nn.Module, name: str) -> None:
     the model scales them."""
     ids = torch.arange(6, device=model.device).unsqueeze(0)
     mask = torch.ones_like(ids)
-    with torch.inference_mode():
+    with torch.inference_mode(), own_autocast(model):
         ours, own = (
             _logits(model, read(model.base_model, ids, mask)[0]),
             model(input_ids=ids).logits[0].float(),
@@ -264,7 +274,7 @@ class DpoModel(NeuralModel, family="dpo"):
         options, template = self.config.model, self.template()
         check_room(template, options)
         sequences = self.tokenised([formatter(pair) for pair in pairs_in(pairs)], template)
-        return TokenRows(sequences, 0, {"responses": response_tokens})
+        return TokenRows(sequences, 0, {"responses": response_tokens}, ("responses",))
 
     def referenced(self, inputs: TokenRows) -> TokenRows:
         """Add the reference's log-probabilities, which training does not change."""
@@ -361,23 +371,22 @@ class RewardReport:
     margins and accuracy."""
 
     def __init__(self, training: DpoTraining) -> None:
-        self.training, self.seen = training, []
+        self.training = training
+        self.seen: list[Tensor] = []  # (2, n): margins and signs, on the device
         self.nu = (
             None if training.ties == "drop" else tie_score(training.ties, training.tie_at_zero)
         )
 
     def __call__(self, ratios: Tensor, labels: Tensor) -> Tensor:
         training, margins = self.training, ratios[:, 0] - ratios[:, 1]
-        signs = (labels[:, 0] - labels[:, 1]).detach()
-        reward = training.beta * margins.detach() * signs.sign()
-        self.seen.append(torch.where(signs == 0, torch.nan, reward))
+        self.seen.append(torch.stack([margins.detach(), labels[:, 0] - labels[:, 1]]))
         if len(self.seen) == REPORT_EVERY:
-            rewards, self.seen = torch.cat(self.seen).numpy(force=True), []
-            rewards = rewards[~np.isnan(rewards)]
+            seen, signs = torch.cat(self.seen, dim=1).double().numpy(force=True)
+            self.seen = []
+            rewards = (training.beta * seen * np.sign(signs))[signs != 0]
             if len(rewards):
-                logger.info(
-                    "rewards: margin %.4f nats, accuracy %.3f", rewards.mean(), (rewards > 0).mean()
-                )
+                text = "rewards: margin %.4f nats, accuracy %.3f"
+                logger.info(text, rewards.mean(), (rewards > 0).mean())
         if self.nu is None:
             return dpo(margins, labels, training.beta, training.label_smoothing)
         d = training.beta * margins

@@ -78,13 +78,14 @@ class PairEncoder(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
+        lengths: np.ndarray,
         parts: Tensor,
         offset: Tensor | None = None,
         both_orders: bool = False,
         **types: Tensor,
     ) -> Tensor:
         """Compute logits (n, 3) from inputs (n, sequences, length), padded on the right, plus an
-        offset (n, 3).
+        offset (n, 3). `lengths`, (n, sequences), counts the tokens of each sequence.
 
         With `both_orders` they are (n, 2, 3), where the second ones are those of the row with A and
         B exchanged. Dual inputs provide both answers' vectors in one pass, so only the head runs
@@ -93,7 +94,9 @@ class PairEncoder(nn.Module):
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}
         flat = {name: tensor.reshape(rows * sequences, length) for name, tensor in flat.items()}
-        hidden = hidden_states(self._read, flat).reshape(rows, sequences, length, -1)
+        hidden = hidden_states(self._read, flat, lengths.reshape(-1)).reshape(
+            rows, sequences, length, -1
+        )
         # The head is cheap, and half precision would leave its logits only three digits.
         with torch.autocast(hidden.device.type, enabled=False):
             encoded = self.encoded(hidden, attention_mask, parts)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.neural import BACKBONE_FOLDER
+from humanpref.models.older_gpus import prepare
 from humanpref.models.pretrained import (
     BASE_FILE,
     LOADING_ERRORS,
@@ -32,7 +34,7 @@ from humanpref.models.pretrained import (
 from humanpref.schema import InputError
 from humanpref.text.tokens import Template
 from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
-from humanpref.training.precision import DTYPES, process_state, resolve
+from humanpref.training.precision import DTYPES, has_bf16, process_state, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -114,18 +116,22 @@ def check_base(name: str) -> None:
     load_backbone_config(folder)
 
 
+def own_autocast(backbone: nn.Module) -> AbstractContextManager:
+    """Return autocast in a half-precision base's own dtype, which also casts the trainable float32
+    weights; if autocast is already enabled, it is left unchanged."""
+    weight = backbone.get_input_embeddings().weight
+    device, dtype = weight.device.type, weight.dtype
+    if dtype not in DTYPES.values() or torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, dtype)
+
+
 def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Return the decoder's last hidden states, (n, length, width), the same for padding on either
-    side.
-
-    A base in half precision runs under autocast in its own dtype, which also casts the trainable
-    float32 weights; if autocast is already enabled, it is left unchanged.
-    """
+    side, under `own_autocast`."""
     # Positions count only real tokens; by default, transformers also counts padding.
     positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    device, dtype = input_ids.device.type, backbone.get_input_embeddings().weight.dtype
-    half = dtype in DTYPES.values() and not torch.is_autocast_enabled(device)
-    with torch.autocast(device, dtype) if half else contextlib.nullcontext():
+    with own_autocast(backbone):
         return backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -155,7 +161,7 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
         If it cannot be loaded or lacks weights, or if this device does not support the dtype.
     """
     check_quantisation(options)
-    device = process_state().device
+    device, dtype = process_state().device, base_dtype(options)
     placed = {} if device.type == "cpu" else {"device_map": {"": device}}
     if options.quantisation != "none":
         placed = {"quantization_config": _quantisation(options), "device_map": {"": device}}
@@ -163,7 +169,7 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
         base, info = kind.from_pretrained(
             place,
             config=config,
-            dtype=base_dtype(options),
+            dtype=dtype,
             # scaled_dot_product_attention has no soft cap on scores; with it, transformers would
             # silently omit Gemma 2's cap.
             attn_implementation="eager"
@@ -181,11 +187,18 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
             f"backbone {place}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
             f"{', '.join(missing[:3])}"
         )
+    prepare(base, device)
     return base
 
 
 def base_dtype(options: AdaptedOptions) -> torch.dtype:
-    """Return the dtype of the frozen weights on this process's device."""
+    """Return the dtype of the frozen weights on this process's device.
+
+    Raises
+    ------
+    InputError
+        If the device does not support it.
+    """
     device = process_state().device
     if options.peft == "none":
         return torch.float32
@@ -195,13 +208,19 @@ def base_dtype(options: AdaptedOptions) -> torch.dtype:
         raise InputError(
             "option model.base_dtype: float16 needs a GPU; auto takes float32 on the CPU"
         )
+    if options.base_dtype == "bfloat16" and not has_bf16(device):
+        # Without autocast torch would emulate it, and with it cast all weights in every pass.
+        raise InputError(
+            "option model.base_dtype: this GPU only emulates bfloat16; auto takes float16 here"
+        )
     return getattr(torch, options.base_dtype)
 
 
 def check_precision(options: AdaptedOptions, precision: str) -> None:
     """Raise InputError if gradients would flow through a float16 base without the gradient scaler
     that fp16 training uses."""
-    if base_dtype(options) == torch.float16 and resolve(precision, process_state().device) == "no":
+    resolved = resolve(precision, process_state().device, "training.precision")
+    if base_dtype(options) == torch.float16 and resolved == "no":
         raise InputError(
             "option training.precision: expected auto or fp16 for a base in float16, whose "
             "gradients need a scaler, got 'no'; or set model.base_dtype=float32"

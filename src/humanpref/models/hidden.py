@@ -13,7 +13,9 @@ BACKBONE_TOKENS = {True: 16_384, False: 1_024}
 few tokens, whereas a GPU needs many to be fully used."""
 
 
-def hidden_states(read: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Tensor:
+def hidden_states(
+    read: Callable[..., Tensor], inputs: dict[str, Tensor], lengths: np.ndarray
+) -> Tensor:
     """Compute the backbone's last hidden states, (m, length, width); they are zero at padding that
     the backbone did not read.
 
@@ -25,18 +27,17 @@ def hidden_states(read: Callable[..., Tensor], inputs: dict[str, Tensor]) -> Ten
     read : callable
         The backbone, as a function from named inputs to last hidden states.
     inputs : dict
-        Tensors (m, length), including `attention_mask`; padded on either side.
+        Tensors (m, length), including `input_ids`; padded on the right.
+    lengths : ndarray
+        (m,) tokens of each sequence, so that the host need not wait for the device's mask.
     """
-    mask = inputs["attention_mask"]
-    real = mask.bool().cpu().numpy()
-    length = mask.shape[1]
-    batches = token_batches(real.sum(axis=1), BACKBONE_TOKENS[mask.device.type == "cuda"])
-    states = []
-    for rows in batches:
-        places = np.flatnonzero(real[rows].any(axis=0))
-        first, end = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
-        chosen = torch.from_numpy(rows).to(mask.device)
-        part = {name: tensor[chosen, first:end] for name, tensor in inputs.items()}
-        states.append(nn.functional.pad(read(**part), (0, 0, first, length - end)))
-    order = np.argsort(np.concatenate(batches))
-    return torch.cat(states)[torch.from_numpy(order).to(mask.device)]
+    device, length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
+    batches = token_batches(lengths, BACKBONE_TOKENS[device.type == "cuda"])
+    if len(batches) == 1:
+        return read(**inputs)
+    order, states = torch.from_numpy(np.concatenate(batches)).to(device), []
+    for rows, chosen in zip(batches, order.split([len(rows) for rows in batches]), strict=True):
+        end = max(1, int(lengths[rows].max()))
+        part = {name: tensor[chosen, :end] for name, tensor in inputs.items()}
+        states.append(nn.functional.pad(read(**part), (0, 0, 0, length - end)))
+    return torch.cat(states)[order.argsort()]

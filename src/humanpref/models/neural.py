@@ -27,6 +27,7 @@ from humanpref.training.inputs import Examples, TokenRows
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
 from humanpref.training.losses import Loss, loss_of
+from humanpref.training.precision import process_state, resolve
 from humanpref.training.predict import normalised, predict_logits
 
 STATE_FILE = "model.safetensors"
@@ -76,6 +77,8 @@ class NeuralModel(Model):
         checkpoint: Path | None,
     ) -> None:
         """Train `module_` on the rows' inputs and write the report."""
+        # Otherwise, the run would only fail at its first prediction, after the training.
+        resolve(self.config.inference.precision, process_state().device, "inference.precision")
         examples = Examples(inputs, rows.labels, rows.weights, inputs.lengths)
         validate, latest = None, None
         if validation is not None:

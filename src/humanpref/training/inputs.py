@@ -30,6 +30,8 @@ class TokenRows:
         The token id used for padding, which is on the right.
     columns : dict
         Per-token inputs of the module besides the token ids, by argument name; 0 at the padding.
+    on_host : tuple of str
+        Columns that the module reads on the host.
     per_row : dict
         Per-row inputs of the module: (n, …) arrays by argument name.
     flags : dict
@@ -46,6 +48,7 @@ class TokenRows:
     sequences: list[list[Tokenised]]
     pad: int
     columns: dict[str, Column] = field(default_factory=dict)
+    on_host: tuple[str, ...] = ()
     per_row: dict[str, np.ndarray] = field(default_factory=dict)
     flags: dict[str, bool] = field(default_factory=dict)
 
@@ -58,7 +61,10 @@ class TokenRows:
 
     def __call__(self, rows: np.ndarray) -> dict[str, Any]:
         """Return the rows as `input_ids`, `attention_mask` and the columns, each (m, s, length)
-        int64, along with the per-row inputs and the flags."""
+        int64, along with the per-row inputs and the flags.
+
+        `lengths`, (m, s) int64, and the columns named in `on_host` are arrays, the others tensors.
+        """
         chosen = [self.sequences[row] for row in rows]
         length = max(len(sequence.ids) for row in chosen for sequence in row)
         shape = len(chosen), len(chosen[0]), length
@@ -73,8 +79,11 @@ class TokenRows:
             for j, sequence in enumerate(row):
                 for name, column in columns.items():
                     batch[name][i, j, : len(sequence.ids)] = column(sequence)
+        lengths = np.array([[len(sequence.ids) for sequence in row] for row in chosen])
+        on_host = {name: batch.pop(name) for name in self.on_host}
         batch |= {name: values[rows] for name, values in self.per_row.items()}
-        return {name: torch.from_numpy(array) for name, array in batch.items()} | self.flags
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        return {**tensors, **on_host, "lengths": lengths, **self.flags}
 
 
 class Examples(NamedTuple):

@@ -131,7 +131,7 @@ class TrainingRun:
     ) -> None:
         self.module, self.options, self.seed = module, options, seed
         self.rows = len(examples.labels)
-        self.precision = resolve(options.precision, process_state().device)
+        self.precision = resolve(options.precision, process_state().device, "training.precision")
         # Accelerate keeps its state for the life of the process and refuses a second precision, but
         # each run is independent.
         AcceleratorState._reset_state()

@@ -16,21 +16,36 @@ def process_state() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def resolve(precision: str, device: torch.device) -> str:
+def resolve(precision: str, device: torch.device, option: str = "precision") -> str:
     """Turn `auto` into `bf16`, `fp16` or `no`, and refuse a precision that the device lacks.
 
     A T4 (compute capability 7.5) claims to support bf16 but emulates it at a fraction of its speed,
-    so on a T4 `auto` means fp16 with gradient scaling.
+    so on a T4 `auto` means fp16 with gradient scaling, and bf16 is refused.
+
+    Parameters
+    ----------
+    precision : str
+        As in the configuration.
+    device : torch.device
+    option : str
+        The option's name for the error message, for example `training.precision`.
 
     Raises
     ------
     InputError
-        For fp16 on the CPU.
+        For fp16 on the CPU, and for bf16 on a GPU that only emulates it.
     """
     if precision == "auto":
         if device.type != "cuda":
             return "no"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if has_bf16(device) else "fp16"
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("option precision: fp16 needs a GPU; on the CPU use 'no' or 'bf16'")
+        raise InputError(f"option {option}: fp16 needs a GPU; on the CPU use 'no' or 'bf16'")
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(f"option {option}: this GPU only emulates bf16; auto takes fp16 here")
     return precision
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return False for a CUDA GPU that does not compute in bf16 but emulates it."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

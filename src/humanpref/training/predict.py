@@ -39,7 +39,7 @@ def predict_logits(
     batch_tokens : int
         Tokens in one forward pass, padding included; halved whenever memory runs out.
     precision : str
-        As in the configuration.
+        `inference.precision`.
 
     Returns
     -------
@@ -48,12 +48,14 @@ def predict_logits(
 
     Raises
     ------
+    InputError
+        If the device does not support the precision.
     torch.OutOfMemoryError
         If a single row does not fit.
     """
     launched = process_state()
     device = launched.device
-    dtype = DTYPES.get(resolve(precision, device))
+    dtype = DTYPES.get(resolve(precision, device, "inference.precision"))
     autocast = torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
     module.to(device).eval()
     logits: np.ndarray | None = None
