@@ -9,8 +9,9 @@ with ratios of eager to fused, so that above 1 favors fused:
 time    medians of the processor's time on one thread, in turns, so that other processes weigh on
         both alike.
 bytes   what every operation reads and writes, views left out and repeated elements counted once,
-        and what the forward pass keeps for the backward pass, under fp16 autocast on the GPU that `tests/gpu` plays. Attention counts
-        as the kernel that CUDA chooses for a mask of floats, which keeps no probabilities.
+        and what the forward pass keeps for the backward pass, under fp16 autocast on the GPU that
+        `tests/gpu` plays. Attention counts as the kernel that CUDA chooses for a mask of floats,
+        which keeps no probabilities.
 """
 
 import argparse

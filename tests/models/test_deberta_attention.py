@@ -233,6 +233,17 @@ def test_dropout_has_the_same_distribution():
         torch.testing.assert_close(own, expected, rtol=0.1, atol=0.02 * expected.abs().max().item())
 
 
+def test_dropout_of_the_embeddings_is_the_same():
+    """Without dropout of probabilities, both draw the same random numbers."""
+    models = [model.train() for model in eager_and_fused(hidden_dropout_prob=0.3)]
+    states = []
+    for model in models:
+        torch.manual_seed(2)
+        states.append(model(**batch(20)).last_hidden_state)
+    torch.testing.assert_close(*states, rtol=0, atol=2e-5)
+    assert (models[0].eval()(**batch(20)).last_hidden_state - states[0]).abs().max() > 0.5
+
+
 def test_separate_query_states():
     eager, fused = eager_and_fused(num_hidden_layers=1)
     hidden, queries = torch.randn(2, 3, 9, 24)
