@@ -272,6 +272,7 @@ def test_checkpointing_changes_no_gradient():
 def test_only_the_given_model_changes_and_no_name_of_a_weight():
     eager, fused = eager_and_fused()
     assert list(eager.state_dict()) == list(fused.state_dict())
+    assert fuse_attention(fused)  # again: it stays
     assert not isinstance(eager.encoder, deberta_attention.FusedEncoder)
     assert not isinstance(
         eager.encoder.layer[0].attention.self, deberta_attention.FusedSelfAttention

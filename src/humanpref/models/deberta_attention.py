@@ -34,9 +34,9 @@ ALIGNMENT = 8
 def fuse_attention(backbone: nn.Module) -> bool:
     """Replace the attention of a DeBERTa-v2 or -v3 in place; any other model is left as it is.
 
-    Weights and their names do not change. The states of padding differ, as padding now attends to
-    real tokens; no real token attends to padding in either version. Dropout draws other random
-    numbers from the same distribution.
+    Weights and their names do not change, and real tokens get the same states up to rounding. Only
+    the states of padding differ, to which no real token attends. Dropout of the probabilities draws
+    different random numbers from the same distribution.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def fuse_attention(backbone: nn.Module) -> bool:
     Returns
     -------
     bool
-        Whether the attention was replaced.
+        Whether the model has this attention now.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def fuse_attention(backbone: nn.Module) -> bool:
     encoders = [
         module
         for module in backbone.modules()
-        if type(module) is DebertaV2Encoder and module.relative_attention
+        if isinstance(module, DebertaV2Encoder) and module.relative_attention
     ]
     for encoder in encoders:
         encoder.__class__ = FusedEncoder
@@ -99,9 +99,9 @@ class FusedSelfAttention(DisentangledSelfAttention):
         rel_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         """Attend within each sequence: (n, L, width) to (n, L, width)."""
-        content_first = "c2p" in self.pos_att_type
-        position_first = "p2c" in self.pos_att_type
-        scale = 1 / math.sqrt(self.attention_head_size * (1 + content_first + position_first))
+        has_c2p = "c2p" in self.pos_att_type
+        has_p2c = "p2c" in self.pos_att_type
+        scale = 1 / math.sqrt(self.attention_head_size * (1 + has_c2p + has_p2c))
         states = hidden_states if query_states is None else query_states
         query = self.by_head(self.query_proj(states))
         key, value = (
@@ -109,11 +109,11 @@ class FusedSelfAttention(DisentangledSelfAttention):
         )
         embeddings = self.pos_dropout(rel_embeddings)
         keys_of = queries_of = None
-        if content_first:
+        if has_c2p:
             project = self.key_proj if self.share_att_key else self.pos_key_proj
-            # Rows of later queries need the same distances from one column further to the left.
+            # The distance i - j falls from key to key, and rises from query to query.
             keys_of = self.laid_out(project(embeddings) * scale, relative_pos.flip(0))
-        if position_first:
+        if has_p2c:
             project = self.query_proj if self.share_att_key else self.pos_query_proj
             queries_of = self.laid_out(project(embeddings) * scale, relative_pos)
         mask = PositionMask.apply(query, key, keys_of, queries_of, attention_mask)
@@ -137,7 +137,8 @@ class FusedSelfAttention(DisentangledSelfAttention):
 class PositionMask(Function):
     """Both position terms of the scores, and a large negative number at padding: (heads, n, L, L).
 
-    The backward pass keeps nothing of that size.
+    Nothing of that size is kept for the backward pass. There, padding needs no mask: its
+    probability is 0, and so is the gradient of its score.
     """
 
     @staticmethod
