@@ -1,0 +1,22 @@
+"""`humanpref merge`: turn an artifact's fold models into one model."""
+
+import argparse
+from typing import Any
+
+from humanpref.cli.shared import add_command, add_path
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    text = "merge the LoRA fold models of an artifact into one model of a higher rank"
+    command = add_command(commands, "merge", run, text)
+    add_path(command, "artifact", "ARTIFACT")
+    add_path(command, "--out", "ARTIFACT", "a new folder for the merged model", required=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    from humanpref.runs.merging import merge
+
+    artifact = merge(options.artifact, options.out)
+    print(f"merged {artifact.facts['merged']} models into one: {artifact.folder}")
+    return 0

@@ -1,0 +1,4 @@
+def test_only_lora_models_are_merged(run, artifact):
+    code, out, error = run("merge", artifact, "--out", "merged")
+    assert (code, out) == (2, "")
+    assert "expected family decoder or dpo" in error

@@ -1,0 +1,144 @@
+"""Fold models merged into one: the mean of their updates, exactly."""
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from humanpref.config import load_config
+from humanpref.data import read_pairs
+from humanpref.files import read_json, write_json
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.merging import merge, merged_state
+from humanpref.runs.train import train
+from humanpref.schema import InputError
+
+OPTIONS = (
+    "model.lora_r=2",
+    "model.max_length=96",
+    "model.system_prompt=",
+    "model.question=",
+    "training.epochs=1",
+    "training.batch_size=8",
+    "training.learning_rate=0.05",
+)
+
+
+@pytest.fixture(scope="module")
+def folds(decoder_folder, arena, pairs, tmp_path_factory):
+    """Return an artifact with three fold models, trained once for each peft method."""
+    folder, made = tmp_path_factory.mktemp("folds"), {}
+    lines = (arena / "train.csv").read_text().splitlines(keepends=True)
+
+    def trained(peft="lora", head="linear"):
+        name = f"{peft}-{head}"
+        if name not in made:
+            csv = folder / "train.csv"
+            csv.write_text("".join(lines[:25]))
+            changes = [f"model.backbone={decoder_folder()}", f"model.peft={peft}"]
+            config = load_config(
+                "llama-3.2-1b-lora", None, [*OPTIONS, *changes, f"model.head={head}"]
+            )
+            made[name] = train(config, csv, folder / name, 3)
+        return made[name]
+
+    return trained
+
+
+def updates(model):
+    """The change of each layer's weights under its adapter, and the head's weights."""
+    layers = {
+        name: module.get_delta_weight("default").detach().numpy()
+        for name, module in model.module_.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    head = {name: w.detach().numpy() for name, w in model.module_.head.named_parameters()}
+    return layers | head
+
+
+@pytest.mark.parametrize("peft", ["lora", "rslora"])
+def test_a_merged_model_has_the_mean_of_the_updates(folds, tmp_path, peft):
+    artifact = folds(peft)
+    merged = merge(artifact.folder, tmp_path / "merged")
+    (model,) = merged.models
+    each = [updates(fold) for fold in artifact.models]
+    assert len(each) == 3
+    assert model.config.model.lora_r == 6
+    assert updates(model).keys() == each[0].keys()
+    for name, update in updates(model).items():
+        mean = np.mean([fold[name] for fold in each], axis=0)
+        np.testing.assert_allclose(update, mean, rtol=1e-4, atol=1e-7)
+        assert np.abs(each[0][name] - mean).max() > 1e-4, "the folds must differ"
+    assert merged.oof.equals(artifact.oof)
+    assert merged.rows.equals(artifact.rows)
+    assert merged.facts["merged"] == 3
+    assert "before merging" in merged.metrics["held_out"]
+    assert sorted(path.name for path in (merged.folder / "model").iterdir()) == [
+        "backbone",
+        "base.json",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_one_model_merged_predicts_the_same(folds, arena, tmp_path):
+    shutil.copytree(folds().folder, tmp_path / "one")
+    facts = read_json(tmp_path / "one" / "artifact.json")
+    write_json(tmp_path / "one" / "artifact.json", facts | {"members": ["fold-1"]})
+    pairs = read_pairs(arena / "test.csv")[:6]
+    before = Artifact.load(tmp_path / "one").predict_proba(pairs)
+    after = merge(tmp_path / "one", tmp_path / "merged").predict_proba(pairs)
+    np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_other_models_are_refused_by_name(folds, arena, tmp_path):
+    sparse = train(load_config("sparse"), arena / "train.csv", tmp_path / "sparse")
+    refused = {
+        "family decoder or dpo, got sparse": sparse,
+        "model.peft: expected lora or rslora, got dora": folds("dora"),
+        "model.head: expected linear, got mlp": folds(head="mlp"),
+    }
+    for text, artifact in refused.items():
+        with pytest.raises(InputError, match=text):
+            merge(artifact.folder, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_models_that_differ_are_refused(folds, tmp_path):
+    shutil.copytree(folds().folder, tmp_path / "folds")
+    other, path = tmp_path / "folds" / "fold-2", tmp_path / "folds" / "fold-2" / "config.json"
+    config = read_json(path)
+    write_json(path, config | {"seed": config["seed"] + 1})  # that alone is allowed
+    assert merge(tmp_path / "folds", tmp_path / "seeds").facts["merged"] == 3
+    write_json(path, config | {"model": config["model"] | {"lora_alpha": 1.0}})
+    with pytest.raises(InputError, match="different options"):
+        merge(tmp_path / "folds", tmp_path / "merged")
+    write_json(path, config)
+    base = read_json(other / "base.json")
+    write_json(other / "base.json", base | {"sha256": "0" * 64})
+    with pytest.raises(InputError, match="different bases"):
+        merge(tmp_path / "folds", tmp_path / "merged")
+    write_json(other / "base.json", base)
+    state = load_file(other / "model.safetensors")
+    save_file(dict(list(state.items())[1:]), other / "model.safetensors")
+    with pytest.raises(InputError, match="different weights"):
+        merge(tmp_path / "folds", tmp_path / "merged")
+
+
+def test_only_the_two_matrices_are_concatenated(tmp_path):
+    def state(value):
+        return {
+            "a.lora_A.default.weight": np.full((2, 3), value, np.float32),
+            "a.lora_B.default.weight": np.full((4, 2), value, np.float32),
+            "head.weight": np.full((3, 5), value, np.float32),
+            "link": np.full(2, value, np.float64),
+        }
+
+    merged = merged_state([state(1), state(3)], tmp_path)
+    first, second = merged["a.lora_A.default.weight"], merged["a.lora_B.default.weight"]
+    assert first[:, 0].tolist() == [1, 1, 3, 3]
+    assert second[0].tolist() == [1, 1, 3, 3]
+    assert (merged["head.weight"] == 2).all()
+    assert merged["head.weight"].dtype == np.float32
+    assert merged["link"].tolist() == [2, 2]
