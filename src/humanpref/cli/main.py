@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"humanpref {__version__}")
     whole.add_argument("--quiet", action="store_true", help="no progress messages")
     whole.add_argument(
-        "--traceback", action="store_true", help="show where an input error was found"
+        "--traceback", action="store_true", help="show the traceback of an input error"
     )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
