@@ -75,7 +75,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def find_test() -> Path:
-    """Return the path of test.csv in the folder that has a sample submission, preferably the
+    """Return the path of a test.csv that has a sample submission next to it, preferably the
     competition's."""
     candidates = [
         path
