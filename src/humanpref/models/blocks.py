@@ -105,8 +105,8 @@ class Scales(NamedTuple):
 
 
 def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray) -> Scales:
-    """Return the scales of columns x and z of weighted rows. A column that is constant up to
-    rounding has scale 1."""
+    """Return the scales of the columns of x and z, given the rows' weights. A column that is
+    constant up to rounding has scale 1."""
     z_mean = np.average(z, axis=0, weights=weights)
     variances = (np.average(columns**2, axis=0, weights=weights) for columns in (x, z - z_mean))
     x_scale, z_scale = (

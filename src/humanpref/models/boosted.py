@@ -130,8 +130,8 @@ class BoostedModel(Model, family="boosted"):
 def select_columns(
     trainer: Trainer, examples: Examples, splits: Splits, checkpoint: Path | None
 ) -> Selection:
-    """Select columns by their inner log loss from those that LightGBM ranks highest. All candidates
-    are compared at the number of trees that is best for all columns together."""
+    """Select columns by their inner log loss from those that LightGBM ranks highest. Every
+    comparison uses the number of trees that is best with all columns."""
     rounds = trainer.best_rounds(examples, splits)
     values, _, classes, weights = examples.expanded()
     order = importance_order(values, classes, weights, trainer.seeds()[0])

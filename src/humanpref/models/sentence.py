@@ -82,7 +82,8 @@ class FrozenEncoder:
         sentence-transformer has its own pooling, normalization and maximum length; a plain encoder
         is mean-pooled over the tokens.
     max_length : int, optional
-        Tokens per window, special tokens included; by default, the folder's value.
+        Maximum number of tokens per window, special tokens included; by default, the folder's
+        value.
 
     Attributes
     ----------

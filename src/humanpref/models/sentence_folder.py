@@ -1,7 +1,7 @@
 """A sentence encoder's folder: the module that turns a window's tokens into one vector, and its
 settings.
 
-sentence-transformers' own modules pool the tokens and perform the subsequent steps. Its
+sentence-transformers' own modules pool the tokens and perform the subsequent steps. The library's
 `Transformer`, which would load the backbone and the tokenizer, is not used: it initializes missing
 weights at random, applies any adapter that it finds in the folder, and runs the folder's code.
 """
@@ -25,11 +25,11 @@ from humanpref.models.pretrained import LOADING_ERRORS, base_folder, not_loaded
 from humanpref.schema import InputError
 
 LONGEST = 512
-"""Tokens per window if the folder does not specify a length; most encoders were trained with this
-length."""
+"""Maximum number of tokens per window if the folder does not specify one; most encoders were
+trained with this number."""
 
 _MODULES = {module.__name__: module for module in (Pooling, Dense, LayerNorm, Normalize)}
-_FROM = r"sentence_transformers\.(\w+\.)*"  # its modules have moved between its versions
+_FROM = r"sentence_transformers\.(\w+\.)*"  # versions differ in the modules' paths
 _ORDER = re.compile(f"({_FROM}Transformer {_FROM}Pooling( {_FROM}(Dense|LayerNorm|Normalize))*)?")
 # Options that would change the vectors, each with the only supported value.
 _ENCODER_OPTIONS = {

@@ -45,8 +45,8 @@ class SparseModel(Model, family="sparse"):
     """A Davidson regression. d depends on TF-IDF(a) - TF-IDF(b) and structural differences; nu
     depends on TF-IDF(prompt), the answers' cosine and symmetric structural features.
 
-    Attributes after `fit`: `responses_` and `prompts_` (the fitted vectorizers; None for one
-    without terms), `scales_` (of the structural features) and `regression_`.
+    Attributes after `fit`: `responses_` and `prompts_` (the fitted vectorizers; each is None if it
+    has no terms), `scales_` (of the structural features) and `regression_`.
 
     The parameters are the options of `humanpref.config.cpu.SparseOptions`, and `seed`.
 

@@ -55,13 +55,13 @@ class Examples(NamedTuple):
         return Examples(self.columns.rows(mask), self.labels[mask], self.weights[mask])
 
     def expanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Copy every row for each order of A and B and each class with a nonzero share in its
-        label. Return the m copies.
+        """Return m copies of the rows: one for each row, order of A and B, and class with a nonzero
+        share in the row's label.
 
         Returns
         -------
         values : ndarray
-            (m, columns).
+            (m, columns) values of the copies.
         owners, classes : ndarray
             (m,) the index of the original row, and the class of the copy.
         weights : ndarray
@@ -93,8 +93,8 @@ class Trainer(NamedTuple):
         return _at_once([(self._parameters(number), examples, rounds) for number in numbers])
 
     def best_rounds(self, examples: Examples, splits: Splits) -> int:
-        """Return the configured number of trees per class, or by default the number with the lowest
-        mean log loss over the splits."""
+        """Return the number of trees per class: the configured one or, if none is configured, the
+        one with the lowest mean log loss over the splits."""
         if self.options.rounds is not None:
             return self.options.rounds
         matrix, owners = _matrix(examples)

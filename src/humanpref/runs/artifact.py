@@ -150,7 +150,7 @@ class Artifact:
 
     @property
     def versions(self) -> list[dict[str, str]]:
-        """The library versions (see `versions` below) of each run that trained one of the
+        """The library versions (see the function `versions`) of each run that trained one of the
         artifact's models. For a blend, these are the runs of its members."""
         return self.facts.get("member_versions") or [self.facts.get("versions")]
 
@@ -197,7 +197,7 @@ class Artifact:
         ------
         InputError
             If the table is missing, damaged or incomplete. A training row that is missing from it
-            would count as unseen, and a student could then learn its label.
+            would count as unseen, and soft labels could then leak its label.
         """
         rows = read_rows(self.folder / ROWS_FILE)
         _check_whole(self.folder / ROWS_FILE, rows, self.facts.get("rows"))

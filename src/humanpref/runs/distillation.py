@@ -1,5 +1,5 @@
 """Soft labels: probabilities predicted by trained models. A model never gives a soft label to a row
-from whose label it has learned."""
+whose label it was trained on."""
 
 import dataclasses
 import logging

@@ -47,9 +47,10 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Let each model predict the rows, and free it before the next one is loaded.
 
-    Quick models come first, and neural ones after them. When a model's turn comes, it gets an equal
-    share of the remaining time (1/k of it if k models are left); loading counts. If a model reads a
-    row in both orders of A and B, the row is yielded twice, the second time with the mean.
+    Quick models come first, and neural ones after them. When a model's turn comes and k models are
+    left (including this one), it gets 1/k of the remaining time, which also covers loading it. If a
+    model reads a row in both orders of A and B, the row is yielded twice, the second time with the
+    mean.
 
     Parameters
     ----------
@@ -82,7 +83,8 @@ def outcomes(
                 results = _results_here(job, share, memos)
             for result in results:
                 yield Outcome(leaf, result.rows, result.probabilities)
-        # Also SystemExit: a library that calls sys.exit must not end the other models' work.
+        # Catch SystemExit as well: a library that calls sys.exit must not end the other models'
+        # work.
         except (Exception, SystemExit) as error:
             if not keep_going:
                 raise

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def predict(
     artifacts: Sequence[Artifact], pairs: pd.DataFrame, seconds: float | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Predict with several artifacts, keeping only one model in memory at a time.
+    """Predict with one or more artifacts, keeping only one model in memory at a time.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One model's rows, divided among one process per GPU.
+"""Divide one model's rows among several processes, one per GPU.
 
 If a row fails or crashes the process that predicts it, only that row is lost. The unfinished rows
 of a process that ends are reassigned to the other processes, or to a new process on the same GPU,
@@ -150,8 +150,9 @@ class _Crew:
             worker.process.join()  # so that its GPU is free for the next model
 
     def _deal(self) -> None:
-        """Assign the remaining rows to idle processes; if there are none, to new ones; if there
-        cannot be any, to busy ones. Suspects go only to idle or new processes."""
+        """Assign the remaining rows to idle processes. If there are none, start new ones; if that
+        is not possible, add the rows to those of busy ones. Suspects go only to idle or new
+        processes."""
         if self.budget.left() <= 0:
             unread = int(np.isnan(self.first[self.left(), 0]).sum())
             if unread:

@@ -55,8 +55,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (n,). Logits (0, 0, 0) cost ln 3 = 1.0986 under any labels; (ln 2, 0, 0) with label A costs
-        ln 2 = 0.6931.
+        (n,). Logits (0, 0, 0) cost ln 3 = 1.0986 whatever the labels. Logits (ln 2, 0, 0) with
+        label A cost ln 2 = 0.6931.
     """
     return -(labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
 
@@ -77,8 +77,8 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     Returns
     -------
     Tensor
-        (n,). Logits (0, 0, 0) cost ln 2 = 0.6931 where A or B wins and ln 3 = 1.0986 at a tie; (3,
-        1, 0) with label A and beta 0.5 costs ln(1 + 1/e) = 0.3133.
+        (n,). Logits (0, 0, 0) cost ln 2 = 0.6931 if A or B wins, and ln 3 = 1.0986 for a tie.
+        Logits (3, 1, 0) with label A and beta 0.5 cost ln(1 + 1/e) = 0.3133.
 
     Notes
     -----
@@ -124,8 +124,8 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
 
 
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Compute the divergence of a student from its teacher's probabilities, both softened:
-    T² KL(p^{1/T} / sum || softmax(z / T)).
+    """Compute the divergence of a student's probabilities from its teacher's, both softened: T²
+    KL(p^{1/T} / sum || softmax(z / T)).
 
     Parameters
     ----------

@@ -86,7 +86,7 @@ def fill_owner(metadata: dict[str, Any], owner: str) -> dict[str, Any]:
 
 
 def read_code(folder: Path, code_file: Any) -> str:
-    """Return the code that a kernel's metadata in `folder` names as its `code_file`.
+    """Return the code in `code_file`, which a kernel's metadata in `folder` names.
 
     Raises
     ------

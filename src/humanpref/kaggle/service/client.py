@@ -96,7 +96,7 @@ class Client:
     def __init__(self) -> None:
         with wire.guarded(CALL_SECONDS):
             self.api, self._way = sign_in()
-        # With this argument the client prints every request, including the credentials.
+        # With these arguments, the client would print every request, including the credentials.
         self.api.args = [word for word in self.api.args if word not in ("--verbose", "-v")]
         values = self.api.config_values
         self.user: str = values.get("username", "")

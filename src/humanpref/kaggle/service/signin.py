@@ -37,9 +37,9 @@ def sign_in() -> tuple[Any, str]:
     _check_version()
     import requests
 
-    had_login = Path(LOGIN_FILE).expanduser().is_file()  # the client deletes a refused one
+    had_login = Path(LOGIN_FILE).expanduser().is_file()  # the client deletes a refused login
     if had_login and not _token()[1]:
-        os.environ.setdefault("KAGGLE_ENABLE_OAUTH", "1")  # clients before 2.2 need it
+        os.environ.setdefault("KAGGLE_ENABLE_OAUTH", "1")  # clients before 2.2 need this
     api = None
     try:
         # The import signs in, creates a folder for the credentials, and prints advice.
@@ -95,7 +95,7 @@ def _token() -> tuple[str, str]:
 
     try:
         token, source = get_access_token_from_env()
-    except (OSError, ValueError):  # KAGGLE_API_TOKEN may name a file
+    except (OSError, ValueError):  # KAGGLE_API_TOKEN may name an unreadable file
         return "", "KAGGLE_API_TOKEN"
     return token or "", "~/.kaggle/access_token" if source == "access_token" else source or ""
 
