@@ -17,8 +17,8 @@
 # it installs humanpref from the wheel dataset, without a network, and replaces those rates with
 # predictions, block by block. Failures after the first step are logged and listed in `status.json`
 # under `degraded`; in the hidden rerun, they do not invalidate the submission. In the commit run,
-# which starts with the push, an artifact that predicts nothing ends the kernel with an error, so
-# that Kaggle does not accept it for submission.
+# which the push starts, an artifact that predicts nothing ends the kernel with an error, so that
+# Kaggle does not accept it for submission.
 #
 # `make kernels` writes the pushed notebook, `kernel/infer/infer.ipynb`, from `kernel/infer.py` and
 # the code that both kernels share.
@@ -75,7 +75,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def find_test() -> Path:
-    """Return the path of test.csv in the folder that has a sample submission, preferably the
+    """Return the path of a test.csv that has a sample submission next to it, preferably the
     competition's."""
     candidates = [
         path

@@ -55,5 +55,5 @@ def test_ablate_calls_the_ablation_with_its_default_preset(run, monkeypatch, nam
 
 def test_a_backbone_for_a_preset():
     assert key_value("tiny=a=b") == ("tiny", "a=b")
-    with pytest.raises(InputError, match="--backbone 'tiny': expected NAME=VALUE"):
+    with pytest.raises(InputError, match="--backbone 'tiny': expected PRESET=FOLDER"):
         key_value("tiny")

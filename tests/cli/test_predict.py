@@ -14,7 +14,7 @@ def test_a_degraded_prediction_says_so(run, arena, monkeypatch):
     """Also with --quiet, which mutes the log; and one that predicts nothing writes nothing."""
     assert run("train", "--preset", "prior", "--train", arena / "train.csv", "--out", "A")[0] == 0
     predict = ["--quiet", "predict", "A", "--test", arena / "test.csv", "--out", "s.csv"]
-    refused(run(*predict, "--seconds", 1e-9), "no time for a single row", "--seconds")
+    refused(run(*predict, "--seconds", 1e-9), "not enough time for even one row", "--seconds")
     assert not Path("s.csv").exists()
     left = iter([100.0] * 2)  # the artifact's share, and what is left before the first block
     monkeypatch.setattr(Budget, "left", lambda _: next(left, 0.0))

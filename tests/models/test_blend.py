@@ -139,7 +139,7 @@ def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_e
 @pytest.mark.parametrize(
     ("members", "options", "message"),
     [
-        ((), {}, "no member to blend"),
+        ((), {}, "no members to blend"),
         (("sparce",), {}, "unknown preset 'sparce'"),
         (("sparse model.min_row=1",), {}, "did you mean 'model.min_rows'"),
         (('sparse "model',), {}, "expected a preset and its settings"),

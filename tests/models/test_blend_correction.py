@@ -222,7 +222,7 @@ def test_lines_on_special_cases():
     used = fact | {"used": True, "predicted": [0.2, 0.5, 0.3], "rates": [0.1, 0.7, 0.2]}
     assert describe_correction(used) == (
         "one empty answer, 25 rows: used, +0.50 nats gained out of fold over all rows; predicted "
-        "0.200 0.500 0.300, now 0.100 0.700 0.200 (the empty one first)"
+        "0.200 0.500 0.300, now 0.100 0.700 0.200 (the empty answer first)"
     )
     fact = {"correction": "identical answers", "rows": 3, "used": False}
     assert describe_correction(fact) == (

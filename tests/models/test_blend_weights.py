@@ -181,4 +181,4 @@ def test_a_fit_that_stops_early_warns_how_far_it_may_be_off(monkeypatch, caplog,
 
     monkeypatch.setattr(blend_weights, "minimize", stopped)
     fitted(probabilities, labels, mean=mean)
-    assert "above its minimum (stopped at the start)" in caplog.messages[0]
+    assert "nats above its minimum (stopped at the start)" in caplog.messages[0]

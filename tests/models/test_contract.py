@@ -209,7 +209,7 @@ def test_every_entry_reads_a_callers_frame_as_a_file(model, family, rows, arena)
         (labels_of(few)[:39], None, "40 labels"),
         (labels_of(few), np.ones(41), "40 weights"),
     ):
-        with pytest.raises(InputError, match=f"fit: expected {told}, one for each row, got"):
+        with pytest.raises(InputError, match=f"fit: expected {told}, one per row, got"):
             build_model(CONFIGS[family]).fit(few, labels, weights)
 
 

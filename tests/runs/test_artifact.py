@@ -176,7 +176,7 @@ def test_a_folds_artifact_predicts_the_mean_of_its_models(arena, tmp_path):
 
 
 def test_what_is_not_an_artifact(tmp_path):
-    with pytest.raises(InputError, match=r"not an artifact \(no artifact.json"):
+    with pytest.raises(InputError, match=r"not an artifact; it has no artifact\.json"):
         Artifact.load(tmp_path)
     for facts, message in (
         ({"format": 99}, "expected format 1, got 99"),

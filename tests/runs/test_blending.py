@@ -243,7 +243,8 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
     with caplog.at_level(logging.WARNING):
         fewer = blend([members["weak"].folder, fifth.folder], tmp_path / "fewer")
     assert fewer.metrics["rows"] == len(fifth.oof) < len(pairs)
-    assert f"{len(fifth.oof)} rows were held out by every artifact, of the 120" in caplog.text
+    told = f"only {len(fifth.oof)} rows were held out by every artifact; one artifact held out 120"
+    assert told in caplog.text
     left_out = len(pairs) - len(fifth.oof)
     assert fewer.metrics["blend"]["rows_left_out"] == left_out
     assert f"degraded: {left_out} held-out rows left out" in render(fewer.metrics)
@@ -307,7 +308,7 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
             [weak, other.folder],
             "other: trained on different rows than .*weak, or on the same rows in a diff",
         ),
-        ([weak, whole.folder], "whole: no oof.csv in it: nothing was held out"),
+        ([weak, whole.folder], "whole: has no oof.csv, since training held nothing out"),
         ([old, members["prior"].folder], r"old/rows\.csv: cannot be read"),
         ([weak, tmp_path], "not an artifact"),
     ):

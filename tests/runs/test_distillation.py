@@ -124,7 +124,7 @@ def test_rows_under_other_ids_are_warned_of(teacher, pairs, caplog):
 def test_a_teacher_without_out_of_fold_predictions_is_refused(arena, tmp_path):
     rows = read_training_rows(arena / "train.csv")
     whole = train(load_config("prior", overrides=WHOLE), arena / "train.csv", tmp_path / "whole")
-    with pytest.raises(InputError, match=r"no oof\.csv in it: nothing was held out"):
+    with pytest.raises(InputError, match=r"has no oof\.csv, since training held nothing out"):
         taught(rows, Teacher(whole.folder))
     fifth = train(load_config("prior"), arena / "train.csv", tmp_path / "fifth")
     with pytest.raises(

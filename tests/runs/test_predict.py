@@ -92,7 +92,7 @@ def test_without_a_common_time_each_artifact_has_its_own(slow, monkeypatch):
 
 def test_no_time_for_a_single_row_is_an_error(slow):
     (one, two), rows = slow
-    with pytest.raises(InputError, match="no time for a single row"):
+    with pytest.raises(InputError, match="not enough time for even one row"):
         predict([one, two], rows, seconds=0)
     assert predict([one], rows[:0], seconds=0)[0].shape == (0, 3)
 
@@ -120,7 +120,7 @@ def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(arena, pairs
         id=[f"new-{i}" for i in range(6)], prompt=[(f"another {i}",) for i in range(6)]
     )
     expected = whole.predict_proba(new)
-    with pytest.raises(InputError, match="no time for a single row"):
+    with pytest.raises(InputError, match="not enough time for even one row"):
         predict([bounded], new)
     np.testing.assert_allclose(predict([bounded], new, seconds=1_000)[0], expected, atol=1e-5)
     # Metrics, soft labels and what a teacher says are those of the whole model.

@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
         commands,
         "blend",
         run,
-        "blend artifacts of the same rows into one artifact, using their out-of-fold predictions",
+        "blend artifacts trained on the same rows into one, using their out-of-fold predictions",
     )
     add_path(command, "artifact", "ARTIFACT", nargs="+")
     add_path(command, "--out", "ARTIFACT", "a new folder for the blend", required=True)
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "--mean",
         choices=get_args(Mean),
         default="arithmetic",
-        help="the kind of mean of the members' probabilities (default arithmetic)",
+        help="how to average the members' probabilities (default arithmetic)",
     )
 
 

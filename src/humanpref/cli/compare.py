@@ -8,14 +8,17 @@ from humanpref.cli.shared import add_command, add_group, add_option, add_study
 from humanpref.schema import InputError
 
 ABLATIONS = {
-    "softmax": ("tiny", "a softmax or log-softmax before the loss, none at inference"),
-    "preprocessing": ("sparse", "the report's NLTK preprocessing, and its mistake, before TF-IDF"),
+    "softmax": ("tiny", "a softmax or log-softmax before the loss but not at inference"),
+    "preprocessing": (
+        "sparse",
+        "the report's NLTK preprocessing before TF-IDF, without and with its bug",
+    ),
     "system-prompt": (
         "llama-3.2-1b-lora",
-        "a decoder without and with instructions before the conversation",
+        "a decoder with and without instructions before the conversation",
     ),
 }
-"""The ablations by name: the default preset and the help."""
+"""The default preset and the help text of each ablation, by its name."""
 
 
 def add(commands: Any) -> None:
@@ -26,7 +29,7 @@ def add(commands: Any) -> None:
         run,
         "train several presets on the same rows and folds; write one table and one figure",
     )
-    add_option(command, "--presets", "A,B,…", "see `humanpref presets`", required=True)
+    add_option(command, "--presets", "A,B,…", "names listed by `humanpref presets`", required=True)
     add_option(
         command,
         "--backbone",
@@ -39,10 +42,10 @@ def add(commands: Any) -> None:
         command,
         "--peft",
         "A,B,…",
-        "train each preset with each of these methods: lora,dora,ia3,layernorm,head …",
+        "train each preset with each of these peft methods: lora,dora,ia3,layernorm,head …",
     )
     add_study(command)
-    ablations = add_group(commands, "ablate", "the report's ablations")
+    ablations = add_group(commands, "ablate", "run one of the report's ablations")
     for name, (preset, text) in ABLATIONS.items():
         command = add_command(ablations, name, partial(run_ablation, name), text)
         add_option(command, "--preset", "NAME", f"default {preset}", default=preset)
@@ -75,8 +78,8 @@ def run_ablation(name: str, options: argparse.Namespace) -> int:
 
 
 def key_value(text: str) -> tuple[str, str]:
-    """Split a text PRESET=FOLDER."""
+    """Split `PRESET=FOLDER` into its two parts."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"--backbone {text!r}: expected NAME=VALUE")
+        raise InputError(f"--backbone {text!r}: expected PRESET=FOLDER")
     return key, value

@@ -12,12 +12,14 @@ def add(commands: Any) -> None:
         commands, "eda", run, "explore a CSV: write an HTML page with its figures and tables"
     )
     add_path(command, "data", "CSV", "rows in the competition's schema, with or without labels")
-    add_path(command, "--out", "DIR", "a new folder for page, figures and tables", required=True)
+    add_path(
+        command, "--out", "DIR", "a new folder for the page, figures and tables", required=True
+    )
     add_path(
         command,
         "--tokenizer",
         "FOLDER",
-        "count the rows that would be cut at 512, 1024 and 2048 of this tokenizer's tokens",
+        "count the rows longer than 512, 1024 and 2048 tokens of this tokenizer",
     )
 
 

@@ -10,16 +10,16 @@ from humanpref.schema import InputError
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "evaluate", run, "evaluate one or several artifacts side by side on labeled rows"
+        commands, "evaluate", run, "evaluate one or more artifacts side by side on labeled rows"
     )
     add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
     add_path(command, "--data", required=True, metavar="CSV", help="rows with labels")
     add_path(command, "--json", metavar="FILE", help="also write the metrics to this file")
     text = "a new folder for a page with its figures and tables"
     add_path(command, "--html", metavar="DIR", help=text)
-    text = "measure fluency by this model's perplexity, not by a proxy"
+    text = "measure fluency by this model's perplexity instead of a proxy"
     add_path(command, "--language-model", metavar="FOLDER", help=text)
-    text = "measure relevance by this model's embeddings, not by a proxy"
+    text = "measure relevance by this model's embeddings instead of a proxy"
     add_path(command, "--sentence-encoder", metavar="FOLDER", help=text)
 
 

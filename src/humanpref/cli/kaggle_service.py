@@ -30,7 +30,7 @@ def add(group: Any) -> None:
     add_path(command, "--bundle", default=Path("bundle"), metavar="DIR", help="default bundle")
     parts = {
         "--dataset": "the wheel dataset, and packed weights",
-        "--train": "the training kernel, whose run then starts",
+        "--train": "the training kernel (the push starts its run)",
         "--infer": "the inference kernel, once the training kernel that it mounts has run",
     }
     for name, text in parts.items():

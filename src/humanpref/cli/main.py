@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"humanpref: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of the output has gone (`humanpref presets | head`).
+        # The program that reads the output has ended, as in `humanpref presets | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"humanpref {__version__}")
     whole.add_argument("--quiet", action="store_true", help="no progress messages")
     whole.add_argument(
-        "--traceback", action="store_true", help="show where an input error was found"
+        "--traceback", action="store_true", help="show the traceback of an input error"
     )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -13,17 +13,17 @@ def add(commands: Any) -> None:
         commands,
         "predict",
         run,
-        "write a submission; with several artifacts, from the mean of their probabilities",
+        "write a submission; with several artifacts, their probabilities are averaged",
     )
     add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
     text = "rows in the competition's schema"
     add_path(command, "--test", required=True, metavar="CSV", help=text)
     add_path(command, "--out", required=True, metavar="CSV", help="the submission")
-    text = "write complete rows with the probabilities as soft labels, for train to read"
+    text = "instead of a submission, write rows with soft labels, as input for `humanpref train`"
     command.add_argument("--labels", action="store_true", help=text)
-    text = "with --labels, write this weight instead of the rows' own"
+    text = "with --labels, give every row this weight instead of its own"
     command.add_argument("--weight", type=float, metavar="W", help=text)
-    text = "finish within this time, and report each concession made to do so"
+    text = "finish within this many seconds, and report each concession made to do so"
     command.add_argument("--seconds", type=float, metavar="S", help=text)
 
 

@@ -11,10 +11,15 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(commands, "presets", run, "list the presets, or one preset's options")
     command.add_argument(
-        "name", nargs="?", metavar="NAME", help="show this preset's options: value, type, effect"
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="show each option of this preset: its value, type and effect",
     )
     command.add_argument(
-        "--json", action="store_true", help="print each with all its options, as one line of JSON"
+        "--json",
+        action="store_true",
+        help="print each preset with all its options as one line of JSON",
     )
 
 

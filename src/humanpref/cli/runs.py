@@ -12,7 +12,9 @@ def add(commands: Any) -> None:
         commands, "runs", run, "list the artifacts under a folder, and whether they are comparable"
     )
     add_path(command, "folder", "DIR", "the folder to search recursively")
-    add_option(command, "--sort", "COLUMN", "default log_loss", default="log_loss")
+    add_option(
+        command, "--sort", "COLUMN", "the column to sort by (default log_loss)", default="log_loss"
+    )
     add_path(command, "--csv", "FILE", "also write the table to this file")
 
 

@@ -20,7 +20,12 @@ def add(commands: Any) -> None:
         default=1_000,
     )
     add_option(
-        command, "--seed", "S", "seed; determines the files (default 42)", type=int, default=42
+        command,
+        "--seed",
+        "S",
+        "the random seed, which determines the files (default 42)",
+        type=int,
+        default=42,
     )
     add_path(command, "--out", "DIR", "the folder for the files", required=True)
 

@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     )
     add_path(command, "artifact", "ARTIFACT")
     text = (
-        "lines with prompt, response_a and response_b, or with prompt and response; the values of "
-        "a line are all strings, or all lists of turns"
+        "lines with prompt, response_a and response_b, or with prompt and response; in each line, "
+        "either all values are strings, or all are lists of turns"
     )
     add_path(command, "--in", "JSONL", text, dest="source", required=True)
     add_path(command, "--out", "JSONL", "the same lines with their scores", required=True)

@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
         commands, "selection", run, "show how a boosted model selected its columns, step by step"
     )
     add_path(command, "artifact", "ARTIFACT")
-    add_path(command, "--figure", "PNG", "also draw it to this file")
+    add_path(command, "--figure", "PNG", "also draw the steps to this file")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Arguments and lines of output that several commands share."""
+"""Arguments and output lines that several commands share."""
 
 import argparse
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def add_overrides(command: Any, text: str = "override options, e.g. training.epo
 def add_study(command: Any) -> None:
     """Add the arguments of a command that trains several models on the same rows."""
     add_path(command, "--train", "CSV", "labeled rows", required=True)
-    add_path(command, "--out", "DIR", "a folder for artifacts, table and figure", required=True)
+    add_path(command, "--out", "DIR", "a folder for the artifacts, table and figure", required=True)
     text = "number of grouped folds (default: hold out one fifth)"
     add_option(command, "--folds", "K", text, type=int)
     add_overrides(command, "override options in every run")

@@ -13,8 +13,8 @@ def add(commands: Any) -> None:
     command = add_command(
         commands, "train", run, "train a model on a labeled CSV and write an artifact"
     )
-    add_option(command, "--preset", "NAME", "see `humanpref presets`")
-    add_path(command, "--config", "FILE", "TOML with the same keys, which overrides the preset")
+    add_option(command, "--preset", "NAME", "a name listed by `humanpref presets`")
+    add_path(command, "--config", "FILE", "a TOML file whose options override those of the preset")
     add_overrides(command)
     add_path(
         command, "--train", "CSV", "rows in the competition's schema, with labels", required=True
@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         command,
         "--teacher",
         "CSV|ARTIFACT[=SHARE]",
-        "learn a teacher's probabilities instead of the labels, or mix them in with weight SHARE",
+        "learn a teacher's probabilities instead of the labels, or mixed with them if SHARE < 1",
     )
 
 

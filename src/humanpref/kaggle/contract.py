@@ -30,15 +30,15 @@ class KernelRun(Options):
     """A name from `humanpref.config.preset_names()`. If empty, nothing is trained, and the
     dataset's artifacts make the predictions."""
     overrides: tuple[str, ...] = ()
-    """`section.key=value`, as for `--set`."""
+    """Overrides of the form `section.key=value`, as for `--set`."""
     backbone: str = ""
-    """The last part or parts of the pretrained model's path under the input root; empty if the run
-    needs no pretrained model."""
+    """The end of the pretrained model's path under the input root (one or more parts); empty if the
+    run needs no pretrained model."""
     backbone_manifest: str = ""
     """SHA-256 of the packed weights' manifest; weights with a different manifest are refused. If
     empty, any weights are accepted."""
     folds: int | None = None
-    """Train this many fold models instead of one model."""
+    """Number of fold models to train. If None, a single model is trained."""
     train_seconds: Positive = TRAIN_SECONDS
     """Time limit of the training kernel, including installation."""
     inference_seconds: NonNegative | None = None
@@ -52,7 +52,7 @@ class KernelRun(Options):
         Raises
         ------
         InputError
-            For an unknown key, a missing preset or a value of the wrong type.
+            If a key is unknown, the preset is missing, or a value has the wrong type.
         """
         names = [field.name for field in fields(cls)]
         if unknown := values.keys() - set(names):
@@ -65,7 +65,8 @@ class KernelRun(Options):
 
     @property
     def pretrained(self) -> str | None:
-        """The pretrained model that the preset and the overrides name; None if they need none.
+        """The pretrained model that the preset and the overrides name; None if no pretrained model
+        is needed.
 
         Raises
         ------

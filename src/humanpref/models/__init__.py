@@ -1,5 +1,5 @@
-"""The model families behind one protocol. A family's module, and with it torch or other libraries,
-is imported only when a model of that family is built."""
+"""The model families behind one common interface. A family's module, which may import torch or
+other libraries, is imported only when a model of that family is built."""
 
 import importlib
 import importlib.util
@@ -24,7 +24,7 @@ _CLASSES = {
     "dpo": "DpoModel",
     "decoder": "DecoderModel",
 }
-"""The model class of each family, in the module of the family's name."""
+"""The name of each family's model class. The module that defines it is named after the family."""
 
 _NEURAL = ("transformers", "tokenizers")
 _LIBRARIES = {
@@ -33,15 +33,15 @@ _LIBRARIES = {
     "embedding": (*_NEURAL, "sentence-transformers"),
     **dict.fromkeys(("encoder", "decoder", "dpo"), _NEURAL),
 }
-"""The libraries of each family whose versions matter to a saved model."""
+"""For each family, the libraries whose versions affect a saved model."""
 
 _OPTION_LIBRARIES = (
     ("peft", REFERENCED, "peft", "torch"),
     ("selection", ("forward", "backward"), "lightgbm", "boosted"),
     ("preprocess", ("nltk", "nltk-no-spaces"), "nltk", "nltk"),
 )
-"""The libraries needed by individual model options: option, values, library, and the extra that
-installs it."""
+"""The libraries that individual model options need: the option, the values that need the library,
+the library, and the extra that installs it."""
 
 
 def build_model(config: Config) -> Model:
@@ -50,7 +50,7 @@ def build_model(config: Config) -> Model:
     Raises
     ------
     InputError
-        If the libraries that the family, or one of its options, needs are not installed.
+        If a library that the family or one of its options needs is not installed.
     """
     model = model_of(config)
     for option, value, library, extra in _needs(config):
@@ -62,7 +62,7 @@ def build_model(config: Config) -> Model:
 
 
 def _needs(config: Config) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the option, value, library and extra of each option that needs a library."""
+    """Yield (option, value, library, extra) for each option whose value needs a library."""
     for option, values, library, extra in _OPTION_LIBRARIES:
         value = getattr(config.model, option, None)
         if value in values:
@@ -70,7 +70,7 @@ def _needs(config: Config) -> Iterator[tuple[str, str, str, str]]:
 
 
 def libraries_of(config: Config) -> set[str]:
-    """Return the libraries, besides numpy and torch, whose versions matter to a saved model of this
+    """Return the libraries, other than numpy and torch, whose versions affect a saved model of this
     configuration."""
     used = {*_LIBRARIES.get(config.family, ()), *(library for _, _, library, _ in _needs(config))}
     if getattr(config.model, "offset", "none") != "none":
@@ -79,7 +79,7 @@ def libraries_of(config: Config) -> set[str]:
 
 
 def module_of(config: Config) -> str:
-    """Return the name of the module that holds the configuration's family."""
+    """Return the name of the module that implements the configuration's family."""
     return f"humanpref.models.{config.family}"
 
 
@@ -104,7 +104,7 @@ def load_model(folder: str | Path) -> Model:
     Raises
     ------
     InputError
-        If the folder does not hold a complete model; missing or extra weights are an error.
+        If the model is incomplete, or if any weights are missing or unexpected.
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE

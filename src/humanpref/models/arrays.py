@@ -40,7 +40,7 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
     check_names(path, set(shapes), set(arrays))
     for name, shape in shapes.items():
         actual = arrays[name].shape
-        # None is replaced with the actual length; the numbers of dimensions still have to agree.
+        # Replace None with the actual length. The number of dimensions must still match.
         wanted = tuple(m if n is None else n for n, m in zip(shape, actual, strict=False))
         if wanted != actual or len(shape) != len(actual):
             raise InputError(f"{path}: weight {name}: expected shape {shape}, got {actual}")

@@ -1,5 +1,5 @@
-"""The base class of all models: scikit-learn's conventions on a pairs frame, and saving to and
-loading from a folder."""
+"""The base class of all models. Models follow scikit-learn's conventions, take pairs frames, and
+can be saved to and loaded from a folder."""
 
 import dataclasses
 import functools
@@ -26,11 +26,11 @@ from humanpref.text.token_memo import TokenMemos
 CONFIG_FILE = "config.json"
 
 Validation = tuple[pd.DataFrame, np.ndarray]
-"""Held-out pairs and their labels, on which metrics are reported during training."""
+"""Held-out pairs and their labels, used only to report metrics during training."""
 
 
 def _entry(method: Callable) -> Callable:
-    """Return the method with its frame turned into a pairs frame (`humanpref.data.as_pairs`)."""
+    """Wrap a method so that it receives its frame as a pairs frame (`humanpref.data.as_pairs`)."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
@@ -47,7 +47,7 @@ def _arguments(config: Config) -> dict[str, Any]:
 
 
 def _constructor(defaults: dict[str, Any]) -> Callable:
-    """Return an `__init__` that takes these keyword arguments and only stores them."""
+    """Return an `__init__` that takes these options as keyword arguments and only stores them."""
 
     def __init__(self: "Model", **options: Any) -> None:  # noqa: N807
         if unknown := options.keys() - defaults.keys():
@@ -65,12 +65,12 @@ def _constructor(defaults: dict[str, Any]) -> Callable:
 
 
 class Model(ClassifierMixin, BaseEstimator, ABC):
-    """A scikit-learn classifier of pairs: P(A), P(B), P(tie).
+    """A scikit-learn classifier that predicts P(A), P(B) and P(tie) for each pair of answers.
 
     The constructor takes the options of `humanpref.config` by keyword and only stores them; `fit`
-    validates them. The CPU families take each option in their sections `model` and `inference`
-    separately; the neural families take the entire sections `model`, `training` and `inference`.
-    All families take `seed`. Names of learned attributes end in `_`.
+    validates them. The CPU families take each option of their `model` and `inference` sections as a
+    separate argument; the neural families take the sections `model`, `training` and `inference` as
+    three arguments. All families take `seed`. The names of learned attributes end in `_`.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     """
 
     family: ClassVar[str]
-    """One of `humanpref.config.FAMILIES`: `class SparseModel(Model, family="sparse")`."""
+    """A key of `FAMILIES`, set as in `class SparseModel(Model, family="sparse")`."""
     classes_ = np.arange(3)
     """A, B, tie."""
     held_out_: np.ndarray | None = None
@@ -92,12 +92,12 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     memos: TokenMemos | None = None
     """Set by `share_token_ids`."""
     _origin: Config
-    """Supplies the parts of `config` that are not parameters: the preset, and which share of the
-    rows `train` holds out."""
+    """Supplies the parts of `config` that are not parameters: the preset, and the share of the rows
+    that `train` holds out."""
 
     def __init_subclass__(cls, family: str | None = None, **options: Any) -> None:
         """Derive the constructor from the family's options, and wrap the methods that take a frame
-        in a check of their arguments."""
+        in `_entry`."""
         super().__init_subclass__(**options)
         if family is not None:
             sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
@@ -107,12 +107,12 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             setattr(cls, name, _entry(vars(cls)[name]))
 
     swap_equivariant = False
-    """True if exchanging A and B exchanges P(A) and P(B) by construction, so that averaging over
-    both orders gains nothing."""
+    """True if, by construction, exchanging A and B exchanges P(A) and P(B). Averaging over both
+    orders then gains nothing."""
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """Return an unfitted model of a configuration of this family.
+        """Return an unfitted model with this configuration, which must be of this family.
 
         Examples
         --------
@@ -131,7 +131,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         InputError
-            For a parameter of the wrong type or out of range; the message names it.
+            If a parameter has the wrong type or is out of range; the message names it.
         """
         own, sections = vars(self), {}
         for section, kind in FAMILIES[self.family]._asdict().items():
@@ -144,8 +144,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return dataclasses.replace(self._origin, seed=self.seed, **sections)
 
     def check(self) -> None:
-        """Raise InputError for problems that would stop a fit and can be detected in advance, for
-        example a missing backbone."""
+        """Raise InputError for any problem, such as a missing backbone, that would make a fit fail
+        and can be detected beforehand."""
 
     def fit(
         self,
@@ -160,7 +160,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         Parameters
         ----------
         pairs : DataFrame
-            n rows, read by `humanpref.data.as_pairs`; their own label columns are ignored.
+            n rows, read by `humanpref.data.as_pairs`; any label columns are ignored.
         labels : ndarray
             (n,) integers in {0, 1, 2} (A, B, tie), or (n, 3) probabilities.
         weights : ndarray, optional
@@ -169,7 +169,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             Rows on which metrics are reported. They are never used for training.
         checkpoint : Path, optional
             A file or folder where a long fit saves its state. If it exists, the fit resumes from
-            it; the caller removes it.
+            it. The caller deletes it afterwards.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         for name, values in (("labels", labels), ("weights", weights)):
             if values is not None and len(values) != len(pairs):
                 raise InputError(
-                    f"fit: expected {len(pairs)} {name}, one for each row, got {len(values)}"
+                    f"fit: expected {len(pairs)} {name}, one per row, got {len(values)}"
                 )
         weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
         rows = Labelled(as_pairs(pairs), as_probabilities(labels), weights)
@@ -198,13 +198,13 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
-        """Do the work of `fit`, on arguments that it has validated; labels are (n, 3) and weights
-        (n,), both float64."""
+        """Do the work of `fit`, which has validated the arguments. The labels of `rows` are (n, 3)
+        and the weights (n,), both float64."""
 
     @abstractmethod
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return P(A), P(B) and P(tie) of each row: (n, 3) float64, rows summing to 1, in the order
-        of the rows.
+        """Return P(A), P(B) and P(tie) of each row, (n, 3) float64, in the order of the input rows.
+        Each row sums to 1.
 
         The rows are read by `humanpref.data.as_pairs`, which raises InputError for invalid input.
 
@@ -246,13 +246,13 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         return self
 
     def shorter_variants(self) -> list[tuple[str, "Model"]]:
-        """Return cheaper variants of a model that reads a single order, the most expensive first,
-        each with a description of its concession. Most models have none."""
+        """Return cheaper variants of a model that reads a single order, as (description, model),
+        most expensive first. The description names the concession. Most models have no variants."""
         return []
 
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return the cost of predicting each row in one order of A and B, (n,) float64, at least 1,
-        in a unit that the shorter variants share; by default, characters."""
+        """Return the cost of predicting each row in one order of A and B, (n,) float64. Each cost
+        is at least 1. The shorter variants use the same unit, which is characters by default."""
         texts = zip(*(as_pairs(pairs)[column] for column in TEXT_COLUMNS), strict=True)
         return np.array(
             [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
@@ -260,9 +260,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         )
 
     def share_token_ids(self, memos: TokenMemos) -> None:
-        """Share token ids with every model that is given the same memos and has an equal tokenizer;
-        to be called before fitting or predicting. It has no effect on models without a
-        tokenizer."""
+        """Share token ids with every model that is given the same memos and has an equal tokenizer.
+        Call it before fitting or predicting. It has no effect on models without a tokenizer."""
         self.memos = memos
 
     @abstractmethod
@@ -283,12 +282,13 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
 
 def as_probabilities(labels: np.ndarray) -> np.ndarray:
-    """Return labels (n,) in {0, 1, 2} or (n, 3) as (n, 3) float64.
+    """Convert labels, either (n,) classes in {0, 1, 2} or (n, 3) probabilities, to (n, 3) float64
+    probabilities.
 
     Raises
     ------
     ValueError
-        If the labels have any other shape or invalid values.
+        If the labels have a different shape or invalid values.
 
     Examples
     --------
@@ -304,6 +304,6 @@ def as_probabilities(labels: np.ndarray) -> np.ndarray:
         if (labels >= 0).all() and np.allclose(labels.sum(axis=1), 1, atol=1e-6):
             return labels
     raise ValueError(
-        f"expected labels of shape (n,) in {{0, 1, 2}} or (n, 3) summing to 1, got shape "
-        f"{labels.shape}"
+        "expected labels of shape (n,) with values in {0, 1, 2}, or of shape (n, 3) with rows that "
+        f"sum to 1, got shape {labels.shape}"
     )

@@ -1,5 +1,5 @@
-"""A blend of models of any families, weighted on inner out-of-fold predictions, and the folder in
-which it is saved.
+"""A blend of models of any families, whose weights are fitted on inner out-of-fold predictions, and
+the folder in which it is saved.
 
 `humanpref.models.blend_weights` fits the weights; `humanpref.models.blend_correction` fits the
 temperature and the special cases.
@@ -34,21 +34,21 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.json"
 FROZEN = "embedding"
-"""The family whose members use the blend's `model.backbone`, because its default backbone is a hub
-name, which needs a network."""
+"""Members of this family use the blend's `model.backbone`. Their own default is a hub name, which
+needs a network."""
 FIXED = {
     "keep_best_epoch": False,
     "patience": None,
     "seeds": HoldOut.seeds,
     "validation_fraction": HoldOut.validation_fraction,
 }
-"""Training options that a member may not change: otherwise it could make choices on the rows on
-which the weights are fitted, or hold out rows itself."""
+"""Training options that a member must not change. Otherwise it could tune itself on the rows on
+which the weights are fitted, or hold out further rows."""
 
 
 class BlendModel(Model, family="blend"):
-    """Members of any families, weighted by inner out-of-fold predictions and then trained again on
-    all rows.
+    """A blend of members of any families. The weights are fitted on inner out-of-fold predictions;
+    the members are then trained again on all rows.
 
     Attributes after `fit`: `members_`, the models that the blend kept, and `blend_`, which combines
     them. The parameters are the options of `humanpref.config.cpu.BlendOptions`, and `seed`.
@@ -72,7 +72,7 @@ class BlendModel(Model, family="blend"):
                 fact["log_loss"] = log_loss(held_out.labels, own, held_out.weights)
             blend, dropped, tried = fit_blend(probabilities, held_out, options)
         else:
-            logger.warning("blend: fewer prompts than inner folds, so all members weigh equally")
+            logger.warning("blend: fewer prompts than inner folds, so members get equal weights")
             blend, dropped, tried = equal_blend(options.mean, len(members)), {}, []
         self.members_ = []
         for number, (fact, (name, config)) in enumerate(zip(facts, members, strict=True)):
@@ -82,7 +82,7 @@ class BlendModel(Model, family="blend"):
             logger.info("blend: %s", describe_member(fact))
             if number in dropped:
                 continue
-            logger.info("blend: %s on all %d rows", name, len(rows.pairs))
+            logger.info("blend: training %s on all %d rows", name, len(rows.pairs))
             fit = partial(self._unfitted(config).fit, *rows, validation)
             model = progress.piece(f"member-{number}", fit, _write_model, _read_model)
             fact["report"] = model.report_
@@ -113,7 +113,8 @@ class BlendModel(Model, family="blend"):
         self.members_ = [load_model(member) for member in folders]
 
     def _member_configs(self) -> list[tuple[str, Config]]:
-        """Return each member's text and configuration, without members that lack a backbone."""
+        """Return each member as it is written in `model.members`, and its configuration. Members
+        that lack a backbone are left out."""
         options: BlendOptions = self.config.model
         members, backbone_used = [], False
         for text in options.members:
@@ -133,11 +134,12 @@ class BlendModel(Model, family="blend"):
                         f"option model.members: {text!r}: training.{name}: expected {fixed} in a "
                         f"member of a blend, got {value}"
                     )
-            # A missing library or a wrong folder fails now, not after hours of training others.
+            # Find a missing library or a wrong folder now, not after hours of training other
+            # members.
             build_model(config).check()
             members.append((text, config))
         if not members:
-            raise InputError("option model.members: no member to blend")
+            raise InputError("option model.members: no members to blend")
         if options.backbone and not backbone_used:
             raise InputError(
                 "option model.backbone: no member of this blend uses it; set it in model.members"
@@ -159,7 +161,8 @@ def _out_of_fold(
     splits: Splits,
     progress: "_Progress",
 ) -> tuple[np.ndarray, HeldOutRows]:
-    """Return the members' out-of-fold predictions (m, n, 3), and the n rows that were held out."""
+    """Return the m members' out-of-fold predictions, (m, n, 3), and the n rows that were held
+    out."""
     fold_of = np.full(len(rows.pairs), -1)
     probabilities = np.empty((len(members), len(rows.pairs), 3))
     for number, (name, config) in enumerate(members):
@@ -182,14 +185,14 @@ def _out_of_fold(
 def _fit_and_predict(
     model: Model, learned: Labelled, judged: Labelled, checkpoint: Path | None
 ) -> np.ndarray:
-    """Predict the `judged` rows with a member fitted on the `learned` ones. It gets no validation
-    rows, since it has nothing to choose on them."""
+    """Fit a member on the `learned` rows, and return its predictions for the `judged` rows. The fit
+    gets no validation rows, since a member tunes nothing on them."""
     return model.fit(*learned, None, checkpoint).predict_proba(judged.pairs)
 
 
 class _Progress:
-    """The finished pieces of a fit that may be interrupted, each written atomically to a folder. If
-    the folder is None, nothing is kept."""
+    """The finished pieces of a fit that may be interrupted. Each is written to a folder atomically;
+    if the folder is None, nothing is saved."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder, self.main = folder, is_main_process()
@@ -197,8 +200,8 @@ class _Progress:
             folder.mkdir(exist_ok=True)
 
     def piece(self, name: str, work: Callable, write: Callable, read: Callable) -> Any:
-        """Return the finished piece of that name if it exists; otherwise call `work` with a path
-        for its checkpoint, and write and return its result."""
+        """Return the finished piece with this name if there is one. Otherwise call `work` with a
+        path for its checkpoint, save its result as the piece, and return it."""
         if self.folder is None:
             return work(None)
         path, running = self.folder / name, self.folder / f"{name}.running"
@@ -233,7 +236,7 @@ def _read_model(folder: Path) -> Model:
 
 
 def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], Any]]) -> None:
-    """Write a blend's state; each member is a function that writes that member to a folder."""
+    """Write a blend's state. Each of `members` is a function that writes one member to a folder."""
     arrays = {
         "weights": blend.weights,
         "temperature": np.array([blend.correction.temperature]),
@@ -245,8 +248,8 @@ def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], A
 
 
 def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
-    """Read a state written by `write_state`: the blend, and the folders of its members, which are
-    not loaded.
+    """Read a state written by `write_state`. Return the blend and its members' folders; no member
+    is loaded.
 
     Raises
     ------
@@ -258,7 +261,7 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
     arrays = load_arrays(path, shapes)
     weights, temperature = arrays["weights"], float(arrays["temperature"][0])
     if (weights < 0).any() or abs(weights.sum() - 1) >= 1e-6 or temperature <= 0:
-        raise InputError(f"{path}: expected weights that sum to 1 and a positive temperature")
+        raise InputError(f"{path}: expected weights >= 0 that sum to 1, and a temperature > 0")
     expected = [f"member-{number}" for number in range(len(weights))]
     actual = [entry.name for entry in folder.iterdir() if entry.is_dir()]
     if set(expected) != set(actual):
@@ -273,14 +276,15 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
 def write_blend(
     folder: Path, config: Config, blend: Blend, members: Sequence[Callable[[Path], Any]]
 ) -> None:
-    """Write a `BlendModel` whose members are already on disk; see `write_state`."""
+    """Write a `BlendModel` whose members are already on disk; for `members`, see `write_state`."""
     folder.mkdir()
     write_json(folder / CONFIG_FILE, config.to_dict())
     write_state(folder, blend, members)
 
 
 def describe_member(fact: dict[str, Any]) -> str:
-    """Describe a member in one line: its weight, its log loss, and why it was dropped."""
+    """Return one line about a member: its weight, its log loss and, if it was dropped, the
+    reason."""
     line = f"{fact['member']}: weight {fact['weight']:.3f}"
     if "log_loss" in fact:
         line += f", log loss {fact['log_loss']:.4f}"

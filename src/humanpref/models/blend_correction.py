@@ -2,11 +2,12 @@
 empty or identical.
 
     temperature       p_c^(1/T), normalized
-    a special case    then, in its rows only, p_c times (its rate of class c / the mean prediction
-                      of class c), normalized
+    a special case    after that, only in the case's rows: p_c times (the case's rate of class c /
+                      the mean prediction of class c), normalized
 
-A special case is used only if it lowers the loss on inner folds. The blend's weights were fitted on
-the inner held-out rows in both cases, with and without a correction, so the comparison is fair.
+A special case is used only if it lowers the loss on inner folds. The blend's weights were also
+fitted on the inner held-out rows, but that affects the loss with and without the special case
+alike, so the comparison is fair.
 
 Source: Guo et al. (2017), "On calibration of modern neural networks", on the temperature; Saerens
 et al. (2002), "Adjusting the outputs of a classifier to new a priori probabilities", on the ratio
@@ -32,7 +33,7 @@ KINDS = {
     "two empty answers": (BOTH_EMPTY, BOTH_EMPTY),
     "one empty answer": (A_EMPTY, B_EMPTY),
 }
-"""The special cases, each a case and its mirror image, which are learned together."""
+"""The special cases by name: a case and its mirror image, which are learned together."""
 
 
 class HeldOutRows(NamedTuple):
@@ -45,9 +46,9 @@ class HeldOutRows(NamedTuple):
     weights : ndarray
         (n,) float64. Weight 2 is equivalent to duplicating the row.
     folds : ndarray
-        (n,) inner folds. With only one fold, there are no held-out rows for model selection.
+        (n,) inner fold of each row. If there is only one, no rows are held out for model selection.
     cases : ndarray
-        (n,) cases of the rows (`humanpref.text.cases.answer_cases`).
+        (n,) case of each row (`humanpref.text.cases.answer_cases`).
     """
 
     labels: np.ndarray
@@ -56,25 +57,27 @@ class HeldOutRows(NamedTuple):
     cases: np.ndarray
 
     def part(self, mask: np.ndarray) -> "HeldOutRows":
-        """Return some of the rows."""
+        """Return the rows selected by the mask."""
         return HeldOutRows(*(values[mask] for values in self))
 
     def losses(self, logs: np.ndarray) -> np.ndarray:
-        """Return each row's weighted loss (n,) for log probabilities (n, 3), in nats."""
+        """Return each row's weighted loss in nats, (n,), for log probabilities (n, 3)."""
         return -self.weights * (self.labels * logs).sum(axis=1)
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A pure function of log probabilities, with its parameters."""
+    """A pure function, stored with its parameters, that corrects log probabilities."""
 
     temperature: float = 1.0
-    """Above 1 softens, below 1 sharpens."""
+    """Values above 1 soften the probabilities; values below 1 sharpen them."""
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((len(CASES), 3)))
-    """(4, 3) nats added in the rows of each of `CASES`; zeros change nothing."""
+    """(4, 3) nats to add to the log probabilities of the rows of each of `CASES`; zeros change
+    nothing."""
 
     def __call__(self, logs: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Correct log probabilities (n, 3) of rows with these cases (n,); see `answer_cases`."""
+        """Return the corrected log probabilities, (n, 3), of rows with these cases, (n,); see
+        `answer_cases`."""
         scores = logs / self.temperature
         if cases is not None:
             for case, offset in zip(CASES, self.offsets, strict=True):
@@ -85,7 +88,7 @@ class Correction:
 def fit_correction(
     logs: np.ndarray, rows: HeldOutRows, shrinkage: float, min_gain: float
 ) -> tuple[Correction, list[dict[str, Any]]]:
-    """Fit the temperature, and the special cases that lower the log loss on inner held-out folds.
+    """Fit the temperature and those special cases that lower the log loss on inner held-out folds.
 
     Parameters
     ----------
@@ -96,16 +99,17 @@ def fit_correction(
     shrinkage : float
         See `fit_temperature` and `fit_offsets`.
     min_gain : float
-        A special case is used if it lowers the log loss of inner held-out rows by more than this,
-        in nats over all rows.
+        A special case is used if it lowers the log loss, summed over all inner held-out rows, by
+        more than this many nats.
 
     Returns
     -------
     correction : Correction
     tried : list of dict
-        Each special case as plain JSON types: `correction` (its name), `rows`, `used`, and, if
-        there are enough rows, `gain` (nats over all rows, out of fold), `predicted` (the mean) and
-        `rates` (shrunk). A case and its mirror image share one entry.
+        One entry per special case, in plain JSON types: `correction` (its name), `rows` (their
+        number) and `used`. If there are enough rows, also `gain` (out of fold, in nats, summed over
+        all rows), `predicted` (the mean prediction) and `rates` (after shrinkage). A case and its
+        mirror image share one entry.
     """
     correction = fit_temperature(logs, rows, shrinkage)
     folds = np.unique(rows.folds)
@@ -137,8 +141,8 @@ def fit_correction(
 
 
 def fit_temperature(logs: np.ndarray, rows: HeldOutRows, shrinkage: float) -> Correction:
-    """Fit the temperature that minimizes the log loss plus s/2 (1/T - 1)², in nats over all rows,
-    where s is `shrinkage`."""
+    """Fit the temperature T that minimizes the log loss summed over all rows (in nats) plus the
+    penalty s/2 (1/T - 1)², where s is `shrinkage`."""
 
     def objective(sharpness: float) -> float:
         loss = rows.losses(log_softmax(logs * sharpness, axis=1)).sum()
@@ -153,19 +157,19 @@ def fit_temperature(logs: np.ndarray, rows: HeldOutRows, shrinkage: float) -> Co
 def fit_offsets(
     correction: Correction, logs: np.ndarray, rows: HeldOutRows, shrinkage: float
 ) -> tuple[Correction, dict[str, dict[str, list[float]]]]:
-    """Add the offsets of every special case that has rows; also return each kind's `predicted` mean
-    and `rates`.
+    """Return the correction with the offsets of every special case that has rows. Also return each
+    case's `predicted` mean and `rates`, by its name.
 
     The rates are the posterior mean under a Dirichlet prior: they average the rows' labels with
     `shrinkage` additional rows (at least one) that are labeled with the mean prediction. For
-    example, ten rows that are all ties and predicted as (0.3, 0.3, 0.4) have the rates (0.15, 0.15,
-    0.7) if the shrinkage is 10, and the offsets ln 0.5, ln 0.5 and ln 1.75.
+    example, with a shrinkage of 10, ten rows that are all ties and are predicted as (0.3, 0.3, 0.4)
+    get the rates (0.15, 0.15, 0.7) and the offsets ln 0.5, ln 0.5 and ln 1.75.
     """
     probabilities, prior = np.exp(correction(logs)), max(shrinkage, 1.0)
     offsets, facts = np.zeros((len(CASES), 3)), {}
     for name, (case, mirrored) in KINDS.items():
-        # Rows of the mirrored case count as rows of the case with A and B exchanged. A case that is
-        # its own mirror image has each row in both orders, at half the weight.
+        # Rows of the mirrored case count as rows of the case, with A and B exchanged. If a case is
+        # its own mirror image, each row counts in both orders, at half its weight.
         own, other = (rows.weights * (rows.cases == kind) for kind in (case, mirrored))
         share = 0.5 if case == mirrored else 1.0
         count = share * (own + other).sum()
@@ -185,7 +189,7 @@ def fit_offsets(
 
 
 def describe_correction(fact: dict[str, Any]) -> str:
-    """Describe a special case that was tried in one line."""
+    """Return one line about a special case that was tried."""
     line = f"{fact['correction']}, {fact['rows']} rows: "
     if "gain" not in fact:
         return f"{line}too few to learn from (expected at least {CASE_ROWS})"
@@ -196,5 +200,5 @@ def describe_correction(fact: dict[str, Any]) -> str:
             " ".join(f"{value:.3f}" for value in fact[key]) for key in ("predicted", "rates")
         )
         line += f"; predicted {predicted}, now {rates}"
-        line += " (the empty one first)" if fact["correction"] == "one empty answer" else ""
+        line += " (the empty answer first)" if fact["correction"] == "one empty answer" else ""
     return line

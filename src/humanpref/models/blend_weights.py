@@ -3,10 +3,11 @@
     arithmetic   p = sum_m w_m p_m
     geometric    p ∝ exp(sum_m w_m ln p_m)
 
-with w_m >= 0, sum_m w_m = 1; then corrected (`humanpref.models.blend_correction`).
+where w_m >= 0 and sum_m w_m = 1. The mean p is then corrected
+(`humanpref.models.blend_correction`).
 
-Both weight problems are convex, and so is that of 1/T once the weights are known, so the fit does
-not depend on a starting point.
+Fitting the weights is a convex problem for both means, and so is fitting 1/T once the weights are
+known. The result therefore does not depend on a starting point.
 """
 
 import dataclasses
@@ -31,23 +32,24 @@ from humanpref.text.cases import CASES
 logger = logging.getLogger(__name__)
 
 GAP = 1e-6
-"""Distance, in nats, of the weights' mean log loss from its minimum above which a fit warns."""
+"""A fit logs a warning if the mean log loss of its weights may exceed the minimum by more than
+this, in nats."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """A pure function, with its parameters, that combines the probabilities of m members."""
+    """A pure function, stored with its parameters, that combines the probabilities of m members."""
 
     mean: str
     """`arithmetic` or `geometric`."""
     weights: np.ndarray
-    """(m,), at least 0, summing to 1; a dropped member has weight 0."""
+    """(m,) weights, at least 0 and summing to 1; a dropped member has weight 0."""
     correction: Correction = field(default_factory=Correction)
-    """Applied to the mean."""
+    """The correction that is applied to the mean."""
 
     def __call__(self, probabilities: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
-        """Blend the members' probabilities (m, n, 3) into (n, 3). If `cases`, the rows' cases
-        (`humanpref.text.cases`), are None, no special case is corrected."""
+        """Blend the members' probabilities, (m, n, 3), into (n, 3). `cases` are the rows' cases
+        (`humanpref.text.cases`); if None, no special cases are corrected."""
         return np.exp(self.correction(self.mixed(probabilities), cases))
 
     def mixed(self, probabilities: np.ndarray) -> np.ndarray:
@@ -58,7 +60,7 @@ class Blend:
         return np.log(np.tensordot(self.weights, probabilities, axes=1))
 
     def facts(self) -> dict[str, Any]:
-        """Return the kind of mean and the correction, without the weights, as plain JSON types."""
+        """Return the kind of mean and the correction, but not the weights, as plain JSON types."""
         offsets = zip(CASES, self.correction.offsets, strict=True)
         return {
             "mean": self.mean,
@@ -68,8 +70,8 @@ class Blend:
 
 
 def mix(blend: Blend, probabilities: np.ndarray, cases: np.ndarray) -> np.ndarray:
-    """Blend probabilities (m, n, 3) into (n, 3), using in each row only the members that are not
-    NaN; the result is NaN if there are none.
+    """Blend m members' probabilities, (m, n, 3), into (n, 3). In each row, only members whose
+    probabilities are not NaN are used; if all are NaN, the result is NaN.
 
     `cases` (n,) are the rows' cases; see `humanpref.text.cases`.
     """
@@ -101,33 +103,34 @@ def fit_blend(
     probabilities : ndarray
         (m, n, 3) predictions of m members.
     rows : HeldOutRows
-        The n rows.
+        The n predicted rows.
     options : BlendOptions
-        `shrinkage` is s in the penalties s/2 |w - 1/m|² and s/2 (1/T - 1)², in nats over all rows:
-        a Gaussian prior with standard deviation 1/sqrt(s) around the plain mean, 0.3 for s = 10. It
-        matters with a thousand rows, where the weights would follow noise, but not with fifty
-        thousand. Members whose removal costs less than `min_gain`, in nats over all rows, are
-        dropped, the cheapest first, and the others are fitted again after each one. One nat is
-        Akaike's price of one parameter.
+        `shrinkage` is s in the penalties s/2 |w - 1/m|² and s/2 (1/T - 1)², which are added to the
+        log loss summed over all rows (in nats). They act as a Gaussian prior around the plain mean,
+        with standard deviation 1/sqrt(s): 0.3 for s = 10. The prior matters with a thousand rows,
+        where the weights would otherwise follow noise, but not with fifty thousand. A member is
+        dropped if its removal raises the summed log loss by less than `min_gain` nats; the cheapest
+        member goes first, and the others are fitted again after each removal. One nat is Akaike's
+        price of one parameter.
 
     Returns
     -------
     blend : Blend
         The blend of all m members; dropped ones have weight 0.
     dropped : dict
-        Why members were dropped, by their index.
+        The reason for dropping each dropped member, by the member's index.
     tried : list of dict
         The special cases that were tried; see `fit_correction`.
 
-    Source: Breiman (1996), "Stacked regressions", with log loss instead of squared error; Genest
-    and Zidek (1986) on both means.
+    Sources: Breiman (1996), "Stacked regressions", here with log loss instead of squared error;
+    Genest and Zidek (1986), for both means.
     """
     probabilities = np.maximum(probabilities, CLIP)
     dropped: dict[int, str] = {}
     kept = list(range(len(probabilities)))
 
     def fit(members: list[int]) -> tuple[np.ndarray, float]:
-        """Return the weights, and the log loss over all rows at the best temperature."""
+        """Return the weights, and their log loss at the best temperature, summed over all rows."""
         weights = _fit_weights(probabilities[members], rows, options)
         logs = Blend(options.mean, weights).mixed(probabilities[members])
         corrected = fit_temperature(logs, rows, options.shrinkage)(logs)
@@ -141,8 +144,8 @@ def fit_blend(
         if cost >= options.min_gain:
             break
         dropped[cheapest] = (
-            f"leaving it out {'raises' if cost > 0 else 'lowers'} the log loss by {abs(cost):.2g} "
-            f"nats over all rows (a member is kept if this is at least {options.min_gain:g})"
+            f"leaving it out {'raises' if cost > 0 else 'lowers'} the summed log loss by "
+            f"{abs(cost):.2g} nats (a member must be worth at least {options.min_gain:g} nats)"
         )
         kept.remove(cheapest)
         best, loss = trials[cheapest]
@@ -156,7 +159,7 @@ def fit_blend(
 
 
 def _fit_weights(probabilities: np.ndarray, rows: HeldOutRows, options: BlendOptions) -> np.ndarray:
-    """Fit the weights (m,) on the simplex."""
+    """Return the weights, (m,), that minimize the penalized log loss on the simplex."""
     equal = equal_blend(options.mean, len(probabilities)).weights
     total = rows.weights.sum()
 
@@ -183,12 +186,12 @@ def _fit_weights(probabilities: np.ndarray, rows: HeldOutRows, options: BlendOpt
     )
     weights = np.clip(optimum.x, 0, None)
     weights /= weights.sum()
-    # The objective is convex, so it lies above its tangents: this bounds the distance to its
-    # minimum on the simplex.
+    # The objective is convex, so it lies above its tangents. The gap therefore bounds the distance
+    # to its minimum on the simplex.
     gradient = objective(weights)[1]
     gap = weights @ gradient - gradient.min()
     if not gap <= GAP:
         logger.warning(
-            "blend: the log loss may be %.2g above its minimum (%s)", gap, optimum.message
+            "blend: the log loss may be %.2g nats above its minimum (%s)", gap, optimum.message
         )
     return weights

@@ -16,17 +16,17 @@ from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
 
 INNER_FOLDS = 4
 ROUNDING = 1e-6
-"""Variation below this, in the units of a share or a cosine, is noise that scaling would
-amplify."""
+"""If a column's standard deviation is below this (in the units of a share or a cosine), it is noise
+that scaling would amplify."""
 CLIP_STD = 10.0
-"""Scaled structural features are clipped to this many standard deviations from their mean."""
+"""Scaled features are clipped to the range from -`CLIP_STD` to `CLIP_STD`."""
 EIGENVALUE_FLOOR = 1e-12
-"""Principal axes below this share of the largest eigenvalue are dropped."""
+"""Principal axes with eigenvalues below this share of the largest one are dropped."""
 
 
 class Side(NamedTuple):
-    """Columns of n rows, from the wide block and the structural block, that are all antisymmetric
-    or all symmetric in A and B."""
+    """The columns of n rows in the wide block and in the structural block. Either all of them are
+    antisymmetric in A and B, or all are symmetric."""
 
     wide: Matrix
     structure: np.ndarray
@@ -38,11 +38,11 @@ class Side(NamedTuple):
         return np.hstack(self)
 
     def rows(self, mask: np.ndarray) -> "Side":
-        """Return some of the rows."""
+        """Return the rows selected by the mask."""
         return Side(self.wide[mask], self.structure[mask])
 
     def penalties(self, wide: float, structure: float) -> np.ndarray:
-        """Repeat each block's penalty for each of its columns."""
+        """Return the penalty of every column, (columns,), from the penalties of the two blocks."""
         return np.repeat([wide, structure], [self.wide.shape[1], self.structure.shape[1]])
 
 
@@ -53,11 +53,11 @@ class Blocks(NamedTuple):
     z: Side
 
     def rows(self, mask: np.ndarray) -> "Blocks":
-        """Return some of the rows."""
+        """Return the rows selected by the mask."""
         return Blocks(self.x.rows(mask), self.z.rows(mask))
 
     def matrices(self) -> tuple[Matrix, Matrix]:
-        """Return the columns that `DavidsonRegression` takes."""
+        """Return x and z as the matrices that `DavidsonRegression` takes."""
         return self.x.matrix(), self.z.matrix()
 
     def regression(self, wide_penalty: float, structure_penalty: float) -> DavidsonRegression:
@@ -75,8 +75,8 @@ class Penalties(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The chosen penalties, and their inner log loss in nats, which is None if there was nothing to
-    choose or there were too few prompts for a choice."""
+    """The chosen penalties, and their inner log loss in nats. The loss is None if there was only
+    one choice, or too few prompts for choosing."""
 
     wide: float
     structure: float
@@ -86,7 +86,7 @@ class Choice(NamedTuple):
 class Scales(NamedTuple):
     """The scale of each column of x, and the mean and the scale of each column of z.
 
-    x is not centered, because that would break its antisymmetry.
+    x is not centered, because centering would break its antisymmetry.
     """
 
     x_scale: np.ndarray
@@ -94,9 +94,10 @@ class Scales(NamedTuple):
     z_scale: np.ndarray
 
     def scaled(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scale the columns, clipped to `CLIP_STD`.
+        """Return the scaled columns of x and z, clipped to the range from -`CLIP_STD` to
+        `CLIP_STD`.
 
-        Clipping keeps a column that hardly varied in the training rows from deciding a row alone.
+        Without clipping, a column that hardly varied in the training rows could decide a row alone.
         Negating x negates its scaled values, so swapping A and B remains exact.
         """
         x, z = x / self.x_scale, (z - self.z_mean) / self.z_scale
@@ -104,7 +105,8 @@ class Scales(NamedTuple):
 
 
 def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray) -> Scales:
-    """Return the scales of weighted rows; a column that is constant up to rounding has scale 1."""
+    """Return the scales of the columns of x and z, given the rows' weights. A column that is
+    constant up to rounding has scale 1."""
     z_mean = np.average(z, axis=0, weights=weights)
     variances = (np.average(columns**2, axis=0, weights=weights) for columns in (x, z - z_mean))
     x_scale, z_scale = (
@@ -138,8 +140,8 @@ def fit_blocks(
 def state_shapes(
     wide_x: int, wide_z: int, scaled_x: int, scaled_z: int
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the arrays of `Scales` and of a regression that reads the scaled columns
-    in addition to `wide_x` and `wide_z` unscaled ones."""
+    """Return the shape of every saved array: those of `Scales`, and those of a regression on
+    `scaled_x` and `scaled_z` scaled columns plus `wide_x` and `wide_z` unscaled ones."""
     return {
         "x_scale": (scaled_x,),
         "z_mean": (scaled_z,),
@@ -151,19 +153,19 @@ def state_shapes(
 
 
 def _principal_axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the principal axes of the columns, as columns; an axis is zero if only rounding errors
-    vary along it."""
+    """Return the principal axes of `columns` as the columns of a matrix. An axis is zero if nothing
+    but rounding errors varies along it."""
     with threadpool_limits(1, user_api="blas"):  # as in `DavidsonRegression.fit`
         variances, axes = np.linalg.eigh(columns.T @ (columns * weights[:, None]))
     return np.where(variances > EIGENVALUE_FLOOR * variances.max(initial=0), axes, 0)
 
 
 def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int) -> Choice:
-    """Choose the structural penalty without the wide block, then the wide block's penalty given
-    that one.
+    """Choose the structural penalty without the wide block; then, keeping it, choose the wide
+    block's penalty.
 
-    The vocabularies and scales behind the blocks were fitted on the inner held-out rows too, though
-    not on their labels, which is good enough for ranking penalties.
+    The blocks' vocabularies and scales were also fitted on the inner held-out rows, though not on
+    their labels. That is good enough for ranking penalties.
     """
     wide, structure = penalties
     if len(structure) == len(wide) == 1:
@@ -183,7 +185,7 @@ def _best(
     blocks: Blocks, candidates: list[tuple[float, float]], rows: Labelled, splits: Splits
 ) -> Choice:
     """Return the (wide, structure) penalties with the lowest mean held-out log loss over the
-    splits. Each fit starts from the previous one."""
+    splits. Each fit starts from the solution of the previous one."""
     losses, total = np.zeros(len(candidates)), 0.0
     for learned, judged in splits:
         matrices, out = blocks.rows(learned).matrices(), blocks.rows(judged).matrices()

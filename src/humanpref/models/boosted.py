@@ -1,5 +1,5 @@
-"""Gradient-boosted trees on structural features and text similarities: minutes on the CPU, without
-torch.
+"""Gradient-boosted trees on structural features and text similarities. They train within minutes on
+the CPU and do not need torch.
 
 The columns (if selection is requested), the number of trees and the temperature are all chosen on
 inner folds of the training rows.
@@ -27,8 +27,8 @@ from humanpref.text.overlap import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
 BOOSTER_FILE = "booster-{}.ubj"
 INNER_FOLDS = 5
 INNER_PROMPTS = 50
-"""Minimum number of distinct prompts for choosing anything; with fewer, the model has
-`DEFAULT_ROUNDS` trees per class and temperature 1."""
+"""Minimum number of distinct prompts for tuning. With fewer, the temperature is 1, and
+`DEFAULT_ROUNDS` trees per class are trained unless the options set a number."""
 DEFAULT_ROUNDS = 100
 
 _ANTISYMMETRIC = (*features.ANTISYMMETRIC, *overlap.ANTISYMMETRIC)
@@ -38,7 +38,7 @@ COLUMNS = (*_ANTISYMMETRIC, *_SYMMETRIC)
 
 
 def columns_of(pairs: pd.DataFrame, similarities: Similarities) -> Columns:
-    """Compute `COLUMNS` of each row, float32."""
+    """Compute the values of `COLUMNS` for each row, as float32."""
     structure, likeness = features.structural_features(pairs), similarities.columns(pairs)
     blocks = [block for kind in zip(structure, likeness, strict=True) for block in kind]
     signs = np.repeat([-1, 1], [len(_ANTISYMMETRIC), len(_SYMMETRIC)]).astype(np.float32)
@@ -46,13 +46,13 @@ def columns_of(pairs: pd.DataFrame, similarities: Similarities) -> Columns:
 
 
 class BoostedModel(Model, family="boosted"):
-    """XGBoost on the columns of `columns_of`, averaged over several seeds and both orders, divided
-    by a temperature.
+    """XGBoost on the columns of `columns_of`. The log scores are averaged over several seeds and
+    both orders of A and B, and then divided by a temperature.
 
-    Attributes after `fit`: `similarities_`, `columns_` (the positions in `COLUMNS` of the columns
-    that the trees use), `boosters_`, `temperature_` and `selection_` (None if nothing was selected,
-    or after loading). The parameters are the options of `humanpref.config.cpu.BoostedOptions`, and
-    `seed`.
+    Attributes after `fit`: `similarities_`, `columns_` (the indices in `COLUMNS` of the columns
+    that the trees use), `boosters_`, `temperature_` and `selection_` (None if there was no
+    selection, or after loading). The parameters are the options of
+    `humanpref.config.cpu.BoostedOptions`, and `seed`.
     """
 
     swap_equivariant = True
@@ -72,8 +72,8 @@ class BoostedModel(Model, family="boosted"):
                 self.columns_ = self.selection_.columns
                 examples = examples._replace(columns=examples.columns.chosen(self.columns_))
             rounds = trainer.best_rounds(examples, splits)
-            # A single seed is slightly more confident than the mean of several, so the temperature
-            # errs on the safe side.
+            # The temperature is fitted to a single seed. A single seed is slightly more confident
+            # than the mean of several, so the temperature errs toward softer predictions.
             log_scores, judged = trainer.held_out_margins(examples, splits, rounds)
             self.temperature_ = fit_temperature(log_scores, judged)
             inner = _log_loss(log_scores / self.temperature_, judged)
@@ -121,8 +121,8 @@ class BoostedModel(Model, family="boosted"):
         names = [tuple(booster.feature_names or ()) for booster in self.boosters_]
         if len(set(names)) > 1 or not names[0] or not set(names[0]) <= set(COLUMNS):
             raise InputError(
-                f"{folder}: expected boosters that all use the same columns of this version of "
-                "humanpref"
+                f"{folder}: expected boosters that all use the same columns, and only columns of "
+                "this version of humanpref"
             )
         self.columns_ = [COLUMNS.index(name) for name in names[0]]
 
@@ -130,8 +130,8 @@ class BoostedModel(Model, family="boosted"):
 def select_columns(
     trainer: Trainer, examples: Examples, splits: Splits, checkpoint: Path | None
 ) -> Selection:
-    """Select among the columns that LightGBM ranks first, by their inner log loss. The number of
-    trees is the best one for all columns together."""
+    """Select columns by their inner log loss from those that LightGBM ranks highest. Every
+    comparison uses the number of trees that is best with all columns."""
     rounds = trainer.best_rounds(examples, splits)
     values, _, classes, weights = examples.expanded()
     order = importance_order(values, classes, weights, trainer.seeds()[0])
@@ -146,7 +146,7 @@ def select_columns(
 
 
 def fit_temperature(log_scores: np.ndarray, rows: Examples) -> float:
-    """Return the temperature, from 1/4 to 4, with the lowest log loss of log scores (n, 3)."""
+    """Return the temperature from 1/4 to 4 that minimizes the log loss of log scores (n, 3)."""
     optimum = minimize_scalar(
         lambda log_t: _log_loss(log_scores / np.exp(log_t), rows),
         bounds=(-np.log(4), np.log(4)),

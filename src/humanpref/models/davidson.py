@@ -30,13 +30,13 @@ def davidson_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     d, nu : ndarray
-        (n,) float64, any real numbers.
+        (n,) float64: the margin and the tie score, any real numbers.
 
     Returns
     -------
     ndarray
-        (n, 3) float64, rows summing to 1. d = nu = 0 gives a third each; d = 2 ln 2, nu = 0 gives
-        (4, 1, 2) / 7.
+        (n, 3) float64, rows summing to 1. d = nu = 0 gives 1/3 for each class; d = 2 ln 2, nu = 0
+        gives (4, 1, 2) / 7.
     """
     return np.exp(_log_probabilities(d, nu))
 
@@ -51,15 +51,15 @@ class DavidsonRegression:
     Parameters
     ----------
     penalty_x, penalty_z : ndarray
-        The penalties of the weights, (columns of x,) and (columns of z,), in units of rows:
-        sum_i loss_i + sum_j penalty_j w_j² / 2 is minimized.
+        L2 penalties, one for each column of x and of z, in units of rows: the fit minimizes sum_i
+        loss_i + sum_j penalty_j w_j² / 2.
 
     Attributes
     ----------
     w_, v_ : ndarray
         Weights of x and of z.
     c_ : float
-        The tie score's constant; not penalised.
+        The tie score's constant, which is not penalized.
     parameters : ndarray
         Concatenation of `w_`, `v_` and `c_`.
     iterations_ : int
@@ -84,8 +84,8 @@ class DavidsonRegression:
         total, parts = weights.sum(), [x.shape[1], x.shape[1] + z.shape[1]]
         penalty = np.concatenate([self.penalty_x, self.penalty_z, [0.0]])
         # Parameters are rescaled so that the loss has roughly equal curvature in each of them,
-        # assuming equally likely classes. The optimum is the same, but takes fewer iterations (39
-        # instead of 237 at best, 101 instead of 97 at worst, on 4,000 rows).
+        # assuming equally likely classes. The optimum is the same, but usually takes fewer
+        # iterations: on 4,000 rows, 39 instead of 237 at best, and 101 instead of 97 at worst.
         curvature = [_squares(x, weights) / 6, _squares(z, weights) * 2 / 9, [total * 2 / 9]]
         curvature = np.concatenate(curvature) + penalty
         scale = 1 / np.sqrt(np.where(curvature > 0, curvature, 1.0))
@@ -98,8 +98,8 @@ class DavidsonRegression:
             # Derivatives of the loss with respect to each row's scores d / 2, -d / 2 and nu.
             by_a, by_b, by_nu = ((np.exp(logs) - labels) * weights[:, None]).T
             gradient = np.concatenate([x.T @ ((by_a - by_b) / 2), z.T @ by_nu, [by_nu.sum()]])
-            # Divided by the weight of all rows, so that the optimizer's `ftol` means the same at
-            # any size.
+            # Divide by the total weight, so that the optimizer's `ftol` means the same for any
+            # number of rows.
             return loss / total, scale * (gradient + penalty * parameters) / total
 
         begin = np.zeros(len(scale)) if start is None else start / scale
@@ -120,7 +120,7 @@ class DavidsonRegression:
 
     @classmethod
     def restored(cls, arrays: dict[str, np.ndarray]) -> "DavidsonRegression":
-        """Return a fitted regression from `arrays`."""
+        """Return a fitted regression from the arrays that the method `arrays` returned."""
         regression = cls(np.empty(0), np.empty(0))
         regression.w_, regression.v_, (regression.c_,) = (arrays[name] for name in ("w", "v", "c"))
         return regression

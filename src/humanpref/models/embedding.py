@@ -1,5 +1,5 @@
-"""A Davidson regression on frozen embeddings and structural features: the head is small, and the
-encoder is not trained."""
+"""A Davidson regression on frozen embeddings and structural features. Only this small regression is
+trained; the encoder is not."""
 
 from pathlib import Path
 
@@ -36,15 +36,15 @@ BACKBONE_FOLDER = "backbone"
 
 
 class EmbeddingModel(Model, family="embedding"):
-    """A model of d on [a - b, p * (a - b)] and of nu on [|a - b|, a * b, p], both with cosines,
-    attention scores and structural features.
+    """A Davidson regression. d depends on [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; both
+    also depend on cosines, attention scores and structural features.
 
-    p, a and b are principal components of the embeddings of the prompt and the answers. They keep
-    their variances, so the penalty restrains minor components more. Cosines and attention scores
-    belong to the same wide block and share its penalty. Attributes after `fit`: `encoder_`,
-    `center_` (width,), `basis_` (width, components), `scales_` of structural features and cosines,
-    and `regression_`. The parameters are the options of `humanpref.config.cpu.EmbeddingOptions` and
-    `ForwardOptions`, and `seed`.
+    p, a and b are principal components of the embeddings of the prompt and the two answers. The
+    components keep their variances, so the penalty restrains minor ones more. Cosines and attention
+    scores are in the wide block with the components, and share its penalty. Attributes after `fit`:
+    `encoder_`, `center_` (width,), `basis_` (width, components), `scales_` (of structural features
+    and cosines) and `regression_`. The parameters are the options of
+    `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`, and `seed`.
     """
 
     swap_equivariant = True
@@ -88,8 +88,7 @@ class EmbeddingModel(Model, family="embedding"):
         self.encoder_ = load_frozen(kept, options.max_length, digest)
         width = self.encoder_.width
         k = min(options.components, width)
-        # The wide block has 2 (x) and 3 (z) times the components, besides cosines, which are
-        # scaled.
+        # Besides the scaled cosines, the wide block has 2 k columns in x and 3 k in z.
         shapes = state_shapes(
             2 * k,
             3 * k,
@@ -103,8 +102,8 @@ class EmbeddingModel(Model, family="embedding"):
         self.regression_ = DavidsonRegression.restored(arrays)
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
-        """Return the vectors, and the antisymmetric and symmetric columns that `Scales` scales:
-        structural features, then cosines."""
+        """Return the vectors, and the antisymmetric and the symmetric columns that are to be scaled
+        (structural features, then cosines)."""
         inference: ForwardOptions = self.config.inference
         vectors = pair_vectors(
             pairs,
@@ -138,9 +137,9 @@ def principal_components(
     center : ndarray
         (width,) float64, the mean vector.
     basis : ndarray
-        (width, min(components, width)) float64; `(vector - center) @ basis` are the components, the
-        one with the largest variance first, all divided by the same number so that the mean of
-        their squares is 1.
+        (width, min(components, width)) float64. `(vector - center) @ basis` gives a vector's
+        components in descending order of variance. All are divided by the same number, which makes
+        their mean square 1.
     """
     sides = np.concatenate([vectors.prompt, vectors.a, vectors.b])
     weights = np.tile(weights, 3)

@@ -1,4 +1,5 @@
-"""Heads: turn the encoded answers of a batch into logits (n, 3), columns A, B, tie.
+"""Heads, which turn the encoded answers of a batch into logits (n, 3) with the columns A, B and
+tie.
 
 Every head takes an `Encoded` and returns logits whose softmax gives the probabilities. A head with
 `equivariant = True` exchanges the logits of A and B when the answers are exchanged, provided that
@@ -17,7 +18,7 @@ from humanpref.text.format import PROMPT, A, B
 
 
 class Side(NamedTuple):
-    """One answer of n rows.
+    """One side of n rows: all of their answers A, or all of their answers B.
 
     Attributes
     ----------
@@ -70,7 +71,7 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 
 def encoded_dual(hidden: Tensor, mask: Tensor, parts: Tensor) -> Encoded:
     """Pool two branches per row, (n, 2, length, width): an answer's vector is the mean over all
-    real tokens of its branch."""
+    tokens of its branch except padding."""
     branches = list(zip(hidden.unbind(1), mask.bool().unbind(1), parts.unbind(1), strict=True))
     prompts = [masked_mean(tokens, part == PROMPT) for tokens, _, part in branches]
     a, b = (Side(masked_mean(tokens, real), tokens, real) for tokens, real, _ in branches)
@@ -113,8 +114,8 @@ def interactions(a: Tensor, b: Tensor) -> list[Tensor]:
 
 
 class AttentionHead(nn.Module):
-    """A head in which each answer's tokens attend to the other answer; the network also reads both
-    results. Source: the report (M12)."""
+    """A head in which each answer's tokens attend to the other answer. Its network reads both
+    results in addition to the interactions. Source: the report (M12)."""
 
     equivariant = False
 
@@ -128,11 +129,12 @@ class AttentionHead(nn.Module):
         return self.network(torch.cat(vectors, dim=-1))
 
     def attend(self, queries: Side, keys: Side) -> Tensor:
-        """Attend from one answer's tokens to the other's and average, (n, width)."""
+        """Let the tokens of `queries` attend to those of `keys`, and return the mean of the
+        results, (n, width)."""
         values = keys.tokens.float().masked_fill(~keys.mask.unsqueeze(-1), 0)
-        # For an answer without tokens, the first position stays visible, since attention to nothing
-        # gives NaN. It is zeroed like all padding: padding has variance 0, so a gradient into it
-        # would overflow in half precision.
+        # If an answer has no tokens, its first position stays visible, since attention to nothing
+        # gives NaN. That position is zeroed like all padding. The variance of padding is 0, so a
+        # gradient into it would overflow in half precision.
         ignored = ~keys.mask
         ignored[:, 0] &= keys.mask.any(dim=1)
         attended, _ = self.attention(
@@ -142,16 +144,16 @@ class AttentionHead(nn.Module):
 
 
 class TieHead(nn.Module):
-    """Compute a margin d, antisymmetric in A and B, and a tie score nu, symmetric in them, and
-    combine them with a tie-aware link.
+    """Compute a margin d, which is antisymmetric in A and B, and a tie score nu, which is
+    symmetric. Combine both with a tie-aware link.
 
     d = f(prompt, a, b) - f(prompt, b, a);   nu = g(prompt, a + b, |a - b|, a * b)
 
     ``davidson``: P(A), P(B), P(tie) ∝ e^{d/2}, e^{-d/2}, e^{nu}. ``rao-kupper``: P(A) = sigmoid(d -
     theta), P(B) = sigmoid(-d - theta), P(tie) is the rest; theta = softplus(nu).
 
-    Source: Davidson (1970), eq. 2.5; Rao and Kupper (1967), eq. 2.1. That ties depend on the prompt
-    more than on the pair of models: arXiv 2510.02306.
+    Source: Davidson (1970), eq. 2.5; Rao and Kupper (1967), eq. 2.1. Evidence that ties depend on
+    the prompt more than on the pair of models: arXiv 2510.02306.
     """
 
     equivariant = True
@@ -170,13 +172,13 @@ class TieHead(nn.Module):
 
 
 def davidson(d: Tensor, nu: Tensor) -> Tensor:
-    """Compute logits of Davidson's model, (n, 3) from (n,) and (n,)."""
+    """Return the logits of Davidson's model, (n, 3), for d and nu, each (n,)."""
     return torch.stack([d / 2, -d / 2, nu], dim=-1)
 
 
 def rao_kupper(d: Tensor, nu: Tensor) -> Tensor:
-    """Compute log-probabilities of Rao and Kupper's model with the threshold softplus(nu), (n, 3)
-    from (n,) and (n,).
+    """Return the log probabilities of Rao and Kupper's model, (n, 3), for d and nu, each (n,). The
+    threshold theta is softplus(nu).
 
     P(tie) = sigmoid(d + theta) - sigmoid(d - theta) = (1 - e^{-2 theta}) sigmoid(d + theta)
     sigmoid(theta - d). The product remains accurate when both sigmoids are near 0 or 1.
@@ -192,7 +194,7 @@ EQUIVARIANT_HEADS = tuple(LINKS)
 
 
 def tie_score(link: str, probability: float) -> float:
-    """Compute the nu for which a tie has this probability at d = 0.
+    """Return the nu that gives a tie this probability at d = 0.
 
     Davidson: e^nu / (2 + e^nu) = p. Rao-Kupper: tanh(theta / 2) = p with theta = softplus(nu).
 
@@ -214,8 +216,8 @@ def build_head(
 ) -> nn.Module:
     """Build the head named in `model.head`.
 
-    With `zero_start`, the last layer of each of its networks is initialized to zero, and so the
-    initial logits of all heads except rao-kupper are zero.
+    With `zero_start`, the last layer of each of the head's networks is initialized to zero. The
+    initial logits are then zero for every head except rao-kupper.
     """
 
     def network(inputs: int, outputs: int = 3) -> nn.Sequential:

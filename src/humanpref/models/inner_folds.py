@@ -10,11 +10,12 @@ import pandas as pd
 from humanpref.data import inner_splits
 
 ENOUGH_ROWS = 4_000
-"""Once this many rows are held out, further folds are skipped, since the choice is no longer
-noise."""
+"""Once this many rows have been held out, further folds are skipped: the held-out loss is then
+precise enough."""
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
-"""For each inner fold, masks of the rows for fitting and of the held-out rows for evaluation."""
+"""For each inner fold, a mask of the rows to fit on and a mask of the held-out rows to evaluate
+on."""
 
 
 class Labelled(NamedTuple):
@@ -25,14 +26,14 @@ class Labelled(NamedTuple):
     weights: np.ndarray
 
     def part(self, mask: np.ndarray) -> "Labelled":
-        """Return some of the rows."""
+        """Return the rows selected by the mask."""
         pairs = self.pairs[mask].reset_index(drop=True)
         return Labelled(pairs, self.labels[mask], self.weights[mask])
 
 
 def choosing_splits(rows: Labelled, folds: int, seed: int, least_prompts: int = 0) -> Splits:
-    """Make `folds` inner splits and return only the first few: enough to hold out `ENOUGH_ROWS`
-    rows in total.
+    """Make `folds` inner splits, but return only the first few: as many as it takes to hold out
+    `ENOUGH_ROWS` rows in total.
 
     See `humanpref.data.inner_splits`. The list is empty if there are fewer than `least_prompts`
     prompts, or fewer prompts than folds.

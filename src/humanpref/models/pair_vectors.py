@@ -1,8 +1,9 @@
-"""Compare the texts of a row under a frozen encoder: mean vectors, cosines and attention scores.
+"""Compare the texts of each row by the vectors that a frozen encoder gives them: mean vectors,
+cosines and attention scores.
 
-As with the structural features, everything is computed for one answer at a time, or for the answers
-in both orders, and then combined, so the symmetry under an exchange of A and B holds by
-construction.
+Everything is computed either for one answer at a time or for both orders of the answers, and then
+combined. Symmetry under an exchange of A and B therefore holds by construction, as it does for the
+structural features.
 """
 
 from typing import NamedTuple
@@ -13,9 +14,9 @@ import pandas as pd
 from humanpref.models.sentence import FrozenEncoder, Windows
 
 SHARPNESS = 20.0
-"""Factor applied to the cosines in the softmax of the attention scores: the scale at which
-sentence-transformers are trained to tell matches from non-matches. Source: the default `scale` of
-`MultipleNegativesRankingLoss` in that library."""
+"""Factor that multiplies the cosines in the softmax of the attention scores. It is the scale at
+which sentence-transformers are trained to tell matches from non-matches. Source: the default
+`scale` of `MultipleNegativesRankingLoss` in that library."""
 
 RESPONSE_COSINES = (
     "prompt_cosine",  # cosine of the entire prompt with the entire response
@@ -41,10 +42,10 @@ SYMMETRIC_COSINES = (
 class PairVectors(NamedTuple):
     """The vectors and cosines of n rows.
 
-    `prompt`, `a` and `b` are the mean vectors of the texts of the entire conversation, (n, width)
-    float64 of length 1, or 0 for an empty text. `antisymmetric`, (n, 7) float64, has the columns
-    `ANTISYMMETRIC_COSINES`, which change sign when A and B are exchanged; `symmetric`, (n, 13)
-    float64, has the columns `SYMMETRIC_COSINES`, which do not change.
+    `prompt`, `a` and `b`, each (n, width) float64, are the mean vectors of all turns of that side.
+    Each vector has length 1, or 0 if the text is empty. `antisymmetric`, (n, 7) float64, has the
+    columns `ANTISYMMETRIC_COSINES`, which change sign when A and B are exchanged; `symmetric`, (n,
+    13) float64, has the columns `SYMMETRIC_COSINES`, which do not change.
     """
 
     prompt: np.ndarray
@@ -66,11 +67,11 @@ class Text(NamedTuple):
 def pair_vectors(
     pairs: pd.DataFrame, encoder: FrozenEncoder, max_windows: int, batch_tokens: int, precision: str
 ) -> PairVectors:
-    """Embed prompts and answers and compare them.
+    """Embed the prompts and answers, and return their vectors and comparisons.
 
-    A conversation with several turns is joined into one text for each of the three sides. Its last
-    turn, which influences people's judgments most, is also compared separately. With a single turn,
-    both are the same text, which is embedded once.
+    For each of the three sides (prompt, A and B), all turns are joined into one text. The last
+    turn, which influences people's judgments most, is also compared separately. If the prompt has a
+    single turn, both texts are the same and are embedded only once.
 
     Parameters
     ----------
@@ -99,7 +100,8 @@ def pair_vectors(
 
 
 def _texts(prompt: tuple[str, ...], turns: tuple[str, ...]) -> tuple[str, str]:
-    """Join all turns of a side, and the turns of the prompt's last round, which may be missing."""
+    """Return two texts of a side: all of its turns, and its turns from the prompt's last turn on
+    (empty if there are none)."""
     return "\n\n".join(turns), "\n\n".join(turns[max(0, len(prompt) - 1) :])
 
 
@@ -112,7 +114,7 @@ def _text(windows: Windows) -> Text:
 def _compared(
     prompt: Text, last_prompt: Text, a: Text, last_a: Text, b: Text, last_b: Text
 ) -> PairVectors:
-    """Compare the texts of one row; the arrays have no row axis."""
+    """Compare the texts of one row. The returned arrays have no row axis."""
     of_a, of_b = (
         np.array(
             [
@@ -141,20 +143,20 @@ def _compared(
 
 
 def _attraction(asking: Text, asked: Text) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cosines of two texts' windows, (windows of `asking`, windows of `asked`), and the
-    unnormalized attention scores."""
+    """Return the cosines between the windows of two texts and their unnormalized attention scores,
+    each (windows of `asking`, windows of `asked`)."""
     cosines = asking.windows @ asked.windows.T
     return cosines, asked.shares * np.exp(SHARPNESS * cosines)
 
 
 def _attended(asking: Text, asked: Text) -> float:
-    """Return the mean cosine, in [-1, 1], of each window of one text with the windows of the other
-    text to which it attends."""
+    """Return the mean cosine, in [-1, 1], between the windows of `asking` and the windows of
+    `asked` to which they attend."""
     cosines, scores = _attraction(asking, asked)
     return float(asking.shares @ ((scores * cosines).sum(axis=1) / scores.sum(axis=1)))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Scale vectors to length 1 along the last axis; zero vectors are unchanged."""
+    """Scale vectors along the last axis to length 1; zero vectors stay unchanged."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1.0)

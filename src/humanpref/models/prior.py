@@ -12,7 +12,8 @@ from humanpref.models.inner_folds import Labelled
 
 
 class PriorModel(Model, family="prior"):
-    """Predicts the (weighted) class rates of its training rows. `rates_` is (3,) float64."""
+    """A model that predicts the weighted class rates of its training rows for every row. After
+    `fit`, `rates_` holds them, (3,) float64."""
 
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         self.rates_ = np.average(rows.labels, axis=0, weights=rows.weights)

@@ -14,15 +14,15 @@ from humanpref.files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "selection.csv"
-"""The file in the model's folder that holds the path of a selection."""
+"""The file in a model's folder that holds the path of its selection."""
 
 
 class Selection(NamedTuple):
-    """The positions of the chosen columns, ascending, and the path that led to them.
+    """The indices of the chosen columns, in ascending order, and the path that led to them.
 
-    The path has one row per step: `step` from 0, `action` (`start`, `add` or `remove`), `column`
-    (its name), `columns` (their number after the step), `log_loss` (held out, nats) and `kept`
-    (False for the last step, which did not lower the loss).
+    The path has one row per step: `step` (from 0), `action` (`start`, `add` or `remove`), `column`
+    (its name), `columns` (the number of columns after the step), `log_loss` (held out, in nats) and
+    `kept` (False for the last step, which did not lower the loss).
     """
 
     columns: list[int]
@@ -32,7 +32,8 @@ class Selection(NamedTuple):
 def importance_order(
     matrix: np.ndarray, classes: np.ndarray, weights: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Rank the columns, best first, by total gain in a small LightGBM model of the three classes.
+    """Return the columns' indices, most important first, ranked by their total gain in a small
+    LightGBM model of the three classes.
 
     Parameters
     ----------
@@ -74,28 +75,29 @@ def select(
     loss_of: Callable[[list[int]], float],
     checkpoint: Path | None = None,
 ) -> Selection:
-    """Start with no columns (forward) or with all candidates (backward), and keep moving to the
-    best neighbor until none is better.
+    """Start with no columns (forward) or with all candidates (backward). Repeatedly add (forward)
+    or remove (backward) the column that lowers the held-out loss most, until none lowers it.
 
     Parameters
     ----------
     direction : str
         `forward` or `backward`.
     candidates : sequence of int
-        Columns to choose among, the most important first.
+        Indices of the columns to choose from, most important first.
     names : sequence of str
         Names of all columns.
     loss_of : callable
-        A function that returns the held-out log loss of a set of columns (ascending, at least one);
-        the same set must give the same loss.
+        A function that takes a list of column indices (ascending, at least one) and returns their
+        held-out log loss. The same columns must give the same loss.
     checkpoint : Path, optional
-        A file in which every loss is saved, so that an interrupted selection resumes with the next
-        one. It must come from the same rows and options; the caller removes it.
+        A file in which every loss is saved as it is computed, so that an interrupted selection
+        resumes where it stopped. An existing file must come from the same rows and options. The
+        caller deletes it afterwards.
 
     Notes
     -----
-    At most candidates² / 2 evaluations. Source: Kohavi and John (1997), "Wrappers for feature
-    subset selection".
+    For n candidates, this takes at most about n² / 2 evaluations. Source: Kohavi and John (1997),
+    "Wrappers for feature subset selection".
     """
     known: dict[str, float] = {}
     if checkpoint is not None and checkpoint.is_file():

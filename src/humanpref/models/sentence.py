@@ -1,9 +1,9 @@
 """A frozen sentence encoder (any sentence-transformer folder, or any Hugging Face encoder), and the
 vectors that it computes for texts.
 
-A text that is too long for the encoder is split into windows of equal length, each with its own
-vector; comparisons use the windows' mean or attend to them individually. A very long text keeps
-equal numbers of windows from its head and its tail.
+A text that is too long for the encoder is split into windows of nearly equal length, each with its
+own vector. Comparisons use the mean of the windows or attend to them individually. A very long text
+keeps only its head and its tail, in equal parts.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from humanpref.text.tokens import BATCH_TEXTS, cut_middle, template_of, text_ids
 from humanpref.training.predict import predict_logits
 
 MEMO_BYTES = 2**30
-"""Maximum size of `memo`."""
+"""Maximum size of `memo`, in bytes."""
 
 
 class Windows(NamedTuple):
@@ -49,13 +49,14 @@ class Windows(NamedTuple):
 
 
 class Memo:
-    """A cache of the windows of texts for one encoder and its options, limited to `MEMO_BYTES`."""
+    """A cache of texts' windows, up to `MEMO_BYTES`. All of them come from one encoder with one set
+    of options."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self, options: tuple[Any, ...] = ()) -> None:
-        """Forget every text, and use the memo for these options from now on."""
+        """Forget all texts, and use the memo for these options from now on."""
         self.options, self.bytes = options, 0
         self.windows: dict[str, Windows] = {}
 
@@ -68,11 +69,11 @@ class Memo:
 
 
 memo = Memo()
-"""A cache of vectors for the next model in this process that needs the same texts."""
+"""The cache that all models in this process share, so that a text need not be embedded again."""
 
 
 class FrozenEncoder:
-    """An encoder that turns texts into vectors; none of it is trained.
+    """An encoder that turns texts into vectors. None of its weights are trained.
 
     Parameters
     ----------
@@ -81,13 +82,14 @@ class FrozenEncoder:
         sentence-transformer has its own pooling, normalization and maximum length; a plain encoder
         is mean-pooled over the tokens.
     max_length : int, optional
-        Tokens per window, special tokens included; by default, the folder's value.
+        Maximum number of tokens per window, special tokens included; by default, the folder's
+        value.
 
     Attributes
     ----------
     digest : str
-        Digest of the weights, the vocabulary and the settings: equal for encoders that give equal
-        vectors.
+        Digest of the weights, the vocabulary and the settings. Encoders with equal digests give
+        equal vectors.
     width : int
         Width of a vector.
 
@@ -118,7 +120,7 @@ class FrozenEncoder:
     def embed(
         self, texts: Iterable[str], max_windows: int, batch_tokens: int, precision: str
     ) -> dict[str, Windows]:
-        """Return the windows of each distinct text.
+        """Return the windows of each distinct text, by text.
 
         The order of the texts does not matter: they are sorted, so the same set gives the same
         batches. Texts in `memo` are not computed again.
@@ -146,13 +148,14 @@ class FrozenEncoder:
         return known
 
     def save(self, folder: Path) -> None:
-        """Write a sentence-transformer folder that gives the same vectors."""
+        """Write the encoder as a sentence-transformer folder, which gives the same vectors when it
+        is loaded."""
         self.module.save(folder, self.settings)
         self.tokenizer.save_pretrained(folder)
 
     def facts(self, name: str) -> dict[str, Any]:
-        """Return the encoder's properties as plain JSON types; `name` is the one by which it was
-        loaded."""
+        """Return the encoder's properties as plain JSON types; `name` is the folder or hub name
+        from which it was loaded."""
         return {
             **backbone_facts(name, self.module.backbone),
             "width": self.width,
@@ -182,7 +185,7 @@ class FrozenEncoder:
         for text in pieces:
             start, end = end, end + len(text)
             tokens = np.array([len(piece) for piece in text], dtype=np.float64)
-            # A copy: a view would keep the vectors of all texts in memory.
+            # Copy the vectors, since a view would keep those of all texts in memory.
             embedded.append(Windows(vectors[start:end].astype(np.float32), tokens))
         empty = Windows(np.zeros((1, self.width), dtype=np.float32), np.ones(1))
         return [windows if len(windows.tokens) else empty for windows in embedded]
@@ -199,7 +202,8 @@ class FrozenEncoder:
             "settings": self.settings,
             "config": {key: value for key, value in config.items() if key not in _UNRELATED},
             "vocabulary": sorted(self.tokenizer.get_vocab().items()),
-            # The ids of each character reflect the tokenizer's normalizer and its other steps.
+            # The token ids of every character reflect the tokenizer's normalizer and its other
+            # steps.
             "ids": list(self._token_ids(_characters())),
             "template": template_of(self.tokenizer),
         }
@@ -212,7 +216,7 @@ class FrozenEncoder:
         return digest.hexdigest()
 
 
-# Keys that change when the same model is saved again.
+# Configuration keys that may change when the same model is saved again.
 _UNRELATED = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
@@ -229,7 +233,7 @@ def load_frozen(
     name: str, max_length: int | None = None, digest: str | None = None
 ) -> FrozenEncoder:
     """Load a frozen encoder, or return an equal one that is still in use, so that fold models share
-    their weights.
+    one copy of its weights.
 
     Parameters
     ----------
@@ -258,10 +262,11 @@ _IN_USE: weakref.WeakValueDictionary[str, FrozenEncoder] = weakref.WeakValueDict
 
 
 def split(ids: list[int], room: int, max_windows: int) -> list[list[int]]:
-    """Split ids into at most `max_windows` windows of at most `room` ids each, whose lengths differ
-    by at most one; a longer text loses its middle.
+    """Split ids into at most `max_windows` windows of at most `room` ids each; the windows' lengths
+    differ by at most one. If the ids do not fit, the middle ones are dropped.
 
-    For example, 300 ids give two windows of 150, not one of 254 and an uninformative remainder.
+    For example, if `room` is 254, 300 ids give two windows of 150, not one of 254 and an
+    uninformative remainder.
     """
     kept = cut_middle(ids, room * max_windows)
     count = -(-len(kept) // room)

@@ -1,9 +1,9 @@
 """A sentence encoder's folder: the module that turns a window's tokens into one vector, and its
 settings.
 
-sentence-transformers' own modules pool the tokens and perform the subsequent steps. Its
+sentence-transformers' own modules pool the tokens and perform the subsequent steps. The library's
 `Transformer`, which would load the backbone and the tokenizer, is not used: it initializes missing
-weights at random, applies an adapter if one is next to them, and runs the folder's code.
+weights at random, applies any adapter that it finds in the folder, and runs the folder's code.
 """
 
 import re
@@ -25,13 +25,13 @@ from humanpref.models.pretrained import LOADING_ERRORS, base_folder, not_loaded
 from humanpref.schema import InputError
 
 LONGEST = 512
-"""Tokens per window if the folder does not specify a length; most encoders were trained with this
-length."""
+"""Maximum number of tokens per window if the folder does not specify one; most encoders were
+trained with this number."""
 
 _MODULES = {module.__name__: module for module in (Pooling, Dense, LayerNorm, Normalize)}
-_FROM = r"sentence_transformers\.(\w+\.)*"  # its modules have moved between its versions
+_FROM = r"sentence_transformers\.(\w+\.)*"  # versions differ in the modules' paths
 _ORDER = re.compile(f"({_FROM}Transformer {_FROM}Pooling( {_FROM}(Dense|LayerNorm|Normalize))*)?")
-# Options that change the vectors, each with its only supported value.
+# Options that would change the vectors, each with the only supported value.
 _ENCODER_OPTIONS = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
@@ -48,8 +48,8 @@ class Settings(NamedTuple):
 
 
 class SentenceModule(nn.Module):
-    """A backbone without gradients and the modules after it, which turn token ids and mask, (n,
-    length), into vectors, (n, width) float32."""
+    """A frozen backbone and the modules after it. They turn token ids and an attention mask, each
+    (n, length), into vectors, (n, width) float32."""
 
     def __init__(self, backbone: nn.Module, modules: list[Module]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class SentenceModule(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         features = {"token_embeddings": states.float(), "attention_mask": attention_mask}
-        # Half precision would leave the vector only three digits.
+        # Half precision would leave the vector with only three significant digits.
         with torch.autocast(input_ids.device.type, enabled=False):
             return self.after(features)["sentence_embedding"]
 
@@ -68,7 +68,7 @@ class SentenceModule(nn.Module):
         return [{"type": type(own).__name__, **own.get_config_dict()} for own in self.after]
 
     def save(self, folder: Path, settings: Settings) -> None:
-        """Write a sentence-transformer's folder, except for the tokenizer."""
+        """Write a sentence-transformer folder, except for the tokenizer."""
         self.backbone.save_pretrained(folder)
         modules = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
         for i, own in enumerate(self.after, start=1):
@@ -84,8 +84,8 @@ class SentenceModule(nn.Module):
 
 
 def modules_of(folder: Path) -> list[tuple[str, Path]]:
-    """Return a sentence-transformer's modules in order, each with its folder; for a plain encoder,
-    the list is empty.
+    """Return a sentence-transformer's modules in order, as (type, folder). For a plain encoder, the
+    list is empty.
 
     Raises
     ------
@@ -118,13 +118,14 @@ def load_modules(modules: list[tuple[str, Path]]) -> list[Module]:
     Raises
     ------
     InputError
-        If one cannot be loaded, or lacks weights.
+        If a module cannot be loaded, or lacks weights.
     """
     loaded = []
     for kind, folder in modules:
         path = folder / "config.json"
         activation = str(_optional_json(path, {}).get("activation_function", ""))
-        # The library calls whatever torch function this names, and uses Tanh for everything else.
+        # The library would call any torch function named here, and would use Tanh for any other
+        # name.
         if activation and not re.fullmatch(r"torch\.nn\.modules\.\w+\.\w+", activation):
             raise InputError(
                 f"{path}: key 'activation_function': expected a module of torch.nn, got "
@@ -142,7 +143,8 @@ def load_modules(modules: list[tuple[str, Path]]) -> list[Module]:
 def longest_window(
     place: Path, modules: list[tuple[str, Path]], config: Any, tokenizer: Any
 ) -> tuple[int, bool]:
-    """Return the tokens per window, special tokens included, and whether texts are lower-cased.
+    """Return the maximum number of tokens per window, special tokens included, and whether texts
+    are lower-cased.
 
     Raises
     ------

@@ -1,5 +1,5 @@
-"""A Davidson regression on TF-IDF differences and structural features: quick, on the CPU, without
-torch."""
+"""A Davidson regression on TF-IDF differences and structural features. It trains quickly on the CPU
+and does not need torch."""
 
 import contextlib
 from pathlib import Path
@@ -37,15 +37,16 @@ from humanpref.text.processes import in_parts, processes_for
 
 VOCABULARY_FILE = "vocabulary.json"
 PROMPT_SHARE = 5
-"""The vocabulary of the prompts is capped at 1/`PROMPT_SHARE` of the cap for the responses."""
+"""The maximum size of the prompts' vocabulary is 1/`PROMPT_SHARE` of the maximum for the
+responses."""
 
 
 class SparseModel(Model, family="sparse"):
-    """A model of d on TF-IDF(a) - TF-IDF(b) and structural differences, and of nu on TF-IDF(prompt)
-    and symmetric structural features.
+    """A Davidson regression. d depends on TF-IDF(a) - TF-IDF(b) and structural differences; nu
+    depends on TF-IDF(prompt), the answers' cosine and symmetric structural features.
 
-    Attributes after `fit`: `responses_` and `prompts_` (the fitted vectorizers, None if no term
-    occurs often enough), `scales_` of the structural features, and `regression_`.
+    Attributes after `fit`: `responses_` and `prompts_` (the fitted vectorizers; each is None if it
+    has no terms), `scales_` (of the structural features) and `regression_`.
 
     The parameters are the options of `humanpref.config.cpu.SparseOptions`, and `seed`.
 
@@ -100,7 +101,7 @@ class SparseModel(Model, family="sparse"):
         for name, vectorizer in (("responses", self.responses_), ("prompts", self.prompts_)):
             terms, idf = [], np.empty(0)
             if vectorizer is not None:
-                # In the order of the columns.
+                # Both are in the order of the columns.
                 terms, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_
             vocabularies[name], arrays[f"{name}_idf"] = terms, idf
         save_arrays(folder / STATE_FILE, arrays)
@@ -128,7 +129,7 @@ class SparseModel(Model, family="sparse"):
         x: np.ndarray,
         z: np.ndarray,
     ) -> Blocks:
-        # The rows of a and b have length 1 (or 0), so the sum of products is their cosine.
+        # The rows of a and b have length 1 (or 0), so the sum of their products is their cosine.
         cosine = np.asarray(a.multiply(b).sum(axis=1))
         x, z = self.scales_.scaled(x, z)
         return Blocks(Side((a - b).tocsr(), x), Side(prompts, np.hstack([z, cosine])))
@@ -140,13 +141,13 @@ def _vectorize(
     """Fit a vectorizer to the texts and return it with the texts' TF-IDF; the vectorizer is None if
     `max_terms` is 0 or no term occurs in enough texts.
 
-    A repeated text counts once. Splitting the texts costs more than everything else, so it is done
-    only once.
+    Repeated texts count once. Splitting texts into terms takes most of the time, so each text is
+    split only once.
     """
     distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     least = min(options.min_rows, len(distinct))
-    # scikit-learn raises ValueError if no term is left; its arguments were already checked in the
-    # configuration.
+    # scikit-learn raises ValueError if no term is left. Invalid arguments cannot be the cause,
+    # since the configuration has already checked them.
     with contextlib.suppress(ValueError):
         if max_terms:
             vectorizer = _unfitted(options, min_df=least, max_features=max_terms)
@@ -175,7 +176,7 @@ def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> Tfid
 
 
 def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
-    # NLTK has already split the text into words and punctuation.
+    # If texts are preprocessed, NLTK has already split them into words and punctuation.
     token = r"\w+" if options.preprocess == "none" else r"\S+"
     return TfidfVectorizer(
         ngram_range=(1, options.word_ngrams), token_pattern=token, sublinear_tf=True, **arguments
@@ -183,8 +184,8 @@ def _unfitted(options: SparseOptions, **arguments: Any) -> TfidfVectorizer:
 
 
 def _terms(vectorizer: TfidfVectorizer | None, texts: list[str]) -> sparse.csr_matrix:
-    """Return the TF-IDF of each text, (n, terms), as rows of length 1; without a vectorizer, there
-    are no columns."""
+    """Return the TF-IDF of n texts, (n, terms), with rows of length 1. If `vectorizer` is None,
+    there are no columns."""
     if vectorizer is None:
         return sparse.csr_matrix((len(texts), 0))
     processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
@@ -192,6 +193,6 @@ def _terms(vectorizer: TfidfVectorizer | None, texts: list[str]) -> sparse.csr_m
 
 
 def _texts(column: pd.Series, options: SparseOptions) -> list[str]:
-    """Return the text of each cell as the vectorizers see it."""
+    """Join the turns of each cell, preprocess the texts as configured, and return them."""
     texts = ["\n\n".join(turns) for turns in column]
     return texts if options.preprocess == "none" else preprocess(texts, options.preprocess)

@@ -17,29 +17,29 @@ from humanpref.models.inner_folds import Splits
 from humanpref.schema import SWAPPED_CLASSES, InputError
 
 BINS = 64
-"""Maximum number of bins per column, from which the trees choose their splits: a quarter of
-XGBoost's default, which takes half the time and gives the same inner loss."""
+"""Maximum number of histogram bins per column. It is a quarter of XGBoost's default; training takes
+half the time and reaches the same inner loss."""
 
 
 class Columns(NamedTuple):
-    """Columns of n rows: their names, their signs when A and B are exchanged (1 or -1), and the
-    values (n, columns)."""
+    """Columns of n rows: their names, the factor (1 or -1) by which exchanging A and B multiplies
+    each of them, and their values, (n, columns)."""
 
     names: list[str]
     signs: np.ndarray
     values: np.ndarray
 
     def chosen(self, columns: list[int]) -> "Columns":
-        """Return some of the columns."""
+        """Return the columns with these indices."""
         names = [self.names[column] for column in columns]
         return Columns(names, self.signs[columns], self.values[:, columns])
 
     def rows(self, mask: np.ndarray) -> "Columns":
-        """Return some of the rows."""
+        """Return the rows selected by the mask."""
         return self._replace(values=self.values[mask])
 
     def both_orders(self) -> np.ndarray:
-        """Return the values as they are and with A and B exchanged, (2, n, columns)."""
+        """Return the values as they are, and those with A and B exchanged, (2, n, columns)."""
         return np.stack([self.values, self.values * self.signs])
 
 
@@ -51,20 +51,21 @@ class Examples(NamedTuple):
     weights: np.ndarray
 
     def rows(self, mask: np.ndarray) -> "Examples":
-        """Return some of the rows."""
+        """Return the rows selected by the mask."""
         return Examples(self.columns.rows(mask), self.labels[mask], self.weights[mask])
 
     def expanded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Repeat every row for both orders, and for each class that has a share in its label.
+        """Return m copies of the rows: one for each row, order of A and B, and class with a nonzero
+        share in the row's label.
 
         Returns
         -------
         values : ndarray
-            (m, columns).
+            (m, columns) values of the copies.
         owners, classes : ndarray
-            (m,) the original row's index, and the class.
+            (m,) the index of the original row, and the class of the copy.
         weights : ndarray
-            (m,) the class's share of half the row's weight.
+            (m,) half the weight of the original row, times the share of the class.
         """
         labels = np.stack([self.labels, self.labels[:, SWAPPED_CLASSES]])
         shares = labels.transpose(0, 2, 1) * self.weights / 2  # (orders, classes, rows)
@@ -74,9 +75,9 @@ class Examples(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Trains boosters with the given options. Each booster uses one thread, and as many train at a
-    time as there are cores; several threads on one booster would wait for the slowest at every
-    step."""
+    """Trains boosters with the given options. Each booster uses one thread, and up to one booster
+    per core trains at a time. Several threads in one booster would wait for the slowest of them at
+    every step."""
 
     options: BoostedOptions
     seed: int
@@ -92,8 +93,8 @@ class Trainer(NamedTuple):
         return _at_once([(self._parameters(number), examples, rounds) for number in numbers])
 
     def best_rounds(self, examples: Examples, splits: Splits) -> int:
-        """Return the number of trees per class with the lowest mean log loss over the splits, or
-        the configured number."""
+        """Return the number of trees per class: the configured one or, if none is configured, the
+        one with the lowest mean log loss over the splits."""
         if self.options.rounds is not None:
             return self.options.rounds
         matrix, owners = _matrix(examples)
@@ -112,8 +113,9 @@ class Trainer(NamedTuple):
     def held_out_margins(
         self, examples: Examples, splits: Splits, rounds: int
     ) -> tuple[np.ndarray, Examples]:
-        """Return the log scores (m, 3) of the splits' held-out rows, and these m rows. The scores
-        come from boosters with the first seed that were not trained on the rows."""
+        """Return the log scores, (m, 3), of the m rows that the splits hold out, and these rows.
+        Each row's scores come from a booster that was not trained on it; all boosters use the first
+        seed."""
         boosters = _at_once(
             [(self._parameters(), examples.rows(known), rounds) for known, _ in splits]
         )
@@ -124,12 +126,12 @@ class Trainer(NamedTuple):
         return scores[out], examples.rows(out)
 
     def _parameters(self, number: int = 0) -> dict:
-        """Return the XGBoost parameters of the booster with that index."""
+        """Return the XGBoost parameters of the booster with this index."""
         return {
             "objective": "multi:softprob",
             "num_class": 3,
-            # Start from even scores: class rates estimated from all rows would leak the inner
-            # folds.
+            # Start from equal scores. Class rates estimated from all rows would leak labels of the
+            # inner folds.
             "base_score": 0.5,
             "max_bin": BINS,
             "grow_policy": "lossguide",
@@ -168,7 +170,7 @@ def load_booster(path: Path) -> xgboost.Booster:
     Raises
     ------
     InputError
-        If it cannot be read.
+        If the file cannot be read.
     """
     booster = xgboost.Booster()
     try:
@@ -190,7 +192,7 @@ def _train(parameters: dict, examples: Examples, rounds: int) -> xgboost.Booster
 
 
 def _matrix(examples: Examples) -> tuple[xgboost.DMatrix, np.ndarray]:
-    """Return the expanded rows in XGBoost's format, and their owners."""
+    """Return the expanded rows in XGBoost's format, and the index of each one's original row."""
     values, owners, classes, weights = examples.expanded()
     names = examples.columns.names
     matrix = xgboost.DMatrix(values, classes, weight=weights, feature_names=names, nthread=1)

@@ -7,10 +7,10 @@
                       versions, members
       metrics.json    validation or out-of-fold metrics, and facts about the fit
       oof.csv         id, fold and the three probabilities of every row that was predicted while
-                      held out; only rows of the training file, so that each id names one row
+                      it was held out; only rows of the training file, so that each id is unique
       rows.csv        id, digests of the prompt and of the answers, case of the answers, labels and
                       weight of every training row, for later fits on oof.csv; ids of extra rows
-                      have a prefix for their file: `extra-1:`, `extra-2:` …
+                      start with a prefix for their file: `extra-1:`, `extra-2:` …
       model/          the single model, or fold-0/ … fold-(K-1)/: config.json, weights
                       (safetensors), tokenizer
 """
@@ -96,7 +96,7 @@ class Artifact:
         path = folder / FACTS_FILE
         if not path.is_file():
             raise InputError(
-                f"{folder}: not an artifact (no {FACTS_FILE} in it, which `humanpref train` writes)"
+                f"{folder}: not an artifact; it has no {FACTS_FILE}, which `humanpref train` writes"
             )
         facts = read_json(path)
         format_ = facts.get("format") if isinstance(facts, dict) else facts
@@ -133,7 +133,7 @@ class Artifact:
 
     @cached_property
     def models(self) -> list[Model]:
-        """The artifact's models (a single one, or one per fold), all in memory."""
+        """The artifact's models (a single one, or one per fold), all loaded into memory."""
         return [models.load_model(self.folder / member) for member in self.facts["members"]]
 
     @cached_property
@@ -145,19 +145,20 @@ class Artifact:
 
     @property
     def swap_equivariant(self) -> bool:
-        """Whether exchanging A and B exchanges P(A) and P(B) by construction."""
+        """Whether, by construction, exchanging A and B exchanges P(A) and P(B)."""
         return all(leaf.swap_equivariant for leaf in self.ensemble.leaves())
 
     @property
     def versions(self) -> list[dict[str, str]]:
-        """The library versions (`versions`) of every run that produced one of its models; for a
-        blend, those of its members' runs."""
+        """The library versions (see the function `versions`) of each run that trained one of the
+        artifact's models. For a blend, these are the runs of its members."""
         return self.facts.get("member_versions") or [self.facts.get("versions")]
 
     @property
     def written_by(self) -> set[tuple[str, str]]:
-        """The libraries that matter to its models (`humanpref.models.libraries_of`), each paired
-        with every version that wrote one of them."""
+        """The libraries that affect the artifact's models (`humanpref.models.libraries_of`), as
+        pairs of a name and a version. A library has one pair for each version with which a model
+        was written."""
         used = set().union(*(libraries_of(leaf.config) for leaf in self.ensemble.leaves()))
         try:
             return {(name, run[name]) for run in self.versions for name in used & run.keys()}
@@ -178,7 +179,7 @@ class Artifact:
         path = self.folder / OOF_FILE
         if not path.is_file():
             raise InputError(
-                f"{self.folder}: no {OOF_FILE} in it: nothing was held out in training; use --folds"
+                f"{self.folder}: has no {OOF_FILE}, since training held nothing out; use --folds"
             )
         oof = read_oof(path)
         if FOLD not in oof:
@@ -195,16 +196,17 @@ class Artifact:
         Raises
         ------
         InputError
-            If the table is missing, damaged or incomplete: a student could learn the label of a row
-            that is missing from it.
+            If the table is missing, damaged or incomplete. A training row that is missing from it
+            would count as unseen, and soft labels could then leak its label.
         """
         rows = read_rows(self.folder / ROWS_FILE)
         _check_whole(self.folder / ROWS_FILE, rows, self.facts.get("rows"))
         return rows
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return a mask (n,) of the rows that were among its training rows, held out or not, in any
-        file. Rows are matched by id, prompt and answers, in either order of the answers.
+        """Return a mask, (n,), of the rows that are among the artifact's training rows, from
+        whichever file and whether or not they were held out. Rows match if their id, prompt and
+        answers are the same; the answers may be in either order.
 
         Raises
         ------
@@ -217,7 +219,7 @@ class Artifact:
         return rows_among(pairs, rows) | rows_among(swap_pairs(pairs), rows)
 
     def learned_from(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return a mask (n,) of the rows on which any model of the artifact was trained.
+        """Return a mask, (n,), of the rows on which at least one model of the artifact was trained.
 
         Raises
         ------
@@ -230,8 +232,8 @@ class Artifact:
         return known & np.isnan(self.out_of_fold(pairs)[:, 0])
 
     def out_of_fold(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return the held-out predictions for the rows of the training file, (n, 3); NaN for all
-        others, including extra rows with the same ids.
+        """Return the held-out prediction of each row, (n, 3). Rows that were not held out, and rows
+        that are not in the training file (such as extra rows with the same ids), get NaN.
 
         Raises
         ------
@@ -245,14 +247,15 @@ class Artifact:
 
     @property
     def seconds(self) -> float:
-        """The time limit of `humanpref predict`: `inference.seconds` of its models, or infinity."""
+        """The default time limit of `humanpref predict` with this artifact: the option
+        `inference.seconds` of its models, or infinity."""
         first = read_ensemble(self.folder / self.facts["members"][0])
         inference = first.config.inference if isinstance(first, Leaf) else None
         return getattr(inference, "seconds", None) or math.inf
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return the mean of the models' probabilities, (n, 3) float64, in the order of the rows,
-        without a time limit. Only one model is in memory at a time.
+        """Return the mean of the models' probabilities, (n, 3) float64, in the order of the rows.
+        There is no time limit, and only one model is in memory at a time.
 
         The rows are read by `humanpref.data.as_pairs`, which raises InputError for invalid input.
         """
@@ -262,13 +265,13 @@ class Artifact:
 
 
 def load_model(folder: str | Path) -> Model:
-    """Load the model in a folder: one written by `save`, or an artifact's, which is the mean of its
-    fold models.
+    """Load the model in a folder: either one written by `Model.save`, or an artifact, whose model
+    is the mean of its fold models.
 
     Raises
     ------
     InputError
-        If the folder does not hold a complete model; missing or extra weights are an error.
+        If the model is incomplete, or if any weights are missing or unexpected.
     """
     if not (Path(folder) / FACTS_FILE).is_file():
         return models.load_model(folder)
@@ -330,7 +333,7 @@ def versions() -> dict[str, str]:
 def _check_whole(path: Path, table: pd.DataFrame, rows: Any) -> None:
     if isinstance(rows, int) and len(table) < rows:
         raise InputError(
-            f"{path}: expected at least {rows} rows, got {len(table)}; is the file cut off?"
+            f"{path}: expected at least {rows} rows, got {len(table)}; is the file truncated?"
         )
 
 

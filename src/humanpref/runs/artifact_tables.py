@@ -75,8 +75,8 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """Return a mask (n,) of the pairs that are in a table read by `read_rows`, matched by id,
-    prompt and answers."""
+    """Return a mask, (n,), of the pairs that are also in a table read by `read_rows`. Rows match if
+    their id, prompt and answers are the same."""
     known = set(zip(rows[ID], rows[PROMPT_KEY], rows[ANSWER_KEY], strict=True))
     pairs = as_pairs(pairs)
     keys = zip(pairs[ID], prompt_keys(pairs), answer_keys(pairs), strict=True)
@@ -92,7 +92,8 @@ _NUMBERS = {
 
 
 def _read_table(path: Path, key: list[str], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table of three probabilities with unique keys; columns not in `_NUMBERS` stay text."""
+    """Read a table that has three probabilities and unique keys. Columns that are not in `_NUMBERS`
+    stay text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except OSError as error:
@@ -119,7 +120,7 @@ def _read_table(path: Path, key: list[str], columns: Sequence[str] = ()) -> pd.D
 def _refuse(
     path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expected: str, values: pd.Series
 ) -> None:
-    """Raise InputError for the first row that is wrong."""
+    """Raise InputError for the first row that the mask `wrong` selects, if any."""
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(

@@ -43,15 +43,15 @@ MODEL = "model"
 
 
 def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") -> Artifact:
-    """Fit weights and a correction on out-of-fold predictions, and write an artifact that holds its
-    members.
+    """Fit weights and a correction on out-of-fold predictions, and write the blend with copies of
+    its members as an artifact.
 
     The blend's own oof.csv and metrics are cross-fitted: for each grouped fold, everything
     (members, weights, temperature, special cases) is fitted and chosen on the other folds. The gain
     is cross-fitted in the same way: on each fold, the blend is compared with the member that is
     best on the other folds. If members are nearly equal, that member is often not the best on this
     fold, which slightly favors the blend. The difference from the member that is best on all rows
-    is also reported; it favors that member. Both comparisons still have one leak: the members that
+    is also reported; it favors that member. Both comparisons still have one leak: the models that
     predicted the other folds were trained on this one. To avoid it, train a preset of family
     `blend` with folds.
 
@@ -61,7 +61,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         At least two artifacts trained on the same rows. Their folds may differ; only rows that all
         of them held out are used.
     out : path
-        The artifact's folder, which must not exist.
+        The new artifact's folder, which must not exist yet.
     mean : str
         `arithmetic` or `geometric`.
 
@@ -82,10 +82,10 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     splits = min(CROSS_FITS, len(set(keys)))
     if splits < 2:
         raise InputError(
-            "blend: the held-out rows have one prompt; at least two are needed to fit and evaluate "
-            "weights"
+            "blend: the held-out rows share one prompt; fitting and evaluating weights needs at "
+            "least two"
         )
-    # The prompts' keys replace the prompts: they give the same groups without the texts.
+    # The prompts' keys replace the prompts, since they give the same groups and need no texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
     weights = np.ones(len(rows)) if weights is None else weights
     held_out = HeldOutRows(labels, weights, folds, rows[CASE].to_numpy(object))
@@ -227,7 +227,7 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
     most = max(map(len, tables))
     if len(rows) < most:
         logger.warning(
-            "blend: %d rows were held out by every artifact, of the %d that one of them held out",
+            "blend: only %d rows were held out by every artifact; one artifact held out %d",
             len(rows),
             most,
         )
@@ -235,8 +235,8 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
 
 
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:
-    """Return a function that writes the artifact's model to a folder: a copy of its only model, or
-    the plain mean of copies of its fold models."""
+    """Return a function that writes the artifact's model to a folder. It writes a copy of a single
+    model, or the plain mean of copies of fold models."""
     copies = [
         partial(shutil.copytree, artifact.folder / member) for member in artifact.facts["members"]
     ]

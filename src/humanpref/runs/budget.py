@@ -13,12 +13,13 @@ UNREAD = "not predicted"
 
 
 class Budget:
-    """A wall-clock limit for prediction, counted from the creation of this object.
+    """A wall-clock limit for prediction, which starts when this object is created.
 
     Attributes
     ----------
     given_up : Counter
-        How many row predictions were affected by each concession; each model counts separately.
+        For each concession, the number of row predictions that it affected. A row counts once for
+        each model.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,8 +28,8 @@ class Budget:
         self.started = clock()
 
     def spent(self) -> float:
-        """Return the seconds since the start. If several processes were launched, the main
-        process's clock counts, so that all of them make the same decisions."""
+        """Return the seconds since the start. If several processes were launched, all of them use
+        the main process's clock, so that they make the same decisions."""
         spent = self.clock() - self.started
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate.utils import broadcast_object_list
@@ -44,7 +45,8 @@ class Budget:
         return self.seconds - self.spent()
 
     def share(self, part: float) -> "Budget":
-        """Return a budget of this part of the remaining time, which shares the same `given_up`."""
+        """Return a budget for this part (0 to 1) of the remaining time. Both budgets share one
+        `given_up`."""
         shared = Budget(max(0.0, part * self.left()), self.clock)
         shared.given_up = self.given_up
         return shared

@@ -1,4 +1,5 @@
-"""Soft labels: probabilities of trained models, never for a row whose label the model learned."""
+"""Soft labels: probabilities predicted by trained models. A model never gives a soft label to a row
+whose label it was trained on."""
 
 import dataclasses
 import logging
@@ -29,13 +30,13 @@ class Teacher(NamedTuple):
 
 
 def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
-    """Return the rows with targets that are the teacher's probabilities, or these mixed with the
+    """Return the rows with new targets: the teacher's probabilities, or a mix of these and the
     labels.
 
-    Extra rows keep their labels, and held-out rows are judged by their labels. A teacher trained on
-    the same rows also learned from the labels of the held-out ones, which flatters the
-    metrics (by 0.08 nats on 300 synthetic rows). This is logged as a warning; only a separate
-    teacher for each fold would avoid it.
+    Extra rows keep their labels, and held-out rows are still evaluated on their labels. If the
+    teacher was trained on the same rows, it has also learned from the labels of the held-out ones,
+    so the metrics are too good (by 0.08 nats on 300 synthetic rows). This is logged as a warning;
+    only a separate teacher for each fold would avoid it.
 
     Raises
     ------
@@ -86,8 +87,8 @@ def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
 def write_soft_labels(
     path: str | Path, artifacts: list[Artifact], pairs: pd.DataFrame, weight: float | None = None
 ) -> None:
-    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads; `weight`,
-    if given, replaces their own weights.
+    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads. If given,
+    `weight` replaces the rows' weights.
 
     Raises
     ------
@@ -105,14 +106,14 @@ def write_soft_labels(
 
 
 def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
-    """Return the mean of the artifacts' probabilities, (n, 3). For a row on which an artifact was
-    trained, its out-of-fold prediction is used.
+    """Return the mean of the artifacts' probabilities, (n, 3). If an artifact was trained on a row,
+    the artifact's out-of-fold prediction for that row is used.
 
     Raises
     ------
     InputError
-        If an artifact was trained on a row, matched by id and texts, without holding it out; for
-        example, an extra row.
+        If an artifact was trained on one of the rows (matched by id and texts) without ever holding
+        it out, as is the case for extra rows.
     """
     pairs = as_pairs(pairs)
     return np.mean([_soft_labels(artifact, pairs) for artifact in artifacts], axis=0)

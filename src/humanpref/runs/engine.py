@@ -25,9 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """Row indices (m,) with a leaf's probabilities (m, 3), or why there are none: for one row, or,
-    if there are no row indices, for the entire leaf. The first outcome of a leaf has no rows; it
-    only reports that the leaf is loaded."""
+    """A leaf's probabilities, (m, 3), for the rows with these indices, (m,). After a failure, the
+    reason replaces the probabilities; it concerns one row or, if there are no row indices, the
+    entire leaf. The first outcome of a leaf has no rows and only reports that the leaf is
+    loaded."""
 
     leaf: Leaf
     rows: np.ndarray
@@ -47,9 +48,10 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Let each model predict the rows, and free it before the next one is loaded.
 
-    Quick models come first, and neural ones after them. Each gets an equal share of the time that
-    is left when its turn comes, loading included. If both orders of A and B are read, a row is
-    yielded twice, the second time with their mean.
+    Quick models come first, and neural ones after them. When a model's turn comes and k models are
+    left (including this one), it gets 1/k of the remaining time, which also covers loading it. If a
+    model reads a row in both orders of A and B, the row is yielded twice, the second time with the
+    mean.
 
     Parameters
     ----------
@@ -60,10 +62,10 @@ def outcomes(
     budget : Budget
         The time for all models; its `given_up` records what did not fit.
     policy : Policy
-        Which rows get the second order first.
+        Decides which rows are read in the second order first.
     keep_going : bool
         Log failures and yield their reasons, and run each neural model in a separate process even
-        on a single GPU, so that a crash costs one row and not the run. By default, the first
+        on a single GPU, so that a crash costs one row rather than the run. By default, the first
         failure is raised, and separate processes are used only with two or more GPUs.
     prepare : callable
         Called with each leaf before it is loaded; an exception counts as the leaf's failure.
@@ -83,7 +85,8 @@ def outcomes(
                 results = _results_here(job, share, memos)
             for result in results:
                 yield Outcome(leaf, result.rows, result.probabilities)
-        # Also SystemExit: a library that calls sys.exit must not end the other models' work.
+        # Catch SystemExit as well: a library that calls sys.exit must not end the other models'
+        # work.
         except (Exception, SystemExit) as error:
             if not keep_going:
                 raise
@@ -107,7 +110,7 @@ def predictions(
 
 
 def usable_gpus(leaf: Leaf) -> int:
-    """Return how many GPUs may share a leaf's rows: none for a model that uses no GPU, and none if
+    """Return how many GPUs may share a leaf's rows. This is 0 if the model uses no GPU, or if
     several processes were launched, since they already share its batches."""
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return device.gpus() if leaf.uses_gpu and not launched else 0

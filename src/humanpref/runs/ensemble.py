@@ -1,7 +1,7 @@
 """The structure of artifacts, read from disk without any weights: individual models (leaves) and
 mixtures of them.
 
-An artifact is the equal mixture of its fold models, several artifacts are the equal mixture of the
+An artifact is an equal mixture of its fold models, several artifacts form an equal mixture of
 artifacts, and a blend is a mixture with its own weights and correction.
 """
 
@@ -30,21 +30,21 @@ class Leaf:
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether it uses a GPU if one exists; without one it is slow."""
+        """Whether the model uses a GPU if one exists; without a GPU it is slow."""
         return uses_gpu(self.config)
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether it would take days on a CPU."""
+        """Whether the model would take days on a CPU."""
         return needs_gpu(self.config)
 
     @property
     def swap_equivariant(self) -> bool:
-        """Whether exchanging A and B exchanges P(A) and P(B) by construction."""
+        """Whether, by construction, exchanging A and B exchanges P(A) and P(B)."""
         return model_of(self.config).swap_equivariant
 
     def leaves(self) -> list["Leaf"]:
-        """Return the leaf itself."""
+        """Return a list of just this leaf."""
         return [self]
 
     def hash_base(self) -> None:
@@ -62,7 +62,7 @@ class Leaf:
             find_base(self.folder)
 
     def load(self, memos: TokenMemos) -> Model:
-        """Load the model. It shares token IDs with all other models that use its tokenizer."""
+        """Load the model. It shares token ids with all other models that use the same tokenizer."""
         model = load_model(self.folder)
         model.share_token_ids(memos)
         return model
@@ -70,7 +70,7 @@ class Leaf:
     def probabilities(
         self, predictions: Mapping[Path, np.ndarray], cases: np.ndarray
     ) -> np.ndarray:
-        """Return its own predictions (n, 3)."""
+        """Return the predictions of this leaf, (n, 3)."""
         return predictions[self.folder]
 
 
@@ -82,7 +82,7 @@ class Mixture:
     parts: Sequence["Ensemble"]
 
     def leaves(self) -> list[Leaf]:
-        """Return the individual models, each once."""
+        """Return the individual models without duplicates."""
         return list({leaf.folder: leaf for part in self.parts for leaf in part.leaves()}.values())
 
     def probabilities(

@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 def predict(
     artifacts: Sequence[Artifact], pairs: pd.DataFrame, seconds: float | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """Predict with several artifacts, keeping only one model in memory at a time.
+    """Predict with one or more artifacts, keeping only one model in memory at a time.
 
     Parameters
     ----------
     artifacts : sequence of Artifact
-        Each row gets the mean prediction of the artifacts that had time for it; a row for which
-        none had time gets the mean of their class rates.
+        Each row gets the mean prediction of the artifacts that had time for it. If no artifact had
+        time for a row, it gets the mean of the artifacts' class rates.
     pairs : DataFrame
         n rows, read by `humanpref.data.as_pairs`.
     seconds : float, optional
@@ -44,7 +44,7 @@ def predict(
     Raises
     ------
     InputError
-        If there was no time for a single row.
+        If there was not enough time for even one row.
     """
     pairs = as_pairs(pairs)
     ensemble = equal_mixture([artifact.ensemble for artifact in artifacts])
@@ -59,7 +59,7 @@ def predict(
     missing = np.isnan(probabilities[:, 0])
     if len(pairs) and missing.all():
         raise InputError(
-            "predict: there was no time for a single row; allow more time (--seconds, "
+            "predict: there was not enough time for even one row; allow more time (--seconds, "
             "inference.seconds)"
         )
     rates = [np.array(artifact.prior) / sum(artifact.prior) for artifact in artifacts]
@@ -71,8 +71,8 @@ def predict(
 def rows_to_judge(
     artifacts: Sequence[Artifact], data_csv: str | Path
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Read the labeled rows on which to evaluate artifacts, without those of weight 0, and count on
-    how many of them each artifact was trained."""
+    """Read the labeled rows on which to evaluate artifacts, skipping rows of weight 0. Return them,
+    and for each artifact the number of them on which it was trained."""
     pairs = read_pairs(data_csv, labels=True)
     pairs = pairs[positive_weight_mask(pairs, data_csv)].reset_index(drop=True)
     trained_on = [int(artifact.learned_from(pairs).sum()) for artifact in artifacts]

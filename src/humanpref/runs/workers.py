@@ -1,8 +1,8 @@
-"""One model's rows, divided among one process per GPU.
+"""Divide one model's rows among several processes, one per GPU.
 
-A row that fails costs only that row, and so does a row that crashes the process predicting it: the
-unfinished rows of a process that ends are reassigned to the other processes, or to a new process on
-the same GPU, within the same time limit.
+If a row fails or crashes the process that predicts it, only that row is lost. The unfinished rows
+of a process that ends are reassigned to the other processes, or to a new process on the same GPU,
+within the same time limit.
 """
 
 import logging
@@ -32,14 +32,15 @@ from humanpref.training import device
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 20
-"""Maximum number of processes in a row that may end without any result before their GPU is no
-longer used. Finding the one row of a block that crashes them takes about ten."""
+"""A GPU is no longer used after this many of its processes in a row have ended without any result.
+Finding the one row of a block that crashes every process takes about ten."""
 MAX_LOADS = 2
-"""The same limit for processes that end while loading the model."""
+"""The same limit, for processes that end while loading the model."""
 GRACE_SECONDS = 60
-"""How long after time runs out an unfinished process is considered hung."""
+"""Seconds to wait, once time has run out, before treating an unfinished process as hung."""
 CONTEXT: Any = multiprocessing.get_context("spawn")
-"""How processes are started; a fork would inherit torch's threads in the middle of their work."""
+"""Processes are spawned, since a forked process would inherit torch's threads in the middle of
+their work."""
 
 
 class Job(NamedTuple):
@@ -52,7 +53,7 @@ class Job(NamedTuple):
 
 
 def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
-    """Yield the results of a job from one process for each GPU.
+    """Run a job in one process per GPU, and yield its results.
 
     The first result has no rows; it only reports that the model is loaded. If a process ends early,
     its rows are reassigned. The rows that it was reading are tried separately from the others, and
@@ -81,23 +82,25 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
 
 @dataclass
 class _Worker:
-    """A process, and the indices of the rows that it has yet to predict."""
+    """A process, and the indices of the rows that it still has to predict."""
 
     gpu: int
     process: BaseProcess
     pipe: connection.Connection
     rows: np.ndarray
     apart: bool = False
-    """Whether these rows were being read when a process ended; no others are added to them."""
+    """Whether an earlier process ended while it was reading these rows; no other rows are added to
+    them."""
     loaded: bool = False
     delivered: bool = False
     block: np.ndarray | None = None
-    """The rows that it is predicting now; None before its first block and between blocks."""
+    """The rows that the process is predicting now; None before the first block and between
+    blocks."""
 
     @property
     def in_flight(self) -> np.ndarray:
-        """The rows that may have caused it to end: none while it is loading the model, and all of
-        them while it is measuring their costs."""
+        """The rows that may be the cause if the process ends now: no rows while it loads the model,
+        all of its rows while it measures their costs, and then the current block."""
         if not self.loaded:
             return self.rows[:0]
         return self.rows if self.block is None else self.block
@@ -115,7 +118,7 @@ class _Crew:
         self.suspects: list[np.ndarray] = []
         """Groups of rows that were being read when a process ended, to be tried separately."""
         self.first = np.full((len(job.pairs), 3), np.nan)
-        """The first order's probabilities for rows that still need only the second order."""
+        """Probabilities from the first order, for rows that need only the second order now."""
         self.barren: Counter[int] = Counter()
         """How many processes in a row have ended without any result, by GPU."""
         self.ends: Counter[str] = Counter()
@@ -126,7 +129,7 @@ class _Crew:
         return np.concatenate([self.rest, *self.suspects])
 
     def results(self) -> Iterator[Result]:
-        """Assign rows and collect results until no process can do any more."""
+        """Assign rows and yield results until no process has rows left."""
         self._deal()
         while any(len(worker.rows) for worker in self.workers):
             patience = max(0.0, self.budget.left() + GRACE_SECONDS)
@@ -141,15 +144,16 @@ class _Crew:
             self._deal()
 
     def end(self) -> None:
-        """End all processes: they have no work left, or nobody is waiting for it."""
+        """Kill all processes: they have no work left, or nobody is waiting for their results."""
         for worker in self.workers:
             worker.process.kill()
         for worker in self.workers:
             worker.process.join()  # so that its GPU is free for the next model
 
     def _deal(self) -> None:
-        """Assign the remaining rows to idle processes, otherwise to new ones, otherwise to busy
-        ones; suspects go only to idle or new processes."""
+        """Assign the remaining rows to idle processes. If there are none, start new ones; if that
+        is not possible, add the rows to those of busy ones. Suspects go only to idle or new
+        processes."""
         if self.budget.left() <= 0:
             unread = int(np.isnan(self.first[self.left(), 0]).sum())
             if unread:
@@ -182,7 +186,7 @@ class _Crew:
 
     def _give(self, taker: _Worker, rows: np.ndarray, apart: bool = False) -> None:
         taker.rows, taker.apart = np.union1d(taker.rows, rows), apart
-        with suppress(OSError):  # it has just ended, as reading its pipe will show
+        with suppress(OSError):  # the process has just ended; reading its pipe will show that
             taker.pipe.send((rows, self.first[rows]))
 
     def _hear(self, worker: _Worker) -> Iterator[Result]:
@@ -247,9 +251,9 @@ class _Crew:
 
 
 def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
-    """Run one of the processes of `shared_out`. It ends when its parent process does, since its
-    pipe then closes."""
-    # Before torch is imported, so that this process sees only its own GPU.
+    """Predict rows in one of the processes of `shared_out`. The process ends when its parent does,
+    since its pipe then closes."""
+    # Set before torch is imported, so that this process sees only its own GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
     device.expand_segments()
     logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)

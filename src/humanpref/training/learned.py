@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 
 def learned_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the trainable weights and the buffers by name, without frozen weights, which are
-    stored elsewhere."""
+    """Return the trainable weights and the buffers by name. Frozen weights are stored elsewhere."""
     weights = module.named_parameters(remove_duplicate=False)
     names = {name for name, weight in weights if weight.requires_grad}
     names.update(name for name, _ in module.named_buffers())

@@ -12,11 +12,11 @@ from humanpref.config.neural import GradientTraining
 from humanpref.schema import SWAPPED_CLASSES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits (n, 3) and labels (n, 3) to one loss per row, (n,)."""
+"""A function from logits (n, 3) and labels (n, 3) to one loss per row, (n,)."""
 
 
 def loss_of(options: GradientTraining) -> Loss:
-    """Return the configured loss with its options."""
+    """Return the configured loss, with its options applied."""
     losses = {
         "cross-entropy": cross_entropy,
         "dpo-like": partial(dpo_like, beta=options.beta),
@@ -27,8 +27,8 @@ def loss_of(options: GradientTraining) -> Loss:
 
 
 def both_orders(loss: Loss) -> Loss:
-    """Average a loss over a row and the same row with A and B exchanged; the new loss takes the
-    logits of both, (n, 2, 3)."""
+    """Return a loss that averages `loss` over both orders of A and B. It takes the logits of both
+    orders, (n, 2, 3), and the labels in the first order."""
 
     def mean(logits: Tensor, labels: Tensor) -> Tensor:
         return (loss(logits[:, 0], labels) + loss(logits[:, 1], labels[:, SWAPPED_CLASSES])) / 2
@@ -55,15 +55,15 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        (n,). Logits (0, 0, 0) cost ln 3 = 1.0986 under any labels; (ln 2, 0, 0) with label A costs
-        ln 2 = 0.6931.
+        (n,). Logits (0, 0, 0) cost ln 3 = 1.0986 whatever the labels. Logits (ln 2, 0, 0) with
+        label A cost ln 2 = 0.6931.
     """
     return -(labels * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
 
 
 def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """Compute the report's preference loss (M8a) stably: Bradley-Terry between A and B,
-    cross-entropy for ties.
+    """Compute the report's preference loss (M8a) in a numerically stable way: Bradley-Terry between
+    A and B, cross-entropy for ties.
 
     y_A softplus(-beta (z_A - z_B)) + y_B softplus(beta (z_A - z_B)) - y_tie log softmax(z)_tie
 
@@ -77,8 +77,8 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     Returns
     -------
     Tensor
-        (n,). Logits (0, 0, 0) cost ln 2 = 0.6931 where A or B wins and ln 3 = 1.0986 at a tie; (3,
-        1, 0) with label A and beta 0.5 costs ln(1 + 1/e) = 0.3133.
+        (n,). Logits (0, 0, 0) cost ln 2 = 0.6931 if A or B wins, and ln 3 = 1.0986 for a tie.
+        Logits (3, 1, 0) with label A and beta 0.5 cost ln(1 + 1/e) = 0.3133.
 
     Notes
     -----
@@ -96,8 +96,8 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
     """Compute the loss of Direct Preference Optimization, or of conservative DPO with label
     smoothing.
 
-    -(1 - eps) log sigmoid(beta m) - eps log sigmoid(-beta m), with m the margin of the chosen
-    response and eps the smoothing.
+    -(1 - eps) log sigmoid(beta m) - eps log sigmoid(-beta m), where m is the margin of the chosen
+    response and eps is the smoothing.
 
     Parameters
     ----------
@@ -108,14 +108,14 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
     beta : float
         Scale of the implicit reward.
     label_smoothing : float
-        In [0, 0.5).
+        eps, in [0, 0.5).
 
     Returns
     -------
     Tensor
-        (n,). A margin of 0 costs ln 2 = 0.6931; ln 3 / beta with label A costs ln(4/3) = 0.2877,
-        with label B ln 4 = 1.3863. Source: arXiv 2305.18290, eq. 7; arXiv 2310.12036 and Mitchell
-        (2023) for the smoothing.
+        (n,). A margin of 0 costs ln 2 = 0.6931. A margin of ln 3 / beta costs ln(4/3) = 0.2877 with
+        label A, and ln 4 = 1.3863 with label B. Source: arXiv 2305.18290, eq. 7; arXiv 2310.12036
+        and Mitchell (2023) for the smoothing.
     """
     for_a, for_b = F.softplus(-beta * margins), F.softplus(beta * margins)
     a = labels[:, 0] * (1 - label_smoothing) + labels[:, 1] * label_smoothing
@@ -124,8 +124,8 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
 
 
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Compute the divergence of a student from its teacher's probabilities, both softened:
-    T² KL(p^{1/T} / sum || softmax(z / T)).
+    """Compute the divergence of a student's probabilities from its teacher's, both softened: T²
+    KL(p^{1/T} / sum || softmax(z / T)).
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     Tensor
         (n,), 0 where both agree. Source: Hinton et al. (2015), section 2.
     """
-    # Clamping keeps the logarithm of a probability of 0 finite, and its term still practically 0.
+    # Clamp, so that the logarithm of a probability of 0 is finite. Its term is still practically 0.
     logs = labels.clamp(min=torch.finfo(labels.dtype).tiny).log()
     teacher = torch.softmax(logs / temperature, dim=-1)
     student = torch.log_softmax(logits / temperature, dim=-1)

@@ -1,4 +1,4 @@
-"""Run a trained module over many rows, in batches of similar length under a token budget.
+"""Run a trained module over many rows, in batches of similarly long rows within a token budget.
 
 If several processes were launched, each takes its share of the batches and all get the complete
 result.
@@ -30,16 +30,17 @@ def predict_logits(
     Parameters
     ----------
     module : Module
-        Takes the arguments from `collate` and returns (n, …). It is moved to the run's device,
-        where it stays, and put into eval mode.
+        Takes the keyword arguments from `collate` and returns (n, …). It is put into eval mode and
+        moved to the run's device, where it stays.
     collate : callable
         A function from row indices to keyword arguments.
     lengths : ndarray
-        (n,) tokens that each row costs.
+        (n,) number of tokens in each row.
     batch_tokens : int
-        Tokens in one forward pass, padding included; halved whenever memory runs out.
+        Maximum number of tokens in one forward pass, padding included; halved whenever memory runs
+        out.
     precision : str
-        `inference.precision`.
+        As for the option `inference.precision`.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def predict_logits(
     InputError
         If the device does not support the precision.
     torch.OutOfMemoryError
-        If a single row does not fit.
+        If a single row does not fit into memory.
     """
     launched = process_state()
     device = launched.device
@@ -88,14 +89,16 @@ def predict_logits(
 
 
 def _forward(module: nn.Module, batch: dict[str, Any], alone: bool) -> np.ndarray | None:
-    """Return the module's outputs as float64, or None if memory ran out with several rows."""
+    """Return the module's outputs as float64. If memory runs out, return None, or raise the error
+    if the batch is a single row (`alone`)."""
     try:
         outputs: Tensor = module(**batch)
         return outputs.double().cpu().numpy()
     except torch.OutOfMemoryError:
         if alone:
             raise
-    # Not in the except block, where the error still references the forward pass's tensors.
+    # Clear the cache outside the except block, where the error still references the forward pass's
+    # tensors.
     clear_device_cache()
     return None
 

@@ -121,7 +121,7 @@ def failed_if_there(request, usual):
                 refusal(403, "Upload quota exceeded"),
                 "Upload quota exceeded",
             ),
-            ("PUT /upload/token-*", Reply(status=400), "0 of 4 files could be uploaded"),
+            ("PUT /upload/token-*", Reply(status=400), "only 0 of 4 files were uploaded"),
             (
                 CREATE,
                 Reply({"status": "error", "error": "The title is in use"}),

@@ -1,1 +1,1 @@
-"""What is uploaded: metadata, checks, wheels, staging."""
+"""The files to upload: metadata, checks, wheels, staging."""

@@ -20,12 +20,12 @@ from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER, Kerne
 
 
 def check_project(project: Path) -> list[Finding]:
-    """Check the checkout's three metadata files, and that they are consistent with each other.
+    """Check the checkout's three metadata files and their consistency with each other.
 
     Raises
     ------
     InputError
-        If one cannot be read.
+        If one of them cannot be read.
     """
     kernels = {name: check_kernel(project / path) for name, path in KERNELS.items()}
     return _check_together(kernels, check_dataset(project / DATASET_METADATA), artifacts=False)
@@ -61,7 +61,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
 def _check_together(
     kernels: dict[str, Metadata], dataset: Metadata, artifacts: bool
 ) -> list[Finding]:
-    """Check that each kernel lists its sources; return all findings."""
+    """Check that each kernel lists the sources that it needs. Return all findings."""
     for kernel in kernels.values():
         _needs(kernel, "competition_sources", COMPETITION, "the competition's files")
         _needs(kernel, "dataset_sources", dataset.values.get("id"), "the wheel dataset")
@@ -95,7 +95,7 @@ def _check_backbone(kernel: Metadata, run: KernelRun) -> None:
 
 
 def _check_files(folder: Path, marker: str) -> list[Finding]:
-    """Find the files that cannot be uploaded, and those that differ from the manifest."""
+    """Return a finding for each file that is unsuitable for upload or differs from the manifest."""
     faults = manifest_faults(folder, marker) | upload_faults(folder)
     return [
         Finding(folder / name, "", f"{fault} (rerun humanpref kaggle bundle, or kaggle weights)")

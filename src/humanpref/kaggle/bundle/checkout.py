@@ -45,8 +45,8 @@ def copy_clean(source: Path, target: Path) -> None:
 
 
 def build_wheel(project: Path, out: Path) -> Path:
-    """Build the package's wheel into `out`, without a network and without leaving anything in the
-    checkout.
+    """Build the package's wheel in `out` and return its path. Building needs no network and leaves
+    nothing in the checkout.
 
     The same sources produce the same bytes, regardless of the files' timestamps and modes.
 
@@ -79,8 +79,8 @@ def build_wheel(project: Path, out: Path) -> Path:
 
 
 def normalize_wheel(wheel: Path, target: Path) -> Path:
-    """Copy a wheel so that its bytes depend only on its files' contents: sorted, with a fixed
-    timestamp and mode, and uncompressed, since compressors differ."""
+    """Copy a wheel so that its bytes depend only on its files' names and contents. The files are
+    sorted, have a fixed timestamp and mode, and are uncompressed, since compressors differ."""
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w") as new:
         for name in sorted(old.namelist()):
             entry = zipfile.ZipInfo(name)

@@ -17,16 +17,16 @@ except ImportError:
     ) from None
 
 IMAGE = "image.txt"
-"""The `pip freeze` of the image in the checkout's `wheels/`."""
+"""The file in the checkout's `wheels/` that holds the `pip freeze` of the image."""
 PYTHONS = ("3.12", "3.13")
 """The image's Python version, and the announced next one."""
 GLIBC = (2, 35)
-"""The image's C library (Ubuntu 22.04)."""
+"""The version of the image's C library (Ubuntu 22.04)."""
 PROTECTED = ("torch", "numpy")
 """Distributions that are never replaced: every compiled library in the image is built against them.
 """
 
-# The image's xgboost is the same module with CUDA.
+# Instead of xgboost-cpu, the image has xgboost, which is the same module with CUDA.
 _STANDS_FOR = {"xgboost-cpu": "xgboost"}
 _OLD_NAMES = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manylinux1_x86_64"}
 
@@ -41,12 +41,12 @@ class Image:
     versions: dict[str, Version]
 
     def version(self, name: str) -> Version | None:
-        """Return the installed version of a distribution; None if it is missing."""
+        """Return the installed version of a distribution; None if it is not installed."""
         return self.versions.get(name) or self.versions.get(_STANDS_FOR.get(name, ""))
 
 
 def platforms() -> list[str]:
-    """Return every platform name that a wheel for the image may carry, newest first."""
+    """Return every platform name that a wheel for the image may have, newest first."""
     names = []
     for minor in range(GLIBC[1], 4, -1):
         names.append(f"manylinux_2_{minor}_x86_64")
@@ -56,7 +56,8 @@ def platforms() -> list[str]:
 
 
 def image_tags(python: str) -> frozenset[Tag]:
-    """Return every tag that a wheel for the image may carry, for a Python such as `3.12`."""
+    """Return every tag that a wheel for the image may have, given a Python version such as
+    `3.12`."""
     version, names = tuple(map(int, python.split("."))), platforms()
     interpreter = f"cp{python.replace('.', '')}"
     return frozenset(
@@ -65,9 +66,9 @@ def image_tags(python: str) -> frozenset[Tag]:
 
 
 def environment(python: str) -> dict[str, str]:
-    """Return the values of a requirement's markers in the image, for a Python version such as
-    `3.12`."""
-    # pip would use the values of the Python that runs it.
+    """Return the values that a requirement's markers have in the image, given a Python version such
+    as `3.12`."""
+    # pip itself would use the values of the Python that runs it.
     return {
         "implementation_name": "cpython",
         "implementation_version": f"{python}.0",

@@ -47,7 +47,8 @@ def write_manifest(folder: Path, marker: str, facts: dict[str, Any]) -> Path:
 
 
 def manifest_faults(folder: Path, marker: str) -> dict[str, str]:
-    """Compare a folder with its manifest; return the faults of the files that differ, by name."""
+    """Compare a folder with its manifest. Return the fault of each file that differs, by the file's
+    name."""
     try:
         listed = {file["name"]: file for file in read_json(folder / marker)["files"]}
     except (InputError, TypeError, KeyError) as error:
@@ -65,7 +66,7 @@ def manifest_faults(folder: Path, marker: str) -> dict[str, str]:
 
 
 def upload_faults(folder: Path) -> dict[str, str]:
-    """Return why files must not be uploaded, by the name of the file."""
+    """Return the reason why each unsuitable file must not be uploaded, by the file's name."""
     return {
         path.relative_to(folder).as_posix(): fault
         for path in sorted(folder.rglob("*"))

@@ -1,7 +1,7 @@
 """Read the metadata of kernels and datasets, fill in the owner, and stage a kernel.
 
-In the committed files the owner is `INSERT_USERNAME`. A push fills in a user name, in staged copies
-only, so that the committed files work for everyone. Nothing here uses the network or the client.
+In the committed files the owner is `INSERT_USERNAME`. A push fills in a user name only in staged
+copies, so that the committed files work for everyone. Nothing here uses the network or the client.
 """
 
 import json
@@ -24,7 +24,8 @@ _USER_NAME = re.compile("[a-z0-9]+([-_][a-z0-9]+)*")
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file with its line endings unchanged; errors become a one-line InputError."""
+    """Read a UTF-8 file and keep its line endings. Raise a one-line InputError if it cannot be
+    read."""
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
@@ -49,7 +50,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
     """Write a metadata file, creating its folder if necessary."""
-    # In ASCII, since the client reads a dataset's metadata in the machine's encoding.
+    # Write ASCII, since the client reads a dataset's metadata in the machine's encoding.
     _write(path, json.dumps(metadata, indent=2) + "\n")
 
 
@@ -85,7 +86,7 @@ def fill_owner(metadata: dict[str, Any], owner: str) -> dict[str, Any]:
 
 
 def read_code(folder: Path, code_file: Any) -> str:
-    """Read the code that a kernel's metadata in `folder` names.
+    """Return the code in `code_file`, which a kernel's metadata in `folder` names.
 
     Raises
     ------
@@ -101,7 +102,8 @@ def read_code(folder: Path, code_file: Any) -> str:
 
 
 def fill_manifest(code: str, digest: str) -> str:
-    """Insert a manifest's digest into a kernel's code, so that it refuses any other dataset.
+    """Return a kernel's code with a manifest's digest inserted, so that the kernel refuses any
+    other dataset.
 
     Parameters
     ----------
@@ -133,7 +135,7 @@ def stage_kernel(
     source_json : Path
         The kernel's metadata; its `code_file` is relative to it.
     folder : Path
-        Where to stage the kernel. An earlier one there is replaced.
+        Where to stage the kernel. A kernel staged there earlier is overwritten.
     owner : str, optional
         The Kaggle user name to push under; if None, the placeholder is kept.
     manifest : str

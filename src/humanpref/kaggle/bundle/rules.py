@@ -1,8 +1,8 @@
 """Kaggle's rules for the metadata of a kernel or a dataset, checked one file at a time.
 
-The client checks few of them: it ignores unknown keys, enables the internet if that key is missing
-or misspelled, and exits with code 0 even when it has created a second kernel instead of updating
-the intended one.
+The client checks few of them. It ignores unknown keys, enables the internet if `enable_internet` is
+missing or misspelled, and exits with code 0 even when it has created a second kernel instead of
+updating the intended one.
 """
 
 import codecs
@@ -26,7 +26,7 @@ KERNEL_KEYS = (
     *(f"{kind}_sources" for kind in KINDS),
 )
 DATASET_KEYS = (*COMMON_KEYS, "subtitle", "description", "licenses", "resources")
-"""The keys that the client reads; it ignores all others."""
+"""The keys that the client reads from each file; it ignores all others."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Metadata:
         self.findings.append(Finding(self.path, key, problem, level))
 
     def texts(self, key: str) -> list[str]:
-        """Return the strings in a key's list; empty if the value is not a list."""
+        """Return the strings in the list under this key; empty if the value is not a list."""
         value = self.values.get(key)
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
@@ -69,7 +69,8 @@ class Metadata:
             self.add(key, f"unknown, so Kaggle ignores it; {hint}")
 
     def check_value(self, key: str, *allowed: str, why: str = "") -> None:
-        """Add a finding unless the value's JSON text is in `allowed`; a missing key is null."""
+        """Add a finding unless the value's JSON text is in `allowed`. A missing key counts as
+        null."""
         text = json.dumps(self.values.get(key))
         if text not in allowed:
             self.add(key, f"expected {' or '.join(allowed)}, got {text}{why}")
@@ -187,7 +188,7 @@ def _read(path: Path, known: tuple[str, ...]) -> Metadata:
     file = Metadata(path, read_metadata(path))
     content = path.read_bytes()
     if content.startswith(codecs.BOM_UTF8):
-        file.add("", "starts with a byte order mark, on which the client fails; save it without")
+        file.add("", "starts with a byte order mark, on which the client fails; remove it")
 
     def repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for key, count in Counter(key for key, _ in pairs).items():

@@ -34,7 +34,8 @@ KINDS = {
         "models",
     ),
 }
-"""Kinds of sources; kernel-metadata.json lists each under the key `KIND_sources`."""
+"""The kinds of sources by name; kernel-metadata.json lists each kind under the key
+`KIND_sources`."""
 
 
 def is_source(kind: str, reference: str) -> bool:

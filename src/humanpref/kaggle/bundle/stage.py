@@ -58,7 +58,8 @@ def stage_dataset(
     Raises
     ------
     InputError
-        If a wheel cannot be built, fetched or installed in the image, or a file cannot be uploaded.
+        If a wheel cannot be built, fetched or installed in the image, or if a file is unsuitable
+        for upload.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -90,8 +91,8 @@ def stage_dataset(
 
 
 def version_faults(dataset: Path, facts: dict[str, Any]) -> dict[str, str]:
-    """Find the dataset's artifacts that were written by newer library versions than the kernels
-    will read them with.
+    """Find the dataset's artifacts that were written with newer versions of a library than the
+    kernels have.
 
     Parameters
     ----------
@@ -138,7 +139,8 @@ def artifact_names(artifacts: Sequence[Path]) -> list[str]:
 
 
 def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
-    """Copy the English part of NLTK's data, unpacked; Kaggle would unpack archives elsewhere."""
+    """Copy the English part of NLTK's data, unpacked, since Kaggle would unpack archives
+    elsewhere."""
     for resource, patterns in _NLTK_DATA.items():
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = _find_nltk(resource, sources, Path(temporary))
@@ -150,7 +152,7 @@ def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
 
 
 def _find_nltk(resource: str, sources: Sequence[Path], temporary: Path) -> Path:
-    """Return the folder of a resource, unpacking its archive into `temporary` if necessary."""
+    """Return the folder of a resource. If it is an archive, unpack it into `temporary`."""
     for source in sources:
         archive = source / f"{resource}.zip"
         if (source / resource).is_dir():

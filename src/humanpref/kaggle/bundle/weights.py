@@ -25,8 +25,8 @@ try:
 except ModuleNotFoundError as error:
     raise InputError(f"weights: needs {error.name}: pip install 'humanpref[torch]'") from None
 
-# The files of a backbone that are read in addition to its weights; optimizer states, pictures and
-# so on are not.
+# The files of a backbone that are copied in addition to its weights. Optimizer states, pictures and
+# so on are not copied.
 _FILES = (
     *("config.json", "generation_config.json", "modules.json", "LICENSE*", "NOTICE*"),
     *("config_sentence_transformers.json", "sentence_*_config.json"),
@@ -56,8 +56,8 @@ def pack_weights(source: str | Path, bundle: Path) -> Path:
     Returns
     -------
     Path
-        The dataset's folder, `weights-NAME` in the bundle, named after the source. An earlier one
-        is replaced.
+        The dataset's folder, `weights-NAME` in the bundle, named after the source. An existing
+        folder is replaced.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def pack_weights(source: str | Path, bundle: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a backbone's settings and weights, the weights as safetensors."""
+    """Copy a backbone's settings and weights, and convert the weights to safetensors."""
     modules = [folder for _, folder in modules_of(source)] or [source]
     files = {
         path
@@ -116,7 +116,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _check_same(source: Path, packed: Path) -> None:
-    """Load both folders and compare their digests, token ids, and hidden states or vectors."""
+    """Load both folders, and raise InputError if their digests, chat templates, token ids, or
+    hidden states (or vectors) differ."""
     (facts, states), (packed_facts, packed_states) = _read(source), _read(packed)
     mend = "save the model again with save_pretrained"
     for key, value in facts.items():
@@ -131,8 +132,8 @@ def _check_same(source: Path, packed: Path) -> None:
 
 @torch.inference_mode()
 def _read(folder: Path) -> tuple[dict[str, Any], list[torch.Tensor]]:
-    """Load a backbone; return its digest, its chat template and the token ids of the probes, and
-    the hidden states or vectors of the probes, each (1, …)."""
+    """Load a backbone and run it on the probes. Return a dictionary of its digest, chat template
+    and token ids, and a list of its hidden states or vectors, each (1, …)."""
     if modules_of(folder):
         encoder = FrozenEncoder(str(folder))
         tokenizer, module, digest = encoder.tokenizer, encoder.module.eval(), encoder.digest

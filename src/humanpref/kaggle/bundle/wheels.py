@@ -1,8 +1,8 @@
 """The vendored wheels: lock, fetch and check the packages that Kaggle's image lacks.
 
 The kernels install with `--no-index --no-deps`, so pip looks nothing up and resolves nothing there.
-Everything is therefore verified here: the image or the bundle meets every requirement of every
-wheel, and every wheel fits the image's Python and platform. The package's requirements and the
+Everything is therefore verified here: the image or the bundle must meet every requirement of every
+wheel, and every wheel must fit the image's Python and platform. The package's requirements and the
 image's versions determine which packages are vendored.
 """
 
@@ -95,7 +95,8 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def read_lock(path: Path) -> dict[str, str]:
-    """Read the lock; return the requirement `name==version` for the SHA-256 of each wheel.
+    """Read the lock. Return a dictionary from each wheel's SHA-256 to its requirement,
+    `name==version`.
 
     Raises
     ------
@@ -124,7 +125,8 @@ def write_lock(path: Path, wheels: Sequence[Wheel]) -> None:
 
 
 def closure_faults(wheels: Sequence[Wheel], image: Image) -> list[str]:
-    """Find the reasons why wheels would fail to install or to work in the image without a network.
+    """Return the reasons why wheels would fail to install or to work in the image without a
+    network.
 
     Parameters
     ----------
@@ -136,8 +138,8 @@ def closure_faults(wheels: Sequence[Wheel], image: Image) -> list[str]:
     Returns
     -------
     list of str
-        One line for each wheel that would replace torch or numpy or is for a different Python or
-        platform, and for each requirement that is not met; empty if there are none.
+        One line for each wheel that would replace torch or numpy, or that is for a different Python
+        or platform, and for each unmet requirement; empty if there are none.
     """
     faults = []
     for name in sorted({wheel.name for wheel in wheels}):
@@ -230,12 +232,13 @@ def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
     Returns
     -------
     list of Wheel
-        The locked wheels; their files no longer exist.
+        The locked wheels. Their files were temporary and have been deleted.
 
     Raises
     ------
     InputError
-        If pip finds no compatible wheel, or torch or numpy would have to be replaced.
+        If pip finds no compatible wheel, if requirements conflict, or if torch or numpy would have
+        to be replaced.
     """
     lock, freeze = project / "wheels" / LOCK, read_image(image or project / "wheels" / IMAGE)
     with tempfile.TemporaryDirectory() as temporary:
@@ -253,7 +256,7 @@ def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
             for python in PYTHONS:
                 download(python, folder, wanted)
                 found = [read_wheel(path) for path in sorted(folder.glob("*.whl"))]
-                wanted = f"{name}=={found[0].version}"  # the same version for every Python
+                wanted = f"{name}=={found[0].version}"  # so that every Python gets the same version
             wheels += found
         write_lock(lock, wheels[1:])
     return wheels[1:]
@@ -267,7 +270,7 @@ def download(python: str, target: Path, *what: str) -> None:
     python : str
         A Python version such as `3.12`.
     target : Path
-        The folder. pip keeps a file there if its hash is correct.
+        The folder. pip keeps an existing file if its hash is correct.
     what : str
         Requirements, or options of `pip download`.
 
@@ -278,7 +281,7 @@ def download(python: str, target: Path, *what: str) -> None:
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--implementation", "cp", "--python-version", python]
-    # Pass every name of the platform: given only one, pip would pick ancient versions.
+    # Pass every platform name. Given only one, pip would pick ancient versions.
     command += [f"--platform={platform}" for platform in platforms()]
     command += ["--dest", str(target), *what]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

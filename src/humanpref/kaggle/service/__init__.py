@@ -1,1 +1,1 @@
-"""Talking to Kaggle: client, records, push, wait, submit, fetch."""
+"""Communication with Kaggle: client, records, push, wait, submit, fetch."""

@@ -1,9 +1,9 @@
 """Calls to Kaggle through the installed `kaggle` client.
 
-The client's exit codes are meaningless, so every answer is checked here. The client waits forever,
-so every call has a time limit. It also repeats some calls that may already have succeeded; here a
-call that changes something is sent once, and an `UncertainError` tells the caller to look for the
-result.
+The client's exit codes are meaningless, so every answer is checked here. The client would wait
+forever, so every call has a time limit. The client also repeats some calls that may already have
+succeeded. Here, a call that changes something is sent only once; if its outcome is unknown, an
+`UncertainError` tells the caller to look for the result.
 """
 
 import base64
@@ -23,8 +23,8 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 180
-"""Time limit of a complete call; a body that trickles in never reaches the limit of a single read.
-"""
+"""Time limit of an entire call, in seconds. The limit of a single read is not enough, since a body
+that trickles in never reaches it."""
 PIECE = 2**18
 """Number of bytes of a download that must arrive within `wire.READ_SECONDS`."""
 TRIES = 6
@@ -63,7 +63,8 @@ class UncertainError(ServiceError):
 
 
 def retry(attempt: Callable[[], T]) -> T:
-    """Repeat `attempt` while Kaggle is busy or does not answer, with increasing pauses.
+    """Return the result of `attempt`. While Kaggle is busy or does not answer, repeat it with
+    increasing pauses.
 
     Raises
     ------
@@ -83,8 +84,8 @@ def retry(attempt: Callable[[], T]) -> T:
 
 
 class Client:
-    """A connection to Kaggle as the signed-in user. It works only in the main thread, since it uses
-    the alarm signal.
+    """A connection to Kaggle as the signed-in user. It uses the alarm signal and so works only in
+    the main thread.
 
     Raises
     ------
@@ -95,7 +96,7 @@ class Client:
     def __init__(self) -> None:
         with wire.guarded(CALL_SECONDS):
             self.api, self._way = sign_in()
-        # With this argument the client prints every request, including the credentials.
+        # With these arguments, the client would print every request, including the credentials.
         self.api.args = [word for word in self.api.args if word not in ("--verbose", "-v")]
         values = self.api.config_values
         self.user: str = values.get("username", "")
@@ -108,8 +109,8 @@ class Client:
         self.competitions = sdk.competitions.competition_api_client
 
     def clean(self, text: object) -> str:
-        """Return the text as one line of at most 500 characters, with credentials masked. For an
-        error that Kaggle sends as an object, return its message."""
+        """Return the text as one line of at most 500 characters, with credentials masked. If `text`
+        is an error object from Kaggle, its message is used."""
         if isinstance(text, dict):
             text = text.get("message") or text.get("error") or ""
         line = " ".join(str(text).split())
@@ -135,7 +136,7 @@ class Client:
         what : str
             The subject of the call; every error message starts with it.
         call : callable
-            Sends something through the client.
+            A function that sends a request through the client.
         seconds : float, optional
             The time limit; by default `CALL_SECONDS`.
 
@@ -173,12 +174,13 @@ class Client:
             ) from None
 
     def call(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any:
-        """Send a request with these values to one of the service's methods once."""
+        """Send a request with these values to one of the service's methods, without retrying, and
+        return the answer."""
         request = request_for(method, **values)
         return self.run(what, lambda: method(request))
 
     def read(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any:
-        """Like `call`, but for calls that change nothing and so can be repeated."""
+        """Like `call`, but with retries, which are safe only for calls that change nothing."""
         return retry(lambda: self.call(what, method, **values))
 
     def find(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any | None:
@@ -188,8 +190,8 @@ class Client:
         return None
 
     def ask(self, what: str, method: Callable[[Any], Any], **values: Any) -> Any | None:
-        """Like `call`, but for an answer that is not essential: log a warning and return None if it
-        fails."""
+        """Like `call`, but for an answer that is not essential: if the call fails, log a warning
+        and return None. Only a failed sign-in is raised."""
         try:
             return self.call(what, method, **values)
         except SignInError:
@@ -199,7 +201,7 @@ class Client:
             return None
 
     def pages(self, what: str, method: Callable[[Any], Any], **values: Any) -> Iterator[Any]:
-        """Read the pages of a list one by one."""
+        """Yield the pages of a list one by one."""
         token = None
         while True:
             answer = self.read(what, method, page_size=100, page_token=token, **values)
@@ -220,7 +222,7 @@ class Client:
         retry(fetch)
 
     def _http_error(self, response: Any, what: str, error: Exception) -> ServiceError:
-        """Translate a response with an error status."""
+        """Return the error for a response with an error status."""
         from urllib3.exceptions import InvalidHeader
         from urllib3.util import Retry
 
@@ -240,7 +242,7 @@ class Client:
             return SignInError(f"{text}: Kaggle does not accept these credentials ({self._way})")
         if code < 500 and code not in (408, 409, 429):
             if content and not readable:
-                return UncertainError(text)  # a page of a proxy, not Kaggle's answer
+                return UncertainError(text)  # a page from a proxy, not an answer from Kaggle
             return (NotThereError if code in (403, 404) else RefusedError)(text)
         translated = (BusyError if code == 429 else UncertainError)(text)
         with contextlib.suppress(KeyError, ValueError, InvalidHeader):

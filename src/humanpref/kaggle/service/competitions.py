@@ -29,7 +29,7 @@ def download_files(client: Client, competition: str, path: Path) -> None:
 def submit_kernel(
     client: Client, competition: str, kernel: str, version: int, file: str, description: str
 ) -> int:
-    """Submit a kernel's version once, and return the submission's ID."""
+    """Submit a kernel's version without retrying, and return the submission's ID."""
     owner, slug = kernel.split("/")
     what = f"{kernel} version {version}"
     answer = client.call(

@@ -22,11 +22,13 @@ from humanpref.kaggle.service.client import (
 )
 
 UPLOAD_SECONDS, UPLOAD_RATE = 600, 50_000
-"""Time limit of an upload: a base in seconds, plus a minimum rate in bytes per second."""
+"""The time limit of an upload is `UPLOAD_SECONDS` plus its size in bytes divided by
+`UPLOAD_RATE`."""
 
 
 def dataset_status(client: Client, ref: str) -> str | None:
-    """Return READY, FAILED, or an earlier state; None if there is no such dataset."""
+    """Return the dataset's state: READY, FAILED, or one that precedes them; None if there is no
+    such dataset."""
     answer = client.find(ref, client.datasets.get_dataset_status, **_names(ref))
     return answer and answer.status.name
 
@@ -82,7 +84,7 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
             done = sum(bool(file.token) for file in files)
             if done != expected:
                 raise UncertainError(
-                    f"{ref}: {done} of {expected} files could be uploaded; rerun the same command "
+                    f"{ref}: only {done} of {expected} files were uploaded; rerun the same command "
                     "to resume"
                 )
 
@@ -90,8 +92,8 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
         try:
             client.run(ref, upload, seconds=UPLOAD_SECONDS + size // UPLOAD_RATE)
         except ServiceError:
-            # Otherwise the client would try for six days to resume an upload that Kaggle no longer
-            # knows.
+            # Without this, the client would try for six days to resume an upload that Kaggle no
+            # longer knows.
             for file in context._file_uploads:
                 if not file.get_token():
                     file.cleanup()
@@ -99,8 +101,8 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
         try:
             yield files
         except RefusedError as error:
-            # Raise it only after the context has ended and discarded these uploads, since they may
-            # be the reason.
+            # Raise the error only after the context has ended and discarded these uploads, since
+            # they may be the cause.
             refused = error
     if refused is not None:
         raise refused
@@ -109,7 +111,7 @@ def uploaded(client: Client, folder: Path, ref: str, digest: str) -> Iterator[li
 def commit_dataset(
     client: Client, metadata: dict[str, Any], files: list[Any], create: bool, notes: str
 ) -> None:
-    """Create a dataset, or a new version of one, from uploaded files; the call is sent once."""
+    """Create a dataset, or a new version of one, from uploaded files, without retrying."""
     from kagglesdk.datasets.types.dataset_api_service import ApiCreateDatasetVersionRequestBody
 
     ref, names = metadata["id"], _names(metadata["id"])

@@ -61,7 +61,7 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
         for file, url in files.items():
             logger.info("%s: %s", ref, client.clean(file))
             download_output(client, url, new_file(folder, file))
-        # Otherwise the files may be from a version pushed in the meantime.
+        # Without this check, the files may be from a version pushed in the meantime.
         check_current(client, entry)
         log_name = f"{ref.split('/')[1]}.log"
         new_file(folder, log_name).write_text(log, encoding="utf-8", errors="replace")
@@ -82,7 +82,7 @@ def new_file(folder: Path, name: str) -> Path:
     inside = path.parts and not path.is_absolute() and ".." not in path.parts
     if not inside or "\\" in name or not name.isprintable():
         raise ServiceError(
-            f"expected names of files inside a folder from Kaggle, got {name!r}; nothing was kept"
+            f"expected Kaggle to name a file inside the folder, got {name!r}; nothing was kept"
         )
     target = folder / path
     try:

@@ -1,4 +1,4 @@
-"""Calls about kernels: save one, which starts its run, and read the run's state and output."""
+"""Calls about kernels: save a kernel (which starts a run), and read the run's state and output."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from typing import Any
 from humanpref.kaggle.service.client import Client, RefusedError, UncertainError
 
 FAILED = ("ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
-"""The states of a run that ended without success."""
+"""The states of a run that failed or was canceled."""
 SOURCES = ("dataset", "competition", "kernel", "model")
 """The kinds of sources that a kernel mounts."""
 
@@ -24,7 +24,7 @@ class Kernel:
 
 
 def save_kernel(client: Client, folder: Path, ref: str) -> int:
-    """Push a staged kernel once, which starts its run, and return its version.
+    """Push a staged kernel without retrying, and return its version. The push starts a run.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def get_kernel(client: Client, ref: str) -> Kernel | None:
 
 def run_status(client: Client, ref: str) -> tuple[str, str]:
     """Return the state of the kernel's latest run (QUEUED, RUNNING, COMPLETE, ERROR, …) and
-    Kaggle's reason for a failure."""
+    Kaggle's reason for a failure (empty if it gives none)."""
     answer = client.read(ref, client.kernels.get_kernel_session_status, **_names(ref))
     return answer.status.name, client.clean(answer.failure_message or "")
 

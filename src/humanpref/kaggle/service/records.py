@@ -5,15 +5,15 @@ It has one entry for the latest push of each folder of a bundle (`dataset`, `wei
 `infer`), and one for the latest `submission`. The `state` of an entry is
 
 - `starting`: nothing has been sent yet, but earlier pushes are out of date;
-- `sending`: the call is being made. If a command finds this state when it starts, the call may or
-  may not have succeeded, and Kaggle has to be asked;
-- `done`: it succeeded and became the entry's `version` or, for a submission, `number`;
-- `refused`: it failed, or Kaggle created something different from the request;
+- `sending`: the call is being made. If a command finds this state when it starts, an earlier call
+  may or may not have succeeded, so the command asks Kaggle;
+- `done`: the call succeeded; the entry has the resulting `version` or, for a submission, `number`;
+- `refused`: Kaggle rejected the call, or created something different from the request;
 - `failed`: the submission could not be scored.
 
-`manifest` is the digest of the manifest of the bundle that an entry was pushed from. `inputs` are
-the sources that a kernel mounted: datasets with the digest of their manifest, kernels with their
-version.
+`manifest` is the digest of the manifest of the bundle from which an entry was pushed. `inputs` maps
+each source that a kernel mounted to the digest of its manifest (a dataset) or to its version (a
+kernel).
 
 Entries contain no upload URLs and no credentials.
 """
@@ -59,7 +59,7 @@ class Records:
             self.entries = values
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        """Return the entry with this name; empty if there is none."""
+        """Return the entry with this name, or an empty one if there is none."""
         return self.entries.get(name, {})
 
     def pushes(self) -> dict[str, dict[str, Any]]:
@@ -67,8 +67,8 @@ class Records:
         return {name: entry for name, entry in self.entries.items() if name != SUBMISSION}
 
     def latest(self) -> list[str]:
-        """Return the names of the last bundle's pushes that are up to date, and of the pushes that
-        they mount."""
+        """Return the names of the pushes that are up to date with the last bundle, and of the
+        pushes that they mount."""
         pushes = self.pushes()
         current = {name: entry for name, entry in pushes.items() if not self.outdated(name)}
         mounted = {source for entry in current.values() for source in entry.get("inputs", ())}
@@ -104,8 +104,8 @@ class Records:
 
     @contextlib.contextmanager
     def sending(self, name: str, **values: Any) -> Iterator[None]:
-        """Replace the entry with one in state `sending` while the block runs, or `refused` if
-        Kaggle refuses it."""
+        """Replace the entry with one in state `sending` while the block runs. If Kaggle refuses the
+        call or is busy, its state becomes `refused`."""
         self.write(name, "sending", **values)
         try:
             yield
@@ -119,7 +119,8 @@ class Records:
         Raises
         ------
         InputError
-            If there is none, or it is not done; the message names the `command` to run.
+            If there is no such entry, or if its state is not `done`; the message names the
+            `command` to run.
         """
         entry = self[name]
         if entry.get("state") != "done":
@@ -132,7 +133,8 @@ class Records:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock out other commands that would send something; the lock ends with the process."""
+        """Keep other commands from sending anything while the block runs. The lock also ends with
+        the process."""
         self.path.parent.mkdir(exist_ok=True)
         with open(self.path.with_name("lock"), "w") as lock:
             try:
@@ -140,7 +142,7 @@ class Records:
             except BlockingIOError:
                 raise InputError(
                     f"{self.path.parent}: another humanpref kaggle command is running here; wait "
-                    "for it"
+                    "until it ends"
                 ) from None
             yield
 

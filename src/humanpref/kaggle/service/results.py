@@ -22,7 +22,7 @@ from humanpref.kaggle.service.waiting import poll
 logger = logging.getLogger(__name__)
 
 RUN_SECONDS = 14 * 3_600
-"""Time limit of a kernel's run: at most 12 hours, plus time in the queue."""
+"""Seconds to wait for a kernel's run: at most 12 hours, plus the time in the queue."""
 LOG_LINES = 20
 """Number of lines shown from the end of a failed run's log."""
 STATUS = "status.json"
@@ -30,20 +30,20 @@ STATUS = "status.json"
 
 
 def wait_for_run(client: Client, records: Records, name: str, artifact: bool = False) -> None:
-    """Wait until the recorded version of a kernel has run.
+    """Wait until the recorded version of a kernel has finished running.
 
     Parameters
     ----------
     client, records, name
         The client, the records, and the name of the kernel's entry in them.
     artifact : bool
-        Whether the training kernel must have left an artifact.
+        Whether to require that the training kernel left an artifact.
 
     Raises
     ------
     ServiceError
-        If the run failed (its last lines are logged first), a different version has been pushed
-        since, or there is no artifact.
+        If the run failed (the last lines of its log are logged first), if a different version has
+        been pushed since, or if a required artifact is missing.
     """
     entry = records.require(name, f"push --{name}")
     ref, what = entry["ref"], describe(entry)
@@ -84,7 +84,8 @@ def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> None:
     Raises
     ------
     ServiceError
-        If it did not, with the reasons. With `anyway`, the reasons are only logged.
+        If the result is incomplete; the message gives the reasons. With `anyway`, they are only
+        logged.
     """
     files, _ = run_output(client, entry["ref"])
     content = None

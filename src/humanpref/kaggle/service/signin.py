@@ -1,7 +1,8 @@
-"""Sign in to Kaggle, and explain a failure to do so.
+"""Sign in to Kaggle, and explain why a sign-in failed.
 
-The client tries an access token, the login of `kaggle auth login` and the legacy key, and silently
-skips those that do not work; some of its calls then use a token that its sign-in had skipped.
+The client tries an access token, then the login of `kaggle auth login`, then the legacy key, and
+silently skips any that do not work. Some of its calls nevertheless use a token that the sign-in has
+skipped.
 """
 
 import importlib.metadata
@@ -36,9 +37,9 @@ def sign_in() -> tuple[Any, str]:
     _check_version()
     import requests
 
-    had_login = Path(LOGIN_FILE).expanduser().is_file()  # the client removes one that is refused
+    had_login = Path(LOGIN_FILE).expanduser().is_file()  # the client deletes a refused login
     if had_login and not _token()[1]:
-        os.environ.setdefault("KAGGLE_ENABLE_OAUTH", "1")  # clients before 2.2 need it
+        os.environ.setdefault("KAGGLE_ENABLE_OAUTH", "1")  # clients before 2.2 need this
     api = None
     try:
         # The import signs in, creates a folder for the credentials, and prints advice.
@@ -46,7 +47,7 @@ def sign_in() -> tuple[Any, str]:
 
         api = kaggle.api
         if not _signed_in(api):
-            api.authenticate()  # again, since the import hides the reason
+            api.authenticate()  # again, since the import hides the reason for a failure
     except ImportError as error:
         raise InputError(f"this needs the Kaggle client ({error}): {INSTALL}") from None
     except (requests.exceptions.RequestException, TimeoutError, json.JSONDecodeError) as error:
@@ -94,7 +95,7 @@ def _token() -> tuple[str, str]:
 
     try:
         token, source = get_access_token_from_env()
-    except (OSError, ValueError):  # KAGGLE_API_TOKEN may name a file
+    except (OSError, ValueError):  # KAGGLE_API_TOKEN may name an unreadable file
         return "", "KAGGLE_API_TOKEN"
     return token or "", "~/.kaggle/access_token" if source == "access_token" else source or ""
 
@@ -107,7 +108,8 @@ def _signed_in(api: Any) -> bool:
 
 
 def _credentials(api: Any, login: bool) -> str:
-    """Return where the client finds the first credentials that it uses."""
+    """Return the source of the first credentials that the client tries: a variable, a file or a
+    login."""
     if source := _token()[1]:
         return source
     if login:
@@ -120,7 +122,7 @@ def _key_file(api: Any) -> Path:
 
 
 def _explain(api: Any, had_login: bool) -> str:
-    """Explain what is wrong with the first credentials that exist."""
+    """Return an explanation of what is wrong with the first credentials that exist."""
     if source := _token()[1]:
         return f"{source}: Kaggle does not accept this access token; create another at {SETTINGS}"
     path = _key_file(api)

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SUBMISSION_FILE = "submission.csv"
 SCORE_SECONDS = 24 * 3_600
-"""Time limit of the hidden rerun: 9 hours, plus the time in the queue."""
+"""Seconds to wait for the hidden rerun: at most 9 hours, plus the time in the queue."""
 
 
 def submit(
@@ -32,16 +32,17 @@ def submit(
 ) -> Submission:
     """Submit the recorded version of the inference kernel, and wait for its score.
 
-    Each version is submitted only once: every description starts with a tag made of the kernel, its
-    version and a digest of the pushed code and inputs, and the team's submissions are first
-    searched for that tag. After an interruption, the same command resumes waiting. A result that is
-    incomplete, or that does not belong to the bundle pushed last, is submitted only with `anyway`.
+    Each version is submitted only once. Every description starts with a tag made of the kernel, its
+    version and a digest of the pushed code and inputs; before anything is sent, the team's
+    submissions are searched for that tag. After an interruption, the same command resumes waiting.
+    A result that is incomplete, or that does not belong to the bundle pushed last, is submitted
+    only with `anyway`.
 
     Raises
     ------
     InputError
-        If there is no finished push, its run or the hidden rerun failed, its result is incomplete,
-        or Kaggle accepts no more submissions today.
+        If there is no finished push, if its run or the hidden rerun failed, if its result is
+        incomplete, or if Kaggle accepts no more submissions today.
     """
     if not message.strip():
         raise InputError("--message: expected text for the list of submissions, got none")
@@ -90,7 +91,7 @@ def submit(
 
 
 def wait_for_score(client: Client, records: Records, number: int) -> Submission:
-    """Wait until a submission is scored, and record the score."""
+    """Wait until a submission is scored, record the score, and return the submission."""
 
     def check() -> tuple[Submission | None, str]:
         submission = get_submission(client, number)
@@ -107,8 +108,8 @@ def wait_for_score(client: Client, records: Records, number: int) -> Submission:
 
 
 def status(client: Client, records: Records, competition: str) -> Iterator[str]:
-    """Yield a line about the state of each push and of the submission, and about the submissions
-    and GPU hours left."""
+    """Yield one line about the state of each push and of the submission, one about the submissions
+    left, and one about the GPU hours used."""
     for name, entry in records.entries.items():
         try:
             yield entry_status(client, name, entry)

@@ -15,14 +15,15 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 """Initial and maximum number of seconds between two polls."""
 SETTLING_PAUSES = (0, 2, 4, 8, 16, 30)
-"""Seconds to wait before each check for something that may have arrived; after the last check it
-counts as lost."""
+"""Seconds to wait before each check whether an unanswered request has arrived. If the last check
+finds nothing, the request counts as lost."""
 
 T = TypeVar("T")
 
 
 def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> T:
-    """Call `check` until it returns an answer, and show the state in the meantime.
+    """Call `check` until it gives an answer, and return that answer. Show the state in the
+    meantime.
 
     Parameters
     ----------
@@ -60,8 +61,8 @@ def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> 
 
 
 def settled(find: Callable[[], T | None]) -> T | None:
-    """Call `find` repeatedly and return its result; None only if it finds nothing for a full
-    minute."""
+    """Call `find` repeatedly until it finds something, and return that; return None after a full
+    minute without a result."""
     for pause in SETTLING_PAUSES:
         time.sleep(pause)
         if (result := find()) is not None:
@@ -81,7 +82,7 @@ def send_once(
     pending : callable
         Returns whether the request is recorded as sent but its result is unknown.
     find : callable
-        Looks for the result on Kaggle and returns it; None if it is missing.
+        Looks for the result on Kaggle and returns it, or None if it is not there.
 
     Raises
     ------

@@ -1,4 +1,5 @@
-"""Bound the time of the Kaggle client's requests, observe them, and suppress their output."""
+"""Limit the time that the Kaggle client's requests take, observe them, and suppress the client's
+output."""
 
 import contextlib
 import io
@@ -8,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 READ_SECONDS = 60
-"""Maximum time without receiving a byte of an answer, or a piece of a download."""
+"""Maximum seconds to wait for the next byte of an answer, or for the next piece of a download."""
 
 
 @dataclass
 class Traffic:
-    """The traffic of a block: whether anything was sent, and the last response."""
+    """The traffic of a `guarded` block: whether anything was sent, and the last response."""
 
     used: bool = False
     response: Any = None
@@ -21,11 +22,12 @@ class Traffic:
 
 @contextlib.contextmanager
 def guarded(seconds: float) -> Iterator[Traffic]:
-    """Limit the time that the client's requests take in the block, and discard its output.
+    """Limit the time that the block and its requests to Kaggle take, and discard what the client
+    prints.
 
-    The client sets no time limit on its requests, not even inside its own methods, so the limit for
-    a single read is set in the function through which all of them pass. An alarm limits the whole
-    block; it repeats, because the client's uploads retry after any error.
+    The client sets no time limits on its requests, so the limit for a single read is set in
+    `HTTPAdapter.send`, through which all of them pass. An alarm limits the entire block. It goes
+    off repeatedly, because the client's uploads retry after any error.
     """
     from requests.adapters import HTTPAdapter
 
