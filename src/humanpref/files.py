@@ -17,13 +17,13 @@ from humanpref.schema import InputError
 
 @contextlib.contextmanager
 def _path_errors(path: Path) -> Iterator[None]:
-    """Convert any error about `path` (missing, not permitted, too long, not a path) into a one-line
+    """Raise any error about `path` (missing, not permitted, too long, not a path) as a one-line
     InputError."""
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link loop
         raise InputError(
             f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})"
         ) from None

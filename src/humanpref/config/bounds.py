@@ -13,8 +13,8 @@ from humanpref.schema import InputError
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition on an option's value, and a description of the values that satisfy it. Options
-    carry their bounds in `Annotated`."""
+    """A condition on an option's value, and a description of the values that satisfy it. An option
+    has its bound in its `Annotated` type."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -59,8 +59,8 @@ class Options:
             object.__setattr__(self, name, value)
 
     def require(self, holds: bool, name: str, expected: str) -> None:
-        """Raise InputError for option `name` if `holds` is false: the result of a check that
-        involves several options."""
+        """Raise InputError for option `name` unless `holds` is true. `holds` is the result of a
+        check that involves several options."""
         if not holds:
             refuse(f"{self.section}.{name}", expected, getattr(self, name))
 
@@ -82,7 +82,7 @@ def parts_of(hint: Any) -> tuple[Any, Bound | None, bool]:
 
 
 def checked(option: str, hint: Any, value: Any) -> Any:
-    """Convert a value to the type of its annotation and return it.
+    """Check a value against its annotation, and return it converted to the annotated type.
 
     An int becomes a float if a float is expected, a list or a single item becomes a tuple if a
     tuple is expected, and "none" becomes None if None is allowed. Nothing else is converted.

@@ -65,9 +65,9 @@ class SparseOptions(Options):
     (`humanpref.models.sparse`)."""
 
     preprocess: Preprocessing = "none"
-    """Preprocessing of each text before its words are counted: `none`; `nltk`, which the report
-    intended (`humanpref.text.clean`); or `nltk-no-spaces`, which it actually ran, with a bug that
-    joins each text into one long word. Structural features always use the original text."""
+    """Preprocessing of each text before its words are counted: `none`; `nltk`, as the report
+    intended it (`humanpref.text.clean`); or `nltk-no-spaces`, as the report actually ran it, with a
+    bug that joins each text into one long word. Structural features use the original text."""
     word_ngrams: Annotated[int, whole(1, 5)] = 2
     """Maximum number of words in an n-gram."""
     min_rows: Count = 3
@@ -77,9 +77,9 @@ class SparseOptions(Options):
     """Maximum number of response terms; the most frequent ones are kept. The maximum for prompt
     terms is a fifth of this number. If 0, only structural features are used."""
     term_penalties: Penalties = (100.0, 30.0, 10.0, 3.0, 1.0)
-    """Candidate penalties p: the fit adds p w²/2 for each TF-IDF weight w to the loss summed over
-    the rows. The best one is chosen on inner grouped folds of the training rows; a single candidate
-    is used as it is."""
+    """Candidate penalties p: for the weight w of each term, the fit adds p w²/2 to the loss summed
+    over the rows. The best candidate is chosen on inner grouped folds of the training rows; if
+    there is only one, it is used without selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
     """Candidate penalties for the weights of standardized structural features, chosen in the same
     way."""
@@ -132,7 +132,7 @@ class EmbeddingOptions(Options):
     """Maximum number of tokens per window, including special tokens. If `none`, a
     sentence-transformer's own limit applies; any other encoder reads up to 512."""
     max_windows: Annotated[int, whole(1, 1_000)] = 4
-    """Maximum number of windows per text; a longer text keeps its beginning and its end."""
+    """Maximum number of windows per text; of a longer text, the beginning and the end are read."""
     components: Count = 32
     """Number of principal components to which the embeddings are reduced. A thousand rows do not
     support more than 32; tens of thousands may."""
@@ -140,9 +140,9 @@ class EmbeddingOptions(Options):
     """Save the backbone in the artifact, so that the artifact can predict anywhere. Otherwise,
     `backbone` must be available at prediction, with the same weights."""
     embedding_penalties: Penalties = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
-    """Candidate penalties p: the fit adds p w²/2 for each weight w of a component, cosine or
-    attention score to the loss summed over the rows. The best one is chosen on inner grouped folds
-    of the training rows; a single candidate is used as it is."""
+    """Candidate penalties p: for the weight w of each component, cosine or attention score, the fit
+    adds p w²/2 to the loss summed over the rows. The best candidate is chosen on inner grouped
+    folds of the training rows; if there is only one, it is used without selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
     """Candidate penalties for the weights of standardized structural features, chosen in the same
     way."""
@@ -182,9 +182,9 @@ class BlendOptions(Options):
     mean: Mean = "arithmetic"
     """Kind of mean of the members' probabilities: `arithmetic` or `geometric`."""
     shrinkage: NonNegative = 10.0
-    """Strength of the pull toward equal weights and no correction, in nats, summed over all rows;
-    see `fit_blend` and `humanpref.models.blend_correction`."""
+    """Strength of the pull toward equal weights and no correction, relative to the log loss summed
+    over all rows (in nats); see `fit_blend` and `humanpref.models.blend_correction`."""
     min_gain: NonNegative = 1.0
-    """Minimum reduction of the log loss, in nats, summed over all rows. A member whose reduction is
-    smaller is dropped. A correction for a special case is used only if it lowers the out-of-fold
-    log loss by more than this."""
+    """Minimum reduction of the log loss summed over all rows, in nats. A member that reduces it by
+    less is dropped. A correction for a special case is used only if it reduces the out-of-fold log
+    loss by more than this."""

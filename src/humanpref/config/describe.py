@@ -21,8 +21,8 @@ class Option:
     """The name that `--set` accepts, such as `training.epochs`."""
     value: Any
     kind: str
-    """The type and the bound, such as `int, at least 1`, or the choices, such as `one of none,
-    nltk`."""
+    """The type and the bound, such as `int, at least 1`, or the choices, such as `one of
+    arithmetic, geometric`."""
     text: str
     """The description."""
 

@@ -34,12 +34,12 @@ ALIASES = {
     "bf16": "precision",
     "smoothing": "label_smoothing",
 }
-"""Names that other tools use for an option. They are not accepted as option names, but an error
-message suggests the corresponding option."""
+"""Names that other tools use for an option. They are not accepted as option names, but the error
+message then suggests the corresponding option."""
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
-    """Build a configuration from nested plain values.
+    """Build a configuration from nested dictionaries of plain values.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def _flat(values: dict[str, Any], source: object) -> dict[str, Any]:
         elif isinstance(value, dict):
             flat |= {f"{key}.{name}": option for name, option in value.items()}
         else:
-            raise InputError(f"{source}: [{key}] is a section, got {value!r}")
+            raise InputError(f"{source}: [{key}]: expected a section, got {value!r}")
     return flat
 
 
@@ -195,8 +195,8 @@ def _require_known(key: str, valid: list[str], family: str, source: str) -> None
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Return a hint, for an error message, at the valid key that `key` is an alias for or most
-    resembles, in any section. The hint is empty if there is no such key."""
+    """Return a hint, for an error message, that suggests the valid key that `key` is an alias for
+    or most resembles, in any section. The hint is empty if there is no such key."""
     name = key.rpartition(".")[2]
     options = [option.rpartition(".")[2] for option in valid]
     nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1)

@@ -35,7 +35,7 @@ class CellRule:
     def see(self, cell: Any, place: str) -> None:
         """Narrow the formats down to those that `cell` may have. Raises ValueError if none remains.
 
-        `place` is the location of this cell; a later error names it as an earlier cell's location.
+        `place` is the location of the cell, for the message if a later cell has another format.
         """
         forms = self.forms & _forms(cell)
         if not forms:

@@ -36,13 +36,13 @@ def read_pairs(
     Parameters
     ----------
     path : path
-        UTF-8, with or without a byte-order mark.
+        A UTF-8 file, with or without a byte-order mark.
     labels : bool, optional
         If True, the three label columns are required; if False, they are not read; if None, they
         are read if the file has them.
     lenient : bool
-        If a text is not such a list, log a warning and take the text as one turn. The inference
-        kernel uses this, so that it can predict all rows even if one is malformed.
+        If a text is not a JSON list of strings, log a warning and take the text as one turn. The
+        inference kernel uses this, so that it can predict all rows even if one is malformed.
     weights : bool
         Read `weight` even if the labels are not read.
 
@@ -271,8 +271,8 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
         for column in TEXT_COLUMNS
     }
     with write_whole(path) as file:
-        # Quote all texts: Python before 3.13 does not quote a text because of a carriage return,
-        # which a reader would then take for the end of the line.
+        # Quote all texts: Python before 3.13 leaves a text with a carriage return unquoted, and a
+        # reader would take the carriage return for the end of the line.
         written = pairs[columns].assign(**cells)
         written.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 

@@ -65,13 +65,13 @@ class TrainingRows:
         Parameters
         ----------
         held : ndarray
-            (n,) bool.
+            A mask (n,) of the held-out rows of `pairs`.
 
         Returns
         -------
         (ndarray, ndarray, int)
-            A mask (n,) of `pairs`, a mask (m,) of `extra`, and the number of extra rows that are
-            left out because they share a normalized prompt with a held-out row.
+            A mask (n,) of `pairs`, a mask (m,) of `extra`, and the number of extra rows that the
+            second mask leaves out because they share a normalized prompt with a held-out row.
         """
         shared = _has_prompt(self.extra, prompt_keys(self.pairs[held]))
         return ~held, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
@@ -115,7 +115,7 @@ def read_training_rows(
         Files with additional rows from other sources.
     exclude_prompts : sequence of paths
         CSVs in the competition's schema, with or without labels. Every row whose normalized prompt
-        occurs in one of them is dropped. This keeps rows of the test set out of training.
+        occurs in one of them is dropped, which keeps rows of the test set out of training.
 
     Raises
     ------
