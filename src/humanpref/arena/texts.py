@@ -27,8 +27,8 @@ def _pick(options: Sequence, rng: Generator) -> Any:
 def _spell(
     counts: list[tuple[np.ndarray, int]], layout: int, turns: int, rng: Generator
 ) -> list[str]:
-    """Draw n words of each group, for the (group, n) in `counts`, and shuffle them into sentences.
-    Return one string per turn."""
+    """Draw words, shuffle them into sentences, and return one string per turn. `counts` lists
+    groups of words, each with the number of words to draw from it."""
     # The power makes the first words of a group more frequent, as in natural language.
     words = np.concatenate(
         [group[(rng.random(n) ** 1.4 * len(group)).astype(np.int64)] for group, n in counts]
@@ -132,6 +132,6 @@ def _sometimes_break(turns: list[str], rng: Generator) -> list[str]:
 
 
 def to_cell(turns: list[str | None], rng: Generator) -> str:
-    """Return the turns as JSON for a CSV cell, in most cells with non-ASCII characters escaped."""
+    """Return the turns as JSON for a CSV cell. Most cells escape non-ASCII characters."""
     cell = json.dumps(turns, ensure_ascii=bool(rng.random() < 0.7), separators=(",", ":"))
     return cell.replace(_SURROGATE, r"\ud83d")

@@ -122,14 +122,14 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
         except (TemplateError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
     raise InputError(
-        f"{tokenizer.name_or_path}: its chat template cannot hold a conversation of "
+        f"{tokenizer.name_or_path}: its chat template cannot represent a conversation of "
         f"{', '.join(dict.fromkeys(roles))}: {reason}; remove chat_template to use plain labels"
     )
 
 
 def _first_and_last(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the tokenizer puts before and after a text. Llama and Gemma
-    add one at the start; Qwen adds none."""
+    """Return the special tokens that the tokenizer puts before a text, and those that it puts after
+    a text. Llama's and Gemma's tokenizers put one before it; Qwen's puts none."""
     inner, whole = _ids(tokenizer, "a"), list(tokenizer("a").input_ids)
     start = find(whole, inner, 0)
     return whole[:start], whole[start + len(inner) :]

@@ -27,15 +27,15 @@ from humanpref.text.processes import in_parts, processes_for
 
 KEEP_SPACES = {"nltk": True, "nltk-no-spaces": False}
 """Whether each variant keeps spaces. `nltk` is the preprocessing that the report intended.
-`nltk-no-spaces` is the one that it actually ran: because of a bug in a regular expression, spaces
-are also deleted, so the tokenizer sees one long word."""
+`nltk-no-spaces` is the one that the report actually ran: because of a bug in a regular expression,
+spaces are also deleted, so the tokenizer sees one long word."""
 
 MEMO_PIECES = 2**18
 """Maximum number of pieces in the memo (about 50 MB); a full memo is cleared."""
 MEMO_LENGTH = 64
 """Maximum length of a piece in the memo, in characters; longer pieces hardly ever recur."""
 PROCESS_CHARACTERS = 50_000_000
-"""Number of characters per additional process, which must load NLTK and WordNet again."""
+"""One more process is used per this many characters; each must load NLTK and WordNet."""
 
 _CORPORA = ("stopwords", "wordnet")
 _NO_ASCII_LETTER = string.punctuation + string.digits
@@ -48,7 +48,7 @@ _DELETE_ASCII = bytes(
 def preprocess(
     texts: Iterable[str], variant: str = "nltk", processes: int | None = None
 ) -> list[str]:
-    """Preprocess texts as the report did.
+    """Preprocess texts with one of the variants in `KEEP_SPACES`.
 
     Parameters
     ----------
@@ -111,8 +111,8 @@ class TokenMemo(dict[str, str]):
         self._tokenize = functools.partial(word_tokenize, preserve_line=True)
         self._lemmatize = WordNetLemmatizer().lemmatize
         self._stopwords = frozenset(stopwords.words("english"))
-        # The words that NLTK's tokenizer splits: in a piece made only of letters, no other rule can
-        # match. These rules match complete words, unless the word contains a combining mark.
+        # The words that NLTK's tokenizer splits, such as "cannot". No other rule can match a piece
+        # made only of letters. These rules match complete words, except next to a combining mark.
         contractions = {
             "".join(re.findall(r"\(([\w']+)\)", rule.pattern))
             for rule in NLTKWordTokenizer.CONTRACTIONS2

@@ -1,5 +1,5 @@
 """Structural features: counts and shares computed from a prompt and a response, and comparisons of
-the two answers of a row by these numbers.
+a row's two answers by these numbers.
 
 The effect of exchanging A and B is known by construction. Differences of response features change
 sign (*antisymmetric*). Absolute differences and means of response features, prompt features, and
@@ -21,7 +21,7 @@ import pandas as pd
 from humanpref.text.processes import in_parts, processes_for
 
 PROCESS_CHARACTERS = 20_000_000
-"""Number of characters per additional process: about five seconds of work."""
+"""One more process is used per this many characters, which take about five seconds."""
 
 # No pattern may rescan text that it has passed, since a model stuck in a loop can write fifty
 # thousand dots or newlines. Chinese and Japanese have no spaces, so each character is a word.

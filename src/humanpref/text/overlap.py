@@ -1,4 +1,4 @@
-"""Measure how similar prompt, A and B are in their words and characters, by cosines of TF-IDF
+"""Measure how similar the prompt, A and B are in their words and characters, by cosines of TF-IDF
 vectors. The document frequencies are learned from the training rows."""
 
 from itertools import chain, combinations
@@ -19,7 +19,7 @@ IDF_TEXTS = 30_000
 """Maximum number of texts used to count document frequencies. They are evenly spaced over all
 texts; more would change little."""
 CHUNK = 2_000
-"""Number of rows or texts turned into vectors at a time, to limit the memory."""
+"""Number of rows or texts that are turned into vectors at a time, to limit memory use."""
 
 _hash_words = HashingVectorizer(
     token_pattern=WORD.pattern,
@@ -49,7 +49,7 @@ class Similarities:
         return self
 
     def columns(self, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cosines of n rows, over words and over character trigrams.
+        """Return the cosines of n rows: each over words and over character trigrams.
 
         Returns
         -------
