@@ -19,8 +19,8 @@ DRAWS = 500
 STATISTICS = ("people", "model", "excess", "margin")
 _WINDOWS, _BATCH_TOKENS = 4, 16_384
 _LEAST_SPREAD = 1e-7
-"""Minimum product of two standard deviations. A smaller one is a rounding error: if both quantities
-vary at all, it is far larger."""
+"""A product of two standard deviations below this is a rounding error: if both quantities vary at
+all, the product is far larger."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,7 @@ def follow(
     Parameters
     ----------
     axes : list of Axis
+        The axes, measured on the same n rows.
     labels, probabilities : ndarray
         (n, 3).
     groups : ndarray

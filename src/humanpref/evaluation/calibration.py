@@ -12,7 +12,7 @@ NULL_DRAWS = 200
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Tabulate predicted probabilities and observed shares: for each class, in bins with equal
+    """Tabulate the predicted probability and the observed share of each class, in bins with equal
     numbers of rows.
 
     Parameters
@@ -20,7 +20,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     labels, probabilities : ndarray
         (n, 3).
     bins : int
-        Number of bins per class; with fewer rows than bins, there are n bins.
+        Number of bins per class; at most n are used.
 
     Returns
     -------

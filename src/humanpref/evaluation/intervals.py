@@ -22,7 +22,7 @@ def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.
         share = part / whole
         centre = (share + Z**2 / (2 * whole)) / (1 + Z**2 / whole)
         half = Z * np.sqrt(share * (1 - share) / whole + Z**2 / (4 * whole**2)) / (1 + Z**2 / whole)
-    # In exact arithmetic, the interval starts at 0 if part is 0 and ends at 1 if part is whole.
+    # In exact arithmetic, the interval starts at 0 if part is 0 and ends at 1 if part equals whole.
     low = np.where(part == 0, 0 * centre, centre - half)
     return low, np.where(part == whole, 1 + 0 * centre, centre + half)
 

@@ -12,15 +12,15 @@ from humanpref.schema import MODEL_COLUMNS
 
 PENALTY = 0.1
 """L2 penalty p: the fit adds p s²/2 for each strength s to the loss summed over the rows. This is a
-normal prior with a standard deviation of 3.2 log-odds. It keeps all strengths finite, even that of
-a model that always won, always lost, or never met the others."""
+normal prior with a standard deviation of 3.2 log-odds. It keeps all strengths finite, even those of
+models that always won, always lost, or never met the others."""
 ELO = 400 / np.log(10)
 """Elo points per unit of log-odds."""
 
 
 def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
     """Fit Davidson's model to the outcomes between models: P(A), P(B), P(tie) ∝ exp(d/2),
-    exp(-d/2), exp(nu), where d = s_A - s_B + first.
+    exp(-d/2), exp(nu), where d = s_A - s_B + first, and s is the strength of a model.
 
     The 95 % intervals are normal approximations from the curvature of the penalized likelihood
     (Laplace). Rows are treated as independent. If groups of models never met, the difference

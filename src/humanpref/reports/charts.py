@@ -17,7 +17,7 @@ import pandas as pd
 from humanpref.schema import InputError
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
-"""The file name suffixes of the formats in which a chart can be written."""
+"""The file name suffixes that a chart may have; the suffix selects the format."""
 WIDTH, WIDE = 5.2, 8
 """The default width of a chart and the width of a wide one, in inches."""
 _STYLE = Path(__file__).parent / "templates" / "charts.mplstyle"
@@ -168,7 +168,7 @@ def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> 
 def interval_figure(
     table: pd.DataFrame, path: Path, title: str, reference: float | None = None
 ) -> None:
-    """Draw one log loss with its 95 % interval per table row. The lowest one is at the top.
+    """Draw one log loss with its 95 % interval per table row. The lowest log loss is at the top.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from humanpref.reports.page import write_page, write_tables
 
 SUMMARY_FILE = "summary.json"
 BARS = 15
-"""Maximum number of bars in a figure: those of the most frequent items. The tables list all."""
+"""Maximum number of bars in a figure, for the most frequent items. The tables list all items."""
 DRAWN_MODELS = 100
 """Maximum number of models in a figure. If there are more, the most compared ones are shown. The
 competition's 64 models all fit."""
@@ -45,7 +45,7 @@ def explore(
     out : path
         The folder to create.
     tokenizer : path, optional
-        A folder with the tokenizer for measuring truncation, which is skipped without one.
+        A folder with a tokenizer. If it is given, truncation is measured with this tokenizer.
 
     Returns
     -------

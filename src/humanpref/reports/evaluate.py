@@ -61,8 +61,8 @@ def evaluate_artifacts(
         of a probability if A and B are swapped), `swap_flips` (share of rows whose most likely
         class then changes), `swap_exact` (True if both are 0 by construction and therefore were not
         measured), `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`).
-        `differences` lists, for each artifact but the first, its log loss minus the first's, with a
-        paired 95 % interval over prompts.
+        `differences` lists, for each artifact except the first, its log loss minus the first's,
+        with a paired 95 % interval over prompts.
     tables : dict
         `slices`, `reliability`, `axes` and `worst`. Each table has a column `artifact`.
 

@@ -10,7 +10,7 @@ MISSING = "–"
 
 
 def columns(table: pd.DataFrame, places: int = 3) -> list[tuple[str, bool, list[str]]]:
-    """Return each column's name, whether it is numeric, and its cells as text.
+    """Return, for each column, its name, whether it is numeric, and its cells as text.
 
     Numbers get thousands separators. Numbers that are not integers are rounded to `places` decimals
     or, from 100 upward, to integers. A missing value becomes –.

@@ -22,7 +22,7 @@ TRUNCATION_ROWS = 5_000
 """Maximum number of rows whose tokens are counted. This many rows are enough to estimate a share to
 within 1.4 percentage points, and take only seconds."""
 SHARE = ["tie_share", "low", "high"]
-"""The columns, in the tables of ties, with the share of ties and its interval."""
+"""The names of the columns with the share of ties and its interval."""
 _RATIOS = {
     1: "1-1.1",
     1.1: "1.1-1.25",
@@ -136,9 +136,9 @@ def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of ties for each tenth of the rows by the mean length of the two answers,
-    shortest first. The columns are `slice`, `characters` (the median mean length), `rows`,
-    `tie_share`, `low` and `high`."""
+    """Sort the rows by the mean length of their two answers, shortest first, and return the share
+    of ties in each tenth. The columns are `slice`, `characters` (the median of the mean lengths),
+    `rows`, `tie_share`, `low` and `high`."""
     mean = (characters["response_a"] + characters["response_b"]) / 2
     tenth = np.digitize(mean, np.unique(np.quantile(mean, np.linspace(0.1, 0.9, 9))))
     lengths = mean.groupby(tenth).agg(["min", "max", "median"]).reset_index()
