@@ -173,7 +173,7 @@ def test_files_that_will_not_do(artifact, lines, tmp_path, capsys):
     (tmp_path / "empty").touch()
     assert "contains no lines" in told(tmp_path / "empty", tmp_path / "o")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    assert "not a text file in UTF-8" in told(tmp_path / "binary", tmp_path / "o")
+    assert "that is not UTF-8 text" in told(tmp_path / "binary", tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 

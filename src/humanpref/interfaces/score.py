@@ -137,7 +137,7 @@ def _lines(source: Path) -> Iterator[_Line]:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{source}: not a text file in UTF-8 (byte {error.start}); JSON lines were expected"
+            f"{source}: expected JSON lines, got a file that is not UTF-8 text (byte {error.start})"
         ) from None
 
 

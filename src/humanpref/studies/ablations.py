@@ -91,7 +91,8 @@ def system_prompt_variants(preset: str, overrides: tuple[str, ...]) -> list[Vari
 def ablate_softmax(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train with a softmax or log-softmax before the loss, and predict with and without one.
+    """Train without and with a softmax or log-softmax before the loss, and predict with and without
+    a softmax.
 
     Parameters
     ----------
@@ -108,8 +109,8 @@ def ablate_softmax(
     -------
     DataFrame
         One row per variant: `name`, `log_loss` and the paired `difference` to the first variant,
-        both with their intervals, `rows`, the `train_loss` of the last epoch, the report's
-        `leaderboard` score, and the effect predicted by `theory`.
+        both with their intervals, `rows`, the `train_loss` of the last epoch, the report's score on
+        the `leaderboard`, and the effect that `theory` predicts.
     """
     variants = softmax_variants(preset, overrides)
     results = compare(variants, train_csv, out, folds)
@@ -134,7 +135,7 @@ def ablate_preprocessing(
     preset, overrides
         A model of family `sparse`. The ablation sets its preprocessing.
     train_csv, out, folds
-        As for `ablate_softmax`; the files are called `preprocessing`.
+        As for `ablate_softmax`; the files are named `preprocessing`.
 
     Returns
     -------
@@ -152,14 +153,14 @@ def ablate_preprocessing(
 def ablate_system_prompt(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train a decoder without a system prompt, and one with it.
+    """Train one decoder without a system prompt, and one with a system prompt.
 
     Parameters
     ----------
     preset, overrides
         A model of family `decoder` or `dpo`.
     train_csv, out, folds
-        As for `ablate_softmax`; the files are called `system-prompt`.
+        As for `ablate_softmax`; the files are named `system-prompt`.
 
     Returns
     -------

@@ -211,7 +211,7 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
     seeds = {variant.config().seed for variant in variants}
     if len(seeds) > 1:
         raise InputError(
-            "compare: option seed: expected the same seed for all, so that their folds agree, got "
+            "compare: option seed: expected the same seed for all, so that folds are equal, got "
             f"{sorted(seeds)}"
         )
     for variant in variants:
@@ -223,7 +223,7 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
 
 
 def _check_claim(out: Path, claim: dict[str, Any]) -> None:
-    """Raise InputError if the folder is neither new nor part of this comparison.
+    """Raise InputError unless the folder is new or holds this comparison.
 
     A comparison that has not trained anything yet may be replaced by any other.
     """
@@ -308,8 +308,8 @@ def fresh_processes(variants: Sequence[Variant]) -> ProcessPoolExecutor:
     """Return an executor that runs each call in a new process, with the models' modules imported.
 
     The processes are forked from a server that has only imported modules. If they were forked from
-    this process, they would inherit its peak memory. If each imported torch and transformers
-    itself, this would take longer than a small training run.
+    this process, they would inherit its peak memory. Importing torch and transformers in each of
+    them would take longer than a small training run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({module_of(variant.config()) for variant in variants}))

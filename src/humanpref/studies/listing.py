@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 _METRICS = ("rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
 _FACTS = ("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds")
 COLUMNS = (*_FACTS, *_METRICS, "tokens_per_second", "humanpref", "torch", "command")
-"""The columns of the table of runs. `data` and `folds` are the beginnings of digests. `data` is the
-digest of the training rows. `folds` has two parts: the digest of the set of held-out rows, and that
-of their assignment to folds. A blend has only the first part, since its own folds are independent
-of its members' folds."""
+"""The columns of the table of runs. `data` and `folds` are truncated digests. `data` is the digest
+of the training rows. `folds` has two parts: the digest of the set of held-out rows, and that of
+their assignment to folds. A blend has only the first part, since its own folds are independent of
+its members' folds."""
 _SEPARATOR = "-"
 
 
@@ -129,7 +129,7 @@ def _record(artifact: Artifact) -> dict[str, Any]:
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} was not written by a run ({error})"
+            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is not what a run writes ({error})"
         ) from None
 
 
