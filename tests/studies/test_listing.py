@@ -49,7 +49,7 @@ def test_says_when_rows_or_folds_differ(folder, arena, tmp_path):
     assert ": three" in difference
     train(load_config("prior"), arena / "test_labels.csv", everything / "other", folds=3)
     assert (
-        "different rows, or on the same in another order (data" in differences(runs(everything))[0]
+        "different rows, or on rows in a different order (data" in differences(runs(everything))[0]
     )
 
 
