@@ -17,26 +17,26 @@ from humanpref.schema import InputError
 
 @contextlib.contextmanager
 def _path_errors(path: Path) -> Iterator[None]:
-    """Turn errors about a path (missing, not permitted, too long, not a path) into a one-line
+    """Raise any error about `path` (missing, not permitted, too long, not a path) as a one-line
     InputError."""
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link loop
         raise InputError(
             f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})"
         ) from None
 
 
 def is_main_process() -> bool:
-    """Return whether this process writes files. Of the processes started by `accelerate launch`,
-    only one does."""
+    """Return whether this process writes files. Of the processes that `accelerate launch` starts,
+    only the one with rank 0 does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 STREAMS = frozenset(map(Path, ("/dev/stdout", "/dev/null")))
-"""Outputs that are written to directly instead of being replaced."""
+"""Paths that are written to directly rather than replaced."""
 
 
 def _check_file(path: Path) -> None:
@@ -47,8 +47,8 @@ def _check_file(path: Path) -> None:
 
 
 def _check_folder(folder: Path, path: Path) -> None:
-    """Check that files can be created in the folder of `path` by creating one; permissions alone
-    are not conclusive (/proc)."""
+    """Raise InputError, naming `path`, if no file can be created in `folder`. This creates a
+    temporary file, since permissions are not conclusive (for example, in /proc)."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -57,14 +57,15 @@ def _check_folder(folder: Path, path: Path) -> None:
 
 
 def _check_outside(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Raise InputError if `path` is one of the `inputs` or inside one."""
     for source in inputs:
         if path.resolve().is_relative_to(Path(source).resolve()):
             raise InputError(f"{path}: is inside {source}, an input; name a path outside it")
 
 
 def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a file can be written at `path`, and that it is neither one
-    of the `inputs` nor inside one.
+    """Check that a file can be written to `path`, and that `path` is neither one of the `inputs`
+    nor inside one. Call this before work that takes hours.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         _check_file(path)
         _check_folder(path.resolve().parent, path)
         if any(path.exists() and Path(other).exists() and path.samefile(other) for other in inputs):
-            raise InputError(f"{path}: is also the input, which it would replace")
+            raise InputError(f"{path}: is also the input, which would be overwritten")
         _check_outside(path, inputs)
 
 
@@ -90,17 +91,17 @@ def _prefix(path: Path) -> str:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[TextIO]:
-    """Open a temporary UTF-8 text file that replaces `path` if the block succeeds and is removed if
-    it fails.
+    """Open a temporary UTF-8 text file for writing. If the block succeeds, the file replaces
+    `path`; otherwise, it is deleted.
 
     If `path` is a symbolic link, its target is replaced; `STREAMS` are written to directly.
-    Characters that UTF-8 cannot encode (file names in a different encoding) are escaped in a form
-    that JSON can read.
+    Characters that UTF-8 cannot encode (as in file names in a different encoding) are escaped in a
+    form that JSON can read.
 
     Raises
     ------
     InputError
-        If the folder does not exist or is not writable.
+        If `path` exists but is not a file, or if its folder is missing or not writable.
     """
     path = Path(path)
     text = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
@@ -126,8 +127,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
 
 
 def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
-    """Check, before hours of work, that a folder can be created at `path`, that nothing exists
-    there, and that it is not inside an input.
+    """Check that nothing exists at `path`, that a folder can be created there, and that `path` is
+    not inside one of the `inputs`. Call this before work that takes hours.
 
     Raises
     ------
@@ -147,8 +148,8 @@ def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
 
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
-    """Create a temporary folder that is renamed to `path` if the block succeeds and removed if it
-    fails.
+    """Create a temporary folder. If the block succeeds, the folder is renamed to `path`; otherwise,
+    it is deleted.
 
     Raises
     ------
@@ -178,15 +179,15 @@ def remove(path: Path) -> None:
 
 
 SHARED_BYTES = 2**20
-"""Minimum size of a file that is worth sharing."""
+"""Minimum size, in bytes, of the files that `share_equal_files` links."""
 
 
 def share_equal_files(folders: list[Path]) -> None:
-    """Store large files only once if they are identical and have the same relative path in each
-    folder.
+    """Store each large file of the first folder only once, even if other folders have an identical
+    file at the same relative path.
 
-    The duplicates become hard links, so each folder remains complete when it is copied or moved.
-    If links cannot be created, the files remain separate copies.
+    The duplicates are replaced with hard links, so each folder remains complete when it is copied
+    or moved. If a link cannot be created, the file remains a separate copy.
     """
     first, *others = folders
     for source in first.rglob("*"):
@@ -203,8 +204,8 @@ def share_equal_files(folders: list[Path]) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Atomically write a value as indented JSON. NaN raises ValueError, since it indicates a
-    bug."""
+    """Atomically write a value as indented JSON. Raises ValueError for NaN or infinity, which
+    indicate a bug."""
     with write_whole(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
@@ -227,8 +228,8 @@ def sha256(path: str | Path) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """Return the reason why a file is damaged (it is a git-lfs pointer or an incomplete safetensors
-    file), or None if it is not."""
+    """Describe the damage if a file is a git-lfs pointer or an incomplete safetensors file;
+    otherwise, return None."""
     with open(path, "rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             return "a git-lfs pointer, not the file itself; fetch it (git lfs pull)"

@@ -1,4 +1,4 @@
-"""The log loss of class probabilities, clipped in the same way as the competition's metric."""
+"""The log loss of class probabilities, which are clipped as in the competition's metric."""
 
 import numpy as np
 
@@ -31,5 +31,6 @@ def row_log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def log_loss(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """Return the mean of `row_log_losses` in nats, weighted by the row weights, (n,), if given."""
+    """Return the mean of `row_log_losses`, in nats. If `weights` (n,) are given, the mean is
+    weighted."""
     return float(np.average(row_log_losses(labels, probabilities), weights=weights))

@@ -21,8 +21,8 @@ CLASSES = ("A", "B", "tie")
 """The order of the three classes, in labels, logits, probabilities and files."""
 
 SWAPPED_CLASSES = (1, 0, 2)
-"""The index of each class after the two answers are exchanged, for use as
-`probabilities[:, SWAPPED_CLASSES]`."""
+"""The index of each class after A and B are exchanged. `probabilities[:, SWAPPED_CLASSES]`
+exchanges the columns of A and B."""
 
 
 class InputError(ValueError):

@@ -18,4 +18,4 @@ def test_runs_that_must_not_be_compared_are_named(run, artifact, arena):
     shutil.copytree(artifact, "runs/a")
     train = ("train", "--preset", "prior", "--train", arena / "train.csv", "--folds", 3)
     assert run(*train, "--out", "runs/b")[0] == 0
-    assert "not comparable, these runs held out different rows" in run("runs", "runs")[1]
+    assert "not comparable: these runs held out different rows" in run("runs", "runs")[1]

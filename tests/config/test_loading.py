@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_named(preset, override, message):
             'preset = "tiny"\n[training]\nepocs = 1\n',
             "run.toml: unknown option 'training.epocs'.*training.epochs",
         ),
-        ('preset = "tiny"\ntraining = 3\n', r"\[training\] is a section"),
+        ('preset = "tiny"\ntraining = 3\n', r"\[training\]: expected a section"),
         ('preset = "tiny"\n[trainin]\nepochs = 1\n', "unknown option 'trainin'"),
         ("preset = \n", "not valid TOML"),
         ('family = "forest"\n', "expected one of prior, .*, got 'forest'"),

@@ -171,9 +171,9 @@ def test_files_that_will_not_do(artifact, lines, tmp_path, capsys):
     assert "not a file" in told(tmp_path / "none", tmp_path / "o")
     assert "is also the input" in told(path, path)
     (tmp_path / "empty").touch()
-    assert "no lines in it" in told(tmp_path / "empty", tmp_path / "o")
+    assert "contains no lines" in told(tmp_path / "empty", tmp_path / "o")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    assert "not a text file in UTF-8" in told(tmp_path / "binary", tmp_path / "o")
+    assert "that is not UTF-8 text" in told(tmp_path / "binary", tmp_path / "o")
     assert not (tmp_path / "o").exists()
 
 

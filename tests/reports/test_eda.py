@@ -144,7 +144,7 @@ def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
         assert set(names) == set(most)
         assert [len(estimates) for estimates in series.values()] == [4]
     page = " ".join((tmp_path / "out" / "index.html").read_text().split())
-    cropped = "Only the 4 most compared of 15 models; the tables list all."
+    cropped = "Only the 4 most compared of 15 models are shown; the tables list all."
     captions = re.findall(r"<figcaption><b>(.*?)\.</b> (.*?)</figcaption>", page)
     assert [title for title, text in captions if cropped in text] == [
         "Matrix of compared pairs",

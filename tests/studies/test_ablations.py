@@ -72,7 +72,7 @@ def test_preprocessing_variants():
         ("nltk", "nltk", 3),
         ("nltk-no-spaces", "nltk-no-spaces", 3),
     ]
-    with pytest.raises(InputError, match="--preset tiny: expected one of family sparse, got enc"):
+    with pytest.raises(InputError, match="--preset tiny: expected a preset of family sparse"):
         preprocessing_variants("tiny", ())
 
 
@@ -85,7 +85,7 @@ def test_system_prompt_variants():
     ]
     _, own = system_prompt_variants(preset, ("model.system_prompt=Judge.",))
     assert own.config().model.system_prompt == "Judge."
-    with pytest.raises(InputError, match="--preset sparse: expected one of family decoder or dpo"):
+    with pytest.raises(InputError, match="--preset sparse: expected a preset of family decoder"):
         system_prompt_variants("sparse", ())
 
 

@@ -115,10 +115,10 @@ def test_a_comparison_resumes_where_it_stopped(compared, arena, tmp_path, monkey
 
 def test_what_cannot_be_compared(compared, arena, tmp_path):
     csv, out = arena / "train.csv", compared[1]
-    with pytest.raises(InputError, match="expected a new folder, or a comparison on the same rows"):
+    with pytest.raises(InputError, match="expected a new folder, or one with a comparison on"):
         compare(VARIANTS, csv, out, folds=3)
     half = Variant("prior", "prior", ("training.validation_fraction=0.5",))
-    with pytest.raises(InputError, match="prior: trained with other options; remove it"):
+    with pytest.raises(InputError, match="prior: trained with different options; remove it"):
         compare([half], csv, out, folds=2)
     seeds = [PRIOR, Variant("b", "prior", ("seed=1",))]
     with pytest.raises(

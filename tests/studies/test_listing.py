@@ -49,7 +49,7 @@ def test_says_when_rows_or_folds_differ(folder, arena, tmp_path):
     assert ": three" in difference
     train(load_config("prior"), arena / "test_labels.csv", everything / "other", folds=3)
     assert (
-        "different rows, or on the same in another order (data" in differences(runs(everything))[0]
+        "different rows, or on rows in a different order (data" in differences(runs(everything))[0]
     )
 
 
@@ -90,7 +90,7 @@ def test_metrics_that_no_run_writes_are_passed_over(folder, tmp_path, change, ca
     metrics = json.loads((odd / "metrics.json").read_text())
     (odd / "metrics.json").write_text(json.dumps(metrics | change))
     assert runs(tmp_path / "runs")["name"].tolist() == ["good"]
-    assert "odd: artifact.json or metrics.json is not as a run writes it" in caplog.text
+    assert "odd: artifact.json or metrics.json is not what a run writes" in caplog.text
 
 
 def test_one_table_that_is_cut_off_does_not_end_the_list(folder, tmp_path, caplog):

@@ -134,7 +134,7 @@ def test_a_chat_template_that_cannot_hold_the_texts_is_refused(
     arguments = (system, "Which?") if template is judge_template else (system,)
     with pytest.raises(
         InputError,
-        match=r"its chat template cannot hold a conversation of user[^\n]*to use plain labels$",
+        match=r"chat template cannot represent a conversation of user[^\n]*to use plain labels$",
     ):
         template(tokenizer, *arguments)
 

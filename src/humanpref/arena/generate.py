@@ -16,7 +16,7 @@ from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, Inp
 
 
 class Arena(NamedTuple):
-    """An arena: one frame per file, equal to the frame that `pandas.read_csv` reads from it.
+    """An arena: one frame per CSV file. `pandas.read_csv` reads an equal frame from the file.
 
     Prompts and answers are JSON text. Ids are integers, unordered and unique across train and test.
 
@@ -24,7 +24,7 @@ class Arena(NamedTuple):
     test : id, prompt, response_a, response_b; n // 5 rows, at least 1
     sample_submission : id, and 1 / 3 in the three label columns
     truth : id, and the true probabilities in the three label columns; train rows, then test rows
-    test_labels : the columns of test and the three labels
+    test_labels : the columns of test, and the three labels
     """
 
     train: pd.DataFrame
@@ -40,7 +40,7 @@ def make_arena(rows: int, seed: int) -> Arena:
     Raises
     ------
     InputError
-        If `rows` is less than 1, or `seed` less than 0.
+        If `rows` is less than 1 or `seed` is negative.
     """
     if rows < 1 or seed < 0:
         raise InputError(
@@ -60,7 +60,8 @@ def make_arena(rows: int, seed: int) -> Arena:
 
 
 def _draw_rows(ids: np.ndarray, rng: Generator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Draw labeled rows, and a frame with their true probabilities in the label columns."""
+    """Draw labeled rows. Return them, and a frame with their true probabilities in the label
+    columns."""
     rows = len(ids)
     owners = draw_owners(rows, rng)
     distinct = draw_conversations(owners.max() + 1, rng)
@@ -96,7 +97,8 @@ def _draw_rows(ids: np.ndarray, rng: Generator) -> tuple[pd.DataFrame, pd.DataFr
 
 
 def write_arena(folder: Path, rows: int, seed: int) -> Arena:
-    """Write `make_arena(rows, seed)` into `folder`, one CSV per frame, and return it.
+    """Write the frames of `make_arena(rows, seed)` into `folder`, one CSV each, and return the
+    arena.
 
     The folder is created if it does not exist. The same arguments always give the same bytes. No
     file is replaced, since the folder may hold the competition's own files. Each file is written
@@ -112,7 +114,7 @@ def write_arena(folder: Path, rows: int, seed: int) -> Arena:
     files = {folder / f"{name}.csv": frame for name, frame in arena._asdict().items()}
     for path in files:
         if path.exists():
-            raise InputError(f"{path}: already exists; name another folder, or remove it first")
+            raise InputError(f"{path}: already exists; name a different folder, or remove it")
     for path, frame in files.items():
         with write_whole(path) as file:
             frame.to_csv(file, index=False, lineterminator="\n")

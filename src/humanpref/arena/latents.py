@@ -1,4 +1,4 @@
-"""The latents of a row: the content of its prompt, the two models, and the quality of each
+"""Draw the latents of each row: the content of its prompt, the two models, and the quality of each
 answer."""
 
 import numpy as np
@@ -14,21 +14,22 @@ _TOPICAL_SHARE = 0.20  # share of an answer's words that belong to a topic
 
 
 def draw_models(rows: int, rng: Generator) -> np.ndarray:
-    """Draw two different models per row by popularity: indices into `MODELS`, shape (rows, 2)."""
+    """Draw two different models per row, popular models more often. Return their indices in
+    `MODELS`, (rows, 2)."""
     arrival = rng.exponential(size=(rows, len(MODELS))) / MODELS["popularity"].to_numpy()
     first_two = np.argsort(arrival, axis=1)[:, :2]
     return rng.permuted(first_two, axis=1)  # otherwise A would tend to be the more popular model
 
 
 def draw_owners(rows: int, rng: Generator) -> np.ndarray:
-    """Draw the index of each row's conversation, shape (rows,).
+    """Draw the index of each row's conversation, (rows,).
 
-    Most rows have a conversation to themselves, some share one with a few other rows, and a crowd
-    of rows shares index 0.
+    Most rows have a conversation to themselves, and some share one with a few other rows. A larger
+    group of rows, the crowd, shares the conversation with index 0.
     """
     crowd = min(rows, max(2, round(0.002 * rows)))
     repeated = round(0.165 * rows)
-    # Shared prompts have 1 / 0.53 + 1 = 2.9 rows on average, as in the real file.
+    # A shared prompt has 1 / 0.53 + 1 = 2.9 rows on average, as in the real file.
     sizes = 1 + rng.geometric(0.53, size=repeated // 2 + 1)
     shared = np.repeat(np.arange(1, 1 + sizes.size), sizes)[:repeated]
     owners = np.concatenate([np.zeros(crowd, dtype=np.int64), shared])[:rows]
@@ -37,19 +38,22 @@ def draw_owners(rows: int, rng: Generator) -> np.ndarray:
 
 
 def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
-    """Draw conversations, one per row; the conversation at index 0 is a greeting shared by a crowd.
+    """Draw `count` conversations, one per row of the returned frame. The first one is the greeting
+    that the crowd shares.
 
     Columns
     -------
-    kind : str, one of the index of `KINDS`
+    kind : str, from the index of `KINDS`
     words : float, typical number of words per answered turn
-    turns : 1 to 30
+    turns : number of turns, 1 to 30
     question : "sum", "order", "comparison", or "" if nothing checkable is asked
-    thing, other : the two things or numbers asked about, as different indices in the list of things
-    comparison, twist : index in the list of comparisons; 1 if the opposite is asked
+    thing, other : the two numbers of a sum, or the indices of the two things compared; always
+        different
+    comparison : index in the list of comparisons
+    twist : 1 if a comparison asks for the opposite word, otherwise 0; it also selects the wrong sum
     language, topic : indices in the lists of languages and topics
     subjects : number of topic words in the first turn
-    pasted : number of words pasted below the first turn
+    pasted : number of words pasted at the end of the first turn
     """
     kind = rng.choice(KINDS.index, size=count, p=KINDS["share"])
     kind[0] = "chat"
@@ -84,22 +88,24 @@ def draw_conversations(count: int, rng: Generator) -> pd.DataFrame:
 
 
 def draw_answers(conversations: pd.DataFrame, models: np.ndarray, rng: Generator) -> pd.DataFrame:
-    """Draw the answers of `models`, shape (rows,), to the conversations of the same rows.
+    """Draw one answer per row: that of model `models[i]` to the i-th conversation. `models` has
+    shape (rows,).
 
     Columns
     -------
     words : number of words in all turns together
     precise, vague, misspelled : how many of these words show each level of quality
-    on_topic, off_topic : how many of these words belong to the prompt's topic and to topic `stray`
+    on_topic, off_topic : how many of these words belong to the prompt's topic and to topic `stray`,
+        respectively
     stray : index in `TOPICS`, different from the prompt's topic
     verdict : 1 if the prompt's question is answered correctly, -1 if not, 0 if there is no question
         or no answer
-    silence : whether the last turn is words (0), null (1) or an empty string (2)
+    silence : 0 if the last turn has words, 1 if it is null, 2 if it is an empty string
     layout : index in the list of layouts
     """
     rows = models.size
     strength, verbosity, _ = MODELS.to_numpy()[models].T
-    # Subtract the advantage that a model gains by its length, so that `strength` includes both.
+    # `strength` includes the advantage of long answers; subtract it to get the quality alone.
     skill = 1.8 * (strength - 0.5 * verbosity)
 
     silence = rng.choice(3, size=rows, p=(0.9965, 0.002, 0.0015))

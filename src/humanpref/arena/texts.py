@@ -1,5 +1,5 @@
-"""Turn latents into text: prompts, answers, and their cells in a CSV, with the quirks of the real
-file."""
+"""Turn latents into text: write prompts and answers, and their CSV cells with the quirks of the
+real file."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,8 @@ def _pick(options: Sequence, rng: Generator) -> Any:
 def _spell(
     counts: list[tuple[np.ndarray, int]], layout: int, turns: int, rng: Generator
 ) -> list[str]:
-    """Draw `count` words of each group, shuffle them into sentences, and split them into turns."""
+    """Draw words, shuffle them into sentences, and return one string per turn. `counts` lists
+    groups of words, each with the number of words to draw from it."""
     # The power makes the first words of a group more frequent, as in natural language.
     words = np.concatenate(
         [group[(rng.random(n) ** 1.4 * len(group)).astype(np.int64)] for group, n in counts]
@@ -48,12 +49,13 @@ def pose_question(conversation: Any) -> tuple[str, str, str]:
     """Return a conversation's question, the right answer and a wrong answer.
 
     A wrong order or comparison has the same words as the right one, and a wrong sum is the right
-    sum for a different prompt. So no answer can be recognized as wrong without reading the prompt.
+    sum for a different prompt. Therefore, no answer can be recognized as wrong without reading the
+    prompt.
     """
     places = [conversation.thing, conversation.other]
     if conversation.question == "sum":
         total = sum(places)
-        # The next lower or higher of the sums 1 to 17 that two different digits can have.
+        # The next lower or higher sum, cyclically; two different digits have a sum from 1 to 17.
         wrong = (total - 2 + 2 * conversation.twist) % 17 + 1
         ask = "How much is {} plus {}?".format(*WORDS["numbers"][places])
         return (
@@ -76,7 +78,7 @@ def pose_question(conversation: Any) -> tuple[str, str, str]:
 
 
 def write_prompt(conversation: Any, rng: Generator) -> list[str]:
-    """Write a prompt, one string per turn. The informative parts come first, so that truncation
+    """Write a prompt, one string per turn. Its informative parts come first, so that truncation
     keeps them."""
     topic = TOPICS[conversation.topic]
     *subjects, last = topic[rng.permutation(len(topic))[: conversation.subjects]]
@@ -97,7 +99,7 @@ def write_prompt(conversation: Any, rng: Generator) -> list[str]:
 
 
 def respell(prompt: list[str], rng: Generator) -> list[str]:
-    """Change the case or the white space of a prompt."""
+    """Return a prompt with its case or its white space changed."""
     return list(map(_pick(_RESPELLINGS, rng), prompt))
 
 
@@ -125,11 +127,11 @@ def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | N
 
 
 def _sometimes_break(turns: list[str], rng: Generator) -> list[str]:
-    """With a low probability, append a lone surrogate to the first turn."""
+    """Return the turns, with a lone surrogate appended to the first one in rare cases."""
     return [turns[0] + _SURROGATE, *turns[1:]] if rng.random() < 0.001 else turns
 
 
 def to_cell(turns: list[str | None], rng: Generator) -> str:
-    """Write the turns as JSON for a CSV cell, usually in ASCII only."""
+    """Return the turns as JSON for a CSV cell. Most cells escape non-ASCII characters."""
     cell = json.dumps(turns, ensure_ascii=bool(rng.random() < 0.7), separators=(",", ":"))
     return cell.replace(_SURROGATE, r"\ud83d")

@@ -16,20 +16,22 @@ _IDENTICAL_NU = 2.7  # P(tie) = 0.88
 
 
 def _quality(answers: pd.DataFrame) -> pd.Series:
-    """Return the balance of precise words versus vague and misspelled ones, in (-1, 1)."""
+    """Return the balance of precise words against vague and misspelled ones in each answer, in
+    (-1, 1)."""
     poor = answers.vague + answers.misspelled
     return (answers.precise - poor) / (answers.precise + poor + 4)
 
 
 def _relevance(answers: pd.DataFrame) -> pd.Series:
-    """Return the share of the topical words that belong to the prompt's topic, in [0, 1)."""
+    """Return the share of each answer's topical words that belong to the prompt's topic, in
+    [0, 1)."""
     return answers.on_topic / (answers.on_topic + answers.off_topic + 2)
 
 
 def _margin(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
-    """Return how much better A is than B, in log-odds; exactly antisymmetric, since it is computed
-    only from differences."""
-    # Saturates: ten times the length is worth little more than four times.
+    """Return how much better A is than B, in log-odds. The margin is exactly antisymmetric, since
+    it is computed only from differences."""
+    # tanh saturates: ten times the length is worth little more than four times the length.
     longer = np.tanh(np.log(a.words + 10) - np.log(b.words + 10))
     return (
         0.9 * longer
@@ -43,17 +45,18 @@ def _margin(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
 def true_probabilities(
     a: pd.DataFrame, b: pd.DataFrame, kind: np.ndarray, identical: np.ndarray
 ) -> np.ndarray:
-    """Return P(A), P(B) and P(tie) of each row, shape (n, 3), for answers from `draw_answers`."""
+    """Return P(A), P(B) and P(tie) of each row, (n, 3). `a` and `b` come from `draw_answers`."""
     margin = _margin(a, b).to_numpy()
     nu = np.where(identical, _IDENTICAL_NU, KINDS.loc[kind, "nu"])
     weights = np.exp(np.stack([margin / 2, -margin / 2, nu], axis=1))
-    # Not sum(axis=1), which adds A to B + tie: swapping A and B must not change any bit.
+    # Not sum(axis=1), which adds A to B + tie: swapping A and B must not change the sum by one bit.
     return weights / (weights[:, 0] + weights[:, 1] + weights[:, 2])[:, None]
 
 
 def bayes_log_loss(truth: pd.DataFrame) -> float:
-    """Return the lowest log loss that a predictor can expect: the mean entropy, in nats.
+    """Return the lowest log loss that any predictor can expect: the mean entropy of the true
+    probabilities, in nats.
 
-    `truth` has the true probabilities in the three label columns, as in truth.csv.
+    `truth` has these probabilities in the three label columns, as in truth.csv.
     """
     return float(entr(truth[list(LABEL_COLUMNS)]).sum(axis=1).mean())

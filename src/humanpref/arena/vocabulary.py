@@ -15,7 +15,7 @@ MODELS = pd.DataFrame.from_dict(_TABLES["models"], orient="index")
 KINDS = pd.DataFrame.from_dict(_TABLES["kinds"], orient="index")
 """Kinds of prompts by name: `share`, `nu` (the tie score), `words` and `asks`."""
 TEXT = _TABLES["text"]
-"""Phrases and layouts of prompts and answers, under the same names as in the file."""
+"""Phrases and layouts of prompts and answers, by their names in the file."""
 WORDS = {group: np.array(words.split(), dtype=object) for group, words in _TABLES["words"].items()}
 """The words of each group, most frequent first."""
 TOPICS = WORDS["topics"].reshape(-1, 16)

@@ -1,7 +1,6 @@
-"""The configuration of a run: every option, defined once per family, and presets, files and
-overrides.
+"""The configuration of a run: its options, and the presets, files and overrides that set them.
 
-The options in each section of a run depend on the model's family. An option of a different family
+Which options a section has depends on the model's family. An option that only other families have
 is an unknown key, and an unknown key is an error.
 """
 

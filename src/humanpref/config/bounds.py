@@ -13,20 +13,20 @@ from humanpref.schema import InputError
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition on an option's value, and a description of the values that satisfy it; used in
-    `Annotated`."""
+    """A condition on an option's value, and a description of the values that satisfy it. An option
+    has its bound in its `Annotated` type."""
 
     expected: str
     holds: Callable[[Any], bool]
 
 
 def at_least(least: float) -> Bound:
-    """Return the bound value >= least."""
+    """Return the bound `value >= least`."""
     return Bound(f"at least {least}", lambda value: value >= least)
 
 
 def whole(low: int, high: int, unit: str = "") -> Bound:
-    """Return the bound low <= value <= high, described in `unit` if one is given."""
+    """Return the bound `low <= value <= high`; its description names `unit` if one is given."""
     expected = f"{low} to {high} {unit}" if unit else f"a whole number from {low} to {high}"
     return Bound(expected, lambda value: low <= value <= high)
 
@@ -43,7 +43,7 @@ Penalties = Annotated[
 
 
 class Options:
-    """A section of a configuration: a frozen dataclass that checks its values when it is built.
+    """A section of a configuration: a frozen dataclass that checks its values when it is created.
 
     Raises
     ------
@@ -59,21 +59,22 @@ class Options:
             object.__setattr__(self, name, value)
 
     def require(self, holds: bool, name: str, expected: str) -> None:
-        """Raise InputError for option `name` unless a condition on several options is met."""
+        """Raise InputError for option `name` unless `holds` is true. `holds` is the result of a
+        check that involves several options."""
         if not holds:
             refuse(f"{self.section}.{name}", expected, getattr(self, name))
 
 
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
-    """Return the annotations of a dataclass's fields, including `Annotated` metadata."""
+    """Return the annotation of each field of a dataclass, including `Annotated` metadata."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def parts_of(hint: Any) -> tuple[Any, Bound | None, bool]:
-    """Split an annotation into its type, its bound (None if it has none), and whether it allows
-    None."""
+    """Return the type that an annotation names, its bound (None if it has none), and whether it
+    allows None."""
     optional = type(None) in typing.get_args(hint)
     base = typing.get_args(hint)[0] if optional else hint
     bound = base.__metadata__[0] if typing.get_origin(base) is Annotated else None
@@ -81,8 +82,10 @@ def parts_of(hint: Any) -> tuple[Any, Bound | None, bool]:
 
 
 def checked(option: str, hint: Any, value: Any) -> Any:
-    """Return the value converted to the type of its annotation: integers become floats, and lists
-    and single items become tuples; nothing else is converted.
+    """Check a value against its annotation, and return it converted to the annotated type.
+
+    An int becomes a float if a float is expected, a list or a single item becomes a tuple if a
+    tuple is expected, and "none" becomes None if None is allowed. Nothing else is converted.
 
     Raises
     ------
@@ -115,7 +118,7 @@ def checked(option: str, hint: Any, value: Any) -> Any:
 
 
 def _widened(value: Any) -> Any:
-    """Convert an integer that a float can hold to a float; return anything else unchanged."""
+    """Convert an int to a float if it is within a float's range; return anything else unchanged."""
     return float(value) if type(value) is int and abs(value) < 1e300 else value
 
 

@@ -28,7 +28,7 @@ def _is_part(fraction: float) -> bool:
 
 Part = Annotated[float, Bound("0, or 1/k for a whole number k from 2 to a million", _is_part)]
 TreeShare = Annotated[float, Bound("a number in [1e-6, 1]", lambda value: 1e-6 <= value <= 1)]
-# XGBoost uses float32 and rejects a value that underflows or overflows in it.
+# XGBoost converts these values to float32 and rejects any that underflow or overflow.
 Float32Penalty = Annotated[
     float, Bound("0, or a number in [1e-9, 1e9]", lambda value: value == 0 or 1e-9 <= value <= 1e9)
 ]
@@ -41,21 +41,22 @@ class NoOptions(Options):
 
 @dataclass(frozen=True)
 class HoldOut(Options):
-    """The options that every family's `[training]` section has."""
+    """The options that the `[training]` section of every family has."""
 
     section: ClassVar[str] = "training"
 
     validation_fraction: Part = 0.2
-    """Share of the rows, grouped by prompt, that `train` holds out unless `--folds` is given: 0 to
-    train on every row; otherwise 1/2, 1/3, 0.25, 0.2 …"""
+    """Share of the rows that `train` holds out, grouped by prompt, unless `--folds` is given. The
+    share is 0 (train on every row) or 1/k for a whole number k: 0.5, 0.333, 0.25, 0.2 …"""
     seeds: Count = 1
-    """Train this many models instead of one, with seeds `seed`, `seed + 1` …, and average their
-    probabilities. The split and the folds are always drawn with `seed`."""
+    """Number of models to train, with the seeds `seed`, `seed + 1` …; their probabilities are
+    averaged. The split and the folds depend only on `seed`."""
 
 
 @dataclass(frozen=True)
 class PriorOptions(Options):
-    """Predict the class rates of the training rows for every row: the score to beat."""
+    """No options. The family predicts the class rates of the training rows for every row; its log
+    loss is the score to beat."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,24 @@ class SparseOptions(Options):
     (`humanpref.models.sparse`)."""
 
     preprocess: Preprocessing = "none"
-    """Preprocessing of a text before its words are counted: `none`; `nltk`, the report's
-    preprocessing (`humanpref.text.clean`); or `nltk-no-spaces`, the same with the report's mistake,
-    which joins a text into one long word. Structural features use the original text."""
+    """Preprocessing of each text before its words are counted: `none`; `nltk`, as the report
+    intended it (`humanpref.text.clean`); or `nltk-no-spaces`, as the report actually ran it, with a
+    bug that joins each text into one long word. Structural features use the original text."""
     word_ngrams: Annotated[int, whole(1, 5)] = 2
-    """Maximum length of a word n-gram."""
+    """Maximum number of words in an n-gram."""
     min_rows: Count = 3
-    """A term must occur in at least this many texts (responses, or prompts for the tie score)."""
+    """Minimum number of distinct texts in which a term must occur to be used: responses or, for the
+    tie score, prompts."""
     max_terms: Annotated[int, at_least(0)] = 50_000
-    """Maximum number of response terms; the most frequent ones are kept. The prompt's vocabulary is
-    limited to a fifth of this number. 0 uses structural features only."""
+    """Maximum number of response terms; the most frequent ones are kept. The maximum for prompt
+    terms is a fifth of this number. If 0, only structural features are used."""
     term_penalties: Penalties = (100.0, 30.0, 10.0, 3.0, 1.0)
-    """L2 penalties on a TF-IDF weight, in rows. The best one is chosen on inner grouped folds of
-    the training rows (a single value is used without selection)."""
+    """Candidate penalties p: for the weight w of each term, the fit adds p w²/2 to the loss summed
+    over the rows. The best candidate is chosen on inner grouped folds of the training rows; if
+    there is only one, it is used without selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
-    """L2 penalties on the weight of a standardized structural feature, chosen in the same way."""
+    """Candidate penalties for the weights of standardized structural features, chosen in the same
+    way."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +110,14 @@ class BoostedOptions(Options):
     column_share: TreeShare = 0.3
     """Share of the columns on which each tree may split."""
     seeds: Count = 5
-    """Number of models that differ only in the rows and columns they draw; their scores are
-    averaged."""
+    """Number of models, which differ only in the rows and columns that their trees draw; their
+    scores are averaged."""
     selection: Literal["none", "forward", "backward"] = "none"
-    """Wrapper selection of columns by the inner log loss: `forward` starts from no columns,
-    `backward` from all candidates; `none` uses all columns."""
+    """Wrapper selection of columns by the inner log loss: `forward` starts with no columns,
+    `backward` with all candidates; `none` skips the selection and uses all columns."""
     candidates: Count = 24
-    """Number of columns that selection considers: those that LightGBM ranks highest. The cost grows
-    with the square of this number."""
+    """Number of columns that the selection considers: those that LightGBM ranks highest. The cost
+    grows with the square of this number."""
 
 
 @dataclass(frozen=True)
@@ -125,36 +129,38 @@ class EmbeddingOptions(Options):
     """Folder or hub name of a sentence-transformer, or of any other encoder that can be loaded with
     transformers' AutoModel. It is not trained."""
     max_length: Annotated[int, whole(8, 32_768, "tokens")] | None = None
-    """Maximum tokens per window, including special tokens. If `none`, the sentence-transformer's
-    own limit, or up to 512 for any other encoder."""
+    """Maximum number of tokens per window, including special tokens. If `none`, a
+    sentence-transformer's own limit applies; any other encoder reads up to 512."""
     max_windows: Annotated[int, whole(1, 1_000)] = 4
-    """Maximum number of windows per text; a longer text keeps its beginning and its end."""
+    """Maximum number of windows per text; of a longer text, the beginning and the end are read."""
     components: Count = 32
-    """Number of principal components of the embeddings that the head reads. A thousand rows support
-    no more; tens of thousands may."""
+    """Number of principal components to which the embeddings are reduced. A thousand rows do not
+    support more than 32; tens of thousands may."""
     keep_backbone: bool = True
-    """Save the backbone in the artifact, so that it can predict anywhere. Otherwise, prediction
-    needs `backbone` to be available with the same weights."""
+    """Save the backbone in the artifact, so that the artifact can predict anywhere. Otherwise,
+    `backbone` must be available at prediction, with the same weights."""
     embedding_penalties: Penalties = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
-    """L2 penalties on the weight of a component, cosine or attention score, in rows. The best one
-    is chosen on inner grouped folds of the training rows (a single value is used without
-    selection)."""
+    """Candidate penalties p: for the weight w of each component, cosine or attention score, the fit
+    adds p w²/2 to the loss summed over the rows. The best candidate is chosen on inner grouped
+    folds of the training rows; if there is only one, it is used without selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
-    """L2 penalties on the weight of a standardized structural feature, chosen in the same way."""
+    """Candidate penalties for the weights of standardized structural features, chosen in the same
+    way."""
 
 
 @dataclass(frozen=True)
 class ForwardOptions(Options):
-    """How a network is run without training it: the `[inference]` section of the frozen embeddings,
-    and part of that section for every neural family."""
+    """Options for running a network without training it. They are the complete `[inference]`
+    section of family `embedding`, and part of that section in every neural family."""
 
     section: ClassVar[str] = "inference"
 
     batch_tokens: Count = 16_384
-    """Maximum tokens in one forward pass, including padding."""
+    """Maximum number of tokens in one forward pass, including padding."""
     precision: Precision = "auto"
-    """`bf16`, `fp16`, `no`, or `auto`: `bf16` if the GPU supports it in hardware, `fp16` on any
-    other GPU, `no` on a CPU. A GPU that only emulates `bf16` (a T4) refuses it."""
+    """`bf16`, `fp16`, `no`, or `auto`. `auto` means `bf16` if the GPU supports it in hardware,
+    `fp16` on any other GPU, and `no` on a CPU. A GPU that only emulates `bf16` (a T4) refuses
+    it."""
 
 
 @dataclass(frozen=True)
@@ -166,19 +172,20 @@ class BlendOptions(Options):
         Bound("names of presets", lambda texts: all(text.strip() for text in texts)),
     ] = ()
     """Presets, each optionally followed by settings, quoted as in a shell: `["sparse", "tiny
-    training.epochs=2"]`. They share the run's seed. Empty in the artifacts that `humanpref blend`
-    makes from other artifacts."""
+    training.epochs=2"]`. All members use the run's seed. The list is empty in artifacts that
+    `humanpref blend` makes from other artifacts."""
     backbone: str = ""
     """Folder or hub name of the sentence encoder for members of family `embedding` that do not name
     one. If empty, those members are left out."""
     folds: Annotated[int, at_least(2)] = 5
-    """Number of inner grouped folds of the training rows, used to make the members' out-of-fold
+    """Number of inner grouped folds of the training rows, for the members' out-of-fold
     predictions."""
     mean: Mean = "arithmetic"
-    """Mean of the members' probabilities: `arithmetic` or `geometric`."""
+    """Kind of mean of the members' probabilities: `arithmetic` or `geometric`."""
     shrinkage: NonNegative = 10.0
-    """Strength of the pull toward equal weights and no correction, in nats over all rows; see
-    `fit_blend` and `humanpref.models.blend_correction`."""
+    """Strength of the pull toward equal weights and no correction, relative to the log loss summed
+    over all rows (in nats); see `fit_blend` and `humanpref.models.blend_correction`."""
     min_gain: NonNegative = 1.0
-    """Drop a member that lowers the log loss by less than this, in nats over all rows. Corrections
-    for special cases are used only if they lower it by more than this, out of fold."""
+    """Minimum reduction of the log loss summed over all rows, in nats. A member that reduces it by
+    less is dropped. A correction for a special case is used only if it reduces the out-of-fold log
+    loss by more than this."""

@@ -1,5 +1,5 @@
-"""Describe each option of a preset: its value, type and description, read from the code that
-defines the option."""
+"""List the options of a configuration with their values, types and descriptions. Types and
+descriptions are read from the code that defines the options."""
 
 import ast
 import inspect
@@ -21,13 +21,14 @@ class Option:
     """The name that `--set` accepts, such as `training.epochs`."""
     value: Any
     kind: str
-    """The type and bound, such as `int, at least 1`, or the choices."""
+    """The type and the bound, such as `int, at least 1`, or the choices, such as `one of
+    arithmetic, geometric`."""
     text: str
-    """The description, in one or more sentences."""
+    """The description."""
 
 
 def options_of(config: Config) -> list[Option]:
-    """Return every option of a configuration, in the order in which they are defined.
+    """Return all options of a configuration, in the order in which they are defined.
 
     Examples
     --------
@@ -50,8 +51,8 @@ def options_of(config: Config) -> list[Option]:
 
 @cache
 def documentation(kind: type) -> dict[str, str]:
-    """Return the text under each field of a dataclass, including inherited fields; a subclass may
-    replace a text."""
+    """Return the description of each field of a dataclass: the string below the field in the source
+    code. Inherited fields are included; a subclass may replace their descriptions."""
     texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         body = ast.parse(inspect.getsource(owner)).body[0].body

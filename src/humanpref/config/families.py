@@ -55,7 +55,7 @@ class Config:
     family: str
     """One of `FAMILIES`."""
     preset: str = ""
-    """The preset on which the run is based; empty if there is none."""
+    """The name of the preset on which the run is based; empty if there is none."""
     seed: Annotated[
         int, Bound("a whole number from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)
     ] = 42

@@ -1,4 +1,4 @@
-"""Determine from a run's options whether it uses a GPU, and whether it needs one."""
+"""Determine whether a run uses a GPU and whether it needs one, from the run's options."""
 
 from humanpref.config.cpu import BlendOptions, NoOptions
 from humanpref.config.families import Config
@@ -7,8 +7,8 @@ from humanpref.config.neural import LoopOptions
 
 
 def trained_models(config: Config) -> list[Config]:
-    """Return the configuration of each model that a run trains: the run's own, or that of each
-    member of a blend."""
+    """Return the configuration of each model that a run trains: for a blend, each member's;
+    otherwise, the run's own."""
     if not isinstance(config.model, BlendOptions):
         return [config]
     return [load_config(*member_words(text)) for text in config.model.members]
@@ -20,11 +20,11 @@ def uses_gpu(config: Config) -> bool:
 
 
 def needs_gpu(config: Config) -> bool:
-    """Return whether the run would take days on a CPU, because one of its models trains pretrained
-    weights by gradient descent.
+    """Return whether any model of the run trains pretrained weights by gradient descent, which
+    would take days on a CPU.
 
-    Models trained from scratch and frozen models are small. Quantization, which requires a GPU,
-    applies only to pretrained weights.
+    Models trained from scratch are small, and frozen models are not trained. Quantization, which
+    also requires a GPU, applies only to pretrained weights.
     """
     return any(
         isinstance(model.training, LoopOptions) and model.model.backbone != "scratch"

@@ -34,12 +34,12 @@ ALIASES = {
     "bf16": "precision",
     "smoothing": "label_smoothing",
 }
-"""Names that other tools use for an option. They only improve the hint in an error message; they
-are not accepted as option names."""
+"""Names that other tools use for an option. They are not accepted as option names, but the error
+message then suggests the corresponding option."""
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
-    """Build a configuration from nested plain values.
+    """Build a configuration from nested dictionaries of plain values.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
         `family`, optionally `preset` and `seed`, and the sections `model`, `training`, `inference`;
         a missing option keeps its default.
     source : str
-        Origin of the values, for messages.
+        Where the values come from, for error messages.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def _flat(values: dict[str, Any], source: object) -> dict[str, Any]:
         elif isinstance(value, dict):
             flat |= {f"{key}.{name}": option for name, option in value.items()}
         else:
-            raise InputError(f"{source}: [{key}] is a section, got {value!r}")
+            raise InputError(f"{source}: [{key}]: expected a section, got {value!r}")
     return flat
 
 
@@ -89,8 +89,8 @@ def _build(flat: dict[str, Any], source: str) -> Config:
 def load_config(
     preset: str | None = None, file: Path | None = None, overrides: tuple[str, ...] | list[str] = ()
 ) -> Config:
-    """Build a configuration from the preset, the file's values, and the overrides; each takes
-    precedence over the ones before it.
+    """Build a configuration from a preset, a file and overrides. The file takes precedence over the
+    preset, and the overrides take precedence over both.
 
     Parameters
     ----------
@@ -99,8 +99,9 @@ def load_config(
     file : Path, optional
         A TOML file with the same keys as a preset.
     overrides : sequence of str
-        `section.key=value` (or `seed=value`). The value is parsed as TOML, or taken literally if
-        the option is a text. `none` unsets an option that may be unset.
+        `section.key=value` (or `seed=value`). If the option is a text or a choice, the value is
+        taken literally; otherwise, it is parsed as TOML. `none` sets an option to None if the
+        option allows it.
 
     Raises
     ------
@@ -125,8 +126,8 @@ def load_config(
         raise InputError(
             f"{file}: family {family!r} does not match preset {named} (family {values['family']!r})"
         )
-    # Warn only about options set by the caller: a preset may set options for the other methods of a
-    # comparison.
+    # Warn only about options that the caller set: a preset may also set options of other peft
+    # methods, for comparisons that change the method.
     chosen = from_file | dict(_parsed_override(override, family) for override in overrides)
     config = _build(values | chosen, f"{source} with --set" if overrides else source)
     if isinstance(config.model, AdaptedOptions):
@@ -139,8 +140,8 @@ def load_config(
 
 
 def member_words(text: str) -> tuple[str, None, list[str]]:
-    """Return the arguments of `load_config` for a member of a blend: its preset, no file, and its
-    overrides."""
+    """Split the text of a blend's member into the arguments of `load_config`: its preset, None for
+    the file, and its overrides."""
     try:
         preset, *overrides = shlex.split(text)
     except ValueError as error:
@@ -151,7 +152,7 @@ def member_words(text: str) -> tuple[str, None, list[str]]:
 
 
 def preset_names() -> list[str]:
-    """Return the names of the presets that come with the package, sorted."""
+    """Return the names of the presets that come with the package, in alphabetical order."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
@@ -194,7 +195,8 @@ def _require_known(key: str, valid: list[str], family: str, source: str) -> None
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Suggest the valid key, in any section, that `key` is an alias for or most resembles."""
+    """Return a hint, for an error message, that suggests the valid key that `key` is an alias for
+    or most resembles, in any section. The hint is empty if there is no such key."""
     name = key.rpartition(".")[2]
     options = [option.rpartition(".")[2] for option in valid]
     nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1)
@@ -204,7 +206,7 @@ def _hint(key: str, valid: list[str]) -> str:
 
 
 def _parsed_override(override: str, family: str) -> tuple[str, Any]:
-    """Parse one `section.key=value` into its key and value."""
+    """Parse one `section.key=value` and return the key and the value."""
     key, equals, text = map(str.strip, override.partition("="))
     if not equals or not key:
         raise InputError(f"--set {override!r}: expected section.key=value")

@@ -1,5 +1,5 @@
-"""Read text cells from any source (a file, a caller's frame, JSON lines), applying one rule to all
-cells of that source."""
+"""Read text cells from any source: a file, a caller's frame or JSON lines. One rule applies to all
+cells of a source."""
 
 import contextlib
 import json
@@ -20,12 +20,12 @@ _TURNS, _JSON, _TEXT = "a list of turns", "a JSON list of strings", "a plain tex
 
 
 class CellRule:
-    """The format of the text cells in one frame or file, narrowed down as cells are seen.
+    """The format of the text cells in one frame or file, which is narrowed down as cells are seen.
 
     Lists, tuples and arrays of strings are turns. If every string is a JSON list of strings, `null`
-    or empty, the strings are parsed as in a file. If no string is such a list, each is taken
-    unchanged as one turn, including `"[1]"` and `"null"`. None and NaN are conversations without
-    turns. A mixture, or anything else, is rejected.
+    or empty, the strings are parsed as in a file. Otherwise, if none is a JSON list of strings,
+    each string is taken unchanged as one turn, even `"[1]"` or `"null"`. None and NaN are
+    conversations without turns. Any other cell, or a mixture of formats, is rejected.
     """
 
     def __init__(self) -> None:
@@ -33,8 +33,10 @@ class CellRule:
         self.place = ""
 
     def see(self, cell: Any, place: str) -> None:
-        """Take a cell into account. Raises ValueError (without the cell's location) if its format
-        differs from that of earlier cells."""
+        """Narrow the formats down to those that `cell` may have. Raises ValueError if none remains.
+
+        `place` is the location of the cell, for the message if a later cell has another format.
+        """
         forms = self.forms & _forms(cell)
         if not forms:
             expected = " or ".join(sorted(self.forms))
@@ -47,7 +49,7 @@ class CellRule:
             self.forms, self.place = forms, place
 
     def turns(self, cell: Any) -> tuple[str, ...]:
-        """Return the turns of a cell that has been seen."""
+        """Return the turns of a cell that `see` has accepted."""
         if not isinstance(cell, str):
             return () if _is_missing(cell) else as_turns(list(cell))
         return parsed_turns(cell) if _JSON in self.forms else as_turns([cell])
@@ -58,8 +60,8 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     strings, and the index becomes a `RangeIndex`.
 
     A frame from `read_pairs` is returned unchanged; checking it takes a tenth of a second for
-    57,477 rows. Other columns are left alone. If `id` is neither a column nor the name of the
-    index, rows are numbered from 1.
+    57,477 rows. Only `id` and the columns in `texts` are converted. If `id` is neither a column nor
+    the name of the index, rows are numbered from 1.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     elif not set(map(type, frame[ID])) <= {str}:
         if (empty := frame[ID].isna()).any():
             raise InputError(f"row {int(empty.argmax()) + 1}: column {ID!r} is empty")
-        # pandas turns a file's 7 into 7.0 if the column had gaps or the frame was joined.
+        # pandas turns the id 7 into 7.0 if the column had missing values or the frame was joined.
         keys = [
             str(int(key) if isinstance(key, float) and key.is_integer() else key)
             for key in frame[ID].tolist()
@@ -108,8 +110,8 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
 
 
 def parsed_turns(cell: str) -> tuple[str, ...]:
-    """Parse one cell of a file into turns. Raises ValueError without the cell's location, which
-    only the caller knows."""
+    """Parse one cell of a file into turns. Raises ValueError if that fails; the message leaves out
+    the cell's location, which only the caller knows."""
     if not cell:
         return ()
     try:
@@ -128,7 +130,7 @@ def parsed_turns(cell: str) -> tuple[str, ...]:
 
 def as_turns(turns: list) -> tuple[str, ...]:
     """Convert a list of strings and nulls into the tuple that a pairs frame holds. Raises
-    ValueError for any other item, without its location, which only the caller knows."""
+    ValueError for any other item; the message leaves out the cell's location."""
     for i, turn in enumerate(turns, start=1):
         if turn is not None and not isinstance(turn, str):
             raise ValueError(
@@ -138,18 +140,18 @@ def as_turns(turns: list) -> tuple[str, ...]:
 
 
 def names(columns: object) -> str:
-    """Return the names of columns, quoted, for a message."""
+    """Return the quoted names of columns, separated by commas, for a message."""
     return ", ".join(repr(str(column)) for column in columns)
 
 
 def short(text: str, limit: int = 60) -> str:
-    """Return the beginning of a text, quoted, for a message."""
+    """Return the first `limit` characters of a text, quoted, for a message."""
     return repr(text if len(text) <= limit else text[:limit] + "…")
 
 
 def _forms(cell: Any) -> frozenset[str]:
-    """Return the formats that a cell is consistent with. Raises ValueError for anything but a text
-    or a list of turns, without its location, which only the caller knows."""
+    """Return the formats that a cell may have. Raises ValueError if the cell is neither a text nor
+    a list of turns nor missing; the message leaves out the cell's location."""
     if isinstance(cell, str):
         if not cell or cell.strip() == "null":
             return frozenset((_JSON, _TEXT))

@@ -16,17 +16,17 @@ PAIR = TEXT_COLUMNS[1:]
 
 
 def prompt_keys(pairs: pd.DataFrame) -> np.ndarray:
-    """Return one key per row, equal for rows whose prompts differ only in case, white space or
-    Unicode form; (n,) of str.
+    """Return one key per row, (n,) of str. Two rows have the same key if their prompts differ only
+    in case, white space or Unicode normalization form.
 
-    All turns of the conversation count. Each key is a digest, so it can be stored in files.
+    A key depends on all turns of the prompt. It is a short digest, so it can be stored in files.
     """
     return np.array([_key(turns) for turns in as_pairs(pairs, ["prompt"])["prompt"]], dtype=object)
 
 
 def answer_keys(pairs: pd.DataFrame) -> np.ndarray:
-    """Return one key per row, equal for rows with the same two answers in the same order; (n,) of
-    str."""
+    """Return one key per row, (n,) of str. Two rows have the same key if they have the same answer
+    A and the same answer B."""
     answers = zip(*(as_pairs(pairs, PAIR)[column] for column in PAIR), strict=True)
     return np.array([_digest(json.dumps(row)) for row in answers], dtype=object)
 
@@ -46,8 +46,8 @@ def grouped_folds(
     """Assign each row to one of `k` folds, grouped by prompt and, if there are labels, stratified
     by label.
 
-    The assignment depends only on the rows and the seed, not on the order of the rows, so every
-    model and command given the same rows and seed is evaluated on the same folds.
+    For a given `k`, the folds depend only on the rows and the seed, not on the order of the rows,
+    so all models and commands that get the same rows and seed use the same folds.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def grouped_folds(
     Raises
     ------
     InputError
-        If there are fewer distinct prompts than folds.
+        If `k` is less than 2, or there are fewer distinct prompts than folds.
     """
     keys = prompt_keys(pairs)
     distinct = len(set(keys))
@@ -87,9 +87,9 @@ def grouped_folds(
         groups.setdefault(key, [0, 0, 0])[label] += 1
     # scikit-learn's StratifiedGroupKFold was tried: class shares in its shuffled folds differ by
     # several points, it takes half a minute at the competition's size, and its folds depend on its
-    # version and on the order of the rows. Instead, groups are assigned from largest to smallest
-    # (ties in an order drawn from the seed), each to the fold with the fewest rows of the group's
-    # classes.
+    # version and on the order of the rows. Instead, groups are assigned from the largest to the
+    # smallest, each to the fold with the fewest rows of the group's classes. Groups of equal size
+    # are in an order drawn from the seed.
     counts = [[0, 0, 0] for _ in range(k)]
     fold_of = {}
     for key in sorted(groups, key=lambda key: (-sum(groups[key]), _draw(key, seed))):
@@ -105,10 +105,10 @@ def _draw(key: str, seed: int) -> bytes:
 
 
 def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Return a mask (n,) of the rows to hold out: about `fraction` of them, stratified by label,
-    with all rows of a prompt kept together.
+    """Return a mask (n,) of the rows to hold out: about `fraction` of all rows, stratified by
+    label. Rows that share a prompt stay together.
 
-    0 holds nothing out; 1/k holds out fold 0 of `grouped_folds(pairs, k, seed)`.
+    A fraction of 0 holds out no rows; 1/k holds out fold 0 of `grouped_folds(pairs, k, seed)`.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     k, distinct = round(1 / fraction), len(set(prompt_keys(pairs)))
     if distinct < k:
         raise InputError(
-            f"option training.validation_fraction: holding out 1/{k} takes {k} distinct prompts, "
-            f"but these {len(pairs)} rows have {distinct}; 0 trains on all rows"
+            f"option training.validation_fraction: holding out 1/{k} needs at least {k} distinct "
+            f"prompts, but these {len(pairs)} rows have {distinct}; use 0 to train on all rows"
         )
     return grouped_folds(pairs, k, seed) == 0

@@ -19,8 +19,8 @@ from humanpref.schema import (
 )
 
 LABEL_SUM_TOLERANCE = 2e-3
-"""How far the sum of soft labels may be from 1 (as in files rounded to three digits) before they
-are rejected; within this tolerance they are rescaled."""
+"""Maximum difference between 1 and the sum of a row's labels. Within this tolerance (for files
+rounded to three digits), the labels are rescaled to sum to 1; otherwise, they are rejected."""
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
@@ -48,8 +48,8 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
 
 
 def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
-    """Return the rows' weights, (n,) float64, or None if the frame has none. Raises InputError for
-    an invalid weight."""
+    """Return the rows' weights, (n,) float64, or None if the frame has no weights. Raises
+    InputError for an invalid weight."""
     return (
         _numbers(pairs, WEIGHT, sys.float_info.max, "a finite number of at least 0")
         if WEIGHT in pairs
@@ -58,8 +58,8 @@ def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
 
 
 def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np.ndarray:
-    """Return a column as numbers in [0, most], (n,) float64. Raises InputError for any other
-    value."""
+    """Return a column as (n,) float64. Raises InputError for a value that is not a number in
+    [0, most]; the message describes valid values as `expected`."""
     numbers = pd.to_numeric(pairs[column], errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )
@@ -76,14 +76,14 @@ def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the same rows with the responses, models and labels of A and B exchanged; ids are
     unchanged.
 
-    Swapping twice restores the frame. A swapped copy belongs in the same fold as its row, so split
-    first, then swap.
+    Swapping twice restores the frame. A swapped copy belongs in the same fold as its original, so
+    split first and then swap.
     """
     other = {"response_a": "response_b", "model_a": "model_b"}
     other |= {b: a for a, b in other.items()}
     other |= {column: LABEL_COLUMNS[SWAPPED_CLASSES[i]] for i, column in enumerate(LABEL_COLUMNS)}
     swapped = pairs.rename(columns=other)
-    # A column whose counterpart is missing goes to the end.
+    # If a column's counterpart is missing, the renamed column goes to the end.
     return swapped[[*(c for c in pairs if c in swapped), *(c for c in swapped if c not in pairs)]]
 
 

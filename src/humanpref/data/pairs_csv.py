@@ -36,13 +36,13 @@ def read_pairs(
     Parameters
     ----------
     path : path
-        UTF-8, with or without a byte-order mark.
+        A UTF-8 file, with or without a byte-order mark.
     labels : bool, optional
         If True, the three label columns are required; if False, they are not read; if None, they
         are read if the file has them.
     lenient : bool
-        Read a text that is not such a list as one turn, with a warning. The inference kernel uses
-        this, so that one malformed row does not cost it all the others.
+        If a text is not a JSON list of strings, log a warning and take the text as one turn. The
+        inference kernel uses this, so that it can predict all rows even if one is malformed.
     weights : bool
         Read `weight` even if the labels are not read.
 
@@ -50,8 +50,8 @@ def read_pairs(
     -------
     DataFrame
         Rows in the order of the file, with `id`, the texts, and `model_a` and `model_b` if the file
-        has both. If labels are read, also the label columns (float64, each row summing to 1) and
-        `weight` (float64) if the file has it.
+        has both. If the labels are read, also the label columns (float64, each row summing to 1).
+        `weight` (float64) is included if the file has it and `weights` is True or labels are read.
 
     Raises
     ------
@@ -70,8 +70,9 @@ class Fault(NamedTuple):
     """Row number, counted from 1, excluding the header."""
     id: str
     kind: str
-    """`fields`, `id`, `text`, `label` or `weight` if the row cannot be used unchanged; `null` or
-    `surrogate` if it can."""
+    """`fields`, `id`, `label` or `weight` if the row cannot be used; `text` if a malformed text is
+    taken as one turn; `null` or `surrogate` if a text or a model's name is repaired. The `eda`
+    command adds more kinds."""
     fault: str
 
     def at(self, path: Path) -> str:
@@ -91,10 +92,10 @@ def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
     -------
     pairs : DataFrame
         A pairs frame. A text that is not a JSON list becomes one turn; rows that are unusable for
-        any other reason are left out.
+        any other reason are omitted.
     faults : list of Fault
-        In the order of the file, including the null turns and lone surrogates that `read_pairs`
-        repairs without a warning.
+        The faults, in the order of the file. They include the null turns and lone surrogates that
+        `read_pairs` repairs without a warning.
 
     Raises
     ------
@@ -106,7 +107,8 @@ def read_faulty(path: str | Path) -> tuple[pd.DataFrame, list[Fault]]:
 
 
 def read_labels(path: str | Path) -> pd.DataFrame:
-    """Read `id`, the labels (hard or soft) and any texts from a CSV such as a submission.
+    """Read `id`, the labels (hard or soft) and, if the file has them, the texts from a CSV such as
+    a submission.
 
     Raises
     ------
@@ -118,16 +120,16 @@ def read_labels(path: str | Path) -> pd.DataFrame:
 
 @dataclass
 class _RowParser:
-    """Parses the rows of a file."""
+    """The parser of a file's rows."""
 
     places: dict[str, int]
     """The index of each column in the header."""
     parsers: dict[str, Callable[[str], Any]]
     """The columns to read, each with the function that parses its cells."""
     lenient: bool
-    """Read a text cell that cannot be parsed as one turn."""
+    """Whether a malformed text cell is taken as one turn; otherwise, its row is rejected."""
     remark: bool
-    """Also list the faults that parsing repairs without a warning."""
+    """Whether to also list the faults that parsing repairs without a warning."""
     first_rows: dict[str, int] = field(default_factory=dict)
     """The row in which each id was first seen."""
 
@@ -182,8 +184,8 @@ def _read(
     weights: bool = False,
     faults: list[Fault] | None = None,
 ) -> pd.DataFrame:
-    """Read a file. Faults are appended to `faults` if that list is given, and otherwise raised or
-    logged."""
+    """Read a file into a pairs frame. If the list `faults` is given, faults are appended to it;
+    otherwise, they are raised or logged."""
     rows = csv_rows(path)
     header = next(rows, [])
     required = [ID]
@@ -243,7 +245,7 @@ def _without_surrogates(text: str) -> str:
 
 
 def _remarks(column: str, cell: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind and a description of each repair made in a cell that can be parsed."""
+    """Yield the kind and the description of each fault that parsing this cell repairs."""
     if column in MODEL_COLUMNS and LONE_SURROGATE.search(cell):
         yield "surrogate", _HALF
     if column not in TEXT_COLUMNS:
@@ -269,8 +271,8 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
         for column in TEXT_COLUMNS
     }
     with write_whole(path) as file:
-        # Quote all texts: Python before 3.13 leaves a carriage return unquoted, and a reader would
-        # take it for the end of the line.
+        # Quote all texts: Python before 3.13 leaves a text with a carriage return unquoted, and a
+        # reader would take the carriage return for the end of the line.
         written = pairs[columns].assign(**cells)
         written.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
@@ -295,7 +297,7 @@ def csv_rows(path: str | Path) -> Iterator[list[str]]:
         ) from None
     except csv.Error as error:
         raise InputError(
-            f"{path}: not a valid CSV ({error}); is the file truncated, or a quote not closed?"
+            f"{path}: not a valid CSV ({error}); is the file truncated, or is a quote not closed?"
         ) from None
 
 
@@ -338,5 +340,5 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(LABEL_COLUMNS, _probability),
     WEIGHT: _weight,
 }
-"""The columns of a frame in order, each with the function that parses its cells and raises
-ValueError for an invalid one."""
+"""The columns of a pairs frame, in order, each with the function that parses one of its cells. The
+function raises ValueError if the cell is invalid."""

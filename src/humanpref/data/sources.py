@@ -22,7 +22,7 @@ EXTRA_ID = r"^extra-\d+:"
 
 
 class Extra(NamedTuple):
-    """A file of additional labeled rows. Each row's weight (1 if the file has no weights) is
+    """A file of extra labeled rows. The weight of each row (1 if the file has no weights) is
     multiplied by `weight`."""
 
     path: Path
@@ -36,13 +36,13 @@ class TrainingRows:
     Attributes
     ----------
     pairs : DataFrame
-        n labeled rows, each of which may be held out.
+        The n labeled rows of the training file, each of which may be held out.
     targets : ndarray
-        (n, 3) training targets: the labels, or the labels mixed with a teacher's probabilities.
-        Metrics always use the labels.
+        (n, 3) training targets of `pairs`: the labels, or the labels mixed with a teacher's
+        probabilities. Metrics always use the labels.
     extra : DataFrame
-        m rows with labels and weights that are never held out; the ids of each extra file have a
-        prefix: `extra-1:`, `extra-2:` …
+        The m extra rows, with labels and weights; they are never held out. The ids of the first
+        extra file start with `extra-1:`, those of the second with `extra-2:` …
     facts : dict
         File names and row counts, as plain JSON types.
     """
@@ -53,7 +53,8 @@ class TrainingRows:
     facts: dict[str, Any]
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
-        """Return a copy with only the training-file rows in a mask (n,), and all extra rows."""
+        """Return a copy that has only those rows of `pairs` that the mask `rows`, (n,), selects,
+        and all extra rows."""
         return replace(
             self, pairs=self.pairs[rows].reset_index(drop=True), targets=self.targets[rows]
         )
@@ -64,20 +65,20 @@ class TrainingRows:
         Parameters
         ----------
         held : ndarray
-            (n,) bool.
+            A mask (n,) of the held-out rows of `pairs`.
 
         Returns
         -------
         (ndarray, ndarray, int)
-            Masks of `pairs`, (n,), and of `extra`, (m,), and the number of extra rows left out
-            because they share a normalized prompt with a held-out row.
+            A mask (n,) of `pairs`, a mask (m,) of `extra`, and the number of extra rows that the
+            second mask leaves out because they share a normalized prompt with a held-out row.
         """
         shared = _has_prompt(self.extra, prompt_keys(self.pairs[held]))
         return ~held, ~shared & (self.extra[WEIGHT].to_numpy() > 0), int(shared.sum())
 
     def gathered(self, rows: np.ndarray, extra: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
-        """Return the rows selected by the two masks as one pairs frame, and their targets,
-        (rows, 3)."""
+        """Return the selected rows as one pairs frame, and their targets, (selected rows, 3). The
+        masks are `rows` (n,) for `pairs` and `extra` (m,) for the extra rows."""
         pairs = self.pairs[rows].reset_index(drop=True)
         if not extra.any():
             return pairs, self.targets[rows]
@@ -90,7 +91,8 @@ _COLUMNS = [ID, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT]
 
 
 def _weighted(pairs: pd.DataFrame, factor: float = 1.0) -> pd.DataFrame:
-    """Return `_COLUMNS` of the rows, with weights (1 by default) multiplied by `factor`."""
+    """Return `_COLUMNS` of the rows, with each weight (1 if there are none) multiplied by
+    `factor`."""
     weights = weights_of(pairs)
     return pairs.assign(**{WEIGHT: factor if weights is None else factor * weights})[_COLUMNS]
 
@@ -113,14 +115,13 @@ def read_training_rows(
         Files with additional rows from other sources.
     exclude_prompts : sequence of paths
         CSVs in the competition's schema, with or without labels. Every row whose normalized prompt
-        occurs in one of them is dropped, for example public rows that are also in the hidden test
-        set.
+        occurs in one of them is dropped, which keeps rows of the test set out of training.
 
     Raises
     ------
     InputError
-        For a file that cannot be used, an id that looks like an extra row's, an extra weight that
-        is not positive, or if no training rows remain.
+        For an unusable file, a training id with the prefix of an extra row, or an extra weight that
+        is not positive and finite; or if no training rows remain.
     """
     pairs = read_pairs(train_csv, labels=True)
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
@@ -155,11 +156,12 @@ def read_training_rows(
 def _without_prompts(
     pairs: pd.DataFrame, excluded: list[np.ndarray], facts: dict[str, Any]
 ) -> pd.DataFrame:
-    """Drop the rows of a file that have an excluded prompt, and record their number in `facts`."""
+    """Return the rows of a file whose prompts are not excluded, and record in `facts` how many rows
+    were dropped."""
     kept = pairs[~_has_prompt(pairs, np.concatenate(excluded))].reset_index(drop=True)
     facts["excluded"] = len(pairs) - len(kept)
     logger.info(
-        "%s: dropped %d of %d rows with excluded prompts",
+        "%s: dropped %d of %d rows because their prompts are excluded",
         facts["file"],
         facts["excluded"],
         len(pairs),
@@ -168,8 +170,8 @@ def _without_prompts(
 
 
 def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
-    """Return a mask (n,) of the rows with a positive weight; weight 0 drops a row from training and
-    from evaluation.
+    """Return a mask (n,) of the rows with a positive weight. A row of weight 0 is used neither for
+    training nor for evaluation.
 
     Raises
     ------
@@ -189,8 +191,8 @@ def positive_weight_mask(pairs: pd.DataFrame, source: str | Path) -> np.ndarray:
 def inner_splits(
     pairs: pd.DataFrame, k: int, seed: int, labels: np.ndarray, least: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split a model's training rows for model selection in the same way as the run itself: grouped
-    by prompt, with extra rows never held out.
+    """Split a model's training rows for model selection, in the way the run splits its own rows:
+    grouped by prompt, with extra rows never held out.
 
     Parameters
     ----------
@@ -199,8 +201,8 @@ def inner_splits(
     k, seed, labels
         As in `grouped_folds`; labels are (n, 3).
     least : int
-        If the rows of the training file have fewer than `least` or fewer than `k` distinct prompts,
-        no splits are made.
+        Minimum number of distinct prompts. If the rows of the training file have fewer than this or
+        fewer than `k`, an empty list is returned.
 
     Returns
     -------

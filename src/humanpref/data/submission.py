@@ -15,7 +15,7 @@ SUM_TOLERANCE = 1e-6
 
 
 def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.ndarray) -> None:
-    """Atomically write `id` and the three probabilities, one line per row, in the order given.
+    """Atomically write a CSV with `id` and the three probabilities of each row, in the given order.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
     Raises
     ------
     ValueError
-        If the probabilities are invalid, which is always a bug in the model, never a fault of the
+        If the probabilities are invalid. This is always a bug in the model and never caused by the
         user's files.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -51,18 +51,18 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
 
 
 def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
-    """List the faults for which the competition would reject a submission: in the header, the ids
-    and their order, the row count, the numbers or their sums.
+    """List the faults for which the competition would reject a submission: those in the header, the
+    ids and their order, the row count, the numbers and their sums.
 
     Parameters
     ----------
     path, test_csv : path
-        The submission, and the test file it was made for.
+        The submission, and the test file for which it was made.
 
     Returns
     -------
     list of str
-        One line per kind of fault, with the first row affected.
+        One line per kind of fault, naming the first row that has it; empty if there are no faults.
 
     Raises
     ------
@@ -98,7 +98,8 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
 
 
 def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Return, for each kind of fault, a mask (n,) of the rows of (n, 3) numbers that have it."""
+    """Return, for each kind of fault, a mask (n,) of the rows of `probabilities`, (n, 3), that have
+    the fault."""
     outside = (probabilities < 0) | (probabilities > 1 + SUM_TOLERANCE)
     return {
         "not a finite number": ~np.isfinite(probabilities).all(axis=1),
@@ -108,8 +109,8 @@ def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _cells(path: str | Path, columns: list[str], exact: bool = False) -> list[list[str]]:
-    """Return the named columns of a CSV as text. Raises InputError if the file is not a CSV, lacks
-    a column, or, with `exact`, has a different header."""
+    """Return the cells of the given columns as text, row by row. Raises InputError if the file is
+    not a CSV, if a column is missing, or, with `exact`, if the header is not exactly `columns`."""
     rows = csv_rows(path)
     header = next(rows, [])
     if not set(columns) <= set(header) or (exact and header != columns):

@@ -1,1 +1,1 @@
-"""Evaluate probabilities against labels, whichever model produced them."""
+"""Evaluate probabilities against labels, regardless of the model that produced them."""

@@ -1,5 +1,5 @@
-"""Axes other than preference: how fluent, relevant, formatted and long each answer is, and how
-closely preferences follow each axis."""
+"""Axes other than preference: how fluent, relevant, long and heavily formatted each answer is, and
+how closely preferences follow each axis."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,15 +19,16 @@ DRAWS = 500
 STATISTICS = ("people", "model", "excess", "margin")
 _WINDOWS, _BATCH_TOKENS = 4, 16_384
 _LEAST_SPREAD = 1e-7
-"""A smaller spread is a rounding error: values that vary at all have a far larger one."""
+"""A product of two standard deviations below this is a rounding error: if both quantities vary at
+all, the product is far larger."""
 
 
 @dataclass(frozen=True)
 class Axis:
     """A property measured as one number per answer.
 
-    `values` is (2, n) float64, for answers A and B, with NaN if there is nothing to measure (an
-    empty answer has no fluency). `level` converts a mean of the values to `unit`.
+    `values` is (2, n) float64: answers A, then answers B. A value is NaN if it cannot be measured
+    (an empty answer has no fluency). `level` converts a mean of values to `unit`.
     """
 
     name: str
@@ -47,14 +48,14 @@ def axes_of(
     pairs : DataFrame
         A pairs frame.
     language_model : path, optional
-        A folder with a causal language model to measure fluency; by default, a proxy is used.
+        A folder with the causal language model that measures fluency; by default, a proxy is used.
     sentence_encoder : path, optional
-        A folder with a sentence encoder to measure relevance; by default, a proxy is used.
+        A folder with the sentence encoder that measures relevance; by default, a proxy is used.
 
     Raises
     ------
     InputError
-        If a folder does not contain such a model, or the required libraries are not installed.
+        If a folder does not contain such a model, or a library that it needs is not installed.
     """
     answers = [pairs["response_a"], pairs["response_b"]]
     marks = [answer.map(formatting_marks) for answer in answers]
@@ -126,8 +127,8 @@ def _relevance(pairs: pd.DataFrame, folder: Path | None) -> Axis:
 
 @contextlib.contextmanager
 def loading(option: str, folder: Path) -> Iterator[None]:
-    """Raise InputError if an option's path is not a folder, or if the block fails to import a
-    library it needs.
+    """Raise InputError if `folder`, the value of `option`, is not a folder, or if the block imports
+    a library that is not installed.
 
     Examples
     --------
@@ -153,34 +154,35 @@ def follow(
 ) -> pd.DataFrame:
     """Measure how closely the preferences of people and of a model follow each axis.
 
-    Only decided rows count: those whose label is A or B.
+    Only rows with label A or B count; these are called decided.
 
     Parameters
     ----------
     axes : list of Axis
+        The axes, measured on the same n rows.
     labels, probabilities : ndarray
         (n, 3).
     groups : ndarray
-        (n,) prompt keys; the bootstrap resamples prompts together with all their rows.
+        (n,) prompt keys. The bootstrap resamples prompts together with all their rows.
     draws : int
-        Number of bootstrap draws.
+        Number of bootstrap resamples.
 
     Returns
     -------
     DataFrame
-        One line per axis for which at least one decided row has both values:
+        One row per axis for which at least one decided row has the values of both answers:
 
         - `axis`, `measure`, `unit`, `rows`;
         - the mean level of the answers that people `preferred` and `rejected`, and of those that
           the model has `chosen` (the likelier of A and B) and `passed_over`;
-        - `people`: Spearman's correlation of the difference A - B with the preferred answer (1 for
-          A, -1 for B);
-        - `model`: the value of that correlation expected if labels were drawn from the model's
-          P(A) / (P(A) + P(B));
+        - `people`: Spearman's correlation between the difference A - B on the axis and the
+          preferred answer (1 for A, -1 for B);
+        - `model`: the value that this correlation would be expected to have if each label were A
+          with the model's probability P(A) / (P(A) + P(B));
         - `excess`: `model` minus `people`; if its interval is above 0, the model favors the axis
           more than people do;
-        - `margin`: Spearman's correlation of the difference with ln P(A) - ln P(B); if it is near 1
-          or -1, the model ranks answers by this axis and little else.
+        - `margin`: Spearman's correlation between the difference and ln P(A) - ln P(B); if it is
+          near 1 or -1, the model ranks answers by this axis and little else.
 
         The last four each have a 95 % interval, `_low` to `_high`, and are 0 if one of the
         correlated quantities does not vary.
@@ -219,8 +221,8 @@ def follow(
 def _statistics(
     difference: np.ndarray, people: np.ndarray, margin: np.ndarray, groups: np.ndarray, draws: int
 ) -> np.ndarray:
-    """Return (3, 4): the `STATISTICS` of these rows, then the lower and the upper ends of their
-    intervals."""
+    """Return the four `STATISTICS` of these rows, then the lower ends of their intervals, then the
+    upper ends, (3, 4)."""
     # tanh(margin / 2) = (P(A) - P(B)) / (P(A) + P(B))
     model = np.tanh(margin / 2)
     places = [np.unique(values, return_inverse=True)[1] for values in (difference, margin)]
@@ -243,9 +245,10 @@ def _statistics(
 
 
 def _centred_ranks(places: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return each row's rank in (0, 1) minus the mean rank; equal values share a rank.
+    """Return each row's weighted rank, in (0, 1), minus the mean rank. Equal values share a rank.
 
-    `places`, (n,), is the index of each row's value among the sorted distinct values.
+    `places`, (n,), is the index of each row's value among the sorted distinct values; `share`,
+    (n,), is each row's share of the total weight.
     """
     mass = np.bincount(places, weights=share)
     ranks = (mass.cumsum() - mass / 2)[places]
@@ -253,15 +256,15 @@ def _centred_ranks(places: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def _with_choices(ranks: np.ndarray, expected: np.ndarray, share: np.ndarray) -> float:
-    """Return the correlation of ranks with choices of 1 or -1 whose expected values are `expected`,
-    (n,)."""
+    """Return the correlation between `ranks` and choices of 1 or -1. `expected`, (n,), is the
+    expected value of each choice."""
     if np.ptp(expected) == 0:
         return 0.0
     return _correlation(ranks, expected, share, max(0.0, 1 - (share @ expected) ** 2))
 
 
 def _correlation(ranks: np.ndarray, other: np.ndarray, share: np.ndarray, variance: float) -> float:
-    """Return the weighted correlation of centered ranks with a quantity that has the given
-    variance."""
+    """Return the weighted correlation between centered ranks and `other`, whose variance is
+    `variance`."""
     spread = np.sqrt((share @ ranks**2) * variance)
     return share @ (ranks * other) / spread if spread > _LEAST_SPREAD else 0.0

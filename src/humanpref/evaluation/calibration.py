@@ -1,5 +1,5 @@
-"""Check whether probabilities match observed shares: reliability tables, the calibration error, and
-the error expected by chance alone."""
+"""Check whether probabilities match observed shares, with reliability tables, the calibration
+error, and the calibration error expected by chance alone."""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ NULL_DRAWS = 200
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Tabulate predicted probability against observed share, for each class in bins with equal
+    """Tabulate the predicted probability and the observed share of each class, in bins with equal
     numbers of rows.
 
     Parameters
@@ -20,7 +20,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     labels, probabilities : ndarray
         (n, 3).
     bins : int
-        Number of bins per class, reduced to n if there are fewer rows than bins.
+        Number of bins per class; at most n are used.
 
     Returns
     -------
@@ -38,10 +38,10 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
 
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Return the mean over the classes of sum_b rows_b / n |observed_b - predicted_b|, where the
-    bins b have equal numbers of rows.
+    """Return the mean over the classes of sum_b (rows_b / n) |observed_b - predicted_b|, where b
+    runs over the bins of a class, which have equal numbers of rows.
 
-    The error is biased upward: even the true probabilities do not give 0. Compare it with
+    The error is biased upward: even for the true probabilities, it is above 0. Compare it with
     `calibration_null`.
 
     Source: Nixon et al. (2019), "Measuring calibration in deep learning", with equal-mass bins.
@@ -52,12 +52,13 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int =
 def calibration_null(
     probabilities: np.ndarray, bins: int = BINS, draws: int = NULL_DRAWS, seed: int = 0
 ) -> dict[str, float]:
-    """Simulate the `calibration_error` that would result if the probabilities were the true ones.
+    """Simulate the `calibration_error` of probabilities that are exactly right, by drawing labels
+    from them.
 
     Returns
     -------
     dict
-        The 2.5 %, 50 % and 97.5 % quantiles: `low`, `median`, `high`.
+        The 2.5 %, 50 % and 97.5 % quantiles of the error, as `low`, `median` and `high`.
     """
     rng = np.random.default_rng(seed)
     cut = probabilities.cumsum(axis=1)[:, :2]
@@ -71,7 +72,7 @@ def calibration_null(
 
 
 def _bins(values: np.ndarray, bins: int) -> list[np.ndarray]:
-    """Split row indices, sorted by value, into nonempty bins."""
+    """Sort the row indices by value, lowest first, and split them into nonempty bins."""
     return np.array_split(np.argsort(values, kind="stable"), min(bins, len(values)))
 
 

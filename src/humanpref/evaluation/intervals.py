@@ -1,14 +1,14 @@
-"""Closed-form 95 % intervals for counts, used in tables that have too many rows for a bootstrap of
-each. Rows of data are treated as independent."""
+"""Compute closed-form 95 % intervals for counts, for tables with so many entries that a bootstrap
+of each would take too long. Rows of data are treated as independent."""
 
 import numpy as np
 
 Z = 1.959964
-"""95 % of a normal distribution is within this many standard deviations of the mean."""
+"""In a normal distribution, 95 % of values are within this many standard deviations of the mean."""
 
 
 def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's interval of part / whole, (low, high); NaN where whole is 0.
+    """Return the Wilson interval for part / whole, as (low, high); both are NaN where whole is 0.
 
     Source: Wilson (1927).
 
@@ -22,13 +22,13 @@ def share_interval(part: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.
         share = part / whole
         centre = (share + Z**2 / (2 * whole)) / (1 + Z**2 / whole)
         half = Z * np.sqrt(share * (1 - share) / whole + Z**2 / (4 * whole**2)) / (1 + Z**2 / whole)
-    # In exact arithmetic, the interval starts at 0 if part is 0 and ends at 1 if part is whole.
+    # In exact arithmetic, the interval starts at 0 if part is 0 and ends at 1 if part equals whole.
     low = np.where(part == 0, 0 * centre, centre - half)
     return low, np.where(part == whole, 1 + 0 * centre, centre + half)
 
 
 def ratio_interval(wins: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the interval of wins / losses on the log scale, (low, high).
+    """Return the interval for wins / losses, as (low, high). It is symmetric on the log scale.
 
     Half a win and half a loss are added, so that the interval exists even if there are no wins or
     no losses: 10 wins and 5 losses give exp(ln(10.5 / 5.5) ± 1.96 sqrt(1 / 10.5 + 1 / 5.5)).

@@ -1,4 +1,4 @@
-"""Accuracy, Brier score, per-class metrics, and bootstrap intervals by prompt."""
+"""Accuracy, Brier score, per-class metrics, and bootstrap intervals that resample prompts."""
 
 import logging
 from typing import Any
@@ -20,8 +20,8 @@ def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return the mean over the rows of sum_c (p_c - y_c)², from 0 to 2. (1/3, 1/3, 1/3) costs 2/3
-    under any hard label.
+    """Return the mean over the rows of sum_c (p_c - y_c)², which is in [0, 2]. For any hard label,
+    (1/3, 1/3, 1/3) costs 2/3.
 
     Source: Brier (1950).
     """
@@ -29,16 +29,16 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the number of rows for each label (first axis) and most likely class (second axis),
-    (3, 3) int64."""
+    """Return the number of rows, (3, 3) int64, for each label (first axis) and each most likely
+    class (second axis)."""
     cells = 3 * labels.argmax(axis=1) + probabilities.argmax(axis=1)
     return np.bincount(cells, minlength=9).reshape(3, 3)
 
 
 def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """Return, for each class, its `label`, `rows`, `precision`, `recall`, the mean `log_loss` of
-    its rows and the mean `predicted` probability; a value is None if it would be a division by
-    0."""
+    the rows with that label, and its mean `predicted` probability over all rows. A value that would
+    require dividing by 0 is None."""
     counts = pd.DataFrame(confusion(labels, probabilities))
     rows, right = counts.sum(axis=1), pd.Series(np.diag(counts))
     losses = pd.Series(row_log_losses(labels, probabilities))
@@ -58,15 +58,15 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, A
 def bootstrap_interval(
     values: np.ndarray, groups: np.ndarray, draws: int = BOOTSTRAP_DRAWS
 ) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of a mean, (low, high).
+    """Return the 95 % percentile bootstrap interval of the mean of `values`, as (low, high).
 
-    Groups (prompts) are resampled together with all their rows, since these are not independent.
-    The same rows always give the same interval.
+    Groups (prompts) are resampled together with all their rows, since the rows of a group are not
+    independent. The same rows always give the same interval.
 
     Parameters
     ----------
     values, groups : ndarray
-        (n,): one number per row, and the row's group.
+        (n,): one number per row, and each row's group.
     draws : int
         Number of resamples.
 
@@ -86,7 +86,8 @@ def bootstrap_interval(
 def mean_and_interval(
     name: str, values: np.ndarray, groups: np.ndarray, draws: int = BOOTSTRAP_DRAWS
 ) -> dict[str, float]:
-    """Return the mean as `name`, and its `bootstrap_interval` as `name_low` and `name_high`."""
+    """Return a dict with the mean under the key `name`, and the ends of its `bootstrap_interval`
+    under `name` followed by `_low` and `_high`."""
     low, high = bootstrap_interval(values, groups, draws)
     return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
@@ -94,8 +95,8 @@ def mean_and_interval(
 def summarise(
     labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:
-    """Summarize predictions: log loss with its 95 % interval, accuracy, and the prior's log loss
-    on the same rows.
+    """Summarize predictions by the log loss with its 95 % interval, the accuracy, and the prior's
+    log loss on the same rows.
 
     Every row counts once, regardless of its training weight.
 
@@ -104,7 +105,7 @@ def summarise(
     labels, probabilities : ndarray
         (n, 3).
     prior : ndarray
-        (3,) or (n, 3): the class rates of the model's training rows, for all rows or for each row.
+        The class rates of the model's training rows: (3,) for all rows, or (n, 3), one per row.
     groups : ndarray
         (n,) prompt keys.
 

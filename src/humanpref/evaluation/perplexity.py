@@ -1,4 +1,4 @@
-"""The perplexity of texts under a frozen causal language model, as a measure of their fluency."""
+"""Measure the fluency of texts by their perplexity under a frozen causal language model."""
 
 from collections.abc import Iterable
 
@@ -15,16 +15,16 @@ from humanpref.text.tokens import BATCH_TEXTS, find, text_ids
 from humanpref.training.predict import predict_logits
 
 LONGEST = 256
-"""Maximum number of tokens read per text: the beginning shows how it is written, in a fraction of
-the time."""
+"""Maximum number of tokens read per text. The beginning is enough to judge how a text is written,
+and reading it takes a fraction of the time."""
 BATCH_TOKENS = 2_048
-"""Maximum tokens in one forward pass; it is low because each token has a score for every word of
-the vocabulary."""
+"""Maximum number of tokens in one forward pass. It is low because the model returns, for each
+token, a score for every entry of the vocabulary."""
 
 
 class TokenLogProbabilities(nn.Module):
-    """Map (n, length) ids, padded on the right, to (n, 1): the sum of ln p(token | previous tokens)
-    over all tokens but the first."""
+    """Map token ids (n, length), padded on the right, to log-probabilities (n, 1): for each text,
+    the sum of ln p(token | previous tokens) over all tokens but the first."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class LanguageModel:
     Raises
     ------
     InputError
-        If it cannot be loaded or is not a causal language model.
+        If the model cannot be loaded or is not a causal language model.
     """
 
     def __init__(self, name: str) -> None:
@@ -59,16 +59,16 @@ class LanguageModel:
         self.module = TokenLogProbabilities(model)
 
     def log_probabilities(self, texts: Iterable[str]) -> np.ndarray:
-        """Return the mean log-probability of the tokens of each of n texts, without other context.
+        """Return the mean log-probability of each text's tokens, given only the text itself.
 
-        The first token is not scored, since nothing precedes it, unless the tokenizer starts every
-        sequence with a special token.
+        The first token of the text is scored only if the tokenizer puts a special token before it;
+        otherwise, nothing precedes it.
 
         Returns
         -------
         ndarray
-            (n,) float64, in nats per token; exp(-x) is the perplexity. NaN for a text without a
-            predicted token.
+            (n,) float64 for n texts, in nats per token; exp(-x) is the perplexity. A text without a
+            scored token gets NaN.
         """
         ids = self._token_ids(list(texts))
         means = np.full(len(ids), np.nan)

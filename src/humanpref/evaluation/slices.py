@@ -1,4 +1,4 @@
-"""Slices: ways to divide the rows into parts on which a model may do well or badly."""
+"""Divide the rows into slices, on some of which a model may do much better than on others."""
 
 from collections.abc import Iterable
 
@@ -19,8 +19,8 @@ _ANSWERS = {
 
 
 def slices(pairs: pd.DataFrame) -> dict[str, pd.Categorical]:
-    """Return, for each way of slicing the n rows, the slice that each row belongs to, as a
-    categorical whose categories are in display order."""
+    """Divide the n rows into slices in several ways. For each way, return a categorical (n,) that
+    names the slice of each row; its categories are in display order."""
     texts = pairs[[*TEXT_COLUMNS]]
     characters = texts[["response_a", "response_b"]].map(lambda turns: sum(map(len, turns)))
     ratio = (characters.max(axis=1) + 1) / (characters.min(axis=1) + 1)

@@ -1,4 +1,4 @@
-"""A Bradley-Terry ranking, with ties, of the models that wrote the answers."""
+"""Rank the models that wrote the answers, with a Bradley-Terry model that allows ties."""
 
 import numpy as np
 import pandas as pd
@@ -11,19 +11,20 @@ from humanpref.models.davidson import DavidsonRegression, davidson_probabilities
 from humanpref.schema import MODEL_COLUMNS
 
 PENALTY = 0.1
-"""L2 penalty on a strength, in rows: a normal prior with a standard deviation of 3.2 log-odds. It
-keeps the strengths of models that always won, always lost, or never met the others finite."""
+"""L2 penalty p: the fit adds p s²/2 for each strength s to the loss summed over the rows. This is a
+normal prior with a standard deviation of 3.2 log-odds. It keeps all strengths finite, even those of
+models that always won, always lost, or never met the others."""
 ELO = 400 / np.log(10)
 """Elo points per unit of log-odds."""
 
 
 def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
     """Fit Davidson's model to the outcomes between models: P(A), P(B), P(tie) ∝ exp(d/2),
-    exp(-d/2), exp(nu), where d = s_A - s_B + first.
+    exp(-d/2), exp(nu), where d = s_A - s_B + first, and s is the strength of a model.
 
     The 95 % intervals are normal approximations from the curvature of the penalized likelihood
-    (Laplace). Rows are treated as independent. Between groups of models that never met, intervals
-    depend only on the penalty and are wide.
+    (Laplace). Rows are treated as independent. If groups of models never met, the difference
+    between the groups depends only on the penalty, so the intervals are wide.
 
     Parameters
     ----------
@@ -34,12 +35,12 @@ def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]
     -------
     ranking : DataFrame
         One row per model, strongest first: `rank`, `model`, `rows`, `strength` (log-odds of winning
-        rather than losing against an average model) with `low` and `high`, `elo` (the strength as a
-        rating with mean 1000 and 400 / ln 10 points per unit), `group` (models in different groups
-        never met, directly or through other models; group 1 is the largest).
+        rather than losing against an average model) with its interval, `low` to `high`, `elo` (the
+        strength as a rating with mean 1000 and 400 / ln 10 points per unit), `group` (models in
+        different groups never met, directly or through other models; group 1 has the most models).
     metrics : dict
         `tie_score` (nu) and `first` (the advantage of being answer A, in log-odds), each with its
-        interval; `rows` and `groups`.
+        interval, `_low` to `_high`; the numbers of `rows` and `groups`.
 
     Source: Davidson (1970), eq. 2.5; the order effect: Davidson and Beaver (1977).
     """
@@ -82,8 +83,8 @@ def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]
 
 
 def _covariance(x: sparse.csr_matrix, penalty: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the covariance of the weights of x and of the tie score: the inverse of the
-    curvature."""
+    """Return the covariance of the fitted parameters: the weights of x, then the tie score. It is
+    the inverse of the curvature."""
     p_a, p_b, p_tie = probabilities.T
     by_d = ((p_a + p_b) - (p_a - p_b) ** 2) / 4
     by_both = x.T @ (-(p_a - p_b) / 2 * p_tie)

@@ -1,1 +1,1 @@
-"""Interfaces through which other programs use a trained model."""
+"""Interfaces for using a trained model from other programs."""

@@ -1,8 +1,9 @@
-"""Use an artifact as a judge or reward signal: read JSON lines and write them with its scores.
+"""Use an artifact as a judge or reward signal: read JSON lines, and write them with scores added.
 
 A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`.
-Either all texts in a file are lists of turns, or all are strings: one turn each, or JSON lists as
-in the competition's CSV (`humanpref.data.CellRule`). All other keys are kept.
+All texts in a file have the same format: lists of turns, strings that are one turn each, or strings
+that are JSON lists as in the competition's CSV (see `humanpref.data.CellRule`). All other keys of a
+line are kept.
 """
 
 import json
@@ -26,10 +27,10 @@ from humanpref.schema import ID, TEXT_COLUMNS, InputError
 PAIR = TEXT_COLUMNS[1:]
 SINGLE = "response"
 PROBABILITIES, MARGIN, REWARD = ("p_a", "p_b", "p_tie"), "margin", "reward"
-"""The keys that are added: to a pair, three probabilities and ln P(A) - ln P(B) in nats; to a
-single response, a reward in nats."""
+"""The keys that are added to a line. A pair gets three probabilities and a margin, which is
+ln P(A) - ln P(B); a single response gets a reward. Margin and reward are in nats."""
 BATCH_LINES = 1_024
-"""Lines in memory at one time."""
+"""Maximum number of lines in memory at a time."""
 LEAST = 1e-15
 """Probabilities are clipped to this minimum before their logarithm is taken."""
 
@@ -38,22 +39,22 @@ logger = logging.getLogger(__name__)
 
 class _Line(NamedTuple):
     number: int
-    """The line's number in the file, from 1."""
+    """The line's number in the file, counted from 1."""
     content: dict[str, Any]
 
 
 def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
-    """Copy `source` to `out` line by line, adding scores to each line; `out` is written atomically.
+    """Copy `source` to `out` line by line, adding scores to each line. `out` is written atomically.
 
     A pair gets `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B); a prompt with one response
-    gets `reward`. The file is read twice, so that a bad line is found before hours of work rather
-    than after, and only part of it is in memory at a time.
+    gets `reward`. The file is read twice: first to find bad lines before work that may take hours,
+    and then to score it. Only part of it is in memory at a time.
 
     Parameters
     ----------
     artifact : Artifact
-        The artifact that scores. If it has several models (folds), their probabilities and rewards
-        are averaged.
+        The artifact that computes the scores. If it has several models (folds), their probabilities
+        and rewards are averaged.
     source, out : path
         JSON lines in UTF-8; empty lines are skipped.
 
@@ -65,8 +66,9 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
     Raises
     ------
     InputError
-        If a line is not such an object, already has a key that would be added, or asks for a reward
-        that the model cannot compute. The message names the file, the line and the key.
+        If `source` cannot be read or has no lines, or if a line is not an object with the required
+        keys, already has a key that would be added, or needs a reward that the model cannot
+        compute. The message names the file and, for a faulty line, its number and the key.
     """
     source = Path(source)
     if not source.is_file():
@@ -81,7 +83,7 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
                 _refuse(source, line.number, key, str(error))
         single = single or (line if SINGLE in line.content else None)
     if not count:
-        raise InputError(f"{source}: no lines in it")
+        raise InputError(f"{source}: contains no lines")
     if single is not None and not all(hasattr(model, "rewards") for model in artifact.models):
         _refuse(
             source,
@@ -104,7 +106,7 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
 
 
 def _scores(models: list[Model], lines: list[_Line], rule: CellRule) -> dict[int, dict[str, float]]:
-    """Return the keys and values to add to each line, by its number."""
+    """Return the keys and values to add to each line, by line number."""
     scores: dict[int, dict[str, float]] = {}
     for single in (False, True):
         chosen = [line for line in lines if (SINGLE in line.content) == single]
@@ -135,7 +137,7 @@ def _lines(source: Path) -> Iterator[_Line]:
         raise InputError(f"{source}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{source}: not a text file in UTF-8 (byte {error.start}); JSON lines were expected"
+            f"{source}: expected JSON lines, got a file that is not UTF-8 text (byte {error.start})"
         ) from None
 
 

@@ -1,6 +1,7 @@
-"""Draw charts to image files that are readable on a phone: narrow, with large letters.
+"""Draw charts to image files. The charts are narrow and have large letters, so that they are
+readable on a phone.
 
-`templates/charts.mplstyle` holds their common style. Estimates with a 95 % interval are passed as
+Their common style is in `templates/charts.mplstyle`. Estimates with a 95 % interval are passed as
 arrays or frames of shape (n, 3), with the columns value, low and high. matplotlib is imported only
 when a chart is drawn.
 """
@@ -16,14 +17,14 @@ import pandas as pd
 from humanpref.schema import InputError
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
-"""The file name suffixes with which a chart can be written."""
+"""The file name suffixes that a chart may have; the suffix selects the format."""
 WIDTH, WIDE = 5.2, 8
 """The default width of a chart and the width of a wide one, in inches."""
 _STYLE = Path(__file__).parent / "templates" / "charts.mplstyle"
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++")
 _REFERENCE = {"color": "#666666", "linewidth": 1, "marker": ""}
 _TALL = 30
-"""If there are more names than this, the axis is repeated above them."""
+"""If a chart has more rows than this, the horizontal axis is also shown at the top."""
 _LONGEST_NAME = 36
 
 Estimates = np.ndarray | pd.DataFrame
@@ -32,7 +33,7 @@ Estimates = np.ndarray | pd.DataFrame
 def bars(
     path: Path, names: Sequence[str], parts: pd.DataFrame, xlabel: str, height: float = 0.27
 ) -> None:
-    """Draw horizontal stacked bars, the first on top, each followed by its total.
+    """Draw horizontal stacked bars, each followed by its total. The first bar is at the top.
 
     Parameters
     ----------
@@ -41,11 +42,11 @@ def bars(
     names : sequence of str
         One name per bar.
     parts : DataFrame
-        Lengths, with one row per bar and one column per part.
+        The lengths of the parts, with one row per bar and one column per part.
     xlabel : str
-        The label of the axis, which names the quantity.
+        The label of the horizontal axis, which names the quantity.
     height : float
-        The height of a bar in inches.
+        The height of each bar in inches, including the gap to the next one.
     """
     left = np.zeros(len(names))
     with _chart(path, 0.9 + height * len(names), xlabel=xlabel, xmargin=0.15) as axes:
@@ -66,7 +67,7 @@ def points(
     width: float = WIDTH,
     **look: Any,
 ) -> None:
-    """Draw one estimate per series, with its interval, for each name; the first name is on top.
+    """Draw, for each name, one estimate per series with its interval. The first name is at the top.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def points(
     series : mapping
         The estimates of each series, (n, 3).
     reference : float, optional
-        The position of a dashed line.
+        The position of a dashed vertical line.
     width : float
         The width of the chart in inches.
     **look
@@ -111,7 +112,7 @@ def curves(
     path : Path
         The file to write.
     x : sequence
-        n numbers, or n names placed at equal distances.
+        n numbers, or n names, which are placed at equal distances.
     series : mapping
         The estimates of each series: (n, 3), or (n, 1) without intervals.
     reference : float, optional
@@ -143,7 +144,8 @@ def reliability(path: Path, series: Mapping[str, pd.DataFrame]) -> None:
 
 
 def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> None:
-    """Draw an (n, n) matrix of counts on a log scale, in the order of the names; 0 is white."""
+    """Draw a matrix of counts, (n, n), in colors on a log scale; 0 is white. Rows and columns are
+    in the order of the n names."""
     from matplotlib.colors import LogNorm
 
     size = max(WIDTH, 0.15 * len(names) + 2.2)
@@ -166,14 +168,14 @@ def matrix(path: Path, names: Sequence[str], counts: np.ndarray, label: str) -> 
 def interval_figure(
     table: pd.DataFrame, path: Path, title: str, reference: float | None = None
 ) -> None:
-    """Draw log losses with their 95 % intervals, one per table row, with the best on top.
+    """Draw one log loss with its 95 % interval per table row. The lowest log loss is at the top.
 
     Parameters
     ----------
     table : DataFrame
         Columns `name`, `log_loss`, `log_loss_low`, `log_loss_high` (nats).
     path : Path
-        The PNG to write.
+        The file to write.
     title : str
         The title, which names the compared models and the rows.
     reference : float, optional
@@ -193,7 +195,7 @@ def interval_figure(
 
 
 def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw the path of a wrapper selection: the log loss after each step, one line per model.
+    """Draw the course of a wrapper selection: the log loss after each step, one line per model.
 
     A cross marks a step that did not lower the log loss.
 
@@ -225,9 +227,9 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
 
 @contextlib.contextmanager
 def _chart(path: Path, height: float, width: float = WIDTH, **look: Any) -> Iterator:
-    """Yield the axes of a new figure of this size in inches; it is written when the block ends.
+    """Yield the axes of a new figure, and write the figure to `path` when the block ends.
 
-    `look` holds properties of the axes.
+    `height` and `width` are in inches; `look` holds properties of the axes.
     """
     try:
         from matplotlib import rc_context
@@ -256,7 +258,7 @@ def _curve(axes, name: str, x: Sequence, estimates: Estimates) -> None:
 
 
 def _label_log_scale(axes) -> None:
-    """Label a logarithmic horizontal axis with more than one number."""
+    """Label a logarithmic horizontal axis with several numbers, even if its range is narrow."""
     from matplotlib.ticker import NullFormatter
 
     axes.xaxis.set_major_locator(_log_locator(*axes.get_xlim()))

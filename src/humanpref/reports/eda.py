@@ -1,4 +1,4 @@
-"""`humanpref eda`: describe a file of pairs with a page, figures and tables."""
+"""`humanpref eda`: describe a file of pairs on a page, with figures and tables."""
 
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from humanpref.reports.page import write_page, write_tables
 
 SUMMARY_FILE = "summary.json"
 BARS = 15
-"""Maximum number of bars in a figure, which shows the most frequent items; the tables list all."""
+"""Maximum number of bars in a figure, for the most frequent items. The tables list all items."""
 DRAWN_MODELS = 100
-"""Maximum number of models in a figure, which shows the most compared ones. All of the
-competition's 64 models fit, but open-ended lists may not."""
+"""Maximum number of models in a figure. If there are more, the most compared ones are shown. The
+competition's 64 models all fit."""
 ENDS = 10
-"""Number of models shown from each end of the ranking by wins and losses."""
+"""Number of models shown from each end of the ranking by win/loss ratio."""
 LEADERS = 5
-"""Number of names from the top of each ranking in the summary."""
+"""Number of names that the summary lists from the top of each ranking."""
 _LEFT_OUT = ("fields", "id", "label", "weight")
-"""Kinds of faults whose rows `read_faulty` leaves out."""
+"""Kinds of faults because of which `read_faulty` omits a row."""
 _INPUTS = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
 
 Tables = dict[str, pd.DataFrame]
@@ -40,12 +40,12 @@ def explore(
     Parameters
     ----------
     data_csv : path
-        Rows in the competition's schema, read leniently: faults are reported, not refused. Tables
-        that need labels or models are left out if there are none.
+        Rows in the competition's schema. Faulty rows are reported instead of raising an error. If
+        the file has no labels or names no models, the tables that need them are omitted.
     out : path
-        A new folder.
+        The folder to create.
     tokenizer : path, optional
-        A folder with a tokenizer, which is used to measure truncation.
+        A folder with a tokenizer. If it is given, truncation is measured with this tokenizer.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def explore(
     Raises
     ------
     InputError
-        If no row of the file can be read, the folder exists, or the tokenizer cannot be loaded.
+        If no row of the file can be read, `out` already exists, or the tokenizer cannot be loaded.
     """
     loaded = None if tokenizer is None else _load_tokenizer(Path(tokenizer))
     with folder_whole(out) as folder:
@@ -81,7 +81,7 @@ def explore(
 def _count(
     pairs: pd.DataFrame, faults: list[Fault], tokenizer: Any
 ) -> tuple[dict[str, Any], Tables]:
-    """Build the summary and the tables; empty tables are left out."""
+    """Return the summary, and the tables by name. Empty tables are omitted."""
     named = pairs[tables.names_models(pairs)].reset_index(drop=True)
     labels, models = tables.has_labels(pairs), len(named) > 0
     characters = tables.characters_of(pairs)
@@ -114,7 +114,7 @@ def _count(
     counted["special_answers"] = tables.special_answers(pairs)
     if tokenizer is not None:
         counted["truncation"] = tables.truncation(pairs, tokenizer)
-    # Rows that were left out are missing from the frame, but still count in the file's numbering.
+    # Omitted rows are missing from the frame, but they still count in the file's row numbers.
     numbers = [row for row in range(1, len(pairs) + len(left_out) + 1) if row not in left_out]
     faults = [*faults, *row_faults(pairs, numbers)]
     counted["fault_kinds"] = fault_table(faults)
@@ -139,7 +139,7 @@ def _of_two_models(met: pd.DataFrame) -> pd.DataFrame:
 
 
 def _leaders(counted: Tables) -> dict[str, list]:
-    """Return the names at the top of each ranking of the models."""
+    """Return the names at the top of each ranking of models or pairs."""
     models, met = counted["models"], _of_two_models(counted["pairs"])
     ratios = _ranked(models, "win_loss_ratio")["model"]
     return {

@@ -47,24 +47,24 @@ def evaluate_artifacts(
     Parameters
     ----------
     artifacts : list of Artifact
-        The artifacts, which are named by their folders; these must differ.
+        The artifacts. Each is named by its folder, and no folder may occur twice.
     pairs : DataFrame
-        Rows with labels, read by `humanpref.data.as_pairs`.
+        Rows with labels, in any form that `humanpref.data.as_pairs` accepts.
     language_model, sentence_encoder : path, optional
         The models that measure fluency and relevance; see `humanpref.evaluation.axes.axes_of`.
 
     Returns
     -------
     metrics : dict
-        `artifacts` holds, by name, the metrics of `summarise`, `brier`, `calibration_error` with
-        its range under the null (`calibration_null`), `swap_difference` (mean absolute change of a
-        probability when A and B are swapped), `swap_flips` (share of rows whose most likely class
-        then changes), `swap_exact` (whether both are 0 by construction and so were not measured),
-        `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`). `differences`
-        holds each later artifact's log loss minus the first's, with a paired 95 % interval over
-        prompts.
+        `artifacts` maps each name to the metrics of `summarise`, `brier`, `calibration_error`,
+        `calibration_null` (the error expected by chance), `swap_difference` (mean absolute change
+        of a probability if A and B are swapped), `swap_flips` (share of rows whose most likely
+        class then changes), `swap_exact` (True if both are 0 by construction and therefore were not
+        measured), `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`).
+        `differences` lists, for each artifact except the first, its log loss minus the first's,
+        with a paired 95 % interval over prompts.
     tables : dict
-        `slices`, `reliability`, `axes` and `worst`, each with a column `artifact`.
+        `slices`, `reliability`, `axes` and `worst`. Each table has a column `artifact`.
 
     Raises
     ------
@@ -82,8 +82,8 @@ def evaluate_artifacts(
     parts: list[Tables] = []
     for name, artifact in zip(names, artifacts, strict=True):
         probabilities = swapped = artifact.predict_proba(pairs)
-        # A model that is exact by construction (which a test verifies for every family) needs no
-        # second prediction.
+        # A model that is swap-equivariant by construction (which a test verifies for every such
+        # family) needs no second prediction.
         if not artifact.swap_equivariant:
             swapped = artifact.predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]
         losses.append(row_log_losses(labels, probabilities))
@@ -150,7 +150,7 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
 
 
 def _side_by_side(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Return the scalar metrics of each artifact, one row per artifact."""
+    """Return a table of the scalar metrics, with one row per artifact."""
     table = pd.json_normalize([*metrics.values()], sep="_")
     table.insert(0, "artifact", [*metrics])
     return table.drop(columns=["confusion", "per_class", "axes", "calibration_null_median"])
@@ -177,7 +177,7 @@ def _interval(column: str) -> list[str]:
 
 
 def _with_intervals(axes: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of each axis's correlations, with their intervals, as text."""
+    """Return a table with one row per axis, in which each correlation and its interval are text."""
     shown = axes.reindex(columns=["axis", *STATISTICS, "chosen", "passed_over"])
     for name in STATISTICS:
         values = axes.reindex(columns=_interval(name)).itertuples(index=False)

@@ -1,4 +1,4 @@
-"""Find data faults: oddities in the rows of a file."""
+"""Find faults in rows that can be read, and count the faults of a file by kind."""
 
 import pandas as pd
 
@@ -10,30 +10,30 @@ FAULT_MEANINGS = {
     "fields": "wrong number of fields; row left out",
     "id": "missing, repeated or unprintable id; row left out",
     "label": "labels that are not probabilities; row left out",
-    "weight": "weight that cannot be used; row left out",
-    "text": "text that is not a JSON list; taken as one turn",
-    "null": "null turn; taken as empty",
-    "surrogate": "lone surrogate; taken as U+FFFD",
-    "turns": "an answer and the prompt differ in their number of turns",
+    "weight": "unusable weight; row left out",
+    "text": "text that is not a JSON list; read as one turn",
+    "null": "null turn; read as empty",
+    "surrogate": "lone surrogate; read as U+FFFD",
+    "turns": "an answer and the prompt have different numbers of turns",
     "copy": "prompt and both answers are the same as in an earlier row",
-    "mirror": "an earlier row with its answers exchanged",
-    "contradiction": "same texts as an earlier row, but a different label",
+    "mirror": "same as an earlier row, but with A and B exchanged",
+    "contradiction": "same texts as in an earlier row, but a different label",
     "same model": "both answers are by the same model",
-    "no model": "no name of a model; left out of wins and strengths",
-    "decided, identical": "identical answers, but a winner",
+    "no model": "a model's name is missing; row left out of wins and strengths",
+    "decided, identical": "identical answers, but not labeled a tie",
 }
-"""The kinds of data faults, and their meanings."""
+"""The kinds of data faults, each with its meaning and its consequence, if any."""
 
 
 def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
-    """Find oddities in readable rows: the last seven kinds in `FAULT_MEANINGS`.
+    """Find faults in rows that could be read: the last seven kinds in `FAULT_MEANINGS`.
 
     Parameters
     ----------
     pairs : DataFrame
         A pairs frame of n rows, with or without labels and models.
     rows : list of int
-        The n rows' numbers in the file.
+        The number of each of the n rows in the file, counted from 1.
 
     Returns
     -------
@@ -74,8 +74,8 @@ def row_faults(pairs: pd.DataFrame, rows: list[int]) -> list[Fault]:
 
 
 def fault_table(faults: list[Fault]) -> pd.DataFrame:
-    """Count each kind of fault, with the columns `kind`, `what`, `times`, `rows` and `first_ids`
-    (up to ten)."""
+    """Count the faults of each kind that occurs. The columns are `kind`, `what` (its meaning),
+    `times`, `rows` and `first_ids` (up to ten)."""
     records = []
     for kind, what in FAULT_MEANINGS.items():
         of_kind = [fault for fault in faults if fault.kind == kind]

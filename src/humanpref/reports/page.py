@@ -1,4 +1,5 @@
-"""Write a report's tables and its self-contained page, which loads nothing and runs no scripts.
+"""Write a report's tables and its page. The page is self-contained: it loads nothing and runs no
+scripts.
 
 A report is a folder with `figures/*.png`, drawn by `humanpref.reports.charts`, `tables/*.csv`, and
 `index.html`, rendered from a template in `templates/`.
@@ -33,9 +34,9 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
     folder : Path
         The report's folder, with the figures that the template shows.
     template : str
-        The name of a file in `templates/`. All values are escaped, regardless of their content.
+        The name of a file in `templates/`.
     **values
-        The values that the template shows.
+        The values that the template shows. All are escaped, regardless of their content.
 
     Raises
     ------
@@ -64,8 +65,8 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
 
 
 def _printable(value: Any) -> Any:
-    """Replace control characters, which HTML does not allow, even escaped."""
-    # Markup has already been processed.
+    """Replace control characters in a string, which HTML forbids even in escaped form."""
+    # Markup objects have already been through this function.
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "".join(

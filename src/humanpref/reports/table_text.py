@@ -1,4 +1,4 @@
-"""Tables as text: cells for people to read, Markdown, CSV files."""
+"""Turn tables into text: cells for people to read, Markdown, and CSV files."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ MISSING = "–"
 
 
 def columns(table: pd.DataFrame, places: int = 3) -> list[tuple[str, bool, list[str]]]:
-    """Return each column's name, whether it is numeric, and its cells as text.
+    """Return, for each column, its name, whether it is numeric, and its cells as text.
 
-    Integers get thousands separators; other numbers are rounded to `places` decimals, or to none
-    from 100 up; missing values become –.
+    Numbers get thousands separators. Numbers that are not integers are rounded to `places` decimals
+    or, from 100 upward, to integers. A missing value becomes –.
 
     Examples
     --------
@@ -38,12 +38,12 @@ def _cells(column: pd.Series, places: int) -> list[str]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table in Markdown, with four decimals for fractions."""
+    """Return a table in Markdown, with numbers rounded to four decimals."""
     shown = [[name, "---", *cells] for name, _, cells in columns(table, places=4)]
     return "".join(f"| {' | '.join(row)} |\n" for row in zip(*shown, strict=True))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as a CSV file, atomically."""
+    """Atomically write a table as a CSV file."""
     with write_whole(path) as file:
         table.to_csv(file, index=False, lineterminator="\n")

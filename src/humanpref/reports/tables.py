@@ -1,4 +1,4 @@
-"""Compute the tables of `humanpref eda`, with pure functions of a pairs frame.
+"""Compute the tables of `humanpref eda` with pure functions of a pairs frame.
 
 Soft labels count fractionally: a row labeled (0.5, 0.5, 0) is half a win for each model.
 """
@@ -19,10 +19,10 @@ from humanpref.text.tokens import text_ids
 LENGTHS = (512, 1024, 2048)
 """Sequence lengths at which truncation is counted, in tokens."""
 TRUNCATION_ROWS = 5_000
-"""Number of rows whose tokens are counted: enough to estimate a share to within 1.4 percentage
-points, and few enough to take only seconds."""
+"""Maximum number of rows whose tokens are counted. This many rows are enough to estimate a share to
+within 1.4 percentage points, and take only seconds."""
 SHARE = ["tie_share", "low", "high"]
-"""The columns with the share of ties and its interval, in the tables that have them."""
+"""The names of the columns with the share of ties and its interval."""
 _RATIOS = {
     1: "1-1.1",
     1.1: "1.1-1.25",
@@ -48,8 +48,7 @@ def has_labels(pairs: pd.DataFrame) -> bool:
 
 
 def names_models(pairs: pd.DataFrame) -> np.ndarray:
-    """Return which rows name both of the models that answered, as (n,) bool. An empty name does not
-    count as a name."""
+    """Return a mask (n,) of the rows that name both models. A blank name counts as missing."""
     if not set(MODEL_COLUMNS) <= set(pairs):
         return np.zeros(len(pairs), dtype=bool)
     return np.all([pairs[column].str.strip() != "" for column in MODEL_COLUMNS], axis=0)
@@ -61,7 +60,7 @@ def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Compute quantiles of turns and characters, with the columns `what`, `median`, `p90`, `p99`
+    """Return quantiles of turns and characters, with the columns `what`, `median`, `p90`, `p99`
     and `largest`."""
     columns = characters.add_prefix("characters of ")
     columns.insert(0, "turns", pairs["prompt"].map(len))
@@ -71,21 +70,22 @@ def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_balance(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count how often A, B and tie were chosen, with the columns `label`, `rows`, and `share` with
-    its interval."""
+    """Count how often A, B and tie were chosen. The columns are `label`, `rows`, and `share` with
+    its interval, `low` and `high`."""
     table = pd.DataFrame({"label": CLASSES, "rows": labels_of(pairs).sum(axis=0)})
     return _with_share(table, "share", table["rows"], len(pairs))
 
 
 def model_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count each model's rows, in descending order.
+    """Count the rows and outcomes of each model; the model with the most rows comes first.
 
     Returns
     -------
     DataFrame
-        `model`, `rows`, `as_a`, `wins`, `losses`, `ties`, `win_share` (wins plus half the ties,
-        divided by all rows), `win_loss_ratio`, which is (wins + 1/2) / (losses + 1/2) so that it is
-        finite, and its interval `ratio_low`, `ratio_high`.
+        `model`, `rows`, `as_a` (rows in which it is model A), `wins`, `losses`, `ties`, `win_share`
+        (wins plus half the ties, divided by all rows), `win_loss_ratio` with its interval,
+        `ratio_low` and `ratio_high`. The ratio is (wins + 1/2) / (losses + 1/2), which is always
+        finite.
     """
     sides = []
     for side, as_a in ((pairs, 1), (swap_pairs(pairs), 0)):
@@ -100,12 +100,12 @@ def model_table(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count the rows of each pair of models, in descending order.
+    """Count the rows and outcomes of each pair of models; the pair with the most rows comes first.
 
     Returns
     -------
     DataFrame
-        `model_1` < `model_2`, `rows`, `wins_1`, `wins_2`, `ties`.
+        `model_1` and `model_2` (in alphabetical order), `rows`, `wins_1`, `wins_2`, `ties`.
     """
     swapped = pairs["model_a"] > pairs["model_b"]
     ordered = pd.concat([pairs[~swapped], swap_pairs(pairs[swapped])])
@@ -115,14 +115,15 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Count how often the longer answer wins, by how much longer it is. Rows with answers of equal
-    length are left out.
+    """Count how often the longer answer wins, depending on how much longer it is. Rows with answers
+    of equal length are left out.
 
     Returns
     -------
     DataFrame
-        `longer_by` (a range of the ratio of characters), `rows`, `longer_wins` (share of the
-        decided rows) with `low` and `high`, and `tie_share`.
+        `longer_by` (a range of ratios: characters of the longer answer over those of the shorter),
+        `rows`, `longer_wins` (share of the rows that are not ties) with `low` and `high`, and
+        `tie_share`.
     """
     a, b = characters["response_a"] + 1, characters["response_b"] + 1
     labels = labels_of(pairs)
@@ -135,8 +136,9 @@ def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
-    """Count ties by deciles of the answers' mean length, with the columns `slice`, `characters`
-    (median), `rows`, `tie_share`, `low` and `high`."""
+    """Sort the rows by the mean length of their two answers, shortest first, and return the share
+    of ties in each tenth. The columns are `slice`, `characters` (the median of the mean lengths),
+    `rows`, `tie_share`, `low` and `high`."""
     mean = (characters["response_a"] + characters["response_b"]) / 2
     tenth = np.digitize(mean, np.unique(np.quantile(mean, np.linspace(0.1, 0.9, 9))))
     lengths = mean.groupby(tenth).agg(["min", "max", "median"]).reset_index()
@@ -148,7 +150,8 @@ def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFram
 
 
 def ties_by_turns(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count ties by turns, with the columns `slice`, `rows`, `tie_share`, `low` and `high`."""
+    """Return the share of ties by number of turns. The columns are `slice`, `rows`, `tie_share`,
+    `low` and `high`."""
     return _tie_shares(pairs, _cut(pairs["prompt"].map(len), _TURNS))
 
 
@@ -158,7 +161,7 @@ def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns
     -------
     by_size : DataFrame
-        `rows_per_prompt`, `prompts`, `rows`.
+        One row per size of a group: `rows_per_prompt` (the size), `prompts`, `rows`.
     largest : DataFrame
         The ten largest groups of more than one row: `rows`, `prompt` (its beginning), `first_id`.
     """
@@ -174,7 +177,8 @@ def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def rows_by_group_size(by_size: pd.DataFrame) -> pd.DataFrame:
-    """Sum the `rows` of `prompt_groups` by ranges of `rows_per_prompt`, which become the index."""
+    """Sum the column `rows` of `by_size`, which `prompt_groups` returns, over ranges of
+    `rows_per_prompt`. The ranges become the index."""
     sizes = _cut(by_size["rows_per_prompt"], _GROUP_SIZES)
     return by_size.groupby(sizes, observed=False)[["rows"]].sum()
 
@@ -185,8 +189,8 @@ def languages(pairs: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `language`, `rows`, `share`, `another` (share of rows with an answer in a different
-        language), and, if there are labels, `tie_share`.
+        `language` (most rows first), `rows`, `share`, `another` (share of these rows that have an
+        answer in a different language) and, if the rows have labels, `tie_share`.
     """
     spoken = pairs[[*TEXT_COLUMNS]].map(lambda turns: language_of(turns) or "unknown").to_numpy()
     known, prompt = spoken != "unknown", spoken[:, :1]
@@ -201,8 +205,8 @@ def languages(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count empty and identical answers, with the columns `case`, `rows` and, if there are labels,
-    the shares `A`, `B` and `tie`."""
+    """Count rows with empty or identical answers. The columns are `case`, `rows` and, if the rows
+    have labels, the shares of the labels: `A`, `B` and `tie`."""
     cases = pd.Series(answer_cases(pairs)).map(_CASES)
     table = pd.DataFrame({"rows": cases.value_counts()})
     if has_labels(pairs):
@@ -212,7 +216,8 @@ def special_answers(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
-    """Count the rows that a model with a length limit would truncate, for both kinds of inputs.
+    """Estimate the share of rows that a model with a length limit would truncate, for both kinds of
+    inputs.
 
     Parameters
     ----------
@@ -224,10 +229,10 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `inputs` (`dual` for the two sequences prompt + A and prompt + B, where a row counts as cut
-        if either is; `joint` for prompt + A + B), `max_length` (tokens, including special tokens),
-        `rows`, `cut` (a share) with `low` and `high`, `median` and `p99` (tokens of the longest
-        sequence).
+        `inputs`, `max_length` (tokens, including special tokens), `rows`, `cut` (the share of rows
+        that are truncated) with `low` and `high`, `median` and `p99` (tokens of a row's longest
+        sequence). `inputs` is `dual` for two sequences, prompt + A and prompt + B, or `joint` for
+        one sequence, prompt + A + B. With `dual`, a row is cut if either sequence is.
     """
     drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(0))
     prompt, a, b = (
@@ -255,15 +260,15 @@ def beginning(turns: tuple[str, ...], limit: int, mark: str = "") -> str:
 
 
 def _token_counts(tokenizer: Any, conversations: pd.Series) -> Iterable[int]:
-    # In batches, since the encodings of all texts at once would take gigabytes.
+    # Work in batches: the encodings of all texts together would take gigabytes.
     for start in range(0, len(conversations), 500):
         texts = conversations.iloc[start : start + 500].map("\n".join).tolist()
         yield from map(len, text_ids(texts, tokenizer))
 
 
 def _cut(values: pd.Series, names: dict[float, str]) -> pd.Series:
-    """Return the name of the range that contains each value; the keys of `names` are the ranges'
-    lower ends."""
+    """Return, for each value, the name of the range that contains it. The keys of `names` are the
+    lower ends of the ranges."""
     return pd.cut(values, [*names, np.inf], right=False, labels=[*names.values()])
 
 

@@ -1,1 +1,1 @@
-"""Compare several runs on the same rows: comparisons, ablations, and the list of runs."""
+"""Studies of several runs on the same rows: comparisons, ablations, and the list of runs."""

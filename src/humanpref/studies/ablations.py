@@ -1,5 +1,5 @@
-"""The ablations of the report that this project started from: a softmax before the loss (M6), its
-preprocessing of the texts (M2), a system prompt (M7)."""
+"""Repeat the experiments of the report that this project started from: a softmax before the loss
+(M6), preprocessing of the texts (M2), and a system prompt (M7)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +16,9 @@ from humanpref.schema import InputError
 from humanpref.studies.compare import Variant, compare, write_study
 
 SOFTMAX = pd.read_csv(Path(__file__).with_name("softmax.csv"), keep_default_na=False)
-"""The report's runs: scores before the loss, epochs, options at inference, the submission's score,
-and the effect that theory predicts. Runs with the same `training` differ only at inference."""
+"""The report's runs, each with its scores before the loss, its epochs, its options at inference,
+the score of its submission, and the effect that theory predicts. Runs with the same `training`
+differ only at inference."""
 _SHOWN = (
     *("name", "log_loss", "log_loss_low", "log_loss_high"),
     *("difference", "difference_low", "difference_high", "rows"),
@@ -30,7 +31,8 @@ def softmax_variants(preset: str, overrides: tuple[str, ...]) -> list[Variant]:
     Raises
     ------
     InputError
-        If the preset averages several seeds, since each single model is changed at inference.
+        If the preset averages several seeds. The ablation changes options of the trained model,
+        which it can do only for a single model.
     """
     if (seeds := load_config(preset, None, overrides).training.seeds) > 1:
         raise InputError(f"option training.seeds: expected 1 in this ablation, got {seeds}")
@@ -47,8 +49,8 @@ def softmax_variants(preset: str, overrides: tuple[str, ...]) -> list[Variant]:
 
 
 def preprocessing_variants(preset: str, overrides: tuple[str, ...]) -> list[Variant]:
-    """Return one variant per preprocessing of the texts: none, the report's, and the report's with
-    its mistake.
+    """Return one variant per preprocessing method: none, the one that the report intended, and the
+    one that it actually ran (with its bug).
 
     Raises
     ------
@@ -57,7 +59,7 @@ def preprocessing_variants(preset: str, overrides: tuple[str, ...]) -> list[Vari
     """
     family = load_config(preset).family
     if family != "sparse":
-        raise InputError(f"--preset {preset}: expected one of family sparse, got {family}")
+        raise InputError(f"--preset {preset}: expected a preset of family sparse, got {family}")
     return [
         Variant(name, preset, (*overrides, f"model.preprocess={name}"))
         for name in get_args(Preprocessing)
@@ -76,7 +78,7 @@ def system_prompt_variants(preset: str, overrides: tuple[str, ...]) -> list[Vari
     config = load_config(preset, None, overrides)
     if not hasattr(config.model, "system_prompt"):
         raise InputError(
-            f"--preset {preset}: expected one of family decoder or dpo, which read a system "
+            f"--preset {preset}: expected a preset of family decoder or dpo, which read a system "
             f"prompt, got {config.family}"
         )
     prompt = config.model.system_prompt or SYSTEM_PROMPT
@@ -89,25 +91,26 @@ def system_prompt_variants(preset: str, overrides: tuple[str, ...]) -> list[Vari
 def ablate_softmax(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train with a softmax or log-softmax before the loss, and predict with and without one.
+    """Train without and with a softmax or log-softmax before the loss, and predict with and without
+    a softmax.
 
     Parameters
     ----------
     preset, overrides
-        The model; the ablation sets its scores and epochs.
+        The model to train. The ablation sets its scores and epochs.
     train_csv : Path
         Labeled rows.
     out : Path
         A folder as for `compare`; `softmax.csv`, `softmax.md` and `softmax.png` are added to it.
     folds : int, optional
-        Number of grouped folds; by default, one fifth of the rows is held out.
+        Number of grouped folds; by default, `training.validation_fraction` of the rows is held out.
 
     Returns
     -------
     DataFrame
         One row per variant: `name`, `log_loss` and the paired `difference` to the first variant,
-        both with their intervals, `rows`, the `train_loss` of the last epoch, the report's
-        `leaderboard` score, and the effect predicted by `theory`.
+        both with their intervals, `rows`, the `train_loss` of the last epoch, the report's score on
+        the `leaderboard`, and the effect that `theory` predicts.
     """
     variants = softmax_variants(preset, overrides)
     results = compare(variants, train_csv, out, folds)
@@ -124,21 +127,21 @@ def ablate_softmax(
 def ablate_preprocessing(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train on word counts of the unchanged texts, of the texts after the report's preprocessing,
-    and of the texts after that preprocessing with the report's mistake.
+    """Train on word counts of the unchanged texts, of the texts after the preprocessing that the
+    report intended, and of the texts after the one that it actually ran (with its bug).
 
     Parameters
     ----------
     preset, overrides
-        A model of family `sparse`; the ablation sets its preprocessing.
+        A model of family `sparse`. The ablation sets its preprocessing.
     train_csv, out, folds
-        As for `ablate_softmax`; the files are called `preprocessing`.
+        As for `ablate_softmax`; the files are named `preprocessing`.
 
     Returns
     -------
     DataFrame
-        The columns of `ablate_softmax` up to `rows`, and `terms`, the mean number of terms in the
-        answers that occur often enough for a model to use them.
+        The columns of `ablate_softmax` up to `rows`, and `terms`: the number of different terms
+        that a model uses from the answers, averaged over the fold models.
     """
     variants = preprocessing_variants(preset, overrides)
     results = compare(variants, train_csv, out, folds)
@@ -150,14 +153,14 @@ def ablate_preprocessing(
 def ablate_system_prompt(
     preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
 ) -> pd.DataFrame:
-    """Train a decoder without and with a system prompt.
+    """Train one decoder without a system prompt, and one with a system prompt.
 
     Parameters
     ----------
     preset, overrides
         A model of family `decoder` or `dpo`.
     train_csv, out, folds
-        As for `ablate_softmax`; the files are called `system-prompt`.
+        As for `ablate_softmax`; the files are named `system-prompt`.
 
     Returns
     -------
@@ -174,7 +177,7 @@ def ablate_system_prompt(
 def _means(
     variants: Sequence[Variant], out: Path, value_of: Callable[[dict[str, Any]], float]
 ) -> list[float]:
-    """Return, for each variant, the mean of a value in the metrics of its fold models."""
+    """Return, for each variant, the mean over its fold models of a value in their metrics."""
     return [
         float(np.mean([*map(value_of, Artifact.load(out / v.folder).metrics["members"].values())]))
         for v in variants

@@ -1,5 +1,5 @@
-"""Train several variants on the same rows and folds, and write one artifact for each, one table and
-one figure."""
+"""Train several variants on the same rows and folds. Write an artifact per training, and one table
+and one figure for all."""
 
 import contextlib
 import logging
@@ -38,8 +38,8 @@ COMPARISON_FILE = "comparison.json"
 
 @dataclass(frozen=True)
 class Variant:
-    """One line of a comparison: a preset, the options changed for training, and those changed only
-    for prediction.
+    """One row of a comparison: a preset, the options changed for training, and the options changed
+    only for prediction.
 
     Attributes
     ----------
@@ -48,12 +48,12 @@ class Variant:
     preset : str
         The preset to train.
     overrides : tuple of str
-        Options changed for training, as for `--set`.
+        Options changed for training, in the form that `--set` accepts.
     inference : tuple of str
         Options changed in the trained model before it predicts (neural families).
     training : str
-        The folder of the artifact, by default the name. Variants that differ only at inference
-        share one.
+        The folder of the artifact; by default, `name`. Variants that differ only at inference share
+        a folder.
 
     Examples
     --------
@@ -75,10 +75,10 @@ class Variant:
         return load_config(self.preset, None, self.overrides)
 
     def held_out_probabilities(self, artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
-        """Return (n, 3) probabilities of rows that the artifact held out.
+        """Return the probabilities, (n, 3), of n rows that the artifact held out.
 
-        Without `inference` options, these are the probabilities in the artifact's `oof.csv`; with
-        them, each row is predicted again by the model that was not trained on the row's fold.
+        Without `inference` options, these are the probabilities in the artifact's `oof.csv`. With
+        them, each row is predicted again, by the model that was not trained on the row's fold.
         """
         oof = artifact.oof.set_index(ID).loc[pairs[ID]]
         if not self.inference:
@@ -99,14 +99,14 @@ def variants_of(
     methods: Sequence[str | None],
     overrides: tuple[str, ...],
 ) -> list[Variant]:
-    """Combine every preset with every method.
+    """Return one variant per combination of a preset and a method.
 
     Parameters
     ----------
     presets, methods
-        Names of presets, and values of `model.peft` (None keeps the preset's own).
+        Names of presets, and values of `model.peft` (None keeps the preset's own value).
     backbones : mapping
-        The value of `model.backbone` by preset, for presets that need a different one.
+        The value of `model.backbone` by preset, for the presets in which it is changed.
     overrides : tuple of str
         Options that apply to every variant.
 
@@ -134,9 +134,9 @@ def compare(
     """Train every variant on the same rows and folds, and tabulate the results.
 
     Each training runs in a separate process, so that its memory is measured separately (except for
-    the libraries, which all trainings share) and freed; a script that calls this needs
-    `if __name__ == "__main__":`. Every check that needs no training is made before the first
-    training. If an interrupted comparison is started again, it resumes, keeping finished trainings.
+    the libraries, which all trainings share) and then freed. Therefore, a script that calls this
+    needs `if __name__ == "__main__":`. All checks that need no training are made before the first
+    training. An interrupted comparison can be started again; it keeps finished trainings.
 
     Parameters
     ----------
@@ -147,14 +147,14 @@ def compare(
     out : Path
         A folder for one artifact per training, `table.csv`, `table.md` and `table.png`.
     folds : int, optional
-        Number of grouped folds; by default, one fifth of the rows is held out.
+        Number of grouped folds; by default, `training.validation_fraction` of the rows is held out.
 
     Returns
     -------
     DataFrame
         One row per variant: `name`, `backbone`, `rows`, `log_loss` with `log_loss_low` and
-        `log_loss_high`, `accuracy`, the paired `difference` in log loss to the first variant with
-        `difference_low` and `difference_high`, `prior_log_loss`, `parameters`,
+        `log_loss_high`, `accuracy`, `difference` (log loss minus that of the first variant, paired)
+        with `difference_low` and `difference_high`, `prior_log_loss`, `parameters`,
         `trainable_parameters`, `tokens_per_second` (training, without padding), `peak_memory_gib`,
         `seconds`.
 
@@ -185,7 +185,7 @@ def compare(
                 arguments = variant.config(), train_csv, out / folder, folds
                 fresh.submit(run_training, *arguments).result()
     artifacts = [_trained(variant, out) for variant in variants]
-    # Rows of weight 0 are left out of training, so oof.csv says which rows were held out.
+    # Training drops rows of weight 0, so look up in oof.csv which rows were held out.
     pairs = pairs[pairs[ID].isin(artifacts[0].oof[ID])].reset_index(drop=True)
     table = _tabulate(variants, artifacts, pairs)
     title = f"{len(table)} models, {len(pairs):,} held-out rows of {train_csv.name}"
@@ -211,7 +211,7 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
     seeds = {variant.config().seed for variant in variants}
     if len(seeds) > 1:
         raise InputError(
-            "compare: option seed: expected the same seed for all, so that their folds agree, got "
+            "compare: option seed: expected the same seed for all, so that folds are equal, got "
             f"{sorted(seeds)}"
         )
     for variant in variants:
@@ -223,7 +223,7 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
 
 
 def _check_claim(out: Path, claim: dict[str, Any]) -> None:
-    """Raise InputError if the folder is neither new nor part of this comparison.
+    """Raise InputError unless the folder is new or holds this comparison.
 
     A comparison that has not trained anything yet may be replaced by any other.
     """
@@ -231,18 +231,18 @@ def _check_claim(out: Path, claim: dict[str, Any]) -> None:
     others = {*out.iterdir()} - {path} if out.exists() else {}
     if others and not (path.is_file() and read_json(path) == claim):
         raise InputError(
-            f"{out}: expected a new folder, or a comparison on the same rows in the same order and "
-            "folds; name a different folder"
+            f"{out}: expected a new folder, or one with a comparison on the same rows, in the same "
+            "order and with the same --folds; name a different folder"
         )
 
 
 def _trained(variant: Variant, out: Path) -> Artifact:
-    """Open a variant's artifact; raise InputError if it was trained with other options."""
+    """Load a variant's artifact. Raises InputError if it was trained with different options."""
     artifact = Artifact.load(out / variant.folder)
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
     if variant.config().to_dict() != trained:
         raise InputError(
-            f"{artifact.folder}: trained with other options; remove it to train it again"
+            f"{artifact.folder}: trained with different options; remove it to train it again"
         )
     return artifact
 
@@ -275,7 +275,7 @@ def _tabulate(
 
 
 def run_training(config: Config, train_csv: Path, folder: Path, folds: int | None) -> None:
-    """Train in this process, turning any other exception into an InputError.
+    """Train in this process, and raise any exception of the training as an InputError.
 
     The traceback is printed here, since not every exception can be sent to another process.
     """
@@ -291,7 +291,8 @@ def run_training(config: Config, train_csv: Path, folder: Path, folds: int | Non
 
 @contextlib.contextmanager
 def _named(training: str) -> Iterator[None]:
-    """Add the training's name to each InputError in the block; raise one if its process dies."""
+    """Prefix each InputError of the block with the training's name. Raise an InputError if the
+    training's process dies."""
     try:
         yield
     except InputError as error:
@@ -299,20 +300,21 @@ def _named(training: str) -> Iterator[None]:
     except BrokenProcessPool:
         raise InputError(
             f"{training}: its process ended abruptly; it may have been killed for using too much "
-            'memory, or the script may not call compare under `if __name__ == "__main__":`'
+            'memory, or the script calls compare without `if __name__ == "__main__":`'
         ) from None
 
 
 def fresh_processes(variants: Sequence[Variant]) -> ProcessPoolExecutor:
     """Return an executor that runs each call in a new process, with the models' modules imported.
 
-    The processes are forked from a server that has only imported modules. A child of this process
-    would inherit its peak memory, and importing torch and transformers in each process would take
-    longer than a small training.
+    The processes are forked from a server that has only imported modules. If they were forked from
+    this process, they would inherit its peak memory. Importing torch and transformers in each of
+    them would take longer than a small training run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(sorted({module_of(variant.config()) for variant in variants}))
-    # The server lives as long as this process and keeps the environment in which it was started.
+    # The server lives as long as this process and keeps the environment in which it was started, so
+    # each new process is given the current environment.
     return ProcessPoolExecutor(
         1,
         context,

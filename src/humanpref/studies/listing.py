@@ -17,9 +17,10 @@ logger = logging.getLogger(__name__)
 _METRICS = ("rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
 _FACTS = ("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds")
 COLUMNS = (*_FACTS, *_METRICS, "tokens_per_second", "humanpref", "torch", "command")
-"""`data` and `folds` are prefixes of digests. `data` is the digest of the training rows. `folds`
-has two parts: the digest of the set of held-out rows, and the digest of their assignment to folds.
-For a blend, only the first part exists, since its folds are independent of those of its members."""
+"""The columns of the table of runs. `data` and `folds` are truncated digests. `data` is the digest
+of the training rows. `folds` has two parts: the digest of the set of held-out rows, and that of
+their assignment to folds. A blend has only the first part, since its own folds are independent of
+its members' folds."""
 _SEPARATOR = "-"
 
 
@@ -31,12 +32,12 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
     folder : path
         The folder to search recursively.
     sort : str
-        One of `COLUMNS`; runs without a value come last.
+        The column to sort by, lowest value first: one of `COLUMNS`. Runs without a value come last.
 
     Returns
     -------
     DataFrame
-        One row per artifact, with the columns `COLUMNS`; None or NaN where a run has no value.
+        One row per artifact, with the columns `COLUMNS`. A value that a run lacks is None or NaN.
 
     Raises
     ------
@@ -64,8 +65,8 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> list[str]:
-    """Return the reasons why the log losses in a table of runs are not comparable, one sentence per
-    reason."""
+    """Return the reasons why the log losses in a table of runs are not comparable, one line per
+    reason. The list is empty if they are comparable."""
     judged = table[table["log_loss"].notna()]
     # A blend is comparable with runs that held out the same rows, regardless of their folds.
     by_rows = {
@@ -76,25 +77,25 @@ def differences(table: pd.DataFrame) -> list[str]:
     judged = judged.assign(folds=judged["folds"].replace(by_rows))
     reasons = []
     for column, reason in (
-        ("data", "were trained and evaluated on different rows, or on the same in another order"),
+        ("data", "were trained and evaluated on different rows, or on rows in a different order"),
         ("folds", "held out different rows, or the same rows in different folds"),
     ):
         names = judged.groupby(column, sort=False)["name"].agg(", ".join)
         if len(names) > 1:
             groups = "; ".join(f"{value}: {listed}" for value, listed in names.items())
-            reasons.append(f"not comparable, these runs {reason} ({column} {groups})")
+            reasons.append(f"not comparable: these runs {reason} ({column} {groups})")
     return reasons
 
 
 def training_summary(artifact: Artifact) -> dict[str, Any]:
-    """Summarize the cost of training an artifact's models, over all its folds.
+    """Summarize the cost of training an artifact's models.
 
     Returns
     -------
     dict
-        The name of the `backbone`, `parameters` and `trainable_parameters` of one model,
-        `tokens_per_second` (without padding) and `peak_memory_gib`; None for values that a model
-        does not have.
+        The name of the `backbone`, `parameters` and `trainable_parameters` of one model, and
+        `tokens_per_second` (without padding) and `peak_memory_gib` over all models. A value that
+        does not exist is None.
     """
     members = artifact.metrics.get("members") or {}
     trainings = [member["training"] for member in members.values() if "training" in member]
@@ -111,7 +112,7 @@ def training_summary(artifact: Artifact) -> dict[str, Any]:
 
 
 def _record(artifact: Artifact) -> dict[str, Any]:
-    """Build an artifact's row of the table; raise InputError for JSON that no run would write."""
+    """Return an artifact's row of the table. Raises InputError for JSON that no run would write."""
     facts = artifact.facts
     try:
         metrics = artifact.metrics
@@ -128,7 +129,7 @@ def _record(artifact: Artifact) -> dict[str, Any]:
         }
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is not as a run writes it ({error})"
+            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is not what a run writes ({error})"
         ) from None
 
 

@@ -1,2 +1,2 @@
-"""Conversations as text: formats, tokens within a budget, and features that can be counted. This
+"""Conversations as text: formats, tokens within a budget, and features computed by counting. This
 package knows nothing about models."""

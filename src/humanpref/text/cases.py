@@ -1,4 +1,4 @@
-"""Rows whose answers are degenerate: one is empty, both are empty, or both are the same text."""
+"""Find rows with degenerate answers: one is empty, both are empty, or both are identical."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ CASES = (IDENTICAL, BOTH_EMPTY, A_EMPTY, B_EMPTY)
 
 
 def answer_cases(pairs: pd.DataFrame) -> np.ndarray:
-    """Return each row's case: one of `CASES`, or an empty string if none applies; (n,) of str.
+    """Return each row's case, (n,) of str: one of `CASES`, or an empty string if none applies.
     White space at the ends of a turn is ignored."""
     a, b = (
         [tuple(map(str.strip, turns)) for turns in pairs[column]]

@@ -1,5 +1,5 @@
-"""The fixed text around the turns in a decoder's input, as token ids: from the tokenizer's chat
-template, or plain labels if it has none."""
+"""Build the fixed text around the turns in a decoder's input, as token ids. It comes from the
+tokenizer's chat template; if there is none, plain labels are used."""
 
 import re
 from itertools import zip_longest
@@ -12,16 +12,16 @@ from humanpref.text.format import PROMPT, A, B
 from humanpref.text.tokens import Template, find
 
 LABELS = {PROMPT: "Prompt:\n", A: "Response A:\n", B: "Response B:\n"}
-# Detects templates that truncate a text or change its case, markup, line breaks or non-ASCII
-# characters.
+# A text that reveals a template that truncates texts or changes their case, markup, line breaks or
+# non-ASCII characters.
 _PROBE = "Aa1 <b>&\"'\\{{x}}\n\n  ü🙂 " + "z" * 4_000
 # Llama 3's template writes today's date into every conversation, so predictions would depend on it.
 _DATE = "26 Jul 2024"
 
 
 def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Template:
-    """Build the fixed text of a conversation in which a user shows prompt, response A and response
-    B, round by round, and asks a question that the model is about to answer.
+    """Build the fixed text of a conversation in which a user shows the prompt, response A and
+    response B, round by round, and then asks a question that the model is about to answer.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
     Returns
     -------
     Template
-        For the sequences of `humanpref.text.format.joint`.
+        The template for sequences from `humanpref.text.format.joint`.
     """
     if tokenizer.chat_template:  # the template writes the first and last special tokens itself
         start, end = _chat(tokenizer, system_prompt, ["user"], answering=True)
@@ -51,14 +51,14 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
 
 
 def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
-    """Build the fixed text of a conversation of alternating prompts and responses, in the format
-    that the model itself uses.
+    """Build the fixed text of a conversation of alternating prompts and responses, in the model's
+    own chat format.
 
     Returns
     -------
     Template
-        For the sequences of `humanpref.text.format.dual`, whose responses are part A. The text
-        after a response begins with the token that ends it.
+        The template for sequences from `humanpref.text.format.dual`, in which the response is part
+        A. The fixed text after a response begins with the token that ends the response.
     """
     if tokenizer.chat_template:
         roles = ["user", "assistant", "user", "assistant"]
@@ -81,14 +81,13 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
     """Render a conversation with the chat template, remove the contents of its messages, and return
     the `len(roles) + 1` texts around them.
 
-    If the template rejects, drops or moves the system prompt, it is put at the start of the first
-    message instead.
+    If the template rejects, drops or moves the system prompt, the system prompt is put at the start
+    of the first message instead.
 
     Raises
     ------
     InputError
-        If the template cannot render such a conversation, or if it alters, cuts or drops one of its
-        texts.
+        If the template cannot render such a conversation, or if it alters, cuts or drops a text.
     """
     marks = [f"@@{number}@@" for number in range(len(roles))]
 
@@ -105,8 +104,8 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
         )
 
     def cut(system: str, before: str) -> list[str]:
-        """Split a conversation whose first message starts with `before`. Raises ValueError unless
-        it contains every text exactly once and unchanged."""
+        """Render a conversation whose first message starts with `before`, and split it at the
+        contents of its messages. Raises ValueError unless it contains all texts unchanged."""
         pieces = re.split("|".join(marks), rendered(system, [before + marks[0], *marks[1:]]))
         probes = [_PROBE + mark for mark in marks]
         probed = rendered(system, [before + probes[0], *probes[1:]])
@@ -123,14 +122,14 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
         except (TemplateError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
     raise InputError(
-        f"{tokenizer.name_or_path}: its chat template cannot hold a conversation of "
+        f"{tokenizer.name_or_path}: its chat template cannot represent a conversation of "
         f"{', '.join(dict.fromkeys(roles))}: {reason}; remove chat_template to use plain labels"
     )
 
 
 def _first_and_last(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the tokenizer puts before and after a text. Llama and Gemma
-    add one at the start; Qwen adds none."""
+    """Return the special tokens that the tokenizer puts before a text, and those that it puts after
+    a text. Llama's and Gemma's tokenizers put one before it; Qwen's puts none."""
     inner, whole = _ids(tokenizer, "a"), list(tokenizer("a").input_ids)
     start = find(whole, inner, 0)
     return whole[:start], whole[start + len(inner) :]

@@ -1,16 +1,17 @@
 """The report's preprocessing (M2), implemented with NLTK: lowercase the text, delete everything but
-letters, split it into words, remove English stopwords, and reduce words to their WordNet lemmas.
+letters and white space, split the text into words, remove English stopwords, and reduce the words
+to their WordNet lemmas.
 
-Characters that are neither letters nor white space are deleted, and the text on either side is
-joined ("don't" becomes "dont"). Letters of every script count (Unicode category L). A combining
-mark (category M: the vowel signs of Indic scripts, decomposed accents) is part of the letter before
-it and is kept with it; after a deleted character (an emoji's variation selector) it is deleted too.
+When a character is deleted, the text on either side is joined ("don't" becomes "dont"). Letters of
+all scripts count (Unicode category L). A combining mark (category M: the vowel signs of Indic
+scripts, decomposed accents) belongs to the character before it: it is kept after a letter, and
+deleted after a deleted character (an emoji's variation selector).
 
-After that step, no rule of the tokenizer reaches across white space: no period is left for NLTK's
-sentence splitter (whose corpus is therefore not needed), and its word rules only look at
-apostrophes, punctuation and single words (cannot, gimme). So each piece of text between two spaces
-is processed once and its tokens are cached, which gives the same result as tokenizing the complete
-text at a fraction of the cost (`benchmarks/preprocess_speed.py`).
+After the deletions, no rule of NLTK's tokenizer spans white space. No period is left for its
+sentence splitter (so the splitter's corpus is not needed), and its word rules look only at
+apostrophes, punctuation and single words (cannot, gimme). Therefore, each distinct piece of text
+between spaces is tokenized once, and its tokens are cached. The result is the same as tokenizing
+the complete text, at a fraction of the cost (`benchmarks/preprocess_speed.py`).
 """
 
 import contextlib
@@ -25,17 +26,16 @@ from humanpref.schema import InputError
 from humanpref.text.processes import in_parts, processes_for
 
 KEEP_SPACES = {"nltk": True, "nltk-no-spaces": False}
-"""The variants: `nltk` is the preprocessing that the report intended; `nltk-no-spaces` reproduces
-its mistake, a regular expression that also deletes spaces, so that the tokenizer sees one long
-word."""
+"""Whether each variant keeps spaces. `nltk` is the preprocessing that the report intended.
+`nltk-no-spaces` is the one that the report actually ran: because of a bug in a regular expression,
+spaces are also deleted, so the tokenizer sees one long word."""
 
 MEMO_PIECES = 2**18
 """Maximum number of pieces in the memo (about 50 MB); a full memo is cleared."""
 MEMO_LENGTH = 64
-"""Maximum length of a piece in the memo, in characters; longer ones hardly ever recur."""
+"""Maximum length of a piece in the memo, in characters; longer pieces hardly ever recur."""
 PROCESS_CHARACTERS = 50_000_000
-"""Number of characters that justifies starting one more process, which must load NLTK and
-WordNet."""
+"""One more process is used per this many characters; each must load NLTK and WordNet."""
 
 _CORPORA = ("stopwords", "wordnet")
 _NO_ASCII_LETTER = string.punctuation + string.digits
@@ -48,7 +48,7 @@ _DELETE_ASCII = bytes(
 def preprocess(
     texts: Iterable[str], variant: str = "nltk", processes: int | None = None
 ) -> list[str]:
-    """Preprocess texts as the report does.
+    """Preprocess texts with one of the variants in `KEEP_SPACES`.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ def preprocess(
     variant : str
         A key of `KEEP_SPACES`.
     processes : int, optional
-        Number of processes, which does not affect the result. By default, one for each
-        `PROCESS_CHARACTERS`, up to the number of cores available to this job.
+        Number of processes, which does not affect the result. By default, one, plus one per
+        `PROCESS_CHARACTERS` characters of text, up to the number of cores available to this job.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def preprocess(
     if processes is None:
         processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
     if processes > 1:
-        token_memo()  # raise for missing corpora once, not in every process
+        token_memo()  # raises for missing corpora once, before any process starts
     work = functools.partial(_preprocess, variant=variant)
     return [text for part in in_parts(work, texts, processes) for text in part]
 
@@ -92,7 +92,7 @@ def _preprocess(texts: list[str], variant: str) -> list[str]:
 
 def _delete_quickly(text: str) -> str:
     """Lowercase an ASCII text (most texts are ASCII) and delete everything but letters and white
-    space. This is faster than piece by piece and leaves fewer distinct pieces."""
+    space. This is faster than cleaning it piece by piece, and leaves fewer distinct pieces."""
     return text.encode().translate(_LOWER_ASCII, _DELETE_ASCII).decode()
 
 
@@ -111,17 +111,17 @@ class TokenMemo(dict[str, str]):
         self._tokenize = functools.partial(word_tokenize, preserve_line=True)
         self._lemmatize = WordNetLemmatizer().lemmatize
         self._stopwords = frozenset(stopwords.words("english"))
-        # The only rules of NLTK's tokenizer that can match a piece made only of letters; they match
-        # complete words, unless the word contains a combining mark.
+        # The words that NLTK's tokenizer splits, such as "cannot". No other rule can match a piece
+        # made only of letters. These rules match complete words, except next to a combining mark.
         contractions = {
             "".join(re.findall(r"\(([\w']+)\)", rule.pattern))
             for rule in NLTKWordTokenizer.CONTRACTIONS2
         }
-        # They ignore case, and case-insensitive matching treats a dotless i as an i.
+        # The rules ignore case, and case-insensitive matching treats a dotless i as an i.
         self._contractions = frozenset(
             contractions | {word.replace("i", "ı") for word in contractions}
         )
-        # WordNet changes a noun only if it is in its list of exceptions or has one of its endings.
+        # WordNet changes a noun only if the noun is a listed exception or has one of these endings.
         endings = {ending for ending, _ in wordnet.MORPHOLOGICAL_SUBSTITUTIONS[wordnet.NOUN]}
         self._endings = tuple(
             e for e in endings if not any(e.endswith(other) for other in endings - {e})
@@ -159,7 +159,7 @@ class TokenMemo(dict[str, str]):
 
 @functools.cache
 def token_memo() -> TokenMemo:
-    """Create the memo, once per process.
+    """Return the memo of this process, which is created on the first call.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def token_memo() -> TokenMemo:
         import nltk
     except ModuleNotFoundError:
         raise InputError("the preprocessing needs nltk: pip install 'humanpref[nltk]'") from None
-    # NLTK reads NLTK_DATA on import, which may have happened before the variable was set.
+    # NLTK reads NLTK_DATA when it is imported, possibly before the variable was set.
     folders = [folder for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
     nltk.data.path[:0] = [folder for folder in folders if folder not in nltk.data.path]
     missing = [name for name in _CORPORA if not _is_found(nltk.data.find, name)]

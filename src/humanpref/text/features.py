@@ -1,8 +1,8 @@
-"""Structural features: counts and shares computed from a prompt and a response, and how the two
-answers of a row compare on them.
+"""Structural features: counts and shares computed from a prompt and a response, and comparisons of
+a row's two answers by these numbers.
 
-The features are symmetric by construction when A and B are exchanged: differences of response
-features change sign (*antisymmetric*); their absolute differences and means, prompt features and
+The effect of exchanging A and B is known by construction. Differences of response features change
+sign (*antisymmetric*). Absolute differences and means of response features, prompt features, and
 pair features do not change (*symmetric*).
 
 Every feature takes time linear in the length of the text and is finite for any text, even an empty,
@@ -21,10 +21,10 @@ import pandas as pd
 from humanpref.text.processes import in_parts, processes_for
 
 PROCESS_CHARACTERS = 20_000_000
-"""Number of characters that justifies starting one more process: about five seconds of work."""
+"""One more process is used per this many characters, which take about five seconds."""
 
-# No pattern may rescan text that it has passed: a model stuck in a loop can write fifty thousand
-# dots or newlines. Chinese and Japanese have no spaces, so each of their characters is a word.
+# No pattern may rescan text that it has passed, since a model stuck in a loop can write fifty
+# thousand dots or newlines. Chinese and Japanese have no spaces, so each character is a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？]")
@@ -35,7 +35,7 @@ _CODE_FENCE = re.compile(r"^[^\S\n]*```", re.MULTILINE)
 _INLINE_CODE = re.compile(r"`[^`\n]+`")
 _TABLE_ROW = re.compile(r"^[^\S\n]*\|.*\|[^\S\n]*$", re.MULTILINE)
 _LATEX = re.compile(r"\$\$|\\[(\[]|\\(?:frac|begin|sqrt|sum|int|cdot|times|text|left|mathbb)\b")
-# Plain substrings of the lowercase text: a pattern with alternatives took ten times as long.
+# Substrings to look for in the lowercase text; a pattern with alternatives took ten times as long.
 _REFUSALS = (
     *("i'm sorry", "i am sorry", "i apologi", "i'm unable", "i am unable", "i'm not able"),
     *("i am not able", "i cannot", "i can't", "i can not", "as an ai", "language model"),
@@ -62,8 +62,8 @@ class _Text:
         self.distinct = set(self.words)
 
     def matches(self, pattern: re.Pattern[str], mark: str = "") -> int:
-        """Count the matches. If `mark`, which every match contains, is missing, the text is not
-        searched."""
+        """Count the matches of a pattern. Every match contains `mark`, so a text without `mark` is
+        not searched."""
         return len(pattern.findall(self.text)) if mark in self.text else 0
 
     def log_matches(self, pattern: re.Pattern[str], mark: str = "") -> float:
@@ -94,8 +94,8 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-# Few enough features for a thousand rows: with 40 response, 13 prompt and 8 pair features, the
-# inner log loss of `sparse` and `boosted` was higher.
+# There are few features so that a thousand rows suffice: with 40 response, 13 prompt and 8 pair
+# features, the inner log loss of `sparse` and `boosted` was higher.
 def _response_features(prompt: _Text, response: _Text) -> dict[str, float]:
     words, distinct = response.words, response.distinct
     return {
@@ -142,7 +142,7 @@ def _prompt_features(prompt: _Text) -> dict[str, float]:
 
 
 def _pair_features(a: _Text, b: _Text) -> dict[str, float]:
-    """Return the features that must not change when A and B are exchanged."""
+    """Return the features of two answers together, which do not change if A and B are exchanged."""
     return {
         "identical": a.turns == b.turns,
         "jaccard": _share(len(a.distinct & b.distinct), len(a.distinct | b.distinct)),
@@ -153,7 +153,7 @@ _NOTHING = _Text(())
 _RESPONSE_NAMES = tuple(_response_features(_NOTHING, _NOTHING))
 
 ANTISYMMETRIC = tuple(f"{name}_difference" for name in _RESPONSE_NAMES)
-"""Columns of the first matrix returned by `structural_features`: a - b for each response
+"""Columns of the first matrix that `structural_features` returns: a - b for each response
 feature."""
 SYMMETRIC = (
     *(f"{name}_distance" for name in _RESPONSE_NAMES),
@@ -171,10 +171,10 @@ def structural_features(pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     Returns
     -------
     antisymmetric : ndarray
-        (n, 22) float64, with the columns of `ANTISYMMETRIC`; they change sign when A and B are
+        (n, 22) float64, with the columns of `ANTISYMMETRIC`, which change sign when A and B are
         exchanged.
     symmetric : ndarray
-        (n, 52) float64, with the columns of `SYMMETRIC`; they do not change.
+        (n, 52) float64, with the columns of `SYMMETRIC`, which do not change.
     """
     rows = list(zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True))
     characters = sum(len(turn) for row in rows for turns in row for turn in turns)
@@ -193,7 +193,7 @@ def formatting_marks(turns: tuple[str, ...]) -> int:
 
 
 def _features(rows: Sequence[tuple]) -> tuple[np.ndarray, np.ndarray]:
-    """Compute `structural_features` for rows given as (prompt, A, B)."""
+    """Compute `structural_features` for rows that are tuples of turns: (prompt, A, B)."""
     antisymmetric = np.empty((len(rows), len(ANTISYMMETRIC)))
     symmetric = np.empty((len(rows), len(SYMMETRIC)))
     for i, turns in enumerate(rows):

@@ -8,10 +8,10 @@ from humanpref.text.overlap import CHARACTER_COLUMNS, CHUNK, trigram_counts
 
 def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
     """Return, for each text, the mean over its lowercase trigrams of ln((1 + the trigram's count in
-    the other texts) / (columns + trigrams of the other texts)).
+    the other texts) / (`CHARACTER_COLUMNS` + number of trigrams in the other texts)).
 
-    Gibberish, misspellings and rare scripts lower the value. It ignores word order, and favors
-    whatever is most common in `texts` (for example, their main language).
+    Gibberish, misspellings and rare scripts lower the mean. Word order hardly matters. Texts that
+    resemble most of the others (for example, in their language) get a higher mean.
 
     Parameters
     ----------

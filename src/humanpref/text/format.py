@@ -1,5 +1,5 @@
-"""Formatters: pure functions that turn a row's conversation into labeled texts, which are then
-tokenized and truncated elsewhere."""
+"""Formatters: pure functions that turn a row's conversation into labeled texts. Tokenization and
+truncation happen elsewhere."""
 
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from humanpref.schema import TEXT_COLUMNS
 
 PROMPT, A, B = 1, 2, 3
-"""The parts of a row. If a sequence holds only one response, that response is `A`, whichever side
-it comes from."""
+"""The parts of a row. If a sequence holds only one response, that response is labeled `A`, even if
+it is response B of the row."""
 
 
 class Segment(NamedTuple):
@@ -31,7 +31,7 @@ class Pair(NamedTuple):
     response_b: Turns
 
     def swapped(self) -> "Pair":
-        """Exchange A and B.
+        """Return the pair with A and B exchanged.
 
         Examples
         --------
@@ -42,7 +42,7 @@ class Pair(NamedTuple):
 
 
 def pairs_in(frame: Any) -> list[Pair]:
-    """List the rows of a pairs frame."""
+    """Return the rows of a pairs frame as a list of pairs."""
     return [Pair(*row) for row in zip(*(frame[column] for column in TEXT_COLUMNS), strict=True)]
 
 
@@ -52,7 +52,7 @@ def answered(pair: Pair) -> Sequence:
 
 
 def dual(pair: Pair) -> list[Sequence]:
-    """Format two sequences: the conversation with response A only and with response B only."""
+    """Format two sequences: the conversation with response A only, and with response B only."""
     return [answered(pair), answered(pair.swapped())]
 
 
@@ -62,8 +62,8 @@ def joint(pair: Pair) -> list[Sequence]:
 
 
 def _rounds(*parts: tuple[int, Turns]) -> Sequence:
-    """Interleave the turns. A turn that one side lacks is empty, and a conversation without turns
-    has one empty round."""
+    """Interleave the turns of the parts. If a part has fewer turns than another, its missing turns
+    are empty. A part without turns has one empty turn."""
     labels, turns = [part for part, _ in parts], [turns or ("",) for _, turns in parts]
     return tuple(
         Segment(label, text)

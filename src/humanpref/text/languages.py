@@ -5,7 +5,7 @@ import re
 from humanpref.text.features import WORD
 
 CHARACTERS = 1_000
-"""Number of characters at the start of a text that are examined."""
+"""Number of characters that are examined, from the start of a text."""
 
 # A few very common words of each language that are rare in the other languages.
 _LANGUAGES = {
@@ -41,8 +41,8 @@ def language_of(turns: tuple[str, ...]) -> str | None:
     """Return the language in which a conversation begins, or its script if that is neither Latin
     nor Cyrillic. Return None if it has no letters or no known words.
 
-    Only the languages in `_LANGUAGES` are known. Any other language in Latin or Cyrillic letters is
-    reported as the one that shares the most words with it.
+    Only the languages in `_LANGUAGES` are known. Any other language in Latin or Cyrillic script is
+    reported as the known one that shares the most words with it.
     """
     text = "\n\n".join(turns)[:CHARACTERS]
     letters = {script: len(letter.findall(text)) for script, letter in _SCRIPTS.items()}

@@ -1,5 +1,5 @@
-"""Similarities between prompt, A and B in their words and characters: cosines of TF-IDF vectors
-whose document frequencies are learned from the training rows."""
+"""Measure how similar the prompt, A and B are in their words and characters, by cosines of TF-IDF
+vectors. The document frequencies are learned from the training rows."""
 
 from itertools import chain, combinations
 
@@ -13,13 +13,13 @@ from humanpref.text.features import WORD
 
 WORD_COLUMNS = 2**17
 CHARACTER_COLUMNS = 2**16
-"""Number of columns into which words and character trigrams are hashed. No vocabulary needs to be
-stored, and collisions hardly matter."""
+"""Numbers of columns into which words and character trigrams, respectively, are hashed. Hashing
+needs no stored vocabulary, and collisions hardly matter."""
 IDF_TEXTS = 30_000
-"""Maximum number of texts, evenly spaced over the rows, used to count document frequencies; more
-texts change little."""
+"""Maximum number of texts used to count document frequencies. They are evenly spaced over all
+texts; more would change little."""
 CHUNK = 2_000
-"""Number of rows that are turned into vectors at a time, which bounds the memory."""
+"""Number of rows or texts that are turned into vectors at a time, to limit memory use."""
 
 _hash_words = HashingVectorizer(
     token_pattern=WORD.pattern,
@@ -36,12 +36,12 @@ class Similarities:
     Attributes
     ----------
     word_idf_, character_idf_ : ndarray
-        (WORD_COLUMNS,) and (CHARACTER_COLUMNS,) inverse document frequencies, ln((1 + texts) / (1 +
-        texts with the term)) + 1.
+        Inverse document frequencies, (WORD_COLUMNS,) and (CHARACTER_COLUMNS,):
+        ln((1 + texts) / (1 + texts with the term)) + 1.
     """
 
     def fit(self, pairs: pd.DataFrame) -> "Similarities":
-        """Learn the inverse document frequencies. Duplicate texts count once."""
+        """Learn the inverse document frequencies and return self. Duplicate texts count once."""
         texts = list(dict.fromkeys(chain(*(_texts(pairs[column]) for column in TEXT_COLUMNS))))
         texts = texts[:: -(-len(texts) // IDF_TEXTS) or 1]
         self.word_idf_ = _idf(texts, word_counts, WORD_COLUMNS)
@@ -49,7 +49,7 @@ class Similarities:
         return self
 
     def columns(self, pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cosines of n rows.
+        """Return the cosines of n rows: each over words and over character trigrams.
 
         Returns
         -------
@@ -65,8 +65,8 @@ class Similarities:
         return difference, np.hstack([np.abs(difference), (prompt_a + prompt_b) / 2, answers])
 
     def _cosines(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return cos(prompt, a), cos(prompt, b) and cos(a, b), (3, n, 2); the last axis is words,
-        trigrams."""
+        """Return cos(prompt, a), cos(prompt, b) and cos(a, b), (3, n, 2). On the last axis, words
+        come first, then trigrams."""
         texts = [_texts(pairs[column]) for column in TEXT_COLUMNS]
         cosines = np.empty((3, len(pairs), 2))
         for kind, (counts, idf) in enumerate(
@@ -88,14 +88,14 @@ SYMMETRIC = (
 
 
 def word_counts(texts: list[str]) -> sparse.csr_matrix:
-    """Count lowercase words, (n, WORD_COLUMNS)."""
+    """Return the counts of each text's lowercase words, (n, WORD_COLUMNS)."""
     return _hash_words.transform(texts) if texts else sparse.csr_matrix((0, WORD_COLUMNS))
 
 
 def trigram_counts(texts: list[str]) -> sparse.csr_matrix:
-    """Count lowercase character trigrams, (n, CHARACTER_COLUMNS).
+    """Return the counts of each text's lowercase character trigrams, (n, CHARACTER_COLUMNS).
 
-    scikit-learn extracts and hashes character n-grams one by one, which took twenty times as long.
+    scikit-learn took twenty times as long, since it extracts and hashes trigrams one by one.
     """
     hashes = []
     for text in texts:
@@ -122,7 +122,7 @@ def _idf(texts: list[str], counts, columns: int) -> np.ndarray:
 
 
 def _unit(counts: sparse.csr_matrix, idf: np.ndarray) -> sparse.csr_matrix:
-    """Return (1 + ln count) idf, with each row scaled to length 1; rows without terms stay 0."""
+    """Return (1 + ln(count)) * idf with each row scaled to length 1; rows without terms stay 0."""
     counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
     lengths = np.sqrt(np.asarray(counts.multiply(counts).sum(axis=1))[:, 0])
     counts.data /= np.repeat(np.where(lengths > 0, lengths, 1), np.diff(counts.indptr))

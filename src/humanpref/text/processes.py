@@ -1,4 +1,4 @@
-"""Divide work on many texts among processes if there is enough of it. The result never depends on
+"""Divide work on many texts among processes, if there is enough work. The result never depends on
 the number of processes."""
 
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ def processes_for(characters: int, each: int) -> int:
 
 
 def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], processes: int) -> list[R]:
-    """Apply `work` to parts of the items in separate processes and return the results in order. If
-    `processes` is 1, apply it to all items in this process."""
+    """Apply `work` to parts of the items in separate processes, and return the results in the order
+    of the items. If `processes` is 1, apply `work` to all items in this process."""
     if processes == 1:
         return [work(items)]
     size = max(1, len(items) // (4 * processes))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
-    # loky starts new processes instead of forking: a fork could inherit torch's thread state while
-    # its threads are running.
+    # loky starts new processes instead of forking: a fork could inherit the state of torch's
+    # threads while these are running.
     with joblib.Parallel(processes, backend="loky", idle_worker_timeout=10) as parallel:
         return list(parallel(joblib.delayed(work)(part) for part in parts))
