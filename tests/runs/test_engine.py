@@ -285,8 +285,12 @@ def test_neural_models_have_a_process_for_each_gpu(
         yield Result(np.arange(8), np.tile(B, (8, 1)))
 
     monkeypatch.setattr(engine, "shared_out", shared_out)
+    monkeypatch.setattr(Leaf, "hash_base", lambda leaf: jobs.append(leaf))
     neural, quick = save("neural", StandIn(), NEURAL), save("quick", StandIn())
     made = list(outcomes([neural, quick], pairs, Budget(100, clock), keep_going=keep_going))
+    # Before its processes, which all need the digest of its base.
+    assert jobs[:1] == [neural] * bool(shared)
+    jobs = jobs[1:]
     assert [number for *_, number in jobs] == [shared] * bool(shared)
     assert loaded == ["quick", "neural"][: 1 if shared else 2]
     if shared:

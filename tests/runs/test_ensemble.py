@@ -124,6 +124,17 @@ def test_what_a_leaf_takes_follows_from_its_options(preset, overrides, uses, nee
         assert own.swap_equivariant == equivariant
 
 
+def test_the_base_of_a_model_is_looked_up_if_it_names_one(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    looked_up = []
+    monkeypatch.setattr("humanpref.models.pretrained.find_base", looked_up.append)
+    Leaf(tmp_path, load_config("prior")).hash_base()
+    assert looked_up == []
+    (tmp_path / "base.json").touch()
+    Leaf(tmp_path, load_config("prior")).hash_base()
+    assert looked_up == [tmp_path]
+
+
 def test_a_loaded_model_shares_token_ids(monkeypatch):
     shared = []
     model = SimpleNamespace(share_token_ids=shared.append)

@@ -401,6 +401,19 @@ def test_an_interrupted_kernel_ends_its_processes(tree, stand_ins, gpus, monkeyp
     assert not list(run.out.parent.glob("**/fold-*"))
 
 
+def test_a_base_is_hashed_before_the_processes_that_need_it(
+    tree, stand_ins, gpus, monkeypatch, decoder_folder
+):
+    pytest.importorskip("transformers")
+    gpus(2)
+    hashed = []
+    monkeypatch.setattr("humanpref.models.checkpoint.base_digest", hashed.append)
+    run = planned(tree, "llama-3.2-1b-lora", f"model.backbone={decoder_folder()}", folds=2)
+    launch.train(run, SECONDS, 300)
+    assert hashed == [decoder_folder()]
+    assert len(stand_ins.journal()) == 2
+
+
 def test_a_limit_of_the_configuration_comes_first():
     limited = load_config("tiny", overrides=["training.seconds=60"])
     assert launch.with_limit(limited, 100) == limited
