@@ -81,7 +81,7 @@ class Gradients:
         Returns
         -------
         (list of Pass, int)
-            The passes of all processes; the tokens, without padding, that this process read.
+            The passes of all processes, and the tokens that they read, without padding.
 
         Raises
         ------
@@ -96,15 +96,18 @@ class Gradients:
             )
             passes = [rows for share in shares for rows in share]
             first = sum(map(len, shares[:index]))
-            # The loss of each pass, and the number of processes that ran out of memory.
-            numbers = torch.zeros(len(passes) + 1, device=device)
-            tokens = self._own(shares[index], numbers[first:], len(window))
-            if tokens is None:
+            # The loss of each pass, the tokens, and the number of processes out of memory.
+            numbers = torch.zeros(len(passes) + 2, device=device)
+            own_tokens = self._own(shares[index], numbers[first:], len(window))
+            if own_tokens is None:
                 numbers[-1] = 1
-            *losses, failures = summed(numbers).tolist()  # the host waits for the device here
+            else:
+                numbers[-2] = own_tokens
+            # The host waits for the device here.
+            *losses, tokens, failures = summed(numbers).tolist()
             if not failures:
                 add_gradients(self.weights)
-                return list(map(Pass, passes, losses)), tokens
+                return list(map(Pass, passes, losses)), int(tokens)
             self._lower_forward_tokens(passes)
             for weight in self.weights:
                 weight.grad = None

@@ -276,7 +276,6 @@ class TrainingRun:
     def finish(self) -> dict[str, Any]:
         """Keep the weights of the last or the best epoch, and report the run."""
         progress = self.progress
-        tokens = summed(torch.tensor(progress.tokens, device=self.accelerator.device)).item()
         report: dict[str, Any] = {
             "trainable_parameters": sum(w.numel() for w in self.gradients.weights),
             "steps": progress.steps,
@@ -288,7 +287,7 @@ class TrainingRun:
             "processes": self.accelerator.num_processes,
             "seconds": progress.seconds,
             "seconds_per_step": progress.seconds / max(1, progress.steps),
-            "tokens": tokens,
+            "tokens": progress.tokens,
             "peak_memory_bytes": _peak_memory(self.accelerator.device),
             "epochs": progress.epochs,
         }

@@ -29,7 +29,7 @@ class Progress:
     skipped_last: int = 0
     """How many of the latest steps the gradient scaler skipped in a row."""
     tokens: int = 0
-    """Tokens, without padding, that went through the module in this process."""
+    """Tokens, without padding, that went through the module, in all processes."""
     epochs: list[dict[str, float]] = field(default_factory=list)
     stopped: str | None = None
 
