@@ -261,7 +261,7 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
     arrays = load_arrays(path, shapes)
     weights, temperature = arrays["weights"], float(arrays["temperature"][0])
     if (weights < 0).any() or abs(weights.sum() - 1) >= 1e-6 or temperature <= 0:
-        raise InputError(f"{path}: expected weights >= 0 that sum to 1, and a temperature > 0")
+        raise InputError(f"{path}: expected weights >= 0 that sum to 1 and a positive temperature")
     expected = [f"member-{number}" for number in range(len(weights))]
     actual = [entry.name for entry in folder.iterdir() if entry.is_dir()]
     if set(expected) != set(actual):
