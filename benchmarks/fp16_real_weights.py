@@ -28,8 +28,8 @@ from humanpref.data import labels_of, read_pairs
 from humanpref.models import build_model
 from humanpref.models.neural import NeuralModel
 
-BATCH = 4
-JUDGED = 40
+BATCH = 2
+JUDGED = 16
 
 
 @contextlib.contextmanager
