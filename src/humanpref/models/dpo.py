@@ -28,14 +28,7 @@ from humanpref.data import held_out, prompt_keys
 from humanpref.logloss import row_log_losses
 from humanpref.models.adapters import adapt
 from humanpref.models.base import Validation
-from humanpref.models.frozen_base import (
-    FrozenBase,
-    check_base,
-    check_room,
-    load_base,
-    log_memory_estimate,
-    read,
-)
+from humanpref.models.frozen_base import FrozenBase, check_base, check_room, load_base, read
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.hidden import hidden_states
 from humanpref.models.inner_folds import Labelled
@@ -170,6 +163,7 @@ class DpoModel(NeuralModel, family="dpo"):
 
     swap_equivariant = True
     swap_averaged = False
+    scored = CHUNK
     base_: FrozenBase
 
     def check(self) -> None:
@@ -195,7 +189,6 @@ class DpoModel(NeuralModel, family="dpo"):
         kind, template = AutoModelForCausalLM, self.template()
         base = self.base_.load_for_training(kind, options, training, template)
         self.module_ = self.policy(base)
-        log_memory_estimate(self.module_, base.config, training, 2 * options.max_length, CHUNK)
 
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         training: DpoTraining = self.config.training

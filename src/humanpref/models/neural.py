@@ -27,6 +27,7 @@ from humanpref.training.inputs import Examples, TokenRows
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
 from humanpref.training.losses import Loss, loss_of
+from humanpref.training.memory import log_memory
 from humanpref.training.predict import normalised, predict_logits
 
 STATE_FILE = "model.safetensors"
@@ -44,6 +45,8 @@ class NeuralModel(Model):
 
     module_: nn.Module
     tokenizer_: Any
+    scored = 0
+    """Positions whose scores over the vocabulary exist at one time in training."""
     token_ids: dict[str, np.ndarray] | None = None
     """Token ids of texts that its tokenizer has read, shared through `share_token_ids`."""
 
@@ -76,6 +79,8 @@ class NeuralModel(Model):
         checkpoint: Path | None,
     ) -> None:
         """Train `module_` on the rows' inputs and write the report."""
+        lengths, per_row = inputs.lengths, len(inputs.sequences[0])
+        log_memory(self.module_, self.config.training, lengths, per_row, self.scored)
         examples = Examples(inputs, rows.labels, rows.weights, inputs.lengths)
         validate = None
         if validation is not None:
