@@ -52,10 +52,7 @@ class _Traffic(NamedTuple):
 
 
 _ENCODER = {True: _Traffic(576, 0, 21, 0, 144, 176), False: _Traffic(162, 0, 6.25, 0, 67, 61)}
-_DECODER = {
-    True: _Traffic(153, 225, 66, 83, 82, 230),
-    False: _Traffic(33, 123, 18, 32, 40, 95),
-}
+_DECODER = {True: _Traffic(153, 225, 66, 83, 82, 230), False: _Traffic(33, 123, 18, 32, 40, 95)}
 """In a training step (True), forward and backward, and in inference. A decoder's `hidden` is for
 each of its norms. `scores` counts only where a layer keeps them (`Shape.scores`)."""
 _ENDS = 240
