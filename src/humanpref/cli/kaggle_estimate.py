@@ -70,7 +70,7 @@ def read_lengths(train: Path | None, test: Path | None, backbone: str) -> Any:
     if not files:
         return None
     count, how = approximate_tokens, "0.23 tokens for each character"
-    if Path(backbone).is_dir():
+    if backbone and Path(backbone).is_dir():
         from humanpref.models.pretrained import load_tokenizer
         from humanpref.text.tokens import text_ids
 

@@ -186,18 +186,18 @@ def estimate(
     }
     if not trains:
         return Estimate(**facts)
-    memory = memory_of(config, shape, int(learned.max()))
+    # A sample's longest row is not the longest of all.
+    known = len(lengths.train) >= rows
+    memory = memory_of(config, shape, int(learned.max()) if known else config.model.max_length)
     share = 1 - (1 / folds if folds else training.validation_fraction)
     epoch = {gpus: _epoch_hours(config, shape, learned, rows * share, gpus) for gpus in (1, 2)}
     held = _predict_hours(config, shape, learned, round(rows * (1 - share)), gpus=1)
-    passes = 1 + config.inference.swap_average if doubled else 1
-    hours = {
+    held *= 1 + (config.inference.swap_average if doubled else 0)
+    if models > 1:
         # Fold models are trained one on each GPU.
-        gpus: models
-        * (epoch[1 if models > 1 else gpus] + passes * held / gpus)
-        / (gpus if models > 1 else 1)
-        for gpus in epoch
-    }
+        hours = {gpus: models * (epoch[1] + held) / gpus for gpus in epoch}
+    else:
+        hours = {gpus: each + held / gpus for gpus, each in epoch.items()}
     return Estimate(
         gib=memory.total(),
         least_gib=replace(memory, sequences=memory.sequences_per_row).total(),
