@@ -105,6 +105,23 @@ def test_a_killed_run_resumes_with_its_scale(configured, family, few, tmp_path, 
     np.testing.assert_array_equal(resumed.predict_proba(few), whole.predict_proba(few))
 
 
+def test_training_without_memory_takes_smaller_batches(gpu, configured, family, few, caplog):
+    rows = few[:8].reset_index(drop=True)
+    whole = fit(configured("training.batch_size=8"), rows)
+    weight = max(weight.numel() for weight in whole.module_.parameters())
+    gpu.room = max(gpu.largest // 2, weight)
+    assert gpu.room < gpu.largest
+    # Only the training counts: DPO's link reads its rows afterwards.
+    halved = fit(configured("training.batch_size=8", "inference.batch_tokens=100"), rows)
+    report, expected = halved.report_["training"], whole.report_["training"]
+    assert gpu.failures == caplog.text.count("training.forward_tokens is") > 0
+    assert report["forward_tokens"] < expected["forward_tokens"]
+    for name in ("steps", "skipped_steps", "tokens"):
+        assert report[name] == expected[name]
+    gpu.room = None
+    np.testing.assert_allclose(halved.predict_proba(rows), whole.predict_proba(rows), atol=1e-3)
+
+
 def test_inference_without_memory_takes_smaller_batches(gpu, configured, few, caplog):
     model = fit(configured(), few)
     gpu.clear()

@@ -3,6 +3,8 @@ without a word."""
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,11 +21,12 @@ from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.evaluation.perplexity import LanguageModel
 from humanpref.files import write_json
-from humanpref.models import build_model, load_model
+from humanpref.models import build_model, checkpoint, load_model
 from humanpref.models.backbone import load_backbone
-from humanpref.models.checkpoint import base_digest, weights_files
+from humanpref.models.checkpoint import DIGESTS_VARIABLE, base_digest, weights_files
 from humanpref.models.pretrained import BASE_VARIABLE
 from humanpref.models.sentence import FrozenEncoder
+from humanpref.runs.train import train
 from humanpref.schema import InputError
 
 SETTINGS = (
@@ -176,3 +179,56 @@ def test_an_index_that_is_none(base, shards):
         InputError, match=r"index\.json: expected a 'weight_map' from weights to files next to it"
     ):
         base_digest(base)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that were read for a digest."""
+    monkeypatch.setenv(DIGESTS_VARIABLE, "{}")  # and forgotten after the test
+    read, opened = [], checkpoint.safe_open
+
+    def spy(path, **options):
+        read.append(path.name)
+        return opened(path, **options)
+
+    monkeypatch.setattr(checkpoint, "safe_open", spy)
+    return read
+
+
+def test_a_base_is_hashed_once_by_a_process_and_its_children(base, hashed):
+    digest = base_digest(base)
+    assert base_digest(base) == digest
+    script = (
+        "import sys; from pathlib import Path; from humanpref.models import checkpoint; "
+        "del checkpoint.safe_open; print(checkpoint.base_digest(Path(sys.argv[1])))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script, str(base)], capture_output=True, text=True, check=True
+    )
+    assert child.stdout.strip() == digest
+    assert hashed == ["model.safetensors"]
+
+
+def test_a_base_that_was_changed_is_hashed_again(base, hashed):
+    weights = base / "model.safetensors"
+    digest, content = base_digest(base), bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)  # of the same size
+    assert base_digest(base) != digest
+    assert hashed == 2 * ["model.safetensors"]
+    shutil.copytree(base, base.with_name("another"))
+    base_digest(base.with_name("another"))
+    assert hashed == 3 * ["model.safetensors"]
+
+
+def test_a_run_hashes_its_base_once(base, arena, few, hashed, tmp_path, monkeypatch):
+    artifact = train(config_with(base), arena / "train.csv", tmp_path / "a", folds=2)
+    artifact.predict_proba(few[:2])
+    assert hashed == ["model.safetensors"]
+    # Another base is refused as ever.
+    weights = base / "model.safetensors"
+    state = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in state.items()}, weights, {"format": "pt"})
+    with pytest.raises(InputError, match="holds different weights"):
+        artifact.predict_proba(few[:2])
+    assert hashed == 2 * ["model.safetensors"]

@@ -114,6 +114,22 @@ def test_fine_tuning_from_a_folder(name, folder_of, pairs, tmp_path):
     assert str(folder.parent) not in json.dumps(facts)
 
 
+@pytest.mark.parametrize("name", ["deberta", "albert"])
+def test_frozen_embeddings_are_in_the_artifact(name, folder_of, pairs, tmp_path):
+    folder = folder_of(*ENCODERS[name]())
+    few = pairs[:20].reset_index(drop=True)
+    config = config_with(folder, "training.freeze_embeddings=true")
+    model = build_model(config).fit(few, labels_of(few))
+    started = load_backbone(str(folder)).state_dict()
+    ended = model.module_.backbone.state_dict()
+    kept = {key for key in ended if torch.equal(ended[key], started[key])}
+    assert kept == {"embeddings.word_embeddings.weight"} | {
+        key for key in ended if not ended[key].is_floating_point()
+    }
+    model.save(tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).predict_proba(few), model.predict_proba(few))
+
+
 def test_the_pretrained_weights_are_really_used(folder_of, pairs):
     folder = folder_of(*ENCODERS["deberta"]())
     saved = load_file(folder / "model.safetensors")

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from humanpref.data import labels_of, swap_pairs
 from humanpref.models import build_model, load_model, neural
 from humanpref.models.encoder import EncoderModel
 from humanpref.text import tokens
+from humanpref.text.token_memo import TokenMemos
 
 MICRO = [
     "model.max_length=48",
@@ -76,7 +79,7 @@ def test_variants_without_room_for_a_text_are_left_out(model, monkeypatch):
 def test_equal_tokenizers_read_each_text_once(model, few, tmp_path, monkeypatch):
     model.save(tmp_path)
     expected = model.predict_proba(few)
-    read, known = [], {}
+    read, known = [], TokenMemos()
     text_ids = tokens.text_ids
     monkeypatch.setattr(
         tokens, "text_ids", lambda texts, *rest: read.extend(texts) or text_ids(texts, *rest)
@@ -86,18 +89,65 @@ def test_equal_tokenizers_read_each_text_once(model, few, tmp_path, monkeypatch)
         loaded.share_token_ids(known)
         loaded.costs(few)
         np.testing.assert_allclose(loaded.predict_proba(few), expected, atol=1e-6)
-        assert loaded.shorter_variants()[0][1].token_ids is loaded.token_ids
-    assert len(known) == 1
+        loaded.shorter_variants()[0][1].costs(few)
+    assert len(known.memos) == 1
     assert len(read) == len(set(read)) > 24
 
 
 def test_another_tokenizer_shares_nothing(model, pairs):
     other = build_model(model.config).fit(pairs[24:60].reset_index(drop=True), [0, 1, 2] * 12)
-    known = {}
-    model.share_token_ids(known)
-    other.share_token_ids(known)
-    assert len(known) == 2
-    model.token_ids = None
+    known = TokenMemos()
+    for fitted in (copy.copy(model), other):
+        fitted.share_token_ids(known)
+        fitted.costs(pairs)
+    assert len(known.memos) == 2
+
+
+def held_out(overrides, few, checkpoint=None):
+    """A model fitted with validation rows, what it held out, and a prediction made now."""
+    config = load_config("tiny", overrides=[*MICRO, *overrides])
+    held = few[::-1].reset_index(drop=True)
+    fitted = build_model(config).fit(few, labels_of(few), None, (held, labels_of(held)), checkpoint)
+    return fitted, fitted.held_out_, fitted.predict_proba(held)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.inputs=joint"],
+        ["model.inputs=dual", "model.offset=structure"],
+        ["training.keep_best_epoch=true", "training.learning_rate=1e-3"],
+        ["training.seconds=0.001"],
+    ],
+)
+def test_the_last_validation_is_the_prediction(few, overrides):
+    fitted, kept, predicted = held_out(overrides, few)
+    epochs = fitted.report_["training"]["epochs"]
+    assert fitted.report_["training"].get("kept_epoch", len(epochs)) == len(epochs)
+    assert kept.tobytes() == predicted.tobytes()
+
+
+def test_the_validation_of_weights_that_were_not_kept_is_not_the_prediction(few, monkeypatch):
+    losses = iter([0.5, 0.9])
+    monkeypatch.setattr(neural, "log_loss", lambda *_: next(losses))
+    fitted, kept, _ = held_out(["training.keep_best_epoch=true"], few)
+    assert fitted.report_["training"]["kept_epoch"] == 1
+    assert kept is None
+
+
+def test_a_fit_that_resumed_after_its_last_epoch_has_validated_nothing(few, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    _, kept, predicted = held_out([], few, checkpoint)
+    _, again, resumed = held_out([], few, checkpoint)
+    assert kept is not None
+    assert again is None
+    assert resumed.tobytes() == predicted.tobytes()
+
+
+def test_a_second_fit_forgets_what_was_held_out(few):
+    fitted, kept, _ = held_out([], few)
+    assert kept is not None
+    assert fitted.fit(few, labels_of(few)).held_out_ is None
 
 
 def test_validation_follows_the_module_as_it_learns(few):

@@ -219,7 +219,7 @@ def test_a_csv_of_other_rows_with_the_same_ids_is_refused(teacher, arena, pairs,
 
 def test_another_teacher_is_another_run(teacher, arena, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "humanpref.runs.train.share_equal_files",
+        "humanpref.runs.results.share_equal_files",
         lambda models: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ from humanpref.runs import engine
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.engine import outcomes, predictions, usable_gpus
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import Result, costliest_first
+from humanpref.runs.schedule import Result, most_sensitive_first
 from humanpref.schema import InputError
 from humanpref.training import device
 
@@ -290,7 +290,7 @@ def test_neural_models_have_a_process_for_each_gpu(
     assert [number for *_, number in jobs] == [shared] * bool(shared)
     assert loaded == ["quick", "neural"][: 1 if shared else 2]
     if shared:
-        assert jobs[0][:2] == ((neural, pairs, costliest_first, keep_going), 92)
+        assert jobs[0][:2] == ((neural, pairs, most_sensitive_first, keep_going), 92)
         assert made[-1].leaf is neural
         assert made[-1].probabilities.tolist() == [B] * 8
 

@@ -12,7 +12,7 @@ import pytest
 
 from humanpref.runs import schedule
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
-from humanpref.runs.schedule import Schedule, costliest_first, describe, free
+from humanpref.runs.schedule import Schedule, costliest_first, describe, free, most_sensitive_first
 
 FIRST, SECOND, MEAN = [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.65, 0.25, 0.1]
 """What a model says of a row, of the row with A and B exchanged, and the mean of both orders."""
@@ -76,7 +76,7 @@ def read(model, seconds=math.inf, rows=None, **options):
     """The last probabilities of each row (n, 3), the results, and the budget."""
     rows = len(model.own) if rows is None else rows
     budget = Budget(seconds, model.clock)
-    own = Schedule(model, frame(rows), budget, **options)
+    own = Schedule(model, frame(rows), budget, **{"policy": costliest_first} | options)
     made, results = np.full((rows, 3), np.nan), []
     for result in own.results():
         results.append(result)
@@ -181,13 +181,22 @@ def test_rows_that_the_policy_leaves_out_get_no_second_order():
     assert budget.given_up == {ONE_ORDER: 6}
 
 
-def test_by_default_the_costliest_rows_come_first():
-    assert costliest_first(np.empty((4, 3)), np.array([1.0, 2.0, 1.0, 3.0])).tolist() == [
-        3,
-        1,
-        0,
-        2,
-    ]
+def test_the_costliest_rows_come_first():
+    costs = np.array([1.0, 2.0, 1.0, 3.0])
+    assert costliest_first(np.empty((4, 3)), costs).tolist() == [3, 1, 0, 2]
+
+
+def test_the_rows_that_a_shift_of_the_logits_moves_most_come_first():
+    rng = np.random.default_rng(0)
+    logits, costs = rng.normal(size=(50, 3)) * 2, rng.uniform(1, 3, size=50)
+
+    def probabilities(shift):
+        exp = np.exp(logits + shift * np.array([1, -1, 0]))
+        return exp / exp.sum(axis=1, keepdims=True)
+
+    moved = np.square(probabilities(1e-4) - probabilities(-1e-4)).sum(axis=1)
+    order = most_sensitive_first(probabilities(0), costs)
+    assert order.tolist() == np.argsort(-moved / costs).tolist()
 
 
 def test_what_does_not_fit_is_shortened_in_order_and_in_time(caplog):
@@ -429,7 +438,7 @@ def test_rows_whose_cost_is_unknown_cost_the_same(caplog, monkeypatch):
 def test_the_rows_that_are_tried_next_are_announced():
     model = Timed(Clock(), COSTS, averaged=True)
     begun = []
-    own = Schedule(model, frame(8), Budget(math.inf, model.clock))
+    own = Schedule(model, frame(8), Budget(math.inf, model.clock), costliest_first)
     for result in own.results(lambda rows: begun.append(rows.tolist())):
         assert begun[-1] == result.rows.tolist()
     assert begun == [ORDER, ORDER]

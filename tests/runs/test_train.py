@@ -9,11 +9,13 @@ from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pa
 from humanpref.logloss import log_loss
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
+from humanpref.runs import train as runs
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_tables import read_oof
 from humanpref.runs.predict import rows_to_judge
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.text import tokens
 
 SPARSE = load_config(
     "sparse", overrides=["model.term_penalties=10", "model.structure_penalties=100"]
@@ -241,7 +243,7 @@ def test_interrupted_folds_end_with_the_same_predictions(
 
 
 def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
+    monkeypatch.setattr("humanpref.runs.results.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=3)
     monkeypatch.undo()
@@ -262,7 +264,7 @@ def test_a_file_left_half_written_does_not_stop_a_resumed_run(arena, tmp_path, m
         (models[0].parent / ".oof.csv.abcd").write_text("id,")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed_while_writing)
+    monkeypatch.setattr("humanpref.runs.results.share_equal_files", killed_while_writing)
     with pytest.raises(KeyboardInterrupt):
         train(load_config("prior"), arena / "train.csv", tmp_path / "a")
     monkeypatch.undo()
@@ -345,7 +347,7 @@ def test_extra_rows_are_learned_but_never_held_out(sources, tmp_path, monkeypatc
 def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch):
     train_csv, more, leak = sources
     config, extra = load_config("prior"), [Extra(more, 0.5)]
-    monkeypatch.setattr("humanpref.runs.train.share_equal_files", killed)
+    monkeypatch.setattr("humanpref.runs.results.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
     monkeypatch.undo()
@@ -360,3 +362,90 @@ def test_an_interrupted_run_knows_its_extra_rows(sources, tmp_path, monkeypatch)
     resumed = train(config, train_csv, tmp_path / "a", folds=3, extra=extra)
     whole = train(config, train_csv, tmp_path / "b", folds=3, extra=extra)
     assert resumed.oof.equals(whole.oof)
+
+
+DECODER = (
+    "model.max_length=80",
+    "model.system_prompt=",
+    "training.batch_size=16",
+    "training.learning_rate=1e-2",
+)
+NEURAL = {
+    "tiny": (
+        "model.scratch_hidden_size=8",
+        "model.scratch_vocabulary=300",
+        "model.max_length=48",
+        "model.inputs=joint",
+        "inference.swap_average=true",
+        "training.epochs=2",
+    ),
+    "llama-3.2-1b-lora": (*DECODER, "model.question=Which?", "training.epochs=2"),
+    "llama-3.2-1b-dpo": DECODER,
+}
+
+
+@pytest.mark.parametrize("preset", NEURAL)
+def test_held_out_predictions_are_those_of_the_last_validation(
+    preset, arena, tmp_path, decoder_folder, monkeypatch
+):
+    pytest.importorskip("peft")
+    backbone = () if preset == "tiny" else (f"model.backbone={decoder_folder()}",)
+    config = load_config(preset, overrides=[*NEURAL[preset], *backbone])
+    build, predicted = runs.build_model, []
+
+    def spied(config):
+        model = build(config)
+        predict = model.predict_proba
+        model.predict_proba = lambda pairs: predicted.append(len(pairs)) or predict(pairs)
+        return model
+
+    def forgetful(config):
+        model = spied(config)
+        fit = model.fit
+
+        def fitted(*arguments):
+            fit(*arguments).held_out_ = None
+            return model
+
+        model.fit = fitted
+        return model
+
+    made = []
+    for name, builder in (("validated", spied), ("predicted", forgetful)):
+        monkeypatch.setattr(runs, "build_model", builder)
+        train(config, arena / "train.csv", tmp_path / name)
+        made.append((tmp_path / name / "oof.csv").read_bytes())
+        assert len(predicted) == len(made) - 1
+    assert made[0] == made[1]
+
+
+def test_a_run_tokenizes_each_text_once(arena, pairs, decoder_folder, tmp_path, monkeypatch):
+    """In all folds, in training, validation and both orders."""
+    pytest.importorskip("peft")
+    seen, text_ids = [], tokens.text_ids
+
+    def spy(texts, tokenizer):
+        seen.extend(texts)
+        return text_ids(texts, tokenizer)
+
+    monkeypatch.setattr(tokens, "text_ids", spy)
+    config = load_config(
+        "llama-3.2-1b-lora",
+        overrides=[
+            *NEURAL["llama-3.2-1b-lora"],
+            "inference.swap_average=true",
+            "training.swap_augmentation=true",
+            "training.seconds=0.001",
+            f"model.backbone={decoder_folder()}",
+        ],
+    )
+    train(config, arena / "train.csv", tmp_path / "a", folds=2)
+    texts = {
+        turn
+        for column in ("prompt", "response_a", "response_b")
+        for turns in pairs[column]
+        for turn in turns
+    }
+    assert len(seen) == len(set(seen))
+    assert set(seen) == texts
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -1,7 +1,9 @@
 """Machines are played; a run that needs a GPU stops, is warned or starts accordingly."""
 
+import json
 import logging
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +180,18 @@ def test_gpus_are_counted_and_named(monkeypatch):
     assert device.gpus() == 0
 
 
+def test_a_dry_run_plays_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv(device.DRY_RUN, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv(device.PLAYED_GPUS, "2")
+    assert device.gpus() == 0
+    monkeypatch.setenv(device.DRY_RUN, "1")
+    assert device.gpus() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # in a process for one of them
+    assert device.gpus() == 1
+
+
 @pytest.mark.parametrize(("available", "initialized"), [(True, True), (True, False), (False, True)])
 def test_launched_processes_leave_their_group(monkeypatch, available, initialized):
     calls = []
@@ -191,3 +205,52 @@ def test_launched_processes_leave_their_group(monkeypatch, available, initialize
     assert calls == (["left"] if available and initialized else [])
     monkeypatch.delitem(sys.modules, "torch")
     device.leave_group()
+
+
+STARTS = """
+import contextlib, json, os, sys
+from multiprocessing import Pipe
+from pathlib import Path
+from humanpref.cli.main import main
+from humanpref.kaggle.runtime import infer, launch
+from humanpref.runs.workers import Job, work
+from humanpref.schema import InputError
+
+def command(): main(["presets"])
+def training():
+    launch.processes = lambda config: sys.exit()
+    launch.train(launch.from_dict({"family": "prior"}, ""), Path(), Path("out"), None, 1.0)
+def inference(): infer.infer(Path("nowhere"), Path("nowhere"), Path("nowhere.csv"), (1, 0, 0))
+def worker():
+    ours, theirs = Pipe()
+    theirs.close()
+    work(0, Job(None, (), None, False), 0.0, ours)
+
+given, found = dict(os.environ), {}
+for start in (command, training, inference, worker):
+    os.environ.clear()
+    os.environ.update(given)
+    with contextlib.suppress(InputError, SystemExit), contextlib.redirect_stdout(sys.stderr):
+        start()
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    found[start.__name__] = [*map(os.environ.get, names), "torch" in sys.modules]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["expandable_segments:True", "expandable_segments:True", False]),
+        ({device.ALLOCATOR[0]: "own"}, ["own", None, False]),
+        ({device.ALLOCATOR[1]: "own"}, [None, "own", False]),
+    ],
+)
+def test_every_process_lets_segments_extend_before_it_imports_torch(given, expected):
+    environment = {k: v for k, v in os.environ.items() if k not in device.ALLOCATOR} | given
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found == dict.fromkeys(("command", "training", "inference", "worker"), expected)

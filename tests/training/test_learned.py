@@ -6,6 +6,8 @@ from torch import nn
 
 from humanpref.training.learned import learned_state, load_learned
 
+from .task import ROWS, WIDTH, Linear, fitted, make_task
+
 
 class Module(nn.Module):
     """A frozen layer, one that learns under two names, and a buffer."""
@@ -52,3 +54,33 @@ def test_other_names_are_refused(change):
     name = "counts" if change == "missing" else "frozen.weight"
     with pytest.raises(ValueError, match=rf"differ from the module's: \['{name}'\]"):
         load_learned(module, state)
+
+
+class WithEmbeddings(Linear):
+    """Its backbone embeds the row's number."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.tokens = nn.Embedding(ROWS, WIDTH)
+        self.backbone.get_input_embeddings = lambda: self.backbone.tokens
+
+    def forward(self, x):
+        return self.head(self.backbone.tokens(x) + self.frozen.weight[0])
+
+
+def test_frozen_embeddings_do_not_learn_and_still_belong_to_the_artifact(tmp_path):
+    numbered = (lambda rows: {"x": torch.as_tensor(rows)}), make_task()[1]
+    before = WithEmbeddings().backbone.tokens.weight
+    learned, report = fitted(numbered, module=WithEmbeddings())
+    assert not torch.equal(learned.backbone.tokens.weight, before)
+    options = {"freeze_embeddings": True, "checkpoint": tmp_path / "run", "validate": lambda: 1.0}
+    module, frozen_report = fitted(
+        numbered, module=WithEmbeddings(), keep_best_epoch=True, **options
+    )
+    assert torch.equal(module.backbone.tokens.weight, before)
+    assert not torch.equal(module.head.weight, WithEmbeddings().head.weight)
+    assert frozen_report["trainable_parameters"] == report["trainable_parameters"] - before.numel()
+    assert "backbone.tokens.weight" in learned_state(module)
+    content = torch.load(tmp_path / "run", weights_only=True)
+    assert set(content["module"]) == {"head.weight", "head.bias"}

@@ -1,16 +1,10 @@
 import gc
-import json
-import os
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import nn
 
 from humanpref.config.neural import GradientTraining
 from humanpref.schema import InputError
@@ -20,76 +14,12 @@ from humanpref.training.loop import train
 from humanpref.training.losses import cross_entropy
 from humanpref.training.precision import resolve
 
-ROWS, WIDTH = 11, 4
-
-
-class Linear(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.frozen = nn.Linear(WIDTH, WIDTH).requires_grad_(False)
-        self.head = nn.Linear(WIDTH, 3)
-
-    def forward(self, x):
-        return self.head(self.frozen(x))
-
-
-def make_task():
-    rng = np.random.default_rng(1)
-    x = torch.as_tensor(rng.normal(size=(ROWS, WIDTH)), dtype=torch.float32)
-    return (lambda rows: {"x": x[rows]}), np.eye(3)[rng.integers(3, size=ROWS)]
+from .task import ROWS, Linear, fitted, make_task, parameters
 
 
 @pytest.fixture
 def task():
     return make_task()
-
-
-def fitted(
-    task, weights=None, validate=None, lengths=None, checkpoint=None, module=None, **options
-):
-    module = module or Linear()
-    options = GradientTraining(
-        **({"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"} | options)
-    )
-    examples = Examples(*task, weights, lengths)
-    report = train(module, examples, cross_entropy, options, 3, validate, checkpoint)
-    return module, report
-
-
-def parameters(module):
-    return torch.cat([p.detach().flatten() for p in module.parameters()]).numpy()
-
-
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(4, 2), (2, 4), (1, 8)])
-def test_accumulation_does_not_change_the_steps(task, batch_size, accumulation):
-    # 11 rows: a window of 8 and a partial one of 3, which 4 x 2 does not even cut evenly.
-    weights = np.linspace(0.5, 2, ROWS)
-    whole, report = fitted(task, weights)
-    cut, cut_report = fitted(task, weights, batch_size=batch_size, accumulation=accumulation)
-    np.testing.assert_allclose(parameters(cut), parameters(whole), atol=1e-6)
-    assert report["steps"] == cut_report["steps"] == 4
-    assert report["effective_batch"] == 8
-    assert np.abs(parameters(whole) - parameters(Linear())).max() > 0.05
-
-
-def test_a_bound_on_the_tokens_of_a_forward_pass_does_not_change_the_steps(task):
-    collate, labels = task
-    lengths = np.array([5, 1, 9, 3, 3, 8, 2, 7, 30, 1, 4])
-    seen = []
-
-    def recorded(rows):
-        seen.append(rows)
-        return collate(rows)
-
-    weights = np.linspace(0.5, 2, ROWS)
-    whole, _ = fitted(task, weights)
-    cut, _ = fitted((recorded, labels), weights, lengths=lengths, forward_tokens=12)
-    np.testing.assert_allclose(parameters(cut), parameters(whole), atol=1e-6)
-    assert sorted(np.concatenate(seen).tolist()) == sorted([*range(ROWS)] * 2)
-    assert max(len(rows) for rows in seen) > 1
-    for rows in seen:
-        assert len(rows) == 1 or lengths[rows].max() * len(rows) <= 12
 
 
 def test_a_step_by_hand(task):
@@ -342,46 +272,6 @@ def test_precision_fits_the_device(monkeypatch):
     assert resolve("auto", gpu) == "bf16"
 
 
-class WithDropout(Linear):
-    def forward(self, x):
-        return self.head(torch.nn.functional.dropout(self.frozen(x), 0.5, self.training))
-
-
-@pytest.mark.parametrize("after", [1, 2, 3, 5])
-def test_an_interrupted_run_goes_on_to_the_same_weights(task, tmp_path, monkeypatch, after):
-    whole, report = fitted(task, module=WithDropout(), epochs=3, max_grad_norm=1.0, warmup=0.3)
-    steps = []
-    step = torch.optim.AdamW.step
-
-    def interrupted(self, *arguments, **keywords):
-        if len(steps) == after:
-            raise KeyboardInterrupt
-        steps.append(1)
-        return step(self, *arguments, **keywords)
-
-    options = {"epochs": 3, "max_grad_norm": 1.0, "warmup": 0.3, "checkpoint_minutes": 1e-9}
-    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        fitted(task, module=WithDropout(), checkpoint=tmp_path / "run", **options)
-    monkeypatch.undo()
-    torch.manual_seed(99)  # another process would have another state
-    resumed, resumed_report = fitted(
-        task, module=WithDropout(), checkpoint=tmp_path / "run", **options
-    )
-    np.testing.assert_array_equal(parameters(resumed), parameters(whole))
-    assert resumed_report["steps"] == report["steps"] == 6
-    for one, other in zip(resumed_report["epochs"], report["epochs"], strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-9)
-
-
-def test_a_checkpoint_of_other_steps_is_refused(task, tmp_path):
-    fitted(task, checkpoint=tmp_path / "run", batch_size=8)
-    with pytest.raises(
-        InputError, match="run: a checkpoint for 2 steps in an epoch, but this run has 1; remove it"
-    ):
-        fitted(task, checkpoint=tmp_path / "run", batch_size=16, epochs=2)
-
-
 def test_a_time_budget_stops_validates_and_keeps_what_was_learned(task):
     module, report = fitted(task, epochs=5, seconds=1e-9, validate=lambda: 1.0)
     assert report["steps"] == 1
@@ -419,80 +309,3 @@ def test_warm_up(task, monkeypatch):
     np.testing.assert_allclose(
         rates, np.array([0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]) * 0.05
     )
-
-
-TWO_PROCESSES = """
-import sys
-import numpy as np, torch
-sys.path.insert(0, sys.argv[1])
-from test_loop import ROWS, Linear, fitted, make_task, parameters
-from accelerate import PartialState
-from humanpref.training.predict import predict_logits
-weights = np.linspace(0.5, 2, ROWS)
-task = make_task()
-module, report = fitted(task, weights, batch_size=3, accumulation=2, max_grad_norm=0.5, epochs=3)
-logits = predict_logits(module, task[0], np.arange(1, ROWS + 1), 12, "no")
-if PartialState().is_main_process:
-    losses = [e["train_loss"] for e in report["epochs"]]
-    np.savez(sys.argv[2], parameters=parameters(module), logits=logits, losses=losses,
-             processes=report["processes"])
-"""
-
-
-# Two clocks that never agree: one process would save in steps in which the other does not.
-UNEQUAL_CLOCKS = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_loop import fitted, make_task
-from humanpref.training import loop
-class Clock:
-    now, tick = 0.0, 1.0 if os.environ["RANK"] == "0" else 1.7
-    def perf_counter(self):
-        self.now += self.tick
-        return self.now
-loop.time = Clock()
-steps, save = [], loop.TrainingRun.save
-def recorded(self, path):
-    steps.append(self.progress.steps)
-    save(self, path)
-loop.TrainingRun.save = recorded
-fitted(make_task(), batch_size=3, epochs=5, checkpoint_minutes=0.1, checkpoint=Path(sys.argv[2]))
-Path(f"{sys.argv[2]}-{os.environ['RANK']}").write_text(str(steps))
-"""
-
-
-def launched(script, tmp_path, processes, out):
-    """Run a script as it is, or in several processes as `accelerate launch` would."""
-    place = tmp_path / "run.py"
-    place.write_text(script)
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-        command += ["--master-port", "0", "--rdzv-backend", "c10d"]
-        command += ["--rdzv-endpoint", "127.0.0.1:0"]
-    command += [str(place), str(Path(__file__).parent), str(out)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def test_two_processes_equal_one(tmp_path):
-    found = {}
-    for processes in (1, 2):
-        done = launched(TWO_PROCESSES, tmp_path, processes, tmp_path / f"{processes}.npz")
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = np.load(tmp_path / f"{processes}.npz")
-    assert found[2]["processes"] == 2
-    for name in ("parameters", "logits", "losses"):
-        np.testing.assert_allclose(found[2][name], found[1][name], atol=1e-5, err_msg=name)
-
-
-@pytest.mark.slow
-def test_two_processes_whose_clocks_differ_save_together(tmp_path):
-    done = launched(UNEQUAL_CLOCKS, tmp_path, 2, tmp_path / "run")
-    assert done.returncode == 0, done.stderr[-3000:]
-    steps = [(tmp_path / f"run-{rank}").read_text() for rank in (0, 1)]
-    assert steps[0] == steps[1]
-    assert len(json.loads(steps[0])) > 5 + 5  # after the 5 epochs, and between

@@ -57,8 +57,14 @@ def add_dry_run(group: Any) -> None:
     command.add_argument("--layout", choices=layouts, default="new", help=text)
     text = "kill a process that uses more memory, as Kaggle does at 30"
     command.add_argument("--memory", type=float, metavar="GIB", help=text)
-    text = "plant a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom or no-labels"
+    text = (
+        "plant a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom, no-labels, "
+        "killed-training or killed-inference"
+    )
     command.add_argument("--fault", metavar="NAME", help=text)
+    text = "play N GPUs by processes on the CPU (default 0: one process on what is here)"
+    command.add_argument("--gpus", type=int, default=0, metavar="N", help=text)
+    command.add_argument("--folds", type=int, metavar="K", help="train K fold models")
     text = "print the report as one JSON object, and everything else to standard error"
     command.add_argument("--json", action="store_true", help=text)
     add_overrides(command)
@@ -115,6 +121,8 @@ def dry_run(options: argparse.Namespace) -> int:
             artifacts=tuple(options.artifact),
             fault=options.fault,
             memory=options.memory,
+            gpus=options.gpus,
+            folds=options.folds,
         )
         report = dry_run(rehearsal, functools.partial(print, file=stream))
         print(json.dumps(report.to_dict()) if options.json else report.render())

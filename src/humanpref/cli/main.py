@@ -26,6 +26,7 @@ from humanpref.cli import (
     train,
 )
 from humanpref.schema import InputError
+from humanpref.training import device
 
 COMMANDS = (
     sample,
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # weights of a head.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    device.expand_segments()
     try:
         return options.run(options)
     except InputError as error:
@@ -75,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("humanpref: interrupted", file=sys.stderr)
         return 130
+    finally:
+        device.leave_group()
 
 
 def parser() -> argparse.ArgumentParser:

@@ -33,7 +33,6 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.runs.artifact import Artifact
     from humanpref.runs.distillation import write_soft_labels
     from humanpref.runs.predict import predict
-    from humanpref.training import device
 
     if options.weight is not None and not options.labels:
         raise InputError("--weight: can only be used with --labels")
@@ -57,5 +56,4 @@ def run(options: argparse.Namespace) -> int:
             write_submission(options.out, pairs[ID].tolist(), probabilities)
     if is_main_process():
         print("\ndegraded: ".join([f"{options.out}: {len(pairs)} rows", *degraded]))
-    device.leave_group()
     return 0

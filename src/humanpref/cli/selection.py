@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.reports.charts import FIGURE_SUFFIXES, selection_figure
     from humanpref.reports.table_text import markdown
     from humanpref.runs.artifact import Artifact
-    from humanpref.runs.train import selection_path
+    from humanpref.runs.results import selection_path
 
     figure = options.figure
     if figure is not None:

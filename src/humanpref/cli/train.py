@@ -54,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.config import load_config
     from humanpref.data import Extra
     from humanpref.runs.distillation import Teacher
-    from humanpref.runs.train import notices, train
+    from humanpref.runs.results import notices
+    from humanpref.runs.train import train
     from humanpref.training import device
 
     config = load_config(options.preset, options.config, options.set)
@@ -73,7 +74,6 @@ def run(options: argparse.Namespace) -> int:
         if "log_loss" in metrics:
             print(metrics_line(metrics["held_out"], metrics))
         print("\n".join([*notices(metrics), f"artifact: {artifact.folder}"]))
-    device.leave_group()
     return 0
 
 

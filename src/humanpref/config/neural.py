@@ -185,7 +185,8 @@ class LoopOptions(HoldOut):
     """Batches per optimizer step; the effective batch is `batch_size * accumulation` rows."""
     forward_tokens: Count = 4_096
     """Maximum tokens in one forward pass, including padding. A larger batch goes through the model
-    in parts of similar lengths, which bounds the memory and changes nothing else."""
+    in parts of similar lengths, which bounds the memory and changes nothing else. Halved for the
+    rest of the run whenever memory runs out."""
     learning_rate: OpenShare = 2e-5
     """Peak learning rate of AdamW; it falls linearly to 0 over the run."""
     head_learning_rate: OpenShare | None = None
@@ -202,6 +203,10 @@ class LoopOptions(HoldOut):
     gradient_checkpointing: bool = False
     """Recompute the backbone's activations in the backward pass, which saves memory and takes a
     third more time."""
+    freeze_embeddings: bool = False
+    """Do not train the backbone's token embeddings, which are half of DeBERTa-v3-base's weights.
+    This saves their gradients, AdamW's moments, and the time to send them between processes. Peft
+    methods freeze them anyway."""
     precision: Precision = "auto"
     """`bf16`, `fp16` (with gradient scaling), `no`, or `auto`: `bf16` if the GPU supports it in
     hardware, `fp16` on any other GPU, `no` on a CPU."""

@@ -21,11 +21,9 @@ from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.models.inner_folds import Labelled
 from humanpref.schema import TEXT_COLUMNS, InputError
+from humanpref.text.token_memo import TokenMemos
 
 CONFIG_FILE = "config.json"
-
-TokenIds = dict[str, np.ndarray]
-"""Token ids of texts."""
 
 Validation = tuple[pd.DataFrame, np.ndarray]
 """Held-out pairs and their labels, on which metrics are reported during training."""
@@ -85,9 +83,14 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     """One of `humanpref.config.FAMILIES`: `class SparseModel(Model, family="sparse")`."""
     classes_ = np.arange(3)
     """A, B, tie."""
+    held_out_: np.ndarray | None = None
+    """The fitted model's probabilities for the validation rows, (n, 3) float64, exactly those of
+    `predict_proba`. None if `fit` has not computed them, as in most families."""
     report_: dict[str, Any]
     """Facts about the fit worth keeping (steps, seconds, the backbone actually used …), as plain
     JSON types."""
+    memos: TokenMemos | None = None
+    """Set by `share_token_ids`."""
     _origin: Config
     """Supplies the parts of `config` that are not parameters: the preset, and which share of the
     rows `train` holds out."""
@@ -180,7 +183,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         True
         """
         self.config  # noqa: B018 (accessing it validates the parameters)
-        self.report_ = {}
+        self.report_, self.held_out_ = {}, None
         for name, values in (("labels", labels), ("weights", weights)):
             if values is not None and len(values) != len(pairs):
                 raise InputError(
@@ -256,9 +259,11 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             dtype=np.float64,
         )
 
-    def share_token_ids(self, known: dict[str, TokenIds]) -> None:
-        """Share token ids with every model that has the same tokenizer; `known` holds them by a
-        digest of the tokenizer. Do nothing for models without a tokenizer."""
+    def share_token_ids(self, memos: TokenMemos) -> None:
+        """Share token ids with every model that is given the same memos and has an equal tokenizer;
+        to be called before fitting or predicting. It has no effect on models without a
+        tokenizer."""
+        self.memos = memos
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:

@@ -67,7 +67,7 @@ class BlendModel(Model, family="blend"):
         facts: list[dict[str, Any]] = [{"member": name} for name, _ in members]
         splits = inner_splits(rows.pairs, options.folds, self.config.seed, rows.labels)
         if splits:
-            probabilities, held_out = _out_of_fold(members, rows, splits, progress)
+            probabilities, held_out = _out_of_fold(self._unfitted, members, rows, splits, progress)
             for fact, own in zip(facts, probabilities, strict=True):
                 fact["log_loss"] = log_loss(held_out.labels, own, held_out.weights)
             blend, dropped, tried = fit_blend(probabilities, held_out, options)
@@ -83,7 +83,7 @@ class BlendModel(Model, family="blend"):
             if number in dropped:
                 continue
             logger.info("blend: %s on all %d rows", name, len(rows.pairs))
-            fit = partial(build_model(config).fit, *rows, validation)
+            fit = partial(self._unfitted(config).fit, *rows, validation)
             model = progress.piece(f"member-{number}", fit, _write_model, _read_model)
             fact["report"] = model.report_
             self.members_.append(model)
@@ -99,6 +99,11 @@ class BlendModel(Model, family="blend"):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         probabilities = np.stack([member.predict_proba(pairs) for member in self.members_])
         return self.blend_(probabilities, answer_cases(pairs))
+
+    def _unfitted(self, config: Config) -> Model:
+        model = build_model(config)
+        model.memos = self.memos
+        return model
 
     def save_state(self, folder: Path) -> None:
         write_state(folder, self.blend_, [member.save for member in self.members_])
@@ -148,7 +153,11 @@ def mean_of(models: list[Model]) -> BlendModel:
 
 
 def _out_of_fold(
-    members: list[tuple[str, Config]], rows: Labelled, splits: Splits, progress: "_Progress"
+    unfitted: Callable[[Config], Model],
+    members: list[tuple[str, Config]],
+    rows: Labelled,
+    splits: Splits,
+    progress: "_Progress",
 ) -> tuple[np.ndarray, HeldOutRows]:
     """Return the members' out-of-fold predictions (m, n, 3), and the n rows that were held out."""
     fold_of = np.full(len(rows.pairs), -1)
@@ -157,7 +166,9 @@ def _out_of_fold(
         for fold, (learned, judged) in enumerate(splits):
             text = "blend: %s (%d of %d), inner fold %d of %d"
             logger.info(text, name, number + 1, len(members), fold + 1, len(splits))
-            work = partial(_fit_and_predict, config, rows.part(learned), rows.part(judged))
+            work = partial(
+                _fit_and_predict, unfitted(config), rows.part(learned), rows.part(judged)
+            )
             probabilities[number][judged] = progress.piece(
                 f"member-{number}-fold-{fold}", work, _write_probabilities, _read_probabilities
             )
@@ -169,12 +180,11 @@ def _out_of_fold(
 
 
 def _fit_and_predict(
-    config: Config, learned: Labelled, judged: Labelled, checkpoint: Path | None
+    model: Model, learned: Labelled, judged: Labelled, checkpoint: Path | None
 ) -> np.ndarray:
     """Predict the `judged` rows with a member fitted on the `learned` ones. It gets no validation
     rows, since it has nothing to choose on them."""
-    model = build_model(config).fit(*learned, None, checkpoint)
-    return model.predict_proba(judged.pairs)
+    return model.fit(*learned, None, checkpoint).predict_proba(judged.pairs)
 
 
 class _Progress:

@@ -7,6 +7,8 @@ it, in one file or several, have the same digest.
 
 import contextlib
 import hashlib
+import json
+import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,10 @@ from torch import Tensor
 
 from humanpref.files import damage, read_json
 from humanpref.schema import InputError
+
+DIGESTS_VARIABLE = "HUMANPREF_BASE_DIGESTS"
+"""Environment variable with the digests computed so far, which child processes inherit: JSON, by a
+digest of the files' paths, sizes and modification times."""
 
 # In the order in which transformers looks for them.
 _NAMES = (
@@ -66,19 +72,30 @@ def weights_files(folder: Path) -> list[Path]:
 
 
 def base_digest(folder: Path) -> str:
-    """Compute the SHA-256 of a folder's weights: the name, type, shape and content of each tensor,
+    """Return the SHA-256 of a folder's weights: the name, type, shape and content of each tensor,
     in the order of the names.
+
+    It takes minutes for a large base. Therefore it is computed once by this process and the
+    processes that it starts, as long as the files keep their sizes and modification times.
 
     Raises
     ------
     InputError
         If a file holds something other than tensors; see also `weights_files`.
     """
-    digest = hashlib.sha256()
-    for name, tensor in _tensors(weights_files(folder)):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    files = weights_files(folder)
+    stats = [(str(path.resolve()), path.stat()) for path in files]
+    seen = repr([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
+    key = hashlib.sha256(seen.encode("utf-8", "surrogateescape")).hexdigest()
+    known = json.loads(os.environ.get(DIGESTS_VARIABLE, "{}"))
+    if key not in known:
+        digest = hashlib.sha256()
+        for name, tensor in _tensors(files):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        known[key] = digest.hexdigest()
+        os.environ[DIGESTS_VARIABLE] = json.dumps(known)
+    return known[key]
 
 
 def convert(files: list[Path], target: Path) -> None:

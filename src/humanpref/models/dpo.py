@@ -165,6 +165,8 @@ class DpoModel(NeuralModel, family="dpo"):
     swap_averaged = False
     scored = CHUNK
     base_: FrozenBase
+    margins_: np.ndarray
+    """The margins of the last prediction."""
 
     def check(self) -> None:
         check_base(self.config.model.backbone)
@@ -217,6 +219,8 @@ class DpoModel(NeuralModel, family="dpo"):
         )
         self.module_.link.copy_(torch.as_tensor(link))
         self.report_["link"] = facts
+        if self.held_out_ is not None:  # with the link as it was
+            self.held_out_ = self.linked(self.margins_)
 
     def margins(self, pairs: pd.DataFrame) -> np.ndarray:
         """Compute the reward of A minus that of B, (n,) float64, in nats."""
@@ -237,11 +241,15 @@ class DpoModel(NeuralModel, family="dpo"):
         inputs = self.referenced(self.inputs(pairs))
 
         def predict() -> np.ndarray:
-            log_scale, nu = self.module_.link.tolist()
-            margins = self.margins_of(inputs)
-            return link_probabilities(self.config.model.link, margins, log_scale, nu)
+            self.margins_ = self.margins_of(inputs)
+            return self.linked(self.margins_)
 
         return predict
+
+    def linked(self, margins: np.ndarray) -> np.ndarray:
+        """Turn margins (n,) into probabilities (n, 3) by the link."""
+        log_scale, nu = self.module_.link.tolist()
+        return link_probabilities(self.config.model.link, margins, log_scale, nu)
 
     def inputs(
         self, pairs: pd.DataFrame, formatter: Callable[[Pair], list[Sequence]] = dual
@@ -346,7 +354,7 @@ class RewardReport:
     margins and accuracy."""
 
     def __init__(self, training: DpoTraining) -> None:
-        self.training, self.seen, self.calls = training, [], 0
+        self.training, self.seen = training, []
         self.nu = (
             None if training.ties == "drop" else tie_score(training.ties, training.tie_at_zero)
         )
@@ -354,13 +362,15 @@ class RewardReport:
     def __call__(self, ratios: Tensor, labels: Tensor) -> Tensor:
         training, margins = self.training, ratios[:, 0] - ratios[:, 1]
         signs = (labels[:, 0] - labels[:, 1]).detach()
-        self.seen += (training.beta * margins.detach() * signs.sign())[signs != 0].tolist()
-        self.calls += 1
-        if self.calls % REPORT_EVERY == 0 and self.seen:
-            rewards, self.seen = np.array(self.seen), []
-            logger.info(
-                "rewards: margin %.4f nats, accuracy %.3f", rewards.mean(), (rewards > 0).mean()
-            )
+        reward = training.beta * margins.detach() * signs.sign()
+        self.seen.append(torch.where(signs == 0, torch.nan, reward))
+        if len(self.seen) == REPORT_EVERY:
+            rewards, self.seen = torch.cat(self.seen).numpy(force=True), []
+            rewards = rewards[~np.isnan(rewards)]
+            if len(rewards):
+                logger.info(
+                    "rewards: margin %.4f nats, accuracy %.3f", rewards.mean(), (rewards > 0).mean()
+                )
         if self.nu is None:
             return dpo(margins, labels, training.beta, training.label_smoothing)
         d = training.beta * margins

@@ -3,7 +3,6 @@ outputs into probabilities."""
 
 import copy
 import dataclasses
-import hashlib
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,11 @@ from torch import nn
 from humanpref.config.neural import EncoderInference, GradientTraining
 from humanpref.data import swap_pairs
 from humanpref.logloss import log_loss
-from humanpref.models.base import Model, TokenIds, Validation
+from humanpref.models.base import Model, Validation
 from humanpref.models.inner_folds import Labelled
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import Sequence
+from humanpref.text.token_memo import TokenMemo
 from humanpref.text.tokens import Template, Tokenised, tokenise
 from humanpref.training.inputs import Examples, TokenRows
 from humanpref.training.learned import learned_state
@@ -47,8 +47,8 @@ class NeuralModel(Model):
     tokenizer_: Any
     scored = 0
     """Positions whose scores over the vocabulary exist at one time in training."""
-    token_ids: dict[str, np.ndarray] | None = None
-    """Token ids of texts that its tokenizer has read, shared through `share_token_ids`."""
+    memo: tuple[Any, TokenMemo] | None = None
+    """The tokenizer that has read texts, and its member of `memos`."""
 
     @abstractmethod
     def build(self, pairs: pd.DataFrame) -> None:
@@ -82,18 +82,23 @@ class NeuralModel(Model):
         lengths, per_row = inputs.lengths, len(inputs.sequences[0])
         log_memory(self.module_, self.config.training, lengths, per_row, self.scored)
         examples = Examples(inputs, rows.labels, rows.weights, inputs.lengths)
-        validate = None
+        validate, latest = None, None
         if validation is not None:
             pairs, truth = validation
             predict = self.predictor(pairs)
 
             def validate() -> float:
-                return log_loss(truth, predict())
+                nonlocal latest
+                latest = predict()
+                return log_loss(truth, latest)
 
         config = self.config
         report = train(
             self.module_, examples, loss, config.training, config.seed, validate, checkpoint
         )
+        last = len(report["epochs"])
+        # A run that resumed after its last epoch has not validated.
+        self.held_out_ = latest if report.get("kept_epoch", last) == last else None
         self.report_ = {"backbone": self.backbone_facts(), "training": report}
 
     def tokenised(
@@ -109,10 +114,17 @@ class NeuralModel(Model):
                 options.prompt_share,
                 getattr(options, "truncation", "parts"),
                 template,
-                self.token_ids,
+                self._reader(),
             )
         )
         return [[next(sequences) for _ in row] for row in rows]
+
+    def _reader(self) -> TokenMemo | None:
+        if self.memos is None:
+            return None
+        if self.memo is None or self.memo[0] is not self.tokenizer_:
+            self.memo = self.tokenizer_, self.memos.of(self.tokenizer_)
+        return self.memo[1]
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         return self.predictor(pairs)()
@@ -162,13 +174,6 @@ class NeuralModel(Model):
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
         """Count the tokens of each row in one order."""
         return self.inputs(pairs).lengths.astype(np.float64)
-
-    def share_token_ids(self, known: dict[str, TokenIds]) -> None:
-        described = repr(
-            (self.tokenizer_.backend_tokenizer.to_str(), self.tokenizer_.special_tokens_map)
-        )
-        digest = hashlib.sha256(described.encode("utf-8", "surrogatepass")).hexdigest()
-        self.token_ids = known.setdefault(digest, {})
 
     def save_state(self, folder: Path) -> None:
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)

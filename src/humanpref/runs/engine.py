@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from humanpref.runs.budget import Budget
-from humanpref.runs.ensemble import Leaf, Memos
-from humanpref.runs.schedule import Policy, Result, Schedule, costliest_first, describe, free
+from humanpref.runs.ensemble import Leaf
+from humanpref.runs.schedule import Policy, Result, Schedule, describe, free, most_sensitive_first
 from humanpref.runs.workers import Job, shared_out
+from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def outcomes(
     leaves: Sequence[Leaf],
     pairs: pd.DataFrame,
     budget: Budget,
-    policy: Policy = costliest_first,
+    policy: Policy = most_sensitive_first,
     keep_going: bool = False,
     prepare: Callable[[Leaf], None] = lambda leaf: None,
 ) -> Iterator[Outcome]:
@@ -67,7 +68,7 @@ def outcomes(
     prepare : callable
         Called with each leaf before it is loaded; an exception counts as the leaf's failure.
     """
-    memos: Memos = {}
+    memos = TokenMemos()
     ordered = sorted(leaves, key=lambda leaf: leaf.uses_gpu)
     for number, leaf in enumerate(ordered):
         share = budget.share(1 / (len(ordered) - number))
@@ -76,6 +77,7 @@ def outcomes(
             gpus = usable_gpus(leaf)
             job = Job(leaf, pairs, policy, keep_going)
             if gpus >= (1 if keep_going else 2):
+                leaf.hash_base()
                 results = shared_out(job, share, gpus)
             else:
                 results = _results_here(job, share, memos)
@@ -91,7 +93,10 @@ def outcomes(
 
 
 def predictions(
-    leaves: Sequence[Leaf], pairs: pd.DataFrame, budget: Budget, policy: Policy = costliest_first
+    leaves: Sequence[Leaf],
+    pairs: pd.DataFrame,
+    budget: Budget,
+    policy: Policy = most_sensitive_first,
 ) -> dict[Path, np.ndarray]:
     """Return each leaf's predictions, (n, 3) float64, by its folder; NaN for rows that did not fit
     the budget."""
@@ -108,7 +113,7 @@ def usable_gpus(leaf: Leaf) -> int:
     return device.gpus() if leaf.uses_gpu and not launched else 0
 
 
-def _results_here(job: Job, budget: Budget, memos: Memos) -> Iterator[Result]:
+def _results_here(job: Job, budget: Budget, memos: TokenMemos) -> Iterator[Result]:
     model = job.leaf.load(memos)
     yield Result(NO_ROWS, np.empty((0, 3)))
     yield from Schedule(model, job.pairs, budget, job.policy, job.isolate).results()

@@ -15,12 +15,10 @@ from humanpref.config import Config, from_dict
 from humanpref.config.gpu import needs_gpu, uses_gpu
 from humanpref.files import read_json
 from humanpref.models import Model, load_model, model_of
-from humanpref.models.base import CONFIG_FILE, TokenIds
+from humanpref.models.base import CONFIG_FILE
 from humanpref.models.blend import read_state
 from humanpref.models.blend_weights import Blend, equal_blend, mix
-
-Memos = dict[str, TokenIds]
-"""Token IDs of texts, by the digest of the tokenizer."""
+from humanpref.text.token_memo import TokenMemos
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,21 @@ class Leaf:
         """Return the leaf itself."""
         return [self]
 
-    def load(self, memos: Memos) -> Model:
+    def hash_base(self) -> None:
+        """If the model names its base, compute the base's digest, which processes that load the
+        model inherit.
+
+        Raises
+        ------
+        InputError
+            If the base cannot be found.
+        """
+        if (self.folder / "base.json").is_file():
+            from humanpref.models.pretrained import find_base
+
+            find_base(self.folder)
+
+    def load(self, memos: TokenMemos) -> Model:
         """Load the model. It shares token IDs with all other models that use its tokenizer."""
         model = load_model(self.folder)
         model.share_token_ids(memos)

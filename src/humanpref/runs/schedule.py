@@ -64,6 +64,27 @@ def costliest_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
     return np.argsort(-costs, kind="stable")
 
 
+def most_sensitive_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Order the rows by how much a preference for one position changes their probabilities, per
+    unit of cost, highest first.
+
+    A model that prefers the first position has the logit of A too high and that of B too low.
+    Shifting both by the same small amount moves the probabilities by a distance that depends only
+    on the probabilities: it is largest where A and B are about equally likely and a tie is not.
+    The rows are ordered by the square of this distance.
+
+    Examples
+    --------
+    >>> unsure, sure, tie = [0.4, 0.4, 0.2], [0.9, 0.05, 0.05], [0.1, 0.1, 0.8]
+    >>> rows = np.array([sure, unsure, tie, unsure])
+    >>> most_sensitive_first(rows, np.array([1.0, 1.0, 1.0, 2.0])).tolist()
+    [1, 3, 0, 2]
+    """
+    a, b, tie = probabilities.T
+    moved = (a * (1 - a + b)) ** 2 + (b * (1 - b + a)) ** 2 + (tie * (a - b)) ** 2
+    return np.argsort(-moved / costs, kind="stable")
+
+
 class Unit(NamedTuple):
     """Row indices, the index of the variant that reads them, and whether A and B are exchanged."""
 
@@ -107,7 +128,7 @@ class Schedule:
         model: Model,
         pairs: pd.DataFrame,
         budget: Budget,
-        policy: Policy = costliest_first,
+        policy: Policy = most_sensitive_first,
         isolate: bool = False,
         first: np.ndarray | None = None,
     ) -> None:

@@ -26,6 +26,7 @@ from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf
 from humanpref.runs.schedule import BROKEN, Policy, Result, Schedule, describe
 from humanpref.schema import InputError
+from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
@@ -248,8 +249,9 @@ class _Crew:
 def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     """Run one of the processes of `shared_out`. It ends when its parent process does, since its
     pipe then closes."""
-    # Set before torch is imported, so that this process sees only its own GPU.
+    # Before torch is imported, so that this process sees only its own GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
+    device.expand_segments()
     logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)
     budget = Budget(until - time.time())
     first = np.full((len(job.pairs), 3), np.nan)
@@ -261,7 +263,7 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     try:
         rows, known = pipe.recv()
         first[rows] = known
-        model = job.leaf.load({})
+        model = job.leaf.load(TokenMemos())
         pipe.send("loaded")
         while True:
             part, pairs = rows, job.pairs.iloc[rows].reset_index(drop=True)

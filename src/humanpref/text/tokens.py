@@ -3,6 +3,8 @@ and for the last turn."""
 
 import itertools
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +75,7 @@ def tokenise(
     prompt_share: float,
     truncation: str = "parts",
     template: Template | None = None,
-    known: dict[str, np.ndarray] | None = None,
+    read: Callable[[list[str]], list[np.ndarray]] | None = None,
 ) -> list[Tokenised]:
     """Turn each sequence into token ids: its texts in order, with fixed tokens around and between
     them.
@@ -100,8 +102,9 @@ def tokenise(
         `parts` or `end`.
     template : Template, optional
         The fixed tokens. By default, the tokenizer's special tokens around a pair.
-    known : dict, optional
-        A cache of token ids by text for this tokenizer, to which the ids of new texts are added.
+    read : callable, optional
+        Returns the token ids of texts under this tokenizer; by default, `token_ids`. A `TokenMemo`
+        remembers them.
 
     Returns
     -------
@@ -110,7 +113,8 @@ def tokenise(
     """
     template = template or template_of(tokenizer)
     texts = [segment.text for sequence in sequences for segment in sequence]
-    known = token_ids(texts, tokenizer, {} if known is None else known)
+    read = read or partial(token_ids, tokenizer=tokenizer)
+    known = dict(zip(texts, read(texts), strict=True))
     tokenised = []
     for sequence in sequences:
         if truncation == "end":
@@ -233,16 +237,16 @@ def _join(sequence: Sequence, ids: list[np.ndarray], template: Template, cut: bo
     return Tokenised(np.concatenate(tokens).astype(np.int32), types, parts, cut)
 
 
-def token_ids(
-    texts: list[str], tokenizer: Any, known: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Add the token ids of new texts (int32, without special tokens) to `known` and return it."""
-    new = [text for text in dict.fromkeys(texts) if text not in known]
+def token_ids(texts: list[str], tokenizer: Any) -> list[np.ndarray]:
+    """Return the token ids of each text, int32, without special tokens; equal texts are tokenized
+    once."""
+    new = list(dict.fromkeys(texts))
+    known: dict[str, np.ndarray] = {}
     for start in range(0, len(new), BATCH_TEXTS):
         part = new[start : start + BATCH_TEXTS]
         ids = (np.array(ids, dtype=np.int32) for ids in text_ids(part, tokenizer))
         known.update(zip(part, ids, strict=True))
-    return known
+    return [known[text] for text in texts]
 
 
 def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:

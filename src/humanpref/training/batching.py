@@ -2,23 +2,65 @@
 
 import numpy as np
 
-Window = list[np.ndarray]
-"""The micro-batches of one optimizer step, each an array of row indices."""
 
+def shuffled_windows(rows: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Divide one epoch into the windows of its optimizer steps, each an array of `size` row
+    indices: every row once, in an order drawn from (seed, epoch).
 
-def shuffled_windows(
-    rows: int, batch_size: int, accumulation: int, seed: int, epoch: int
-) -> list[Window]:
-    """Divide one epoch into optimizer steps: every row once, in an order drawn from (seed, epoch).
-
-    The last micro-batch and the last window may be smaller; no row is dropped.
+    The last window may be smaller; no row is dropped.
     """
     order = np.random.default_rng([seed, epoch]).permutation(rows)
-    batches = [order[start : start + batch_size] for start in range(0, rows, batch_size)]
-    return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
+    return [order[start : start + size] for start in range(0, rows, size)]
 
 
-def token_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+def micro_batches(
+    window: np.ndarray, lengths: np.ndarray, batch_rows: int, batch_tokens: int, processes: int
+) -> list[list[np.ndarray]]:
+    """Divide a window among processes, and each share into forward passes, largest first.
+
+    Parameters
+    ----------
+    window : ndarray
+        (m,) row indices.
+    lengths : ndarray
+        (n,) number of tokens in each row of the epoch.
+    batch_rows, batch_tokens : int
+        Maximum rows, and tokens with padding, in one forward pass. A row with more tokens gets a
+        pass to itself.
+    processes : int
+        Number of processes; one has no passes if there are fewer rows.
+
+    Returns
+    -------
+    list of list of ndarray
+        Row indices of each pass, by process.
+
+    Examples
+    --------
+    >>> window, lengths = np.array([1, 2, 3, 4]), np.array([0, 10, 30, 40, 20])
+    >>> [[rows.tolist() for rows in share] for share in micro_batches(window, lengths, 8, 40, 2)]
+    [[[3], [1]], [[2], [4]]]
+    """
+    ordered = window[np.argsort(-lengths[window], kind="stable")]
+    # Back and forth, as 0 1 1 0 0 1, since processes wait for the one with the most tokens.
+    turns, process = np.divmod(np.arange(len(ordered)), processes)
+    process = np.where(turns % 2, processes - 1 - process, process)
+    shares = [ordered[process == number] for number in range(processes)]
+    cut = [
+        [rows[part] for part in token_batches(lengths[rows], batch_tokens, batch_rows)]
+        for rows in shares
+    ]
+    return [sorted(passes, key=lambda rows: -padded(lengths, rows)) for passes in cut]
+
+
+def padded(lengths: np.ndarray, rows: np.ndarray) -> int:
+    """Return the number of tokens of a batch, padding included."""
+    return len(rows) * int(lengths[rows].max())
+
+
+def token_batches(
+    lengths: np.ndarray, batch_tokens: int, batch_rows: int | None = None
+) -> list[np.ndarray]:
     """Batch rows of similar length, at most `batch_tokens` tokens once padded.
 
     The longest rows come first, so that a run that will exceed memory does so immediately. A row
@@ -30,6 +72,8 @@ def token_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
         (n,) number of tokens in each row.
     batch_tokens : int
         Tokens per batch, padding included.
+    batch_rows : int, optional
+        Maximum rows per batch. By default, there is no maximum.
 
     Returns
     -------
@@ -41,6 +85,7 @@ def token_batches(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     start = 0
     while start < len(order):
         size = max(1, batch_tokens // max(1, int(lengths[order[start]])))
+        size = size if batch_rows is None else min(size, batch_rows)
         batches.append(order[start : start + size])
         start += size
     return batches

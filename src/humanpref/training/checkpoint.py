@@ -1,5 +1,6 @@
 """A training run's checkpoint: one file, written atomically."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerator) -> None:
@@ -16,9 +20,7 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
 
     Every process must call this function; only the main one writes.
     """
-    device = accelerator.device
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    rng_states = gather_object([{"cpu": torch.get_rng_state(), "cuda": cuda}])
+    rng_states = gather_object([random_state(accelerator.device)])
     if accelerator.is_main_process:
         unfinished = path.with_name(f"{path.name}.new")
         torch.save(content | {"rng_states": rng_states}, unfinished)
@@ -28,25 +30,37 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
 def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) -> dict[str, Any]:
     """Read a checkpoint written by `save_checkpoint`, and restore this process's random state.
 
+    If it was written by a different number of processes, dropout differs from that of an
+    uninterrupted run.
+
     Raises
     ------
     InputError
-        If it was written by a different number of processes, or for epochs of a different length.
+        If it was written for epochs of a different length.
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
-    expected = {"processes": accelerator.num_processes, "steps in an epoch": steps_per_epoch}
-    found = {
-        "processes": len(content["rng_states"]),
-        "steps in an epoch": content["steps_per_epoch"],
-    }
-    for what, number in expected.items():
-        if found[what] != number:
-            raise InputError(
-                f"{path}: a checkpoint for {found[what]} {what}, but this run has {number}; remove "
-                "it to start over"
-            )
-    state = content["rng_states"][accelerator.process_index]
+    if content["steps_per_epoch"] != steps_per_epoch:
+        raise InputError(
+            f"{path}: a checkpoint for {content['steps_per_epoch']} steps in an epoch, but this "
+            f"run has {steps_per_epoch}; remove it to start over"
+        )
+    states = content["rng_states"]
+    if len(states) != accelerator.num_processes and accelerator.is_main_process:
+        text = "%s: written by %d processes; resumed by %d, with different dropout"
+        logger.info(text, path, len(states), accelerator.num_processes)
+    for state in states[accelerator.process_index : accelerator.process_index + 1]:
+        set_random_state(state, accelerator.device)
+    return content
+
+
+def random_state(device: torch.device) -> dict[str, Tensor | None]:
+    """Return this process's random state, on which dropout depends."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Tensor | None], device: torch.device) -> None:
+    """Restore a state that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], accelerator.device)
-    return content
+        torch.cuda.set_rng_state(state["cuda"], device)

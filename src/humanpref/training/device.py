@@ -22,6 +22,23 @@ logger = logging.getLogger(__name__)
 
 DRY_RUN = "HUMANPREF_DRY_RUN"
 """Environment variable that marks a dry run, which looks like Kaggle but is not."""
+PLAYED_GPUS = "HUMANPREF_DRY_RUN_GPUS"
+"""Environment variable with the number of GPUs that processes on the CPU play in a dry run; without
+`DRY_RUN`, it has no effect."""
+
+
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Environment variables from which torch configures its allocator: the second is the old name."""
+
+
+def expand_segments() -> None:
+    """Make torch's CUDA allocator in this process and its children extend its segments.
+
+    Batches differ in length, and fixed segments leave gaps between them that no tensor fits. This
+    must be called before torch is imported. Values that the user has set remain.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ.update(dict.fromkeys(ALLOCATOR, "expandable_segments:True"))
 
 
 def look() -> dict[str, Any]:
@@ -124,7 +141,10 @@ def require_for(config: Config) -> None:
 
 
 def gpus() -> int:
-    """Count the GPUs that torch sees, without starting CUDA in this process."""
+    """Count the GPUs that torch sees, or that a dry run plays, without starting CUDA in this
+    process."""
+    if os.environ.get(DRY_RUN) and (played := os.environ.get(PLAYED_GPUS)):
+        return len(names(int(played)))
     try:
         import torch
     except ImportError:

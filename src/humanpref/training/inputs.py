@@ -89,7 +89,7 @@ class Examples(NamedTuple):
     weights : ndarray, optional
         (n,), at least 0, not all 0. Weight 2 is equivalent to duplicating the row.
     lengths : ndarray, optional
-        (n,) tokens that each row costs, for `forward_tokens`. If None, a batch is not divided.
+        (n,) tokens that each row costs, for `forward_tokens`. If None, each row counts as one.
     """
 
     collate: Collate

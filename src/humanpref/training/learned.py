@@ -1,5 +1,8 @@
 """The part of a module that training changes, which checkpoints and artifacts keep."""
 
+import contextlib
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 
@@ -26,3 +29,21 @@ def load_learned(module: nn.Module, state: dict[str, Tensor]) -> None:
             f"these weights differ from the module's: {sorted(set(state) ^ expected)[:5]}"
         )
     module.load_state_dict(state, strict=False)
+
+
+@contextlib.contextmanager
+def frozen_embeddings(module: nn.Module, frozen: bool) -> Iterator[None]:
+    """Within the block, do not train the token embeddings of `module.backbone` if `frozen` is true.
+
+    Afterwards they count as trainable again, so that an artifact contains them.
+    """
+    backbone = module.get_submodule("backbone") if frozen else None
+    weights = [] if backbone is None else [backbone.get_input_embeddings().weight]
+    weights = [weight for weight in weights if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

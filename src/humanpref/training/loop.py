@@ -1,7 +1,6 @@
 """An explicit training loop on top of accelerate: AdamW, a linear schedule, gradient accumulation,
 mixed precision, and validation after each epoch."""
 
-import contextlib
 import logging
 import math
 import resource
@@ -22,10 +21,12 @@ from transformers import get_linear_schedule_with_warmup
 
 from humanpref.config.neural import LoopOptions
 from humanpref.schema import InputError
-from humanpref.training.batching import Window, shuffled_windows, token_batches
+from humanpref.training.batching import shuffled_windows
 from humanpref.training.checkpoint import load_checkpoint, save_checkpoint
-from humanpref.training.inputs import Examples, moved
-from humanpref.training.learned import learned_state, load_learned
+from humanpref.training.exchange import launched, start_equal, summed
+from humanpref.training.gradients import Gradients
+from humanpref.training.inputs import Examples
+from humanpref.training.learned import frozen_embeddings, learned_state, load_learned
 from humanpref.training.losses import Loss
 from humanpref.training.parameter_groups import parameter_groups
 from humanpref.training.precision import process_state, resolve
@@ -52,7 +53,9 @@ def train(
 
     A step follows the gradient of the mean of weight x loss over the rows of its window, with
     weights scaled to a mean of 1 over all rows. Each row counts once, however a window is cut into
-    micro-batches or shared by processes, and however short the last window is.
+    micro-batches or shared by processes, and however short the last window is. If memory runs out,
+    in any process, all halve `forward_tokens` for the rest of the run and repeat the step, from the
+    same random state.
 
     Parameters
     ----------
@@ -78,15 +81,15 @@ def train(
     -------
     dict
         The report: `trainable_parameters`, `steps`, how many of them the gradient scaler skipped
-        (`skipped_steps`), `effective_batch`, `precision`, `processes`, `seconds`,
-        `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason if epochs are
-        missing; `kept_epoch` if one was chosen.
+        (`skipped_steps`), `effective_batch`, the final `forward_tokens`, `precision`, `processes`,
+        `seconds`, `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason if epochs
+        are missing; `kept_epoch` if one was chosen.
 
     Raises
     ------
     InputError
-        If a loss or a gradient is not finite, the device does not support the precision, or an
-        option needs validation rows and there are none.
+        If a loss or a gradient is not finite, a single row does not fit into memory, the device
+        does not support the precision, or an option needs validation rows and there are none.
     """
     for option, given in (
         ("keep_best_epoch", options.keep_best_epoch),
@@ -101,16 +104,19 @@ def train(
         raise ValueError(
             "trainable weights must be float32: gradient scaling and small steps both need it"
         )
-    run = TrainingRun(module, examples, loss, options, seed)
-    if checkpoint is not None and checkpoint.exists():
-        run.load(checkpoint)
-    save = partial(run.save, checkpoint) if checkpoint is not None else None
-    while run.progress.stopped is None and run.progress.epoch < options.epochs:
-        run.epoch(save)
-        run.end_epoch(validate)
-        if save:
-            save()
-    report = run.finish()
+    with frozen_embeddings(module, options.freeze_embeddings):
+        run = TrainingRun(module, examples, loss, options, seed)
+        if checkpoint is not None and checkpoint.exists():
+            run.load(checkpoint)
+        save = partial(run.save, checkpoint) if checkpoint is not None else None
+        while run.progress.stopped is None and run.progress.epoch < options.epochs:
+            run.epoch(save)
+            out_of_time = run.progress.stopped is not None
+            run.end_epoch(validate)
+            # A run out of time has saved its last step, from which it continues if it is resumed.
+            if save and not out_of_time:
+                save()
+        report = run.finish()
     # The next model needs the memory, and accelerate's optimizer refers to itself under a scaler.
     del run, save
     clear_device_cache(garbage_collection=True)
@@ -123,8 +129,8 @@ class TrainingRun:
     def __init__(
         self, module: nn.Module, examples: Examples, loss: Loss, options: LoopOptions, seed: int
     ) -> None:
-        self.module, self.examples, self.loss, self.options = module, examples, loss, options
-        self.seed, self.rows = seed, len(examples.labels)
+        self.module, self.options, self.seed = module, options, seed
+        self.rows = len(examples.labels)
         self.precision = resolve(options.precision, process_state().device)
         # Accelerate keeps its state for the life of the process and refuses a second precision, but
         # each run is independent.
@@ -133,23 +139,19 @@ class TrainingRun:
         torch.manual_seed(seed + self.accelerator.process_index)
         device = self.accelerator.device
         self.home = next(module.parameters()).device
-        weights = examples.weights
-        scale = np.ones(self.rows) if weights is None else weights / weights.mean()
-        self.labels = torch.as_tensor(examples.labels, dtype=torch.float32, device=device)
-        self.scales = torch.as_tensor(scale, dtype=torch.float32, device=device)
-        batches = math.ceil(self.rows / options.batch_size)
-        self.steps_per_epoch = math.ceil(batches / options.accumulation)
+        module.to(device)
+        start_equal(module)
+        self.gradients = Gradients(
+            module, examples, loss, options, self.accelerator, options.forward_tokens
+        )
+        self.effective_batch = options.batch_size * options.accumulation
+        self.steps_per_epoch = math.ceil(self.rows / self.effective_batch)
         total = self.steps_per_epoch * options.epochs
         optimizer = torch.optim.AdamW(parameter_groups(module, options), lr=options.learning_rate)
         self.schedule = get_linear_schedule_with_warmup(
             optimizer, round(options.warmup * total), total
         )
-        self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
-        # The loop enters autocast itself; a patched forward would also apply it to validation.
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        # Unwrapping leaves the original forward as an attribute of the module: a reference cycle
-        # that would keep a deleted module in memory.
-        vars(module).pop("forward", None)
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.progress = Progress()
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.started = self.saved = time.perf_counter()
@@ -160,20 +162,18 @@ class TrainingRun:
             self.rows,
             options.epochs,
             self.steps_per_epoch,
-            options.batch_size * options.accumulation,
+            self.effective_batch,
             self.precision,
             device,
             self.accelerator.num_processes,
-            sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6,
+            sum(weight.numel() for weight in self.gradients.weights) / 1e6,
         )
 
     def epoch(self, save: Callable[[], None] | None) -> None:
         """Take the epoch's remaining steps, or as many of them as time allows."""
         progress, options = self.progress, self.options
-        windows = shuffled_windows(
-            self.rows, options.batch_size, options.accumulation, self.seed, progress.epoch
-        )
-        self.wrapped.train()
+        windows = shuffled_windows(self.rows, self.effective_batch, self.seed, progress.epoch)
+        self.module.train()
         name = f"epoch {progress.epoch + 1}/{options.epochs}"
         bar = EpochBar(name, len(windows), progress.step, self.accelerator.is_main_process)
         for window in windows[progress.step :]:
@@ -188,6 +188,8 @@ class TrainingRun:
                 options.seconds is not None and now - self.started > options.seconds,
                 save is not None and now - self.saved > 60 * options.checkpoint_minutes,
             )
+            if save and (over or due):
+                save()
             if over:
                 progress.stopped = (
                     f"after {options.seconds:g} s, in epoch {progress.epoch + 1} at step "
@@ -195,42 +197,22 @@ class TrainingRun:
                 )
                 logger.warning("training stopped %s", progress.stopped)
                 break
-            if save and due:
-                save()
         bar.close()
 
-    def step(self, window: Window) -> None:
-        """Take one optimizer step on a window of batches."""
+    def step(self, window: np.ndarray) -> None:
+        """Take one optimizer step on a window of rows."""
         accelerator, options, progress = self.accelerator, self.options, self.progress
-        rows_in_window = sum(len(rows) for rows in window)
-        parts = _parts(window, self.examples.lengths, options.forward_tokens)
-        for number, rows in enumerate(parts):
-            # Each process takes its share of the rows. A process without a share computes one row
-            # with weight 0, since the others wait for its gradients.
-            own = rows[accelerator.process_index :: accelerator.num_processes]
-            counts = len(own) > 0
-            own = own if counts else rows[:1]
-            last = number == len(parts) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                batch = self.examples.collate(own)
-                progress.tokens += (
-                    int(batch["attention_mask"].sum()) * counts if "attention_mask" in batch else 0
-                )
-                with accelerator.autocast():
-                    logits = self.wrapped(**moved(batch, accelerator.device))
-                losses = self.loss(logits.float(), self.labels[own]) * self.scales[own] * counts
-                share = losses.sum() / rows_in_window
-                value = accelerator.reduce(share.detach(), "sum").item()
-                if not math.isfinite(value):
-                    raise self._not_finite(f"the loss is {value}", rows)
-                # Accelerate averages the processes' gradients, but their sum is needed.
-                accelerator.backward(share * accelerator.num_processes)
-            progress.summed += value * rows_in_window
+        passes, tokens = self.gradients.of(window)
+        for rows, loss in passes:
+            if not math.isfinite(loss):
+                raise self._not_finite(f"the loss is {loss}", rows)
+        progress.tokens += tokens
+        progress.summed += sum(loss for _, loss in passes) * len(window)
         norm = accelerator.clip_grad_norm_(
-            self.module.parameters(), options.max_grad_norm or math.inf
+            self.gradients.weights, options.max_grad_norm or math.inf
         )
         if accelerator.scaler is None and not math.isfinite(norm):
-            raise self._not_finite(f"the gradient's norm is {float(norm)}", np.concatenate(window))
+            raise self._not_finite(f"the gradient's norm is {float(norm)}", window)
         self.optimizer.step()
         if self.optimizer.step_was_skipped:
             # The schedule does not advance in this case.
@@ -240,13 +222,13 @@ class TrainingRun:
             )
             if progress.skipped_last == MOST_SKIPPED:
                 raise self._not_finite(
-                    f"the gradient was not finite in {MOST_SKIPPED} steps", np.concatenate(window)
+                    f"the gradient was not finite in {MOST_SKIPPED} steps", window
                 )
         else:
             progress.skipped_last = 0
             self.schedule.step()
         self.optimizer.zero_grad()
-        progress.seen += rows_in_window
+        progress.seen += len(window)
 
     def _not_finite(self, what: str, rows: np.ndarray) -> InputError:
         """Return the error that stops the run, naming the step, the rows and the likely cause."""
@@ -293,23 +275,20 @@ class TrainingRun:
 
     def finish(self) -> dict[str, Any]:
         """Keep the weights of the last or the best epoch, and report the run."""
-        progress, options = self.progress, self.options
-        tokens = self.accelerator.reduce(
-            torch.tensor(float(progress.tokens), device=self.accelerator.device), "sum"
-        ).item()
+        progress = self.progress
+        tokens = summed(torch.tensor(progress.tokens, device=self.accelerator.device)).item()
         report: dict[str, Any] = {
-            "trainable_parameters": sum(
-                p.numel() for p in self.module.parameters() if p.requires_grad
-            ),
+            "trainable_parameters": sum(w.numel() for w in self.gradients.weights),
             "steps": progress.steps,
             "skipped_steps": progress.skipped,
-            "effective_batch": options.batch_size * options.accumulation,
+            "effective_batch": self.effective_batch,
+            "forward_tokens": self.gradients.forward_tokens,
             "precision": self.precision,
             "device": str(self.accelerator.device),
             "processes": self.accelerator.num_processes,
             "seconds": progress.seconds,
             "seconds_per_step": progress.seconds / max(1, progress.steps),
-            "tokens": int(tokens),
+            "tokens": tokens,
             "peak_memory_bytes": _peak_memory(self.accelerator.device),
             "epochs": progress.epochs,
         }
@@ -331,6 +310,7 @@ class TrainingRun:
         content = {
             "steps_per_epoch": self.steps_per_epoch,
             "progress": asdict(self.progress),
+            "forward_tokens": self.gradients.forward_tokens,
             "module": learned_state(self.module),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -343,6 +323,7 @@ class TrainingRun:
         """Resume from a checkpoint written by `save`."""
         content = load_checkpoint(path, self.steps_per_epoch, self.accelerator)
         self.progress, self.best = Progress(**content["progress"]), content["best"]
+        self.gradients.forward_tokens = content["forward_tokens"]
         load_learned(self.module, content["module"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
@@ -353,15 +334,10 @@ class TrainingRun:
     def _in_any_process(self, *flags: bool) -> list[bool]:
         """Return, for each flag, whether it is set in any process. The processes' clocks differ,
         but they must stop and save together."""
-        if self.accelerator.num_processes == 1:
+        if not launched():
             return list(flags)
-        return (
-            self.accelerator.reduce(
-                torch.tensor(flags, device=self.accelerator.device).float(), "sum"
-            )
-            .bool()
-            .tolist()
-        )
+        votes = torch.tensor(flags, dtype=torch.int32, device=self.accelerator.device)
+        return summed(votes).bool().tolist()
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -370,13 +346,6 @@ def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _parts(window: Window, lengths: np.ndarray | None, forward_tokens: int) -> list[np.ndarray]:
-    """Divide the window's batches into parts for single forward passes."""
-    if lengths is None:
-        return window
-    return [rows[part] for rows in window for part in token_batches(lengths[rows], forward_tokens)]
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:

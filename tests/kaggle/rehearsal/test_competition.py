@@ -5,7 +5,8 @@ import csv
 import pandas as pd
 import pytest
 
-from humanpref.data import grouped_folds, prompt_keys, read_pairs
+from humanpref.config import load_config
+from humanpref.data import as_pairs, grouped_folds, held_out, prompt_keys, read_pairs
 from humanpref.kaggle.rehearsal.competition import SYNTHETIC_ROWS, Competition, read_competition
 from humanpref.schema import ID, LABEL_COLUMNS
 
@@ -99,3 +100,17 @@ def test_rows_are_repeated_under_ids_of_their_own():
     assert competition.test.to_numpy().tolist() == expected
     competition.repeat_test(1)
     assert competition.test.to_numpy().tolist() == [["2", "a"]]
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 16])
+def test_processes_cannot_share_the_last_batch(arena, batch_size):
+    competition = read_competition(arena / "train.csv", arena / "test.csv")
+    config = load_config("tiny", overrides=[f"training.batch_size={batch_size}"])
+    competition.make_uneven(config)
+    pairs = as_pairs(competition.train)
+    held = held_out(pairs, config.training.validation_fraction, config.seed)
+    assert (~held).sum() % batch_size == 1
+    assert 20 < len(pairs) <= 120
+    assert len(competition.test) == 23
+    competition.make_uneven(config)
+    assert (len(competition.train), len(competition.test)) == (len(pairs), 23)

@@ -15,7 +15,6 @@ from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.dry_run import DryRun, dry_run
-from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.runs import train as experiment
 from humanpref.schema import InputError
 
@@ -197,19 +196,19 @@ def test_both_layouts_and_too_little_memory(artifact, labelled_test, tmp_path, m
         assert report == read_json(tmp_path / "dry-run" / report["layout"] / "report.json")
 
 
-def _failures(fault: str) -> str:
-    return {
-        "missing-dataset": "expected one dataset with humanpref-dataset.json under",
-        "corrupt-wheel": "with SHA-256",
-        "corrupt-weights": "artifacts/prior/",
-        "slow": "TimeoutError: stopped after",
-        "oom": "RuntimeError: the inference process ended with -9 (SIGKILL; out of memory?)",
-    }[fault]
+FAILURES = {
+    "missing-dataset": "expected one dataset with humanpref-dataset.json under",
+    "corrupt-wheel": "with SHA-256",
+    "corrupt-weights": "artifacts/prior/",
+    "slow": "TimeoutError: stopped after",
+    "oom": "RuntimeError: the inference process ended with -9 (SIGKILL; out of memory?)",
+}
+"""What is told of the faults with which nothing can be predicted."""
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_wheel")
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "no-labels"])
+@pytest.mark.parametrize("fault", FAILURES)
 def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
     fault, artifact, labelled_test, tmp_path
 ):
@@ -225,7 +224,7 @@ def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
     assert report.exit_codes == {"infer": 1, "rerun": 0}
     assert report.predicted == 0
     for name in ("infer", "rerun"):
-        assert _failures(fault) in report.degraded[name][0]
+        assert FAILURES[fault] in report.degraded[name][0]
         assert report.degraded[name][-1] == "24 of 24 rows have the prior"
     assert check_submission(tmp_path / "out" / "submission.csv", labelled_test) == []
     assert (
@@ -240,6 +239,51 @@ def test_a_fault_fails_the_commit_run_and_not_the_hidden_one(
     assert all(f"exit code {code} after" in text for code in (0, 1))
     assert "PASS, DEGRADED BY THE FAULT" in text.splitlines()[-1]
     assert report.to_dict()["verdict"] == report.verdict
+
+
+def two_gpus(arena, labelled_test, tmp_path, monkeypatch, *options) -> tuple[dict, list[str]]:
+    """A dry run of a small model with two played GPUs; returns the report and the lines."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "out"
+    command = ["kaggle", "dry-run", "--gpus", "2", "--out", str(out), "--set", "training.epochs=1"]
+    rows = ["--train", str(arena / "train.csv"), "--test", str(labelled_test)]
+    main(["--quiet", *command, *rows, "--set", "model.scratch_hidden_size=16", *options])
+    report = read_json(out / "report.json")
+    assert report["passed"], report["reasons"]
+    assert report["predicted"] == 23
+    log = [line for name in ("train", "infer") for line in (out / f"{name}.log").open()]
+    return report, log
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_wheel")
+def test_two_processes_of_one_training_of_which_one_is_killed(
+    arena, labelled_test, tmp_path, monkeypatch
+):
+    report, log = two_gpus(
+        arena, labelled_test, tmp_path, monkeypatch, "--fault", "killed-training"
+    )
+    assert report["exit_codes"] == {"train": 1, "resumed": 0, "infer": 0}
+    assert any("89 rows" in line and "device cpu:0, 2 processes" in line for line in log)
+    assert "2 processes" in (tmp_path / "out" / "resumed.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_wheel")
+def test_two_folds_at_a_time_and_a_process_that_is_killed_in_inference(
+    arena, labelled_test, tmp_path, monkeypatch
+):
+    report, log = two_gpus(
+        arena,
+        labelled_test,
+        tmp_path,
+        monkeypatch,
+        *("--folds", "2", "--fault", "killed-inference"),
+    )
+    assert report["exit_codes"] == {"train": 0, "infer": 0, "rerun": 0}
+    assert {"fold-0: on GPU 0\n", "fold-1: on GPU 1\n"} <= set(log)
+    for name in ("infer", "rerun"):
+        assert any("its process ended with -9" in reason for reason in report["degraded"][name])
 
 
 @pytest.mark.slow
@@ -259,6 +303,12 @@ def test_options_that_make_no_sense(artifact, tmp_path):
     for options, message in (
         ({"fault": "fire"}, "--fault 'fire': expected one of missing-dataset"),
         ({"fault": "no-labels", "artifacts": (artifact,)}, "does not run with --artifact"),
+        (
+            {"fault": "killed-training", "artifacts": (artifact,)},
+            "--fault killed-training tests the training kernel",
+        ),
+        ({"fault": "killed-inference"}, "--fault killed-inference: needs --gpus, such as"),
+        ({"gpus": -1}, "--gpus -1: expected at least 0"),
         ({"preset": "tinny"}, "unknown preset"),
         ({"memory": 0}, "--memory 0: expected more than 0 GiB"),
         ({"test_rows": 0}, "--rows 0: expected at least 1"),

@@ -5,7 +5,7 @@ import shutil
 
 from humanpref.config import load_config
 from humanpref.kaggle.contract import MARKER
-from humanpref.kaggle.rehearsal.faults import damage_inputs
+from humanpref.kaggle.rehearsal.faults import damage_inputs, kill_of
 from humanpref.runs import train as experiment
 
 
@@ -31,6 +31,13 @@ def test_a_fault_leaves_what_was_staged_alone(arena, tmp_path):
     ]
     assert sorted(path.suffix for path in changed) == [".safetensors", ".whl"]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_only_the_kernel_of_a_fault_loses_a_process():
+    kernels = ("train", "resumed", "infer", "rerun")
+    assert [bool(kill_of("killed-training", kernel)) for kernel in kernels] == [1, 0, 0, 0]
+    assert [bool(kill_of("killed-inference", kernel)) for kernel in kernels] == [0, 0, 1, 1]
+    assert not any(kill_of(fault, kernel) for fault in (None, "oom") for kernel in kernels)
 
 
 def test_a_missing_dataset_is_gone_from_its_mount(tmp_path):

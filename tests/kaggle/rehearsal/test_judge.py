@@ -125,8 +125,67 @@ def test_a_training_without_labels_has_to_fail_and_to_say_why(tmp_path, report, 
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "passed"), [("... -9 (SIGKILL; out of memory?)", True), ("no memory", False)]
+)
+def test_a_training_whose_process_is_killed_has_to_say_so(tmp_path, report, line, passed):
+    report.fault, report.exit_codes = "killed-training", {"train": 1, "resumed": 1}
+    (tmp_path / "log").write_text(f"The training kernel failed: RuntimeError: {line}\n")
+    judge_training(tmp_path, tmp_path / "log", report)
+    assert (report.reasons == []) == passed
+    # The version that resumes the run has no excuse.
+    judge_training(tmp_path, tmp_path / "log", report, "resumed")
+    assert report.reasons[-1] == "the training kernel ended with exit code 1"
+
+
+def test_an_inference_whose_process_is_killed_predicts_every_row(working, report):
+    report.fault = "killed-inference"
+    told = ["model: GPU 1: its process ended with -9"]
+    assert judged(working, report, degraded=told) == []
+    assert judged(working, report) == ["commit run: status.json does not report the fault"]
+    report.reasons.clear()
+    (reason,) = judged(working, report, degraded=told, predicted=2)
+    assert reason == "commit run: 2 of 3 rows were predicted"
+
+
+def test_the_inference_after_a_resumed_training_is_a_good_one(working, report):
+    report.fault = "killed-training"
+    assert judged(working, report) == []
+    assert judged(working, report, degraded=["slow"]) == ["commit run: degraded: slow"]
+
+
+@pytest.mark.parametrize(
+    ("log", "unused"),
+    [
+        ("training: 9 rows, 2 processes", ""),
+        ("fold-0: on GPU 0\nfold-1: on GPU 1", ""),
+        ("fold-0: on GPU 0", "1"),
+        ("", "0, 1"),
+    ],
+)
+def test_every_gpu_has_to_be_used_in_training(tmp_path, report, log, unused):
+    report.gpus, report.exit_codes = 2, {"train": 0, "resumed": 0}
+    (tmp_path / "log").write_text(log)
+    (tmp_path / "artifact").mkdir()
+    write_json(tmp_path / "artifact" / "metrics.json", {})
+    judge_training(tmp_path, tmp_path / "log", report)
+    judge_training(tmp_path, tmp_path / "log", report, "resumed", launches=True)
+    assert report.reasons == []  # a blend trains in one process, and a single model may be left
+    judge_training(tmp_path, tmp_path / "log", report, launches=True)
+    assert report.reasons == ([f"training: no process for GPU {unused}"] if unused else [])
+
+
+def test_every_gpu_has_to_be_used_in_inference(working, report):
+    report.gpus = 2
+    (working / "infer.log").write_text("GPU 0: tokens\n")
+    write_json(working / "status.json", STATUS | {"log": "infer.log"})
+    judge_inference("infer", working, working / "test.csv", None, report, uses_gpus=True)
+    assert report.reasons == ["commit run: no process for GPU 1"]
+
+
 def test_a_training_has_to_leave_its_metrics(tmp_path, report):
     report.exit_codes["train"] = 3
+    (tmp_path / "log").touch()
     judge_training(tmp_path, tmp_path / "log", report)
     report.exit_codes["train"] = 0
     judge_training(tmp_path, tmp_path / "log", report)

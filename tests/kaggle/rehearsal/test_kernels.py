@@ -100,6 +100,38 @@ def test_a_fault_is_planted_for_the_inference_kernel_alone(tmp_path, kernels):
     assert kernels.report.reasons == []
 
 
+def test_played_gpus_reach_the_kernel(tmp_path, kernels):
+    code = (
+        "import os; print(*(os.environ.get(name) for name in ('HUMANPREF_DRY_RUN', "
+        "'HUMANPREF_DRY_RUN_GPUS', 'ACCELERATE_USE_CPU')))"
+    )
+    path = write_kernel(tmp_path / "k", code)
+    for gpus, line in ((0, "1 None None"), (2, "1 2 true")):
+        kernels.report.gpus = gpus
+        kernels.run("rerun" if gpus else "infer", path)
+        assert kernels.echo.__self__[-1].endswith(f"] {line}")
+
+
+def test_a_later_version_mounts_what_the_one_before_left(tmp_path, kernels):
+    code = (
+        "import glob, os\n"
+        "print(len(glob.glob(os.environ['HUMANPREF_KAGGLE_ROOT'] + '/input/**/x', recursive=1)))\n"
+        "open('x', 'w').close()"
+    )
+    path = write_kernel(tmp_path / "k", code)
+    for name in ("train", "resumed"):
+        kernels.run(name, path)
+    logs = [(tmp_path / f"{name}.log").read_text() for name in ("train", "resumed")]
+    assert logs == ["0\n", "1\n"]
+    assert kernels.report.reasons == []
+
+
+def test_a_fault_without_a_process_to_kill_fails(tmp_path, kernels):
+    kernels.report.fault = "killed-training"
+    kernels.run("train", write_kernel(tmp_path / "k", "print('training: 9 rows')"))
+    assert kernels.report.reasons == ["training: there was no process to kill"]
+
+
 def test_too_much_memory_is_for_the_inference_kernel_alone(tmp_path, kernels):
     child = "import time; x = bytearray(100 * 2**20); time.sleep(1)"
     code = f"import subprocess, sys; print(subprocess.call([sys.executable, '-c', {child!r}]))"

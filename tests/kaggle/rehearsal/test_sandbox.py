@@ -114,6 +114,33 @@ def test_a_process_that_holds_too_much_memory_is_killed(box, limit, expected):
     assert lines == [expected]
 
 
+def test_the_youngest_process_of_that_name_is_killed_once(box):
+    """One that is called otherwise, and one that comes later, live on."""
+    code = """
+import subprocess, sys
+start = lambda name: subprocess.Popen([sys.executable, "-c", "import sys; input()", name],
+                                      stdin=subprocess.PIPE)
+children = [start(name) for name in ("worker", "worker", "other")]
+print("loaded", flush=True)
+children[1].wait()
+children.append(start("worker"))
+print("loaded", flush=True)
+for child in children:
+    child.communicate(b"go on")
+print([child.returncode for child in children])
+"""
+    kill, lines = sandbox.Kill("^loaded$", "input()\0worker"), []
+    assert sandbox.run(box, [box.python, "-c", code], lines.append, kill=kill) == 0
+    assert lines == ["loaded", "loaded", "[0, -9, 0, 0]"]
+    assert kill.done
+
+
+def test_a_process_that_is_not_there_is_not_killed(box):
+    kill, lines = sandbox.Kill("^loaded$", "worker"), []
+    assert sandbox.run(box, [box.python, "-c", "print('loaded')"], lines.append, kill=kill) == 0
+    assert not kill.done
+
+
 def test_bubblewrap_is_used_where_it_works(monkeypatch, caplog):
     assert sandbox.detect() == ("bwrap" if sandbox.why_no_bubblewrap() is None else "none")
     caplog.clear()

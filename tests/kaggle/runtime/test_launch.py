@@ -1,11 +1,16 @@
 """The training kernel's processes: their time, their number, and what an earlier version of the
 kernel left."""
 
+import json
 import os
 import re
 import shutil
+import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from humanpref.config import load_config
@@ -18,7 +23,8 @@ from humanpref.kaggle.runtime.train import resolve
 from humanpref.models.sparse import SparseModel
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
-from humanpref.schema import InputError
+from humanpref.runs.train import Run, partial_of
+from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.training import device
 
 SPARSE = {"preset": "sparse", "folds": 2}
@@ -93,13 +99,14 @@ def interrupted(tree: Path, monkeypatch) -> None:
             experiment.train(config, rows, tree / "working" / "artifact", folds=2)
 
 
-def test_a_later_version_goes_on_where_an_earlier_one_stopped(tree, monkeypatch, capfd):
+def test_a_later_version_goes_on_where_an_earlier_one_stopped(tree, monkeypatch, caplog):
+    caplog.set_level("INFO")
     interrupted(tree, monkeypatch)
     partial = leave(tree, "artifact.partial")
     before = (partial / "fold-0" / "model.safetensors").stat().st_mtime_ns
     status = train(tree, SPARSE)
     assert status["finished"] is True
-    assert "fold-0: already done, skipped" in capfd.readouterr().out
+    assert "fold-0: already done, skipped" in caplog.text
     trained = tree / "working" / "artifact"
     assert Artifact.load(trained).facts["members"] == ["fold-0", "fold-1"]
     assert status["prior"] == list(Artifact.load(trained).prior)
@@ -132,16 +139,19 @@ def test_when_the_time_is_over_there_is_no_artifact_and_no_error(tree, capfd, ca
     assert "UNFINISHED: stopped after" in caplog.text
 
 
-def test_a_training_that_fails_says_why(tree, tmp_path):
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(RuntimeError, match=r"^InputError: .*taken: already exists"):
-        launch.train(
-            load_config("prior"),
-            tree / "input" / COMPETITION / "train.csv",
-            tmp_path / "taken",
-            None,
-            SECONDS,
-        )
+def planned(tree: Path, preset: str, *overrides: str, folds: int | None = None) -> Run:
+    rows = tree / "input" / COMPETITION / "train.csv"
+    config = load_config(preset, overrides=overrides)
+    return Run.plan(config, rows, tree / "working" / "artifact", folds)
+
+
+def test_a_training_that_fails_says_why(tree):
+    run = planned(tree, "sparse")
+    rows = tree / "input" / COMPETITION / "train.csv"
+    rows.write_text("id\n1\n")
+    with pytest.raises(RuntimeError, match=r"^InputError: .*train.csv: missing column"):
+        launch.train(run, SECONDS, SECONDS)
+    assert list((tree / "working").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -153,16 +163,18 @@ def test_a_training_whose_artifact_is_there_has_succeeded(tree, at_exit, caplog,
     assert train(tree, SPARSE)["finished"] is True
     assert Artifact.load(tree / "working" / "artifact").facts["members"] == ["fold-0", "fold-1"]
     assert re.search(
-        f"the training process ended with {code}, after the artifact was written", caplog.text
+        f"fold-1: the training process ended with {code}, after the model was written", caplog.text
     )
 
 
-def test_an_artifact_of_before_is_no_success(tree, tmp_path, at_exit):
-    at_exit("os._exit(3)")
-    (tmp_path / "taken").mkdir()
-    rows = tree / "input" / COMPETITION / "train.csv"
-    with pytest.raises(RuntimeError, match=r"taken: already exists"):
-        launch.train(load_config("prior"), rows, tmp_path / "taken", None, SECONDS)
+def test_a_folder_that_is_taken_is_not_trained_into(tree):
+    run = planned(tree, "prior")
+    run.out.mkdir()
+    with pytest.raises(InputError, match=r"artifact: already exists"):
+        launch.train(run, SECONDS, SECONDS)
+    run.out.rmdir()
+    with run.opened(), pytest.raises(InputError, match="another process is training here"):
+        launch.train(run, SECONDS, SECONDS)
 
 
 def test_pretrained_weights_need_a_gpu_whatever_the_presets_own_backbone_is(tree, monkeypatch):
@@ -201,30 +213,211 @@ def test_a_training_that_needs_no_gpu_does_without(tree, monkeypatch):
     monkeypatch.delenv(device.DRY_RUN, raising=False)
     monkeypatch.setattr(device, "lacking", lambda: "none was found")
     begun = []
-    monkeypatch.setattr(launch, "train", lambda config, *_: begun.append(config.preset))
+    monkeypatch.setattr(launch, "train", lambda run, *_: begun.append(run.config.preset))
     train(tree, {"preset": "deberta-v3-small", "overrides": ["model.backbone=scratch"]})
     monkeypatch.delattr(device, "lacking")  # nobody looks
     train(tree, SPARSE)
     assert begun == ["deberta-v3-small", "sparse"]
 
 
-def test_gradient_descent_gets_its_share_of_the_time(tmp_path):
-    assert resolve(
-        KernelRun("tiny", folds=5, train_seconds=1000), tmp_path
-    ).training.seconds == pytest.approx(170)
-    assert resolve(
-        KernelRun("tiny", ("training.seeds=2",)), tmp_path
-    ).training.seconds == pytest.approx(0.85 * 11.5 * 1800)
-    assert resolve(KernelRun("tiny", ("training.seconds=60",)), tmp_path).training.seconds == 60
-    assert resolve(KernelRun("sparse", train_seconds=1000), tmp_path) == load_config("sparse")
+STAND_IN = """
+import json, os, signal, sys, time
+
+if "humanpref.kaggle.runtime.launch" in sys.orig_argv:
+    order, started = json.loads(sys.orig_argv[-1]), time.time()
+    name, behavior = order["model"], {behavior!r}.get(order["model"], "")
+    folder = order["out"] + ".partial"
+    open(os.path.join(folder, ".begun-" + name), "w").close()
+    if behavior.startswith("outlasts "):
+        other = os.path.join(folder, ".begun-" + behavior.split()[1])
+        while not os.path.exists(other) and time.time() < started + 60:
+            time.sleep(0.01)
+        time.sleep(1.5)
+    if behavior == "loses a process":
+        print("training failed: RuntimeError: the connection was closed")
+        print("Root Cause (first observed failure):")
+        print("  exitcode  : -9 (pid: 29)  (SIGKILL)", flush=True)
+        os._exit(1)
+    if behavior == "fails":
+        print("training failed: ValueError: no luck", flush=True)
+        os._exit(1)
+    if behavior == "is killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behavior == "hangs":
+        time.sleep(60)
+    os.mkdir(os.path.join(folder, name))
+    gpu, seconds = os.environ.get("CUDA_VISIBLE_DEVICES"), order["config"]["training"]["seconds"]
+    print("journal " + json.dumps([name, gpu, seconds, started, time.time()]), flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch, capfd):
+    """Let quick stand-ins take the place of the training processes; the models named in `behave`
+    fail, are killed, hang, or outlast another's beginning. `journal` returns the model, the GPU,
+    the limit, the start and the end of each that finished."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(Run, "finish", lambda run: run.work.rename(run.out))
+
+    class StandIns:
+        printed = ""
+
+        def behave(self, **behavior):
+            folder = tmp_path / "site"
+            folder.mkdir(exist_ok=True)
+            names = {name.replace("_", "-"): how for name, how in behavior.items()}
+            text = STAND_IN.replace("{behavior!r}", repr(names))
+            (folder / "sitecustomize.py").write_text(text)
+            monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}")
+
+        def journal(self):
+            self.printed = capfd.readouterr().out
+            lines = [line.partition("journal ")[2] for line in self.printed.splitlines()]
+            return [json.loads(line) for line in lines if line]
+
+    stand_ins = StandIns()
+    stand_ins.behave()
+    return stand_ins
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Set the number of GPUs."""
+    return lambda number: monkeypatch.setattr(device, "gpus", lambda: number)
+
+
+def test_each_gpu_trains_one_fold_at_a_time(tree, stand_ins, gpus):
+    gpus(2)
+    stand_ins.behave(fold_0="outlasts fold-1")
+    run = planned(tree, "tiny", folds=5)
+    launch.train(run, SECONDS, 300)
+    made = stand_ins.journal()
+    assert sorted(name for name, *_ in made) == [model.name for model in run.models]
+    spans = {gpu: [span for _, own, _, *span in made if own == gpu] for gpu in ("0", "1")}
+    assert sum(map(len, spans.values())) == 5
+    for own in spans.values():
+        assert all(first[1] <= second[0] for first, second in pairwise(own))
+    begun = {name: (start, end) for name, *_, start, end in made}
+    assert begun["fold-0"][1] > begun["fold-1"][0]
+    # The GPU with more models has to train three.
+    assert {seconds for _, _, seconds, *_ in made} == {100}
+    assert "fold-3: journal" in stand_ins.printed
+    made = {path.name for path in run.out.iterdir() if not path.name.startswith(".")}
+    assert made == {"run.json", *(model.name for model in run.models)}
+
+
+def test_seeds_are_trained_like_folds(tree, stand_ins, gpus):
+    gpus(2)
+    launch.train(planned(tree, "tiny", "training.seeds=2"), SECONDS, 300)
+    made = stand_ins.journal()
+    assert {(name, seconds) for name, _, seconds, *_ in made} == {
+        ("model-seed-42", 300),
+        ("model-seed-43", 300),
+    }
+    assert {gpu for _, gpu, *_ in made} == {"0", "1"}
+
+
+def test_without_a_second_gpu_folds_are_trained_in_a_row(tree, stand_ins, gpus):
+    gpus(1)
+    launch.train(planned(tree, "tiny", folds=2), SECONDS, 300)
+    (first, second), printed = stand_ins.journal(), stand_ins.printed
+    assert (first[:3], second[:3]) == (["fold-0", None, 150], ["fold-1", None, 150])
+    assert first[4] <= second[3]
+    assert "fold-0: journal" not in printed
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("fails", "^fold-1: ValueError: no luck$"),
+        ("is killed", r"^fold-1: the training process ended with -9 \(SIGKILL; out of memory\?\)$"),
+        ("loses a process", r"^fold-1: the training process ended with -9 \(SIGKILL; .*\)$"),
+    ],
+)
+def test_a_fold_that_fails_costs_no_other_fold(tree, stand_ins, gpus, how, reason):
+    gpus(2)
+    stand_ins.behave(fold_0="outlasts fold-1", fold_1=how)
+    run = planned(tree, "tiny", folds=4)
+    with pytest.raises(RuntimeError, match=reason):
+        launch.train(run, SECONDS, 300)
+    # What was being trained is finished, and nothing more is begun.
+    assert [name for name, *_ in stand_ins.journal()] == ["fold-0"]
+    left = {path.name for path in partial_of(run.out).iterdir()}
+    assert left == {"run.json", "fold-0", ".begun-fold-0", ".begun-fold-1"}
+    # A later version that has one GPU goes on from there.
+    gpus(1)
+    stand_ins.behave()
+    launch.train(planned(tree, "tiny", folds=4), SECONDS, 300)
+    assert [name for name, *_ in stand_ins.journal()] == ["fold-1", "fold-2", "fold-3"]
+    assert run.out.is_dir()
+
+
+def test_when_time_runs_out_finished_folds_are_kept(tree, stand_ins, gpus, monkeypatch):
+    gpus(2)
+    stand_ins.behave(fold_1="hangs", fold_2="hangs")
+    run, started = planned(tree, "tiny", folds=3), time.monotonic()
+
+    class Alarm(threading.Thread):
+        """Goes off once the first fold is done; it is never time for the second alarm."""
+
+        def __init__(self, seconds, act):
+            super().__init__(daemon=True)
+            self.seconds, self.act = seconds, act
+
+        def run(self):
+            while self.seconds == SECONDS and not (run.work / "fold-0").is_dir():
+                time.sleep(0.01)
+            if self.seconds <= SECONDS:
+                self.act()
+
+        def cancel(self): ...
+
+    monkeypatch.setattr(launch.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(launch.threading, "Timer", Alarm)
+    launch.train(run, SECONDS, 300)
+    monkeypatch.undo()
+    assert time.monotonic() - started < 50
+    assert not run.out.exists()
+    assert {path.name for path in run.work.glob("fold-*")} == {"fold-0"}
+
+
+def test_an_interrupted_kernel_ends_its_processes(tree, stand_ins, gpus, monkeypatch):
+    gpus(2)
+    stand_ins.behave(fold_0="hangs", fold_1="hangs")
+    interrupt = launch.ThreadPoolExecutor.map
+
+    def interrupted(pool, *arguments):
+        results = interrupt(pool, *arguments)
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+        yield from results
+
+    monkeypatch.setattr(launch.ThreadPoolExecutor, "map", interrupted)
+    run, started = planned(tree, "tiny", folds=2), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch.train(run, SECONDS, 300)
+    assert time.monotonic() - started < 50
+    assert not list(run.out.parent.glob("**/fold-*"))
+
+
+def test_a_limit_of_the_configuration_comes_first():
+    limited = load_config("tiny", overrides=["training.seconds=60"])
+    assert launch.with_limit(limited, 100) == limited
+    assert launch.with_limit(load_config("sparse"), 100) == load_config("sparse")
+    assert launch.with_limit(load_config("tiny"), 100).training.seconds == 100
 
 
 def test_only_gradient_descent_is_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(device, "gpus", lambda: 2)
     assert launch.processes(load_config("tiny")) == 2
+    assert launch.places(load_config("tiny")) == ["3", "5"]
     assert launch.processes(load_config("sparse")) == 1
+    assert launch.places(load_config("sparse")) == [""]
     monkeypatch.setattr(device, "gpus", lambda: 0)
     assert launch.processes(load_config("tiny")) == 1
+    assert launch.places(load_config("tiny")) == [""]
 
 
 @pytest.mark.slow
@@ -244,5 +437,28 @@ def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path,
     artifact = Artifact.load(tree / "working" / "artifact")
     (member,) = artifact.metrics["members"].values()
     assert member["training"]["processes"] == 2
-    pairs = read_pairs(tree / "input" / COMPETITION / "train.csv").head(4)
-    assert artifact.predict_proba(pairs).shape == (4, 3)
+    # Held-out predictions, which the last validation made, are those of the model.
+    pairs, oof = read_pairs(tree / "input" / COMPETITION / "train.csv"), artifact.oof
+    held = pairs.set_index("id").loc[oof["id"]].reset_index()
+    predicted = artifact.predict_proba(held)
+    np.testing.assert_allclose(oof[list(LABEL_COLUMNS)], predicted, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_folds_on_two_gpus_are_those_of_one_process(tree, gpus, monkeypatch, capfd):
+    pytest.importorskip("accelerate")
+    gpus(2)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = ("training.epochs=1", "model.scratch_hidden_size=16")
+    run = planned(tree, "tiny", *settings, folds=3)
+    launch.train(run, SECONDS, SECONDS)
+    assert "fold-2: model 3 of 3" in capfd.readouterr().out
+    alone = experiment.train(run.config, run.source, tree / "alone", folds=3)
+    made = Artifact.load(run.out)
+    assert made.facts["members"] == alone.facts["members"]
+    for name in ("oof.csv", "rows.csv", *(f"fold-{fold}/model.safetensors" for fold in range(3))):
+        assert (run.out / name).read_bytes() == (alone.folder / name).read_bytes()
+    trainings = [member["training"] for member in made.metrics["members"].values()]
+    assert [training["processes"] for training in trainings] == [1, 1, 1]
+    assert [path.name for path in (tree / "working").iterdir()] == ["artifact"]

@@ -45,10 +45,13 @@ def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog
     monkeypatch.setattr(launch, "train", lambda *order: orders.append(order))
     run = {"preset": "sparse", "folds": 2, "train_seconds": 600.0}
     train(tree.input, tree.working, run, install_seconds=100)
-    ((config, rows, out, folds, seconds),) = orders
-    assert (config, rows) == (load_config("sparse"), tree.competition / "train.csv")
-    assert (out, folds) == (tree.working / "artifact", 2)
+    ((planned, seconds, descent),) = orders
+    out = tree.working / "artifact"
+    assert planned.config == load_config("sparse")
+    assert (planned.source, planned.out) == (tree.competition / "train.csv", out)
+    assert [model.name for model in planned.models] == ["fold-0", "fold-1"]
     assert 400 < seconds < 500
+    assert descent == 0.85 * 600
     status = read_json(tree.working / "status.json")
     assert status["finished"] is False
     assert status["degraded"] == ["ran out of time before writing an artifact"]
@@ -93,16 +96,6 @@ def test_nothing_to_resume(tmp_path):
     resume_earlier_run({"folds": 2}, tmp_path / "input", out)
     assert not out.exists()
     assert not partial_of(out).exists()
-
-
-def test_the_time_for_gradient_descent(tmp_path):
-    def seconds(*arguments, **options):
-        return resolve(KernelRun("tiny", *arguments, **options), tmp_path).training.seconds
-
-    assert seconds() == pytest.approx(0.85 * 11.5 * 3600)
-    assert seconds(folds=5, train_seconds=1000) == pytest.approx(170)
-    assert seconds(("training.seeds=2",)) == pytest.approx(0.85 * 11.5 * 1800)
-    assert seconds(("training.seconds=60",)) == 60
 
 
 def test_a_packed_backbone_is_checked(tmp_path):

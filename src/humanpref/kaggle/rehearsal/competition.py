@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 
 from humanpref.arena import make_arena
-from humanpref.data import grouped_folds, positive_weight_mask, read_pairs
+from humanpref.config import Config
+from humanpref.data import as_pairs, grouped_folds, held_out, positive_weight_mask, read_pairs
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS
 
 SYNTHETIC_ROWS = 2_000
 """Number of training rows in the synthetic arena, which has one fifth as many test rows."""
+MOST_DROPPED = 100
+"""Maximum number of training rows that `Competition.make_uneven` drops."""
 HELD_OUT_ROWS = 1_000
 """Maximum number of test rows held out from `--train` if there is no `--test`."""
 
@@ -43,6 +46,17 @@ class Competition:
         unused = (text for text in map(str, itertools.count(1)) if text not in set(ids))
         self.test = self.test.iloc[np.arange(rows) % len(ids)].reset_index(drop=True)
         self.test[ID] = list(itertools.islice(itertools.chain(ids, unused), rows))
+
+    def make_uneven(self, config: Config) -> None:
+        """Drop a test row if their number is even, and training rows until the last batch of an
+        epoch has a single row, so that processes cannot share them equally."""
+        self.repeat_test(len(self.test) - (len(self.test) + 1) % 2)
+        training, pairs = config.training, as_pairs(self.train)
+        for rows in range(len(pairs), max(1, len(pairs) - MOST_DROPPED), -1):
+            held = held_out(pairs[:rows], training.validation_fraction, config.seed)
+            if (rows - held.sum()) % training.batch_size == 1:
+                self.train = self.train[:rows]
+                return
 
     def write(self, folder: Path) -> None:
         """Write train.csv, test.csv and sample_submission.csv into a new folder."""

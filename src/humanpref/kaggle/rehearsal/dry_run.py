@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from humanpref.config import load_config
+from humanpref.config.gpu import uses_gpu
+from humanpref.config.neural import LoopOptions
 from humanpref.files import write_json
 from humanpref.kaggle.bundle.checkout import find_project
 from humanpref.kaggle.bundle.metadata import (
@@ -28,6 +31,7 @@ from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.kaggle.rehearsal.judge import judge_inference, judge_training
 from humanpref.kaggle.rehearsal.kernels import OWNER, Kernels
 from humanpref.kaggle.rehearsal.report import Report, claim, deliver
+from humanpref.runs.artifact import Artifact
 from humanpref.schema import LABEL_COLUMNS, InputError
 
 
@@ -63,6 +67,11 @@ class DryRun:
     memory : float, optional
         Memory limit in GiB for each process of a kernel; a process that exceeds it is killed.
         Kaggle's machines have about 30 GiB.
+    gpus : int
+        Play this many GPUs: both kernels then run as many processes as on a machine that has them,
+        on the CPU, with row counts that they cannot share equally. 0 for none.
+    folds : int, optional
+        As for `humanpref train`.
     project : Path, optional
         The checkout; by default, see `find_project`.
     """
@@ -77,16 +86,23 @@ class DryRun:
     artifacts: tuple[Path, ...] = ()
     fault: str | None = None
     memory: float | None = None
+    gpus: int = 0
+    folds: int | None = None
     project: Path | None = None
 
     def check(self) -> None:
         """Raise InputError for options that cannot be used."""
         if self.fault not in (None, *FAULTS):
             raise InputError(f"--fault {self.fault!r}: expected one of {', '.join(FAULTS)}")
-        if self.fault == "no-labels" and self.artifacts:
+        if self.fault in ("no-labels", "killed-training") and self.artifacts:
             raise InputError(
-                "--fault no-labels tests the training kernel, which does not run with --artifact"
+                f"--fault {self.fault} tests the training kernel, which does not run with "
+                "--artifact"
             )
+        if self.fault == "killed-inference" and not self.gpus:
+            raise InputError("--fault killed-inference: needs --gpus, such as --gpus 2")
+        if self.gpus < 0:
+            raise InputError(f"--gpus {self.gpus}: expected at least 0")
         if self.memory is not None and not self.memory > 0:
             raise InputError(f"--memory {self.memory}: expected more than 0 GiB")
         if self.test_rows is not None and self.test_rows < 1:
@@ -102,7 +118,7 @@ class DryRun:
             If the preset or an override is unknown, or the backbone is not a folder.
         """
         seconds = 0 if self.fault == "slow" else None
-        run = KernelRun(self.preset, self.overrides, inference_seconds=seconds)
+        run = KernelRun(self.preset, self.overrides, folds=self.folds, inference_seconds=seconds)
         if run.pretrained is None:
             return run, None
         folder = Path(run.pretrained)
@@ -137,6 +153,9 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     competition = read_competition(options.train, options.test)
     if options.test_rows is not None:
         competition.repeat_test(options.test_rows)
+    launches, uses_gpus = _uses(options)
+    if options.gpus and launches:
+        competition.make_uneven(load_config(options.preset, None, options.overrides))
     if options.fault == "no-labels":
         competition.train = competition.train.drop(columns=list(LABEL_COLUMNS))
     report = Report(
@@ -147,6 +166,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
         layout=options.layout,
         out=options.out,
         fault=options.fault,
+        gpus=options.gpus,
         train_rows=len(competition.train),
         test_rows=len(competition.test),
     )
@@ -168,16 +188,18 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
             sources[model] = Path(shutil.copytree(backbone, folder / "backbone"))
         memory = options.memory and round(options.memory * 2**30)
         kernels = Kernels(folder, sources, report, echo, memory, trains=not options.artifacts)
-        names = ["infer", "rerun"] if options.fault else ["infer"]
+        killed = options.fault == "killed-training"
+        names = ["infer", "rerun"] if options.fault and not killed else ["infer"]
         if not options.artifacts:
-            trained = kernels.run("train", project / "kernel" / "train" / KERNEL_METADATA)
-            judge_training(trained, folder / "train.log", report)
+            for name in ("train", "resumed") if killed else ("train",):
+                trained = kernels.run(name, project / "kernel" / "train" / KERNEL_METADATA)
+                judge_training(trained, folder / f"{name}.log", report, name, launches)
             if not (trained / "artifact").is_dir():
                 names = []  # nothing to predict with
         for name in names:
             working = kernels.run(name, project / KERNEL_METADATA)
             test_csv = folder / "competition" / "test.csv"
-            judge_inference(name, working, test_csv, competition.labels, report)
+            judge_inference(name, working, test_csv, competition.labels, report, uses_gpus)
             if (working / "submission.csv").is_file():
                 shutil.copy(working / "submission.csv", folder)
         if report.log_loss is not None and report.log_loss > report.prior_log_loss + 1e-9:
@@ -190,3 +212,12 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
         write_json(folder / "report.json", report.to_dict())
         deliver(folder, options.out)
     return report
+
+
+def _uses(options: DryRun) -> tuple[bool, bool]:
+    """Return whether the training, and whether the inference, uses every GPU."""
+    if options.artifacts:
+        ensembles = [Artifact.load(folder).ensemble for folder in options.artifacts]
+        return False, any(leaf.uses_gpu for own in ensembles for leaf in own.leaves())
+    config = load_config(options.preset, None, options.overrides)
+    return isinstance(config.training, LoopOptions), uses_gpu(config)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from humanpref.kaggle.contract import MARKER
+from humanpref.kaggle.rehearsal.sandbox import Kill
 from humanpref.kaggle.runtime.inputs import find_artifacts
 from humanpref.kaggle.runtime.mounts import find
 
@@ -14,14 +15,28 @@ FAULTS = {
     "slow": "the time for predicting runs out before it begins",
     "oom": "the predicting process is killed for using too much memory",
     "no-labels": "train.csv has no labels",
+    "killed-training": "a training process is killed; a second version resumes the run",
+    "killed-inference": "a process that predicts for one GPU is killed",
 }
-"""The faults by name. With `no-labels`, the training kernel must end with an error. With the
-others, nothing can be predicted: the inference kernel's commit run must end with an error and its
-hidden rerun with exit code 0, and both must leave a valid submission and give the reason in
-status.json."""
+"""The faults by name. With `no-labels`, the training kernel must end with an error. With
+`killed-training`, it must end with an error that tells of the kill, and a later version that mounts
+its output must finish the run. With `killed-inference`, every row must be predicted all the same,
+and status.json must tell of the kill. With the others, nothing can be predicted: the inference
+kernel's commit run must end with an error and its hidden rerun with exit code 0, and both must
+leave a valid submission and give the reason in status.json."""
 OOM_BYTES = 64 * 2**20
 """Memory limit of a process with fault `oom`: enough for pip and for the fallback, but too little
 for the package."""
+
+
+def kill_of(fault: str | None, kernel: str) -> Kill | None:
+    """Return the process that a fault kills in a kernel, by its key in `TITLES`."""
+    if (fault, kernel) == ("killed-training", "train"):
+        return Kill(r"training: [\d,]+ rows", "humanpref.kaggle.runtime.launch")
+    if fault == "killed-inference" and kernel in ("infer", "rerun"):
+        # The log's first line about a model, once one of its processes has loaded it.
+        return Kill(r": 0 of [\d,]+ rows", "--multiprocessing-fork")
+    return None
 
 
 def damage_inputs(inputs: Path, fault: str | None) -> None:

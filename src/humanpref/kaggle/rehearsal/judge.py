@@ -17,22 +17,36 @@ HIDDEN_HOURS = 9
 """The competition's time limit for the hidden rows."""
 
 
-def judge_training(working: Path, log: Path, report: Report) -> None:
-    """Judge the training kernel's run.
+def judge_training(
+    working: Path, log: Path, report: Report, name: str = "train", launches: bool = False
+) -> None:
+    """Judge a run of the training kernel.
 
     Parameters
     ----------
     working : Path
         The kernel's `/kaggle/working`, which must contain an artifact.
     log : Path
-        The kernel's log. Without labels, the kernel must fail and give the reason in its last line.
+        The kernel's log. Without labels, or if a process is killed, the kernel must fail and give
+        the reason in its last line.
     report : Report
         The report to which the results are added.
+    name : str
+        `train`, or `resumed` for the version after one whose process was killed.
+    launches : bool
+        Whether the training uses every GPU.
     """
-    code, metrics = report.exit_codes["train"], working / "artifact" / "metrics.json"
-    if report.fault == "no-labels":
-        last = log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
-        if code == 0 or not last.startswith("The training kernel failed: "):
+    code, metrics = report.exit_codes[name], working / "artifact" / "metrics.json"
+    text = log.read_text(encoding="utf-8")
+    failures = {"no-labels": "", "killed-training": "SIGKILL"}
+    # A single model may be left for the resumed run.
+    shared = name != "train" or f"{report.gpus} processes" in text
+    if report.gpus and launches and not shared:
+        _judge_gpus(name, text, report)
+    if report.fault in failures and name == "train":
+        last = text.rstrip().rpartition("\n")[2]
+        expected = failures[report.fault]
+        if code == 0 or not last.startswith("The training kernel failed: ") or expected not in last:
             report.reasons.append(
                 "expected the training kernel to fail and to give the reason, got exit code "
                 f"{code} and the last line {last[:200]!r}"
@@ -46,7 +60,12 @@ def judge_training(working: Path, log: Path, report: Report) -> None:
 
 
 def judge_inference(
-    name: str, working: Path, test_csv: Path, labels: pd.DataFrame | None, report: Report
+    name: str,
+    working: Path,
+    test_csv: Path,
+    labels: pd.DataFrame | None,
+    report: Report,
+    uses_gpus: bool = False,
 ) -> None:
     """Judge a run of the inference kernel.
 
@@ -62,9 +81,13 @@ def judge_inference(
         `id` and the label columns of test rows, if they are known.
     report : Report
         The report to which the results are added.
+    uses_gpus : bool
+        Whether the models use every GPU.
     """
     reasons = []
-    expected = int(name == "infer" and report.fault is not None)
+    killed = report.fault == "killed-inference"
+    handled = report.fault in (None, "killed-training")  # nothing is wrong with this kernel
+    expected = int(name == "infer" and not handled and not killed)
     if report.exit_codes[name] != expected:
         reasons.append(f"expected exit code {expected}, got {report.exit_codes[name]}")
     submission, status_json = working / "submission.csv", working / "status.json"
@@ -75,7 +98,11 @@ def judge_inference(
     else:
         status = read_json(status_json)
         report.predicted, report.degraded[name] = status["predicted"], status["degraded"]
-        if report.fault is None:
+        if report.gpus and uses_gpus:
+            _judge_gpus(name, (working / status["log"]).read_text(encoding="utf-8"), report)
+        if killed and status["predicted"] < report.test_rows:
+            reasons.append(f"{status['predicted']} of {report.test_rows} rows were predicted")
+        if handled:
             reasons += [f"degraded: {reason}" for reason in status["degraded"]]
             _project(status, report)
             if labels is not None and not faults:
@@ -83,6 +110,13 @@ def judge_inference(
         elif not status["degraded"]:
             reasons.append("status.json does not report the fault")
     report.reasons += [f"{TITLES[name]}: {reason}" for reason in reasons]
+
+
+def _judge_gpus(name: str, log: str, report: Report) -> None:
+    """Add a reason for failure if a played GPU was not used."""
+    unused = [gpu for gpu in range(report.gpus) if f"GPU {gpu}" not in log]
+    if unused:
+        report.reasons.append(f"{TITLES[name]}: no process for GPU {', '.join(map(str, unused))}")
 
 
 def _project(status: dict[str, Any], report: Report) -> None:

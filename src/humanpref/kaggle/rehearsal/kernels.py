@@ -14,9 +14,10 @@ from humanpref.kaggle.bundle.sources import KINDS, mount_path
 from humanpref.kaggle.contract import MARKER
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import add_distribution, make_environment
-from humanpref.kaggle.rehearsal.faults import OOM_BYTES, damage_inputs
+from humanpref.kaggle.rehearsal.faults import OOM_BYTES, damage_inputs, kill_of
 from humanpref.kaggle.rehearsal.probe import probe
 from humanpref.kaggle.rehearsal.report import TITLES, Report
+from humanpref.training.device import PLAYED_GPUS
 
 OWNER = "dry-run"
 """Stand-in for the Kaggle user name in the metadata."""
@@ -73,6 +74,8 @@ class Kernels:
                 f"{metadata_path}: enable_internet is not false; the competition refuses such a "
                 "kernel"
             )
+        if name == "resumed":  # by a version that mounts the output of the one before
+            metadata["kernel_sources"] = [metadata["id"]]
         box = self._make_box(name)
         inputs, working = box.root / "input", box.root / "working"
         self.mount(inputs, metadata, metadata_path)
@@ -84,7 +87,7 @@ class Kernels:
         report.probes[name] = probe(box)
         report.reasons += [f"{TITLES[name]}: {fault}" for fault in report.probes[name].faults]
         memory = self.memory
-        if name != "train":
+        if name not in ("train", "resumed"):
             damage_inputs(inputs, report.fault)
             memory = OOM_BYTES if report.fault == "oom" else memory
         before = _listing(inputs)
@@ -95,8 +98,16 @@ class Kernels:
                 log.write(f"{line}\n")
                 self.echo(f"[{name}] {line}")
 
-            variables = RERUN if name == "rerun" else None
-            report.exit_codes[name] = sandbox.run(box, command, echo, memory, variables)
+            variables = RERUN if name == "rerun" else {}
+            if report.gpus:
+                variables = variables | {
+                    PLAYED_GPUS: str(report.gpus),
+                    "ACCELERATE_USE_CPU": "true",
+                }
+            kill = kill_of(report.fault, name)
+            report.exit_codes[name] = sandbox.run(box, command, echo, memory, variables, kill)
+        if kill is not None and not kill.done:
+            report.reasons.append(f"{TITLES[name]}: there was no process to kill")
         report.seconds[name] = time.perf_counter() - started
         report.disk_bytes[name] = sum(size for size, _ in _listing(working).values())
         if (working / "status.json").is_file():

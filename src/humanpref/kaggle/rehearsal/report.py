@@ -14,12 +14,13 @@ from humanpref.schema import InputError
 
 HIDDEN_ROWS = 25_000
 """Number of rows in the competition's hidden test file."""
-TITLES = {"train": "training", "infer": "commit run", "rerun": "hidden rerun"}
-"""The kernel runs in a dry run: one of the training kernel, and two of the inference kernel."""
+TITLES = {"train": "training", "resumed": "resumed", "infer": "commit run", "rerun": "hidden rerun"}
+"""The kernel runs in a dry run: two of the training kernel (the second only if the first one's
+process is killed), and two of the inference kernel."""
 
 _KIND = "humanpref dry run"
 # report.json comes last, since it marks the folder as the result of a dry run.
-_RESULTS = ("submission.csv", "train.log", "infer.log", "rerun.log", "report.json")
+_RESULTS = ("submission.csv", *(f"{name}.log" for name in TITLES), "report.json")
 _ISOLATION = {
     "bwrap": "bubblewrap: no network, read-only inputs, a separate file system",
     "none": "NONE: bubblewrap does not work here; only Python's own sockets are blocked",
@@ -42,6 +43,7 @@ class Report:
     layout: str
     out: Path
     fault: str | None = None
+    gpus: int = 0
     train_rows: int = 0
     test_rows: int = 0
     probes: dict[str, Probe] = field(default_factory=dict)
@@ -91,6 +93,8 @@ class Report:
         """Yield the lines of the report, each as a label and its text."""
         yield "data", self.rows
         yield "isolation", f"{_ISOLATION[self.mode]} ({self.layout} layout)"
+        if self.gpus:
+            yield "GPUs", f"{self.gpus}, each played by a process on the CPU"
         if self.fault:
             yield "fault", f"{self.fault}: {FAULTS[self.fault]}"
         for name, probe in self.probes.items():

@@ -15,6 +15,7 @@ it is used.
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,37 @@ _SYSTEM = (
     *("/etc/ld.so.cache", "/etc/alternatives", "/etc/passwd", "/etc/group", "/etc/localtime"),
     *("/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/hosts"),
 )
+
+
+@dataclass
+class Kill:
+    """A process to kill while a command runs.
+
+    Attributes
+    ----------
+    line : str
+        Regular expression; the process is killed once a line of output contains a match.
+    argument : str
+        A part of the process's command line. Of several such processes, the youngest is killed.
+    done : bool
+        Whether a process was killed.
+    """
+
+    line: str
+    argument: str
+    done: bool = False
+
+    def hear(self, line: str, process: subprocess.Popen) -> None:
+        """Kill the process, a descendant of `process`, if the line of output says that it is
+        time."""
+        if self.done or not re.search(self.line, line):
+            return
+        for pid in sorted(_descendants(process), reverse=True):
+            with contextlib.suppress(OSError):
+                if self.argument in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+                    os.kill(pid, signal.SIGKILL)
+                    self.done = True
+                    return
 
 
 @dataclass(frozen=True)
@@ -115,6 +147,7 @@ def run(
     echo: Callable[[str], None],
     memory: int | None = None,
     variables: Mapping[str, str] | None = None,
+    kill: Kill | None = None,
 ) -> int:
     """Run a command in a box and pass on its output, line by line.
 
@@ -131,6 +164,8 @@ def run(
         does when it runs out of memory.
     variables : mapping of str to str, optional
         Additional environment variables.
+    kill : Kill, optional
+        A process to kill.
 
     Returns
     -------
@@ -154,6 +189,8 @@ def run(
                 threading.Thread(target=_kill_largest, args=[process, memory], daemon=True).start()
             for line in process.stdout:
                 echo(line.rstrip())
+                if kill is not None:
+                    kill.hear(line, process)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -162,23 +199,27 @@ def run(
 
 def _kill_largest(process: subprocess.Popen, memory: int) -> None:
     """Until the process ends, kill each of its descendants that exceeds the memory limit."""
-    page = os.sysconf("SC_PAGE_SIZE")
     while process.returncode is None:
-        parents, held = {}, {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                # The process name, in parentheses, may contain any character.
-                fields = stat.read_text().rpartition(")")[2].split()
-                pid = int(stat.parent.name)
-                parents[pid], held[pid] = int(fields[1]), int(fields[21]) * page
-        family = {process.pid}
-        while children := {pid for pid, parent in parents.items() if parent in family} - family:
-            family |= children
-        for pid in family - {process.pid}:
-            if held[pid] > memory:
+        for pid, held in _descendants(process).items():
+            if held > memory:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+
+
+def _descendants(process: subprocess.Popen) -> dict[int, int]:
+    """Return the memory in bytes of each descendant of a process, by its id."""
+    parents, held = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The process name, in parentheses, may contain any character.
+            fields = stat.read_text().rpartition(")")[2].split()
+            pid = int(stat.parent.name)
+            parents[pid], held[pid] = int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    family = {process.pid}
+    while children := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= children
+    return {pid: held[pid] for pid in family - {process.pid}}
 
 
 def _environment(box: Box) -> dict[str, str]:

@@ -1,96 +1,233 @@
-"""Train in separate processes, one per GPU, within the kernel's time limit."""
+"""Train in separate processes within the kernel's time limit: several models one per GPU, or a
+single model on all of them."""
 
 import json
 import logging
+import math
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 from humanpref.config import Config, from_dict
-from humanpref.config.neural import LoopOptions
-from humanpref.runs import train as runs
+from humanpref.config.neural import AdaptedOptions, LoopOptions
+from humanpref.runs.results import FoldModel
+from humanpref.runs.train import Run
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
 
 FAILED = "training failed: "
 """Prefix of the line in which a training process reports why it failed."""
+ROOT_CAUSE = "Root Cause (first observed failure)"
+"""The line after which torch's launcher describes the process that failed first."""
 GRACE_SECONDS = 60
 """How long processes have to exit before they are killed."""
 
 
-def train(config: Config, train_csv: Path, out: Path, folds: int | None, seconds: float) -> None:
-    """Train until training is done or time runs out; all work finished by then is kept.
+def train(run: Run, seconds: float, descent_seconds: float) -> None:
+    """Train a run's models until all are trained or time runs out, and write the artifact if all
+    are; finished models are kept in any case.
+
+    A single model is trained by one process or, together, by several. Several models are trained by
+    one process each, on as many GPUs as there are; a GPU takes the next model when it is done with
+    one. If a process fails, no further model is begun, and those that others are training are
+    finished.
 
     Parameters
     ----------
-    config, train_csv, out, folds
-        As for `humanpref.runs.train.train`.
+    run : Run
+        The run, whose training file alone determines its rows.
     seconds : float
         Wall-clock limit.
+    descent_seconds : float
+        Time for gradient descent, which models that share a GPU divide equally, unless the
+        configuration sets its own limit.
 
     Raises
     ------
+    InputError
+        If the artifact's folder cannot be used.
     RuntimeError
-        If the training fails; the message is the training's own if it printed one. A training that
-        left an artifact has not failed.
+        If a process fails; the message contains its own reason if it printed one. A process that
+        left its model has not failed.
     """
-    order = {
-        "config": config.to_dict(),
-        "train_csv": str(train_csv),
-        "out": str(out),
-        "folds": folds,
-    }
-    command = [*_launcher(processes(config)), "humanpref.kaggle.runtime.launch", json.dumps(order)]
-    before = out.exists()
-    child = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    )
-    late = threading.Event()
-    # accelerate's processes are in separate sessions: it ends them on SIGTERM, but not when it is
-    # itself killed.
-    timers = [
-        threading.Timer(max(0.0, seconds), lambda: (late.set(), _signal(child, signal.SIGTERM))),
-        threading.Timer(max(0.0, seconds) + GRACE_SECONDS, lambda: _signal(child, signal.SIGKILL)),
-    ]
-    for timer in timers:
-        timer.start()
-    reason = ""
-    try:
-        for line in child.stdout:
-            print(line, end="", flush=True)
-            reason = line.partition(FAILED)[2].strip() or reason
-        code = child.wait()
-    finally:
-        for timer in timers:
-            timer.cancel()
-        _signal(child, signal.SIGTERM)
-    if code == 0 or late.is_set():
-        return
-    name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
-    ended = f"the training process ended with {code}{name}"
-    # The artifact is written atomically as the last step of a training, so the failure came after.
-    if out.is_dir() and not before:
-        logger.warning("%s, after the artifact was written", ended)
-        return
-    raise RuntimeError(reason or ended)
+    device.expand_segments()
+    until = time.monotonic() + seconds
+    gpus, number = [""], processes(run.config)
+    if len(run.models) > 1:
+        gpus, number = places(run.config), 1
+    config = with_limit(run.config, descent_seconds / rounds(len(run.models), len(gpus)))
+    with run.opened():
+        if models := run.unfinished():
+            hash_base(config)
+            crew = _Crew(run, config, number, gpus)
+            if reasons := crew.train(models, until - time.monotonic()):
+                raise RuntimeError("; ".join(reasons))
+        if all((run.work / model.name).is_dir() for model in models):
+            run.finish()
 
 
 def processes(config: Config) -> int:
-    """Return the number of training processes: one per GPU for a family trained by gradient
-    descent, otherwise one."""
+    """Return the number of processes that train a single model together: one per GPU for a family
+    trained by gradient descent, otherwise one."""
     return max(1, device.gpus()) if isinstance(config.training, LoopOptions) else 1
+
+
+def places(config: Config) -> list[str]:
+    """Return where several models are trained at a time, each place as the value of
+    `CUDA_VISIBLE_DEVICES`: every GPU for a family trained by gradient descent; otherwise one place,
+    "", with the devices of this process."""
+    descends = isinstance(config.training, LoopOptions)
+    return device.names(device.gpus()) if descends and device.gpus() > 1 else [""]
+
+
+def rounds(models: int, gpus: int) -> int:
+    """Return the maximum number of models that one GPU has to train.
+
+    Examples
+    --------
+    >>> rounds(models=5, gpus=2)
+    3
+    """
+    return math.ceil(models / gpus)
+
+
+def with_limit(config: Config, seconds: float) -> Config:
+    """Return the configuration with a time limit for gradient descent, unless it has one or needs
+    none.
+
+    A run is not identified by this limit: a later version of the kernel may have another number of
+    GPUs.
+    """
+    training = config.training
+    if not isinstance(training, LoopOptions) or training.seconds is not None:
+        return config
+    return replace(config, training=replace(training, seconds=seconds))
+
+
+def hash_base(config: Config) -> None:
+    """Compute the digest of a decoder's base, which takes minutes, before the processes start that
+    all need it."""
+    if isinstance(config.model, AdaptedOptions):
+        from humanpref.models.checkpoint import base_digest
+        from humanpref.models.pretrained import local_folder
+
+        base_digest(local_folder(config.model.backbone))
+
+
+class _Crew:
+    """The processes that train a run's models."""
+
+    def __init__(self, run: Run, config: Config, number: int, gpus: list[str]) -> None:
+        self.run, self.config, self.number = run, config, number
+        self.several = len(gpus) > 1
+        self.free: SimpleQueue[str] = SimpleQueue()
+        for gpu in gpus:
+            self.free.put(gpu)
+        self.gpus = len(gpus)
+        self.started: list[subprocess.Popen] = []
+        self.failed, self.late, self.stopped = (threading.Event() for _ in range(3))
+
+    def train(self, models: list[FoldModel], seconds: float) -> list[str]:
+        """Train the models, and return the reasons why processes failed."""
+
+        def too_late() -> None:
+            self.late.set()
+            self._stop()
+
+        # accelerate's processes are in separate sessions: it ends them on SIGTERM, but not when it
+        # is itself killed.
+        seconds = max(0.0, seconds)
+        timers = [
+            threading.Timer(seconds, too_late),
+            threading.Timer(seconds + GRACE_SECONDS, lambda: self._signal(signal.SIGKILL)),
+        ]
+        for timer in timers:
+            timer.start()
+        with ThreadPoolExecutor(self.gpus) as pool:
+            try:
+                return [reason for reason in pool.map(self._train_model, models) if reason]
+            finally:
+                for timer in timers:
+                    timer.cancel()
+                self._stop()
+
+    def _train_model(self, model: FoldModel) -> str:
+        """Train a model on a free GPU, and return why that failed, or ""."""
+        if self.stopped.is_set() or self.failed.is_set():
+            return ""
+        gpu = self.free.get()
+        if gpu:
+            logger.info("%s: on GPU %s", model.name, gpu)
+        try:
+            reason, code = self._watch(model, gpu)
+        finally:
+            self.free.put(gpu)
+        if code == 0 or self.late.is_set():
+            return ""
+        killed = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
+        ended = f"the training process ended with {code}{killed}"
+        name = f"{model.name}: " if len(self.run.models) > 1 else ""
+        # A model is written atomically as the last step of its training, so the failure came after.
+        if (self.run.work / model.name).is_dir():
+            logger.warning("%s%s, after the model was written", name, ended)
+            return ""
+        self.failed.set()
+        return f"{name}{ended if code < 0 else reason or ended}"
+
+    def _watch(self, model: FoldModel, gpu: str) -> tuple[str, int]:
+        """Run a model's process and print its output; return the reason that it gave for failing,
+        and its exit code. If several processes train the model together, these are those of the
+        first one to fail, since the others fail as a consequence."""
+        order = {
+            "config": self.config.to_dict(),
+            "train_csv": str(self.run.source),
+            "out": str(self.run.out),
+            "folds": self.run.identity["folds"],
+            "model": model.name,
+        }
+        command = [*_launcher(self.number), "humanpref.kaggle.runtime.launch", json.dumps(order)]
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            # Set before torch is imported, so that the process sees only its own GPU.
+            env=os.environ | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+        )
+        self.started.append(child)
+        if self.stopped.is_set():  # while it was being started
+            _signal(child, signal.SIGTERM)
+        prefix = f"{model.name}: " if self.several else ""
+        reason, told, code = "", False, 0
+        for line in child.stdout:
+            print(f"{prefix}{line}", end="", flush=True)
+            reason = reason or line.partition(FAILED)[2].strip()
+            told |= ROOT_CAUSE in line
+            if told and (found := re.search(r"exitcode\s*: (-?\d+)", line)):
+                code, told = int(found[1]), False
+        return reason, child.wait() and (code or child.returncode)
+
+    def _stop(self) -> None:
+        self.stopped.set()
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
+        for child in self.started:
+            _signal(child, number)
 
 
 def peak_memory_bytes() -> int:
@@ -112,23 +249,27 @@ def _launcher(number: int) -> list[str]:
 
 def _signal(child: subprocess.Popen, number: int) -> None:
     if child.poll() is None:
-        os.killpg(child.pid, number)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.killpg(child.pid, number)
 
 
 def main(order: dict[str, Any]) -> int:
-    """Run one training process, and return its exit code."""
+    """Train one model in this process, or this process's share of it, and return the exit code."""
     main_one = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
         level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout
     )
     try:
         config = from_dict(order["config"], "the kernel's configuration")
-        runs.train(config, order["train_csv"], order["out"], folds=order["folds"])
-        device.leave_group()
+        run = Run.plan(config, order["train_csv"], order["out"], order["folds"])
+        (model,) = (model for model in run.models if model.name == order["model"])
+        run.train_model(model)
     except Exception as error:
         traceback.print_exc(file=sys.stdout)
         print(f"{FAILED}{type(error).__name__}: {error}".replace("\n", " "), flush=True)
         return 1
+    finally:
+        device.leave_group()
     return 0
 
 

@@ -3,14 +3,11 @@
 import logging
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from humanpref.config import Config, load_config
 from humanpref.config.gpu import needs_gpu, uses_gpu
-from humanpref.config.neural import LoopOptions
-from humanpref.data import read_training_rows
 from humanpref.files import folder_whole, read_json, write_json
 from humanpref.kaggle.contract import UNFINISHED, KernelRun
 from humanpref.kaggle.runtime import launch
@@ -70,12 +67,12 @@ def train(
     config = resolve(wanted, input_root)
     train_csv = find_competition_file("train.csv", input_root)
     out = working / "artifact"
-    rows = read_training_rows(train_csv)
-    resume_earlier_run(experiment.run_of(config, rows.pairs, wanted.folds), input_root, out)
+    planned = experiment.Run.plan(config, train_csv, out, wanted.folds)
+    resume_earlier_run(planned.identity, input_root, out)
     if not out.is_dir():
         logger.info("training %s on %s", config.preset or config.family, train_csv)
         left = wanted.train_seconds - install_seconds - (time.perf_counter() - started)
-        launch.train(config, train_csv, out, wanted.folds, left)
+        launch.train(planned, left, DESCENT_SHARE * wanted.train_seconds)
     seconds = time.perf_counter() - started
     path = working / "status.json"
     status = read_json(path) if path.exists() else {}  # the kernel has already written its part
@@ -107,7 +104,7 @@ def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None
     Parameters
     ----------
     run : dict
-        See `humanpref.runs.train.run_of`.
+        See `humanpref.runs.train.Run.identity`.
     input_root, out : Path
         Where to look, and the artifact's folder.
     """
@@ -125,19 +122,10 @@ def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None
 
 
 def resolve(run: KernelRun, input_root: Path) -> Config:
-    """Return the run's configuration, completed with the backbone's folder under the input root
-    and the time limit for gradient descent."""
+    """Return the run's configuration, completed with the backbone's folder under the input root."""
     overrides = list(run.overrides)
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
         check_weights(backbone, run.backbone_manifest)
         overrides.append(f"model.backbone={backbone}")
-    config = load_config(run.preset, None, overrides)
-    training = config.training
-    if isinstance(training, LoopOptions) and training.seconds is None:
-        # This must not depend on how long the installation took: a later version of the kernel
-        # recognizes its run by its configuration.
-        models = (run.folds or 1) * training.seeds
-        seconds = DESCENT_SHARE * run.train_seconds / models
-        config = replace(config, training=replace(training, seconds=seconds))
-    return config
+    return load_config(run.preset, None, overrides)

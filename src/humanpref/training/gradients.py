@@ -1,0 +1,167 @@
+"""The gradient of a window of rows: computed in forward passes that fit into memory, and added over
+processes."""
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
+from torch import nn
+
+from humanpref.config.neural import LoopOptions
+from humanpref.schema import InputError
+from humanpref.training.batching import micro_batches, padded
+from humanpref.training.checkpoint import random_state, set_random_state
+from humanpref.training.exchange import add_gradients, summed
+from humanpref.training.inputs import Examples, moved
+from humanpref.training.losses import Loss
+
+logger = logging.getLogger(__name__)
+
+
+class Pass(NamedTuple):
+    """A forward pass of some process: its rows, and their share of the window's mean loss."""
+
+    rows: np.ndarray
+    loss: float
+
+
+@dataclass
+class Gradients:
+    """The gradient of one window at a time, left in the weights' `grad`.
+
+    Attributes
+    ----------
+    module, examples, loss, options
+        As for `humanpref.training.loop.train`; the module is on the accelerator's device.
+    accelerator : Accelerator
+        The device, the autocast and the gradient scaler.
+    forward_tokens : int
+        Maximum tokens in one forward pass: at first the option's value, halved whenever memory runs
+        out.
+    """
+
+    module: nn.Module
+    examples: Examples
+    loss: Loss
+    options: LoopOptions
+    accelerator: Accelerator
+    forward_tokens: int
+
+    @cached_property
+    def weights(self) -> list[nn.Parameter]:
+        """The trainable weights."""
+        return [weight for weight in self.module.parameters() if weight.requires_grad]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(n,) tokens of each row."""
+        rows, lengths = len(self.examples.labels), self.examples.lengths
+        return np.ones(rows, dtype=np.int64) if lengths is None else lengths
+
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """(n, 4) float32 labels and weights, in one array, so that a window needs one copy to the
+        device."""
+        labels, weights = self.examples.labels, self.examples.weights
+        scales = np.ones(len(labels)) if weights is None else weights / weights.mean()
+        return np.column_stack([labels, scales]).astype(np.float32)
+
+    def of(self, window: np.ndarray) -> tuple[list[Pass], int]:
+        """Compute the gradient of the mean of weight x loss over a window of rows; all processes
+        get the same.
+
+        If memory runs out in any process, all halve `forward_tokens` and start the window over from
+        the same random state, as if the lower value had been in effect.
+
+        Returns
+        -------
+        (list of Pass, int)
+            The passes of all processes; the tokens, without padding, that this process read.
+
+        Raises
+        ------
+        InputError
+            If memory runs out although each pass is a single row.
+        """
+        device, processes = self.accelerator.device, self.accelerator.num_processes
+        state, index = random_state(device), self.accelerator.process_index
+        while True:
+            shares = micro_batches(
+                window, self.lengths, self.options.batch_size, self.forward_tokens, processes
+            )
+            passes = [rows for share in shares for rows in share]
+            first = sum(map(len, shares[:index]))
+            # The loss of each pass, and the number of processes that ran out of memory.
+            numbers = torch.zeros(len(passes) + 1, device=device)
+            tokens = self._own(shares[index], numbers[first:], len(window))
+            if tokens is None:
+                numbers[-1] = 1
+            *losses, failures = summed(numbers).tolist()  # the host waits for the device here
+            if not failures:
+                add_gradients(self.weights)
+                return list(map(Pass, passes, losses)), tokens
+            self._lower_forward_tokens(passes)
+            for weight in self.weights:
+                weight.grad = None
+            clear_device_cache(garbage_collection=True)
+            set_random_state(state, device)
+
+    def _own(
+        self, passes: list[np.ndarray], losses: torch.Tensor, rows_in_window: int
+    ) -> int | None:
+        """Add the gradients of this process's passes, write their losses, and count their tokens.
+
+        If memory runs out, return None. The failed pass's tensors are freed on return: until then,
+        the error's traceback refers to them.
+        """
+        device, tokens = self.accelerator.device, 0
+        order = [row for rows in passes for row in rows]
+        try:
+            targets = torch.from_numpy(self.targets[order]).to(device)
+            parts = targets.split([len(rows) for rows in passes])
+            for number, (rows, part) in enumerate(zip(passes, parts, strict=True)):
+                batch = self.examples.collate(rows)
+                if "attention_mask" in batch:
+                    tokens += int(batch["attention_mask"].sum())
+                with self.accelerator.autocast():
+                    logits = self.module(**moved(batch, device))
+                weighted = self.loss(logits.float(), part[:, :-1]) * part[:, -1]
+                loss = weighted.sum() / rows_in_window
+                losses[number] = loss.detach()
+                self.accelerator.backward(loss)
+        except torch.OutOfMemoryError:
+            return None
+        return tokens
+
+    def _lower_forward_tokens(self, passes: list[np.ndarray]) -> None:
+        """Halve `forward_tokens`, or the tokens of the largest pass with several rows if those are
+        fewer.
+
+        Raises
+        ------
+        InputError
+            If there is no such pass.
+        """
+        sizes = [padded(self.lengths, rows) for rows in passes if len(rows) > 1]
+        if not sizes:
+            rows = np.concatenate(passes)
+            kept = (
+                ""
+                if self.options.gradient_checkpointing
+                else "training.gradient_checkpointing=true, "
+            )
+            raise InputError(
+                "training: out of memory although each forward pass has only one row, of up to "
+                f"{self.lengths[rows].max()} tokens; to need less, set {kept}a lower "
+                "model.max_length or a smaller model"
+            )
+        self.forward_tokens = min(self.forward_tokens, max(sizes)) // 2
+        if self.accelerator.is_main_process:
+            logger.warning(
+                "out of memory: from now on, training.forward_tokens is %d", self.forward_tokens
+            )
