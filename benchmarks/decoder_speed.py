@@ -37,7 +37,7 @@ from humanpref.training.precision import processes
 class DecoderTask(Task):
     """The rows as a decoder's prompts, and the base with a fresh adapter and head."""
 
-    def model(self) -> nn.Module:
+    def model(self, arm: str) -> nn.Module:
         options = self.config.model
         place = base_folder(options.backbone)
         torch.manual_seed(self.config.seed)

@@ -4,24 +4,27 @@ Trainer, and ours.
     python benchmarks/encoder_speed.py --train CSV --backbone FOLDER --rows 128 [--json FILE]
     [--threads N]
 
-Three arms on the same rows, weights and precision, side by side in one process:
+Four arms on the same rows, weights and precision, side by side in one process:
 
 report    both sequences padded to max_length, batches of 16 in a fixed order.
 trainer   transformers' Trainer with length grouping and padding to the longest of a batch; for
           inference the rows are sorted by length first (its own grouping would give predictions in
           another order).
 ours      `humanpref.training`: windows drawn at random, what goes through the backbone together is
-          of similar length.
+          of similar length; a DeBERTa's attention is `fused`.
+ours, eager  the same with transformers' own attention, as in the first two arms.
 
 Each is one epoch of AdamW steps of 16 rows (in micro-batches of 4, so that it fits into memory),
 then inference over the same rows. Before that, the arms predict with the same untrained head, and
 the largest difference between their probabilities is `max_difference`. Tokens are counted where the
 backbone reads them: padding share = 1 - real / read. Peak memory is that of the process while the
-arm runs, or the GPU's. `--rounds` repeats the whole and takes each arm's fastest round; `--only
-predict` leaves the training out.
+arm runs, or the GPU's. On a CPU, seconds are the processor's, so that other processes count little
+(with one thread; memory and caches are still shared). `--rounds` repeats the whole and takes the
+median of each arm's rounds; `--only predict` leaves the training out.
 """
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
@@ -42,11 +45,13 @@ from transformers import Trainer, TrainingArguments, get_linear_schedule_with_wa
 from humanpref.config import Config, load_config
 from humanpref.data import labels_of, read_pairs
 from humanpref.models.backbone import load_backbone
-from humanpref.models.encoder import PairCollate, PairEncoder, load_tokenizer
+from humanpref.models.encoder import EncoderModel, PairEncoder
+from humanpref.models.pretrained import load_tokenizer
 from humanpref.reports.table_text import markdown
+from humanpref.training.inputs import Examples, TokenRows
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
-from humanpref.training.precision import DTYPES, processes, resolve
+from humanpref.training.precision import DTYPES, process_state, resolve
 from humanpref.training.predict import predict_logits, softmax
 
 BATCH, MICRO_BATCH = 16, 4
@@ -59,15 +64,18 @@ class Task:
     time."""
 
     config: Config
-    collate: PairCollate
+    collate: TokenRows
     labels: np.ndarray
     backbone: nn.Module
     device: torch.device
 
-    def model(self) -> nn.Module:
+    def model(self, arm: str) -> nn.Module:
+        options = self.config.model
+        if arm != "ours":
+            options = dataclasses.replace(options, attention="eager")
         torch.manual_seed(self.config.seed)
-        self.backbone = load_backbone(self.config.model.backbone)
-        return PairEncoder(self.backbone, self.config.model).to(self.device)
+        self.backbone = load_backbone(options.backbone)
+        return PairEncoder(self.backbone, options).to(self.device)
 
     def autocast(self) -> Any:
         dtype = DTYPES.get(resolve("auto", self.device))
@@ -92,13 +100,18 @@ class Meter:
 
         hook = model.backbone.register_forward_pre_hook(count, with_kwargs=True)
         reset_peak(device)
-        started = time.perf_counter()
+        clock = clock_of(device)
+        started = clock()
         yield
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        self.seconds = time.perf_counter() - started
+        self.seconds = clock() - started
         self.memory = peak(device)
         hook.remove()
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 def reset_peak(device: torch.device) -> None:
@@ -257,17 +270,9 @@ class Ours:
     """`humanpref.training` as `humanpref train` and `predict` use it."""
 
     def fit(self, task: Task, model: nn.Module) -> None:
-        options, seed = task.config.training, task.config.seed
-        train(
-            model,
-            task.collate,
-            task.labels,
-            None,
-            loss_of(options),
-            options,
-            seed,
-            lengths=task.collate.lengths,
-        )
+        options, rows = task.config.training, task.collate
+        examples = Examples(rows, task.labels, lengths=rows.lengths)
+        train(model, examples, loss_of(options), options, task.config.seed)
 
     def predict(self, task: Task, model: nn.Module) -> np.ndarray:
         options = task.config.inference
@@ -278,19 +283,19 @@ class Ours:
         )
 
 
-ARMS = {"report": Report(), "trainer": Transformers(), "ours": Ours()}
+ARMS = {"report": Report(), "trainer": Transformers(), "ours, eager": Ours(), "ours": Ours()}
 
 
 def measure(
     task: Task, rounds: int, arms: dict[str, Any], only: str | None
 ) -> dict[str, dict[str, Meter]]:
-    """For each arm its fastest round of `predict` and of `train`, or of one of them; the arms take
-    turns."""
-    best: dict[str, dict[str, Meter]] = {}
+    """For each arm the median of its rounds of `predict` and of `train`, or of one of them; the
+    arms take turns."""
+    found: dict[str, dict[str, list[Meter]]] = {name: {} for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
             print(f"{name} …", flush=True)
-            model = task.model()
+            model = task.model(name)
             steps: dict[str, Callable[[], Any]] = {
                 "predict": lambda arm=arm, model=model: arm.predict(task, model),
                 "train": lambda arm=arm, model=model: arm.fit(task, model),
@@ -301,10 +306,14 @@ def measure(
                     made = run()
                 if step == "predict":
                     meter.probabilities = made
-                kept = best.setdefault(name, {}).get(step)
-                if kept is None or meter.seconds < kept.seconds:
-                    best[name][step] = meter
-    return best
+                found[name].setdefault(step, []).append(meter)
+    return {
+        name: {
+            step: sorted(own, key=lambda meter: meter.seconds)[len(own) // 2]
+            for step, own in steps.items()
+        }
+        for name, steps in found.items()
+    }
 
 
 def arguments(doc: str) -> argparse.Namespace:
@@ -322,6 +331,7 @@ def arguments(doc: str) -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=STEPS, help="measure this alone")
+    parser.add_argument("--arms", nargs="+", help="measure these, `ours` among them")
     parser.add_argument("--threads", type=int, help="of torch on the CPU")
     parser.add_argument("--json", type=Path)
     parser.add_argument(
@@ -394,9 +404,13 @@ def main() -> None:
     )
     pairs = drawn(options.train, options.rows)
     backbone = load_backbone(options.backbone)
-    collate = PairCollate(pairs, load_tokenizer(options.backbone), backbone.config, config.model)
-    task = Task(config, collate, labels_of(pairs), backbone, processes().device)
-    best = measure(task, options.rounds, ARMS, options.only)
+    model = EncoderModel.from_config(config)
+    model.tokenizer_ = load_tokenizer(options.backbone)
+    model.module_ = PairEncoder(backbone, config.model)
+    collate = model.inputs(pairs)
+    task = Task(config, collate, labels_of(pairs), backbone, process_state().device)
+    arms = {name: ARMS[name] for name in options.arms or ARMS}
+    best = measure(task, options.rounds, arms, options.only)
     result = report(task, best)
     result["matmul_peak_gflops"] = matmul_peak(task)
     layer_flops = 24 * backbone.config.num_hidden_layers * backbone.config.hidden_size**2
@@ -418,14 +432,14 @@ def matmul_peak(task: Task) -> float:
     size = 2_048 if task.device.type == "cpu" else 8_192
     dtype = DTYPES.get(resolve("auto", task.device)) or torch.float32
     a = torch.randn(size, size, device=task.device, dtype=dtype)
-    seconds = []
+    seconds, clock = [], clock_of(task.device)
     for _ in range(5):
         if task.device.type == "cuda":
             torch.cuda.synchronize()
-        started = time.perf_counter()
+        started = clock()
         product = a @ a
         float(product[0, 0])
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return 2 * size**3 / min(seconds) / 1e9
 
 

@@ -39,6 +39,11 @@ class EncoderOptions(Options):
     """Folder or hub name of an encoder that can be loaded with transformers' AutoModel. `scratch`
     builds a small DeBERTa-v2 from the `scratch_*` options, with a tokenizer trained on the training
     rows."""
+    attention: Literal["fused", "eager"] = "fused"
+    """Code that computes the attention of a DeBERTa-v2 or -v3 backbone (and of `scratch`): `fused`,
+    with less memory traffic, or `eager`, transformers' own. The results are the same up to
+    rounding, but dropout draws different random numbers. Other backbones use transformers' default
+    with either value."""
     inputs: Literal["dual", "joint"] = "dual"
     """`dual`: two sequences, prompt + A and prompt + B; `joint`: one sequence with prompt, A and
     B."""

@@ -20,6 +20,7 @@ from humanpref.files import read_json
 from humanpref.logloss import clipped_log
 from humanpref.models.backbone import check_encoder, load_backbone
 from humanpref.models.base import CONFIG_FILE, Model, Validation
+from humanpref.models.deberta_attention import fuse_attention
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.hidden import hidden_states
 from humanpref.models.inner_folds import Labelled
@@ -58,6 +59,8 @@ class PairEncoder(nn.Module):
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
         config = backbone.config
+        fused = options.attention == "fused" and fuse_attention(backbone)
+        self.attention = "fused" if fused else config._attn_implementation
         self.backbone = backbone
         self.encoded = {"dual": encoded_dual, "joint": encoded_joint}[options.inputs]
         self.head = build_head(
@@ -221,7 +224,8 @@ class EncoderModel(NeuralModel, family="encoder"):
         return with_offset(inputs, centred_logits(self.offset_, pairs))
 
     def backbone_facts(self) -> dict[str, Any]:
-        return backbone_facts(self.config.model.backbone, self.module_.backbone)
+        facts = backbone_facts(self.config.model.backbone, self.module_.backbone)
+        return {**facts, "attention": self.module_.attention}
 
 
 def with_offset(inputs: TokenRows, offset: np.ndarray) -> TokenRows:

@@ -15,7 +15,7 @@ from humanpref.config.neural import LORA, AdaptedOptions, LoopOptions
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.lengths import Lengths, assumed_lengths, sequence_lengths
 from humanpref.schema import InputError
-from humanpref.training.batching import shuffled_windows, token_batches
+from humanpref.training.batching import micro_batches, shuffled_windows, token_batches
 from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
 from humanpref.training.roofline import T4, Passes, step_seconds
 from humanpref.training.shapes import Shape
@@ -308,17 +308,16 @@ def _epoch_hours(
     _, trainable, _ = _weights(config, shape)
     longest, per_row = lengths.max(axis=1), lengths.shape[1]
     costs = per_row * longest
-    windows = shuffled_windows(len(lengths), training.batch_size, training.accumulation, 0, 0)
+    size = training.batch_size * training.accumulation
     total = 0.0
-    for window in windows:
-        for batch in window:
-            for part in token_batches(costs[batch], training.forward_tokens):
-                shares = [batch[part][gpu::gpus] for gpu in range(gpus)]
-                total += max(
-                    passes.seconds(per_row * len(own), int(longest[own].max()))
-                    for own in shares
-                    if len(own)
-                )
+    for window in shuffled_windows(len(lengths), size, 0, 0):
+        shares = micro_batches(
+            window, costs, training.batch_size, training.forward_tokens, processes=gpus
+        )
+        total += max(
+            sum(passes.seconds(per_row * len(rows), int(longest[rows].max())) for rows in share)
+            for share in shares
+        )
         total += step_seconds(trainable, gpus)
     epochs: float = training.epochs
     if config.family == "dpo":

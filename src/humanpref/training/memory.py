@@ -18,8 +18,9 @@ RESERVED_GIB = 0.75
 """GiB of a GPU that are lost to its driver and to fragmentation."""
 CUDA_GIB = 0.5
 """GiB of a process's CUDA context and libraries."""
-GRADIENT_COPIES = 1.0
-"""Copies of the gradients with which several processes exchange them."""
+GRADIENT_COPIES = 0.0
+"""Copies of the gradients with which several processes add them: `humanpref.training.exchange`
+needs 25 MB, DistributedDataParallel would need 1."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ class MemoryEstimate:
     def batched(self, training: LoopOptions) -> "MemoryEstimate":
         """Return the estimate with the largest batch that the training loop will form."""
         row = self.sequences_per_row * self.length
-        rows = min(training.batch_size, max(1, training.forward_tokens // row))
-        return replace(self, sequences=self.sequences_per_row * -(-rows // self.processes))
+        share = -(-training.batch_size * training.accumulation // self.processes)
+        rows = min(training.batch_size, share, max(1, training.forward_tokens // row))
+        return replace(self, sequences=self.sequences_per_row * rows)
 
     @property
     def tokens(self) -> int:
@@ -234,7 +236,7 @@ def _smaller_batches(estimate: MemoryEstimate) -> Variants:
     per_row, rows = estimate.sequences_per_row, estimate.sequences // estimate.sequences_per_row
     while rows > 1:
         rows //= 2
-        tokens = rows * per_row * estimate.length * estimate.processes
+        tokens = rows * per_row * estimate.length
         changed = replace(estimate, sequences=rows * per_row)
         yield f"training.forward_tokens={tokens}", changed
 

@@ -1,0 +1,235 @@
+"""DeBERTa-v2 and -v3 attention without gathers: the same weights and results as transformers', with
+less memory traffic.
+
+Disentangled attention adds two position terms to the scores: each query's product with the
+embedding of the distance i - j, and each key's. Transformers multiplies by the embeddings of all
+buckets and gathers an L x L matrix from each product. Here the embeddings are first laid out by
+distance, so that the row of each next position is the same row shifted by one, which a view can
+express. The sum of both terms is the mask of `scaled_dot_product_attention`.
+
+Source: He et al. (2021), arXiv 2006.03654, equation 4.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.deberta_v2.modeling_deberta_v2 import (
+    DebertaV2Encoder,
+    DisentangledSelfAttention,
+    make_log_bucket_position,
+)
+
+BLOCK = 128
+"""Positions whose products are computed at once. A block of K needs L + K - 1 of the 2 L - 1
+distances."""
+ALIGNMENT = 8
+"""Elements to which rows of the mask are aligned; CUDA's attention would copy any other mask."""
+
+
+def fuse_attention(backbone: nn.Module) -> bool:
+    """Replace the attention of a DeBERTa-v2 or -v3 in place; any other model is left as it is.
+
+    Weights and their names do not change, and real tokens get the same states up to rounding. Only
+    the states of padding differ, to which no real token attends. Dropout of the probabilities draws
+    different random numbers from the same distribution.
+
+    Parameters
+    ----------
+    backbone : Module
+        A transformers model, with or without a task head.
+
+    Returns
+    -------
+    bool
+        Whether the model has this attention now.
+
+    Examples
+    --------
+    >>> fuse_attention(nn.Linear(2, 2))
+    False
+    """
+    encoders = [
+        module
+        for module in backbone.modules()
+        if isinstance(module, DebertaV2Encoder) and module.relative_attention
+    ]
+    for encoder in encoders:
+        encoder.__class__ = FusedEncoder
+        for layer in encoder.layer:
+            layer.attention.self.__class__ = FusedSelfAttention
+    return bool(encoders)
+
+
+class FusedEncoder(DebertaV2Encoder):
+    """Passes to its layers which keys are real, and the row of the relative embeddings for each
+    distance."""
+
+    def get_attention_mask(self, attention_mask: Tensor) -> Tensor | None:
+        """Return the real keys, bool (n, 1, L), or None if all are known to be; asking a GPU
+        would mean waiting for it."""
+        real = attention_mask.bool()
+        return None if real.device.type == "cpu" and real.all() else real[:, None]
+
+    def get_rel_pos(self, hidden_states: Tensor, *_: Any) -> Tensor:
+        """Return the rows of the embeddings for i - j = 1 - L to L - 1, (2 L - 1,) int64."""
+        length = hidden_states.shape[1]
+        distances = torch.arange(1 - length, length, device=hidden_states.device)
+        span = self.max_relative_positions
+        if self.position_buckets > 0:
+            distances = make_log_bucket_position(distances, self.position_buckets, span).long()
+            span = self.position_buckets
+        return torch.clamp(distances + span, 0, 2 * span - 1)
+
+
+class FusedSelfAttention(DisentangledSelfAttention):
+    """Attention over the inputs that `FusedEncoder` passes; it returns no probabilities."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None,
+        output_attentions: bool = False,
+        query_states: Tensor | None = None,
+        relative_pos: Tensor | None = None,
+        rel_embeddings: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        """Attend within each sequence: (n, L, width) to (n, L, width)."""
+        has_c2p = "c2p" in self.pos_att_type
+        has_p2c = "p2c" in self.pos_att_type
+        scale = 1 / math.sqrt(self.attention_head_size * (1 + has_c2p + has_p2c))
+        states = hidden_states if query_states is None else query_states
+        query = self.by_head(self.query_proj(states))
+        key, value = (
+            self.by_head(proj(hidden_states)) for proj in (self.key_proj, self.value_proj)
+        )
+        embeddings = self.pos_dropout(rel_embeddings)
+        keys_of = queries_of = None
+        if has_c2p:
+            project = self.key_proj if self.share_att_key else self.pos_key_proj
+            # The distance i - j falls from key to key, and rises from query to query.
+            keys_of = self.laid_out(project(embeddings) * scale, relative_pos.flip(0))
+        if has_p2c:
+            project = self.query_proj if self.share_att_key else self.pos_query_proj
+            queries_of = self.laid_out(project(embeddings) * scale, relative_pos)
+        mask = PositionMask.apply(query, key, keys_of, queries_of, attention_mask)
+        context = scaled_dot_product_attention(
+            *(states.permute(1, 0, 2, 3) for states in (query, key, value, mask)),
+            dropout_p=self.dropout.p if self.training else 0.0,
+            scale=scale,
+        )
+        return context.transpose(1, 2).flatten(2), None
+
+    def by_head(self, states: Tensor) -> Tensor:
+        """View (n, L, heads * size) as (heads, n, L, size)."""
+        return states.unflatten(-1, (self.num_attention_heads, -1)).permute(2, 0, 1, 3)
+
+    def laid_out(self, projected: Tensor, rows: Tensor) -> Tensor:
+        """Return the projected embeddings in the order of `rows`: (heads, size, 2 L - 1)."""
+        heads = projected.unflatten(-1, (self.num_attention_heads, -1)).permute(1, 2, 0)
+        return heads.index_select(-1, rows)
+
+
+class PositionMask(Function):
+    """Both position terms of the scores, and a large negative number at padding: (heads, n, L, L).
+
+    Nothing of that size is kept for the backward pass. There, padding needs no mask: its
+    probability is 0, and so is the gradient of its score.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        keys_of: Tensor | None,
+        queries_of: Tensor | None,
+        real: Tensor | None,
+    ) -> Tensor:
+        """Take `query` and `key`, (heads, n, L, size), and the embeddings by distance, (heads,
+        size, 2 L - 1): `keys_of` from i - j = L - 1 down, `queries_of` from 1 - L up."""
+        ctx.save_for_backward(query, key, keys_of, queries_of)
+        heads, rows, length, _ = query.shape
+        aligned = -(-length // ALIGNMENT) * ALIGNMENT
+        mask = query.new_empty(heads, rows, length, aligned)[..., :length]
+        by_key = list(products(key, queries_of))
+        for i, row in products(query, keys_of):
+            for j, column in by_key:
+                tile, term = mask[:, :, i, j], column.transpose(-1, -2)[:, :, i]
+                torch.add(row[..., j], term, out=tile)
+        if real is not None:
+            # Half of the lowest number: the sum with a score stays finite in half precision, and
+            # the softmax of a row without real keys is not NaN.
+            mask.masked_fill_(~real, torch.finfo(mask.dtype).min / 2)
+        return mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, keys_of, queries_of = ctx.saved_tensors
+        of_query, of_keys_of = of_products(query, keys_of, gradient)
+        of_key, of_queries_of = of_products(key, queries_of, gradient.transpose(-1, -2))
+        return of_query, of_key, of_keys_of, of_queries_of, None
+
+
+def products(states: Tensor, by_distance: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each block of K positions with the products of its states, from (heads, n, L, size),
+    and the embeddings by distance, (heads, size, 2 L - 1): (heads, n, K, L); without embeddings,
+    zeros."""
+    length = states.shape[2]
+    for block, distances in blocks(length):
+        own = states[:, :, block]
+        if by_distance is None:
+            yield block, own.new_zeros(()).expand(*own.shape[:3], length)
+        else:
+            wide = torch.bmm(own.flatten(1, 2), by_distance[..., distances])
+            yield block, shifted(wide.unflatten(1, own.shape[1:3]))
+
+
+def of_products(
+    states: Tensor, by_distance: Tensor | None, gradient: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of the states and of the embeddings by distance, where `gradient` is
+    that of the products of all positions, (heads, n, L, L)."""
+    if by_distance is None:
+        return None, None
+    rows = states.shape[1]
+    of_states, of_distances = torch.empty_like(states), torch.zeros_like(by_distance)
+    for block, distances in blocks(states.shape[2]):
+        part, some = gradient[:, :, block], by_distance[..., distances]
+        wide = part.new_zeros(*part.shape[:-1], some.shape[-1])
+        shifted(wide).copy_(part)
+        wide = wide.flatten(1, 2)
+        of_states[:, :, block] = torch.bmm(wide, some.transpose(1, 2)).unflatten(1, (rows, -1))
+        of_distances[..., distances] += torch.bmm(
+            states[:, :, block].flatten(1, 2).transpose(1, 2), wide
+        )
+    return of_states, of_distances
+
+
+def blocks(length: int) -> Iterator[tuple[slice, slice]]:
+    """Yield each block of positions with the slice of the distances that it needs."""
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        yield slice(start, end), slice(length - end, 2 * length - 1 - start)
+
+
+def shifted(wide: Tensor) -> Tensor:
+    """View row i of K from column K - 1 - i: (…, K, L + K - 1) as (…, K, L).
+
+    Examples
+    --------
+    >>> shifted(torch.arange(6).view(2, 3))
+    tensor([[1, 2],
+            [3, 4]])
+    """
+    *lead, height, width = wide.shape
+    *outer, row, column = wide.stride()
+    return wide.as_strided(
+        (*lead, height, width - height + 1),
+        (*outer, row - column, column),
+        wide.storage_offset() + (height - 1) * column,
+    )
