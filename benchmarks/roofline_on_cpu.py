@@ -5,7 +5,7 @@
 In one process and one thread, interleaved, the fastest of several rounds each: a float32 matrix
 product of a layer's size, an elementwise pass over a tensor that no cache holds, a training step
 (forward and backward) and an inference batch of the package's own modules. `ratio` is the measured
-time over the roofline's.
+time over the roofline's. Times are the processor's, since other programs may share it.
 """
 
 import argparse
@@ -31,9 +31,9 @@ TENSOR = 16 * 2**20
 
 
 def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def batch(rows: int, length: int, encoder: bool) -> dict[str, torch.Tensor]:

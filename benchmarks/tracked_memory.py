@@ -64,16 +64,20 @@ QWEN = ("qwen2", 4, 3584, 28, 4, 128, 18_944, 152_064)
 TINY_DEBERTA, TINY_LLAMA = (192, 6, 6, 2_000), ("llama", 6, 192, 6, 2, 32, 512, 1_000)
 BEST, LORA = "deberta-best", "llama-3.2-1b-lora"
 DPO = "llama-3.2-1b-dpo"
+EAGER = "model.attention=eager"
 CASES = {
-    "small, dual 512": ("deberta-v3-small", SMALL, 512),
-    "base, dual 512": ("deberta-v3-base", BASE, 512),
+    "small, dual 512": ("deberta-v3-small", SMALL, 512, EAGER),
+    "base, dual 512, fused": ("deberta-v3-base", BASE, 512),
+    "base, joint 1,024, fused": (BEST, BASE, 1024),
+    "base, joint 256, fused": (BEST, BASE, 256),
+    "base, dual 512": ("deberta-v3-base", BASE, 512, EAGER),
     "base, dual 512, 2,048 tokens": ("deberta-v3-base", BASE, 512, "training.forward_tokens=2048"),
     "base, dual 512, 8,192 tokens": ("deberta-v3-base", BASE, 512, "training.forward_tokens=8192"),
-    "large, dual 512": ("deberta-v3-base", LARGE, 512),
-    "small, joint 256": (BEST, SMALL, 256),
-    "small, joint 1,024": (BEST, SMALL, 1024),
-    "base, joint 1,024": (BEST, BASE, 1024),
-    "base, joint 2,048": (BEST, BASE, 2048),
+    "large, dual 512": ("deberta-v3-base", LARGE, 512, EAGER),
+    "small, joint 256": (BEST, SMALL, 256, EAGER),
+    "small, joint 1,024": (BEST, SMALL, 1024, EAGER),
+    "base, joint 1,024": (BEST, BASE, 1024, EAGER),
+    "base, joint 2,048": (BEST, BASE, 2048, EAGER),
     "Llama 1B LoRA, 2 x 512": (LORA, LLAMA, 512),
     "Llama 1B LoRA, 2 x 512, no padding": (LORA, LLAMA, 512),
     "Llama 1B LoRA, 8 x 512": (LORA, LLAMA, 512, "training.batch_size=8"),
@@ -95,6 +99,7 @@ CASES = {
         TINY_DEBERTA,
         256,
         "training.gradient_checkpointing=true",
+        EAGER,
         "training.batch_size=2",
     ),
     "checkpointed Llama LoRA (real, float32)": (
