@@ -20,7 +20,13 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
-        "humanpref": ["presets/*.toml", "arena/*.toml", "reports/templates/*", "studies/*.csv"]
+        "humanpref": [
+            "presets/*.toml",
+            "arena/*.toml",
+            "reports/templates/*",
+            "studies/*.csv",
+            "training/*.toml",
+        ]
     },
     python_requires=">=3.11,<3.14",
     install_requires=[

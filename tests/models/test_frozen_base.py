@@ -15,7 +15,6 @@ from transformers import AutoModel
 from humanpref.config.neural import DecoderOptions, LoopOptions
 from humanpref.models import frozen_base
 from humanpref.models.checkpoint import base_digest
-from humanpref.models.decoder import PairDecoder
 from humanpref.models.frozen_base import (
     FrozenBase,
     base_dtype,
@@ -23,7 +22,6 @@ from humanpref.models.frozen_base import (
     check_precision,
     check_room,
     load_base,
-    log_memory_estimate,
     read,
 )
 from humanpref.schema import InputError
@@ -131,20 +129,3 @@ def test_half_precision_is_read_under_its_own_autocast(base):
     read(model, ids, torch.ones_like(ids))
     assert kinds == [torch.bfloat16]
     assert not torch.is_autocast_enabled("cpu")
-
-
-def test_memory_is_estimated_before_the_run(base, caplog, monkeypatch):
-    options = DecoderOptions(lora_r=2)
-    module = PairDecoder(load_base(base.folder, base.config, options, AutoModel), options)
-    caplog.clear()
-    with caplog.at_level("INFO"):
-        log_memory_estimate(module, base.config, LoopOptions(batch_size=2), row=64)
-        log_memory_estimate(module, base.config, LoopOptions(forward_tokens=64), row=64)
-        log_memory_estimate(module, base.config, LoopOptions(forward_tokens=8), row=64)
-    tokens = [message.rpartition(" at ")[2] for message in caplog.messages]
-    assert tokens == ["128 tokens per pass", "64 tokens per pass", "64 tokens per pass"]
-    assert "memory: about 0.0" in caplog.text
-    assert "lower it" not in caplog.text
-    monkeypatch.setattr(frozen_base, "T4_GIB", 1e-6)
-    log_memory_estimate(module, base.config, LoopOptions(), row=64)
-    assert "to reduce it: training.gradient_checkpointing=true" in caplog.text

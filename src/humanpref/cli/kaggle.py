@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from humanpref.cli import kaggle_service
+from humanpref.cli import kaggle_estimate, kaggle_service
 from humanpref.cli.shared import add_command, add_group, add_overrides, add_path
 from humanpref.schema import InputError
 
@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
     """Add the group to the parser."""
     group = add_group(commands, "kaggle", "everything related to Kaggle")
     add_dry_run(group)
+    kaggle_estimate.add(group)
     kaggle_service.add(group)
     add_bundle(group)
     text = "find the packages that Kaggle's image lacks and lock them with hashes"
@@ -132,6 +133,7 @@ def dry_run(options: argparse.Namespace) -> int:
 def bundle(options: argparse.Namespace) -> int:
     from humanpref.kaggle.bundle.assemble import bundle
     from humanpref.kaggle.bundle.checkout import find_project
+    from humanpref.kaggle.bundle.verdict import verdict
     from humanpref.kaggle.contract import KernelRun
 
     preset = options.preset or ("" if options.artifact else "sparse")
@@ -149,6 +151,8 @@ def bundle(options: argparse.Namespace) -> int:
     models = [*map(str, options.artifact), *trained]
     mean = "the unweighted mean of " if len(models) > 1 else ""
     print(f"bundle: {folder}; predicts with {mean}{', '.join(models)}")
+    if line := verdict(run):
+        print(line)
     return 0
 
 

@@ -35,6 +35,8 @@ def add(group: Any) -> None:
     }
     for name, text in parts.items():
         command.add_argument(name, action="store_true", help=text)
+    text = "push even if the estimate says that the training cannot succeed"
+    command.add_argument("--anyway", action="store_true", help=text)
 
     text = "wait until all pushed datasets are ready and all pushed kernels have run"
     add_command(group, "wait", wait, text, parents=[anyway])
@@ -77,7 +79,7 @@ def push(options: argparse.Namespace) -> int:
 
     client, records = service()
     parts = [name for name in PARTS if getattr(options, name)]
-    push(client, records, options.bundle, options.user, parts)
+    push(client, records, options.bundle, options.user, parts, options.anyway)
     for entry in map(records.__getitem__, records.latest()):
         print(f"{entry['ref']}: version {entry.get('version') or '-'}, {entry['state']}")
     return 0

@@ -13,14 +13,7 @@ from transformers import AutoModel
 
 from humanpref.config.neural import DecoderOptions
 from humanpref.models.adapters import adapt
-from humanpref.models.frozen_base import (
-    FrozenBase,
-    check_base,
-    check_room,
-    load_base,
-    log_memory_estimate,
-    read,
-)
+from humanpref.models.frozen_base import FrozenBase, check_base, check_room, load_base, read
 from humanpref.models.hidden import hidden_states
 from humanpref.models.neural import STATE_FILE, NeuralModel
 from humanpref.models.pretrained import load_state_strictly
@@ -79,7 +72,6 @@ class DecoderModel(NeuralModel, family="decoder"):
         self.tokenizer_ = self.base_.tokenizer
         base = self.base_.load_for_training(AutoModel, options, training, self.template())
         self.module_ = PairDecoder(base, options)
-        log_memory_estimate(self.module_, base.config, training, options.max_length)
 
     def inputs(self, pairs: pd.DataFrame) -> TokenRows:
         options, template = self.config.model, self.template()

@@ -33,7 +33,6 @@ from humanpref.models.frozen_base import (
     check_base,
     check_room,
     load_base,
-    log_memory_estimate,
     own_autocast,
     read,
 )
@@ -180,6 +179,7 @@ class DpoModel(NeuralModel, family="dpo"):
 
     swap_equivariant = True
     swap_averaged = False
+    scored = CHUNK
     base_: FrozenBase
     margins_: np.ndarray
     """The margins of the last prediction."""
@@ -207,7 +207,6 @@ class DpoModel(NeuralModel, family="dpo"):
         kind, template = AutoModelForCausalLM, self.template()
         base = self.base_.load_for_training(kind, options, training, template)
         self.module_ = self.policy(base)
-        log_memory_estimate(self.module_, base.config, training, 2 * options.max_length, CHUNK)
 
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         training: DpoTraining = self.config.training

@@ -3,7 +3,6 @@ copy of it."""
 
 import contextlib
 import itertools
-import logging
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -29,14 +28,10 @@ from humanpref.models.pretrained import (
     load_backbone_config,
     load_tokenizer,
     not_loaded,
-    weights_in,
 )
 from humanpref.schema import InputError
 from humanpref.text.tokens import Template
-from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
 from humanpref.training.precision import DTYPES, has_bf16, process_state, resolve
-
-logger = logging.getLogger(__name__)
 
 LEAST_ROOM = 8
 """Minimum number of tokens that the fixed text must leave for a row's texts."""
@@ -260,43 +255,3 @@ def check_decoder(
         first, last = read(base.eval().base_model, ids, torch.ones_like(ids))[:, [0, -1]].unbind(1)
     if not torch.equal(first[0], first[1]) or torch.equal(last[0], last[1]):
         raise InputError(f"backbone {name}: not a decoder, its first token sees the last one")
-
-
-def log_memory_estimate(
-    module: nn.Module, config: Any, training: LoopOptions, row: int, vocabulary_scores: int = 0
-) -> None:
-    """Log how much memory training takes with rows of `row` tokens, and which options to change if
-    that is more than a T4 has.
-
-    `vocabulary_scores` is the number of positions whose scores over the vocabulary exist at one
-    time.
-    """
-    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    frozen = [p for p in module.parameters() if not p.requires_grad]
-    head_width = (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    estimate = MemoryEstimate(
-        base_weights=sum(map(weights_in, frozen)),
-        base_bytes=sum(p.numel() * p.element_size() for p in frozen),
-        trainable=trainable,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        attention=config.num_attention_heads * head_width,
-        keys=heads * head_width,
-        tokens=max(row, min(training.forward_tokens, training.batch_size * row)),
-        scores=vocabulary_scores * config.vocab_size,
-        activation_bytes=4 if resolve(training.precision, process_state().device) == "no" else 2,
-        checkpointing=training.gradient_checkpointing,
-    )
-    parts = estimate.gib()
-    total = sum(parts.values())
-    sizes = ", ".join(f"{name} {size:.2f}" for name, size in parts.items())
-    logger.info("memory: about %.2f GiB (%s) at %d tokens per pass", total, sizes, estimate.tokens)
-    if total > T4_GIB:
-        changes = "; ".join(advice(estimate, row, T4_GIB))
-        logger.warning(
-            "memory: more than the %.0f GiB of a 16 GB T4; to reduce it: %s", T4_GIB, changes
-        )

@@ -27,6 +27,7 @@ from humanpref.training.inputs import Examples, TokenRows
 from humanpref.training.learned import learned_state
 from humanpref.training.loop import train
 from humanpref.training.losses import Loss, loss_of
+from humanpref.training.memory import log_memory
 from humanpref.training.precision import process_state, resolve
 from humanpref.training.predict import normalised, predict_logits
 
@@ -45,6 +46,8 @@ class NeuralModel(Model):
 
     module_: nn.Module
     tokenizer_: Any
+    scored = 0
+    """Positions whose scores over the vocabulary exist at one time in training."""
     memo: tuple[Any, TokenMemo] | None = None
     """The tokenizer that has read texts, and its member of `memos`."""
 
@@ -77,6 +80,8 @@ class NeuralModel(Model):
         checkpoint: Path | None,
     ) -> None:
         """Train `module_` on the rows' inputs and write the report."""
+        lengths, per_row = inputs.lengths, len(inputs.sequences[0])
+        log_memory(self.module_, self.config.training, lengths, per_row, self.scored)
         # Otherwise, the run would only fail at its first prediction, after the training.
         resolve(self.config.inference.precision, process_state().device, "inference.precision")
         examples = Examples(inputs, rows.labels, rows.weights, inputs.lengths)

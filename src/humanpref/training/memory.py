@@ -1,97 +1,308 @@
-"""Estimate how much memory training on a frozen base takes, and suggest options to reduce it."""
+"""Estimate how much GPU memory training takes, and suggest options to reduce it."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from humanpref.config.neural import LoopOptions
+from humanpref.training.shapes import Shape
+
+logger = logging.getLogger(__name__)
 
 T4_GIB = 14.0
-"""GiB of a 16 GB T4 that tensors can use."""
+"""GiB of a 16 GB T4 that one process can fill."""
+RESERVED_GIB = 0.75
+"""GiB of a GPU that are lost to its driver and to fragmentation."""
+CUDA_GIB = 0.5
+"""GiB of a process's CUDA context and libraries."""
+GRADIENT_COPIES = 0.0
+"""Copies of the gradients with which several processes add them: `humanpref.training.exchange`
+needs 25 MB, DistributedDataParallel would need 1."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The sizes that determine the memory of a training run."""
+    """The sizes that determine the memory of a training run.
 
-    base_weights: int
-    """Number of frozen weights."""
-    base_bytes: float
+    Everything is counted that torch's modules keep for the backward pass, tensor by tensor, plus
+    the largest intermediate results. `benchmarks/tracked_memory.py` compares it with the storages
+    of real training steps.
+    """
+
+    shape: Shape
+    frozen_bytes: float
     """Bytes of the frozen weights."""
     trainable: int
     """Number of trainable weights."""
-    layers: int
-    hidden: int
-    """Width of the hidden states."""
-    intermediate: int
-    """Width inside a feed-forward block."""
-    attention: int
-    """Width of all queries together."""
-    keys: int
-    """Width of all keys together."""
-    tokens: int
-    """Tokens in one forward pass, padding included."""
-    activation_bytes: int
-    """Bytes per activation: 4, or 2 under mixed precision."""
-    checkpointing: bool
+    length: int
+    """Tokens of a sequence, padding included."""
+    half: bool
+    """Whether autocast computes in half precision."""
+    sequences: int = 1
+    """Sequences in one forward pass of one process."""
+    checkpointing: bool = False
     """Whether activations are recomputed in the backward pass."""
-    scores: int = 0
-    """Scores over the vocabulary that exist at one time."""
+    trained_embedding: int = 0
+    """Number of trainable weights in the token embedding."""
+    adapted: int = 0
+    """Width of the inputs that a layer's adapters and trained weights keep for their gradients."""
+    scored: int = 0
+    """Positions whose scores over the vocabulary exist at one time."""
+    backward: bool = True
+    """Whether gradients flow through the backbone, which they do not if only the head is trained.
+    """
+    processes: int = 1
+    sequences_per_row: int = 1
+
+    @classmethod
+    def of_module(
+        cls, module: Any, training: LoopOptions, longest: int, half: bool, **sizes: int
+    ) -> "MemoryEstimate":
+        """Estimate the run of a neural family's module.
+
+        Parameters
+        ----------
+        module : Module
+            Its `backbone` is a transformers model, possibly inside an adapter.
+        training : LoopOptions
+            The `[training]` section.
+        longest : int
+            Tokens of the longest sequence.
+        half : bool
+            Whether autocast computes in half precision.
+        **sizes : int
+            `processes`, `sequences_per_row` and `scored`.
+        """
+        backbone = module.backbone
+        shape = Shape.of(backbone.config)
+        embedding = backbone.get_input_embeddings().weight
+        trained = [p for p in module.parameters() if p.requires_grad]
+        frozen = [p for p in module.parameters() if not p.requires_grad]
+        in_backbone = [
+            (name, p.shape, p.numel()) for name, p in backbone.named_parameters() if p.requires_grad
+        ]
+        widths = (
+            size[-1] if len(size) == 2 and 1 not in size else count
+            for name, size, count in in_backbone
+            if not name.endswith("bias")
+        )
+        return cls(
+            shape=shape,
+            frozen_bytes=float(sum(p.numel() * p.element_size() for p in frozen)),
+            trainable=sum(p.numel() for p in trained),
+            length=longest,
+            half=half,
+            checkpointing=training.gradient_checkpointing,
+            trained_embedding=embedding.numel() if embedding.requires_grad else 0,
+            adapted=sum(widths) // shape.layers if shape.gated else 0,
+            backward=bool(in_backbone),
+            **sizes,
+        ).batched(training)
+
+    def batched(self, training: LoopOptions) -> "MemoryEstimate":
+        """Return the estimate with the largest batch that the training loop will form."""
+        row = self.sequences_per_row * self.length
+        share = -(-training.batch_size * training.accumulation // self.processes)
+        rows = min(training.batch_size, share, max(1, training.forward_tokens // row))
+        return replace(self, sequences=self.sequences_per_row * rows)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in one forward pass, padding included."""
+        return self.sequences * self.length
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an activation."""
+        return 2 if self.half else 4
 
     def gib(self) -> dict[str, float]:
-        """Estimate the GiB of the frozen `base`, of the `trainable` weights with their gradients
-        and AdamW's two moments, and of the `activations`.
-
-        Activations are those that layers keep for the backward pass: inputs of the linear layers
-        (with LoRA's dropped-out copies), the norms, the attention and the product in the
-        feed-forward block. Their estimate is accurate to about a third. With checkpointing, every
-        layer keeps only its input, and one layer at a time keeps the rest. Embeddings and the head
-        are small by comparison.
-        """
-        wide = 12 * self.hidden + 4 * self.attention + 6 * self.keys + 6 * self.intermediate
-        layer = self.tokens * wide * self.activation_bytes
-        layer_input = self.tokens * self.hidden * self.activation_bytes
-        activations = self.layers * (layer_input if self.checkpointing else layer)
-        if self.checkpointing:
-            activations += layer
+        """Estimate the GiB of the `frozen` weights, of the `trainable` weights with their gradients
+        and AdamW's two moments, of the `activations` with all other temporary tensors, and of
+        `cuda` itself."""
+        layers, results = self.shape.layers, self._largest_result()
+        if not self.backward:
+            kept = 0.0
+        elif self.checkpointing:
+            kept = 4.0 * layers * self.tokens * self.shape.hidden
+            results += self._layer()
+        else:
+            kept = layers * self._layer()
+        # The vocabulary's scores, their exponentials and two gradients, in float32, are gone before
+        # the backward pass reaches the layers.
+        passes = kept + max(results, 16.0 * self.scored * self.shape.vocabulary)
+        passes += self._casts() + self._ends()
+        # At the end of the backward pass, the embedding's dense gradient; in the optimizer's step,
+        # the square root of the second moment.
+        copies = 4.0 * GRADIENT_COPIES * (self.processes > 1)
+        temporary = max(passes, 4.0 * self.trained_embedding, 4.0 * self.trainable)
         sizes = {
-            "base": self.base_bytes,
-            "trainable": self.trainable * 16.0,
-            # The scores in float32, their softmax, and the gradient.
-            "activations": activations + 12 * self.scores,
+            "frozen": self.frozen_bytes,
+            "trainable": (16.0 + copies) * self.trainable,
+            "activations": temporary,
+            "cuda": CUDA_GIB * 2**30,
         }
         return {name: size / 2**30 for name, size in sizes.items()}
 
+    def total(self) -> float:
+        """Estimate the GiB of the run."""
+        return sum(self.gib().values())
 
-def advice(estimate: MemoryEstimate, longest: int, limit: float = T4_GIB) -> list[str]:
+    def _layer(self) -> float:
+        """Return the bytes that one layer keeps for the backward pass."""
+        shape, size = self.shape, self.bytes
+        if shape.gated:
+            # The norms' inputs in float32; queries, keys (repeated for each head), values and the
+            # result; the gate before and after its activation, and the other factor.
+            token = 4 * shape.norms * shape.hidden + (3 if shape.scores else 4) * (
+                size * shape.attention
+            )
+            token += 3 * size * shape.intermediate + self.adapted * (size + 1)
+        else:
+            # Inputs of the linear layers (autocast casts once for each), queries, keys, values, the
+            # context; twice a dropout's mask and the norm's input.
+            parts = (7 if shape.positions else 6) + 2 * self.half
+            token = (parts * size + 10) * shape.hidden + 2 * size * shape.intermediate
+        return self.tokens * token + self._kept_by_attention()
+
+    def _kept_by_attention(self) -> float:
+        """Return the bytes that attention keeps in one layer, besides queries, keys and values."""
+        shape, size, square = self.shape, self.bytes, self.length**2
+        if not shape.scores:
+            return size * self.sequences * square
+        # The softmax in float32; dropout's mask and result, or the cap's result and a cast.
+        each = 5 + size if not shape.gated else 8
+        kept = self.sequences * square * (each * shape.heads + 1)
+        # The scores of all relative positions, their keys and queries for each sequence, and the
+        # indices that pick from them.
+        scores = self.tokens * shape.heads + self.sequences * shape.hidden
+        return kept + (2 * size * shape.positions * scores + 16 * square * (shape.positions > 0))
+
+    def _largest_result(self) -> float:
+        """Return the bytes of the largest intermediate results, in attention or in the feed-forward
+        block of the last layer."""
+        shape, size = self.shape, self.bytes
+        scores = 0
+        if shape.scores:
+            scores = (2 * size + 4 * self.half) * self.sequences * shape.heads * self.length**2
+        # With autocast, adapters compute in float32.
+        wide = (5.75 if self.half else 3) if shape.gated else 2
+        block = wide * size * self.tokens * shape.intermediate
+        return max(scores, block)
+
+    def _casts(self) -> float:
+        """Return the bytes of autocast's copies of the float32 matrices."""
+        return 2.0 * self.half * (self.trainable - self.trained_embedding)
+
+    def _ends(self) -> float:
+        """Return the bytes of the embeddings and of the states that the head reads."""
+        return 16.0 * self.tokens * self.shape.hidden
+
+
+def advice(estimate: MemoryEstimate, limit: float = T4_GIB) -> list[str]:
     """List options to change, in order, until the run fits; if it never does, the last line says
-    so.
+    so. First the options that change only the speed, then those that change the model.
 
     Parameters
     ----------
     estimate : MemoryEstimate
         The run with its current options.
-    longest : int
-        Tokens of the longest row, which is the minimum size of a forward pass.
     limit : float
         Available memory in GiB.
     """
-
-    def with_base(bytes_per_weight: float) -> dict[str, float]:
-        lowered = min(estimate.base_bytes, estimate.base_weights * bytes_per_weight)
-        return {"activation_bytes": 2, "base_bytes": lowered}
-
-    steps = {
-        "training.gradient_checkpointing=true": {"checkpointing": True},
-        f"training.forward_tokens={longest}": {"tokens": longest},
-        "model.base_dtype=float16": with_base(2),
-        "model.quantisation=4bit": with_base(0.5),
-    }
-    changes, size = [], sum(estimate.gib().values())
-    for option, values in steps.items():
+    changes, size = [], estimate.total()
+    for variants in (_smaller_batches, _checkpointed, _smaller_base, _shorter):
         if size <= limit:
             break
-        estimate = replace(estimate, **values)
-        lowered = sum(estimate.gib().values())
-        if lowered < size:
-            changes.append(f"{option} → {lowered:.1f} GiB")
-            size = lowered
+        best = None
+        for option, changed in variants(estimate):
+            if changed.total() < size and (best is None or best[1].total() > limit):
+                best = option, changed
+        if best:
+            estimate, size = best[1], best[1].total()
+            changes.append(f"{best[0]} → {size:.1f} GiB")
     if size > limit:
-        changes.append("and a shorter model.max_length or a smaller model")
+        changes.append("and a smaller model")
     return changes
+
+
+Variants = Iterator[tuple[str, MemoryEstimate]]
+
+
+def _smaller_batches(estimate: MemoryEstimate) -> Variants:
+    per_row, rows = estimate.sequences_per_row, estimate.sequences // estimate.sequences_per_row
+    while rows > 1:
+        rows //= 2
+        tokens = rows * per_row * estimate.length
+        changed = replace(estimate, sequences=rows * per_row)
+        yield f"training.forward_tokens={tokens}", changed
+
+
+def _checkpointed(estimate: MemoryEstimate) -> Variants:
+    yield "training.gradient_checkpointing=true", replace(estimate, checkpointing=True)
+
+
+def _smaller_base(estimate: MemoryEstimate) -> Variants:
+    steps = {"model.base_dtype=float16": 2.0, "model.quantisation=4bit": 0.5}
+    for option, size in steps.items():
+        matrices = estimate.shape.weights - estimate.shape.embedding_weights
+        base = 2.0 * estimate.shape.embedding_weights + size * matrices
+        yield option, replace(estimate, frozen_bytes=min(estimate.frozen_bytes, base))
+
+
+def _shorter(estimate: MemoryEstimate) -> Variants:
+    length = estimate.length
+    while length > 128:
+        length //= 2
+        yield f"model.max_length={length}", replace(estimate, length=length)
+
+
+def log_memory(
+    module: Any, training: LoopOptions, lengths: np.ndarray, per_row: int, scored: int = 0
+) -> None:
+    """Log the estimate for training a module, and a warning that names options to change if it is
+    more than this process's GPU has, or more than a T4 has if there is none.
+
+    Parameters
+    ----------
+    module : Module
+        A neural family's module.
+    training : LoopOptions
+        The `[training]` section.
+    lengths : ndarray
+        (n,) tokens of each row, padding between its sequences included.
+    per_row : int
+        Sequences in a row.
+    scored : int
+        Positions whose scores over the vocabulary exist at one time.
+    """
+    # An estimate without a module needs no torch.
+    import torch
+
+    from humanpref.training.precision import process_state, resolve
+
+    launched = process_state()
+    estimate = MemoryEstimate.of_module(
+        module,
+        training,
+        longest=int(lengths.max()) // per_row,
+        half=resolve(training.precision, launched.device) != "no",
+        processes=launched.num_processes,
+        sequences_per_row=per_row,
+        scored=scored,
+    )
+    limit, name = T4_GIB, "a 16 GB T4"
+    if launched.device.type == "cuda":
+        limit = torch.cuda.mem_get_info(launched.device)[1] / 2**30 - RESERVED_GIB
+        name = "this GPU"
+    sizes = ", ".join(f"{part} {size:.2f}" for part, size in estimate.gib().items())
+    total, tokens = estimate.total(), estimate.tokens
+    logger.info("memory: about %.2f GiB (%s) at %d tokens per pass", total, sizes, tokens)
+    if total > limit:
+        changes = "; ".join(advice(estimate, limit))
+        logger.warning(
+            "memory: more than the %.1f GiB of %s; to reduce it: %s", limit, name, changes
+        )

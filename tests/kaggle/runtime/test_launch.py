@@ -425,6 +425,9 @@ def test_only_gradient_descent_is_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr(device, "gpus", lambda: 2)
     assert launch.processes(load_config("tiny")) == 2
+    assert launch.processes(load_config("deberta-v3-base")) == 2
+    # Sending the gradients takes longer than the second GPU saves.
+    assert launch.processes(load_config("deberta-best")) == 1
     assert launch.places(load_config("tiny")) == ["3", "5"]
     assert launch.processes(load_config("sparse")) == 1
     assert launch.places(load_config("sparse")) == [""]

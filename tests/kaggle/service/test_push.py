@@ -508,3 +508,14 @@ def test_two_at_once(run, commands, service, folder):
     assert failed.code == 2
     assert "another humanpref kaggle command is running here" in failed.err
     assert run(*PUSH, "--dataset").code == 0
+
+
+def test_a_training_that_cannot_succeed_is_not_pushed(run, service, folder):
+    stage(folder / "bundle", preset="gemma-2-9b-qlora")
+    failed = run(*PUSH)
+    assert failed.code == 2
+    assert "training takes" in failed.err
+    assert "push --anyway tries it" in failed.err
+    assert_sent(service)
+    assert run(*PUSH, "--dataset").code == 0
+    assert run(*PUSH, "--anyway").code == 0

@@ -21,6 +21,7 @@ from typing import Any
 
 from humanpref.config import Config, from_dict
 from humanpref.config.neural import AdaptedOptions, LoopOptions
+from humanpref.runs.estimate import useful_gpus
 from humanpref.runs.results import FoldModel
 from humanpref.runs.train import Run
 from humanpref.training import device
@@ -80,8 +81,9 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
 
 def processes(config: Config) -> int:
     """Return the number of processes that train a single model together: one per GPU for a family
-    trained by gradient descent, otherwise one."""
-    return max(1, device.gpus()) if isinstance(config.training, LoopOptions) else 1
+    trained by gradient descent, otherwise one. It is also one if several would be slower."""
+    descends = isinstance(config.training, LoopOptions)
+    return useful_gpus(config, max(1, device.gpus())) if descends else 1
 
 
 def places(config: Config) -> list[str]:

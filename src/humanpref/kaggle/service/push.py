@@ -25,6 +25,7 @@ from humanpref.kaggle.bundle.metadata import (
     read_metadata,
     stage_kernel,
 )
+from humanpref.kaggle.bundle.verdict import impossible
 from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.service.client import (
     BusyError,
@@ -63,7 +64,12 @@ READY_SECONDS = 3_600
 
 
 def push(
-    client: Client, records: Records, bundle: Path, owner: str, parts: Collection[str] = ()
+    client: Client,
+    records: Records,
+    bundle: Path,
+    owner: str,
+    parts: Collection[str] = (),
+    anyway: bool = False,
 ) -> None:
     """Push the chosen parts of a bundle in order; the inference kernel is not pushed until the
     training kernel that it mounts has run.
@@ -78,11 +84,14 @@ def push(
         The Kaggle user name to push under.
     parts : collection of str
         Elements of `PARTS`; if empty, every part that the bundle has.
+    anyway : bool
+        Whether to push a training that, by its estimate, cannot succeed.
 
     Raises
     ------
     InputError
-        If the bundle cannot be pushed, or Kaggle refuses it or does not answer.
+        If the bundle cannot be pushed, its training cannot succeed, or Kaggle refuses it or does
+        not answer.
     """
     check_owner(owner)
     if client.user and client.user.lower() != owner:
@@ -93,12 +102,15 @@ def push(
         logger.warning("%s", client.clean(finding))
     marker = bundle / DATASET_FOLDER / MARKER
     manifest = sha256(marker)
-    kernels = kernels_of(read_run(marker.parent))
+    run = read_run(marker.parent)
+    kernels = kernels_of(run)
     if missing := set(parts) - {DATASET_FOLDER, *kernels}:
         raise InputError(
             f"{bundle}: has no {missing.pop()} kernel; it was bundled from artifacts only, without "
             "--preset"
         )
+    if not anyway and (not parts or "train" in parts) and (reason := impossible(run)):
+        raise InputError(f"{bundle}: {reason}; push --anyway tries it")
     with records.locked():
         if not parts or DATASET_FOLDER in parts:
             for path in (marker, *sorted(bundle.glob(f"*/{WEIGHTS_MARKER}"))):

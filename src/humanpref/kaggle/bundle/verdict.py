@@ -1,0 +1,34 @@
+"""Judge, before a bundle is pushed, whether its training can succeed on Kaggle's GPUs."""
+
+import logging
+
+from humanpref.config import load_config
+from humanpref.kaggle.contract import KernelRun
+from humanpref.runs.estimate import Estimate, estimate
+from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def verdict(run: KernelRun) -> str:
+    """Return the estimate of a run's training and inference in one line; empty if it needs no
+    GPU."""
+    found = _estimate(run)
+    return found.verdict() if found else ""
+
+
+def impossible(run: KernelRun) -> str:
+    """Return why a run's training cannot succeed; empty if it can, or if nothing is trained."""
+    found = _estimate(run)
+    return found.impossible if found else ""
+
+
+def _estimate(run: KernelRun) -> Estimate | None:
+    if not run.preset:
+        return None
+    config = load_config(run.preset, None, list(run.overrides))
+    try:
+        return estimate(config, run.preset, folds=run.folds)
+    except InputError as error:
+        logger.warning("no estimate: %s", error)
+        return None

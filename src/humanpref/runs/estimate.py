@@ -1,0 +1,375 @@
+"""Estimate what a run takes on Kaggle before it starts: the memory of a T4, the hours of training
+and those of inference.
+
+The hours come from a roofline (`humanpref.training.roofline`) and the rows' lengths in tokens.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from humanpref.config import Config
+from humanpref.config.gpu import needs_gpu
+from humanpref.config.neural import LORA, AdaptedOptions, LoopOptions
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.lengths import Lengths, assumed_lengths, sequence_lengths
+from humanpref.schema import InputError
+from humanpref.training.batching import micro_batches, shuffled_windows, token_batches
+from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
+from humanpref.training.roofline import T4, Passes, step_seconds
+from humanpref.training.shapes import Shape
+
+ROWS, TEST_ROWS = 57_477, 25_000
+"""Rows of the competition's training file and of its hidden test file."""
+TRAIN_HOURS, SUBMISSION_HOURS = 12, 9
+"""Kaggle's limits for a run with a GPU and for a submission."""
+SLOWER = 2
+"""A real run takes from 1 to this many times as long as the roofline says."""
+DECIDED = 0.7
+"""Share of those rows that are not ties."""
+SAMPLE = 4_000
+"""Rows whose batches are timed; the time is scaled to all rows."""
+BACKBONE_TOKENS = 16_384
+"""Tokens that a backbone reads at once in inference (`humanpref.models.hidden`)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes, in GiB and hours.
+
+    Attributes
+    ----------
+    name : str
+        The run.
+    gib, least_gib : float
+        Memory of training as it is set, and with one row at a time.
+    changes : list of str
+        Options that let training fit into a T4.
+    train : dict
+        Hours by number of GPUs; empty if nothing is trained.
+    predict : tuple
+        Hours on two GPUs for one order of A and B, and for both.
+    assumptions : list of str
+    """
+
+    name: str
+    gib: float = 0.0
+    least_gib: float = 0.0
+    changes: list[str] = field(default_factory=list)
+    train: dict[int, float] = field(default_factory=dict)
+    predict: tuple[float, float] = (0.0, 0.0)
+    assumptions: list[str] = field(default_factory=list)
+
+    @property
+    def impossible(self) -> str:
+        """Why the training cannot succeed on Kaggle; empty if it can."""
+        if self.least_gib > T4_GIB:
+            return f"training needs {self.least_gib:.1f} GiB, and a T4 has {T4_GIB:.0f}"
+        if self.train and min(self.train.values()) > TRAIN_HOURS:
+            hours = _range(min(self.train.values()))
+            return f"training takes {hours} h, and Kaggle allows {TRAIN_HOURS}"
+        return ""
+
+    def verdict(self) -> str:
+        """Return the memory and the hours in one line, with what does not fit."""
+        parts = []
+        if self.train:
+            best = min(self.train, key=self.train.__getitem__)
+            where = "one T4" if best == 1 else "two T4"
+            parts += [f"training {self.gib:.1f} GiB, {_range(self.train[best])} h on {where}"]
+        parts += [f"inference {_range(self.predict[0])} h (both orders {_range(self.predict[1])})"]
+        return f"estimate: {', '.join(parts)}: {self._judged()}"
+
+    def _judged(self) -> str:
+        if self.impossible:
+            return f"cannot fit: {self.impossible}"
+        doubts = []
+        if self.gib > T4_GIB:
+            doubts.append("training runs out of memory")
+        if self.train and SLOWER * min(self.train.values()) > TRAIN_HOURS:
+            doubts.append("training runs out of time")
+        if SLOWER * self.predict[0] > SUBMISSION_HOURS:
+            doubts.append("inference reads shortened inputs")
+        elif SLOWER * self.predict[1] > SUBMISSION_HOURS:
+            doubts.append("only part of the rows is read in both orders")
+        return f"may not fit: {'; '.join(doubts)}" if doubts else "fits"
+
+    def lines(self) -> list[str]:
+        """Return the report for people."""
+        lines = [self.name]
+        if self.train:
+            lines += [f"  memory     {self.gib:.1f} GiB of the {T4_GIB:.0f} of a T4"]
+            lines += [f"             to reduce it: {change}" for change in self.changes]
+            hours = ", ".join(
+                f"{_range(hours)} h on {'one T4' if gpus == 1 else 'two'}"
+                for gpus, hours in self.train.items()
+            )
+            lines += [f"  training   {hours}; Kaggle allows {TRAIN_HOURS} h"]
+        one, both = map(_range, self.predict)
+        lines += [
+            f"  inference  {one} h on two T4, {both} h in both orders of A and B; Kaggle allows "
+            f"{SUBMISSION_HOURS} h",
+            f"  verdict    {self._judged()}",
+            *(f"  assumed    {assumption}" for assumption in self.assumptions),
+        ]
+        return lines
+
+
+def _range(hours: float) -> str:
+    """Write a time as a range from it to twice it.
+
+    >>> _range(0.0312), _range(35.2)
+    ('0.031-0.062', '35-70')
+    """
+    return f"{_figures(hours)}-{_figures(SLOWER * hours)}"
+
+
+def _figures(hours: float) -> str:
+    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def estimate(
+    config: Config,
+    name: str,
+    lengths: Lengths | None = None,
+    rows: int = ROWS,
+    test_rows: int = TEST_ROWS,
+    folds: int | None = None,
+    trains: bool = True,
+) -> Estimate | None:
+    """Estimate a run of one model, or of its fold models and seeds.
+
+    Parameters
+    ----------
+    config : Config
+    name : str
+        How the report calls the run.
+    lengths : Lengths, optional
+        By default those of a public sample.
+    rows, test_rows : int
+        Numbers of rows to train on and to predict.
+    folds : int, optional
+        Number of fold models.
+    trains : bool
+        Whether the model is trained, and not only read.
+
+    Returns
+    -------
+    Estimate or None
+        None if the run needs no GPU.
+
+    Raises
+    ------
+    InputError
+        If the sizes of the backbone are unknown.
+    """
+    if not needs_gpu(config) or not isinstance(config.training, LoopOptions):
+        return None
+    lengths = lengths or assumed_lengths()
+    shape, training = shape_of(config.model.backbone), config.training
+    rng = np.random.default_rng(0)
+    learned = sequence_lengths(config, _sampled(lengths.train, rows, rng))
+    read = sequence_lengths(config, _sampled(lengths.test, test_rows, rng))
+    models = (folds or 1) * training.seeds
+    one_order = models * _predict_hours(config, shape, read, test_rows)
+    doubled = not (config.family == "dpo" or read.shape[1] == 2)
+    facts = {
+        "name": name,
+        "predict": (one_order, one_order * (1 + doubled)),
+        "assumptions": [
+            f"{lengths.source}; {rows:,} training and {test_rows:,} test rows",
+            f"a T4 that reaches {T4.flops / 1e12:.0f} TFLOP/s and {T4.bandwidth / 1e9:.0f} GB/s, "
+            f"{1e6 * T4.kernel:.0f} µs for each kernel; a real run takes 1 to {SLOWER} times as "
+            "long",
+        ],
+    }
+    if not trains:
+        return Estimate(**facts)
+    # A sample's longest row is not the longest of all.
+    known = len(lengths.train) >= rows
+    memory = memory_of(config, shape, int(learned.max()) if known else config.model.max_length)
+    share = 1 - (1 / folds if folds else training.validation_fraction)
+    epoch = {gpus: _epoch_hours(config, shape, learned, rows * share, gpus) for gpus in (1, 2)}
+    held = _predict_hours(config, shape, learned, round(rows * (1 - share)), gpus=1)
+    held *= 1 + (config.inference.swap_average if doubled else 0)
+    if models > 1:
+        # Fold models are trained one on each GPU.
+        hours = {gpus: models * (epoch[1] + held) / gpus for gpus in epoch}
+    else:
+        hours = {gpus: each + held / gpus for gpus, each in epoch.items()}
+    return Estimate(
+        gib=memory.total(),
+        least_gib=replace(memory, sequences=memory.sequences_per_row).total(),
+        changes=advice(memory),
+        train=hours,
+        **facts,
+    )
+
+
+def useful_gpus(config: Config, gpus: int) -> int:
+    """Return the number of GPUs on which one model trains fastest: exchanging the gradients of a
+    small step can take longer than the step."""
+    try:
+        found = estimate(config, "") if gpus > 1 else None
+    except InputError:
+        return gpus
+    return 1 if found and found.train[1] < found.train[2] else gpus
+
+
+def shape_of(backbone: str) -> Shape:
+    """Return the sizes of a backbone: a folder's, or those published for a preset's.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if Path(backbone).is_dir():
+        from humanpref.models.pretrained import load_backbone_config
+
+        return Shape.of(load_backbone_config(backbone))
+    shape = Shape.published(backbone)
+    if shape is None:
+        raise InputError(
+            f"option model.backbone: the sizes of {backbone} are unknown here; name its folder"
+        )
+    return shape
+
+
+def memory_of(config: Config, shape: Shape, longest: int) -> MemoryEstimate:
+    """Estimate the memory of training on a T4 with sequences of at most `longest` tokens."""
+    frozen, trainable, adapted = _weights(config, shape)
+    per_weight = {"none": 2.0, "8bit": 1.0, "4bit": 0.5}
+    base = 0.0
+    if frozen:
+        matrices = shape.weights - shape.embedding_weights
+        base = 2.0 * shape.embedding_weights + per_weight[config.model.quantisation] * matrices
+    dual = config.family == "dpo" or getattr(config.model, "inputs", "") == "dual"
+    return MemoryEstimate(
+        shape=shape,
+        frozen_bytes=base,
+        trainable=trainable,
+        length=longest,
+        half=True,
+        checkpointing=config.training.gradient_checkpointing,
+        trained_embedding=0 if frozen else shape.embedding_weights,
+        adapted=adapted,
+        scored=1_024 if config.family == "dpo" else 0,
+        backward=getattr(config.model, "peft", "") != "head",
+        sequences_per_row=1 + dual,
+    ).batched(config.training)
+
+
+def _weights(config: Config, shape: Shape) -> tuple[bool, int, int]:
+    """Return whether the backbone is frozen, the number of trained weights, and the width of a
+    layer's inputs that adapters keep."""
+    options = config.model
+    if not isinstance(options, AdaptedOptions) or options.peft == "none":
+        wide = 5 * shape.hidden + shape.attention + shape.intermediate
+        return False, shape.weights, wide if shape.gated else 0
+    if options.peft not in LORA:
+        return True, 4 * shape.hidden * shape.layers, 2 * shape.hidden
+    hidden, inner = shape.hidden, shape.intermediate
+    layers = {
+        "q_proj": (hidden, shape.attention),
+        "k_proj": (hidden, shape.keys),
+        "v_proj": (hidden, shape.keys),
+        "o_proj": (shape.attention, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+    named = [name.strip() for name in options.target_modules.split(",")]
+    chosen = [size for name, size in layers.items() if name in named or "all-linear" in named]
+    trained = shape.layers * options.lora_r * sum(map(sum, chosen))
+    return True, trained, sum(inputs for inputs, _ in chosen)
+
+
+def _passes(config: Config, shape: Shape, training: bool) -> Passes:
+    frozen, _, adapted = _weights(config, shape)
+    return Passes(
+        shape,
+        training,
+        frozen=frozen,
+        adapted=adapted if frozen else 0,
+        checkpointing=config.training.gradient_checkpointing,
+        quantized=getattr(config.model, "quantisation", "none") != "none",
+        trained_embedding=shape.embedding_weights if training and not frozen else 0,
+        scored=DECIDED if config.family == "dpo" else 0.0,
+    )
+
+
+def _epoch_hours(
+    config: Config, shape: Shape, lengths: np.ndarray, rows: float, gpus: int
+) -> float:
+    """Return the hours of training on `rows` rows, from the batches of the rows given."""
+    training, passes = config.training, _passes(config, shape, training=True)
+    _, trainable, _ = _weights(config, shape)
+    longest, per_row = lengths.max(axis=1), lengths.shape[1]
+    costs = per_row * longest
+    size = training.batch_size * training.accumulation
+    total = 0.0
+    for window in shuffled_windows(len(lengths), size, 0, 0):
+        shares = micro_batches(
+            window, costs, training.batch_size, training.forward_tokens, processes=gpus
+        )
+        total += max(
+            sum(passes.seconds(per_row * len(rows), int(longest[rows].max())) for rows in share)
+            for share in shares
+        )
+        total += step_seconds(trainable, gpus)
+    epochs: float = training.epochs
+    if config.family == "dpo":
+        # Before the first step, the reference reads the rows once.
+        kept = (DECIDED if training.ties == "drop" else 1.0) * (1 - training.link_fraction)
+        total = total * epochs * kept
+        once = _predict_hours(config, shape, lengths, len(lengths), gpus, references=0) * 3600
+        return (total + kept * once) / len(lengths) * rows / 3600
+    if getattr(training, "swap_augmentation", False) and per_row == 1:
+        epochs *= 2
+    return total * epochs / len(lengths) * rows / 3600
+
+
+def _predict_hours(
+    config: Config, shape: Shape, lengths: np.ndarray, rows: int, gpus: int = 2, references: int = 1
+) -> float:
+    """Return the hours of reading `rows` rows in one order on several GPUs."""
+    passes, flat = _passes(config, shape, training=False), lengths.ravel()
+    tokens = min(config.inference.batch_tokens, BACKBONE_TOKENS)
+    total = sum(
+        passes.seconds(len(batch), int(flat[batch].max())) for batch in token_batches(flat, tokens)
+    )
+    reads = 1 + references * (config.family == "dpo")
+    return total * reads / len(lengths) * rows / gpus / 3600
+
+
+def _sampled(texts: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw at most `SAMPLE` rows, with replacement if there are fewer."""
+    if len(texts) == rows <= SAMPLE:
+        return texts
+    return texts[rng.integers(len(texts), size=min(rows, SAMPLE))]
+
+
+def estimate_artifact(
+    folder: Path, name: str, lengths: Lengths | None = None, test_rows: int = TEST_ROWS
+) -> Estimate | None:
+    """Estimate the inference of all models of a trained artifact; None if none needs a GPU.
+
+    Raises
+    ------
+    InputError
+        If the folder is not an artifact, or the sizes of a backbone are unknown.
+    """
+    from humanpref.models.neural import BACKBONE_FOLDER
+
+    found = []
+    for leaf in Artifact.load(folder).ensemble.leaves():
+        if leaf.needs_gpu:
+            own = replace(leaf.config.model, backbone=str(leaf.folder / BACKBONE_FOLDER))
+            config = replace(leaf.config, model=own)
+            found += [estimate(config, name, lengths, test_rows=test_rows, trains=False)]
+    if not found:
+        return None
+    hours = [sum(order) for order in zip(*(each.predict for each in found), strict=True)]
+    return replace(found[0], predict=tuple(hours))

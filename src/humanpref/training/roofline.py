@@ -1,0 +1,141 @@
+"""The time of forward and backward passes by the roofline model: each kernel takes as long as its
+arithmetic or its memory traffic, whichever is longer.
+
+Products with a layer's weights are bound by arithmetic, everything else by memory. The bytes below
+were counted kernel by kernel on fake tensors (`benchmarks/tracked_memory.py --bytes`), by changing
+one size of a layer at a time.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from humanpref.training.shapes import Shape
+
+
+class Device(NamedTuple):
+    """What a device reaches in practice.
+
+    Attributes
+    ----------
+    flops : float
+        Floating-point operations per second in matrix products.
+    bandwidth : float
+        Bytes per second.
+    kernel : float
+        Seconds of the host to start a kernel, below which no kernel can take less.
+    element : int
+        Bytes of an activation.
+    """
+
+    flops: float
+    bandwidth: float
+    kernel: float
+    element: int
+
+
+T4 = Device(30e12, 250e9, 15e-6, 2)
+"""A T4 in half precision, at the power that it holds."""
+LINK = 5e9
+"""Bytes per second between two GPUs on PCIe."""
+
+
+class _Traffic(NamedTuple):
+    """Bytes that a layer's kernels read and write for each token, in half precision, per unit of a
+    width; and the number of kernels."""
+
+    hidden: float
+    attention: float
+    intermediate: float
+    adapted: float
+    scores: float
+    kernels: int
+
+
+_ENCODER = {True: _Traffic(576, 0, 21, 0, 144, 176), False: _Traffic(162, 0, 6.25, 0, 67, 61)}
+_DECODER = {True: _Traffic(153, 225, 66, 83, 82, 230), False: _Traffic(33, 123, 18, 32, 40, 95)}
+"""In a training step (True), forward and backward, and in inference. A decoder's `hidden` is for
+each of its norms. `scores` counts only where a layer keeps them (`Shape.scores`)."""
+_ENDS = 240
+"""Bytes per token and unit of the hidden states, for the embeddings and the head, in each
+direction."""
+_EMBEDDING = 12
+"""Bytes for each trained weight of the embedding, whose dense gradient is made in every pass."""
+_OPTIMIZER = 40
+"""Bytes for each trained weight that AdamW's step moves."""
+_SCORED = 26
+"""Bytes for each score over the vocabulary, in each direction."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Passes of one model over batches: the sizes that determine their time."""
+
+    shape: Shape
+    training: bool
+    frozen: bool = False
+    """Whether the backbone's weights are frozen, so that no gradient is computed for them."""
+    adapted: int = 0
+    """Width of the inputs of a layer's adapters."""
+    checkpointing: bool = False
+    quantized: bool = False
+    trained_embedding: int = 0
+    scored: float = 0.0
+    """Share of the tokens that are scored against the vocabulary."""
+
+    def seconds(self, sequences: int, length: int, device: Device = T4) -> float:
+        """Return the time of one pass over `sequences` of `length` tokens, padding included.
+
+        Examples
+        --------
+        >>> base = Passes(Shape.published("microsoft/deberta-v3-base"), training=True)
+        >>> round(base.seconds(8, 512), 2)
+        0.38
+        """
+        shape, tokens = self.shape, sequences * length
+        forward = self._forward(self.training) if self.training else 1.0
+        layers = shape.layers * (2.0 * shape.layer_weights * tokens * forward / device.flops)
+        traffic = shape.layers * self._bytes(self.training, length)
+        if self.checkpointing and self.training:
+            traffic += shape.layers * self._bytes(False, length)
+        directions = 1 + self.training
+        traffic += _ENDS * shape.hidden * directions
+        traffic += _SCORED * directions * self.scored * shape.vocabulary
+        traffic *= tokens * device.element / 2
+        traffic += _EMBEDDING * self.trained_embedding
+        if self.quantized:
+            # Four bits are read and two bytes written whenever a layer is used.
+            traffic += 2.5 * (shape.weights - shape.embedding_weights) * self._uses()
+        scores = 2.0 * shape.vocabulary * shape.hidden * self.scored * tokens
+        scores *= 3 if self.training else 1
+        busy = layers + scores / device.flops + traffic / device.bandwidth
+        return max(busy, self.kernels * device.kernel)
+
+    @property
+    def kernels(self) -> int:
+        """Kernels of one pass."""
+        table = _DECODER if self.shape.gated else _ENCODER
+        count = table[self.training].kernels
+        count += table[False].kernels if self.checkpointing and self.training else 0
+        return self.shape.layers * count + 100
+
+    def _forward(self, training: bool) -> float:
+        """Return the products of a training step in units of a forward pass."""
+        return (2.0 if self.frozen else 3.0) + self.checkpointing
+
+    def _uses(self) -> int:
+        return 2 + self.checkpointing if self.training else 1
+
+    def _bytes(self, training: bool, length: int) -> float:
+        """Return the bytes that one layer moves for each token."""
+        shape = self.shape
+        one = (_DECODER if shape.gated else _ENCODER)[training]
+        hidden = one.hidden * shape.hidden * (shape.norms if shape.gated else 1)
+        widths = one.attention * shape.attention + one.intermediate * shape.intermediate
+        scores = one.scores * shape.heads * length if shape.scores else 0.0
+        return hidden + widths + one.adapted * self.adapted + scores
+
+
+def step_seconds(trainable: int, gpus: int = 1, device: Device = T4) -> float:
+    """Return the time of AdamW's step and, with several GPUs, of exchanging the gradients."""
+    exchange = 4 * trainable / LINK if gpus > 1 else 0.0
+    return _OPTIMIZER * trainable / device.bandwidth + exchange

@@ -1,0 +1,101 @@
+"""The sizes of a backbone: from its configuration, or from those published for the presets."""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from types import SimpleNamespace
+from typing import Any
+
+DISENTANGLED = ("deberta", "deberta-v2")
+"""Model types whose attention also scores positions, and keeps all scores."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a transformer."""
+
+    layers: int
+    hidden: int
+    """Width of the hidden states."""
+    intermediate: int
+    """Width inside a feed-forward block."""
+    attention: int
+    """Width of all queries together."""
+    keys: int
+    """Width of all keys together."""
+    heads: int
+    vocabulary: int
+    embedding: int
+    """Width of a token's embedding."""
+    gated: bool
+    """Whether the feed-forward block is a product of two layers, after root-mean-square norms, as
+    in Llama."""
+    norms: int
+    """Norms in each layer."""
+    scores: bool
+    """Whether attention keeps its scores, rather than computing them block by block."""
+    positions: int
+    """Relative positions that attention scores, 0 for none."""
+    shared: bool
+    """Whether all layers have the same weights."""
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """Read a transformers configuration.
+
+        Examples
+        --------
+        >>> Shape.published("microsoft/deberta-v3-base").layers
+        12
+        """
+
+        def read(name: str, default: Any = None) -> Any:
+            value = getattr(config, name, None)
+            return default if value is None else value
+
+        heads, hidden = config.num_attention_heads, config.hidden_size
+        width = read("head_dim", hidden // heads)
+        buckets = read("position_buckets", 0)
+        span = buckets if buckets > 0 else read("max_position_embeddings", 0)
+        disentangled = config.model_type in DISENTANGLED
+        gated = read("num_key_value_heads") is not None
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=hidden,
+            intermediate=read("intermediate_size", 4 * hidden),
+            attention=heads * width,
+            keys=read("num_key_value_heads", heads) * width,
+            heads=heads,
+            vocabulary=config.vocab_size,
+            embedding=read("embedding_size", hidden),
+            gated=gated,
+            norms=4 if config.model_type.startswith(("gemma2", "gemma3")) else 2,
+            scores=disentangled or read("attn_logit_softcapping") is not None,
+            positions=2 * span if disentangled and read("relative_attention", False) else 0,
+            shared=config.model_type == "albert",
+        )
+
+    @classmethod
+    def published(cls, backbone: str) -> "Shape | None":
+        """Return the shape of a preset's backbone by the last part of its name, or None if it is
+        not one of them."""
+        text = resources.files("humanpref.training").joinpath("shapes.toml").read_text("utf-8")
+        sizes = tomllib.loads(text).get(backbone.rstrip("/").rpartition("/")[2].lower())
+        return None if sizes is None else cls.of(SimpleNamespace(**sizes))
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights in the matrices of one layer."""
+        projections = 2 * self.hidden * (self.attention + self.keys)
+        return projections + (3 if self.gated else 2) * self.hidden * self.intermediate
+
+    @property
+    def embedding_weights(self) -> int:
+        """Weights of the token embedding."""
+        return self.vocabulary * self.embedding
+
+    @property
+    def weights(self) -> int:
+        """Weights of the backbone, without norms, biases and a layer that scores the vocabulary."""
+        layers = 1 if self.shared else self.layers
+        return self.embedding_weights + layers * self.layer_weights

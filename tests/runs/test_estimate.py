@@ -1,0 +1,144 @@
+"""What a run takes on Kaggle: against hours computed kernel by kernel, and the verdict."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from humanpref.config import load_config
+from humanpref.data import write_pairs
+from humanpref.runs.estimate import Estimate, estimate, estimate_artifact, shape_of, useful_gpus
+from humanpref.runs.lengths import Lengths
+from humanpref.schema import InputError
+
+
+def of(preset, *sets, **options):
+    return estimate(load_config(preset, None, list(sets)), preset, **options)
+
+
+@pytest.mark.parametrize(
+    ("preset", "sets", "one", "two", "read"),
+    [
+        # Hours on one and two T4, and for 25,000 rows on two, from every kernel on fake tensors
+        # and real lengths; 80 % of the rows, without validation.
+        ("deberta-v3-small", (), 0.4, 0.3, 0.03),
+        ("deberta-v3-base", (), 0.8, 0.5, 0.07),
+        ("deberta-best", (), 0.13, 0.16, 0.01),
+        ("deberta-best", ("model.max_length=1024",), 0.5, 0.4, 0.04),
+        ("llama-3.2-1b-lora", (), 1.5, 0.75, 0.15),
+        ("gemma-2-9b-qlora", (), 95, 53, 5.5),
+        ("qwen-2.5-7b-qlora", (), 62, 35, 3.6),
+    ],
+)
+def test_the_hours_are_those_of_the_kernels(preset, sets, one, two, read):
+    found = of(preset, *sets, "training.validation_fraction=0", rows=45_982)
+    assert found.train[1] == pytest.approx(one, rel=0.3)
+    assert found.train[2] == pytest.approx(two, rel=0.3)
+    assert found.predict["qlora" in preset] == pytest.approx(read, rel=0.3)
+
+
+def test_hours_grow_with_rows_lengths_epochs_and_models():
+    base = of("deberta-v3-base")
+    assert of("deberta-v3-base", rows=28_738).train[1] == pytest.approx(base.train[1] / 2, rel=0.1)
+    assert of("deberta-v3-base", test_rows=50_000).predict[0] == pytest.approx(
+        2 * base.predict[0], rel=0.05
+    )
+    texts = np.array([[20, 50, 50]])
+    short = of("deberta-v3-base", lengths=Lengths(texts, texts, "short"))
+    assert short.train[1] < base.train[1] / 3
+    assert short.assumptions[0].startswith("short; 57,477 training and 25,000 test rows")
+    folds = of("deberta-v3-base", folds=5)
+    assert folds.train[1] == pytest.approx(5 * base.train[1], rel=0.05)
+    assert folds.train[2] == folds.train[1] / 2
+    assert folds.predict[0] == pytest.approx(5 * base.predict[0])
+    epochs = of("deberta-v3-base", "training.epochs=3", "training.validation_fraction=0")
+    once = of("deberta-v3-base", "training.validation_fraction=0")
+    assert epochs.train[1] == pytest.approx(3 * once.train[1])
+
+
+def test_both_orders_are_free_for_dual_inputs_only():
+    assert of("deberta-v3-base").predict[0] == of("deberta-v3-base").predict[1]
+    joint = of("deberta-best")
+    assert joint.predict[1] == 2 * joint.predict[0]
+
+
+def test_the_models_of_seven_to_nine_billion_cannot_be_trained():
+    for preset in ("gemma-2-9b-qlora", "qwen-2.5-7b-qlora"):
+        found = of(preset)
+        assert found.gib < 14
+        assert "training takes" in found.impossible
+        assert found.verdict().endswith(f"cannot fit: {found.impossible}")
+    assert of("gemma-2-9b-qlora", "model.quantisation=none").impossible.startswith(
+        "training needs 2"
+    )
+
+
+def test_what_does_not_fit_is_named():
+    fits = Estimate("x", gib=3.0, train={1: 2.0, 2: 1.5}, predict=(1.0, 2.0))
+    assert fits.verdict() == (
+        "estimate: training 3.0 GiB, 1.5-3 h on two T4, inference 1-2 h (both orders 2-4): fits"
+    )
+    assert fits.impossible == ""
+    doubtful = {
+        "training runs out of memory": {"gib": 14.1},
+        "training runs out of time": {"train": {1: 6.1}},
+        "inference reads shortened inputs": {"predict": (4.6, 9.2)},
+        "only part of the rows is read in both orders": {"predict": (3.0, 4.6)},
+    }
+    for doubt, values in doubtful.items():
+        assert replace(fits, **values).verdict().endswith(f": may not fit: {doubt}")
+    assert replace(fits, train={1: 12.1, 2: 12.2}).impossible.startswith("training takes 12-24 h")
+    assert replace(fits, least_gib=14.1).impossible == "training needs 14.1 GiB, and a T4 has 14"
+
+
+def test_memory_names_options_that_help():
+    whole = ("training.gradient_checkpointing=false", "model.max_length=4096")
+    found = of("llama-3.2-1b-dpo", *whole)
+    assert found.gib > 14
+    lines = found.lines()
+    assert any("to reduce it: training." in line for line in lines)
+    assert lines[0] == "llama-3.2-1b-dpo"
+    # All rows are known: none is as long as allowed.
+    texts = np.full((50, 3), 100)
+    short = of("llama-3.2-1b-dpo", *whole, lengths=Lengths(texts, texts, ""), rows=50)
+    assert short.gib < 14
+
+
+@pytest.mark.parametrize("preset", ["sparse", "boosted", "prior", "embedding", "cpu-best", "tiny"])
+def test_what_needs_no_gpu_is_not_estimated(preset):
+    assert of(preset) is None
+
+
+def test_two_gpus_are_slower_for_small_steps():
+    assert useful_gpus(load_config("deberta-best"), 2) == 1
+    assert useful_gpus(load_config("deberta-v3-base"), 2) == 2
+    assert useful_gpus(load_config("llama-3.2-1b-lora"), 2) == 2
+    assert useful_gpus(load_config("deberta-best"), 1) == 1
+    unknown = load_config("deberta-best", None, ["model.backbone=unknown/encoder"])
+    assert useful_gpus(unknown, 2) == 2
+
+
+def test_sizes_come_from_a_folder_or_a_known_name(decoder_folder):
+    assert shape_of(str(decoder_folder())).gated
+    assert shape_of("microsoft/deberta-v3-small").layers == 6
+    with pytest.raises(InputError, match="the sizes of unknown/encoder are unknown here"):
+        shape_of("unknown/encoder")
+
+
+def test_an_artifact_is_only_read(decoder_folder, pairs, tmp_path):
+    pytest.importorskip("torch")
+    from humanpref.runs.train import train
+
+    sets = [
+        f"model.backbone={decoder_folder()}",
+        "model.max_length=256",
+        "training.batch_size=4",
+        "training.seconds=1e-9",
+    ]
+    config = load_config("llama-3.2-1b-lora", None, sets)
+    write_pairs(tmp_path / "train.csv", pairs[:12])
+    train(config, tmp_path / "train.csv", tmp_path / "out", folds=2)
+    found = estimate_artifact(tmp_path / "out", "artifact out")
+    assert found.train == {}
+    assert found.predict[1] == 2 * found.predict[0] > 0
+    assert found.verdict().startswith("estimate: inference ")
