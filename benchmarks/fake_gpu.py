@@ -43,21 +43,22 @@ class Record(TorchDispatchMode):
     ----------
     now, peak : int
         Bytes of the living storages, now and at most.
-    kernels, flops, moved : int
-        Number of kernels, their matrix products' floating-point operations, and the bytes of all
-        tensors that they read and write.
+    kernels : int
+        Number of kernels.
+    costs : list of tuple
+        Of each kernel: the floating-point operations of matrix products, the bytes of all tensors
+        that it reads and writes, and whether any is in half precision.
     """
 
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device, self.known = device, {}
         self.now = self.peak = 0
-        self.seconds = {}
         self.clear()
 
     def clear(self) -> None:
         """Set the counts of kernels to zero; the storages stay."""
-        self.kernels = self.flops = self.moved = 0
+        self.kernels = 0
         self.costs: list[tuple[int, int, bool]] = []
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
@@ -89,8 +90,6 @@ class Record(TorchDispatchMode):
         flops = formula(*arguments, **options, out_val=result) if formula else 0
         moved = sum(t.numel() * t.element_size() for t in tensors)
         self.kernels += 1
-        self.flops += flops
-        self.moved += moved
         self.costs.append((flops, moved, any(t.dtype == torch.half for t in tensors)))
 
 

@@ -30,6 +30,8 @@ DECIDED = 0.7
 """Share of those rows that are not ties."""
 SAMPLE = 4_000
 """Rows whose batches are timed; the time is scaled to all rows."""
+CHUNK = 1_024
+"""Positions that DPO scores at once (`humanpref.models.dpo`)."""
 BACKBONE_TOKENS = 16_384
 """Tokens that a backbone reads at once in inference (`humanpref.models.hidden`)."""
 
@@ -255,7 +257,7 @@ def memory_of(config: Config, shape: Shape, longest: int) -> MemoryEstimate:
         checkpointing=config.training.gradient_checkpointing,
         trained_embedding=0 if frozen else shape.embedding_weights,
         adapted=adapted,
-        scored=1_024 if config.family == "dpo" else 0,
+        scored=CHUNK if config.family == "dpo" else 0,
         backward=getattr(config.model, "peft", "") != "head",
         sequences_per_row=1 + dual,
     ).batched(config.training)

@@ -29,7 +29,7 @@ class MemoryEstimate:
 
     Everything is counted that torch's modules keep for the backward pass, tensor by tensor, plus
     the largest intermediate results. `benchmarks/tracked_memory.py` compares it with the storages
-    of real training steps.
+    of real training steps. DeBERTa's attention counts as eager; fused, it needs less.
     """
 
     shape: Shape
