@@ -294,7 +294,6 @@ def measure(
     found: dict[str, dict[str, list[Meter]]] = {name: {} for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
-            print(f"{name} …", flush=True)
             model = task.model(name)
             steps: dict[str, Callable[[], Any]] = {
                 "predict": lambda arm=arm, model=model: arm.predict(task, model),
@@ -304,6 +303,7 @@ def measure(
                 meter = Meter()
                 with meter.measured(model, task.device):
                     made = run()
+                print(f"{name}, {step}: {meter.seconds:.1f} s", flush=True)
                 if step == "predict":
                     meter.probabilities = made
                 found[name].setdefault(step, []).append(meter)
