@@ -290,7 +290,7 @@ def test_swap_augmentation_mirrors_rows_and_labels(pairs, monkeypatch):
 
     def spy(module, examples, *rest):
         seen.update(examples._asdict())
-        return {}
+        return {"epochs": []}
 
     monkeypatch.setattr("humanpref.models.neural.train", spy)
     few = pairs[:10].reset_index(drop=True)
@@ -319,7 +319,7 @@ def test_the_offset_is_learned_on_other_rows_and_added_to_the_logits(
     seen = []
     monkeypatch.setattr(
         "humanpref.models.neural.train",
-        lambda module, examples, *_: seen.append(examples.collate) or {},
+        lambda module, examples, *_: seen.append(examples.collate) or {"epochs": []},
     )
     overrides = (
         "model.offset=structure",

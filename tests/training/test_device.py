@@ -211,6 +211,7 @@ STARTS = """
 import contextlib, json, os, sys
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from humanpref.cli.main import main
 from humanpref.kaggle.runtime import infer, launch
 from humanpref.runs.workers import Job, work
@@ -219,7 +220,7 @@ from humanpref.schema import InputError
 def command(): main(["presets"])
 def training():
     launch.processes = lambda config: sys.exit()
-    launch.train(launch.from_dict({"family": "prior"}, ""), Path(), Path("out"), None, 1.0)
+    launch.train(SimpleNamespace(config=None, models=["model"]), 1.0, 1.0)
 def inference(): infer.infer(Path("nowhere"), Path("nowhere"), Path("nowhere.csv"), (1, 0, 0))
 def worker():
     ours, theirs = Pipe()
