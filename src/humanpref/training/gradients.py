@@ -100,9 +100,9 @@ class Gradients:
             numbers = torch.zeros(len(passes) + 2, device=device)
             own_tokens = self._own(shares[index], numbers[first:], len(window))
             if own_tokens is None:
-                numbers[-1] = 1
+                numbers[-1].fill_(1)
             else:
-                numbers[-2] = own_tokens
+                numbers[-2].fill_(own_tokens)
             # The host waits for the device here.
             *losses, tokens, failures = summed(numbers).tolist()
             if not failures:
