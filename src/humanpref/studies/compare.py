@@ -291,8 +291,8 @@ def run_training(config: Config, train_csv: Path, folder: Path, folds: int | Non
 
 @contextlib.contextmanager
 def _named(training: str) -> Iterator[None]:
-    """Prefix each InputError raised in the block with the training's name. Raise an InputError if the
-    training's process dies."""
+    """Prefix each InputError raised in the block with the training's name. Raise an InputError if
+    the training's process dies."""
     try:
         yield
     except InputError as error:
