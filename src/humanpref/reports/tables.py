@@ -233,7 +233,8 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
         that are truncated), `low` and `high` (the bounds of its interval), `median` and `p99`
         (quantiles of the number of tokens in a row's longest sequence). `inputs` is `dual` for two
         sequences, prompt + A and prompt + B, or `joint` for one sequence, prompt + A + B. With
-        `dual`, a row is cut if either sequence is."""
+        `dual`, a row is cut if either sequence is.
+    """
     drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(0))
     prompt, a, b = (
         np.fromiter(_token_counts(tokenizer, drawn[column]), dtype=np.int64)
