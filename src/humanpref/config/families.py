@@ -24,6 +24,8 @@ from humanpref.config.neural import (
     EncoderInference,
     EncoderOptions,
     GradientTraining,
+    LoopOptions,
+    check_sections,
 )
 
 
@@ -67,6 +69,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("preset", "seed"):
             checked(name, hints_of(Config)[name], getattr(self, name))
+        if isinstance(self.training, LoopOptions):
+            check_sections(self.model, self.training)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON types; `from_dict` reads it back."""
