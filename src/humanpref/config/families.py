@@ -18,13 +18,13 @@ from humanpref.config.cpu import (
 )
 from humanpref.config.neural import (
     DecoderOptions,
+    DecoderTraining,
     DpoInference,
     DpoOptions,
     DpoTraining,
     EncoderInference,
     EncoderOptions,
     GradientTraining,
-    LoopOptions,
     check_sections,
 )
 
@@ -44,7 +44,7 @@ FAMILIES = {
     "boosted": Family(BoostedOptions, HoldOut, NoOptions),
     "encoder": Family(EncoderOptions, GradientTraining, EncoderInference),
     "blend": Family(BlendOptions, HoldOut, NoOptions),
-    "decoder": Family(DecoderOptions, GradientTraining, EncoderInference),
+    "decoder": Family(DecoderOptions, DecoderTraining, EncoderInference),
     "dpo": Family(DpoOptions, DpoTraining, DpoInference),
 }
 SECTIONS = Family._fields
@@ -69,7 +69,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("preset", "seed"):
             checked(name, hints_of(Config)[name], getattr(self, name))
-        if isinstance(self.training, LoopOptions):
+        if self.family == "decoder":
             check_sections(self.model, self.training)
 
     def to_dict(self) -> dict[str, Any]:

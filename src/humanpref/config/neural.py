@@ -203,10 +203,8 @@ class DpoOptions(AdaptedOptions):
 class LoopOptions(HoldOut):
     """The options of the training loop (`humanpref.training.loop`), for any loss."""
 
-    epochs: Annotated[int, at_least(0)] = 1
-    """Passes over the training rows. With 0, which needs `model.head=tokens`, the pretrained model
-    judges as it is; a temperature and three biases are fitted on the training rows, which are read
-    in both orders of A and B. The other training options then have no effect."""
+    epochs: Count = 1
+    """Passes over the training rows."""
     batch_size: Count = 16
     """Rows per batch."""
     accumulation: Count = 1
@@ -274,6 +272,16 @@ class GradientTraining(LoopOptions):
 
 
 @dataclass(frozen=True)
+class DecoderTraining(GradientTraining):
+    """The `[training]` section of the decoders."""
+
+    epochs: Annotated[int, at_least(0)] = 1
+    """Passes over the training rows. With 0, which needs `model.head=tokens`, the pretrained model
+    judges as it is: only a temperature and three biases are fitted, on the training rows, which are
+    read in both orders of A and B. The other training options then have no effect."""
+
+
+@dataclass(frozen=True)
 class DpoTraining(LoopOptions):
     """The `[training]` section of Direct Preference Optimization (`humanpref.models.dpo`)."""
 
@@ -327,13 +335,12 @@ class EncoderInference(DpoInference):
     inputs are read twice."""
 
 
-def check_sections(model: Options, training: LoopOptions) -> None:
-    """Raise InputError if options of the two sections exclude each other."""
-    tokens = isinstance(model, DecoderOptions) and model.head == "tokens"
-    epochs = training.epochs
-    training.require(tokens or epochs > 0, "epochs", "at least 1 (0 needs model.head=tokens)")
-    if tokens:
-        rate = training.head_learning_rate
-        training.require(rate is None, "head_learning_rate", "none with model.head=tokens")
-        trained = model.peft != "head" or epochs == 0
-        model.require(trained, "peft", "another method with head=tokens, which has no new weights")
+def check_sections(model: DecoderOptions, training: DecoderTraining) -> None:
+    """Raise InputError if options of a decoder's two sections exclude each other."""
+    if model.head != "tokens":
+        training.require(training.epochs > 0, "epochs", "at least 1 without model.head=tokens")
+        return
+    rate = training.head_learning_rate
+    training.require(rate is None, "head_learning_rate", "none with model.head=tokens")
+    trained = model.peft != "head" or training.epochs == 0
+    model.require(trained, "peft", "another method with head=tokens, which has no new weights")
