@@ -219,7 +219,8 @@ def test_few_rows_do_not_overfit():
             p = softmax(found[0] * raw[:, n:] + found[1:], axis=2)
             p = (p[0] + p[1][:, SWAPPED_CLASSES]) / 2
             excess[n, seed] = -np.log((p * labels[n:]).sum(axis=1)).mean() - np.log(3)
-    assert max(excess.values()) < 0.06, excess
+    assert np.mean(list(excess.values())) < 0.02, excess
+    assert max(excess.values()) < 0.1, excess
 
 
 def test_logits_that_never_differ_give_the_class_rates():

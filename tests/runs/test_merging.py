@@ -98,7 +98,7 @@ def test_one_model_merged_predicts_the_same(folds, arena, tmp_path):
 
 
 def test_answer_tokens_are_merged(folds, tmp_path):
-    artifact = folds(head="tokens")
+    artifact = folds("lora", "tokens", "model.max_length=128")
     (model,) = merge(artifact.folder, tmp_path / "merged").models
     assert model.module_.calibration.tolist() == [1, 0, 0, 0]
     each = [deltas(fold) for fold in artifact.models]
@@ -109,7 +109,7 @@ def test_answer_tokens_are_merged(folds, tmp_path):
 
 
 def test_untrained_judges_are_merged_by_their_calibrations(folds, tmp_path):
-    artifact = folds("lora", "tokens", "training.epochs=0")
+    artifact = folds("lora", "tokens", "model.max_length=128", "training.epochs=0")
     (model,) = merge(artifact.folder, tmp_path / "merged").models
     each = [fold.module_.calibration.numpy() for fold in artifact.models]
     assert np.ptp(each, axis=0).max() > 1e-4, "the folds must differ"
