@@ -230,6 +230,13 @@ def test_logits_that_never_differ_give_the_class_rates():
     np.testing.assert_allclose(softmax(found[1:]), [0.4, 0.4, 0.2], atol=0.05)
 
 
+def test_scores_that_overflowed_are_refused():
+    logits = np.ones((2, 5, 3))
+    logits[1, 2, 0] = np.inf
+    with pytest.raises(InputError, match=r"inference\.precision: .* not finite"):
+        fit_calibration(logits, np.eye(3)[[0] * 5], np.ones(5), averaged=True)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

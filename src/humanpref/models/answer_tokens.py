@@ -66,8 +66,8 @@ def fit_calibration(
     """Fit 1/T and the biases by penalized maximum likelihood.
 
     The logits are centered and scaled to unit variance first. With x for these, p = softmax(s x +
-    c), s >= 0, the penalty is 10/2 (s^2 + c_A^2 + c_B^2 + c_tie^2) nats. With few rows, or with
-    logits that say nothing about the labels, s approaches 0, and p approaches the class rates.
+    c), s >= 0, the penalty is 10/2 (s^2 + c_A^2 + c_B^2 + c_tie^2) nats. With few rows, p therefore
+    approaches 1/3; with many rows whose logits say nothing about the labels, the class rates.
 
     Parameters
     ----------
@@ -84,7 +84,16 @@ def fit_calibration(
     -------
     (ndarray, dict)
         (4,) 1/T and the biases of A, B and tie, float64, and the facts for the report.
+
+    Raises
+    ------
+    InputError
+        If a logit is not finite.
     """
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "option inference.precision: the model's scores are not finite; set it to bf16 or no"
+        )
     contrasts = logits - logits.mean(axis=2, keepdims=True)
     shares = np.broadcast_to(weights / (2 * weights.sum() or 1.0), contrasts.shape[:2])
     center = np.einsum("on,onc->c", shares, contrasts)
