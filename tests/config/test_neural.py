@@ -50,7 +50,15 @@ from humanpref.schema import InputError
             {"peft": "none", "base_dtype": "float16"},
             "model.base_dtype: expected float32 with peft=none",
         ),
-        (DecoderOptions, {"head": "davidson"}, "model.head: expected one of linear, mlp"),
+        (DecoderOptions, {"head": "davidson"}, "model.head: expected one of linear, mlp, tokens"),
+        (DecoderOptions, {"answers": "A,B"}, "model.answers: expected three different words"),
+        (DecoderOptions, {"answers": "A, B,A"}, "model.answers: expected three different words"),
+        (DecoderOptions, {"answers": "A,B,"}, "model.answers: expected three different words"),
+        (
+            DecoderOptions,
+            {"head": "tokens", "dropout": 0.1},
+            "model.dropout: expected 0 with head=tokens, got 0.1",
+        ),
         (
             DpoOptions,
             {"peft": "bias"},

@@ -29,7 +29,13 @@ SENSITIVE = {
     "rsqrt",
 }
 """Softmax and normalisation, never in half precision."""
-EXACT = {"models/heads.py", "models/decoder.py", "training/losses.py", "training/loop.py"}
+EXACT = {
+    "models/heads.py",
+    "models/decoder.py",
+    "models/answer_tokens.py",
+    "training/losses.py",
+    "training/loop.py",
+}
 """The files of heads, losses and steps: they compute nothing in half precision."""
 MOVES = {
     "_to_copy",
@@ -57,8 +63,8 @@ def check_dtypes(dtypes: Counter, single: set[str]) -> None:
     assert not {(name, file) for name, file in half if name in SENSITIVE}
     assert {(name, file) for name, file in half if file in EXACT and name not in MOVES} == set()
     # DPO's head is the base's own, a large product; what becomes of its scores is exact.
-    in_dpo = {name for name, file in half if file == "models/dpo.py"}
-    assert in_dpo <= MOVES | {"mm"}
+    assert not {name for name, file in half if file == "models/dpo.py"} - MOVES
+    assert {name for name, file in half if file == "models/vocabulary.py"} <= MOVES | {"mm"}
 
 
 def check(gpu, config, pairs, single=frozenset()):
@@ -143,6 +149,17 @@ def test_decoder(gpu, few, decoder_folder, peft):
 )
 def test_decoder_of_any_kind(gpu, few, decoder_folder, kind, overrides):
     check(gpu, tiny("decoder", decoder_folder(kind), *overrides), few)
+
+
+@pytest.mark.parametrize("kind", ["llama", slow_but("qwen2")])
+def test_answer_tokens(gpu, few, decoder_folder, kind):
+    settings = ("model.head=tokens", "model.answers=A,B,C", "model.max_length=128")
+    no_head = "training.head_learning_rate=none"
+    model = check(gpu, tiny("decoder", decoder_folder(kind), *settings, no_head), few)
+    gpu.clear()
+    model.predict_proba(few)
+    scored = {d for name, d, file in gpu.dtypes if (name, file) == ("mm", "models/vocabulary.py")}
+    assert scored == {torch.float32}
 
 
 @pytest.mark.parametrize("link", ["davidson", "rao-kupper"])

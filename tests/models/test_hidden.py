@@ -57,3 +57,10 @@ def test_sequences_of_padding_alone_are_read_at_their_first_position(monkeypatch
     states = hidden.hidden_states(spy, {"input_ids": empty}, np.zeros(2, dtype=np.int64))
     assert shapes == [(1, 1)] * 2
     assert states.tolist() == [[[1, 1]] + [[0, 0]] * 4] * 2
+
+
+def test_the_last_state_is_that_of_the_last_real_token():
+    mask = torch.tensor([[[1, 1, 1, 0]], [[1, 0, 0, 0]], [[1, 1, 1, 1]]])
+    ids = torch.arange(12).reshape(3, 1, 4)
+    last = hidden.last_states(read, ids, mask, mask.sum(dim=2).numpy())
+    assert last.tolist() == [[0 + 1 + 2], [4], [8 + 9 + 10 + 11]]

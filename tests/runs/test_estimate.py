@@ -56,6 +56,12 @@ def test_hours_grow_with_rows_lengths_epochs_and_models():
     assert epochs.train[1] == pytest.approx(3 * once.train[1])
 
 
+def test_an_untrained_judge_reads_its_rows_in_both_orders():
+    sets = ("model.head=tokens", "training.epochs=0", "training.validation_fraction=0")
+    found = of("llama-3.2-1b-lora", *sets, rows=20_000, test_rows=20_000)
+    assert found.train[2] == pytest.approx(2 * found.predict[0], rel=0.1)
+
+
 def test_both_orders_are_free_for_dual_inputs_only():
     assert of("deberta-v3-base").predict[0] == of("deberta-v3-base").predict[1]
     joint = of("deberta-best")

@@ -19,6 +19,7 @@ OPTIONS = (
     "model.max_length=96",
     "model.system_prompt=",
     "model.question=",
+    "model.answers=A,B,C",
     "training.epochs=1",
     "training.batch_size=8",
     "training.learning_rate=0.05",
@@ -31,14 +32,14 @@ def folds(decoder_folder, arena, pairs, tmp_path_factory):
     folder, made = tmp_path_factory.mktemp("folds"), {}
     lines = (arena / "train.csv").read_text().splitlines(keepends=True)
 
-    def trained(peft="lora", head="linear"):
-        name = f"{peft}-{head}"
+    def trained(peft="lora", head="linear", *more):
+        name = f"{peft}-{head}{len(more)}"
         if name not in made:
             csv = folder / "train.csv"
             csv.write_text("".join(lines[:25]))
             changes = [f"model.backbone={decoder_folder()}", f"model.peft={peft}"]
             config = load_config(
-                "llama-3.2-1b-lora", None, [*OPTIONS, *changes, f"model.head={head}"]
+                "llama-3.2-1b-lora", None, [*OPTIONS, *changes, f"model.head={head}", *more]
             )
             made[name] = train(config, csv, folder / name, 3)
         return made[name]
@@ -46,15 +47,19 @@ def folds(decoder_folder, arena, pairs, tmp_path_factory):
     return trained
 
 
-def updates(model):
-    """The change of each layer's weights under its adapter, and the head's weights."""
-    layers = {
+def deltas(model):
+    """The change of each layer's weights under its adapter."""
+    return {
         name: module.get_delta_weight("default").detach().numpy()
         for name, module in model.module_.named_modules()
         if hasattr(module, "get_delta_weight")
     }
+
+
+def updates(model):
+    """The change of each layer's weights under its adapter, and the head's weights."""
     head = {name: w.detach().numpy() for name, w in model.module_.head.named_parameters()}
-    return layers | head
+    return deltas(model) | head
 
 
 @pytest.mark.parametrize("peft", ["lora", "rslora"])
@@ -92,12 +97,31 @@ def test_one_model_merged_predicts_the_same(folds, arena, tmp_path):
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+def test_answer_tokens_are_merged(folds, tmp_path):
+    artifact = folds("lora", "tokens", "model.max_length=128")
+    (model,) = merge(artifact.folder, tmp_path / "merged").models
+    assert model.module_.calibration.tolist() == [1, 0, 0, 0]
+    each = [deltas(fold) for fold in artifact.models]
+    for name, update in deltas(model).items():
+        mean = np.mean([fold[name] for fold in each], axis=0)
+        np.testing.assert_allclose(update, mean, rtol=1e-4, atol=1e-7)
+        assert np.abs(each[0][name] - mean).max() > 1e-4, "the folds must differ"
+
+
+def test_untrained_judges_are_merged_by_their_calibrations(folds, tmp_path):
+    artifact = folds("lora", "tokens", "model.max_length=128", "training.epochs=0")
+    (model,) = merge(artifact.folder, tmp_path / "merged").models
+    each = [fold.module_.calibration.numpy() for fold in artifact.models]
+    assert np.ptp(each, axis=0).max() > 1e-4, "the folds must differ"
+    np.testing.assert_allclose(model.module_.calibration, np.mean(each, axis=0), rtol=1e-6)
+
+
 def test_other_models_are_refused_by_name(folds, arena, tmp_path):
     sparse = train(load_config("sparse"), arena / "train.csv", tmp_path / "sparse")
     refused = {
         "family decoder or dpo, got sparse": sparse,
         "model.peft: expected lora or rslora, got dora": folds("dora"),
-        "model.head: expected linear, got mlp": folds(head="mlp"),
+        "model.head: expected linear or tokens, got mlp": folds(head="mlp"),
     }
     for text, artifact in refused.items():
         with pytest.raises(InputError, match=text):

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tokenizers import processors
+from tokenizers import normalizers, processors
 
 from humanpref.models.pretrained import load_tokenizer
 from humanpref.schema import InputError
-from humanpref.text.chat import dialogue_template, judge_template
+from humanpref.text.chat import answering_template, dialogue_template, judge_template
 from humanpref.text.format import PROMPT, A, B, Pair, dual, joint
 from humanpref.text.tokens import tokenise
 
@@ -94,6 +94,65 @@ def test_a_date_in_the_template_is_the_same_every_day(decoder_folder):
     tokenizer = load_tokenizer(str(decoder_folder()))
     tokenizer.chat_template = DATED
     assert "26 Jul 2024" in tokenizer.decode(judge_template(tokenizer, "", "?").prefix)
+
+
+WORDS = ["A", "a", "i"]
+
+
+def test_the_answers_are_asked_for_and_follow_the_template(tokenizer):
+    template, ids = answering_template(tokenizer, SYSTEM, "Which?", WORDS)
+    asked = "Which? Answer with A for response A, a for response B, or i for a tie."
+    assert template == judge_template(tokenizer, SYSTEM, asked)
+    text = tokenizer.decode(template.suffix).replace(" ", "")
+    assert asked.replace(" ", "") in text
+    # The tests' chat template ends with a line break or, without a system, with an added token.
+    assert text.endswith("<|assistant|>" if tokenizer.kind == "no system" else "\n")
+    assert len(set(ids)) == 3
+    if tokenizer.kind != "no system":
+        assert tokenizer.convert_ids_to_tokens(ids) == WORDS
+    for token, word in zip(ids, WORDS, strict=True):
+        assert tokenizer.decode([*template.suffix, token]).endswith(word)
+
+
+@pytest.mark.parametrize("colon", ["Assistant:", "Assistant: "])
+def test_an_answer_after_a_word_or_a_space_begins_with_a_space(decoder_folder, colon):
+    tokenizer = load_tokenizer(str(decoder_folder()))
+    tokenizer.chat_template = "{{ messages[0]['content'] }}\n" + colon
+    template, ids = answering_template(tokenizer, "", "Which?", ["A", "a", "I"])
+    assert tokenizer.convert_ids_to_tokens(ids) == ["ĠA", "Ġa", "ĠI"]
+    assert tokenizer.decode(template.suffix).endswith("Assistant:")
+
+
+def test_the_special_token_that_ends_a_text_is_not_before_the_answer(decoder_folder):
+    tokenizer = load_tokenizer(str(decoder_folder(chat=False)))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[("[CLS]", tokenizer.bos_token_id), ("[SEP]", tokenizer.eos_token_id)],
+    )
+    template, _ = answering_template(tokenizer, "", "Which?", WORDS)
+    assert judge_template(tokenizer, "", "Which?").suffix[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(template.suffix).endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["A", "neither", "a"], r"each after '.*', got 'neither', which is 'n', .*'ther'$"),
+        (["A", "a", "Ж"], "got 'Ж', which is"),
+    ],
+)
+def test_an_answer_of_two_tokens_is_refused(tokenizer, words, message):
+    if tokenizer.kind == "no system":
+        message = message.replace("'n', ", "")
+    with pytest.raises(InputError, match=message):
+        answering_template(tokenizer, "", "Which?", words)
+
+
+def test_two_words_of_one_token_are_refused(decoder_folder):
+    tokenizer = load_tokenizer(str(decoder_folder()))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(InputError, match="'A' and 'a' are the same token, 'a'"):
+        answering_template(tokenizer, "", "Which?", ["A", "a", "i"])
 
 
 EACH = "{%% for message in messages %%}<%%{{ message['role'] }}%%>{{ %s }}{%% endfor %%}"

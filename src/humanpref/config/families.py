@@ -18,12 +18,14 @@ from humanpref.config.cpu import (
 )
 from humanpref.config.neural import (
     DecoderOptions,
+    DecoderTraining,
     DpoInference,
     DpoOptions,
     DpoTraining,
     EncoderInference,
     EncoderOptions,
     GradientTraining,
+    check_sections,
 )
 
 
@@ -42,7 +44,7 @@ FAMILIES = {
     "boosted": Family(BoostedOptions, HoldOut, NoOptions),
     "encoder": Family(EncoderOptions, GradientTraining, EncoderInference),
     "blend": Family(BlendOptions, HoldOut, NoOptions),
-    "decoder": Family(DecoderOptions, GradientTraining, EncoderInference),
+    "decoder": Family(DecoderOptions, DecoderTraining, EncoderInference),
     "dpo": Family(DpoOptions, DpoTraining, DpoInference),
 }
 SECTIONS = Family._fields
@@ -67,6 +69,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("preset", "seed"):
             checked(name, hints_of(Config)[name], getattr(self, name))
+        if self.family == "decoder":
+            check_sections(self.model, self.training)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain JSON types; `from_dict` reads it back."""

@@ -150,17 +150,38 @@ class AdaptedOptions(Options):
         return own if self.peft == "ia3" else (*own, "target_modules")
 
 
+def answer_words(answers: str) -> list[str]:
+    """Split the option `model.answers`."""
+    return [word.strip() for word in answers.split(",")]
+
+
+def _are_answers(answers: str) -> bool:
+    words = answer_words(answers)
+    return len(words) == len(set(words)) == 3 and all(words)
+
+
 @dataclass(frozen=True)
 class DecoderOptions(AdaptedOptions):
     """A decoder that reads prompt, A and B in one sequence and predicts scores from its last token
     (`humanpref.models.decoder`)."""
 
     question: str = "Which response would a human prefer: A, B, or neither (a tie)?"
-    """The last text that the model reads."""
-    head: Literal["linear", "mlp"] = "linear"
-    """Maps the last token's vector to three scores: `linear`, or `mlp` (linear, GELU, linear)."""
+    """The last text that the model reads. With `head=tokens`, a sentence follows that names the
+    `answers`."""
+    head: Literal["linear", "mlp", "tokens"] = "linear"
+    """Maps the last token's vector to three scores: `linear`, `mlp` (linear, GELU, linear), or
+    `tokens`: the model's own scores for the words in `answers`, without new weights."""
+    answers: Annotated[str, Bound("three different words, separated by commas", _are_answers)] = (
+        "A,B,tie"
+    )
+    """The words for response A, response B and a tie, with `head=tokens`. Each must be one token of
+    the model's tokenizer where the answer begins."""
     dropout: Share = 0.0
-    """Dropout before the head."""
+    """Dropout before the head; not available with `head=tokens`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.head != "tokens" or not self.dropout, "dropout", "0 with head=tokens")
 
 
 @dataclass(frozen=True)
@@ -251,6 +272,16 @@ class GradientTraining(LoopOptions):
 
 
 @dataclass(frozen=True)
+class DecoderTraining(GradientTraining):
+    """The `[training]` section of the decoders."""
+
+    epochs: Annotated[int, at_least(0)] = 1
+    """Passes over the training rows. With 0, which needs `model.head=tokens`, the pretrained model
+    judges as it is: only a temperature and three biases are fitted, on the training rows, which are
+    read in both orders of A and B. The other training options then have no effect."""
+
+
+@dataclass(frozen=True)
 class DpoTraining(LoopOptions):
     """The `[training]` section of Direct Preference Optimization (`humanpref.models.dpo`)."""
 
@@ -302,3 +333,14 @@ class EncoderInference(DpoInference):
     swap_average: bool = False
     """Average the predictions for both orders of A and B. This is free for dual inputs; joint
     inputs are read twice."""
+
+
+def check_sections(model: DecoderOptions, training: DecoderTraining) -> None:
+    """Raise InputError if options of a decoder's two sections exclude each other."""
+    if model.head != "tokens":
+        training.require(training.epochs > 0, "epochs", "at least 1 without model.head=tokens")
+        return
+    rate = training.head_learning_rate
+    training.require(rate is None, "head_learning_rate", "none with model.head=tokens")
+    trained = model.peft != "head" or training.epochs == 0
+    model.require(trained, "peft", "another method with head=tokens, which has no new weights")

@@ -1,6 +1,7 @@
 """Decoders: a pretrained language model, mostly frozen, reads the prompt, A and B together, and a
-head scores its last token."""
+head, new or its own, turns its last token's state into three scores."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,23 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM
 
-from humanpref.config.neural import DecoderOptions
+from humanpref.config.neural import DecoderOptions, answer_words
+from humanpref.data import swap_pairs
 from humanpref.models.adapters import adapt
+from humanpref.models.answer_tokens import AnswerTokens, fit_calibration
+from humanpref.models.base import Validation
 from humanpref.models.frozen_base import FrozenBase, check_base, check_room, load_base, read
-from humanpref.models.hidden import hidden_states
+from humanpref.models.hidden import last_states
+from humanpref.models.inner_folds import Labelled
 from humanpref.models.neural import STATE_FILE, NeuralModel
 from humanpref.models.pretrained import load_state_strictly
-from humanpref.text.chat import judge_template
+from humanpref.text.chat import answering_template, judge_template
 from humanpref.text.format import joint, pairs_in
 from humanpref.text.tokens import Template
 from humanpref.training.inputs import TokenRows
+from humanpref.training.predict import predict_logits
 
 
 class PairDecoder(nn.Module):
@@ -41,11 +47,9 @@ class PairDecoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, lengths: np.ndarray) -> Tensor:
         """Compute logits (n, 3) from (n, 1, length) ids, padded on the right. `lengths`, (n, 1),
         counts the tokens."""
-        inputs = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
-        hidden = hidden_states(partial(read, self.backbone), inputs, lengths[:, 0])
-        last = attention_mask[:, 0].sum(dim=1) - 1
-        vectors = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        with torch.autocast(hidden.device.type, enabled=False):
+        run = partial(read, self.backbone)
+        vectors = last_states(run, input_ids, attention_mask, lengths)
+        with torch.autocast(vectors.device.type, enabled=False):
             return self.head(vectors.float())
 
 
@@ -58,20 +62,64 @@ class DecoderModel(NeuralModel, family="decoder"):
     def swap_equivariant(self) -> bool:
         return self.config.inference.swap_average
 
+    @property
+    def options(self) -> DecoderOptions:
+        """The section `model`, without an adapter if nothing is trained."""
+        options: DecoderOptions = self.config.model
+        return options if self.config.training.epochs else replace(options, peft="head")
+
     def check(self) -> None:
-        check_base(self.config.model.backbone)
+        tokenizer = check_base(self.config.model.backbone)
+        if self.config.model.head == "tokens":
+            self.answering(tokenizer)
 
     def template(self) -> Template:
         """Return the fixed tokens around a row's texts."""
         options: DecoderOptions = self.config.model
+        if options.head == "tokens":
+            return self.answering(self.tokenizer_)[0]
         return judge_template(self.tokenizer_, options.system_prompt, options.question)
 
+    def answering(self, tokenizer: Any) -> tuple[Template, list[int]]:
+        """Return the template and the tokens of the answers for `model.head=tokens`."""
+        options: DecoderOptions = self.config.model
+        text = (options.system_prompt, options.question, answer_words(options.answers))
+        return answering_template(tokenizer, *text)
+
+    def loaded_as(self) -> type:
+        """Return the class of transformers that has the layers which `model.head` needs."""
+        return AutoModelForCausalLM if self.config.model.head == "tokens" else AutoModel
+
+    def module_on(self, base: nn.Module) -> nn.Module:
+        """Adapt a base and add the head."""
+        if self.config.model.head == "tokens":
+            return AnswerTokens(base, self.options, self.answering(self.tokenizer_)[1])
+        return PairDecoder(base, self.options)
+
     def build(self, pairs: pd.DataFrame) -> None:
-        options, training = self.config.model, self.config.training
-        self.base_ = FrozenBase.open(options.backbone)
+        self.base_ = FrozenBase.open(self.config.model.backbone)
         self.tokenizer_ = self.base_.tokenizer
-        base = self.base_.load_for_training(AutoModel, options, training, self.template())
-        self.module_ = PairDecoder(base, options)
+        base = self.base_.load_for_training(
+            self.loaded_as(), self.options, self.config.training, self.template()
+        )
+        self.module_ = self.module_on(base)
+
+    def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
+        if self.config.training.epochs:
+            super().learn(rows, validation, checkpoint)
+            return
+        self.build(rows.pairs)
+        options = self.config.inference
+        both = [self.inputs(pairs) for pairs in (rows.pairs, swap_pairs(rows.pairs))]
+        logits = [
+            predict_logits(self.module_, one, one.lengths, options.batch_tokens, options.precision)
+            for one in both
+        ]
+        calibration, facts = fit_calibration(
+            np.stack(logits), rows.labels, rows.weights, self.swap_averaged
+        )
+        self.module_.calibration.copy_(torch.as_tensor(calibration))
+        self.report_ = {"backbone": self.backbone_facts(), "calibration": facts}
 
     def inputs(self, pairs: pd.DataFrame) -> TokenRows:
         options, template = self.config.model, self.template()
@@ -79,7 +127,7 @@ class DecoderModel(NeuralModel, family="decoder"):
         return TokenRows(self.tokenised([joint(pair) for pair in pairs_in(pairs)], template), 0)
 
     def backbone_facts(self) -> dict[str, Any]:
-        return self.base_.facts(self.config.model, self.module_.backbone)
+        return self.base_.facts(self.options, self.module_.backbone)
 
     def save_state(self, folder: Path) -> None:
         super().save_state(folder)
@@ -88,6 +136,6 @@ class DecoderModel(NeuralModel, family="decoder"):
     def load_state(self, folder: Path) -> None:
         self.base_ = FrozenBase.find(folder)
         self.tokenizer_ = self.base_.tokenizer
-        base = load_base(self.base_.folder, self.base_.config, self.config.model, AutoModel)
-        self.module_ = PairDecoder(base, self.config.model)
+        base = load_base(self.base_.folder, self.base_.config, self.options, self.loaded_as())
+        self.module_ = self.module_on(base)
         load_state_strictly(self.module_, folder / STATE_FILE)

@@ -28,20 +28,13 @@ from humanpref.data import held_out, prompt_keys
 from humanpref.logloss import row_log_losses
 from humanpref.models.adapters import adapt
 from humanpref.models.base import Validation
-from humanpref.models.frozen_base import (
-    FrozenBase,
-    check_base,
-    check_room,
-    load_base,
-    own_autocast,
-    read,
-)
+from humanpref.models.frozen_base import FrozenBase, check_base, check_room, load_base, read
 from humanpref.models.heads import LINKS, tie_score
 from humanpref.models.hidden import hidden_states
 from humanpref.models.inner_folds import Labelled
 from humanpref.models.neural import STATE_FILE, NeuralModel
 from humanpref.models.pretrained import load_state_strictly
-from humanpref.schema import InputError
+from humanpref.models.vocabulary import check_scores, token_scores
 from humanpref.text.chat import dialogue_template
 from humanpref.text.format import A, Pair, Sequence, answered, dual, pairs_in
 from humanpref.text.tokens import SPECIAL, Template, Tokenised
@@ -146,31 +139,8 @@ def response_log_probabilities(
 
 
 def _token_log_probabilities(model: nn.Module, vectors: Tensor, targets: Tensor) -> Tensor:
-    logits = _logits(model, vectors)
+    logits = token_scores(model, vectors)
     return logits.gather(1, targets.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=1)
-
-
-def _logits(model: nn.Module, vectors: Tensor) -> Tensor:
-    head = model.get_output_embeddings()
-    logits = head(vectors.to(head.weight.dtype)).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-def check_logits(model: nn.Module, name: str) -> None:
-    """Raise InputError if the model's scores differ from those of `_logits`, for example because
-    the model scales them."""
-    ids = torch.arange(6, device=model.device).unsqueeze(0)
-    mask = torch.ones_like(ids)
-    with torch.inference_mode(), own_autocast(model):
-        ours, own = (
-            _logits(model, read(model.base_model, ids, mask)[0]),
-            model(input_ids=ids).logits[0].float(),
-        )
-    if not torch.allclose(ours, own, atol=1e-2 * float(own.abs().max())):
-        raise InputError(
-            f"backbone {name}: its scores over the vocabulary are not those of its output layer"
-        )
 
 
 class DpoModel(NeuralModel, family="dpo"):
@@ -194,7 +164,7 @@ class DpoModel(NeuralModel, family="dpo"):
     def policy(self, base: nn.Module) -> Policy:
         """Add the adapter and the link, with its initial values, to the base."""
         options, training = self.config.model, self.config.training
-        check_logits(base, options.backbone)
+        check_scores(base, options.backbone)
         policy = Policy(base, options, training.length_normalisation)
         start = [0.0, tie_score(options.link, training.tie_at_zero)]
         policy.link.copy_(torch.tensor(start, dtype=torch.float64))

@@ -104,11 +104,12 @@ class FrozenBase(NamedTuple):
         return base
 
 
-def check_base(name: str) -> None:
-    """Raise InputError if a base's tokenizer or configuration is missing or invalid."""
+def check_base(name: str) -> Any:
+    """Return a base's tokenizer; raise InputError if it or the configuration is missing or
+    invalid."""
     folder = str(base_folder(name))
-    load_tokenizer(folder)
     load_backbone_config(folder)
+    return load_tokenizer(folder)
 
 
 def own_autocast(backbone: nn.Module) -> AbstractContextManager:

@@ -41,3 +41,17 @@ def hidden_states(
         part = {name: tensor[chosen, :end] for name, tensor in inputs.items()}
         states.append(nn.functional.pad(read(**part), (0, 0, 0, length - end)))
     return torch.cat(states)[order.argsort()]
+
+
+def last_states(
+    read: Callable[..., Tensor], input_ids: Tensor, attention_mask: Tensor, lengths: np.ndarray
+) -> Tensor:
+    """Return the hidden state of each row's last token, (n, width).
+
+    The arguments are those of a module whose rows have one sequence: ids and mask are (n, 1,
+    length), padded on the right, and `lengths`, (n, 1), counts the tokens.
+    """
+    inputs = {"input_ids": input_ids[:, 0], "attention_mask": attention_mask[:, 0]}
+    hidden = hidden_states(read, inputs, lengths[:, 0])
+    last = attention_mask[:, 0].sum(dim=1) - 1
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]

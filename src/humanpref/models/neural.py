@@ -180,8 +180,9 @@ class NeuralModel(Model):
 
     def save_state(self, folder: Path) -> None:
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
+        # Copies, since safetensors refuses tensors that share memory, as tied weights do.
         state = {
-            name: tensor.detach().cpu().contiguous()
+            name: tensor.detach().to("cpu", copy=True).contiguous()
             for name, tensor in learned_state(self.module_).items()
         }
         save_file(state, folder / STATE_FILE)

@@ -29,8 +29,8 @@ def merge(folder: str | Path, out: str | Path) -> Artifact:
 
     The mean of K updates of rank r is an update of rank K r: the rows of all A and the columns of
     all B side by side, scaled by 1/K. So the adapter's updates are averaged exactly, and so are the
-    weights of a linear head. The model's logits are still not the mean of the fold models' logits,
-    since the layers between are not linear.
+    weights of a linear head, or the calibrations of untrained models. The model's logits are still
+    not the mean of the fold models' logits, since the layers between are not linear.
 
     The artifact keeps the fold models' out-of-fold predictions, so that it can be blended, and
     their metrics; both describe the fold models, as `metrics.json` says.
@@ -122,9 +122,9 @@ def _common_config(artifact: Artifact) -> Config:
             f"{artifact.folder}: option model.peft: expected lora or rslora, got "
             f"{config.model.peft}; only their updates can be averaged exactly"
         )
-    if getattr(config.model, "head", "linear") != "linear":
+    if getattr(config.model, "head", "linear") == "mlp":
         raise InputError(
-            f"{artifact.folder}: option model.head: expected linear, got {config.model.head}; "
+            f"{artifact.folder}: option model.head: expected linear or tokens, got mlp; "
             "the mean of the weights of several layers is not the mean of what they compute"
         )
     bases = {read_json(leaf.folder / BASE_FILE)["sha256"] for leaf in leaves}

@@ -37,17 +37,67 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
     Template
         The template for sequences from `humanpref.text.format.joint`.
     """
-    if tokenizer.chat_template:  # the template writes the first and last special tokens itself
-        start, end = _chat(tokenizer, system_prompt, ["user"], answering=True)
-        first, last = [], []
-    else:
-        start, end = _paragraph(system_prompt), "\n"
-        first, last = _first_and_last(tokenizer)
+    first, start, end, last = _around_question(tokenizer, system_prompt)
     return Template(
         first + _ids(tokenizer, start + LABELS[PROMPT]),
         {part: _ids(tokenizer, "\n\n" + label) for part, label in LABELS.items()},
         _ids(tokenizer, f"\n\n{question}{end}") + last,
     )
+
+
+def answering_template(
+    tokenizer: Any, system_prompt: str, question: str, answers: list[str]
+) -> tuple[Template, list[int]]:
+    """Build `judge_template` with a question that names three words to answer with, and find the
+    token with which the model would give each answer.
+
+    The answer directly follows the template if that ends with white space or an added token, such
+    as the one that begins the model's turn. Otherwise, there is a space between them.
+
+    Parameters
+    ----------
+    tokenizer, system_prompt, question
+        See `judge_template`.
+    answers : list of str
+        The words for response A, response B and a tie.
+
+    Returns
+    -------
+    (Template, list of int)
+        The template, and three token ids.
+
+    Raises
+    ------
+    InputError
+        If a word is not one known token at this position, or if two words are the same token.
+    """
+    a, b, tie = answers
+    asked = f"{question} Answer with {a} for response A, {b} for response B, or {tie} for a tie."
+    _, _, end, _ = _around_question(tokenizer, system_prompt)
+    text = f"\n\n{asked}{end}".rstrip(" ")
+    suffix = _ids(tokenizer, text)
+    added = suffix[-1] in tokenizer.added_tokens_decoder
+    space = "" if added or text[-1].isspace() else " "
+    found: dict[int, str] = {}
+    for word in answers:
+        ids = _ids(tokenizer, text + space + word)
+        if ids[:-1] != suffix or ids[-1] == tokenizer.unk_token_id:
+            first = next(i for i, token in enumerate(ids) if [token] != suffix[i : i + 1])
+            pieces = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(ids[first:])))
+            raise InputError(
+                f"option model.answers: expected words of one token each after {text[-12:]!r}, got "
+                f"{word!r}, which is {pieces}"
+            )
+        token = ids[-1]
+        if token in found:
+            raise InputError(
+                f"option model.answers: {found[token]!r} and {word!r} are the same token, "
+                f"{tokenizer.convert_ids_to_tokens(token)!r}"
+            )
+        found[token] = word
+    template = judge_template(tokenizer, system_prompt, asked)
+    # Without a special token that ends a text, after which no answer would follow.
+    return template._replace(suffix=suffix), list(found)
 
 
 def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
@@ -71,6 +121,16 @@ def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
         last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     before = {A: _ids(tokenizer, answer), PROMPT: _ids(tokenizer, prompt)}
     return Template(first + _ids(tokenizer, start), before, _ids(tokenizer, end) + last)
+
+
+def _around_question(tokenizer: Any, system_prompt: str) -> tuple[list[int], str, str, list[int]]:
+    """Return the texts before and after a user's message that the model is about to answer, and the
+    special tokens before and after them."""
+    if tokenizer.chat_template:  # the template writes the first and last special tokens itself
+        start, end = _chat(tokenizer, system_prompt, ["user"], answering=True)
+        return [], start, end, []
+    first, last = _first_and_last(tokenizer)
+    return first, _paragraph(system_prompt), "\n", last
 
 
 def _paragraph(text: str) -> str:

@@ -1,0 +1,117 @@
+"""Judge a pair by the scores that a language model gives to the tokens of three answers.
+
+    p = softmax(z / T + b)
+
+z are the model's own logits for A, B and tie at the last position. Trained models keep T = 1 and
+b = 0, since the loss already sees p; the rows they were trained on would make them look surer than
+they are. For an untrained model, T and b are fitted, and remove its preference for a word or for
+the response that it reads first.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from humanpref.config.neural import DecoderOptions
+from humanpref.models.adapters import adapt
+from humanpref.models.frozen_base import read
+from humanpref.models.hidden import last_states
+from humanpref.models.vocabulary import check_scores, token_scores
+from humanpref.schema import SWAPPED_CLASSES, InputError
+
+PENALTY = 10.0
+"""Weight of the calibration's penalty, in rows: without a signal, 8 rows must teach it almost
+nothing; with one, several hundred rows outweigh it."""
+
+
+class AnswerTokens(nn.Module):
+    """A causal language model, adapted or not, that computes three logits with three rows of its
+    output layer. It has no parameters of its own."""
+
+    def __init__(self, model: nn.Module, options: DecoderOptions, tokens: list[int]) -> None:
+        super().__init__()
+        check_scores(model, options.backbone)
+        self.backbone = adapt(model, options)
+        head = model.get_output_embeddings()
+        # An adapter's update, or a quantized matrix, is not in the rows of `head.weight`.
+        if type(head) is not nn.Linear:
+            raise InputError(
+                f"option model.head: tokens needs the plain output layer of backbone "
+                f"{options.backbone}, got {type(head).__name__}; name other model.target_modules"
+            )
+        self.register_buffer("tokens", torch.tensor(tokens), persistent=False)
+        # 1/T and the biases: saved with the weights.
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, lengths: np.ndarray) -> Tensor:
+        """Compute logits (n, 3) from (n, 1, length) ids, padded on the right. `lengths`, (n, 1),
+        counts the tokens."""
+        wrapped = not isinstance(self.backbone, PreTrainedModel)
+        model = self.backbone.get_base_model() if wrapped else self.backbone
+        run = partial(read, model.base_model)
+        vectors = last_states(run, input_ids, attention_mask, lengths)
+        logits = token_scores(model, vectors, self.tokens)
+        return self.calibration[0] * logits + self.calibration[1:]
+
+
+def fit_calibration(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, averaged: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Fit 1/T and the biases by penalized maximum likelihood.
+
+    The logits are centered and scaled to unit variance first. With x for these, p = softmax(s x +
+    c), s >= 0, the penalty is 10/2 (s^2 + c_A^2 + c_B^2 + c_tie^2) nats. With few rows, p therefore
+    approaches 1/3; with many rows whose logits say nothing about the labels, the class rates.
+
+    Parameters
+    ----------
+    logits : ndarray
+        (2, n, 3) uncalibrated logits of the rows, and of the rows with A and B exchanged, each in
+        the order in which the model read the responses.
+    labels, weights : ndarray
+        (n, 3) and (n,). Weight 2 is equivalent to duplicating the row.
+    averaged : bool
+        Whether predictions are the mean of both orders. If not, each order is fitted separately,
+        with half the weight.
+
+    Returns
+    -------
+    (ndarray, dict)
+        (4,) 1/T and the biases of A, B and tie, float64, and the facts for the report.
+
+    Raises
+    ------
+    InputError
+        If a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "option inference.precision: the model's scores are not finite; set it to bf16 or no"
+        )
+    contrasts = logits - logits.mean(axis=2, keepdims=True)
+    shares = np.broadcast_to(weights / (2 * weights.sum() or 1.0), contrasts.shape[:2])
+    center = np.einsum("on,onc->c", shares, contrasts)
+    spread = float(np.sqrt(np.einsum("on,onc->", shares, (contrasts - center) ** 2) / 3)) or 1.0
+    standard = (contrasts - center) / spread
+
+    def cost(parameters: np.ndarray) -> float:
+        logs = log_softmax(parameters[0] * standard + parameters[1:], axis=2)
+        first, second = logs[0], logs[1][:, SWAPPED_CLASSES]
+        both = np.logaddexp(first, second) - np.log(2) if averaged else (first + second) / 2
+        penalty = PENALTY / 2 * (parameters**2).sum()
+        return float(-(weights[:, None] * labels * both).sum() + penalty)
+
+    start, bounds = np.array([0.5, 0.0, 0.0, 0.0]), [(0, None), *[(None, None)] * 3]
+    options = {"ftol": 1e-13, "gtol": 1e-8, "maxiter": 1_000}
+    found = minimize(cost, start, method="L-BFGS-B", jac="3-point", bounds=bounds, options=options)
+    sharpness = found.x[0] / spread
+    biases = found.x[1:] - sharpness * center
+    biases -= biases.mean()
+    facts = {"inverse_temperature": float(sharpness), "biases": biases.tolist()}
+    return np.array([sharpness, *biases]), facts | {"rows": len(labels)}
