@@ -11,7 +11,14 @@ import pytest
 
 from humanpref.cli.main import main
 from humanpref.config import load_config
-from humanpref.data import Extra, grouped_folds, read_pairs, read_training_rows, swap_pairs, write_pairs
+from humanpref.data import (
+    Extra,
+    grouped_folds,
+    read_pairs,
+    read_training_rows,
+    swap_pairs,
+    write_pairs,
+)
 from humanpref.files import read_json
 from humanpref.models.prior import PriorModel
 from humanpref.reports.evaluate import evaluate_artifacts

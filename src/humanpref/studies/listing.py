@@ -120,7 +120,7 @@ def _record(artifact: Artifact) -> dict[str, Any]:
         for name in _METRICS:
             if not isinstance(metrics.get(name), int | float | None):
                 raise TypeError(f"{name}: expected a number, got {metrics[name]!r}")
-        values = metrics | facts | training_summary(artifact) | facts.get("versions", {})
+        values = facts | metrics | training_summary(artifact) | facts.get("versions", {})
         return {column: values.get(column) for column in COLUMNS} | {
             "preset": facts.get("preset") or facts["family"],
             "data": facts.get("data_sha256", "")[:12] or None,
