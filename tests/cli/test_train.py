@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from humanpref.cli.train import file_and_number
@@ -39,11 +40,11 @@ def test_stages(run, arena):
     code, out, _ = run(*train, arena / "train.csv", *stage, "--set", "seed=2", "--drop-learned")
     assert code == 0
     assert "artifact: two" in out
-    table = run("runs", ".")[1].splitlines()
-    column = [name.strip() for name in table[0].split("|")].index("from")
-    assert {row.split("|")[1].strip(): row.split("|")[column].strip() for row in table[2:4]} == {
-        "one": "",
-        "two": "one",
+    assert run("runs", ".", "--csv", "runs.csv")[0] == 0
+    table = pd.read_csv("runs.csv", keep_default_na=False).set_index("name")
+    assert table["from"].to_dict() == {"one": "", "two": "one"}
+    assert table["rows"].to_dict() == {  # those held out, not all that are known
+        name: len(pd.read_csv(f"{name}/oof.csv")) for name in ("one", "two")
     }
     code, _, error = run("train", "--preset", "prior", "--train", arena / "train.csv", *stage)
     assert (code, "got prior, which cannot start from weights" in error) == (2, True)

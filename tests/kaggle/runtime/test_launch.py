@@ -169,6 +169,7 @@ def test_a_training_whose_artifact_is_there_has_succeeded(tree, at_exit, caplog,
     )
 
 
+@pytest.mark.slow
 def test_processes_start_from_the_weights_of_the_earlier_run(tree, arena):
     """Each process gives the weights that one process gives, which are those of no fresh run."""
     pytest.importorskip("torch")
