@@ -46,7 +46,8 @@ def test_stages(run, arena):
     assert table["rows"].to_dict() == {  # those held out, not all that are known
         name: len(pd.read_csv(f"{name}/oof.csv")) for name in ("one", "two")
     }
-    code, _, error = run("train", "--preset", "prior", "--train", arena / "train.csv", *stage)
+    prior = ["train", "--preset", "prior", "--train", arena / "train.csv"]
+    code, _, error = run(*prior, "--from", "one", "--out", "three")
     assert (code, "got prior, which cannot start from weights" in error) == (2, True)
     code, _, error = run(*train, arena / "train.csv", "--drop-learned", "--out", "three")
     assert (code, "--drop-learned: needs --from" in error) == (2, True)

@@ -133,6 +133,13 @@ def test_an_encoder_with_other_weights_is_refused(first, override, message):
         Stage.open(Earlier(first.folder), encoder(override))
 
 
+def test_a_run_that_trains_nothing_is_no_stage(first):
+    untrained = encoder()
+    object.__setattr__(untrained.training, "epochs", 0)  # which only some options allow
+    with pytest.raises(InputError, match=r"training\.epochs: expected at least 1 with --from"):
+        Stage.open(Earlier(first.folder), untrained)
+
+
 def test_options_that_change_no_weight_may_differ(first, parts, tmp_path):
     other = encoder("model.max_length=24", "model.truncation=end", "model.dropout=0.1", "seed=1")
     run = Run.plan(other, parts[1], tmp_path / "a", earlier=Earlier(first.folder))

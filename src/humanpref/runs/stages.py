@@ -97,6 +97,8 @@ class Stage:
                 f"{artifact.facts['family']}"
             )
         for leaf in artifact.ensemble.leaves():
+            for each in (leaf.config, config):
+                each.training.require(each.training.epochs > 0, "epochs", "at least 1 with --from")
             _check_options(str(path), leaf.config, config)
             _check_backbone(str(path), leaf.folder, leaf.config.model.backbone, config)
         return cls(earlier, artifact)
