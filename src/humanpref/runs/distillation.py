@@ -111,7 +111,7 @@ def _shares(teachers: Sequence[Teacher]) -> np.ndarray:
     given = sum(teacher.share or 0 for teacher in teachers)
     without = sum(teacher.share is None for teacher in teachers)
     if given > 1 + 1e-9 or (without and given > 1 - 1e-9):
-        most = f"less than 1, since {without} teachers have none" if without else "at most 1"
+        most = "less than 1, since some teachers have none" if without else "at most 1"
         raise InputError(f"--teacher: expected shares that sum to {most}, got {given:g}")
     shares = [
         (1 - given) / without if teacher.share is None else teacher.share for teacher in teachers
