@@ -198,10 +198,15 @@ def test_teachers_extra_rows_and_blends(run, arena, tmp_path):
     found = [(source["file"], source["weight"], source["excluded"]) for source in data["extra"]]
     assert found == [("soft=.csv", 0.1, 24), ("test_labels.csv", 1.0, 24), ("soft=.csv", 1.0, 24)]
     assert run(*prior, *rows, "--teacher", "A=0.5", "--out", "B")[0] == 0
-    assert json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teacher"] == {
-        "name": "A",
-        "share": 0.5,
-    }
+    (told,) = json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teachers"]
+    assert told == {"name": "A", "share": 0.5, "temperature": 1.0, "rows": 120}
+    several = ["--teacher", "A=0.5", "B", "--teacher-temperature", 2]
+    assert run(*prior, *rows, *several, "--out", "F")[0] == 0
+    told = json.loads((tmp_path / "F" / "metrics.json").read_text())["data"]["teachers"]
+    assert [(each["name"], each["share"], each["temperature"]) for each in told] == [
+        ("A", 0.5, 2.0),
+        ("B", 0.5, 2.0),
+    ]
     code, out, _ = run("blend", "A", "B", "--out", "C", "--mean", "geometric")
     assert code == 0
     for words in (
@@ -284,10 +289,8 @@ def test_a_file_whose_name_looks_like_a_share(run, arena, artifact, tmp_path):
     train = ["train", "--preset", "prior", "--train", arena / "train.csv", "--folds", 2]
     shutil.copytree(artifact, tmp_path / "seed=1")
     assert run(*train, "--teacher", "seed=1", "--out", "B")[0] == 0
-    assert json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teacher"] == {
-        "name": "seed=1",
-        "share": 1,
-    }
+    (told,) = json.loads((tmp_path / "B" / "metrics.json").read_text())["data"]["teachers"]
+    assert (told["name"], told["share"]) == ("seed=1", 1)
     refused(
         run(*train, "--teacher", "seed=2", "--out", "C"),
         "seed",

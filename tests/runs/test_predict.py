@@ -11,7 +11,14 @@ import pytest
 
 from humanpref.cli.main import main
 from humanpref.config import load_config
-from humanpref.data import Extra, grouped_folds, read_pairs, read_training_rows, write_pairs
+from humanpref.data import (
+    Extra,
+    grouped_folds,
+    read_pairs,
+    read_training_rows,
+    swap_pairs,
+    write_pairs,
+)
 from humanpref.files import read_json
 from humanpref.models.prior import PriorModel
 from humanpref.reports.evaluate import evaluate_artifacts
@@ -123,11 +130,13 @@ def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(arena, pairs
     with pytest.raises(InputError, match="not enough time for even one row"):
         predict([bounded], new)
     np.testing.assert_allclose(predict([bounded], new, seconds=1_000)[0], expected, atol=1e-5)
-    # Metrics, soft labels and what a teacher says are those of the whole model.
-    np.testing.assert_allclose(soft_labels([bounded], new), expected, atol=1e-5)
+    # Metrics, soft labels and what a teacher says are those of the whole model; the latter two are
+    # averaged over both orders of A and B.
+    both_orders = (expected + whole.predict_proba(swap_pairs(new))[:, [1, 0, 2]]) / 2
+    np.testing.assert_allclose(soft_labels([bounded], new), both_orders, atol=1e-5)
     write_pairs(tmp_path / "new.csv", new)
-    taught_rows = taught(read_training_rows(tmp_path / "new.csv"), Teacher(bounded.folder))
-    np.testing.assert_allclose(taught_rows.targets, expected, atol=1e-5)
+    taught_rows = taught(read_training_rows(tmp_path / "new.csv"), [Teacher(bounded.folder)])
+    np.testing.assert_allclose(taught_rows.targets, both_orders, atol=1e-5)
     metrics, _ = evaluate_artifacts([bounded, whole], new)
     assert metrics["differences"][0]["log_loss"] == pytest.approx(0, abs=1e-5)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.cli.shared import add_command, add_option, add_overrides, add_path, metrics_line
+from humanpref.schema import InputError
 
 
 def add(commands: Any) -> None:
@@ -46,7 +47,29 @@ def add(commands: Any) -> None:
         command,
         "--teacher",
         "CSV|ARTIFACT[=SHARE]",
-        "learn a teacher's probabilities instead of the labels, or mixed with them if SHARE < 1",
+        "learn the teachers' probabilities instead of the labels; the labels have what the SHAREs "
+        "leave of 1, and teachers without a SHARE divide the remainder equally",
+        **several,
+    )
+    add_option(
+        command,
+        "--teacher-temperature",
+        "T",
+        "soften the teachers' probabilities if above 1, sharpen them if below (default 1)",
+        type=float,
+        default=1.0,
+    )
+    add_path(
+        command,
+        "--from",
+        "ARTIFACT",
+        "start from the weights of another run of the same family and shapes",
+        dest="earlier",
+    )
+    command.add_argument(
+        "--drop-learned",
+        action="store_true",
+        help="leave out every row whose prompt the run of --from has learned",
     )
 
 
@@ -55,9 +78,12 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.data import Extra
     from humanpref.runs.distillation import Teacher
     from humanpref.runs.results import notices
+    from humanpref.runs.stages import Earlier
     from humanpref.runs.train import train
     from humanpref.training import device
 
+    if options.drop_learned and options.earlier is None:
+        raise InputError("--drop-learned: needs --from")
     config = load_config(options.preset, options.config, options.set)
     device.require_for(config)
     artifact = train(
@@ -67,7 +93,11 @@ def run(options: argparse.Namespace) -> int:
         options.folds,
         extra=[Extra(*file_and_number(text)) for text in options.extra],
         exclude_prompts=options.exclude_prompts,
-        teacher=None if options.teacher is None else Teacher(*file_and_number(options.teacher)),
+        teachers=[
+            Teacher(*file_and_number(text, None), options.teacher_temperature)
+            for text in options.teacher
+        ],
+        earlier=options.earlier and Earlier(options.earlier, options.drop_learned),
     )
     if artifact is not None:
         metrics = artifact.metrics
@@ -77,12 +107,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def file_and_number(text: str) -> tuple[Path, float]:
-    """Split FILE=NUMBER; the number defaults to 1. The name of an existing file may contain "="."""
+def file_and_number(text: str, default: float | None = 1.0) -> tuple[Path, float | None]:
+    """Split FILE[=NUMBER]. The name of an existing file may contain "="."""
     file, _, number = text.rpartition("=")
     if file and not os.path.exists(text):
         try:
             return Path(file), float(number)
         except ValueError:
             pass
-    return Path(text), 1.0
+    return Path(text), default

@@ -91,6 +91,10 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     JSON types."""
     memos: TokenMemos | None = None
     """Set by `share_token_ids`."""
+    start: Path | None = None
+    """The folder of a saved model of the same family and shapes, from whose weights `fit` starts.
+    Only families trained by gradient descent use it. By default, they start from the backbone in
+    their options."""
     _origin: Config
     """Supplies the parts of `config` that are not parameters: the preset, and the share of the rows
     that `train` holds out."""

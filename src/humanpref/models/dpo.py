@@ -184,16 +184,13 @@ class DpoModel(NeuralModel, family="dpo"):
         learned = ~kept if kept.any() else np.ones(len(kept), dtype=bool)
         if training.ties == "drop":
             learned &= rows.labels[:, :2].sum(axis=1) > 0
-        torch.manual_seed(self.config.seed)
-        self.build(rows.pairs)
+        self.begin(rows.pairs)
         if (rows.weights * learned).sum() > 0:
             part = rows.part(learned)
             inputs = self.referenced(self.inputs(part.pairs))
             self.optimize(part, inputs, RewardReport(training), validation, checkpoint)
         else:
-            logger.warning(
-                "dpo: no training row prefers A or B; the policy stays equal to its reference"
-            )
+            logger.warning("dpo: no training row prefers A or B; the policy is not trained")
             self.report_ = {"backbone": self.backbone_facts()}
         judged = rows.part(kept) if kept.any() else rows
         link, facts = fit_link(

@@ -156,13 +156,7 @@ class EncoderModel(NeuralModel, family="encoder"):
             self.offset_.save(folder / OFFSET_FOLDER)
 
     def load_state(self, folder: Path) -> None:
-        self.tokenizer_ = load_tokenizer(str(folder / BACKBONE_FOLDER))
-        name = str(folder / BACKBONE_FOLDER)
-        config = load_backbone_config(name)
-        try:
-            backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        except LOADING_ERRORS as error:
-            raise InputError(not_loaded(name, "configuration", error)) from None
+        self.tokenizer_, backbone = saved_backbone(folder)
         self.module_ = PairEncoder(backbone, self.config.model)
         load_state_strictly(self.module_, folder / STATE_FILE)
         self.offset_ = None
@@ -173,7 +167,9 @@ class EncoderModel(NeuralModel, family="encoder"):
 
     def build(self, pairs: pd.DataFrame) -> None:
         options: EncoderOptions = self.config.model
-        if options.backbone == SCRATCH:
+        if self.start is not None:
+            self.tokenizer_, backbone = saved_backbone(self.start)
+        elif options.backbone == SCRATCH:
             texts = [text for column in TEXT_COLUMNS for turns in pairs[column] for text in turns]
             self.tokenizer_ = train_tokenizer(texts, options.scratch_vocabulary)
             backbone = AutoModel.from_config(
@@ -191,8 +187,7 @@ class EncoderModel(NeuralModel, family="encoder"):
         training, loss = self.config.training, loss_of(self.config.training)
         if training.swap_augmentation and not self.is_dual:
             rows = with_swapped(rows)
-        torch.manual_seed(self.config.seed)
-        self.build(rows.pairs)
+        self.begin(rows.pairs)
         self.offset_ = None
         inputs = self.inputs(rows.pairs)
         if self.config.model.offset != "none":
@@ -229,6 +224,23 @@ class EncoderModel(NeuralModel, family="encoder"):
     def backbone_facts(self) -> dict[str, Any]:
         facts = backbone_facts(self.config.model.backbone, self.module_.backbone)
         return {**facts, "attention": self.module_.attention}
+
+
+def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
+    """Return the tokenizer of a saved model, and its backbone with random weights.
+
+    Raises
+    ------
+    InputError
+        If the folder is damaged.
+    """
+    name = str(folder / BACKBONE_FOLDER)
+    tokenizer, config = load_tokenizer(name), load_backbone_config(name)
+    try:
+        backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        raise InputError(not_loaded(name, "configuration", error)) from None
+    return tokenizer, backbone
 
 
 def with_offset(inputs: TokenRows, offset: np.ndarray) -> TokenRows:

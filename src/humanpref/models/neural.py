@@ -19,6 +19,7 @@ from humanpref.data import swap_pairs
 from humanpref.logloss import log_loss
 from humanpref.models.base import Model, Validation
 from humanpref.models.inner_folds import Labelled
+from humanpref.models.pretrained import load_state_strictly
 from humanpref.schema import ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 from humanpref.text.format import Sequence
 from humanpref.text.token_memo import TokenMemo
@@ -67,9 +68,15 @@ class NeuralModel(Model):
         training: GradientTraining = self.config.training
         if training.swap_augmentation:
             rows = with_swapped(rows)
-        torch.manual_seed(self.config.seed)
-        self.build(rows.pairs)
+        self.begin(rows.pairs)
         self.optimize(rows, self.inputs(rows.pairs), loss_of(training), validation, checkpoint)
+
+    def begin(self, pairs: pd.DataFrame) -> None:
+        """Build the model with its seed, and give it the weights from which training starts."""
+        torch.manual_seed(self.config.seed)
+        self.build(pairs)
+        if self.start is not None:
+            load_state_strictly(self.module_, self.start / STATE_FILE)
 
     def optimize(
         self,

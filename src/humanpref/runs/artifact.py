@@ -4,13 +4,14 @@
 
     ARTIFACT/
       artifact.json   format, preset, family, the backbone actually used, the training rows' prior,
-                      versions, members
+                      versions, members; earlier stages
       metrics.json    validation or out-of-fold metrics, and facts about the fit
       oof.csv         id, fold and the three probabilities of every row that was predicted while
                       it was held out; only rows of the training file, so that each id is unique
       rows.csv        id, digests of the prompt and of the answers, case of the answers, labels and
                       weight of every training row, for later fits on oof.csv; ids of extra rows
-                      start with a prefix for their file: `extra-1:`, `extra-2:` …
+                      start with a prefix for their file: `extra-1:`, `extra-2:` …; those of the
+                      rows of earlier stages (`train --from`), with `extra-0:`
       model/          the single model, or fold-0/ … fold-(K-1)/: config.json, weights
                       (safetensors), tokenizer
 """
@@ -50,6 +51,8 @@ from humanpref.text.cases import answer_cases
 
 FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
+CHAIN = "chain"
+"""The key of `artifact.json` that lists the earlier stages of a run, first stage first."""
 FORMAT = 1
 _LIBRARIES = (
     "numpy",

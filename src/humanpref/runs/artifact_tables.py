@@ -46,14 +46,15 @@ def read_oof(path: Path) -> pd.DataFrame:
     return table.astype({FOLD: np.int64}) if FOLD in table else table
 
 
-def write_rows(path: Path, pairs: pd.DataFrame) -> None:
-    """Write labeled rows in the form that `read_rows` reads."""
+def write_rows(path: Path, pairs: pd.DataFrame, more: pd.DataFrame | None = None) -> None:
+    """Write labeled rows in the form that `read_rows` reads, followed by the rows of such a table,
+    if given."""
     weights = weights_of(pairs)
     keys = {PROMPT_KEY: prompt_keys(pairs), ANSWER_KEY: answer_keys(pairs)}
     frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
     frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
     frame[WEIGHT] = 1.0 if weights is None else weights
-    write_table(path, frame)
+    write_table(path, frame if more is None else pd.concat([frame, more[list(frame)]]))
 
 
 def read_rows(path: Path) -> pd.DataFrame:

@@ -3,37 +3,54 @@ whose label it was trained on."""
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import TrainingRows, as_pairs, labels_of, prompt_keys, read_labels, write_pairs
+from humanpref.data import (
+    TrainingRows,
+    as_pairs,
+    labels_of,
+    prompt_keys,
+    read_labels,
+    swap_pairs,
+    write_pairs,
+)
 from humanpref.files import is_main_process
+from humanpref.models import load_model
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.artifact_tables import PROMPT_KEY
-from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
+from humanpref.runs.artifact_tables import OOF_FILE, PROMPT_KEY, read_oof
+from humanpref.schema import ID, LABEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
 
 class Teacher(NamedTuple):
-    """The source of soft labels, and how much they count relative to the original labels."""
+    """A source of soft labels, and how much it counts."""
 
     path: Path
     """An artifact, or a CSV with `id` and the three probabilities (a submission, an oof.csv, or the
     output of `predict --labels`)."""
-    share: float = 1.0
-    """s in (0, 1]: the targets are s times the teacher's probabilities plus 1 - s times the
-    labels."""
+    share: float | None = None
+    """Share of the targets, in (0, 1]; the labels have what all teachers leave of 1. Teachers
+    without a share divide the remainder equally, which leaves the labels nothing."""
+    temperature: float = 1.0
+    """T, above 0: probabilities p become p^(1/T), divided by their sum. A T above 1 softens a
+    teacher that is too confident."""
 
 
-def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
-    """Return the rows with new targets: the teacher's probabilities, or a mix of these and the
-    labels.
+def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
+    """Return the rows with new targets: the sum of the labels and the teachers' probabilities, each
+    times its share.
 
-    Extra rows keep their labels, and held-out rows are still evaluated on their labels. If the
+    A teacher that was trained on a row and did not hold it out does not judge it; the other
+    teachers then have its share, in proportion to their own. Probabilities are averaged over both
+    orders of A and B (see `soft_labels`).
+
+    Extra rows keep their labels, and held-out rows are still evaluated on their labels. If a
     teacher was trained on the same rows, it has also learned from the labels of the held-out ones,
     so the metrics are too good (by 0.08 nats on 300 synthetic rows). This is logged as a warning;
     only a separate teacher for each fold would avoid it.
@@ -41,27 +58,74 @@ def taught(rows: TrainingRows, teacher: Teacher) -> TrainingRows:
     Raises
     ------
     InputError
-        If the share is outside (0, 1], if the file is invalid, or if a row has no probabilities,
-        has different texts in the teacher's file, or has a label that the teacher learned without
-        holding it out (see `soft_labels`).
+        If a share or a temperature is invalid, if a file is invalid, if a row has no probabilities
+        or has different texts in a teacher's file, or if no teacher may judge a row (see
+        `soft_labels`).
     """
-    path, share = Path(teacher.path), teacher.share
-    if not 0 < share <= 1:
-        raise InputError(f"teacher {path}: expected a share above 0 and at most 1, got {share:g}")
-    if path.is_dir():
-        artifact = Artifact.load(path)
-        probabilities = soft_labels([artifact], rows.pairs)
-        if artifact.rows[PROMPT_KEY].isin(prompt_keys(rows.pairs)).any():
-            logger.warning(
-                "%s: was trained on these rows' labels, including those of rows that will be held "
-                "out, which flatters the metrics; evaluate on rows that it has not seen",
-                path,
+    shares = _shares(teachers)
+    told = []
+    for teacher in teachers:
+        path = Path(teacher.path)
+        if path.is_dir():
+            artifact = Artifact.load(path)
+            told.append(_soft_labels(artifact, rows.pairs))
+            if artifact.rows[PROMPT_KEY].isin(prompt_keys(rows.pairs)).any():
+                logger.warning(
+                    "%s: was trained on these rows' labels, including those of rows that will be "
+                    "held out, which flatters the metrics; evaluate on rows that it has not seen",
+                    path,
+                )
+        else:
+            told.append(_probabilities_by_id(path, rows.pairs))
+    softened = [
+        _softened(probabilities, teacher.temperature)
+        for probabilities, teacher in zip(told, teachers, strict=True)
+    ]
+    names = [str(teacher.path) for teacher in teachers]
+    mean, total = _mean(softened, shares, rows.pairs, names), shares.sum()
+    facts = [
+        {
+            "name": Path(teacher.path).name,
+            "share": share,
+            "temperature": teacher.temperature,
+            "rows": int((~np.isnan(probabilities[:, 0])).sum()),
+        }
+        for teacher, share, probabilities in zip(teachers, shares.tolist(), told, strict=True)
+    ]
+    return dataclasses.replace(
+        rows,
+        targets=total * mean + (1 - total) * rows.targets,
+        facts=rows.facts | {"teachers": facts},
+    )
+
+
+def _shares(teachers: Sequence[Teacher]) -> np.ndarray:
+    """Return the teachers' shares of the targets, (teachers,), which sum to at most 1."""
+    for path, share, temperature in teachers:
+        if share is not None and not 0 < share <= 1:
+            raise InputError(
+                f"teacher {path}: expected a share above 0 and at most 1, got {share:g}"
             )
-    else:
-        probabilities = _probabilities_by_id(path, rows.pairs)
-    targets = share * probabilities + (1 - share) * rows.targets
-    facts = rows.facts | {"teacher": {"name": path.name, "share": share}}
-    return dataclasses.replace(rows, targets=targets, facts=facts)
+        if not 0 < temperature < np.inf:
+            raise InputError(f"teacher {path}: expected a temperature above 0, got {temperature:g}")
+    given = sum(teacher.share or 0 for teacher in teachers)
+    without = sum(teacher.share is None for teacher in teachers)
+    if given > 1 + 1e-9 or (without and given > 1 - 1e-9):
+        most = "less than 1, since some teachers have none" if without else "at most 1"
+        raise InputError(f"--teacher: expected shares that sum to {most}, got {given:g}")
+    shares = [
+        (1 - given) / without if teacher.share is None else teacher.share for teacher in teachers
+    ]
+    # Rounding must not leave a label a share below 0.
+    return np.array(shares) / max(1.0, sum(shares))
+
+
+def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    if temperature == 1:
+        return probabilities
+    # Relative to the largest, so that a low temperature does not turn all powers into 0.
+    powers = (probabilities / probabilities.max(axis=1, keepdims=True)) ** (1 / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
@@ -106,30 +170,52 @@ def write_soft_labels(
 
 
 def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
-    """Return the mean of the artifacts' probabilities, (n, 3). If an artifact was trained on a row,
-    the artifact's out-of-fold prediction for that row is used.
+    """Return the mean of the artifacts' probabilities, (n, 3).
+
+    For a row on which an artifact was trained, its out-of-fold prediction is used; without one, the
+    artifact does not judge the row, and the mean is that of the others. Unless exchanging A and B
+    exchanges P(A) and P(B) by construction, both orders are averaged. The second order of an
+    out-of-fold prediction is read by the fold model that held the row out; if the artifact lacks
+    that model (as blends and merged artifacts do), only the stored order counts.
 
     Raises
     ------
     InputError
-        If an artifact was trained on one of the rows (matched by id and texts) without ever holding
-        it out, as is the case for extra rows.
+        If every artifact was trained on one of the rows (matched by id and texts) without ever
+        holding it out, as is the case for extra rows.
     """
     pairs = as_pairs(pairs)
-    return np.mean([_soft_labels(artifact, pairs) for artifact in artifacts], axis=0)
+    told = [_soft_labels(artifact, pairs) for artifact in artifacts]
+    names = [str(artifact.folder) for artifact in artifacts]
+    return _mean(told, np.ones(len(told)), pairs, names)
 
 
-def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
-    seen = artifact.knows(pairs)
-    nothing = np.full((len(pairs), 3), np.nan)
-    probabilities = artifact.out_of_fold(pairs) if seen.any() else nothing
-    lacking = pairs[ID][seen & np.isnan(probabilities[:, 0])]
-    if len(lacking):
+def _mean(
+    told: list[np.ndarray], weights: np.ndarray, pairs: pd.DataFrame, names: list[str]
+) -> np.ndarray:
+    """Return each row's weighted mean, (n, 3), over the probabilities that are not NaN.
+
+    Raises
+    ------
+    InputError
+        If a row has none.
+    """
+    judged = ~np.isnan(np.stack(told)[:, :, 0])
+    if (lacking := pairs[ID][~judged.any(axis=0)]).size:
+        several = f"each of {', '.join(names)}" if len(names) > 1 else names[0]
         raise InputError(
-            f"{artifact.folder}: was trained on {len(lacking)} of these rows (the first has id "
+            f"{several}: was trained on {len(lacking)} of these rows (the first has id "
             f"{lacking.iloc[0]!r}) and has no out-of-fold prediction for them, so it would repeat "
             "their labels; train it with --folds"
         )
+    weighted = judged * weights[:, None]
+    return (weighted[:, :, None] * np.nan_to_num(told)).sum(axis=0) / weighted.sum(axis=0)[:, None]
+
+
+def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
+    """Return the probabilities of one artifact, (n, 3); NaN for rows that it may not judge."""
+    seen = artifact.knows(pairs)
+    probabilities = np.full((len(pairs), 3), np.nan)
     near = ~seen & pd.Series(prompt_keys(pairs)).isin(artifact.rows[PROMPT_KEY]).to_numpy()
     if near.any():
         logger.warning(
@@ -138,9 +224,38 @@ def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
             artifact.folder,
             near.sum(),
         )
-    if seen.any():
+    if seen.any() and (artifact.folder / OOF_FILE).is_file():
+        probabilities = _both_orders_held_out(artifact, pairs)
+        held = seen & ~np.isnan(probabilities[:, 0])
         text = "%s: using out-of-fold predictions for %d of its training rows"
-        logger.info(text, artifact.folder, seen.sum())
+        logger.info(text, artifact.folder, held.sum())
     if not seen.all():
-        probabilities[~seen] = artifact.predict_proba(pairs[~seen].reset_index(drop=True))
+        new = pairs[~seen].reset_index(drop=True)
+        probabilities[~seen] = artifact.predict_proba(new)
+        if not artifact.swap_equivariant:
+            second = artifact.predict_proba(swap_pairs(new))[:, SWAPPED_CLASSES]
+            probabilities[~seen] = (probabilities[~seen] + second) / 2
     return probabilities
+
+
+def _both_orders_held_out(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
+    """Return the held-out predictions, (n, 3), averaged over both orders of A and B unless the
+    artifact is swap-equivariant; NaN for rows that were not held out."""
+    first = artifact.out_of_fold(pairs)
+    if artifact.swap_equivariant:
+        return first
+    judged, second = ~np.isnan(first[:, 0]), np.zeros((len(pairs), 3))
+    models = np.zeros(len(pairs))
+    for folder in (artifact.folder / name for name in artifact.facts["members"]):
+        if (folder / OOF_FILE).is_file():
+            own = judged & pairs[ID].isin(read_oof(folder / OOF_FILE)[ID]).to_numpy()
+            swapped = swap_pairs(pairs[own].reset_index(drop=True))
+            if own.any():
+                second[own] += load_model(folder).predict_proba(swapped)[:, SWAPPED_CLASSES]
+            models += own
+    both = models > 0
+    if (lacking := judged & ~both).any():
+        text = "%s: %d out-of-fold predictions are of one order of A and B, since no model of it "
+        logger.warning(text + "held these rows out", artifact.folder, lacking.sum())
+    first[both] = (first[both] + second[both] / models[both, None]) / 2
+    return first

@@ -1,6 +1,7 @@
 """The results of a training run: the files that turn its models into an artifact, and what to tell
 about a finished artifact."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from humanpref.data import TrainingRows, labels_of, prompt_keys, weights_of
 from humanpref.evaluation.metrics import summarise
 from humanpref.files import read_json, share_equal_files, write_json
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
+from humanpref.runs.artifact import CHAIN, FACTS_FILE, METRICS_FILE, Artifact, facts_of
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE, read_oof, write_oof, write_rows
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -22,19 +23,27 @@ MEMBER_FILE = "member.json"
 
 class FoldModel(NamedTuple):
     """A model to train: the name of its folder, the index of its fold, a mask (n,) of the rows that
-    it leaves out, and its configuration, which differs from the others only in the seed."""
+    it leaves out, its configuration, which differs from the others only in the seed, and the folder
+    of the weights from which it starts, if any (`humanpref.runs.stages`)."""
 
     name: str
     fold: int
     held: np.ndarray
     config: Config
+    start: Path | None = None
 
 
 def write_results(
-    models: list[FoldModel], rows: TrainingRows, data_sha256: str, work: Path
+    models: list[FoldModel],
+    rows: TrainingRows,
+    data_sha256: str,
+    work: Path,
+    chain: Sequence[dict[str, Any]] = (),
+    earlier: pd.DataFrame | None = None,
 ) -> None:
     """Gather the models' held-out predictions and records, and write the files that make the folder
-    an artifact."""
+    an artifact. `chain` describes the earlier stages (`humanpref.runs.stages`), and `earlier` has
+    their rows."""
     pairs, config = rows.pairs, models[0].config
     records = {model.name: read_json(work / model.name / MEMBER_FILE) for model in models}
     trainings = [record["training"] for record in records.values() if "training" in record]
@@ -64,7 +73,7 @@ def write_results(
     share_equal_files([work / name for name in records])
     write_json(work / METRICS_FILE, metrics)
     everything = (np.ones(len(table), dtype=bool) for table in (pairs, rows.extra))
-    write_rows(work / ROWS_FILE, rows.gathered(*everything)[0])
+    write_rows(work / ROWS_FILE, rows.gathered(*everything)[0], earlier)
     learned = pairs[~np.all([model.held for model in models], axis=0)]
     learned_extra = np.any([rows.kept(model.held)[1] for model in models], axis=0)
     facts = facts_of(
@@ -75,7 +84,10 @@ def write_results(
         data_sha256,
         records[models[0].name].get("backbone"),
     )
-    write_json(work / FACTS_FILE, facts | {"rows": len(pairs) + len(rows.extra)})
+    if earlier is not None:
+        facts[CHAIN] = list(chain)
+    known = len(pairs) + len(rows.extra) + (0 if earlier is None else len(earlier))
+    write_json(work / FACTS_FILE, facts | {"rows": known})
 
 
 def class_rates(pairs: pd.DataFrame) -> np.ndarray:

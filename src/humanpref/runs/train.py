@@ -35,6 +35,7 @@ from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import OOF_FILE, write_oof
 from humanpref.runs.distillation import Teacher, taught
 from humanpref.runs.results import MEMBER_FILE, FoldModel, class_rates, write_results
+from humanpref.runs.stages import Earlier, Stage
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.text.token_memo import TokenMemos
 
@@ -51,7 +52,8 @@ def train(
     folds: int | None = None,
     extra: Sequence[Extra] = (),
     exclude_prompts: Sequence[str | Path] = (),
-    teacher: Teacher | None = None,
+    teachers: Sequence[Teacher] = (),
+    earlier: Earlier | None = None,
 ) -> Artifact | None:
     """Train on a labeled CSV and write an artifact.
 
@@ -75,9 +77,12 @@ def train(
     extra, exclude_prompts
         Additional rows, which are never held out, and prompts to exclude from training; see
         `humanpref.data.read_training_rows`.
-    teacher : Teacher, optional
-        Source of probabilities that replace the labels as targets, or are mixed with them
+    teachers : sequence of Teacher
+        Sources of probabilities that replace the labels as targets, or are mixed with them
         (`humanpref.runs.distillation.taught`). Held-out rows are still judged by their labels.
+    earlier : Earlier, optional
+        Run from whose weights the models start (`humanpref.runs.stages`); the optimizer and the
+        learning-rate schedule are new. By default, they start from the options' backbone.
 
     Returns
     -------
@@ -89,10 +94,10 @@ def train(
     ------
     InputError
         If the rows or the folder cannot be used, for example because another process is training in
-        that folder.
+        that folder; or if the earlier run has other options, or has learned a held-out prompt.
     """
     check_new(out)
-    run = Run.plan(config, train_csv, out, folds, extra, exclude_prompts, teacher)
+    run = Run.plan(config, train_csv, out, folds, extra, exclude_prompts, teachers, earlier)
     main = is_main_process()
     with run.opened() if main else contextlib.nullcontext():
         for model in run.unfinished():
@@ -127,6 +132,8 @@ class Run:
         One for each fold and seed.
     identity : dict
         The values that identify the run, saved in `RUN_FILE`.
+    stage : Stage, optional
+        The earlier run from whose weights the models start.
     """
 
     config: Config
@@ -135,6 +142,7 @@ class Run:
     rows: TrainingRows
     models: list[FoldModel]
     identity: dict[str, Any]
+    stage: Stage | None = None
 
     @classmethod
     def plan(
@@ -145,7 +153,8 @@ class Run:
         folds: int | None = None,
         extra: Sequence[Extra] = (),
         exclude_prompts: Sequence[str | Path] = (),
-        teacher: Teacher | None = None,
+        teachers: Sequence[Teacher] = (),
+        earlier: Earlier | None = None,
     ) -> "Run":
         """Read the rows and choose the models; nothing is written. The parameters are those of
         `train`.
@@ -153,10 +162,12 @@ class Run:
         Raises
         ------
         InputError
-            If the rows cannot be used.
+            If the rows or the earlier run cannot be used.
         """
+        stage = None if earlier is None else Stage.open(earlier, config)
         rows = read_training_rows(train_csv, extra, exclude_prompts)
-        rows = rows if teacher is None else taught(rows, teacher)
+        rows = rows if stage is None else stage.allowed(rows)
+        rows = taught(rows, teachers) if teachers else rows
         identity = {
             "config": config.to_dict(),
             "data_sha256": digest_of(rows.pairs),
@@ -164,11 +175,14 @@ class Run:
         }
         if len(rows.extra):
             identity["extra_sha256"] = digest_of(rows.extra)
-        if teacher is not None:
+        if teachers:
             identity["targets_sha256"] = hashlib.sha256(rows.targets.tobytes()).hexdigest()
         rows = rows.only(positive_weight_mask(rows.pairs, train_csv))
         models = _fold_models(rows.pairs, config, folds)
-        return cls(config, train_csv, Path(out), rows, models, identity)
+        if stage is not None:
+            identity["start_sha256"] = stage.weights_sha256
+            models = stage.started(models, rows.pairs)
+        return cls(config, train_csv, Path(out), rows, models, identity, stage)
 
     @property
     def work(self) -> Path:
@@ -229,6 +243,7 @@ class Run:
         checkpoint = folder.with_name(folder.name + CHECKPOINT)
         unfitted = build_model(model.config)
         unfitted.share_token_ids(self.token_memos)
+        unfitted.start = model.start
         fitted = unfitted.fit(kept, targets, weights_of(kept), validation, checkpoint)
         seconds = time.perf_counter() - started
         probabilities = fitted.held_out_
@@ -260,7 +275,8 @@ class Run:
         InputError
             If the artifact's folder cannot be created; the finished run is kept.
         """
-        write_results(self.models, self.rows, self.identity["data_sha256"], self.work)
+        stages = () if self.stage is None else (self.stage.chain, self.stage.rows)
+        write_results(self.models, self.rows, self.identity["data_sha256"], self.work, *stages)
         try:
             self.work.rename(self.out)
         except OSError as error:

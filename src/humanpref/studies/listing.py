@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact
+from humanpref.runs.artifact import CHAIN, FACTS_FILE, METRICS_FILE, Artifact
 from humanpref.runs.artifact_tables import FOLD
 from humanpref.schema import ID, InputError
 
@@ -16,11 +16,12 @@ logger = logging.getLogger(__name__)
 
 _METRICS = ("rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
 _FACTS = ("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds")
-COLUMNS = (*_FACTS, *_METRICS, "tokens_per_second", "humanpref", "torch", "command")
+_STAGES = "from"
+COLUMNS = (*_FACTS, *_METRICS, "tokens_per_second", "humanpref", "torch", _STAGES, "command")
 """The columns of the table of runs. `data` and `folds` are truncated digests. `data` is the digest
 of the training rows. `folds` has two parts: the digest of the set of held-out rows, and that of
 their assignment to folds. A blend has only the first part, since its own folds are independent of
-its members' folds."""
+its members' folds. `from` names the earlier stages (`train --from`), first stage first."""
 _SEPARATOR = "-"
 
 
@@ -119,11 +120,12 @@ def _record(artifact: Artifact) -> dict[str, Any]:
         for name in _METRICS:
             if not isinstance(metrics.get(name), int | float | None):
                 raise TypeError(f"{name}: expected a number, got {metrics[name]!r}")
-        values = metrics | facts | training_summary(artifact) | facts.get("versions", {})
+        values = facts | metrics | training_summary(artifact) | facts.get("versions", {})
         return {column: values.get(column) for column in COLUMNS} | {
             "preset": facts.get("preset") or facts["family"],
             "data": facts.get("data_sha256", "")[:12] or None,
             "models": len(facts["members"]),
+            _STAGES: " > ".join(link["name"] for link in facts.get(CHAIN, [])) or None,
             "folds": _folds(artifact, "blend" in metrics) if "log_loss" in metrics else None,
             "command": shlex.join(facts.get("command", [])),
         }

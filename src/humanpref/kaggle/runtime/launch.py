@@ -23,6 +23,7 @@ from humanpref.config import Config, from_dict
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.runs.estimate import useful_gpus
 from humanpref.runs.results import FoldModel
+from humanpref.runs.stages import Earlier
 from humanpref.runs.train import Run
 from humanpref.training import device
 
@@ -48,7 +49,7 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
     Parameters
     ----------
     run : Run
-        The run, whose training file alone determines its rows.
+        The run, whose training file and earlier stage alone determine its rows.
     seconds : float
         Wall-clock limit.
     descent_seconds : float
@@ -198,7 +199,11 @@ class _Crew:
             "out": str(self.run.out),
             "folds": self.run.identity["folds"],
             "model": model.name,
+            "earlier": None,
         }
+        if self.run.stage is not None:
+            path, drop_learned = self.run.stage.earlier
+            order["earlier"] = [str(path), drop_learned]
         command = [*_launcher(self.number), "humanpref.kaggle.runtime.launch", json.dumps(order)]
         child = subprocess.Popen(
             command,
@@ -263,7 +268,9 @@ def main(order: dict[str, Any]) -> int:
     )
     try:
         config = from_dict(order["config"], "the kernel's configuration")
-        run = Run.plan(config, order["train_csv"], order["out"], order["folds"])
+        earlier = order["earlier"] and Earlier(*order["earlier"])
+        rows = order["train_csv"], order["out"], order["folds"]
+        run = Run.plan(config, *rows, earlier=earlier)
         (model,) = (model for model in run.models if model.name == order["model"])
         run.train_model(model)
     except Exception as error:
