@@ -62,6 +62,7 @@ _LIBRARIES = (
     "tokenizers",
     "accelerate",
     "peft",
+    "bitsandbytes",
     "lightgbm",
     "xgboost",
     "xgboost-cpu",
