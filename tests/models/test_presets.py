@@ -19,6 +19,7 @@ from humanpref.config.neural import LoopOptions
 from humanpref.data import labels_of
 from humanpref.models import build_model, libraries_of, load_model
 from humanpref.models.scratch import train_tokenizer
+from humanpref.schema import TEXT_COLUMNS
 from humanpref.training.shapes import Shape
 
 SHAPES = resources.files("humanpref.training").joinpath("shapes.toml")
@@ -76,6 +77,15 @@ def folder_of(pairs, tmp_path_factory, decoder_folder, sentence_encoder):
     return save
 
 
+@pytest.fixture(scope="module")
+def decided(pairs):
+    """Sixteen short rows without ties, from which DPO would learn nothing."""
+    rows = pairs[labels_of(pairs)[:, 2] == 0][:16].reset_index(drop=True)
+    for column in TEXT_COLUMNS:
+        rows[column] = [tuple(turn[:60] for turn in turns[:2]) for turns in rows[column]]
+    return rows
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_shape_is_what_transformers_makes_of_it(name):
     """A misspelled key would be ignored, and the default taken."""
@@ -89,19 +99,20 @@ def test_a_published_shape_is_what_transformers_makes_of_it(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_is_trained_read_saved_and_loaded(name, folder_of, pairs, tmp_path):
+def test_a_preset_is_trained_read_saved_and_loaded(name, folder_of, pairs, decided, tmp_path):
     config = load_config(name)
     if "bitsandbytes" in libraries_of(config) and not importlib.util.find_spec("bitsandbytes"):
         pytest.skip("bitsandbytes is missing: pip install 'humanpref[quantised]'")
     loop = isinstance(config.training, LoopOptions)
-    # Ties are left out, since DPO learns nothing from them.
-    rows = pairs[labels_of(pairs)[:, 2] == 0][:16].reset_index(drop=True) if loop else pairs
+    rows = decided if loop else pairs
     settings = []
     if getattr(config.model, "backbone", "scratch") != "scratch":
         settings += [f"model.backbone={folder_of(config)}"]
     if loop:
-        orders = 1 + getattr(config.training, "swap_augmentation", False)
-        batch = len(rows) * orders // (2 * config.training.accumulation)
+        # Dual inputs are both orders in one pass.
+        dual = getattr(config.model, "inputs", "") == "dual"
+        doubled = getattr(config.training, "swap_augmentation", False) and not dual
+        batch = len(rows) * (1 + doubled) // (2 * config.training.accumulation)
         settings += [f"training.batch_size={batch}"]
     config = load_config(name, overrides=settings)
 

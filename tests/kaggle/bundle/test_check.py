@@ -11,21 +11,17 @@ from humanpref.config import load_config
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle.assemble import KERNELS
 from humanpref.kaggle.bundle.check import check_bundle, check_project
-from humanpref.kaggle.bundle.image import read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, read_metadata
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
-from .committed import change
+from .committed import FACTS, IMAGE, change
 
 pytest.importorskip("slugify", reason="needs python-slugify, which the Kaggle client brings")
 
 PROJECT = Path(__file__).parents[3]
-IMAGE = {str(name): str(v) for name, v in read_image(PROJECT / "wheels/image.txt").versions.items()}
-FACTS = {"image": {"versions": IMAGE}, "wheels": {"humanpref": "0.1.0"}}
-"""The manifest's facts about the image and the bundle's wheels."""
 
 
 def test_the_committed_files_have_no_findings(project):
