@@ -77,7 +77,7 @@ def stage_dataset(
         file.write(run.to_toml())
     ours = wheels.read_wheel(build_wheel(project, folder))
     configs = itertools.chain(*configs_of(folder, run).values())
-    extras = {*wheels.EXTRAS, *itertools.chain(*map(extras_of, configs))}
+    extras = sorted({*wheels.EXTRAS, *itertools.chain(*map(extras_of, configs))})
     vendored = wheels.fetch(project / "wheels", ours, freeze, extras)
     for wheel in vendored:
         shutil.copy(wheel.path, folder)
