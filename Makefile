@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Without torch (the neural models and their tests are then left out): make EXTRAS=boosted,nltk,kaggle,figures,test test
-EXTRAS ?= torch,boosted,nltk,kaggle,figures,test
+EXTRAS ?= torch,quantised,boosted,nltk,kaggle,figures,test
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 

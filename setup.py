@@ -51,6 +51,8 @@ setup(
             "sentencepiece>=0.2",
             "protobuf>=5",
         ],
+        # Frozen weights in 4 and 8 bit, on the CPU and on a GPU; Kaggle's image lacks it.
+        "quantised": ["bitsandbytes>=0.49,<0.50"],
         # The feature models. xgboost-cpu is the same module as xgboost without half a gigabyte of
         # CUDA; either will do.
         "boosted": [

@@ -201,6 +201,48 @@ def sentence_encoder(pairs, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_preset(pairs, decoder_folder, sentence_encoder, tmp_path_factory):
+    """Return a preset's configuration on a small random backbone of its own kind, and rows on which
+    one that is trained by gradient descent takes two steps."""
+    from humanpref.config import load_config
+    from humanpref.config.neural import LoopOptions
+    from humanpref.data import labels_of
+    from humanpref.schema import TEXT_COLUMNS
+
+    from .shrunken import save_encoder, shrunken
+
+    # Ties are left out, since DPO learns nothing from them.
+    short = pairs[labels_of(pairs)[:, 2] == 0][:16].reset_index(drop=True)
+    for column in TEXT_COLUMNS:
+        short[column] = [tuple(turn[:60] for turn in turns[:2]) for turns in short[column]]
+
+    def backbone(config):
+        if not isinstance(config.training, LoopOptions):
+            return sentence_encoder
+        if config.family != "encoder":
+            sizes = shrunken(config.model.backbone)
+            del sizes["vocab_size"]
+            return decoder_folder(sizes.pop("model_type"), **sizes)
+        texts = [turn for turns in pairs["prompt"] for turn in turns]
+        return save_encoder(config.model.backbone, texts, tmp_path_factory.mktemp("backbone"))
+
+    def small(name, *overrides):
+        config, settings = load_config(name, overrides=overrides), list(overrides)
+        if getattr(config.model, "backbone", "scratch") != "scratch":
+            settings += [f"model.backbone={backbone(config)}"]
+        if not isinstance(config.training, LoopOptions):
+            return load_config(name, overrides=settings), pairs
+        # Dual inputs are both orders in one pass.
+        dual = getattr(config.model, "inputs", "") == "dual"
+        doubled = getattr(config.training, "swap_augmentation", False) and not dual
+        batch = len(short) * (1 + doubled) // (2 * config.training.accumulation)
+        settings += [f"training.batch_size={batch}"]
+        return load_config(name, overrides=settings), short
+
+    return small
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real rows: `$DATA`, or `../shared/data` beside the checkout."""
     folder = Path(os.environ.get("DATA") or REPOSITORY.parent / "shared" / "data")

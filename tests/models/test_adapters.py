@@ -13,7 +13,9 @@ import peft.import_utils
 import torch
 from transformers import AutoModel
 
+from humanpref.config import load_config
 from humanpref.config.neural import DecoderOptions
+from humanpref.models import build_model
 from humanpref.models.adapters import adapt, check_quantisation, import_peft
 from humanpref.schema import InputError
 
@@ -143,20 +145,20 @@ def test_peft_that_is_not_installed_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("installed", "gpu", "message"),
+    "check",
     [
-        (False, True, "4bit needs bitsandbytes: pip install bitsandbytes, or set it to none"),
-        (True, False, "4bit needs a CUDA GPU, and none was found; set it to none"),
-        (True, True, None),
+        lambda bits: check_quantisation(DecoderOptions(quantisation=bits)),
+        lambda bits: build_model(
+            load_config("llama-3.2-1b-lora", overrides=[f"model.quantisation={bits}"])
+        ),
     ],
+    ids=["to read", "to train"],
 )
-def test_quantisation_needs_bitsandbytes_and_a_gpu(installed, gpu, message, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: installed or None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    check_quantisation(DecoderOptions())
-    options = DecoderOptions(quantisation="4bit")
-    if message is None:
-        check_quantisation(options)
-    else:
-        with pytest.raises(InputError, match=f"^option model.quantisation: {message}$"):
-            check_quantisation(options)
+def test_quantisation_needs_bitsandbytes_and_no_gpu(check, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    check("4bit")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "peft" or None)
+    check("none")
+    message = r"option model\.quantisation: 4bit needs bitsandbytes: pip install 'humanpref\[quan"
+    with pytest.raises(InputError, match=f"^{message}"):
+        check("4bit")

@@ -133,6 +133,31 @@ def test_what_learns_moves_and_nothing_else_does(peft, kind, learns, decoder_fol
         assert torch.equal(published[name], after[ours])
 
 
+@pytest.mark.parametrize(("bits", "packed"), [("4bit", torch.uint8), ("8bit", torch.int8)])
+def test_a_quantised_base_is_trained_through_and_read(bits, packed, decoder_folder, few, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="needs humanpref[quantised]")
+    settings = (f"model.quantisation={bits}", "model.target_modules=all-linear")
+    config = config_with(decoder_folder(), *settings, "training.weight_decay=0")
+    torch.manual_seed(config.seed)
+    started = DecoderModel.from_config(config)
+    started.build(few)
+    model = build_model(config).fit(few, labels_of(few))
+    before, after = (dict(each.module_.named_parameters()) for each in (started, model))
+    matrices = {name for name, weight in after.items() if weight.dtype == packed}
+    assert len(matrices) == 14
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {name for name, weight in after.items() if weight.requires_grad}
+    assert {name.split(".")[-3] for name in moved} >= {"lora_A", "lora_B"}
+    assert all(np.isfinite(epoch["train_loss"]) for epoch in model.report_["training"]["epochs"])
+    exact = build_model(config_with(decoder_folder(), *settings[1:], "training.weight_decay=0"))
+    probabilities = model.predict_proba(few)
+    exact = exact.fit(few, labels_of(few)).predict_proba(few)
+    assert 0 < np.abs(probabilities - exact).max() < 0.1
+    model.save(tmp_path)
+    assert sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) < 40_000
+    np.testing.assert_allclose(load_model(tmp_path).predict_proba(few), probabilities, atol=1e-6)
+
+
 # GPT-2 stands for decoders that count positions absolutely, Gemma 2 for those whose layers see a
 # window only.
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "gpt2"])
@@ -304,7 +329,6 @@ def drop(folder):
         (None, ("model.target_modules=query",), "lora cannot be applied to 'query'"),
         (None, ("model.peft=bias",), "has no biases"),
         (None, ("model.base_dtype=float16",), "float16 needs a GPU"),
-        (None, ("model.quantisation=4bit",), "needs (bitsandbytes|a CUDA GPU)"),
         (None, ("model.quantisation=4bit", "model.peft=bias"), "none with peft=bias"),
     ],
 )

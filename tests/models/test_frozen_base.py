@@ -120,6 +120,22 @@ def test_padding_on_either_side_gives_the_same_states(base):
             torch.testing.assert_close(states, alone, atol=1e-5, rtol=0)
 
 
+def test_gradients_pass_through_a_4_bit_layer_that_was_read_before(decoder_folder):
+    """bitsandbytes repacks the weights of these sizes on a CPU with AVX512-BF16."""
+    functional = pytest.importorskip("bitsandbytes", reason="needs humanpref[quantised]").functional
+    folder = decoder_folder(hidden_size=64, head_dim=32, intermediate_size=64)
+    options = DecoderOptions(quantisation="4bit")
+    layer = load_base(folder, FrozenBase.open(str(folder)).config, options, AutoModel)
+    layer = layer.layers[0].mlp.up_proj
+    weight = functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    inputs = torch.randn(3, 64, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(layer.eval()(inputs), inputs @ weight.T)
+    inputs.requires_grad_()
+    layer.train()(inputs).sum().backward()
+    torch.testing.assert_close(inputs.grad, weight.sum(dim=0).expand(3, -1))
+
+
 def test_half_precision_is_read_under_its_own_autocast(base):
     model = load_base(base.folder, base.config, DecoderOptions(base_dtype="bfloat16"), AutoModel)
     kinds = []

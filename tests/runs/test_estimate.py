@@ -1,11 +1,13 @@
 """What a run takes on Kaggle: against hours computed kernel by kernel, and the verdict."""
 
+import re
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
 
-from humanpref.config import load_config
+from humanpref.config import load_config, preset_names
 from humanpref.data import write_pairs
 from humanpref.runs.estimate import Estimate, estimate, estimate_artifact, shape_of, useful_gpus
 from humanpref.runs.lengths import Lengths
@@ -35,6 +37,35 @@ def test_the_hours_are_those_of_the_kernels(preset, sets, one, two, read):
     assert found.train[1] == pytest.approx(one, rel=0.3)
     assert found.train[2] == pytest.approx(two, rel=0.3)
     assert found.predict["qlora" in preset] == pytest.approx(read, rel=0.3)
+
+
+def test_a_presets_file_says_what_the_estimate_says():
+    for name in preset_names():
+        found = of(name)
+        if found is None:
+            continue
+        text = resources.files("humanpref.presets").joinpath(f"{name}.toml").read_text("utf-8")
+        text, said = text.replace("\n# ", " "), "\n".join(found.lines())
+        training = re.findall(r"([\d.]+-[\d.]+) hours of training on (one|two) T4", text)
+        assert training, name
+        for hours, gpus in training:
+            assert f"{hours} h on {gpus}" in said, name
+        for hours in re.findall(r"([\d.]+-[\d.]+) (?:hours )?to read 25,000 rows", text):
+            assert f"{hours} h " in said, name
+
+
+def test_the_3b_preset_is_the_largest_that_is_surely_trained_in_nine_hours():
+    """Even if a real run takes twice as long as the estimate."""
+
+    def fits(backbone, *sets):
+        return 2 * of("llama-3.2-3b-lora", f"model.backbone={backbone}", *sets).train[2] < 9
+
+    ours = load_config("llama-3.2-3b-lora").model.backbone
+    others = [f"publisher/{name}" for name in ("qwen2.5-1.5b", "qwen2.5-3b", "gemma-2-2b-it")]
+    assert fits(ours)
+    assert not fits(ours, "model.max_length=768")
+    assert all(shape_of(other).weights < shape_of(ours).weights for other in others)
+    assert not fits("google/gemma-2-9b")
 
 
 def test_hours_grow_with_rows_lengths_epochs_and_models():

@@ -23,8 +23,7 @@ def needs_gpu(config: Config) -> bool:
     """Return whether any model of the run trains pretrained weights by gradient descent, which
     would take days on a CPU.
 
-    Models trained from scratch are small, and frozen models are not trained. Quantization, which
-    also requires a GPU, applies only to pretrained weights.
+    Models trained from scratch are small, and frozen models are not trained.
     """
     return any(
         isinstance(model.training, LoopOptions) and model.model.backbone != "scratch"

@@ -125,8 +125,7 @@ class AdaptedOptions(Options):
     half-precision type that it supports in hardware; on a CPU, float32. A GPU that only emulates
     bfloat16 refuses it. Trained weights are always float32."""
     quantisation: Literal["none", "8bit", "4bit"] = "none"
-    """Quantize the frozen weights to `8bit` or `4bit` (NF4) with bitsandbytes, on a CUDA GPU
-    only."""
+    """Quantize the frozen weights to `8bit` or `4bit` (NF4) with bitsandbytes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

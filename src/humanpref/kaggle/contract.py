@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from humanpref.config import load_config
+from humanpref.config import Config, load_config
 from humanpref.config.bounds import NonNegative, Options, Positive
 from humanpref.schema import InputError
 
@@ -64,19 +64,20 @@ class KernelRun(Options):
         return cls(**values)
 
     @property
-    def pretrained(self) -> str | None:
-        """The pretrained model that the preset and the overrides name; None if no pretrained model
-        is needed.
+    def config(self) -> Config | None:
+        """The configuration of the training; None if nothing is trained.
 
         Raises
         ------
         InputError
             If the preset or an override is unknown.
         """
-        if not self.preset:
-            return None
-        model = load_config(self.preset, None, list(self.overrides)).model
-        backbone = getattr(model, "backbone", "")
+        return load_config(self.preset, None, list(self.overrides)) if self.preset else None
+
+    @property
+    def pretrained(self) -> str | None:
+        """The pretrained model that the configuration names; None if none is needed."""
+        backbone = getattr(self.config.model, "backbone", "") if self.config else ""
         return backbone if backbone not in ("", "scratch") else None
 
     def to_toml(self) -> str:

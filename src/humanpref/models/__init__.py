@@ -12,7 +12,15 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError
 
-__all__ = ["Model", "build_model", "libraries_of", "load_model", "model_of", "module_of"]
+__all__ = [
+    "Model",
+    "build_model",
+    "extras_of",
+    "libraries_of",
+    "load_model",
+    "model_of",
+    "module_of",
+]
 
 _CLASSES = {
     "prior": "PriorModel",
@@ -39,6 +47,7 @@ _OPTION_LIBRARIES = (
     ("peft", REFERENCED, "peft", "torch"),
     ("selection", ("forward", "backward"), "lightgbm", "boosted"),
     ("preprocess", ("nltk", "nltk-no-spaces"), "nltk", "nltk"),
+    ("quantisation", ("8bit", "4bit"), "bitsandbytes", "quantised"),
 )
 """The libraries that individual model options need: the option, the values that need the library,
 the library, and the extra that installs it."""
@@ -76,6 +85,18 @@ def libraries_of(config: Config) -> set[str]:
     if getattr(config.model, "offset", "none") != "none":
         used.update(_LIBRARIES["sparse"])
     return used
+
+
+def extras_of(config: Config) -> set[str]:
+    """Return the package's extras that install the libraries of the configuration's options.
+
+    Examples
+    --------
+    >>> from humanpref.config import load_config
+    >>> sorted(extras_of(load_config("gemma-2-9b-qlora")))
+    ['quantised', 'torch']
+    """
+    return {extra for *_, extra in _needs(config)}
 
 
 def module_of(config: Config) -> str:

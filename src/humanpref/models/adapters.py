@@ -4,7 +4,6 @@ import importlib.util
 import sys
 from types import ModuleType
 
-import torch
 from torch import nn
 
 from humanpref.config.neural import AdaptedOptions
@@ -119,11 +118,20 @@ def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
 
 
 def check_quantisation(options: AdaptedOptions) -> None:
-    """Raise InputError if the options need bitsandbytes and it or a GPU is missing."""
-    if options.quantisation == "none":
-        return
-    option = f"option model.quantisation: {options.quantisation} needs"
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(f"{option} bitsandbytes: pip install bitsandbytes, or set it to none")
-    if not torch.cuda.is_available():
-        raise InputError(f"{option} a CUDA GPU, and none was found; set it to none")
+    """Raise InputError if the options need bitsandbytes and it is not installed."""
+    if options.quantisation != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"option model.quantisation: {options.quantisation} needs bitsandbytes: "
+            "pip install 'humanpref[quantised]'"
+        )
+
+
+def keep_gradients(base: nn.Module) -> None:
+    """Make the 4-bit layers of a base pass gradients on every CPU.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks a layer's weights when it first evaluates the
+    layer, and from then on computes in bfloat16 and without gradients, also in training.
+    """
+    for layer in base.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False

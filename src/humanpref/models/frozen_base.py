@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig
 
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
-from humanpref.models.adapters import check_quantisation
+from humanpref.models.adapters import check_quantisation, keep_gradients
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.neural import BACKBONE_FOLDER
 from humanpref.models.older_gpus import prepare
@@ -183,6 +183,7 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
             f"backbone {place}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
             f"{', '.join(missing[:3])}"
         )
+    keep_gradients(base)
     prepare(base, device)
     return base
 

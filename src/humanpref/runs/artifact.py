@@ -65,6 +65,7 @@ _LIBRARIES = (
     "tokenizers",
     "accelerate",
     "peft",
+    "bitsandbytes",
     "lightgbm",
     "xgboost",
     "xgboost-cpu",

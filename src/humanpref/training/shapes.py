@@ -77,10 +77,12 @@ class Shape:
 
     @classmethod
     def published(cls, backbone: str) -> "Shape | None":
-        """Return the shape of a preset's backbone by the last part of its name, or None if it is
-        not one of them."""
+        """Return the shape of a backbone in `shapes.toml` by the last part of its name, with or
+        without `-it` or `-instruct`; None if it is not there."""
         text = resources.files("humanpref.training").joinpath("shapes.toml").read_text("utf-8")
-        sizes = tomllib.loads(text).get(backbone.rstrip("/").rpartition("/")[2].lower())
+        name = backbone.rstrip("/").rpartition("/")[2].lower()
+        name = name.removesuffix("-it").removesuffix("-instruct")
+        sizes = tomllib.loads(text).get(name)
         return None if sizes is None else cls.of(SimpleNamespace(**sizes))
 
     @property

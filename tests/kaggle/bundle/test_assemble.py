@@ -12,11 +12,14 @@ from humanpref.arena import write_arena
 from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.files import write_json
-from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.bundle import stage, wheels
 from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run
 from humanpref.kaggle.bundle.check import check_bundle
+from humanpref.kaggle.bundle.image import read_image
+from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
 from humanpref.kaggle.bundle.sources import LAYOUTS, mount_path
+from humanpref.kaggle.bundle.wheels import read_wheel
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import make_environment
@@ -240,19 +243,75 @@ def test_it_installs_and_works_on_the_images_python(built, tmp_path):
     assert f"{site}/humanpref/__init__.py (3, 12) False" in done.stdout
 
 
-def image_python() -> str:
-    """A Python 3.12 with what the package requires: `$PYTHON312`, or one that is installed; skips
-    if there is none."""
-    needed = "import numpy, pandas, scipy, sklearn, safetensors, tqdm, threadpoolctl, pip"
+# Runs the kernels' own installation, and looks at what it leaves.
+INSTALL = """
+import ctypes, importlib.metadata, importlib.util, sys
+from pathlib import Path
+import bootstrap
+dataset = Path(sys.argv[1])
+bootstrap.install(bootstrap.check_dataset(dataset))
+folder = Path(importlib.util.find_spec("bitsandbytes").origin).parent
+print(sys.version_info[:2], importlib.metadata.version("bitsandbytes"))
+print(sorted(path.name for path in folder.glob("libbitsandbytes_c*.so")))
+print(bool(ctypes.CDLL(str(folder / "libbitsandbytes_cpu.so"))))
+try:
+    import bitsandbytes
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_the_kernels_install_bitsandbytes_offline_on_the_images_python(built, tmp_path):
+    """The real wheel, in an environment that has nothing, torch least of all."""
+    folder, dataset = tmp_path / "wheels", tmp_path / "dataset"
+    shutil.copytree(PROJECT / "wheels", folder, ignore=shutil.ignore_patterns("*.whl"))
+    shutil.copytree(built / "dataset", dataset)
+    ours = read_wheel(next(dataset.glob("humanpref-*.whl")))
+    image = read_image(folder / "image.txt")
+    extras = (*wheels.EXTRAS, *wheels.OPTIONAL_EXTRAS)
+    try:
+        (wheel,) = wheels.fetch(folder, ours, image, extras)
+    except InputError as error:
+        pytest.skip(f"the wheel of bitsandbytes cannot be fetched: {error}")
+    assert wheels.closure_faults([ours, wheel], image, extras) == []
+    shutil.copy(wheel.path, dataset)
+    write_manifest(dataset, MARKER, {})
+    python = image_python("import pip, venv")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(PROJECT / "kernel"), str(PROJECT / "src")]),
+    }
+    subprocess.run([python, "-m", "venv", str(tmp_path / "venv")], check=True)
+    done = subprocess.run(
+        [str(tmp_path / "venv" / "bin" / "python"), "-c", INSTALL, str(dataset)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
+    version, libraries, loads, missing = done.stdout.splitlines()[-4:]
+    assert version == f"(3, 12) {wheel.version}"
+    assert "libbitsandbytes_cpu.so" in libraries
+    assert "libbitsandbytes_cuda128.so" in libraries
+    assert (loads, missing) == ("True", "No module named 'torch'")
+
+
+NEEDED = "import numpy, pandas, scipy, sklearn, safetensors, tqdm, threadpoolctl, pip"
+
+
+def image_python(needed: str = NEEDED) -> str:
+    """A Python 3.12 that has what is needed (by default what the package requires): `$PYTHON312`,
+    or one that is installed; skips if there is none."""
     candidates = [os.environ.get("PYTHON312"), shutil.which("python3.12")]
     candidates += sorted(map(str, Path.home().glob(".pyenv/versions/3.12*/bin/python")))
     for python in filter(None, candidates):
         if subprocess.run([python, "-c", needed], capture_output=True).returncode == 0:
             return python
-    pytest.skip(
-        "no Python 3.12 with numpy, pandas, scipy, scikit-learn and safetensors (name one in "
-        "$PYTHON312)"
-    )
+    pytest.skip("no Python 3.12 with what is needed (name one in $PYTHON312)")
 
 
 # -------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Kaggle's rules: each slip is found, named with its file and key, and all at once."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
-from .committed import change
+from .committed import FACTS, IMAGE, change
 
 pytest.importorskip("slugify", reason="needs python-slugify, which the Kaggle client brings")
 
@@ -78,7 +79,7 @@ def bundle(tmp_path) -> Path:
     dataset.mkdir()
     shutil.copyfile(PROJECT / DATASET_METADATA, dataset / DATASET_METADATA)
     (dataset / "run.toml").write_text(KernelRun("sparse").to_toml())
-    write_manifest(dataset, MARKER, {})
+    write_manifest(dataset, MARKER, FACTS)
     return folder
 
 
@@ -109,7 +110,7 @@ def test_a_backbone_that_no_source_mounts(bundle):
 
     def problems(run: KernelRun) -> list[str]:
         (dataset / "run.toml").write_text(run.to_toml())
-        write_manifest(dataset, MARKER, {})
+        write_manifest(dataset, MARKER, FACTS)
         return [finding.problem for finding in check_bundle(bundle)]
 
     assert problems(KernelRun("tiny")) == []
@@ -124,6 +125,41 @@ def test_a_backbone_that_no_source_mounts(bundle):
     )
     assert problems(KernelRun("deberta-v3-small", backbone="deberta/transformers/small")) == []
     assert problems(KernelRun("deberta-v3-small", backbone="deberta/small")) != []
+
+
+def test_a_library_that_neither_the_image_nor_the_bundle_has(bundle, arena):
+    dataset = bundle / "dataset"
+    change(
+        bundle / "train" / "kernel-metadata.json",
+        model_sources=["google/gemma-2/transformers/9b-it/1"],
+    )
+
+    def problems(run: KernelRun, *without: str, **wheels: str) -> list[str]:
+        (dataset / "run.toml").write_text(run.to_toml())
+        image = {name: version for name, version in IMAGE.items() if name not in without}
+        facts = {"image": {"versions": image}, "wheels": FACTS["wheels"] | wheels}
+        write_manifest(dataset, MARKER, facts)
+        return [finding.problem for finding in check_bundle(bundle)]
+
+    quantised = KernelRun("gemma-2-9b-qlora", backbone="gemma-2/transformers/9b-it")
+    assert problems(quantised, bitsandbytes="0.49.2") == []
+    (problem,) = problems(quantised)
+    assert problem.startswith(
+        "preset gemma-2-9b-qlora needs bitsandbytes, which neither the image nor the bundle has; "
+        "rerun humanpref kaggle bundle (and humanpref kaggle lock before it"
+    )
+    assert problems(replace(quantised, overrides=("model.quantisation=none",))) == []
+    (problem,) = problems(KernelRun("boosted"), "xgboost")
+    assert problem.startswith("preset boosted needs xgboost, which neither")
+    (problem,) = problems(KernelRun("cpu-best"), "sentence-transformers")
+    assert problem.startswith("preset cpu-best needs sentence-transformers, which neither")
+    train(load_config("prior"), arena / "train.csv", dataset / "artifacts" / "mine", None)
+    write_json(
+        dataset / "artifacts" / "mine" / "model" / "config.json",
+        load_config("qwen-2.5-7b-qlora").to_dict(),
+    )
+    (problem,) = problems(KernelRun("sparse"))
+    assert problem.startswith("artifact mine needs bitsandbytes, which neither")
 
 
 def test_artifacts_in_the_dataset_stand_for_the_training_kernel(bundle):
@@ -146,7 +182,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena
         write_manifest(dataset, MARKER, manifest)
         return [finding.problem for finding in check_bundle(bundle)]
 
-    image = {"versions": {"transformers": "5.0.0"}}
+    image = {"versions": IMAGE | {"transformers": "5.0.0"}}
     assert problems("5.0.0", image=image, wheels={}) == []
     assert problems("5.15.0", image=image, wheels={}) == [
         "written by transformers 5.15.0, but the image has 5.0.0; train with the image's versions "

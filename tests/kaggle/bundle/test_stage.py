@@ -38,7 +38,11 @@ def project(tmp_path, monkeypatch) -> Path:
     (folder / "wheels" / "requirements.lock").write_text(
         f"peft==0.20.0 \\\n    --hash=sha256:{sha256(vendored)}\n"
     )
-    requires = ("numpy>=1.26", "peft>=0.20; extra == 'torch'")
+    requires = (
+        "numpy>=1.26",
+        "peft>=0.20; extra == 'torch'",
+        "bitsandbytes>=0.49; extra == 'quantised'",
+    )
     monkeypatch.setattr(
         stage,
         "build_wheel",
@@ -70,6 +74,47 @@ def test_the_staged_dataset(project, tmp_path):
     assert KernelRun.from_dict(tomllib.loads((folder / "run.toml").read_text())) == run
     with pytest.raises(InputError, match="expected an empty folder"):
         stage.stage_dataset(folder, project, run)
+
+
+QLORA = "qwen-2.5-7b-qlora"
+
+
+@pytest.fixture
+def with_bitsandbytes(project) -> Path:
+    """The vendored wheel of bitsandbytes, in the lock as well."""
+    wheel = make_wheel(project / "wheels", "bitsandbytes", "0.49.2", requires=("numpy",))
+    with open(project / "wheels" / "requirements.lock", "a") as lock:
+        lock.write(f"bitsandbytes==0.49.2 --hash=sha256:{sha256(wheel)}\n")
+    return wheel
+
+
+def test_a_quantised_preset_brings_bitsandbytes(with_bitsandbytes, project, tmp_path):
+    folder = stage.stage_dataset(tmp_path / "dataset", project, KernelRun(QLORA))
+    manifest = read_json(folder / stage.MARKER)
+    assert manifest["wheels"]["bitsandbytes"] == "0.49.2"
+    digests = {entry["name"]: entry["sha256"] for entry in manifest["files"]}
+    assert digests[with_bitsandbytes.name] == sha256(folder / with_bitsandbytes.name)
+    assert digests[with_bitsandbytes.name] == sha256(with_bitsandbytes)
+    plain = KernelRun(QLORA, ("model.quantisation=none",))
+    folder = stage.stage_dataset(tmp_path / "plain", project, plain)
+    assert "bitsandbytes" not in read_json(folder / stage.MARKER)["wheels"]
+    assert not (folder / with_bitsandbytes.name).exists()
+
+
+def test_a_quantised_artifact_brings_bitsandbytes(with_bitsandbytes, project, artifact, tmp_path):
+    write_json(artifact / "model" / "config.json", load_config(QLORA).to_dict())
+    folder = stage.stage_dataset(tmp_path / "dataset", project, KernelRun(""), [artifact])
+    assert (folder / with_bitsandbytes.name).is_file()
+    assert stage.configs_of(folder, KernelRun(QLORA)).keys() == {
+        f"preset {QLORA}",
+        "artifact prior",
+    }
+
+
+def test_a_quantised_preset_without_the_wheel_is_not_staged(project, tmp_path):
+    needs = r"needs bitsandbytes>=0\.49, which neither the image nor the bundle has"
+    with pytest.raises(InputError, match=needs):
+        stage.stage_dataset(tmp_path / "dataset", project, KernelRun(QLORA))
 
 
 def test_a_dataset_that_would_not_install_is_not_staged(project, tmp_path):

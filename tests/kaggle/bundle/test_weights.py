@@ -34,6 +34,8 @@ from humanpref.models.checkpoint import base_digest
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.schema import InputError
 
+from .committed import FACTS
+
 PROJECT = Path(__file__).parents[3]
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 LAYOUTS = ["datasets/ann/weights-tiny-encoder", "weights-tiny-encoder"]
@@ -53,7 +55,7 @@ def own(tmp_path) -> Path:
     dataset = tmp_path / "bundle" / "dataset"
     dataset.mkdir(parents=True)
     (dataset / "run.toml").write_text(KernelRun("sparse").to_toml())
-    write_manifest(dataset, MARKER, {"version": "1"})
+    write_manifest(dataset, MARKER, FACTS)
     write_metadata(dataset / DATASET_METADATA, read_metadata(PROJECT / DATASET_METADATA))
     for name, path in KERNELS.items():
         stage_kernel(PROJECT / path, dataset.with_name(name))

@@ -171,14 +171,38 @@ def test_what_is_not_a_wheel(tmp_path, name):
         read_wheel(tmp_path / name)
 
 
-def test_a_wheel_that_is_not_in_the_lock(tmp_path):
+def test_a_wheel_that_is_not_in_the_lock(image, tmp_path):
     fast = make_wheel(tmp_path, "fast")
     make_wheel(tmp_path, "humanpref")  # an older one of ours, which does not matter
+    needs = read_wheel(make_wheel(tmp_path / "ours", "humanpref", "0.1.0", requires=("fast",)))
     write_lock(tmp_path / LOCK, [read_wheel(fast)])
-    assert fetch(tmp_path) == [fast]
+    assert [wheel.path for wheel in fetch(tmp_path, needs, image)] == [fast]
     fast.write_bytes(fast.read_bytes() + b" ")
     with pytest.raises(InputError, match=r"^fast-1.0-py3-none-any.whl: not in requirements"):
-        fetch(tmp_path)
+        fetch(tmp_path, needs, image)
+
+
+def test_only_what_the_extras_need_is_fetched(image, tmp_path, monkeypatch):
+    """The lock holds what any bundle may need; a bundle gets its own share of it."""
+    index, folder = tmp_path / "index", tmp_path / "wheels"
+    folder.mkdir()
+    only_from(monkeypatch, index)
+    bits = make_wheel(index, "bits", requires=("torch", "deep>=1"))
+    deep = make_wheel(index, "deep", "2.0")
+    other = make_wheel(index, "other")
+    write_lock(folder / LOCK, [read_wheel(path) for path in (bits, deep, other)])
+    requires = ("numpy", "bits; extra == 'quantised'", "torch; extra == 'torch'")
+    ours = read_wheel(make_wheel(tmp_path / "ours", "humanpref", "0.1.0", requires=requires))
+    assert fetch(folder, ours, image) == []
+    assert list(folder.glob("*.whl")) == []
+    extras = {*wheels.EXTRAS, "quantised"}
+    found = fetch(folder, ours, image, extras)
+    assert [wheel.path for wheel in found] == [folder / bits.name, folder / deep.name]
+    assert closure_faults([ours, *found], image, extras) == []
+    # What a later bundle does not need stays where it is and out of that bundle.
+    assert fetch(folder, ours, image) == []
+    (fault,) = closure_faults([ours], image, extras)
+    assert fault.endswith("needs bits, which neither the image nor the bundle has")
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path):
@@ -238,7 +262,12 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
     }
     assert "://" not in text
     assert str(tmp_path) not in text
-    fetched = fetch(folder)
+    own = read_wheel(ours)
+
+    def fetched_again():
+        return [wheel.path for wheel in fetch(folder, own, image)]
+
+    fetched = fetched_again()
     assert [path.name for path in fetched] == [
         "deep-1.0-cp312-cp312-manylinux_2_28_x86_64.whl",
         "deep-1.0-cp313-cp313-manylinux_2_28_x86_64.whl",
@@ -247,19 +276,19 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
     assert faults(ours, image, *fetched) == []
     # What is there is not fetched again; what was re-uploaded under the same name is refused.
     only_from(monkeypatch, tmp_path / "nothing")
-    assert fetch(folder) == fetched
+    assert fetched_again() == fetched
     kept = fetched[2].read_bytes()
     fetched[2].write_bytes(kept + b" ")
     with pytest.raises(
         InputError,
         match=r"needed_thing-2\.0-py3-none-any\.whl: not in requirements\.lock; remove it",
     ):
-        fetch(folder)
+        fetched_again()
     fetched[2].unlink()
     only_from(monkeypatch, index)
     make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"), code="evil = True")
     with pytest.raises(InputError, match="no wheel for the image's Python"):
-        fetch(folder)
+        fetched_again()
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*(p.name for p in fetched[:2]), LOCK, IMAGE]
     )

@@ -15,7 +15,7 @@ from humanpref.kaggle.bundle.assemble import (
 from humanpref.kaggle.bundle.manifest import manifest_faults, upload_faults
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
 from humanpref.kaggle.bundle.rules import Finding, Metadata, check_dataset, check_kernel
-from humanpref.kaggle.bundle.stage import version_faults
+from humanpref.kaggle.bundle.stage import library_faults, version_faults
 from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER, KernelRun
 
 
@@ -48,10 +48,17 @@ def check_bundle(bundle: Path) -> list[Finding]:
     metadata = check_dataset(dataset / DATASET_METADATA)
     findings = _check_together(kernels, metadata, (dataset / "artifacts").is_dir())
     # The manifest holds the versions to compare with, so it is checked first.
-    findings += _check_files(dataset, MARKER) or [
-        Finding(dataset / name, "", fault)
-        for name, fault in version_faults(dataset, read_json(dataset / MARKER)).items()
-    ]
+    damaged = _check_files(dataset, MARKER)
+    findings += damaged
+    if not damaged:
+        facts = read_json(dataset / MARKER)
+        findings += [
+            Finding(dataset / name, "", fault)
+            for name, fault in version_faults(dataset, facts).items()
+        ]
+        findings += [
+            Finding(dataset / MARKER, "", fault) for fault in library_faults(dataset, run, facts)
+        ]
     for marker in sorted(bundle.glob(f"*/{WEIGHTS_MARKER}")):
         findings += check_dataset(marker.parent / DATASET_METADATA).findings
         findings += _check_files(marker.parent, WEIGHTS_MARKER)

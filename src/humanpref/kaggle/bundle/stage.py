@@ -1,5 +1,6 @@
 """Stage the wheel dataset: the files that both kernels install and read."""
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -7,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import humanpref
+from humanpref.config import Config
+from humanpref.config.gpu import trained_models
 from humanpref.files import sha256, write_whole
 from humanpref.kaggle.bundle import wheels
 from humanpref.kaggle.bundle.checkout import build_wheel, copy_clean
 from humanpref.kaggle.bundle.image import IMAGE, PYTHONS, is_newer, read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.contract import MARKER, KernelRun
+from humanpref.models import extras_of, libraries_of
 from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
 
@@ -71,9 +75,14 @@ def stage_dataset(
         _copy_nltk(nltk_data, folder / "nltk_data")
     with write_whole(folder / "run.toml") as file:
         file.write(run.to_toml())
-    vendored = [Path(shutil.copy(path, folder)) for path in wheels.fetch(project / "wheels")]
-    bundled = [wheels.read_wheel(path) for path in (build_wheel(project, folder), *vendored)]
-    faults = wheels.closure_faults(bundled, freeze)
+    ours = wheels.read_wheel(build_wheel(project, folder))
+    configs = itertools.chain(*configs_of(folder, run).values())
+    extras = sorted({*wheels.EXTRAS, *itertools.chain(*map(extras_of, configs))})
+    vendored = wheels.fetch(project / "wheels", ours, freeze, extras)
+    for wheel in vendored:
+        shutil.copy(wheel.path, folder)
+    bundled = [ours, *vendored]
+    faults = wheels.closure_faults(bundled, freeze, extras)
     facts = {
         "version": humanpref.__version__,
         "wheels": {wheel.name: str(wheel.version) for wheel in bundled},
@@ -88,6 +97,30 @@ def stage_dataset(
     if faults:
         raise InputError("; ".join(faults))
     return write_manifest(folder, MARKER, facts)
+
+
+def configs_of(dataset: Path, run: KernelRun) -> dict[str, list[Config]]:
+    """Return the configurations of all models that the kernels train or read, by `preset NAME` and
+    `artifact NAME`."""
+    config = run.config
+    found = {f"preset {run.preset}": trained_models(config)} if config else {}
+    for path in sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}")):
+        leaves = Artifact.load(path.parent).ensemble.leaves()
+        found[f"artifact {path.parent.name}"] = [leaf.config for leaf in leaves]
+    return found
+
+
+def library_faults(dataset: Path, run: KernelRun, facts: dict[str, Any]) -> list[str]:
+    """Return a line for each preset or artifact and each library that it needs and that neither the
+    image nor the dataset has; `facts` is the dataset's manifest."""
+    present = facts["image"]["versions"].keys() | facts["wheels"].keys()
+    return [
+        f"{name} needs {library}, which neither the image nor the bundle has; rerun humanpref "
+        f"kaggle bundle (and humanpref kaggle lock before it, if wheels/{wheels.LOCK} lacks "
+        f"{library}), or choose options that do not need it"
+        for name, configs in configs_of(dataset, run).items()
+        for library in sorted(set().union(*map(libraries_of, configs)) - present)
+    ]
 
 
 def version_faults(dataset: Path, facts: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import logging
 
-from humanpref.config import load_config
 from humanpref.kaggle.contract import KernelRun
 from humanpref.runs.estimate import Estimate, estimate
 from humanpref.schema import InputError
@@ -24,9 +23,9 @@ def impossible(run: KernelRun) -> str:
 
 
 def _estimate(run: KernelRun) -> Estimate | None:
-    if not run.preset:
+    config = run.config
+    if config is None:
         return None
-    config = load_config(run.preset, None, list(run.overrides))
     try:
         return estimate(config, run.preset, folds=run.folds)
     except InputError as error:

@@ -3,7 +3,8 @@
 The kernels install with `--no-index --no-deps`, so pip looks nothing up and resolves nothing there.
 Everything is therefore verified here: the image or the bundle must meet every requirement of every
 wheel, and every wheel must fit the image's Python and platform. The package's requirements and the
-image's versions determine which packages are vendored.
+image's versions determine which packages are locked, and a bundle's configurations determine which
+of those it contains.
 """
 
 import email.parser
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,9 @@ LOCK = "requirements.lock"
 """The lock file in the checkout's `wheels/`."""
 
 EXTRAS = ("torch", "boosted", "nltk")
-"""The package's extras whose libraries the kernels may import."""
+"""The package's extras whose libraries every bundle's kernels may import."""
+OPTIONAL_EXTRAS = ("quantised",)
+"""The extras whose libraries only the bundles whose configurations need them contain."""
 
 _LOCK_HEAD = """\
 # Wheels that the kernels need and Kaggle's image lacks, with exact versions and hashes, for the
@@ -124,7 +127,9 @@ def write_lock(path: Path, wheels: Sequence[Wheel]) -> None:
         file.write(_LOCK_HEAD + "\n".join(lines or [nothing]) + "\n")
 
 
-def closure_faults(wheels: Sequence[Wheel], image: Image) -> list[str]:
+def closure_faults(
+    wheels: Sequence[Wheel], image: Image, extras: Collection[str] = EXTRAS
+) -> list[str]:
     """Return the reasons why wheels would fail to install or to work in the image without a
     network.
 
@@ -134,6 +139,8 @@ def closure_faults(wheels: Sequence[Wheel], image: Image) -> list[str]:
         The bundle's wheels, the package's own first.
     image : Image
         Kaggle's image.
+    extras : collection of str
+        The package's extras that the kernels need.
 
     Returns
     -------
@@ -155,21 +162,25 @@ def closure_faults(wheels: Sequence[Wheel], image: Image) -> list[str]:
                     f"{names}: not for the image's Python {python} on Linux x86_64 with glibc "
                     f"{GLIBC[0]}.{GLIBC[1]} (Requires-Python {files[0].requires_python or 'any'})"
                 )
-    return faults + list(dict.fromkeys(problem for _, problem in unmet(wheels, image)))
+    return faults + list(dict.fromkeys(problem for _, problem in unmet(wheels, image, extras)))
 
 
-def unmet(wheels: Sequence[Wheel], image: Image) -> Iterator[tuple[Requirement, str]]:
+def unmet(
+    wheels: Sequence[Wheel], image: Image, extras: Collection[str] = EXTRAS
+) -> Iterator[tuple[Requirement, str]]:
     """Yield each requirement that neither the image nor the wheels meet, with a message.
 
     Parameters
     ----------
     wheels : sequence of Wheel
-        The package's own wheel first; it is installed with its `EXTRAS`.
+        The package's own wheel first.
     image : Image
         Kaggle's image.
+    extras : collection of str
+        The package's extras that the kernels need.
     """
     bundled = {wheel.name: wheel for wheel in wheels}
-    start = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in EXTRAS]
+    start = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in extras]
     for python in PYTHONS:
         pending, done = list(start), set()
         while pending:
@@ -193,8 +204,24 @@ def unmet(wheels: Sequence[Wheel], image: Image) -> Iterator[tuple[Requirement, 
                     yield requirement, f"{needs}, but {owner} has {version}"
 
 
-def fetch(folder: Path) -> list[Path]:
-    """Fetch the locked wheels into `folder`, which contains the lock; return all vendored wheels.
+def fetch(folder: Path, ours: Wheel, image: Image, extras: Collection[str] = EXTRAS) -> list[Wheel]:
+    """Fetch the locked wheels that the kernels need and the image lacks.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder that contains the lock; the wheels are kept there.
+    ours : Wheel
+        The package's own wheel.
+    image : Image
+        Kaggle's image.
+    extras : collection of str
+        The package's extras that the kernels need.
+
+    Returns
+    -------
+    list of Wheel
+        The needed wheels, without `ours`.
 
     Raises
     ------
@@ -208,10 +235,35 @@ def fetch(folder: Path) -> list[Path]:
             f"{', '.join(strangers)}: not in {LOCK}; remove it to fetch it again, or recreate the "
             "lock (humanpref kaggle lock)"
         )
-    if locked.keys() - vendored:
+    pins: dict[str, set[str]] = {}
+    for digest, pin in locked.items():
+        pins.setdefault(canonicalize_name(pin.partition("==")[0]), set()).add(digest)
+    needed = [ours]
+    # A fetched wheel can need further ones.
+    while missing := _lacking(needed, image, extras) & pins.keys():
+        for name in sorted(missing):
+            if pins[name] - vendored.keys():
+                _fetch_pinned(folder, {digest: locked[digest] for digest in pins[name]})
+                vendored = {sha256(path): path for path in _vendored(folder)}
+            needed += [read_wheel(vendored[d]) for d in sorted(pins[name] & vendored.keys())]
+    return sorted(needed[1:], key=lambda wheel: wheel.path.name)
+
+
+def _lacking(wheels: Sequence[Wheel], image: Image, extras: Collection[str]) -> set[str]:
+    """Return the names of the required distributions that neither the image nor the wheels
+    provide."""
+    names = {canonicalize_name(requirement.name) for requirement, _ in unmet(wheels, image, extras)}
+    return names - {wheel.name for wheel in wheels}
+
+
+def _fetch_pinned(folder: Path, pins: dict[str, str]) -> None:
+    """Download one distribution's wheels, given its requirement by each hash."""
+    with tempfile.TemporaryDirectory() as temporary:
+        lines = Path(temporary, LOCK)
+        hashes = "".join(f" --hash=sha256:{digest}" for digest in sorted(pins))
+        lines.write_text(f"{next(iter(pins.values()))}{hashes}\n")
         for python in PYTHONS:
-            download(python, folder, "--require-hashes", "--requirement", str(folder / LOCK))
-    return _vendored(folder)
+            download(python, folder, "--require-hashes", "--requirement", str(lines))
 
 
 def _vendored(folder: Path) -> list[Path]:
@@ -243,7 +295,7 @@ def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
     lock, freeze = project / "wheels" / LOCK, read_image(image or project / "wheels" / IMAGE)
     with tempfile.TemporaryDirectory() as temporary:
         wheels = [read_wheel(build_wheel(project, Path(temporary)))]
-        while needs := list(unmet(wheels, freeze)):
+        while needs := list(unmet(wheels, freeze, (*EXTRAS, *OPTIONAL_EXTRAS))):
             name, problem = canonicalize_name(needs[0][0].name), needs[0][1]
             if name in PROTECTED:
                 raise InputError(f"{lock}: {problem}, and {name} must stay the image's own")
