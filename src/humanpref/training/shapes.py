@@ -10,6 +10,13 @@ DISENTANGLED = ("deberta", "deberta-v2")
 """Model types whose attention also scores positions, and keeps all scores."""
 
 
+def published_sizes(backbone: str) -> dict[str, Any] | None:
+    """Return the entries of a preset's backbone in its published config.json that determine its
+    shape, by the last part of its name; None if it is not one of them."""
+    text = resources.files("humanpref.training").joinpath("shapes.toml").read_text("utf-8")
+    return tomllib.loads(text).get(backbone.rstrip("/").rpartition("/")[2].lower())
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a transformer."""
@@ -79,8 +86,7 @@ class Shape:
     def published(cls, backbone: str) -> "Shape | None":
         """Return the shape of a preset's backbone by the last part of its name, or None if it is
         not one of them."""
-        text = resources.files("humanpref.training").joinpath("shapes.toml").read_text("utf-8")
-        sizes = tomllib.loads(text).get(backbone.rstrip("/").rpartition("/")[2].lower())
+        sizes = published_sizes(backbone)
         return None if sizes is None else cls.of(SimpleNamespace(**sizes))
 
     @property
