@@ -22,6 +22,7 @@ from humanpref.kaggle.acceptance.setting import (
     texts_of,
 )
 from humanpref.kaggle.runtime import launch
+from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import OOF_FILE
 from humanpref.runs.train import Run, train
 from humanpref.schema import LABEL_COLUMNS
@@ -39,7 +40,7 @@ def processes(setting: Setting) -> Iterator[Row]:
         yield Row("two processes", "folds, and one model", "there is one GPU", "two", None)
         return
     if device().type == "cpu":
-        os.environ.update({DRY_RUN: "1", PLAYED_GPUS: "2"})
+        os.environ.update({DRY_RUN: "1", PLAYED_GPUS: "2", "ACCELERATE_USE_CPU": "true"})
     pairs = some_pairs(40)
     with scratch() as folder:
         backbone = save_small(folder / "random", "encoder", texts_of(pairs), setting.quick)
@@ -56,7 +57,9 @@ def _compared(case: str, config: Config, folder: Path, folds: int | None) -> Row
     train(config, csv, outs[1], folds)
     found, expected = (read_csv(out / OOF_FILE)[list(LABEL_COLUMNS)].to_numpy() for out in outs)
     far, spread = float(np.abs(found - expected).max()), float(expected.std(axis=0).max())
-    number = launch.processes(config) if folds is None else len(launch.places(config))
+    members = Artifact.load(outs[0]).metrics["members"]
+    together = {record["training"]["processes"] for record in members.values()}
+    number = max(together) if folds is None else len(launch.places(config))
     return Row(
         "two processes",
         case,
