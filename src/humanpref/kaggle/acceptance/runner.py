@@ -47,9 +47,8 @@ CHECKS: dict[str, tuple[Check, float]] = {
 """The checks and their time limits in seconds, in order."""
 
 
-def attempt(name: str, setting: Setting) -> Iterator[Row]:
+def attempt(name: str, check: Check, setting: Setting) -> Iterator[Row]:
     """Run a check in this process; an error becomes a row."""
-    check, _ = CHECKS[name]
     try:
         yield from check(setting)
     except Exception as error:
@@ -57,7 +56,9 @@ def attempt(name: str, setting: Setting) -> Iterator[Row]:
         yield Row(name, "error", reason, "no error", False)
 
 
-def run(setting: Setting, seconds: float = SECONDS, names: Iterable[str] = CHECKS) -> list[Row]:
+def run(
+    setting: Setting, seconds: float = SECONDS, checks: dict[str, tuple[Check, float]] = CHECKS
+) -> list[Row]:
     """Run checks in processes that cannot take this one with them: a check that hangs is killed,
     and one that crashes or is killed becomes a row.
 
@@ -65,18 +66,18 @@ def run(setting: Setting, seconds: float = SECONDS, names: Iterable[str] = CHECK
     ----------
     setting : Setting
     seconds : float
-        Time limit of all checks together.
-    names : iterable of str
-        Keys of `CHECKS`.
+        Time limit of all checks together; each check's own is in proportion.
+    checks : dict
+        As `CHECKS`; functions that another process can import.
     """
     context = multiprocessing.get_context("forkserver")
     # Imported once; each check is a fork of that process, which has not started CUDA.
     context.set_forkserver_preload([__name__])
     until, rows = time.monotonic() + seconds, []
-    for name in names:
-        limit = min(CHECKS[name][1] * seconds / SECONDS, until - time.monotonic())
+    for name, (check, own) in checks.items():
+        limit = min(own * seconds / SECONDS, until - time.monotonic())
         print(f"{name}: at most {max(0.0, limit):.0f} s", file=sys.stderr, flush=True)
-        found = list(_watched(context, name, setting, limit)) if limit > 0 else []
+        found = list(_watched(context, name, check, setting, limit)) if limit > 0 else []
         if limit <= 0:
             found = [
                 Row(name, "error", "no time is left", f"{seconds:.0f} s for all checks", False)
@@ -85,10 +86,12 @@ def run(setting: Setting, seconds: float = SECONDS, names: Iterable[str] = CHECK
     return rows
 
 
-def _watched(context: Any, name: str, setting: Setting, seconds: float) -> Iterator[Row]:
+def _watched(
+    context: Any, name: str, check: Check, setting: Setting, seconds: float
+) -> Iterator[Row]:
     """Run a check in another process, and yield its rows until it ends or its time does."""
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, name, setting))
+    process = context.Process(target=_work, args=(sender, name, check, setting))
     started = time.monotonic()
     process.start()
     sender.close()
@@ -115,11 +118,11 @@ def _watched(context: Any, name: str, setting: Setting, seconds: float) -> Itera
         yield Row(name, "error", reason, "an end", False)
 
 
-def _work(sender: Connection, name: str, setting: Setting) -> None:
+def _work(sender: Connection, name: str, check: Check, setting: Setting) -> None:
     """Run a check in this process and send its rows, then None."""
     os.setsid()  # so that its own processes can be ended with it
     os.dup2(2, 1)  # standard output is for the table
-    for row in attempt(name, setting):
+    for row in attempt(name, check, setting):
         sender.send(row)
     sender.send(None)
 
