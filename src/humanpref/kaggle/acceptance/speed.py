@@ -17,7 +17,7 @@ from humanpref.training.memory import CUDA_GIB
 from humanpref.training.predict import predict_logits
 from humanpref.training.roofline import Device
 
-SECONDS = 4.0
+SECONDS = 3.0
 """About how long a measured training takes, by its estimate."""
 FACTOR = 1.5
 """How far a measured time may be from the roofline's, in either direction."""

@@ -37,7 +37,7 @@ PLAIN = (
 BY_FAMILY = {
     "encoder": ("model.offset=none", "training.swap_augmentation=false"),
     "decoder": ("model.quantisation=none", "training.swap_augmentation=false"),
-    "dpo": ("training.ties=davidson", "training.link_fraction=0"),
+    "dpo": ("training.ties=davidson", "training.link_fraction=0", "training.batch_size=4"),
 }
 QUICK = ("model.max_length=64", "model.system_prompt=")
 
