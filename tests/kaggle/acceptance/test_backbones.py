@@ -30,7 +30,7 @@ def test_large_models_are_cut_to_a_stack():
 
 
 def test_an_unknown_backbone_is_refused():
-    with pytest.raises(InputError, match="^backbone some/model: its sizes are unknown"):
+    with pytest.raises(InputError, match=r"^backbone some/model: its sizes are unknown"):
         configuration("some/model")
 
 
