@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from encoder_speed import BATCH, Ours, Task, Transformers, arguments, drawn, measure, report
-from torch import Tensor, nn
+from encoder_speed import BATCH, Ours, Padded, Task, Transformers, arguments, drawn, measure, report
+from torch import nn
 from transformers import AutoModel
 
 from humanpref.config import load_config
 from humanpref.data import labels_of
-from humanpref.models.decoder import PairDecoder, PromptCollate
+from humanpref.models.decoder import DecoderModel, PairDecoder
 from humanpref.models.frozen_base import load_base
 from humanpref.models.pretrained import base_folder, load_backbone_config, load_tokenizer
-from humanpref.training.precision import processes
+from humanpref.training.precision import process_state
 
 
 class DecoderTask(Task):
@@ -45,24 +45,6 @@ class DecoderTask(Task):
         model = PairDecoder(base, options)
         nn.init.normal_(model.head[-1].weight, std=0.02)
         return model.to(self.device)
-
-
-class Padded:
-    """Every row to max_length."""
-
-    def __init__(self, collate: PromptCollate, max_length: int) -> None:
-        self.collate, self.max_length = collate, max_length
-        self.lengths = np.full(len(collate.lengths), max_length)
-
-    def __call__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        batch = self.collate(rows)
-        missing = self.max_length - batch["input_ids"].shape[1]
-        sides = (missing, 0) if self.collate.left else (0, missing)
-        fill = {"input_ids": self.collate.pad, "attention_mask": 0}
-        return {
-            name: nn.functional.pad(tensor, sides, value=fill[name])
-            for name, tensor in batch.items()
-        }
 
 
 class Fixed(Transformers):
@@ -97,9 +79,10 @@ def main() -> None:
     ]
     config = load_config("llama-3.2-1b-lora", None, overrides)
     pairs = drawn(options.train, options.rows)
-    tokenizer = load_tokenizer(str(base_folder(options.backbone)))
-    collate = PromptCollate(pairs, tokenizer, config.model)
-    task = DecoderTask(config, collate, labels_of(pairs), nn.Identity(), processes().device)
+    model = DecoderModel.from_config(config)
+    model.tokenizer_ = load_tokenizer(str(base_folder(options.backbone)))
+    labels, device = labels_of(pairs), process_state().device
+    task = DecoderTask(config, model.inputs(pairs), labels, nn.Identity(), device)
     result = report(task, measure(task, options.rounds, ARMS, options.only))
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -48,7 +48,7 @@ from humanpref.models.backbone import load_backbone
 from humanpref.models.encoder import EncoderModel, PairEncoder
 from humanpref.models.pretrained import load_tokenizer
 from humanpref.reports.table_text import markdown
-from humanpref.training.inputs import Examples, TokenRows
+from humanpref.training.inputs import Examples, TokenRows, moved
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
 from humanpref.training.precision import DTYPES, process_state, resolve
@@ -144,6 +144,25 @@ def as_padded() -> Iterator[None]:
         yield
 
 
+class Padded:
+    """The rows, all padded to `max_length`."""
+
+    def __init__(self, collate: TokenRows, max_length: int) -> None:
+        self.collate, self.max_length = collate, max_length
+        self.lengths = np.full(len(collate.lengths), max_length)
+
+    def __call__(self, rows: np.ndarray) -> dict[str, Any]:
+        batch = self.collate(rows)
+        missing = self.max_length - batch["input_ids"].shape[-1]
+        fill = {"input_ids": self.collate.pad}
+        return {
+            name: nn.functional.pad(value, (0, missing), value=fill.get(name, 0))
+            if isinstance(value, Tensor)
+            else value
+            for name, value in batch.items()
+        }
+
+
 class Report:
     """Everything padded to max_length, rows as they come."""
 
@@ -181,14 +200,8 @@ class Report:
                 made.append(model(**self.padded(task, rows)).double().cpu().numpy())
         return softmax(np.concatenate(made))
 
-    def padded(self, task: Task, rows: np.ndarray) -> dict[str, Tensor]:
-        batch = task.collate(rows)
-        missing = task.config.model.max_length - batch["input_ids"].shape[-1]
-        fill = {"input_ids": task.collate.pad}
-        return {
-            name: nn.functional.pad(tensor, (0, missing), value=fill.get(name, 0)).to(task.device)
-            for name, tensor in batch.items()
-        }
+    def padded(self, task: Task, rows: np.ndarray) -> dict[str, Any]:
+        return moved(Padded(task.collate, task.config.model.max_length)(rows), task.device)
 
 
 class WithLoss(nn.Module):

@@ -8,7 +8,7 @@ prediction is finite."""
 
 
 def clipped_log(probabilities: np.ndarray) -> np.ndarray:
-    """Return the natural logarithms of probabilities of any shape, clipped to [CLIP, 1 - CLIP]."""
+    """Clip probabilities (any shape) to [CLIP, 1 - CLIP] and return their natural logarithms."""
     return np.log(np.clip(probabilities, CLIP, 1 - CLIP))
 
 

@@ -43,11 +43,11 @@ def test_data(run, calls):
 def test_push_sends_the_chosen_parts(run, calls):
     code, out, _ = run("kaggle", "push", "--user", "me", "--train", "--dataset", "--bundle", "B")
     assert (code, out) == (0, "me/data: version 3, ready\nme/train: version -, sent\n")
-    run("kaggle", "push", "--user", "me")
+    run("kaggle", "push", "--user", "me", "--anyway")
     records, parts = calls.records, ["dataset", "train"]
     assert calls.seen == [
-        ("push", records, Path("B"), "me", parts),
-        ("push", records, Path("bundle"), "me", []),
+        ("push", records, Path("B"), "me", parts, False),
+        ("push", records, Path("bundle"), "me", [], True),
     ]
 
 

@@ -148,17 +148,21 @@ def test_padding_on_either_side_and_rows_of_padding():
 
 
 def test_padding_has_no_effect_in_half_precision_at_any_score():
-    _, fused = eager_and_fused()
-    with torch.no_grad():
-        for layer in fused.encoder.layer:  # scores of hundreds to thousands
-            layer.attention.self.query_proj.weight.mul_(300)
-    inputs = batch(40, padding=slice(25, None))
-    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
-    other["input_ids"][0, 25:] = 7
+    encoder = eager_and_fused()[1].encoder
+    attention = encoder.layer[0].attention.self
+    real = batch(40, padding=slice(25, None))["attention_mask"]
+    hidden = torch.randn(2, 40, 24)
+    other = torch.where(real.bool()[..., None], hidden, torch.randn_like(hidden))
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
-        states = real_states(fused, inputs)
-        assert torch.equal(real_states(fused, other), states)
+        for weight in (attention.query_proj.weight, attention.key_proj.weight):
+            weight.mul_(60)  # scores of about a thousand
+        mask, positions = encoder.get_attention_mask(real), encoder.get_rel_pos(hidden)
+        embeddings = encoder.get_rel_embedding()
+        states, others = (
+            attention(x, mask, False, None, positions, embeddings)[0] for x in (hidden, other)
+        )
     assert states.isfinite().all()
+    assert torch.equal(others[real.bool()], states[real.bool()])
 
 
 def test_no_mask_is_made_for_padding_that_is_not_there():

@@ -127,7 +127,7 @@ def write_answer(conversation: Any, answer: Any, rng: Generator) -> list[str | N
 
 
 def _sometimes_break(turns: list[str], rng: Generator) -> list[str]:
-    """Return the turns, with a lone surrogate appended to the first one in rare cases."""
+    """Return the turns; rarely, with a lone surrogate appended to the first."""
     return [turns[0] + _SURROGATE, *turns[1:]] if rng.random() < 0.001 else turns
 
 

@@ -28,7 +28,7 @@ def add_group(commands: Any, name: str, text: str) -> Any:
 def add_option(
     command: Any, name: str, metavar: str, help: str | None = None, **options: Any
 ) -> None:
-    """Add an argument with a value."""
+    """Add an argument that takes a value."""
     command.add_argument(name, metavar=metavar, help=help, **options)
 
 

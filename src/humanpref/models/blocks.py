@@ -16,8 +16,8 @@ from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
 
 INNER_FOLDS = 4
 ROUNDING = 1e-6
-"""If a column's standard deviation is below this (in the units of a share or a cosine), it is noise
-that scaling would amplify."""
+"""A column whose standard deviation is below this counts as constant and is not scaled: it varies
+only by rounding error, which scaling would amplify."""
 CLIP_STD = 10.0
 """Scaled features are clipped to the range from -`CLIP_STD` to `CLIP_STD`."""
 EIGENVALUE_FLOOR = 1e-12

@@ -87,12 +87,12 @@ class PairEncoder(nn.Module):
         both_orders: bool = False,
         **types: Tensor,
     ) -> Tensor:
-        """Compute logits (n, 3) from inputs (n, sequences, length), padded on the right, plus an
-        offset (n, 3). `lengths`, (n, sequences), counts the tokens of each sequence.
+        """Compute logits, (n, 3), from right-padded inputs, (n, sequences, length), and add
+        `offset`, (n, 3), to them. `lengths`, (n, sequences), counts the tokens of each sequence.
 
-        With `both_orders` they are (n, 2, 3), where the second ones are those of the row with A and
-        B exchanged. Dual inputs provide both answers' vectors in one pass, so only the head runs
-        twice.
+        With `both_orders`, the logits are (n, 2, 3): `[:, 0]` for the row as given, `[:, 1]` for
+        the row with A and B exchanged. Dual inputs yield both answers' vectors in one pass, so only
+        the head runs twice.
         """
         rows, sequences, length = input_ids.shape
         flat = {"input_ids": input_ids, "attention_mask": attention_mask, **types}

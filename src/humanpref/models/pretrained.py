@@ -149,7 +149,7 @@ def _from_vocabulary(name: str) -> Any:
 
 def _check_pieces(name: str, tokenizer: Any, model: str, lower_case: bool) -> None:
     """Raise InputError if a tokenizer's tokens differ from those of its sentencepiece model, or if
-    its first special token is missing."""
+    it does not put its initial special token before a text."""
     from sentencepiece import SentencePieceProcessor
 
     processor = SentencePieceProcessor(model_file=model)

@@ -230,9 +230,10 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     -------
     DataFrame
         `inputs`, `max_length` (tokens, including special tokens), `rows`, `cut` (the share of rows
-        that are truncated) with `low` and `high`, `median` and `p99` (tokens of a row's longest
-        sequence). `inputs` is `dual` for two sequences, prompt + A and prompt + B, or `joint` for
-        one sequence, prompt + A + B. With `dual`, a row is cut if either sequence is.
+        that are truncated), `low` and `high` (the bounds of its interval), `median` and `p99`
+        (quantiles of the number of tokens in a row's longest sequence). `inputs` is `dual` for two
+        sequences, prompt + A and prompt + B, or `joint` for one sequence, prompt + A + B. With
+        `dual`, a row is cut if either sequence is.
     """
     drawn = pairs.sample(min(len(pairs), TRUNCATION_ROWS), random_state=np.random.default_rng(0))
     prompt, a, b = (

@@ -269,8 +269,9 @@ def memory_of(config: Config, shape: Shape, longest: int) -> MemoryEstimate:
 
 
 def _weights(config: Config, shape: Shape) -> tuple[bool, int, int]:
-    """Return whether the backbone is frozen, the number of trained weights, and the width of a
-    layer's inputs that adapters keep."""
+    """Return whether the backbone is frozen, the number of trained weights, and the total width of
+    the inputs that each layer must store to compute the gradients of its adapters or trained
+    weights."""
     options = config.model
     if not isinstance(options, AdaptedOptions) or options.peft == "none":
         wide = 5 * shape.hidden + shape.attention + shape.intermediate

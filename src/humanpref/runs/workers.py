@@ -224,8 +224,9 @@ class _Crew:
                 yield result
 
     def _ended(self, worker: _Worker, why: str, on_rows: bool) -> Iterator[Result]:
-        """Take back the unfinished rows of a process that ended. `on_rows` tells whether the rows
-        that it was reading, rather than the model, may be the cause."""
+        """Take back the unfinished rows of a process that ended. `on_rows` tells whether
+        it may have ended because of the rows that it was reading, rather than because of the
+        model."""
         self.workers.remove(worker)
         worker.process.kill()  # a process that reported a failure may still hold GPU memory
         worker.process.join()

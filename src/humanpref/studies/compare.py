@@ -275,7 +275,7 @@ def _tabulate(
 
 
 def run_training(config: Config, train_csv: Path, folder: Path, folds: int | None) -> None:
-    """Train in this process, and raise any exception of the training as an InputError.
+    """Train in this process, and re-raise any exception as an InputError.
 
     The traceback is printed here, since not every exception can be sent to another process.
     """
@@ -291,8 +291,8 @@ def run_training(config: Config, train_csv: Path, folder: Path, folds: int | Non
 
 @contextlib.contextmanager
 def _named(training: str) -> Iterator[None]:
-    """Prefix each InputError of the block with the training's name. Raise an InputError if the
-    training's process dies."""
+    """Prefix each InputError raised in the block with the training's name. Raise an InputError if
+    the training's process dies."""
     try:
         yield
     except InputError as error:

@@ -121,7 +121,8 @@ def require(reason: str, what: str) -> None:
     Raises
     ------
     InputError
-        On Kaggle, except in the hidden rerun, where anything is better than the prior.
+        On Kaggle, except in the hidden rerun: stopping there would leave the prior as the
+        prediction, and any model is better.
     """
     if not reason:
         return

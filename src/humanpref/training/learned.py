@@ -34,7 +34,7 @@ def load_learned(module: nn.Module, state: dict[str, Tensor]) -> None:
 def frozen_embeddings(module: nn.Module, frozen: bool) -> Iterator[None]:
     """Within the block, do not train the token embeddings of `module.backbone` if `frozen` is true.
 
-    Afterwards they count as trainable again, so that an artifact contains them.
+    Afterwards, mark them as trainable again, since an artifact contains only trainable weights.
     """
     backbone = module.get_submodule("backbone") if frozen else None
     weights = [] if backbone is None else [backbone.get_input_embeddings().weight]

@@ -289,7 +289,7 @@ def log_memory(
         module,
         training,
         longest=int(lengths.max()) // per_row,
-        half=resolve(training.precision, launched.device) != "no",
+        half=resolve(training.precision, launched.device, "training.precision") != "no",
         processes=launched.num_processes,
         sequences_per_row=per_row,
         scored=scored,

@@ -90,7 +90,7 @@ class Passes:
         --------
         >>> base = Passes(Shape.published("microsoft/deberta-v3-base"), training=True)
         >>> round(base.seconds(8, 512), 2)
-        0.38
+        0.35
         """
         shape, tokens = self.shape, sequences * length
         forward = self._forward(self.training) if self.training else 1.0

@@ -512,10 +512,13 @@ def test_two_at_once(run, commands, service, folder):
 
 def test_a_training_that_cannot_succeed_is_not_pushed(run, service, folder):
     stage(folder / "bundle", preset="gemma-2-9b-qlora")
+    assert run("weights", "google/gemma-2/transformers/gemma-2-9b-it/2").code == 0
     failed = run(*PUSH)
     assert failed.code == 2
     assert "training takes" in failed.err
     assert "push --anyway tries it" in failed.err
-    assert_sent(service)
+    assert not service.versions.get(WHEELS)
     assert run(*PUSH, "--dataset").code == 0
-    assert run(*PUSH, "--anyway").code == 0
+    # The loopback service does not know the model, but now gets the kernel.
+    assert "without model google/gemma-2" in run(*PUSH, "--anyway", "--train").err
+    assert len(service.kernels[TRAIN]) == 1

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 """Initial and maximum number of seconds between two polls."""
 SETTLING_PAUSES = (0, 2, 4, 8, 16, 30)
-"""Seconds to wait before each check whether an unanswered request has arrived. If the last check
-finds nothing, the request counts as lost."""
+"""Pauses, in seconds, before each successive check of whether an unanswered request reached Kaggle.
+If the last check finds nothing, the request counts as lost."""
 
 T = TypeVar("T")
 
