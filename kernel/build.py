@@ -1,6 +1,7 @@
-"""Generate the two files that are pushed: the training script and the inference notebook.
+"""Generate the files that are pushed: the training and the acceptance script, and the inference
+notebook.
 
-Kaggle accepts only one file per kernel, so the shared code is copied into both.
+Kaggle accepts only one file per kernel, so the shared code is copied into each.
 """
 
 import ast
@@ -13,6 +14,7 @@ MOUNTS = KERNEL.parent / "src" / "humanpref" / "kaggle" / "runtime" / "mounts.py
 SHARED = (KERNEL / "bootstrap.py", MOUNTS)
 SHARED_MODULES = ("bootstrap", "humanpref.kaggle.runtime.mounts")
 TRAIN, INFER = KERNEL / "train" / "train.py", KERNEL / "infer" / "infer.ipynb"
+ACCEPT = KERNEL / "accept" / "accept.py"
 
 
 def split(script: Path) -> tuple[str, set[str], str]:
@@ -32,7 +34,7 @@ def assemble(script: Path) -> str:
     shared = [split(path) for path in SHARED]
     imports = imports.union(*(part[1] for part in shared))
     header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from"), line)))
-    heading = "# Shared by both kernels: kernel/bootstrap.py and what it imports."
+    heading = "# Shared by the kernels: kernel/bootstrap.py and what it imports."
     body = "\n\n\n".join([*(part[2] for part in shared), own])
     return f"{before}{header}\n\n{heading}\n{body}\n"
 
@@ -44,7 +46,8 @@ def pushed() -> dict[Path, str]:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # jupytext would choose a random ID
     text = jupytext.writes(notebook, fmt="ipynb")
-    return {TRAIN: assemble(KERNEL / "train.py"), INFER: text.rstrip("\n") + "\n"}
+    scripts = {path: assemble(KERNEL / path.name) for path in (TRAIN, ACCEPT)}
+    return scripts | {INFER: text.rstrip("\n") + "\n"}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import traceback
 import zipfile
 from pathlib import Path
 
-# Shared by both kernels: kernel/bootstrap.py and what it imports.
+# Shared by the kernels: kernel/bootstrap.py and what it imports.
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"

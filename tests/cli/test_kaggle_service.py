@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from humanpref.cli import kaggle_service
-from humanpref.kaggle.service import fetch, push, submit
+from humanpref.kaggle.bundle.checkout import find_project
+from humanpref.kaggle.service import accept, fetch, push, submit
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def calls(monkeypatch):
     answers(fetch, "fetch_output", ["submission.csv"])
     answers(push, "push", None)
     answers(push, "wait", ["one", "two"])
+    answers(accept, "accept", "| a |\n\nFAIL: 0 passed, 1 failed, 0 not judged\n")
     answers(submit, "status", ["quota"])
     answers(submit, "submit", SimpleNamespace(ref=7, public_score=""))
     return SimpleNamespace(seen=seen, records=records)
@@ -68,3 +70,9 @@ def test_submit_prints_the_score_or_that_it_is_unknown(run, calls):
     assert (code, out) == (0, "submission 7: public score unknown\n")
     slug = "llm-classification-finetuning"
     assert calls.seen == [("submit", calls.records, slug, "first", False)]
+
+
+def test_accept_prints_the_table_and_its_last_line_decides(run, calls):
+    code, out, _ = run("kaggle", "accept", "--user", "me", "--out", "folder")
+    assert (code, out.splitlines()[-1]) == (1, "FAIL: 0 passed, 1 failed, 0 not judged")
+    assert calls.seen == [("accept", calls.records, find_project(), "me", Path("folder"))]

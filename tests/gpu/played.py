@@ -273,7 +273,9 @@ def played_gpu(capability: tuple[int, int] = (7, 5)) -> Iterator[PlayedGpu]:
         "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
+        "get_device_name": lambda device=None: "a played GPU",
         "max_memory_allocated": lambda device=None: 0,
+        "reset_peak_memory_stats": lambda device=None: None,
         "memory_allocated": lambda device=None: 0,
         "memory_reserved": lambda device=None: 0,
         # Nothing is free, so that transformers reserves nothing in advance.

@@ -22,7 +22,7 @@ def test_the_pushed_files_are_up_to_date(build):
         assert path.read_text(encoding="utf-8") == text, "run: make kernels"
 
 
-@pytest.mark.parametrize("name", ["train", "infer"])
+@pytest.mark.parametrize("name", ["train", "infer", "accept"])
 def test_a_kernel_holds_the_shared_text_once_and_imports_nothing_of_it(build, name):
     text = build["assemble"](KERNEL / f"{name}.py")
     body = ast.parse(text).body

@@ -53,6 +53,12 @@ def add(group: Any) -> None:
     text = "the description shown in the list of submissions"
     command.add_argument("--message", required=True, metavar="TEXT", help=text)
 
+    text = "check on Kaggle's GPUs what the project says about GPUs, and print the table"
+    command = add_command(group, "accept", accept, text)
+    command.add_argument("--user", required=True, metavar="NAME", help="your Kaggle user name")
+    text = "a new folder for the table and the log (default acceptance)"
+    add_path(command, "--out", default=Path("acceptance"), metavar="DIR", help=text)
+
     text = "show the state of everything pushed from here, and the submissions and GPU hours left"
     add_command(group, "status", status, text, parents=[competition])
 
@@ -108,6 +114,15 @@ def submit(options: argparse.Namespace) -> int:
     submission = submit(*service(), options.competition, options.message, options.anyway)
     print(f"submission {submission.ref}: public score {submission.public_score or 'unknown'}")
     return 0
+
+
+def accept(options: argparse.Namespace) -> int:
+    from humanpref.kaggle.bundle.checkout import find_project
+    from humanpref.kaggle.service.accept import accept
+
+    table = accept(*service(), find_project(), options.user, options.out)
+    print(table, end="")
+    return 0 if table.splitlines()[-1].startswith("PASS") else 1
 
 
 def status(options: argparse.Namespace) -> int:

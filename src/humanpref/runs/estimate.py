@@ -17,7 +17,7 @@ from humanpref.runs.lengths import Lengths, assumed_lengths, sequence_lengths
 from humanpref.schema import InputError
 from humanpref.training.batching import micro_batches, shuffled_windows, token_batches
 from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
-from humanpref.training.roofline import T4, Passes, step_seconds
+from humanpref.training.roofline import T4, Device, Passes, step_seconds
 from humanpref.training.shapes import Shape
 
 ROWS, TEST_ROWS = 57_477, 25_000
@@ -139,6 +139,7 @@ def estimate(
     test_rows: int = TEST_ROWS,
     folds: int | None = None,
     trains: bool = True,
+    device: Device = T4,
 ) -> Estimate | None:
     """Estimate a run of one model, or of its fold models and seeds.
 
@@ -155,6 +156,8 @@ def estimate(
         Number of fold models.
     trains : bool
         Whether the model is trained, and not only read.
+    device : Device
+        The speed of the GPUs.
 
     Returns
     -------
@@ -174,16 +177,16 @@ def estimate(
     learned = sequence_lengths(config, _sampled(lengths.train, rows, rng))
     read = sequence_lengths(config, _sampled(lengths.test, test_rows, rng))
     models = (folds or 1) * training.seeds
-    one_order = models * _predict_hours(config, shape, read, test_rows)
+    one_order = models * _predict_hours(config, shape, read, test_rows, device)
     doubled = not (config.family == "dpo" or read.shape[1] == 2)
     facts = {
         "name": name,
         "predict": (one_order, one_order * (1 + doubled)),
         "assumptions": [
             f"{lengths.source}; {rows:,} training and {test_rows:,} test rows",
-            f"a T4 that reaches {T4.flops / 1e12:.0f} TFLOP/s and {T4.bandwidth / 1e9:.0f} GB/s, "
-            f"{1e6 * T4.kernel:.0f} µs for each kernel; a real run takes 1 to {SLOWER} times as "
-            "long",
+            f"a T4 that reaches {device.flops / 1e12:.0f} TFLOP/s and "
+            f"{device.bandwidth / 1e9:.0f} GB/s, {1e6 * device.kernel:.0f} µs for each kernel; a "
+            f"real run takes 1 to {SLOWER} times as long",
         ],
     }
     if not trains:
@@ -192,8 +195,10 @@ def estimate(
     known = len(lengths.train) >= rows
     memory = memory_of(config, shape, int(learned.max()) if known else config.model.max_length)
     share = 1 - (1 / folds if folds else training.validation_fraction)
-    epoch = {gpus: _epoch_hours(config, shape, learned, rows * share, gpus) for gpus in (1, 2)}
-    held = _predict_hours(config, shape, learned, round(rows * (1 - share)), gpus=1)
+    epoch = {
+        gpus: _epoch_hours(config, shape, learned, rows * share, device, gpus) for gpus in (1, 2)
+    }
+    held = _predict_hours(config, shape, learned, round(rows * (1 - share)), device, gpus=1)
     held *= 1 + (config.inference.swap_average if doubled else 0)
     if models > 1:
         # Fold models are trained one on each GPU.
@@ -304,7 +309,7 @@ def _passes(config: Config, shape: Shape, training: bool) -> Passes:
 
 
 def _epoch_hours(
-    config: Config, shape: Shape, lengths: np.ndarray, rows: float, gpus: int
+    config: Config, shape: Shape, lengths: np.ndarray, rows: float, device: Device, gpus: int
 ) -> float:
     """Return the hours of training on `rows` rows, from the batches of the rows given."""
     training, passes = config.training, _passes(config, shape, training=True)
@@ -320,16 +325,20 @@ def _epoch_hours(
             window, costs, training.batch_size, training.forward_tokens, processes=gpus
         )
         total += max(
-            sum(passes.seconds(per_row * len(rows), int(longest[rows].max())) for rows in share)
+            sum(
+                passes.seconds(per_row * len(rows), int(longest[rows].max()), device)
+                for rows in share
+            )
             for share in shares
         )
-        total += step_seconds(trainable, gpus)
+        total += step_seconds(trainable, gpus, device)
     epochs: float = training.epochs
     if config.family == "dpo":
         # Before the first step, the reference reads the rows once.
         kept = (DECIDED if training.ties == "drop" else 1.0) * (1 - training.link_fraction)
         total = total * epochs * kept
-        once = _predict_hours(config, shape, lengths, len(lengths), gpus, references=0) * 3600
+        once = _predict_hours(config, shape, lengths, len(lengths), device, gpus, references=0)
+        once *= 3600
         return (total + kept * once) / len(lengths) * rows / 3600
     if getattr(training, "swap_augmentation", False) and per_row == 1:
         epochs *= 2
@@ -337,13 +346,20 @@ def _epoch_hours(
 
 
 def _predict_hours(
-    config: Config, shape: Shape, lengths: np.ndarray, rows: int, gpus: int = 2, references: int = 1
+    config: Config,
+    shape: Shape,
+    lengths: np.ndarray,
+    rows: int,
+    device: Device,
+    gpus: int = 2,
+    references: int = 1,
 ) -> float:
     """Return the hours of reading `rows` rows in one order on several GPUs."""
     passes, flat = _passes(config, shape, training=False), lengths.ravel()
     tokens = min(config.inference.batch_tokens, BACKBONE_TOKENS)
     total = sum(
-        passes.seconds(len(batch), int(flat[batch].max())) for batch in token_batches(flat, tokens)
+        passes.seconds(len(batch), int(flat[batch].max()), device)
+        for batch in token_batches(flat, tokens)
     )
     reads = 1 + references * (config.family == "dpo")
     return total * reads / len(lengths) * rows / gpus / 3600

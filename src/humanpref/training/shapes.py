@@ -10,6 +10,14 @@ DISENTANGLED = ("deberta", "deberta-v2")
 """Model types whose attention also scores positions, and keeps all scores."""
 
 
+def published_sizes(backbone: str) -> dict[str, Any] | None:
+    """Return the entries of a backbone's published config.json that determine its shape, by the
+    last part of its name, with or without `-it` or `-instruct`; None if `shapes.toml` lacks it."""
+    text = resources.files("humanpref.training").joinpath("shapes.toml").read_text("utf-8")
+    name = backbone.rstrip("/").rpartition("/")[2].lower()
+    return tomllib.loads(text).get(name.removesuffix("-it").removesuffix("-instruct"))
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a transformer."""
@@ -77,12 +85,8 @@ class Shape:
 
     @classmethod
     def published(cls, backbone: str) -> "Shape | None":
-        """Return the shape of a backbone in `shapes.toml` by the last part of its name, with or
-        without `-it` or `-instruct`; None if it is not there."""
-        text = resources.files("humanpref.training").joinpath("shapes.toml").read_text("utf-8")
-        name = backbone.rstrip("/").rpartition("/")[2].lower()
-        name = name.removesuffix("-it").removesuffix("-instruct")
-        sizes = tomllib.loads(text).get(name)
+        """Return the shape with the sizes of `published_sizes`, or None if there are none."""
+        sizes = published_sizes(backbone)
         return None if sizes is None else cls.of(SimpleNamespace(**sizes))
 
     @property

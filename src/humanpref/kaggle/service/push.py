@@ -93,9 +93,7 @@ def push(
         If the bundle cannot be pushed, its training cannot succeed, or Kaggle refuses it or does
         not answer.
     """
-    check_owner(owner)
-    if client.user and client.user.lower() != owner:
-        raise InputError(f"--user {owner}: the Kaggle credentials in use belong to {client.user}")
+    check_user(client, owner)
     for finding in sorted(check_bundle(bundle), key=lambda finding: finding.level, reverse=True):
         if finding.level == "error":
             raise InputError(client.clean(str(finding).removeprefix("error: ")))
@@ -118,6 +116,14 @@ def push(
         for name in kernels:
             if not parts or name in parts:
                 push_kernel(client, records, bundle / name, owner, manifest)
+
+
+def check_user(client: Client, owner: str) -> None:
+    """Raise InputError unless `owner` is a user name, and that of the credentials if it is
+    known."""
+    check_owner(owner)
+    if client.user and client.user.lower() != owner:
+        raise InputError(f"--user {owner}: the Kaggle credentials in use belong to {client.user}")
 
 
 def push_dataset(client: Client, records: Records, marker: Path, owner: str, manifest: str) -> None:

@@ -1,0 +1,156 @@
+"""What a check is given and what it returns, and the device on which it runs."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate.state import AcceleratorState
+
+from humanpref.arena import make_arena
+from humanpref.config import Config, load_config
+from humanpref.data import as_pairs, labels_of
+from humanpref.models import Model, build_model
+from humanpref.schema import TEXT_COLUMNS
+from humanpref.training.precision import DTYPES, has_bf16, process_state, resolve
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes
+    ----------
+    check, case : str
+    measured, expected : str
+        For people to read.
+    passed : bool or None
+        None if it could not be judged here.
+    """
+
+    check: str
+    case: str
+    measured: str
+    expected: str
+    passed: bool | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a check is given.
+
+    Attributes
+    ----------
+    quick : bool
+        Whether models are tiny, to try the checks themselves; times and memory are not judged then.
+    weights : tuple of Path
+        Folders of pretrained backbones, for the checks of precision.
+    """
+
+    quick: bool = False
+    weights: tuple[Path, ...] = ()
+
+    @property
+    def judged(self) -> bool:
+        """Whether times and memory are judged: in full size, on a GPU."""
+        return not self.quick and device().type == "cuda"
+
+
+def device() -> torch.device:
+    """Return this process's device."""
+    return process_state().device
+
+
+def synchronize() -> None:
+    """Wait until the device has done all of its work."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def autocast() -> contextlib.AbstractContextManager:
+    """Return autocast in the device's default precision, as the training loop uses it."""
+    half = DTYPES.get(resolve("auto", device()))
+    return torch.autocast(device().type, half) if half else contextlib.nullcontext()
+
+
+def precisions() -> list[str]:
+    """Return the half precisions in which the device computes."""
+    if device().type == "cpu":
+        return ["bf16"]
+    return ["fp16", "bf16"] if has_bf16(device()) else ["fp16"]
+
+
+@contextlib.contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """Compute on the CPU, in float32."""
+    before = os.environ.get("ACCELERATE_USE_CPU")
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        yield
+    finally:
+        del os.environ["ACCELERATE_USE_CPU"]
+        if before is not None:
+            os.environ["ACCELERATE_USE_CPU"] = before
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Make a folder for a check's files."""
+    with tempfile.TemporaryDirectory(prefix="humanpref-acceptance-") as folder:
+        yield Path(folder)
+
+
+def some_pairs(number: int) -> pd.DataFrame:
+    """Return labeled rows of the synthetic arena."""
+    return as_pairs(make_arena(rows=number, seed=0).train)
+
+
+def texts_of(pairs: pd.DataFrame) -> list[str]:
+    """Return all texts of the rows."""
+    return [text for column in TEXT_COLUMNS for turns in pairs[column] for text in turns]
+
+
+SMALL = {
+    "encoder": ("deberta-v3-small", "training.swap_augmentation=false"),
+    "decoder": (
+        "llama-3.2-1b-lora",
+        "model.system_prompt=",
+        "model.question=Which?",
+        "training.head_learning_rate=5e-3",
+    ),
+    "dpo": (
+        "llama-3.2-1b-dpo",
+        "model.system_prompt=",
+        "training.ties=davidson",
+        "training.link_fraction=0",
+        "training.warmup=0",
+        "training.max_grad_norm=none",
+    ),
+}
+"""A preset of each family, with settings for a few steps on a few rows."""
+
+
+def small(family: str, backbone: str | Path, *overrides: str) -> Config:
+    """Return the configuration of a short training."""
+    preset, *settings = SMALL[family]
+    shared = [
+        f"model.backbone={backbone}",
+        "model.max_length=128",
+        "training.batch_size=4",
+        "training.learning_rate=3e-3",
+        "training.weight_decay=0",
+    ]
+    if family != "encoder":
+        shared += ["model.lora_dropout=0"]
+    return load_config(preset, None, [*shared, *settings, *overrides])
+
+
+def fit(config: Config, pairs: pd.DataFrame, checkpoint: Path | None = None) -> Model:
+    """Train a model on these rows."""
+    return build_model(config).fit(pairs, labels_of(pairs), checkpoint=checkpoint)

@@ -1,0 +1,133 @@
+"""A preset's speed and memory on the device against the estimates."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from humanpref.config import load_config
+from humanpref.kaggle.acceptance.backbones import layers_of
+from humanpref.kaggle.acceptance.card import measure
+from humanpref.kaggle.acceptance.setting import Row, Setting, device, scratch
+from humanpref.kaggle.acceptance.workload import Workload, preset_config, workload
+from humanpref.runs.estimate import ROWS, estimate, memory_of, shape_of
+from humanpref.runs.lengths import Lengths, assumed_lengths
+from humanpref.training.memory import CUDA_GIB
+from humanpref.training.predict import predict_logits
+from humanpref.training.roofline import Device
+
+SECONDS = 3.0
+"""About how long a measured training takes, by its estimate."""
+FACTOR = 1.5
+"""How far a measured time may be from the roofline's, in either direction."""
+UNDER, OVER = 0.95, 1.30
+"""The memory estimate over the measured peak, at least and at most."""
+
+
+def speed(setting: Setting, preset: str) -> Iterator[Row]:
+    """Train on random rows in a preset's sizes, and read them: peak memory, then time."""
+    case = f"{preset}{layers_of(load_config(preset).model.backbone)}"
+    with scratch() as folder:
+        config = preset_config(preset, folder / "backbone", setting.quick)
+        work = workload(config)
+        yield _memory(setting, case, work)
+        yield from _times(setting, case, work, measure(setting.quick))
+
+
+def _memory(setting: Setting, case: str, work: Workload) -> Row:
+    """Train two steps on rows of the maximum length, which also serves to warm up."""
+    config = work.config
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    rows = work.rows(np.full((2 * config.training.batch_size, 3), config.model.max_length))
+    report = work.train(rows)
+    peak = report["peak_memory_bytes"] / 2**30
+    shape = shape_of(config.model.backbone)
+    estimated = memory_of(config, shape, config.model.max_length).total() - CUDA_GIB
+    # The estimate counts DeBERTa's attention as eager.
+    fused = getattr(work.module, "attention", "") == "fused"
+    judged = setting.judged
+    measured, passed = f"estimate {estimated:.2f} GiB", None
+    if judged:
+        ratio = estimated / peak
+        measured = f"{peak:.2f} GiB, {measured} ({ratio - 1:+.0%})"
+        passed = ratio >= UNDER and (fused or ratio <= OVER)
+    if report["forward_tokens"] < config.training.forward_tokens:
+        measured += f"; memory ran out, forward_tokens {report['forward_tokens']}"
+        passed = False
+    expected = (
+        f"estimate {UNDER - 1:+.0%} to {'any (fused attention)' if fused else f'{OVER - 1:+.0%}'}"
+    )
+    return Row("memory", case, measured, expected, passed)
+
+
+def _times(setting: Setting, case: str, work: Workload, card: Device) -> Iterator[Row]:
+    """Train on rows with real lengths, and read them once."""
+    config, number = work.config, 2 * work.config.training.batch_size
+    if not setting.quick:
+        sample, _, _ = _modeled(work, 256, card)
+        number = int(np.clip(SECONDS / sample * 256, number, 2_000))
+    training, reading, texts = _modeled(work, number, card)
+    rows = work.rows(texts)
+    report = work.train(rows)
+    seconds, shape = report["seconds"], shape_of(config.model.backbone)
+    # A frozen backbone computes no gradients of its weights.
+    products = 2.0 * shape.layers * shape.layer_weights * (3 if config.family == "encoder" else 2)
+    reached = products * report["tokens"] / seconds
+    facts = [
+        f"{report['tokens'] / seconds:,.0f} tokens/s",
+        f"{reached / card.flops:.0%} of the product's speed",
+        f"{_hours(seconds, number)} h for {ROWS:,} rows",
+    ]
+    if report["skipped_steps"]:
+        facts.append(f"{report['skipped_steps']} of {report['steps']} steps skipped")
+    yield _timed(setting, "training", case, seconds, training, number, facts)
+
+    options = config.inference
+    predict = lambda: predict_logits(  # noqa: E731
+        work.module, rows, rows.lengths, options.batch_tokens, options.precision
+    )
+    predict()
+    start = time.perf_counter()
+    outputs = predict()
+    seconds = time.perf_counter() - start
+    facts = [f"{report['tokens'] / seconds:,.0f} tokens/s"]
+    facts += [] if np.isfinite(outputs).all() else ["outputs are not finite"]
+    yield _timed(setting, "inference", case, seconds, reading, number, facts)
+
+
+def _modeled(work: Workload, number: int, card: Device) -> tuple[float, float, np.ndarray]:
+    """Return the roofline's seconds for training on some rows with real lengths and for reading
+    them once on one such device, and the tokens of their texts, (n, 3)."""
+    config, rng = work.config, np.random.default_rng(0)
+    texts = rng.permutation(np.resize(assumed_lengths().train, (number, 3)))
+    # Otherwise, the estimate would draw the same rows in another order.
+    found = estimate(
+        config, "", Lengths(texts, texts, ""), rows=number, test_rows=number, device=card
+    )
+    reads = 2 if config.family == "dpo" else 1
+    reading = 2 * found.predict[0] / reads
+    # DPO's reference reads the rows before the first step.
+    training = found.train[1] - (reading if config.family == "dpo" else 0.0)
+    return 3_600 * training, 3_600 * reading, texts
+
+
+def _timed(
+    setting: Setting,
+    check: str,
+    case: str,
+    seconds: float,
+    modeled: float,
+    number: int,
+    facts: list[str],
+) -> Row:
+    ratio = seconds / modeled
+    facts = [*facts, f"roofline {_hours(modeled, number)} h (x {ratio:.2f})"]
+    passed = 1 / FACTOR <= ratio <= FACTOR and not any("not finite" in fact for fact in facts)
+    expected = f"1/{FACTOR} to {FACTOR} times the roofline's time"
+    return Row(check, case, ", ".join(facts), expected, passed if setting.judged else None)
+
+
+def _hours(seconds: float, number: int) -> str:
+    return f"{seconds / number * ROWS / 3_600:.2g}"

@@ -1,0 +1,143 @@
+"""A preset's module and rows without pretrained weights or texts: random weights in the backbone's
+published sizes, and random token ids with the lengths of real rows."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from humanpref.config import Config, load_config
+from humanpref.kaggle.acceptance.backbones import configuration, random_backbone
+from humanpref.kaggle.acceptance.setting import device
+from humanpref.models.decoder import PairDecoder
+from humanpref.models.dpo import Policy, RewardReport, response_tokens
+from humanpref.models.encoder import PairEncoder
+from humanpref.models.older_gpus import prepare
+from humanpref.runs.lengths import PROMPT as PROMPT_SHARE
+from humanpref.runs.lengths import RESPONSE, sequence_lengths
+from humanpref.text.format import PROMPT, A, B
+from humanpref.text.tokens import Tokenised
+from humanpref.training.inputs import Examples, TokenRows
+from humanpref.training.loop import train
+from humanpref.training.losses import loss_of
+from humanpref.training.precision import DTYPES, resolve
+
+PLAIN = (
+    "training.validation_fraction=0",
+    "training.epochs=1",
+    "training.accumulation=1",
+    "training.warmup=0",
+    "inference.swap_average=false",
+)
+"""Settings with which a preset's run is one pass over its rows."""
+BY_FAMILY = {
+    "encoder": ("model.offset=none", "training.swap_augmentation=false"),
+    "decoder": ("model.quantisation=none", "training.swap_augmentation=false"),
+    "dpo": ("training.ties=davidson", "training.link_fraction=0", "training.batch_size=4"),
+}
+QUICK = ("model.max_length=64", "model.system_prompt=")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A preset's training, to be measured.
+
+    Attributes
+    ----------
+    config : Config
+    module : Module
+        Where it computes, on the device.
+    """
+
+    config: Config
+    module: nn.Module
+
+    def rows(self, texts: np.ndarray) -> TokenRows:
+        """Make rows whose prompts and responses have these numbers of tokens, (n, 3)."""
+        config = self.config
+        vocabulary = self.module.backbone.config.vocab_size
+        rng = np.random.default_rng(0)
+        sides = [A, A] if config.family == "dpo" else [A, B]
+        sequences = []
+        for lengths in sequence_lengths(config, texts).tolist():
+            parts = sides if len(lengths) == 2 else [None]
+            both = zip(lengths, parts, strict=True)
+            sequences.append([_sequence(length, part, vocabulary, rng) for length, part in both])
+        if config.family == "dpo":
+            reference = np.zeros((len(texts), 2), dtype=np.float32)
+            columns = {"responses": response_tokens}
+            return TokenRows(sequences, 0, columns, ("responses",), {"reference": reference})
+        columns = {"parts": lambda sequence: sequence.parts} if config.family == "encoder" else {}
+        if config.family == "encoder" and self.module.backbone.config.type_vocab_size > 1:
+            columns["token_type_ids"] = lambda sequence: sequence.types
+        return TokenRows(sequences, 0, columns)
+
+    def train(self, rows: TokenRows, **changes: Any) -> dict[str, Any]:
+        """Train on the rows with random labels and some options changed, and return the loop's
+        report."""
+        options = self.config.training
+        labels = np.eye(3)[np.random.default_rng(1).integers(3, size=len(rows.sequences))]
+        loss = RewardReport(options) if self.config.family == "dpo" else loss_of(options)
+        options = replace(options, **changes)
+        return train(self.module, Examples(rows, labels, None, rows.lengths), loss, options, seed=0)
+
+
+def _sequence(length: int, side: int | None, vocabulary: int, rng: Any) -> Tokenised:
+    """Make a sequence of random tokens: a prompt and one response, or both if `side` is None."""
+    share = PROMPT_SHARE if side is None else PROMPT_SHARE / (PROMPT_SHARE + RESPONSE)
+    prompt = max(1, round(share * length))
+    parts = np.full(length, B if side is None else side)
+    parts[:prompt] = PROMPT
+    if side is None:
+        parts[prompt : prompt + (length - prompt) // 2] = A
+    ids = rng.integers(5, vocabulary, size=length)
+    return Tokenised(ids, np.zeros(length, dtype=np.int64), parts, False)
+
+
+def preset_config(preset: str, folder: Path, quick: bool = False, *overrides: str) -> Config:
+    """Return a preset's configuration for one pass over random rows. Its backbone is a folder with
+    a configuration only, so that the estimates find its sizes.
+
+    Parameters
+    ----------
+    preset : str
+    folder : Path
+        Where that configuration is written.
+    quick : bool
+        Whether to use a tiny backbone of the same kind.
+    *overrides : str
+        Other settings.
+    """
+    plain = load_config(preset)
+    family = plain.family
+    configuration(plain.model.backbone, quick).save_pretrained(folder)
+    settings = [f"model.backbone={folder}", *BY_FAMILY[family]]
+    settings += [text for text in PLAIN if family != "dpo" or "swap_average" not in text]
+    if quick:
+        settings += [text for text in QUICK if family != "encoder" or "system_prompt" not in text]
+        settings += ["model.question=Which?"] if family == "decoder" else []
+    return load_config(preset, None, [*settings, *overrides])
+
+
+def workload(config: Config) -> Workload:
+    """Build a configuration's module with random weights, as the package builds it."""
+    place = device()
+    half = DTYPES.get(resolve("auto", place), torch.float32)
+    sizes = AutoConfig.from_pretrained(config.model.backbone)
+    torch.manual_seed(0)
+    with torch.device(place):
+        base = random_backbone(config, sizes, half)
+    if config.training.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.family == "encoder":
+        return Workload(config, PairEncoder(base, config.model).to(place))
+    prepare(base, place)
+    if config.family == "dpo":
+        module: nn.Module = Policy(base, config.model, config.training.length_normalisation)
+    else:
+        module = PairDecoder(base, config.model)
+    return Workload(config, module.to(place))
