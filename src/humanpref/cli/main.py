@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser with all commands."""
     whole = argparse.ArgumentParser(
         prog="humanpref",
+        allow_abbrev=False,
         description="Predict which of two language-model answers a human prefers: "
         "P(A), P(B), P(tie).",
     )

@@ -13,7 +13,9 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command that calls `run`, with `text` as its help."""
     description = text[0].upper() + text[1:] + "."
-    command = commands.add_parser(name, help=text, description=description, **options)
+    command = commands.add_parser(
+        name, help=text, description=description, allow_abbrev=False, **options
+    )
     command.set_defaults(run=run)
     return command
 
@@ -21,7 +23,7 @@ def add_command(
 def add_group(commands: Any, name: str, text: str) -> Any:
     """Add a command that has subcommands."""
     description = text[0].upper() + text[1:] + "."
-    group = commands.add_parser(name, help=text, description=description)
+    group = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
     return group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
 
 

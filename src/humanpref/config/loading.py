@@ -199,7 +199,7 @@ def _hint(key: str, valid: list[str]) -> str:
     or most resembles, in any section. The hint is empty if there is no such key."""
     name = key.rpartition(".")[2]
     options = [option.rpartition(".")[2] for option in valid]
-    nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1)
+    nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1, cutoff=0.7)
     same_name = [full for full, option in zip(valid, options, strict=True) if option in nearest]
     suggestion = difflib.get_close_matches(key, same_name, n=1, cutoff=0)
     return f" (did you mean {suggestion[0]!r}?)" if suggestion else ""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
 
 from humanpref.config import FAMILIES, SECTIONS, Config
 from humanpref.config.bounds import hints_of, refuse
@@ -30,10 +31,12 @@ Validation = tuple[pd.DataFrame, np.ndarray]
 
 
 def _entry(method: Callable) -> Callable:
-    """Wrap a method so that it receives its frame as a pairs frame (`humanpref.data.as_pairs`)."""
+    """Wrap a method of a fitted model so that it receives its frame as a pairs frame
+    (`humanpref.data.as_pairs`)."""
 
     @functools.wraps(method)
     def entry(self: "Model", pairs: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
+        check_is_fitted(self)
         return method(self, as_pairs(pairs), *arguments, **options)
 
     return entry
@@ -188,6 +191,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """
         self.config  # noqa: B018 (accessing it validates the parameters)
         self.report_, self.held_out_ = {}, None
+        if not len(pairs):
+            raise InputError("fit: expected at least one row, got none")
         for name, values in (("labels", labels), ("weights", weights)):
             if values is not None and len(values) != len(pairs):
                 raise InputError(
@@ -279,6 +284,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     def save(self, folder: str | Path) -> None:
         """Write the configuration and the learned state; `humanpref.models.load_model` reads them
         back."""
+        check_is_fitted(self)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_FILE, self.config.to_dict())
