@@ -177,7 +177,8 @@ def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, wor
         bundle(PROJECT, tmp_path / "bundle", KernelRun(""))
 
 
-def test_a_bundle_that_fails_leaves_nothing(tmp_path):
+def test_a_bundle_that_fails_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
     project = tmp_path / "project"
     shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
     make_wheel(project / "wheels", "stranger")

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from humanpref.files import read_json, sha256, write_json
+from humanpref.kaggle.bundle.image import read_image
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA, read_metadata
 
 from ..loopback import USER, slow
@@ -51,7 +52,13 @@ def stage(bundle, content=b"stands for a wheel", preset="tiny"):
         {"name": name, "bytes": (dataset / name).stat().st_size, "sha256": sha256(dataset / name)}
         for name in names
     ]
-    write_json(dataset / MARKER, {"format": 1, "version": "0", "files": files})
+    image = read_image(ROOT / "wheels" / "image.txt").versions
+    facts = {
+        "version": "0",
+        "image": {"versions": {name: str(version) for name, version in image.items()}},
+        "wheels": {"humanpref": "0", "bitsandbytes": "0.49.2"},
+    }
+    write_json(dataset / MARKER, {"format": 1, "files": files, **facts})
     write_json(dataset / DATASET_METADATA, read_metadata(ROOT / DATASET_METADATA))
     lines = ("import os\n", 'MANIFEST = ""\n', "print(os)")
     notebook = {"cells": [cell(*lines)], "metadata": {"kernelspec": {"name": "python3"}}}
