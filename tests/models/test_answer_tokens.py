@@ -173,13 +173,14 @@ def drawn(n, sharpness, biases, seed=0):
     return raw, labels, p
 
 
-def test_the_calibration_finds_the_biases_that_made_the_labels():
+def test_the_calibration_finds_the_biases_that_made_the_labels(caplog):
     biases = np.array([-1.6, -0.4, 2.0])
     raw, labels, truth = drawn(20_000, 0.5, biases)
     found, facts = fit_calibration(raw, labels, np.ones(len(raw[0])), averaged=True)
     np.testing.assert_allclose(found[0], 0.5, atol=0.03)
     np.testing.assert_allclose(found[1:], biases - biases.mean(), atol=0.12)
     assert facts["inverse_temperature"] == found[0]
+    assert not caplog.text
     p = softmax(found[0] * raw + found[1:], axis=2)
     p = (p[0] + p[1][:, SWAPPED_CLASSES]) / 2
     assert np.abs(p - truth).mean() < 0.01
@@ -223,9 +224,10 @@ def test_few_rows_do_not_overfit():
     assert max(excess.values()) < 0.1, excess
 
 
-def test_logits_that_never_differ_give_the_class_rates():
+def test_logits_that_never_differ_give_the_class_rates(caplog):
     labels = np.eye(3)[[0] * 50 + [1] * 30 + [2] * 20]
     found, _ = fit_calibration(np.ones((2, 100, 3)), labels, np.ones(100), averaged=True)
+    assert "do not help to predict the labels of the 100 training rows" in caplog.text
     assert abs(found[1] - found[2]) < 1e-5
     np.testing.assert_allclose(softmax(found[1:]), [0.4, 0.4, 0.2], atol=0.05)
 

@@ -8,6 +8,7 @@ they are. For an untrained model, T and b are fitted, and remove its preference 
 the response that it reads first.
 """
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,8 @@ from humanpref.models.frozen_base import read
 from humanpref.models.hidden import last_states
 from humanpref.models.vocabulary import check_scores, token_scores
 from humanpref.schema import SWAPPED_CLASSES, InputError
+
+logger = logging.getLogger(__name__)
 
 PENALTY = 10.0
 """Weight of the calibration's penalty, in rows: without a signal, 8 rows must teach it almost
@@ -110,6 +113,12 @@ def fit_calibration(
     start, bounds = np.array([0.5, 0.0, 0.0, 0.0]), [(0, None), *[(None, None)] * 3]
     options = {"ftol": 1e-13, "gtol": 1e-8, "maxiter": 1_000}
     found = minimize(cost, start, method="L-BFGS-B", jac="3-point", bounds=bounds, options=options)
+    if found.x[0] < 1e-6:
+        logger.warning(
+            "decoder: the model's scores for the answers do not help to predict the labels of the "
+            "%d training rows; every row gets the same probabilities",
+            len(labels),
+        )
     sharpness = found.x[0] / spread
     biases = found.x[1:] - sharpness * center
     biases -= biases.mean()
