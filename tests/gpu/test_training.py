@@ -55,7 +55,7 @@ def test_accumulation_takes_the_same_steps(configured, few):
 
 @pytest.mark.slow
 def test_checkpointing_recomputes_and_changes_nothing(gpu, configured, few):
-    kept = fit(configured(), few)
+    kept = fit(configured("training.gradient_checkpointing=false"), few)
     once = products(gpu)
     gpu.clear()
     recomputed = fit(configured("training.gradient_checkpointing=true"), few)
