@@ -314,7 +314,7 @@ def _epoch_hours(
     """Return the hours of training on `rows` rows, from the batches of the rows given."""
     training, passes = config.training, _passes(config, shape, training=True)
     if not training.epochs:  # the rows are read in both orders, for the calibration
-        return 2 * _predict_hours(config, shape, lengths, round(rows), gpus)
+        return 2 * _predict_hours(config, shape, lengths, round(rows), device, gpus)
     _, trainable, _ = _weights(config, shape)
     longest, per_row = lengths.max(axis=1), lengths.shape[1]
     costs = per_row * longest
