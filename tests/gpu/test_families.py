@@ -92,6 +92,18 @@ def check(gpu, config, pairs, single=frozenset()):
     return model
 
 
+def test_dpo_under_bf16_sums_in_float32(gpu, few, backbone_of, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    config = tiny("dpo", backbone_of("dpo"), "training.ties=davidson")
+    model = fit(config, few)
+    assert model.report_["training"]["precision"] == "bf16"
+    half = {(name, file) for name, dtype, file in gpu.dtypes if dtype == torch.bfloat16}
+    assert half & {(name, file) for name in LAYERS for file in BACKBONE}
+    assert {name for name, file in half if file == "models/dpo.py"} <= MOVES
+    assert {name for name, file in half if file == "models/vocabulary.py"} <= MOVES | {"mm"}
+
+
 @pytest.mark.parametrize("head", [slow_but(head, "linear", "davidson") for head in HEADS])
 @pytest.mark.parametrize("inputs", ["dual", "joint"])
 def test_encoder(gpu, few, inputs, head):

@@ -7,9 +7,11 @@ import torch
 
 from humanpref.data import labels_of, write_pairs
 from humanpref.logloss import log_loss
+from humanpref.models import hidden
 from humanpref.runs.artifact import load_model
 from humanpref.runs.train import train
 from humanpref.schema import InputError
+from humanpref.training.gradients import Gradients
 from humanpref.training.loop import TrainingRun
 
 from .runs import FAMILIES, fit, tiny
@@ -74,6 +76,39 @@ def test_the_best_epoch_is_kept(configured, family, few):
     assert report["kept_epoch"] == 1 + int(np.argmin(losses)) < 3
     if family != "dpo":  # its link is fitted after the last epoch
         assert log_loss(wrong, model.predict_proba(few)) == pytest.approx(min(losses), abs=1e-6)
+
+
+def test_a_pass_of_several_backbone_batches_changes_little(configured, few, monkeypatch):
+    validation = few, labels_of(few)
+    whole = fit(configured(), few, validation=validation)
+    monkeypatch.setitem(hidden.BACKBONE_TOKENS, True, 100)
+    parts = fit(configured(), few, validation=validation)
+    probabilities = whole.predict_proba(few)
+    spread = probabilities.std(axis=0).max()
+    np.testing.assert_allclose(parts.predict_proba(few), probabilities, atol=0.05 * spread)
+    # Neither validation nor prediction leaves learned weights in half precision.
+    learned = {w.dtype for w in parts.module_.parameters() if w.requires_grad}
+    assert learned == {torch.float32}
+
+
+def test_one_skipped_step_stops_the_schedule_once(configured, few, monkeypatch):
+    gradient, step, positions = Gradients.of, TrainingRun.step, []
+
+    def third_not_finite(self, window):
+        result = gradient(self, window)
+        if len(positions) == 2:
+            self.weights[0].grad.fill_(torch.inf)
+        return result
+
+    def recorded(self, window):
+        step(self, window)
+        positions.append(self.schedule.last_epoch)
+
+    monkeypatch.setattr(Gradients, "of", third_not_finite)
+    monkeypatch.setattr(TrainingRun, "step", recorded)
+    model = fit(configured("training.epochs=2"), few)
+    assert positions == [1, 2, 2, 3, 4, 5]
+    assert model.report_["training"]["skipped_steps"] == 1
 
 
 def test_a_skipped_step_does_not_advance_the_schedule(configured, family, few, tmp_path):
