@@ -29,7 +29,9 @@ demo: setup sandbox
 	$(BIN)/humanpref kaggle dry-run --out dry-run
 
 # Tests of one file run in one process, so that what they share is made once.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadscope
+# Some tests wait, so that one process more than there are cores is quicker.
+WORKERS = $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 ))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 # Tests on a GPU that the CPU plays change torch for the life of their processes.
 PYTEST_GPU = $(if $(findstring torch,$(EXTRAS)),$(PYTEST) --dist worksteal tests/gpu,true)
 

@@ -14,7 +14,7 @@ from humanpref.schema import InputError
 from humanpref.training.gradients import Gradients
 from humanpref.training.loop import TrainingRun
 
-from .runs import FAMILIES, fit, tiny
+from .runs import FAMILIES, fit, slow_but, tiny
 
 OVERFLOW = {
     "encoder": ("training.loss=dpo-like", "training.beta=1e4"),
@@ -27,6 +27,12 @@ OVERFLOW = {
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
+
+
+ONE_FAST = pytest.mark.parametrize(
+    "family", [slow_but(name, "encoder") for name in FAMILIES], indirect=True
+)
+"""The test of the shared loop is fast for one family, and slow for the others."""
 
 
 @pytest.fixture
@@ -91,7 +97,8 @@ def test_a_pass_of_several_backbone_batches_changes_little(configured, few, monk
     assert learned == {torch.float32}
 
 
-def test_one_skipped_step_stops_the_schedule_once(configured, few, monkeypatch):
+@ONE_FAST
+def test_one_skipped_step_stops_the_schedule_once(configured, family, few, monkeypatch):
     gradient, step, positions = Gradients.of, TrainingRun.step, []
 
     def third_not_finite(self, window):
@@ -111,6 +118,7 @@ def test_one_skipped_step_stops_the_schedule_once(configured, few, monkeypatch):
     assert model.report_["training"]["skipped_steps"] == 1
 
 
+@ONE_FAST
 def test_a_skipped_step_does_not_advance_the_schedule(configured, family, few, tmp_path):
     config = configured("training.epochs=4", *OVERFLOW[family])
     report = fit(config, few, checkpoint=tmp_path / "run").report_["training"]
@@ -121,6 +129,7 @@ def test_a_skipped_step_does_not_advance_the_schedule(configured, family, few, t
     assert min(schedule["_last_lr"]) > 0
 
 
+@ONE_FAST
 def test_a_killed_run_resumes_with_its_scale(configured, family, few, tmp_path, monkeypatch):
     config = configured("training.epochs=4", "training.checkpoint_minutes=1e-9", *OVERFLOW[family])
     whole = fit(config, few)
@@ -142,6 +151,7 @@ def test_a_killed_run_resumes_with_its_scale(configured, family, few, tmp_path, 
     np.testing.assert_array_equal(resumed.predict_proba(few), whole.predict_proba(few))
 
 
+@ONE_FAST
 def test_training_without_memory_takes_smaller_batches(gpu, configured, family, few, caplog):
     rows = few[:8].reset_index(drop=True)
     whole = fit(configured("training.batch_size=8"), rows)

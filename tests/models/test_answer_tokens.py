@@ -102,6 +102,7 @@ def test_what_learns_is_saved_and_nothing_is_new(kind, peft, decoder_folder, few
     np.testing.assert_allclose(again, model.predict_proba(few), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sixteen_pairs_are_learned(decoder_folder, few):
     changes = ("training.epochs=40", "model.lora_r=8", "model.target_modules=all-linear")
     config = config_with(decoder_folder(), *changes)

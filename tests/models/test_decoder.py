@@ -68,6 +68,7 @@ def log_loss(model, pairs):
     return -np.log((model.predict_proba(pairs) * labels_of(pairs)).sum(axis=1)).mean()
 
 
+@pytest.mark.slow
 def test_sixteen_pairs_are_learned_by_heart(decoder_folder, pairs):
     some = pairs[:16].reset_index(drop=True)
     config = config_with(

@@ -115,6 +115,7 @@ def test_gradients_reach_the_adapter_alone_and_the_frozen_stays(decoder_folder, 
     assert moved == {name for name in after if "lora_" in name} | {"link"}
 
 
+@pytest.mark.slow
 def test_decided_pairs_are_learned_by_heart(decoder_folder, pairs, caplog, monkeypatch):
     monkeypatch.setattr(module, "REPORT_EVERY", 2)
     decided = pairs[labels_of(pairs)[:, 2] == 0][:16].reset_index(drop=True)

@@ -246,6 +246,7 @@ def test_branches_stand_side_by_side(pairs, tokenizer):
     assert mask.sum(axis=2).max() == ids.shape[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", ["none", "structure"])
 def test_swap_augmentation_of_dual_inputs_is_learning_from_both_orders(offset, pairs, folder_of):
     folder = folder_of(

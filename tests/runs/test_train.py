@@ -384,7 +384,9 @@ NEURAL = {
 }
 
 
-@pytest.mark.parametrize("preset", NEURAL)
+@pytest.mark.parametrize(
+    "preset", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in list(NEURAL)[1:])]
+)
 def test_held_out_predictions_are_those_of_the_last_validation(
     preset, arena, tmp_path, decoder_folder, monkeypatch
 ):

@@ -108,7 +108,7 @@ def tracked(config, checkpointing, length):
     return storages.peak / 2**30, estimate
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("config", [DEBERTA, LLAMA, GEMMA], ids=["deberta", "llama", "gemma2"])
 def test_the_estimate_is_at_most_5_percent_under_and_30_over(config, checkpointing):
     peak, estimate = tracked(config, checkpointing, length=256)

@@ -25,6 +25,7 @@ def test_half_precision_is_close_to_the_cpu_but_not_equal(encoder, monkeypatch):
     assert row.passed is False
 
 
+@pytest.mark.slow
 def test_a_resumed_training_that_forgets_fails(encoder, monkeypatch):
     (row,) = correctness.resume(QUICK)
     assert row.passed

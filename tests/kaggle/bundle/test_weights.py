@@ -132,6 +132,7 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
         pack_weights(backbone, packed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("older", [False, True])
 def test_a_sentence_encoder_is_packed_whole_and_found_as_one_folder(

@@ -237,6 +237,7 @@ def test_our_tags_are_pips(tmp_path, monkeypatch):
                 download("3.12", tmp_path / "got", name)
 
 
+@pytest.mark.slow
 def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
     image, project, tmp_path, monkeypatch
 ):

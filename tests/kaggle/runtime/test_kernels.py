@@ -125,6 +125,7 @@ def test_what_is_predicted_does_not_depend_on_the_run():
 # the whole way
 
 
+@pytest.mark.slow
 def test_train_then_infer(tree, wheels, tmp_path, fresh):
     link(wheels, tree.dataset)
     filled = tmp_path / TRAIN.name

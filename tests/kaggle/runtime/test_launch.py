@@ -101,6 +101,7 @@ def interrupted(tree: Path, monkeypatch) -> None:
             experiment.train(config, rows, tree / "working" / "artifact", folds=2)
 
 
+@pytest.mark.slow
 def test_a_later_version_goes_on_where_an_earlier_one_stopped(tree, monkeypatch, caplog):
     caplog.set_level("INFO")
     interrupted(tree, monkeypatch)
@@ -354,9 +355,13 @@ def test_without_a_second_gpu_folds_are_trained_in_a_row(tree, stand_ins, gpus):
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("fails", "^fold-1: ValueError: no luck$"),
+        pytest.param("fails", "^fold-1: ValueError: no luck$", marks=pytest.mark.slow),
         ("is killed", r"^fold-1: the training process ended with -9 \(SIGKILL; out of memory\?\)$"),
-        ("loses a process", r"^fold-1: the training process ended with -9 \(SIGKILL; .*\)$"),
+        pytest.param(
+            "loses a process",
+            r"^fold-1: the training process ended with -9 \(SIGKILL; .*\)$",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_fold_that_fails_costs_no_other_fold(tree, stand_ins, gpus, how, reason):
