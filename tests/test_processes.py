@@ -63,6 +63,7 @@ def artifact(request, arena, decoder_folder, tmp_path):
     return train(config, arena / "train.csv", tmp_path / "artifact")
 
 
+@pytest.mark.slow
 def test_two_processes_predict_what_one_does(artifact, arena, tmp_path):
     from humanpref.data import read_pairs
 

@@ -182,7 +182,7 @@ def test_a_new_bundle_is_trained_and_submitted_whether_its_version_is_told_or_no
 
 @pytest.mark.parametrize(
     "call",
-    sampled(["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD], every=3),
+    sampled(["DatasetApiService/GetDataset", "KernelsApiService/GetKernel", DOWNLOAD], every=6),
 )
 @pytest.mark.parametrize(
     "reply", [refusal(403, "Permission was denied"), refusal(404, "Not found")]
@@ -197,7 +197,7 @@ def test_what_was_pushed_is_not_pushed_again_for_one_refusal(run, service, call,
     assert_sent(service, submissions=0)
 
 
-@pytest.mark.parametrize("call", sampled([STATUS, VERSION, SAVE_KERNEL], every=3))
+@pytest.mark.parametrize("call", sampled([STATUS, VERSION, SAVE_KERNEL], every=6))
 def test_no_old_score_for_a_new_bundle(run, service, folder, call):
     """However far the push of the new one came."""
     assert run(*PUSH).code == 0
@@ -283,7 +283,7 @@ def test_a_kernel_that_was_pushed_from_elsewhere(run, service):
                 "would create a second kernel",
             ),
         ],
-        every=3,
+        every=6,
     ),
 )
 def test_a_bundle_that_was_changed_is_not_uploaded(run, service, folder, spoil, words):
@@ -358,7 +358,7 @@ def kill_at(service, commands, call, done, count=1):
             (SUBMIT, 1),
             ("CompetitionApiService/GetSubmission", 1),
         ],
-        every=4,
+        every=8,
         first=2,
     ),
 )

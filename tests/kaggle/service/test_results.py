@@ -53,7 +53,7 @@ def test_the_log_of_a_run_that_failed(run, service):
                 "have the prior; no GPU",
             ),
         ],
-        every=6,
+        every=12,
     ),
 )
 def test_a_result_that_is_not_whole(run, service, folder, left, words):

@@ -86,7 +86,7 @@ pytestmark = pytest.mark.skipif(
             (LIMITS, [refusal(404, "Not found")]),
             (LIMITS, [None]),
         ],
-        every=10,
+        every=20,
     ),
 )
 def test_a_fault_that_passes_costs_nothing(run, service, call, faults):
@@ -169,7 +169,7 @@ def failed_if_there(request, usual):
                 "the run ended with CANCEL_ACKNOWLEDGED",
             ),
         ],
-        every=10,
+        every=20,
     ),
 )
 def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, call, fault, words):
