@@ -25,10 +25,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_new, check_writable, write_json
-    from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
+    from humanpref.reports.evaluate import evaluate, write_evaluation
     from humanpref.reports.page import PAGE_FILE
-    from humanpref.runs.artifact import Artifact
-    from humanpref.runs.predict import rows_to_judge
 
     file, page = options.json, options.html
     if file is not None:
@@ -37,17 +35,13 @@ def run(options: argparse.Namespace) -> int:
         check_new(page, inputs=options.artifact)
         if file is not None and page.resolve().is_relative_to(file.resolve()):
             raise InputError(f"--html {page}: is the same path as --json, or inside it")
-    artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs, trained_on = rows_to_judge(artifacts, options.data)
-    metrics, tables = evaluate_artifacts(
-        artifacts, pairs, options.language_model, options.sentence_encoder
+    metrics, tables = evaluate(
+        options.artifact, options.data, options.language_model, options.sentence_encoder
     )
     by_name = metrics["artifacts"]
-    for each, rows in zip(by_name.values(), trained_on, strict=True):
-        each["rows_trained_on"] = rows
     if file is not None:
         # For a single artifact, write its metrics directly, without the enclosing object.
-        write_json(file, metrics if len(by_name) > 1 else each)
+        write_json(file, metrics if len(by_name) > 1 else next(iter(by_name.values())))
     for name, each in by_name.items():
         print(metrics_line(name if len(by_name) > 1 else str(options.data), each))
     for each in metrics["differences"]:

@@ -16,6 +16,7 @@ from humanpref.cli import (
     compare,
     eda,
     evaluate,
+    judge,
     kaggle,
     merge,
     predict,
@@ -30,6 +31,7 @@ from humanpref.schema import InputError
 from humanpref.training import device
 
 COMMANDS = (
+    judge,
     sample,
     eda,
     train,

@@ -8,10 +8,13 @@ from humanpref.data.pairs_csv import Fault, read_faulty, read_labels, read_pairs
 from humanpref.data.sources import (
     EXTRA_ID,
     Extra,
+    Source,
     TrainingRows,
     inner_splits,
+    name_of,
     positive_weight_mask,
     read_training_rows,
+    rows_of,
 )
 from humanpref.data.submission import check_submission, write_submission
 
@@ -20,6 +23,7 @@ __all__ = [
     "CellRule",
     "Extra",
     "Fault",
+    "Source",
     "TrainingRows",
     "answer_keys",
     "as_pairs",
@@ -29,12 +33,14 @@ __all__ = [
     "held_out",
     "inner_splits",
     "labels_of",
+    "name_of",
     "positive_weight_mask",
     "prompt_keys",
     "read_faulty",
     "read_labels",
     "read_pairs",
     "read_training_rows",
+    "rows_of",
     "swap_pairs",
     "weights_of",
     "write_pairs",

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from humanpref.data.cells import as_pairs
 from humanpref.data.folds import grouped_folds, prompt_keys
 from humanpref.data.pairs import labels_of, weights_of
 from humanpref.data.pairs_csv import read_pairs
-from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +22,15 @@ EXTRA_ID = r"^extra-\d+:"
 """Regular expression that matches the id prefix of extra rows."""
 
 
-class Extra(NamedTuple):
-    """A file of extra labeled rows. The weight of each row (1 if the file has no weights) is
-    multiplied by `weight`."""
+Source = str | Path | pd.DataFrame
+"""Rows: a file, or a caller's frame with the same columns."""
 
-    path: Path
+
+class Extra(NamedTuple):
+    """Extra labeled rows, in a file or a frame. The weight of each row (1 if there are no weights)
+    is multiplied by `weight`."""
+
+    path: Source
     weight: float = 1.0
 
 
@@ -102,19 +107,64 @@ def _has_prompt(pairs: pd.DataFrame, keys: np.ndarray) -> np.ndarray:
     return pd.Series(prompt_keys(pairs)).isin(keys).to_numpy()
 
 
-def read_training_rows(
-    train_csv: str | Path, extra: Sequence[Extra] = (), exclude_prompts: Sequence[str | Path] = ()
-) -> TrainingRows:
-    """Read the training file and the extra files, and drop rows with excluded prompts.
+def name_of(source: Source) -> str:
+    """Return the name of a file, or of a frame, for messages."""
+    return "the frame" if isinstance(source, pd.DataFrame) else str(source)
+
+
+def rows_of(source: Source, labels: bool) -> pd.DataFrame:
+    """Read a file (`humanpref.data.read_pairs`), or bring a caller's frame into the form that the
+    same rows have when they are read from a file.
 
     Parameters
     ----------
-    train_csv : path
+    source : path or DataFrame
+        A frame is read by `humanpref.data.as_pairs`; its index is dropped.
+    labels : bool
+        Whether labels are required; otherwise, they are left out.
+
+    Raises
+    ------
+    InputError
+        For a frame without rows, with a repeated id, or with an invalid text, label or weight; the
+        message names the row and the column.
+    """
+    if not isinstance(source, pd.DataFrame):
+        return read_pairs(source, labels=labels)
+    pairs = as_pairs(source)
+    if pairs.empty:
+        raise InputError("the frame: there are no rows")
+    if (again := pairs[ID].duplicated()).any():
+        row = int(again.argmax())
+        raise InputError(f"the frame: row {row + 1}: duplicate id {pairs[ID].iat[row]!r}")
+    columns = [ID, *TEXT_COLUMNS]
+    if set(MODEL_COLUMNS) <= set(pairs):
+        columns += MODEL_COLUMNS
+    if not labels:
+        return pairs[columns]
+    own = [column for column in LABEL_COLUMNS if column in pairs]
+    numbers = dict(zip(LABEL_COLUMNS, labels_of(pairs).T, strict=True))
+    values = {column: numbers[column] for column in own}
+    if (weights := weights_of(pairs)) is not None:
+        if not 0 < weights.sum() < np.inf:
+            raise InputError(f"the frame: column {WEIGHT!r}: expected a positive, finite sum")
+        values[WEIGHT] = weights
+    return pairs[columns].assign(**values)
+
+
+def read_training_rows(
+    train_csv: Source, extra: Sequence[Extra] = (), exclude_prompts: Sequence[Source] = ()
+) -> TrainingRows:
+    """Read the training rows and the extra rows, and drop rows with excluded prompts.
+
+    Parameters
+    ----------
+    train_csv : path or DataFrame
         Labeled rows, optionally weighted.
     extra : sequence of Extra
-        Files with additional rows from other sources.
-    exclude_prompts : sequence of paths
-        CSVs in the competition's schema, with or without labels. Every row whose normalized prompt
+        Additional rows from other sources.
+    exclude_prompts : sequence of paths or DataFrames
+        Rows in the competition's schema, with or without labels. Every row whose normalized prompt
         occurs in one of them is dropped, which keeps rows of the test set out of training.
 
     Raises
@@ -123,27 +173,29 @@ def read_training_rows(
         For an unusable file, a training id with the prefix of an extra row, or an extra weight that
         is not positive and finite; or if no training rows remain.
     """
-    pairs = read_pairs(train_csv, labels=True)
+    pairs = rows_of(train_csv, labels=True)
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
         raise InputError(
-            f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is reserved for "
-            "extra rows"
+            f"{name_of(train_csv)}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is "
+            "reserved for extra rows"
         )
     frames = []
-    facts: dict[str, Any] = {"file": Path(train_csv).name, "rows": len(pairs), "extra": []}
-    excluded = [prompt_keys(read_pairs(path, labels=False)) for path in exclude_prompts]
+    facts: dict[str, Any] = {"file": Path(name_of(train_csv)).name, "rows": len(pairs), "extra": []}
+    excluded = [prompt_keys(rows_of(path, labels=False)) for path in exclude_prompts]
     if excluded:
         pairs = _without_prompts(pairs, excluded, facts)
         if pairs.empty:
-            raise InputError(f"{train_csv}: the prompts of all its rows are excluded")
+            raise InputError(f"{name_of(train_csv)}: the prompts of all its rows are excluded")
     for number, source in enumerate(extra, start=1):
         if not 0 < source.weight < np.inf:
             raise InputError(
-                f"extra rows {source.path}: expected a positive weight, got {source.weight:g}"
+                f"extra rows {name_of(source.path)}: expected a positive weight, got "
+                f"{source.weight:g}"
             )
-        frame = _weighted(read_pairs(source.path, labels=True), source.weight)
+        frame = _weighted(rows_of(source.path, labels=True), source.weight)
         frame[ID] = f"extra-{number}:" + frame[ID]
-        fact = {"file": Path(source.path).name, "weight": source.weight, "rows": len(frame)}
+        file = Path(name_of(source.path)).name
+        fact = {"file": file, "weight": source.weight, "rows": len(frame)}
         if excluded:
             frame = _without_prompts(frame, excluded, fact)
         frames.append(frame)

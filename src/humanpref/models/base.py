@@ -110,7 +110,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
             cls.family, cls._origin = family, Config(family, **sections)
             cls.__init__ = _constructor(_arguments(cls._origin))
-        for name in {"predict_proba", "costs", "margins", "rewards"} & vars(cls).keys():
+        for name in {"predict_proba", "costs", "cut_rows", "margins", "rewards"} & vars(cls).keys():
             setattr(cls, name, _entry(vars(cls)[name]))
 
     swap_equivariant = False
@@ -267,6 +267,11 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
             dtype=np.float64,
         )
+
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Return a mask, (n,) bool, of the rows of which the model reads only a part, because a
+        text is too long."""
+        return np.zeros(len(pairs), dtype=bool)
 
     def share_token_ids(self, memos: TokenMemos) -> None:
         """Share token ids with every model that is given the same memos and has an equal tokenizer.

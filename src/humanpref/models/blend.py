@@ -100,6 +100,9 @@ class BlendModel(Model, family="blend"):
         probabilities = np.stack([member.predict_proba(pairs) for member in self.members_])
         return self.blend_(probabilities, answer_cases(pairs))
 
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        return np.any([member.cut_rows(pairs) for member in self.members_], axis=0)
+
     def _unfitted(self, config: Config) -> Model:
         model = build_model(config)
         model.memos = self.memos

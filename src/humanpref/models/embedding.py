@@ -29,6 +29,7 @@ from humanpref.models.pair_vectors import (
     pair_vectors,
 )
 from humanpref.models.sentence import load_frozen
+from humanpref.schema import TEXT_COLUMNS
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
 DIGEST_FILE = "encoder-digest.json"
@@ -72,6 +73,11 @@ class EmbeddingModel(Model, family="embedding"):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         blocks = self._blocks(*self._features(pairs))
         return self.regression_.predict_proba(*blocks.matrices())
+
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        windows = self.config.model.max_windows
+        columns = (["\n\n".join(turns) for turns in pairs[column]] for column in TEXT_COLUMNS)
+        return np.any([self.encoder_.is_cut(texts, windows) for texts in columns], axis=0)
 
     def save_state(self, folder: Path) -> None:
         arrays = self.regression_.arrays() | self.scales_._asdict()

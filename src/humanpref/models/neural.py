@@ -185,6 +185,10 @@ class NeuralModel(Model):
         """Count the tokens of each row in one order."""
         return self.inputs(pairs).lengths.astype(np.float64)
 
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        rows = self.inputs(pairs).sequences
+        return np.array([any(sequence.cut for sequence in row) for row in rows], dtype=bool)
+
     def save_state(self, folder: Path) -> None:
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)
         # Copies, since safetensors refuses tensors that share memory, as tied weights do.

@@ -1,12 +1,13 @@
 """`humanpref evaluate`: compare artifacts on labeled rows, with metrics, slices and a page."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import as_pairs, labels_of, prompt_keys, swap_pairs
+from humanpref.data import Source, as_pairs, labels_of, prompt_keys, swap_pairs
 from humanpref.evaluation.axes import STATISTICS, axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
 from humanpref.evaluation.metrics import (
@@ -25,6 +26,7 @@ from humanpref.reports import charts
 from humanpref.reports.page import write_page, write_tables
 from humanpref.reports.tables import beginning
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.predict import rows_to_judge
 from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
 
 METRICS_FILE = "metrics.json"
@@ -34,6 +36,42 @@ SLICE_DRAWS = 500
 _LEVELS = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
 
 Tables = dict[str, pd.DataFrame]
+
+
+def evaluate(
+    artifacts: Sequence[str | Path | Artifact],
+    data: Source,
+    language_model: Path | None = None,
+    sentence_encoder: Path | None = None,
+) -> tuple[dict[str, Any], Tables]:
+    """Evaluate artifacts on labeled rows, without those of weight 0.
+
+    Parameters
+    ----------
+    artifacts : sequence of path or Artifact
+        The artifacts, each in a different folder.
+    data : path or DataFrame
+        Rows with labels.
+    language_model, sentence_encoder : path, optional
+        See `humanpref.evaluation.axes.axes_of`.
+
+    Returns
+    -------
+    metrics, tables
+        See `evaluate_artifacts`. In addition, each artifact's metrics have `rows_trained_on`, the
+        number of these rows on which it was trained; above 0, its metrics are optimistic.
+
+    Raises
+    ------
+    InputError
+        If an artifact or the rows cannot be used.
+    """
+    loaded = [each if isinstance(each, Artifact) else Artifact.load(each) for each in artifacts]
+    pairs, trained_on = rows_to_judge(loaded, data)
+    metrics, tables = evaluate_artifacts(loaded, pairs, language_model, sentence_encoder)
+    for each, rows in zip(metrics["artifacts"].values(), trained_on, strict=True):
+        each["rows_trained_on"] = rows
+    return metrics, tables
 
 
 def evaluate_artifacts(

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import humanpref
 from humanpref import models
 from humanpref.config import FAMILIES, Config
 from humanpref.data import EXTRA_ID, as_pairs, swap_pairs
@@ -48,6 +47,7 @@ from humanpref.runs.engine import predictions
 from humanpref.runs.ensemble import Ensemble, Leaf, equal_mixture, read_ensemble
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.text.cases import answer_cases
+from humanpref.version import __version__
 
 FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
@@ -326,7 +326,7 @@ def facts_of(
 def versions() -> dict[str, str]:
     """Return the installed versions of Python, this package and the libraries that affect
     results."""
-    installed = {"python": platform.python_version(), "humanpref": humanpref.__version__}
+    installed = {"python": platform.python_version(), "humanpref": __version__}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             # xgboost-cpu provides the same module as xgboost.

@@ -3,12 +3,11 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import as_pairs, positive_weight_mask, read_pairs
+from humanpref.data import Source, as_pairs, name_of, positive_weight_mask, rows_of
 from humanpref.runs.artifact import METRICS_FILE, Artifact
 from humanpref.runs.budget import Budget, shortages
 from humanpref.runs.engine import predictions
@@ -69,12 +68,12 @@ def predict(
 
 
 def rows_to_judge(
-    artifacts: Sequence[Artifact], data_csv: str | Path
+    artifacts: Sequence[Artifact], data_csv: Source
 ) -> tuple[pd.DataFrame, list[int]]:
     """Read the labeled rows on which to evaluate artifacts, skipping rows of weight 0. Return them,
     and for each artifact the number of them on which it was trained."""
-    pairs = read_pairs(data_csv, labels=True)
-    pairs = pairs[positive_weight_mask(pairs, data_csv)].reset_index(drop=True)
+    pairs, name = rows_of(data_csv, labels=True), name_of(data_csv)
+    pairs = pairs[positive_weight_mask(pairs, name)].reset_index(drop=True)
     trained_on = [int(artifact.learned_from(pairs).sum()) for artifact in artifacts]
     for artifact, learned in zip(artifacts, trained_on, strict=True):
         if learned:
@@ -84,7 +83,7 @@ def rows_to_judge(
                 artifact.folder,
                 learned,
                 len(pairs),
-                data_csv,
+                name,
                 artifact.folder / METRICS_FILE,
             )
     return pairs, trained_on

@@ -20,11 +20,13 @@ import pandas as pd
 from humanpref.config import Config
 from humanpref.data import (
     Extra,
+    Source,
     TrainingRows,
     digest_of,
     grouped_folds,
     held_out,
     labels_of,
+    name_of,
     positive_weight_mask,
     read_training_rows,
     weights_of,
@@ -47,15 +49,15 @@ CHECKPOINT = ".checkpoint"
 
 def train(
     config: Config,
-    train_csv: str | Path,
+    train_csv: Source,
     out: str | Path,
     folds: int | None = None,
     extra: Sequence[Extra] = (),
-    exclude_prompts: Sequence[str | Path] = (),
+    exclude_prompts: Sequence[Source] = (),
     teachers: Sequence[Teacher] = (),
     earlier: Earlier | None = None,
 ) -> Artifact | None:
-    """Train on a labeled CSV and write an artifact.
+    """Train on labeled rows and write an artifact.
 
     By default, a grouped share of the rows (`training.validation_fraction`) is held out for the
     reported metrics, and one model is trained on the rest. With `folds`, K models are trained, each
@@ -67,8 +69,9 @@ def train(
     ----------
     config : Config
         What to train.
-    train_csv : path
-        Rows with labels, and weights if there are any.
+    train_csv : path or DataFrame
+        Rows with labels, and weights if there are any. A frame gives the same artifact as a file
+        with the same rows.
     out : path
         The artifact's folder, which must not exist. It is created once the run has succeeded; until
         then, finished models are kept in `OUT.partial`.
@@ -95,6 +98,13 @@ def train(
     InputError
         If the rows or the folder cannot be used, for example because another process is training in
         that folder; or if the earlier run has other options, or has learned a held-out prompt.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from humanpref.config import load_config
+    >>> train(load_config("prior"), pd.read_csv("train.csv"), "prior").folder.name
+    'prior'
     """
     check_new(out)
     run = Run.plan(config, train_csv, out, folds, extra, exclude_prompts, teachers, earlier)
@@ -122,8 +132,8 @@ class Run:
     ----------
     config : Config
         What to train.
-    source : path
-        The training file.
+    source : str
+        The training file, or "the frame".
     out : Path
         The artifact's folder. Until the run is finished, its models are in `partial_of(out)`.
     rows : TrainingRows
@@ -137,7 +147,7 @@ class Run:
     """
 
     config: Config
-    source: str | Path
+    source: str
     out: Path
     rows: TrainingRows
     models: list[FoldModel]
@@ -148,11 +158,11 @@ class Run:
     def plan(
         cls,
         config: Config,
-        train_csv: str | Path,
+        train_csv: Source,
         out: str | Path,
         folds: int | None = None,
         extra: Sequence[Extra] = (),
-        exclude_prompts: Sequence[str | Path] = (),
+        exclude_prompts: Sequence[Source] = (),
         teachers: Sequence[Teacher] = (),
         earlier: Earlier | None = None,
     ) -> "Run":
@@ -177,12 +187,12 @@ class Run:
             identity["extra_sha256"] = digest_of(rows.extra)
         if teachers:
             identity["targets_sha256"] = hashlib.sha256(rows.targets.tobytes()).hexdigest()
-        rows = rows.only(positive_weight_mask(rows.pairs, train_csv))
+        rows = rows.only(positive_weight_mask(rows.pairs, name_of(train_csv)))
         models = _fold_models(rows.pairs, config, folds)
         if stage is not None:
             identity["start_sha256"] = stage.weights_sha256
             models = stage.started(models, rows.pairs)
-        return cls(config, train_csv, Path(out), rows, models, identity, stage)
+        return cls(config, name_of(train_csv), Path(out), rows, models, identity, stage)
 
     @property
     def work(self) -> Path:

@@ -1,0 +1,226 @@
+"""A judge at hand: `humanpref.load` opens the packaged judge or any artifact for one pair or many.
+
+The packaged judge needs numpy only. pandas is imported for several pairs or for texts whose format
+is in doubt, and everything else for an artifact.
+"""
+
+import contextlib
+import dataclasses
+import math
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from humanpref.interfaces.linear import CONSTANT, LinearModel, probabilities_of
+from humanpref.logloss import clipped_log
+from humanpref.schema import CLASSES, ID, TEXT_COLUMNS, InputError
+from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, Columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from humanpref.models import Model
+
+Text = str | Sequence[str | None] | None
+"""A text, or a conversation as a list of turns."""
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+_READING = threading.RLock()
+"""Held while an artifact's model reads. Its tokenizer, which models of one process may share, is
+not safe from several threads, and one call already uses all cores or the GPU."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The judgement of one pair.
+
+    Attributes
+    ----------
+    p_a, p_b, p_tie : float
+        The probabilities that people prefer A, prefer B, or call it a tie. They sum to 1.
+    margin : float
+        ln P(A) - ln P(B), in nats: above 0 for A.
+    tie_score : float
+        ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats.
+    margin_shares, tie_shares : dict of str to float
+        How much every feature adds to `margin` and to `tie_score`, in nats; `math.fsum` of the
+        values is the score. They are empty unless the model is linear in its features.
+    cut : bool
+        Whether the model read only a part of a text.
+    """
+
+    p_a: float
+    p_b: float
+    p_tie: float
+    margin: float
+    tie_score: float
+    margin_shares: dict[str, float] = field(default_factory=dict)
+    tie_shares: dict[str, float] = field(default_factory=dict)
+    cut: bool = False
+
+    @property
+    def winner(self) -> str:
+        """The most probable of `A`, `B` and `tie`; at a draw, the first of them."""
+        return CLASSES[int(np.argmax([self.p_a, self.p_b, self.p_tie]))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the winner and all attributes as plain JSON types."""
+        return {"winner": self.winner, **dataclasses.asdict(self)}
+
+
+class Judge:
+    """A fitted model that judges pairs. Several threads may use it at once.
+
+    Parameters
+    ----------
+    model : LinearModel or Model
+        The packaged judge, or a fitted model of any family.
+
+    Attributes
+    ----------
+    swap_equivariant : bool
+        Whether, by construction, exchanging A and B exchanges P(A) and P(B).
+    """
+
+    def __init__(self, model: "LinearModel | Model") -> None:
+        self.model = model
+        self.swap_equivariant: bool = model.swap_equivariant
+
+    def judge(self, prompt: Text, a: Text, b: Text) -> Judgement:
+        """Judge two answers to a prompt.
+
+        Parameters
+        ----------
+        prompt, a, b : str or list of str
+            Three strings, each a single turn, or three lists with one string per turn. If all three
+            strings are JSON lists of strings, as the cells of the competition's files are, they are
+            parsed into turns.
+
+        Raises
+        ------
+        InputError
+            If a text is neither a string nor a list of strings, or for a mixture of both.
+
+        Examples
+        --------
+        >>> result = load().judge("Why is the sky blue?", "Rayleigh scattering.", "I cannot say.")
+        >>> result.winner, round(result.p_a + result.p_b + result.p_tie, 9)
+        ('A', 1.0)
+        """
+        pairs = _one_row((prompt, a, b))
+        if not isinstance(self.model, LinearModel):
+            pairs = _frame(pairs)
+            with _READING:
+                probabilities = self.model.predict_proba(pairs)[0]
+                cut = bool(self.model.cut_rows(pairs)[0])
+            logs = clipped_log(probabilities)
+            margin, tie_score = logs[0] - logs[1], logs[2] - (logs[0] + logs[1]) / 2
+            return Judgement(*map(float, (*probabilities, margin, tie_score)), cut=cut)
+        shares = self.model.shares(pairs)
+        margin_shares, tie_shares = (
+            dict(zip(names, part[0].tolist(), strict=True))
+            for names, part in zip((ANTISYMMETRIC, (*SYMMETRIC, CONSTANT)), shares, strict=True)
+        )
+        return Judgement(
+            *map(float, probabilities_of(shares)[0]),
+            math.fsum(margin_shares.values()),
+            math.fsum(tie_shares.values()),
+            margin_shares,
+            tie_shares,
+        )
+
+    def judge_many(self, rows: "pd.DataFrame | Iterable[dict[str, Any]]") -> np.ndarray:
+        """Judge many pairs.
+
+        Parameters
+        ----------
+        rows : DataFrame or iterable of dict
+            n rows with `prompt`, `response_a` and `response_b`, in any form that
+            `humanpref.data.as_pairs` reads: one format applies to all texts.
+
+        Returns
+        -------
+        ndarray
+            (n, 3) float64: P(A), P(B), P(tie), in the order of the rows.
+
+        Raises
+        ------
+        InputError
+            For a missing column or an unusable cell; the message names the row and the column.
+
+        Examples
+        --------
+        >>> rows = [{"prompt": "Why?", "response_a": "Because.", "response_b": "Because."}]
+        >>> p_a, p_b, p_tie = load().judge_many(rows)[0]
+        >>> bool(p_a == p_b)
+        True
+        """
+        pairs = _frame(rows)
+        if not len(pairs):
+            return np.empty((0, len(CLASSES)))
+        if isinstance(self.model, LinearModel):
+            return self.model.predict_proba(pairs)
+        with _READING:
+            return self.model.predict_proba(pairs)
+
+
+def load(model: "str | Path | Model | None" = None) -> Judge:
+    """Return a judge: the packaged one by default, or any trained model.
+
+    Parameters
+    ----------
+    model : path or Model, optional
+        The folder of an artifact (or of a model written by `Model.save`), whose models stay in
+        memory; or a fitted model.
+
+    Raises
+    ------
+    InputError
+        If the folder is not an artifact, or is damaged.
+    """
+    if model is None:
+        return _packaged()
+    if isinstance(model, str | Path):
+        from humanpref.runs.artifact import load_model
+
+        model = load_model(model)
+    return Judge(model)
+
+
+@cache
+def _packaged() -> Judge:
+    return Judge(LinearModel.load())
+
+
+def _one_row(texts: tuple[Text, Text, Text]) -> Columns:
+    """Return the texts of one pair as the columns of a pairs frame, without pandas if all of them
+    are plain texts."""
+    row = {column: [text] for column, text in zip(TEXT_COLUMNS, texts, strict=True)}
+    if not all(isinstance(text, str) for text in texts):
+        return _frame(row)
+    single = {column: [(text,)] for column, (text,) in row.items()}
+    if any(text and text.strip() != "null" and text.lstrip()[:1] != "[" for text in texts):
+        # Not all of them are lists of turns, so none is.
+        return single if not any(map(SURROGATE.search, texts)) else _frame(single)
+    with contextlib.suppress(InputError):
+        return _frame(row)
+    return _frame(single)
+
+
+def _frame(rows: Any) -> "pd.DataFrame":
+    """Return rows, in any form, as a pairs frame."""
+    import pandas as pd
+
+    from humanpref.data import as_pairs
+
+    if not isinstance(rows, pd.DataFrame):
+        rows = pd.DataFrame(rows if isinstance(rows, dict) else list(rows))
+        if rows.empty:
+            rows = pd.DataFrame(columns=[ID, *TEXT_COLUMNS], dtype=object)
+    return as_pairs(rows)
