@@ -153,3 +153,11 @@ def test_eight_threads_get_what_one_gets(encoder, pairs):
         together = list(threads.map(judge.judge_many, parts))
     expected = [[own.p_a, own.p_b, own.p_tie] for own in serial]
     np.testing.assert_allclose(np.concatenate(together), expected, rtol=0, atol=1e-6)
+
+
+def test_lists_mean_the_same_as_in_a_frame():
+    judge = humanpref.load()
+    for turns in ([], [""], ["x\ud83d"], [None, "b"], ("a", "b")):
+        frame = pd.DataFrame([[turns, ["So."], ["No."]]], columns=list(TEXT_COLUMNS))
+        expected = judge.model.predict_proba(as_pairs(frame))[0].tolist()
+        assert probabilities(judge.judge(turns, ["So."], ["No."])) == expected

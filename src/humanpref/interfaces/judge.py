@@ -199,18 +199,27 @@ def _packaged() -> Judge:
 
 
 def _one_row(texts: tuple[Text, Text, Text]) -> Columns:
-    """Return the texts of one pair as the columns of a pairs frame, without pandas if all of them
-    are plain texts."""
-    row = {column: [text] for column, text in zip(TEXT_COLUMNS, texts, strict=True)}
-    if not all(isinstance(text, str) for text in texts):
-        return _frame(row)
-    single = {column: [(text,)] for column, (text,) in row.items()}
-    if any(text and text.strip() != "null" and text.lstrip()[:1] != "[" for text in texts):
-        # Not all of them are lists of turns, so none is.
-        return single if not any(map(SURROGATE.search, texts)) else _frame(single)
-    with contextlib.suppress(InputError):
-        return _frame(row)
-    return _frame(single)
+    """Return the texts of one pair as the columns of a pairs frame. pandas is imported only for
+    texts that are neither certainly plain nor lists of strings."""
+    row = dict(zip(TEXT_COLUMNS, texts, strict=True))
+    if all(isinstance(text, str) for text in texts):
+        # Unless all of them are lists of turns, none is.
+        if all(not text or text.strip() == "null" or text.lstrip()[:1] == "[" for text in texts):
+            with contextlib.suppress(InputError):
+                return _frame([row])
+        turns = {column: (text,) for column, text in row.items()}
+    elif all(isinstance(text, list | tuple) for text in texts):
+        turns = {column: tuple(text) for column, text in row.items()}
+    else:
+        return _frame([row])
+    if not all(_is_clean(turn) for own in turns.values() for turn in own):
+        return _frame([turns])
+    return {column: [own] for column, own in turns.items()}
+
+
+def _is_clean(turn: Any) -> bool:
+    """Return whether a turn is a string without lone surrogates, as in a pairs frame."""
+    return isinstance(turn, str) and (turn.isascii() or not SURROGATE.search(turn))
 
 
 def _frame(rows: Any) -> "pd.DataFrame":
