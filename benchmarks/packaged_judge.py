@@ -1,7 +1,7 @@
 """Train the judge that comes with the package, judge it on grouped folds, and write its two files:
 `judge.json`, numbers by the name of their feature, and `card.md`.
 
-    python benchmarks/packaged_judge.py --train CSV --source TEXT --out FOLDER
+    python benchmarks/packaged_judge.py --train CSV --source TEXT --origin TEXT --out FOLDER
         [--transfer CSV] [--against PRESET …] [--folds 5] [--seed 42]
 
 The model is preset `sparse` with `model.max_terms=0`: a Davidson regression on structural features.
@@ -49,7 +49,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--source", required=True, help="where the rows are from, for the card")
+    parser.add_argument("--source", required=True, help='what the rows are: "rows of …"')
+    parser.add_argument("--origin", required=True, help="their data set and its license")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--transfer", type=Path, help="labeled rows from elsewhere")
     parser.add_argument("--against", nargs="*", default=[], help="presets on the same folds")
@@ -66,7 +67,8 @@ def main() -> None:
     print(f"{len(pairs)} rows, {options.folds} grouped folds, seed {options.seed}")
     print(table(judged, pairs))
     facts = facts_of(pairs, judged[NAME]) | {"folds": options.folds, "seed": options.seed}
-    facts |= {"source": options.source, "prior": losses_of(judged["prior"], pairs)}
+    facts |= {"source": options.source, "origin": options.origin}
+    facts["prior"] = losses_of(judged["prior"], pairs)
     if options.transfer is not None:
         other = usable(options.transfer)
         rates = np.tile(labels_of(pairs).mean(axis=0), (len(other), 1))
@@ -217,15 +219,14 @@ def card(content: dict[str, Any]) -> str:
     loss, prior = facts["log_loss"], facts["prior"]
     rates = ", ".join(f"{100 * rate:.1f} %" for rate in facts["class_rates"])
     lines = [
-        f"Trained by `benchmarks/packaged_judge.py` on all {facts['rows']:,} {facts['source']} "
-        f"(A, B, tie: {rates}; digest of the rows {facts['rows_sha256'][:16]}…). The file holds "
-        "numbers only: the scale and the weight of each feature. No text, id or name of the rows "
-        "is in it.",
+        f"Trained by `benchmarks/packaged_judge.py` on {facts['rows']:,} {facts['source']} "
+        f"({facts['origin']}). A, B, tie: {rates}. Digest of the rows: "
+        f"{facts['rows_sha256'][:16]}…. `judge.json` holds the scale and the weight of each "
+        "feature and the figures below, and no text, id or name of the rows.",
         f"Log loss out of fold ({facts['folds']} folds grouped by prompt, seed {facts['seed']}): "
         f"{loss[0]:.4f}, 95 % interval {loss[1]:.4f} to {loss[2]:.4f}; the class rates alone "
         f"{prior[0]:.4f} ({prior[1]:.4f} to {prior[2]:.4f}). Accuracy {facts['accuracy']:.3f} of "
-        "three classes: most verdicts on a single pair are wrong or a matter of taste, and the "
-        "probabilities say so.",
+        "three classes: a single verdict is weak evidence.",
         "{} the longer answer in {:.1f} % ({:.1f} to {:.1f}) of the pairs of unequal length; "
         "people preferred it in {:.1f} % ({:.1f} to {:.1f}) of those that they decided. By the "
         "judge's probabilities it would be {:.1f} % of these: it leans as people do, and therefore "
@@ -235,7 +236,7 @@ def card(content: dict[str, Any]) -> str:
             100 * facts["probability_longer"],
         ),
         "It counts characters, words, sentences, list items and the like. It does not know what an "
-        "answer says, so a long wrong answer beats a short right one. Do not train a policy "
+        "answer says, so a long wrong answer can beat a short right one. Do not train a policy "
         "against it without a limit on length, and do not rank models by it alone.",
     ]
     if transfer := facts.get("transfer"):

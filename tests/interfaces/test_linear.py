@@ -49,6 +49,7 @@ def written(script, fitted, pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packaged")
     probabilities = fitted.predict_proba(pairs)
     facts = script.facts_of(pairs, probabilities) | {"source": "rows", "folds": 2, "seed": 1}
+    facts |= {"origin": "made up"}
     script.write(folder, fitted, facts | {"prior": script.losses_of(probabilities, pairs)})
     return folder
 

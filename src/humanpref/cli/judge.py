@@ -102,10 +102,11 @@ def lines_of(judgement: "Judgement") -> list[str]:
 
 def _shares(shares: dict[str, float], shown: int, above: str, below: str) -> list[str]:
     """List the features with the largest shares, in nats, and the sum of the others."""
-    ordered = sorted(shares.items(), key=lambda item: -abs(item[1]))
-    rows = [(_plain(name), share) for name, share in ordered[:shown] if share]
-    if others := [share for _, share in ordered[shown:] if share]:
-        rows.append((f"{len(others)} others together", sum(others)))
+    rows = [(_plain(name), share) for name, share in shares.items() if share]
+    rows.sort(key=lambda row: -abs(row[1]))
+    if len(others := rows[shown:]) > 1:
+        together = sum(share for _, share in others)
+        rows = [*rows[:shown], (f"{len(others)} others together", together)]
     return [f"  {above if share > 0 else below:<9}  {share:+.3f}  {name}" for name, share in rows]
 
 
