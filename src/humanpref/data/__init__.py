@@ -4,7 +4,8 @@ about models or about Kaggle."""
 from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys
 from humanpref.data.pairs import digest_of, labels_of, swap_pairs, weights_of
-from humanpref.data.pairs_csv import Fault, read_faulty, read_labels, read_pairs, write_pairs
+from humanpref.data.reading import read_faulty, read_labels, read_pairs
+from humanpref.data.rows import Fault
 from humanpref.data.sources import (
     EXTRA_ID,
     Extra,
@@ -14,6 +15,7 @@ from humanpref.data.sources import (
     read_training_rows,
 )
 from humanpref.data.submission import check_submission, write_submission
+from humanpref.data.writing import write_pairs
 
 __all__ = [
     "EXTRA_ID",

@@ -12,7 +12,7 @@ import pandas as pd
 
 from humanpref.data.folds import grouped_folds, prompt_keys
 from humanpref.data.pairs import labels_of, weights_of
-from humanpref.data.pairs_csv import read_pairs
+from humanpref.data.reading import read_pairs
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
