@@ -15,7 +15,7 @@ from humanpref.data.sources import (
     read_training_rows,
 )
 from humanpref.data.submission import check_submission, write_submission
-from humanpref.data.writing import write_pairs
+from humanpref.data.writing import competition_cells, write_pairs
 
 __all__ = [
     "EXTRA_ID",
@@ -26,6 +26,7 @@ __all__ = [
     "answer_keys",
     "as_pairs",
     "check_submission",
+    "competition_cells",
     "digest_of",
     "grouped_folds",
     "held_out",

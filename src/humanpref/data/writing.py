@@ -3,12 +3,15 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from humanpref.data.cells import as_pairs
+from humanpref.data.reading import read
+from humanpref.data.tables import open_table
 from humanpref.files import write_whole
-from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT
+from humanpref.schema import FORMATS, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT
 
 JSON_LINES = ".jsonl"
 
@@ -37,6 +40,22 @@ def csv_cells(pairs: pd.DataFrame) -> pd.DataFrame:
         for column in TEXT_COLUMNS
     }
     return pairs[_columns(pairs)].assign(**cells)
+
+
+def competition_cells(source: Any, format: str | None = None) -> pd.DataFrame:
+    """Return the cells of a source in the competition's schema: of a CSV in the competition's
+    format, all cells as they are; of any other source, those that `write_pairs` would write."""
+    with open_table(source) as table:
+        if table.kind.startswith("CSV") and {ID, *TEXT_COLUMNS} <= set(table.columns):
+            cells = pd.DataFrame(
+                list(table.read(table.columns)), columns=table.columns, dtype=object
+            )
+        else:
+            cells = None
+    reading = read(source, format=format, weights=True)
+    if cells is not None and reading.format == FORMATS[0]:
+        return cells
+    return csv_cells(reading.pairs)
 
 
 def _columns(pairs: pd.DataFrame) -> list[str]:

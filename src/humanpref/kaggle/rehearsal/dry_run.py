@@ -150,7 +150,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     project = options.project or find_project()
     run, backbone = options.kernel_run()
     mode = sandbox.detect()
-    competition = read_competition(options.train, options.test)
+    competition = read_competition(options.train, options.test, options.format)
     if options.test_rows is not None:
         competition.repeat_test(options.test_rows)
     launches, uses_gpus = _uses(options)
