@@ -64,11 +64,15 @@ def add_study(command: Any) -> None:
 
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
-    """Return the log loss with its interval, accuracy and the prior's log loss as one line."""
+    """Return the log loss with its interval, accuracy and the prior's log loss as one line; if no
+    row is a tie, also the area under the ROC curve and the Brier score of A against B."""
+    decided = ""
+    if metrics.get("decided_rows") == metrics["rows"] and metrics["decided_auc"] is not None:
+        decided = f"AUC {metrics['decided_auc']:.3f}, Brier {metrics['decided_brier']:.3f}, "
     line = (
         f"{title}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], "
-        f"accuracy {metrics['accuracy']:.3f}, "
+        f"accuracy {metrics['accuracy']:.3f}, {decided}"
         f"the prior's log loss {metrics['prior_log_loss']:.4f}"
     )
     if trained_on := metrics.get("rows_trained_on"):

@@ -18,7 +18,7 @@ from humanpref.schema import InputError
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    command = add_command(commands, "train", run, "train a model on labeled rows; write an artifact")
+    command = add_command(commands, "train", run, "train a model on labeled rows")
     add_option(command, "--preset", "NAME", "a name listed by `humanpref presets`")
     add_path(command, "--config", "FILE", "a TOML file whose options override those of the preset")
     add_overrides(command)

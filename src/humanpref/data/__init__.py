@@ -3,7 +3,16 @@ about models or about Kaggle."""
 
 from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys
-from humanpref.data.pairs import digest_of, labels_of, swap_pairs, weights_of
+from humanpref.data.pairs import (
+    digest_of,
+    has_ties,
+    labels_of,
+    refuse_ties,
+    swap_pairs,
+    weights_of,
+    with_tie_column,
+    without_ties,
+)
 from humanpref.data.reading import read_faulty, read_labels, read_pairs
 from humanpref.data.rows import Fault
 from humanpref.data.sources import (
@@ -29,6 +38,7 @@ __all__ = [
     "competition_cells",
     "digest_of",
     "grouped_folds",
+    "has_ties",
     "held_out",
     "inner_splits",
     "labels_of",
@@ -38,8 +48,11 @@ __all__ = [
     "read_labels",
     "read_pairs",
     "read_training_rows",
+    "refuse_ties",
     "swap_pairs",
     "weights_of",
+    "with_tie_column",
+    "without_ties",
     "write_pairs",
     "write_submission",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data.folds import grouped_folds, prompt_keys
-from humanpref.data.pairs import labels_of, weights_of
+from humanpref.data.pairs import has_ties, labels_of, refuse_ties, weights_of, with_tie_column
 from humanpref.data.reading import read_pairs
 from humanpref.data.tables import source_name
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
@@ -46,12 +46,15 @@ class TrainingRows:
         extra file start with `extra-1:`, those of the second with `extra-2:` …
     facts : dict
         File names and row counts, as plain JSON types.
+    ties : bool
+        Whether there are ties. If not, a model of the rows has two classes.
     """
 
     pairs: pd.DataFrame
     targets: np.ndarray
     extra: pd.DataFrame
     facts: dict[str, Any]
+    ties: bool = True
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
         """Return a copy that has only those rows of `pairs` that the mask `rows`, (n,), selects,
@@ -108,6 +111,7 @@ def read_training_rows(
     extra: Sequence[Extra] = (),
     exclude_prompts: Sequence[str | Path] = (),
     format: str | None = None,
+    classes: int | None = None,
 ) -> TrainingRows:
     """Read the training file and the extra files, and drop rows with excluded prompts.
 
@@ -123,21 +127,30 @@ def read_training_rows(
     format : str, optional
         The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected, as
         are those of the other files.
+    classes : int, optional
+        2 for rows without ties, or 3. By default, the format of the training file decides
+        (`humanpref.data.has_ties`).
 
     Raises
     ------
     InputError
-        For an unusable file, a training id with the prefix of an extra row, or an extra weight that
-        is not positive and finite; or if no training rows remain.
+        For an unusable file, a training id with the prefix of an extra row, an extra weight that is
+        not positive and finite, or a tie if there are two classes; or if no training rows remain.
     """
     pairs = read_pairs(train_csv, labels=True, format=format)
+    ties = has_ties(pairs) if classes is None else classes == 3
+    pairs = _with_labels(pairs, ties, source_name(train_csv))
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
         raise InputError(
-            f"{source_name(train_csv)}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is reserved for "
-            "extra rows"
+            f"{source_name(train_csv)}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is "
+            "reserved for extra rows"
         )
     frames = []
-    facts: dict[str, Any] = {"file": Path(source_name(train_csv)).name, "rows": len(pairs), "extra": []}
+    facts: dict[str, Any] = {
+        "file": Path(source_name(train_csv)).name,
+        "rows": len(pairs),
+        "extra": [],
+    }
     excluded = [prompt_keys(read_pairs(path, labels=False)) for path in exclude_prompts]
     if excluded:
         pairs = _without_prompts(pairs, excluded, facts)
@@ -148,7 +161,8 @@ def read_training_rows(
             raise InputError(
                 f"extra rows {source.path}: expected a positive weight, got {source.weight:g}"
             )
-        frame = _weighted(read_pairs(source.path, labels=True), source.weight)
+        frame = _with_labels(read_pairs(source.path, labels=True), ties, source.path)
+        frame = _weighted(frame, source.weight)
         frame[ID] = f"extra-{number}:" + frame[ID]
         fact = {"file": Path(source.path).name, "weight": source.weight, "rows": len(frame)}
         if excluded:
@@ -157,7 +171,15 @@ def read_training_rows(
         facts["extra"].append(fact)
     empty = pairs[:0].reindex(columns=_COLUMNS)
     together = pd.concat(frames, ignore_index=True) if frames else empty
-    return TrainingRows(pairs, labels_of(pairs), together, facts)
+    return TrainingRows(pairs, labels_of(pairs), together, facts, ties)
+
+
+def _with_labels(pairs: pd.DataFrame, ties: bool, source: str | Path) -> pd.DataFrame:
+    """Return the frame with all three label columns. Raises InputError for a tie if there are to be
+    none."""
+    if not ties:
+        refuse_ties(labels_of(pairs), weights_of(pairs), source)
+    return with_tie_column(pairs)
 
 
 def _without_prompts(

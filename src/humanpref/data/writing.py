@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from humanpref.data.cells import as_pairs
+from humanpref.data.formats.labels import WINNER
 from humanpref.data.reading import read
 from humanpref.data.tables import open_table
 from humanpref.files import write_whole
@@ -43,18 +44,14 @@ def csv_cells(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def competition_cells(source: Any, format: str | None = None) -> pd.DataFrame:
-    """Return the cells of a source in the competition's schema: of a CSV in the competition's
-    format, all cells as they are; of any other source, those that `write_pairs` would write."""
-    with open_table(source) as table:
-        if table.kind.startswith("CSV") and {ID, *TEXT_COLUMNS} <= set(table.columns):
-            cells = pd.DataFrame(
-                list(table.read(table.columns)), columns=table.columns, dtype=object
-            )
-        else:
-            cells = None
+    """Return the cells of a source in the competition's schema. Those of a CSV that has it are
+    unchanged, and those of any other source are as `write_pairs` writes them."""
     reading = read(source, format=format, weights=True)
-    if cells is not None and reading.format == FORMATS[0]:
-        return cells
+    with open_table(source) as table:
+        kept = {ID, *TEXT_COLUMNS} <= set(table.columns) and WINNER not in table.columns
+        if kept and reading.format == FORMATS[0] and table.kind.startswith("CSV"):
+            rows = list(table.read(table.columns))
+            return pd.DataFrame(rows, columns=table.columns, dtype=object)
     return csv_cells(reading.pairs)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.data import Fault, digest_of, prompt_keys, read_faulty
+from humanpref.data import Fault, digest_of, has_ties, prompt_keys, read_faulty
 from humanpref.evaluation.axes import loading
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json
@@ -43,8 +43,8 @@ def explore(
     Parameters
     ----------
     data_csv : path
-        Rows that `humanpref.data.read_pairs` reads. Faulty rows are reported instead of raising an error. If
-        the file has no labels or names no models, the tables that need them are omitted.
+        Rows that `humanpref.data.read_pairs` reads. Faulty rows are reported instead of raising an
+        error. If the file has no labels or names no models, the tables that need them are omitted.
     out : path
         The folder to create.
     tokenizer : path, optional
@@ -104,8 +104,9 @@ def _count(
     if labels:
         counted["labels"] = tables.label_balance(pairs)
         counted["length_bias"] = tables.length_bias(pairs, characters)
-        counted["ties_by_length"] = tables.ties_by_length(pairs, characters)
-        counted["ties_by_turns"] = tables.ties_by_turns(pairs)
+        if has_ties(pairs):
+            counted["ties_by_length"] = tables.ties_by_length(pairs, characters)
+            counted["ties_by_turns"] = tables.ties_by_turns(pairs)
         summary["label_shares"] = counted["labels"].set_index("label")["share"].to_dict()
     if labels and models:
         counted["models"], counted["pairs"] = tables.model_table(named), tables.pair_table(named)
@@ -162,7 +163,8 @@ def _draw(counted: Tables, figures: Path) -> None:
     if "labels" in counted:
         table = counted["labels"]
         shares = {"share": table[["share", "low", "high"]]}
-        charts.points(figures / "labels.png", table["label"], shares, 1 / 3, xlabel="share of rows")
+        even = 1 / len(table)
+        charts.points(figures / "labels.png", table["label"], shares, even, xlabel="share of rows")
         _draw_lengths_and_ties(counted, figures)
     if "models" in counted:
         _draw_models(counted, figures)
@@ -188,17 +190,19 @@ def _draw(counted: Tables, figures: Path) -> None:
 def _draw_lengths_and_ties(counted: Tables, figures: Path) -> None:
     if "length_bias" in counted:
         bias = counted["length_bias"]
+        shares = {"longer answer wins (of decided)": bias[["longer_wins", "low", "high"]]}
+        if "ties_by_length" in counted:
+            shares["tie"] = bias[["tie_share"]]
         charts.curves(
             figures / "length_bias.png",
             bias["longer_by"].tolist(),
-            {
-                "longer answer wins (of decided)": bias[["longer_wins", "low", "high"]],
-                "tie": bias[["tie_share"]],
-            },
+            shares,
             0.5,
             xlabel="characters of the longer answer / of the shorter",
             ylabel="share of rows",
         )
+    if "ties_by_length" not in counted:
+        return
     length, turns = counted["ties_by_length"], counted["ties_by_turns"]
     charts.curves(
         figures / "ties_by_length.png",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import as_pairs, positive_weight_mask, read_pairs
-from humanpref.runs.artifact import METRICS_FILE, Artifact
+from humanpref.runs.artifact import METRICS_FILE, Artifact, check_same_classes
 from humanpref.runs.budget import Budget, shortages
 from humanpref.runs.engine import predictions
 from humanpref.runs.ensemble import equal_mixture
@@ -44,8 +44,10 @@ def predict(
     Raises
     ------
     InputError
-        If there was not enough time for even one row.
+        If some artifacts have ties and others have none, or if there was not enough time for even
+        one row.
     """
+    check_same_classes(artifacts)
     pairs = as_pairs(pairs)
     ensemble = equal_mixture([artifact.ensemble for artifact in artifacts])
     parts = [ensemble] if seconds is not None else [artifact.ensemble for artifact in artifacts]

@@ -170,7 +170,11 @@ class Run:
             If the rows or the earlier run cannot be used.
         """
         stage = None if earlier is None else Stage.open(earlier, config)
-        rows = read_training_rows(train_csv, extra, exclude_prompts, format)
+        classes = config.training.classes
+        rows = read_training_rows(train_csv, extra, exclude_prompts, format, classes)
+        if not rows.ties:
+            two_classes = dataclasses.replace(config.training, classes=2)
+            config = dataclasses.replace(config, training=two_classes)
         rows = rows if stage is None else stage.allowed(rows)
         rows = taught(rows, teachers) if teachers else rows
         identity = {
@@ -294,12 +298,12 @@ class Run:
     def _warn_of_absent_classes(self) -> None:
         learned, extra, _ = self.rows.kept(np.zeros(len(self.rows.pairs), dtype=bool))
         _, targets = self.rows.gathered(learned, extra)
-        for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
-            logger.warning(
-                "%s: no training row has a value above 0 in column %r; are the labels correct?",
-                self.source,
-                str(name),
-            )
+        for name, total in zip(LABEL_COLUMNS, targets.sum(axis=0), strict=True):
+            of_ties = name == LABEL_COLUMNS[2]
+            if total == 0 and (self.rows.ties or not of_ties):
+                text = "%s: no training row has a value above 0 in column %r; are the labels "
+                text += "correct? (training.classes=2 rules ties out)" if of_ties else "correct?"
+                logger.warning(text, self.source, name)
 
 
 def partial_of(out: Path) -> Path:

@@ -246,7 +246,10 @@ def _trained(variant: Variant, out: Path) -> Artifact:
     """Load a variant's artifact. Raises InputError if it was trained with different options."""
     artifact = Artifact.load(out / variant.folder)
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
-    if variant.config().to_dict() != trained:
+    wanted = variant.config().to_dict()
+    if wanted["training"]["classes"] is None:  # the training file decided
+        wanted["training"]["classes"] = trained["training"]["classes"]
+    if wanted != trained:
         raise InputError(
             f"{artifact.folder}: trained with different options; remove it to train it again"
         )
