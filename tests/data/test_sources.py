@@ -13,7 +13,6 @@ from humanpref.data import (
     prompt_keys,
     read_pairs,
     read_training_rows,
-    rows_of,
     write_pairs,
 )
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -146,29 +145,3 @@ def test_inner_splits_judge_by_the_files_own_rows(write_csv, pairs):
     for fold, (learned, judged) in enumerate(inner_splits(pairs, 4, 1, labels_of(pairs))):
         np.testing.assert_array_equal(judged, folds == fold)
         np.testing.assert_array_equal(learned, folds != fold)
-
-
-def test_a_frame_is_read_as_its_file(arena, pairs):
-    frame = pd.read_csv(arena / "train.csv")
-    pd.testing.assert_frame_equal(rows_of(frame, labels=True), pairs)
-    pd.testing.assert_frame_equal(rows_of(arena / "train.csv", labels=True), pairs)
-    unlabeled = [column for column in pairs if column not in LABEL_COLUMNS]
-    pd.testing.assert_frame_equal(rows_of(frame, labels=False), pairs[unlabeled])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"id": [1, 2, 1, 4]}, "row 3: duplicate id '1'"),
-        ({"winner_tie": [0, 0, 0, 7]}, "row 4: column 'winner_tie'"),
-        ({"weight": [1, -1, 1, 1]}, "row 2: column 'weight'"),
-        ({"weight": [0, 0, 0, 0]}, "expected a positive, finite sum"),
-        ({"prompt": ["a", "b", "c", "d"]}, "row 1.*column .response_a.: expected a plain text"),
-    ],
-)
-def test_a_frame_that_cannot_be_used(train_csv, change, message):
-    frame = pd.read_csv(train_csv)
-    with pytest.raises(InputError, match=message):
-        rows_of(frame.assign(**change), labels=True)
-    with pytest.raises(InputError, match="there are no rows"):
-        rows_of(frame[:0], labels=True)

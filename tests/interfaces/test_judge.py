@@ -121,13 +121,40 @@ def test_the_result_is_plain_and_frozen(artifact):
 
 def test_unusable_texts_are_refused_by_name(artifact):
     for judge in (humanpref.load(), humanpref.load(artifact.folder)):
-        with pytest.raises(InputError, match="'response_a': expected a text or a list of turns"):
+        with pytest.raises(InputError, match="'response_a': expected a plain string, got int"):
             judge.judge("p", 3, "b")
-        with pytest.raises(InputError, match="use one format for all texts"):
+        with pytest.raises(InputError, match="'response_a': expected a plain string, got list"):
             judge.judge("p", ["a"], "b")
         with pytest.raises(InputError, match="missing column 'response_b'"):
             judge.judge_many([{"prompt": "p", "response_a": "a"}])
+        with pytest.raises(InputError, match="rename them response_a and response_b"):
+            judge.judge_many([{"prompt": "p", "chosen": "a", "rejected": "b"}])
         assert judge.judge_many([]).shape == (0, 3)
+
+
+def test_rows_in_other_forms_get_the_same_judgement():
+    texts = {"prompt": "Why?", "response_a": "So.", "response_b": "Because:\n\n- one\n- two"}
+    judge, asked = humanpref.load(), {"role": "user", "content": "Why?"}
+    expected = judge.judge(*texts.values())
+    conversations = {
+        f"conversation_{side}": [asked, {"role": "assistant", "content": texts[f"response_{side}"]}]
+        for side in "ab"
+    }
+    turns = {column: [text] for column, text in texts.items()}
+    # Ids need not be unique: an engine passes a part of a table at a time.
+    for rows in ([texts], [turns], [conversations], pd.DataFrame([{"id": 1, **texts}] * 2)):
+        for own in judge.judge_many(rows).tolist():
+            assert own == probabilities(expected)
+
+
+def test_a_model_without_ties(pairs):
+    two = pairs[labels_of(pairs)[:, 2] == 0].drop(columns="winner_tie")
+    config = load_config("prior", overrides=["training.classes=2"])
+    model = build_model(config).fit(two, labels_of(two))
+    own = humanpref.load(model).judge("Why?", "So.", "No.")
+    assert own.p_tie == 0
+    assert own.winner in "AB"
+    assert math.isfinite(own.tie_score)
 
 
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path):

@@ -93,7 +93,8 @@ def lines_of(judgement: "Judgement") -> list[str]:
     ]
     if shares := judgement.margin_shares:
         lines += _shares(shares, SHOWN_MARGIN, "for A", "for B")
-    lines.append(f"tie against the mean of A and B: {judgement.tie_score:+.3f} nats")
+    if judgement.p_tie:
+        lines.append(f"tie against the mean of A and B: {judgement.tie_score:+.3f} nats")
     if shares := judgement.tie_shares:
         lines += _shares(shares, SHOWN_TIE, "for a tie", "against")
     cut = "some text was too long: its middle was not read" if judgement.cut else "nothing"

@@ -14,6 +14,7 @@ from humanpref import __version__
 from humanpref.cli import (
     blend,
     compare,
+    convert,
     eda,
     evaluate,
     judge,
@@ -33,6 +34,7 @@ from humanpref.training import device
 COMMANDS = (
     judge,
     sample,
+    convert,
     eda,
     train,
     predict,

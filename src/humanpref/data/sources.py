@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from humanpref.data.cells import as_pairs
 from humanpref.data.folds import grouped_folds, prompt_keys
-from humanpref.data.pairs import labels_of, weights_of
-from humanpref.data.pairs_csv import read_pairs
-from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
+from humanpref.data.pairs import has_ties, labels_of, refuse_ties, weights_of, with_tie_column
+from humanpref.data.reading import read_pairs
+from humanpref.data.tables import source_name
+from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +22,11 @@ EXTRA_ID = r"^extra-\d+:"
 """Regular expression that matches the id prefix of extra rows."""
 
 
-Source = str | Path | pd.DataFrame
-"""Rows: a file, or a caller's frame with the same columns."""
-
-
 class Extra(NamedTuple):
-    """Extra labeled rows, in a file or a frame. The weight of each row (1 if there are no weights)
-    is multiplied by `weight`."""
+    """Extra labeled rows: a file, or any other source that `read_pairs` reads. The weight of each
+    row (1 if there are no weights) is multiplied by `weight`."""
 
-    path: Source
+    path: Any
     weight: float = 1.0
 
 
@@ -50,12 +46,15 @@ class TrainingRows:
         extra file start with `extra-1:`, those of the second with `extra-2:` …
     facts : dict
         File names and row counts, as plain JSON types.
+    ties : bool
+        Whether there are ties. If not, a model of the rows has two classes.
     """
 
     pairs: pd.DataFrame
     targets: np.ndarray
     extra: pd.DataFrame
     facts: dict[str, Any]
+    ties: bool = True
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
         """Return a copy that has only those rows of `pairs` that the mask `rows`, (n,), selects,
@@ -107,102 +106,81 @@ def _has_prompt(pairs: pd.DataFrame, keys: np.ndarray) -> np.ndarray:
     return pd.Series(prompt_keys(pairs)).isin(keys).to_numpy()
 
 
-def name_of(source: Source) -> str:
-    """Return the name of a file, or of a frame, for messages."""
-    return "the frame" if isinstance(source, pd.DataFrame) else str(source)
-
-
-def rows_of(source: Source, labels: bool) -> pd.DataFrame:
-    """Read a file (`humanpref.data.read_pairs`), or bring a caller's frame into the form that the
-    same rows have when they are read from a file.
-
-    Parameters
-    ----------
-    source : path or DataFrame
-        A frame is read by `humanpref.data.as_pairs`; its index is dropped.
-    labels : bool
-        Whether labels are required; otherwise, they are left out.
-
-    Raises
-    ------
-    InputError
-        For a frame without rows, with a repeated id, or with an invalid text, label or weight; the
-        message names the row and the column.
-    """
-    if not isinstance(source, pd.DataFrame):
-        return read_pairs(source, labels=labels)
-    pairs = as_pairs(source)
-    if pairs.empty:
-        raise InputError("the frame: there are no rows")
-    if (again := pairs[ID].duplicated()).any():
-        row = int(again.argmax())
-        raise InputError(f"the frame: row {row + 1}: duplicate id {pairs[ID].iat[row]!r}")
-    columns = [ID, *TEXT_COLUMNS]
-    if set(MODEL_COLUMNS) <= set(pairs):
-        columns += MODEL_COLUMNS
-    if not labels:
-        return pairs[columns]
-    own = [column for column in LABEL_COLUMNS if column in pairs]
-    numbers = dict(zip(LABEL_COLUMNS, labels_of(pairs).T, strict=True))
-    values = {column: numbers[column] for column in own}
-    if (weights := weights_of(pairs)) is not None:
-        if not 0 < weights.sum() < np.inf:
-            raise InputError(f"the frame: column {WEIGHT!r}: expected a positive, finite sum")
-        values[WEIGHT] = weights
-    return pairs[columns].assign(**values)
-
-
 def read_training_rows(
-    train_csv: Source, extra: Sequence[Extra] = (), exclude_prompts: Sequence[Source] = ()
+    train_csv: Any,
+    extra: Sequence[Extra] = (),
+    exclude_prompts: Sequence[Any] = (),
+    format: str | None = None,
+    classes: int | None = None,
 ) -> TrainingRows:
-    """Read the training rows and the extra rows, and drop rows with excluded prompts.
+    """Read the training file and the extra files, and drop rows with excluded prompts.
 
     Parameters
     ----------
-    train_csv : path or DataFrame
-        Labeled rows, optionally weighted.
+    train_csv : path or object
+        Labeled rows, optionally weighted: any source that `read_pairs` reads.
     extra : sequence of Extra
         Additional rows from other sources.
-    exclude_prompts : sequence of paths or DataFrames
-        Rows in the competition's schema, with or without labels. Every row whose normalized prompt
-        occurs in one of them is dropped, which keeps rows of the test set out of training.
+    exclude_prompts : sequence of paths or objects
+        Rows with or without labels. Every row whose normalized prompt occurs in one of them is
+        dropped, which keeps rows of the test set out of training.
+    format : str, optional
+        The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected, as
+        are those of the other files.
+    classes : int, optional
+        2 for rows without ties, or 3. By default, the format of the training file decides
+        (`humanpref.data.has_ties`).
 
     Raises
     ------
     InputError
-        For an unusable file, a training id with the prefix of an extra row, or an extra weight that
-        is not positive and finite; or if no training rows remain.
+        For an unusable file, a training id with the prefix of an extra row, an extra weight that is
+        not positive and finite, or a tie if there are two classes; or if no training rows remain.
     """
-    pairs = rows_of(train_csv, labels=True)
+    pairs = read_pairs(train_csv, labels=True, format=format)
+    ties = has_ties(pairs) if classes is None else classes == 3
+    pairs = _with_labels(pairs, ties, source_name(train_csv))
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
         raise InputError(
-            f"{name_of(train_csv)}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is "
+            f"{source_name(train_csv)}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is "
             "reserved for extra rows"
         )
     frames = []
-    facts: dict[str, Any] = {"file": Path(name_of(train_csv)).name, "rows": len(pairs), "extra": []}
-    excluded = [prompt_keys(rows_of(path, labels=False)) for path in exclude_prompts]
+    facts: dict[str, Any] = {
+        "file": Path(source_name(train_csv)).name,
+        "rows": len(pairs),
+        "extra": [],
+    }
+    excluded = [prompt_keys(read_pairs(path, labels=False)) for path in exclude_prompts]
     if excluded:
         pairs = _without_prompts(pairs, excluded, facts)
         if pairs.empty:
-            raise InputError(f"{name_of(train_csv)}: the prompts of all its rows are excluded")
+            raise InputError(f"{source_name(train_csv)}: the prompts of all rows are excluded")
     for number, source in enumerate(extra, start=1):
+        name = source_name(source.path)
         if not 0 < source.weight < np.inf:
             raise InputError(
-                f"extra rows {name_of(source.path)}: expected a positive weight, got "
-                f"{source.weight:g}"
+                f"extra rows {name}: expected a positive weight, got {source.weight:g}"
             )
-        frame = _weighted(rows_of(source.path, labels=True), source.weight)
+        frame = _with_labels(read_pairs(source.path, labels=True), ties, name)
+        frame = _weighted(frame, source.weight)
         frame[ID] = f"extra-{number}:" + frame[ID]
-        file = Path(name_of(source.path)).name
-        fact = {"file": file, "weight": source.weight, "rows": len(frame)}
+        fact = {"file": Path(name).name, "weight": source.weight, "rows": len(frame)}
         if excluded:
             frame = _without_prompts(frame, excluded, fact)
         frames.append(frame)
         facts["extra"].append(fact)
     empty = pairs[:0].reindex(columns=_COLUMNS)
     together = pd.concat(frames, ignore_index=True) if frames else empty
-    return TrainingRows(pairs, labels_of(pairs), together, facts)
+    return TrainingRows(pairs, labels_of(pairs), together, facts, ties)
+
+
+def _with_labels(pairs: pd.DataFrame, ties: bool, source: str | Path) -> pd.DataFrame:
+    """Return the frame with all three label columns. Raises InputError for a tie if there are to be
+    none."""
+    if not ties:
+        refuse_ties(labels_of(pairs), weights_of(pairs), source)
+    return with_tie_column(pairs)
 
 
 def _without_prompts(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.data.pairs_csv import csv_rows
+from humanpref.data.csv_rows import csv_rows
 from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 

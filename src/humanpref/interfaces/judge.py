@@ -47,7 +47,7 @@ class Judgement:
     margin : float
         ln P(A) - ln P(B), in nats: above 0 for A.
     tie_score : float
-        ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats.
+        ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats. Probabilities count as at least 1e-15.
     margin_shares, tie_shares : dict of str to float
         How much every feature adds to `margin` and to `tie_score`, in nats; `math.fsum` of the
         values is the score. They are empty unless the model is linear in its features.
@@ -140,9 +140,10 @@ class Judge:
 
         Parameters
         ----------
-        rows : DataFrame or iterable of dict
-            n rows with `prompt`, `response_a` and `response_b`, in any form that
-            `humanpref.data.as_pairs` reads: one format applies to all texts.
+        rows : DataFrame, Dataset or iterable of dict
+            n rows with `prompt`, `response_a` and `response_b`, or `conversation_a` and
+            `conversation_b`, in any form that `humanpref.data.read_pairs` reads. One form applies
+            to all texts: plain strings, lists of strings or lists of messages.
 
         Returns
         -------
@@ -226,10 +227,17 @@ def _frame(rows: Any) -> "pd.DataFrame":
     """Return rows, in any form, as a pairs frame."""
     import pandas as pd
 
-    from humanpref.data import as_pairs
+    from humanpref.data import read_pairs
 
-    if not isinstance(rows, pd.DataFrame):
-        rows = pd.DataFrame(rows if isinstance(rows, dict) else list(rows))
-        if rows.empty:
-            rows = pd.DataFrame(columns=[ID, *TEXT_COLUMNS], dtype=object)
-    return as_pairs(rows)
+    columns = isinstance(rows, pd.DataFrame | dict)
+    frame = pd.DataFrame(rows if columns else list(rows))
+    if frame.empty:
+        return pd.DataFrame(columns=[ID, *TEXT_COLUMNS], dtype=object)
+    if "response_a" not in frame and {"chosen", "rejected"} <= set(frame):
+        raise InputError(
+            "these rows: expected two answers, A and B, got chosen and rejected, of which a reader "
+            "draws A; rename them response_a and response_b"
+        )
+    # Ids are not needed, and those of a part of a table need not be unique.
+    others = frame.reset_index(drop=True).drop(columns=[ID, "question_id"], errors="ignore")
+    return read_pairs(others, labels=False)

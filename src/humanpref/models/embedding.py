@@ -61,7 +61,8 @@ class EmbeddingModel(Model, family="embedding"):
         self.scales_ = scales(x, z, rows.weights)
         blocks = self._blocks(vectors, x, z)
         penalties = Penalties(options.embedding_penalties, options.structure_penalties)
-        self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
+        seed, ties = self.config.seed, self.ties
+        self.regression_, choice = fit_blocks(blocks, rows, penalties, seed, ties)
         self.report_ = {
             "backbone": self.encoder_.facts(options.backbone),
             "embedding_penalty": choice.wide,
@@ -105,7 +106,7 @@ class EmbeddingModel(Model, family="embedding"):
         arrays = load_arrays(folder / STATE_FILE, shapes)
         self.center_, self.basis_ = arrays["center"], arrays["basis"]
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
-        self.regression_ = DavidsonRegression.restored(arrays)
+        self.regression_ = DavidsonRegression.restored(arrays, self.ties)
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
         """Return the vectors, and the antisymmetric and the symmetric columns that are to be scaled

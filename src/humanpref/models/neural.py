@@ -154,7 +154,7 @@ class NeuralModel(Model):
         scores = predict_logits(
             self.module_, inputs, inputs.lengths, options.batch_tokens, options.precision
         )
-        return normalised(scores, options.normalise)
+        return normalised(scores, options.normalise, self.ties)
 
     @property
     def swap_averaged(self) -> bool:

@@ -17,7 +17,7 @@ from humanpref.kaggle.bundle.image import IMAGE, PYTHONS, is_newer, read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.models import extras_of, libraries_of
-from humanpref.runs.artifact import FACTS_FILE, Artifact
+from humanpref.runs.artifact import FACTS_FILE, Artifact, check_same_classes
 from humanpref.schema import InputError
 
 # The NLTK data that `humanpref.text` reads: the English files of each resource.
@@ -159,11 +159,11 @@ def artifact_names(artifacts: Sequence[Path]) -> list[str]:
     Raises
     ------
     InputError
-        If one is not an artifact, or two have the same name.
+        If one is not an artifact, two have the same name, or some have ties and others have none.
     """
     names = []
+    check_same_classes(list(map(Artifact.load, artifacts)))
     for path in artifacts:
-        Artifact.load(path)
         name = path.resolve().name
         if name in names:
             raise InputError(f"{path}: another artifact is also named {name}; rename one of them")

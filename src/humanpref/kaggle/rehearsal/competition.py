@@ -10,7 +10,15 @@ import pandas as pd
 
 from humanpref.arena import make_arena
 from humanpref.config import Config
-from humanpref.data import as_pairs, grouped_folds, held_out, positive_weight_mask, read_pairs
+from humanpref.data import (
+    as_pairs,
+    competition_cells,
+    grouped_folds,
+    held_out,
+    positive_weight_mask,
+    read_pairs,
+    with_tie_column,
+)
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS
 
 SYNTHETIC_ROWS = 2_000
@@ -69,14 +77,18 @@ class Competition:
             frame.to_csv(folder / f"{name}.csv", index=False, **style)
 
 
-def read_competition(train: Path | None, test: Path | None) -> Competition:
+def read_competition(
+    train: Path | None, test: Path | None, format: str | None = None
+) -> Competition:
     """Read the user's rows, or generate the synthetic arena if there are none.
 
     Parameters
     ----------
     train, test : Path, optional
-        CSVs in the competition's schema. Without `test`, part of `train` is held out, grouped by
-        prompt; without `train`, the arena's training rows are used.
+        Rows that `humanpref.data.read_pairs` reads. Without `test`, part of `train` is held out,
+        grouped by prompt; without `train`, the arena's training rows are used.
+    format : str, optional
+        The format of both. By default, it is detected.
 
     Raises
     ------
@@ -84,7 +96,7 @@ def read_competition(train: Path | None, test: Path | None) -> Competition:
         For a file that the kernels would refuse.
     """
     if train is not None and test is None:
-        return _hold_out(train)
+        return _hold_out(train, format)
     if train is None:
         arena = make_arena(SYNTHETIC_ROWS, seed=0)
         rows, source = arena.train, "the synthetic arena"
@@ -93,29 +105,23 @@ def read_competition(train: Path | None, test: Path | None) -> Competition:
             return Competition(source, rows, arena.test, labels)
         source = f"{source}'s training rows and {test}"
     else:
-        read_pairs(train, labels=True)
-        rows, source = _read_cells(train), f"{train} and {test}"
-    pairs = read_pairs(test)
-    labels = pairs[[ID, *LABEL_COLUMNS]] if LABEL_COLUMNS[0] in pairs else None
-    return Competition(source, rows, _read_cells(test)[[ID, *TEXT_COLUMNS]], labels)
+        read_pairs(train, labels=True, format=format)
+        rows, source = competition_cells(train, format), f"{train} and {test}"
+    pairs = read_pairs(test, format=format)
+    labels = with_tie_column(pairs)[[ID, *LABEL_COLUMNS]] if LABEL_COLUMNS[0] in pairs else None
+    return Competition(source, rows, competition_cells(test, format)[[ID, *TEXT_COLUMNS]], labels)
 
 
-def _hold_out(train: Path) -> Competition:
-    """Split a labeled CSV by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
-    pairs = read_pairs(train, labels=True)
+def _hold_out(train: Path, format: str | None) -> Competition:
+    """Split labeled rows by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
+    pairs = read_pairs(train, labels=True, format=format)
     # Rows of weight 0 count in no metric.
     held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
-    cells = _read_cells(train)
+    cells = competition_cells(train, format)
     return Competition(
         f"{train}, part of it held out as the test",
         cells[~held],
         cells.iloc[test][[ID, *TEXT_COLUMNS]],
-        pairs.iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True),
+        with_tie_column(pairs).iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True),
     )
-
-
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Read the cells of a CSV that `read_pairs` has accepted, unchanged."""
-    style = {"encoding": "utf-8-sig", "encoding_errors": "surrogatepass"}
-    return pd.read_csv(path, dtype=object, keep_default_na=False, index_col=False, **style)

@@ -14,7 +14,7 @@ from humanpref.files import read_json, write_json
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime.inputs import find_artifacts, point_to_base, tree, use_nltk_data
 from humanpref.models.blend_weights import equal_blend, mix
-from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact import Artifact, check_same_classes
 from humanpref.runs.budget import Budget, shortages
 from humanpref.runs.engine import Outcome, outcomes
 from humanpref.runs.ensemble import Ensemble, Leaf
@@ -98,6 +98,7 @@ class SubmissionWriter:
         self.cases, self.given_up = answer_cases(pairs), budget.given_up
         self.seconds = {"read": budget.spent(), "load": 0.0, "predict": 0.0, "write": 0.0}
         self.artifacts: dict[Path, Ensemble | None] = {}
+        self.loaded: list[Artifact] = []
         self.predictions: dict[Path, np.ndarray] = {}
         self.failures: list[str] = []
 
@@ -105,7 +106,10 @@ class SubmissionWriter:
         """Add an artifact and return its models; if it cannot be read, record why."""
         self.artifacts[folder] = None
         try:
-            self.artifacts[folder] = ensemble = Artifact.load(folder).ensemble
+            artifact = Artifact.load(folder)
+            check_same_classes([*self.loaded, artifact])
+            self.artifacts[folder] = ensemble = artifact.ensemble
+            self.loaded.append(artifact)
         except Exception as error:
             logger.exception("%s: failed", folder)
             self.failures.append(f"{folder}: {describe(error)}")
@@ -133,7 +137,9 @@ class SubmissionWriter:
             ensemble.probabilities(self.predictions, self.cases) if ensemble else self._nothing()
             for ensemble in self.artifacts.values()
         ]
-        mixed = mix(equal_blend("arithmetic", len(parts)), np.stack(parts), self.cases)
+        ties = not self.loaded or self.loaded[0].classes == 3
+        plain = equal_blend("arithmetic", len(parts), ties)
+        mixed = mix(plain, np.stack(parts), self.cases)
         submission = np.where(np.isnan(mixed), self.prior, mixed)
         write_submission(self.working / "submission.csv", self.ids, submission)
         self.seconds["write"] += time.perf_counter() - started
