@@ -1,7 +1,8 @@
 """humanpref: predict which of two language-model answers a human prefers, as P(A), P(B), P(tie).
 
 >>> import humanpref
->>> humanpref.load().judge("Name a prime.", "7 is a prime.", "No.").winner  # the packaged judge
+>>> judge = humanpref.load()  # the packaged judge
+>>> judge.judge("Why is the sky blue?", "Rayleigh scattering.", "I cannot say.").winner
 'A'
 
 >>> from humanpref import build_model, labels_of, load_config, read_pairs

@@ -55,7 +55,9 @@ def test_an_artifact_judges_as_it_predicts(artifact, pairs):
     expected = Artifact.load(artifact.folder).predict_proba(pairs)
     judged = humanpref.load(str(artifact.folder)).judge_many(pairs)
     np.testing.assert_allclose(judged, expected, rtol=0, atol=1e-12)
-    assert humanpref.load(artifact.folder).swap_equivariant
+    for given in (artifact, artifact.folder):
+        assert humanpref.load(given).swap_equivariant
+    np.testing.assert_array_equal(humanpref.load(artifact).judge_many(pairs), judged)
 
 
 def test_the_shares_add_up_to_the_scores_and_the_scores_to_the_probabilities(pairs):

@@ -472,7 +472,7 @@ def test_frames_train_the_same_model_as_files(write_csv, arena, tmp_path):
 
 
 def test_a_frame_without_labels_is_refused(pairs, tmp_path):
-    with pytest.raises(InputError, match="no labels"):
+    with pytest.raises(InputError, match="these rows: missing column 'winner_model_a'"):
         train(
             load_config("prior"),
             pairs[["id", "prompt", "response_a", "response_b"]],

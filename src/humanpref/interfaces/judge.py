@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from humanpref.models import Model
+    from humanpref.runs.artifact import Artifact
 
 Text = str | Sequence[str | None] | None
 """A text, or a conversation as a list of turns."""
@@ -171,13 +172,13 @@ class Judge:
             return self.model.predict_proba(pairs)
 
 
-def load(model: "str | Path | Model | None" = None) -> Judge:
+def load(model: "str | Path | Artifact | Model | None" = None) -> Judge:
     """Return a judge: the packaged one by default, or any trained model.
 
     Parameters
     ----------
-    model : path or Model, optional
-        The folder of an artifact (or of a model written by `Model.save`), whose models stay in
+    model : path, Artifact or Model, optional
+        An artifact or its folder (or that of a model written by `Model.save`), whose models stay in
         memory; or a fitted model.
 
     Raises
@@ -187,11 +188,10 @@ def load(model: "str | Path | Model | None" = None) -> Judge:
     """
     if model is None:
         return _packaged()
-    if isinstance(model, str | Path):
-        from humanpref.runs.artifact import load_model
+    from humanpref.runs.artifact import Artifact, load_model
 
-        model = load_model(model)
-    return Judge(model)
+    folder = model.folder if isinstance(model, Artifact) else model
+    return Judge(load_model(folder) if isinstance(folder, str | Path) else folder)
 
 
 @cache

@@ -17,6 +17,7 @@ from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 
 if TYPE_CHECKING:
     from humanpref.models import Model
+    from humanpref.runs.artifact import Artifact
 
 Conversation = str | Sequence[dict[str, Any]]
 """A text, or messages with `role` and `content`."""
@@ -25,14 +26,14 @@ Turns = tuple[str, ...]
 
 
 def reward(
-    model: "str | Path | Judge | Model | None" = None, reference: str | None = None
+    model: "str | Path | Judge | Artifact | Model | None" = None, reference: str | None = None
 ) -> Reward:
     """Return a reward function for completions.
 
     Parameters
     ----------
-    model : path, Judge or Model, optional
-        The judge, or what `humanpref.load` takes; by default, the packaged judge, which follows
+    model : Judge, path, Artifact or Model, optional
+        A judge, or an argument of `humanpref.load`; by default, the packaged judge, which follows
         length and layout: a policy that is trained against it will write longer answers.
     reference : str, optional
         The column of the training set with a reference answer to each prompt (by any name but
