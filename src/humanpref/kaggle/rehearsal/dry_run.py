@@ -43,9 +43,9 @@ class DryRun:
     ----------
     train, test : Path, optional
         Rows that `humanpref.data.read_pairs` reads. If both are missing, the synthetic arena is
-        used. If only `test` is missing, part of `train`, grouped by prompt, is held out as the test. If only
-        `train` is missing, the synthetic arena's training rows are used. Labels of test rows are
-        used only for the log loss in the report.
+        used. If only `test` is missing, part of `train`, grouped by prompt, is held out as the
+        test. If only `train` is missing, the synthetic arena's training rows are used. Labels of
+        test rows are used only for the log loss in the report.
     format : str, optional
         The format of both. By default, it is detected.
     preset : str
