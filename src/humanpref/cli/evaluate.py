@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_path, metrics_line
+from humanpref.cli.shared import add_command, add_format, add_path, metrics_line
 from humanpref.schema import InputError
 
 
@@ -13,7 +13,8 @@ def add(commands: Any) -> None:
         commands, "evaluate", run, "evaluate one or more artifacts side by side on labeled rows"
     )
     add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
-    add_path(command, "--data", required=True, metavar="CSV", help="rows with labels")
+    add_path(command, "--data", required=True, metavar="ROWS", help="rows with labels")
+    add_format(command)
     add_path(command, "--json", metavar="FILE", help="also write the metrics to this file")
     text = "a new folder for a page with its figures and tables"
     add_path(command, "--html", metavar="DIR", help=text)
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         if file is not None and page.resolve().is_relative_to(file.resolve()):
             raise InputError(f"--html {page}: is the same path as --json, or inside it")
     artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs, trained_on = rows_to_judge(artifacts, options.data)
+    pairs, trained_on = rows_to_judge(artifacts, options.data, options.format)
     metrics, tables = evaluate_artifacts(
         artifacts, pairs, options.language_model, options.sentence_encoder
     )

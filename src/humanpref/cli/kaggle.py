@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.cli import kaggle_estimate, kaggle_service
-from humanpref.cli.shared import add_command, add_group, add_overrides, add_path
+from humanpref.cli.shared import add_command, add_format, add_group, add_overrides, add_path
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT
 from humanpref.schema import InputError
 
@@ -43,7 +43,8 @@ def add_dry_run(group: Any) -> None:
         "--test": "rows to predict (default: the synthetic arena's, or part of --train)",
     }
     for name, text in paths.items():
-        add_path(command, name, metavar="CSV", help=text)
+        add_path(command, name, metavar="ROWS", help=text)
+    add_format(command)
     text = "the preset to train (default tiny)"
     command.add_argument("--preset", default="tiny", metavar="NAME", help=text)
     text = "train nothing; rehearse only the inference kernel, with this artifact"
@@ -122,6 +123,7 @@ def dry_run(options: argparse.Namespace) -> int:
         rehearsal = DryRun(
             train=options.train,
             test=options.test,
+            format=options.format,
             preset=options.preset,
             overrides=tuple(options.set),
             out=options.out / layout if both else options.out,

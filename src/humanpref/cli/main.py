@@ -14,6 +14,7 @@ from humanpref import __version__
 from humanpref.cli import (
     blend,
     compare,
+    convert,
     eda,
     evaluate,
     kaggle,
@@ -31,6 +32,7 @@ from humanpref.training import device
 
 COMMANDS = (
     sample,
+    convert,
     eda,
     train,
     predict,

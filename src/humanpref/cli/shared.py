@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from humanpref.schema import FORMATS
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -46,9 +48,15 @@ def add_overrides(command: Any, text: str = "override options, e.g. training.epo
     add_option(command, "--set", "KEY=VALUE", text, nargs="+", action="extend", default=[])
 
 
+def add_format(command: Any, text: str = "the format of the rows (default: detected)") -> None:
+    """Add `--format`."""
+    command.add_argument("--format", choices=FORMATS, help=text)
+
+
 def add_study(command: Any) -> None:
     """Add the arguments of a command that trains several models on the same rows."""
-    add_path(command, "--train", "CSV", "labeled rows", required=True)
+    add_path(command, "--train", "ROWS", "labeled rows", required=True)
+    add_format(command)
     add_path(command, "--out", "DIR", "a folder for the artifacts, table and figure", required=True)
     text = "number of grouped folds (default: hold out one fifth)"
     add_option(command, "--folds", "K", text, type=int)

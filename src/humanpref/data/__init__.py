@@ -13,7 +13,8 @@ from humanpref.data.pairs import (
     with_tie_column,
     without_ties,
 )
-from humanpref.data.pairs_csv import Fault, read_faulty, read_labels, read_pairs, write_pairs
+from humanpref.data.reading import read_faulty, read_labels, read_pairs
+from humanpref.data.rows import Fault
 from humanpref.data.sources import (
     EXTRA_ID,
     Extra,
@@ -23,6 +24,7 @@ from humanpref.data.sources import (
     read_training_rows,
 )
 from humanpref.data.submission import check_submission, write_submission
+from humanpref.data.writing import competition_cells, write_pairs
 
 __all__ = [
     "EXTRA_ID",
@@ -33,6 +35,7 @@ __all__ = [
     "answer_keys",
     "as_pairs",
     "check_submission",
+    "competition_cells",
     "digest_of",
     "grouped_folds",
     "has_ties",

@@ -12,7 +12,8 @@ import pandas as pd
 
 from humanpref.data.folds import grouped_folds, prompt_keys
 from humanpref.data.pairs import has_ties, labels_of, refuse_ties, weights_of, with_tie_column
-from humanpref.data.pairs_csv import read_pairs
+from humanpref.data.reading import read_pairs
+from humanpref.data.tables import source_name
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
@@ -106,22 +107,26 @@ def _has_prompt(pairs: pd.DataFrame, keys: np.ndarray) -> np.ndarray:
 
 
 def read_training_rows(
-    train_csv: str | Path,
+    train_csv: Any,
     extra: Sequence[Extra] = (),
     exclude_prompts: Sequence[str | Path] = (),
+    format: str | None = None,
     classes: int | None = None,
 ) -> TrainingRows:
     """Read the training file and the extra files, and drop rows with excluded prompts.
 
     Parameters
     ----------
-    train_csv : path
-        Labeled rows, optionally weighted.
+    train_csv : path or object
+        Labeled rows, optionally weighted: any source that `read_pairs` reads.
     extra : sequence of Extra
         Files with additional rows from other sources.
     exclude_prompts : sequence of paths
-        CSVs in the competition's schema, with or without labels. Every row whose normalized prompt
-        occurs in one of them is dropped, which keeps rows of the test set out of training.
+        Files with or without labels. Every row whose normalized prompt occurs in one of them is
+        dropped, which keeps rows of the test set out of training.
+    format : str, optional
+        The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected, as
+        are those of the other files.
     classes : int, optional
         2 for rows without ties, or 3. By default, the format of the training file decides
         (`humanpref.data.has_ties`).
@@ -132,21 +137,25 @@ def read_training_rows(
         For an unusable file, a training id with the prefix of an extra row, an extra weight that is
         not positive and finite, or a tie if there are two classes; or if no training rows remain.
     """
-    pairs = read_pairs(train_csv, labels=True)
+    pairs = read_pairs(train_csv, labels=True, format=format)
     ties = has_ties(pairs) if classes is None else classes == 3
-    pairs = _with_labels(pairs, ties, train_csv)
+    pairs = _with_labels(pairs, ties, source_name(train_csv))
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
         raise InputError(
-            f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is reserved for "
-            "extra rows"
+            f"{source_name(train_csv)}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is "
+            "reserved for extra rows"
         )
     frames = []
-    facts: dict[str, Any] = {"file": Path(train_csv).name, "rows": len(pairs), "extra": []}
+    facts: dict[str, Any] = {
+        "file": Path(source_name(train_csv)).name,
+        "rows": len(pairs),
+        "extra": [],
+    }
     excluded = [prompt_keys(read_pairs(path, labels=False)) for path in exclude_prompts]
     if excluded:
         pairs = _without_prompts(pairs, excluded, facts)
         if pairs.empty:
-            raise InputError(f"{train_csv}: the prompts of all its rows are excluded")
+            raise InputError(f"{source_name(train_csv)}: the prompts of all rows are excluded")
     for number, source in enumerate(extra, start=1):
         if not 0 < source.weight < np.inf:
             raise InputError(

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.data.pairs_csv import csv_rows, read_pairs
+from humanpref.data.cells import id_text
+from humanpref.data.csv_rows import csv_rows
+from humanpref.data.tables import open_table
 from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, InputError
 
@@ -125,11 +127,11 @@ def _winner_faults(path: str | Path, rows: list[list[str]]) -> list[str]:
 
 
 def _ids(test: str | Path) -> list[str]:
-    """Return the ids of a test file, CSV or Parquet, in order. Raises InputError if it cannot be
-    read."""
-    if Path(test).suffix == ".parquet":
-        return read_pairs(test, labels=False, lenient=True)[ID].tolist()
-    return [row[0] for row in _cells(test, [ID])]
+    """Return the ids of a test file in order. Raises InputError if it cannot be read."""
+    with open_table(test) as table:
+        if ID not in table.columns:
+            raise InputError(f"{test}: expected a column {ID!r}, got {', '.join(table.columns)}")
+        return [id_text(row[0]) for row in table.read([ID])]
 
 
 def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ ENDS = 10
 """Number of models shown from each end of the ranking by win/loss ratio."""
 LEADERS = 5
 """Number of names that the summary lists from the top of each ranking."""
-_LEFT_OUT = ("fields", "id", "label", "weight")
+_LEFT_OUT = ("fields", "id", "label", "weight", "equal")
 """Kinds of faults because of which `read_faulty` omits a row."""
 _INPUTS = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
 
@@ -32,7 +32,10 @@ Tables = dict[str, pd.DataFrame]
 
 
 def explore(
-    data_csv: str | Path, out: str | Path, tokenizer: str | Path | None = None
+    data_csv: str | Path,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    format: str | None = None,
 ) -> dict[str, Any]:
     """Explore a file of pairs and write a report into `out`: `index.html`, `summary.json`,
     `figures/*.png` and `tables/*.csv`.
@@ -40,12 +43,14 @@ def explore(
     Parameters
     ----------
     data_csv : path
-        Rows in the competition's schema. Faulty rows are reported instead of raising an error. If
-        the file has no labels or names no models, the tables that need them are omitted.
+        Rows that `humanpref.data.read_pairs` reads. Faulty rows are reported instead of raising an
+        error. If the file has no labels or names no models, the tables that need them are omitted.
     out : path
         The folder to create.
     tokenizer : path, optional
         A folder with a tokenizer. If it is given, truncation is measured with this tokenizer.
+    format : str, optional
+        The format of the rows. By default, it is detected.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def explore(
     """
     loaded = None if tokenizer is None else _load_tokenizer(Path(tokenizer))
     with folder_whole(out) as folder:
-        pairs, faults = read_faulty(data_csv)
+        pairs, faults = read_faulty(data_csv, format)
         summary, counted = _count(pairs, faults, loaded)
         (folder / "figures").mkdir()
         _draw(counted, folder / "figures")

@@ -71,11 +71,11 @@ def predict(
 
 
 def rows_to_judge(
-    artifacts: Sequence[Artifact], data_csv: str | Path
+    artifacts: Sequence[Artifact], data_csv: str | Path, format: str | None = None
 ) -> tuple[pd.DataFrame, list[int]]:
     """Read the labeled rows on which to evaluate artifacts, skipping rows of weight 0. Return them,
     and for each artifact the number of them on which it was trained."""
-    pairs = read_pairs(data_csv, labels=True)
+    pairs = read_pairs(data_csv, labels=True, format=format)
     pairs = pairs[positive_weight_mask(pairs, data_csv)].reset_index(drop=True)
     trained_on = [int(artifact.learned_from(pairs).sum()) for artifact in artifacts]
     for artifact, learned in zip(artifacts, trained_on, strict=True):

@@ -54,8 +54,9 @@ def train(
     exclude_prompts: Sequence[str | Path] = (),
     teachers: Sequence[Teacher] = (),
     earlier: Earlier | None = None,
+    format: str | None = None,
 ) -> Artifact | None:
-    """Train on a labeled CSV and write an artifact.
+    """Train on labeled rows and write an artifact.
 
     By default, a grouped share of the rows (`training.validation_fraction`) is held out for the
     reported metrics, and one model is trained on the rest. With `folds`, K models are trained, each
@@ -83,6 +84,8 @@ def train(
     earlier : Earlier, optional
         Run from whose weights the models start (`humanpref.runs.stages`); the optimizer and the
         learning-rate schedule are new. By default, they start from the options' backbone.
+    format : str, optional
+        The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected.
 
     Returns
     -------
@@ -97,7 +100,8 @@ def train(
         that folder; or if the earlier run has other options, or has learned a held-out prompt.
     """
     check_new(out)
-    run = Run.plan(config, train_csv, out, folds, extra, exclude_prompts, teachers, earlier)
+    more = extra, exclude_prompts, teachers, earlier, format
+    run = Run.plan(config, train_csv, out, folds, *more)
     main = is_main_process()
     with run.opened() if main else contextlib.nullcontext():
         for model in run.unfinished():
@@ -155,6 +159,7 @@ class Run:
         exclude_prompts: Sequence[str | Path] = (),
         teachers: Sequence[Teacher] = (),
         earlier: Earlier | None = None,
+        format: str | None = None,
     ) -> "Run":
         """Read the rows and choose the models; nothing is written. The parameters are those of
         `train`.
@@ -165,7 +170,8 @@ class Run:
             If the rows or the earlier run cannot be used.
         """
         stage = None if earlier is None else Stage.open(earlier, config)
-        rows = read_training_rows(train_csv, extra, exclude_prompts, config.training.classes)
+        classes = config.training.classes
+        rows = read_training_rows(train_csv, extra, exclude_prompts, format, classes)
         if not rows.ties:
             two_classes = dataclasses.replace(config.training, classes=2)
             config = dataclasses.replace(config, training=two_classes)

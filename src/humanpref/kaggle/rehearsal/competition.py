@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from humanpref.arena import make_arena
 from humanpref.config import Config
 from humanpref.data import (
     as_pairs,
+    competition_cells,
     grouped_folds,
     held_out,
     labels_of,
@@ -93,7 +93,10 @@ class Files:
 
 
 def read_competition(
-    train: Path | None, test: Path | None, rules: Competition = COMPETITIONS[DEFAULT]
+    train: Path | None,
+    test: Path | None,
+    format: str | None = None,
+    rules: Competition = COMPETITIONS[DEFAULT],
 ) -> Files:
     """Read the user's rows, or generate the synthetic arena if there are none, as the files of a
     competition.
@@ -101,15 +104,19 @@ def read_competition(
     Parameters
     ----------
     train, test : Path, optional
-        CSVs in the competition's schema. Without `test`, part of `train` is held out, grouped by
-        prompt; without `train`, the arena's training rows are used.
+        Rows that `humanpref.data.read_pairs` reads. Without `test`, part of `train` is held out,
+        grouped by prompt; without `train`, the arena's training rows are used.
+    format : str, optional
+        The format of both. By default, it is detected.
+    rules : Competition
+        The competition.
 
     Raises
     ------
     InputError
         For a file that the kernels would refuse.
     """
-    files = _read_files(train, test, read_pairs if rules.names_winner else _read_cells)
+    files = _read_files(train, test, format)
     files.rules = rules
     return _with_winners(files) if rules.names_winner else files
 
@@ -145,10 +152,10 @@ def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
         ) from None
 
 
-def _read_files(train: Path | None, test: Path | None, read: Callable) -> Files:
-    """Read the files; `read` returns the rows of a file that is known to be valid."""
+def _read_files(train: Path | None, test: Path | None, format: str | None) -> Files:
+    """Read the rows as files in the default competition's schema."""
     if train is not None and test is None:
-        return _hold_out(train, read)
+        return _hold_out(train, format)
     if train is None:
         arena = make_arena(SYNTHETIC_ROWS, seed=0)
         rows, source = arena.train, "the synthetic arena"
@@ -157,31 +164,23 @@ def _read_files(train: Path | None, test: Path | None, read: Callable) -> Files:
             return Files(source, rows, arena.test, labels)
         source = f"{source}'s training rows and {test}"
     else:
-        read_pairs(train, labels=True)
-        rows, source = read(train), f"{train} and {test}"
-    pairs = read_pairs(test)
-    labels = None
-    if LABEL_COLUMNS[0] in pairs:
-        labels = with_tie_column(pairs)[[ID, *LABEL_COLUMNS]]
-    return Files(source, rows, read(test)[[ID, *TEXT_COLUMNS]], labels)
+        read_pairs(train, labels=True, format=format)
+        rows, source = competition_cells(train, format), f"{train} and {test}"
+    pairs = read_pairs(test, format=format)
+    labels = with_tie_column(pairs)[[ID, *LABEL_COLUMNS]] if LABEL_COLUMNS[0] in pairs else None
+    return Files(source, rows, competition_cells(test, format)[[ID, *TEXT_COLUMNS]], labels)
 
 
-def _hold_out(train: Path, read: Callable) -> Files:
-    """Split a labeled CSV by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
-    pairs = with_tie_column(read_pairs(train, labels=True))
+def _hold_out(train: Path, format: str | None) -> Files:
+    """Split labeled rows by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
+    pairs = read_pairs(train, labels=True, format=format)
     # Rows of weight 0 count in no metric.
     held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
-    cells = read(train)
+    cells = competition_cells(train, format)
     return Files(
         f"{train}, part of it held out as the test",
         cells[~held],
         cells.iloc[test][[ID, *TEXT_COLUMNS]],
-        pairs.iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True),
+        with_tie_column(pairs).iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True),
     )
-
-
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Read the cells of a CSV that `read_pairs` has accepted, unchanged."""
-    style = {"encoding": "utf-8-sig", "encoding_errors": "surrogatepass"}
-    return pd.read_csv(path, dtype=object, keep_default_na=False, index_col=False, **style)

@@ -43,10 +43,12 @@ class DryRun:
     Attributes
     ----------
     train, test : Path, optional
-        CSVs in the competition's schema. If both are missing, the synthetic arena is used. If only
-        `test` is missing, part of `train`, grouped by prompt, is held out as the test. If only
-        `train` is missing, the synthetic arena's training rows are used. Labels of test rows are
-        used only for the log loss in the report.
+        Rows that `humanpref.data.read_pairs` reads. If both are missing, the synthetic arena is
+        used. If only `test` is missing, part of `train`, grouped by prompt, is held out as the
+        test. If only `train` is missing, the synthetic arena's training rows are used. Labels of
+        test rows are used only for the score in the report.
+    format : str, optional
+        The format of both. By default, it is detected.
     preset : str
         The preset to train.
     overrides : tuple of str
@@ -82,6 +84,7 @@ class DryRun:
 
     train: Path | None = None
     test: Path | None = None
+    format: str | None = None
     preset: str = "tiny"
     overrides: tuple[str, ...] = ()
     out: Path = Path("dry-run")
@@ -162,7 +165,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     run, backbone = options.kernel_run()
     mode = sandbox.detect()
     rules = run.rules
-    competition = read_competition(options.train, options.test, rules)
+    competition = read_competition(options.train, options.test, options.format, rules)
     if options.test_rows is not None:
         competition.repeat_test(options.test_rows)
     launches, uses_gpus = _uses(options)
