@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,15 @@ import pytest
 
 import humanpref
 from humanpref.config import load_config
-from humanpref.data import as_pairs, labels_of
+from humanpref.data import as_pairs, labels_of, read_pairs
 from humanpref.interfaces.judge import Judge
 from humanpref.models import build_model
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.train import train
 from humanpref.schema import TEXT_COLUMNS, InputError
+
+from ..shapes import SHAPES, make
+from ..shapes import pairs as own_pairs
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +151,24 @@ def test_rows_in_other_forms_get_the_same_judgement():
     for rows in ([texts], [turns], [conversations], pd.DataFrame([{"id": 1, **texts}] * 2)):
         for own in judge.judge_many(rows).tolist():
             assert own == probabilities(expected)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_of_rows_is_judged_or_refused(name, tmp_path):
+    judge, shape, source = humanpref.load(), SHAPES[name], make(name, tmp_path)
+    read = read_pairs(source)
+    expected = judge.judge_many(read)
+    assert expected.shape == (len(read), 3)
+    # What a line of the file or of the table holds, as dicts.
+    rows = source if not isinstance(source, Path) else [shape.row(p) for p in own_pairs(shape.ties)]
+    if shape.drawn:
+        with pytest.raises(InputError, match="rename them response_a and response_b"):
+            judge.judge_many(rows)
+    else:
+        assert judge.judge_many(rows).tolist() == expected.tolist()
+    if isinstance(source, Path):
+        with pytest.raises(InputError, match="read it with read_pairs"):
+            judge.judge_many(source)
 
 
 def test_a_model_without_ties(pairs):

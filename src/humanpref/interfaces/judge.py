@@ -144,7 +144,8 @@ class Judge:
         rows : DataFrame, Dataset or iterable of dict
             n rows with `prompt`, `response_a` and `response_b`, or `conversation_a` and
             `conversation_b`, in any form that `humanpref.data.read_pairs` reads. One form applies
-            to all texts: plain strings, lists of strings or lists of messages.
+            to all texts: plain strings, lists of strings or lists of messages. `chosen` and
+            `rejected` are refused, since a reader draws which of them is A.
 
         Returns
         -------
@@ -229,6 +230,8 @@ def _frame(rows: Any) -> "pd.DataFrame":
 
     from humanpref.data import read_pairs
 
+    if isinstance(rows, str | Path):
+        raise InputError(f"expected rows, got the path {str(rows)!r}; read it with read_pairs")
     columns = isinstance(rows, pd.DataFrame | dict)
     frame = pd.DataFrame(rows if columns else list(rows))
     if frame.empty:
