@@ -56,12 +56,13 @@ def test_one_by_one_or_all_together(which, artifact, pairs):
 
 
 def test_an_artifact_judges_as_it_predicts(artifact, pairs):
-    expected = Artifact.load(artifact.folder).predict_proba(pairs)
-    judged = humanpref.load(str(artifact.folder)).judge_many(pairs)
+    some = pairs[:12]
+    expected = Artifact.load(artifact.folder).predict_proba(some)
+    judged = humanpref.load(str(artifact.folder)).judge_many(some)
     np.testing.assert_allclose(judged, expected, rtol=0, atol=1e-12)
     for given in (artifact, artifact.folder):
         assert humanpref.load(given).swap_equivariant
-    np.testing.assert_array_equal(humanpref.load(artifact).judge_many(pairs), judged)
+    np.testing.assert_array_equal(humanpref.load(artifact).judge_many(some), judged)
 
 
 def test_the_shares_add_up_to_the_scores_and_the_scores_to_the_probabilities(pairs):
@@ -84,7 +85,7 @@ def test_exchanging_the_answers_is_exact(pairs):
         assert {"A": "B", "B": "A", "tie": "tie"}[one.winner] == other.winner
 
 
-AWKWARD = ["", " ", "null", "[", "[1]", '["a"]', '["a", "b"]', "x\ud83d", "\U0001f600", "plain"]
+AWKWARD = ["", " ", "null", "[1]", '["a", "b"]', "x\ud83d", "plain \U0001f600"]
 
 
 @pytest.mark.parametrize("first", AWKWARD)
@@ -93,7 +94,7 @@ def test_texts_mean_the_same_as_in_a_frame(first):
     # `as_pairs` refuses, is no list of turns: an answer may be a JSON list.
     judge = humanpref.load()
     for second in AWKWARD:
-        for third in ("plain", '["a"]', ""):
+        for third in ('["a"]', ""):
             texts = first, second, third
             try:
                 pairs = as_pairs(pd.DataFrame([texts], columns=list(TEXT_COLUMNS)))

@@ -130,10 +130,12 @@ def test_what_cannot_be_judged_is_refused():
     with pytest.raises(InputError, match="expected 1 reference answers, got 2"):
         against(["p"], [SHORT], best=[LONG, LONG])
     image = user([{"type": "image", "url": "…"}])
-    with pytest.raises(InputError, match="expected messages with a role and a text"):
+    with pytest.raises(InputError, match="reward: message 1: expected the content to be text"):
         judged([[image]] * 2, [SHORT, LONG])
-    with pytest.raises(InputError, match="expected messages with a role and a text"):
+    with pytest.raises(InputError, match="reward: message 1: expected an object with role"):
         judged([["p"]] * 2, [SHORT, LONG])
+    with pytest.raises(InputError, match="reward: expected a list of messages, got int"):
+        judged([3, 3], [SHORT, LONG])
 
 
 def test_a_fitted_model_or_an_artifact_is_a_judge(pairs, tmp_path):

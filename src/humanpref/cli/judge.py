@@ -97,7 +97,7 @@ def lines_of(judgement: "Judgement") -> list[str]:
         lines.append(f"tie against the mean of A and B: {judgement.tie_score:+.3f} nats")
     if shares := judgement.tie_shares:
         lines += _shares(shares, SHOWN_TIE, "for a tie", "against")
-    cut = "some text was too long: its middle was not read" if judgement.cut else "nothing"
+    cut = "a text was too long, and only a part of it was read" if judgement.cut else "nothing"
     return [*lines, f"cut: {cut}"]
 
 

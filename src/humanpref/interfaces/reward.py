@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from humanpref.data.formats.messages import ASSISTANT, Message, read_messages
 from humanpref.interfaces.judge import Judge, load
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 
@@ -124,24 +125,32 @@ def _judged(judge: Judge, rows: list[tuple[Turns, ...]]) -> np.ndarray:
 
 def _turns(prompt: Conversation, answer: Conversation) -> tuple[Turns, Turns]:
     """Return the turns of a prompt and of the answers to it, the last of which is `answer`."""
-    asked, replies = ([prompt], []) if isinstance(prompt, str) else _rounds(prompt)
+    asked, replies = ([prompt], []) if isinstance(prompt, str) else _rounds(_messages(prompt))
     if isinstance(answer, str):
         last = answer
     else:
-        last = "\n\n".join(text for role, text in map(_content, answer) if role == "assistant")
+        texts = [text for role, text in _messages(answer) if role == ASSISTANT]
+        last = "\n\n".join(texts)
     if len(replies) == len(asked) > 0:  # the prompt ends with the beginning of the answer
         last = replies.pop() + last
     return tuple(asked), (*replies, last)
 
 
-def _rounds(messages: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
+def _messages(conversation: Any) -> list[Message]:
+    try:
+        return read_messages(conversation)
+    except ValueError as error:
+        raise InputError(f"reward: {error}") from None
+
+
+def _rounds(messages: list[Message]) -> tuple[list[str], list[str]]:
     """Return the turns that were asked and those that were answered, round by round. Messages in a
     row by the same side, and a system message with what follows, are one turn."""
     asked: list[str] = []
     replies: list[str] = []
-    for role, text in map(_content, messages):
+    for role, text in messages:
         waiting = len(asked) > len(replies)
-        if role != "assistant":
+        if role != ASSISTANT:
             if waiting:
                 asked[-1] += f"\n\n{text}"
             else:
@@ -154,18 +163,3 @@ def _rounds(messages: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
             asked.append("")
             replies.append(text)
     return asked, replies
-
-
-def _content(message: Any) -> tuple[str, str]:
-    """Return the role and the text of a message; the text parts of a list are joined."""
-    role, content = None, None
-    if isinstance(message, dict):
-        role, content = message.get("role"), message.get("content")
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        content = "".join(parts) if all(isinstance(part, str) for part in parts) else parts
-    if not isinstance(role, str) or not isinstance(content, str | None):
-        raise InputError(
-            f"reward: expected messages with a role and a text, got {str(message)[:80]!r}"
-        )
-    return role, content or ""
