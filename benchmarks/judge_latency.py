@@ -13,9 +13,11 @@ of `--data`, in the same order for every model; how well an artifact is trained 
 command     seconds of `humanpref judge --json`, from the start of the process to its end.
 first       of that, `humanpref.load` and the first `judge()`, with the imports that they need.
 warm        milliseconds of `judge()` afterwards, in one process.
+processor   the same on the processor (all of it with OMP_NUM_THREADS=1): on a shared machine, what
+            a quiet one would need.
 
 `--python` is the interpreter of the new processes, such as one of an environment with nothing but
-the wheel. Seconds are wall-clock time, so that other work on the machine counts.
+the wheel. All other times are wall-clock times, so that other work on the machine counts.
 """
 
 import argparse
@@ -68,15 +70,16 @@ def first_seconds(python: str, model: str | None, texts: Sequence[list[str]]) ->
     return float(done.stdout)
 
 
-def warm_milliseconds(model: str | None, rows: list[list[list[str]]]) -> list[float]:
-    """Judge the rows one by one, after a first one; return the milliseconds of each."""
+def warm_milliseconds(model: str | None, rows: list[list[list[str]]]) -> np.ndarray:
+    """Judge the rows one by one, after a first one; return the milliseconds of each on the clock
+    and on the processor, (rows, 2)."""
     judge, times = humanpref.load(model), []
     judge.judge(*rows[0])
     for texts in rows:
-        started = time.perf_counter()
+        started = time.perf_counter(), time.thread_time()
         judge.judge(*texts)
-        times.append(1e3 * (time.perf_counter() - started))
-    return times
+        times.append((time.perf_counter() - started[0], time.thread_time() - started[1]))
+    return 1e3 * np.array(times)
 
 
 def main() -> None:
@@ -94,8 +97,8 @@ def main() -> None:
     rows = [list(map(list, row)) for row in zip(*(pairs[c] for c in TEXT_COLUMNS), strict=True)]
     print(f"{len(rows)} rows, {options.cold} processes for each model")
     print(
-        "| judge | command, s: best | p50 | p95 | first, s: p50 | p95 | warm, ms: p50 | p95 |\n"
-        "|---|---|---|---|---|---|---|---|"
+        "| judge | command, s: best | p50 | p95 | first, s: p50 | p95 | warm, ms: p50 | p95 | "
+        "processor, ms: p50 | p95 |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for model in (None, *options.artifact):
         folder = None if model is None else str(model)
@@ -103,12 +106,12 @@ def main() -> None:
         command = [command_seconds(options.python, folder, texts) for texts in some]
         first = [first_seconds(options.python, folder, texts) for texts in some]
         warm = warm_milliseconds(folder, rows)
-        (c50, c95), (f50, f95), (w50, w95) = (
-            np.percentile(times, [50, 95]) for times in (command, first, warm)
+        (c50, c95), (f50, f95), (w50, w95), (p50, p95) = (
+            np.percentile(times, [50, 95]) for times in (command, first, *warm.T)
         )
         print(
             f"| {'packaged' if model is None else model.name} | {min(command):.2f} | {c50:.2f} | "
-            f"{c95:.2f} | {f50:.2f} | {f95:.2f} | {w50:.1f} | {w95:.1f} |",
+            f"{c95:.2f} | {f50:.2f} | {f95:.2f} | {w50:.1f} | {w95:.1f} | {p50:.1f} | {p95:.1f} |",
             flush=True,
         )
 
