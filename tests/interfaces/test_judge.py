@@ -148,6 +148,8 @@ def test_rows_in_other_forms_get_the_same_judgement():
         for side in "ab"
     }
     turns = {column: [text] for column, text in texts.items()}
+    messages = [[asked], *(each[1:] for each in conversations.values())]
+    assert judge.judge(*messages) == expected
     # Ids need not be unique: an engine passes a part of a table at a time.
     for rows in ([texts], [turns], [conversations], pd.DataFrame([{"id": 1, **texts}] * 2)):
         for own in judge.judge_many(rows).tolist():

@@ -99,9 +99,9 @@ class Judge:
         Parameters
         ----------
         prompt, a, b : str or list of str
-            Three strings, each a single turn, or three lists with one string per turn. If all three
-            strings are JSON lists of strings, as the cells of the competition's files are, they are
-            parsed into turns.
+            Three strings, each a single turn, or three lists with one string per turn (or of
+            messages with `role` and `content`). If all three strings are JSON lists of strings, as
+            the cells of the competition's files are, they are parsed into turns.
 
         Raises
         ------

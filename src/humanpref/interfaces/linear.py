@@ -90,7 +90,7 @@ def probabilities_of(shares: Shares) -> np.ndarray:
     array([[0.333, 0.333, 0.333]])
     """
     # math.fsum is exact, so that neither the order of the shares nor the number of rows matters.
-    d, nu = (np.array([math.fsum(row) for row in part], dtype=np.float64) for part in shares)
+    d, nu = (np.array(list(map(math.fsum, part.tolist())), dtype=np.float64) for part in shares)
     logits = np.stack([d / 2, -d / 2, nu], axis=1)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
