@@ -18,7 +18,7 @@ NAMES = {
 MODULES = set(NAMES.values())
 MODULE = re.compile(r"humanpref(\.\w+)+\.?")
 
-LATE = {("humanpref", "humanpref.runs.artifact"), ("humanpref.models", "humanpref.models.blend")}
+LATE = {("humanpref.models", "humanpref.models.blend")}
 """Imports by string that close a circle: they happen at the first use of a name, when both modules
 are whole. No new ones."""
 

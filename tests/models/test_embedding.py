@@ -166,3 +166,13 @@ def test_without_torch_it_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "InputError: family embedding needs torch: pip install 'humanpref[torch]'" in done.stderr
+
+
+def test_rows_that_do_not_fit_into_the_windows_are_said_to_be_cut(model, pairs):
+    # 24 tokens a window, of which 22 are the text's, and four windows.
+    fits, longer = (" ".join(["a"] * words) for words in (88, 89))
+    assert model.encoder_.is_cut([fits, longer], 4).tolist() == [False, True]
+    texts = {"prompt": [("a",)] * 3, "response_a": [("a",)] * 3, "response_b": [("a",)] * 3}
+    for side in texts:
+        rows = pairs[:3].assign(**texts | {side: [(fits,), ("a", longer), ("a",)]})
+        assert model.cut_rows(rows).tolist() == [False, True, False]

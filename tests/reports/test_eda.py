@@ -51,6 +51,19 @@ def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys):
     assert "no labels in the file" in (tmp_path / "out" / "index.html").read_text()
 
 
+def test_a_format_without_ties_has_none_to_show(arena, tmp_path, monkeypatch):
+    def read_without_ties(path):
+        pairs, faults = read_faulty(path)
+        return pairs.drop(columns="winner_tie")[pairs["winner_tie"] == 0], faults
+
+    monkeypatch.setattr(eda, "read_faulty", read_without_ties)
+    assert main(["--quiet", "eda", str(arena / "train.csv"), "--out", str(tmp_path / "out")]) == 0
+    names = {path.stem for path in (tmp_path / "out").glob("*/*")}
+    assert {"labels", "length_bias", "strengths"} <= names
+    assert not {"ties_by_length", "ties_by_turns"} & names
+    assert pd.read_csv(tmp_path / "out" / "tables" / "labels.csv")["label"].tolist() == ["A", "B"]
+
+
 def test_faults_are_listed_and_not_refused(write_csv, tmp_path, capsys):
     rows = [
         (["p"], ["a"], ["b"], 0),

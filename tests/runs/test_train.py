@@ -451,3 +451,30 @@ def test_a_run_tokenizes_each_text_once(arena, pairs, decoder_folder, tmp_path, 
     assert len(seen) == len(set(seen))
     assert set(seen) == texts
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_frames_train_the_same_model_as_files(write_csv, arena, tmp_path):
+    """Each of the three places where rows come from."""
+    rows = [([f"p{i}"], [f"a {i}"], [f"b {i}"], i % 3) for i in range(30)]
+    extra = [([f"p{i}"], ["more"], ["less"], i % 3) for i in range(25, 35)]
+    files = write_csv(rows), write_csv(extra, "extra.csv", weight=2.0), arena / "train.csv"
+    # As pandas reads them: whole numbers as ids, JSON as text; any index.
+    frames = [pd.read_csv(file).sample(frac=1, random_state=0).sort_index() for file in files]
+    frames = [frame.set_index(frame.index + 7) for frame in frames]
+    made = [
+        train(SPARSE, own, tmp_path / name, 2, [Extra(more, 0.5)], [excluded])
+        for name, (own, more, excluded) in (("files", files), ("frames", frames))
+    ]
+    for name in ("oof.csv", "rows.csv", "fold-1/model.safetensors"):
+        first, second = ((artifact.folder / name).read_bytes() for artifact in made)
+        assert first == second
+    assert made[0].facts["data_sha256"] == made[1].facts["data_sha256"]
+
+
+def test_a_frame_without_labels_is_refused(pairs, tmp_path):
+    with pytest.raises(InputError, match="these rows: missing column 'winner_model_a'"):
+        train(
+            load_config("prior"),
+            pairs[["id", "prompt", "response_a", "response_b"]],
+            tmp_path / "a",
+        )

@@ -14,8 +14,10 @@ from humanpref import __version__
 from humanpref.cli import (
     blend,
     compare,
+    convert,
     eda,
     evaluate,
+    judge,
     kaggle,
     merge,
     predict,
@@ -30,7 +32,9 @@ from humanpref.schema import InputError
 from humanpref.training import device
 
 COMMANDS = (
+    judge,
     sample,
+    convert,
     eda,
     train,
     predict,

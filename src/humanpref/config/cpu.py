@@ -51,6 +51,10 @@ class HoldOut(Options):
     seeds: Count = 1
     """Number of models to train, with the seeds `seed`, `seed + 1` …; their probabilities are
     averaged. The split and the folds depend only on `seed`."""
+    classes: Annotated[int, whole(2, 3)] | None = None
+    """Number of classes. With 2, there are no ties: P(tie) is exactly 0, the loss covers A and B
+    only, and rows labeled as ties are refused. If `none`, the training file decides: 2 if its
+    format has no ties, otherwise 3."""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class DecoderModel(NeuralModel, family="decoder"):
         """Return the template and the tokens of the answers for `model.head=tokens`."""
         options: DecoderOptions = self.config.model
         text = (options.system_prompt, options.question, answer_words(options.answers))
-        return answering_template(tokenizer, *text)
+        return answering_template(tokenizer, *text, ties=self.ties)
 
     def loaded_as(self) -> type:
         """Return the class of transformers that has the layers which `model.head` needs."""
@@ -115,9 +115,14 @@ class DecoderModel(NeuralModel, family="decoder"):
             predict_logits(self.module_, one, one.lengths, options.batch_tokens, options.precision)
             for one in both
         ]
+        classes = 3 if self.ties else 2
         calibration, facts = fit_calibration(
-            np.stack(logits), rows.labels, rows.weights, self.swap_averaged
+            np.stack(logits)[:, :, :classes],
+            rows.labels[:, :classes],
+            rows.weights,
+            self.swap_averaged,
         )
+        calibration = np.pad(calibration, (0, 3 - classes))
         self.module_.calibration.copy_(torch.as_tensor(calibration))
         self.report_ = {"backbone": self.backbone_facts(), "calibration": facts}
 

@@ -29,6 +29,7 @@ from humanpref.models.pair_vectors import (
     pair_vectors,
 )
 from humanpref.models.sentence import load_frozen
+from humanpref.schema import TEXT_COLUMNS
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
 DIGEST_FILE = "encoder-digest.json"
@@ -60,7 +61,8 @@ class EmbeddingModel(Model, family="embedding"):
         self.scales_ = scales(x, z, rows.weights)
         blocks = self._blocks(vectors, x, z)
         penalties = Penalties(options.embedding_penalties, options.structure_penalties)
-        self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
+        seed, ties = self.config.seed, self.ties
+        self.regression_, choice = fit_blocks(blocks, rows, penalties, seed, ties)
         self.report_ = {
             "backbone": self.encoder_.facts(options.backbone),
             "embedding_penalty": choice.wide,
@@ -72,6 +74,11 @@ class EmbeddingModel(Model, family="embedding"):
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
         blocks = self._blocks(*self._features(pairs))
         return self.regression_.predict_proba(*blocks.matrices())
+
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        windows = self.config.model.max_windows
+        columns = (["\n\n".join(turns) for turns in pairs[column]] for column in TEXT_COLUMNS)
+        return np.any([self.encoder_.is_cut(texts, windows) for texts in columns], axis=0)
 
     def save_state(self, folder: Path) -> None:
         arrays = self.regression_.arrays() | self.scales_._asdict()
@@ -99,7 +106,7 @@ class EmbeddingModel(Model, family="embedding"):
         arrays = load_arrays(folder / STATE_FILE, shapes)
         self.center_, self.basis_ = arrays["center"], arrays["basis"]
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
-        self.regression_ = DavidsonRegression.restored(arrays)
+        self.regression_ = DavidsonRegression.restored(arrays, self.ties)
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
         """Return the vectors, and the antisymmetric and the symmetric columns that are to be scaled

@@ -7,7 +7,7 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import as_pairs, grouped_folds, held_out, prompt_keys, read_pairs
-from humanpref.kaggle.rehearsal.competition import SYNTHETIC_ROWS, Competition, read_competition
+from humanpref.kaggle.rehearsal.competition import SYNTHETIC_ROWS, Files, read_competition
 from humanpref.schema import ID, LABEL_COLUMNS
 
 PUBLIC_COLUMNS = [ID, "prompt", "response_a", "response_b"]
@@ -70,7 +70,7 @@ def test_a_part_of_the_training_rows_is_held_out_by_prompt(arena, tmp_path):
 def test_cells_are_written_as_they_stand(tmp_path):
     rows = [["0042", "a\rb", 'say "x",\ny', ""], ["\ud800", "NA", "1.0", "ü"]]
     frame = pd.DataFrame(rows, columns=PUBLIC_COLUMNS)
-    Competition("rows", frame, frame, None).write(tmp_path / "c")
+    Files("rows", frame, frame, None).write(tmp_path / "c")
     path = tmp_path / "c" / "train.csv"
     with open(path, encoding="utf-8", errors="surrogatepass", newline="") as file:
         assert list(csv.reader(file)) == [PUBLIC_COLUMNS, *rows]
@@ -94,7 +94,7 @@ def test_cells_are_read_as_they_stand(tmp_path):
 
 def test_rows_are_repeated_under_ids_of_their_own():
     test = pd.DataFrame({ID: ["2", "x"], "prompt": ["a", "b"]})
-    competition = Competition("rows", test, test, None)
+    competition = Files("rows", test, test, None)
     competition.repeat_test(5)
     expected = [["2", "a"], ["x", "b"], ["1", "a"], ["3", "b"], ["4", "a"]]
     assert competition.test.to_numpy().tolist() == expected

@@ -13,12 +13,13 @@ import pytest
 from humanpref.files import sha256
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
-from humanpref.kaggle.contract import COMPETITION, KernelRun
+from humanpref.kaggle.competitions import DEFAULT
+from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
 from humanpref.kaggle.runtime import inputs, launch
 from humanpref.runs import engine, schedule, workers
-from humanpref.schema import ID, LABEL_COLUMNS
+from humanpref.schema import ID
 
 from ..tree import INFER, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
 
@@ -95,8 +96,7 @@ def test_the_kernels_constants_are_the_packages():
         for target in node.targets
     }
     assert constants["MARKER"] == stage.MARKER
-    assert constants["COMPETITION"] == COMPETITION
-    assert constants["LABELS"] == list(LABEL_COLUMNS)
+    assert constants["DEFAULT"] == DEFAULT
 
 
 def test_no_kernel_asks_where_its_file_is():
@@ -266,7 +266,7 @@ def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
     done = tree.run(TRAIN, bare)
     assert done.returncode != 0
     assert f"expected one dataset with {stage.MARKER}" in done.stderr
-    assert f"{COMPETITION}/train.csv" in done.stderr
+    assert f"{DEFAULT}/train.csv" in done.stderr
 
 
 CRASH = """
