@@ -97,6 +97,43 @@ def test_one_model_merged_predicts_the_same(folds, arena, tmp_path):
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+@pytest.mark.parametrize(("peft", "head"), [("lora", "linear"), ("rslora", "tokens")])
+def test_a_base_that_contains_the_adapter_predicts_the_same(folds, arena, tmp_path, peft, head):
+    length = 96 if head == "linear" else 128
+    artifact = folds(peft, head, f"model.max_length={length}")
+    pairs = read_pairs(arena / "test.csv")[:6]
+    expected = merge(artifact.folder, tmp_path / "merged").predict_proba(pairs)
+    merged = merge(artifact.folder, tmp_path / "into", into_base=True)
+    after = merged.predict_proba(pairs)
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+    (tmp_path / "into").rename(tmp_path / "moved")
+    moved = Artifact.load(tmp_path / "moved")
+    np.testing.assert_allclose(moved.predict_proba(pairs), after, atol=1e-7)
+    (model,) = moved.models
+    learned = {"head.1.weight"} if head == "linear" else {"calibration"}
+    assert set(load_file(moved.folder / "model" / "model.safetensors")) == learned
+    weights = load_file(moved.folder / "tiny-llama-merged" / "model.safetensors")
+    assert {values.dtype for values in weights.values()} == {np.dtype("float32")}
+    assert model.config.model.peft == moved.facts["backbone"]["peft"] == "head"
+    assert moved.facts["backbone"]["sha256"] != artifact.facts["backbone"]["sha256"]
+    assert moved.oof.equals(artifact.oof)
+
+
+def test_what_cannot_be_merged_into_its_base_is_refused(folds, tmp_path):
+    shutil.copytree(folds().folder, tmp_path / "quantized")
+    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+        config = read_json(path)
+        write_json(path, config | {"model": config["model"] | {"quantisation": "4bit"}})
+    with pytest.raises(InputError, match=r"model.quantisation: expected none, got 4bit"):
+        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+    dpo = load_config("llama-3.2-1b-dpo").to_dict()
+    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+        write_json(path, dpo)
+    with pytest.raises(InputError, match="expected family decoder, got dpo"):
+        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+    assert not (tmp_path / "merged").exists()
+
+
 def test_answer_tokens_are_merged(folds, tmp_path):
     artifact = folds("lora", "tokens", "model.max_length=128")
     (model,) = merge(artifact.folder, tmp_path / "merged").models
