@@ -23,6 +23,7 @@ setup(
         "humanpref": [
             "presets/*.toml",
             "arena/*.toml",
+            "interfaces/templates/*",
             "reports/templates/*",
             "studies/*.csv",
             "training/*.toml",

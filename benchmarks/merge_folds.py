@@ -91,11 +91,12 @@ def compared(
                 "name": name,
                 "rows": len(labels),
                 "log_loss": losses.mean(),
-                "difference": (losses - reference).mean(),
-                "difference_low": low,
-                "difference_high": high,
-                "largest_distance": distance.max(),
-                "mean_distance": distance.mean(),
+                # As text, since the table rounds numbers to four decimals.
+                "difference": f"{(losses - reference).mean():.2g}",
+                "difference_low": f"{low:.2g}",
+                "difference_high": f"{high:.2g}",
+                "largest_distance": f"{distance.max():.2g}",
+                "mean_distance": f"{distance.mean():.2g}",
                 "seconds": seconds,
             }
         )
