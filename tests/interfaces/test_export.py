@@ -15,6 +15,7 @@ pytest.importorskip("peft")
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -26,6 +27,7 @@ from humanpref.config import load_config
 from humanpref.data import read_pairs
 from humanpref.files import read_json, write_json
 from humanpref.interfaces.export import export
+from humanpref.models.pretrained import load_tokenizer
 from humanpref.runs.merging import merge
 from humanpref.runs.train import train
 from humanpref.schema import TEXT_COLUMNS, InputError
@@ -41,26 +43,63 @@ OPTIONS = (
 )
 
 
+RECIPES = {
+    "llama": ("model.peft=rslora", "inference.swap_average=true"),
+    "qwen2": ("model.peft=bias",),
+    "gemma2": ("model.head=tokens", "model.system_prompt=Be fair."),
+}
+
+
 @pytest.fixture(scope="module")
 def trained(decoder_folder, arena, tmp_path_factory):
-    """Train an artifact of one tiny decoder, once for each family of bases and set of options."""
+    """Train an artifact of one tiny decoder of a kind, once."""
     folder, made = tmp_path_factory.mktemp("decoders"), {}
     lines = (arena / "train.csv").read_text().splitlines(keepends=True)
     (folder / "train.csv").write_text("".join(lines[:17]))
 
-    def artifact(kind="llama", *options, folds=None):
-        key = (kind, *options, folds)
-        if key not in made:
+    def artifact(kind):
+        if kind not in made:
             changes = {"attn_logit_softcapping": 0.5} if kind == "gemma2" else {}
             backbone = f"model.backbone={decoder_folder(kind, **changes)}"
-            config = load_config("llama-3.2-1b-lora", None, [*OPTIONS, backbone, *options])
-            made[key] = train(config, folder / "train.csv", folder / str(len(made)), folds)
-            if "training.epochs=0" in options:  # from so few rows, it learns to ignore the scores
-                calibration = {"calibration": torch.tensor([0.7, 0.2, -0.3, 0.1])}
-                save_file(calibration, made[key].folder / "model" / "model.safetensors")
-        return made[key]
+            config = load_config("llama-3.2-1b-lora", None, [*OPTIONS, backbone, *RECIPES[kind]])
+            made[kind] = train(config, folder / "train.csv", folder / kind)
+            if kind == "gemma2":  # as if it had been fitted
+                calibrated = torch.tensor([0.7, 0.2, -0.3, 0.1])
+                change_state(made[kind].folder / "model", "calibration", calibrated)
+        return made[kind]
 
     return artifact
+
+
+def change_state(folder, name, tensor):
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {name: tensor}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.fixture
+def altered(trained, tmp_path):
+    """A copy of the Llama's artifact with another value of an option."""
+
+    def copy(section, option, value):
+        shutil.copytree(trained("llama").folder, tmp_path / "altered")
+        path = tmp_path / "altered" / "model" / "config.json"
+        config = read_json(path)
+        config[section][option] = value
+        write_json(path, config)
+        return tmp_path / "altered"
+
+    return copy
+
+
+@pytest.fixture
+def two_models(trained, tmp_path):
+    """An artifact with two models, which are the same."""
+    folder = tmp_path / "two"
+    shutil.copytree(trained("llama").folder, folder)
+    shutil.copytree(folder / "model", folder / "second")
+    facts = read_json(folder / "artifact.json")
+    write_json(folder / "artifact.json", facts | {"members": ["model", "second"]})
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +129,9 @@ def single(artifact, pairs):
     return artifact.models[0].single_order().predict_proba(pairs)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("llama", ("model.peft=rslora", "inference.swap_average=true")),
-        ("qwen2", ("model.peft=bias",)),
-        ("gemma2", ()),
-        ("llama", ("model.head=tokens", "model.system_prompt=Be fair.")),
-        ("gemma2", ("model.head=tokens", "training.epochs=0")),
-    ],
-)
-def test_the_card_s_example_predicts_the_same(
-    kind, options, trained, few, tmp_path, monkeypatch, capsys
-):
-    artifact = trained(kind, *options)
+@pytest.mark.parametrize("kind", RECIPES)
+def test_the_card_s_example_predicts_the_same(kind, trained, few, tmp_path, monkeypatch, capsys):
+    artifact = trained(kind)
     expected = single(artifact, few)
     assert np.ptp(expected, axis=0).max() > 1e-3
     folder = export(artifact.folder, tmp_path / "plain")
@@ -113,12 +141,12 @@ def test_the_card_s_example_predicts_the_same(
     assert sum(json.loads(capsys.readouterr().out)) == pytest.approx(1, abs=1e-5)
     found = [names["probabilities"](*row) for row in rows_of(few)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    swap = "inference.swap_average=true" in options
-    assert f"(`inference.swap_average={str(swap).lower()}`)" in (folder / "README.md").read_text()
+    swap = str(kind == "llama").lower()
+    assert f"(`inference.swap_average={swap}`)" in (folder / "README.md").read_text()
 
 
 def test_a_batch_with_padding_gives_the_same(trained, few, tmp_path, monkeypatch):
-    artifact = trained()
+    artifact = trained("llama")
     folder = export(artifact.folder, tmp_path / "plain")
     config, tokenizer = read_json(folder / "config.json"), AutoTokenizer.from_pretrained(folder)
     assert config["architectures"] == ["LlamaForSequenceClassification"]
@@ -144,7 +172,7 @@ def test_a_batch_with_padding_gives_the_same(trained, few, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_transformers_alone_reads_the_folder(trained, few, tmp_path):
-    artifact = trained()
+    artifact = trained("llama")
     folder = export(artifact.folder, tmp_path / "plain")
     code = f"""
 import sys
@@ -167,48 +195,68 @@ print(json.dumps([probabilities(*row) for row in json.loads(sys.argv[1])]))
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("section", "option", "value", "expected"),
     [
-        (("model.head=mlp",), r"option model\.head: expected linear or tokens, got mlp"),
-        (("model.head_bias=true",), r"option model\.head_bias: expected false, got true"),
-        (("inference.normalise=clip",), r"option inference\.normalise: expected softmax, got clip"),
+        ("model", "head", "mlp", "linear or tokens"),
+        ("model", "head_bias", True, "false"),
+        ("model", "quantisation", "4bit", "none"),
+        ("inference", "normalise", "clip", "softmax"),
     ],
 )
-def test_what_transformers_cannot_hold_is_refused(options, message, trained, tmp_path):
-    with pytest.raises(InputError, match=message):
-        export(trained("llama", *options).folder, tmp_path / "plain")
-    assert list(tmp_path.iterdir()) == []
+def test_what_transformers_cannot_hold_is_refused(
+    section, option, value, expected, altered, tmp_path
+):
+    folder = altered(section, option, value)
+    change_state(folder / "model", "head.1.bias", torch.tensor([0.0, 0.0, 0.1]))
+    with pytest.raises(InputError, match=rf"option {section}\.{option}: expected {expected}, got"):
+        export(folder, tmp_path / "plain")
+    assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_other_models_are_refused(trained, arena, tmp_path):
-    with pytest.raises(InputError, match=r"has 2 models, expected one; .* humanpref merge .*/\d+ "):
-        export(trained(folds=2).folder, tmp_path / "plain")
-    prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
-    with pytest.raises(InputError, match="expected family decoder, got prior"):
-        export(prior.folder, tmp_path / "plain")
-    shutil.copytree(trained().folder, tmp_path / "4bit")
-    config = read_json(tmp_path / "4bit" / "model" / "config.json")
-    config["model"]["quantisation"] = "4bit"
-    write_json(tmp_path / "4bit" / "model" / "config.json", config)
-    with pytest.raises(InputError, match=r"model\.quantisation: expected none, got 4bit"):
-        export(tmp_path / "4bit", tmp_path / "plain")
-    assert not (tmp_path / "plain").exists()
+def test_a_bias_of_zero_is_left_out(altered, tmp_path):
+    folder = altered("model", "head_bias", True)
+    change_state(folder / "model", "head.1.bias", torch.zeros(3))
+    weights = load_file(export(folder, tmp_path / "plain") / "model.safetensors")
+    assert {name for name in weights if name.startswith("score")} == {"score.weight"}
+
+
+def test_several_models_are_merged_first(two_models, tmp_path):
+    with pytest.raises(InputError, match=r"two: has 2 models, .* humanpref merge .*/two --out"):
+        export(two_models, tmp_path / "plain")
+    merged = merge(two_models, tmp_path / "merged", into_base=True)
+    export(merged.folder, tmp_path / "plain")
+    assert "Its base is tiny-llama-merged" in (tmp_path / "plain" / "README.md").read_text()
 
 
 def test_a_folder_that_predicts_otherwise_is_not_written(trained, tmp_path, monkeypatch):
     def spoiled(self, folder):
         PreTrainedModel.save_pretrained(self, folder)
-        state = load_file(folder / "model.safetensors")
-        state["score.weight"] *= 1.5
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        change_state(folder, "score.weight", 1.5 * self.score.weight.detach())
 
     monkeypatch.setattr(LlamaForSequenceClassification, "save_pretrained", spoiled)
     with pytest.raises(InputError, match="LlamaForSequenceClassification predicts differently"):
-        export(trained().folder, tmp_path / "plain")
+        export(trained("llama").folder, tmp_path / "plain")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_merged_artifact_is_exported(trained, tmp_path):
-    merged = merge(trained(folds=2).folder, tmp_path / "merged", into_base=True)
-    export(merged.folder, tmp_path / "plain")
-    assert "tiny-llama-merged" in (tmp_path / "plain" / "README.md").read_text()
+def test_a_tokenizer_that_reads_the_text_differently_is_refused(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "humanpref.interfaces.export.plain_tokenizer", lambda tokenizer, *_: tokenizer
+    )
+    with pytest.raises(InputError, match="its tokenizer reads a formatted text differently"):
+        export(trained("llama").folder, tmp_path / "plain")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_says_which_texts_are_tokenized_differently(trained, tmp_path):
+    shutil.copytree(trained("llama").folder, tmp_path / "breaks")
+    backbone = tmp_path / "breaks" / "model" / "backbone"
+    tokenizer = load_tokenizer(str(backbone))
+    # Gemma has such tokens, which no tokenizer can cut in two.
+    tokenizer.add_tokens([AddedToken("\n\n\n", normalized=False, special=False)])
+    tokenizer.save_pretrained(backbone)
+    sentence = "unless it is empty, begins or ends with white space, or spells out"
+    for name, said in {"breaks": True, "llama": False}.items():
+        source = tmp_path / name if said else trained(name).folder
+        card = (export(source, tmp_path / f"plain-{name}") / "README.md").read_text()
+        assert (sentence in card) == said

@@ -87,7 +87,7 @@ def test_only_the_borders_are_cut(tmp_path):
     """Words of the fixed text inside a text keep their tokens."""
     tokenizer = tokenizer_of("llama3")
     template = judge_template(tokenizer, "", "Which?")
-    text = "Was it\nWhich?\nuser\nPrompt:\nor not."
+    text = "(1) Yes!\n\nWhich?\nuser\nPrompt:\nor not."
     sequence = joint(Pair((text,), ("a",), ("b",)))[0]
     fixed = fixed_text(template, tokenizer)
     plain = plain_tokenizer(tokenizer, fixed, 0, 1_000)
