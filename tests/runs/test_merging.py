@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from humanpref.config import load_config
 from humanpref.data import read_pairs
 from humanpref.files import read_json, write_json
+from humanpref.models import load_model
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.merging import merge, merged_state
 from humanpref.runs.train import train
@@ -109,10 +110,13 @@ def test_a_base_that_contains_the_adapter_predicts_the_same(folds, arena, tmp_pa
     (tmp_path / "into").rename(tmp_path / "moved")
     moved = Artifact.load(tmp_path / "moved")
     np.testing.assert_allclose(moved.predict_proba(pairs), after, atol=1e-7)
+    shutil.copytree(moved.folder / "model", tmp_path / "blend" / "member-0")  # as `blend` does
+    copied = load_model(tmp_path / "blend" / "member-0")
+    np.testing.assert_allclose(copied.predict_proba(pairs), after, atol=1e-7)
     (model,) = moved.models
     learned = {"head.1.weight"} if head == "linear" else {"calibration"}
     assert set(load_file(moved.folder / "model" / "model.safetensors")) == learned
-    weights = load_file(moved.folder / "tiny-llama-merged" / "model.safetensors")
+    weights = load_file(moved.folder / "model" / "tiny-llama-merged" / "model.safetensors")
     assert {values.dtype for values in weights.values()} == {np.dtype("float32")}
     assert model.config.model.peft == moved.facts["backbone"]["peft"] == "head"
     assert moved.facts["backbone"]["sha256"] != artifact.facts["backbone"]["sha256"]

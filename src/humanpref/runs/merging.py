@@ -47,9 +47,9 @@ def merge(folder: str | Path, out: str | Path, into_base: bool = False) -> Artif
     out : path
         The new artifact's folder, which must not exist.
     into_base : bool
-        Merge the adapter into a copy of the base, in float32. The artifact contains this copy, and
-        its model has `model.peft=head`: a plain base that nothing adapts. With answer tokens, it
-        also has `training.epochs=0`, since nothing but the base is left to train.
+        Merge the adapter into a copy of the base, in float32. The model's folder contains this
+        copy, and its options say `model.peft=head`, since nothing adapts the new base; with answer
+        tokens, also `training.epochs=0`, since there is nothing else to train.
 
     Raises
     ------
@@ -113,16 +113,16 @@ def _merge_into_base(artifact: Artifact) -> dict[str, Any]:
     model = decoder_in_float32(leaf)
     config, name = model.config, f"{Path(model.base_.record['name']).name}-merged"
     base = model.merge_adapter().requires_grad_(False)
-    base.save_pretrained(artifact.folder / name)
-    model.tokenizer_.save_pretrained(artifact.folder / name)
-    opened = FrozenBase.open(str(artifact.folder / name))
+    shutil.rmtree(leaf.folder)
+    base.save_pretrained(leaf.folder / name)
+    model.tokenizer_.save_pretrained(leaf.folder / name)
+    opened = FrozenBase.open(str(leaf.folder / name))
     model.base_ = opened._replace(record=opened.record | {"name": name})
     epochs = 0 if config.model.head == "tokens" else config.training.epochs
     model.set_params(
         model=dataclasses.replace(config.model, backbone=name, peft="head"),
         training=dataclasses.replace(config.training, epochs=epochs),
     )
-    shutil.rmtree(leaf.folder)
     model.save(leaf.folder)
     return model.backbone_facts()
 
