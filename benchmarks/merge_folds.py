@@ -117,6 +117,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    claim = {name: str(value) for name, value in vars(options).items() if name != "out"}
+    options.out.mkdir(parents=True, exist_ok=True)
+    if not (options.out / "arguments.json").is_file():
+        write_json(options.out / "arguments.json", claim)
+    if read_json(options.out / "arguments.json") != claim:
+        parser.error(f"{options.out} has results of other arguments; name another --out")
 
     pairs, out = read_pairs(options.train, labels=True), options.out
     keys, learned = prompt_keys(pairs), np.arange(len(pairs)) < options.rows
