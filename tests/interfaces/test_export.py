@@ -223,6 +223,12 @@ def test_a_bias_of_zero_is_left_out(altered, tmp_path):
 def test_several_models_are_merged_first(two_models, tmp_path):
     with pytest.raises(InputError, match=r"two: has 2 models, .* humanpref merge .*/two --out"):
         export(two_models, tmp_path / "plain")
+    facts = read_json(two_models / "artifact.json")
+    write_json(two_models / "artifact.json", facts | {"family": "blend"})
+    for refused in (export, merge):
+        with pytest.raises(InputError, match=r"expected family decoder.*, got blend"):
+            refused(two_models, tmp_path / "plain")
+    write_json(two_models / "artifact.json", facts)
     merged = merge(two_models, tmp_path / "merged", into_base=True)
     export(merged.folder, tmp_path / "plain")
     assert "Its base is tiny-llama-merged" in (tmp_path / "plain" / "README.md").read_text()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -145,7 +145,7 @@ def _write_model(
 def _check_can_hold(artifact: Artifact) -> None:
     """Raise InputError if transformers has no class for the artifact's model."""
     source, leaves = artifact.folder, artifact.ensemble.leaves()
-    families = sorted({leaf.config.family for leaf in leaves})
+    families = sorted({artifact.facts["family"], *(leaf.config.family for leaf in leaves)})
     if families != ["decoder"]:
         raise InputError(
             f"{source}: expected family decoder, got {' and '.join(families)}; transformers has no "
@@ -222,17 +222,17 @@ def _same_tokens(
 
 
 def _logits(folder: Path, tokenizer: Any, texts: list[str], values: dict[str, Any]) -> np.ndarray:
-    """Read texts with transformers alone, in one batch, and return their logits, (n, 3) float64,
-    after the calibration."""
+    """Read texts with transformers alone and return their logits, (n, 3) float64, after the
+    calibration."""
     kind = AutoModelForCausalLM if values["tokens"] else AutoModelForSequenceClassification
     options = {"attn_implementation": "eager"} if values["eager"] else {}
     plain = kind.from_pretrained(folder, **options).eval()
-    batch = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        logits: Tensor = plain(**batch).logits
-    if values["tokens"]:
-        last = batch["attention_mask"].sum(dim=1) - 1
-        logits = logits[torch.arange(len(texts)), last][:, values["tokens"]]
+        if values["tokens"]:  # one by one, since the scores of all positions take much memory
+            inputs = [tokenizer(text, return_tensors="pt") for text in texts]
+            logits = torch.stack([plain(**one).logits[0, -1, values["tokens"]] for one in inputs])
+        else:
+            logits = plain(**tokenizer(texts, padding=True, return_tensors="pt")).logits
     return values["sharpness"] * logits.double().numpy() + values["biases"]
 
 

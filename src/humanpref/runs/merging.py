@@ -169,9 +169,10 @@ def _common_config(artifact: Artifact) -> Config:
     config = leaves[0].config
     if any(dataclasses.replace(leaf.config, seed=config.seed) != config for leaf in leaves):
         raise InputError(f"{artifact.folder}: its models have different options")
-    if config.family not in ("decoder", "dpo"):
+    family = artifact.facts["family"]
+    if family not in ("decoder", "dpo"):
         raise InputError(
-            f"{artifact.folder}: expected family decoder or dpo, got {config.family}; "
+            f"{artifact.folder}: expected family decoder or dpo, got {family}; "
             "only LoRA's updates can be merged"
         )
     if config.model.peft not in ("lora", "rslora"):
