@@ -43,9 +43,18 @@ OPTIONS = (
 )
 
 
+SCALED = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALED |= {"original_max_position_embeddings": 64}
+ROPE = {
+    "llama": SCALED | {"rope_theta": 5e5},
+    "gemma3_text": {
+        "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+    },
+}
 RECIPES = {
     "llama": ("model.peft=rslora", "inference.swap_average=true"),
-    "qwen2": ("model.peft=bias",),
+    "gemma3_text": ("model.peft=head",),
     "gemma2": ("model.head=tokens", "model.system_prompt=Be fair."),
 }
 
@@ -59,7 +68,9 @@ def trained(decoder_folder, arena, tmp_path_factory):
 
     def artifact(kind):
         if kind not in made:
-            changes = {"attn_logit_softcapping": 0.5} if kind == "gemma2" else {}
+            changes = {"rope_parameters": ROPE[kind]} if kind in ROPE else {}
+            if kind == "gemma2":
+                changes["attn_logit_softcapping"] = 0.5
             backbone = f"model.backbone={decoder_folder(kind, **changes)}"
             config = load_config("llama-3.2-1b-lora", None, [*OPTIONS, backbone, *RECIPES[kind]])
             made[kind] = train(config, folder / "train.csv", folder / kind)
@@ -168,6 +179,21 @@ def test_a_batch_with_padding_gives_the_same(trained, few, tmp_path, monkeypatch
     with torch.inference_mode():
         found = plain(**batch).logits.softmax(dim=1).numpy()
     np.testing.assert_allclose(found, single(artifact, few), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "older"),
+    [
+        ("llama", {"rope_theta": 5e5, "rope_scaling": SCALED}),
+        ("gemma3_text", {"rope_theta": 1e6, "rope_local_base_freq": 5e3}),
+        ("gemma2", {"rope_theta": 1e4}),
+    ],
+)
+def test_transformers_4_finds_the_rotary_embeddings(kind, older, trained, tmp_path):
+    config = read_json(export(trained(kind).folder, tmp_path / "plain") / "config.json")
+    found = {key: config[key] for key in config if key.startswith("rope_")}
+    assert found.pop("rope_parameters") == ROPE.get(kind, {"rope_type": "default", **older})
+    assert found == older
 
 
 @pytest.mark.slow

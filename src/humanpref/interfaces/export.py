@@ -118,8 +118,9 @@ def _write_model(
         plain.generation_config.pad_token_id = padding
     plain.save_pretrained(folder)
     plain_tokenizer(tokenizer, fixed, padding, options.max_length).save_pretrained(folder)
+    config, path = folder / "config.json", folder / "tokenizer_config.json"
+    write_json(config, _with_older_names(read_json(config)))
     # The name of this class in transformers 4, which reads tokenizer.json as it is.
-    path = folder / "tokenizer_config.json"
     write_json(path, read_json(path) | {"tokenizer_class": "PreTrainedTokenizerFast"})
     calibration = model.module_.calibration.tolist() if tokens else [1.0, 0.0, 0.0, 0.0]
     return {
@@ -198,6 +199,22 @@ def _classifier(base: PreTrainedModel, score: nn.Linear, source: Path) -> PreTra
     plain.score.weight.data.copy_(score.weight)
     plain.config.dtype = torch.float32
     return plain
+
+
+def _with_older_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Add the names by which transformers 4, and servers built on it, read the rotary embeddings.
+
+    Transformers 5 writes them under `rope_parameters`, in some models by type of attention; older
+    versions ignore this key and use the defaults of the model's type without a warning.
+    """
+    rope = config.get("rope_parameters") or {}
+    full, local = rope.get("full_attention", rope), rope.get("sliding_attention")
+    older = {key: full[key] for key in ("rope_theta", "partial_rotary_factor") if key in full}
+    if full.get("rope_type", "default") != "default":
+        older["rope_scaling"] = {key: full[key] for key in full if key not in older}
+    if local:
+        older["rope_local_base_freq"] = local["rope_theta"]
+    return config | older
 
 
 def _probes(texts: list[str]) -> pd.DataFrame:
