@@ -24,6 +24,7 @@ setup(
             "presets/*.toml",
             "arena/*.toml",
             "interfaces/packaged/*",
+            "interfaces/templates/*",
             "reports/templates/*",
             "studies/*.csv",
             "training/*.toml",

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from humanpref.config.neural import DecoderOptions, answer_words
 from humanpref.data import swap_pairs
-from humanpref.models.adapters import adapt
+from humanpref.models.adapters import adapt, merged
 from humanpref.models.answer_tokens import AnswerTokens, fit_calibration
 from humanpref.models.base import Validation
 from humanpref.models.frozen_base import FrozenBase, check_base, check_room, load_base, read
@@ -37,10 +37,10 @@ class PairDecoder(nn.Module):
         super().__init__()
         width = base.config.hidden_size
         self.backbone = adapt(base, options)
-        score = nn.Linear(width, 3)
+        score = nn.Linear(width, 3, bias=options.head_bias)
         # With zeros, the initial loss is ln 3, regardless of the size of the base's vectors.
-        nn.init.zeros_(score.weight)
-        nn.init.zeros_(score.bias)
+        for weight in score.parameters():
+            nn.init.zeros_(weight)
         hidden = [nn.Linear(width, width), nn.GELU()] if options.head == "mlp" else []
         self.head = nn.Sequential(nn.Dropout(options.dropout), *hidden, score)
 
@@ -89,6 +89,11 @@ class DecoderModel(NeuralModel, family="decoder"):
     def loaded_as(self) -> type:
         """Return the class of transformers that has the layers which `model.head` needs."""
         return AutoModelForCausalLM if self.config.model.head == "tokens" else AutoModel
+
+    def merge_adapter(self) -> nn.Module:
+        """Add the adapter's updates to the weights of the base, and return the base."""
+        base = self.module_.backbone = merged(self.module_.backbone)
+        return base
 
     def module_on(self, base: nn.Module) -> nn.Module:
         """Adapt a base and add the head."""

@@ -304,8 +304,8 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
     """Find the base on which `artifact` (a model's folder) was trained, by name and digest.
 
     The search covers the folder in the environment variable HUMANPREF_BASE, the folder or hub name
-    recorded in the artifact, and folders of that name next to the artifact and up to two levels
-    above it.
+    recorded in the artifact, and folders of that name in the artifact, next to it and up to two
+    levels above it.
 
     Returns
     -------
@@ -325,7 +325,8 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
         raise InputError(f"{path}: expected the base's name and sha256, got {record!r}") from None
     override, last = os.environ.get(BASE_VARIABLE), Path(name).name
     places = [Path(override), Path(override, last)] if override else []
-    places += [Path(name), *(folder / last for folder in artifact.resolve().parents[:3])]
+    around = [artifact.resolve(), *artifact.resolve().parents[:3]]
+    places += [Path(name), *(folder / last for folder in around)]
     folders = [place for place in dict.fromkeys(places) if (place / "config.json").is_file()]
     if not (folders or override or Path(name).is_absolute()):
         folders = [base_folder(name)]
