@@ -29,6 +29,13 @@ CASES = {
     "sparse": ("sparse", *PENALTIES),
     "embedding": ("embedding", *EMBEDDING),
     "boosted": ("boosted", "model.rounds=10", "model.seeds=2", "model.learning_rate=0.2"),
+    "selection": (
+        "boosted",
+        "model.rounds=5",
+        "model.seeds=1",
+        "model.selection=forward",
+        "model.candidates=2",
+    ),
     "encoder": ("tiny", *TINY, "training.label_smoothing=0.1", "training.swap_augmentation=true"),
     "attention, joint": ("tiny", *TINY, *JOINT, "model.head=attention", "training.loss=dpo-like"),
     "interaction": ("tiny", *TINY, "model.head=interaction", "inference.swap_average=true"),
@@ -86,6 +93,7 @@ def config(request):
         config = replace(config, model=replace(config.model, backbone=folder))
     if config.family == "boosted":
         pytest.importorskip("xgboost")
+        pytest.importorskip("lightgbm")
     with pytest.MonkeyPatch.context() as patch:
         if config.family == "embedding":
             patch.chdir(request.getfixturevalue("sentence_encoder").parent)

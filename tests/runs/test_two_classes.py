@@ -10,6 +10,7 @@ from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
 from humanpref.runs.blending import blend
 from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.runs.predict import predict
+from humanpref.runs.stages import Earlier
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -163,3 +164,21 @@ def test_the_page_of_two_classes(two, decided, tmp_path):
     assert "decided auc" in page
     assert "predicted B" in page
     assert "predicted tie" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(3, 2), (2, 3)])
+def test_a_stage_may_have_other_classes_than_the_one_before(arena, decided, tmp_path, order):
+    pytest.importorskip("torch")
+    small = ["model.max_length=48", "model.scratch_hidden_size=8", "model.scratch_vocabulary=300"]
+    files = {2: decided, 3: arena / "train.csv"}
+    earlier = None
+    for classes in order:
+        options = [*small, "training.epochs=1", f"training.classes={classes}"]
+        stage = config("tiny", *options)
+        out = tmp_path / str(classes)
+        artifact = train(stage, files[classes], out, earlier=earlier)
+        assert artifact.classes == classes
+        told = artifact.predict_proba(read_pairs(arena / "test.csv"))
+        assert (told[:, 2] > 0).all() == (classes == 3)
+        earlier = Earlier(out, drop_learned=True)
