@@ -61,6 +61,8 @@ setup(
             "xgboost>=3.0; platform_system == 'Darwin' or platform_machine not in 'x86_64 AMD64'",
         ],
         "nltk": ["nltk>=3.9"],
+        # Pairs in Parquet files. Kaggle's image has it.
+        "parquet": ["pyarrow>=15"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring
         # it.
         "kaggle": [

@@ -8,7 +8,7 @@ from humanpref.schema import InputError
 
 def test_labels_of_unlabelled_rows(pairs):
     with pytest.raises(InputError, match="no labels"):
-        labels_of(pairs.drop(columns="winner_tie"))
+        labels_of(pairs.drop(columns="winner_model_b"))
 
 
 def test_the_digest_depends_on_content_and_order(pairs):

@@ -173,7 +173,8 @@ def read(
         pairs = _frame(rows, parser)
     name = plan.format.name if plan.format else detect.COMPETITION
     if (
-        LABEL_COLUMNS[2] in pairs
+        format is None
+        and LABEL_COLUMNS[2] in pairs
         and detect.looks_like_wsdm(name, table.columns)
         and not pairs[LABEL_COLUMNS[2]].any()
     ):

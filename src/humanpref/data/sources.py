@@ -155,7 +155,7 @@ def read_training_rows(
     if excluded:
         pairs = _without_prompts(pairs, excluded, facts)
         if pairs.empty:
-            raise InputError(f"{source_name(train_csv)}: the prompts of all rows are excluded")
+            raise InputError(f"{source_name(train_csv)}: the prompts of all its rows are excluded")
     for number, source in enumerate(extra, start=1):
         if not 0 < source.weight < np.inf:
             raise InputError(
