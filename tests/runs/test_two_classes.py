@@ -142,8 +142,9 @@ def test_a_student_without_ties_learns_what_its_teacher_thinks_of_the_others(
             taught(read_training_rows(decided), [Teacher(teacher)])
 
 
-def test_an_evaluation_has_no_ties_to_show(two, arena, decided):
+def test_an_evaluation_has_no_ties_to_show(two, three, arena, decided, caplog):
     metrics, tables = evaluate_artifacts(two[:1], read_pairs(decided))
+    assert not caplog.records
     (numbers,) = metrics["artifacts"].values()
     assert np.shape(numbers["confusion"]) == (2, 2)
     assert [each["label"] for each in numbers["per_class"]] == ["A", "B"]
@@ -154,6 +155,9 @@ def test_an_evaluation_has_no_ties_to_show(two, arena, decided):
     message = rf"sparse: row .* expected no ties with two classes .*, got {tied} of 120 rows"
     with pytest.raises(InputError, match=message):
         evaluate_artifacts(two, rows)
+    with pytest.raises(InputError, match=message):
+        evaluate_artifacts([three, *two], rows)
+    assert "so compare the decided metrics" in caplog.text
 
 
 @pytest.mark.slow

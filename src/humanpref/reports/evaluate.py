@@ -1,5 +1,6 @@
 """`humanpref evaluate`: compare artifacts on labeled rows, with metrics, slices and a page."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from humanpref.reports.page import write_page, write_tables
 from humanpref.reports.tables import beginning
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
@@ -81,6 +84,11 @@ def evaluate_artifacts(
     metrics: dict[str, Any] = {"artifacts": {}, "differences": []}
     losses: list[np.ndarray] = []
     parts: list[Tables] = []
+    if len({artifact.classes for artifact in artifacts}) > 1:
+        text = (
+            "evaluate: some artifacts have ties and others have none; their log losses differ by "
+        )
+        logger.warning(text + "what the former give to ties, so compare the decided metrics")
     for name, artifact in zip(names, artifacts, strict=True):
         if artifact.classes == 2:
             refuse_ties(labels, None, name)
