@@ -9,6 +9,7 @@ from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, sou
 from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
 from humanpref.runs.blending import blend
 from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
+from humanpref.runs.merging import merge
 from humanpref.runs.predict import predict
 from humanpref.runs.stages import Earlier
 from humanpref.runs.train import train
@@ -186,3 +187,19 @@ def test_a_stage_may_have_other_classes_than_the_one_before(arena, decided, tmp_
         told = artifact.predict_proba(read_pairs(arena / "test.csv"))
         assert (told[:, 2] > 0).all() == (classes == 3)
         earlier = Earlier(out, drop_learned=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [("llama-3.2-1b-lora", ["model.question=Which?"]), ("llama-3.2-1b-dpo", [])],
+)
+def test_a_merged_model_has_no_ties_either(decided, decoder_folder, tmp_path, preset, options):
+    pytest.importorskip("peft")
+    options = [*options, f"model.backbone={decoder_folder()}", "model.max_length=128", TWO]
+    train(config(preset, "model.system_prompt=", *options), decided, tmp_path / "folds", folds=2)
+    merged = merge(tmp_path / "folds", tmp_path / "merged")
+    assert merged.classes == 2
+    told = merged.predict_proba(read_pairs(decided))
+    np.testing.assert_array_equal(told[:, 2], 0)
+    np.testing.assert_allclose(told.sum(axis=1), 1, atol=1e-12)
