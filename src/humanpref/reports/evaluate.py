@@ -1,5 +1,6 @@
 """`humanpref evaluate`: compare artifacts on labeled rows, with metrics, slices and a page."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from humanpref.reports.tables import beginning
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.predict import rows_to_judge
 from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
@@ -123,6 +126,11 @@ def evaluate_artifacts(
     metrics: dict[str, Any] = {"artifacts": {}, "differences": []}
     losses: list[np.ndarray] = []
     parts: list[Tables] = []
+    if len({artifact.classes for artifact in artifacts}) > 1:
+        text = (
+            "evaluate: some artifacts have ties and others have none; their log losses differ by "
+        )
+        logger.warning(text + "what the former give to ties, so compare the decided metrics")
     for name, artifact in zip(names, artifacts, strict=True):
         if artifact.classes == 2:
             refuse_ties(labels, None, name)
@@ -151,7 +159,7 @@ def evaluate_artifacts(
             "slices": _slices(cuts, losses[-1], right, keys),
             "reliability": reliability(*of_classes),
             "axes": preference,
-            "worst": _worst(pairs, losses[-1], labels, probabilities),
+            "worst": _worst(pairs, losses[-1], *of_classes),
         }
         parts.append({key: table.assign(artifact=name) for key, table in tables.items()})
         if len(losses) > 1:
@@ -251,6 +259,6 @@ def _worst(
     rows = np.argsort(-losses, kind="stable")[:WORST_ROWS]
     table = pd.DataFrame({"id": pairs[ID].to_numpy()[rows], "log_loss": losses[rows]})
     table["label"] = np.take(CLASSES, labels[rows].argmax(axis=1))
-    table[[f"P({c})" for c in CLASSES]] = probabilities[rows]
+    table[[f"P({c})" for c in CLASSES[: labels.shape[1]]]] = probabilities[rows]
     table["prompt"] = [beginning(turns, 100) for turns in pairs["prompt"].iloc[rows]]
     return table
