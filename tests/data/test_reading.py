@@ -231,6 +231,13 @@ def test_a_mixture_is_refused_unless_the_format_is_named(read):
         read(mixed, format="odd")
 
 
+def test_lists_in_pythons_notation_are_not_taken_for_plain_texts(read):
+    rows = PLAIN + "1,\"['p']\",\"['a', 'b']\",\"['b']\"\n"
+    with pytest.raises(InputError, match=r"row 1 .*column 'prompt': expected JSON or a plain str"):
+        read(rows)
+    assert read(rows, format="plain")["prompt"].tolist() == [("['p']",)]
+
+
 def test_lenient_reading_of_plain_texts_says_nothing(read, caplog):
     mixed = PLAIN + '1,p,a,b\n2,q,null,"[""b""]"\n'
     pairs = read(mixed, lenient=True)
