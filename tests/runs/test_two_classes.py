@@ -8,8 +8,9 @@ from humanpref.config import load_config
 from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, sources, write_pairs
 from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
 from humanpref.runs.blending import blend
-from humanpref.runs.distillation import Teacher, soft_labels, taught
+from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.runs.predict import predict
+from humanpref.runs.stages import Earlier
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -125,27 +126,59 @@ def test_two_and_three_classes_do_not_mix(two, three, decided, tmp_path):
         blend([two[0].folder, forced.folder], tmp_path / "blend")
 
 
-def test_a_student_without_ties_learns_what_its_teacher_thinks_of_the_others(two, three, decided):
+def test_a_student_without_ties_learns_what_its_teacher_thinks_of_the_others(
+    two, three, decided, tmp_path
+):
     rows = read_training_rows(decided, classes=2)
     targets = taught(rows, [Teacher(three.folder, 0.5)]).targets
     told = soft_labels([three], rows.pairs)[:, :2]
     expected = (told / told.sum(axis=1, keepdims=True) + rows.targets[:, :2]) / 2
     np.testing.assert_allclose(targets, np.pad(expected, [(0, 0), (0, 1)]), atol=1e-12)
-    with pytest.raises(InputError, match="sparse: has no ties, and cannot teach rows with ties"):
-        taught(read_training_rows(decided), [Teacher(two[0].folder)])
+    # Its soft labels say that there are no ties, and so teach no row that may be one.
+    write_soft_labels(tmp_path / "soft.csv", two, read_pairs(decided, labels=False))
+    assert not read_training_rows(tmp_path / "soft.csv").ties
+    for teacher, name in ((two[0].folder, "sparse"), (tmp_path / "soft.csv", "soft.csv")):
+        with pytest.raises(InputError, match=f"{name}: has no ties, and cannot teach rows with"):
+            taught(read_training_rows(decided), [Teacher(teacher)])
 
 
-def test_an_evaluation_has_no_ties_to_show(two, arena, decided, tmp_path):
-    pytest.importorskip("matplotlib")
+def test_an_evaluation_has_no_ties_to_show(two, arena, decided):
     metrics, tables = evaluate_artifacts(two[:1], read_pairs(decided))
     (numbers,) = metrics["artifacts"].values()
     assert np.shape(numbers["confusion"]) == (2, 2)
     assert [each["label"] for each in numbers["per_class"]] == ["A", "B"]
     assert set(tables["reliability"]["label"]) == {"A", "B"}
-    write_evaluation(tmp_path / "page", "Two classes", metrics, tables)
-    assert "decided auc" in (tmp_path / "page" / "index.html").read_text()
+    assert "P(tie)" not in tables["worst"]
     rows = read_pairs(arena / "train.csv")
     tied = int(labels_of(rows)[:, 2].sum())
     message = rf"sparse: row .* expected no ties with two classes .*, got {tied} of 120 rows"
     with pytest.raises(InputError, match=message):
         evaluate_artifacts(two, rows)
+
+
+@pytest.mark.slow
+def test_the_page_of_two_classes(two, decided, tmp_path):
+    pytest.importorskip("matplotlib")
+    write_evaluation(tmp_path / "page", "Two", *evaluate_artifacts(two, read_pairs(decided)))
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "decided auc" in page
+    assert "predicted B" in page
+    assert "predicted tie" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(3, 2), (2, 3)])
+def test_a_stage_may_have_other_classes_than_the_one_before(arena, decided, tmp_path, order):
+    pytest.importorskip("torch")
+    small = ["model.max_length=48", "model.scratch_hidden_size=8", "model.scratch_vocabulary=300"]
+    files = {2: decided, 3: arena / "train.csv"}
+    earlier = None
+    for classes in order:
+        options = [*small, "training.epochs=1", f"training.classes={classes}"]
+        stage = config("tiny", *options)
+        out = tmp_path / str(classes)
+        artifact = train(stage, files[classes], out, earlier=earlier)
+        assert artifact.classes == classes
+        told = artifact.predict_proba(read_pairs(arena / "test.csv"))
+        assert (told[:, 2] > 0).all() == (classes == 3)
+        earlier = Earlier(out, drop_learned=True)

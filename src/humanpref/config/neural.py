@@ -174,7 +174,8 @@ class DecoderOptions(AdaptedOptions):
         "A,B,tie"
     )
     """The words for response A, response B and a tie, with `head=tokens`. Each must be one token of
-    the model's tokenizer where the answer begins."""
+    the model's tokenizer where the answer begins. With two classes, the last text does not offer
+    the third."""
     dropout: Share = 0.0
     """Dropout before the head; not available with `head=tokens`."""
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_auc_score
 
 from humanpref.data import without_ties
 from humanpref.logloss import log_loss, row_log_losses
@@ -32,6 +31,8 @@ def decided(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | 
         (0.5 by chance); `decided_brier`, the mean of (p - y)², in [0, 1]. p is P(A) / (P(A) +
         P(B)), and y is 1 for A and 0 for B. A value for which there are no rows is None.
     """
+    from sklearn.metrics import roc_auc_score  # too slow to import for commands that need no AUC
+
     rows = (labels.argmax(axis=1) != 2) & (labels[:, 0] != labels[:, 1])
     first = labels[rows, 0] > labels[rows, 1]
     p = without_ties(probabilities[rows])[:, 0]

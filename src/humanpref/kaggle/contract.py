@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from humanpref.config import Config, load_config
 from humanpref.config.bounds import Bound, NonNegative, Options, Positive
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, Competition
-from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 
 MARKER = "humanpref-dataset.json"
@@ -23,14 +23,11 @@ TRAIN_SECONDS = 11.5 * 3600
 _Slug = Annotated[str, Bound(f"one of {', '.join(COMPETITIONS)}", COMPETITIONS.__contains__)]
 
 
-def check_classes(artifact: Artifact, competition: Competition) -> None:
-    """Raise InputError if an artifact cannot predict for a competition, since one has ties and the
-    other has not. A model with ties may predict for a competition without: its probabilities of A
-    and B are then divided by their sum."""
-    if artifact.classes < competition.classes:
-        raise InputError(
-            f"{artifact.folder}: has no ties, but the competition {competition.slug} has"
-        )
+def check_classes(artifact: Path, classes: int, competition: Competition) -> None:
+    """Raise InputError if an artifact with this number of classes has no ties and the competition
+    has. The reverse is possible: P(A) and P(B) are then divided by their sum."""
+    if classes < competition.classes:
+        raise InputError(f"{artifact}: has no ties, but the competition {competition.slug} has")
 
 
 @dataclass(frozen=True)

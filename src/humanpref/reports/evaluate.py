@@ -109,7 +109,7 @@ def evaluate_artifacts(
             "slices": _slices(cuts, losses[-1], right, keys),
             "reliability": reliability(*of_classes),
             "axes": preference,
-            "worst": _worst(pairs, losses[-1], labels, probabilities),
+            "worst": _worst(pairs, losses[-1], *of_classes),
         }
         parts.append({key: table.assign(artifact=name) for key, table in tables.items()})
         if len(losses) > 1:
@@ -209,6 +209,6 @@ def _worst(
     rows = np.argsort(-losses, kind="stable")[:WORST_ROWS]
     table = pd.DataFrame({"id": pairs[ID].to_numpy()[rows], "log_loss": losses[rows]})
     table["label"] = np.take(CLASSES, labels[rows].argmax(axis=1))
-    table[[f"P({c})" for c in CLASSES]] = probabilities[rows]
+    table[[f"P({c})" for c in CLASSES[: labels.shape[1]]]] = probabilities[rows]
     table["prompt"] = [beginning(turns, 100) for turns in pairs["prompt"].iloc[rows]]
     return table

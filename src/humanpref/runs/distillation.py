@@ -13,6 +13,7 @@ import pandas as pd
 from humanpref.data import (
     TrainingRows,
     as_pairs,
+    has_ties,
     labels_of,
     prompt_keys,
     read_labels,
@@ -71,7 +72,7 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
         if path.is_dir():
             artifact = Artifact.load(path)
             if rows.ties and artifact.classes == 2:
-                raise InputError(f"--teacher {path}: has no ties, and cannot teach rows with ties")
+                raise InputError(_NO_TIES.format(path))
             told.append(_soft_labels(artifact, rows.pairs))
             if artifact.rows[PROMPT_KEY].isin(prompt_keys(rows.pairs)).any():
                 logger.warning(
@@ -80,7 +81,7 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
                     path,
                 )
         else:
-            told.append(_probabilities_by_id(path, rows.pairs))
+            told.append(_probabilities_by_id(path, rows.pairs, rows.ties))
     if not rows.ties:
         told = [without_ties(probabilities) for probabilities in told]
     softened = [
@@ -134,8 +135,13 @@ def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
+_NO_TIES = "--teacher {}: has no ties, and cannot teach rows with ties"
+
+
+def _probabilities_by_id(path: Path, pairs: pd.DataFrame, ties: bool) -> np.ndarray:
     table = read_labels(path).set_index(ID).reindex(pairs[ID])
+    if ties and not has_ties(table):
+        raise InputError(_NO_TIES.format(path))
     logger.info(
         "%s: used as is, matched by id; predictions of a model for its own training rows would "
         "leak their labels",
@@ -157,8 +163,8 @@ def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
 def write_soft_labels(
     path: str | Path, artifacts: list[Artifact], pairs: pd.DataFrame, weight: float | None = None
 ) -> None:
-    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads. If given,
-    `weight` replaces the rows' weights.
+    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads; without
+    `winner_tie` if the artifacts have no ties. If given, `weight` replaces the rows' weights.
 
     Raises
     ------
@@ -168,9 +174,10 @@ def write_soft_labels(
     if weight is not None and not 0 < weight < np.inf:
         raise InputError(f"--weight: expected a positive number, got {weight:g}")
     pairs = as_pairs(pairs)
-    labelled = pairs.assign(
-        **dict(zip(LABEL_COLUMNS, soft_labels(artifacts, pairs).T, strict=True))
-    )
+    told = soft_labels(artifacts, pairs).T
+    labelled = pairs.assign(**dict(zip(LABEL_COLUMNS, told, strict=True)))
+    if artifacts[0].classes == 2:
+        labelled = labelled.drop(columns=LABEL_COLUMNS[2])
     if is_main_process():
         write_pairs(path, labelled if weight is None else labelled.assign(**{WEIGHT: weight}))
 

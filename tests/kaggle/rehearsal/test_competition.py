@@ -7,6 +7,8 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import as_pairs, grouped_folds, held_out, prompt_keys, read_pairs
+from humanpref.kaggle.competitions import COMPETITIONS as RULES
+from humanpref.kaggle.competitions import WSDM
 from humanpref.kaggle.rehearsal.competition import SYNTHETIC_ROWS, Files, read_competition
 from humanpref.schema import ID, LABEL_COLUMNS
 
@@ -30,6 +32,21 @@ def test_the_kernels_never_see_the_tests_labels(arena, tmp_path):
     assert list(sample[ID]) == list(competition.labels[ID]) == list(read_pairs(labelled)[ID])
     assert (sample[list(LABEL_COLUMNS)] == 1 / 3).all(axis=None)
     assert str(labelled) in competition.source
+
+
+def test_a_competition_without_ties_gets_winners_and_plain_texts(arena):
+    files = read_competition(arena / "train.csv", arena / "test_labels.csv", None, RULES[WSDM])
+    rows, test = read_pairs(arena / "train.csv"), read_pairs(arena / "test_labels.csv")
+    rows = rows[rows["winner_tie"] == 0]
+    assert list(files.train) == [*PUBLIC_COLUMNS, "winner", "language"]
+    assert files.train[ID].tolist() == rows[ID].tolist()
+    first = files.train["winner"] == "model_a"
+    assert first.tolist() == (rows["winner_model_a"] == 1).tolist()
+    assert files.train["prompt"].tolist() == rows["prompt"].map("\n\n".join).tolist()
+    kept = test[ID][test["winner_tie"] == 0].tolist()
+    assert files.test[ID].tolist() == files.labels[ID].tolist() == kept
+    files.drop_labels()
+    assert "winner" not in files.train
 
 
 def test_a_test_without_labels_has_no_log_loss(arena):

@@ -4,17 +4,21 @@ import ast
 import csv
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from humanpref.data import check_submission
 from humanpref.files import sha256
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
-from humanpref.kaggle.competitions import DEFAULT
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WSDM
 from humanpref.kaggle.contract import KernelRun
+from humanpref.kaggle.rehearsal.competition import read_competition
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
 from humanpref.kaggle.runtime import inputs, launch
@@ -173,6 +177,28 @@ def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
 # what can go wrong
 
 
+@pytest.mark.parametrize("source", ["artifact", "train.parquet", "a half each"])
+def test_the_fallback_of_a_competition_that_asks_for_the_winner(new_tree, bare, source):
+    pytest.importorskip("pyarrow")
+    files = read_competition(None, None, rules=COMPETITIONS[WSDM])
+    files.train = files.train[files.train["winner"] == "model_b"]
+    if source == "a half each":
+        files.drop_labels()
+    elif source == "artifact":
+        new_tree.add_artifact({"prior": [0.5, 0.3, 0.2]})
+    shutil.rmtree(new_tree.competition)
+    folder = new_tree.competition.with_name(WSDM)
+    files.write(folder)
+    done = new_tree.run(INFER, bare, rerun=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    submission, columns = new_tree.working / "submission.csv", COMPETITIONS[WSDM].submission
+    assert check_submission(submission, folder / "test.parquet", columns) == []
+    winner = "model_b" if source == "train.parquet" else "model_a"
+    assert set(pd.read_csv(submission)["winner"]) == {winner}
+    assert new_tree.status["competition"] == WSDM
+    assert new_tree.status["prior_source"].endswith(source.replace("artifact", "artifact.json"))
+
+
 @pytest.mark.parametrize("source", ["artifact", "train.csv", "a third each"])
 def test_the_fallbacks_probabilities(tree, bare, source):
     expected = np.full(3, 1 / 3)
@@ -271,7 +297,7 @@ def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
 
 CRASH = """
 import json, os, signal
-def infer(input_root, working, test_csv, prior, seconds):
+def infer(input_root, working, test_csv, prior, seconds, competition):
     status = json.loads((working / "status.json").read_text())
     (working / "status.json").write_text(json.dumps(status | {"predicted": 5, "fallback": 3}))
     print("five rows done", flush=True)
@@ -325,7 +351,7 @@ def test_the_submission_survives_the_inference_process(
 
 TOLD = """
 import json
-def infer(input_root, working, test_csv, prior, seconds):
+def infer(input_root, working, test_csv, prior, seconds, competition):
     status = json.loads((working / "status.json").read_text())
     status |= {"told": seconds, "predicted": 8, "degraded": []}
     (working / "status.json").write_text(json.dumps(status))

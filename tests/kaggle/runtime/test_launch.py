@@ -153,7 +153,7 @@ def test_a_training_that_fails_says_why(tree):
     run = planned(tree, "sparse")
     rows = tree / "input" / DEFAULT / "train.csv"
     rows.write_text("id\n1\n")
-    with pytest.raises(RuntimeError, match=r"^InputError: .*train.csv: missing column"):
+    with pytest.raises(RuntimeError, match=r"^InputError: .*train.csv: expected the columns"):
         launch.train(run, SECONDS, SECONDS)
     assert list((tree / "working").iterdir()) == []
 

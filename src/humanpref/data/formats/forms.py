@@ -44,8 +44,8 @@ def form_of(cell: Any) -> Form | None:
         try:
             items = json.loads(text)
         except (ValueError, RecursionError):
-            is_list = text[1:2] in ("'", '"', "{") and text.endswith("]")
-            return Form.PYTHON if is_list else Form.TEXT
+            quoted = text[1:2] in ("'", '"', "{") and text.endswith("]")
+            return Form.PYTHON if quoted else Form.TEXT
         if any(isinstance(item, dict) for item in items):
             return Form.JSON_MESSAGES
         strings = all(item is None or isinstance(item, str) for item in items)

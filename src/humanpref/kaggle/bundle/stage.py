@@ -166,7 +166,7 @@ def artifact_names(artifacts: Sequence[Path], competition: Competition) -> list[
     """
     names = []
     for path in artifacts:
-        check_classes(Artifact.load(path), competition)
+        check_classes(path, Artifact.load(path).classes, competition)
         name = path.resolve().name
         if name in names:
             raise InputError(f"{path}: another artifact is also named {name}; rename one of them")

@@ -47,8 +47,6 @@ class DryRun:
         used. If only `test` is missing, part of `train`, grouped by prompt, is held out as the
         test. If only `train` is missing, the synthetic arena's training rows are used. Labels of
         test rows are used only for the score in the report.
-    format : str, optional
-        The format of both. By default, it is detected.
     preset : str
         The preset to train.
     overrides : tuple of str
@@ -78,13 +76,14 @@ class DryRun:
     competition : str
         The slug of the competition whose files, kernels and submission are rehearsed. Rows are
         rewritten in its schema.
+    format : str, optional
+        The format of `train` and `test`. By default, it is detected.
     project : Path, optional
         The checkout; by default, see `find_project`.
     """
 
     train: Path | None = None
     test: Path | None = None
-    format: str | None = None
     preset: str = "tiny"
     overrides: tuple[str, ...] = ()
     out: Path = Path("dry-run")
@@ -96,6 +95,7 @@ class DryRun:
     gpus: int = 0
     folds: int | None = None
     competition: str = DEFAULT
+    format: str | None = None
     project: Path | None = None
 
     def check(self) -> None:

@@ -118,7 +118,7 @@ class SubmissionWriter:
         self.artifacts[folder] = None
         try:
             artifact = Artifact.load(folder)
-            check_classes(artifact, self.competition)
+            check_classes(folder, artifact.classes, self.competition)
             self.artifacts[folder] = ensemble = artifact.ensemble
         except Exception as error:
             logger.exception("%s: failed", folder)
