@@ -174,7 +174,7 @@ def test_soft_labels_and_weights(read):
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
         (HEADER + "\n", "there is a header but no rows"),
-        (b"PK\x03\x04\xff\xfe\x00\x01", "cannot be read .* is the file truncated"),
+        (b"PK\x03\x04\xff\xfe\x00\x01", "cannot be read .* is it truncated"),
         (b"\x00\x01\x02\x00", "expected text or Parquet, got binary data"),
         (b"id,prompt\xff", "not UTF-8 text"),
         (csv_text(GOOD, changed(id="8", prompt="[1]")), "row 2 .*turn 1: .*format competition: a"),
