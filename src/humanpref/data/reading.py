@@ -80,8 +80,8 @@ def read_pairs(
     Examples
     --------
     >>> rows = [{"prompt": "2 + 2?", "response_a": "4", "response_b": "5", "winner": "model_a"}]
-    >>> read_pairs(rows).loc[0, ["id", "response_a", "winner_model_a"]].tolist()
-    ['0', ('4',), 1.0]
+    >>> read_pairs(rows)[["id", "response_a"]].to_dict("records")
+    [{'id': '0', 'response_a': ('4',)}]
     """
     return read(source, labels, lenient=lenient, weights=weights, format=format).pairs
 
