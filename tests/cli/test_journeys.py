@@ -125,7 +125,7 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
     )
     # Without torch the family is refused before its backbone is looked for.
     reason = (
-        "(no such local folder; "
+        "nowhere/at/all: no such model here: --set model.backbone=FOLDER (no such folder; the hub: "
         if importlib.util.find_spec("torch")
         else "needs torch: pip install 'humanpref[torch]'"
     )

@@ -1,3 +1,4 @@
+import contextlib
 import shutil
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs
+from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
@@ -13,7 +15,7 @@ from humanpref.runs import train as runs
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_tables import read_oof
 from humanpref.runs.predict import rows_to_judge
-from humanpref.runs.train import train
+from humanpref.runs.train import Run, train
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.text import tokens
 
@@ -155,6 +157,21 @@ def test_a_run_is_trained_by_one_process_at_a_time(arena, tmp_path, monkeypatch)
     monkeypatch.setattr(PriorModel, "fit", again)
     assert train(load_config("prior"), arena / "train.csv", tmp_path / "a").metrics["rows"]
     assert told
+
+
+def test_of_two_runs_that_start_together_one_trains(arena, tmp_path, monkeypatch):
+    given = load_config("prior"), arena / "train.csv", tmp_path / "a"
+    with contextlib.ExitStack() as faster:
+
+        def write_later(path, value):
+            monkeypatch.undo()
+            faster.enter_context(Run.plan(*given).opened())
+            write_json(path, value)
+
+        monkeypatch.setattr("humanpref.runs.train.write_json", write_later)
+        with pytest.raises(InputError, match=r"a\.partial: another process is training here"):
+            train(*given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_run_whose_place_is_taken_is_not_lost(arena, tmp_path, monkeypatch):
