@@ -356,6 +356,6 @@ def test_names_and_terminals_that_are_not_utf8(arena, tmp_path):
     done = subprocess.run(train, **options, check=False)
     assert done.returncode == 0, done.stderr
     # The table has a dash for what is not known.
-    done = subprocess.run([*start, "runs", "."], **options, check=False)
+    done = subprocess.run([*start, "runs", ".", "--all"], **options, check=False)
     assert done.returncode == 0, done.stderr
     assert b"\\u2013" in done.stdout
