@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # weights of a head.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    device.expand_segments()
+    device.prepare()
     try:
         return options.run(options)
     except InputError as error:

@@ -31,12 +31,15 @@ ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables from which torch configures its allocator: the second is the old name."""
 
 
-def expand_segments() -> None:
-    """Make torch's CUDA allocator in this process and its children extend its segments.
+def prepare() -> None:
+    """Set torch's environment for this process and its children, before torch is imported. Values
+    that the user has set remain.
 
-    Batches differ in length, and fixed segments leave gaps between them that no tensor fits. This
-    must be called before torch is imported. Values that the user has set remain.
+    The CUDA allocator extends its segments: batches differ in length, and fixed segments leave gaps
+    between them that no tensor fits. OpenMP's threads sleep while they wait: by default they spin,
+    which on a busy machine takes the cores from the threads that they wait for.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not any(name in os.environ for name in ALLOCATOR):
         os.environ.update(dict.fromkeys(ALLOCATOR, "expandable_segments:True"))
 
