@@ -161,7 +161,7 @@ def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch, un
     ]
 
 
-def test_the_models_that_are_drawn_never_met(arena, tmp_path, monkeypatch):
+def test_the_models_that_are_drawn_never_met(arena, tmp_path, monkeypatch, undrawn):
     monkeypatch.setattr(eda, "DRAWN_MODELS", 1)
     summary = eda.explore(arena / "train.csv", tmp_path / "out")
     assert summary["models"] == 15

@@ -228,7 +228,9 @@ def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypa
     np.testing.assert_allclose(artifact.predict_proba(pairs[:1]), [[0.4, 0.3, 0.3]])
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize(
+    "after", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_interrupted_folds_end_with_the_same_predictions(
     folds_artifact, arena, tmp_path, monkeypatch, after
 ):
