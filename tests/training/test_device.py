@@ -227,8 +227,9 @@ def worker():
     theirs.close()
     work(0, Job(None, (), None, False), 0.0, ours)
 
-names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "OMP_WAIT_POLICY")
-environment, found = {k: v for k, v in os.environ.items() if k not in names}, []
+names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GOMP_SPINCOUNT")
+own = (*names, "OMP_WAIT_POLICY")
+environment, found = {k: v for k, v in os.environ.items() if k not in own}, []
 for given in json.loads(sys.argv[1]):
     for start in (command, training, inference, worker):
         os.environ.clear()
@@ -244,10 +245,11 @@ def test_every_process_prepares_torch_before_it_imports_it():
     """What the user has set stays."""
     expandable = "expandable_segments:True"
     cases = [
-        ({}, [expandable, expandable, "PASSIVE", False]),
-        ({device.ALLOCATOR[0]: "own"}, ["own", None, "PASSIVE", False]),
-        ({device.ALLOCATOR[1]: "own"}, [None, "own", "PASSIVE", False]),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, [expandable, expandable, "ACTIVE", False]),
+        ({}, [expandable, expandable, "10000", False]),
+        ({device.ALLOCATOR[0]: "own"}, ["own", None, "10000", False]),
+        ({device.ALLOCATOR[1]: "own"}, [None, "own", "10000", False]),
+        ({device.WAITING[0]: "ACTIVE"}, [expandable, expandable, None, False]),
+        ({device.WAITING[1]: "1"}, [expandable, expandable, "1", False]),
     ]
     command = [sys.executable, "-c", STARTS, json.dumps([given for given, _ in cases])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -36,7 +36,7 @@ _FOLDERS = {"input": "--ro-bind", "src": "--ro-bind", "working": "--bind", "temp
 # Environment variables that a run inherits: its threads, the GPU to use, and the location
 # of its driver.
 _INHERITED = (
-    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS"),
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS"),
     *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
 )
 _DEVICES = ("nvidia*", "kfd", "dri", "dxg")
