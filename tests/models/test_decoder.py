@@ -326,7 +326,7 @@ def drop(folder):
 @pytest.mark.parametrize(
     ("spoil", "overrides", "message"),
     [
-        (shutil.rmtree, (), "its weights cannot be loaded"),
+        (shutil.rmtree, (), "no such model here"),
         (lambda folder: (folder / "model.safetensors").unlink(), (), "no weights, expected one of"),
         (drop, (), "lacks 1 weights .*q_proj"),
         (bert, (), "not a decoder"),
