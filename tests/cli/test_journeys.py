@@ -125,7 +125,7 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
     )
     # Without torch the family is refused before its backbone is looked for.
     reason = (
-        "(no such local folder; "
+        "nowhere/at/all: no such model here: --set model.backbone=FOLDER (no such folder; the hub: "
         if importlib.util.find_spec("torch")
         else "needs torch: pip install 'humanpref[torch]'"
     )
@@ -356,6 +356,6 @@ def test_names_and_terminals_that_are_not_utf8(arena, tmp_path):
     done = subprocess.run(train, **options, check=False)
     assert done.returncode == 0, done.stderr
     # The table has a dash for what is not known.
-    done = subprocess.run([*start, "runs", "."], **options, check=False)
+    done = subprocess.run([*start, "runs", ".", "--all"], **options, check=False)
     assert done.returncode == 0, done.stderr
     assert b"\\u2013" in done.stdout

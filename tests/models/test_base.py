@@ -57,7 +57,12 @@ def config(request):
     return load_config(PRESETS[request.param], overrides=["seed=7"])
 
 
-@pytest.fixture(params=list(GRIDS))
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name == "embedding" else [])
+        for name in GRIDS
+    ]
+)
 def quick(request):
     """A CPU family's model with quick options."""
     if request.param == "boosted":

@@ -123,7 +123,7 @@ def test_an_interrupted_fit_goes_on_piece_by_piece(pairs, tmp_path, monkeypatch)
 
 def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_encoder):
     frozen = "embedding model.embedding_penalties=100 model.structure_penalties=100"
-    few = pairs[:60].reset_index(drop=True)
+    few = pairs[:24].reset_index(drop=True)
     with caplog.at_level(logging.WARNING):
         model = blend_of("prior", frozen, folds=2).fit(few, labels_of(few))
     assert f"{frozen} is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text

@@ -123,7 +123,7 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
     ):
         load_model(tmp_path / "model")
     shutil.rmtree(folder)
-    with pytest.raises(InputError, match=r"cannot be loaded; expected a folder"):
+    with pytest.raises(InputError, match=r"no such model here: --set model\.backbone=FOLDER"):
         load_model(tmp_path / "model")
 
 

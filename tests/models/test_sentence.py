@@ -193,7 +193,7 @@ def test_another_encoder_than_expected_is_refused(encoder, changed):
 
 
 def test_a_folder_that_is_not_there_or_cannot_read_so_much(sentence_encoder, tmp_path):
-    with pytest.raises(InputError, match=r"cannot be loaded; expected a folder"):
+    with pytest.raises(InputError, match=r"no such model here: --set model\.backbone=FOLDER"):
         FrozenEncoder(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"model\.max_length: .* cannot read 65 tokens"):
         FrozenEncoder(str(sentence_encoder), max_length=65)

@@ -206,7 +206,7 @@ def mirrored(model, pairs):
 
 @pytest.mark.skipif(not HAS_TORCH, reason="needs torch")
 def test_soft_labels_are_averaged_over_both_orders(one_sided, arena, pairs):
-    new = read_pairs(arena / "test.csv")
+    new = read_pairs(arena / "test.csv")[:8]
     np.testing.assert_allclose(
         soft_labels([one_sided], new), mirrored(one_sided, new), rtol=0, atol=1e-7
     )

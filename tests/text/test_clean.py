@@ -246,7 +246,9 @@ def test_nltk_is_imported_only_when_it_is_needed():
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("variant", ["nltk", "nltk-no-spaces"])
+@pytest.mark.parametrize(
+    "variant", ["nltk", pytest.param("nltk-no-spaces", marks=pytest.mark.slow)]
+)
 def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
     few = ["model.term_penalties=3", "model.structure_penalties=30"]
     config = load_config("sparse", overrides=[*few, f"model.preprocess={variant}"])

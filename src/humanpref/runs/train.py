@@ -346,13 +346,19 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
     the same run if it was interrupted."""
     before = work.exists()
     if not before:
-        with folder_whole(work) as folder:
-            write_json(folder / RUN_FILE, run)
-    elif not (work / RUN_FILE).is_file():
+        try:
+            with folder_whole(work) as folder:
+                write_json(folder / RUN_FILE, run)
+        except InputError:
+            # If another process created it first, the lock decides which of the two trains.
+            before = work.exists()
+            if not before:
+                raise
+    if before and not (work / RUN_FILE).is_file():
         raise InputError(
             f"{work}: already exists and is not an unfinished run of humanpref; move it away"
         )
-    elif read_json(work / RUN_FILE) != run:
+    if before and read_json(work / RUN_FILE) != run:
         raise InputError(
             f"{work}: an unfinished run with other settings or rows; remove it, or choose a "
             "different --out"

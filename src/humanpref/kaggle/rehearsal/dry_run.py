@@ -31,7 +31,7 @@ from humanpref.kaggle.rehearsal.competition import read_competition
 from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.kaggle.rehearsal.judge import judge_inference, judge_training
 from humanpref.kaggle.rehearsal.kernels import OWNER, Kernels
-from humanpref.kaggle.rehearsal.report import Report, claim, deliver
+from humanpref.kaggle.rehearsal.report import Report, claim, deliver, held
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 
@@ -187,7 +187,8 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
         test_rows=len(competition.test),
     )
     echo(f"[dry run] {report.rows}; sandbox: {mode}")
-    with tempfile.TemporaryDirectory(prefix="humanpref-dry-run-") as temporary:
+    scratch = tempfile.TemporaryDirectory(prefix="humanpref-dry-run-")
+    with held(options.out), scratch as temporary:
         folder = Path(temporary)
         competition.write(folder / "competition")
         dataset = stage_dataset(folder / "dataset", project, run, options.artifacts)

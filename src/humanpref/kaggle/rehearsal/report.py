@@ -1,5 +1,6 @@
 """The report of a dry run, as text and as JSON, and the folder of its results."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humanpref.files import check_new, check_writable, read_json
+from humanpref.files import check_new, check_writable, locked, read_json
 from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.kaggle.rehearsal.probe import Probe
@@ -173,6 +174,32 @@ def claim(out: Path) -> None:
             "different one with --out, or remove it"
         )
     check_writable(path)
+
+
+@contextlib.contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold `out` for this dry run, and create it if it does not exist; if it is then still empty at
+    the end, it is removed.
+
+    Raises
+    ------
+    InputError
+        If a different dry run holds it.
+    """
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except BlockingIOError:
+            raise InputError(
+                f"{out}: another dry run is using this folder; name a different one with --out"
+            ) from None
+        try:
+            yield
+        finally:
+            if new and not any(out.iterdir()):
+                out.rmdir()
 
 
 def deliver(folder: Path, out: Path) -> None:

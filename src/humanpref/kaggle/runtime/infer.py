@@ -66,7 +66,7 @@ def infer(
         If there is no artifact, or the rows cannot be read.
     """
     budget = Budget(seconds)
-    device.expand_segments()
+    device.prepare()
     use_nltk_data(input_root)
     pairs = read_pairs(test_csv, labels=False, lenient=True)
     writer = SubmissionWriter(working, pairs, prior, budget, competition)
