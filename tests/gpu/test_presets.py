@@ -58,7 +58,7 @@ def test_a_frozen_encoder_reads_in_half_precision(gpu, name, small_preset, tmp_p
     np.testing.assert_allclose(made, exact, atol=0.05 * exact.std(axis=0).max())
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e6])
+@pytest.mark.parametrize("scale", [10, 1e6])
 def test_vectors_that_overflow_are_computed_in_float32(gpu, scale, small_preset, caplog):
     config, _ = small_preset(FROZEN[0])
     encoder = sentence.FrozenEncoder(config.model.backbone)
@@ -73,7 +73,6 @@ def test_vectors_that_overflow_are_computed_in_float32(gpu, scale, small_preset,
         layer.mlp.down_proj.weight.data *= scale
     made = vectors()
     told = "2 of 2 windows overflow in torch.float16 and are embedded in float32"
-    # The residual stream is float32, so that it may be as large as it likes.
     assert (told in caplog.text) == (scale == 1e6)
     with on_the_cpu():
         encoder.module.cpu()

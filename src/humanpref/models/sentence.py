@@ -175,7 +175,7 @@ class FrozenEncoder:
     def save(self, folder: Path) -> None:
         """Write the encoder as a sentence-transformer folder, which gives the same vectors when it
         is loaded."""
-        self.module.save(folder, self.settings)
+        self.module.cpu().save(folder, self.settings)
         self.tokenizer.save_pretrained(folder)
         if self._prompts.texts:
             self._prompts.save(folder)
