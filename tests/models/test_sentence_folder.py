@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
 from humanpref.models import sentence
+from humanpref.models.backbone import load_backbone
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.models.sentence_folder import SentenceModule
 from humanpref.models.sentence_windows import Passage
@@ -363,6 +364,11 @@ def test_the_layout_of_bge_base(published):
     for prompt in (instruction, ""):
         expected = library.encode(TEXTS, prompt=prompt)
         np.testing.assert_allclose(vectors(encoder, TEXTS, prompt), expected, atol=1e-5)
+
+
+def test_gemma_2_keeps_the_cap_on_its_attention(decoder_folder):
+    folder = str(decoder_folder("gemma2"))
+    assert load_backbone(folder).config._attn_implementation == "eager"
 
 
 def test_a_decoders_limit_is_in_its_configuration(published):

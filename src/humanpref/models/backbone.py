@@ -29,9 +29,20 @@ def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
     """
     folder = str(base_folder(name))
     config = load_backbone_config(folder)
+    attention = attention_of(config)
     return load_pretrained(
-        name, folder, AutoModel, config=config, dtype=dtype, attn_implementation=None
+        name, folder, AutoModel, config=config, dtype=dtype, attn_implementation=attention
     )
+
+
+def attention_of(config: Any) -> str | None:
+    """Return the attention code with which a backbone must be loaded; None for transformers'
+    default.
+
+    `scaled_dot_product_attention` has no soft cap on scores; with it, transformers would silently
+    omit Gemma 2's cap.
+    """
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else None
 
 
 def is_decoder(config: Any) -> bool:
