@@ -47,6 +47,9 @@ CONFIGS = {
             "model.structure_penalties=[100]",
         ],
     ),
+    "embedding, mlp": load_config(
+        "embedding", overrides=["model.backbone=tiny-encoder", "model.head=mlp", "model.hidden=8"]
+    ),
     "boosted": load_config("boosted", overrides=TREES),
     "encoder": load_config("tiny", overrides=MICRO),
     "encoder, joint": load_config(
@@ -92,7 +95,13 @@ def test_no_family_is_left_out():
     assert {config.family for config in CONFIGS.values()} == set(FAMILIES)
 
 
-VARIANTS = ("encoder, joint", "encoder, dual averaged", "encoder, davidson", "encoder, offset")
+VARIANTS = (
+    "embedding, mlp",
+    "encoder, joint",
+    "encoder, dual averaged",
+    "encoder, davidson",
+    "encoder, offset",
+)
 """Of a family that is here already."""
 
 
@@ -113,7 +122,7 @@ def family(request):
     if config.family == "boosted":
         pytest.importorskip("xgboost")
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "embedding":
+        if config.family == "embedding":
             patch.chdir(request.getfixturevalue("sentence_encoder").parent)
         yield request.param
 

@@ -28,6 +28,7 @@ CASES = {
     "prior": ("prior",),
     "sparse": ("sparse", *PENALTIES),
     "embedding": ("embedding", *EMBEDDING),
+    "embedding, mlp": ("embedding", *EMBEDDING, "model.head=mlp", "model.steps=5"),
     "boosted": ("boosted", "model.rounds=10", "model.seeds=2", "model.learning_rate=0.2"),
     "selection": (
         "boosted",

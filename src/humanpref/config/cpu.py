@@ -126,7 +126,7 @@ class BoostedOptions(Options):
 
 @dataclass(frozen=True)
 class EmbeddingOptions(Options):
-    """A Davidson regression on frozen embeddings and structural features
+    """A linear or neural head on frozen embeddings and structural features
     (`humanpref.models.embedding`)."""
 
     backbone: Name = "sentence-transformers/all-MiniLM-L6-v2"
@@ -137,6 +137,21 @@ class EmbeddingOptions(Options):
     sentence-transformer's own limit applies; any other encoder reads up to 512."""
     max_windows: Annotated[int, whole(1, 1_000)] = 4
     """Maximum number of windows per text; of a longer text, the beginning and the end are read."""
+    prompt_instruction: str | None = None
+    """Instruction that the encoder reads before every window of a prompt: a name under `prompts` in
+    the folder's config_sentence_transformers.json, or the instruction itself, in several words. If
+    `none`, the folder's default, if it has one; if empty, no instruction. `--set` drops spaces at
+    its ends; a configuration file keeps them."""
+    response_instruction: str | None = None
+    """Instruction before every window of a response, given in the same way."""
+    head: Literal["linear", "mlp"] = "linear"
+    """`linear`: a Davidson regression; `mlp`: a neural network with one hidden layer on both
+    answers' embeddings, their difference and their product, for tens of thousands of rows."""
+    hidden: Count = 64
+    """Number of hidden units with `head=mlp`."""
+    steps: Count | None = None
+    """Number of optimizer steps with `head=mlp`. If `none`, it is found by early stopping on inner
+    grouped folds of the training rows."""
     components: Count = 32
     """Number of principal components to which the embeddings are reduced. A thousand rows do not
     support more than 32; tens of thousands may."""
@@ -144,9 +159,10 @@ class EmbeddingOptions(Options):
     """Save the backbone in the artifact, so that the artifact can predict anywhere. Otherwise,
     `backbone` must be available at prediction, with the same weights."""
     embedding_penalties: Penalties = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
-    """Candidate penalties p: for the weight w of each component, cosine or attention score, the fit
-    adds p w²/2 to the loss summed over the rows. The best candidate is chosen on inner grouped
-    folds of the training rows; if there is only one, it is used without selection."""
+    """Candidate penalties p with `head=linear`: for the weight w of each component, cosine or
+    attention score, the fit adds p w²/2 to the loss summed over the rows. The best candidate is
+    chosen on inner grouped folds of the training rows; if there is only one, it is used without
+    selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
     """Candidate penalties for the weights of standardized structural features, chosen in the same
     way."""

@@ -42,6 +42,25 @@ def davidson_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
     return np.exp(_log_probabilities(d, nu))
 
 
+def davidson_loss(
+    d: np.ndarray, nu: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the log loss summed over weighted rows, in nats, and its derivatives with respect to
+    each row's d and nu.
+
+    Parameters
+    ----------
+    d, nu, weights : ndarray
+        (n,) float64. Where nu is -inf, the label of a tie must be 0.
+    labels : ndarray
+        (n, 3) float64, hard or soft.
+    """
+    logs = _log_probabilities(d, nu)
+    by_a, by_b, by_nu = ((np.exp(logs) - labels) * weights[:, None]).T
+    likelihoods = np.multiply(labels, logs, out=np.zeros_like(logs), where=labels > 0)
+    return float(-(weights @ likelihoods.sum(axis=1))), (by_a - by_b) / 2, by_nu
+
+
 def _log_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
     return log_softmax(np.stack([d / 2, -d / 2, nu], axis=1), axis=1)
 
@@ -93,18 +112,13 @@ class DavidsonRegression:
         curvature = [_squares(x, weights) / 6, _squares(z, weights) * 2 / 9, [total * 2 / 9]]
         curvature = np.concatenate(curvature) + penalty
         scale = 1 / np.sqrt(np.where(curvature > 0, curvature, 1.0))
-        # Without ties, the third log probability is -inf, and its label is 0.
-        classes = 3 if self.ties else 2
 
         def objective(scaled: np.ndarray) -> tuple[float, np.ndarray]:
             parameters = scale * scaled
             w, v, c = np.split(parameters, parts)
-            logs = _log_probabilities(x @ w, self._tie_scores(z, v, c))
-            likelihoods = (labels[:, :classes] * logs[:, :classes]).sum(axis=1)
-            loss = penalty @ parameters**2 / 2 - weights @ likelihoods
-            # Derivatives of the loss with respect to each row's scores d / 2, -d / 2 and nu.
-            by_a, by_b, by_nu = ((np.exp(logs) - labels) * weights[:, None]).T
-            gradient = np.concatenate([x.T @ ((by_a - by_b) / 2), z.T @ by_nu, [by_nu.sum()]])
+            loss, by_d, by_nu = davidson_loss(x @ w, self._tie_scores(z, v, c), labels, weights)
+            loss += penalty @ parameters**2 / 2
+            gradient = np.concatenate([x.T @ by_d, z.T @ by_nu, [by_nu.sum()]])
             # Divide by the total weight, so that the optimizer's `ftol` means the same for any
             # number of rows.
             return loss / total, scale * (gradient + penalty * parameters) / total
