@@ -145,6 +145,9 @@ class EmbeddingOptions(Options):
     answers' embeddings, their difference and their product, for tens of thousands of rows."""
     hidden: Count = 64
     """Number of hidden units with `head=mlp`."""
+    weight_penalty: NonNegative = 300.0
+    """Penalty p with `head=mlp`: for each weight w, the fit adds p w²/2 to the loss summed over the
+    rows."""
     steps: Count | None = None
     """Number of optimizer steps with `head=mlp`. If `none`, it is found by early stopping on inner
     grouped folds of the training rows."""

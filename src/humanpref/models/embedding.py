@@ -91,9 +91,8 @@ class EmbeddingModel(Model, family="embedding"):
         columns, seed = self._columns(vectors, x, z), self.config.seed
         self.report_ = {"backbone": self.encoder_.facts(options.backbone)}
         if options.head == "mlp":
-            self.head_, steps, inner = fit_network(
-                columns.orders(), rows, options.hidden, options.steps, seed
-            )
+            network = PairNetwork(options.hidden, options.weight_penalty, seed)
+            self.head_, steps, inner = fit_network(columns.orders(), rows, network, options.steps)
             self.report_ |= {"steps": steps, "inner_log_loss": inner}
             return
         penalties = Penalties(options.embedding_penalties, options.structure_penalties)
