@@ -16,6 +16,7 @@ from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model, sentence
 from humanpref.models.embedding import principal_components
 from humanpref.models.pair_vectors import PairVectors
+from humanpref.models.sentence_windows import Passage
 from humanpref.runs import train as experiment
 from humanpref.schema import InputError
 
@@ -224,7 +225,7 @@ def test_without_torch_it_says_what_to_install():
 def test_rows_that_do_not_fit_into_the_windows_are_said_to_be_cut(model, pairs):
     # 24 tokens a window, of which 22 are the text's, and four windows.
     fits, longer = (" ".join(["a"] * words) for words in (88, 89))
-    assert model.encoder_.is_cut([fits, longer], 4).tolist() == [False, True]
+    assert model.encoder_.is_cut([Passage(fits), Passage(longer)], 4).tolist() == [False, True]
     texts = {"prompt": [("a",)] * 3, "response_a": [("a",)] * 3, "response_b": [("a",)] * 3}
     for side in texts:
         rows = pairs[:3].assign(**texts | {side: [(fits,), ("a", longer), ("a",)]})

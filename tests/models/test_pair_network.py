@@ -5,7 +5,9 @@ import pandas as pd
 
 from humanpref.models.davidson import davidson_loss
 from humanpref.models.inner_folds import Labelled
-from humanpref.models.pair_network import PENALTY, Orders, PairNetwork, fit_network, network_shapes
+from humanpref.models.pair_network import Orders, PairNetwork, fit_network, network_shapes
+
+PENALTY = 10.0
 
 
 def orders_of(a, b):
@@ -30,7 +32,7 @@ def loss_of(labels, probabilities):
 
 def test_it_learns_what_a_linear_model_cannot_and_swaps_exactly():
     orders, truth = drawn(1_000)
-    network = PairNetwork(24, seed=1).fit(orders, truth, np.ones(1_000), 100)
+    network = PairNetwork(24, PENALTY, seed=1).fit(orders, truth, np.ones(1_000), 100)
     other, held = drawn(1_000, seed=9)
     found = network.predict_proba(other)
     entropy, uninformed = loss_of(held, held), loss_of(held, np.full((1_000, 3), 1 / 3))
@@ -42,7 +44,7 @@ def test_it_learns_what_a_linear_model_cannot_and_swaps_exactly():
 def test_at_the_optimum_no_small_change_lowers_the_penalized_loss():
     orders, truth = drawn(60)
     weights = np.random.default_rng(3).uniform(0.5, 2, size=60)
-    network = PairNetwork(3, seed=0).fit(orders, truth, weights, 5_000)
+    network = PairNetwork(3, PENALTY, seed=0).fit(orders, truth, weights, 5_000)
 
     def penalized(arrays):
         one, other = (np.tanh(u @ arrays["w"] + arrays["b"]) @ arrays["v"] for u in orders)
@@ -65,9 +67,9 @@ def test_weight_two_is_the_row_twice_and_zero_drops_it():
     weights = np.where(np.arange(80) < 10, 2.0, 1.0)
     weights[-5:] = 0
     rows = np.concatenate([np.arange(75), np.arange(10)])
-    weighted = PairNetwork(8, seed=2).fit(orders, truth, weights, 30)
-    twice = PairNetwork(8, seed=2).fit(orders.rows(rows), truth[rows], np.ones(85), 30)
-    plain = PairNetwork(8, seed=2).fit(orders, truth, np.ones(80), 30)
+    weighted = PairNetwork(8, PENALTY, seed=2).fit(orders, truth, weights, 30)
+    twice = PairNetwork(8, PENALTY, seed=2).fit(orders.rows(rows), truth[rows], np.ones(85), 30)
+    plain = PairNetwork(8, PENALTY, seed=2).fit(orders, truth, np.ones(80), 30)
     expected = twice.predict_proba(orders)
     np.testing.assert_allclose(weighted.predict_proba(orders), expected, atol=1e-7)
     assert np.abs(plain.predict_proba(orders) - expected).max() > 1e-3
@@ -76,14 +78,14 @@ def test_weight_two_is_the_row_twice_and_zero_drops_it():
 def test_soft_labels_and_rates_without_information():
     zeros = Orders(np.zeros((30, 4)), np.zeros((30, 4)))
     soft = np.tile([0.2, 0.3, 0.5], (30, 1))
-    made = PairNetwork(4, seed=0).fit(zeros, soft, np.ones(30), 50).predict_proba(zeros)
+    made = PairNetwork(4, PENALTY, seed=0).fit(zeros, soft, np.ones(30), 50).predict_proba(zeros)
     np.testing.assert_allclose(made, np.tile([0.25, 0.25, 0.5], (30, 1)), atol=1e-6)
 
 
 def test_the_seed_decides_the_start():
     orders, truth = drawn(50)
     made = [
-        PairNetwork(4, seed).fit(orders, truth, np.ones(50), 10).predict_proba(orders)
+        PairNetwork(4, PENALTY, seed).fit(orders, truth, np.ones(50), 10).predict_proba(orders)
         for seed in (1, 1, 2)
     ]
     np.testing.assert_array_equal(made[0], made[1])
@@ -92,7 +94,7 @@ def test_the_seed_decides_the_start():
 
 def test_saved_as_arrays():
     orders, truth = drawn(20)
-    network = PairNetwork(5, seed=0).fit(orders, truth, np.ones(20), 5)
+    network = PairNetwork(5, PENALTY, seed=0).fit(orders, truth, np.ones(20), 5)
     arrays = network.arrays()
     assert {name: array.shape for name, array in arrays.items()} == network_shapes(12, 5)
     again = PairNetwork.restored(arrays)
@@ -111,12 +113,12 @@ def labelled(truth, prompts):
 def test_early_stopping_ends_before_it_overfits():
     orders, truth = drawn(240, width=8, sharpness=1.0)
     rows = labelled(truth, 240)
-    network, steps, inner = fit_network(orders, rows, 16, None, seed=0)
-    again, known, nothing = fit_network(orders, rows, 16, steps, seed=0)
+    network, steps, inner = fit_network(orders, rows, PairNetwork(16, PENALTY, 0), None)
+    again, known, nothing = fit_network(orders, rows, PairNetwork(16, PENALTY, 0), steps)
     assert (known, nothing) == (steps, None)
     np.testing.assert_array_equal(again.predict_proba(orders), network.predict_proba(orders))
     other, held = drawn(1_000, width=8, seed=9, sharpness=1.0)
-    late = PairNetwork(16, seed=0).fit(orders, rows.labels, rows.weights, 300)
+    late = PairNetwork(16, PENALTY, seed=0).fit(orders, rows.labels, rows.weights, 300)
     assert loss_of(held, network.predict_proba(other)) < loss_of(held, late.predict_proba(other))
     assert steps < 100
     assert inner > 0
@@ -124,7 +126,9 @@ def test_early_stopping_ends_before_it_overfits():
 
 def test_too_few_prompts_for_inner_folds():
     orders, truth = drawn(12)
-    network, steps, inner = fit_network(orders, labelled(truth, 1), 4, None, seed=0)
+    network, steps, inner = fit_network(
+        orders, labelled(truth, 1), PairNetwork(4, PENALTY, 0), None
+    )
     assert steps > 0
     assert inner is None
     assert np.isfinite(network.predict_proba(orders)).all()

@@ -147,8 +147,11 @@ class EmbeddingOptions(Options):
     head: Literal["linear", "mlp"] = "linear"
     """`linear`: a Davidson regression; `mlp`: a neural network with one hidden layer on both
     answers' embeddings, their difference and their product, for tens of thousands of rows."""
-    hidden: Count = 64
+    hidden: Count = 16
     """Number of hidden units with `head=mlp`."""
+    weight_penalty: NonNegative = 100.0
+    """Penalty p with `head=mlp`: for each weight w, the fit adds p w²/2 to the loss summed over the
+    rows."""
     steps: Count | None = None
     """Number of optimizer steps with `head=mlp`. If `none`, it is found by early stopping on inner
     grouped folds of the training rows."""

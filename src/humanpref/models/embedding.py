@@ -29,9 +29,9 @@ from humanpref.models.pair_vectors import (
     SYMMETRIC_COSINES,
     PairVectors,
     pair_vectors,
+    passages_of,
 )
 from humanpref.models.sentence import FrozenEncoder, load_frozen
-from humanpref.schema import TEXT_COLUMNS
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
 DIGEST_FILE = "encoder-digest.json"
@@ -92,9 +92,8 @@ class EmbeddingModel(Model, family="embedding"):
         columns, seed = self._columns(vectors, x, z), self.config.seed
         self.report_ = {"backbone": self.encoder_.facts(options.backbone)}
         if options.head == "mlp":
-            self.head_, steps, inner = fit_network(
-                columns.orders(), rows, options.hidden, options.steps, seed, self.ties
-            )
+            network = PairNetwork(options.hidden, options.weight_penalty, seed, self.ties)
+            self.head_, steps, inner = fit_network(columns.orders(), rows, network, options.steps)
             self.report_ |= {"steps": steps, "inner_log_loss": inner}
             return
         penalties = Penalties(options.embedding_penalties, options.structure_penalties)
@@ -114,8 +113,8 @@ class EmbeddingModel(Model, family="embedding"):
 
     def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
         windows = self.config.model.max_windows
-        columns = (["\n\n".join(turns) for turns in pairs[column]] for column in TEXT_COLUMNS)
-        return np.any([self.encoder_.is_cut(texts, windows) for texts in columns], axis=0)
+        sides = list(zip(*passages_of(pairs, self.encoder_), strict=True))[::2]
+        return np.any([self.encoder_.is_cut(list(side), windows) for side in sides], axis=0)
 
     def save_state(self, folder: Path) -> None:
         arrays = self.head_.arrays() | self.scales_._asdict()

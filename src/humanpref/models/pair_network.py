@@ -27,8 +27,6 @@ PATIENCE = 20
 """Early stopping ends once the inner log loss has not fallen for this many steps."""
 DEFAULT_STEPS = 20
 """Number of steps if there are too few prompts for inner folds."""
-PENALTY = 10.0
-"""L2 penalty of every weight of W and V, in units of rows."""
 
 
 class Orders(NamedTuple):
@@ -49,6 +47,9 @@ class PairNetwork:
     ----------
     hidden : int
         Number of hidden units.
+    penalty : float
+        L2 penalty of every weight of W and V, in units of rows: the loss summed over the rows gets
+        penalty w² / 2.
     seed : int
         Seed for the initial W; the other parameters start at zero, except c, which starts at the
         rate of ties.
@@ -62,8 +63,8 @@ class PairNetwork:
     c_ : float
     """
 
-    def __init__(self, hidden: int, seed: int, ties: bool = True) -> None:
-        self.hidden, self.seed, self.ties = hidden, seed, ties
+    def __init__(self, hidden: int, penalty: float, seed: int, ties: bool = True) -> None:
+        self.hidden, self.penalty, self.seed, self.ties = hidden, penalty, seed, ties
 
     def fit(
         self,
@@ -82,7 +83,7 @@ class PairNetwork:
         ties = np.clip(weights @ labels[:, 2] / total, 1e-3, 1 - 1e-3)
         begin = np.zeros(sizes[-1] + 1)
         begin[: sizes[0]], begin[-1] = draws, np.log(2 * ties / (1 - ties))
-        penalties = np.full(len(begin), PENALTY)
+        penalties = np.full(len(begin), self.penalty)
         penalties[sizes[0] : sizes[1]] = penalties[-1] = 0.0
 
         def place(parameters: np.ndarray) -> None:
@@ -132,7 +133,7 @@ class PairNetwork:
     @classmethod
     def restored(cls, arrays: dict[str, np.ndarray], ties: bool = True) -> "PairNetwork":
         """Return a fitted network from the arrays that the method `arrays` returned."""
-        network = cls(len(arrays["b"]), 0, ties)
+        network = cls(len(arrays["b"]), 0.0, 0, ties)
         network.w_, network.b_, network.v_ = arrays["w"], arrays["b"], arrays["v"]
         (network.c_,) = arrays["c"]
         return network
@@ -153,32 +154,33 @@ def network_shapes(columns: int, hidden: int) -> dict[str, tuple[int, ...]]:
 
 
 def fit_network(
-    orders: Orders, rows: Labelled, hidden: int, steps: int | None, seed: int, ties: bool = True
+    orders: Orders, rows: Labelled, network: PairNetwork, steps: int | None
 ) -> tuple[PairNetwork, int, float | None]:
-    """Choose the number of steps on inner folds unless it is given, and train on all rows.
+    """Choose the number of steps on inner folds unless it is given, and train the network on all
+    rows.
 
     Returns
     -------
     network : PairNetwork
+        The same network.
     steps : int
         The number of steps.
     inner_log_loss : float or None
         Its inner log loss in nats; None if nothing was chosen.
     """
     inner = None
-    splits = [] if steps else choosing_splits(rows, INNER_FOLDS, seed)
+    splits = [] if steps else choosing_splits(rows, INNER_FOLDS, network.seed)
     if splits:
-        steps, inner = _best_steps(orders, rows, splits, PairNetwork(hidden, seed, ties))
-    network = PairNetwork(hidden, seed, ties)
+        steps, inner = _best_steps(orders, rows, network, splits)
     steps = steps or DEFAULT_STEPS
     return network.fit(orders, rows.labels, rows.weights, steps), steps, inner
 
 
 def _best_steps(
-    orders: Orders, rows: Labelled, splits: Splits, network: PairNetwork
+    orders: Orders, rows: Labelled, network: PairNetwork, splits: Splits
 ) -> tuple[int, float]:
     """Return the number of steps with the lowest mean held-out log loss over the splits, and that
-    loss. The network is fitted to each split. A split that stops earlier keeps its last loss."""
+    loss. A split that stops earlier keeps its last loss."""
     paths, shares = [], []
     for learned, judged in splits:
         out, labels, weights = orders.rows(judged), rows.labels[judged], rows.weights[judged]

@@ -83,17 +83,7 @@ def pair_vectors(
     max_windows, batch_tokens, precision
         See `FrozenEncoder.embed`.
     """
-    asking, answering = encoder.instructions
-    rows = [
-        (
-            *_passages(prompt, prompt, asking),
-            *_passages(prompt, a, answering),
-            *_passages(prompt, b, answering),
-        )
-        for prompt, a, b in zip(
-            pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True
-        )
-    ]
+    rows = passages_of(pairs, encoder)
     passages = (passage for row in rows for passage in row)
     windows = encoder.embed(passages, max_windows, batch_tokens, precision)
     compared = [_compared(*(_text(windows[passage]) for passage in row)) for row in rows]
@@ -104,6 +94,22 @@ def pair_vectors(
             for i, width in enumerate(widths)
         )
     )
+
+
+def passages_of(pairs: pd.DataFrame, encoder: FrozenEncoder) -> list[tuple[Passage, ...]]:
+    """Return each row's six texts with the encoder's instructions: for the prompt, A and B, all
+    turns and the last turn."""
+    asking, answering = encoder.instructions
+    return [
+        (
+            *_passages(prompt, prompt, asking),
+            *_passages(prompt, a, answering),
+            *_passages(prompt, b, answering),
+        )
+        for prompt, a, b in zip(
+            pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True
+        )
+    ]
 
 
 def _passages(

@@ -173,11 +173,9 @@ class FrozenEncoder:
             known[passage] = windows
         return known
 
-    def is_cut(self, texts: list[str], max_windows: int) -> np.ndarray:
-        """Return a mask, (n,) bool, of the texts that do not fit into `max_windows` windows."""
-        template = template_of(self.tokenizer)
-        room = self.settings.max_length - len(template.prefix) - len(template.suffix)
-        return np.array([len(ids) > room * max_windows for ids in self._token_ids(texts)], bool)
+    def is_cut(self, passages: list[Passage], max_windows: int) -> np.ndarray:
+        """Return a mask, (n,) bool, of the passages that do not fit into `max_windows` windows."""
+        return self._splitter.is_cut(passages, max_windows)
 
     def save(self, folder: Path) -> None:
         """Write the encoder as a sentence-transformer folder, which gives the same vectors when it

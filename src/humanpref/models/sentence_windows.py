@@ -5,7 +5,7 @@ Windows have nearly equal lengths. A very long text keeps only its head and its 
 parts.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
@@ -89,13 +89,8 @@ class Splitter:
         """Return the windows of the passages, at most `max_windows` each. A text without tokens has
         none."""
         ids, counts, leads = [], [], []
-        joined = [instruction + text for text, instruction in passages]
-        for passage, own in zip(passages, self.token_ids(joined), strict=True):
-            instruction = self._instructions[passage.instruction]
-            # Before a text, the instruction's last token can be a different one, as in ":What".
-            same = takewhile(lambda pair: pair[0] == pair[1], zip(instruction, own, strict=False))
-            shared = sum(1 for _ in same)
-            pieces = split(own[shared:], self._room(instruction), max_windows)
+        for instruction, shared, text in self._parts(passages):
+            pieces = split(text, self._room(instruction), max_windows)
             for i, piece in enumerate(pieces):
                 start = instruction if i else instruction[:shared]
                 ids.append([*self.before, *start, *piece, *self.after])
@@ -103,6 +98,22 @@ class Splitter:
             leads += [lead] * len(pieces)
             counts.append(list(map(len, pieces)))
         return Rows(ids, counts, np.array(leads, dtype=np.int64))
+
+    def is_cut(self, passages: list[Passage], max_windows: int) -> np.ndarray:
+        """Return a mask, (n,) bool, of the passages that do not fit into `max_windows` windows."""
+        parts = self._parts(passages)
+        return np.array([len(text) > self._room(own) * max_windows for own, _, text in parts], bool)
+
+    def _parts(self, passages: list[Passage]) -> Iterator[tuple[list[int], int, list[int]]]:
+        """Yield each passage's instruction, how many of its tokens also precede the text, and the
+        other tokens."""
+        joined = [instruction + text for text, instruction in passages]
+        for passage, ids in zip(passages, self.token_ids(joined), strict=True):
+            instruction = self._instructions[passage.instruction]
+            # Before a text, the instruction's last token can be a different one, as in ":What".
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(instruction, ids, strict=False))
+            shared = sum(1 for _ in same)
+            yield instruction, shared, ids[shared:]
 
     def _room(self, instruction: list[int]) -> int:
         return self._max_length - len(self.before) - len(instruction) - len(self.after)
