@@ -11,6 +11,9 @@ from humanpref.data import read_pairs
 from ..shapes import FILES, SHAPES, check, make
 from .refusals import refused
 
+SAME_ROWS = ("UTF-16", "gzip", "bzip2", "xz", "zip", "a language, and ties")
+"""Shapes that differ from others by their bytes alone, or by one column that is not read."""
+
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_shape_is_converted_and_nothing_changes(run, tmp_path, name):
@@ -31,7 +34,7 @@ def test_a_shape_is_converted_and_nothing_changes(run, tmp_path, name):
     pd.testing.assert_frame_equal(read_pairs("again.csv"), again)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name not in SAME_ROWS])
 def test_a_shape_is_trained_on_and_predicted(run, tmp_path, name):
     source, shape = make(name, tmp_path), SHAPES[name]
     train = ["train", "--preset", "prior", "--set", "training.validation_fraction=0"]

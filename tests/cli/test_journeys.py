@@ -89,7 +89,7 @@ def test_a_training_that_left_something_out_says_so(run, arena):
         (None, ["bad.csv", "cannot be read"]),
         ("", ["the file is empty"]),
         (",".join(GOOD) + "\n", ["there is a header but no rows"]),
-        (b"\x89PNG\xff\xfe\x00", ["not UTF-8 text"]),
+        (b"\x89PNG\xff\xfe\x00", ["expected text or Parquet, got binary data"]),
         ({"response_b": None}, ["missing column 'response_b'"]),
         ({"prompt": "hello"}, ["row 1", "id '1'", "'prompt'", "not JSON"]),
         ({"prompt": '{"a": 1}'}, ["row 1", "'prompt'", "a JSON object"]),

@@ -31,9 +31,10 @@ def test_metrics_in_one_line():
 def test_arguments_of_a_study():
     parser = argparse.ArgumentParser()
     add_study(parser)
-    command = "--train a.csv --out b --folds 3 --set x=1 y=2 --set z=3"
+    command = "--train a.csv --format plain --out b --folds 3 --set x=1 y=2 --set z=3"
     assert vars(parser.parse_args(command.split())) == {
         "train": Path("a.csv"),
+        "format": "plain",
         "out": Path("b"),
         "folds": 3,
         "set": ["x=1", "y=2", "z=3"],

@@ -174,7 +174,7 @@ def test_soft_labels_and_weights(read):
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
         (HEADER + "\n", "there is a header but no rows"),
-        (b"PK\x03\x04\xff\xfe\x00\x01", "cannot be read .* is the file truncated"),
+        (b"PK\x03\x04\xff\xfe\x00\x01", "cannot be read .* is it truncated"),
         (b"\x00\x01\x02\x00", "expected text or Parquet, got binary data"),
         (b"id,prompt\xff", "not UTF-8 text"),
         (csv_text(GOOD, changed(id="8", prompt="[1]")), "row 2 .*turn 1: .*format competition: a"),
@@ -229,6 +229,13 @@ def test_a_mixture_is_refused_unless_the_format_is_named(read):
         read(mixed, format="competition")
     with pytest.raises(InputError, match=r"format 'odd': expected one of competition, plain"):
         read(mixed, format="odd")
+
+
+def test_lists_in_pythons_notation_are_not_taken_for_plain_texts(read):
+    rows = PLAIN + "1,\"['p']\",\"['a', 'b']\",\"['b']\"\n"
+    with pytest.raises(InputError, match=r"row 1 .*column 'prompt': expected JSON or a plain str"):
+        read(rows)
+    assert read(rows, format="plain")["prompt"].tolist() == [("['p']",)]
 
 
 def test_lenient_reading_of_plain_texts_says_nothing(read, caplog):

@@ -49,7 +49,7 @@ def zipped(**files):
         (CSV.encode("utf-16"), "CSV, UTF-16"),
         (b"\xfe\xff" + CSV.encode("utf-16-be"), "CSV, UTF-16"),
         (CSV.encode("utf-32"), "CSV, UTF-32"),
-        (CSV.replace(",", ";").encode(), "CSV with semicolons"),
+        (b"\r\n" + CSV.replace(",", ";").encode(), "CSV with semicolons"),
         (CSV.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"), "CSV with tabs, UTF-16"),
         (gzip.compress(CSV.encode()), "CSV, gzip"),
         (bz2.compress(CSV.encode()), "CSV, bzip2"),
@@ -71,7 +71,7 @@ ROWS = [{"id": 2**60 + 1, "prompt": ["é", None]}, {"id": "7", "prompt": "NA"}]
     ("content", "kind"),
     [
         ("\n".join(map(json.dumps, ROWS)), "JSON lines"),
-        ("\ufeff" + "\n\n".join(map(json.dumps, ROWS)) + "\n", "JSON lines"),
+        ("\ufeff\n" + "\n\n".join(map(json.dumps, ROWS)) + "\n", "JSON lines"),
         (json.dumps(ROWS), "JSON"),
         (" \n" + json.dumps(ROWS, indent=2), "JSON"),
         (

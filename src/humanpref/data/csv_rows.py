@@ -42,9 +42,14 @@ def delimited_rows(text: TextIO) -> tuple[str, Iterator[list[str]]]:
     >>> delimiter, list(rows)
     (';', [['id', 'prompt'], ['7', 'a, b']])
     """
-    first = text.readline()
+    first = first_line(text)
     delimiter = max(DELIMITERS, key=lambda each: len(next(csv.reader([first], delimiter=each), [])))
     return delimiter, _rows(itertools.chain([first], text), delimiter)
+
+
+def first_line(text: TextIO) -> str:
+    """Return the first line that is not blank, or an empty string."""
+    return next((line for line in text if line.strip()), "")
 
 
 def _rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:

@@ -80,8 +80,8 @@ def read_pairs(
     Examples
     --------
     >>> rows = [{"prompt": "2 + 2?", "response_a": "4", "response_b": "5", "winner": "model_a"}]
-    >>> read_pairs(rows).loc[0, ["id", "response_a", "winner_model_a"]].tolist()
-    ['0', ('4',), 1.0]
+    >>> read_pairs(rows)[["id", "response_a"]].to_dict("records")
+    [{'id': '0', 'response_a': ('4',)}]
     """
     return read(source, labels, lenient=lenient, weights=weights, format=format).pairs
 
@@ -270,10 +270,9 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
 def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> None:
     """Log one line about the rows and how they were understood."""
     plan = parser.plan
-    notes = [f"{len(pairs)} rows"]
-    if not plan.winners:
-        known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
-        notes.append("labels not read" if known else "no labels")
+    known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
+    unread = ", labels not read" if known else ", no labels"
+    notes = [f"{len(pairs)} rows{'' if plan.winners else unread}"]
     if plan.format:
         notes.append(f"format {name} ({table.kind}, each text {plan.format.description})")
     if plan.winners and LABEL_COLUMNS[2] not in pairs:

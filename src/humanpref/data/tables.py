@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from humanpref.data.cells import names, short
-from humanpref.data.csv_rows import DELIMITERS, csv_errors, decoded, delimited_rows
+from humanpref.data.csv_rows import DELIMITERS, csv_errors, decoded, delimited_rows, first_line
 from humanpref.schema import ID, InputError
 
 _HEAD = 1 << 16
@@ -106,13 +106,14 @@ def open_table(source: Any) -> Iterator[Table]:
                 file = stack.enter_context(open(source, "rb", buffering=_HEAD))
                 packed, file = _unpacked(name, file, stack)
                 head = file.peek(_HEAD)
-            except (*_DAMAGED, OSError) as error:
+            except (*_DAMAGED, OSError, RuntimeError) as error:  # RuntimeError: a password
                 raise InputError(f"{name}: cannot be read ({_reason(error)})") from None
             yield _file_table(name, packed, file, head)
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or f"{error}; is the file truncated?"
+    reason = getattr(error, "strerror", None) or str(error)
+    return reason if isinstance(error, OSError | RuntimeError) else f"{reason}; is it truncated?"
 
 
 def _unpacked(
@@ -187,7 +188,7 @@ def _text_errors(name: str) -> Iterator[None]:
 def _json_objects(name: str, text: Iterator[str], lines: bool) -> tuple[str, list[Any]]:
     """Return the kind of a JSON file, and its objects. An object that cannot be read is a
     `BadRow`."""
-    first = text.readline() if lines else ""
+    first = first_line(text) if lines else ""
     if lines:
         try:
             objects = [_parsed(first)]
@@ -210,7 +211,7 @@ def _json_objects(name: str, text: Iterator[str], lines: bool) -> tuple[str, lis
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text.removeprefix("\ufeff"))
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError(str(error)) from None
 

@@ -14,6 +14,8 @@ MESSAGES = [{"role": "user", "content": "p"}]
         ("Hello", Form.TEXT),
         ("[Hello", Form.TEXT),
         ('["a", 1]', Form.TEXT),
+        ("['a', None]", Form.PYTHON),
+        ("[{'role': 'user'}]", Form.PYTHON),
         ('{"a": 1}', Form.TEXT),
         (' ["a", null]', Form.JSON_TURNS),
         ("[]", Form.JSON_TURNS),
@@ -47,6 +49,7 @@ def test_turns_in_each_form():
     assert read_turns(["a", None], Form.TURNS) == ("a", "")
     assert read_turns("null", Form.TEXT) == ("null",)
     assert read_turns("[1]", Form.TEXT) == ("[1]",)
+    assert read_turns("['a']", Form.TEXT) == ("['a']",)
     assert read_turns('["a"]', Form.TEXT, literal=True) == ('["a"]',)
     assert read_turns("\ud83d", Form.TEXT) == ("\N{REPLACEMENT CHARACTER}",)
     for form in (Form.JSON_TURNS, Form.TURNS, Form.TEXT):
@@ -57,6 +60,7 @@ def test_turns_in_each_form():
         (Form.TURNS, "a", "expected a list of strings, got 'a'"),
         (Form.JSON_TURNS, ["a"], "expected a JSON list of strings, got list"),
         (Form.JSON_TURNS, "a", "not JSON"),
+        (Form.PYTHON, "['a']", "expected JSON or a plain string, got a list in Python's notation"),
     ):
         with pytest.raises(ValueError, match=message):
             read_turns(cell, form)

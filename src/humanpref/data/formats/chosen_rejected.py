@@ -41,9 +41,9 @@ class ChosenRejected:
     --------
     >>> read = ChosenRejected(Form.TEXT, Form.TEXT).read
     >>> read(["2 + 2?", "4", "5"])
-    Row(prompt=('2 + 2?',), response_a=('5',), response_b=('4',), label=1, lost='')
+    Row(prompt=('2 + 2?',), response_a=('4',), response_b=('5',), label=0, lost='')
     >>> read(["2 + 2?", "5", "4"])
-    Row(prompt=('2 + 2?',), response_a=('5',), response_b=('4',), label=0, lost='')
+    Row(prompt=('2 + 2?',), response_a=('4',), response_b=('5',), label=1, lost='')
     """
 
     name = "chosen-rejected"

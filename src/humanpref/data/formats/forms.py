@@ -19,6 +19,7 @@ class Form(StrEnum):
     MESSAGES = "a list of messages"
     JSON_MESSAGES = "a JSON list of messages"
     TEXT = "a plain string"
+    PYTHON = "a list in Python's notation"
 
     def __init__(self, _: str) -> None:
         self.is_json = "JSON" in self
@@ -43,7 +44,8 @@ def form_of(cell: Any) -> Form | None:
         try:
             items = json.loads(text)
         except (ValueError, RecursionError):
-            return Form.TEXT
+            quoted = text[1:2] in ("'", '"', "{") and text.endswith("]")
+            return Form.PYTHON if quoted else Form.TEXT
         if any(isinstance(item, dict) for item in items):
             return Form.JSON_MESSAGES
         strings = all(item is None or isinstance(item, str) for item in items)
@@ -84,17 +86,25 @@ def read_turns(cell: Any, form: Form, literal: bool = False) -> tuple[str, ...]:
         if form is Form.JSON_TURNS:
             return parsed_turns(cell)
         if form is Form.TEXT:
-            if not literal and cell.lstrip().startswith("[") and (other := form_of(cell)) != form:
+            if not literal and (other := _json_form(cell)):
                 raise ValueError(
                     f"expected {form} as in most rows, got {other}: {short(cell)}; a format that "
                     "is named (--format) takes it as it is"
                 )
             return as_turns([cell])
+        if form is Form.PYTHON:
+            raise ValueError(f"expected JSON or a plain string, got {form}: {short(cell)}")
     elif is_missing(cell):
         return ()
     elif form is Form.TURNS and is_list(cell):
         return as_turns(list(cell))
     raise ValueError(f"expected {form}, got {described(cell)}")
+
+
+def _json_form(cell: str) -> Form | None:
+    """Return the form of a cell if it is a JSON list."""
+    form = form_of(cell) if cell.lstrip().startswith("[") else None
+    return form if form and form.is_json else None
 
 
 def is_list(cell: Any) -> bool:
