@@ -1,5 +1,6 @@
 """The pages that people read: their commands are those of the program, their links lead somewhere,
-and the three journeys work when they are typed as they stand.
+and the journeys work when they are typed as they stand. (That of docs/kaggle.md is followed in
+`tests/kaggle/service/test_push.py`.)
 
 A fence `sh` holds commands, a fence `python` code, and a fence `text` after one of them some of the
 lines that it prints: all of a page in one empty folder. Commands in a fence `bash` are checked but
@@ -15,34 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from humanpref.arena import write_arena
 from humanpref.cli.main import main, parser
 from humanpref.config import load_config, preset_names
 from humanpref.config.describe import options_of
-from humanpref.kaggle.competitions import DEFAULT
 
-from .kaggle.commands import Commands
-from .kaggle.loopback import USER, Service
-from .kaggle.service.bundles import left_whole
-from .shrunken import save_encoder
+from .fences import FENCE, command_lines, fences
 
 ROOT = Path(__file__).parents[1]
-README, KAGGLE = ROOT / "README.md", ROOT / "docs" / "kaggle.md"
+README = ROOT / "README.md"
 PAGES = sorted([README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def fences(page: Path, *kinds: str) -> list[tuple[str, str]]:
-    """The kind and the content of each fence of these kinds."""
-    return [fence for fence in FENCE.findall(page.read_text("utf-8")) if fence[0] in kinds]
-
-
-def commands(content: str) -> list[list[str]]:
-    """The commands of a fence as words, without comments."""
-    lines = content.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def prose(page: Path) -> list[str]:
@@ -53,7 +37,7 @@ def prose(page: Path) -> list[str]:
 @pages
 def test_commands_are_those_of_the_program(page):
     for words in (
-        words for _, content in fences(page, "sh", "bash") for words in commands(content)
+        words for _, content in fences(page, "sh", "bash") for words in command_lines(content)
     ):
         # A command may follow variables of its environment.
         while "=" in words[0]:
@@ -121,7 +105,7 @@ def run(arguments: list[str]) -> str:
     return printed.getvalue()
 
 
-def walk(page: Path, run=run, last: int | None = None) -> list[list[str]]:
+def walk(page: Path, last: int | None = None) -> list[list[str]]:
     """Follow a page, or its first fences; return the commands that were run."""
     printed, done = "", []
     names = {"__name__": "__main__"}
@@ -134,7 +118,7 @@ def walk(page: Path, run=run, last: int | None = None) -> list[list[str]]:
         if kind == "python":
             exec(compile(content, page.name, "exec"), names)
             continue
-        for words in commands(content):
+        for words in command_lines(content):
             # Everything else makes the environment that runs this test.
             if words[0] == "humanpref":
                 printed += run(words[1:])
@@ -160,10 +144,8 @@ def test_output_that_is_not_printed_is_noticed(empty):
 
 
 @pytest.fixture
-def models(empty, pairs, sentence_encoder, decoder_folder):
+def models(empty, sentence_encoder, decoder_folder):
     """Small random models in the folders that the pages name."""
-    texts = [turn for turns in pairs["prompt"] for turn in turns]
-    save_encoder("microsoft/deberta-v3-small", texts, empty / "models" / "deberta-v3-small")
     shutil.copytree(sentence_encoder, empty / "models" / "all-MiniLM-L6-v2")
     shutil.copytree(decoder_folder(), empty / "models" / "Llama-3.2-1B")
 
@@ -172,31 +154,3 @@ def models(empty, pairs, sentence_encoder, decoder_folder):
 @pytest.mark.parametrize("name", ["README.md", "docs/pairs.md", "docs/judge.md"])
 def test_a_journey(name, models):
     assert len(walk(ROOT / name)) > 4
-
-
-@pytest.mark.slow
-def test_the_journey_to_a_score(empty, tmp_path_factory):
-    rows = tmp_path_factory.mktemp("competition")
-    write_arena(rows, rows=120, seed=1)
-    names = ("train.csv", "test.csv", "sample_submission.csv")
-    forks = Commands(tmp_path_factory.mktemp("home"))
-    printed = []
-    with contextlib.closing(forks), Service(competitions=(DEFAULT,)) as service:
-        service.data = {name: (rows / name).read_bytes() for name in names}
-        service.outputs = {
-            "submission.csv": b"id\n1\n",
-            "logs/infer.log": b"fine\n",
-            "status.json": left_whole,
-        }
-
-        def order(arguments):
-            typed = [USER if word == "YOUR_NAME" else word for word in arguments]
-            finished = forks.run(service, empty, *typed)
-            assert finished.code == 0, (typed, finished.err[-2_000:])
-            printed.append(finished.out)
-            return finished.out
-
-        done = walk(KAGGLE, order)
-        assert [words[1] for words in done if words[1] in ("push", "submit")] == ["push", "submit"]
-        assert len(service.submissions) == 1
-        assert "1.01234" in "".join(printed)
