@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data.cells import LONE_SURROGATE, REPLACEMENT, as_pairs, names, parsed_turns, short
-from humanpref.data.pairs import LABEL_SUM_TOLERANCE
+from humanpref.data.pairs import LABEL_SUM_TOLERANCE, WEIGHTS, are_weights
 from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
@@ -320,7 +320,7 @@ def _probability(cell: str) -> float:
 
 
 def _weight(cell: str) -> float:
-    return _number(cell, lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+    return _number(cell, are_weights, WEIGHTS)
 
 
 def _number(cell: str, valid: Callable[[float], bool], expected: str) -> float:

@@ -18,10 +18,11 @@ from humanpref.config import FAMILIES, SECTIONS, Config
 from humanpref.config.bounds import hints_of, refuse
 from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
+from humanpref.data.pairs import WEIGHTS, are_weights
 from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.models.inner_folds import Labelled
-from humanpref.schema import TEXT_COLUMNS, InputError
+from humanpref.schema import ID, TEXT_COLUMNS, InputError
 from humanpref.text.token_memo import TokenMemos
 
 CONFIG_FILE = "config.json"
@@ -171,7 +172,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         labels : ndarray
             (n,) integers in {0, 1, 2} (A, B, tie), or (n, 3) probabilities.
         weights : ndarray, optional
-            (n,) float, at least 0; weight 2 is equivalent to duplicating the row.
+            (n,) float, 0 or from 1e-9 to 1e9; weight 2 is equivalent to duplicating the row.
         validation : (DataFrame, ndarray), optional
             Rows on which metrics are reported. They are never used for training.
         checkpoint : Path, optional
@@ -181,8 +182,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         InputError
-            If an option, a column or a cell is invalid, or if the number of labels or weights
-            differs from the number of rows.
+            If an option, a column, a cell or a weight is invalid, or if the number of labels or
+            weights differs from the number of rows.
 
         Examples
         --------
@@ -199,6 +200,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
                     f"fit: expected {len(pairs)} {name}, one per row, got {len(values)}"
                 )
         weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
+        if (wrong := ~are_weights(weights)).any():
+            raise InputError(f"fit: weights: expected {WEIGHTS}, got {weights[wrong][0]:g}")
         rows = Labelled(as_pairs(pairs), as_probabilities(labels), weights)
         if validation is not None:
             validation = as_pairs(validation[0]), as_probabilities(validation[1])
@@ -272,6 +275,21 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """Share token ids with every model that is given the same memos and has an equal tokenizer.
         Call it before fitting or predicting. It has no effect on models without a tokenizer."""
         self.memos = memos
+
+    def try_out(self) -> None:
+        """Predict one short row. `load_model` calls this, so that a damaged model is refused when
+        it is loaded, by whichever of its parts it is damaged.
+
+        Raises
+        ------
+        ValueError
+            If the probabilities are not finite.
+        """
+        texts = zip(TEXT_COLUMNS, ("How much is 2 + 2?", "It is 4.", "5, I guess"), strict=True)
+        row = pd.DataFrame({ID: ["0"], **{column: [(text,)] for column, text in texts}})
+        probabilities = self.predict_proba(row)
+        if not np.isfinite(probabilities).all():
+            raise ValueError(f"it predicts {probabilities.tolist()}")
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:

@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import Tensor, nn
 
 from humanpref.files import read_json, write_json
-from humanpref.models.pretrained import LOADING_ERRORS, base_folder, not_loaded
+from humanpref.models.pretrained import base_folder, loading
 from humanpref.schema import InputError
 
 LONGEST = 512
@@ -133,10 +133,8 @@ def load_modules(modules: list[tuple[str, Path]]) -> list[Module]:
             )
         if kind in ("Dense", "LayerNorm"):
             base_folder(str(folder))
-        try:
+        with loading(str(folder), f"module {kind}"):
             loaded.append(_MODULES[kind].load(str(folder), local_files_only=True))
-        except (*LOADING_ERRORS, AttributeError) as error:
-            raise InputError(not_loaded(str(folder), f"module {kind}", error)) from None
     return loaded
 
 
