@@ -300,16 +300,16 @@ def backbones(train_csv: Path, folder: Path) -> dict[str, Path]:
     tokenizer = train_tokenizer(texts, 400)
     torch.manual_seed(0)
     size = {"vocab_size": len(tokenizer), "intermediate_size": 32, **sizes}
-    AutoModel.from_config(BertConfig(**size)).save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
+    AutoModel.from_config(BertConfig(**size)).save_pretrained(folder / "tiny-encoder")
+    tokenizer.save_pretrained(folder / "tiny-encoder")
     tokenizer.chat_template = (
         "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}\n{% endfor %}"
     )
-    AutoModelForCausalLM.from_config(LlamaConfig(**size)).save_pretrained(folder / "decoder")
-    tokenizer.save_pretrained(folder / "decoder")
+    AutoModelForCausalLM.from_config(LlamaConfig(**size)).save_pretrained(folder / "tiny-decoder")
+    tokenizer.save_pretrained(folder / "tiny-decoder")
     return {
-        **dict.fromkeys(("decoder", "dpo"), folder / "decoder"),
-        "embedding": folder / "encoder",
+        **dict.fromkeys(("decoder", "dpo"), folder / "tiny-decoder"),
+        "embedding": folder / "tiny-encoder",
     }
 
 

@@ -1,6 +1,7 @@
 """Encoders: a backbone reads the prompt with each response separately, or with both, and a head
 compares the two."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
@@ -238,8 +239,10 @@ def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
     options = {"dtype": torch.float32, "trust_remote_code": False}
     with loading(name, "configuration"):
         # Sizes that do not fit the weights must not fill the memory first.
-        with torch.device("meta"):
-            planned = sum(w.nbytes for w in AutoModel.from_config(config, **options).parameters())
+        planned = 0
+        with contextlib.suppress(Exception), torch.device("meta"):
+            model = AutoModel.from_config(config, **options)
+            planned = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         if planned > 2 * (folder / STATE_FILE).stat().st_size + 2**20:
             raise ValueError(f"a model of {planned} bytes, unlike the weights in {STATE_FILE}")
         backbone = AutoModel.from_config(config, **options)

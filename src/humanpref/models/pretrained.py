@@ -81,12 +81,12 @@ def load_tokenizer(name: str) -> Any:
     with loading(name, "tokenizer"):
         file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
         tokenizer = _from_file(name) if file else _from_vocabulary(name)
-        text_ids(PROBES, tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
             f"backbone {name}: expected the tokenizer's files in the folder, got a tokenizer "
             "with only special tokens"
         )
+    text_ids(PROBES, tokenizer)
     return tokenizer
 
 

@@ -28,6 +28,8 @@ LONGEST = 512
 """Maximum number of tokens per window if the folder does not specify one; most encoders were
 trained with this number."""
 
+MOST_TOKENS = 100_000
+
 _MODULES = {module.__name__: module for module in (Pooling, Dense, LayerNorm, Normalize)}
 _FROM = r"sentence_transformers\.(\w+\.)*"  # versions differ in the modules' paths
 _ORDER = re.compile(f"({_FROM}Transformer {_FROM}Pooling( {_FROM}(Dense|LayerNorm|Normalize))*)?")
@@ -162,6 +164,10 @@ def longest_window(
     # transformers reports a very large number for a tokenizer without a limit.
     lengths = [length for length in known if length and length < 10**6] or [LONGEST]
     longest = options.get("max_seq_length") or min(lengths if modules else [LONGEST, *lengths])
+    if not isinstance(longest, int) or not 0 < longest <= MOST_TOKENS:
+        raise InputError(
+            f"{path}: expected a window of at most {MOST_TOKENS} tokens, got {longest}"
+        )
     return longest, bool(options.get("do_lower_case"))
 
 

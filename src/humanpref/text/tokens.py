@@ -252,7 +252,7 @@ def token_ids(texts: list[str], tokenizer: Any) -> list[np.ndarray]:
 def text_ids(texts: Iterable[str], tokenizer: Any) -> list[list[int]]:
     """Tokenize texts without special tokens around or inside them: a text that spells out "[SEP]"
     is not given that token. Raises InputError if the tokenizer fails, as a damaged one does."""
-    with refuse_failures("backbone: its tokenizer cannot read a text"):
+    with refuse_failures(f"backbone {tokenizer.name_or_path}: its tokenizer fails"):
         ids = tokenizer(
             list(texts),
             add_special_tokens=False,
