@@ -29,6 +29,7 @@ LONGEST = 512
 trained with this number."""
 
 MOST_TOKENS = 100_000
+"""Maximum number of tokens per window that a folder may specify."""
 
 _MODULES = {module.__name__: module for module in (Pooling, Dense, LayerNorm, Normalize)}
 _FROM = r"sentence_transformers\.(\w+\.)*"  # versions differ in the modules' paths
@@ -165,9 +166,8 @@ def longest_window(
     lengths = [length for length in known if length and length < 10**6] or [LONGEST]
     longest = options.get("max_seq_length") or min(lengths if modules else [LONGEST, *lengths])
     if not isinstance(longest, int) or not 0 < longest <= MOST_TOKENS:
-        raise InputError(
-            f"{path}: expected a window of at most {MOST_TOKENS} tokens, got {longest}"
-        )
+        expected = f"expected a window of 1 to {MOST_TOKENS} tokens"
+        raise InputError(f"{path}: {expected}, got {longest!r}")
     return longest, bool(options.get("do_lower_case"))
 
 

@@ -21,7 +21,7 @@ import importlib.metadata
 import math
 import platform
 import sys
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class Artifact:
     def checked(self, name: str) -> Path:
         """Return the path of a file or folder, after checking its contents against the digests.
         Raises InputError if they were damaged or changed."""
-        check_contents(self.folder, self.facts, name)
+        check_contents(self.folder, self.facts, self.folder / name)
         return self.folder / name
 
     def copy(self, target: Path, member: str | None = None) -> None:
@@ -167,7 +167,8 @@ class Artifact:
     @cached_property
     def ensemble(self) -> Ensemble:
         """The structure of the artifact, without any weights."""
-        return equal_mixture([read_ensemble(member) for member in self.members])
+        folders, check = self.facts["members"], partial(check_contents, self.folder, self.facts)
+        return equal_mixture([read_ensemble(self.folder / name, check) for name in folders])
 
     @property
     def swap_equivariant(self) -> bool:
@@ -281,7 +282,7 @@ class Artifact:
     def seconds(self) -> float:
         """The default time limit of `humanpref predict` with this artifact: the option
         `inference.seconds` of its models, or infinity."""
-        first = read_ensemble(self.members[0])
+        first = read_ensemble(self.folder / self.facts["members"][0])
         inference = first.config.inference if isinstance(first, Leaf) else None
         return getattr(inference, "seconds", None) or math.inf
 

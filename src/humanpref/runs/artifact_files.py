@@ -68,9 +68,9 @@ def check_listed(folder: Path, facts: dict[str, Any], members: Iterable[str]) ->
         raise InputError(f"{folder / min(foreign)}: not a file of this artifact; remove it")
 
 
-def check_contents(folder: Path, facts: dict[str, Any], name: str) -> None:
-    """Check the contents of a file, or of all files in a folder, against their digests; `name` is
-    its path in the artifact. Of the processes that `accelerate launch` starts, only the main one
+def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
+    """Check the contents of a file in the artifact's folder, or of all files in a folder there,
+    against their digests. Of the processes that `accelerate launch` starts, only the main one
     does this, and processes for single GPUs trust the one that started them.
 
     Raises
@@ -80,6 +80,7 @@ def check_contents(folder: Path, facts: dict[str, Any], name: str) -> None:
     """
     if not is_main_process():
         return
+    name = path.relative_to(folder).as_posix()
     for own, digest in facts.get(DIGESTS, {}).items():
         inside = own == name or own.startswith(f"{name}/")
         if inside and content_digest(folder / own) != digest:

@@ -11,6 +11,7 @@ from humanpref.config import load_config
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.contract import KernelRun
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -189,8 +190,8 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
     image += ["lightgbm==4.6.0", "xgboost==3.2.0", "scikit-learn==1.6.1"]
     (project / "wheels" / "image.txt").write_text("\n".join(image))
     facts = read_json(artifact / "artifact.json")
-    write_json(artifact / "artifact.json", facts | {"versions": {library: version}})
     write_json(artifact / "model" / "config.json", load_config(preset).to_dict())
+    seal(artifact, facts | {"versions": {library: version}})
     if not refused:
         stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
         return
