@@ -3,6 +3,7 @@ white space, the order of keys and file times do not matter."""
 
 import json
 import os
+import pickle
 import shutil
 
 import pytest
@@ -13,8 +14,14 @@ from humanpref.runs import artifact_files
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_files import content_digest, copy_files, files_in, seal
 from humanpref.runs.blending import blend
+from humanpref.runs.budget import Budget
+from humanpref.runs.engine import outcomes
+from humanpref.runs.ensemble import Leaf
+from humanpref.runs.schedule import most_sensitive_first
 from humanpref.runs.train import train
+from humanpref.runs.workers import Job
 from humanpref.schema import InputError
+from humanpref.text.token_memo import TokenMemos
 
 DAMAGED = "damaged or changed since it was written"
 
@@ -57,7 +64,8 @@ def test_a_flipped_bit_in_any_file_is_told(folder, bit):
         spoiled[place] ^= 1 << bit
         path.write_bytes(spoiled)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        with pytest.raises(InputError, match=f"{name}: ({DAMAGED}|not valid JSON)") as caught:
+        told = f"{name}: ({DAMAGED}|not valid JSON|expected format 1)"
+        with pytest.raises(InputError, match=told) as caught:
             used(folder)
         assert "\n" not in str(caught.value)
         path.write_bytes(whole)
@@ -187,6 +195,28 @@ def test_only_the_main_process_reads_them(folder, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(InputError, match=f"rows.csv: {DAMAGED}"):
         used(folder)
+
+
+def test_a_damaged_fold_is_told_before_any_model_is_loaded(folder, pairs, monkeypatch):
+    """On the command line; in the kernel it costs only itself."""
+    (folder / "fold-1" / "model.safetensors").write_bytes(b"damaged")
+    artifact, told = Artifact.load(folder), f"fold-1/model.safetensors: {DAMAGED}"
+    found = list(outcomes(artifact.ensemble.leaves(), pairs, Budget(60), keep_going=True))
+    judged = {outcome.leaf.folder.name for outcome in found if len(outcome.rows)}
+    assert judged == {"fold-0"}
+    assert [told in why for *_, why in found if isinstance(why, str)] == [True]
+    monkeypatch.setattr(Leaf, "load", None)
+    with pytest.raises(InputError, match=told):
+        artifact.predict_proba(pairs)
+
+
+def test_processes_trust_the_one_that_started_them(folder, pairs, monkeypatch):
+    """What they are sent is small, and loads the model without reading its files again."""
+    job = Job(Artifact.load(folder).ensemble.leaves()[0], pairs[:1], most_sensitive_first, False)
+    sent = pickle.loads(pickle.dumps(job))
+    sent.leaf.check()
+    monkeypatch.setattr(artifact_files, "content_digest", None)
+    sent.leaf.load(TokenMemos())
 
 
 def test_only_own_files_are_copied(folder, arena, tmp_path):
