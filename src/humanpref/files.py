@@ -211,12 +211,12 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write("\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises a one-line InputError if it cannot be read, is not valid JSON, or
-    repeats a key, since readers differ in which value they take."""
+def read_json(path: str | Path, unique_keys: bool = False) -> Any:
+    """Read a JSON file. Raises a one-line InputError if it cannot be read or is not valid JSON or,
+    with `unique_keys`, if it repeats a key: readers differ in which of the values they take."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object if unique_keys else None)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

@@ -175,7 +175,7 @@ def load_booster(path: Path) -> xgboost.Booster:
         If the file cannot be read, or is not a booster of `Trainer`.
     """
     with refuse_failures(f"{path}: cannot be read as an XGBoost model"):
-        _check_booster(read_json(path)["learner"])
+        _check_booster(read_json(path, True)["learner"])
         return xgboost.Booster(model_file=path)
 
 

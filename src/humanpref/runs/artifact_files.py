@@ -125,7 +125,7 @@ def content_digest(path: Path) -> str:
     key = (path.suffix, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if key in _known:
         return _known[key]
-    digest = _digest_of(read_json(path)) if path.suffix == ".json" else sha256(path)
+    digest = _digest_of(read_json(path, True)) if path.suffix == ".json" else sha256(path)
     if time.time() - stat.st_ctime > _SETTLED_SECONDS:
         _known[key] = digest
     return digest

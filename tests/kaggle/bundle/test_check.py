@@ -154,11 +154,10 @@ def test_a_library_that_neither_the_image_nor_the_bundle_has(bundle, arena):
     assert problem.startswith("preset boosted needs xgboost, which neither")
     (problem,) = problems(KernelRun("cpu-best"), "sentence-transformers")
     assert problem.startswith("preset cpu-best needs sentence-transformers, which neither")
-    train(load_config("prior"), arena / "train.csv", dataset / "artifacts" / "mine", None)
-    write_json(
-        dataset / "artifacts" / "mine" / "model" / "config.json",
-        load_config("qwen-2.5-7b-qlora").to_dict(),
-    )
+    mine = dataset / "artifacts" / "mine"
+    train(load_config("prior"), arena / "train.csv", mine, None)
+    write_json(mine / "model" / "config.json", load_config("qwen-2.5-7b-qlora").to_dict())
+    seal(mine, read_json(mine / "artifact.json"))
     (problem,) = problems(KernelRun("sparse"))
     assert problem.startswith("artifact mine needs bitsandbytes, which neither")
 
