@@ -43,7 +43,7 @@ def test_damaged_inputs_are_refused_or_read_the_same(damaged, tmp_path, families
 
 
 def test_what_is_read_otherwise_is_counted(damaged, monkeypatch, write_csv):
-    path = write_csv([("p", "a", "b", 0), ("q", "c", "d", 1)])
+    path = write_csv([(["p"], ["a"], ["b"], 0), (["q"], ["c"], ["d"], 1)])
     assert damaged.judged_rows(path) == damaged.SAME
     read = damaged.read_pairs
     for change in ({"prompt": [("p",), ("other",)]}, {"winner_tie": 0.5}, {"id": ["1", "1"]}):
