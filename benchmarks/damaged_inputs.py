@@ -362,8 +362,12 @@ def study(
         "artifacts": [partial(artifact_case, *known(f), drawn(), False) for f in chosen],
         SEALED: [partial(artifact_case, *known(f), drawn(), True) for f in chosen],
     }
-    until = time.monotonic() + 60 * minutes
-    return {name: Counter(outcomes(cases, until)) for name, cases in plan.items()}
+    end, counts = time.monotonic() + 60 * minutes, {}
+    for number, (name, cases) in enumerate(plan.items()):
+        now = time.monotonic()
+        until = now + (end - now) / (len(plan) - number)
+        counts[name] = Counter(outcomes(cases, until))
+    return counts
 
 
 def faults(counts: dict[str, Counter]) -> list[str]:
