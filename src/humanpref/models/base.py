@@ -19,6 +19,7 @@ from humanpref.config.bounds import hints_of, refuse
 from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
 from humanpref.data.pairs import WEIGHTS, are_weights
+from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.models.inner_folds import Labelled
@@ -283,12 +284,14 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If the probabilities are not finite.
+            If the probabilities are not finite, or do not sum to 1.
         """
         texts = zip(TEXT_COLUMNS, ("How much is 2 + 2?", "It is 4.", "5, I guess"), strict=True)
         row = pd.DataFrame({ID: ["0"], **{column: [(text,)] for column, text in texts}})
         probabilities = self.predict_proba(row)
-        if not np.isfinite(probabilities).all():
+        # NaN fails both comparisons.
+        sums = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE
+        if not (sums.all() and (probabilities >= 0).all()):
             raise ValueError(f"it predicts {probabilities.tolist()}")
 
     @abstractmethod
