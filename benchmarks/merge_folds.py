@@ -38,7 +38,8 @@ from humanpref.files import folder_whole, read_json, write_json
 from humanpref.logloss import row_log_losses
 from humanpref.models.neural import STATE_FILE
 from humanpref.reports.table_text import markdown
-from humanpref.runs.artifact import FACTS_FILE, Artifact
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import FACTS_FILE
 from humanpref.runs.merging import merge
 from humanpref.runs.train import train
 from humanpref.studies.compare import write_table

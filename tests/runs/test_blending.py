@@ -12,12 +12,13 @@ from humanpref.config import load_config
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval
-from humanpref.files import read_json, write_json
+from humanpref.files import read_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models import load_model
 from humanpref.models.blend_correction import HeldOutRows
 from humanpref.models.blend_weights import fit_blend
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.blending import blend, render
 from humanpref.runs.predict import rows_to_judge
 from humanpref.runs.train import train
@@ -61,6 +62,7 @@ def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_p
             **dict(zip(LABEL_COLUMNS, (told / told.sum(axis=1, keepdims=True)).T, strict=True))
         )
         told.to_csv(tmp_path / name / "oof.csv", index=False)
+        seal(tmp_path / name, members[name].facts)
     doctored = [Artifact.load(tmp_path / name) for name in members]
     blended = blend([artifact.folder for artifact in doctored], tmp_path / "blend", mean)
     told = np.stack([told_by(artifact) for artifact in doctored])
@@ -162,6 +164,7 @@ def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs)
             **dict(zip(LABEL_COLUMNS, (0.1 + 0.7 * lucky).T, strict=True))
         )
         told.to_csv(tmp_path / name / "oof.csv", index=False)
+        seal(tmp_path / name, members[name].facts)
     found = blend([tmp_path / "weak", tmp_path / "strong"], tmp_path / "blend").metrics["blend"]
     losses = [log_loss(labels, 0.1 + 0.7 * lucky) for lucky in guess]
     assert found["best_member"] == ["weak", "strong"][int(np.argmin(losses))]
@@ -203,7 +206,7 @@ def test_the_versions_of_its_members_are_its_own(members, tmp_path):
     def copy(name, version):
         folder = shutil.copytree(members[name].folder, tmp_path / f"{name}-{version}")
         facts = read_json(folder / "artifact.json")
-        write_json(folder / "artifact.json", facts | {"versions": {"scikit-learn": version}})
+        seal(folder, facts | {"versions": {"scikit-learn": version}})
         return Artifact.load(folder)
 
     def kept(blended, *artifacts):
@@ -236,6 +239,7 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
     reference = blend([members["weak"].folder, members["strong"].folder], tmp_path / "reference")
     shuffled = shutil.copytree(members["strong"].folder, tmp_path / "strong")
     members["strong"].oof.sample(frac=1, random_state=1).to_csv(shuffled / "oof.csv", index=False)
+    seal(shuffled, members["strong"].facts)
     again = blend([members["weak"].folder, shuffled], tmp_path / "again")
     assert again.metrics["log_loss"] == reference.metrics["log_loss"]
     fifth = train(load_config("prior"), arena / "train.csv", tmp_path / "fifth")
@@ -309,7 +313,7 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
             "other: trained on different rows than .*weak, or on the same rows in a diff",
         ),
         ([weak, whole.folder], "whole: has no oof.csv, since training held nothing out"),
-        ([old, members["prior"].folder], r"old/rows\.csv: cannot be read"),
+        ([old, members["prior"].folder], r"old/rows\.csv: missing, but listed in artifact\.json"),
         ([weak, tmp_path], "not an artifact"),
     ):
         with pytest.raises(InputError, match=message):
@@ -322,6 +326,9 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
 def test_a_blend_that_lost_a_member_is_not_loaded(blended, tmp_path):
     broken = shutil.copytree(blended.folder, tmp_path / "broken")
     shutil.rmtree(next((broken / "model").glob("member-*")))
+    with pytest.raises(InputError, match=r"member-0/config\.json: missing, but listed"):
+        Artifact.load(broken)
+    seal(broken, blended.facts)
     with pytest.raises(InputError, match="expected the folders member-0"):
         _ = Artifact.load(broken).models
 

@@ -24,7 +24,7 @@ from humanpref.schema import InputError
 from humanpref.text import features, overlap
 from humanpref.text.overlap import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
 
-BOOSTER_FILE = "booster-{}.ubj"
+BOOSTER_FILE = "booster-{}.json"
 INNER_FOLDS = 5
 INNER_PROMPTS = 50
 """Minimum number of distinct prompts for tuning. With fewer, the temperature is 1, and
