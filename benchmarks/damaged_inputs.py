@@ -137,18 +137,21 @@ def as_written(path: Path) -> list[tuple] | None:
         header, *rows = filter(None, lines)
         if len(set(header)) < len(header) or not rows:
             return None
-        labelled = bool(set(LABEL_COLUMNS) & set(header))
+        winners = [column for column in LABEL_COLUMNS if column in header]
+        if winners and winners[:2] != list(LABEL_COLUMNS[:2]):
+            return None
         found = []
-        for row in rows:
+        for number, row in enumerate(rows):
             cells = dict(zip(header, row, strict=True))
             turns = [turns_as_written(cells[column]) for column in TEXT_COLUMNS]
-            labels = [float(cells[column]) for column in LABEL_COLUMNS] if labelled else []
+            labels = [float(cells[column]) for column in winners]
             total = sum(labels)
-            if labelled and not (
+            if winners and not (
                 all(0 <= label <= 1 for label in labels) and abs(total - 1) <= LABEL_SUM_TOLERANCE
             ):
                 return None
-            found.append((cells[ID], *turns, *(label / total for label in labels)))
+            key = cells[ID] if ID in header else str(number)
+            found.append((key, *turns, *(label / total for label in labels)))
         ids = [row[0] for row in found]
         valid = all(key and key.isprintable() for key in ids) and len(set(ids)) == len(ids)
         return found if valid else None

@@ -168,17 +168,6 @@ def test_metrics_that_are_none(artifact):
         _ = resealed(artifact).metrics
 
 
-def test_an_artifact_names_what_wrote_its_models(arena, tmp_path):
-    """xgboost-cpu is the same module as xgboost."""
-    pytest.importorskip("xgboost")
-    few = ["model.max_rounds=2", "model.patience=1", "model.seeds=1"]
-    artifact = train(
-        load_config("boosted", overrides=few), arena / "train.csv", tmp_path / "boosted", None
-    )
-    assert {name for name, _ in artifact.written_by} == {"xgboost", "scikit-learn"}
-    assert set(artifact.written_by) <= set(artifact.facts["versions"].items())
-
-
 def test_a_folds_artifact_predicts_the_mean_of_its_models(arena, tmp_path):
     few = load_config("sparse", None, ["model.term_penalties=10", "model.structure_penalties=100"])
     folds_artifact = train(few, arena / "train.csv", tmp_path / "artifact", folds=3)

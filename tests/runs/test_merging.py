@@ -124,17 +124,19 @@ def test_a_base_that_contains_the_adapter_predicts_the_same(folds, arena, tmp_pa
 
 
 def test_what_cannot_be_merged_into_its_base_is_refused(folds, tmp_path):
-    shutil.copytree(folds().folder, tmp_path / "quantized")
-    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+    folder = shutil.copytree(folds().folder, tmp_path / "quantized")
+    for path in folder.glob("fold-*/config.json"):
         config = read_json(path)
         write_json(path, config | {"model": config["model"] | {"quantisation": "4bit"}})
+    seal(folder, read_json(folder / "artifact.json"))
     with pytest.raises(InputError, match=r"model.quantisation: expected none, got 4bit"):
-        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+        merge(folder, tmp_path / "merged", into_base=True)
     dpo = load_config("llama-3.2-1b-dpo").to_dict()
-    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+    for path in folder.glob("fold-*/config.json"):
         write_json(path, dpo)
+    seal(folder, read_json(folder / "artifact.json"))
     with pytest.raises(InputError, match="expected family decoder, got dpo"):
-        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+        merge(folder, tmp_path / "merged", into_base=True)
     assert not (tmp_path / "merged").exists()
 
 

@@ -16,11 +16,7 @@
                       (safetensors), tokenizer
 """
 
-import contextlib
-import importlib.metadata
 import math
-import platform
-import sys
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,11 +26,12 @@ import numpy as np
 import pandas as pd
 
 from humanpref import models
-from humanpref.config import FAMILIES, Config
+from humanpref.config import FAMILIES
 from humanpref.data import EXTRA_ID, as_pairs, swap_pairs
 from humanpref.files import read_json
 from humanpref.models import Model, libraries_of
 from humanpref.models.blend import mean_of
+from humanpref.runs.artifact_facts import FORMAT
 from humanpref.runs.artifact_files import (
     DIGESTS,
     FACTS_FILE,
@@ -56,16 +53,10 @@ from humanpref.runs.engine import predictions
 from humanpref.runs.ensemble import Ensemble, Leaf, equal_mixture, read_ensemble
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.text.cases import answer_cases
-from humanpref.version import __version__
 
 METRICS_FILE = "metrics.json"
 CHAIN = "chain"
 """The key of `artifact.json` that lists the earlier stages of a run, first stage first."""
-FORMAT = 1
-_LIBRARIES = (
-    *("numpy", "pandas", "scikit-learn", "scipy", "safetensors", "torch", "transformers"),
-    *("tokenizers", "accelerate", "peft", "bitsandbytes", "lightgbm", "xgboost", "xgboost-cpu"),
-)
 
 
 class Artifact:
@@ -328,59 +319,6 @@ def load_model(folder: str | Path) -> Model:
         return models.load_model(folder)
     fold_models = Artifact.load(folder).models
     return fold_models[0] if len(fold_models) == 1 else mean_of(fold_models)
-
-
-def facts_of(
-    config: Config,
-    members: list[str],
-    prior: np.ndarray,
-    training_rows: int,
-    data_sha256: str,
-    backbone: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Return the content of `artifact.json`, the file that makes a folder an artifact, without the
-    digests, which `humanpref.runs.artifact_files.seal` adds.
-
-    Parameters
-    ----------
-    config : Config
-        The run's configuration.
-    members : list of str
-        The models' folders inside the artifact.
-    prior : ndarray
-        (3,) class rates of the training rows.
-    training_rows : int
-        Number of rows on which at least one model was trained.
-    data_sha256 : str
-        Digest of the training rows (`humanpref.data.digest_of`).
-    backbone : dict, optional
-        The pretrained model that was actually used, regardless of the preset's name.
-    """
-    return {
-        "format": FORMAT,
-        "preset": config.preset,
-        "family": config.family,
-        "seed": config.seed,
-        "classes": config.training.classes or 3,
-        "backbone": backbone,
-        "members": members,
-        "prior": [float(rate) for rate in prior],
-        "training_rows": training_rows,
-        "data_sha256": data_sha256,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of Python, this package and the libraries that affect
-    results."""
-    installed = {"python": platform.python_version(), "humanpref": __version__}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            # xgboost-cpu provides the same module as xgboost.
-            installed[name.removesuffix("-cpu")] = importlib.metadata.version(name)
-    return installed
 
 
 def _check_whole(path: Path, table: pd.DataFrame, rows: Any) -> None:

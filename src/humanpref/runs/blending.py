@@ -22,7 +22,8 @@ from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import HeldOutRows, describe_correction
 from humanpref.models.blend_weights import equal_blend, fit_blend
-from humanpref.runs.artifact import METRICS_FILE, Artifact, check_same_classes, facts_of
+from humanpref.runs.artifact import METRICS_FILE, Artifact, check_same_classes
+from humanpref.runs.artifact_facts import facts_of
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.artifact_tables import (
     ANSWER_KEY,

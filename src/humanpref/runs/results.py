@@ -13,7 +13,8 @@ from humanpref.data import TrainingRows, labels_of, prompt_keys, weights_of
 from humanpref.evaluation.metrics import summarise
 from humanpref.files import read_json, share_equal_files, write_json
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.runs.artifact import CHAIN, METRICS_FILE, Artifact, facts_of
+from humanpref.runs.artifact import CHAIN, METRICS_FILE, Artifact
+from humanpref.runs.artifact_facts import facts_of
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE, read_oof, write_oof, write_rows
 from humanpref.schema import LABEL_COLUMNS, InputError
