@@ -187,7 +187,7 @@ def rows_with_cases(rows=150):
 
 def test_special_cases_are_learned_kept_and_applied(write_csv, tmp_path):
     pairs = read_pairs(write_csv(rows_with_cases()))
-    model = blend_of("prior", folds=3).fit(pairs, labels_of(pairs))
+    model = blend_of("prior", folds=3, shrinkage=10).fit(pairs, labels_of(pairs))
     report = model.report_["blend"]
     assert [fact["rows"] for fact in report["corrections"]] == [50, 0, 50]
     assert list(report["rates"]) == ["identical", "both empty", "A empty", "B empty"]
