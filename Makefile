@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without torch (the neural models and their tests are then left out): make EXTRAS=boosted,nltk,kaggle,figures,test test
-EXTRAS ?= torch,quantised,boosted,nltk,kaggle,figures,test
+# Without torch (the neural models and their tests are then left out): make EXTRAS=boosted,nltk,parquet,kaggle,figures,test test
+EXTRAS ?= torch,quantised,boosted,nltk,parquet,kaggle,figures,test
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
@@ -32,8 +32,10 @@ demo: setup sandbox
 # Some tests wait, so that one process more than there are cores is quicker.
 WORKERS = $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 ))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
-# Tests on a GPU that the CPU plays change torch for the life of their processes.
-PYTEST_GPU = $(if $(findstring torch,$(EXTRAS)),$(PYTEST) --dist worksteal tests/gpu,true)
+# Tests on a GPU that the CPU plays change torch for the life of their processes. They are few and
+# never wait: a process more than there are cores would cost more imports than it saves.
+GPU = --numprocesses $$(( $$(nproc) < 4 ? $$(nproc) : 4 )) --dist worksteal tests/gpu
+PYTEST_GPU = $(if $(findstring torch,$(EXTRAS)),$(PYTEST) $(GPU),true)
 
 test: setup sandbox lint
 	$(PYTEST) -m 'not slow'

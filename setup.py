@@ -1,4 +1,4 @@
-"""Packaging of humanpref. The version stands once, in src/humanpref/__init__.py."""
+"""Packaging of humanpref. The version stands once, in src/humanpref/version.py."""
 
 import re
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-INIT = (HERE / "src/humanpref/__init__.py").read_text()
-VERSION = re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1)
+VERSION_FILE = (HERE / "src/humanpref/version.py").read_text()
+VERSION = re.search(r'^__version__ = "(.+)"$', VERSION_FILE, re.MULTILINE).group(1)
 
 setup(
     name="humanpref",
@@ -23,6 +23,8 @@ setup(
         "humanpref": [
             "presets/*.toml",
             "arena/*.toml",
+            "interfaces/packaged/*",
+            "interfaces/templates/*",
             "reports/templates/*",
             "studies/*.csv",
             "training/*.toml",
@@ -61,6 +63,8 @@ setup(
             "xgboost>=3.0; platform_system == 'Darwin' or platform_machine not in 'x86_64 AMD64'",
         ],
         "nltk": ["nltk>=3.9"],
+        # Pairs in Parquet files. Kaggle's image has it.
+        "parquet": ["pyarrow>=15"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring
         # it.
         "kaggle": [

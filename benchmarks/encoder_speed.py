@@ -137,10 +137,7 @@ def one_call(read: Callable[..., Tensor], inputs: dict[str, Tensor], _: np.ndarr
 def as_padded() -> Iterator[None]:
     """The backbone reads a batch as it was padded, in one call, as it does without our grouping and
     cutting."""
-    with (
-        mock.patch("humanpref.models.encoder.hidden_states", one_call),
-        mock.patch("humanpref.models.decoder.hidden_states", one_call),
-    ):
+    with mock.patch("humanpref.models.encoder.hidden_states", one_call):
         yield
 
 

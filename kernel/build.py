@@ -10,9 +10,14 @@ from pathlib import Path
 import jupytext
 
 KERNEL = Path(__file__).parent
-MOUNTS = KERNEL.parent / "src" / "humanpref" / "kaggle" / "runtime" / "mounts.py"
-SHARED = (KERNEL / "bootstrap.py", MOUNTS)
-SHARED_MODULES = ("bootstrap", "humanpref.kaggle.runtime.mounts")
+PACKAGE = KERNEL.parent / "src" / "humanpref" / "kaggle"
+SHARED = {
+    "bootstrap": KERNEL / "bootstrap.py",
+    "humanpref.kaggle.runtime.mounts": PACKAGE / "runtime" / "mounts.py",
+    "humanpref.kaggle.competitions": PACKAGE / "competitions.py",
+}
+"""The modules whose code a kernel contains if it imports them, since they run before humanpref is
+installed."""
 TRAIN, INFER = KERNEL / "train" / "train.py", KERNEL / "infer" / "infer.ipynb"
 ACCEPT = KERNEL / "accept" / "accept.py"
 
@@ -23,15 +28,22 @@ def split(script: Path) -> tuple[str, set[str], str]:
     text = script.read_text(encoding="utf-8")
     nodes = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
     lines = text.splitlines(keepends=True)
-    imports = {ast.unparse(n) for n in nodes if getattr(n, "module", "") not in SHARED_MODULES}
+    imports = {ast.unparse(n) for n in nodes if getattr(n, "module", "") not in SHARED}
     before, after = lines[: nodes[0].lineno - 1], lines[nodes[-1].end_lineno :]
     return "".join(before), imports, "".join(after).strip()
+
+
+def shared_by(script: Path) -> set[Path]:
+    """Return the shared modules that a script imports, and those that they import in turn."""
+    nodes = ast.parse(script.read_text(encoding="utf-8")).body
+    paths = {SHARED[name] for n in nodes if (name := getattr(n, "module", "")) in SHARED}
+    return paths.union(*map(shared_by, paths))
 
 
 def assemble(script: Path) -> str:
     """Return a kernel's script, with the imports from the shared code replaced by that code."""
     before, imports, own = split(script)
-    shared = [split(path) for path in SHARED]
+    shared = [split(path) for path in SHARED.values() if path in shared_by(script)]
     imports = imports.union(*(part[1] for part in shared))
     header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from"), line)))
     heading = "# Shared by the kernels: kernel/bootstrap.py and what it imports."

@@ -49,14 +49,13 @@ from bootstrap import (
     manifest_digest,
 )
 
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WINNERS, Competition
 from humanpref.kaggle.runtime.mounts import find, tree
 
 # %% [markdown]
-# The fallback: the same class rates for every id of the test file.
+# The fallback: the same class rates, or the same winner, for every id of the test file.
 
 # %%
-COMPETITION = "llm-classification-finetuning"
-LABELS = ["winner_model_a", "winner_model_b", "winner_tie"]
 SUBMISSION, STATUS, LOG = WORKING / "submission.csv", WORKING / "status.json", WORKING / "infer.log"
 
 
@@ -74,21 +73,25 @@ def write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def find_test() -> Path:
-    """Return the path of a test.csv that has a sample submission next to it, preferably the
-    competition's."""
-    candidates = [
-        path
-        for path in find("test.csv", INPUT)
-        if path.with_name("sample_submission.csv").is_file()
-    ]
-    if not candidates:
-        raise RuntimeError(f"no test.csv with a sample_submission.csv next to it; {tree(INPUT)}")
-    return min(candidates, key=lambda path: COMPETITION not in path.parts)
+def find_test() -> tuple[Competition, Path]:
+    """Return the competition, and the path of its test file, which has a sample submission next to
+    it. The folder is named after the competition; in a folder of any other name, a test.csv counts
+    as the default competition's."""
+    known = [*COMPETITIONS.values(), COMPETITIONS[DEFAULT]]
+    for number, competition in enumerate(known):
+        for path in find(competition.test, INPUT):
+            named = competition.slug in path.parts or number == len(known) - 1
+            if named and path.with_name(competition.sample).is_file():
+                return competition, path
+    raise RuntimeError(f"no test.csv with a sample_submission.csv next to it; {tree(INPUT)}")
 
 
 def columns_of(path: Path, columns: list[str]) -> list[list[str]]:
-    """Return the named columns of a CSV as text, row by row."""
+    """Return the named columns of a CSV or a Parquet file as text, row by row."""
+    if path.suffix == ".parquet":
+        import pandas
+
+        return pandas.read_parquet(path, columns=columns).astype(str).to_numpy().tolist()
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file)
@@ -110,30 +113,35 @@ def as_rates(values: list[float]) -> list[float]:
     return [rate / total for rate in rates]
 
 
-def find_prior(test_csv: Path) -> tuple[list[float], str]:
-    """Return the class rates of the training rows and their source: an artifact, otherwise
-    train.csv, otherwise one third for each class."""
+def find_prior(competition: Competition, test_csv: Path) -> tuple[list[float], str]:
+    """Return the class rates of the training rows and their source: an artifact, otherwise the
+    training file, otherwise equal rates."""
     for path in find("artifact.json", INPUT):
         try:
             return as_rates(json.loads(path.read_text(encoding="utf-8"))["prior"]), str(path)
         except Exception as error:
             say(f"{path}: no usable prior ({type(error).__name__}: {error})")
-    train_csv = test_csv.with_name("train.csv")
+    train_csv = test_csv.with_name(competition.train)
     try:
-        labels = columns_of(train_csv, LABELS)
+        labels = columns_of(train_csv, list(competition.submission[1:]))
+        if competition.names_winner:
+            labels = [[row[0] == winner for winner in (*WINNERS, "tie")] for row in labels]
         return as_rates([sum(float(row[i]) for row in labels) for i in range(3)]), str(train_csv)
     except Exception as error:
         say(f"{train_csv}: no usable class rates ({type(error).__name__}: {error})")
-    return [1 / 3, 1 / 3, 1 / 3], "a third each"
+    return competition.even, f"a {'third' if competition.classes == 3 else 'half'} each"
 
 
 started = time.perf_counter()
 WORKING.mkdir(parents=True, exist_ok=True)
-test_csv = find_test()
-ids = [row[0] for row in columns_of(test_csv, ["id"])]
-prior, prior_source = find_prior(test_csv)
+competition, test_csv = find_test()
+ids = [row[0] for row in columns_of(test_csv, [competition.needed[0]])]
+prior, prior_source = find_prior(competition, test_csv)
+cells = competition.cells(prior)
 rows = io.StringIO()
-csv.writer(rows, lineterminator="\n").writerows([["id", *LABELS], *([key, *prior] for key in ids)])
+csv.writer(rows, lineterminator="\n").writerows(
+    [competition.submission, *([key, *cells] for key in ids)]
+)
 write_whole(SUBMISSION, rows.getvalue())
 status = {
     "manifest": "",
@@ -143,6 +151,7 @@ status = {
     "fallback": len(ids),
     "prior": prior,
     "prior_source": prior_source,
+    "competition": competition.slug,
     "artifacts": [],
     "degraded": [f"{len(ids)} of {len(ids)} rows have the prior"],
     "log": LOG.name,
@@ -168,7 +177,7 @@ from humanpref.kaggle.runtime.infer import infer
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 arguments = json.loads(sys.argv[1])
 folders = (Path(arguments[name]) for name in ("input", "working", "test"))
-infer(*folders, arguments["prior"], arguments["seconds"])
+infer(*folders, arguments["prior"], arguments["seconds"], arguments["competition"])
 """
 
 
@@ -182,6 +191,11 @@ def predict() -> None:
     status["seconds"]["install"] = time.perf_counter() - started - status["seconds"]["fallback"]
     write_whole(STATUS, json.dumps(status, indent=2))
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
+    if (bundled := run.get("competition", DEFAULT)) != competition.slug:
+        raise RuntimeError(
+            f"{dataset / 'run.toml'}: is for the competition {bundled}, but {competition.slug} is "
+            "mounted"
+        )
     limit = max(0, run.get("inference_seconds", SECONDS) - (time.perf_counter() - started))
     # The process gets less time than the limit, since starting and exiting also take time; this way
     # it normally ends on its own.
@@ -192,6 +206,7 @@ def predict() -> None:
         "test": str(test_csv),
         "prior": prior,
         "seconds": seconds,
+        "competition": competition.slug,
     }
     child = subprocess.Popen(
         [sys.executable, "-u", "-c", CODE, json.dumps(arguments)],

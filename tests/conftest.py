@@ -209,8 +209,9 @@ def small_preset(pairs, decoder_folder, sentence_encoder, tmp_path_factory):
     from humanpref.data import labels_of
     from humanpref.schema import TEXT_COLUMNS
 
-    from .shrunken import save_encoder, shrunken
+    from .shrunken import PUBLISHED, save_encoder, save_sentence_folder, shrunken
 
+    texts = [turn for turns in pairs["prompt"] for turn in turns]
     # Ties are left out, since DPO learns nothing from them.
     short = pairs[labels_of(pairs)[:, 2] == 0][:16].reset_index(drop=True)
     for column in TEXT_COLUMNS:
@@ -218,12 +219,13 @@ def small_preset(pairs, decoder_folder, sentence_encoder, tmp_path_factory):
 
     def backbone(config):
         if not isinstance(config.training, LoopOptions):
-            return sentence_encoder
+            name, folder = config.model.backbone, tmp_path_factory.mktemp("backbone")
+            known = name.rpartition("/")[2].lower() in PUBLISHED
+            return save_sentence_folder(name, texts, folder) if known else sentence_encoder
         if config.family != "encoder":
             sizes = shrunken(config.model.backbone)
             del sizes["vocab_size"]
             return decoder_folder(sizes.pop("model_type"), **sizes)
-        texts = [turn for turns in pairs["prompt"] for turn in turns]
         return save_encoder(config.model.backbone, texts, tmp_path_factory.mktemp("backbone"))
 
     def small(name, *overrides):

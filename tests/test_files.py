@@ -6,7 +6,15 @@ import stat
 
 import pytest
 
-from humanpref.files import check_new, check_writable, read_json, write_json, write_whole
+from humanpref.files import (
+    check_new,
+    check_writable,
+    folder_whole,
+    locked,
+    read_json,
+    write_json,
+    write_whole,
+)
 from humanpref.schema import InputError
 
 
@@ -91,3 +99,31 @@ def test_a_folder_that_only_seems_to_be_writable():
     for check in (check_writable, check_new):
         with pytest.raises(InputError, match="/proc is not a writable folder"):
             check("/proc/new")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    left, written, other = (
+        tmp_path / name
+        for name in (".out.abcd_123.partial", ".out.zzzzzzzz.partial", ".out.backup.partial")
+    )
+    for folder in (left, written, other):
+        (folder / "deep").mkdir(parents=True)
+    with locked(written), folder_whole(tmp_path / "out") as folder:
+        assert sorted(tmp_path.iterdir()) == sorted([written, other, folder])
+        (folder / "file").touch()
+        with pytest.raises(BlockingIOError), locked(folder):
+            pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+
+
+def test_the_later_of_two_processes_is_told_what_happened(tmp_path):
+    out = tmp_path / "out"
+
+    def write_around(inner):
+        with folder_whole(out) as folder:
+            (folder / "file").touch()
+            inner()
+
+    with pytest.raises(InputError, match=r"out: was created by another process while"):
+        write_around(lambda: write_around(list))
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]

@@ -1,5 +1,10 @@
 """humanpref: predict which of two language-model answers a human prefers, as P(A), P(B), P(tie).
 
+>>> import humanpref
+>>> judge = humanpref.load()  # the packaged judge
+>>> judge.judge("Why is the sky blue?", "Rayleigh scattering.", "I cannot say.").winner
+'A'
+
 >>> from humanpref import build_model, labels_of, load_config, read_pairs
 >>> pairs = read_pairs("train.csv", labels=True)
 >>> model = build_model(load_config("sparse")).fit(pairs, labels_of(pairs))
@@ -9,15 +14,20 @@
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+from humanpref.version import __version__ as __version__
 
 _HOMES = {
+    "BatchJudge": "humanpref.interfaces.batch",
     "build_model": "humanpref.models",
+    "evaluate": "humanpref.reports.evaluate",
     "labels_of": "humanpref.data",
+    "load": "humanpref.interfaces.judge",
     "load_config": "humanpref.config",
     "load_model": "humanpref.runs.artifact",
     "read_pairs": "humanpref.data",
+    "reward": "humanpref.interfaces.reward",
     "swap_pairs": "humanpref.data",
+    "train": "humanpref.runs.train",
     "write_submission": "humanpref.data",
 }
 

@@ -1,6 +1,8 @@
 """Write files and folders atomically, and compute digests of files."""
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -146,28 +148,79 @@ def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
         _check_outside(path, inputs)
 
 
+UNFINISHED = ".partial"
+"""Suffix of folders that are not complete yet."""
+
+
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
     """Create a temporary folder. If the block succeeds, the folder is renamed to `path`; otherwise,
-    it is deleted.
+    it is deleted. Folders that killed processes left when they wrote `path` are also deleted.
 
     Raises
     ------
     InputError
-        If `path` already exists or cannot be created.
+        If `path` already exists, cannot be created, or is created by another process while the
+        block runs.
     """
     path = Path(path)
-    with _path_errors(path):
-        check_new(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
+    with contextlib.ExitStack() as held:
+        with _path_errors(path):
+            check_new(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path)
+            name = tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED)
+            folder = Path(name)
+            held.enter_context(locked(folder))
+            folder.chmod(0o755)
+        try:
+            yield folder
+            _rename(folder, path)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder for this process while the block runs. Yields False, without a lock, if the
+    file system has none. Raises BlockingIOError if another process holds the lock.
+
+    The system releases the lock when the process ends, even if it is killed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        folder.chmod(0o755)
-        yield folder
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary folders of `folder_whole` that no living process holds."""
+    pattern = f"{glob.escape(_prefix(path))}????????{UNFINISHED}"
+    for folder in path.parent.glob(pattern):
+        with contextlib.suppress(OSError), locked(folder) as ours:
+            if ours:
+                shutil.rmtree(folder)
+
+
+def _rename(folder: Path, path: Path) -> None:
+    try:
         os.replace(folder, path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    except OSError:
+        if not os.path.lexists(path):
+            raise
+        raise InputError(
+            f"{path}: was created by another process while this one was running; the result of "
+            "this one was not kept"
+        ) from None
 
 
 def remove(path: Path) -> None:

@@ -7,8 +7,9 @@ A *pairs frame* is a `pandas.DataFrame` with a `RangeIndex` and at least
   for a conversation without turns;
 
 and, if known, ``model_a`` and ``model_b`` (str), the three label columns (float64 in [0, 1],
-summing to 1: one-hot or soft) and ``weight`` (float64, finite, not negative).
-`humanpref.data.read_pairs` builds such a frame and checks these rules.
+summing to 1: one-hot or soft) and ``weight`` (float64, finite, not negative). A labeled frame
+without ``winner_tie`` comes from a format that has no ties. `humanpref.data.read_pairs` builds such
+a frame and checks these rules.
 """
 
 ID = "id"
@@ -16,6 +17,9 @@ TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 MODEL_COLUMNS = ("model_a", "model_b")
 LABEL_COLUMNS = ("winner_model_a", "winner_model_b", "winner_tie")
 WEIGHT = "weight"
+
+FORMATS = ("competition", "plain", "wsdm", "messages", "conversations", "chosen-rejected")
+"""The formats of pairs that `humanpref.data.read_pairs` reads (`humanpref.data.formats`)."""
 
 CLASSES = ("A", "B", "tie")
 """The order of the three classes, in labels, logits, probabilities and files."""

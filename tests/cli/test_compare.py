@@ -45,11 +45,11 @@ def test_ablate_calls_the_ablation_with_its_default_preset(run, monkeypatch, nam
         return pd.DataFrame({"name": ["first"]})
 
     monkeypatch.setattr(f"humanpref.studies.ablations.ablate_{name.replace('-', '_')}", ablate)
-    settings = ("--set", "seed=1", "--folds", 3)
+    settings = ("--set", "seed=1", "--folds", 3, "--format", "plain")
     code, out, _ = run("ablate", name, "--train", "rows.csv", "--out", "out", *settings)
     assert (code, out) == (0, "| name |\n| --- |\n| first |\n")
-    ((preset, overrides, train, folder, folds),) = seen
-    assert (preset, overrides, folds) == (ABLATIONS[name][0], ("seed=1",), 3)
+    ((preset, overrides, train, folder, folds, format),) = seen
+    assert (preset, overrides, folds, format) == (ABLATIONS[name][0], ("seed=1",), 3, "plain")
     assert (str(train), str(folder)) == ("rows.csv", "out")
 
 

@@ -89,7 +89,7 @@ def test_a_training_that_left_something_out_says_so(run, arena):
         (None, ["bad.csv", "cannot be read"]),
         ("", ["the file is empty"]),
         (",".join(GOOD) + "\n", ["there is a header but no rows"]),
-        (b"\x89PNG\xff\xfe\x00", ["not UTF-8 text"]),
+        (b"\x89PNG\xff\xfe\x00", ["expected text or Parquet, got binary data"]),
         ({"response_b": None}, ["missing column 'response_b'"]),
         ({"prompt": "hello"}, ["row 1", "id '1'", "'prompt'", "not JSON"]),
         ({"prompt": '{"a": 1}'}, ["row 1", "'prompt'", "a JSON object"]),
@@ -125,7 +125,7 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
     )
     # Without torch the family is refused before its backbone is looked for.
     reason = (
-        "(no such local folder; "
+        "nowhere/at/all: no such model here: --set model.backbone=FOLDER (no such folder; the hub: "
         if importlib.util.find_spec("torch")
         else "needs torch: pip install 'humanpref[torch]'"
     )
@@ -356,6 +356,6 @@ def test_names_and_terminals_that_are_not_utf8(arena, tmp_path):
     done = subprocess.run(train, **options, check=False)
     assert done.returncode == 0, done.stderr
     # The table has a dash for what is not known.
-    done = subprocess.run([*start, "runs", "."], **options, check=False)
+    done = subprocess.run([*start, "runs", ".", "--all"], **options, check=False)
     assert done.returncode == 0, done.stderr
     assert b"\\u2013" in done.stdout

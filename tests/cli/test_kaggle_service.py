@@ -18,6 +18,9 @@ def calls(monkeypatch):
     class Records(dict):
         latest = dict.keys
 
+        def __missing__(self, name):
+            return {}
+
     records = Records(data={"ref": "me/data", "version": 3, "state": "ready"})
     records["train"] = {"ref": "me/train", "state": "sent"}
     monkeypatch.setattr(kaggle_service, "service", lambda: ("client", records))
@@ -70,6 +73,11 @@ def test_submit_prints_the_score_or_that_it_is_unknown(run, calls):
     assert (code, out) == (0, "submission 7: public score unknown\n")
     slug = "llm-classification-finetuning"
     assert calls.seen == [("submit", calls.records, slug, "first", False)]
+    # What was pushed from here says which competition it is for.
+    calls.records["infer"] = {"competition": "lmsys-chatbot-arena", "ref": "me/infer"}
+    run("kaggle", "submit", "--message", "second")
+    run("kaggle", "submit", "--message", "third", "--competition", "other")
+    assert [call[2] for call in calls.seen[1:]] == ["lmsys-chatbot-arena", "other"]
 
 
 def test_accept_prints_the_table_and_its_last_line_decides(run, calls):

@@ -39,3 +39,28 @@ def test_an_error_of_the_system_without_a_file_is_a_defect(run, monkeypatch):
 
 def test_version(run):
     assert run("--version") == (0, f"humanpref {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (
+            ("train", "--train", "a.csv", "--outt", "X"),
+            "unknown option --outt; did you mean --out?",
+        ),
+        (("train", "--train", "a.csv", "--outt=X"), "unknown option --outt; did you mean --out?"),
+        (("kaggle", "push", "--quick"), "unknown option --quick"),
+        (("train", "--train", "a.csv"), "the following arguments are required: --out"),
+        (("train", "--train", "--out", "X"), "argument --train: expected one argument"),
+    ],
+)
+def test_an_option_that_is_mistyped_is_not_told_as_a_missing_one(run, arguments, reason):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].partition(": error: ")[2] == reason
+
+
+def test_values_are_no_options(run):
+    """A negative number, a value with a space and what follows `--` are values."""
+    for given in (("--rows", "-5"), ("--out", "-not an option"), ("--", "--x")):
+        assert "unknown option" not in run("sample", *given)[2]

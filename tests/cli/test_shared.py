@@ -20,6 +20,10 @@ def test_metrics_in_one_line():
     )
     assert metrics_line("validation", METRICS) == line
     assert metrics_line("validation", METRICS | {"rows_trained_on": 0}) == line
+    tied = {"decided_rows": 2, "decided_auc": 0.75, "decided_brier": 0.2}
+    assert metrics_line("validation", METRICS | tied) == line
+    without_ties = line.replace("0.500, ", "0.500, AUC 0.750, Brier 0.200, ")
+    assert metrics_line("validation", METRICS | tied | {"decided_rows": 3}) == without_ties
     flattered = f"{line}; optimistic: trained on 2 of these rows"
     assert metrics_line("validation", METRICS | {"rows_trained_on": 2}) == flattered
 
@@ -27,9 +31,10 @@ def test_metrics_in_one_line():
 def test_arguments_of_a_study():
     parser = argparse.ArgumentParser()
     add_study(parser)
-    command = "--train a.csv --out b --folds 3 --set x=1 y=2 --set z=3"
+    command = "--train a.csv --format plain --out b --folds 3 --set x=1 y=2 --set z=3"
     assert vars(parser.parse_args(command.split())) == {
         "train": Path("a.csv"),
+        "format": "plain",
         "out": Path("b"),
         "folds": 3,
         "set": ["x=1", "y=2", "z=3"],

@@ -7,7 +7,8 @@ from humanpref.schema import InputError
 def test_valid_keys_are_those_of_the_family():
     assert "training.epochs" in valid_keys("encoder")
     assert "training.epochs" not in valid_keys("sparse")
-    assert valid_keys("prior") == ["seed", "training.validation_fraction", "training.seeds"]
+    shared = ["validation_fraction", "seeds", "classes"]
+    assert valid_keys("prior") == ["seed", *(f"training.{name}" for name in shared)]
 
 
 def test_the_default_options_of_every_family_fit():

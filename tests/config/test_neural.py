@@ -60,6 +60,11 @@ from humanpref.schema import InputError
             "model.dropout: expected 0 with head=tokens, got 0.1",
         ),
         (
+            DecoderOptions,
+            {"head": "tokens", "head_bias": True},
+            "model.head_bias: expected false with head=tokens",
+        ),
+        (
             DpoOptions,
             {"peft": "bias"},
             "model.peft: expected one of lora, rslora, dora, ia3, layernorm",

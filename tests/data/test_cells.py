@@ -137,9 +137,12 @@ def test_columns_ids_and_index():
         as_pairs(rows[["id", "prompt"]])
     with pytest.raises(InputError, match="column 'prompt' appears twice"):
         as_pairs(rows[["id", "prompt", *TEXT_COLUMNS]])
-    with pytest.raises(InputError, match="row 2: column 'id' is empty"):
+    with pytest.raises(InputError, match="row 2: column 'id': expected a text or a number, got no"):
         as_pairs(rows.assign(id=["1", None]))
-    assert as_pairs(rows.drop(columns="id"))["id"].tolist() == ["1", "2"]
+    with pytest.raises(InputError, match=r"row 1: column 'id': .* without loss, got 1\.15"):
+        as_pairs(rows.assign(id=[2.0**60 + 1, 1.0]))
+    assert as_pairs(rows.drop(columns="id"))["id"].tolist() == ["0", "1"]
+    assert as_pairs(rows.assign(id=[2**60 + 1, 2]))["id"].tolist() == [str(2**60 + 1), "2"]
     assert as_pairs(rows.assign(id=[7, 8]))["id"].tolist() == ["7", "8"]
     turned = as_pairs(rows[::-1])
     assert turned.index.tolist() == [0, 1]

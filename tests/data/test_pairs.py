@@ -2,13 +2,49 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from humanpref.data import digest_of, labels_of, swap_pairs, weights_of
+from humanpref.data import (
+    digest_of,
+    has_ties,
+    labels_of,
+    refuse_ties,
+    swap_pairs,
+    weights_of,
+    with_tie_column,
+    without_ties,
+)
 from humanpref.schema import InputError
 
 
 def test_labels_of_unlabelled_rows(pairs):
     with pytest.raises(InputError, match="no labels"):
+        labels_of(pairs.drop(columns="winner_model_b"))
+
+
+def test_a_frame_without_the_column_of_ties_has_none(pairs):
+    decided = pairs[pairs["winner_tie"] == 0].reset_index(drop=True)
+    without = decided.drop(columns="winner_tie")
+    assert has_ties(decided)
+    assert not has_ties(without)
+    np.testing.assert_array_equal(labels_of(without), labels_of(decided))
+    pd.testing.assert_frame_equal(with_tie_column(without)[list(decided)], decided)
+    pd.testing.assert_frame_equal(with_tie_column(decided), decided)
+    with pytest.raises(InputError, match=r"row \d+: columns .*: expected a sum of 1, got 0"):
         labels_of(pairs.drop(columns="winner_tie"))
+
+
+def test_probabilities_given_that_there_is_no_tie():
+    told = np.array([[0.3, 0.1, 0.6], [0, 0, 1], [0.25, 0.75, 0], [np.nan] * 3])
+    expected = [[0.75, 0.25, 0], [0.5, 0.5, 0], [0.25, 0.75, 0], [np.nan] * 3]
+    np.testing.assert_allclose(without_ties(told), expected, atol=1e-15)
+
+
+def test_ties_are_refused_by_their_rows():
+    labels = np.eye(3)[[0, 2, 1, 2]]
+    with pytest.raises(InputError, match=r"^here: row 2, 4: expected no ties .* got 2 of 4 rows"):
+        refuse_ties(labels, None, "here")
+    with pytest.raises(InputError, match=r"^here: row 4: "):
+        refuse_ties(labels, np.array([1, 0, 1, 1]), "here")
+    refuse_ties(labels[[0, 2]], None, "here")
 
 
 def test_the_digest_depends_on_content_and_order(pairs):

@@ -30,6 +30,23 @@ def test_what_is_written_passes_the_check_and_reads_back(tmp_path, test_csv):
     )
 
 
+def test_a_submission_may_name_the_winners(tmp_path, test_csv):
+    path, columns = tmp_path / "submission.csv", ("id", "winner")
+    write_submission(path, IDS, PROBABILITIES, columns)
+    text = "id,winner\n30,model_b\n4,model_a\n17,model_a\n"
+    assert path.read_text() == text
+    assert check_submission(path, test_csv, columns) == []
+    with pytest.raises(ValueError, match="expected probabilities"):
+        write_submission(path, IDS, PROBABILITIES * 2, columns)
+    for wrong, fault in (
+        (text.replace("model_b", "tie"), "row 1 (id '30'): expected model_a or model_b, got 'tie'"),
+        (text.replace("winner", "winner_model_a"), "expected the header id,winner"),
+        (text.replace("17,", "71,"), "row 3: expected id '17', got '71'"),
+    ):
+        path.write_text(wrong)
+        assert any(fault in found for found in check_submission(path, test_csv, columns))
+
+
 @pytest.mark.parametrize(
     "bad",
     [

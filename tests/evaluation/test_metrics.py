@@ -8,6 +8,7 @@ from humanpref.evaluation.metrics import (
     bootstrap_interval,
     brier,
     confusion,
+    decided,
     mean_and_interval,
     per_class,
     summarise,
@@ -45,6 +46,19 @@ def test_the_interval_covers():
         low, high = bootstrap_interval(rng.exponential(size=150), np.arange(150), draws=300)
         hits += low <= 1.0 <= high
     assert 85 <= hits <= 99
+
+
+def test_the_choice_between_a_and_b_by_hand():
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1], [0.5, 0.5, 0]])
+    told = np.array([[0.6, 0.2, 0.2], [0.2, 0.2, 0.6], [0.1, 0.3, 0.6], [0, 0, 1], [0, 0, 1]])
+    # p is 0.75 for A, 0.5 for B, 0.25 for A.
+    made = decided(labels, told)
+    assert made["decided_rows"] == 3
+    assert made["decided_accuracy"] == pytest.approx(1 / 3)
+    assert made["decided_auc"] == 0.5
+    assert made["decided_brier"] == pytest.approx((0.0625 + 0.25 + 0.5625) / 3)
+    assert decided(labels[:1], told[:1])["decided_auc"] is None
+    assert [*decided(labels[3:], told[3:]).values()] == [0, None, None, None]
 
 
 def test_summary():

@@ -32,6 +32,16 @@ def test_two_models_by_hand():
     assert half == pytest.approx(1.96 * np.sqrt(1 / 4000 + 1 / 2000) / 2, rel=0.01)
 
 
+def test_without_ties_there_is_no_tie_score():
+    rows = [("x", "y", 0)] * 2000 + [("x", "y", 1)] * 1000
+    both = pd.concat([battles(*rows), swap_pairs(battles(*rows))], ignore_index=True)
+    ranking, metrics = model_strengths(both.drop(columns="winner_tie"))
+    assert ranking["strength"].diff().iloc[1] == pytest.approx(-np.log(2), abs=1e-3)
+    assert set(metrics) == {"rows", "groups", "first", "first_low", "first_high"}
+    half = (ranking["high"] - ranking["low"])[0] / 2
+    assert half == pytest.approx(1.96 * np.sqrt(1 / 4000 + 1 / 2000) / 2, rel=0.01)
+
+
 def test_the_order_is_told_from_the_strength():
     # y always answers second, x and z change places: A wins twice as often as B whoever it is.
     rows = (

@@ -84,6 +84,10 @@ def test_the_best_epoch_is_kept(configured, family, few):
         assert log_loss(wrong, model.predict_proba(few)) == pytest.approx(min(losses), abs=1e-6)
 
 
+# DPO's passes run through the same batches as the decoder's.
+@pytest.mark.parametrize(
+    "family", ["encoder", "decoder", pytest.param("dpo", marks=pytest.mark.slow)], indirect=True
+)
 def test_a_pass_of_several_backbone_batches_changes_little(configured, few, monkeypatch):
     validation = few, labels_of(few)
     whole = fit(configured(), few, validation=validation)

@@ -13,7 +13,7 @@ from humanpref.data import check_submission
 from humanpref.files import read_json
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.metadata import kernel_code
-from humanpref.kaggle.contract import COMPETITION
+from humanpref.kaggle.competitions import DEFAULT
 from humanpref.schema import ID, LABEL_COLUMNS
 
 PROJECT = Path(__file__).parents[2]
@@ -21,11 +21,11 @@ TRAIN = PROJECT / "kernel" / "train" / "train.py"
 INFER = PROJECT / "kernel" / "infer" / "infer.ipynb"
 LAYOUTS = {
     "new": (
-        f"competitions/{COMPETITION}",
+        f"competitions/{DEFAULT}",
         "datasets/someone/humanpref-wheels",
         "notebooks/someone/humanpref-train",
     ),
-    "legacy": (COMPETITION, "humanpref-wheels", "humanpref-train"),
+    "legacy": (DEFAULT, "humanpref-wheels", "humanpref-train"),
 }
 
 

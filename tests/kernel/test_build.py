@@ -29,6 +29,8 @@ def test_a_kernel_holds_the_shared_text_once_and_imports_nothing_of_it(build, na
     functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
     assert len(functions) == len(set(functions))
     assert {"find", "tree", "check_dataset", "install"} <= set(functions)
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    assert classes == (["Competition"] if name == "infer" else [])
     imported = {ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)}
     assert not [line for line in imported if "bootstrap" in line or "humanpref" in line]
     assert 'MANIFEST = "digest"' in fill_manifest(text, "digest")

@@ -16,7 +16,7 @@ from transformers import AutoModel
 from humanpref.config import load_config
 from humanpref.config.neural import DecoderOptions
 from humanpref.models import build_model
-from humanpref.models.adapters import adapt, check_quantisation, import_peft
+from humanpref.models.adapters import adapt, check_quantisation, import_peft, merged
 from humanpref.schema import InputError
 
 
@@ -107,6 +107,24 @@ def test_head_freezes_the_base_and_none_trains_all_of_it(llama):
     assert adapt(llama, DecoderOptions(peft="none")) is llama
     assert learning(llama) == {name for name, _ in llama.named_parameters()}
     assert {weight.dtype for weight in llama.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("peft", ["lora", "rslora", "dora", "ia3", "layernorm", "head"])
+def test_a_merged_base_computes_what_the_adapted_one_did(peft, decoder_folder):
+    base = AutoModel.from_pretrained(decoder_folder("gemma2"), attn_implementation="eager")
+    names, ids = set(base.state_dict()), torch.arange(3, 23).unsqueeze(0)
+    adapted = adapt(base, DecoderOptions(peft=peft, lora_r=2)).eval()
+    with torch.no_grad():
+        plain = adapted(input_ids=ids).last_hidden_state
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight += 0.05 * torch.randn(weight.shape, generator=torch.manual_seed(0))
+        expected = adapted(input_ids=ids).last_hidden_state
+        base = merged(adapted)
+        states = base(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(expected, plain) == (peft == "head")
+    assert set(base.state_dict()) == names
 
 
 def test_layers_that_the_base_does_not_have_are_refused(llama):

@@ -57,7 +57,12 @@ def config(request):
     return load_config(PRESETS[request.param], overrides=["seed=7"])
 
 
-@pytest.fixture(params=list(GRIDS))
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name == "embedding" else [])
+        for name in GRIDS
+    ]
+)
 def quick(request):
     """A CPU family's model with quick options."""
     if request.param == "boosted":
@@ -83,7 +88,7 @@ def test_the_options_are_the_parameters(config):
     if config.family in NEURAL:
         expected = {section: getattr(config, section) for section in SECTIONS}
     else:
-        expected = vars(config.model) | vars(config.inference)
+        expected = vars(config.model) | vars(config.inference) | {"classes": None}
     assert model.get_params() == expected | {"seed": 7}
     assert model.config == config
     assert is_classifier(model)
@@ -147,6 +152,15 @@ def test_what_is_no_parameter_comes_from_the_configuration_and_is_saved(tmp_path
     assert loaded.config == model.config
     assert (loaded.config.preset, loaded.config.training.validation_fraction) == ("sparse", 0)
     assert clone(loaded).get_params() == loaded.get_params()
+
+
+def test_the_number_of_classes_is_a_parameter(pairs):
+    decided = pairs[pairs["winner_tie"] == 0]
+    model = clone(SparseModel(classes=2, term_penalties=[10.0], structure_penalties=[100.0]))
+    made = model.fit(decided, labels_of(decided)).predict_proba(pairs)
+    np.testing.assert_array_equal(made[:, 2], 0)
+    with pytest.raises(InputError, match="classes: expected a whole number from 2 to 3, got 4"):
+        PriorModel(classes=4).fit(pairs, labels_of(pairs))
 
 
 def test_prediction_and_score(pairs, classes):

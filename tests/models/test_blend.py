@@ -125,7 +125,7 @@ def test_an_interrupted_fit_goes_on_piece_by_piece(pairs, tmp_path, monkeypatch)
 
 def test_a_member_without_its_model_folder_is_left_out(pairs, caplog, sentence_encoder):
     frozen = "embedding model.embedding_penalties=100 model.structure_penalties=100"
-    few = pairs[:60].reset_index(drop=True)
+    few = pairs[:24].reset_index(drop=True)
     with caplog.at_level(logging.WARNING):
         model = blend_of("prior", frozen, folds=2).fit(few, labels_of(few))
     assert f"{frozen} is left out: it needs a model folder (model.backbone=FOLDER)" in caplog.text
@@ -312,3 +312,16 @@ def test_the_mean_is_a_blend_of_equal_weights_of_the_models_that_predict(pairs, 
         load_model(tmp_path).predict_proba(pairs), mean.predict_proba(pairs)
     )
     assert mean.swap_equivariant is False
+
+
+class Shortsighted(PriorModel):
+    """Reads three rows of every frame only in part."""
+
+    def cut_rows(self, pairs):
+        return np.arange(len(pairs)) < 3
+
+
+def test_a_row_is_cut_if_one_of_the_members_cuts_it(pairs):
+    members = [kind().fit(pairs, labels_of(pairs)) for kind in (PriorModel, Shortsighted)]
+    assert mean_of(members).cut_rows(pairs).tolist() == [True] * 3 + [False] * (len(pairs) - 3)
+    assert not mean_of(members[:1] * 2).cut_rows(pairs).any()

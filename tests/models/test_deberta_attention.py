@@ -309,7 +309,11 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize("name", INPUTS)
+# What either of the others changes is compared above, without a training.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[pytest.mark.slow] if INPUTS[each] else []) for each in INPUTS],
+)
 def test_artifacts_of_either_are_read_by_the_other(name, pairs, tmp_path):
     few = pairs[:24].reset_index(drop=True)
     settings = (

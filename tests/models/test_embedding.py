@@ -16,6 +16,7 @@ from humanpref.data import labels_of, read_pairs, swap_pairs
 from humanpref.models import build_model, load_model, sentence
 from humanpref.models.embedding import principal_components
 from humanpref.models.pair_vectors import PairVectors
+from humanpref.models.sentence_windows import Passage
 from humanpref.runs import train as experiment
 from humanpref.schema import InputError
 
@@ -30,12 +31,20 @@ def model(sentence_encoder, pairs):
     return build_model(config_with(sentence_encoder)).fit(pairs, labels_of(pairs))
 
 
+@pytest.fixture(scope="module")
+def neural(sentence_encoder, pairs):
+    config = config_with(sentence_encoder, "model.head=mlp", "model.hidden=8")
+    return build_model(config).fit(pairs, labels_of(pairs))
+
+
 @pytest.fixture(autouse=True)
 def _no_memo():
     sentence.memo.clear()
 
 
-def test_swapping_is_exact(model, pairs):
+@pytest.mark.parametrize("head", ["model", "neural"])
+def test_swapping_is_exact(head, request, pairs):
+    model = request.getfixturevalue(head)
     made = model.predict_proba(pairs)
     sentence.memo.clear()
     np.testing.assert_allclose(
@@ -62,6 +71,51 @@ def test_it_learns_what_the_texts_say(sentence_encoder, write_csv):
     )
     found = model.predict_proba(pairs[40:].reset_index(drop=True))
     assert (found.argmax(axis=1) == labels_of(pairs)[40:].argmax(axis=1)).mean() > 0.9
+
+
+def test_the_neural_head(neural, model, pairs, tmp_path):
+    assert 1 <= neural.report_["steps"] <= 300
+    assert 0.8 < neural.report_["inner_log_loss"] < 1.3
+    few = pairs[:20].reset_index(drop=True)
+    made = neural.predict_proba(few)
+    assert np.abs(made - model.predict_proba(few)).max() > 1e-3
+    neural.save(tmp_path)
+    np.testing.assert_allclose(load_model(tmp_path).predict_proba(few), made, atol=1e-6)
+    values = load_file(tmp_path / "model.safetensors")
+    save_file(values | {"b": values["b"][:-1]}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"weight b: expected shape \(8,\), got \(7,\)"):
+        load_model(tmp_path)
+
+
+def test_the_instructions_travel_with_the_model(sentence_encoder, pairs, tmp_path):
+    folder = shutil.copytree(sentence_encoder, tmp_path / "encoder")
+    named = folder / "config_sentence_transformers.json"
+    named.write_text(json.dumps({"prompts": {"query": "Find: ", "document": ""}}))
+    few = pairs[:20].reset_index(drop=True)
+    options = ("model.prompt_instruction=query", "model.response_instruction=document")
+    instructed, plain = (
+        build_model(config_with(folder, *own)).fit(few, labels_of(few)) for own in (options, ())
+    )
+    assert instructed.report_["backbone"]["instructions"] == {"prompt": "Find: ", "response": ""}
+    made = instructed.predict_proba(few)
+    assert np.abs(made - plain.predict_proba(few)).max() > 1e-4
+    instructed.save(tmp_path / "model")
+    named.write_text(json.dumps({"prompts": {"query": "Look: ", "document": ""}}))
+    sentence.memo.clear()
+    np.testing.assert_allclose(load_model(tmp_path / "model").predict_proba(few), made, atol=1e-6)
+
+
+def test_another_instruction_than_in_training_is_refused(sentence_encoder, pairs, tmp_path):
+    folder = shutil.copytree(sentence_encoder, tmp_path / "encoder")
+    named = folder / "config_sentence_transformers.json"
+    named.write_text(json.dumps({"prompts": {"query": "Find: "}}))
+    few = pairs[:20].reset_index(drop=True)
+    options = ("model.prompt_instruction=query", "model.keep_backbone=false")
+    model = build_model(config_with(folder, *options)).fit(few, labels_of(few))
+    model.save(tmp_path / "model")
+    named.write_text(json.dumps({"prompts": {"query": "Look: "}}))
+    with pytest.raises(InputError, match="settings differ from those used in training"):
+        load_model(tmp_path / "model")
 
 
 def test_principal_components():
@@ -123,7 +177,7 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
     ):
         load_model(tmp_path / "model")
     shutil.rmtree(folder)
-    with pytest.raises(InputError, match=r"cannot be loaded; expected a folder"):
+    with pytest.raises(InputError, match=r"no such model here: --set model\.backbone=FOLDER"):
         load_model(tmp_path / "model")
 
 
@@ -166,3 +220,13 @@ def test_without_torch_it_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "InputError: family embedding needs torch: pip install 'humanpref[torch]'" in done.stderr
+
+
+def test_rows_that_do_not_fit_into_the_windows_are_said_to_be_cut(model, pairs):
+    # 24 tokens a window, of which 22 are the text's, and four windows.
+    fits, longer = (" ".join(["a"] * words) for words in (88, 89))
+    assert model.encoder_.is_cut([Passage(fits), Passage(longer)], 4).tolist() == [False, True]
+    texts = {"prompt": [("a",)] * 3, "response_a": [("a",)] * 3, "response_b": [("a",)] * 3}
+    for side in texts:
+        rows = pairs[:3].assign(**texts | {side: [(fits,), ("a", longer), ("a",)]})
+        assert model.cut_rows(rows).tolist() == [False, True, False]

@@ -60,7 +60,7 @@ def test_a_saved_record_finds_the_base_again(base, decoder_folder, tmp_path):
 
 def test_a_base_is_checked_by_name(decoder_folder, tmp_path):
     check_base(str(decoder_folder()))
-    with pytest.raises(InputError, match="missing: its weights cannot be loaded"):
+    with pytest.raises(InputError, match="missing: no such model here"):
         check_base(str(tmp_path / "missing"))
 
 

@@ -157,3 +157,10 @@ def test_validation_follows_the_module_as_it_learns(few):
     first, last = (epoch["validation_log_loss"] for epoch in epochs)
     assert first != last
     assert last == pytest.approx(-model.score(few, labels_of(few)), abs=1e-6)
+
+
+def test_rows_that_do_not_fit_are_said_to_be_cut(model, few):
+    short = few.assign(prompt=[("Why?",)] * 24, response_a=[("So.",)] * 24)
+    short = short.assign(response_b=[("No.",)] * 23 + [("no, and no again, " * 30,)])
+    assert model.cut_rows(short).tolist() == [False] * 23 + [True]
+    assert model.cut_rows(swap_pairs(short)).tolist() == [False] * 23 + [True]

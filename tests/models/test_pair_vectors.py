@@ -16,6 +16,7 @@ class Given:
     vector."""
 
     width = 2
+    instructions = ("", "")
 
     def __init__(self, **vectors):
         self.known = {
@@ -23,11 +24,9 @@ class Given:
             for text, (v, t) in vectors.items()
         }
 
-    def embed(self, texts, max_windows, batch_tokens, precision):
-        return {
-            text: self.known.get(text, Windows(np.zeros((1, 2), np.float32), np.ones(1)))
-            for text in texts
-        }
+    def embed(self, passages, max_windows, batch_tokens, precision):
+        none = Windows(np.zeros((1, 2), np.float32), np.ones(1))
+        return {each: self.known.get(f"{each.instruction}{each.text}", none) for each in passages}
 
 
 ENCODER = Given(

@@ -836,6 +836,24 @@ def test_weights_by_the_hubs_name_are_safetensors_where_there_are_any(tmp_path, 
     assert asked == [True, False, True]
 
 
+@pytest.mark.parametrize("load", [load_tokenizer, load_backbone_config, base_folder])
+def test_a_model_that_is_not_here_is_asked_for_once(load, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(name)
+        raise OSError("no answer")
+
+    monkeypatch.setattr(pretrained, "snapshot_download", download)
+    with pytest.raises(InputError) as raised:
+        load("org/none")
+    assert str(raised.value) == (
+        "backbone org/none: no such model here: --set model.backbone=FOLDER (no such folder; the "
+        "hub: no answer)"
+    )
+    assert asked == ["org/none"]
+
+
 def test_a_base_whose_bin_is_cut_off_is_refused(decoder_folder, tmp_path):
     folder = shutil.copytree(decoder_folder(), tmp_path / "base")
     assert base_folder(str(folder)) == folder
@@ -864,8 +882,8 @@ def test_facts_of_a_backbone_name_a_folder_by_its_last_name(decoder_folder):
 def test_errors_are_cut_to_a_line_and_say_where_was_looked(tmp_path):
     error = OSError("not a file:\nand more")
     assert not_loaded(str(tmp_path), "weights", error) == (
-        f"backbone {tmp_path}: its weights cannot be loaded; expected a folder or a hub name that "
-        "holds it (not a file)"
+        f"backbone {tmp_path}: its weights cannot be loaded; expected a folder that holds it "
+        "(not a file)"
     )
-    assert not_loaded("org/x", "weights", KeyError()).endswith("(no such local folder; KeyError)")
-    assert not_loaded("org/x", "weights", OSError("x" * 300)).endswith(f"folder; {'x' * 200})")
+    assert not_loaded("org/x", "weights", KeyError()).endswith("such folder; the hub: KeyError)")
+    assert not_loaded("org/x", "weights", OSError("x" * 300)).endswith(f"hub: {'x' * 200})")

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from humanpref.models import sentence
-from humanpref.models.sentence import FrozenEncoder, load_frozen, split
+from humanpref.models.sentence import FrozenEncoder, load_frozen
 from humanpref.models.sentence_folder import SentenceModule
+from humanpref.models.sentence_windows import Passage, split
 from humanpref.schema import InputError
 
 TEXTS = [
@@ -30,7 +31,8 @@ def encoder(sentence_encoder):
 
 
 def embed(encoder, texts, max_windows=4, batch_tokens=512):
-    return encoder.embed(texts, max_windows, batch_tokens, "no")
+    found = encoder.embed(map(Passage, texts), max_windows, batch_tokens, "no")
+    return {passage.text: windows for passage, windows in found.items()}
 
 
 def test_vectors_are_those_of_the_encoder_alone(encoder, sentence_encoder):
@@ -58,16 +60,6 @@ def test_a_long_text_is_its_windows(encoder):
             whole = torch.tensor([[tokenizer.cls_token_id, *piece, tokenizer.sep_token_id]])
             alone = encoder.module(whole, torch.ones_like(whole))[0].numpy()
         np.testing.assert_allclose(vector, alone, atol=1e-5)
-
-
-def test_windows_are_even_and_the_head_and_the_tail_stay():
-    assert split([], 10, 4) == []
-    assert [len(piece) for piece in split(np.arange(10), 10, 4)] == [10]
-    assert [len(piece) for piece in split(np.arange(11), 10, 4)] == [5, 6]
-    np.testing.assert_array_equal(np.concatenate(split(np.arange(37), 10, 4)), np.arange(37))
-    pieces = split(np.arange(1_000), 10, 4)
-    expected = [np.arange(start, start + 10) for start in (0, 10, 980, 990)]
-    np.testing.assert_array_equal(pieces, expected)
 
 
 def test_batches_and_order_change_nothing(encoder, pairs):
@@ -193,7 +185,7 @@ def test_another_encoder_than_expected_is_refused(encoder, changed):
 
 
 def test_a_folder_that_is_not_there_or_cannot_read_so_much(sentence_encoder, tmp_path):
-    with pytest.raises(InputError, match=r"cannot be loaded; expected a folder"):
+    with pytest.raises(InputError, match=r"no such model here: --set model\.backbone=FOLDER"):
         FrozenEncoder(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"model\.max_length: .* cannot read 65 tokens"):
         FrozenEncoder(str(sentence_encoder), max_length=65)

@@ -1,6 +1,8 @@
 """What a sentence encoder's folder says: its modules, what they make of a text, and what is
 refused."""
 
+import functools
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -17,9 +19,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 from transformers import AutoTokenizer, LlamaConfig, LlamaModel
 
+from humanpref.models import sentence
+from humanpref.models.backbone import load_backbone
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.models.sentence_folder import SentenceModule
+from humanpref.models.sentence_windows import Passage
 from humanpref.schema import InputError
+
+from ..shrunken import save_sentence_folder
 
 TEXTS = ["What is the tallest mountain?", "b", "one two three"]
 MEAN = {"embedding_dimension": 16, "pooling_mode": "mean", "include_prompt": True}
@@ -70,9 +77,10 @@ def decoder(sentence_encoder, tmp_path):
     return folder
 
 
-def vectors(encoder, texts=TEXTS):
-    found = encoder.embed(texts, 4, 512, "no")
-    return np.concatenate([found[text].vectors for text in texts])
+def vectors(encoder, texts=TEXTS, instruction=""):
+    passages = [Passage(text, instruction) for text in texts]
+    found = encoder.embed(passages, 4, 512, "no")
+    return np.concatenate([found[passage].vectors for passage in passages])
 
 
 def test_the_modules_see_float32_and_the_mask():
@@ -206,18 +214,183 @@ def test_settings_that_are_not_known_are_refused(changed, path, values, message)
         FrozenEncoder(changed(path, **values))
 
 
-@pytest.mark.parametrize(("key", "value"), [("default_prompt_name", "query"), ("truncate_dim", 8)])
-def test_a_prompt_before_every_text_and_shorter_vectors_are_refused(changed, key, value):
-    """A prompt that must be asked for by name changes nothing."""
-    folder = Path(changed("sentence_bert_config.json", max_seq_length=24))
-    path = folder / "config_sentence_transformers.json"
-    settings = {"prompts": {"query": "Find: "}, "default_prompt_name": None}
-    path.write_text(json.dumps(settings))
-    FrozenEncoder(str(folder))
-    path.write_text(json.dumps(settings | {key: value}))
-    message = rf"config_sentence_transformers\.json: key '{key}': expected None, got {value!r}"
-    with pytest.raises(InputError, match=message):
-        FrozenEncoder(str(folder))
+PROMPTED = "config_sentence_transformers.json"
+
+
+@pytest.fixture
+def prompted(changed):
+    """Return a folder whose config_sentence_transformers.json has these values."""
+
+    def save(pooling=MEAN, **values):
+        folder = Path(changed("1_Pooling/config.json", **pooling))
+        (folder / PROMPTED).write_text(json.dumps(values))
+        return str(folder)
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"truncate_dim": 8}, "key 'truncate_dim': expected None, got 8"),
+        ({"prompts": ["x"]}, r"key 'prompts': expected texts by name, got \['x'\]"),
+        ({"prompts": {"x": 1}}, "key 'prompts': expected texts by name"),
+        (
+            {"default_prompt_name": "x"},
+            "key 'default_prompt_name': expected a name in 'prompts', got",
+        ),
+    ],
+)
+def test_prompts_that_are_not_known_and_shorter_vectors_are_refused(prompted, values, message):
+    with pytest.raises(InputError, match=rf"config_sentence_transformers\.json: .*{message}"):
+        FrozenEncoder(prompted(**values))
+
+
+@pytest.mark.parametrize(
+    ("mode", "include"),
+    [
+        ("mean", False),
+        ("lasttoken", True),
+        *(
+            pytest.param(mode, include, marks=pytest.mark.slow)
+            for mode, include in [
+                ("mean", True),
+                ("lasttoken", False),
+                *itertools.product(["cls", "max", "weightedmean"], [True, False]),
+            ]
+        ),
+    ],
+)
+def test_instructions_are_those_of_sentence_transformers(prompted, mode, include):
+    """Also where the pooling leaves them out."""
+    pooling = MEAN | {"pooling_mode": mode, "include_prompt": include}
+    folder = prompted(pooling, prompts={"query": "Find: ", "document": ""})
+    encoder = FrozenEncoder(folder, None, "query", "To be found: ")
+    assert encoder.instructions == ("Find: ", "To be found: ")
+    library = SentenceTransformer(folder, device="cpu")
+    for instruction in ("", *encoder.instructions):
+        expected = library.encode(TEXTS, prompt=instruction)
+        np.testing.assert_allclose(vectors(encoder, TEXTS, instruction), expected, atol=1e-6)
+    assert np.abs(expected - vectors(encoder)).max() > 1e-3
+    # In one batch, each text has its own.
+    passages = [Passage(text, each) for text in TEXTS for each in ("", *encoder.instructions)]
+    sentence.memo.clear()
+    found = encoder.embed(passages, 4, 512, "no")
+    for text, instruction in passages:
+        alone = vectors(encoder, [text], instruction)
+        np.testing.assert_allclose(found[text, instruction].vectors, alone, atol=1e-6)
+
+
+def test_the_folders_default_instruction_unless_another_is_set(prompted):
+    settings = {"prompts": {"query": "Find: ", "none": ""}, "default_prompt_name": "query"}
+    folder = prompted(**settings)
+    encoder = FrozenEncoder(folder)
+    assert encoder.instructions == ("Find: ", "Find: ")
+    expected = SentenceTransformer(folder, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(vectors(encoder, TEXTS, "Find: "), expected, atol=1e-6)
+    assert FrozenEncoder(folder, None, "", "none").instructions == ("", "")
+    with pytest.raises(
+        InputError,
+        match=r"option model\.response_instruction: expected several words, or the name of one of "
+        r"the folder's prompts \(query, none\), got 'qurey'",
+    ):
+        FrozenEncoder(folder, None, "", "qurey")
+
+
+def test_saved_with_its_instructions(prompted, tmp_path):
+    folder = prompted(prompts={"query": "Find: ", "document": ""}, default_prompt_name="query")
+    for number, options in enumerate([(), ("document", "document"), ("", "Found at last: ")]):
+        encoder = FrozenEncoder(folder, None, *options)
+        place = tmp_path / f"saved-{number}"
+        encoder.save(place)
+        again = FrozenEncoder(str(place), None, *options)
+        assert (again.digest, again.instructions) == (encoder.digest, encoder.instructions)
+
+
+def test_the_digest_covers_the_instructions(prompted):
+    digests = {
+        FrozenEncoder(prompted(prompts={"query": text}), None, *options).digest
+        for text, options in [
+            ("Find: ", ("", "")),
+            ("Find: ", ("query", "")),
+            ("Find: ", ("", "query")),
+            ("Find it: ", ("query", "")),
+        ]
+    }
+    assert len(digests) == 4
+    plain, unused = (FrozenEncoder(prompted(**own)) for own in ({}, {"prompts": {"query": "x y"}}))
+    assert plain.digest == unused.digest  # as before there were instructions
+
+
+@pytest.fixture(scope="module")
+def published(pairs, tmp_path_factory):
+    """Return a shrunken random folder in the layout of a published one."""
+    texts = [turn for turns in pairs["prompt"] for turn in turns]
+
+    @functools.cache
+    def save(name):
+        return save_sentence_folder(name, texts, tmp_path_factory.mktemp("published") / "encoder")
+
+    return save
+
+
+def test_the_layout_of_qwen3_embedding(published, tmp_path):
+    """A decoder, padded on the left by the library, pooled at its last token, instructions by
+    name."""
+    folder = published("Qwen/Qwen3-Embedding-0.6B")
+    encoder = FrozenEncoder(str(folder), None, "query", "document")
+    assert encoder.settings.max_length == 2_048
+    assert encoder.settings.modules[0]["pooling_mode"] == "lasttoken"
+    library = SentenceTransformer(str(folder), device="cpu")
+    assert library.tokenizer.padding_side == "left"
+    query, _ = encoder.instructions
+    for name in ("query", "document"):
+        expected = library.encode(TEXTS, prompt_name=name)
+        found = vectors(encoder, TEXTS, library.prompts[name])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    # The instruction's last token and the text's first one are a single token.
+    tokens = library.tokenizer(f"{query}{TEXTS[0]}").tokens()
+    assert ":What" in tokens
+    assert ":" not in tokens[-10:]
+    encoder.save(tmp_path)
+    again = FrozenEncoder(str(tmp_path), None, "query", "document")
+    assert again.digest == encoder.digest
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_last_token_with_padding_on_either_side(published, side):
+    encoder = FrozenEncoder(str(published("Qwen/Qwen3-Embedding-0.6B")))
+    encoder.tokenizer.padding_side = side
+    batch = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    assert (batch["attention_mask"][:, 0].sum() == len(TEXTS)) == (side == "right")
+    with torch.inference_mode():
+        made = encoder.module(batch["input_ids"], batch["attention_mask"])
+    np.testing.assert_allclose(made, vectors(encoder), atol=1e-5)
+
+
+def test_the_layout_of_bge_base(published):
+    folder = str(published("BAAI/bge-base-en-v1.5"))
+    instruction = "Represent this sentence for searching relevant passages: "
+    encoder = FrozenEncoder(folder, None, instruction, "")
+    pooling = {"type": "Pooling", **MEAN, "pooling_mode": "cls", "embedding_dimension": 64}
+    assert encoder.settings == ([pooling, {"type": "Normalize"}], 512, True)
+    library = SentenceTransformer(folder, device="cpu")
+    for prompt in (instruction, ""):
+        expected = library.encode(TEXTS, prompt=prompt)
+        np.testing.assert_allclose(vectors(encoder, TEXTS, prompt), expected, atol=1e-5)
+
+
+def test_gemma_2_keeps_the_cap_on_its_attention(decoder_folder):
+    folder = str(decoder_folder("gemma2"))
+    assert load_backbone(folder).config._attn_implementation == "eager"
+
+
+def test_a_decoders_limit_is_in_its_configuration(published):
+    folder = str(published("Qwen/Qwen3-Embedding-0.6B"))
+    with pytest.raises(
+        InputError, match=r"option model\.max_length: .* reads 2048 tokens, not 2049"
+    ):
+        FrozenEncoder(folder, 2_049)
 
 
 def test_the_length_in_a_file_of_an_early_version(changed):

@@ -57,10 +57,14 @@ def test_models_that_never_met_leave_the_matrix_white(path):
     assert {"m", "k", "rows"} <= set(drawn(path))
 
 
-def test_curves_without_intervals_and_over_names(path):
+def test_curves_without_intervals_and_over_names(path, caplog):
+    caplog.set_level("INFO")
     series = {"wins": np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.7]]), "tie": np.array([[0.1], [0.2]])}
     charts.curves(path, ["1-2", "over 2"], series, 0.5, xlabel="ratio", ylabel="share")
     assert {"1-2", "over 2", "ratio", "share", "wins", "tie"} <= set(drawn(path))
+    charts.curves(path, ["512", "1024"], series, xlabel="tokens")  # names that look like numbers
+    assert {"512", "1024"} <= set(drawn(path))
+    assert caplog.text == ""
     charts.curves(path, [90, 110], {"wins": series["wins"]}, xlabel="characters", xscale="log")
     assert "100" in drawn(path)
 

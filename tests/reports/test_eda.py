@@ -24,6 +24,12 @@ def report(arena, tmp_path_factory):
     return out
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures empty: `test_the_report_is_whole` draws each of them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: path.touch())
+
+
 def test_the_report_is_whole(report):
     page = (report / "index.html").read_text()
     figures = sorted(report.glob("figures/*.png"))
@@ -41,7 +47,7 @@ def test_the_report_is_whole(report):
     assert summary["left_out"] == ["no tokenizer given (--tokenizer FOLDER): truncation"]
 
 
-def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys):
+def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys, undrawn):
     assert main(["--quiet", "eda", str(arena / "test.csv"), "--out", str(tmp_path / "out")]) == 0
     assert "left out: no labels" in capsys.readouterr().out
     assert {path.stem for path in (tmp_path / "out").glob("figures/*.png")} == {
@@ -51,7 +57,20 @@ def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys):
     assert "no labels in the file" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_faults_are_listed_and_not_refused(write_csv, tmp_path, capsys):
+def test_a_format_without_ties_has_none_to_show(arena, tmp_path, monkeypatch):
+    def read_without_ties(path):
+        pairs, faults = read_faulty(path)
+        return pairs.drop(columns="winner_tie")[pairs["winner_tie"] == 0], faults
+
+    monkeypatch.setattr(eda, "read_faulty", read_without_ties)
+    assert main(["--quiet", "eda", str(arena / "train.csv"), "--out", str(tmp_path / "out")]) == 0
+    names = {path.stem for path in (tmp_path / "out").glob("*/*")}
+    assert {"labels", "length_bias", "strengths"} <= names
+    assert not {"ties_by_length", "ties_by_turns"} & names
+    assert pd.read_csv(tmp_path / "out" / "tables" / "labels.csv")["label"].tolist() == ["A", "B"]
+
+
+def test_faults_are_listed_and_not_refused(write_csv, tmp_path, capsys, undrawn):
     rows = [
         (["p"], ["a"], ["b"], 0),
         ("oops", ["a"], ["b"], 1),
@@ -78,7 +97,7 @@ def test_faults_are_listed_and_not_refused(write_csv, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows_left_out"] == 2
 
 
-def test_models_that_met_only_themselves(write_csv, tmp_path):
+def test_models_that_met_only_themselves(write_csv, tmp_path, undrawn):
     rows = [([f"p{i}"], ["a"], ["b"], i % 3) for i in range(6)]
     path = write_csv(rows, model_a=["m", "k"] * 3, model_b=["m", "k"] * 3)
     assert main(["--quiet", "eda", str(path), "--out", str(tmp_path / "out")]) == 0
@@ -89,7 +108,7 @@ def test_models_that_met_only_themselves(write_csv, tmp_path):
     assert not figures & {"most_compared_pairs", "compared_pairs"}
 
 
-def test_an_empty_name_is_no_model(write_csv, tmp_path):
+def test_an_empty_name_is_no_model(write_csv, tmp_path, undrawn):
     rows = [([f"p{i}"], ["a"], [f"b{i}"], i % 3) for i in range(8)]
     path = write_csv(rows, model_a=["m", "k"] * 3 + ["", " "], model_b=["k", "m"] * 3 + ["m", ""])
     summary = eda.explore(path, tmp_path / "out")
@@ -108,7 +127,9 @@ def test_an_empty_name_is_no_model(write_csv, tmp_path):
 
 
 @pytest.mark.parametrize("column", ["model_a", "model_b"])
-def test_a_file_that_names_one_side_only_names_no_models(write_csv, tmp_path, column, caplog):
+def test_a_file_that_names_one_side_only_names_no_models(
+    write_csv, tmp_path, column, caplog, undrawn
+):
     path = write_csv(
         [([f"p{i}"], ["a"], [f"b{i}"], i % 3) for i in range(6)], **{column: ["m"] * 6}
     )
@@ -117,7 +138,7 @@ def test_a_file_that_names_one_side_only_names_no_models(write_csv, tmp_path, co
     assert f"ignoring column {column!r} because" in caplog.text
 
 
-def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
+def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch, undrawn):
     drawn = {}
 
     def record(draw, path, names, values, *rest, **options):
@@ -153,7 +174,7 @@ def test_more_models_than_a_figure_has_room_for(arena, tmp_path, monkeypatch):
     ]
 
 
-def test_the_models_that_are_drawn_never_met(arena, tmp_path, monkeypatch):
+def test_the_models_that_are_drawn_never_met(arena, tmp_path, monkeypatch, undrawn):
     monkeypatch.setattr(eda, "DRAWN_MODELS", 1)
     summary = eda.explore(arena / "train.csv", tmp_path / "out")
     assert summary["models"] == 15

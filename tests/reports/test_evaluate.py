@@ -12,7 +12,7 @@ from humanpref.data import labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import summarise
 from humanpref.logloss import row_log_losses
 from humanpref.models.prior import PriorModel
-from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
+from humanpref.reports.evaluate import evaluate, evaluate_artifacts, write_evaluation
 from humanpref.reports.table_text import columns
 from humanpref.runs.train import train
 from humanpref.schema import InputError
@@ -117,3 +117,16 @@ def test_rows_without_a_decision(artifacts, write_csv, tmp_path):
     assert tables["axes"].empty
     write_evaluation(tmp_path / "page", "ties", metrics, tables)
     assert "Axes besides preference" not in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_folders_and_frames_as_well_as_files(artifacts, arena, pairs):
+    folders = [artifact.folder for artifact in artifacts]
+    by_file, _ = evaluate([str(folder) for folder in folders], arena / "train.csv")
+    by_frame, tables = evaluate(artifacts, pd.read_csv(arena / "train.csv"))
+    assert by_frame == by_file
+    assert set(tables) == {"slices", "reliability", "axes", "worst"}
+    trained_on = by_frame["artifacts"][str(folders[0])]["rows_trained_on"]
+    assert trained_on == artifacts[0].facts["training_rows"] < len(pairs)
+    weighted = pairs.assign(weight=[1.0] * 50 + [0.0] * (len(pairs) - 50))
+    some, _ = evaluate(artifacts[:1], weighted)
+    assert some["artifacts"][str(folders[0])]["rows"] == 50

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from humanpref.config import load_config
 from humanpref.data import read_pairs
 from humanpref.files import read_json, write_json
+from humanpref.models import load_model
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.merging import merge, merged_state
 from humanpref.runs.train import train
@@ -95,6 +96,45 @@ def test_one_model_merged_predicts_the_same(folds, arena, tmp_path):
     before = Artifact.load(tmp_path / "one").predict_proba(pairs)
     after = merge(tmp_path / "one", tmp_path / "merged").predict_proba(pairs)
     np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [("rslora",), ("lora", "tokens", "model.max_length=128")])
+def test_a_base_that_contains_the_adapter_predicts_the_same(folds, arena, tmp_path, recipe):
+    artifact = folds(*recipe)
+    pairs = read_pairs(arena / "test.csv")[:6]
+    expected = merge(artifact.folder, tmp_path / "merged").predict_proba(pairs)
+    merged = merge(artifact.folder, tmp_path / "into", into_base=True)
+    after = merged.predict_proba(pairs)
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+    (tmp_path / "into").rename(tmp_path / "moved")
+    moved = Artifact.load(tmp_path / "moved")
+    np.testing.assert_allclose(moved.predict_proba(pairs), after, atol=1e-7)
+    shutil.copytree(moved.folder / "model", tmp_path / "blend" / "member-0")  # as `blend` does
+    copied = load_model(tmp_path / "blend" / "member-0")
+    np.testing.assert_allclose(copied.predict_proba(pairs), after, atol=1e-7)
+    (model,) = moved.models
+    learned = {"calibration"} if "tokens" in recipe else {"head.1.weight"}
+    assert set(load_file(moved.folder / "model" / "model.safetensors")) == learned
+    weights = load_file(moved.folder / "model" / "tiny-llama-merged" / "model.safetensors")
+    assert {values.dtype for values in weights.values()} == {np.dtype("float32")}
+    assert model.config.model.peft == moved.facts["backbone"]["peft"] == "head"
+    assert moved.facts["backbone"]["sha256"] != artifact.facts["backbone"]["sha256"]
+    assert moved.oof.equals(artifact.oof)
+
+
+def test_what_cannot_be_merged_into_its_base_is_refused(folds, tmp_path):
+    shutil.copytree(folds().folder, tmp_path / "quantized")
+    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+        config = read_json(path)
+        write_json(path, config | {"model": config["model"] | {"quantisation": "4bit"}})
+    with pytest.raises(InputError, match=r"model.quantisation: expected none, got 4bit"):
+        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+    dpo = load_config("llama-3.2-1b-dpo").to_dict()
+    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+        write_json(path, dpo)
+    with pytest.raises(InputError, match="expected family decoder, got dpo"):
+        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_answer_tokens_are_merged(folds, tmp_path):

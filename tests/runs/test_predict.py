@@ -111,11 +111,12 @@ def test_an_artifact_that_is_named_twice_is_asked_once(slow, monkeypatch):
     assert degraded == []
 
 
-def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(arena, pairs, tmp_path):
+def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(pairs, tmp_path):
     pytest.importorskip("torch")
     micro = ["model.max_length=32", "model.scratch_hidden_size=8", "model.scratch_vocabulary=300"]
     config = load_config("tiny", None, [*micro, "training.validation_fraction=0"])
-    whole = train(config, arena / "train.csv", tmp_path / "whole", folds=2)
+    write_pairs(tmp_path / "few.csv", pairs[:30])
+    whole = train(config, tmp_path / "few.csv", tmp_path / "whole", folds=2)
     bounded = Artifact.load(shutil.copytree(whole.folder, tmp_path / "bounded"))
     assert bounded.seconds == math.inf
     for member in bounded.facts["members"]:

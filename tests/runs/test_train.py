@@ -1,3 +1,4 @@
+import contextlib
 import shutil
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import Extra, grouped_folds, labels_of, prompt_keys, read_pairs
+from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
@@ -13,7 +15,7 @@ from humanpref.runs import train as runs
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_tables import read_oof
 from humanpref.runs.predict import rows_to_judge
-from humanpref.runs.train import train
+from humanpref.runs.train import Run, train
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.text import tokens
 
@@ -157,6 +159,21 @@ def test_a_run_is_trained_by_one_process_at_a_time(arena, tmp_path, monkeypatch)
     assert told
 
 
+def test_of_two_runs_that_start_together_one_trains(arena, tmp_path, monkeypatch):
+    given = load_config("prior"), arena / "train.csv", tmp_path / "a"
+    with contextlib.ExitStack() as faster:
+
+        def write_later(path, value):
+            monkeypatch.undo()
+            faster.enter_context(Run.plan(*given).opened())
+            write_json(path, value)
+
+        monkeypatch.setattr("humanpref.runs.train.write_json", write_later)
+        with pytest.raises(InputError, match=r"a\.partial: another process is training here"):
+            train(*given)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_finished_run_whose_place_is_taken_is_not_lost(arena, tmp_path, monkeypatch):
     def taken(model, *arguments):
         (tmp_path / "a" / "other").mkdir(parents=True)
@@ -211,7 +228,9 @@ def test_seeds_are_averaged_over_the_same_folds(arena, tmp_path, pairs, monkeypa
     np.testing.assert_allclose(artifact.predict_proba(pairs[:1]), [[0.4, 0.3, 0.3]])
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize(
+    "after", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_interrupted_folds_end_with_the_same_predictions(
     folds_artifact, arena, tmp_path, monkeypatch, after
 ):
@@ -451,3 +470,30 @@ def test_a_run_tokenizes_each_text_once(arena, pairs, decoder_folder, tmp_path, 
     assert len(seen) == len(set(seen))
     assert set(seen) == texts
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_frames_train_the_same_model_as_files(write_csv, arena, tmp_path):
+    """Each of the three places where rows come from."""
+    rows = [([f"p{i}"], [f"a {i}"], [f"b {i}"], i % 3) for i in range(30)]
+    extra = [([f"p{i}"], ["more"], ["less"], i % 3) for i in range(25, 35)]
+    files = write_csv(rows), write_csv(extra, "extra.csv", weight=2.0), arena / "train.csv"
+    # As pandas reads them: whole numbers as ids, JSON as text; any index.
+    frames = [pd.read_csv(file).sample(frac=1, random_state=0).sort_index() for file in files]
+    frames = [frame.set_index(frame.index + 7) for frame in frames]
+    made = [
+        train(SPARSE, own, tmp_path / name, 2, [Extra(more, 0.5)], [excluded])
+        for name, (own, more, excluded) in (("files", files), ("frames", frames))
+    ]
+    for name in ("oof.csv", "rows.csv", "fold-1/model.safetensors"):
+        first, second = ((artifact.folder / name).read_bytes() for artifact in made)
+        assert first == second
+    assert made[0].facts["data_sha256"] == made[1].facts["data_sha256"]
+
+
+def test_a_frame_without_labels_is_refused(pairs, tmp_path):
+    with pytest.raises(InputError, match="these rows: missing column 'winner_model_a'"):
+        train(
+            load_config("prior"),
+            pairs[["id", "prompt", "response_a", "response_b"]],
+            tmp_path / "a",
+        )

@@ -107,7 +107,10 @@ def crew(arena, tmp_path, monkeypatch):
     return pairs, Lopsided().predict_proba(pairs), run
 
 
-@pytest.mark.parametrize("gpus", [1, 2, 3, 30])
+@pytest.mark.parametrize(
+    "gpus",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow), 30],
+)
 def test_rows_are_shared_out(crew, gpus):
     _, expected, run = crew
     told, *rest = run(Lopsided, gpus)
@@ -136,7 +139,15 @@ def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path, 
     assert "ended with -9; 8 rows are reassigned" in caplog.text
 
 
-@pytest.mark.parametrize("poison", [[0], [23], [5, 6], [0, 7, 9, 23]])
+@pytest.mark.parametrize(
+    "poison",
+    [
+        pytest.param([0], marks=pytest.mark.slow),
+        pytest.param([23], marks=pytest.mark.slow),
+        [5, 6],
+        pytest.param([0, 7, 9, 23], marks=pytest.mark.slow),
+    ],
+)
 def test_rows_that_end_every_process_cost_themselves_alone(crew, tmp_path, poison):
     pairs, expected, run = crew
 

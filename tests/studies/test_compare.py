@@ -103,9 +103,9 @@ def test_a_comparison_resumes_where_it_stopped(compared, arena, tmp_path, monkey
     shutil.rmtree(out / "prior")
     trained = []
 
-    def record(config, *arguments):
+    def record(config, *arguments, **options):
         trained.append(config.family)
-        train(config, *arguments)
+        train(config, *arguments, **options)
 
     monkeypatch.setattr(comparison, "train", record)
     again = compare(VARIANTS, arena / "train.csv", out, folds=2)
@@ -171,7 +171,7 @@ def test_a_training_that_fails_says_why(arena, tmp_path, monkeypatch, capsys):
     class OwnError(Exception):
         """No other process can read it."""
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise OwnError("the true reason")
 
     monkeypatch.setattr(comparison, "train", fail)

@@ -21,7 +21,7 @@ from humanpref.models import build_model, load_model
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 from humanpref.studies import compare as comparison
-from humanpref.text import clean, processes
+from humanpref.text import clean
 from humanpref.text.clean import preprocess
 
 nltk = pytest.importorskip("nltk")
@@ -192,15 +192,15 @@ def test_how_many_processes(monkeypatch):
         started.append(wanted)
         raise RuntimeError
 
-    monkeypatch.setattr(processes.joblib, "Parallel", parallel)
-    monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 3)
+    monkeypatch.setattr("joblib.Parallel", parallel)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
     monkeypatch.setattr(clean, "PROCESS_CHARACTERS", 100)
     preprocess(["a" * 99])  # in this process
     for characters in (100, 250, 100_000):
         with pytest.raises(RuntimeError):
             preprocess(["a" * characters])
     assert started == [2, 3, 3]
-    monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 1)
     preprocess(["a" * 1_000])
     assert len(started) == 3
 
@@ -246,7 +246,9 @@ def test_nltk_is_imported_only_when_it_is_needed():
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("variant", ["nltk", "nltk-no-spaces"])
+@pytest.mark.parametrize(
+    "variant", ["nltk", pytest.param("nltk-no-spaces", marks=pytest.mark.slow)]
+)
 def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
     few = ["model.term_penalties=3", "model.structure_penalties=30"]
     config = load_config("sparse", overrides=[*few, f"model.preprocess={variant}"])

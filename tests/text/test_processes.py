@@ -5,7 +5,7 @@ import pytest
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, sparse
-from humanpref.text import features, processes
+from humanpref.text import features
 from humanpref.text.processes import in_parts, processes_for
 
 
@@ -21,7 +21,7 @@ def test_parts_are_in_order(items):
 
 
 def test_how_many(monkeypatch):
-    monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 3)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 3)
     assert [processes_for(characters, 100) for characters in (0, 99, 100, 250, 10_000)] == [
         1,
         1,
@@ -56,7 +56,7 @@ def test_models_do_not_depend_on_their_number(monkeypatch):
         monkeypatch.setattr(
             module, "in_parts", lambda *call: started.append(call[2]) or in_parts(*call)
         )
-    monkeypatch.setattr(processes.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
     np.testing.assert_array_equal(probabilities(), alone)
     assert started == [2] * len(started)
     assert len(started) == 5  # structure twice; A, B and the prompt at predicting

@@ -63,13 +63,47 @@ def parameters(module):
     return torch.cat([p.detach().flatten() for p in module.parameters()]).numpy()
 
 
+# torch and the package are imported once, before the processes part.
+_PARTED = """
+import os, runpy, signal, socket, sys, traceback
+import humanpref.training.loop
+
+processes = int(sys.argv[1])
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+os.environ.update(WORLD_SIZE=sys.argv[1], LOCAL_WORLD_SIZE=sys.argv[1])
+children = set()
+for rank in range(processes):
+    if child := os.fork():
+        children.add(child)
+        continue
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    del sys.argv[:2]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.flush()
+    os._exit(0)
+while children:
+    child, status = os.wait()
+    children.discard(child)
+    if status:  # the others would wait for it
+        for other in children:
+            os.kill(other, signal.SIGKILL)
+        sys.exit(1)
+"""
+
+
 def launched(script, tmp_path, processes, *arguments):
-    """Run a script in several processes as `accelerate launch` would, with this folder's path and
-    the arguments; return what they printed."""
+    """Run a script in several processes with what `accelerate launch` would tell them, with this
+    folder's path and the arguments; return what they printed."""
     place = tmp_path / "run.py"
     place.write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    command = [sys.executable, "-c", _PARTED, str(processes)]
     command += [str(place), str(Path(__file__).parent), *map(str, arguments)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

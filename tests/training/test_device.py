@@ -227,31 +227,31 @@ def worker():
     theirs.close()
     work(0, Job(None, (), None, False), 0.0, ours)
 
-given, found = dict(os.environ), {}
-for start in (command, training, inference, worker):
-    os.environ.clear()
-    os.environ.update(given)
-    with contextlib.suppress(InputError, SystemExit), contextlib.redirect_stdout(sys.stderr):
-        start()
-    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    found[start.__name__] = [*map(os.environ.get, names), "torch" in sys.modules]
+names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GOMP_SPINCOUNT")
+own = (*names, "OMP_WAIT_POLICY")
+environment, found = {k: v for k, v in os.environ.items() if k not in own}, []
+for given in json.loads(sys.argv[1]):
+    for start in (command, training, inference, worker):
+        os.environ.clear()
+        os.environ.update(environment | given)
+        with contextlib.suppress(InputError, SystemExit), contextlib.redirect_stdout(sys.stderr):
+            start()
+        found.append([*map(os.environ.get, names), "torch" in sys.modules])
 print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, ["expandable_segments:True", "expandable_segments:True", False]),
-        ({device.ALLOCATOR[0]: "own"}, ["own", None, False]),
-        ({device.ALLOCATOR[1]: "own"}, [None, "own", False]),
-    ],
-)
-def test_every_process_lets_segments_extend_before_it_imports_torch(given, expected):
-    environment = {k: v for k, v in os.environ.items() if k not in device.ALLOCATOR} | given
-    done = subprocess.run(
-        [sys.executable, "-c", STARTS], env=environment, capture_output=True, text=True, check=False
-    )
+def test_every_process_prepares_torch_before_it_imports_it():
+    """What the user has set stays."""
+    expandable = "expandable_segments:True"
+    cases = [
+        ({}, [expandable, expandable, "10000", False]),
+        ({device.ALLOCATOR[0]: "own"}, ["own", None, "10000", False]),
+        ({device.ALLOCATOR[1]: "own"}, [None, "own", "10000", False]),
+        ({device.WAITING[0]: "ACTIVE"}, [expandable, expandable, None, False]),
+        ({device.WAITING[1]: "1"}, [expandable, expandable, "1", False]),
+    ]
+    command = [sys.executable, "-c", STARTS, json.dumps([given for given, _ in cases])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found == dict.fromkeys(("command", "training", "inference", "worker"), expected)
+    assert json.loads(done.stdout) == [expected for _, expected in cases for _ in range(4)]

@@ -109,7 +109,11 @@ def tracked(config, checkpointing, length):
 
 
 @pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("config", [DEBERTA, LLAMA, GEMMA], ids=["deberta", "llama", "gemma2"])
+@pytest.mark.parametrize(
+    "config",
+    [DEBERTA, pytest.param(LLAMA, marks=pytest.mark.slow), GEMMA],
+    ids=["deberta", "llama", "gemma2"],
+)
 def test_the_estimate_is_at_most_5_percent_under_and_30_over(config, checkpointing):
     peak, estimate = tracked(config, checkpointing, length=256)
     assert 0.95 * peak < estimate.total() - CUDA_GIB < 1.3 * peak
@@ -197,7 +201,8 @@ def test_it_is_told_before_the_run(caplog, monkeypatch):
         log_memory(module, LoopOptions(forward_tokens=8), lengths, per_row=2)
     tokens = [message.rpartition(" at ")[2] for message in caplog.messages]
     assert tokens == ["1024 tokens per pass", "128 tokens per pass", "64 tokens per pass"]
-    assert "memory: about 0.5" in caplog.text
+    assert caplog.messages[0].startswith("memory: about 0.0")
+    assert "cuda" not in caplog.text
     assert "reduce" not in caplog.text
     monkeypatch.setattr(memory, "T4_GIB", 0.1)
     log_memory(module, LoopOptions(), lengths, per_row=2)

@@ -59,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     backbones = dict(map(key_value, options.backbone))
     methods = options.peft.split(",") if options.peft else [None]
     variants = variants_of(options.presets.split(","), backbones, methods, tuple(options.set))
-    print(markdown(compare(variants, options.train, options.out, options.folds)), end="")
+    arguments = variants, options.train, options.out, options.folds, options.format
+    print(markdown(compare(*arguments)), end="")
     return 0
 
 
@@ -72,7 +73,8 @@ def run_ablation(name: str, options: argparse.Namespace) -> int:
         "preprocessing": ablations.ablate_preprocessing,
         "system-prompt": ablations.ablate_system_prompt,
     }[name]
-    table = ablate(options.preset, tuple(options.set), options.train, options.out, options.folds)
+    rows = options.train, options.out, options.folds, options.format
+    table = ablate(options.preset, tuple(options.set), *rows)
     print(markdown(table), end="")
     return 0
 

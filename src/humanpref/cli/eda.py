@@ -1,17 +1,18 @@
-"""`humanpref eda`: write a page about a CSV."""
+"""`humanpref eda`: write a page about a file of pairs."""
 
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_path
+from humanpref.cli.shared import add_command, add_format, add_path
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "eda", run, "explore a CSV: write an HTML page with its figures and tables"
+        commands, "eda", run, "explore pairs: write an HTML page with their figures and tables"
     )
-    add_path(command, "data", "CSV", "rows in the competition's schema, with or without labels")
+    add_path(command, "data", "ROWS", "rows with or without labels, a file or a folder")
+    add_format(command)
     add_path(
         command, "--out", "DIR", "a new folder for the page, figures and tables", required=True
     )
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.reports.eda import explore
     from humanpref.reports.page import PAGE_FILE
 
-    summary = explore(options.data, options.out, options.tokenizer)
+    summary = explore(options.data, options.out, options.tokenizer, options.format)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
     if summary["rows_left_out"]:
         print(f"rows left out: {summary['rows_left_out']}; see tables/faults.csv for the reasons")

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_path, metrics_line
+from humanpref.cli.shared import add_command, add_format, add_path, metrics_line
 from humanpref.schema import InputError
 
 
@@ -13,7 +13,8 @@ def add(commands: Any) -> None:
         commands, "evaluate", run, "evaluate one or more artifacts side by side on labeled rows"
     )
     add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
-    add_path(command, "--data", required=True, metavar="CSV", help="rows with labels")
+    add_path(command, "--data", required=True, metavar="ROWS", help="rows with labels")
+    add_format(command)
     add_path(command, "--json", metavar="FILE", help="also write the metrics to this file")
     text = "a new folder for a page with its figures and tables"
     add_path(command, "--html", metavar="DIR", help=text)
@@ -25,10 +26,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_new, check_writable, write_json
-    from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
+    from humanpref.reports.evaluate import evaluate, write_evaluation
     from humanpref.reports.page import PAGE_FILE
-    from humanpref.runs.artifact import Artifact
-    from humanpref.runs.predict import rows_to_judge
 
     file, page = options.json, options.html
     if file is not None:
@@ -37,17 +36,17 @@ def run(options: argparse.Namespace) -> int:
         check_new(page, inputs=options.artifact)
         if file is not None and page.resolve().is_relative_to(file.resolve()):
             raise InputError(f"--html {page}: is the same path as --json, or inside it")
-    artifacts = [Artifact.load(folder) for folder in options.artifact]
-    pairs, trained_on = rows_to_judge(artifacts, options.data)
-    metrics, tables = evaluate_artifacts(
-        artifacts, pairs, options.language_model, options.sentence_encoder
+    metrics, tables = evaluate(
+        options.artifact,
+        options.data,
+        options.language_model,
+        options.sentence_encoder,
+        options.format,
     )
     by_name = metrics["artifacts"]
-    for each, rows in zip(by_name.values(), trained_on, strict=True):
-        each["rows_trained_on"] = rows
     if file is not None:
         # For a single artifact, write its metrics directly, without the enclosing object.
-        write_json(file, metrics if len(by_name) > 1 else each)
+        write_json(file, metrics if len(by_name) > 1 else next(iter(by_name.values())))
     for name, each in by_name.items():
         print(metrics_line(name if len(by_name) > 1 else str(options.data), each))
     for each in metrics["differences"]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.cli import kaggle_estimate, kaggle_service
-from humanpref.cli.shared import add_command, add_group, add_overrides, add_path
+from humanpref.cli.shared import add_command, add_format, add_group, add_overrides, add_path
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT
 from humanpref.schema import InputError
 
 
@@ -42,11 +43,13 @@ def add_dry_run(group: Any) -> None:
         "--test": "rows to predict (default: the synthetic arena's, or part of --train)",
     }
     for name, text in paths.items():
-        add_path(command, name, metavar="CSV", help=text)
+        add_path(command, name, metavar="ROWS", help=text)
+    add_format(command)
     text = "the preset to train (default tiny)"
     command.add_argument("--preset", default="tiny", metavar="NAME", help=text)
     text = "train nothing; rehearse only the inference kernel, with this artifact"
     add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
+    add_competition(command)
     text = "cut or repeat the test rows to N rows, e.g. 25000"
     command.add_argument("--rows", type=int, metavar="N", help=text)
     text = (
@@ -76,6 +79,7 @@ def add_bundle(group: Any) -> None:
     """Add `bundle`."""
     text = "stage the wheel dataset and the kernels for a push"
     command = add_command(group, "bundle", bundle, text)
+    add_competition(command)
     text = "the preset to train on Kaggle (default sparse; with --artifact, none)"
     command.add_argument("--preset", metavar="NAME", help=text)
     add_overrides(command)
@@ -98,6 +102,12 @@ def add_bundle(group: Any) -> None:
     add_path(command, "--out", default=Path("bundle"), metavar="DIR", help=text)
 
 
+def add_competition(command: Any) -> None:
+    """Add `--competition`."""
+    text = f"one of {', '.join(COMPETITIONS)} (default {DEFAULT})"
+    command.add_argument("--competition", default=DEFAULT, metavar="SLUG", help=text)
+
+
 def add_image(command: Any) -> None:
     """Add `--image`."""
     text = "`pip freeze` of Kaggle's image (default wheels/image.txt)"
@@ -113,6 +123,7 @@ def dry_run(options: argparse.Namespace) -> int:
         rehearsal = DryRun(
             train=options.train,
             test=options.test,
+            format=options.format,
             preset=options.preset,
             overrides=tuple(options.set),
             out=options.out / layout if both else options.out,
@@ -123,6 +134,7 @@ def dry_run(options: argparse.Namespace) -> int:
             memory=options.memory,
             gpus=options.gpus,
             folds=options.folds,
+            competition=options.competition,
         )
         report = dry_run(rehearsal, functools.partial(print, file=stream))
         print(json.dumps(report.to_dict()) if options.json else report.render())
@@ -145,7 +157,8 @@ def bundle(options: argparse.Namespace) -> int:
         )
     hours = {"train_seconds": options.train_hours, "inference_seconds": options.infer_hours}
     limits = {name: 3600 * each for name, each in hours.items() if each is not None}
-    run = KernelRun(preset, tuple(options.set), folds=options.folds, **limits)
+    limits |= {"folds": options.folds, "competition": options.competition}
+    run = KernelRun(preset, tuple(options.set), **limits)
     folder = bundle(find_project(), options.out, run, options.artifact, options.nltk, options.image)
     trained = [f"the model trained with preset {preset}"] if preset else []
     models = [*map(str, options.artifact), *trained]

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_overrides, add_path
+from humanpref.cli.shared import add_command, add_format, add_overrides, add_path
 
 
 def add(group: Any) -> None:
@@ -23,7 +23,8 @@ def add(group: Any) -> None:
         "--test": "test rows whose lengths count (default: those of --train)",
     }
     for name, text in paths.items():
-        add_path(command, name, metavar="CSV", help=text)
+        add_path(command, name, metavar="ROWS", help=text)
+    add_format(command)
     numbers = {
         "--rows": "number of training rows (default 57,477, the competition's)",
         "--test-rows": "number of test rows (default 25,000, the hidden test's)",
@@ -39,14 +40,14 @@ def run(options: argparse.Namespace) -> int:
     rows, test_rows = options.rows or ROWS, options.test_rows or TEST_ROWS
     if options.artifact:
         backbone = ""
-        lengths = read_lengths(options.train, options.test, backbone)
+        lengths = read_lengths(options.train, options.test, backbone, options.format)
         name = f"artifact {options.artifact}"
         print_lines(name, estimate_artifact(options.artifact, name, lengths, test_rows))
         return 0
     for preset in [options.preset] if options.preset else preset_names():
         config = load_config(preset, None, options.set)
         backbone = getattr(config.model, "backbone", "")
-        lengths = read_lengths(options.train, options.test, backbone)
+        lengths = read_lengths(options.train, options.test, backbone, options.format)
         name = f"preset {preset}"
         print_lines(name, estimate(config, name, lengths, rows, test_rows, options.folds))
     return 0
@@ -60,7 +61,9 @@ def print_lines(name: str, found: Any) -> None:
         print("\n".join(found.lines()))
 
 
-def read_lengths(train: Path | None, test: Path | None, backbone: str) -> Any:
+def read_lengths(
+    train: Path | None, test: Path | None, backbone: str, format: str | None = None
+) -> Any:
     """Return the lengths of the rows in the files, by the backbone's tokenizer if it is a folder;
     None without files."""
     from humanpref.data import read_pairs
@@ -80,7 +83,7 @@ def read_lengths(train: Path | None, test: Path | None, backbone: str) -> Any:
         def count(texts: list[str]) -> list[int]:
             return [len(ids) for ids in text_ids(texts, tokenizer)]
 
-    lengths = [text_lengths(read_pairs(path), count) for path in files]
+    lengths = [text_lengths(read_pairs(path, format=format), count) for path in files]
     counted = " and ".join(
         f"the {len(each):,} rows of {path}" for path, each in zip(files, lengths, strict=True)
     )

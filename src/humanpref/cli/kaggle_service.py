@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.cli.shared import add_command, add_path
+from humanpref.kaggle.competitions import DEFAULT
 
 
 def add(group: Any) -> None:
     """Add the commands to the group."""
     competition = argparse.ArgumentParser(add_help=False)
-    slug = "llm-classification-finetuning"
-    competition.add_argument(
-        "--competition", default=slug, metavar="SLUG", help="default %(default)s"
-    )
+    text = f"default: that of the pushed bundle, otherwise {DEFAULT}"
+    competition.add_argument("--competition", metavar="SLUG", help=text)
     anyway = argparse.ArgumentParser(add_help=False)
     anyway.add_argument(
         "--anyway", action="store_true", help="accept a result even if it is incomplete"
@@ -71,11 +70,16 @@ def service() -> Any:
     return Client(), Records(Path.cwd())
 
 
+def competition_of(records: Any, named: str | None) -> str:
+    """Return the slug that the user named, or that of the inference kernel pushed from here."""
+    return named or records["infer"].get("competition", DEFAULT)
+
+
 def data(options: argparse.Namespace) -> int:
     from humanpref.kaggle.service.fetch import fetch_data
 
-    client, _ = service()
-    names = fetch_data(client, options.competition, options.out)
+    client, records = service()
+    names = fetch_data(client, competition_of(records, options.competition), options.out)
     print(f"{options.out}: {', '.join(names)}")
     return 0
 
@@ -111,7 +115,9 @@ def output(options: argparse.Namespace) -> int:
 def submit(options: argparse.Namespace) -> int:
     from humanpref.kaggle.service.submit import submit
 
-    submission = submit(*service(), options.competition, options.message, options.anyway)
+    client, records = service()
+    competition = competition_of(records, options.competition)
+    submission = submit(client, records, competition, options.message, options.anyway)
     print(f"submission {submission.ref}: public score {submission.public_score or 'unknown'}")
     return 0
 
@@ -128,6 +134,7 @@ def accept(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     from humanpref.kaggle.service.submit import status
 
-    for line in status(*service(), options.competition):
+    client, records = service()
+    for line in status(client, records, competition_of(records, options.competition)):
         print(line)
     return 0

@@ -5,17 +5,23 @@ a traceback); 2 for input that cannot be used, reported in one line on standard 
 """
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from humanpref import __version__
 from humanpref.cli import (
     blend,
     compare,
+    convert,
     eda,
     evaluate,
+    export,
+    judge,
     kaggle,
     merge,
     predict,
@@ -30,13 +36,16 @@ from humanpref.schema import InputError
 from humanpref.training import device
 
 COMMANDS = (
+    judge,
     sample,
+    convert,
     eda,
     train,
     predict,
     score,
     blend,
     merge,
+    export,
     evaluate,
     compare,
     selection,
@@ -59,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # weights of a head.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    device.expand_segments()
+    device.prepare()
     try:
         return options.run(options)
     except InputError as error:
@@ -85,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser with all commands."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="humanpref",
         allow_abbrev=False,
         description="Predict which of two language-model answers a human prefers: "
@@ -100,3 +109,20 @@ def parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(commands)
     return whole
+
+
+class _Parser(argparse.ArgumentParser):
+    """Report an unknown option before a missing one: it may be the missing one, mistyped."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        known = self._option_string_actions
+        # Only a command's own parser knows which options are allowed after the command.
+        for argument in () if args is None or self._subparsers else args:
+            option = argument.partition("=")[0]
+            if option == "--":
+                break
+            if re.match("--?[A-Za-z]", option) and " " not in argument and option not in known:
+                meant = difflib.get_close_matches(option, known, 1)
+                hint = f"; did you mean {meant[0]}?" if meant else ""
+                self.error(f"unknown option {option}{hint}")
+        return super().parse_known_args(args, namespace)

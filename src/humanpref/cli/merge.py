@@ -12,11 +12,13 @@ def add(commands: Any) -> None:
     command = add_command(commands, "merge", run, text)
     add_path(command, "artifact", "ARTIFACT")
     add_path(command, "--out", "ARTIFACT", "a new folder for the merged model", required=True)
+    text = "merge the adapter into a float32 copy of the base, which the artifact then contains"
+    command.add_argument("--into-base", action="store_true", help=text)
 
 
 def run(options: argparse.Namespace) -> int:
     from humanpref.runs.merging import merge
 
-    artifact = merge(options.artifact, options.out)
+    artifact = merge(options.artifact, options.out, options.into_base)
     print(f"merged {artifact.facts['merged']} models into one: {artifact.folder}")
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_path
+from humanpref.cli.shared import add_command, add_format, add_path
 from humanpref.schema import ID, InputError
 
 
@@ -16,8 +16,9 @@ def add(commands: Any) -> None:
         "write a submission; with several artifacts, their probabilities are averaged",
     )
     add_path(command, "artifact", nargs="+", metavar="ARTIFACT")
-    text = "rows in the competition's schema"
-    add_path(command, "--test", required=True, metavar="CSV", help=text)
+    text = "the rows to predict, a file or a folder"
+    add_path(command, "--test", required=True, metavar="ROWS", help=text)
+    add_format(command)
     add_path(command, "--out", required=True, metavar="CSV", help="the submission")
     text = "instead of a submission, write rows with soft labels, as input for `humanpref train`"
     command.add_argument("--labels", action="store_true", help=text)
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     weights = options.labels and options.weight is None
-    pairs = read_pairs(options.test, labels=False, weights=weights)
+    pairs = read_pairs(options.test, labels=False, weights=weights, format=options.format)
     degraded: list[str] = []
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)

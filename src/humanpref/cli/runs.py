@@ -15,13 +15,14 @@ def add(commands: Any) -> None:
     add_option(
         command, "--sort", "COLUMN", "the column to sort by (default log_loss)", default="log_loss"
     )
-    add_path(command, "--csv", "FILE", "also write the table to this file")
+    command.add_argument("--all", action="store_true", help="print all columns")
+    add_path(command, "--csv", "FILE", "also write the table, with all columns, to this file")
 
 
 def run(options: argparse.Namespace) -> int:
     from humanpref.files import check_writable, write_whole
     from humanpref.reports.table_text import markdown
-    from humanpref.studies.listing import differences, runs
+    from humanpref.studies.listing import differences, in_short, runs
 
     if options.csv is not None:
         check_writable(options.csv)
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     if options.csv is not None:
         with write_whole(options.csv) as file:
             table.to_csv(file, index=False, lineterminator="\n")
-    print(markdown(table), end="")
+    print(markdown(table if options.all else in_short(table)), end="")
     for difference in differences(table):
         print(difference)
     return 0

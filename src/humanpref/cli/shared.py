@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from humanpref.schema import FORMATS
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -46,9 +48,15 @@ def add_overrides(command: Any, text: str = "override options, e.g. training.epo
     add_option(command, "--set", "KEY=VALUE", text, nargs="+", action="extend", default=[])
 
 
+def add_format(command: Any, text: str = "the format of the rows (default: detected)") -> None:
+    """Add `--format`."""
+    command.add_argument("--format", choices=FORMATS, help=text)
+
+
 def add_study(command: Any) -> None:
     """Add the arguments of a command that trains several models on the same rows."""
-    add_path(command, "--train", "CSV", "labeled rows", required=True)
+    add_path(command, "--train", "ROWS", "labeled rows", required=True)
+    add_format(command)
     add_path(command, "--out", "DIR", "a folder for the artifacts, table and figure", required=True)
     text = "number of grouped folds (default: hold out one fifth)"
     add_option(command, "--folds", "K", text, type=int)
@@ -56,11 +64,15 @@ def add_study(command: Any) -> None:
 
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
-    """Return the log loss with its interval, accuracy and the prior's log loss as one line."""
+    """Return the log loss with its interval, accuracy and the prior's log loss as one line; if no
+    row is a tie, also the area under the ROC curve and the Brier score of A against B."""
+    decided = ""
+    if metrics.get("decided_rows") == metrics["rows"] and metrics["decided_auc"] is not None:
+        decided = f"AUC {metrics['decided_auc']:.3f}, Brier {metrics['decided_brier']:.3f}, "
     line = (
         f"{title}: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f} "
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], "
-        f"accuracy {metrics['accuracy']:.3f}, "
+        f"accuracy {metrics['accuracy']:.3f}, {decided}"
         f"the prior's log loss {metrics['prior_log_loss']:.4f}"
     )
     if trained_on := metrics.get("rows_trained_on"):

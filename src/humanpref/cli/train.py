@@ -5,21 +5,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_option, add_overrides, add_path, metrics_line
+from humanpref.cli.shared import (
+    add_command,
+    add_format,
+    add_option,
+    add_overrides,
+    add_path,
+    metrics_line,
+)
 from humanpref.schema import InputError
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    command = add_command(
-        commands, "train", run, "train a model on a labeled CSV and write an artifact"
-    )
+    command = add_command(commands, "train", run, "train a model on labeled rows")
     add_option(command, "--preset", "NAME", "a name listed by `humanpref presets`")
     add_path(command, "--config", "FILE", "a TOML file whose options override those of the preset")
     add_overrides(command)
-    add_path(
-        command, "--train", "CSV", "rows in the competition's schema, with labels", required=True
-    )
+    add_path(command, "--train", "ROWS", "labeled rows, a file or a folder", required=True)
+    add_format(command, "the format of --train (default: detected)")
     add_path(command, "--out", "ARTIFACT", "a new folder for the artifact", required=True)
     add_option(
         command,
@@ -32,14 +36,14 @@ def add(commands: Any) -> None:
     add_option(
         command,
         "--extra",
-        "CSV[=WEIGHT]",
+        "ROWS[=WEIGHT]",
         "additional labeled rows, never held out, with this weight (default 1)",
         **several,
     )
     add_path(
         command,
         "--exclude-prompts",
-        "CSV",
+        "ROWS",
         "leave out every row whose prompt occurs in these files",
         **several,
     )
@@ -98,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
             for text in options.teacher
         ],
         earlier=options.earlier and Earlier(options.earlier, options.drop_learned),
+        format=options.format,
     )
     if artifact is not None:
         metrics = artifact.metrics

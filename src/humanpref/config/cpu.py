@@ -51,6 +51,10 @@ class HoldOut(Options):
     seeds: Count = 1
     """Number of models to train, with the seeds `seed`, `seed + 1` …; their probabilities are
     averaged. The split and the folds depend only on `seed`."""
+    classes: Annotated[int, whole(2, 3)] | None = None
+    """Number of classes. With 2, there are no ties: P(tie) is exactly 0, the loss covers A and B
+    only, and rows labeled as ties are refused. If `none`, the training file decides: 2 if its
+    format has no ties, otherwise 3."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class BoostedOptions(Options):
 
 @dataclass(frozen=True)
 class EmbeddingOptions(Options):
-    """A Davidson regression on frozen embeddings and structural features
+    """A linear or neural head on frozen embeddings and structural features
     (`humanpref.models.embedding`)."""
 
     backbone: Name = "sentence-transformers/all-MiniLM-L6-v2"
@@ -133,6 +137,24 @@ class EmbeddingOptions(Options):
     sentence-transformer's own limit applies; any other encoder reads up to 512."""
     max_windows: Annotated[int, whole(1, 1_000)] = 4
     """Maximum number of windows per text; of a longer text, the beginning and the end are read."""
+    prompt_instruction: str | None = None
+    """Instruction that the encoder reads before every window of a prompt: a name under `prompts` in
+    the folder's config_sentence_transformers.json, or the instruction itself, in several words. If
+    `none`, the folder's default, if it has one; if empty, no instruction. `--set` drops spaces at
+    its ends; a configuration file keeps them."""
+    response_instruction: str | None = None
+    """Instruction before every window of a response, given in the same way."""
+    head: Literal["linear", "mlp"] = "linear"
+    """`linear`: a Davidson regression; `mlp`: a neural network with one hidden layer on both
+    answers' embeddings, their difference and their product, for tens of thousands of rows."""
+    hidden: Count = 16
+    """Number of hidden units with `head=mlp`."""
+    weight_penalty: NonNegative = 100.0
+    """Penalty p with `head=mlp`: for each weight w, the fit adds p w²/2 to the loss summed over the
+    rows."""
+    steps: Count | None = None
+    """Number of optimizer steps with `head=mlp`. If `none`, it is found by early stopping on inner
+    grouped folds of the training rows."""
     components: Count = 32
     """Number of principal components to which the embeddings are reduced. A thousand rows do not
     support more than 32; tens of thousands may."""
@@ -140,9 +162,10 @@ class EmbeddingOptions(Options):
     """Save the backbone in the artifact, so that the artifact can predict anywhere. Otherwise,
     `backbone` must be available at prediction, with the same weights."""
     embedding_penalties: Penalties = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
-    """Candidate penalties p: for the weight w of each component, cosine or attention score, the fit
-    adds p w²/2 to the loss summed over the rows. The best candidate is chosen on inner grouped
-    folds of the training rows; if there is only one, it is used without selection."""
+    """Candidate penalties p with `head=linear`: for the weight w of each component, cosine or
+    attention score, the fit adds p w²/2 to the loss summed over the rows. The best candidate is
+    chosen on inner grouped folds of the training rows; if there is only one, it is used without
+    selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
     """Candidate penalties for the weights of standardized structural features, chosen in the same
     way."""

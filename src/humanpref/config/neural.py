@@ -174,13 +174,20 @@ class DecoderOptions(AdaptedOptions):
         "A,B,tie"
     )
     """The words for response A, response B and a tie, with `head=tokens`. Each must be one token of
-    the model's tokenizer where the answer begins."""
+    the model's tokenizer where the answer begins. With two classes, the last text does not offer
+    the third."""
+    head_bias: bool = False
+    """Add a bias to each of the three scores; not available with `head=tokens`. Without it,
+    `humanpref export` can write the model as a plain classifier of transformers, whose last layer
+    has no bias."""
     dropout: Share = 0.0
     """Dropout before the head; not available with `head=tokens`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.head != "tokens" or not self.dropout, "dropout", "0 with head=tokens")
+        new = self.head != "tokens"
+        self.require(new or not self.dropout, "dropout", "0 with head=tokens")
+        self.require(new or not self.head_bias, "head_bias", "false with head=tokens")
 
 
 @dataclass(frozen=True)

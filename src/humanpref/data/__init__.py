@@ -3,8 +3,18 @@ about models or about Kaggle."""
 
 from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys
-from humanpref.data.pairs import digest_of, labels_of, swap_pairs, weights_of
-from humanpref.data.pairs_csv import Fault, read_faulty, read_labels, read_pairs, write_pairs
+from humanpref.data.pairs import (
+    digest_of,
+    has_ties,
+    labels_of,
+    refuse_ties,
+    swap_pairs,
+    weights_of,
+    with_tie_column,
+    without_ties,
+)
+from humanpref.data.reading import read_faulty, read_labels, read_pairs
+from humanpref.data.rows import Fault
 from humanpref.data.sources import (
     EXTRA_ID,
     Extra,
@@ -14,6 +24,7 @@ from humanpref.data.sources import (
     read_training_rows,
 )
 from humanpref.data.submission import check_submission, write_submission
+from humanpref.data.writing import competition_cells, write_pairs
 
 __all__ = [
     "EXTRA_ID",
@@ -24,8 +35,10 @@ __all__ = [
     "answer_keys",
     "as_pairs",
     "check_submission",
+    "competition_cells",
     "digest_of",
     "grouped_folds",
+    "has_ties",
     "held_out",
     "inner_splits",
     "labels_of",
@@ -35,8 +48,11 @@ __all__ = [
     "read_labels",
     "read_pairs",
     "read_training_rows",
+    "refuse_ties",
     "swap_pairs",
     "weights_of",
+    "with_tie_column",
+    "without_ties",
     "write_pairs",
     "write_submission",
 ]

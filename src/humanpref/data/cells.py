@@ -16,6 +16,8 @@ from humanpref.schema import ID, TEXT_COLUMNS, InputError
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
+_EXACT = 2**53
+"""Floats below this hold every whole number exactly."""
 _TURNS, _JSON, _TEXT = "a list of turns", "a JSON list of strings", "a plain text"
 
 
@@ -51,7 +53,7 @@ class CellRule:
     def turns(self, cell: Any) -> tuple[str, ...]:
         """Return the turns of a cell that `see` has accepted."""
         if not isinstance(cell, str):
-            return () if _is_missing(cell) else as_turns(list(cell))
+            return () if is_missing(cell) else as_turns(list(cell))
         return parsed_turns(cell) if _JSON in self.forms else as_turns([cell])
 
 
@@ -61,7 +63,7 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
 
     A frame from `read_pairs` is returned unchanged; checking it takes a tenth of a second for
     57,477 rows. Only `id` and the columns in `texts` are converted. If `id` is neither a column nor
-    the name of the index, rows are numbered from 1.
+    the name of the index, they are numbered from 0.
 
     Raises
     ------
@@ -81,15 +83,14 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
     if not frame.index.equals(pd.RangeIndex(len(frame))):
         frame = frame.reset_index(drop=True)
     if ID not in columns:
-        frame = frame.assign(**{ID: np.arange(1, len(frame) + 1).astype(str).astype(object)})
+        frame = frame.assign(**{ID: np.arange(len(frame)).astype(str).astype(object)})
     elif not set(map(type, frame[ID])) <= {str}:
-        if (empty := frame[ID].isna()).any():
-            raise InputError(f"row {int(empty.argmax()) + 1}: column {ID!r} is empty")
-        # pandas turns the id 7 into 7.0 if the column had missing values or the frame was joined.
-        keys = [
-            str(int(key) if isinstance(key, float) and key.is_integer() else key)
-            for key in frame[ID].tolist()
-        ]
+        keys = []
+        for number, key in enumerate(frame[ID].tolist(), start=1):
+            try:
+                keys.append(id_text(key))
+            except ValueError as error:
+                raise InputError(f"row {number}: column {ID!r}: {error}") from None
         frame = frame.assign(**{ID: pd.Series(keys, dtype=object)})
     cells = [frame[column].tolist() for column in texts]
     if all(map(_are_turns, cells)):
@@ -107,6 +108,33 @@ def as_pairs(frame: pd.DataFrame, texts: Sequence[str] = TEXT_COLUMNS) -> pd.Dat
         for column, own_cells in zip(texts, cells, strict=True)
     }
     return frame.assign(**turns)
+
+
+def id_text(key: Any) -> str:
+    """Return an id as text: a text as it is, and a whole number with all its digits.
+
+    Raises
+    ------
+    ValueError
+        If the id is missing, is not printable, or is a float that may have lost digits.
+
+    Examples
+    --------
+    >>> id_text("007"), id_text(2**60 + 1), id_text(7.0)
+    ('007', '1152921504606846977', '7')
+    """
+    if isinstance(key, str):
+        if not key or not key.isprintable():
+            raise ValueError(f"expected printable text, got {key!r}")
+        return key
+    if is_missing(key):
+        raise ValueError("expected a text or a number, got nothing")
+    if isinstance(key, float | np.floating):
+        # pandas turns the id 7 into 7.0 if the column had missing values or the frame was joined.
+        if not key.is_integer() or abs(key) >= _EXACT:
+            raise ValueError(f"expected a text or a whole number without loss, got {key!r}")
+        key = int(key)
+    return str(key)
 
 
 def parsed_turns(cell: str) -> tuple[str, ...]:
@@ -163,15 +191,16 @@ def _forms(cell: Any) -> frozenset[str]:
     if isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
         as_turns(list(cell))
         return frozenset((_TURNS,))
-    if _is_missing(cell):
+    if is_missing(cell):
         return frozenset((_TURNS, _JSON, _TEXT))
     raise ValueError(
         f"expected a text or a list of turns, got {type(cell).__name__} {short(str(cell))}"
     )
 
 
-def _is_missing(cell: Any) -> bool:
-    return pd.api.types.is_scalar(cell) and pd.isna(cell)
+def is_missing(cell: Any) -> bool:
+    """Return whether a cell is None, NaN or another missing value of pandas."""
+    return cell is None or (pd.api.types.is_scalar(cell) and pd.isna(cell))
 
 
 def _are_turns(cells: list) -> bool:

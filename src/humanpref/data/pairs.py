@@ -24,15 +24,17 @@ rounded to three digits), the labels are rescaled to sum to 1; otherwise, they a
 
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
-    """Return the labels as probabilities, (n, 3) float64, columns A, B, tie.
+    """Return the labels as probabilities, (n, 3) float64, columns A, B, tie. In a frame without the
+    column `winner_tie`, no row is a tie.
 
     Raises
     ------
     InputError
         If the frame has no labels, or the labels of a row are not probabilities.
     """
-    if missing := [column for column in LABEL_COLUMNS if column not in pairs]:
+    if missing := [column for column in LABEL_COLUMNS[:2] if column not in pairs]:
         raise InputError(f"these rows have no labels (missing column {names(missing)})")
+    pairs = with_tie_column(pairs)
     labels = np.stack(
         [_numbers(pairs, column, 1, "a number in [0, 1]") for column in LABEL_COLUMNS], axis=1
     )
@@ -45,6 +47,51 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
         )
     # Rows whose sum differs from 1 only by rounding are left unchanged, bit for bit.
     return np.where(np.abs(sums - 1) > 1e-15, labels / sums, labels)
+
+
+def has_ties(pairs: pd.DataFrame) -> bool:
+    """Return whether the rows' format has ties: whether the frame has the column `winner_tie`, even
+    if no row is a tie. Without it, a model of the rows has two classes."""
+    return LABEL_COLUMNS[2] in pairs
+
+
+def with_tie_column(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with the column `winner_tie`, which is 0 if the frame lacks it."""
+    return pairs if has_ties(pairs) else pairs.assign(**{LABEL_COLUMNS[2]: 0.0})
+
+
+def refuse_ties(labels: np.ndarray, weights: np.ndarray | None, source: object) -> None:
+    """Raise InputError if a row is a tie, wholly or in part, since a model of two classes cannot
+    learn or judge it.
+
+    Parameters
+    ----------
+    labels, weights : ndarray
+        (n, 3) and (n,); rows of weight 0 do not count.
+    source : object
+        The origin of the rows, for the message.
+    """
+    tied = labels[:, 2] > 0
+    rows = np.flatnonzero(tied if weights is None else tied & (weights > 0)) + 1
+    if rows.size:
+        listed = ", ".join(map(str, rows[:5])) + (" …" if rows.size > 5 else "")
+        raise InputError(
+            f"{source}: row {listed}: expected no ties with two classes (training.classes=2), got "
+            f"{rows.size} of {len(labels)} rows with ties"
+        )
+
+
+def without_ties(probabilities: np.ndarray) -> np.ndarray:
+    """Return the probabilities, (n, 3), given that the row is not a tie: those of A and B divided
+    by their sum, and 0. If both are 0, each becomes 1/2; rows of NaN stay as they are.
+
+    >>> without_ties(np.array([[0.3, 0.1, 0.6], [0.0, 0.0, 1.0]]))
+    array([[0.75, 0.25, 0.  ],
+           [0.5 , 0.5 , 0.  ]])
+    """
+    decided = probabilities * [1, 1, 0]
+    sums = decided.sum(axis=1, keepdims=True)
+    return np.where(sums == 0, [0.5, 0.5, 0], decided / np.where(sums == 0, 1, sums))
 
 
 def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:

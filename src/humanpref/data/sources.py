@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data.folds import grouped_folds, prompt_keys
-from humanpref.data.pairs import labels_of, weights_of
-from humanpref.data.pairs_csv import read_pairs
+from humanpref.data.pairs import has_ties, labels_of, refuse_ties, weights_of, with_tie_column
+from humanpref.data.reading import read_pairs
+from humanpref.data.tables import source_name
 from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
@@ -22,10 +23,10 @@ EXTRA_ID = r"^extra-\d+:"
 
 
 class Extra(NamedTuple):
-    """A file of extra labeled rows. The weight of each row (1 if the file has no weights) is
-    multiplied by `weight`."""
+    """Extra labeled rows: a file, or any other source that `read_pairs` reads. The weight of each
+    row (1 if there are no weights) is multiplied by `weight`."""
 
-    path: Path
+    path: Any
     weight: float = 1.0
 
 
@@ -45,12 +46,15 @@ class TrainingRows:
         extra file start with `extra-1:`, those of the second with `extra-2:` …
     facts : dict
         File names and row counts, as plain JSON types.
+    ties : bool
+        Whether there are ties. If not, a model of the rows has two classes.
     """
 
     pairs: pd.DataFrame
     targets: np.ndarray
     extra: pd.DataFrame
     facts: dict[str, Any]
+    ties: bool = True
 
     def only(self, rows: np.ndarray) -> "TrainingRows":
         """Return a copy that has only those rows of `pairs` that the mask `rows`, (n,), selects,
@@ -103,54 +107,80 @@ def _has_prompt(pairs: pd.DataFrame, keys: np.ndarray) -> np.ndarray:
 
 
 def read_training_rows(
-    train_csv: str | Path, extra: Sequence[Extra] = (), exclude_prompts: Sequence[str | Path] = ()
+    train_csv: Any,
+    extra: Sequence[Extra] = (),
+    exclude_prompts: Sequence[Any] = (),
+    format: str | None = None,
+    classes: int | None = None,
 ) -> TrainingRows:
     """Read the training file and the extra files, and drop rows with excluded prompts.
 
     Parameters
     ----------
-    train_csv : path
-        Labeled rows, optionally weighted.
+    train_csv : path or object
+        Labeled rows, optionally weighted: any source that `read_pairs` reads.
     extra : sequence of Extra
-        Files with additional rows from other sources.
-    exclude_prompts : sequence of paths
-        CSVs in the competition's schema, with or without labels. Every row whose normalized prompt
-        occurs in one of them is dropped, which keeps rows of the test set out of training.
+        Additional rows from other sources.
+    exclude_prompts : sequence of paths or objects
+        Rows with or without labels. Every row whose normalized prompt occurs in one of them is
+        dropped, which keeps rows of the test set out of training.
+    format : str, optional
+        The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected, as
+        are those of the other files.
+    classes : int, optional
+        2 for rows without ties, or 3. By default, the format of the training file decides
+        (`humanpref.data.has_ties`).
 
     Raises
     ------
     InputError
-        For an unusable file, a training id with the prefix of an extra row, or an extra weight that
-        is not positive and finite; or if no training rows remain.
+        For an unusable file, a training id with the prefix of an extra row, an extra weight that is
+        not positive and finite, or a tie if there are two classes; or if no training rows remain.
     """
-    pairs = read_pairs(train_csv, labels=True)
+    pairs = read_pairs(train_csv, labels=True, format=format)
+    ties = has_ties(pairs) if classes is None else classes == 3
+    pairs = _with_labels(pairs, ties, source_name(train_csv))
     if (taken := pairs[ID].str.contains(EXTRA_ID)).any():
         raise InputError(
-            f"{train_csv}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is reserved for "
-            "extra rows"
+            f"{source_name(train_csv)}: id {pairs[ID][taken].iloc[0]!r}: the prefix 'extra-N:' is "
+            "reserved for extra rows"
         )
     frames = []
-    facts: dict[str, Any] = {"file": Path(train_csv).name, "rows": len(pairs), "extra": []}
+    facts: dict[str, Any] = {
+        "file": Path(source_name(train_csv)).name,
+        "rows": len(pairs),
+        "extra": [],
+    }
     excluded = [prompt_keys(read_pairs(path, labels=False)) for path in exclude_prompts]
     if excluded:
         pairs = _without_prompts(pairs, excluded, facts)
         if pairs.empty:
-            raise InputError(f"{train_csv}: the prompts of all its rows are excluded")
+            raise InputError(f"{source_name(train_csv)}: the prompts of all its rows are excluded")
     for number, source in enumerate(extra, start=1):
+        name = source_name(source.path)
         if not 0 < source.weight < np.inf:
             raise InputError(
-                f"extra rows {source.path}: expected a positive weight, got {source.weight:g}"
+                f"extra rows {name}: expected a positive weight, got {source.weight:g}"
             )
-        frame = _weighted(read_pairs(source.path, labels=True), source.weight)
+        frame = _with_labels(read_pairs(source.path, labels=True), ties, name)
+        frame = _weighted(frame, source.weight)
         frame[ID] = f"extra-{number}:" + frame[ID]
-        fact = {"file": Path(source.path).name, "weight": source.weight, "rows": len(frame)}
+        fact = {"file": Path(name).name, "weight": source.weight, "rows": len(frame)}
         if excluded:
             frame = _without_prompts(frame, excluded, fact)
         frames.append(frame)
         facts["extra"].append(fact)
     empty = pairs[:0].reindex(columns=_COLUMNS)
     together = pd.concat(frames, ignore_index=True) if frames else empty
-    return TrainingRows(pairs, labels_of(pairs), together, facts)
+    return TrainingRows(pairs, labels_of(pairs), together, facts, ties)
+
+
+def _with_labels(pairs: pd.DataFrame, ties: bool, source: str | Path) -> pd.DataFrame:
+    """Return the frame with all three label columns. Raises InputError for a tie if there are to be
+    none."""
+    if not ties:
+        refuse_ties(labels_of(pairs), weights_of(pairs), source)
+    return with_tie_column(pairs)
 
 
 def _without_prompts(

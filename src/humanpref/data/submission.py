@@ -6,16 +6,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.data.pairs_csv import csv_rows
+from humanpref.data.cells import id_text
+from humanpref.data.csv_rows import csv_rows
+from humanpref.data.tables import open_table
 from humanpref.files import write_whole
-from humanpref.schema import ID, LABEL_COLUMNS, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, InputError
 
-HEADER = [ID, *LABEL_COLUMNS]
+HEADER = (ID, *LABEL_COLUMNS)
 SUM_TOLERANCE = 1e-6
 
 
-def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.ndarray) -> None:
-    """Atomically write a CSV with `id` and the three probabilities of each row, in the given order.
+def write_submission(
+    path: str | Path, ids: Sequence[str], probabilities: np.ndarray, columns: Sequence[str] = HEADER
+) -> None:
+    """Atomically write a CSV with `id` and the three probabilities of each row, or its likelier
+    winner, in the given order.
 
     Parameters
     ----------
@@ -25,6 +30,9 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
         n ids, in the order of the test file.
     probabilities : ndarray
         (n, 3) float64, columns A, B, tie; finite, in [0, 1], rows summing to 1.
+    columns : sequence of str
+        The header: `HEADER`, or `id` and a column for the likelier of A and B (`model_a` or
+        `model_b`; A if both are equally likely).
 
     Raises
     ------
@@ -44,20 +52,28 @@ def write_submission(path: str | Path, ids: Sequence[str], probabilities: np.nda
                 f"id {ids[row]!r}: expected probabilities, got {probabilities[row].tolist()}: "
                 f"{fault} ({rows.sum()} such rows)"
             )
-    frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
-    frame.insert(0, ID, list(ids))
+    if len(columns) == len(HEADER):
+        frame = pd.DataFrame(probabilities, columns=list(columns[1:]))
+    else:
+        second = probabilities[:, 1] > probabilities[:, 0]
+        frame = pd.DataFrame({columns[1]: np.take(MODEL_COLUMNS, second.astype(int))})
+    frame.insert(0, columns[0], list(ids))
     with write_whole(path) as file:
         frame.to_csv(file, index=False, lineterminator="\n")
 
 
-def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
+def check_submission(
+    path: str | Path, test_csv: str | Path, columns: Sequence[str] = HEADER
+) -> list[str]:
     """List the faults for which the competition would reject a submission: those in the header, the
-    ids and their order, the row count, the numbers and their sums.
+    ids and their order, the row count, the numbers and their sums, or the winners.
 
     Parameters
     ----------
     path, test_csv : path
-        The submission, and the test file for which it was made.
+        The submission, and the test file (CSV or Parquet) for which it was made.
+    columns : sequence of str
+        See `write_submission`.
 
     Returns
     -------
@@ -69,9 +85,9 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
     InputError
         If the test file cannot be read.
     """
-    expected = [row[0] for row in _cells(test_csv, [ID])]
+    expected = _ids(test_csv)
     try:
-        rows = _cells(path, HEADER, exact=True)
+        rows = _cells(path, columns, exact=True)
     except InputError as error:
         return [str(error)]
     faults = []
@@ -85,6 +101,8 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
                 f"{path}: row {number}: expected id {wanted!r}, got {got!r}; the ids are {order}"
             )
             break
+    if len(columns) != len(HEADER):
+        return faults + _winner_faults(path, rows)
     values = pd.DataFrame([row[1:] for row in rows], columns=list(LABEL_COLUMNS))
     probabilities = values.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     for fault, faulty in _faulty_rows(probabilities).items():
@@ -95,6 +113,25 @@ def check_submission(path: str | Path, test_csv: str | Path) -> list[str]:
                 f"({faulty.sum()} such rows)"
             )
     return faults
+
+
+def _winner_faults(path: str | Path, rows: list[list[str]]) -> list[str]:
+    wrong = [number for number, (_, winner) in enumerate(rows) if winner not in MODEL_COLUMNS]
+    if not wrong:
+        return []
+    (key, winner), expected = rows[wrong[0]], " or ".join(MODEL_COLUMNS)
+    return [
+        f"{path}: row {wrong[0] + 1} (id {key!r}): expected {expected}, got {winner!r} "
+        f"({len(wrong)} such rows)"
+    ]
+
+
+def _ids(test: str | Path) -> list[str]:
+    """Return the ids of a test file in order. Raises InputError if it cannot be read."""
+    with open_table(test) as table:
+        if ID not in table.columns:
+            raise InputError(f"{test}: expected a column {ID!r}, got {', '.join(table.columns)}")
+        return [id_text(row[0]) for row in table.read([ID])]
 
 
 def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -108,12 +145,12 @@ def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _cells(path: str | Path, columns: list[str], exact: bool = False) -> list[list[str]]:
+def _cells(path: str | Path, columns: Sequence[str], exact: bool = False) -> list[list[str]]:
     """Return the cells of the given columns as text, row by row. Raises InputError if the file is
     not a CSV, if a column is missing, or, with `exact`, if the header is not exactly `columns`."""
     rows = csv_rows(path)
     header = next(rows, [])
-    if not set(columns) <= set(header) or (exact and header != columns):
+    if not set(columns) <= set(header) or (exact and header != list(columns)):
         raise InputError(
             f"{path}: expected the header {','.join(columns)}, got {','.join(header)[:200]!r}"
         )

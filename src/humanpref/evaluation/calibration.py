@@ -18,7 +18,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     Parameters
     ----------
     labels, probabilities : ndarray
-        (n, 3).
+        (n, 3), or (n, 2) without ties.
     bins : int
         Number of bins per class; at most n are used.
 
@@ -29,7 +29,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = BINS)
     """
     records = [
         (label, len(rows), probabilities[rows, c].mean(), labels[rows, c].mean())
-        for c, label in enumerate(CLASSES)
+        for c, label in enumerate(CLASSES[: labels.shape[1]])
         for rows in _bins(probabilities[:, c], bins)
     ]
     table = pd.DataFrame(records, columns=["label", "rows", "predicted", "observed"])
@@ -61,11 +61,12 @@ def calibration_null(
         The 2.5 %, 50 % and 97.5 % quantiles of the error, as `low`, `median` and `high`.
     """
     rng = np.random.default_rng(seed)
-    cut = probabilities.cumsum(axis=1)[:, :2]
+    classes = probabilities.shape[1]
+    cut = probabilities.cumsum(axis=1)[:, : classes - 1]
     binned = [_bins(column, bins) for column in probabilities.T]
     errors = []
     for _ in range(draws):
-        drawn = np.eye(3)[(rng.random((len(cut), 1)) > cut).sum(axis=1)]
+        drawn = np.eye(classes)[(rng.random((len(cut), 1)) > cut).sum(axis=1)]
         errors.append(_error(drawn - probabilities, binned))
     quantiles = np.quantile(errors, [0.025, 0.5, 0.975]).tolist()
     return dict(zip(("low", "median", "high"), quantiles, strict=True))
@@ -77,5 +78,5 @@ def _bins(values: np.ndarray, bins: int) -> list[np.ndarray]:
 
 
 def _error(residuals: np.ndarray, binned: list[list[np.ndarray]]) -> float:
-    sums = [abs(residuals[rows, c].sum()) for c in range(3) for rows in binned[c]]
+    sums = [abs(residuals[rows, c].sum()) for c in range(len(binned)) for rows in binned[c]]
     return float(sum(sums) / residuals.size)

@@ -6,12 +6,43 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from humanpref.data import without_ties
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.schema import CLASSES
 
 logger = logging.getLogger(__name__)
 
 BOOTSTRAP_DRAWS = 2_000
+
+
+def decided(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | int | None]:
+    """Summarize the choice between A and B on the decided rows, whose label is A or B.
+
+    Parameters
+    ----------
+    labels, probabilities : ndarray
+        (n, 3).
+
+    Returns
+    -------
+    dict
+        `decided_rows`, their number; `decided_accuracy`, of choosing the likelier of A and B;
+        `decided_auc`, the probability that a row with label A has a larger p than one with label B
+        (0.5 by chance); `decided_brier`, the mean of (p - y)², in [0, 1]. p is P(A) / (P(A) +
+        P(B)), and y is 1 for A and 0 for B. A value for which there are no rows is None.
+    """
+    from sklearn.metrics import roc_auc_score  # too slow to import for commands that need no AUC
+
+    rows = (labels.argmax(axis=1) != 2) & (labels[:, 0] != labels[:, 1])
+    first = labels[rows, 0] > labels[rows, 1]
+    p = without_ties(probabilities[rows])[:, 0]
+    both = 0 < first.sum() < len(first)
+    return {
+        "decided_rows": len(first),
+        "decided_accuracy": float(((p >= 0.5) == first).mean()) if len(first) else None,
+        "decided_auc": float(roc_auc_score(first, p)) if both else None,
+        "decided_brier": float(((p - first) ** 2).mean()) if len(first) else None,
+    }
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -29,10 +60,11 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Return the number of rows, (3, 3) int64, for each label (first axis) and each most likely
-    class (second axis)."""
-    cells = 3 * labels.argmax(axis=1) + probabilities.argmax(axis=1)
-    return np.bincount(cells, minlength=9).reshape(3, 3)
+    """Return the number of rows, (k, k) int64, for each label (first axis) and each most likely
+    class (second axis), given labels and probabilities of k classes."""
+    k = labels.shape[1]
+    cells = k * labels.argmax(axis=1) + probabilities.argmax(axis=1)
+    return np.bincount(cells, minlength=k * k).reshape(k, k)
 
 
 def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
@@ -44,7 +76,7 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, A
     losses = pd.Series(row_log_losses(labels, probabilities))
     table = pd.DataFrame(
         {
-            "label": CLASSES,
+            "label": CLASSES[: labels.shape[1]],
             "rows": rows,
             "precision": right / counts.sum(axis=0),
             "recall": right / rows,
@@ -96,7 +128,7 @@ def summarise(
     labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:
     """Summarize predictions by the log loss with its 95 % interval, the accuracy, and the prior's
-    log loss on the same rows.
+    log loss on the same rows, and the choice between A and B.
 
     Every row counts once, regardless of its training weight.
 
@@ -112,7 +144,8 @@ def summarise(
     Returns
     -------
     dict
-        `rows`, `log_loss`, `log_loss_low`, `log_loss_high`, `accuracy`, `prior_log_loss`.
+        `rows`, `log_loss`, `log_loss_low`, `log_loss_high`, `accuracy`, `prior_log_loss`,
+        and the metrics of `decided`.
     """
     losses = row_log_losses(labels, probabilities)
     if len(set(groups)) == 1:
@@ -126,4 +159,5 @@ def summarise(
         **mean_and_interval("log_loss", losses, groups),
         "accuracy": accuracy(labels, probabilities),
         "prior_log_loss": log_loss(labels, np.broadcast_to(prior, labels.shape)),
+        **decided(labels, probabilities),
     }

@@ -5,9 +5,9 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from humanpref.data import labels_of
+from humanpref.data import has_ties, labels_of
 from humanpref.evaluation.intervals import Z
-from humanpref.models.davidson import DavidsonRegression, davidson_probabilities
+from humanpref.models.davidson import DavidsonRegression
 from humanpref.schema import MODEL_COLUMNS
 
 PENALTY = 0.1
@@ -40,7 +40,8 @@ def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]
         different groups never met, directly or through other models; group 1 has the most models).
     metrics : dict
         `tie_score` (nu) and `first` (the advantage of being answer A, in log-odds), each with its
-        interval, `_low` to `_high`; the numbers of `rows` and `groups`.
+        interval, `_low` to `_high`; the numbers of `rows` and `groups`. If the rows' format has no
+        ties, the model has none, and there is no `tie_score`.
 
     Source: Davidson (1970), eq. 2.5; the order effect: Davidson and Beaver (1977).
     """
@@ -52,8 +53,9 @@ def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]
     x = sparse.hstack([indicators[a] - indicators[b], ones[:, None]], format="csr")
     penalty = np.full(count + 1, PENALTY)
     z = np.empty((len(pairs), 0))
-    fit = DavidsonRegression(penalty, np.empty(0)).fit(x, z, labels_of(pairs))
-    covariance = _covariance(x, penalty, davidson_probabilities(x @ fit.w_, fit.c_ * ones))
+    ties = has_ties(pairs)
+    fit = DavidsonRegression(penalty, np.empty(0), ties).fit(x, z, labels_of(pairs))
+    covariance = _covariance(x, penalty, fit.predict_proba(x, z))
     against_mean = np.eye(count) - 1 / count
     strength = against_mean @ fit.w_[:count]
     half = Z * np.sqrt(np.diag(against_mean @ covariance[:count, :count] @ against_mean))
@@ -75,9 +77,8 @@ def model_strengths(pairs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]
     ranking.insert(0, "rank", ranking.index + 1)
     metrics: dict[str, float] = {"rows": len(pairs), "groups": int(group.max())}
     errors = Z * np.sqrt(np.diag(covariance)[count:])
-    for name, value, error in zip(
-        ("first", "tie_score"), fit.parameters[count:], errors, strict=True
-    ):
+    names = ("first", "tie_score") if ties else ("first",)
+    for name, value, error in zip(names, fit.parameters[count:], errors, strict=False):
         metrics |= {name: value, f"{name}_low": value - error, f"{name}_high": value + error}
     return ranking, metrics
 

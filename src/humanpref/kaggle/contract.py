@@ -2,22 +2,32 @@
 
 import json
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from humanpref.config import Config, load_config
-from humanpref.config.bounds import NonNegative, Options, Positive
+from humanpref.config.bounds import Bound, NonNegative, Options, Positive
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, Competition
 from humanpref.schema import InputError
 
 MARKER = "humanpref-dataset.json"
 """Manifest of the wheel dataset; the kernels use it to find and check the dataset."""
 WEIGHTS_MARKER = "humanpref-weights.json"
 """Manifest of a dataset of packed weights."""
-COMPETITION = "llm-classification-finetuning"
-"""Slug of the competition that both kernels mount."""
 UNFINISHED = "UNFINISHED:"
 """Marker in the log of a training kernel that ended with exit code 0 but left no artifact."""
 TRAIN_SECONDS = 11.5 * 3600
 """Default time limit of the training kernel; Kaggle allows a run 12 hours."""
+
+
+_Slug = Annotated[str, Bound(f"one of {', '.join(COMPETITIONS)}", COMPETITIONS.__contains__)]
+
+
+def check_classes(artifact: Path, classes: int, competition: Competition) -> None:
+    """Raise InputError if an artifact with this number of classes has no ties and the competition
+    has. The reverse is possible: P(A) and P(B) are then divided by their sum."""
+    if classes < competition.classes:
+        raise InputError(f"{artifact}: has no ties, but the competition {competition.slug} has")
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,8 @@ class KernelRun(Options):
     inference_seconds: NonNegative | None = None
     """Time limit of the inference kernel, including installation; predictions that do not fit are
     skipped (`humanpref.runs.schedule`). If None, the kernel's own limit applies."""
+    competition: _Slug = DEFAULT
+    """Slug of the competition, one of `humanpref.kaggle.competitions.COMPETITIONS`."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "KernelRun":
@@ -72,7 +84,18 @@ class KernelRun(Options):
         InputError
             If the preset or an override is unknown.
         """
-        return load_config(self.preset, None, list(self.overrides)) if self.preset else None
+        return load_config(self.preset, None, self.settings) if self.preset else None
+
+    @property
+    def settings(self) -> list[str]:
+        """The overrides, and `training.classes=2` before them if the competition has no ties."""
+        two = ["training.classes=2"] if self.rules.classes == 2 else []
+        return [*two, *self.overrides]
+
+    @property
+    def rules(self) -> Competition:
+        """The competition."""
+        return COMPETITIONS[self.competition]
 
     @property
     def pretrained(self) -> str | None:

@@ -117,6 +117,18 @@ def _with_peft(base: nn.Module, options: AdaptedOptions) -> nn.Module:
         ) from None
 
 
+def merged(backbone: nn.Module) -> nn.Module:
+    """Add an adapter's updates to the weights of its base, and return the base; a backbone without
+    an adapter is returned unchanged.
+
+    Parameters
+    ----------
+    backbone : Module
+        A module that `adapt` returned, in float32; changed in place.
+    """
+    return backbone.merge_and_unload() if hasattr(backbone, "merge_and_unload") else backbone
+
+
 def check_quantisation(options: AdaptedOptions) -> None:
     """Raise InputError if the options need bitsandbytes and it is not installed."""
     if options.quantisation != "none" and importlib.util.find_spec("bitsandbytes") is None:

@@ -76,9 +76,9 @@ def fit_calibration(
     ----------
     logits : ndarray
         (2, n, 3) uncalibrated logits of the rows, and of the rows with A and B exchanged, each in
-        the order in which the model read the responses.
+        the order in which the model read the responses; (2, n, 2) without ties.
     labels, weights : ndarray
-        (n, 3) and (n,). Weight 2 is equivalent to duplicating the row.
+        (n, 3) (or (n, 2)) and (n,). Weight 2 is equivalent to duplicating the row.
     averaged : bool
         Whether predictions are the mean of both orders. If not, each order is fitted separately,
         with half the weight.
@@ -86,7 +86,8 @@ def fit_calibration(
     Returns
     -------
     (ndarray, dict)
-        (4,) 1/T and the biases of A, B and tie, float64, and the facts for the report.
+        (4,) 1/T and the biases of A, B and tie, float64 ((3,) without ties), and the facts for the
+        report.
 
     Raises
     ------
@@ -100,17 +101,19 @@ def fit_calibration(
     contrasts = logits - logits.mean(axis=2, keepdims=True)
     shares = np.broadcast_to(weights / (2 * weights.sum() or 1.0), contrasts.shape[:2])
     center = np.einsum("on,onc->c", shares, contrasts)
-    spread = float(np.sqrt(np.einsum("on,onc->", shares, (contrasts - center) ** 2) / 3)) or 1.0
+    classes = logits.shape[2]
+    variance = np.einsum("on,onc->", shares, (contrasts - center) ** 2) / classes
+    spread = float(np.sqrt(variance)) or 1.0
     standard = (contrasts - center) / spread
 
     def cost(parameters: np.ndarray) -> float:
         logs = log_softmax(parameters[0] * standard + parameters[1:], axis=2)
-        first, second = logs[0], logs[1][:, SWAPPED_CLASSES]
+        first, second = logs[0], logs[1][:, SWAPPED_CLASSES[:classes]]
         both = np.logaddexp(first, second) - np.log(2) if averaged else (first + second) / 2
         penalty = PENALTY / 2 * (parameters**2).sum()
         return float(-(weights[:, None] * labels * both).sum() + penalty)
 
-    start, bounds = np.array([0.5, 0.0, 0.0, 0.0]), [(0, None), *[(None, None)] * 3]
+    start, bounds = np.eye(1 + classes)[0] / 2, [(0, None), *[(None, None)] * classes]
     options = {"ftol": 1e-13, "gtol": 1e-8, "maxiter": 1_000}
     found = minimize(cost, start, method="L-BFGS-B", jac="3-point", bounds=bounds, options=options)
     if found.x[0] < 1e-6:

@@ -29,9 +29,26 @@ def load_backbone(name: str, dtype: Any = torch.float32) -> nn.Module:
     """
     folder = str(base_folder(name))
     config = load_backbone_config(folder)
+    attention = attention_of(config)
     return load_pretrained(
-        name, folder, AutoModel, config=config, dtype=dtype, attn_implementation=None
+        name, folder, AutoModel, config=config, dtype=dtype, attn_implementation=attention
     )
+
+
+def attention_of(config: Any) -> str | None:
+    """Return the attention code with which a backbone must be loaded; None for transformers'
+    default.
+
+    `scaled_dot_product_attention` has no soft cap on scores; with it, transformers would silently
+    omit Gemma 2's cap.
+    """
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else None
+
+
+def is_decoder(config: Any) -> bool:
+    """Return whether a backbone is built like Llama: a decoder with rotary positions, whose keys
+    and values can be shared by several heads."""
+    return getattr(config, "num_key_value_heads", None) is not None
 
 
 def check_encoder(
@@ -82,7 +99,14 @@ def check_encoder(
         )
     fixed = (tokenizer.pad_token_id, *template.prefix, *template.before[A], *template.suffix)
     largest = check_ids(name, tokenizer, fixed, backbone.get_input_embeddings().num_embeddings)
-    ids = torch.full((2, max_length), largest)
+    longest = getattr(backbone.config, "max_position_embeddings", None)
+    rotary = embed is not None and is_decoder(backbone.config)
+    if rotary and longest is not None and max_length > longest:
+        raise InputError(
+            f"option model.max_length: backbone {name} reads {longest} tokens, not {max_length}"
+        )
+    # A decoder's limit is in its configuration alone, and reading so many tokens takes minutes.
+    ids = torch.full((2, min(max_length, 8) if rotary else max_length), largest)
     ids[1, -1] = largest - 1
     mask = torch.ones_like(ids)
     backbone.eval()

@@ -18,6 +18,7 @@ from humanpref.config import FAMILIES, SECTIONS, Config
 from humanpref.config.bounds import hints_of, refuse
 from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
+from humanpref.data.pairs import refuse_ties
 from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.models.inner_folds import Labelled
@@ -46,7 +47,8 @@ def _arguments(config: Config) -> dict[str, Any]:
     """Return a configuration as the arguments of its family's constructor."""
     if isinstance(config.training, LoopOptions):
         return {section: getattr(config, section) for section in SECTIONS} | {"seed": config.seed}
-    return {**vars(config.model), **vars(config.inference), "seed": config.seed}
+    own = {**vars(config.model), **vars(config.inference)}
+    return own | {"classes": config.training.classes, "seed": config.seed}
 
 
 def _constructor(defaults: dict[str, Any]) -> Callable:
@@ -72,14 +74,15 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
 
     The constructor takes the options of `humanpref.config` by keyword and only stores them; `fit`
     validates them. The CPU families take each option of their `model` and `inference` sections as a
-    separate argument; the neural families take the sections `model`, `training` and `inference` as
-    three arguments. All families take `seed`. The names of learned attributes end in `_`.
+    separate argument, and `classes`; the neural families take the sections `model`, `training` and
+    `inference` as three arguments. All families take `seed`. The names of learned attributes end in
+    `_`.
 
     Examples
     --------
     >>> from humanpref.models.prior import PriorModel
     >>> PriorModel(seed=1).get_params()
-    {'seed': 1}
+    {'classes': None, 'seed': 1}
     """
 
     family: ClassVar[str]
@@ -99,8 +102,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     Only families trained by gradient descent use it. By default, they start from the backbone in
     their options."""
     _origin: Config
-    """Supplies the parts of `config` that are not parameters: the preset, and the share of the rows
-    that `train` holds out."""
+    """Supplies the parts of `config` that are not parameters: the preset, and the options of
+    `train` other than `classes`."""
 
     def __init_subclass__(cls, family: str | None = None, **options: Any) -> None:
         """Derive the constructor from the family's options, and wrap the methods that take a frame
@@ -110,7 +113,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             sections = {name: kind() for name, kind in FAMILIES[family]._asdict().items()}
             cls.family, cls._origin = family, Config(family, **sections)
             cls.__init__ = _constructor(_arguments(cls._origin))
-        for name in {"predict_proba", "costs", "margins", "rewards"} & vars(cls).keys():
+        for name in {"predict_proba", "costs", "cut_rows", "margins", "rewards"} & vars(cls).keys():
             setattr(cls, name, _entry(vars(cls)[name]))
 
     swap_equivariant = False
@@ -146,9 +149,18 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
                 if type(own[section]) is not kind:
                     refuse(section, kind.__name__, own[section])
                 sections[section] = own[section]
-            elif section != "training":
+            elif section == "training":
+                shared = self._origin.training
+                sections[section] = dataclasses.replace(shared, classes=own["classes"])
+            else:
                 sections[section] = kind(**{name: own[name] for name in hints_of(kind)})
         return dataclasses.replace(self._origin, seed=self.seed, **sections)
+
+    @property
+    def ties(self) -> bool:
+        """Whether the model has ties. With two classes (option `training.classes`), it has none,
+        and P(tie) is exactly 0."""
+        return self.config.training.classes != 2
 
     def check(self) -> None:
         """Raise InputError for any problem, such as a missing backbone, that would make a fit fail
@@ -181,8 +193,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         InputError
-            If an option, a column or a cell is invalid, or if the number of labels or weights
-            differs from the number of rows.
+            If an option, a column or a cell is invalid, if the number of labels or weights differs
+            from the number of rows, or if a row is a tie and the model has two classes.
 
         Examples
         --------
@@ -199,6 +211,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
                     f"fit: expected {len(pairs)} {name}, one per row, got {len(values)}"
                 )
         weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
+        if not self.ties:
+            refuse_ties(as_probabilities(labels), weights, "fit")
         rows = Labelled(as_pairs(pairs), as_probabilities(labels), weights)
         if validation is not None:
             validation = as_pairs(validation[0]), as_probabilities(validation[1])
@@ -267,6 +281,11 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
             [1.0 + sum(len(turn) for turns in row for turn in turns) for row in texts],
             dtype=np.float64,
         )
+
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        """Return a mask, (n,) bool, of the rows of which the model reads only a part, because a
+        text is too long."""
+        return np.zeros(len(pairs), dtype=bool)
 
     def share_token_ids(self, memos: TokenMemos) -> None:
         """Share token ids with every model that is given the same memos and has an equal tokenizer.

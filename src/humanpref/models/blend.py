@@ -37,13 +37,14 @@ FROZEN = "embedding"
 """Members of this family use the blend's `model.backbone`. Their own default is a hub name, which
 needs a network."""
 FIXED = {
+    "classes": HoldOut.classes,
     "keep_best_epoch": False,
     "patience": None,
     "seeds": HoldOut.seeds,
     "validation_fraction": HoldOut.validation_fraction,
 }
 """Training options that a member must not change. Otherwise it could tune itself on the rows on
-which the weights are fitted, or hold out further rows."""
+which the weights are fitted, hold out further rows, or have other classes than the blend."""
 
 
 class BlendModel(Model, family="blend"):
@@ -70,10 +71,11 @@ class BlendModel(Model, family="blend"):
             probabilities, held_out = _out_of_fold(self._unfitted, members, rows, splits, progress)
             for fact, own in zip(facts, probabilities, strict=True):
                 fact["log_loss"] = log_loss(held_out.labels, own, held_out.weights)
-            blend, dropped, cases = fit_blend(probabilities, held_out, options)
+            blend, dropped, cases = fit_blend(probabilities, held_out, options, self.ties)
         else:
             logger.warning("blend: fewer prompts than inner folds, so members get equal weights")
-            blend, dropped, cases = equal_blend(options.mean, len(members)), {}, []
+            blend = equal_blend(options.mean, len(members), self.ties)
+            dropped, cases = {}, []
         self.members_ = []
         for number, (fact, (name, config)) in enumerate(zip(facts, members, strict=True)):
             fact["weight"] = float(blend.weights[number])
@@ -100,6 +102,9 @@ class BlendModel(Model, family="blend"):
         probabilities = np.stack([member.predict_proba(pairs) for member in self.members_])
         return self.blend_(probabilities, answer_cases(pairs))
 
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        return np.any([member.cut_rows(pairs) for member in self.members_], axis=0)
+
     def _unfitted(self, config: Config) -> Model:
         model = build_model(config)
         model.memos = self.memos
@@ -109,7 +114,7 @@ class BlendModel(Model, family="blend"):
         write_state(folder, self.blend_, [member.save for member in self.members_])
 
     def load_state(self, folder: Path) -> None:
-        self.blend_, folders = read_state(folder, self.config.model.mean)
+        self.blend_, folders = read_state(folder, self.config)
         self.members_ = [load_model(member) for member in folders]
 
     def _member_configs(self) -> list[tuple[str, Config]]:
@@ -134,6 +139,8 @@ class BlendModel(Model, family="blend"):
                         f"option model.members: {text!r}: training.{name}: expected {fixed} in a "
                         f"member of a blend, got {value}"
                     )
+            shared = dataclasses.replace(config.training, classes=self.config.training.classes)
+            config = dataclasses.replace(config, training=shared)
             # Find a missing library or a wrong folder now, not after hours of training other
             # members.
             build_model(config).check()
@@ -150,7 +157,7 @@ class BlendModel(Model, family="blend"):
 def mean_of(models: list[Model]) -> BlendModel:
     """Return the plain mean of fitted models (the folds or seeds of one run) as one model."""
     mean = BlendModel()
-    mean.members_, mean.blend_ = models, equal_blend("arithmetic", len(models))
+    mean.members_, mean.blend_ = models, equal_blend("arithmetic", len(models), models[0].ties)
     return mean
 
 
@@ -244,9 +251,9 @@ def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], A
         write(folder / f"member-{number}")
 
 
-def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
-    """Read a state written by `write_state`. Return the blend and its members' folders; no member
-    is loaded.
+def read_state(folder: Path, config: Config) -> tuple[Blend, list[Path]]:
+    """Read a state written by `write_state`, for a model of this configuration. Return the blend
+    and its members' folders; no member is loaded.
 
     Raises
     ------
@@ -269,7 +276,8 @@ def read_state(folder: Path, mean: str) -> tuple[Blend, list[Path]]:
             f"{folder}: expected the folders {', '.join(expected)}, got "
             f"{', '.join(sorted(actual)) or 'none'}"
         )
-    blend = Blend(mean, weights, Correction(temperature, rates))
+    correction, ties = Correction(temperature, rates), config.training.classes != 2
+    blend = Blend(config.model.mean, weights, correction, ties)
     return blend, [folder / name for name in expected]
 
 

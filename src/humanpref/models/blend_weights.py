@@ -46,6 +46,8 @@ class Blend:
     """(m,) weights, at least 0 and summing to 1; a dropped member has weight 0."""
     correction: Correction = field(default_factory=Correction)
     """The correction that is applied to the mean."""
+    ties: bool = True
+    """Whether the members have ties. If not, the log probability of a tie is -inf."""
 
     def __call__(self, probabilities: np.ndarray, cases: np.ndarray | None = None) -> np.ndarray:
         """Blend the members' probabilities, (m, n, 3), into (n, 3). `cases` are the rows' cases
@@ -56,8 +58,12 @@ class Blend:
         """Return the log probabilities of the weighted mean, (n, 3), without the correction."""
         probabilities = np.maximum(probabilities, CLIP)
         if self.mean == "geometric":
-            return log_softmax(np.tensordot(self.weights, np.log(probabilities), axes=1), axis=1)
-        return np.log(np.tensordot(self.weights, probabilities, axes=1))
+            logs = np.tensordot(self.weights, np.log(probabilities), axes=1)
+        else:
+            logs = np.log(np.tensordot(self.weights, probabilities, axes=1))
+        if not self.ties:
+            logs[:, 2] = -np.inf
+        return log_softmax(logs, axis=1) if self.mean == "geometric" else logs
 
     def facts(self) -> dict[str, Any]:
         """Return the kind of mean and the correction, but not the weights, as plain JSON types."""
@@ -87,13 +93,13 @@ def mix(blend: Blend, probabilities: np.ndarray, cases: np.ndarray) -> np.ndarra
     return mixed
 
 
-def equal_blend(mean: str, members: int) -> Blend:
-    """Return a blend with equal weights and no correction."""
-    return Blend(mean, np.full(members, 1 / members))
+def equal_blend(mean: str, members: int, ties: bool = True) -> Blend:
+    """Return a blend with equal weights and no correction, of members with or without ties."""
+    return Blend(mean, np.full(members, 1 / members), ties=ties)
 
 
 def fit_blend(
-    probabilities: np.ndarray, rows: HeldOutRows, options: BlendOptions
+    probabilities: np.ndarray, rows: HeldOutRows, options: BlendOptions, ties: bool = True
 ) -> tuple[Blend, dict[int, str], list[dict[str, Any]]]:
     """Fit the blend with the lowest log loss, drop the members that it does not need, and fit its
     correction.
@@ -112,6 +118,8 @@ def fit_blend(
         dropped if its removal raises the summed log loss by less than `min_gain` nats; the cheapest
         member goes first, and the others are fitted again after each removal. One nat is Akaike's
         price of one parameter.
+    ties : bool
+        Whether the members have ties.
 
     Returns
     -------
@@ -153,7 +161,7 @@ def fit_blend(
     weights[kept] = best
     blend = Blend(options.mean, weights)
     correction, cases = fit_correction(blend.mixed(probabilities), rows, options.shrinkage)
-    return dataclasses.replace(blend, correction=correction), dropped, cases
+    return dataclasses.replace(blend, correction=correction, ties=ties), dropped, cases
 
 
 def _fit_weights(probabilities: np.ndarray, rows: HeldOutRows, options: BlendOptions) -> np.ndarray:

@@ -60,11 +60,12 @@ class Blocks(NamedTuple):
         """Return x and z as the matrices that `DavidsonRegression` takes."""
         return self.x.matrix(), self.z.matrix()
 
-    def regression(self, wide_penalty: float, structure_penalty: float) -> DavidsonRegression:
-        """Return an unfitted regression on these columns."""
-        return DavidsonRegression(
-            *(side.penalties(wide_penalty, structure_penalty) for side in self)
-        )
+    def regression(
+        self, wide_penalty: float, structure_penalty: float, ties: bool = True
+    ) -> DavidsonRegression:
+        """Return an unfitted regression on these columns, with or without ties."""
+        penalties = (side.penalties(wide_penalty, structure_penalty) for side in self)
+        return DavidsonRegression(*penalties, ties)
 
 
 class Penalties(NamedTuple):
@@ -116,9 +117,10 @@ def scales(x: np.ndarray, z: np.ndarray, weights: np.ndarray) -> Scales:
 
 
 def fit_blocks(
-    blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int
+    blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int, ties: bool = True
 ) -> tuple[DavidsonRegression, Choice]:
-    """Choose a penalty for each block and fit the regression on the blocks' columns.
+    """Choose a penalty for each block and fit the regression, with or without ties, on the blocks'
+    columns.
 
     The structural columns are correlated (characters, words, sentences), which slows L-BFGS down:
     rotating them to their principal axes reduced 148 iterations to 16. Since the block has a single
@@ -128,8 +130,8 @@ def fit_blocks(
     rotated = Blocks(
         *(Side(side.wide, side.structure @ own) for side, own in zip(blocks, axes, strict=True))
     )
-    choice = _choose(rotated, rows, penalties, seed)
-    fitted = rotated.regression(choice.wide, choice.structure)
+    choice = _choose(rotated, rows, penalties, seed, ties)
+    fitted = rotated.regression(choice.wide, choice.structure, ties)
     fitted.fit(*rotated.matrices(), rows.labels, rows.weights)
     for learned, own in zip((fitted.w_, fitted.v_), axes, strict=True):
         structure = learned[len(learned) - len(own) :]
@@ -160,7 +162,7 @@ def _principal_axes(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.where(variances > EIGENVALUE_FLOOR * variances.max(initial=0), axes, 0)
 
 
-def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int) -> Choice:
+def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int, ties: bool) -> Choice:
     """Choose the structural penalty without the wide block; then, keeping it, choose the wide
     block's penalty.
 
@@ -175,14 +177,19 @@ def _choose(blocks: Blocks, rows: Labelled, penalties: Penalties, seed: int) -> 
         return Choice(max(wide), max(structure), None)
     candidates = [(wide[0], penalty) for penalty in structure]
     structure_only = Blocks(*(Side(side.wide[:, :0], side.structure) for side in blocks))
-    best = _best(structure_only, candidates, rows, splits)
+    best = _best(structure_only, candidates, rows, splits, ties)
     if any(side.wide.shape[1] for side in blocks):
-        best = _best(blocks, [(penalty, best.structure) for penalty in wide], rows, splits)
+        candidates = [(penalty, best.structure) for penalty in wide]
+        best = _best(blocks, candidates, rows, splits, ties)
     return best
 
 
 def _best(
-    blocks: Blocks, candidates: list[tuple[float, float]], rows: Labelled, splits: Splits
+    blocks: Blocks,
+    candidates: list[tuple[float, float]],
+    rows: Labelled,
+    splits: Splits,
+    ties: bool,
 ) -> Choice:
     """Return the (wide, structure) penalties with the lowest mean held-out log loss over the
     splits. Each fit starts from the solution of the previous one."""
@@ -192,7 +199,7 @@ def _best(
         labels, weights = rows.labels[learned], rows.weights[learned]
         start, total = None, total + rows.weights[judged].sum()
         for i, candidate in enumerate(candidates):
-            fitted = blocks.regression(*candidate).fit(*matrices, labels, weights, start)
+            fitted = blocks.regression(*candidate, ties).fit(*matrices, labels, weights, start)
             start = fitted.parameters
             out_losses = row_log_losses(rows.labels[judged], fitted.predict_proba(*out))
             losses[i] += rows.weights[judged] @ out_losses

@@ -59,7 +59,7 @@ class BoostedModel(Model, family="boosted"):
 
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         options: BoostedOptions = self.config.model
-        trainer = Trainer(options, self.config.seed)
+        trainer = Trainer(options, self.config.seed, self.ties)
         self.similarities_ = Similarities().fit(rows.pairs)
         columns = columns_of(rows.pairs, self.similarities_)
         examples = Examples(columns, rows.labels, rows.weights)

@@ -30,7 +30,8 @@ def davidson_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     d, nu : ndarray
-        (n,) float64: the margin and the tie score, any real numbers.
+        (n,) float64: the margin, any real number, and the tie score, which may also be -inf: then
+        P(tie) is exactly 0.
 
     Returns
     -------
@@ -39,6 +40,25 @@ def davidson_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
         gives (4, 1, 2) / 7.
     """
     return np.exp(_log_probabilities(d, nu))
+
+
+def davidson_loss(
+    d: np.ndarray, nu: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the log loss summed over weighted rows, in nats, and its derivatives with respect to
+    each row's d and nu.
+
+    Parameters
+    ----------
+    d, nu, weights : ndarray
+        (n,) float64. Where nu is -inf, the label of a tie must be 0.
+    labels : ndarray
+        (n, 3) float64, hard or soft.
+    """
+    logs = _log_probabilities(d, nu)
+    by_a, by_b, by_nu = ((np.exp(logs) - labels) * weights[:, None]).T
+    likelihoods = np.multiply(labels, logs, out=np.zeros_like(logs), where=labels > 0)
+    return float(-(weights @ likelihoods.sum(axis=1))), (by_a - by_b) / 2, by_nu
 
 
 def _log_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
@@ -53,6 +73,8 @@ class DavidsonRegression:
     penalty_x, penalty_z : ndarray
         L2 penalties, one for each column of x and of z, in units of rows: the fit minimizes sum_i
         loss_i + sum_j penalty_j w_j² / 2.
+    ties : bool
+        Whether there are ties. If not, nu is -inf, and `v_` and `c_` are 0.
 
     Attributes
     ----------
@@ -66,9 +88,10 @@ class DavidsonRegression:
         Iterations of L-BFGS, at most 300.
     """
 
-    def __init__(self, penalty_x: np.ndarray, penalty_z: np.ndarray) -> None:
+    def __init__(self, penalty_x: np.ndarray, penalty_z: np.ndarray, ties: bool = True) -> None:
         self.penalty_x = penalty_x
         self.penalty_z = penalty_z
+        self.ties = ties
 
     def fit(
         self,
@@ -93,11 +116,9 @@ class DavidsonRegression:
         def objective(scaled: np.ndarray) -> tuple[float, np.ndarray]:
             parameters = scale * scaled
             w, v, c = np.split(parameters, parts)
-            logs = _log_probabilities(x @ w, z @ v + c)
-            loss = penalty @ parameters**2 / 2 - weights @ (labels * logs).sum(axis=1)
-            # Derivatives of the loss with respect to each row's scores d / 2, -d / 2 and nu.
-            by_a, by_b, by_nu = ((np.exp(logs) - labels) * weights[:, None]).T
-            gradient = np.concatenate([x.T @ ((by_a - by_b) / 2), z.T @ by_nu, [by_nu.sum()]])
+            loss, by_d, by_nu = davidson_loss(x @ w, self._tie_scores(z, v, c), labels, weights)
+            loss += penalty @ parameters**2 / 2
+            gradient = np.concatenate([x.T @ by_d, z.T @ by_nu, [by_nu.sum()]])
             # Divide by the total weight, so that the optimizer's `ftol` means the same for any
             # number of rows.
             return loss / total, scale * (gradient + penalty * parameters) / total
@@ -119,15 +140,19 @@ class DavidsonRegression:
         return {"w": self.w_, "v": self.v_, "c": np.array([self.c_])}
 
     @classmethod
-    def restored(cls, arrays: dict[str, np.ndarray]) -> "DavidsonRegression":
+    def restored(cls, arrays: dict[str, np.ndarray], ties: bool = True) -> "DavidsonRegression":
         """Return a fitted regression from the arrays that the method `arrays` returned."""
-        regression = cls(np.empty(0), np.empty(0))
+        regression = cls(np.empty(0), np.empty(0), ties)
         regression.w_, regression.v_, (regression.c_,) = (arrays[name] for name in ("w", "v", "c"))
         return regression
 
     def predict_proba(self, x: Matrix, z: Matrix) -> np.ndarray:
         """Return the probabilities of each row, (n, 3) float64."""
-        return davidson_probabilities(x @ self.w_, z @ self.v_ + self.c_)
+        return davidson_probabilities(x @ self.w_, self._tie_scores(z, self.v_, self.c_))
+
+    def _tie_scores(self, z: Matrix, v: np.ndarray, c: np.ndarray | float) -> np.ndarray:
+        """Return nu, (n,)."""
+        return z @ v + c if self.ties else np.full(z.shape[0], -np.inf)
 
 
 def _squares(x: Matrix, weights: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from humanpref.config.neural import DecoderOptions, answer_words
 from humanpref.data import swap_pairs
-from humanpref.models.adapters import adapt
+from humanpref.models.adapters import adapt, merged
 from humanpref.models.answer_tokens import AnswerTokens, fit_calibration
 from humanpref.models.base import Validation
 from humanpref.models.frozen_base import FrozenBase, check_base, check_room, load_base, read
@@ -37,10 +37,10 @@ class PairDecoder(nn.Module):
         super().__init__()
         width = base.config.hidden_size
         self.backbone = adapt(base, options)
-        score = nn.Linear(width, 3)
+        score = nn.Linear(width, 3, bias=options.head_bias)
         # With zeros, the initial loss is ln 3, regardless of the size of the base's vectors.
-        nn.init.zeros_(score.weight)
-        nn.init.zeros_(score.bias)
+        for weight in score.parameters():
+            nn.init.zeros_(weight)
         hidden = [nn.Linear(width, width), nn.GELU()] if options.head == "mlp" else []
         self.head = nn.Sequential(nn.Dropout(options.dropout), *hidden, score)
 
@@ -84,11 +84,16 @@ class DecoderModel(NeuralModel, family="decoder"):
         """Return the template and the tokens of the answers for `model.head=tokens`."""
         options: DecoderOptions = self.config.model
         text = (options.system_prompt, options.question, answer_words(options.answers))
-        return answering_template(tokenizer, *text)
+        return answering_template(tokenizer, *text, ties=self.ties)
 
     def loaded_as(self) -> type:
         """Return the class of transformers that has the layers which `model.head` needs."""
         return AutoModelForCausalLM if self.config.model.head == "tokens" else AutoModel
+
+    def merge_adapter(self) -> nn.Module:
+        """Add the adapter's updates to the weights of the base, and return the base."""
+        base = self.module_.backbone = merged(self.module_.backbone)
+        return base
 
     def module_on(self, base: nn.Module) -> nn.Module:
         """Adapt a base and add the head."""
@@ -115,9 +120,14 @@ class DecoderModel(NeuralModel, family="decoder"):
             predict_logits(self.module_, one, one.lengths, options.batch_tokens, options.precision)
             for one in both
         ]
+        classes = 3 if self.ties else 2
         calibration, facts = fit_calibration(
-            np.stack(logits), rows.labels, rows.weights, self.swap_averaged
+            np.stack(logits)[:, :, :classes],
+            rows.labels[:, :classes],
+            rows.weights,
+            self.swap_averaged,
         )
+        calibration = np.pad(calibration, (0, 3 - classes))
         self.module_.calibration.copy_(torch.as_tensor(calibration))
         self.report_ = {"backbone": self.backbone_facts(), "calibration": facts}
 

@@ -40,7 +40,7 @@ from humanpref.text.format import A, Pair, Sequence, answered, dual, pairs_in
 from humanpref.text.tokens import SPECIAL, Template, Tokenised
 from humanpref.training.inputs import TokenRows
 from humanpref.training.losses import cross_entropy, dpo
-from humanpref.training.predict import predict_logits, softmax
+from humanpref.training.predict import normalised, predict_logits
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +199,7 @@ class DpoModel(NeuralModel, family="dpo"):
             judged.labels,
             judged.weights,
             start=self.module_.link.numpy(force=True),
+            ties=self.ties,
         )
         self.module_.link.copy_(torch.as_tensor(link))
         self.report_["link"] = facts
@@ -232,7 +233,7 @@ class DpoModel(NeuralModel, family="dpo"):
     def linked(self, margins: np.ndarray) -> np.ndarray:
         """Turn margins (n,) into probabilities (n, 3) by the link."""
         log_scale, nu = self.module_.link.tolist()
-        return link_probabilities(self.config.model.link, margins, log_scale, nu)
+        return link_probabilities(self.config.model.link, margins, log_scale, nu, self.ties)
 
     def inputs(
         self, pairs: pd.DataFrame, formatter: Callable[[Pair], list[Sequence]] = dual
@@ -290,7 +291,12 @@ def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray
 
 
 def fit_link(
-    name: str, margins: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: np.ndarray
+    name: str,
+    margins: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    start: np.ndarray,
+    ties: bool = True,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Fit the link's log scale and tie score by maximum likelihood, with a penalty of about one row
     that keeps each near its initial value.
@@ -303,6 +309,8 @@ def fit_link(
         (n,) in nats, (n, 3) and (n,).
     start : ndarray
         (2,) log scale and tie score.
+    ties : bool
+        Whether there are ties; see `link_probabilities`.
 
     Returns
     -------
@@ -311,7 +319,7 @@ def fit_link(
     """
 
     def cost(parameters: np.ndarray) -> float:
-        losses = row_log_losses(labels, link_probabilities(name, margins, *parameters))
+        losses = row_log_losses(labels, link_probabilities(name, margins, *parameters, ties))
         return float((weights * losses).sum() + ((parameters - start) ** 2).sum() / 2)
 
     options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 2_000}
@@ -326,10 +334,13 @@ def fit_link(
     }
 
 
-def link_probabilities(name: str, margins: np.ndarray, log_scale: float, nu: float) -> np.ndarray:
-    """Turn reward margins (n,) into probabilities (n, 3) float64."""
+def link_probabilities(
+    name: str, margins: np.ndarray, log_scale: float, nu: float, ties: bool = True
+) -> np.ndarray:
+    """Turn reward margins (n,) into probabilities (n, 3) float64. Without ties, P(A) and P(B) are
+    those given that the row is not a tie."""
     d = torch.as_tensor(np.exp(log_scale) * margins, dtype=torch.float64)
-    return softmax(LINKS[name](d, torch.full_like(d, nu)).numpy())
+    return normalised(LINKS[name](d, torch.full_like(d, nu)).numpy(), "softmax", ties)
 
 
 class RewardReport:
@@ -355,8 +366,9 @@ class RewardReport:
                 logger.info(text, rewards.mean(), (rewards > 0).mean())
         if self.nu is None:
             return dpo(margins, labels, training.beta, training.label_smoothing)
-        d = training.beta * margins
-        return cross_entropy(LINKS[training.ties](d, torch.full_like(d, self.nu)), labels)
+        d, classes = training.beta * margins, training.classes or 3
+        logits = LINKS[training.ties](d, torch.full_like(d, self.nu))
+        return cross_entropy(logits[:, :classes], labels[:, :classes])
 
 
 def response_tokens(sequence: Tokenised) -> np.ndarray:

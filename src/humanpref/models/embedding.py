@@ -1,7 +1,8 @@
-"""A Davidson regression on frozen embeddings and structural features. Only this small regression is
-trained; the encoder is not."""
+"""A small head on frozen embeddings and structural features: a Davidson regression or a neural
+network. Only the head is trained; the encoder is not."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,59 +23,101 @@ from humanpref.models.blocks import (
 )
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.models.inner_folds import Labelled
+from humanpref.models.pair_network import Orders, PairNetwork, fit_network, network_shapes
 from humanpref.models.pair_vectors import (
     ANTISYMMETRIC_COSINES,
     SYMMETRIC_COSINES,
     PairVectors,
     pair_vectors,
+    passages_of,
 )
-from humanpref.models.sentence import load_frozen
+from humanpref.models.sentence import FrozenEncoder, load_frozen
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
 DIGEST_FILE = "encoder-digest.json"
 BACKBONE_FOLDER = "backbone"
 
 
+class Columns(NamedTuple):
+    """The inputs of a head for n rows: the components of the prompt and both answers, each (n, k),
+    and the scaled antisymmetric and symmetric columns (structural features, then cosines)."""
+
+    p: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    x: np.ndarray
+    z: np.ndarray
+
+    def blocks(self) -> Blocks:
+        """Return the columns of the regression."""
+        p, a, b, x, z = self
+        of_x, of_z = len(ANTISYMMETRIC), len(SYMMETRIC)
+        return Blocks(
+            Side(np.hstack([a - b, p * (a - b), x[:, of_x:]]), x[:, :of_x]),
+            Side(np.hstack([np.abs(a - b), a * b, p, z[:, of_z:]]), z[:, :of_z]),
+        )
+
+    def orders(self) -> Orders:
+        """Return the columns of the network."""
+        p, a, b, x, z = self
+        return Orders(
+            np.hstack([a, b, a - b, a * b, p, x, z]), np.hstack([b, a, b - a, a * b, p, -x, z])
+        )
+
+
 class EmbeddingModel(Model, family="embedding"):
-    """A Davidson regression. d depends on [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; both
-    also depend on cosines, attention scores and structural features.
+    """A Davidson regression, or a network with its link. In the regression, d depends on
+    [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; the network reads [a, b, a - b, a * b, p] in
+    both orders of A and B. Both also use cosines, attention scores and structural features.
 
     p, a and b are principal components of the embeddings of the prompt and the two answers. The
     components keep their variances, so the penalty restrains minor ones more. Cosines and attention
     scores are in the wide block with the components, and share its penalty. Attributes after `fit`:
     `encoder_`, `center_` (width,), `basis_` (width, components), `scales_` (of structural features
-    and cosines) and `regression_`. The parameters are the options of
+    and cosines) and `head_`. The parameters are the options of
     `humanpref.config.cpu.EmbeddingOptions` and `ForwardOptions`, and `seed`.
     """
 
     swap_equivariant = True
 
     def check(self) -> None:
-        load_frozen(self.config.model.backbone, self.config.model.max_length)
+        self._load(self.config.model.backbone)
 
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         options: EmbeddingOptions = self.config.model
-        self.encoder_ = load_frozen(options.backbone, options.max_length)
+        self.encoder_ = self._load(options.backbone)
         vectors, x, z = self._features(rows.pairs)
         self.center_, self.basis_ = principal_components(vectors, options.components, rows.weights)
         self.scales_ = scales(x, z, rows.weights)
-        blocks = self._blocks(vectors, x, z)
+        columns, seed = self._columns(vectors, x, z), self.config.seed
+        self.report_ = {"backbone": self.encoder_.facts(options.backbone)}
+        if options.head == "mlp":
+            network = PairNetwork(options.hidden, options.weight_penalty, seed, self.ties)
+            self.head_, steps, inner = fit_network(columns.orders(), rows, network, options.steps)
+            self.report_ |= {"steps": steps, "inner_log_loss": inner}
+            return
         penalties = Penalties(options.embedding_penalties, options.structure_penalties)
-        self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
-        self.report_ = {
-            "backbone": self.encoder_.facts(options.backbone),
+        self.head_, choice = fit_blocks(columns.blocks(), rows, penalties, seed, self.ties)
+        self.report_ |= {
             "embedding_penalty": choice.wide,
             "structure_penalty": choice.structure,
             "inner_log_loss": choice.inner_log_loss,
-            "iterations": self.regression_.iterations_,
+            "iterations": self.head_.iterations_,
         }
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
-        blocks = self._blocks(*self._features(pairs))
-        return self.regression_.predict_proba(*blocks.matrices())
+        columns = self._columns(*self._features(pairs))
+        if isinstance(self.head_, PairNetwork):
+            return self.head_.predict_proba(columns.orders())
+        return self.head_.predict_proba(*columns.blocks().matrices())
+
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        windows = self.config.model.max_windows
+        sides = list(zip(*passages_of(pairs, self.encoder_), strict=True))[::2]
+        return np.any([self.encoder_.is_cut(list(side), windows) for side in sides], axis=0)
 
     def save_state(self, folder: Path) -> None:
-        arrays = self.regression_.arrays() | self.scales_._asdict()
+        arrays = self.head_.arrays() | self.scales_._asdict()
         arrays |= {"center": self.center_, "basis": self.basis_}
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / DIGEST_FILE, self.encoder_.digest)
@@ -85,21 +128,26 @@ class EmbeddingModel(Model, family="embedding"):
         options: EmbeddingOptions = self.config.model
         kept = str(folder / BACKBONE_FOLDER) if options.keep_backbone else options.backbone
         digest = str(read_json(folder / DIGEST_FILE))
-        self.encoder_ = load_frozen(kept, options.max_length, digest)
+        self.encoder_ = self._load(kept, digest)
         width = self.encoder_.width
         k = min(options.components, width)
+        of_x = len(ANTISYMMETRIC) + len(ANTISYMMETRIC_COSINES)
+        of_z = len(SYMMETRIC) + len(SYMMETRIC_COSINES)
         # Besides the scaled cosines, the wide block has 2 k columns in x and 3 k in z.
-        shapes = state_shapes(
-            2 * k,
-            3 * k,
-            len(ANTISYMMETRIC) + len(ANTISYMMETRIC_COSINES),
-            len(SYMMETRIC) + len(SYMMETRIC_COSINES),
-        )
+        shapes = state_shapes(2 * k, 3 * k, of_x, of_z)
+        if options.head == "mlp":
+            shapes |= network_shapes(5 * k + of_x + of_z, options.hidden)
         shapes |= {"center": (width,), "basis": (width, k)}
         arrays = load_arrays(folder / STATE_FILE, shapes)
         self.center_, self.basis_ = arrays["center"], arrays["basis"]
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
-        self.regression_ = DavidsonRegression.restored(arrays)
+        kind = PairNetwork if options.head == "mlp" else DavidsonRegression
+        self.head_ = kind.restored(arrays, self.ties)
+
+    def _load(self, name: str, digest: str | None = None) -> FrozenEncoder:
+        options: EmbeddingOptions = self.config.model
+        instructions = options.prompt_instruction, options.response_instruction
+        return load_frozen(name, options.max_length, *instructions, digest)
 
     def _features(self, pairs: pd.DataFrame) -> tuple[PairVectors, np.ndarray, np.ndarray]:
         """Return the vectors, and the antisymmetric and the symmetric columns that are to be scaled
@@ -115,16 +163,11 @@ class EmbeddingModel(Model, family="embedding"):
         x, z = structural_features(pairs)
         return vectors, np.hstack([x, vectors.antisymmetric]), np.hstack([z, vectors.symmetric])
 
-    def _blocks(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Blocks:
-        x, z = self.scales_.scaled(x, z)
-        of_x, of_z = len(ANTISYMMETRIC), len(SYMMETRIC)
+    def _columns(self, vectors: PairVectors, x: np.ndarray, z: np.ndarray) -> Columns:
         p, a, b = (
             (side - self.center_) @ self.basis_ for side in (vectors.prompt, vectors.a, vectors.b)
         )
-        return Blocks(
-            Side(np.hstack([a - b, p * (a - b), x[:, of_x:]]), x[:, :of_x]),
-            Side(np.hstack([np.abs(a - b), a * b, p, z[:, of_z:]]), z[:, :of_z]),
-        )
+        return Columns(p, a, b, *self.scales_.scaled(x, z))
 
 
 def principal_components(

@@ -192,6 +192,8 @@ class EncoderModel(NeuralModel, family="encoder"):
         inputs = self.inputs(rows.pairs)
         if self.config.model.offset != "none":
             config = load_config("sparse", None, ("model.max_terms=0", f"seed={self.config.seed}"))
+            shared = replace(config.training, classes=training.classes)
+            config = replace(config, training=shared)
             self.offset_ = SparseModel.from_config(config).fit(*rows)
             inputs = with_offset(inputs, out_of_fold_logits(config, *rows))
         if training.swap_augmentation and self.is_dual:

@@ -15,6 +15,7 @@ from transformers import BitsAndBytesConfig
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation, keep_gradients
+from humanpref.models.backbone import attention_of
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.neural import BACKBONE_FOLDER
 from humanpref.models.older_gpus import prepare
@@ -166,11 +167,7 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
             place,
             config=config,
             dtype=dtype,
-            # scaled_dot_product_attention has no soft cap on scores; with it, transformers would
-            # silently omit Gemma 2's cap.
-            attn_implementation="eager"
-            if getattr(config, "attn_logit_softcapping", None)
-            else None,
+            attn_implementation=attention_of(config),
             trust_remote_code=False,
             output_loading_info=True,
             **placed,

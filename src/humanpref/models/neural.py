@@ -154,7 +154,7 @@ class NeuralModel(Model):
         scores = predict_logits(
             self.module_, inputs, inputs.lengths, options.batch_tokens, options.precision
         )
-        return normalised(scores, options.normalise)
+        return normalised(scores, options.normalise, self.ties)
 
     @property
     def swap_averaged(self) -> bool:
@@ -184,6 +184,10 @@ class NeuralModel(Model):
     def costs(self, pairs: pd.DataFrame) -> np.ndarray:
         """Count the tokens of each row in one order."""
         return self.inputs(pairs).lengths.astype(np.float64)
+
+    def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
+        rows = self.inputs(pairs).sequences
+        return np.array([any(sequence.cut for sequence in row) for row in rows], dtype=bool)
 
     def save_state(self, folder: Path) -> None:
         self.tokenizer_.save_pretrained(folder / BACKBONE_FOLDER)

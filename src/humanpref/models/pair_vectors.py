@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.models.sentence import FrozenEncoder, Windows
+from humanpref.models.sentence_windows import Passage
 
 SHARPNESS = 20.0
 """Factor that multiplies the cosines in the softmax of the attention scores. It is the scale at
@@ -71,7 +72,8 @@ def pair_vectors(
 
     For each of the three sides (prompt, A and B), all turns are joined into one text. The last
     turn, which influences people's judgments most, is also compared separately. If the prompt has a
-    single turn, both texts are the same and are embedded only once.
+    single turn, both texts are the same and are embedded only once. The encoder's instructions
+    precede prompts and answers.
 
     Parameters
     ----------
@@ -81,15 +83,10 @@ def pair_vectors(
     max_windows, batch_tokens, precision
         See `FrozenEncoder.embed`.
     """
-    rows = [
-        (*_texts(prompt, prompt), *_texts(prompt, a), *_texts(prompt, b))
-        for prompt, a, b in zip(
-            pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True
-        )
-    ]
-    texts = (text for row in rows for text in row)
-    windows = encoder.embed(texts, max_windows, batch_tokens, precision)
-    compared = [_compared(*(_text(windows[text]) for text in row)) for row in rows]
+    rows = passages_of(pairs, encoder)
+    passages = (passage for row in rows for passage in row)
+    windows = encoder.embed(passages, max_windows, batch_tokens, precision)
+    compared = [_compared(*(_text(windows[passage]) for passage in row)) for row in rows]
     widths = (encoder.width,) * 3 + (len(ANTISYMMETRIC_COSINES), len(SYMMETRIC_COSINES))
     return PairVectors(
         *(
@@ -99,10 +96,29 @@ def pair_vectors(
     )
 
 
-def _texts(prompt: tuple[str, ...], turns: tuple[str, ...]) -> tuple[str, str]:
+def passages_of(pairs: pd.DataFrame, encoder: FrozenEncoder) -> list[tuple[Passage, ...]]:
+    """Return each row's six texts with the encoder's instructions: for the prompt, A and B, all
+    turns and the last turn."""
+    asking, answering = encoder.instructions
+    return [
+        (
+            *_passages(prompt, prompt, asking),
+            *_passages(prompt, a, answering),
+            *_passages(prompt, b, answering),
+        )
+        for prompt, a, b in zip(
+            pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True
+        )
+    ]
+
+
+def _passages(
+    prompt: tuple[str, ...], turns: tuple[str, ...], instruction: str
+) -> tuple[Passage, Passage]:
     """Return two texts of a side: all of its turns, and its turns from the prompt's last turn on
     (empty if there are none)."""
-    return "\n\n".join(turns), "\n\n".join(turns[max(0, len(prompt) - 1) :])
+    last = turns[max(0, len(prompt) - 1) :]
+    return Passage("\n\n".join(turns), instruction), Passage("\n\n".join(last), instruction)
 
 
 def _text(windows: Windows) -> Text:

@@ -73,6 +73,7 @@ def load_tokenizer(name: str) -> Any:
         If the tokenizer cannot be loaded, contradicts its files, or has only special tokens, like
         the tokenizer that transformers makes up for a folder without one.
     """
+    name = str(local_folder(name, weights=False))
     try:
         file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
         tokenizer = _from_file(name) if file else _from_vocabulary(name)
@@ -204,6 +205,7 @@ def load_backbone_config(name: str) -> Any:
     InputError
         If it cannot be loaded, does not name its model type, or has both an encoder and a decoder.
     """
+    name = str(local_folder(name, weights=False))
     try:
         # Without a type, transformers would guess one from the path.
         if not PretrainedConfig.get_config_dict(name)[0].get("model_type"):
@@ -270,8 +272,9 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
     load_learned(module, state)
 
 
-def local_folder(name: str) -> Path:
-    """Return the local folder of that name, or otherwise the hub's, downloaded to the local cache.
+def local_folder(name: str, weights: bool = True) -> Path:
+    """Return the local folder of that name, or otherwise the hub's, downloaded to the local cache,
+    with or without its `weights`.
 
     Raises
     ------
@@ -280,10 +283,12 @@ def local_folder(name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
+    patterns = [*_SMALL, "*.safetensors"] if weights else _SMALL
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*_SMALL, "*.safetensors"]))
+        # Asked for a whole folder, the hub's client does not repeat a call without an answer.
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
         # Hub folders contain the weights in several formats; .bin is only the last resort.
-        if not any(folder.rglob("*.safetensors")):
+        if weights and not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*pytorch_model*.bin"])
     except (*LOADING_ERRORS, HFValidationError) as error:
         raise InputError(not_loaded(name, "weights", error)) from None
@@ -304,8 +309,8 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
     """Find the base on which `artifact` (a model's folder) was trained, by name and digest.
 
     The search covers the folder in the environment variable HUMANPREF_BASE, the folder or hub name
-    recorded in the artifact, and folders of that name next to the artifact and up to two levels
-    above it.
+    recorded in the artifact, and folders of that name in the artifact, next to it and up to two
+    levels above it.
 
     Returns
     -------
@@ -325,7 +330,8 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
         raise InputError(f"{path}: expected the base's name and sha256, got {record!r}") from None
     override, last = os.environ.get(BASE_VARIABLE), Path(name).name
     places = [Path(override), Path(override, last)] if override else []
-    places += [Path(name), *(folder / last for folder in artifact.resolve().parents[:3])]
+    around = [artifact.resolve(), *artifact.resolve().parents[:3]]
+    places += [Path(name), *(folder / last for folder in around)]
     folders = [place for place in dict.fromkeys(places) if (place / "config.json").is_file()]
     if not (folders or override or Path(name).is_absolute()):
         folders = [base_folder(name)]
@@ -361,15 +367,14 @@ def weights_in(parameter: nn.Parameter) -> int:
 
 
 def not_loaded(name: str, part: str, error: Exception) -> str:
-    """Return the error message for a part of a backbone that could not be loaded.
-
-    If no folder of that name exists, transformers queries the hub, and its error does not mention
-    the folder.
-    """
+    """Return the error message for a part of a backbone that could not be loaded: neither from a
+    folder of that name nor, if there is none, from the hub."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(" :")
     if not os.path.isdir(name):
-        reason = f"no such local folder; {reason}"
+        return (
+            f"backbone {name}: no such model here: --set model.backbone=FOLDER "
+            f"(no such folder; the hub: {reason})"
+        )
     return (
-        f"backbone {name}: its {part} cannot be loaded; expected a folder or a hub name that holds "
-        f"it ({reason})"
+        f"backbone {name}: its {part} cannot be loaded; expected a folder that holds it ({reason})"
     )

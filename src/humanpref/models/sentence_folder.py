@@ -6,6 +6,7 @@ sentence-transformers' own modules pool the tokens and perform the subsequent st
 weights at random, applies any adapter that it finds in the folder, and runs the folder's code.
 """
 
+import copy
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import Tensor, nn
 
 from humanpref.files import read_json, write_json
+from humanpref.models.older_gpus import prepare
 from humanpref.models.pretrained import LOADING_ERRORS, base_folder, not_loaded
 from humanpref.schema import InputError
 
@@ -36,7 +38,8 @@ _ENCODER_OPTIONS = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
 }
-_MODEL_OPTIONS = {"default_prompt_name": None, "truncate_dim": None}
+_MODEL_OPTIONS = {"truncate_dim": None}
+_MODEL_FILE = "config_sentence_transformers.json"
 
 
 class Settings(NamedTuple):
@@ -47,21 +50,108 @@ class Settings(NamedTuple):
     lower_case: bool
 
 
+class Instructions(NamedTuple):
+    """The instructions before each prompt and each response; empty for none."""
+
+    prompt: str
+    response: str
+
+
+class Prompts(NamedTuple):
+    """The instructions that a sentence-transformer's folder defines (its `prompts`): texts by name,
+    and the name of the default, if there is one."""
+
+    texts: dict[str, str]
+    default: str | None
+
+    @classmethod
+    def of(cls, folder: Path) -> "Prompts":
+        """Read the folder's config_sentence_transformers.json; without it, there are none.
+
+        Raises
+        ------
+        InputError
+            If it cannot be read.
+        """
+        path = folder / _MODEL_FILE
+        options = _optional_json(path, {})
+        texts, default = options.get("prompts") or {}, options.get("default_prompt_name") or None
+        if not isinstance(texts, dict) or not {type(text) for text in texts.values()} <= {str}:
+            raise InputError(f"{path}: key 'prompts': expected texts by name, got {texts!r}")
+        if default not in (None, *texts):
+            raise InputError(
+                f"{path}: key 'default_prompt_name': expected a name in 'prompts', got {default!r}"
+            )
+        return cls(texts, default)
+
+    def chosen(self, option: str, value: str | None) -> str:
+        """Return the instruction for the value of an option: a name, a text of several words, empty
+        for none, or None for the default.
+
+        Raises
+        ------
+        InputError
+            If a single word is not a name in the folder.
+
+        Examples
+        --------
+        >>> Prompts({"query": "Find: "}, None).chosen("prompt_instruction", "query")
+        'Find: '
+        """
+        if value is None:
+            value = self.default or ""
+        if value in self.texts:
+            return self.texts[value]
+        if re.fullmatch(r"[\w.-]+", value):
+            names = ", ".join(self.texts) or "it has none"
+            raise InputError(
+                f"option model.{option}: expected several words, or the name of one of the "
+                f"folder's prompts ({names}), got {value!r}"
+            )
+        return value
+
+    def save(self, folder: Path) -> None:
+        """Write the folder's config_sentence_transformers.json."""
+        write_json(
+            folder / _MODEL_FILE, {"prompts": self.texts, "default_prompt_name": self.default}
+        )
+
+
 class SentenceModule(nn.Module):
     """A frozen backbone and the modules after it. They turn token ids and an attention mask, each
-    (n, length), into vectors, (n, width) float32."""
+    (n, length), into vectors, (n, width) float32. Padding may be on either side."""
 
     def __init__(self, backbone: nn.Module, modules: list[Module]) -> None:
         super().__init__()
         self.backbone, self.after = backbone, nn.Sequential(*modules)
         self.requires_grad_(False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, pooled_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the vectors. `pooled_mask` marks the tokens that are pooled; by default, all
+        tokens that are read."""
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        features = {"token_embeddings": states.float(), "attention_mask": attention_mask}
+        mask = attention_mask if pooled_mask is None else pooled_mask
+        features = {"token_embeddings": states.float(), "attention_mask": mask}
         # Half precision would leave the vector with only three significant digits.
         with torch.autocast(input_ids.device.type, enabled=False):
             return self.after(features)["sentence_embedding"]
+
+    def halved(self, dtype: torch.dtype, device: torch.device) -> "SentenceModule":
+        """Return a copy on a GPU whose backbone, a decoder, has weights in half precision. Its
+        residual stream is float32 under float16 autocast (`humanpref.models.older_gpus`).
+
+        Buffers keep their precision: a rotary embedding's frequencies need it.
+        """
+        weights = {
+            id(weight): nn.Parameter(weight.to(device, dtype), requires_grad=False)
+            for weight in self.backbone.parameters()
+        }
+        # deepcopy takes an object's copy from this dictionary, so no float32 copies are made.
+        module = copy.deepcopy(self, weights).to(device)
+        prepare(module.backbone, device)
+        return module
 
     def described(self) -> list[dict[str, Any]]:
         """Return the type and the settings of each module after the backbone."""
@@ -158,7 +248,7 @@ def longest_window(
     extra = {key: None for key in options if key.endswith(("_args", "_kwargs"))}
     _check_options(path, options, _ENCODER_OPTIONS | extra)
     if modules:
-        path = place / "config_sentence_transformers.json"
+        path = place / _MODEL_FILE
         _check_options(path, _optional_json(path, {}), _MODEL_OPTIONS)
     known = (tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
     # transformers reports a very large number for a tokenizer without a limit.

@@ -75,7 +75,8 @@ class SparseModel(Model, family="sparse"):
         of_a, of_b = terms[: len(rows.pairs)], terms[len(rows.pairs) :]
         blocks = self._blocks(of_a, of_b, prompts, x, z)
         penalties = Penalties(options.term_penalties, options.structure_penalties)
-        self.regression_, choice = fit_blocks(blocks, rows, penalties, self.config.seed)
+        seed, ties = self.config.seed, self.ties
+        self.regression_, choice = fit_blocks(blocks, rows, penalties, seed, ties)
         self.report_ = {
             "terms": blocks.x.wide.shape[1],
             "prompt_terms": blocks.z.wide.shape[1],
@@ -119,7 +120,7 @@ class SparseModel(Model, family="sparse"):
         self.responses_ = _restored(responses, arrays["responses_idf"], options)
         self.prompts_ = _restored(prompts, arrays["prompts_idf"], options)
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
-        self.regression_ = DavidsonRegression.restored(arrays)
+        self.regression_ = DavidsonRegression.restored(arrays, self.ties)
 
     def _blocks(
         self,

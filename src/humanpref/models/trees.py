@@ -75,12 +75,13 @@ class Examples(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Trains boosters with the given options. Each booster uses one thread, and up to one booster
-    per core trains at a time. Several threads in one booster would wait for the slowest of them at
-    every step."""
+    """Trains boosters with the given options, for three classes or, without ties, for two. Each
+    booster uses one thread, and up to one booster per core trains at a time. Several threads in one
+    booster would wait for the slowest of them at every step."""
 
     options: BoostedOptions
     seed: int
+    ties: bool = True
 
     def seeds(self) -> list[int]:
         """Return the boosters' seeds, which fit into the signed 32-bit integers of XGBoost."""
@@ -129,7 +130,7 @@ class Trainer(NamedTuple):
         """Return the XGBoost parameters of the booster with this index."""
         return {
             "objective": "multi:softprob",
-            "num_class": 3,
+            "num_class": 3 if self.ties else 2,
             # Start from equal scores. Class rates estimated from all rows would leak labels of the
             # inner folds.
             "base_score": 0.5,
@@ -149,7 +150,8 @@ class Trainer(NamedTuple):
 
 
 def margins(boosters: list[xgboost.Booster], columns: Columns) -> np.ndarray:
-    """Return the log scores (n, 3), averaged over the boosters and over both orders of A and B."""
+    """Return the log scores (n, 3), averaged over the boosters and over both orders of A and B. If
+    the boosters have two classes, the log score of a tie is -inf."""
     one, other = (
         np.sum(
             [booster.predict(matrix, output_margin=True) for booster in boosters],
@@ -161,7 +163,9 @@ def margins(boosters: list[xgboost.Booster], columns: Columns) -> np.ndarray:
             for values in columns.both_orders()
         )
     )
-    return (one + other[:, SWAPPED_CLASSES]) / (2 * len(boosters))
+    classes = one.shape[1]
+    mean = (one + other[:, SWAPPED_CLASSES[:classes]]) / (2 * len(boosters))
+    return np.pad(mean, [(0, 0), (0, 3 - classes)], constant_values=-np.inf)
 
 
 def load_booster(path: Path) -> xgboost.Booster:

@@ -120,13 +120,17 @@ def curves(
     **look
         Properties of the axes: `xlabel`, `ylabel`, `xscale`.
     """
+    named = isinstance(x[0], str)
     with _chart(path, 3.4, **look) as axes:
         for name, estimates in series.items():
-            _curve(axes, name, x, estimates)
+            _curve(axes, name, range(len(x)) if named else x, estimates)
         if reference is not None:
             axes.axhline(reference, linestyle=":", **_REFERENCE)
-        if isinstance(x[0], str) and sum(map(len, x)) > 30:
-            axes.set_xticks(range(len(x)), x, rotation=30, ha="right")
+        if named:
+            crowded = sum(map(len, x)) > 30
+            axes.set_xticks(
+                range(len(x)), x, **({"rotation": 30, "ha": "right"} if crowded else {})
+            )
         axes.grid(axis="y")
 
 

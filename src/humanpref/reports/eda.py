@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.data import Fault, digest_of, prompt_keys, read_faulty
+from humanpref.data import Fault, digest_of, has_ties, prompt_keys, read_faulty
 from humanpref.evaluation.axes import loading
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json
@@ -24,7 +24,7 @@ ENDS = 10
 """Number of models shown from each end of the ranking by win/loss ratio."""
 LEADERS = 5
 """Number of names that the summary lists from the top of each ranking."""
-_LEFT_OUT = ("fields", "id", "label", "weight")
+_LEFT_OUT = ("fields", "id", "label", "weight", "equal")
 """Kinds of faults because of which `read_faulty` omits a row."""
 _INPUTS = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
 
@@ -32,7 +32,10 @@ Tables = dict[str, pd.DataFrame]
 
 
 def explore(
-    data_csv: str | Path, out: str | Path, tokenizer: str | Path | None = None
+    data_csv: str | Path,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    format: str | None = None,
 ) -> dict[str, Any]:
     """Explore a file of pairs and write a report into `out`: `index.html`, `summary.json`,
     `figures/*.png` and `tables/*.csv`.
@@ -40,12 +43,14 @@ def explore(
     Parameters
     ----------
     data_csv : path
-        Rows in the competition's schema. Faulty rows are reported instead of raising an error. If
-        the file has no labels or names no models, the tables that need them are omitted.
+        Rows that `humanpref.data.read_pairs` reads. Faulty rows are reported instead of raising an
+        error. If the file has no labels or names no models, the tables that need them are omitted.
     out : path
         The folder to create.
     tokenizer : path, optional
         A folder with a tokenizer. If it is given, truncation is measured with this tokenizer.
+    format : str, optional
+        The format of the rows. By default, it is detected.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def explore(
     """
     loaded = None if tokenizer is None else _load_tokenizer(Path(tokenizer))
     with folder_whole(out) as folder:
-        pairs, faults = read_faulty(data_csv)
+        pairs, faults = read_faulty(data_csv, format)
         summary, counted = _count(pairs, faults, loaded)
         (folder / "figures").mkdir()
         _draw(counted, folder / "figures")
@@ -99,8 +104,9 @@ def _count(
     if labels:
         counted["labels"] = tables.label_balance(pairs)
         counted["length_bias"] = tables.length_bias(pairs, characters)
-        counted["ties_by_length"] = tables.ties_by_length(pairs, characters)
-        counted["ties_by_turns"] = tables.ties_by_turns(pairs)
+        if has_ties(pairs):
+            counted["ties_by_length"] = tables.ties_by_length(pairs, characters)
+            counted["ties_by_turns"] = tables.ties_by_turns(pairs)
         summary["label_shares"] = counted["labels"].set_index("label")["share"].to_dict()
     if labels and models:
         counted["models"], counted["pairs"] = tables.model_table(named), tables.pair_table(named)
@@ -157,7 +163,8 @@ def _draw(counted: Tables, figures: Path) -> None:
     if "labels" in counted:
         table = counted["labels"]
         shares = {"share": table[["share", "low", "high"]]}
-        charts.points(figures / "labels.png", table["label"], shares, 1 / 3, xlabel="share of rows")
+        even = 1 / len(table)
+        charts.points(figures / "labels.png", table["label"], shares, even, xlabel="share of rows")
         _draw_lengths_and_ties(counted, figures)
     if "models" in counted:
         _draw_models(counted, figures)
@@ -183,17 +190,19 @@ def _draw(counted: Tables, figures: Path) -> None:
 def _draw_lengths_and_ties(counted: Tables, figures: Path) -> None:
     if "length_bias" in counted:
         bias = counted["length_bias"]
+        shares = {"longer answer wins (of decided)": bias[["longer_wins", "low", "high"]]}
+        if "ties_by_length" in counted:
+            shares["tie"] = bias[["tie_share"]]
         charts.curves(
             figures / "length_bias.png",
             bias["longer_by"].tolist(),
-            {
-                "longer answer wins (of decided)": bias[["longer_wins", "low", "high"]],
-                "tie": bias[["tie_share"]],
-            },
+            shares,
             0.5,
             xlabel="characters of the longer answer / of the shorter",
             ylabel="share of rows",
         )
+    if "ties_by_length" not in counted:
+        return
     length, turns = counted["ties_by_length"], counted["ties_by_turns"]
     charts.curves(
         figures / "ties_by_length.png",

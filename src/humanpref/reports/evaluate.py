@@ -1,12 +1,14 @@
 """`humanpref evaluate`: compare artifacts on labeled rows, with metrics, slices and a page."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import as_pairs, labels_of, prompt_keys, swap_pairs
+from humanpref.data import as_pairs, labels_of, prompt_keys, refuse_ties, swap_pairs
 from humanpref.evaluation.axes import STATISTICS, axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
 from humanpref.evaluation.metrics import (
@@ -25,7 +27,10 @@ from humanpref.reports import charts
 from humanpref.reports.page import write_page, write_tables
 from humanpref.reports.tables import beginning
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.predict import rows_to_judge
 from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
@@ -34,6 +39,46 @@ SLICE_DRAWS = 500
 _LEVELS = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
 
 Tables = dict[str, pd.DataFrame]
+
+
+def evaluate(
+    artifacts: Sequence[str | Path | Artifact],
+    data: Any,
+    language_model: Path | None = None,
+    sentence_encoder: Path | None = None,
+    format: str | None = None,
+) -> tuple[dict[str, Any], Tables]:
+    """Evaluate artifacts on labeled rows, without those of weight 0.
+
+    Parameters
+    ----------
+    artifacts : sequence of path or Artifact
+        The artifacts, each in a different folder.
+    data : path or object
+        Rows with labels: a file, a frame or any other source that `humanpref.data.read_pairs`
+        reads.
+    language_model, sentence_encoder : path, optional
+        See `humanpref.evaluation.axes.axes_of`.
+    format : str, optional
+        The format of `data`; by default, it is detected.
+
+    Returns
+    -------
+    metrics, tables
+        See `evaluate_artifacts`. In addition, each artifact's metrics have `rows_trained_on`, the
+        number of these rows on which it was trained; above 0, its metrics are optimistic.
+
+    Raises
+    ------
+    InputError
+        If an artifact or the rows cannot be used.
+    """
+    loaded = [each if isinstance(each, Artifact) else Artifact.load(each) for each in artifacts]
+    pairs, trained_on = rows_to_judge(loaded, data, format)
+    metrics, tables = evaluate_artifacts(loaded, pairs, language_model, sentence_encoder)
+    for each, rows in zip(metrics["artifacts"].values(), trained_on, strict=True):
+        each["rows_trained_on"] = rows
+    return metrics, tables
 
 
 def evaluate_artifacts(
@@ -57,7 +102,8 @@ def evaluate_artifacts(
     -------
     metrics : dict
         `artifacts` maps each name to the metrics of `summarise`, `brier`, `calibration_error`,
-        `calibration_null` (the error expected by chance), `swap_difference` (mean absolute change
+        `calibration_null` (the error expected by chance), both over the artifact's classes,
+        `swap_difference` (mean absolute change
         of a probability if A and B are swapped), `swap_flips` (share of rows whose most likely
         class then changes), `swap_exact` (True if both are 0 by construction and therefore were not
         measured), `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`).
@@ -69,7 +115,7 @@ def evaluate_artifacts(
     Raises
     ------
     InputError
-        If two artifacts have the same name.
+        If two artifacts have the same name, or if an artifact has two classes and a row is a tie.
     """
     names = [str(artifact.folder) for artifact in artifacts]
     if len(set(names)) < len(names):
@@ -80,7 +126,14 @@ def evaluate_artifacts(
     metrics: dict[str, Any] = {"artifacts": {}, "differences": []}
     losses: list[np.ndarray] = []
     parts: list[Tables] = []
+    if len({artifact.classes for artifact in artifacts}) > 1:
+        text = (
+            "evaluate: some artifacts have ties and others have none; their log losses differ by "
+        )
+        logger.warning(text + "what the former give to ties, so compare the decided metrics")
     for name, artifact in zip(names, artifacts, strict=True):
+        if artifact.classes == 2:
+            refuse_ties(labels, None, name)
         probabilities = swapped = artifact.predict_proba(pairs)
         # A model that is swap-equivariant by construction (which a test verifies for every such
         # family) needs no second prediction.
@@ -88,24 +141,25 @@ def evaluate_artifacts(
             swapped = artifact.predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]
         losses.append(row_log_losses(labels, probabilities))
         preference = follow(axes, labels, probabilities, keys)
+        of_classes = labels[:, : artifact.classes], probabilities[:, : artifact.classes]
         metrics["artifacts"][name] = {
             **summarise(labels, probabilities, np.array(artifact.prior), keys),
             "brier": brier(labels, probabilities),
-            "calibration_error": calibration_error(labels, probabilities),
-            "calibration_null": calibration_null(probabilities),
+            "calibration_error": calibration_error(*of_classes),
+            "calibration_null": calibration_null(of_classes[1]),
             "swap_difference": float(np.abs(probabilities - swapped).mean()),
             "swap_flips": 1 - accuracy(swapped, probabilities),
             "swap_exact": artifact.swap_equivariant,
-            "confusion": confusion(labels, probabilities).tolist(),
-            "per_class": per_class(labels, probabilities),
+            "confusion": confusion(*of_classes).tolist(),
+            "per_class": per_class(*of_classes),
             "axes": preference.to_dict("records"),
         }
         right = labels.argmax(axis=1) == probabilities.argmax(axis=1)
         tables = {
             "slices": _slices(cuts, losses[-1], right, keys),
-            "reliability": reliability(labels, probabilities),
+            "reliability": reliability(*of_classes),
             "axes": preference,
-            "worst": _worst(pairs, losses[-1], labels, probabilities),
+            "worst": _worst(pairs, losses[-1], *of_classes),
         }
         parts.append({key: table.assign(artifact=name) for key, table in tables.items()})
         if len(losses) > 1:
@@ -133,8 +187,9 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
                 for key, table in tables.items()
             }
             _draw(folder / "figures", number, numbers["log_loss"], parts)
-            counts = pd.DataFrame(numbers["confusion"], columns=[f"predicted {c}" for c in CLASSES])
-            counts.insert(0, "label", CLASSES)
+            classes = CLASSES[: len(numbers["confusion"])]
+            counts = pd.DataFrame(numbers["confusion"], columns=[f"predicted {c}" for c in classes])
+            counts.insert(0, "label", classes)
             parts |= {"confusion": counts, "per_class": pd.DataFrame(numbers["per_class"])}
             artifacts.append({"name": name, **parts, "axes": _with_intervals(parts["axes"])})
         axes = pd.DataFrame(next(iter(metrics["artifacts"].values()))["axes"])
@@ -204,6 +259,6 @@ def _worst(
     rows = np.argsort(-losses, kind="stable")[:WORST_ROWS]
     table = pd.DataFrame({"id": pairs[ID].to_numpy()[rows], "log_loss": losses[rows]})
     table["label"] = np.take(CLASSES, labels[rows].argmax(axis=1))
-    table[[f"P({c})" for c in CLASSES]] = probabilities[rows]
+    table[[f"P({c})" for c in CLASSES[: labels.shape[1]]]] = probabilities[rows]
     table["prompt"] = [beginning(turns, 100) for turns in pairs["prompt"].iloc[rows]]
     return table

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.data import labels_of, prompt_keys, swap_pairs
+from humanpref.data import has_ties, labels_of, prompt_keys, swap_pairs
 from humanpref.evaluation.intervals import ratio_interval, share_interval
 from humanpref.schema import CLASSES, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
@@ -44,7 +44,7 @@ _CASES = {
 
 def has_labels(pairs: pd.DataFrame) -> bool:
     """Return whether the rows have labels."""
-    return set(LABEL_COLUMNS) <= set(pairs)
+    return set(LABEL_COLUMNS[:2]) <= set(pairs)
 
 
 def names_models(pairs: pd.DataFrame) -> np.ndarray:
@@ -70,9 +70,10 @@ def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_balance(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count how often A, B and tie were chosen. The columns are `label`, `rows`, and `share` with
-    its interval, `low` and `high`."""
+    """Count how often A, B and, if the rows have ties, tie were chosen. The columns are `label`,
+    `rows`, and `share` with its interval, `low` and `high`."""
     table = pd.DataFrame({"label": CLASSES, "rows": labels_of(pairs).sum(axis=0)})
+    table = table if has_ties(pairs) else table[:2]
     return _with_share(table, "share", table["rows"], len(pairs))
 
 
@@ -190,13 +191,13 @@ def languages(pairs: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         `language` (most rows first), `rows`, `share`, `another` (share of these rows that have an
-        answer in a different language) and, if the rows have labels, `tie_share`.
+        answer in a different language) and, if the rows' labels have ties, `tie_share`.
     """
     spoken = pairs[[*TEXT_COLUMNS]].map(lambda turns: language_of(turns) or "unknown").to_numpy()
     known, prompt = spoken != "unknown", spoken[:, :1]
     another = (known & known[:, :1] & (spoken != prompt)).any(axis=1)
     rows = pd.DataFrame({"language": prompt[:, 0], "rows": 1, "another": another})
-    if has_labels(pairs):
+    if has_labels(pairs) and has_ties(pairs):
         rows["tie_share"] = labels_of(pairs)[:, 2]
     means = dict.fromkeys(rows.columns[2:], "mean")
     table = _most_rows_first(rows.groupby("language").agg({"rows": "sum", **means}))

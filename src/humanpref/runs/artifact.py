@@ -21,6 +21,7 @@ import importlib.metadata
 import math
 import platform
 import sys
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import humanpref
 from humanpref import models
 from humanpref.config import FAMILIES, Config
 from humanpref.data import EXTRA_ID, as_pairs, swap_pairs
@@ -48,6 +48,7 @@ from humanpref.runs.engine import predictions
 from humanpref.runs.ensemble import Ensemble, Leaf, equal_mixture, read_ensemble
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.text.cases import answer_cases
+from humanpref.version import __version__
 
 FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
@@ -115,6 +116,7 @@ class Artifact:
             "members": (named, "a list of folders"),
             "prior": (_are_class_rates(prior), "three class rates"),
             "family": (family in list(FAMILIES), f"one of {', '.join(FAMILIES)}"),
+            "classes": (facts.get("classes", 3) in (2, 3), "2 or 3"),
         }
         for key, (valid, what) in expected.items():
             if not valid:
@@ -125,6 +127,11 @@ class Artifact:
     def prior(self) -> tuple[float, float, float]:
         """The class rates of the training rows, (A, B, tie)."""
         return tuple(self.facts["prior"])
+
+    @property
+    def classes(self) -> int:
+        """The number of classes: 3, or 2 if the models have no ties and P(tie) is 0."""
+        return self.facts.get("classes", 3)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -268,6 +275,17 @@ class Artifact:
         return self.ensemble.probabilities(by_leaf, answer_cases(pairs))
 
 
+def check_same_classes(artifacts: Sequence[Artifact]) -> None:
+    """Raise InputError if some of the artifacts have ties and others have none, since a mean of
+    their probabilities would be neither."""
+    for artifact in artifacts:
+        if artifact.classes != artifacts[0].classes:
+            raise InputError(
+                f"{artifact.folder}: has {artifact.classes} classes, but {artifacts[0].folder} has "
+                f"{artifacts[0].classes}; models with and without ties cannot be combined"
+            )
+
+
 def load_model(folder: str | Path) -> Model:
     """Load the model in a folder: either one written by `Model.save`, or an artifact, whose model
     is the mean of its fold models.
@@ -313,6 +331,7 @@ def facts_of(
         "preset": config.preset,
         "family": config.family,
         "seed": config.seed,
+        "classes": config.training.classes or 3,
         "backbone": backbone,
         "members": members,
         "prior": [float(rate) for rate in prior],
@@ -326,7 +345,7 @@ def facts_of(
 def versions() -> dict[str, str]:
     """Return the installed versions of Python, this package and the libraries that affect
     results."""
-    installed = {"python": platform.python_version(), "humanpref": humanpref.__version__}
+    installed = {"python": platform.python_version(), "humanpref": __version__}
     for name in _LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             # xgboost-cpu provides the same module as xgboost.

@@ -23,7 +23,7 @@ from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import HeldOutRows, describe_correction
 from humanpref.models.blend_weights import equal_blend, fit_blend
-from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, facts_of
+from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, check_same_classes, facts_of
 from humanpref.runs.artifact_tables import (
     ANSWER_KEY,
     CASE,
@@ -75,9 +75,10 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
     rows, predictions, most = _held_out(artifacts)
-    labels, weights = labels_of(rows), weights_of(rows)
+    labels, weights, ties = labels_of(rows), weights_of(rows), artifacts[0].classes == 3
     keys = rows[PROMPT_KEY].to_numpy(object)
-    config = from_dict({"family": "blend", "model": {"mean": mean}}, "blend")
+    sections = {"model": {"mean": mean}, "training": {"classes": artifacts[0].classes}}
+    config = from_dict({"family": "blend", **sections}, "blend")
     options: BlendOptions = config.model
     splits = min(CROSS_FITS, len(set(keys)))
     if splits < 2:
@@ -94,14 +95,14 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     for fold in range(splits):
         fitted, judged = folds != fold, folds == fold
         known = held_out.part(fitted)
-        nested, _, _ = fit_blend(predictions[:, fitted], known, options)
+        nested, _, _ = fit_blend(predictions[:, fitted], known, options, ties)
         cross_fitted[judged] = nested(predictions[:, judged], held_out.cases[judged])
         prior[judged] = np.average(known.labels, axis=0, weights=known.weights)
         losses = [log_loss(known.labels, each[fitted], known.weights) for each in predictions]
         best = int(np.argmin(losses))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
-    final, dropped, cases = fit_blend(predictions, held_out, options)
+    final, dropped, cases = fit_blend(predictions, held_out, options, ties)
     members = []
     for number, artifact in enumerate(artifacts):
         low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
@@ -212,6 +213,7 @@ def _check_rows(artifacts: list[Artifact]) -> None:
             )
         if any(artifact.folder.resolve() == other.folder.resolve() for other in artifacts[:number]):
             raise InputError(f"{artifact.folder}: named twice")
+    check_same_classes(artifacts)
 
 
 def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]:
@@ -242,5 +244,6 @@ def _writer(artifact: Artifact) -> Callable[[Path], Any]:
     ]
     if len(copies) == 1:
         return copies[0]
-    mean = from_dict({"family": "blend"}, "blend")
-    return lambda folder: write_blend(folder, mean, equal_blend("arithmetic", len(copies)), copies)
+    mean = from_dict({"family": "blend", "training": {"classes": artifact.classes}}, "blend")
+    plain = equal_blend("arithmetic", len(copies), artifact.classes == 3)
+    return lambda folder: write_blend(folder, mean, plain, copies)

@@ -13,15 +13,17 @@ import pandas as pd
 from humanpref.data import (
     TrainingRows,
     as_pairs,
+    has_ties,
     labels_of,
     prompt_keys,
     read_labels,
     swap_pairs,
+    without_ties,
     write_pairs,
 )
 from humanpref.files import is_main_process
 from humanpref.models import load_model
-from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact import Artifact, check_same_classes
 from humanpref.runs.artifact_tables import OOF_FILE, PROMPT_KEY, read_oof
 from humanpref.schema import ID, LABEL_COLUMNS, SWAPPED_CLASSES, TEXT_COLUMNS, WEIGHT, InputError
 
@@ -50,6 +52,7 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
     teachers then have its share, in proportion to their own. Probabilities are averaged over both
     orders of A and B (see `soft_labels`).
 
+    If the rows have two classes, a teacher's probabilities of A and B are divided by their sum.
     Extra rows keep their labels, and held-out rows are still evaluated on their labels. If a
     teacher was trained on the same rows, it has also learned from the labels of the held-out ones,
     so the metrics are too good (by 0.08 nats on 300 synthetic rows). This is logged as a warning;
@@ -59,8 +62,8 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
     ------
     InputError
         If a share or a temperature is invalid, if a file is invalid, if a row has no probabilities
-        or has different texts in a teacher's file, or if no teacher may judge a row (see
-        `soft_labels`).
+        or has different texts in a teacher's file, if a teacher has no ties and the rows have, or
+        if no teacher may judge a row (see `soft_labels`).
     """
     shares = _shares(teachers)
     told = []
@@ -68,6 +71,8 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
         path = Path(teacher.path)
         if path.is_dir():
             artifact = Artifact.load(path)
+            if rows.ties and artifact.classes == 2:
+                raise InputError(_NO_TIES.format(path))
             told.append(_soft_labels(artifact, rows.pairs))
             if artifact.rows[PROMPT_KEY].isin(prompt_keys(rows.pairs)).any():
                 logger.warning(
@@ -76,7 +81,9 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
                     path,
                 )
         else:
-            told.append(_probabilities_by_id(path, rows.pairs))
+            told.append(_probabilities_by_id(path, rows.pairs, rows.ties))
+    if not rows.ties:
+        told = [without_ties(probabilities) for probabilities in told]
     softened = [
         _softened(probabilities, teacher.temperature)
         for probabilities, teacher in zip(told, teachers, strict=True)
@@ -128,8 +135,13 @@ def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
+_NO_TIES = "--teacher {}: has no ties, and cannot teach rows with ties"
+
+
+def _probabilities_by_id(path: Path, pairs: pd.DataFrame, ties: bool) -> np.ndarray:
     table = read_labels(path).set_index(ID).reindex(pairs[ID])
+    if ties and not has_ties(table):
+        raise InputError(_NO_TIES.format(path))
     logger.info(
         "%s: used as is, matched by id; predictions of a model for its own training rows would "
         "leak their labels",
@@ -151,8 +163,8 @@ def _probabilities_by_id(path: Path, pairs: pd.DataFrame) -> np.ndarray:
 def write_soft_labels(
     path: str | Path, artifacts: list[Artifact], pairs: pd.DataFrame, weight: float | None = None
 ) -> None:
-    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads. If given,
-    `weight` replaces the rows' weights.
+    """Write rows with `soft_labels` as their labels, in the form that `read_pairs` reads; without
+    `winner_tie` if the artifacts have no ties. If given, `weight` replaces the rows' weights.
 
     Raises
     ------
@@ -162,9 +174,10 @@ def write_soft_labels(
     if weight is not None and not 0 < weight < np.inf:
         raise InputError(f"--weight: expected a positive number, got {weight:g}")
     pairs = as_pairs(pairs)
-    labelled = pairs.assign(
-        **dict(zip(LABEL_COLUMNS, soft_labels(artifacts, pairs).T, strict=True))
-    )
+    told = soft_labels(artifacts, pairs).T
+    labelled = pairs.assign(**dict(zip(LABEL_COLUMNS, told, strict=True)))
+    if artifacts[0].classes == 2:
+        labelled = labelled.drop(columns=LABEL_COLUMNS[2])
     if is_main_process():
         write_pairs(path, labelled if weight is None else labelled.assign(**{WEIGHT: weight}))
 
@@ -182,8 +195,10 @@ def soft_labels(artifacts: list[Artifact], pairs: pd.DataFrame) -> np.ndarray:
     ------
     InputError
         If every artifact was trained on one of the rows (matched by id and texts) without ever
-        holding it out, as is the case for extra rows.
+        holding it out, as is the case for extra rows; or if some artifacts have ties and others
+        have none.
     """
+    check_same_classes(artifacts)
     pairs = as_pairs(pairs)
     told = [_soft_labels(artifact, pairs) for artifact in artifacts]
     names = [str(artifact.folder) for artifact in artifacts]

@@ -121,10 +121,14 @@ def read_ensemble(folder: Path) -> Ensemble:
     config = from_dict(read_json(path), str(path))
     if config.family != "blend":
         return Leaf(folder, config)
-    blend, members = read_state(folder, config.model.mean)
+    blend, members = read_state(folder, config)
     return Mixture(blend, [read_ensemble(member) for member in members])
 
 
 def equal_mixture(parts: Sequence[Ensemble]) -> Ensemble:
-    """Return the plain mean of several ensembles, or a single ensemble unchanged."""
-    return parts[0] if len(parts) == 1 else Mixture(equal_blend("arithmetic", len(parts)), parts)
+    """Return the plain mean of several ensembles, all with or all without ties, or a single
+    ensemble unchanged."""
+    if len(parts) == 1:
+        return parts[0]
+    ties = parts[0].leaves()[0].config.training.classes != 2
+    return Mixture(equal_blend("arithmetic", len(parts), ties), parts)

@@ -1,9 +1,11 @@
-"""Merge the fold models of a LoRA artifact into one model, which predicts at the cost of one."""
+"""Merge the fold models of a LoRA artifact into one model, which predicts at the cost of one, and
+decoders' adapters into their bases."""
 
 import dataclasses
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -11,10 +13,13 @@ from safetensors.numpy import load_file, save_file
 from humanpref.config import Config
 from humanpref.files import check_new, folder_whole, read_json, write_json
 from humanpref.models.base import CONFIG_FILE
+from humanpref.models.decoder import DecoderModel
+from humanpref.models.frozen_base import FrozenBase
 from humanpref.models.neural import STATE_FILE
 from humanpref.models.pretrained import BASE_FILE
 from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE
+from humanpref.runs.ensemble import Leaf
 from humanpref.runs.train import MEMBER_FILE
 from humanpref.schema import InputError
 
@@ -24,7 +29,7 @@ FIRST, SECOND = ".lora_A.default.weight", ".lora_B.default.weight"
 multiple of BA."""
 
 
-def merge(folder: str | Path, out: str | Path) -> Artifact:
+def merge(folder: str | Path, out: str | Path, into_base: bool = False) -> Artifact:
     """Write an artifact whose only model has the mean of the fold models' weight updates.
 
     The mean of K updates of rank r is an update of rank K r: the rows of all A and the columns of
@@ -41,16 +46,22 @@ def merge(folder: str | Path, out: str | Path) -> Artifact:
         An artifact of family `decoder` or `dpo`, trained with `model.peft=lora` or `rslora`.
     out : path
         The new artifact's folder, which must not exist.
+    into_base : bool
+        Merge the adapter into a copy of the base, in float32. The model's folder contains this
+        copy, and its options say `model.peft=head`, since nothing adapts the new base; with answer
+        tokens, also `training.epochs=0`, since there is nothing else to train.
 
     Raises
     ------
     InputError
         If the models cannot be merged, for example because of another peft method, or if `out`
-        exists.
+        exists. With `into_base`, also if the base is quantized, or needed as DPO's reference.
     """
     check_new(out)
     artifact = Artifact.load(folder)
     config = _common_config(artifact)
+    if into_base:
+        check_base_can_change(artifact.folder, config)
     members = [artifact.folder / name for name in artifact.facts["members"]]
     merged = merged_state([load_file(member / STATE_FILE) for member in members], artifact.folder)
     metrics = artifact.metrics
@@ -67,7 +78,53 @@ def merge(folder: str | Path, out: str | Path) -> Artifact:
                 shutil.copy(artifact.folder / name, unfinished)
         write_json(unfinished / METRICS_FILE, metrics)
         write_json(unfinished / FACTS_FILE, facts)
+        if into_base:
+            facts["backbone"] = _merge_into_base(Artifact.load(unfinished))
+            write_json(unfinished / FACTS_FILE, facts)
     return Artifact.load(out)
+
+
+def check_base_can_change(source: Path, config: Config) -> None:
+    """Raise InputError if a model's adapter cannot be merged into its base."""
+    if config.family == "dpo":
+        raise InputError(
+            f"{source}: expected family decoder, got dpo, whose rewards compare the adapted model "
+            "with its base; the adapter cannot be merged into it"
+        )
+    if config.model.quantisation != "none":
+        raise InputError(
+            f"{source}: option model.quantisation: expected none, got {config.model.quantisation}; "
+            "an adapter cannot be merged into a quantized base"
+        )
+
+
+def decoder_in_float32(leaf: Leaf) -> DecoderModel:
+    """Load a decoder with its base in float32, whichever type `model.base_dtype` names."""
+    options = dataclasses.replace(leaf.config.model, base_dtype="float32")
+    model = DecoderModel.from_config(dataclasses.replace(leaf.config, model=options))
+    model.load_state(leaf.folder)
+    return model
+
+
+def _merge_into_base(artifact: Artifact) -> dict[str, Any]:
+    """Replace the adapter of a merged artifact with a base that contains it, and describe the
+    base."""
+    leaf = artifact.ensemble
+    model = decoder_in_float32(leaf)
+    config, name = model.config, f"{Path(model.base_.record['name']).name}-merged"
+    base = model.merge_adapter().requires_grad_(False)
+    shutil.rmtree(leaf.folder)
+    base.save_pretrained(leaf.folder / name)
+    model.tokenizer_.save_pretrained(leaf.folder / name)
+    opened = FrozenBase.open(str(leaf.folder / name))
+    model.base_ = opened._replace(record=opened.record | {"name": name})
+    epochs = 0 if config.model.head == "tokens" else config.training.epochs
+    model.set_params(
+        model=dataclasses.replace(config.model, backbone=name, peft="head"),
+        training=dataclasses.replace(config.training, epochs=epochs),
+    )
+    model.save(leaf.folder)
+    return model.backbone_facts()
 
 
 def merged_state(states: list[dict[str, np.ndarray]], source: Path) -> dict[str, np.ndarray]:
@@ -112,9 +169,10 @@ def _common_config(artifact: Artifact) -> Config:
     config = leaves[0].config
     if any(dataclasses.replace(leaf.config, seed=config.seed) != config for leaf in leaves):
         raise InputError(f"{artifact.folder}: its models have different options")
-    if config.family not in ("decoder", "dpo"):
+    family = artifact.facts["family"]
+    if family not in ("decoder", "dpo"):
         raise InputError(
-            f"{artifact.folder}: expected family decoder or dpo, got {config.family}; "
+            f"{artifact.folder}: expected family decoder or dpo, got {family}; "
             "only LoRA's updates can be merged"
         )
     if config.model.peft not in ("lora", "rslora"):

@@ -3,13 +3,14 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from humanpref.data import as_pairs, positive_weight_mask, read_pairs
-from humanpref.runs.artifact import METRICS_FILE, Artifact
+from humanpref.data.tables import source_name
+from humanpref.runs.artifact import METRICS_FILE, Artifact, check_same_classes
 from humanpref.runs.budget import Budget, shortages
 from humanpref.runs.engine import predictions
 from humanpref.runs.ensemble import equal_mixture
@@ -44,8 +45,10 @@ def predict(
     Raises
     ------
     InputError
-        If there was not enough time for even one row.
+        If some artifacts have ties and others have none, or if there was not enough time for even
+        one row.
     """
+    check_same_classes(artifacts)
     pairs = as_pairs(pairs)
     ensemble = equal_mixture([artifact.ensemble for artifact in artifacts])
     parts = [ensemble] if seconds is not None else [artifact.ensemble for artifact in artifacts]
@@ -69,12 +72,12 @@ def predict(
 
 
 def rows_to_judge(
-    artifacts: Sequence[Artifact], data_csv: str | Path
+    artifacts: Sequence[Artifact], data_csv: Any, format: str | None = None
 ) -> tuple[pd.DataFrame, list[int]]:
     """Read the labeled rows on which to evaluate artifacts, skipping rows of weight 0. Return them,
     and for each artifact the number of them on which it was trained."""
-    pairs = read_pairs(data_csv, labels=True)
-    pairs = pairs[positive_weight_mask(pairs, data_csv)].reset_index(drop=True)
+    pairs, name = read_pairs(data_csv, labels=True, format=format), source_name(data_csv)
+    pairs = pairs[positive_weight_mask(pairs, name)].reset_index(drop=True)
     trained_on = [int(artifact.learned_from(pairs).sum()) for artifact in artifacts]
     for artifact, learned in zip(artifacts, trained_on, strict=True):
         if learned:
@@ -84,7 +87,7 @@ def rows_to_judge(
                 artifact.folder,
                 learned,
                 len(pairs),
-                data_csv,
+                name,
                 artifact.folder / METRICS_FILE,
             )
     return pairs, trained_on

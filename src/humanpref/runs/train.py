@@ -29,6 +29,7 @@ from humanpref.data import (
     read_training_rows,
     weights_of,
 )
+from humanpref.data.tables import source_name
 from humanpref.files import check_new, folder_whole, is_main_process, read_json, remove, write_json
 from humanpref.models import build_model
 from humanpref.runs.artifact import Artifact
@@ -47,15 +48,16 @@ CHECKPOINT = ".checkpoint"
 
 def train(
     config: Config,
-    train_csv: str | Path,
+    train_csv: Any,
     out: str | Path,
     folds: int | None = None,
     extra: Sequence[Extra] = (),
-    exclude_prompts: Sequence[str | Path] = (),
+    exclude_prompts: Sequence[Any] = (),
     teachers: Sequence[Teacher] = (),
     earlier: Earlier | None = None,
+    format: str | None = None,
 ) -> Artifact | None:
-    """Train on a labeled CSV and write an artifact.
+    """Train on labeled rows and write an artifact.
 
     By default, a grouped share of the rows (`training.validation_fraction`) is held out for the
     reported metrics, and one model is trained on the rest. With `folds`, K models are trained, each
@@ -67,8 +69,9 @@ def train(
     ----------
     config : Config
         What to train.
-    train_csv : path
-        Rows with labels, and weights if there are any.
+    train_csv : path or object
+        Rows with labels, and weights if there are any: a file, a frame or any other source that
+        `humanpref.data.read_pairs` reads.
     out : path
         The artifact's folder, which must not exist. It is created once the run has succeeded; until
         then, finished models are kept in `OUT.partial`.
@@ -83,6 +86,8 @@ def train(
     earlier : Earlier, optional
         Run from whose weights the models start (`humanpref.runs.stages`); the optimizer and the
         learning-rate schedule are new. By default, they start from the options' backbone.
+    format : str, optional
+        The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected.
 
     Returns
     -------
@@ -95,9 +100,17 @@ def train(
     InputError
         If the rows or the folder cannot be used, for example because another process is training in
         that folder; or if the earlier run has other options, or has learned a held-out prompt.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from humanpref.config import load_config
+    >>> train(load_config("prior"), pd.read_csv("train.csv"), "prior").folder.name
+    'prior'
     """
     check_new(out)
-    run = Run.plan(config, train_csv, out, folds, extra, exclude_prompts, teachers, earlier)
+    more = extra, exclude_prompts, teachers, earlier, format
+    run = Run.plan(config, train_csv, out, folds, *more)
     main = is_main_process()
     with run.opened() if main else contextlib.nullcontext():
         for model in run.unfinished():
@@ -122,8 +135,8 @@ class Run:
     ----------
     config : Config
         What to train.
-    source : path
-        The training file.
+    source : str
+        The training file, or "these rows" for an object.
     out : Path
         The artifact's folder. Until the run is finished, its models are in `partial_of(out)`.
     rows : TrainingRows
@@ -137,7 +150,7 @@ class Run:
     """
 
     config: Config
-    source: str | Path
+    source: str
     out: Path
     rows: TrainingRows
     models: list[FoldModel]
@@ -148,13 +161,14 @@ class Run:
     def plan(
         cls,
         config: Config,
-        train_csv: str | Path,
+        train_csv: Any,
         out: str | Path,
         folds: int | None = None,
         extra: Sequence[Extra] = (),
-        exclude_prompts: Sequence[str | Path] = (),
+        exclude_prompts: Sequence[Any] = (),
         teachers: Sequence[Teacher] = (),
         earlier: Earlier | None = None,
+        format: str | None = None,
     ) -> "Run":
         """Read the rows and choose the models; nothing is written. The parameters are those of
         `train`.
@@ -165,7 +179,11 @@ class Run:
             If the rows or the earlier run cannot be used.
         """
         stage = None if earlier is None else Stage.open(earlier, config)
-        rows = read_training_rows(train_csv, extra, exclude_prompts)
+        classes = config.training.classes
+        rows = read_training_rows(train_csv, extra, exclude_prompts, format, classes)
+        if not rows.ties:
+            two_classes = dataclasses.replace(config.training, classes=2)
+            config = dataclasses.replace(config, training=two_classes)
         rows = rows if stage is None else stage.allowed(rows)
         rows = taught(rows, teachers) if teachers else rows
         identity = {
@@ -177,12 +195,12 @@ class Run:
             identity["extra_sha256"] = digest_of(rows.extra)
         if teachers:
             identity["targets_sha256"] = hashlib.sha256(rows.targets.tobytes()).hexdigest()
-        rows = rows.only(positive_weight_mask(rows.pairs, train_csv))
+        rows = rows.only(positive_weight_mask(rows.pairs, source_name(train_csv)))
         models = _fold_models(rows.pairs, config, folds)
         if stage is not None:
             identity["start_sha256"] = stage.weights_sha256
             models = stage.started(models, rows.pairs)
-        return cls(config, train_csv, Path(out), rows, models, identity, stage)
+        return cls(config, source_name(train_csv), Path(out), rows, models, identity, stage)
 
     @property
     def work(self) -> Path:
@@ -289,12 +307,12 @@ class Run:
     def _warn_of_absent_classes(self) -> None:
         learned, extra, _ = self.rows.kept(np.zeros(len(self.rows.pairs), dtype=bool))
         _, targets = self.rows.gathered(learned, extra)
-        for name in np.array(LABEL_COLUMNS)[targets.sum(axis=0) == 0]:
-            logger.warning(
-                "%s: no training row has a value above 0 in column %r; are the labels correct?",
-                self.source,
-                str(name),
-            )
+        for name, total in zip(LABEL_COLUMNS, targets.sum(axis=0), strict=True):
+            of_ties = name == LABEL_COLUMNS[2]
+            if total == 0 and (self.rows.ties or not of_ties):
+                text = "%s: no training row has a value above 0 in column %r; are the labels "
+                text += "correct? (training.classes=2 rules ties out)" if of_ties else "correct?"
+                logger.warning(text, self.source, name)
 
 
 def partial_of(out: Path) -> Path:
@@ -328,13 +346,19 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
     the same run if it was interrupted."""
     before = work.exists()
     if not before:
-        with folder_whole(work) as folder:
-            write_json(folder / RUN_FILE, run)
-    elif not (work / RUN_FILE).is_file():
+        try:
+            with folder_whole(work) as folder:
+                write_json(folder / RUN_FILE, run)
+        except InputError:
+            # If another process created it first, the lock decides which of the two trains.
+            before = work.exists()
+            if not before:
+                raise
+    if before and not (work / RUN_FILE).is_file():
         raise InputError(
             f"{work}: already exists and is not an unfinished run of humanpref; move it away"
         )
-    elif read_json(work / RUN_FILE) != run:
+    if before and read_json(work / RUN_FILE) != run:
         raise InputError(
             f"{work}: an unfinished run with other settings or rows; remove it, or choose a "
             "different --out"

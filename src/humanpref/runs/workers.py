@@ -256,7 +256,7 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     since its pipe then closes."""
     # Set before torch is imported, so that this process sees only its own GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = device.names(gpu + 1)[gpu]
-    device.expand_segments()
+    device.prepare()
     logging.basicConfig(level=logging.INFO, format=f"GPU {gpu}: %(message)s", stream=sys.stdout)
     budget = Budget(until - time.time())
     first = np.full((len(job.pairs), 3), np.nan)

@@ -89,7 +89,12 @@ def system_prompt_variants(preset: str, overrides: tuple[str, ...]) -> list[Vari
 
 
 def ablate_softmax(
-    preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
+    preset: str,
+    overrides: tuple[str, ...],
+    train_csv: Path,
+    out: Path,
+    folds: int | None,
+    format: str | None = None,
 ) -> pd.DataFrame:
     """Train without and with a softmax or log-softmax before the loss, and predict with and without
     a softmax.
@@ -104,6 +109,8 @@ def ablate_softmax(
         A folder as for `compare`; `softmax.csv`, `softmax.md` and `softmax.png` are added to it.
     folds : int, optional
         Number of grouped folds; by default, `training.validation_fraction` of the rows is held out.
+    format : str, optional
+        The format of the rows. By default, it is detected.
 
     Returns
     -------
@@ -113,7 +120,7 @@ def ablate_softmax(
         the `leaderboard`, and the effect that `theory` predicts.
     """
     variants = softmax_variants(preset, overrides)
-    results = compare(variants, train_csv, out, folds)
+    results = compare(variants, train_csv, out, folds, format)
     losses = _means(variants, out, lambda fold: fold["training"]["epochs"][-1]["train_loss"])
     added = {
         "train_loss": losses,
@@ -125,7 +132,12 @@ def ablate_softmax(
 
 
 def ablate_preprocessing(
-    preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
+    preset: str,
+    overrides: tuple[str, ...],
+    train_csv: Path,
+    out: Path,
+    folds: int | None,
+    format: str | None = None,
 ) -> pd.DataFrame:
     """Train on word counts of the unchanged texts, of the texts after the preprocessing that the
     report intended, and of the texts after the one that it actually ran (with its bug).
@@ -134,7 +146,7 @@ def ablate_preprocessing(
     ----------
     preset, overrides
         A model of family `sparse`. The ablation sets its preprocessing.
-    train_csv, out, folds
+    train_csv, out, folds, format
         As for `ablate_softmax`; the files are named `preprocessing`.
 
     Returns
@@ -144,14 +156,19 @@ def ablate_preprocessing(
         that a model uses from the answers, averaged over the fold models.
     """
     variants = preprocessing_variants(preset, overrides)
-    results = compare(variants, train_csv, out, folds)
+    results = compare(variants, train_csv, out, folds, format)
     added = {"terms": _means(variants, out, lambda fold: fold["terms"])}
     title = "The report's preprocessing before TF-IDF"
     return _write(results, added, out / "preprocessing", title, train_csv)
 
 
 def ablate_system_prompt(
-    preset: str, overrides: tuple[str, ...], train_csv: Path, out: Path, folds: int | None
+    preset: str,
+    overrides: tuple[str, ...],
+    train_csv: Path,
+    out: Path,
+    folds: int | None,
+    format: str | None = None,
 ) -> pd.DataFrame:
     """Train one decoder without a system prompt, and one with a system prompt.
 
@@ -159,7 +176,7 @@ def ablate_system_prompt(
     ----------
     preset, overrides
         A model of family `decoder` or `dpo`.
-    train_csv, out, folds
+    train_csv, out, folds, format
         As for `ablate_softmax`; the files are named `system-prompt`.
 
     Returns
@@ -168,7 +185,7 @@ def ablate_system_prompt(
         The columns of `ablate_softmax` up to `rows`, and `system_prompt`.
     """
     variants = system_prompt_variants(preset, overrides)
-    results = compare(variants, train_csv, out, folds)
+    results = compare(variants, train_csv, out, folds, format)
     added = {"system_prompt": [variant.config().model.system_prompt for variant in variants]}
     title = f"A system prompt before the conversation, {preset}"
     return _write(results, added, out / "system-prompt", title, train_csv)

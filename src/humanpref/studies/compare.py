@@ -129,7 +129,11 @@ def variants_of(
 
 
 def compare(
-    variants: Sequence[Variant], train_csv: Path, out: Path, folds: int | None
+    variants: Sequence[Variant],
+    train_csv: Path,
+    out: Path,
+    folds: int | None,
+    format: str | None = None,
 ) -> pd.DataFrame:
     """Train every variant on the same rows and folds, and tabulate the results.
 
@@ -148,6 +152,8 @@ def compare(
         A folder for one artifact per training, `table.csv`, `table.md` and `table.png`.
     folds : int, optional
         Number of grouped folds; by default, `training.validation_fraction` of the rows is held out.
+    format : str, optional
+        The format of the rows. By default, it is detected.
 
     Returns
     -------
@@ -164,7 +170,7 @@ def compare(
         If the rows, the options or the folder cannot be used, or a training fails.
     """
     _check_variants(variants, folds)
-    pairs = read_pairs(train_csv, labels=True)
+    pairs = read_pairs(train_csv, labels=True, format=format)
     claim = {"data_sha256": digest_of(pairs), "folds": folds}
     _check_claim(out, claim)
     missing: dict[str, Variant] = {}
@@ -182,7 +188,7 @@ def compare(
         for folder, variant in missing.items():
             logger.info("%s: training", folder)
             with _named(folder):
-                arguments = variant.config(), train_csv, out / folder, folds
+                arguments = variant.config(), train_csv, out / folder, folds, format
                 fresh.submit(run_training, *arguments).result()
     artifacts = [_trained(variant, out) for variant in variants]
     # Training drops rows of weight 0, so look up in oof.csv which rows were held out.
@@ -240,7 +246,10 @@ def _trained(variant: Variant, out: Path) -> Artifact:
     """Load a variant's artifact. Raises InputError if it was trained with different options."""
     artifact = Artifact.load(out / variant.folder)
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
-    if variant.config().to_dict() != trained:
+    wanted = variant.config().to_dict()
+    if wanted["training"]["classes"] is None:  # the training file decided
+        wanted["training"]["classes"] = trained["training"]["classes"]
+    if wanted != trained:
         raise InputError(
             f"{artifact.folder}: trained with different options; remove it to train it again"
         )
@@ -274,13 +283,15 @@ def _tabulate(
     return pd.DataFrame(records)
 
 
-def run_training(config: Config, train_csv: Path, folder: Path, folds: int | None) -> None:
+def run_training(
+    config: Config, train_csv: Path, folder: Path, folds: int | None, format: str | None = None
+) -> None:
     """Train in this process, and re-raise any exception as an InputError.
 
     The traceback is printed here, since not every exception can be sent to another process.
     """
     try:
-        train(config, train_csv, folder, folds)
+        train(config, train_csv, folder, folds, format=format)
     except InputError:
         raise
     except Exception as error:

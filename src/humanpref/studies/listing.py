@@ -3,11 +3,13 @@
 import hashlib
 import logging
 import shlex
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import CHAIN, FACTS_FILE, METRICS_FILE, Artifact
 from humanpref.runs.artifact_tables import FOLD
 from humanpref.schema import ID, InputError
@@ -16,12 +18,16 @@ logger = logging.getLogger(__name__)
 
 _METRICS = ("rows", "log_loss", "log_loss_low", "log_loss_high", "accuracy", "seconds")
 _FACTS = ("name", "preset", "backbone", "training_rows", "data", "models", "held_out", "folds")
+_COSTS = ("written", "tokens_per_second", "humanpref", "torch")
 _STAGES = "from"
-COLUMNS = (*_FACTS, *_METRICS, "tokens_per_second", "humanpref", "torch", _STAGES, "command")
+COLUMNS = (*_FACTS, *_METRICS, *_COSTS, _STAGES, "command")
 """The columns of the table of runs. `data` and `folds` are truncated digests. `data` is the digest
 of the training rows. `folds` has two parts: the digest of the set of held-out rows, and that of
 their assignment to folds. A blend has only the first part, since its own folds are independent of
-its members' folds. `from` names the earlier stages (`train --from`), first stage first."""
+its members' folds. `written` is the local time at which the artifact was completed. `from` names
+the earlier stages (`train --from`), first stage first."""
+WIDTH = 100
+"""Maximum number of characters in a line of the short table."""
 _SEPARATOR = "-"
 
 
@@ -63,6 +69,27 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
         )
     table = pd.DataFrame(records, columns=list(COLUMNS))
     return table.sort_values(sort, ignore_index=True, kind="stable", na_position="last")
+
+
+def in_short(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of a table of runs by which runs are told apart. Long names are shortened
+    in the middle, so that a line of the table in Markdown has at most `WIDTH` characters."""
+    table = table.astype({"log_loss_low": float, "log_loss_high": float})
+    shown = table[["name", "preset", "rows", "log_loss", "written"]].copy()
+    bounds = zip(table["log_loss_low"], table["log_loss_high"], strict=True)
+    interval = [None if pd.isna(low) else f"{low:.4f} to {high:.4f}" for low, high in bounds]
+    shown.insert(4, "95 % interval", interval)
+    _, _, *lines = markdown(shown.assign(name="")).splitlines()
+    room = [WIDTH - len(line) for line in lines]
+    shown["name"] = [_fitted(*each) for each in zip(shown["name"], room, strict=True)]
+    return shown
+
+
+def _fitted(name: str, room: int) -> str:
+    if len(name) <= room:
+        return name
+    half = max(2, room // 2)
+    return f"{name[: half - 1]}…{name[len(name) - (room - half) :]}"
 
 
 def differences(table: pd.DataFrame) -> list[str]:
@@ -116,7 +143,7 @@ def _record(artifact: Artifact) -> dict[str, Any]:
     """Return an artifact's row of the table. Raises InputError for JSON that no run would write."""
     facts = artifact.facts
     try:
-        metrics = artifact.metrics
+        metrics, written = artifact.metrics, (artifact.folder / FACTS_FILE).stat().st_mtime
         for name in _METRICS:
             if not isinstance(metrics.get(name), int | float | None):
                 raise TypeError(f"{name}: expected a number, got {metrics[name]!r}")
@@ -125,6 +152,7 @@ def _record(artifact: Artifact) -> dict[str, Any]:
             "preset": facts.get("preset") or facts["family"],
             "data": facts.get("data_sha256", "")[:12] or None,
             "models": len(facts["members"]),
+            "written": f"{datetime.fromtimestamp(written):%Y-%m-%d %H:%M}",
             _STAGES: " > ".join(link["name"] for link in facts.get(CHAIN, [])) or None,
             "folds": _folds(artifact, "blend" in metrics) if "log_loss" in metrics else None,
             "command": shlex.join(facts.get("command", [])),

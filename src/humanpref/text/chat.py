@@ -46,7 +46,7 @@ def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Templat
 
 
 def answering_template(
-    tokenizer: Any, system_prompt: str, question: str, answers: list[str]
+    tokenizer: Any, system_prompt: str, question: str, answers: list[str], ties: bool = True
 ) -> tuple[Template, list[int]]:
     """Build `judge_template` with a question that names three words to answer with, and find the
     token with which the model would give each answer.
@@ -60,6 +60,8 @@ def answering_template(
         See `judge_template`.
     answers : list of str
         The words for response A, response B and a tie.
+    ties : bool
+        Whether the question offers a tie as an answer.
 
     Returns
     -------
@@ -72,7 +74,10 @@ def answering_template(
         If a word is not one known token at this position, or if two words are the same token.
     """
     a, b, tie = answers
-    asked = f"{question} Answer with {a} for response A, {b} for response B, or {tie} for a tie."
+    choices = f"{a} for response A, {b} for response B, or {tie} for a tie"
+    if not ties:
+        choices = f"{a} for response A or {b} for response B"
+    asked = f"{question} Answer with {choices}."
     _, _, end, _ = _around_question(tokenizer, system_prompt)
     text = f"\n\n{asked}{end}".rstrip(" ")
     suffix = _ids(tokenizer, text)

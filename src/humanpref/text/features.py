@@ -13,10 +13,10 @@ import functools
 import math
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
-import pandas as pd
 
 from humanpref.text.processes import in_parts, processes_for
 
@@ -165,7 +165,13 @@ SYMMETRIC = (
 and pair features."""
 
 
-def structural_features(pairs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+class Columns(Protocol):
+    """A pairs frame, or a dictionary of its columns: the packaged judge does without pandas."""
+
+    def __getitem__(self, column: str) -> Iterable[tuple[str, ...]]: ...
+
+
+def structural_features(pairs: Columns) -> tuple[np.ndarray, np.ndarray]:
     """Compute the structural features of n rows.
 
     Returns

@@ -1,10 +1,8 @@
 """Divide work on many texts among processes, if there is enough work. The result never depends on
-the number of processes."""
+the number of processes. joblib is imported only for more than one."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
-
-import joblib
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -13,7 +11,11 @@ def processes_for(characters: int, each: int) -> int:
     """Return the number of processes to use: one, plus one for every `each` characters, up to the
     number of cores."""
     wanted = 1 + characters // each
-    return min(wanted, joblib.cpu_count()) if wanted > 1 else 1
+    if wanted == 1:
+        return 1
+    import joblib
+
+    return min(wanted, joblib.cpu_count())
 
 
 def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], processes: int) -> list[R]:
@@ -21,6 +23,8 @@ def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], processes: in
     of the items. If `processes` is 1, apply `work` to all items in this process."""
     if processes == 1:
         return [work(items)]
+    import joblib
+
     size = max(1, len(items) // (4 * processes))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     # loky starts new processes instead of forking: a fork could inherit the state of torch's

@@ -27,16 +27,23 @@ PLAYED_GPUS = "HUMANPREF_DRY_RUN_GPUS"
 `DRY_RUN`, it has no effect."""
 
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Environment variables that say how long OpenMP's threads spin before they sleep."""
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables from which torch configures its allocator: the second is the old name."""
 
 
-def expand_segments() -> None:
-    """Make torch's CUDA allocator in this process and its children extend its segments.
+def prepare() -> None:
+    """Set torch's environment for this process and its children, before torch is imported. Values
+    that the user has set remain.
 
-    Batches differ in length, and fixed segments leave gaps between them that no tensor fits. This
-    must be called before torch is imported. Values that the user has set remain.
+    The CUDA allocator extends its segments: batches differ in length, and fixed segments leave gaps
+    between them that no tensor fits. OpenMP's threads spin while they wait for each other, and then
+    sleep. They spin a thirtieth of the default, which on a busy machine keeps the cores from the
+    threads that they wait for; not to spin at all costs time on a quiet machine.
     """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = "10000"
     if not any(name in os.environ for name in ALLOCATOR):
         os.environ.update(dict.fromkeys(ALLOCATOR, "expandable_segments:True"))
 

@@ -16,14 +16,17 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def loss_of(options: GradientTraining) -> Loss:
-    """Return the configured loss, with its options applied."""
+    """Return the configured loss, with its options applied. With two classes, only the logits and
+    the labels of A and B count."""
     losses = {
         "cross-entropy": cross_entropy,
         "dpo-like": partial(dpo_like, beta=options.beta),
         "distillation": partial(distillation, temperature=options.temperature),
     }
-    chosen = losses[options.loss]
-    return lambda logits, labels: chosen(logits, smoothed(labels, options.label_smoothing))
+    chosen, classes = losses[options.loss], options.classes or 3
+    return lambda logits, labels: chosen(
+        logits[:, :classes], smoothed(labels[:, :classes], options.label_smoothing)
+    )
 
 
 def both_orders(loss: Loss) -> Loss:
@@ -37,8 +40,8 @@ def both_orders(loss: Loss) -> Loss:
 
 
 def smoothed(labels: Tensor, amount: float) -> Tensor:
-    """Mix labels with the uniform distribution: (1 - amount) y + amount / 3. Source: Szegedy et al.
-    (2016), section 7."""
+    """Mix labels with the uniform distribution over their k classes: (1 - amount) y + amount / k.
+    Source: Szegedy et al. (2016), section 7."""
     return (1 - amount) * labels + amount / labels.shape[-1]
 
 
@@ -70,7 +73,7 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     Parameters
     ----------
     logits, labels : Tensor
-        (n, 3), columns A, B, tie.
+        (n, 3), columns A, B, tie; or (n, 2), without ties.
     beta : float
         Sharpness of the Bradley-Terry term.
 
@@ -86,10 +89,9 @@ def dpo_like(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
     are far apart.
     """
     margin = beta * (logits[:, 0] - logits[:, 1])
-    tie = -torch.log_softmax(logits, dim=-1)[:, 2]
-    return (
-        labels[:, 0] * F.softplus(-margin) + labels[:, 1] * F.softplus(margin) + labels[:, 2] * tie
-    )
+    decided = labels[:, 0] * F.softplus(-margin) + labels[:, 1] * F.softplus(margin)
+    ties = labels[:, 2:] * torch.log_softmax(logits, dim=-1)[:, 2:]
+    return decided - ties.sum(dim=-1)
 
 
 def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:

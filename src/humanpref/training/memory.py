@@ -294,14 +294,16 @@ def log_memory(
         sequences_per_row=per_row,
         scored=scored,
     )
-    limit, name = T4_GIB, "a 16 GB T4"
+    limit, name, gib = T4_GIB, "a 16 GB T4", estimate.gib()
     if launched.device.type == "cuda":
         limit = torch.cuda.mem_get_info(launched.device)[1] / 2**30 - RESERVED_GIB
         name = "this GPU"
-    sizes = ", ".join(f"{part} {size:.2f}" for part, size in estimate.gib().items())
-    total, tokens = estimate.total(), estimate.tokens
+    else:
+        del gib["cuda"]
+    sizes = ", ".join(f"{part} {size:.2f}" for part, size in gib.items())
+    total, tokens = sum(gib.values()), estimate.tokens
     logger.info("memory: about %.2f GiB (%s) at %d tokens per pass", total, sizes, tokens)
-    if total > limit:
+    if estimate.total() > limit:
         changes = "; ".join(advice(estimate, limit))
         logger.warning(
             "memory: more than the %.1f GiB of %s; to reduce it: %s", limit, name, changes

@@ -103,8 +103,12 @@ def _forward(module: nn.Module, batch: dict[str, Any], alone: bool) -> np.ndarra
     return None
 
 
-def normalised(scores: np.ndarray, rule: str) -> np.ndarray:
-    """Turn scores (n, …, 3) into probabilities by a rule named in `inference.normalise`."""
+def normalised(scores: np.ndarray, rule: str, ties: bool = True) -> np.ndarray:
+    """Turn scores (n, …, 3) into probabilities by a rule named in `inference.normalise`. Without
+    ties, only the scores of A and B count, and P(tie) is exactly 0."""
+    if not ties:
+        decided = normalised(scores[..., :2], rule)
+        return np.concatenate([decided, np.zeros_like(decided[..., :1])], axis=-1)
     if rule == "softmax":
         return softmax(scores)
     clipped = np.clip(scores, 1e-15, 1)

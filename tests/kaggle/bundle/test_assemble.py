@@ -11,7 +11,7 @@ import pytest
 from humanpref.arena import write_arena
 from humanpref.cli.main import main
 from humanpref.config import load_config
-from humanpref.files import write_json
+from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle import stage, wheels
 from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run
 from humanpref.kaggle.bundle.check import check_bundle
@@ -20,6 +20,7 @@ from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
 from humanpref.kaggle.bundle.sources import LAYOUTS, mount_path
 from humanpref.kaggle.bundle.wheels import read_wheel
+from humanpref.kaggle.competitions import WSDM
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import make_environment
@@ -156,6 +157,24 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
             "--artifact" in words
         )
         assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+    # The competition is in run.toml and in the metadata of both kernels.
+    words = ("--preset", "prior", "--artifact", artifact, "--competition", WSDM)
+    assert run_bundle(capsys, out, *words)[0] == 0
+    for name in ("train", "infer"):
+        assert read_metadata(out / name / KERNEL_METADATA)["competition_sources"] == [WSDM]
+    run = read_run(out / "dataset")
+    assert (run.competition, run.config.training.classes) == (WSDM, 2)
+    assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+    code, told = run_bundle(capsys, out, "--competition", "titanic")
+    assert code == 2
+    assert "competition: expected one of llm-classification-finetuning, lmsys-" in told
+    facts = read_json(artifact / "artifact.json")
+    write_json(artifact / "artifact.json", facts | {"classes": 2})
+    code, told = run_bundle(capsys, out, "--artifact", artifact)
+    assert code == 2
+    assert "has no ties, but the competition llm-classification-finetuning has" in told
+    write_json(artifact / "artifact.json", facts)
+    assert run_bundle(capsys, out, "--artifact", artifact)[0] == 0
     # A model that only names its base: the weights are for the kernel that there is.
     name_weights("metaresearch/llama-3.2/transformers/1b/1", out)
     assert read_metadata(out / "infer" / KERNEL_METADATA)["model_sources"] == [

@@ -19,7 +19,7 @@ from humanpref.kaggle.bundle.metadata import (
     stage_kernel,
     write_metadata,
 )
-from humanpref.kaggle.contract import COMPETITION
+from humanpref.kaggle.competitions import DEFAULT
 from humanpref.schema import InputError
 
 from ..loopback import KEY, USER, Reply, Service, refusal, run_client, run_client_script
@@ -95,7 +95,7 @@ def test_the_three_files_fit_together():
     assert train["id"] == f"{OWNER_PLACEHOLDER}/humanpref-train"
     assert infer["id"] == f"{OWNER_PLACEHOLDER}/humanpref-infer"
     assert train["dataset_sources"] == infer["dataset_sources"] == [dataset["id"]]
-    assert train["competition_sources"] == infer["competition_sources"] == [COMPETITION]
+    assert train["competition_sources"] == infer["competition_sources"] == [DEFAULT]
     assert train["kernel_sources"] == []
     assert infer["kernel_sources"] == [train["id"]]
 
@@ -347,7 +347,7 @@ def pushed(tmp_path_factory):
         "infer": ("kernels", "push", "-p", str(infer)),
     }
     said = {}
-    with Service(competitions=(COMPETITION,)) as service:
+    with Service(competitions=(DEFAULT,)) as service:
         for name, command in commands.items():
             finished = run_client(service, folder / "home", *command)
             assert finished.returncode == 0, f"{name}: {finished.stdout}{finished.stderr}"
@@ -423,7 +423,7 @@ def test_client_pushes_the_kernel(pushed, slug, kind, kernel_sources):
         "enableInternet": False,
         "machineShape": "NvidiaTeslaT4",
         "datasetDataSources": [f"{USER}/humanpref-wheels"],
-        "competitionDataSources": [COMPETITION],
+        "competitionDataSources": [DEFAULT],
         # An empty list is left out, as model sources are.
         **({"kernelDataSources": kernel_sources} if kernel_sources else {}),
     }
@@ -504,7 +504,7 @@ def call_api(service, home, *calls):
 @needs_client
 def test_client_looks_up_every_key_and_the_service_refuses_no_source(tmp_path):
     dataset, train, infer = stage_all(tmp_path)
-    with Service(competitions=(COMPETITION,)) as service:
+    with Service(competitions=(DEFAULT,)) as service:
         early, created, trained, inferred = call_api(
             service,
             tmp_path / "home",
@@ -556,7 +556,7 @@ def test_the_checks_can_fail(tmp_path):
         metadata = read_metadata(folders[-1] / KERNEL_METADATA)
         spoil(metadata)
         (folders[-1] / KERNEL_METADATA).write_text(json.dumps(metadata))
-    with Service(competitions=(COMPETITION,)) as service:
+    with Service(competitions=(DEFAULT,)) as service:
         results = call_api(
             service, tmp_path / "home", *(("kernels_push", folder) for folder in folders)
         )
@@ -586,7 +586,7 @@ def test_the_checks_can_fail(tmp_path):
 )
 def test_what_the_client_says_when_a_push_fails(tmp_path, reply, returncode, line):
     staged = stage_kernel(TRAIN, tmp_path / "train", USER)
-    with Service(competitions=(COMPETITION,)) as service:
+    with Service(competitions=(DEFAULT,)) as service:
         service.queue("KernelsApiService/SaveKernel", reply)
         finished = run_client(service, tmp_path / "home", "kernels", "push", "-p", str(staged))
     assert finished.returncode == returncode

@@ -3,14 +3,14 @@
 import pytest
 
 from humanpref.kaggle.bundle.sources import is_source, mount_path
-from humanpref.kaggle.contract import COMPETITION
+from humanpref.kaggle.competitions import DEFAULT
 from humanpref.schema import InputError
 
 
 @pytest.mark.parametrize(
     ("kind", "reference", "new", "legacy"),
     [
-        ("competition", COMPETITION, f"competitions/{COMPETITION}", COMPETITION),
+        ("competition", DEFAULT, f"competitions/{DEFAULT}", DEFAULT),
         ("dataset", "me/humanpref-wheels", "datasets/me/humanpref-wheels", "humanpref-wheels"),
         ("dataset", "me/humanpref-wheels/3", "datasets/me/humanpref-wheels", "humanpref-wheels"),
         ("kernel", "me/humanpref-train", "notebooks/me/humanpref-train", "humanpref-train"),

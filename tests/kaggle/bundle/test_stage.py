@@ -10,6 +10,7 @@ import humanpref
 from humanpref.config import load_config
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT
 from humanpref.kaggle.contract import KernelRun
 from humanpref.runs.train import train
 from humanpref.schema import InputError
@@ -148,9 +149,9 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
         stage.MARKER
     }
     with pytest.raises(InputError, match="another artifact is also named prior"):
-        stage.artifact_names([artifact, artifact])
+        stage.artifact_names([artifact, artifact], COMPETITIONS[DEFAULT])
     with pytest.raises(InputError, match="not an artifact"):
-        stage.artifact_names([tmp_path])
+        stage.artifact_names([tmp_path], COMPETITIONS[DEFAULT])
 
 
 @pytest.mark.parametrize(

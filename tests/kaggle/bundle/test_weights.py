@@ -389,7 +389,7 @@ def test_weights_from_the_hub(own, backbone, monkeypatch):
     pack_weights("org/tiny", own)
     assert ["*pytorch_model*.bin"] in asked
     with pytest.raises(
-        InputError, match=r"backbone org/none: .*\(no such local folder; cannot be reached\)$"
+        InputError, match=r"backbone org/none: .*\(no such folder; the hub: cannot be reached\)$"
     ):
         pack_weights("org/none", own)
 

@@ -7,7 +7,9 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import as_pairs, grouped_folds, held_out, prompt_keys, read_pairs
-from humanpref.kaggle.rehearsal.competition import SYNTHETIC_ROWS, Competition, read_competition
+from humanpref.kaggle.competitions import COMPETITIONS as RULES
+from humanpref.kaggle.competitions import WSDM
+from humanpref.kaggle.rehearsal.competition import SYNTHETIC_ROWS, Files, read_competition
 from humanpref.schema import ID, LABEL_COLUMNS
 
 PUBLIC_COLUMNS = [ID, "prompt", "response_a", "response_b"]
@@ -30,6 +32,21 @@ def test_the_kernels_never_see_the_tests_labels(arena, tmp_path):
     assert list(sample[ID]) == list(competition.labels[ID]) == list(read_pairs(labelled)[ID])
     assert (sample[list(LABEL_COLUMNS)] == 1 / 3).all(axis=None)
     assert str(labelled) in competition.source
+
+
+def test_a_competition_without_ties_gets_winners_and_plain_texts(arena):
+    files = read_competition(arena / "train.csv", arena / "test_labels.csv", None, RULES[WSDM])
+    rows, test = read_pairs(arena / "train.csv"), read_pairs(arena / "test_labels.csv")
+    rows = rows[rows["winner_tie"] == 0]
+    assert list(files.train) == [*PUBLIC_COLUMNS, "winner", "language"]
+    assert files.train[ID].tolist() == rows[ID].tolist()
+    first = files.train["winner"] == "model_a"
+    assert first.tolist() == (rows["winner_model_a"] == 1).tolist()
+    assert files.train["prompt"].tolist() == rows["prompt"].map("\n\n".join).tolist()
+    kept = test[ID][test["winner_tie"] == 0].tolist()
+    assert files.test[ID].tolist() == files.labels[ID].tolist() == kept
+    files.drop_labels()
+    assert "winner" not in files.train
 
 
 def test_a_test_without_labels_has_no_log_loss(arena):
@@ -70,7 +87,7 @@ def test_a_part_of_the_training_rows_is_held_out_by_prompt(arena, tmp_path):
 def test_cells_are_written_as_they_stand(tmp_path):
     rows = [["0042", "a\rb", 'say "x",\ny', ""], ["\ud800", "NA", "1.0", "ü"]]
     frame = pd.DataFrame(rows, columns=PUBLIC_COLUMNS)
-    Competition("rows", frame, frame, None).write(tmp_path / "c")
+    Files("rows", frame, frame, None).write(tmp_path / "c")
     path = tmp_path / "c" / "train.csv"
     with open(path, encoding="utf-8", errors="surrogatepass", newline="") as file:
         assert list(csv.reader(file)) == [PUBLIC_COLUMNS, *rows]
@@ -94,7 +111,7 @@ def test_cells_are_read_as_they_stand(tmp_path):
 
 def test_rows_are_repeated_under_ids_of_their_own():
     test = pd.DataFrame({ID: ["2", "x"], "prompt": ["a", "b"]})
-    competition = Competition("rows", test, test, None)
+    competition = Files("rows", test, test, None)
     competition.repeat_test(5)
     expected = [["2", "a"], ["x", "b"], ["1", "a"], ["3", "b"], ["4", "a"]]
     assert competition.test.to_numpy().tolist() == expected

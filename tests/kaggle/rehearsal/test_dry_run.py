@@ -13,6 +13,7 @@ from humanpref.config import load_config
 from humanpref.data import check_submission
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.competitions import COMPETITIONS, LMSYS, WSDM
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.dry_run import DryRun, dry_run
 from humanpref.runs import train as experiment
@@ -327,7 +328,7 @@ def test_bad_rows_are_refused_before_anything_runs(arena, tmp_path):
         (None, bad),
         (arena / "test.csv", arena / "test.csv"),
     ):
-        with pytest.raises(InputError, match="missing column"):
+        with pytest.raises(InputError, match=r"missing column|expected the columns|no labels"):
             dry_run(DryRun(train, test, "prior", out=tmp_path / "out", project=PROJECT))
     assert not (tmp_path / "out").exists()
 
@@ -344,3 +345,24 @@ def test_a_backbone_has_to_be_a_folder_and_is_mounted(tmp_path):
     for preset in ("tiny", "cpu-best"):
         run, found = DryRun(preset=preset, overrides=("seed=3",)).kernel_run()
         assert (run.backbone, found) == ("", None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("slug", "preset"), [(LMSYS, "prior"), (WSDM, "sparse")])
+def test_every_competition_ends_in_a_checked_submission(tmp_path, slug, preset):
+    if slug == WSDM:
+        pytest.importorskip("pyarrow")
+    out, rules = tmp_path / "results", COMPETITIONS[slug]
+    options = DryRun(preset=preset, out=out, project=PROJECT, competition=slug)
+    report = dry_run(options, print)
+    assert report.passed, report.render()
+    assert f"  competition   {slug}" in report.render()
+    submission = pd.read_csv(out / "submission.csv")
+    assert (tuple(submission), len(submission)) == (rules.submission, report.test_rows)
+    if slug == WSDM:
+        assert set(submission["winner"]) == {"model_a", "model_b"}
+        assert 0.5 < report.prior_accuracy < report.accuracy < 1
+        assert report.log_loss is None
+        assert "no ties, hence two classes" in (out / "train.log").read_text()
+    else:
+        assert report.log_loss == pytest.approx(report.prior_log_loss)

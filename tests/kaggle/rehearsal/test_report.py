@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from humanpref.kaggle.rehearsal.probe import Probe
-from humanpref.kaggle.rehearsal.report import claim, deliver
+from humanpref.kaggle.rehearsal.report import claim, deliver, held
 from humanpref.schema import InputError
 
 UNPROVED = Probe(
@@ -87,6 +87,17 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     claim(ours)
     with pytest.raises(InputError, match="expected a new or empty folder"):
         claim(ours / "report.json")
+
+
+def test_a_folder_that_a_dry_run_uses_is_not_used_by_another(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with held(out), pytest.raises(InputError, match=r"out: another dry run is using") as raised:
+        held(out).__enter__()
+    assert not out.exists()
+    with held(out):
+        (out / "report.json").touch()
+    assert out.exists()
+    assert "\n" not in str(raised.value)
 
 
 def test_earlier_results_are_replaced(tmp_path):

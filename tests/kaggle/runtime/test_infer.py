@@ -15,6 +15,7 @@ from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
 from humanpref.files import write_json
 from humanpref.kaggle.bundle import stage
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WSDM
 from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
@@ -115,7 +116,9 @@ def write_model(folder: Path, model: object, models: dict[Path, object]) -> None
 def infer(new_tree, monkeypatch):
     """Run `infer` on artifacts with stand-ins as their models; gives the tree."""
 
-    def run(*artifacts, block=4, seconds=math.inf, clock=time.monotonic):
+    def run(
+        *artifacts, block=4, seconds=math.inf, clock=time.monotonic, competition=DEFAULT, classes=3
+    ):
         models = {}
 
         def load(leaf, memos):
@@ -132,12 +135,19 @@ def infer(new_tree, monkeypatch):
             names = [f"fold-{member}" for member in range(len(members))]
             write_json(
                 folder / "artifact.json",
-                {"format": 1, "members": names, "prior": PRIOR, "family": "prior"},
+                {
+                    "format": 1,
+                    "members": names,
+                    "prior": PRIOR,
+                    "family": "prior",
+                    "classes": classes,
+                },
             )
         monkeypatch.setattr(Leaf, "load", load)
         monkeypatch.setattr(schedule, "BLOCK_ROWS", block)
         monkeypatch.setattr(inference, "Budget", functools.partial(Budget, clock=clock))
-        infer_rows(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR, seconds)
+        paths = new_tree.input, new_tree.working, new_tree.test_csv
+        infer_rows(*paths, PRIOR, seconds, competition)
         return new_tree
 
     return run
@@ -147,6 +157,24 @@ def test_the_mean_of_the_artifacts(infer):
     tree = infer(StandIn(A), StandIn(B))
     assert tree.submission() == pytest.approx(np.tile(np.mean([A, B], axis=0), (8, 1)))
     assert [entry["rows"] for entry in tree.status["artifacts"]] == [8, 8]
+
+
+def test_without_ties_each_model_chooses_between_a_and_b(infer, new_tree):
+    # Given that no row is a tie, P(A) is 0.5625 and 0.25: B wins, though A has more in the mean.
+    last = new_tree.ids[-1]
+    models = [StandIn(p, last) for p in ([0.45, 0.35, 0.2], [0.04, 0.12, 0.84])]
+    tree = infer(*models, competition=WSDM)
+    submission, columns = tree.working / "submission.csv", COMPETITIONS[WSDM].submission
+    assert check_submission(submission, tree.test_csv, columns) == []
+    # The last row has the prior, in which A is likelier.
+    expected = [f"{key},model_b" for key in tree.ids[:-1]] + [f"{last},model_a"]
+    assert submission.read_text().splitlines() == ["id,winner", *expected]
+
+
+def test_a_model_without_ties_does_not_predict_where_there_are_some(infer):
+    tree = infer(StandIn(A), classes=2)
+    assert tree.submission() == pytest.approx(np.tile(PRIOR, (8, 1)))
+    assert "has no ties, but the competition llm-" in tree.status["degraded"][0]
 
 
 @pytest.mark.parametrize(
@@ -468,7 +496,7 @@ def folds(arena, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("fault", "predicted", "ends_well", "reason"),
-    sampled(PLANTED, every=6),
+    sampled(PLANTED, every=len(PLANTED)),
     ids=[fault.__name__ for fault, *_ in PLANTED],
 )
 def test_a_failure_in_a_bundle(wheels, folds, tmp_path, fault, predicted, ends_well, reason):

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from humanpref.files import sha256, write_json
-from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER, KernelRun
+from humanpref.kaggle.competitions import DEFAULT
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
 from humanpref.kaggle.runtime import inputs
 from humanpref.kaggle.runtime.train import resolve
 from humanpref.schema import InputError
@@ -37,13 +38,13 @@ def test_the_backbone_is_found_in_both_layouts(tmp_path):
 
 
 def test_the_competitions_file_is_the_one_in_its_folder(tmp_path):
-    for name in ("other", f"competitions/{COMPETITION}"):
+    for name in ("other", f"competitions/{DEFAULT}"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "train.csv").touch()
-    found = inputs.find_competition_file("train.csv", tmp_path)
-    assert found == tmp_path / "competitions" / COMPETITION / "train.csv"
+    found = inputs.find_competition_file("train.csv", tmp_path, DEFAULT)
+    assert found == tmp_path / "competitions" / DEFAULT / "train.csv"
     with pytest.raises(InputError, match=r"no test\.csv in a folder") as caught:
-        inputs.find_competition_file("test.csv", tmp_path)
+        inputs.find_competition_file("test.csv", tmp_path, DEFAULT)
     assert "other/train.csv" in str(caught.value)
 
 

@@ -4,21 +4,26 @@ import ast
 import csv
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from humanpref.data import check_submission
 from humanpref.files import sha256
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
-from humanpref.kaggle.contract import COMPETITION, KernelRun
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WSDM
+from humanpref.kaggle.contract import KernelRun
+from humanpref.kaggle.rehearsal.competition import read_competition
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
 from humanpref.kaggle.runtime import inputs, launch
 from humanpref.runs import engine, schedule, workers
-from humanpref.schema import ID, LABEL_COLUMNS
+from humanpref.schema import ID
 
 from ..tree import INFER, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
 
@@ -95,8 +100,7 @@ def test_the_kernels_constants_are_the_packages():
         for target in node.targets
     }
     assert constants["MARKER"] == stage.MARKER
-    assert constants["COMPETITION"] == COMPETITION
-    assert constants["LABELS"] == list(LABEL_COLUMNS)
+    assert constants["DEFAULT"] == DEFAULT
 
 
 def test_no_kernel_asks_where_its_file_is():
@@ -171,6 +175,28 @@ def test_a_wheel_that_kaggle_unpacked(new_tree, wheels, fresh):
 
 # -------------------------------------------------------------------------------------------------
 # what can go wrong
+
+
+@pytest.mark.parametrize("source", ["artifact", "train.parquet", "a half each"])
+def test_the_fallback_of_a_competition_that_asks_for_the_winner(new_tree, bare, source):
+    pytest.importorskip("pyarrow")
+    files = read_competition(None, None, rules=COMPETITIONS[WSDM])
+    files.train = files.train[files.train["winner"] == "model_b"]
+    if source == "a half each":
+        files.drop_labels()
+    elif source == "artifact":
+        new_tree.add_artifact({"prior": [0.5, 0.3, 0.2]})
+    shutil.rmtree(new_tree.competition)
+    folder = new_tree.competition.with_name(WSDM)
+    files.write(folder)
+    done = new_tree.run(INFER, bare, rerun=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    submission, columns = new_tree.working / "submission.csv", COMPETITIONS[WSDM].submission
+    assert check_submission(submission, folder / "test.parquet", columns) == []
+    winner = "model_b" if source == "train.parquet" else "model_a"
+    assert set(pd.read_csv(submission)["winner"]) == {winner}
+    assert new_tree.status["competition"] == WSDM
+    assert new_tree.status["prior_source"].endswith(source.replace("artifact", "artifact.json"))
 
 
 @pytest.mark.parametrize("source", ["artifact", "train.csv", "a third each"])
@@ -266,12 +292,12 @@ def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
     done = tree.run(TRAIN, bare)
     assert done.returncode != 0
     assert f"expected one dataset with {stage.MARKER}" in done.stderr
-    assert f"{COMPETITION}/train.csv" in done.stderr
+    assert f"{DEFAULT}/train.csv" in done.stderr
 
 
 CRASH = """
 import json, os, signal
-def infer(input_root, working, test_csv, prior, seconds):
+def infer(input_root, working, test_csv, prior, seconds, competition):
     status = json.loads((working / "status.json").read_text())
     (working / "status.json").write_text(json.dumps(status | {"predicted": 5, "fallback": 3}))
     print("five rows done", flush=True)
@@ -325,7 +351,7 @@ def test_the_submission_survives_the_inference_process(
 
 TOLD = """
 import json
-def infer(input_root, working, test_csv, prior, seconds):
+def infer(input_root, working, test_csv, prior, seconds, competition):
     status = json.loads((working / "status.json").read_text())
     status |= {"told": seconds, "predicted": 8, "degraded": []}
     (working / "status.json").write_text(json.dumps(status))

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from humanpref.config import load_config
 from humanpref.data import read_pairs
 from humanpref.files import read_json
-from humanpref.kaggle.contract import COMPETITION, KernelRun
+from humanpref.kaggle.competitions import DEFAULT
+from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime import train as training
 from humanpref.kaggle.runtime.train import resolve
@@ -36,7 +37,7 @@ SECONDS = 600.0
 @pytest.fixture
 def tree(arena, tmp_path, monkeypatch) -> Path:
     """A made-up /kaggle with the training rows."""
-    competition = tmp_path / "input" / COMPETITION
+    competition = tmp_path / "input" / DEFAULT
     competition.mkdir(parents=True)
     shutil.copy(arena / "train.csv", competition)
     (tmp_path / "working").mkdir()
@@ -94,7 +95,7 @@ def interrupted(tree: Path, monkeypatch) -> None:
         return fit(*arguments)
 
     config = resolve(KernelRun("sparse", folds=2), tree / "input")
-    rows = tree / "input" / COMPETITION / "train.csv"
+    rows = tree / "input" / DEFAULT / "train.csv"
     with monkeypatch.context() as patch:
         patch.setattr(SparseModel, "fit", fit_one)
         with pytest.raises(KeyboardInterrupt):
@@ -127,7 +128,7 @@ def test_a_later_version_goes_on_where_an_earlier_one_stopped(tree, monkeypatch,
         shutil.rmtree(trained)
         with pytest.raises(AssertionError, match="nothing is left"):
             train(tree, SPARSE | {"overrides": ["seed=7"]})
-        rows = tree / "input" / COMPETITION / "train.csv"
+        rows = tree / "input" / DEFAULT / "train.csv"
         rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:-1]))
         with pytest.raises(AssertionError, match="nothing is left"):
             train(tree, SPARSE)
@@ -143,16 +144,16 @@ def test_when_the_time_is_over_there_is_no_artifact_and_no_error(tree, capfd, ca
 
 
 def planned(tree: Path, preset: str, *overrides: str, folds: int | None = None) -> Run:
-    rows = tree / "input" / COMPETITION / "train.csv"
+    rows = tree / "input" / DEFAULT / "train.csv"
     config = load_config(preset, overrides=overrides)
     return Run.plan(config, rows, tree / "working" / "artifact", folds)
 
 
 def test_a_training_that_fails_says_why(tree):
     run = planned(tree, "sparse")
-    rows = tree / "input" / COMPETITION / "train.csv"
+    rows = tree / "input" / DEFAULT / "train.csv"
     rows.write_text("id\n1\n")
-    with pytest.raises(RuntimeError, match=r"^InputError: .*train.csv: missing column"):
+    with pytest.raises(RuntimeError, match=r"^InputError: .*train.csv: expected the columns"):
         launch.train(run, SECONDS, SECONDS)
     assert list((tree / "working").iterdir()) == []
 
@@ -176,7 +177,7 @@ def test_processes_start_from_the_weights_of_the_earlier_run(tree, arena):
     pytest.importorskip("torch")
     options = ["model.max_length=32", "model.scratch_hidden_size=16"]
     config, out = load_config("tiny", overrides=options), tree / "working" / "artifact"
-    csv = tree / "input" / COMPETITION / "train.csv"
+    csv = tree / "input" / DEFAULT / "train.csv"
     first = experiment.train(config, arena / "test_labels.csv", tree / "first")
     earlier = Earlier(first.folder, drop_learned=True)
     launch.train(Run.plan(config, csv, out, 2, earlier=earlier), SECONDS, SECONDS)
@@ -483,7 +484,7 @@ def test_two_gpus_are_two_processes_of_one_training(tree, monkeypatch, tmp_path,
     (member,) = artifact.metrics["members"].values()
     assert member["training"]["processes"] == 2
     # Held-out predictions, which the last validation made, are those of the model.
-    pairs, oof = read_pairs(tree / "input" / COMPETITION / "train.csv"), artifact.oof
+    pairs, oof = read_pairs(tree / "input" / DEFAULT / "train.csv"), artifact.oof
     held = pairs.set_index("id").loc[oof["id"]].reset_index()
     predicted = artifact.predict_proba(held)
     np.testing.assert_allclose(oof[list(LABEL_COLUMNS)], predicted, atol=1e-9)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from humanpref.kaggle.contract import COMPETITION
+from humanpref.kaggle.competitions import DEFAULT
 
 from ..commands import Commands
 from ..loopback import KEY, Service
@@ -19,7 +19,7 @@ def commands(tmp_path_factory):
 
 @pytest.fixture
 def service():
-    with Service(competitions=(COMPETITION,)) as service:
+    with Service(competitions=(DEFAULT,)) as service:
         service.outputs = {
             "submission.csv": b"id\n1\n",
             "logs/infer.log": b"fine\n",

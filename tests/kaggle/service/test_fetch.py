@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from humanpref.kaggle.contract import COMPETITION
+from humanpref.kaggle.competitions import DEFAULT
 
 from ..loopback import USER, Reply
 from .bundles import IMPATIENT, PUSH, TRICKLE
@@ -49,7 +49,7 @@ def test_data_before_the_rules_are_accepted(run, service, folder):
     (line,) = refused.err.splitlines()
     assert (
         f"sign in as {USER}, accept its rules at "
-        f"https://www.kaggle.com/competitions/{COMPETITION}/rules" in line
+        f"https://www.kaggle.com/competitions/{DEFAULT}/rules" in line
     )
     assert not (folder / "data").exists()
 

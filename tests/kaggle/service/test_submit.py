@@ -24,6 +24,16 @@ def test_a_submission_that_fails_can_be_sent_again(run, service):
     assert run("submit", "--message", "m").out == "submission 1002: public score 1.01234\n"
 
 
+def test_a_kernel_is_submitted_to_the_competition_that_it_was_bundled_for(run, service):
+    assert run(*PUSH).code == 0
+    failed = run("submit", "--message", "m", "--competition", "lmsys-chatbot-arena")
+    assert failed.code == 2
+    assert failed.err.splitlines()[-1].endswith(
+        "--competition lmsys-chatbot-arena: the kernel was pushed for llm-classification-finetuning"
+    )
+    assert not service.received(SUBMIT)
+
+
 def test_submissions_of_others_are_no_obstacle(run, service):
     assert run(*PUSH).code == 0
     service.submissions += [

@@ -11,7 +11,7 @@ from pathlib import Path
 from humanpref.files import write_json, write_whole
 from humanpref.kaggle.acceptance.runner import CHECKS, SECONDS, run, table, verdict
 from humanpref.kaggle.acceptance.setting import Setting
-from humanpref.training.device import expand_segments
+from humanpref.training.device import prepare
 
 
 def main(words: list[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(words: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    expand_segments()
+    prepare()
     started = time.monotonic()
     setting = Setting(options.quick, tuple(path.absolute() for path in options.weights))
     rows = run(setting, options.seconds, {name: CHECKS[name] for name in options.only or CHECKS})

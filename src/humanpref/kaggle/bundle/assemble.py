@@ -21,6 +21,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from humanpref.files import read_json, write_whole
 from humanpref.kaggle.bundle.manifest import write_manifest
@@ -33,6 +34,7 @@ from humanpref.kaggle.bundle.metadata import (
     write_metadata,
 )
 from humanpref.kaggle.bundle.stage import stage_dataset
+from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.schema import InputError
 
@@ -110,6 +112,8 @@ def bundle(
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
         for name in kernels_of(run):
             stage_kernel(project / KERNELS[name], new / name)
+            path = new / name / KERNEL_METADATA
+            write_metadata(path, mounting(read_metadata(path), run.competition))
         if not run.preset:
             trained = read_metadata(project / KERNELS["train"])["id"]
             metadata = read_metadata(new / "infer" / KERNEL_METADATA)
@@ -121,6 +125,13 @@ def bundle(
             if (new / name).exists():
                 os.replace(new / name, out / name)
     return out
+
+
+def mounting(metadata: dict[str, Any], competition: str) -> dict[str, Any]:
+    """Return a kernel's metadata with a different competition in the place of the default one."""
+    key = "competition_sources"
+    sources = [competition if source == DEFAULT else source for source in metadata.get(key, [])]
+    return metadata | ({key: list(dict.fromkeys(sources))} if sources else {})
 
 
 def usual_nltk_data() -> list[Path]:

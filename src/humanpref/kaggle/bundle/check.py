@@ -16,7 +16,8 @@ from humanpref.kaggle.bundle.manifest import manifest_faults, upload_faults
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
 from humanpref.kaggle.bundle.rules import Finding, Metadata, check_dataset, check_kernel
 from humanpref.kaggle.bundle.stage import library_faults, version_faults
-from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER, KernelRun
+from humanpref.kaggle.competitions import DEFAULT
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
 
 
 def check_project(project: Path) -> list[Finding]:
@@ -28,7 +29,8 @@ def check_project(project: Path) -> list[Finding]:
         If one of them cannot be read.
     """
     kernels = {name: check_kernel(project / path) for name, path in KERNELS.items()}
-    return _check_together(kernels, check_dataset(project / DATASET_METADATA), artifacts=False)
+    dataset = check_dataset(project / DATASET_METADATA)
+    return _check_together(kernels, dataset, DEFAULT, artifacts=False)
 
 
 def check_bundle(bundle: Path) -> list[Finding]:
@@ -46,7 +48,8 @@ def check_bundle(bundle: Path) -> list[Finding]:
     if "train" in kernels:
         _check_backbone(kernels["train"], run)
     metadata = check_dataset(dataset / DATASET_METADATA)
-    findings = _check_together(kernels, metadata, (dataset / "artifacts").is_dir())
+    artifacts = (dataset / "artifacts").is_dir()
+    findings = _check_together(kernels, metadata, run.competition, artifacts)
     # The manifest holds the versions to compare with, so it is checked first.
     damaged = _check_files(dataset, MARKER)
     findings += damaged
@@ -66,11 +69,11 @@ def check_bundle(bundle: Path) -> list[Finding]:
 
 
 def _check_together(
-    kernels: dict[str, Metadata], dataset: Metadata, artifacts: bool
+    kernels: dict[str, Metadata], dataset: Metadata, competition: str, artifacts: bool
 ) -> list[Finding]:
     """Check that each kernel lists the sources that it needs. Return all findings."""
     for kernel in kernels.values():
-        _needs(kernel, "competition_sources", COMPETITION, "the competition's files")
+        _needs(kernel, "competition_sources", competition, "the competition's files")
         _needs(kernel, "dataset_sources", dataset.values.get("id"), "the wheel dataset")
     if "train" in kernels and not artifacts:
         trained = kernels["train"].values.get("id")

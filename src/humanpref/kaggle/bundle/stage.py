@@ -15,7 +15,8 @@ from humanpref.kaggle.bundle import wheels
 from humanpref.kaggle.bundle.checkout import build_wheel, copy_clean
 from humanpref.kaggle.bundle.image import IMAGE, PYTHONS, is_newer, read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
-from humanpref.kaggle.contract import MARKER, KernelRun
+from humanpref.kaggle.competitions import Competition
+from humanpref.kaggle.contract import MARKER, KernelRun, check_classes
 from humanpref.models import extras_of, libraries_of
 from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
@@ -69,7 +70,8 @@ def stage_dataset(
     if any(folder.iterdir()):
         raise InputError(f"{folder}: expected an empty folder to stage the dataset in")
     freeze = read_image(image or project / "wheels" / IMAGE)
-    for artifact, name in zip(artifacts, artifact_names(artifacts), strict=True):
+    names = artifact_names(artifacts, run.rules)
+    for artifact, name in zip(artifacts, names, strict=True):
         copy_clean(artifact, folder / "artifacts" / name)
     if nltk_data:
         _copy_nltk(nltk_data, folder / "nltk_data")
@@ -153,17 +155,18 @@ def version_faults(dataset: Path, facts: dict[str, Any]) -> dict[str, str]:
     return faults
 
 
-def artifact_names(artifacts: Sequence[Path]) -> list[str]:
+def artifact_names(artifacts: Sequence[Path], competition: Competition) -> list[str]:
     """Return the artifacts' folder names in the dataset.
 
     Raises
     ------
     InputError
-        If one is not an artifact, or two have the same name.
+        If one is not an artifact, two have the same name, or one has no ties and the competition
+        has.
     """
     names = []
     for path in artifacts:
-        Artifact.load(path)
+        check_classes(path, Artifact.load(path).classes, competition)
         name = path.resolve().name
         if name in names:
             raise InputError(f"{path}: another artifact is also named {name}; rename one of them")

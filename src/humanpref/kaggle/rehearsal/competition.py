@@ -1,6 +1,7 @@
 """The competition's files for a dry run: the synthetic arena, or the user's own rows."""
 
 import csv
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,29 @@ import pandas as pd
 
 from humanpref.arena import make_arena
 from humanpref.config import Config
-from humanpref.data import as_pairs, grouped_folds, held_out, positive_weight_mask, read_pairs
-from humanpref.schema import ID, LABEL_COLUMNS, TEXT_COLUMNS
+from humanpref.data import (
+    as_pairs,
+    competition_cells,
+    grouped_folds,
+    held_out,
+    labels_of,
+    positive_weight_mask,
+    read_pairs,
+    with_tie_column,
+)
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, Competition
+from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
 SYNTHETIC_ROWS = 2_000
 """Number of training rows in the synthetic arena, which has one fifth as many test rows."""
 MOST_DROPPED = 100
-"""Maximum number of training rows that `Competition.make_uneven` drops."""
+"""Maximum number of training rows that `Files.make_uneven` drops."""
 HELD_OUT_ROWS = 1_000
 """Maximum number of test rows held out from `--train` if there is no `--test`."""
 
 
 @dataclass
-class Competition:
+class Files:
     """The competition's files, with their cells unchanged.
 
     Attributes
@@ -33,12 +44,15 @@ class Competition:
         The rows that the kernels see.
     labels : DataFrame or None
         `id` and the label columns of the test rows, if they are known. The kernels never see them.
+    rules : Competition
+        The competition.
     """
 
     source: str
     train: pd.DataFrame
     test: pd.DataFrame
     labels: pd.DataFrame | None
+    rules: Competition = COMPETITIONS[DEFAULT]
 
     def repeat_test(self, rows: int) -> None:
         """Cut the test rows, or repeat them under new ids, so that there are `rows` of them."""
@@ -58,64 +72,115 @@ class Competition:
                 self.train = self.train[:rows]
                 return
 
+    def drop_labels(self) -> None:
+        """Drop the labels of the training rows."""
+        self.train = self.train.drop(columns=list(self.rules.submission[1:]))
+
     def write(self, folder: Path) -> None:
-        """Write train.csv, test.csv and sample_submission.csv into a new folder."""
+        """Write the training file, the test file and the sample submission into a new folder."""
         folder.mkdir()
-        sample = self.test[[ID]].assign(**dict.fromkeys(LABEL_COLUMNS, 1 / 3))
-        frames = {"train": self.train, "test": self.test, "sample_submission": sample}
+        rules = self.rules
+        answer = dict(zip(rules.submission[1:], rules.cells(rules.even), strict=True))
+        sample = self.test[[ID]].assign(**answer)
+        frames = {rules.train: self.train, rules.test: self.test, rules.sample: sample}
         for name, frame in frames.items():
+            if name.endswith(".parquet"):
+                _write_parquet(folder / name, frame)
+                continue
             # Quote everything: csv would not quote a lone carriage return.
             style = {"lineterminator": "\n", "quoting": csv.QUOTE_ALL, "errors": "surrogatepass"}
-            frame.to_csv(folder / f"{name}.csv", index=False, **style)
+            frame.to_csv(folder / name, index=False, **style)
 
 
-def read_competition(train: Path | None, test: Path | None) -> Competition:
-    """Read the user's rows, or generate the synthetic arena if there are none.
+def read_competition(
+    train: Path | None,
+    test: Path | None,
+    format: str | None = None,
+    rules: Competition = COMPETITIONS[DEFAULT],
+) -> Files:
+    """Read the user's rows, or generate the synthetic arena if there are none, as the files of a
+    competition.
 
     Parameters
     ----------
     train, test : Path, optional
-        CSVs in the competition's schema. Without `test`, part of `train` is held out, grouped by
-        prompt; without `train`, the arena's training rows are used.
+        Rows that `humanpref.data.read_pairs` reads. Without `test`, part of `train` is held out,
+        grouped by prompt; without `train`, the arena's training rows are used.
+    format : str, optional
+        The format of both. By default, it is detected.
+    rules : Competition
+        The competition.
 
     Raises
     ------
     InputError
         For a file that the kernels would refuse.
     """
+    files = _read_files(train, test, format)
+    files.rules = rules
+    return _with_winners(files) if rules.names_winner else files
+
+
+def _with_winners(files: Files) -> Files:
+    """Rewrite files in the schema of WSDM Cup: no ties, each conversation as one plain text, and
+    the winner's name instead of the labels."""
+    won = labels_of(as_pairs(files.train))
+    winner = np.take(MODEL_COLUMNS, (won[:, 1] > won[:, 0]).astype(int))
+    rows = _plain(files.train).assign(winner=winner, language="English")
+    test, labels = _plain(files.test).assign(scored=True), files.labels
+    if labels is not None:
+        decided = labels_of(labels)[:, 2] == 0
+        test, labels = test[decided], labels[decided]
+    source = f"{files.source}, without ties"
+    return dataclasses.replace(
+        files, source=source, train=rows[won[:, 2] == 0], test=test, labels=labels
+    )
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the ids and the texts of the rows, each conversation as one text."""
+    pairs = as_pairs(frame)
+    return pairs[[ID]].assign(**{name: pairs[name].map("\n\n".join) for name in TEXT_COLUMNS})
+
+
+def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
+    try:
+        frame.to_parquet(path, index=False)
+    except ImportError:
+        raise InputError(
+            f"{path.name}: Parquet needs pyarrow: pip install 'humanpref[parquet]'"
+        ) from None
+
+
+def _read_files(train: Path | None, test: Path | None, format: str | None) -> Files:
+    """Read the rows as files in the default competition's schema."""
     if train is not None and test is None:
-        return _hold_out(train)
+        return _hold_out(train, format)
     if train is None:
         arena = make_arena(SYNTHETIC_ROWS, seed=0)
         rows, source = arena.train, "the synthetic arena"
         if test is None:
             labels = arena.test_labels[[ID, *LABEL_COLUMNS]].astype({ID: str})
-            return Competition(source, rows, arena.test, labels)
+            return Files(source, rows, arena.test, labels)
         source = f"{source}'s training rows and {test}"
     else:
-        read_pairs(train, labels=True)
-        rows, source = _read_cells(train), f"{train} and {test}"
-    pairs = read_pairs(test)
-    labels = pairs[[ID, *LABEL_COLUMNS]] if LABEL_COLUMNS[0] in pairs else None
-    return Competition(source, rows, _read_cells(test)[[ID, *TEXT_COLUMNS]], labels)
+        read_pairs(train, labels=True, format=format)
+        rows, source = competition_cells(train, format), f"{train} and {test}"
+    pairs = read_pairs(test, format=format)
+    labels = with_tie_column(pairs)[[ID, *LABEL_COLUMNS]] if LABEL_COLUMNS[0] in pairs else None
+    return Files(source, rows, competition_cells(test, format)[[ID, *TEXT_COLUMNS]], labels)
 
 
-def _hold_out(train: Path) -> Competition:
-    """Split a labeled CSV by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
-    pairs = read_pairs(train, labels=True)
+def _hold_out(train: Path, format: str | None) -> Files:
+    """Split labeled rows by prompt into training rows and at most `HELD_OUT_ROWS` test rows."""
+    pairs = read_pairs(train, labels=True, format=format)
     # Rows of weight 0 count in no metric.
     held = (grouped_folds(pairs, k=5, seed=42) == 0) & positive_weight_mask(pairs, train)
     test = np.flatnonzero(held)[:HELD_OUT_ROWS]
-    cells = _read_cells(train)
-    return Competition(
+    cells = competition_cells(train, format)
+    return Files(
         f"{train}, part of it held out as the test",
         cells[~held],
         cells.iloc[test][[ID, *TEXT_COLUMNS]],
-        pairs.iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True),
+        with_tie_column(pairs).iloc[test][[ID, *LABEL_COLUMNS]].reset_index(drop=True),
     )
-
-
-def _read_cells(path: Path) -> pd.DataFrame:
-    """Read the cells of a CSV that `read_pairs` has accepted, unchanged."""
-    style = {"encoding": "utf-8-sig", "encoding_errors": "surrogatepass"}
-    return pd.read_csv(path, dtype=object, keep_default_na=False, index_col=False, **style)

@@ -24,15 +24,16 @@ from humanpref.kaggle.bundle.metadata import (
     read_metadata,
 )
 from humanpref.kaggle.bundle.stage import stage_dataset
-from humanpref.kaggle.contract import COMPETITION, KernelRun
+from humanpref.kaggle.competitions import DEFAULT
+from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.competition import read_competition
 from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.kaggle.rehearsal.judge import judge_inference, judge_training
 from humanpref.kaggle.rehearsal.kernels import OWNER, Kernels
-from humanpref.kaggle.rehearsal.report import Report, claim, deliver
+from humanpref.kaggle.rehearsal.report import Report, claim, deliver, held
 from humanpref.runs.artifact import Artifact
-from humanpref.schema import LABEL_COLUMNS, InputError
+from humanpref.schema import InputError
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class DryRun:
     Attributes
     ----------
     train, test : Path, optional
-        CSVs in the competition's schema. If both are missing, the synthetic arena is used. If only
-        `test` is missing, part of `train`, grouped by prompt, is held out as the test. If only
-        `train` is missing, the synthetic arena's training rows are used. Labels of test rows are
-        used only for the log loss in the report.
+        Rows that `humanpref.data.read_pairs` reads. If both are missing, the synthetic arena is
+        used. If only `test` is missing, part of `train`, grouped by prompt, is held out as the
+        test. If only `train` is missing, the synthetic arena's training rows are used. Labels of
+        test rows are used only for the score in the report.
     preset : str
         The preset to train.
     overrides : tuple of str
@@ -72,6 +73,11 @@ class DryRun:
         on the CPU, with row counts that they cannot share equally. 0 for none.
     folds : int, optional
         As for `humanpref train`.
+    competition : str
+        The slug of the competition whose files, kernels and submission are rehearsed. Rows are
+        rewritten in its schema.
+    format : str, optional
+        The format of `train` and `test`. By default, it is detected.
     project : Path, optional
         The checkout; by default, see `find_project`.
     """
@@ -88,6 +94,8 @@ class DryRun:
     memory: float | None = None
     gpus: int = 0
     folds: int | None = None
+    competition: str = DEFAULT
+    format: str | None = None
     project: Path | None = None
 
     def check(self) -> None:
@@ -118,7 +126,13 @@ class DryRun:
             If the preset or an override is unknown, or the backbone is not a folder.
         """
         seconds = 0 if self.fault == "slow" else None
-        run = KernelRun(self.preset, self.overrides, folds=self.folds, inference_seconds=seconds)
+        run = KernelRun(
+            self.preset,
+            self.overrides,
+            folds=self.folds,
+            inference_seconds=seconds,
+            competition=self.competition,
+        )
         if run.pretrained is None:
             return run, None
         folder = Path(run.pretrained)
@@ -150,14 +164,15 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     project = options.project or find_project()
     run, backbone = options.kernel_run()
     mode = sandbox.detect()
-    competition = read_competition(options.train, options.test)
+    rules = run.rules
+    competition = read_competition(options.train, options.test, options.format, rules)
     if options.test_rows is not None:
         competition.repeat_test(options.test_rows)
     launches, uses_gpus = _uses(options)
     if options.gpus and launches:
         competition.make_uneven(load_config(options.preset, None, options.overrides))
     if options.fault == "no-labels":
-        competition.train = competition.train.drop(columns=list(LABEL_COLUMNS))
+        competition.drop_labels()
     report = Report(
         preset=", ".join(map(str, options.artifacts)) or options.preset,
         overrides=options.overrides,
@@ -167,11 +182,13 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
         out=options.out,
         fault=options.fault,
         gpus=options.gpus,
+        competition=options.competition,
         train_rows=len(competition.train),
         test_rows=len(competition.test),
     )
     echo(f"[dry run] {report.rows}; sandbox: {mode}")
-    with tempfile.TemporaryDirectory(prefix="humanpref-dry-run-") as temporary:
+    scratch = tempfile.TemporaryDirectory(prefix="humanpref-dry-run-")
+    with held(options.out), scratch as temporary:
         folder = Path(temporary)
         competition.write(folder / "competition")
         dataset = stage_dataset(folder / "dataset", project, run, options.artifacts)
@@ -179,7 +196,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
         echo(f"[dry run] staged the dataset: {staged}")
         dataset_id = fill_owner(read_metadata(project / DATASET_METADATA), OWNER)["id"]
         sources = {
-            ("competition", COMPETITION): folder / "competition",
+            ("competition", rules.slug): folder / "competition",
             ("dataset", dataset_id): dataset,
         }
         if backbone is not None:
@@ -187,7 +204,8 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
             model = ("model", f"{OWNER}/{run.backbone}/transformers/default/1")
             sources[model] = Path(shutil.copytree(backbone, folder / "backbone"))
         memory = options.memory and round(options.memory * 2**30)
-        kernels = Kernels(folder, sources, report, echo, memory, trains=not options.artifacts)
+        trains = not options.artifacts
+        kernels = Kernels(folder, sources, report, echo, memory, trains, rules.slug)
         killed = options.fault == "killed-training"
         names = ["infer", "rerun"] if options.fault and not killed else ["infer"]
         if not options.artifacts:
@@ -198,17 +216,14 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
                 names = []  # nothing to predict with
         for name in names:
             working = kernels.run(name, project / KERNEL_METADATA)
-            test_csv = folder / "competition" / "test.csv"
+            test_csv = folder / "competition" / rules.test
             judge_inference(name, working, test_csv, competition.labels, report, uses_gpus)
             if (working / "submission.csv").is_file():
                 shutil.copy(working / "submission.csv", folder)
-        if report.log_loss is not None and report.log_loss > report.prior_log_loss + 1e-9:
+        if fault := report.worse_than_prior():
             # On the user's own rows this may be legitimate; the synthetic arena is learnable.
             own = options.train or options.test or options.artifacts
-            (report.warnings if own else report.reasons).append(
-                f"the log loss {report.log_loss:.4f} is above the prior's "
-                f"{report.prior_log_loss:.4f}"
-            )
+            (report.warnings if own else report.reasons).append(fault)
         write_json(folder / "report.json", report.to_dict())
         deliver(folder, options.out)
     return report

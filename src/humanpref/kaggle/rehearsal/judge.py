@@ -9,6 +9,7 @@ import pandas as pd
 
 from humanpref.data import check_submission, labels_of
 from humanpref.files import read_json
+from humanpref.kaggle.competitions import COMPETITIONS, WINNERS
 from humanpref.kaggle.rehearsal.report import HIDDEN_ROWS, TITLES, Report
 from humanpref.logloss import log_loss
 from humanpref.schema import ID, LABEL_COLUMNS
@@ -91,7 +92,8 @@ def judge_inference(
     if report.exit_codes[name] != expected:
         reasons.append(f"expected exit code {expected}, got {report.exit_codes[name]}")
     submission, status_json = working / "submission.csv", working / "status.json"
-    faults = check_submission(submission, test_csv)
+    rules = COMPETITIONS[report.competition]
+    faults = check_submission(submission, test_csv, rules.submission)
     reasons += [f"submission: {fault}" for fault in faults]
     if not status_json.is_file():
         reasons.append("no status.json")
@@ -136,8 +138,15 @@ def _project(status: dict[str, Any], report: Report) -> None:
 
 
 def _score(submission: Path, labels: pd.DataFrame, prior: list[float], report: Report) -> None:
-    """Report the log loss of the submission and of the prior on the labeled test rows."""
-    probabilities = pd.read_csv(submission, dtype={ID: str}).set_index(ID)[list(LABEL_COLUMNS)]
-    truth = labels_of(labels)
-    report.log_loss = log_loss(truth, probabilities.loc[labels[ID]].to_numpy())
+    """Report the log loss, or the accuracy, of the submission and of the prior on the labeled test
+    rows."""
+    rules, truth = COMPETITIONS[report.competition], labels_of(labels)
+    table = pd.read_csv(submission, dtype={ID: str}).set_index(ID).loc[labels[ID]]
+    if rules.names_winner:
+        second = truth[:, 1] > truth[:, 0]
+        report.accuracy = float(((table[rules.submission[1]] == WINNERS[1]) == second).mean())
+        report.prior_accuracy = float((second == (prior[1] > prior[0])).mean())
+        return
+    probabilities = table[list(LABEL_COLUMNS)]
+    report.log_loss = log_loss(truth, probabilities.to_numpy())
     report.prior_log_loss = log_loss(truth, np.tile(prior, (len(truth), 1)))

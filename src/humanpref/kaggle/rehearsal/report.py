@@ -1,5 +1,6 @@
 """The report of a dry run, as text and as JSON, and the folder of its results."""
 
+import contextlib
 import dataclasses
 import shutil
 from collections.abc import Iterator
@@ -7,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humanpref.files import check_new, check_writable, read_json
+from humanpref.files import check_new, check_writable, locked, read_json
+from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.kaggle.rehearsal.probe import Probe
 from humanpref.schema import InputError
@@ -44,6 +46,7 @@ class Report:
     out: Path
     fault: str | None = None
     gpus: int = 0
+    competition: str = DEFAULT
     train_rows: int = 0
     test_rows: int = 0
     probes: dict[str, Probe] = field(default_factory=dict)
@@ -58,6 +61,8 @@ class Report:
     projected_seconds: float | None = None
     log_loss: float | None = None
     prior_log_loss: float | None = None
+    accuracy: float | None = None
+    prior_accuracy: float | None = None
     reasons: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -65,6 +70,19 @@ class Report:
     def rows(self) -> str:
         """The data source and its numbers of rows."""
         return f"{self.data}: {self.train_rows:,} training rows, {self.test_rows:,} test rows"
+
+    def worse_than_prior(self) -> str:
+        """Return one line if the submission scores worse than the prior, otherwise an empty
+        string."""
+        if self.log_loss is not None and self.log_loss > self.prior_log_loss + 1e-9:
+            loss, prior = self.log_loss, self.prior_log_loss
+            return f"the log loss {loss:.4f} is above the prior's {prior:.4f}"
+        if self.accuracy is not None and self.accuracy < self.prior_accuracy:
+            return (
+                f"the accuracy {self.accuracy:.4f} is below {self.prior_accuracy:.4f}, that of the "
+                "likelier winner for every row"
+            )
+        return ""
 
     @property
     def passed(self) -> bool:
@@ -91,6 +109,8 @@ class Report:
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """Yield the lines of the report, each as a label and its text."""
+        if self.competition != DEFAULT:
+            yield "competition", self.competition
         yield "data", self.rows
         yield "isolation", f"{_ISOLATION[self.mode]} ({self.layout} layout)"
         if self.gpus:
@@ -113,6 +133,8 @@ class Report:
             yield "training step", f"{self.seconds_per_step:.3f} seconds"
         if self.log_loss is not None:
             yield "log loss", f"{self.log_loss:.4f} (the prior's: {self.prior_log_loss:.4f})"
+        if self.accuracy is not None:
+            yield "accuracy", f"{self.accuracy:.4f} (the prior's: {self.prior_accuracy:.4f})"
         if self.rows_per_second is not None:
             yield (
                 "speed",
@@ -152,6 +174,32 @@ def claim(out: Path) -> None:
             "different one with --out, or remove it"
         )
     check_writable(path)
+
+
+@contextlib.contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold `out` for this dry run, and create it if it does not exist; if it is then still empty at
+    the end, it is removed.
+
+    Raises
+    ------
+    InputError
+        If a different dry run holds it.
+    """
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except BlockingIOError:
+            raise InputError(
+                f"{out}: another dry run is using this folder; name a different one with --out"
+            ) from None
+        try:
+            yield
+        finally:
+            if new and not any(out.iterdir()):
+                out.rmdir()
 
 
 def deliver(folder: Path, out: Path) -> None:

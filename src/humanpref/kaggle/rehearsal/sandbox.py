@@ -33,9 +33,12 @@ from humanpref.training.device import DRY_RUN
 logger = logging.getLogger(__name__)
 
 _FOLDERS = {"input": "--ro-bind", "src": "--ro-bind", "working": "--bind", "temp": "--bind"}
-# Environment variables that a run inherits: the number of threads, the GPU to use, and the location
+# Environment variables that a run inherits: its threads, the GPU to use, and the location
 # of its driver.
-_INHERITED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH")
+_INHERITED = (
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS"),
+    *("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"),
+)
 _DEVICES = ("nvidia*", "kfd", "dri", "dxg")
 # From /etc, the loader's and the resolver's files, so that a failing look-up is due to the network
 # and not to a missing file.

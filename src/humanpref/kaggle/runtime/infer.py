@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.data import read_pairs, write_submission
+from humanpref.data import read_pairs, without_ties, write_submission
 from humanpref.files import read_json, write_json
+from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT
+from humanpref.kaggle.contract import check_classes
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime.inputs import find_artifacts, point_to_base, tree, use_nltk_data
 from humanpref.models.blend_weights import equal_blend, mix
@@ -32,12 +34,14 @@ def infer(
     test_csv: Path,
     prior: Sequence[float],
     seconds: float = math.inf,
+    competition: str = DEFAULT,
 ) -> None:
     """Predict with every artifact under the input root, keeping `working/submission.csv` up to date
     throughout.
 
     A row's probabilities are the mean over the artifacts that predicted it, or the prior if none
-    did. A model or row that fails is logged with its traceback, and the others continue. In
+    did; in a competition without ties, P(A) and P(B) are divided by their sum. A model or row that
+    fails is logged with its traceback, and the others continue. In
     `working/status.json`, `degraded` lists every reason why the submission is incomplete, and
     `artifacts` the number of rows that each artifact predicted; the kernel decides whether that is
     good enough.
@@ -53,6 +57,8 @@ def infer(
     seconds : float
         Wall-clock limit for the whole call; work that does not fit is skipped
         (`humanpref.runs.schedule`).
+    competition : str
+        The slug of the competition, which determines the form of the submission.
 
     Raises
     ------
@@ -60,10 +66,10 @@ def infer(
         If there is no artifact, or the rows cannot be read.
     """
     budget = Budget(seconds)
-    device.expand_segments()
+    device.prepare()
     use_nltk_data(input_root)
     pairs = read_pairs(test_csv, labels=False, lenient=True)
-    writer = SubmissionWriter(working, pairs, prior, budget)
+    writer = SubmissionWriter(working, pairs, prior, budget, competition)
     folders = find_artifacts(input_root)
     if not folders:
         raise InputError(
@@ -92,8 +98,14 @@ class SubmissionWriter:
     """The predictions so far, and the submission and status files that hold them."""
 
     def __init__(
-        self, working: Path, pairs: pd.DataFrame, prior: Sequence[float], budget: Budget
+        self,
+        working: Path,
+        pairs: pd.DataFrame,
+        prior: Sequence[float],
+        budget: Budget,
+        competition: str = DEFAULT,
     ) -> None:
+        self.competition = COMPETITIONS[competition]
         self.working, self.ids, self.prior = working, list(pairs[ID]), np.asarray(prior, float)
         self.cases, self.given_up = answer_cases(pairs), budget.given_up
         self.seconds = {"read": budget.spent(), "load": 0.0, "predict": 0.0, "write": 0.0}
@@ -105,7 +117,9 @@ class SubmissionWriter:
         """Add an artifact and return its models; if it cannot be read, record why."""
         self.artifacts[folder] = None
         try:
-            self.artifacts[folder] = ensemble = Artifact.load(folder).ensemble
+            artifact = Artifact.load(folder)
+            check_classes(folder, artifact.classes, self.competition)
+            self.artifacts[folder] = ensemble = artifact.ensemble
         except Exception as error:
             logger.exception("%s: failed", folder)
             self.failures.append(f"{folder}: {describe(error)}")
@@ -133,9 +147,12 @@ class SubmissionWriter:
             ensemble.probabilities(self.predictions, self.cases) if ensemble else self._nothing()
             for ensemble in self.artifacts.values()
         ]
-        mixed = mix(equal_blend("arithmetic", len(parts)), np.stack(parts), self.cases)
+        ties = self.competition.classes == 3
+        known = np.stack(parts if ties else list(map(without_ties, parts)))
+        mixed = mix(equal_blend("arithmetic", len(parts), ties), known, self.cases)
         submission = np.where(np.isnan(mixed), self.prior, mixed)
-        write_submission(self.working / "submission.csv", self.ids, submission)
+        path, columns = self.working / "submission.csv", self.competition.submission
+        write_submission(path, self.ids, submission, columns)
         self.seconds["write"] += time.perf_counter() - started
         rows, predicted = len(self.ids), _predicted(mixed)
         fallback = [f"{rows - predicted} of {rows} rows have the prior"] if predicted < rows else []

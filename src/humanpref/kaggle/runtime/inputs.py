@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from humanpref.files import read_json, sha256
-from humanpref.kaggle.contract import COMPETITION, MARKER, WEIGHTS_MARKER
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.runtime.mounts import find, tree
 from humanpref.schema import InputError
 
 
-def find_competition_file(name: str, input_root: Path) -> Path:
-    """Find one of the competition's files, in either layout.
+def find_competition_file(name: str, input_root: Path, competition: str) -> Path:
+    """Find one of the files of a competition, given by its slug, in either layout.
 
     Raises
     ------
@@ -20,10 +20,10 @@ def find_competition_file(name: str, input_root: Path) -> Path:
         If it is missing.
     """
     for path in find(name, input_root):
-        if COMPETITION in path.parts:
+        if competition in path.parts:
             return path
     raise InputError(
-        f"{input_root}: no {name} in a folder named {COMPETITION}; is the competition "
+        f"{input_root}: no {name} in a folder named {competition}; is the competition "
         f"attached?\n{tree(input_root)}"
     )
 

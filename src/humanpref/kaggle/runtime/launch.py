@@ -64,7 +64,7 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
         If a process fails; the message contains its own reason if it printed one. A process that
         left its model has not failed.
     """
-    device.expand_segments()
+    device.prepare()
     until = time.monotonic() + seconds
     gpus, number = [""], processes(run.config)
     if len(run.models) > 1:

@@ -31,7 +31,7 @@ DESCENT_SHARE = 0.85
 def train(
     input_root: Path, working: Path, run: dict[str, Any], install_seconds: float = 0.0
 ) -> None:
-    """Train the run's preset on the competition's train.csv, write the artifact to
+    """Train the run's preset on the competition's training file, write the artifact to
     `working/artifact`, and the times to `working/status.json`.
 
     If an earlier version of the kernel, mounted as a kernel source, left part of the same run, the
@@ -59,13 +59,13 @@ def train(
     wanted = KernelRun.from_dict(run)
     # Look for a GPU first: checking the backbone means hashing gigabytes.
     backbone = [f"model.backbone={wanted.backbone}"] if wanted.backbone else []
-    unresolved = load_config(wanted.preset, None, [*wanted.overrides, *backbone])
+    unresolved = load_config(wanted.preset, None, [*wanted.settings, *backbone])
     if uses_gpu(unresolved):
         lacking = device.lacking()
         if needs_gpu(unresolved):
             device.require(lacking, f"preset {wanted.preset}")
     config = resolve(wanted, input_root)
-    train_csv = find_competition_file("train.csv", input_root)
+    train_csv = find_competition_file(wanted.rules.train, input_root, wanted.competition)
     out = working / "artifact"
     planned = experiment.Run.plan(config, train_csv, out, wanted.folds)
     resume_earlier_run(planned.identity, input_root, out)
@@ -123,7 +123,7 @@ def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None
 
 def resolve(run: KernelRun, input_root: Path) -> Config:
     """Return the run's configuration, completed with the backbone's folder under the input root."""
-    overrides = list(run.overrides)
+    overrides = run.settings
     if run.backbone:
         backbone = find_backbone(run.backbone, input_root)
         check_weights(backbone, run.backbone_manifest)

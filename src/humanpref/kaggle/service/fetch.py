@@ -24,7 +24,7 @@ def fetch_data(client: Client, competition: str, out: Path) -> list[str]:
         If the folder exists, or Kaggle withholds the files, for example because you have not
         accepted the competition's rules.
     """
-    with folder_whole(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with folder_whole(out) as folder, tempfile.TemporaryDirectory(dir=folder) as temporary:
         archive = Path(temporary, "data.zip")
         try:
             download_files(client, competition, archive)

@@ -26,6 +26,7 @@ from humanpref.kaggle.bundle.metadata import (
     stage_kernel,
 )
 from humanpref.kaggle.bundle.verdict import impossible
+from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER
 from humanpref.kaggle.service.client import (
     BusyError,
@@ -245,6 +246,7 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
             for kind in SOURCES
             for source in metadata.get(f"{kind}_sources", [])
         }
+        competition = next(iter(metadata.get("competition_sources", ())), DEFAULT)
         # A kernel may mount an earlier version of itself, by number, to resume it.
         inputs = mounted_pushes(client, records, ref, sources - {ref}, manifest)
         content = json.dumps([metadata, text, inputs], sort_keys=True)
@@ -272,7 +274,8 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
         def send() -> int:
             kernel = current()
             base = kernel.version if kernel else 0
-            with records.sending(name, **key, manifest=manifest, inputs=inputs, base=base):
+            facts = {"manifest": manifest, "inputs": inputs, "competition": competition}
+            with records.sending(name, **key, **facts, base=base):
                 return save_kernel(client, staged, ref)
 
         if records.has(name, "done", **key):

@@ -42,7 +42,8 @@ def submit(
     ------
     InputError
         If there is no finished push, if its run or the hidden rerun failed, if its result is
-        incomplete, or if Kaggle accepts no more submissions today.
+        incomplete, if it was pushed for another competition, or if Kaggle accepts no more
+        submissions today.
     """
     if not message.strip():
         raise InputError("--message: expected text for the list of submissions, got none")
@@ -53,6 +54,8 @@ def submit(
                 f"{describe(kernel)}: was pushed before the last push of {source}; run humanpref "
                 "kaggle push"
             )
+        if (pushed := kernel.get("competition", competition)) != competition:
+            raise InputError(f"--competition {competition}: the kernel was pushed for {pushed}")
         wait_for_run(client, records, "infer")
         check_whole(client, kernel, anyway)
         ref, version = kernel["ref"], kernel["version"]

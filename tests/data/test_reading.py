@@ -13,7 +13,10 @@ from humanpref.data import (
     weights_of,
     write_pairs,
 )
-from humanpref.schema import InputError
+from humanpref.data.tables import source_name
+from humanpref.schema import LABEL_COLUMNS, InputError
+
+from ..shapes import SHAPES, check, make
 
 HEADER = "id,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie"
 GOOD = ["7", json.dumps(["p"]), json.dumps(["a"]), json.dumps(["b"]), "1", "0", "0"]
@@ -129,8 +132,8 @@ def test_soft_labels_and_weights(read):
     [
         (csv_text(GOOD[:3], header="id,prompt,response_a"), "missing column 'response_b'"),
         (
-            csv_text(GOOD[:6], header=HEADER.removesuffix(",winner_tie")),
-            "missing column 'winner_tie'",
+            csv_text(changed(winner_model_a="0")[:6], header=HEADER.removesuffix(",winner_tie")),
+            "columns 'winner_model_a', 'winner_model_b': expected a sum of 1, got 0",
         ),
         (
             csv_text(GOOD, header=HEADER.replace("response_b", "prompt")),
@@ -171,8 +174,10 @@ def test_soft_labels_and_weights(read):
         (csv_text(GOOD[:5]), "row 1: expected 7 fields"),
         ("", "the file is empty"),
         (HEADER + "\n", "there is a header but no rows"),
-        (b"PK\x03\x04\xff\xfe\x00\x01", "not UTF-8 text"),
-        (b"\x00\x01\x02\x00", "missing column 'id'"),
+        (b"PK\x03\x04\xff\xfe\x00\x01", "cannot be read .* is it truncated"),
+        (b"\x00\x01\x02\x00", "expected text or Parquet, got binary data"),
+        (b"id,prompt\xff", "not UTF-8 text"),
+        (csv_text(GOOD, changed(id="8", prompt="[1]")), "row 2 .*turn 1: .*format competition: a"),
         (csv_text(GOOD)[:-20], "not a valid CSV"),
     ],
 )
@@ -192,6 +197,123 @@ def test_lenient_reading_takes_an_odd_text_as_it_stands(read, caplog):
     assert "row 2 (id '8'): column 'response_a'" in caplog.text
     with pytest.raises(InputError, match="duplicate id"):
         read(csv_text(GOOD, GOOD), lenient=True)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_is_told_by_its_content_and_read(tmp_path, name, caplog):
+    source, shape = make(name, tmp_path), SHAPES[name]
+    with caplog.at_level("INFO"):
+        pairs = read_pairs(source)
+    check(pairs, name)
+    (line,) = caplog.messages
+    assert line.startswith(f"{source_name(source)}: {len(pairs)} rows; format {shape.format} (")
+    assert ("no ties, hence two classes" in line) == (not shape.ties)
+    pd.testing.assert_frame_equal(read_pairs(source, format=shape.format), pairs)
+    pd.testing.assert_frame_equal(read_pairs(pairs), pairs)
+    texts = read_pairs(source, labels=False)
+    pd.testing.assert_frame_equal(texts, pairs[list(texts)])
+    assert not set(texts) & set(LABEL_COLUMNS)
+
+
+PLAIN = "id,prompt,response_a,response_b\n"
+
+
+def test_a_mixture_is_refused_unless_the_format_is_named(read):
+    mixed = PLAIN + '1,p,a,b\n2,q,a,"[""b""]"\n'
+    with pytest.raises(
+        InputError, match=r"row 2 \(id '2'\): column 'response_b': expected a plain "
+    ):
+        read(mixed)
+    assert read(mixed, format="plain")["response_b"].tolist() == [("b",), ('["b"]',)]
+    with pytest.raises(InputError, match=r"row 1 \(id '1'\): column 'prompt': not JSON"):
+        read(mixed, format="competition")
+    with pytest.raises(InputError, match=r"format 'odd': expected one of competition, plain"):
+        read(mixed, format="odd")
+
+
+def test_lists_in_pythons_notation_are_not_taken_for_plain_texts(read):
+    rows = PLAIN + "1,\"['p']\",\"['a', 'b']\",\"['b']\"\n"
+    with pytest.raises(InputError, match=r"row 1 .*column 'prompt': expected JSON or a plain str"):
+        read(rows)
+    assert read(rows, format="plain")["prompt"].tolist() == [("['p']",)]
+
+
+def test_lenient_reading_of_plain_texts_says_nothing(read, caplog):
+    mixed = PLAIN + '1,p,a,b\n2,q,null,"[""b""]"\n'
+    pairs = read(mixed, lenient=True)
+    assert pairs["response_a"].tolist() == [("a",), ("null",)]
+    assert pairs["response_b"].tolist() == [("b",), ('["b"]',)]
+    assert not caplog.records
+    both = '{"prompt": "p", "response_a": "a", "response_b": "b", "chosen": "x", "rejected": "y"}'
+    assert read(both, lenient=True)["response_a"].tolist() == [("a",)]
+    with pytest.raises(InputError, match="has the columns of several formats"):
+        read(both)
+
+
+def test_wsdm_cup_has_no_ties_and_its_test_file_no_labels(read):
+    rows = "id,prompt,response_a,response_b,winner,language\n1,p,a,b,{},en\n"
+    assert "winner_tie" not in read(rows.format("model_a"))
+    assert "winner_tie" in read(rows.format("tie"))
+    assert "winner_tie" in read(rows.format("model_a"), format="plain")
+    with pytest.raises(InputError, match="column 'winner': expected model_a, model_b, got 'tie'"):
+        read(rows.format("tie"), format="wsdm")
+    pairs = read("id,prompt,response_a,response_b,scored\n1,p,a,b,1\n")
+    assert list(pairs) == ["id", "prompt", "response_a", "response_b"]
+
+
+def test_ids_are_exact_or_numbered(read, caplog):
+    large = 2**60 + 1
+    line = '{{"id": {}, "prompt": "p", "response_a": "a", "response_b": "b"}}\n'
+    assert read(line.format(large))["id"].tolist() == [str(large)]
+    assert read(line.format('"007"') + line.format(7))["id"].tolist() == ["007", "7"]
+    for key, message in (
+        ("null", "got nothing"),
+        ("1e300", "without loss, got 1e[+]300"),
+        ("0.5", "got 0.5"),
+        ('""', "expected printable text"),
+    ):
+        with pytest.raises(InputError, match=f"row 1: column 'id': .*{message}"):
+            read(line.format(key))
+    with caplog.at_level("INFO"):
+        assert read("prompt,response_a,response_b\np,a,b\nq,c,d\n")["id"].tolist() == ["0", "1"]
+    assert "ids numbered from 0" in caplog.text
+
+
+def test_a_frame_without_ties_is_written_and_read_back(tmp_path):
+    pairs = read_pairs([{"prompt": "p", "chosen": "a", "rejected": "b", "weight": 2}])
+    for name in ("pairs.csv", "pairs.jsonl"):
+        write_pairs(tmp_path / name, pairs)
+        pd.testing.assert_frame_equal(read_pairs(tmp_path / name), pairs)
+
+
+def test_faults_of_other_formats_are_listed(tmp_path):
+    def asked(answer):
+        return [{"role": "user", "content": "p"}, {"role": "assistant", "content": answer}]
+
+    rows = [
+        {"id": 1, "chosen": asked(None), "rejected": asked("\ud83d")},
+        {"id": 2, "chosen": asked("a")[:1], "rejected": "odd"},
+        {"id": 3, "chosen": asked("a"), "rejected": asked("a")},
+        {"id": 4},
+    ]
+    (tmp_path / "rows").write_text(json.dumps(rows))
+    pairs, faults = read_faulty(tmp_path / "rows")
+    assert pairs["id"].tolist() == ["1", "2"]
+    assert [(fault.row, fault.kind) for fault in faults] == [
+        (1, "null"),
+        (1, "surrogate"),
+        (2, "text"),
+        (3, "equal"),
+        (4, "fields"),
+    ]
+    assert faults[-1].fault == "column 'chosen': missing, but other rows have it"
+
+
+def test_a_fault_in_a_shard_names_its_file_and_its_row_there(tmp_path):
+    for number, rows in enumerate(["1,p,a,b\n2,q,c,d\n", "3,p,a,b\n,q,c,d\n"]):
+        (tmp_path / f"{number}.csv").write_text(PLAIN + rows)
+    with pytest.raises(InputError, match=r"1\.csv: row 2: column 'id': expected printable text"):
+        read_pairs(tmp_path)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -1,0 +1,294 @@
+"""Read pairs in any of the known formats from a file, a folder or an object into a pairs frame.
+
+Data travels one way: bytes, a table of raw cells (`tables`), its format (`formats`), checked rows
+(`rows`), a pairs frame.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from humanpref.data.formats import detect
+from humanpref.data.formats.chosen_rejected import PAIR
+from humanpref.data.formats.forms import prevailing_form
+from humanpref.data.formats.labels import WINNER
+from humanpref.data.rows import Fault, Plan, RowParser
+from humanpref.data.tables import BadRow, Cells, Table, open_table
+from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
+
+logger = logging.getLogger(__name__)
+
+_IDS = (ID, "question_id")
+"""The names of the column of ids. The second is that of arena-human-preference-100k."""
+_HEAD_ROWS = 50
+"""Number of rows by which the form of the texts is told."""
+
+
+def read_pairs(
+    source: Any,
+    labels: bool | None = None,
+    lenient: bool = False,
+    weights: bool = False,
+    format: str | None = None,
+) -> pd.DataFrame:
+    """Read pairs into a pairs frame (see `humanpref.schema`).
+
+    The columns and the first rows of the source decide which of `humanpref.schema.FORMATS` it has;
+    one log line says which. Null turns become empty strings, and a missing cell becomes a
+    conversation without turns; lone surrogates, which no encoder accepts, become U+FFFD.
+
+    Parameters
+    ----------
+    source : path or object
+        A file, a folder of shards, a DataFrame, a sequence of dicts or a `datasets.Dataset`, as
+        listed in `humanpref.data.tables.open_table`.
+    labels : bool, optional
+        If True, labels are required; if False, they are not read; if None, they are read if the
+        source has them.
+    lenient : bool
+        If a text has a different form than the others, log a warning and take it as one turn. If
+        the columns of several formats are present, choose the competition's. The inference kernel
+        uses this, so that it can predict all rows even if one is malformed.
+    weights : bool
+        Read `weight` even if the labels are not read.
+    format : str, optional
+        The name of the format, one of `humanpref.schema.FORMATS`. By default, it is detected.
+
+    Returns
+    -------
+    DataFrame
+        Rows in the order of the source, with `id`, the texts, and `model_a` and `model_b` if the
+        source has both. If the labels are read, also the label columns (float64, each row summing
+        to 1); `winner_tie` is missing if the format has no ties. `weight` (float64) is included if
+        the source has it and `weights` is True or labels are read. If there are no ids, rows are
+        numbered from 0. If labels are read, rows in which `chosen` equals `rejected` are left out
+        and counted in the log line.
+
+    Raises
+    ------
+    InputError
+        For a source that cannot be read or has no rows; for a missing column; for an invalid text,
+        label, weight or id; if the format is in doubt. The message names the file, the row (counted
+        from 1, excluding the header), its id and the column.
+
+    Examples
+    --------
+    >>> rows = [{"prompt": "2 + 2?", "response_a": "4", "response_b": "5", "winner": "model_a"}]
+    >>> read_pairs(rows)[["id", "response_a"]].to_dict("records")
+    [{'id': '0', 'response_a': ('4',)}]
+    """
+    return read(source, labels, lenient=lenient, weights=weights, format=format).pairs
+
+
+def read_faulty(source: Any, format: str | None = None) -> tuple[pd.DataFrame, list[Fault]]:
+    """Read the usable rows of a source, and list the faults of all rows.
+
+    Parameters
+    ----------
+    source, format
+        As for `read_pairs`. Labels are read if the source has them.
+
+    Returns
+    -------
+    pairs : DataFrame
+        A pairs frame. A text of a different form than the others becomes one turn; rows that are
+        unusable for any other reason are omitted.
+    faults : list of Fault
+        The faults, in the order of the rows. They include the null turns and lone surrogates that
+        `read_pairs` repairs without a warning.
+
+    Raises
+    ------
+    InputError
+        For a source that cannot be read, lacks a column, or has no usable row.
+    """
+    reading = read(source, lenient=True, format=format, keep_faults=True)
+    return reading.pairs, reading.faults
+
+
+def read_labels(source: Any) -> pd.DataFrame:
+    """Read `id`, the labels (hard or soft) and, if the file has them, the texts from a file such as
+    a submission.
+
+    Raises
+    ------
+    InputError
+        As for `read_pairs`.
+    """
+    return read(source, True, texts_required=False).pairs
+
+
+@dataclass
+class Reading:
+    """What was read from a source.
+
+    Attributes
+    ----------
+    pairs : DataFrame
+        The pairs frame.
+    format : str
+        The name of the format.
+    faults : list of Fault
+        The faults, if they were kept instead of raised.
+    lost : list of str
+        What the source has and a pairs frame cannot hold.
+    """
+
+    pairs: pd.DataFrame
+    format: str
+    faults: list[Fault]
+    lost: list[str]
+
+
+def read(
+    source: Any,
+    labels: bool | None = None,
+    *,
+    texts_required: bool = True,
+    lenient: bool = False,
+    weights: bool = False,
+    format: str | None = None,
+    keep_faults: bool = False,
+) -> Reading:
+    """Read a source as `read_pairs` does, and say what was found in it.
+
+    If `texts_required` is False, texts are read only in the competition's columns, and ids are
+    required. If `keep_faults` is True, faults are returned instead of raised.
+    """
+    with open_table(source) as table:
+        plan = _plan(table, labels, texts_required, weights, format, lenient)
+        rows = table.read([*plan.columns])
+        if plan.texts:
+            head = _head(rows, len(plan.texts))
+            texts = [cells[: len(plan.texts)] for cells in head if not isinstance(cells, BadRow)]
+            plan.format = detect.format_of(plan.texts, texts, format, literal=lenient)
+            rows = itertools.chain(head, rows)
+        parser = RowParser(table, plan, lenient, keep_faults)
+        pairs = _frame(rows, parser)
+    name = plan.format.name if plan.format else detect.COMPETITION
+    if (
+        format is None
+        and LABEL_COLUMNS[2] in pairs
+        and detect.looks_like_wsdm(name, table.columns)
+        and not pairs[LABEL_COLUMNS[2]].any()
+    ):
+        name, pairs = detect.WSDM, pairs.drop(columns=LABEL_COLUMNS[2])
+    _tell(table, parser, name, pairs)
+    return Reading(pairs, name, parser.faults, _lost(table, parser))
+
+
+def _plan(
+    table: Table,
+    required: bool | None,
+    texts_required: bool,
+    weights: bool,
+    format: str | None,
+    lenient: bool,
+) -> Plan:
+    """Choose the columns to read. Raises InputError for a missing or repeated column."""
+    header = table.columns
+    if len(set(header)) < len(header):
+        repeated = next(name for name in header if header.count(name) > 1)
+        raise InputError(f"{table.name}: column {repeated!r} appears twice in the header")
+    texts: tuple[str, ...] = ()
+    if texts_required or set(TEXT_COLUMNS) <= set(header):
+        texts = detect.text_columns(header, table.name, format, lenient)
+    ids = tuple(column for column in _IDS if column in header)[:1]
+    if not texts_required and not ids:
+        raise InputError(
+            f"{table.name}: missing column {ID!r}; the columns are {detect.listed(header)}"
+        )
+    drawn, reader = texts[-2:] == PAIR, None
+    if required is not False and not drawn:
+        reader = detect.label_reader(header, table.name, required, format)
+    draws = drawn and required is not False
+    models = tuple(column for column in MODEL_COLUMNS if column in header and not drawn)
+    if len(models) == 1:
+        (missing,) = {*MODEL_COLUMNS} - {*models}
+        logger.warning("%s: ignoring column %r because %r is missing", table.name, *models, missing)
+        models = ()
+    weighted = WEIGHT in header and (weights or draws or reader is not None)
+    return Plan(texts, ids, reader, draws, models, (WEIGHT,) if weighted else ())
+
+
+def _head(rows: Iterator[Cells], texts: int) -> list[Cells]:
+    """Return the first rows: at least one whose texts have a form, if there is any."""
+    head: list[Cells] = []
+    decided = False
+    for cells in rows:
+        head.append(cells)
+        decided = decided or (
+            not isinstance(cells, BadRow) and prevailing_form(cells[:texts]) is not None
+        )
+        if decided and len(head) >= _HEAD_ROWS:
+            break
+    return head
+
+
+def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
+    """Parse all rows and return the usable ones as a pairs frame."""
+    plan, name = parser.plan, parser.table.name
+    texts = TEXT_COLUMNS if plan.texts else ()
+    columns = (ID, *texts, *plan.models, *plan.winners, *plan.weight)
+    held: tuple[list, ...] = tuple([] for _ in columns)
+    for number, cells in enumerate(rows, start=1):
+        values = parser.parse(number, cells)
+        if values is not None:
+            for own, value in zip(held, values, strict=True):
+                own.append(value)
+    if not held[0]:
+        why = "there is a header but no rows"
+        if parser.faults:
+            why = f"no usable row: {parser.at(parser.faults[0])}"
+        elif parser.equal:
+            why = f"chosen equals rejected in each of its {parser.equal} rows"
+        raise InputError(f"{name}: {why}")
+    # Store strings and tuples as Python objects; otherwise pandas would inspect the tuples.
+    numeric = (*LABEL_COLUMNS, WEIGHT)
+    pairs = pd.DataFrame(
+        {
+            column: pd.Series(values, dtype=np.float64 if column in numeric else object)
+            for column, values in zip(columns, held, strict=True)
+        }
+    )
+    if plan.winners:
+        labelled = pairs[list(plan.winners)].to_numpy()
+        pairs[list(plan.winners)] = labelled / labelled.sum(axis=1, keepdims=True)
+    if plan.weight and not 0 < (total := pairs[WEIGHT].sum()) < math.inf:
+        raise InputError(
+            f"{name}: column {WEIGHT!r}: expected a positive, finite sum, got {total:g}"
+        )
+    return pairs
+
+
+def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> None:
+    """Log one line about the rows and how they were understood."""
+    plan = parser.plan
+    known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
+    unread = ", labels not read" if known else ", no labels"
+    notes = [f"{len(pairs)} rows{'' if plan.winners else unread}"]
+    if plan.format:
+        notes.append(f"format {name} ({table.kind}, each text {plan.format.description})")
+    if plan.winners and LABEL_COLUMNS[2] not in pairs:
+        notes.append("no ties, hence two classes")
+    if not plan.id:
+        notes.append("ids numbered from 0")
+    if parser.equal:
+        notes.append(f"{parser.equal} rows left out because chosen equals rejected")
+    logger.info("%s: %s", table.name, "; ".join(notes))
+
+
+def _lost(table: Table, parser: RowParser) -> list[str]:
+    """Return what the table has and the pairs frame cannot hold."""
+    read = {*parser.plan.columns, *LABEL_COLUMNS, WINNER, WEIGHT}
+    unread = [column for column in table.columns if column not in read]
+    lost = [f"the column {detect.listed(unread)}"] if unread else []
+    lost += [f"{what} ({count})" for what, count in parser.lost.items()]
+    equal = [f"rows whose chosen equals rejected ({parser.equal})"] if parser.equal else []
+    return [*lost, *equal]

@@ -1,0 +1,218 @@
+"""Parse the rows of a table: check each, and keep or raise its faults."""
+
+import contextlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from humanpref.data.cells import LONE_SURROGATE, REPLACEMENT, id_text, is_missing
+from humanpref.data.formats.forms import is_list
+from humanpref.data.formats.labels import OneHot, Winner, weight
+from humanpref.data.formats.row import CellError, Format, Row
+from humanpref.data.tables import BadRow, Cells, Table
+from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
+
+logger = logging.getLogger(__name__)
+
+EQUAL = "equal"
+_HALF = "a lone surrogate (half a character)"
+
+
+class Fault(NamedTuple):
+    """A fault in one row of a file."""
+
+    row: int
+    """Row number, counted from 1, excluding the header."""
+    id: str
+    kind: str
+    """`fields`, `id`, `label` or `weight` if the row cannot be used; `equal` if it is left out
+    because `chosen` equals `rejected`; `text` if a malformed text is taken as one turn; `null` or
+    `surrogate` if a text or a model's name is repaired. The `eda` command adds more kinds."""
+    fault: str
+
+    def at(self, path: object) -> str:
+        """Return the fault as one line that names the file and the row."""
+        return f"{path}: row {self.row}{f' (id {self.id!r})' if self.id else ''}: {self.fault}"
+
+
+@dataclass
+class Plan:
+    """The columns of a table to read, by what they hold."""
+
+    texts: tuple[str, ...]
+    id: tuple[str, ...]
+    """The column of the ids. If empty, rows are numbered from 0."""
+    labels: OneHot | Winner | None
+    draws: bool
+    """Whether the labels are read and the texts hold them."""
+    models: tuple[str, ...]
+    weight: tuple[str, ...]
+    format: Format | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns to read, in the order in which a row is parsed."""
+        winners = self.labels.columns if self.labels else ()
+        return (*self.texts, *self.id, *winners, *self.models, *self.weight)
+
+    @property
+    def winners(self) -> tuple[str, ...]:
+        """The label columns of the pairs frame."""
+        if self.labels is None and not self.draws:
+            return ()
+        return LABEL_COLUMNS[: 3 if self.labels and self.labels.ties else 2]
+
+
+class _RefusedError(Exception):
+    """Raised while a row is parsed, with the fault for which it cannot be used."""
+
+    def __init__(self, kind: str, reason: str, key: str = "", column: str = "") -> None:
+        super().__init__(f"column {column!r}: {reason}" if column else reason)
+        self.kind, self.key = kind, key
+
+
+@dataclass
+class RowParser:
+    """The parser of a table's rows."""
+
+    table: Table
+    plan: Plan
+    lenient: bool
+    """Whether a malformed text is taken as one turn; otherwise, its row is refused."""
+    keep_faults: bool
+    """Whether faults are kept in `faults`, including those that parsing repairs without a warning;
+    otherwise, they are raised or logged."""
+    faults: list[Fault] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    """What a pairs frame cannot hold of the rows, with the number of rows."""
+    equal: int = 0
+    """Number of rows that were left out because `chosen` equals `rejected`."""
+    first_rows: dict[str, int] = field(default_factory=dict)
+    """The row in which each id was first seen."""
+
+    def parse(self, number: int, cells: Cells) -> list[Any] | None:
+        """Return a row's id, texts, models, labels and weight, or None if the row is left out.
+
+        Raises
+        ------
+        InputError
+            If the row cannot be used and faults are not kept.
+        """
+        try:
+            return self._parsed(number, cells)
+        except _RefusedError as refused:
+            fault = Fault(number, refused.key, refused.kind, str(refused))
+            self.equal += fault.kind == EQUAL
+            if self.keep_faults:
+                self.faults.append(fault)
+            elif fault.kind != EQUAL:
+                raise InputError(self.at(fault)) from None
+            return None
+
+    def at(self, fault: Fault) -> str:
+        """Return a fault as one line that names the file and the row in that file."""
+        name, number = self.table.place_of(fault.row)
+        return fault._replace(row=number).at(name)
+
+    def _parsed(self, number: int, cells: Cells) -> list[Any]:
+        if isinstance(cells, BadRow):
+            raise _RefusedError("fields", cells)
+        plan, start = self.plan, len(self.plan.texts)
+        key = self._key(number, cells[start]) if plan.id else str(number - 1)
+        values: list[Any] = [key]
+        winners: list[float] = []
+        if plan.format:
+            row = self._texts(number, key, cells[:start])
+            values += row[:3]
+            winners = [1.0 - row.label, float(row.label)] if plan.draws else []
+        start += len(plan.id)
+        if plan.labels:
+            end = start + len(plan.labels.columns)
+            winners = self._winners(key, cells[start:end])
+            start = end
+        end = start + len(plan.models)
+        values += map(_model_name, cells[start:end])
+        values += winners
+        if plan.weight:
+            try:
+                values.append(weight(cells[end]))
+            except ValueError as error:
+                raise _RefusedError(WEIGHT, str(error), key, WEIGHT) from None
+        if self.keep_faults:
+            self._remark(number, key, dict(zip(plan.columns, cells, strict=True)))
+        return values
+
+    def _key(self, number: int, cell: Any) -> str:
+        try:
+            key = id_text(cell)
+        except ValueError as error:
+            raise _RefusedError("id", str(error), column=self.plan.id[0]) from None
+        first = self.first_rows.setdefault(key, number)
+        if first != number:
+            raise _RefusedError("id", f"duplicate id, first seen in row {first}", key)
+        return key
+
+    def _texts(self, number: int, key: str, cells: Sequence[Any]) -> Row:
+        format = self.plan.format
+        try:
+            row = format.read(cells)
+        except CellError as error:
+            if not self.lenient:
+                reason = f"{error} (format {format.name}: {format.description})"
+                raise _RefusedError("text", reason, key, error.column) from None
+            row, errors = format.salvaged(cells)
+            for each in errors:
+                fault = Fault(number, key, "text", f"column {each.column!r}: {each}")
+                if self.keep_faults:
+                    self.faults.append(fault)
+                else:
+                    logger.warning("%s; using the cell as plain text", self.at(fault))
+        if self.plan.draws and row.response_a == row.response_b:
+            raise _RefusedError(EQUAL, "chosen equals rejected", key)
+        if row.lost:
+            self.lost[row.lost] += 1
+        return row
+
+    def _winners(self, key: str, cells: Sequence[Any]) -> list[float]:
+        try:
+            winners, lost = self.plan.labels.read(cells)
+        except CellError as error:
+            raise _RefusedError("label", str(error), key, error.column) from None
+        if lost:
+            self.lost[lost] += 1
+        return winners
+
+    def _remark(self, number: int, key: str, cells: dict[str, Any]) -> None:
+        """Keep the faults that parsing a row repairs without a warning."""
+        for column in (*self.plan.texts, *self.plan.models):
+            is_model = column in self.plan.models
+            is_json = not is_model and self.plan.format.form.is_json
+            for kind, text in _remarks(cells[column], is_json, is_model):
+                self.faults.append(Fault(number, key, kind, f"column {column!r}: {text}"))
+
+
+def _model_name(cell: Any) -> str:
+    if not isinstance(cell, str):
+        return "" if is_missing(cell) else str(cell)
+    return LONE_SURROGATE.sub(REPLACEMENT, cell)
+
+
+def _remarks(cell: Any, is_json: bool, is_model: bool) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the description of each fault that parsing this cell repairs."""
+    if isinstance(cell, str) and is_json:
+        with contextlib.suppress(ValueError, RecursionError):
+            cell = json.loads(cell or "null")
+    if is_missing(cell):
+        if not is_model:
+            yield "null", "null or empty, not a list of turns"
+        return
+    items = cell if is_list(cell) else [cell]
+    turns = [item.get("content") if isinstance(item, dict) else item for item in items]
+    missing = [str(number) for number, turn in enumerate(turns, start=1) if turn is None]
+    if missing:
+        yield "null", f"turn {', '.join(missing)} is null"
+    if any(LONE_SURROGATE.search(turn) for turn in turns if isinstance(turn, str)):
+        yield "surrogate", _HALF

@@ -1,0 +1,60 @@
+"""Write a pairs frame as a file in the competition's schema."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from humanpref.data.cells import as_pairs
+from humanpref.data.formats.labels import WINNER
+from humanpref.data.reading import read
+from humanpref.data.tables import open_table
+from humanpref.files import write_whole
+from humanpref.schema import FORMATS, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT
+
+JSON_LINES = ".jsonl"
+
+
+def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
+    """Atomically write a pairs frame as a CSV, or as JSON lines if the name ends in `.jsonl`, that
+    `read_pairs` reads back unchanged; an existing file is replaced."""
+    if Path(path).suffix.lower() != JSON_LINES:
+        with write_whole(path) as file:
+            # Quote all texts: Python before 3.13 leaves a text with a carriage return unquoted, and
+            # a reader would take the carriage return for the end of the line.
+            style = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}
+            csv_cells(pairs).to_csv(file, index=False, **style)
+        return
+    pairs = as_pairs(pairs)[_columns(pairs)]
+    with write_whole(path) as file:
+        for row in zip(*(pairs[column].tolist() for column in pairs), strict=True):
+            file.write(json.dumps(dict(zip(pairs, row, strict=True)), ensure_ascii=False) + "\n")
+
+
+def csv_cells(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return a pairs frame in the competition's schema, with the texts as JSON lists."""
+    pairs = as_pairs(pairs)
+    cells = {
+        column: [json.dumps(turns, ensure_ascii=False) for turns in pairs[column]]
+        for column in TEXT_COLUMNS
+    }
+    return pairs[_columns(pairs)].assign(**cells)
+
+
+def competition_cells(source: Any, format: str | None = None) -> pd.DataFrame:
+    """Return the cells of a source in the competition's schema. Those of a CSV that has it are
+    unchanged, and those of any other source are as `write_pairs` writes them."""
+    reading = read(source, format=format, weights=True)
+    with open_table(source) as table:
+        kept = {ID, *TEXT_COLUMNS} <= set(table.columns) and WINNER not in table.columns
+        if kept and reading.format == FORMATS[0] and table.kind.startswith("CSV"):
+            rows = list(table.read(table.columns))
+            return pd.DataFrame(rows, columns=table.columns, dtype=object)
+    return csv_cells(reading.pairs)
+
+
+def _columns(pairs: pd.DataFrame) -> list[str]:
+    every = (ID, *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, WEIGHT)
+    return [column for column in every if column in pairs or column == ID]

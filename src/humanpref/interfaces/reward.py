@@ -1,0 +1,165 @@
+"""A reward function for trl's `GRPOTrainer`, and for anything else that calls
+`f(prompts, completions, **columns)`.
+
+A completion's reward is its expected score against its opponents, P(win) + P(tie) / 2, averaged
+over them and over both orders of A and B: 0.5 for a draw, between 0 and 1.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations, groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from humanpref.data.formats.messages import ASSISTANT, Message, read_messages
+from humanpref.interfaces.judge import Judge, load
+from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+
+if TYPE_CHECKING:
+    from humanpref.models import Model
+    from humanpref.runs.artifact import Artifact
+
+Conversation = str | Sequence[dict[str, Any]]
+"""A text, or messages with `role` and `content`."""
+Reward = Callable[..., list[float]]
+Turns = tuple[str, ...]
+
+
+def reward(
+    model: "str | Path | Judge | Artifact | Model | None" = None, reference: str | None = None
+) -> Reward:
+    """Return a reward function for completions.
+
+    Parameters
+    ----------
+    model : Judge, path, Artifact or Model, optional
+        A judge, or an argument of `humanpref.load`; by default, the packaged judge, which follows
+        length and layout: a policy that is trained against it will write longer answers.
+    reference : str, optional
+        The column of the training set with a reference answer to each prompt (by any name but
+        `completion`, which trl does not pass on). Every completion is
+        judged against its reference. By default, completions are judged against each other within
+        their group, that is, those with the same prompt: n (n - 1) / 2 pairs for n completions.
+
+    Returns
+    -------
+    callable
+        `f(prompts, completions, **columns) -> list of float`, one reward in [0, 1] for each
+        completion. Prompts, completions and references are strings or lists of messages. Earlier
+        `assistant` messages of a prompt are in both answers; a `system` message begins the first
+        turn. Columns other than `reference` are ignored.
+
+    Raises
+    ------
+    InputError
+        From the function: if the numbers of prompts, completions and references differ; if there is
+        no column `reference`, or a completion without one is alone in its group; or for a message
+        that is not text.
+
+    Examples
+    --------
+    >>> f = reward()
+    >>> f(prompts=["Why?", "Why?"], completions=["Because.", "Because."])
+    [0.5, 0.5]
+    """
+    judge = model if isinstance(model, Judge) else load(model)
+
+    def humanpref_reward(
+        prompts: Sequence[Conversation], completions: Sequence[Conversation], **columns: Any
+    ) -> list[float]:
+        if len(prompts) != len(completions):
+            raise InputError(f"reward: got {len(prompts)} prompts, {len(completions)} completions")
+        answers = [_turns(*row) for row in zip(prompts, completions, strict=True)]
+        if reference is not None:
+            others = columns.get(reference)
+            if others is None or len(others) != len(prompts):
+                raise InputError(
+                    f"reward: column {reference!r}: expected {len(prompts)} reference answers, got "
+                    f"{'no such column' if others is None else len(others)}"
+                )
+            opponents = [_turns(*row) for row in zip(prompts, others, strict=True)]
+            pairs = [(i, len(answers) + i) for i in range(len(answers))]
+            return _scores(judge, [*answers, *opponents], pairs)[: len(answers)]
+        return _scores(judge, answers, _within_groups([repr(prompt) for prompt in prompts]))
+
+    return humanpref_reward
+
+
+def _within_groups(keys: list[str]) -> list[tuple[int, int]]:
+    """Return all pairs of rows with the same key."""
+    ordered = sorted(range(len(keys)), key=keys.__getitem__)
+    pairs: list[tuple[int, int]] = []
+    for _, group in groupby(ordered, key=keys.__getitem__):
+        rows = list(group)
+        if len(rows) == 1:
+            raise InputError(
+                f"reward: completion {rows[0] + 1} is alone with its prompt in this call; generate "
+                "at least two per prompt in each process, or name a reference column"
+            )
+        pairs += combinations(rows, 2)
+    return pairs
+
+
+def _scores(
+    judge: Judge, answers: list[tuple[Turns, Turns]], pairs: list[tuple[int, int]]
+) -> list[float]:
+    """Return the mean expected score of each answer over the pairs in which it occurs."""
+    if not pairs:
+        return []
+    rows = [(answers[i][0], answers[i][1], answers[j][1]) for i, j in pairs]
+    probabilities = _judged(judge, rows)
+    if not judge.swap_equivariant:
+        swapped = _judged(judge, [(prompt, b, a) for prompt, a, b in rows])
+        probabilities = (probabilities + swapped[:, SWAPPED_CLASSES]) / 2
+    first, second = np.array(pairs).T
+    score = np.clip((1 + probabilities[:, 0] - probabilities[:, 1]) / 2, 0, 1)
+    count = np.bincount(np.concatenate([first, second]), minlength=len(answers))
+    total = np.bincount(first, score, len(answers)) + np.bincount(second, 1 - score, len(answers))
+    return (total / count).tolist()
+
+
+def _judged(judge: Judge, rows: list[tuple[Turns, ...]]) -> np.ndarray:
+    return judge.judge_many([dict(zip(TEXT_COLUMNS, row, strict=True)) for row in rows])
+
+
+def _turns(prompt: Conversation, answer: Conversation) -> tuple[Turns, Turns]:
+    """Return the turns of a prompt and of the answers to it, the last of which is `answer`."""
+    asked, replies = ([prompt], []) if isinstance(prompt, str) else _rounds(_messages(prompt))
+    if isinstance(answer, str):
+        last = answer
+    else:
+        texts = [text for role, text in _messages(answer) if role == ASSISTANT]
+        last = "\n\n".join(texts)
+    if len(replies) == len(asked) > 0:  # the prompt ends with the beginning of the answer
+        last = replies.pop() + last
+    return tuple(asked), (*replies, last)
+
+
+def _messages(conversation: Any) -> list[Message]:
+    try:
+        return read_messages(conversation)
+    except ValueError as error:
+        raise InputError(f"reward: {error}") from None
+
+
+def _rounds(messages: list[Message]) -> tuple[list[str], list[str]]:
+    """Return the turns that were asked and those that were answered, round by round. Messages in a
+    row by the same side, and a system message with what follows, are one turn."""
+    asked: list[str] = []
+    replies: list[str] = []
+    for role, text in messages:
+        waiting = len(asked) > len(replies)
+        if role != ASSISTANT:
+            if waiting:
+                asked[-1] += f"\n\n{text}"
+            else:
+                asked.append(text)
+        elif waiting:
+            replies.append(text)
+        elif replies:
+            replies[-1] += f"\n\n{text}"
+        else:  # the assistant speaks first
+            asked.append("")
+            replies.append(text)
+    return asked, replies

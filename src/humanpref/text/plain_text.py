@@ -1,0 +1,122 @@
+"""A decoder's input as one plain text, and a tokenizer that reads this text as the package reads
+its parts.
+
+The package tokenizes every text separately, between fixed tokens (`humanpref.text.tokens`). If the
+parts are joined first, an ordinary tokenizer merges characters across their borders: Llama 3 and
+Qwen have one token for a period and two line breaks. The plain tokenizer cuts at the borders and
+adds no special tokens, since the text contains them.
+"""
+
+import itertools
+import re
+from typing import Any, NamedTuple
+
+from tokenizers import Regex, Tokenizer, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from humanpref.text.format import Sequence
+from humanpref.text.tokens import Template
+
+
+class FixedText(NamedTuple):
+    """The fixed tokens of a `Template`, as text."""
+
+    prefix: str
+    before: dict[int, str]
+    suffix: str
+
+    def around(self, sequence: Sequence) -> str:
+        """Return the texts of a sequence with the fixed text around and between them.
+
+        Examples
+        --------
+        >>> from humanpref.text.format import Pair, joint
+        >>> fixed = FixedText("P: ", {1: " P: ", 2: " A: ", 3: " B: "}, " ?")
+        >>> fixed.around(joint(Pair(("Hi",), ("Hello.",), ("Yes?",)))[0])
+        'P: Hi A: Hello. B: Yes? ?'
+        """
+        first, *others = sequence
+        later = [self.before[segment.part] + segment.text for segment in others]
+        return self.prefix + first.text + "".join(later) + self.suffix
+
+
+def fixed_text(template: Template, tokenizer: Any) -> FixedText:
+    """Decode the fixed tokens of a template."""
+    before = {part: tokenizer.decode(ids) for part, ids in template.before.items()}
+    return FixedText(tokenizer.decode(template.prefix), before, tokenizer.decode(template.suffix))
+
+
+def plain_tokenizer(tokenizer: Any, fixed: FixedText, padding: int, max_length: int) -> Any:
+    """Return a tokenizer for `FixedText.around` that needs no options when it is called.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+        The tokenizer that reads the parts; unchanged.
+    fixed : FixedText
+        The fixed text.
+    padding : int
+        The token that fills shorter texts of a batch, on the right.
+    max_length : int
+        The length above which it warns.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.encode_special_tokens = False
+    backend.no_truncation()
+    backend.no_padding()
+    backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+    if borders := _borders(tokenizer, fixed, backend.normalizer):
+        cut = pre_tokenizers.Split(Regex("|".join(borders)), "isolated")
+        others = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
+        backend.pre_tokenizer = pre_tokenizers.Sequence([cut, *others])
+    special = tokenizer.special_tokens_map.items()
+    named = {key: token for key, token in special if not isinstance(token, list)}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=tokenizer.chat_template,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        **named | {"pad_token": tokenizer.convert_ids_to_tokens(padding)},
+    )
+
+
+def padding_token(tokenizer: Any, last: int, embeddings: int) -> int:
+    """Choose a token to pad with that is not `last`, the last token of every text: transformers
+    finds the end of a text by the padding after it.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+        Its own padding token is preferred, then its other special tokens.
+    last, embeddings : int
+        The last token of every text, and the number of tokens that the model knows.
+    """
+    special = [tokenizer.pad_token_id, tokenizer.eos_token_id, *tokenizer.all_special_ids]
+    usable = (i for i in itertools.chain(special, range(embeddings)) if i is not None)
+    return next(i for i in usable if i != last and i < embeddings)
+
+
+def _borders(tokenizer: Any, fixed: FixedText, normalizer: Any) -> list[str]:
+    """Return regular expressions for the pieces of fixed text next to a text, after normalization.
+
+    A tokenizer first cuts a text at its added tokens, and cuts the pieces between them further; so
+    a piece that begins or ends with an added token has its border there.
+    """
+    added = sorted(map(str, tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+    tokens = re.compile("|".join(map(re.escape, added)) or r"(?!)")
+
+    def piece(text: str) -> str:
+        normal = normalizer.normalize_str(text) if normalizer else text
+        return "".join(f"\\x{{{ord(character):x}}}" for character in normal)
+
+    found = {}
+    for text in fixed.before.values():
+        first, *others = tokens.split(text)
+        found[first] = piece(first) + (r"\z" if others else "")
+        if others:
+            found[others[-1]] = r"\A" + piece(others[-1])
+    first, last = tokens.split(fixed.suffix)[0], tokens.split(fixed.prefix)[-1]
+    found |= {last: r"\A" + piece(last), first: piece(first) + r"\z"}
+    return [pattern for text, pattern in found.items() if text]
