@@ -23,7 +23,7 @@ from humanpref.runs.blending import blend, render
 from humanpref.runs.predict import rows_to_judge
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
-from humanpref.text.cases import answer_cases
+from humanpref.text.cases import CASES, answer_cases
 
 
 def sparse(term, structure):
@@ -66,9 +66,9 @@ def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_p
     doctored = [Artifact.load(tmp_path / name) for name in members]
     blended = blend([artifact.folder for artifact in doctored], tmp_path / "blend", mean)
     told = np.stack([told_by(artifact) for artifact in doctored])
-    n = len(labels)
-    rows = HeldOutRows(labels, np.ones(n), np.zeros(n), np.full(n, "", dtype=object))
-    fitted, dropped, _ = fit_blend(told, rows, BlendOptions(mean=mean))
+    cases = answer_cases(pairs)
+    held_out = HeldOutRows(labels, np.ones(len(labels)), cases)
+    fitted, dropped, _ = fit_blend(told, held_out, BlendOptions(mean=mean))
     assert list(dropped) == [2]
     assert 0.1 < fitted.weights[0] < 0.45
     rows = read_pairs(arena / "test.csv")
@@ -88,16 +88,18 @@ def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_p
             ],
             axis=0,
         )
-    np.testing.assert_allclose(
-        blended.predict_proba(rows), mixed / mixed.sum(axis=1, keepdims=True), atol=1e-9
-    )
+    mixed /= mixed.sum(axis=1, keepdims=True)
+    special = answer_cases(rows)
+    for case, rates in zip(CASES, fitted.correction.rates, strict=True):
+        mixed[special == case] = rates
+    np.testing.assert_allclose(blended.predict_proba(rows), mixed, atol=1e-9)
     report = blended.metrics["blend"]
     assert [member["member"] for member in report["members"]] == list(members)
     assert [member["log_loss"] for member in report["members"]] == pytest.approx(
         [log_loss(labels, own) for own in told]
     )
     assert report["log_loss_on_the_rows_of_the_fit"] == pytest.approx(
-        log_loss(labels, fitted(told))
+        log_loss(labels, fitted(told, cases))
     )
     assert {i for i, member in enumerate(report["members"]) if "dropped" in member} == set(dropped)
 
@@ -112,9 +114,9 @@ def blended(members, tmp_path_factory):
 
 def test_its_estimate_is_cross_fitted(blended, members, pairs):
     told, labels = np.stack([told_by(members["weak"]), told_by(members["prior"])]), labels_of(pairs)
-    folds, options = blended.oof["fold"].to_numpy(), load_config("cpu-best").model
+    folds, options = blended.oof["fold"].to_numpy(), BlendOptions()
     keys, cases = prompt_keys(pairs), answer_cases(pairs)
-    rows = HeldOutRows(labels, np.ones(len(pairs)), folds, cases)
+    rows = HeldOutRows(labels, np.ones(len(pairs)), cases)
     rival, names = np.empty(labels.shape), []
     for fold in range(5):
         judged = folds == fold
@@ -144,7 +146,7 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
     for word in (
         "weak: weight ",
         "temperature",
-        "two empty answers, 0 rows: too few",
+        "two empty answers, 0 rows: 0.060 0.060 0.880",
         "nested difference from the best member, chosen on the other folds (",
         "on the rows of the fit (flattering)",
         "difference from",
@@ -279,15 +281,10 @@ def test_special_cases_come_from_the_artifacts(telling, tmp_path):
         == Artifact.load(one).rows["case"].tolist()
         == answer_cases(pairs).tolist()
     )
-    tried = {fact["correction"]: fact for fact in blended.metrics["blend"]["corrections"]}
-    assert [name for name, fact in tried.items() if fact["used"]] == [
-        "identical answers",
-        "one empty answer",
-    ]
     assert blended.metrics["blend"]["nested"]["high"] < -0.2
     text = render(blended.metrics)
-    assert "identical answers, 45 rows: used, +" in text
-    assert "two empty answers, 0 rows: too few to learn from (expected at least 20)" in text
+    assert "identical answers, 45 rows: 0.011 0.011 0.978 (A, B, tie)" in text
+    assert "two empty answers, 0 rows: 0.060 0.060 0.880 (A, B, tie)" in text
     told = blended.predict_proba(pairs)
     assert told[60:105, 2].min() > 0.75
     assert told[105:][np.arange(45), np.arange(45) % 2].min() > 0.75

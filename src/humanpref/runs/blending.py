@@ -90,7 +90,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     # The prompts' keys replace the prompts, since they give the same groups and need no texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
     weights = np.ones(len(rows)) if weights is None else weights
-    held_out = HeldOutRows(labels, weights, folds, rows[CASE].to_numpy(object))
+    held_out = HeldOutRows(labels, weights, rows[CASE].to_numpy(object))
     cross_fitted, prior, rival = np.empty((3, *labels.shape))
     rivals = []
     for fold in range(splits):
@@ -103,7 +103,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         best = int(np.argmin(losses))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
-    final, dropped, tried = fit_blend(predictions, held_out, options, ties)
+    final, dropped, cases = fit_blend(predictions, held_out, options, ties)
     members = []
     for number, artifact in enumerate(artifacts):
         low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
@@ -132,7 +132,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         **summarise(labels, cross_fitted, prior, keys),
         "blend": {
             **final.facts(),
-            "corrections": tried,
+            "corrections": cases,
             "members": members,
             "rows_left_out": most - len(rows),
             "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, held_out.cases)),
