@@ -85,9 +85,12 @@ def trained(decoder_folder, arena, tmp_path_factory):
     return artifact
 
 
-def change_state(folder, name, tensor):
-    path = folder / "model" / "model.safetensors"
+def change_weight(path, name, tensor):
     save_file(load_file(path) | {name: tensor}, path, metadata={"format": "pt"})
+
+
+def change_state(folder, name, tensor):
+    change_weight(folder / "model" / "model.safetensors", name, tensor)
     seal(folder, read_json(folder / "artifact.json"))
 
 
@@ -268,7 +271,8 @@ def test_several_models_are_merged_first(two_models, tmp_path):
 def test_a_folder_that_predicts_otherwise_is_not_written(trained, tmp_path, monkeypatch):
     def spoiled(self, folder):
         PreTrainedModel.save_pretrained(self, folder)
-        change_state(folder, "score.weight", 1.5 * self.score.weight.detach())
+        path = folder / "model.safetensors"
+        change_weight(path, "score.weight", 1.5 * self.score.weight.detach())
 
     monkeypatch.setattr(LlamaForSequenceClassification, "save_pretrained", spoiled)
     with pytest.raises(InputError, match="LlamaForSequenceClassification predicts differently"):

@@ -49,7 +49,7 @@ def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog
     ((planned, seconds, descent),) = orders
     out = tree.working / "artifact"
     assert planned.config == load_config("sparse")
-    assert (planned.source, planned.out) == (tree.competition / "train.csv", out)
+    assert (planned.source, planned.out) == (str(tree.competition / "train.csv"), out)
     assert [model.name for model in planned.models] == ["fold-0", "fold-1"]
     assert 400 < seconds < 500
     assert descent == 0.85 * 600
