@@ -116,7 +116,7 @@ class BoostedModel(Model, family="boosted"):
         paths, seeds = sorted(folder.glob(BOOSTER_FILE.format("*"))), self.config.model.seeds
         if len(paths) != seeds:
             raise InputError(f"{folder}: expected {seeds} boosters, got {len(paths)}")
-        self.boosters_ = list(map(load_booster, paths))
+        self.boosters_ = [load_booster(path, self.ties) for path in paths]
         # Each booster file holds the names of the columns that it was trained on.
         names = [tuple(booster.feature_names or ()) for booster in self.boosters_]
         if len(set(names)) > 1 or not names[0] or not set(names[0]) <= set(COLUMNS):

@@ -169,9 +169,10 @@ def margins(boosters: list[xgboost.Booster], columns: Columns) -> np.ndarray:
     return np.pad(mean, [(0, 0), (0, 3 - classes)], constant_values=-np.inf)
 
 
-def load_booster(path: Path) -> xgboost.Booster:
+def load_booster(path: Path, ties: bool = True) -> xgboost.Booster:
     """Read a booster that `Booster.save_model` wrote as JSON. XGBoost trusts what a file says about
     nodes and columns, and a wrong index would crash the process, so these are checked first.
+    Without `ties`, it must have two classes, otherwise three.
 
     Raises
     ------
@@ -179,26 +180,26 @@ def load_booster(path: Path) -> xgboost.Booster:
         If the file cannot be read, or is not a booster of `Trainer`.
     """
     with refuse_failures(f"{path}: cannot be read as an XGBoost model"):
-        _check_booster(read_json(path, True)["learner"])
+        _check_booster(read_json(path, True)["learner"], 3 if ties else 2)
         return xgboost.Booster(model_file=path)
 
 
-def _check_booster(learner: dict) -> None:
+def _check_booster(learner: dict, expected: int) -> None:
     """Raise ValueError (or another exception, if a part is missing) for a booster with a structure
-    that `Trainer` cannot have produced."""
+    that `Trainer` cannot have produced for the expected number of classes."""
     parameters, booster = learner["learner_model_param"], learner["gradient_booster"]
     sizes = ("num_class", "num_target", "num_feature")
     classes, targets, columns = (int(parameters[name]) for name in sizes)
     if (
         (booster["name"], learner["objective"]["name"]) != ("gbtree", "multi:softprob")
-        or (classes, targets) != (3, 1)
+        or (classes, targets) != (expected, 1)
         or len(learner["feature_names"]) not in (0, columns)
     ):
-        raise ValueError("expected trees for three classes, and a name for each column")
+        raise ValueError(f"expected trees for {expected} classes, and a name for each column")
     model, trees = booster["model"], booster["model"]["trees"]
     if (
-        model["iteration_indptr"] != list(range(0, len(trees) + 1, 3))
-        or model["tree_info"] != [0, 1, 2] * (len(trees) // 3)
+        model["iteration_indptr"] != list(range(0, len(trees) + 1, classes))
+        or model["tree_info"] != list(range(classes)) * (len(trees) // classes)
         or int(model["gbtree_model_param"]["num_trees"]) != len(trees)
         or any(model.get("cats", {}).values())
     ):
