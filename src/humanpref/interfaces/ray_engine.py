@@ -14,8 +14,6 @@ from humanpref.schema import InputError
 
 ADDRESS = "RAY_ADDRESS"
 """The environment variable with the address of a cluster; without it, a local one is started."""
-RETRIES = 3
-"""How often a shard whose actor died is tried again before the run fails."""
 
 _STORE = 2**28
 """Size, in bytes, of a local cluster's object store, which holds paths and outcomes only."""
@@ -57,17 +55,16 @@ def outcomes_of(
         gpus = int(resources.get("GPU", 0)) if _can_use_gpu(model) else 0
         size = workers or gpus or int(resources["CPU"])
         ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         rows = ray.data.from_items(
             [str(path.resolve()) for path in shards], override_num_blocks=len(shards)
         ).map_batches(
             ShardJudge,
             fn_constructor_args=(model and str(Path(model).resolve()), str(out.resolve())),
             batch_size=1,
-            concurrency=min(size, len(shards)),
+            compute=ray.data.ActorPoolStrategy(size=min(size, len(shards))),
             num_cpus=1,
             num_gpus=1 if gpus else None,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )
         for row in rows.iter_rows():
             yield Outcome(**{name: row[name] for name in Outcome._fields})

@@ -19,6 +19,8 @@ from humanpref.schema import InputError
 
 DONE, UNFINISHED = "_done", "_unfinished"
 """Folders inside that of the output shards: the records, and shards that are being written."""
+TRIES = 3
+"""How often a shard is started: if it is too large for memory, its process dies each time."""
 _SUFFIXES = frozenset(
     (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".gz", ".bz2", ".xz", ".zip")
 )
@@ -50,10 +52,7 @@ def stem_of(path: Path) -> str:
 
 
 class ShardJudge:
-    """A callable that judges shards, one file at a time.
-
-    Like `humanpref.BatchJudge`, it can be pickled, and loads the model when a process first needs
-    it.
+    """A callable that judges shards, one file at a time. It loads the model when it first needs it.
 
     Parameters
     ----------
@@ -76,13 +75,7 @@ class ShardJudge:
 
     def judge(self, source: Path) -> Outcome:
         """Judge one shard, unless it is already finished. If the shard cannot be judged, the reason
-        is the outcome's `error`.
-
-        Raises
-        ------
-        InputError
-            If the model cannot be loaded.
-        """
+        is the outcome's `error`."""
         record_file = self.out / DONE / f"{stem_of(source)}.json"
         digest = sha256(source)
         if record_file.exists():
@@ -94,12 +87,20 @@ class ShardJudge:
             if written.is_file() and sha256(written) == record["output_sha256"]:
                 return Outcome(source.name, record["rows"], True, "")
             logger.warning("%s: is damaged or missing; judging %s again", written, source)
-        if self._judge is None:
-            self._judge = load(self.model)
+        tries = self.out / UNFINISHED / f"{stem_of(source)}.tries"
+        if tries.is_file() and tries.stat().st_size >= TRIES:
+            reason = f"{source}: {TRIES} processes died while judging it; is it too large?"
+            return Outcome(source.name, 0, False, reason)
+        with open(tries, "a") as file:
+            file.write(".")
         try:
+            if self._judge is None:
+                self._judge = load(self.model)
             rows = _write(self._judge, source, self.out, record_file, digest)
         except InputError as error:
             return Outcome(source.name, 0, False, str(error))
+        finally:
+            tries.unlink(missing_ok=True)
         return Outcome(source.name, rows, False, "")
 
 

@@ -14,6 +14,7 @@ Most readers of shards, including ours, ignore names that start with an undersco
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -86,7 +87,7 @@ def judge_shards(
 
     Examples
     --------
-    >>> import tempfile
+    >>> import json, tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> (folder / "in").mkdir()
     >>> row = {"prompt": "Why?", "response_a": "Because.", "response_b": "Because."}
@@ -156,29 +157,33 @@ def _opened(
     for folder in filter(None, (source, model)):
         if out.resolve().is_relative_to(Path(folder).resolve()):
             raise InputError(f"{out}: is inside {folder}, an input; name a path outside it")
-    if not (out / RUN_FILE).is_file():
-        if not (out.is_dir() and not any(out.iterdir())):
-            check_new(out)
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / RUN_FILE, run)
-    elif (found := read_json(out / RUN_FILE)) != run:
-        same = found.get("model_sha256") == run["model_sha256"]
-        changed = "by a different version of humanpref" if same else "with a different model"
-        raise InputError(f"{out}: was judged {changed}; name a new folder")
-    (out / DONE).mkdir(exist_ok=True)
-    stems = set(map(stem_of, shards))
-    if gone := sorted(path for path in (out / DONE).glob("*.json") if path.stem not in stems):
-        raise InputError(f"{out}: has a shard {gone[0].stem!r}, which {source} does not have")
+    if not (out / RUN_FILE).is_file() and not (out.is_dir() and {*os.listdir(out)} <= {DONE}):
+        check_new(out)
+    (out / DONE).mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(locked(out / DONE))
         except BlockingIOError:
             raise InputError(f"{out}: is being written by another process") from None
+        if finished := {path.stem for path in (out / DONE).glob("*.json")}:
+            _check_same_run(out, run)
+            if gone := finished - set(map(stem_of, shards)):
+                raise InputError(f"{out}: has shard {min(gone)!r}, which {source} does not have")
+        write_json(out / RUN_FILE, run)
         # Only a killed run leaves anything here.
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         (out / UNFINISHED).mkdir()
         held.callback(shutil.rmtree, out / UNFINISHED, ignore_errors=True)
         yield
+
+
+def _check_same_run(out: Path, run: dict[str, str]) -> None:
+    """Raise InputError if an output folder is of a different model or version of humanpref."""
+    found = read_json(out / RUN_FILE)
+    if found != run:
+        same = found.get("model_sha256") == run["model_sha256"]
+        changed = "by a different version of humanpref" if same else "with a different model"
+        raise InputError(f"{out}: was judged {changed}; name a new folder")
 
 
 def _model_digest(model: str | Path | None) -> str:
