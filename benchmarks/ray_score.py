@@ -16,6 +16,7 @@ rows/s    of the shards that were finished after the first one, by the times of 
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -147,8 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = folder / "run"
         process = start(source, out, *ray)
         wait_for(out, third, process)
-        family = descendants(process.pid)
-        process.kill()
+        family = [process.pid, *descendants(process.pid)]
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.communicate()
         while any(Path(f"/proc/{pid}").exists() for pid in family):
             time.sleep(0.2)

@@ -1,6 +1,7 @@
 """Shards on a local Ray cluster, in processes of their own: Ray connects to the machine's address,
 which the tests' process must not."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -99,7 +100,9 @@ def test_a_killed_worker_and_a_killed_run_change_nothing(source, tmp_path):
     process = started(source, out)
     wait_for(out, 5, process)
     children = family(process.pid)
-    process.kill()
+    for pid in [process.pid, *children]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in children):

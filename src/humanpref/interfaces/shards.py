@@ -114,7 +114,7 @@ def judge_shards(
 def _told(outcomes: Iterable[Outcome], out: Path, shards: int) -> Total:
     """Log the progress of a run and return its total. Raises InputError if a shard failed."""
     started, rows, skipped, errors = time.monotonic(), 0, 0, []
-    for number, outcome in enumerate(outcomes, start=1):
+    for number, outcome in zip(range(1, shards + 1), outcomes, strict=True):
         rows += outcome.rows
         skipped += outcome.skipped
         if outcome.error:
