@@ -58,10 +58,13 @@ class BatchJudge:
         schema += "p_a double, p_b double, p_tie double, margin double"
         frame.mapInPandas(lambda parts: map(judge, parts), schema=schema)
 
-    In Ray Data, with one model in each of two actors::
+    In Ray Data, with one model in each of two actors (`humanpref.interfaces.shards` judges files)::
 
         rows.map_batches(
-            BatchJudge, fn_constructor_args=("artifact",), batch_format="pandas", concurrency=2
+            humanpref.BatchJudge,
+            fn_constructor_args=("artifact",),
+            batch_format="pandas",
+            compute=ray.data.ActorPoolStrategy(size=2),
         )
     """
 

@@ -40,6 +40,9 @@ def outcomes_of(
         If Ray is not installed, or the cluster at `RAY_ADDRESS` cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get(ADDRESS):
+        # Each try takes up to 40 s, and the default of 20 a quarter of an hour.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     try:
         import ray
         import ray.data
@@ -74,7 +77,7 @@ def outcomes_of(
 
 
 def _connect(ray: Any, workers: int | None) -> None:
-    address = os.environ.get(ADDRESS, "local")
+    address = os.environ.get(ADDRESS) or "local"
     options: dict[str, Any] = {"address": address, "logging_level": logging.WARNING}
     if address == "local":
         # As many CPUs as there are to be actors.
