@@ -58,8 +58,8 @@ def start(source: Path, out: Path, *options: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    """Wait for a run and return the line that it printed."""
-    line = process.communicate()[0].strip()
+    """Wait for a run and return its last line, which is its own; Ray also prints."""
+    line = process.communicate()[0].splitlines()[-1]
     if process.returncode:
         raise SystemExit(f"humanpref score ended with {process.returncode}")
     return line

@@ -92,7 +92,9 @@ def test_a_killed_worker_and_a_killed_run_change_nothing(source, tmp_path):
     wait_for(out, 5, process)
     os.kill(next(pid for pid in family(process.pid) if is_actor(pid)), signal.SIGKILL)
     printed, told = process.communicate()
-    assert (process.returncode, printed) == (0, f"{out}: 40 shards, 6000 rows\n"), told
+    assert process.returncode == 0, told
+    # Ray also prints there that a worker died.
+    assert printed.splitlines()[-1] == f"{out}: 40 shards, 6000 rows"
     assert contents(out) == expected
     assert f"{out}: 40 of 40 shards, 6000 rows" in told
 
@@ -122,6 +124,6 @@ def test_a_bad_shard_does_not_stop_the_others(source, tmp_path):
     process = started(source, tmp_path / "out")
     _, told = process.communicate()
     assert process.returncode == 2, told
-    assert "part-3.jsonl: row 1: not valid JSON" in told
+    assert "part-3.jsonl: not valid JSON" in told
     assert "(1 of 40 shards could not be judged" in told.splitlines()[-1]
     assert len(list((tmp_path / "out").glob("part-*"))) == 39
