@@ -49,7 +49,8 @@ class Judgement:
     margin : float
         ln P(A) - ln P(B), in nats: above 0 for A.
     tie_score : float
-        ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats. Probabilities count as at least 1e-15.
+        ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats. Probabilities below 1e-15
+        are raised to 1e-15.
     margin_shares, tie_shares : dict of str to float
         How much every feature adds to `margin` and to `tie_score`, in nats; `math.fsum` of the
         values is the score. They are empty unless the model is linear in its features.

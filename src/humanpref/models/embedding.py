@@ -66,7 +66,7 @@ class Columns(NamedTuple):
 
 
 class EmbeddingModel(Model, family="embedding"):
-    """A Davidson regression, or a network with its link. In the regression, d depends on
+    """A Davidson regression, or a network with the same link function. In the regression, d depends on
     [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; the network reads [a, b, a - b, a * b, p] in
     both orders of A and B. Both also use cosines, attention scores and structural features.
 
