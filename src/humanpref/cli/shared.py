@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from humanpref.cli.examples import add_examples
 from humanpref.schema import FORMATS
 
 Command = Callable[[argparse.Namespace], int]
@@ -19,6 +20,7 @@ def add_command(
         name, help=text, description=description, allow_abbrev=False, **options
     )
     command.set_defaults(run=run)
+    add_examples(command)
     return command
 
 
@@ -26,6 +28,7 @@ def add_group(commands: Any, name: str, text: str) -> Any:
     """Add a command that has subcommands."""
     description = text[0].upper() + text[1:] + "."
     group = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+    add_examples(group)
     return group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
 
 
