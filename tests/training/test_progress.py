@@ -1,52 +1,93 @@
-"""An epoch's progress: a bar on a terminal, ten log lines elsewhere."""
+"""Progress: a bar on a terminal, at most ten log lines elsewhere."""
 
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import pytest
 
 from humanpref.training import progress
-from humanpref.training.progress import EpochBar, Progress
+from humanpref.training.progress import Bar, Progress
 
 
-def lines(caplog, monkeypatch, steps, done, main=True):
-    clock = iter(range(0, 1_000, 2))
-    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+class Clock:
+    """Advances by `seconds` at each look."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds = -seconds, seconds
+
+    def perf_counter(self):
+        self.now += self.seconds
+        return self.now
+
+
+def lines(caplog, monkeypatch, steps, done, seconds=2, **options):
+    monkeypatch.setattr(progress, "time", Clock(seconds))
     caplog.clear()
     with caplog.at_level("INFO"):
-        bar = EpochBar("epoch 1/2", steps, done, main)
-        for step in range(done + 1, steps + 1):
-            bar.update(step, 0.5)
+        bar = Bar("epoch 1/2", steps, done, **options)
+        for _ in range(done, steps):
+            bar.advance(1, "mean loss 0.5000")
         bar.close()
     return caplog.messages
 
 
 def test_ten_lines_where_there_is_no_terminal(caplog, monkeypatch):
-    messages = lines(caplog, monkeypatch, steps=40, done=0)
-    # The clock advances by 2 s at each look, and is looked at once for each line.
-    assert messages[0] == "epoch 1/2, step 4/40: mean loss 0.5000, 18 s left"
+    messages = lines(caplog, monkeypatch, steps=40, done=0, quiet=0)
+    # The clock is looked at once for each line.
+    assert messages[0] == "epoch 1/2: 4 of 40 steps, mean loss 0.5000, 00:18 left"
     assert len(messages) == 10
-    assert messages[-1].endswith("step 40/40: mean loss 0.5000, 0 s left")
+    assert messages[-1] == "epoch 1/2: 40 of 40 steps, mean loss 0.5000, 00:00 left"
 
 
 def test_steps_of_an_earlier_session_took_no_time_in_this_one(caplog, monkeypatch):
-    messages = lines(caplog, monkeypatch, steps=40, done=34)
+    messages = lines(caplog, monkeypatch, steps=40, done=34, quiet=0)
     assert messages == [
-        "epoch 1/2, step 36/40: mean loss 0.5000, 4 s left",
-        "epoch 1/2, step 40/40: mean loss 0.5000, 0 s left",
+        "epoch 1/2: 36 of 40 steps, mean loss 0.5000, 00:04 left",
+        "epoch 1/2: 40 of 40 steps, mean loss 0.5000, 00:00 left",
     ]
 
 
 def test_few_steps_have_a_line_each_and_other_processes_none(caplog, monkeypatch):
-    assert len(lines(caplog, monkeypatch, steps=3, done=0)) == 3
-    assert lines(caplog, monkeypatch, steps=40, done=0, main=False) == []
+    assert len(lines(caplog, monkeypatch, steps=3, done=0, quiet=0)) == 3
+    assert lines(caplog, monkeypatch, steps=40, done=0, quiet=0, main=False) == []
+
+
+def test_short_work_writes_nothing_and_long_work_at_most_ten_lines(caplog, monkeypatch):
+    assert lines(caplog, monkeypatch, steps=4, done=0, seconds=2) == []
+    # Looks at 6, 12, 18, … seconds: a line at 12, 24, ….
+    every_other = lines(caplog, monkeypatch, steps=1_000, done=0, seconds=6)
+    assert every_other[0] == "epoch 1/2: 200 of 1,000 steps, mean loss 0.5000, 00:48 left"
+    assert len(every_other) == 5
+    slow = lines(caplog, monkeypatch, steps=1_000, done=0, seconds=3600)
+    assert len(slow) == 10
+    assert slow[0].endswith(", 9:00:00 left")
+
+
+def test_uneven_steps_are_counted_by_what_they_contain(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "time", Clock(30))
+    with caplog.at_level("INFO"):
+        bar = Bar("embed", 1_000, unit="token")
+        for tokens in (5, 195, 800):
+            bar.advance(tokens)
+    assert caplog.messages == [
+        "embed: 200 of 1,000 tokens, 02:00 left",
+        "embed: 1,000 of 1,000 tokens, 00:00 left",
+    ]
+
+
+def test_items_are_done_when_the_next_one_is_asked_for(caplog, monkeypatch):
+    monkeypatch.setattr(progress, "time", Clock(20))
+    with caplog.at_level("INFO"):
+        for item in progress.shown(["a", "b"], "fitting", "fold"):
+            said = [item, *caplog.messages]
+    assert said == ["b", "fitting: 1 of 2 folds, 00:20 left"]
+    assert caplog.messages[-1] == "fitting: 2 of 2 folds, 00:00 left"
 
 
 @pytest.mark.parametrize("main", [True, False])
 def test_only_the_main_process_has_a_bar_where_there_is_a_terminal(monkeypatch, main):
     bars = []
     monkeypatch.setattr(progress, "tqdm", lambda **options: bars.append(options))
-    EpochBar("epoch 1/2", 40, 34, main)
+    Bar("epoch 1/2", 40, 34, main=main)
     (options,) = bars
     assert (options["desc"], options["total"], options["initial"]) == ("epoch 1/2", 40, 34)
     assert options["disable"] is (None if main else True)  # tqdm looks for a terminal itself
