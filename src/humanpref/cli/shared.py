@@ -68,7 +68,8 @@ def add_study(command: Any) -> None:
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
     """Return the log loss with its interval, accuracy and the prior's log loss as one line; if no
-    row is a tie, also the area under the ROC curve and the Brier score of A against B."""
+    row is a tie, also the area under the ROC curve and the Brier score of A against B. Warn if the
+    prior has the lower log loss, or if the rows were trained on."""
     decided = ""
     if metrics.get("decided_rows") == metrics["rows"] and metrics["decided_auc"] is not None:
         decided = f"AUC {metrics['decided_auc']:.3f}, Brier {metrics['decided_brier']:.3f}, "
@@ -78,6 +79,8 @@ def metrics_line(title: str, metrics: dict[str, Any]) -> str:
         f"accuracy {metrics['accuracy']:.3f}, {decided}"
         f"the prior's log loss {metrics['prior_log_loss']:.4f}"
     )
+    if metrics["log_loss"] > metrics["prior_log_loss"] + 1e-9:
+        line += "; warning: worse than the prior"
     if trained_on := metrics.get("rows_trained_on"):
         line += f"; optimistic: trained on {trained_on} of these rows"
     return line

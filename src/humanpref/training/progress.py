@@ -1,5 +1,5 @@
 """The progress of a training run, and the display of long work: a bar with the time left on a
-terminal, at most ten log lines elsewhere."""
+terminal, about ten log lines elsewhere."""
 
 import logging
 import time
@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 QUIET_SECONDS = 10.0
 """Minimum time between two log lines of a bar, and before its first."""
+FIRST_SECONDS = 60.0
+"""After this time, the first line does not wait for a tenth of the work to be done."""
 BAR_DELAY = 1.0
 """Work that takes fewer seconds than this shows no bar."""
 
@@ -96,10 +98,12 @@ class Bar:
         tenths, self.done = 10 * self.done // self.total, self.done + steps
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(steps)
-        if not (self.bar.disable and self.main) or 10 * self.done // self.total == tenths:
+        if not (self.bar.disable and self.main):
             return
         now = time.perf_counter()
-        if now - self.told < self.quiet:
+        first = self.told == self.started and now - self.started >= FIRST_SECONDS
+        tenth = 10 * self.done // self.total > tenths and now - self.told >= self.quiet
+        if not (first or tenth):
             return
         self.told = now
         left = (now - self.started) / (self.done - self.first) * (self.total - self.done)
