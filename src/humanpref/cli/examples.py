@@ -72,7 +72,7 @@ EXAMPLES = {
         humanpref selection my-boosted-model --figure steps.png
     """,
     "humanpref runs": """
-        humanpref runs models --sort accuracy
+        humanpref runs models --sort written
     """,
     "humanpref presets": """
         humanpref presets
