@@ -4,6 +4,9 @@ from dataclasses import asdict
 
 import pytest
 
+from humanpref.config import load_config
+from humanpref.data import labels_of
+from humanpref.models import build_model
 from humanpref.training import progress
 from humanpref.training.progress import Bar, Progress
 
@@ -100,3 +103,24 @@ def test_a_run_begins_with_nothing_done():
     assert values.pop("epochs") == []
     assert values.pop("stopped") is None
     assert set(values.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "works"),
+    [
+        ("sparse", ["model.max_terms=0"], ["choosing penalties"]),
+        (
+            "boosted",
+            ["model.max_rounds=20", "model.seeds=2"],
+            ["boosting", "choosing the number of trees, at most"],
+        ),
+    ],
+)
+def test_fits_on_the_cpu_tell_the_time_left(caplog, monkeypatch, pairs, preset, settings, works):
+    if preset == "boosted":
+        pytest.importorskip("xgboost")
+    monkeypatch.setattr(progress, "time", Clock(30))
+    with caplog.at_level("INFO"):
+        build_model(load_config(preset, overrides=settings)).fit(pairs, labels_of(pairs))
+    lines = [message for message in caplog.messages if message.endswith(" left")]
+    assert {line.partition(":")[0] for line in lines} == {*works}

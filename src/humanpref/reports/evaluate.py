@@ -276,8 +276,8 @@ def shortened(text: str) -> str:
 
     Examples
     --------
-    >>> shortened("a" * 5_001)[-24:]
-    'aa… (1 more characters)'
+    >>> shortened("a" * 5_010)[-24:]
+    'aa… (10 more characters)'
     """
     more = len(text) - LONGEST_TEXT
     return text if more <= 0 else f"{text[:LONGEST_TEXT]}… ({more:,} more characters)"
