@@ -3,7 +3,7 @@ on another distribution.
 
     python benchmarks/feature_study.py --train CSV --out DIR [--models P …] [--set P:KEY=VALUE …]
     [--repeats 5] [--folds 5]
-                                       [--transfer CSV]
+                                       [--transfer CSV] [--against DIR]
 
 Repeat r trains every model on the grouped folds of seed r. A row's out-of-fold losses are averaged
 over the repeats, and then bootstrapped over prompts: the table gives the log loss, its 95 %
@@ -12,6 +12,9 @@ log loss. Whatever a model chooses (penalties, trees, weights of a blend) it cho
 of the rows that it is given. `--transfer CSV` also trains each model on all rows and scores it
 there, beside the class rates of the training rows. A model is a preset, or `NAME=PRESET` to run one
 under another name with settings of its own.
+
+`--against DIR` adds the paired differences to the models of the same names in another study's
+folder, for example that of an earlier commit.
 
 Artifacts stay in DIR: interrupted, it goes on. All runs share one process, so that a frozen encoder
 embeds a text once.
@@ -32,7 +35,7 @@ from humanpref.evaluation.metrics import bootstrap_interval
 from humanpref.logloss import row_log_losses
 from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.artifact_tables import FOLD
+from humanpref.runs.artifact_tables import FOLD, OOF_FILE, read_oof
 from humanpref.runs.train import train
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.studies.compare import write_table
@@ -99,6 +102,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--transfer", type=Path)
+    parser.add_argument("--against", type=Path)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     presets = {text.partition("=")[0]: text.partition("=")[2] or text for text in options.models}
@@ -134,6 +138,19 @@ def main() -> None:
         f"{len(pairs)} rows, {options.folds} folds, {options.repeats} repeats\n{markdown(table)}",
         end="",
     )
+
+    for name in presets if options.against else ():
+        earlier = [
+            read_oof(options.against / f"{name}-{seed}" / OOF_FILE).set_index(ID).loc[pairs[ID]]
+            for seed in range(1, options.repeats + 1)
+        ]
+        before = [row_log_losses(labels, oof[list(LABEL_COLUMNS)].to_numpy()) for oof in earlier]
+        difference = np.mean(losses[name], axis=0) - np.mean(before, axis=0)
+        low, high = bootstrap_interval(difference, keys)
+        print(
+            f"{name}: {np.mean(losses[name]):.4f}, in {options.against} {np.mean(before):.4f}, "
+            f"paired difference {difference.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+        )
 
     if options.transfer:
         other = read_pairs(options.transfer, labels=True)

@@ -38,7 +38,8 @@ from humanpref.files import folder_whole, read_json, write_json
 from humanpref.logloss import row_log_losses
 from humanpref.models.neural import STATE_FILE
 from humanpref.reports.table_text import markdown
-from humanpref.runs.artifact import FACTS_FILE, Artifact
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.merging import merge
 from humanpref.runs.train import train
 from humanpref.studies.compare import write_table
@@ -54,7 +55,7 @@ def tensor_wise_mean(artifact: Artifact, out: Path) -> None:
     with folder_whole(out) as unfinished:
         shutil.copytree(artifact.folder / names[0], unfinished / "model")
         save_file(mean, unfinished / "model" / STATE_FILE)
-        write_json(unfinished / FACTS_FILE, artifact.facts | {"members": ["model"]})
+        seal(unfinished, artifact.facts | {"members": ["model"]})
 
 
 def first_model(artifact: Artifact, out: Path) -> None:
@@ -62,7 +63,7 @@ def first_model(artifact: Artifact, out: Path) -> None:
     with folder_whole(out) as unfinished:
         first = artifact.facts["members"][0]
         shutil.copytree(artifact.folder / first, unfinished / "model")
-        write_json(unfinished / FACTS_FILE, artifact.facts | {"members": ["model"]})
+        seal(unfinished, artifact.facts | {"members": ["model"]})
 
 
 def predicted(artifact: Artifact, pairs: pd.DataFrame, path: Path) -> tuple[np.ndarray, float]:

@@ -264,14 +264,24 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write("\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises a one-line InputError if it cannot be read or is not valid JSON."""
+def read_json(path: str | Path, unique_keys: bool = False) -> Any:
+    """Read a JSON file. Raises a one-line InputError if it cannot be read or is not valid JSON or,
+    with `unique_keys`, if it repeats a key: readers differ in which of the values they take."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=_object if unique_keys else None)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)[:60]!r} appears twice")
+    return values
 
 
 def sha256(path: str | Path) -> str:

@@ -12,6 +12,9 @@ without ``winner_tie`` comes from a format that has no ties. `humanpref.data.rea
 a frame and checks these rules.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 ID = "id"
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 MODEL_COLUMNS = ("model_a", "model_b")
@@ -36,3 +39,37 @@ class InputError(ValueError):
     The command line prints it on one line and exits with status 2. Any other exception is a bug in
     humanpref and is shown with its traceback.
     """
+
+
+@contextlib.contextmanager
+def refuse_failures(message: str | Callable[[BaseException], str]) -> Iterator[None]:
+    """Raise any failure within the block as an InputError: the block has a library read files that
+    somebody else made, and libraries raise almost anything for damaged ones. A lack of memory is
+    raised unchanged.
+
+    Parameters
+    ----------
+    message : str or callable
+        The InputError's message, to which the failure is added; or a function that returns the
+        whole message, given the failure.
+
+    Examples
+    --------
+    >>> with refuse_failures("rates.json: cannot be read"):
+    ...     [1 / 2, 1 / 2][2]
+    Traceback (most recent call last):
+    humanpref.schema.InputError: rates.json: cannot be read (IndexError: list index out of range)
+    """
+    try:
+        yield
+    except BaseException as error:
+        kind = type(error).__name__
+        # A panic in a library written in Rust is no Exception.
+        if not isinstance(error, Exception) and kind != "PanicException":
+            raise
+        if isinstance(error, InputError | MemoryError) or kind == "OutOfMemoryError":
+            raise
+        text = (str(error).strip().splitlines() or [""])[0][:200].rstrip(" :")
+        reason = f"{kind}: {text}" if text else kind
+        told = f"{message} ({reason})" if isinstance(message, str) else message(error)
+        raise InputError(told) from error

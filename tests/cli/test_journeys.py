@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from humanpref.runs.artifact_files import seal
 from humanpref.training import device
 
 from .refusals import GOOD, refused
@@ -163,7 +164,10 @@ def test_an_artifact_with_other_weights(run, arena, tmp_path, change):
         {"other": arrays["rates"]} if change == "missing" else arrays | {"other": arrays["rates"]},
         path,
     )
-    result = run("predict", "A", "--test", arena / "test.csv", "--out", "s.csv")
+    predict = ["predict", "A", "--test", arena / "test.csv", "--out", "s.csv"]
+    refused(run(*predict), "model.safetensors: damaged or changed since it was written")
+    seal(tmp_path / "A", json.loads((tmp_path / "A" / "artifact.json").read_text()))
+    result = run(*predict)
     refused(
         result, "extra weights other", *(["missing weights rates"] if change == "missing" else [])
     )

@@ -2,6 +2,9 @@ import shutil
 
 import pytest
 
+from humanpref.files import read_json
+from humanpref.runs.artifact_files import seal
+
 
 def test_the_path_of_a_selection(run, artifact, tmp_path):
     code, out, error = run("selection", artifact)
@@ -13,6 +16,7 @@ def test_the_path_of_a_selection(run, artifact, tmp_path):
         "step,action,column,columns,log_loss,kept\n0,start,,2,1.05,True\n"
         "1,remove,identical,1,1.06,False\n"
     )
+    seal(copy, read_json(copy / "artifact.json"))
     code, out, _ = run("selection", copy)
     assert code == 0
     assert "| 0 | start |  | 2 | 1.0500 | True | fold-1 |" in out

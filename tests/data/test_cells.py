@@ -200,7 +200,7 @@ def test_rounded_labels_are_rescaled_and_weights_checked(tmp_path):
     assert weights_of(rows.assign(weight=["1", 2.5])).tolist() == [1, 2.5]
     for wrong in (-1, np.inf, np.nan, "x"):
         with pytest.raises(
-            InputError, match="row 2: column 'weight': expected a finite number of at least 0"
+            InputError, match="row 2: column 'weight': expected 0, or a number from 1e-9"
         ):
             weights_of(rows.assign(weight=[1, wrong]))
 

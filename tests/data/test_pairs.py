@@ -58,7 +58,10 @@ def test_weights_that_are_none_are_refused_with_their_row(pairs):
     assert weights_of(pairs) is None
     weights = np.ones(len(pairs))
     weights[4] = -1
-    with pytest.raises(InputError, match=r"row 5: column 'weight': .* at least 0, got -1"):
+    with pytest.raises(
+        InputError,
+        match=r"row 5: column 'weight': expected 0, or a number from 1e-9 to 1e9, got -1",
+    ):
         weights_of(pairs.assign(weight=weights))
 
 

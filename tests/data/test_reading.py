@@ -166,7 +166,13 @@ def test_soft_labels_and_weights(read):
         ),
         (csv_text(changed(id="")), "row 1: column 'id': expected printable text, got ''"),
         (csv_text([*GOOD, "-1"], header=HEADER + ",weight"), "column 'weight'"),
-        (csv_text([*GOOD, "inf"], header=HEADER + ",weight"), "column 'weight'"),
+        *(
+            (
+                csv_text([*GOOD, weight], header=HEADER + ",weight"),
+                "column 'weight': expected 0, or",
+            )
+            for weight in ("inf", "1e39", "5e-324")
+        ),
         (
             csv_text([*GOOD, "0"], header=HEADER + ",weight"),
             "expected a positive, finite sum, got 0",

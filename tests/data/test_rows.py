@@ -34,7 +34,7 @@ def test_a_row_in_the_order_of_the_frame():
         (3, 7, "id", r"row 2 \(id '7'\): duplicate id, first seen in row 1"),
         (0, "p", "text", r"row 2 \(id '8'\): column 'prompt': not JSON.* \(format competition: "),
         (4, "odd", "label", r"row 2 \(id '8'\): column 'winner': expected model_a"),
-        (7, "-1", "weight", r"row 2 \(id '8'\): column 'weight': expected a finite number"),
+        (7, "-1", "weight", r"row 2 \(id '8'\): column 'weight': expected 0, or a number"),
     ],
 )
 def test_a_fault_is_raised_or_kept(place, cell, kind, message):

@@ -28,6 +28,8 @@ from humanpref.data import read_pairs
 from humanpref.files import read_json, write_json
 from humanpref.interfaces.export import export
 from humanpref.models.pretrained import load_tokenizer
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.merging import merge
 from humanpref.runs.train import train
 from humanpref.schema import TEXT_COLUMNS, InputError
@@ -76,15 +78,20 @@ def trained(decoder_folder, arena, tmp_path_factory):
             made[kind] = train(config, folder / "train.csv", folder / kind)
             if kind == "gemma2":  # as if it had been fitted
                 calibrated = torch.tensor([0.7, 0.2, -0.3, 0.1])
-                change_state(made[kind].folder / "model", "calibration", calibrated)
+                change_state(made[kind].folder, "calibration", calibrated)
+                made[kind] = Artifact.load(made[kind].folder)
         return made[kind]
 
     return artifact
 
 
+def change_weight(path, name, tensor):
+    save_file(load_file(path) | {name: tensor}, path, metadata={"format": "pt"})
+
+
 def change_state(folder, name, tensor):
-    state = load_file(folder / "model.safetensors")
-    save_file(state | {name: tensor}, folder / "model.safetensors", metadata={"format": "pt"})
+    change_weight(folder / "model" / "model.safetensors", name, tensor)
+    seal(folder, read_json(folder / "artifact.json"))
 
 
 @pytest.fixture
@@ -97,6 +104,7 @@ def altered(trained, tmp_path):
         config = read_json(path)
         config[section][option] = value
         write_json(path, config)
+        seal(tmp_path / "altered", read_json(tmp_path / "altered" / "artifact.json"))
         return tmp_path / "altered"
 
     return copy
@@ -109,7 +117,7 @@ def two_models(trained, tmp_path):
     shutil.copytree(trained("llama").folder, folder)
     shutil.copytree(folder / "model", folder / "second")
     facts = read_json(folder / "artifact.json")
-    write_json(folder / "artifact.json", facts | {"members": ["model", "second"]})
+    seal(folder, facts | {"members": ["model", "second"]})
     return folder
 
 
@@ -233,7 +241,7 @@ def test_what_transformers_cannot_hold_is_refused(
     section, option, value, expected, altered, tmp_path
 ):
     folder = altered(section, option, value)
-    change_state(folder / "model", "head.1.bias", torch.tensor([0.0, 0.0, 0.1]))
+    change_state(folder, "head.1.bias", torch.tensor([0.0, 0.0, 0.1]))
     with pytest.raises(InputError, match=rf"option {section}\.{option}: expected {expected}, got"):
         export(folder, tmp_path / "plain")
     assert list(tmp_path.iterdir()) == [folder]
@@ -241,7 +249,7 @@ def test_what_transformers_cannot_hold_is_refused(
 
 def test_a_bias_of_zero_is_left_out(altered, tmp_path):
     folder = altered("model", "head_bias", True)
-    change_state(folder / "model", "head.1.bias", torch.zeros(3))
+    change_state(folder, "head.1.bias", torch.zeros(3))
     weights = load_file(export(folder, tmp_path / "plain") / "model.safetensors")
     assert {name for name in weights if name.startswith("score")} == {"score.weight"}
 
@@ -250,11 +258,11 @@ def test_several_models_are_merged_first(two_models, tmp_path):
     with pytest.raises(InputError, match=r"two: has 2 models, .* humanpref merge .*/two --out"):
         export(two_models, tmp_path / "plain")
     facts = read_json(two_models / "artifact.json")
-    write_json(two_models / "artifact.json", facts | {"family": "blend"})
+    seal(two_models, facts | {"family": "blend"})
     for refused in (export, merge):
         with pytest.raises(InputError, match=r"expected family decoder.*, got blend"):
             refused(two_models, tmp_path / "plain")
-    write_json(two_models / "artifact.json", facts)
+    seal(two_models, facts)
     merged = merge(two_models, tmp_path / "merged", into_base=True)
     export(merged.folder, tmp_path / "plain")
     assert "Its base is tiny-llama-merged" in (tmp_path / "plain" / "README.md").read_text()
@@ -263,7 +271,8 @@ def test_several_models_are_merged_first(two_models, tmp_path):
 def test_a_folder_that_predicts_otherwise_is_not_written(trained, tmp_path, monkeypatch):
     def spoiled(self, folder):
         PreTrainedModel.save_pretrained(self, folder)
-        change_state(folder, "score.weight", 1.5 * self.score.weight.detach())
+        path = folder / "model.safetensors"
+        change_weight(path, "score.weight", 1.5 * self.score.weight.detach())
 
     monkeypatch.setattr(LlamaForSequenceClassification, "save_pretrained", spoiled)
     with pytest.raises(InputError, match="LlamaForSequenceClassification predicts differently"):

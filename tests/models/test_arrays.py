@@ -28,6 +28,13 @@ def test_written_and_read(tmp_path):
             {"w": np.ones((3, 2)), "c": np.array([np.nan])},
             "weight c: expected finite values, got NaN or infinity",
         ),
+        *(
+            (
+                {"w": np.ones((3, 2)), "c": np.ones(1, dtype)},
+                f"weight c: expected float32 or float64, got {dtype}",
+            )
+            for dtype in ("int64", "bool", "float16", "uint8")
+        ),
     ],
 )
 def test_anything_else_is_refused(arrays, message, tmp_path):
@@ -41,6 +48,13 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path):
     for name in ("a", "b"):
         with pytest.raises(InputError, match="cannot be read as safetensors"):
             load_arrays(tmp_path / name, SHAPES)
+
+
+def test_a_dtype_that_numpy_lacks_is_refused(tmp_path):
+    header = b'{"c":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(InputError, match=r"cannot be read as safetensors|float32 or"):
+        load_arrays(tmp_path / "a", {"c": (1,)})
 
 
 def test_five_names_are_enough_of_a_message(tmp_path):

@@ -20,6 +20,7 @@ from humanpref.models.prior import PriorModel
 from humanpref.models.sparse import SparseModel
 from humanpref.runs.train import train
 from humanpref.schema import InputError
+from humanpref.text.cases import answer_cases
 
 FEW = "model.term_penalties=10 model.structure_penalties=100"
 
@@ -49,7 +50,7 @@ def test_a_member_that_memorises_gets_no_undue_weight(pairs, monkeypatch):
     by_heart = Memory().fit(pairs, labels).predict_proba(pairs)
     rates = np.tile(labels.mean(axis=0), (len(pairs), 1))
     n = len(pairs)
-    rows = HeldOutRows(labels, np.ones(n), np.zeros(n), np.full(n, "", dtype=object))
+    rows = HeldOutRows(labels, np.ones(n), np.full(n, "", dtype=object))
     flattered, _, _ = fit_blend(np.stack([by_heart, rates]), rows, BlendOptions())
     assert (
         flattered.weights[0] > 0.95
@@ -75,6 +76,7 @@ def test_it_predicts_what_its_members_and_weights_say(pairs, tmp_path):
         / model.blend_.correction.temperature
     )
     expected = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
+    expected[answer_cases(pairs) == "identical"] = model.blend_.correction.rates[0]
     np.testing.assert_allclose(model.predict_proba(pairs), expected, atol=1e-12)
     alone = build_model(load_config("sparse", overrides=FEW.split())).fit(pairs, labels)
     np.testing.assert_array_equal(
@@ -185,21 +187,17 @@ def rows_with_cases(rows=150):
 
 def test_special_cases_are_learned_kept_and_applied(write_csv, tmp_path):
     pairs = read_pairs(write_csv(rows_with_cases()))
-    model = blend_of("prior", folds=3).fit(pairs, labels_of(pairs))
+    model = blend_of("prior", folds=3, shrinkage=10).fit(pairs, labels_of(pairs))
     report = model.report_["blend"]
-    used = {fact["correction"]: fact["used"] for fact in report["corrections"]}
-    assert used == {"identical answers": True, "two empty answers": False, "one empty answer": True}
-    assert list(report["offsets"]) == ["identical", "A empty", "B empty"]
+    assert [fact["rows"] for fact in report["corrections"]] == [50, 0, 50]
+    assert list(report["rates"]) == ["identical", "both empty", "A empty", "B empty"]
     plain, same, empty_a, _, _, empty_b = model.predict_proba(pairs[:6])
     assert plain.max() < 0.5
     assert same[2] > 0.8
     assert empty_a[1] > 0.8
     assert empty_b[0] == pytest.approx(empty_a[1], abs=0.02)
-    # The rates are those of the rows, shrunk by 10 rows of the prior's.
-    rates = labels_of(pairs).mean(axis=0)
-    fact = report["corrections"][0]
-    assert fact["predicted"][2] == pytest.approx(rates[2], abs=0.01)
-    assert fact["rates"][2] == pytest.approx((50 + 10 * fact["predicted"][2]) / 60)
+    # The rates are those of the rows, and of 10 rows that have the known ones.
+    assert same[2] == pytest.approx((50 + 8.8) / 60)
     model.save(tmp_path)
     np.testing.assert_array_equal(
         load_model(tmp_path).predict_proba(pairs), model.predict_proba(pairs)
@@ -217,7 +215,9 @@ def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pai
         for i, (a, b) in enumerate(zip(pairs["response_a"], pairs["response_b"], strict=True))
     ]
     model = blend_of(f"sparse {FEW}", folds=2).fit(odd, labels_of(odd))
-    correction = Correction(0.8, np.array([[0.1, 0.1, 2], [0, 0, 1], [-1, 1, 0], [1, -1, 0]]))
+    correction = Correction(
+        0.8, np.array([[0.1, 0.1, 0.8], [0, 0, 0], [0.2, 0.7, 0.1], [0.7, 0.2, 0.1]])
+    )
     model.blend_ = Blend("arithmetic", model.blend_.weights, correction)
     model.save(tmp_path)
     loaded = load_model(tmp_path)
@@ -227,11 +227,19 @@ def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pai
     np.testing.assert_allclose(swapped, loaded.predict_proba(odd), atol=1e-6)
 
 
-def test_a_temperature_of_another_sign_is_refused(pairs, tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"temperature": np.array([-1.0])}, "positive temperature"),
+        ({"rates": np.tile([0.1, 0.1, 0.7], (4, 1))}, "rates >= 0 that sum to 1"),
+        ({"rates": np.tile([-0.1, 0.1, 1.0], (4, 1))}, "rates >= 0 that sum to 1"),
+    ],
+)
+def test_a_state_that_is_not_a_correction_is_refused(pairs, tmp_path, damage, message):
     blend_of("prior", folds=2).fit(pairs, labels_of(pairs)).save(tmp_path)
     path = tmp_path / "model.safetensors"
-    save_file(load_file(path) | {"temperature": np.array([-1.0])}, path)
-    with pytest.raises(InputError, match="positive temperature"):
+    save_file(load_file(path) | damage, path)
+    with pytest.raises(InputError, match=message):
         load_model(tmp_path)
 
 

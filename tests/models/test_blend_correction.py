@@ -1,16 +1,15 @@
-"""The temperature and the special cases: by hand, and used only where they pay."""
+"""The temperature, and the class rates of the special cases: by hand, and on drawn rows."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from humanpref.models.blend_correction import (
-    CASE_ROWS,
     Correction,
     HeldOutRows,
     describe_correction,
     fit_correction,
-    fit_offsets,
+    fit_rates,
     fit_temperature,
 )
 from humanpref.text.cases import CASES, answer_cases
@@ -36,12 +35,11 @@ def arena(rows, seed=0):
 
 
 def fitted(logs, labels, cases):
-    n = len(logs)
-    return fit_correction(logs, HeldOutRows(labels, np.ones(n), np.arange(n) % 5, cases), 10.0, 1.0)
+    return fit_correction(logs, rows_of(labels, cases), 10.0)
 
 
 def rows_of(labels, cases):
-    return HeldOutRows(labels, np.ones(len(labels)), np.zeros(len(labels)), cases)
+    return HeldOutRows(labels, np.ones(len(labels)), cases)
 
 
 def test_the_correction_by_hand():
@@ -51,89 +49,65 @@ def test_the_correction_by_hand():
         np.exp(Correction(0.5)(logs)),
         [[0.04 / 0.44, 0.04 / 0.44, 0.36 / 0.44], [0.01 / 0.42, 0.16 / 0.42, 0.25 / 0.42]],
     )
-    offsets = np.zeros((4, 3))
-    offsets[CASES.index("A empty")] = np.log([0.5, 2, 1])
+    rates = np.zeros((4, 3))
+    rates[CASES.index("A empty")] = [0.05, 0.85, 0.1]
     cases = np.array(["A empty", "identical"], dtype=object)
-    probabilities = np.exp(Correction(1.0, offsets=offsets)(logs, cases))
-    np.testing.assert_allclose(probabilities, [[0.1 / 1.1, 0.4 / 1.1, 0.6 / 1.1], [0.1, 0.4, 0.5]])
-    np.testing.assert_allclose(np.exp(Correction(1.0, offsets=offsets)(logs)), np.exp(logs))
+    # Whatever the temperature, and only where the case has rates.
+    probabilities = np.exp(Correction(0.5, rates)(logs, cases))
+    np.testing.assert_allclose(probabilities[0], [0.05, 0.85, 0.1])
+    np.testing.assert_allclose(probabilities[1], [0.01 / 0.42, 0.16 / 0.42, 0.25 / 0.42])
+    np.testing.assert_allclose(np.exp(Correction(1.0, rates)(logs)), np.exp(logs))
 
 
-def test_the_shrunk_rates_by_hand():
-    logs = np.log(np.tile([0.3, 0.3, 0.4], (10, 1)))
-    ties, cases = np.tile([0.0, 0.0, 1.0], (10, 1)), np.full(10, "identical", dtype=object)
-    found, facts = fit_offsets(Correction(), logs, rows_of(ties, cases), 10.0)
-    assert facts["identical answers"]["predicted"] == pytest.approx([0.3, 0.3, 0.4])
-    assert facts["identical answers"]["rates"] == pytest.approx([0.15, 0.15, 0.7])
-    np.testing.assert_allclose(found.offsets, [np.log([0.5, 0.5, 1.75]), [0] * 3, [0] * 3, [0] * 3])
-    np.testing.assert_allclose(np.exp(found(logs, cases)), np.tile([0.15, 0.15, 0.7], (10, 1)))
+def test_a_class_that_the_members_exclude_stays_excluded():
+    logs = np.log([[0.3, 0.7, 1.0]] * 3) + np.array([0, 0, -np.inf])
+    cases = np.array(["identical", "A empty", "B empty"], dtype=object)
+    rates, _ = fit_rates(rows_of(np.empty((0, 3)), cases[:0]), 10.0)
+    told = np.exp(Correction(1.0, rates)(logs, cases))
+    expected = [[0.5, 0.5, 0], [0.04 / 0.92, 0.88 / 0.92, 0], [0.88 / 0.92, 0.04 / 0.92, 0]]
+    np.testing.assert_allclose(told, expected)
 
-    # 6 rows whose A is empty and 4 whose B is: seen from the empty side, 9 losses and a tie,
-    # predicted (0.2, 0.5, 0.3).
+
+def test_the_rates_by_hand():
+    # Without a row they are the known ones.
+    identical, lost = [0.06, 0.06, 0.88], [0.04, 0.88, 0.08]
+    rates, facts = fit_rates(rows_of(np.empty((0, 3)), np.empty(0, dtype=object)), 10.0)
+    np.testing.assert_allclose(rates, [identical, identical, lost, [0.88, 0.04, 0.08]])
+    assert [fact["rows"] for fact in facts] == [0, 0, 0]
+    assert facts[2] == {
+        "correction": "one empty answer",
+        "rows": 0,
+        "rates": pytest.approx([0.04, 0.88, 0.08]),
+    }
+    # 10 wins of A among identical answers outweigh them, but A and B stay alike.
+    cases = np.full(10, "identical", dtype=object)
+    rates, facts = fit_rates(rows_of(np.tile([1.0, 0, 0], (10, 1)), cases), 10.0)
+    np.testing.assert_allclose(rates[0], [0.28, 0.28, 0.44])
+    np.testing.assert_allclose(rates[1:], [identical, lost, [0.88, 0.04, 0.08]])
+    assert facts[0]["rows"] == 10
+    # 6 rows whose A is empty and 4 whose B is: seen from the empty side, 9 losses and a tie.
     cases = np.repeat(np.array(["A empty", "B empty"], dtype=object), [6, 4])
-    logs = np.log(np.repeat([[0.2, 0.5, 0.3], [0.5, 0.2, 0.3]], [6, 4], axis=0))
-    labels = np.eye(3)[[1, 1, 1, 1, 1, 2, 0, 0, 0, 0]]
-    found, facts = fit_offsets(Correction(), logs, rows_of(labels, cases), 10.0)
-    assert facts["one empty answer"]["rates"] == pytest.approx([0.1, 0.7, 0.2])
-    np.testing.assert_allclose(found.offsets[2], np.log([0.5, 1.4, 2 / 3]))
-    np.testing.assert_allclose(found.offsets[3], np.log([1.4, 0.5, 2 / 3]))
-    plain = np.full(10, "", dtype=object)
-    none, facts = fit_offsets(Correction(), logs, rows_of(labels, plain), 0.0)
-    assert not none.offsets.any()
-    assert facts == {}
-    # Without shrinkage nothing is certain either: one row stands for the prediction.
-    certain, _ = fit_offsets(Correction(), logs, rows_of(labels, cases), 0.0)
-    assert np.isfinite(certain.offsets).all()
+    rows = rows_of(np.eye(3)[[1, 1, 1, 1, 1, 2, 0, 0, 0, 0]], cases)
+    rates, facts = fit_rates(rows, 10.0)
+    assert facts[2]["rates"] == pytest.approx([0.02, 0.89, 0.09])
+    np.testing.assert_allclose(rates[2:], [[0.02, 0.89, 0.09], [0.89, 0.02, 0.09]])
+    # Without shrinkage nothing is certain either: the known rates count as one row.
+    certain, _ = fit_rates(rows, 0.0)
+    np.testing.assert_allclose(certain[2], np.array([0.04, 9.88, 1.08]) / 11)
 
 
-def test_special_cases_are_used_where_they_pay_and_there_are_enough():
-    logs, truth, labels, rng = arena(1_000)
+def test_rows_without_a_case_are_not_touched():
+    logs, _, labels, rng = arena(1_000)
     cases = np.full(1_000, "", dtype=object)
-    cases[rng.permutation(1_000)[:100]] = np.repeat(
-        np.array(CASES, dtype=object), [40, CASE_ROWS - 1, 21, 20]
-    )
-    labels[np.isin(cases, ["identical", "both empty"])] = [0, 0, 1]  # what the blend does not know
-    blend_knows = np.isin(cases, ["A empty", "B empty"])
-    labels[blend_knows] = truth[blend_knows]
-    correction, tried = fitted(logs, labels, cases)
-    found = {fact["correction"]: fact for fact in tried}
-    assert found["identical answers"]["used"]
-    assert found["identical answers"]["gain"] > 10
-    assert found["identical answers"]["rows"] == 40
-    assert not found["two empty answers"]["used"]
-    assert "too few" in describe_correction(found["two empty answers"])
-    assert not found["one empty answer"]["used"]
-    probabilities = np.exp(correction(logs, cases))
-    assert probabilities[cases == "identical", 2].mean() == pytest.approx(
-        found["identical answers"]["rates"][2], abs=0.05
-    )
+    cases[rng.permutation(1_000)[:8]] = np.repeat(np.array(CASES, dtype=object), 2)
+    correction, facts = fitted(logs, labels, cases)
+    assert [fact["rows"] for fact in facts] == [2, 2, 4]
+    plain, special = cases == "", cases != ""
+    np.testing.assert_array_equal(correction(logs, cases)[plain], correction(logs)[plain])
+    # The blend's own predictions of the other rows do not matter.
     np.testing.assert_array_equal(
-        probabilities[cases != "identical"], np.exp(correction(logs))[cases != "identical"]
+        correction(logs, cases)[special], correction(logs[::-1], cases)[special]
     )
-    assert not correction.offsets[1:].any()
-
-
-def test_a_random_case_earns_nothing():
-    """What is fitted on some folds is judged on another, with a column that means nothing and
-    without it."""
-    differences, used = [], []
-    for seed in range(20):
-        logs, _, labels, rng = arena(500, seed)
-        cases = rng.choice(np.array(["", *CASES], dtype=object), 500)
-        known = np.arange(500) < 400
-        with_cases, tried = fitted(logs[known], labels[known], cases[known])
-        nothing = np.full(400, "", dtype=object)
-        without, _ = fitted(logs[known], labels[known], nothing)
-        used += [fact["used"] for fact in tried]
-        losses = [
-            -(labels[~known] * correction(logs[~known], cases[~known])).sum(axis=1).mean()
-            for correction in (with_cases, without)
-        ]
-        differences.append(losses[0] - losses[1])
-    assert len(used) == 60
-    assert np.mean(used) <= 0.15
-    # Not better by more than chance: two standard errors.
-    assert np.mean(differences) > -2 * np.std(differences) / np.sqrt(len(differences))
 
 
 def test_exchanging_a_and_b_exchanges_the_probabilities():
@@ -141,8 +115,7 @@ def test_exchanging_a_and_b_exchanges_the_probabilities():
     cases = rng.choice(np.array(["", *CASES], dtype=object), 600)
     empty_loses = np.where(cases == "A empty", 1, np.where(cases == "B empty", 0, 2))
     labels[cases != ""] = np.eye(3)[empty_loses[cases != ""]]
-    correction, tried = fitted(logs, labels, cases)
-    assert all(fact["used"] for fact in tried)
+    correction, _ = fitted(logs, labels, cases)
     mirrored = np.array([MIRROR[case] for case in cases], dtype=object)
     swapped = correction(logs[:, SWAPPED], mirrored)
     np.testing.assert_allclose(swapped[:, SWAPPED], correction(logs, cases), atol=1e-12)
@@ -156,23 +129,11 @@ def test_a_row_of_weight_two_is_the_row_twice_and_of_none_is_not_there():
     cases = rng.choice(np.array(["", "identical"], dtype=object), 300)
     weights = rng.choice([0.0, 1.0, 2.0], 300)
     rows = np.repeat(np.arange(300), weights.astype(int))
-    folds = np.arange(300) % 5
-    once = HeldOutRows(labels, weights, folds, cases)
-    weighted, tried = fit_correction(logs, once, 10.0, -100.0)
-    alike = HeldOutRows(labels[rows], np.ones(len(rows)), folds[rows], cases[rows])
-    repeated, again = fit_correction(logs[rows], alike, 10.0, -100.0)
-    assert weighted.offsets[0].any()
+    weighted, _ = fit_correction(logs, HeldOutRows(labels, weights, cases), 10.0)
+    alike = HeldOutRows(labels[rows], np.ones(len(rows)), cases[rows])
+    repeated, _ = fit_correction(logs[rows], alike, 10.0)
+    np.testing.assert_allclose(weighted.rates, repeated.rates)
     np.testing.assert_allclose(weighted(logs, cases), repeated(logs, cases), atol=1e-5)
-    assert tried[0]["gain"] == pytest.approx(again[0]["gain"], abs=1e-3)
-
-
-def test_without_folds_there_is_only_the_temperature():
-    logs, _, labels, _ = arena(100)
-    rows = HeldOutRows(labels, np.ones(100), np.zeros(100), np.full(100, "identical"))
-    correction, tried = fit_correction(logs, rows, 10.0, 1.0)
-    assert tried == []
-    assert correction.temperature != 1
-    assert not correction.offsets.any()
 
 
 def test_cases_of_answers():
@@ -208,7 +169,7 @@ def test_the_temperature_by_hand():
 
 
 def test_rows_and_their_weighted_losses():
-    rows = HeldOutRows(np.eye(3), np.array([1.0, 2.0, 0.0]), np.arange(3), np.array(["", "x", "y"]))
+    rows = HeldOutRows(np.eye(3), np.array([1.0, 2.0, 0.0]), np.array(["", "x", "y"]))
     np.testing.assert_allclose(rows.losses(np.log(np.full((3, 3), 0.5))), np.log(2) * rows.weights)
     part = rows.part(np.array([False, True, True]))
     assert part.cases.tolist() == ["x", "y"]
@@ -216,15 +177,9 @@ def test_rows_and_their_weighted_losses():
 
 
 def test_lines_on_special_cases():
-    fact = {"correction": "one empty answer", "rows": 25, "used": False, "gain": 0.5}
-    expected = "one empty answer, 25 rows: not used, +0.50 nats gained out of fold over all rows"
-    assert describe_correction(fact) == expected
-    used = fact | {"used": True, "predicted": [0.2, 0.5, 0.3], "rates": [0.1, 0.7, 0.2]}
-    assert describe_correction(used) == (
-        "one empty answer, 25 rows: used, +0.50 nats gained out of fold over all rows; predicted "
-        "0.200 0.500 0.300, now 0.100 0.700 0.200 (the empty answer first)"
-    )
-    fact = {"correction": "identical answers", "rows": 3, "used": False}
-    assert describe_correction(fact) == (
-        "identical answers, 3 rows: too few to learn from (expected at least 20)"
-    )
+    fact = {"correction": "one empty answer", "rows": 25, "rates": [0.1, 0.7, 0.2]}
+    line = "one empty answer, 25 rows: 0.100 0.700 0.200 (empty wins, loses, tie)"
+    assert describe_correction(fact) == line
+    fact = {"correction": "identical answers", "rows": 3, "rates": [0.05, 0.05, 0.9]}
+    line = "identical answers, 3 rows: 0.050 0.050 0.900 (A, B, tie)"
+    assert describe_correction(fact) == line

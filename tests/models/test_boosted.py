@@ -198,11 +198,11 @@ def test_the_columns_to_select_from_are_those_that_rank_highest(pairs, monkeypat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "booster-1.ubj").unlink(), "expected 2 boosters, got"),
-        (lambda folder: (folder / "booster-2.ubj").write_bytes(b"x"), "expected 2 boosters, got"),
+        (lambda folder: (folder / "booster-1.json").unlink(), "expected 2 boosters, got"),
+        (lambda folder: (folder / "booster-2.json").write_bytes(b"x"), "expected 2 boosters, got"),
         (
-            lambda folder: (folder / "booster-1.ubj").write_bytes(b"{"),
-            "cannot be read as an XGBoost model",
+            lambda folder: (folder / "booster-1.json").write_bytes(b"{"),
+            "booster-1.json: not valid JSON",
         ),
     ],
 )
@@ -219,10 +219,10 @@ def test_boosters_of_other_columns_are_refused(model, tmp_path, names):
     model.save(tmp_path)
     matrix = xgboost.DMatrix(np.zeros((3, 1)), [0, 1, 2], feature_names=names)
     other = xgboost.train({"objective": "multi:softprob", "num_class": 3}, matrix, 1)
-    other.save_model(tmp_path / "booster-1.ubj")
+    other.save_model(tmp_path / "booster-1.json")
     with pytest.raises(InputError, match="expected boosters that all use the same columns"):
         load_model(tmp_path)
-    other.save_model(tmp_path / "booster-0.ubj")
+    other.save_model(tmp_path / "booster-0.json")
     if names == ["identical"]:
         assert load_model(tmp_path).columns_ == [COLUMNS.index("identical")]
     else:

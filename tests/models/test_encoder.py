@@ -114,6 +114,48 @@ def test_fine_tuning_from_a_folder(name, folder_of, pairs, tmp_path):
     assert str(folder.parent) not in json.dumps(facts)
 
 
+@pytest.fixture(scope="module")
+def saved(folder_of, pairs, tmp_path_factory):
+    few = pairs[:8].reset_index(drop=True)
+    model = build_model(config_with(folder_of(*ENCODERS["bert"]()))).fit(few, labels_of(few))
+    model.save(folder := tmp_path_factory.mktemp("saved") / "m")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", 5),
+        ("hidden_act", "boom"),
+        ("pad_token_id", 10**9),
+        ("return_dict", False),
+        ("dtype", "float77"),
+        ("num_hidden_layers", 10**7),
+        ("num_attention_heads", 0),
+        ("hidden_size", 10**7),
+        ("vocab_size", 10**8),
+        ("max_position_embeddings", 10**9),
+    ],
+)
+def test_a_saved_configuration_that_is_hostile_is_refused(saved, tmp_path, key, value):
+    """In one line, before anything fills the memory."""
+    folder = shutil.copytree(saved, tmp_path / "m")
+    path = folder / "backbone" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(InputError, match=r"cannot be (loaded|used)") as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_predict_nothing_are_refused(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "m")
+    state = load_file(folder / "model.safetensors")
+    full = {name: torch.full_like(tensor, 3e38) for name, tensor in state.items()}
+    save_file(full, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"cannot be used.*it predicts \[\[nan"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("name", ["deberta", "albert"])
 def test_frozen_embeddings_are_in_the_artifact(name, folder_of, pairs, tmp_path):
     folder = folder_of(*ENCODERS[name]())

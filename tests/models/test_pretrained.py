@@ -663,6 +663,31 @@ def test_a_folder_does_not_choose_the_attentions_code(key, folder_of):
     assert load_backbone(str(folder)).config._attn_implementation in {"sdpa", "eager"}
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_hidden_layers", 10**7), ("text_config", {"num_experts": 1e300}), ("hidden_act", "x")],
+)
+def test_sizes_that_nobody_can_build_are_refused(key, value, folder_of):
+    folder = with_weights(folder_of(minilm))
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {key: value}))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_backbone(str(folder))
+
+
+def test_a_tokenizer_that_panics_is_refused(folder_of, tmp_path):
+    """A panic of its regular expressions is no `Exception`."""
+    folder = shutil.copytree(folder_of(minilm), tmp_path / "panics")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    pattern = {"Regex": "(a+)+$"}
+    splits = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    spoiled = json.dumps(tokenizer | {"pre_tokenizer": splits, "normalizer": None})
+    (folder / "tokenizer.json").write_text(spoiled)
+    with pytest.raises(InputError, match=r"its tokenizer fails \(PanicException") as caught:
+        text_ids(["a" * 60 + "!"], load_tokenizer(str(folder)))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_tokenizer_without_words_is_refused(tmp_path):
     folder = publish(tmp_path / "empty", "bert", BERT_NAMES, Tokenizer(models.WordLevel()))
     with pytest.raises(InputError, match="expected the tokenizer's files in the folder"):
@@ -721,6 +746,11 @@ class TestState:
                 {"1.weight": torch.ones(2, 2)},
                 r"weight 1\.weight: expected shape \(1, 2\), got \(2, 2\)",
             ),
+            (
+                {"1.weight": torch.ones(1, 2).half()},
+                r"weight 1\.weight: expected torch\.float32, got torch\.float16",
+            ),
+            ({"1.bias": torch.ones(1).long()}, r"expected torch\.float32, got torch\.int64"),
         ],
     )
     def test_another_state_is_refused(self, tmp_path, changes, message):

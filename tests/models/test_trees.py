@@ -1,5 +1,10 @@
 """Boosted trees in both orders of A and B: what they learn from, rounds, held-out scores."""
 
+import copy
+import functools
+import json
+import math
+
 import numpy as np
 import pytest
 
@@ -132,11 +137,87 @@ def test_trained_at_once_or_in_turn_the_boosters_are_the_same(examples, monkeypa
 
 def test_a_booster_is_read_back(examples, tmp_path):
     (booster, _) = Trainer(QUICK, 1).ensemble(examples, 3)
-    booster.save_model(tmp_path / "b.ubj")
-    loaded = load_booster(tmp_path / "b.ubj")
+    booster.save_model(tmp_path / "b.json")
+    loaded = load_booster(tmp_path / "b.json")
     np.testing.assert_array_equal(
         margins([loaded], examples.columns), margins([booster], examples.columns)
     )
-    (tmp_path / "b.ubj").write_bytes(b"{")
-    with pytest.raises(InputError, match=r"b\.ubj: cannot be read as an XGBoost model"):
-        load_booster(tmp_path / "b.ubj")
+
+
+@pytest.fixture(scope="module")
+def saved(examples, tmp_path_factory):
+    """A booster's file, as plain JSON types."""
+    path = tmp_path_factory.mktemp("booster") / "b.json"
+    Trainer(QUICK, 1).ensemble(examples, 2)[0].save_model(path)
+    return json.loads(path.read_text())
+
+
+INDEX = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("key", "node", "value"),
+    [
+        ("left_children", 0, 0),
+        ("left_children", 0, INDEX),
+        ("left_children", 0, 2),
+        ("left_children", 0, 1.5),
+        ("right_children", 0, -1),
+        ("right_children", -1, -2),
+        ("parents", 1, 7),
+        ("split_indices", 0, INDEX),
+        ("split_indices", 0, -1),
+        ("split_indices", -1, INDEX),
+        ("split_type", 0, 1),
+        ("default_left", 0, 7),
+        ("split_conditions", 0, math.nan),
+        ("base_weights", -1, math.inf),
+        ("sum_hessian", 0, "1"),
+    ],
+)
+def test_a_wrong_index_in_a_tree_never_reaches_xgboost(
+    saved, tmp_path, monkeypatch, key, node, value
+):
+    """It would read outside its memory, and the process end with SIGSEGV."""
+    booster = copy.deepcopy(saved)
+    tree = booster["learner"]["gradient_booster"]["model"]["trees"][4]
+    assert load(tmp_path, saved) is not None
+    monkeypatch.setattr(xgboost, "Booster", None)
+    tree[key][node] = value
+    with pytest.raises(InputError, match=r"b\.json: cannot be read as an XGBoost model .*tree 4"):
+        load(tmp_path, booster)
+    for shorter in (tree[key][:-1], [], None):
+        tree[key] = shorter
+        with pytest.raises(InputError, match=r"b\.json: cannot be read as an XGBoost model"):
+            load(tmp_path, booster)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("learner_model_param", "num_feature"), "99"),
+        (("learner_model_param", "num_class"), "2"),
+        (("learner_model_param", "num_target"), "3"),
+        (("gradient_booster", "name"), "gblinear"),
+        (("objective", "name"), "reg:squarederror"),
+        (("gradient_booster", "model", "tree_info"), [0, 1, 2, 0, 1, 9]),
+        (("gradient_booster", "model", "iteration_indptr"), [0, 3, 99]),
+        (("gradient_booster", "model", "gbtree_model_param", "num_trees"), "600"),
+        (("gradient_booster", "model", "cats"), {"enc": [1]}),
+        (("gradient_booster", "model", "trees"), []),
+        (("gradient_booster", "model"), None),
+        (("feature_names",), ["age"]),
+    ],
+)
+def test_a_booster_of_another_kind_is_refused(saved, tmp_path, monkeypatch, place, value):
+    monkeypatch.setattr(xgboost, "Booster", None)
+    booster = copy.deepcopy(saved)
+    *path, key = place
+    functools.reduce(dict.get, path, booster["learner"])[key] = value
+    with pytest.raises(InputError, match=r"b\.json: cannot be read as an XGBoost model"):
+        load(tmp_path, booster)
+
+
+def load(folder, booster):
+    (folder / "b.json").write_text(json.dumps(booster))
+    return load_booster(folder / "b.json")

@@ -52,7 +52,7 @@ def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys, undr
 
 
 def test_a_format_without_ties_has_none_to_show(arena, tmp_path, monkeypatch):
-    def read_without_ties(path, format):
+    def read_without_ties(path, format=None):
         pairs, faults = read_faulty(path, format)
         return pairs.drop(columns="winner_tie")[pairs["winner_tie"] == 0], faults
 

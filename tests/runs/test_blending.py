@@ -12,17 +12,18 @@ from humanpref.config import load_config
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import bootstrap_interval
-from humanpref.files import read_json, write_json
+from humanpref.files import read_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models import load_model
 from humanpref.models.blend_correction import HeldOutRows
 from humanpref.models.blend_weights import fit_blend
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.blending import blend, render
 from humanpref.runs.predict import rows_to_judge
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
-from humanpref.text.cases import answer_cases
+from humanpref.text.cases import CASES, answer_cases
 
 
 def sparse(term, structure):
@@ -61,12 +62,13 @@ def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_p
             **dict(zip(LABEL_COLUMNS, (told / told.sum(axis=1, keepdims=True)).T, strict=True))
         )
         told.to_csv(tmp_path / name / "oof.csv", index=False)
+        seal(tmp_path / name, members[name].facts)
     doctored = [Artifact.load(tmp_path / name) for name in members]
     blended = blend([artifact.folder for artifact in doctored], tmp_path / "blend", mean)
     told = np.stack([told_by(artifact) for artifact in doctored])
-    n = len(labels)
-    rows = HeldOutRows(labels, np.ones(n), np.zeros(n), np.full(n, "", dtype=object))
-    fitted, dropped, _ = fit_blend(told, rows, BlendOptions(mean=mean))
+    cases = answer_cases(pairs)
+    held_out = HeldOutRows(labels, np.ones(len(labels)), cases)
+    fitted, dropped, _ = fit_blend(told, held_out, BlendOptions(mean=mean))
     assert list(dropped) == [2]
     assert 0.1 < fitted.weights[0] < 0.45
     rows = read_pairs(arena / "test.csv")
@@ -86,16 +88,18 @@ def test_it_predicts_what_a_hand_computes_from_its_members(members, arena, tmp_p
             ],
             axis=0,
         )
-    np.testing.assert_allclose(
-        blended.predict_proba(rows), mixed / mixed.sum(axis=1, keepdims=True), atol=1e-9
-    )
+    mixed /= mixed.sum(axis=1, keepdims=True)
+    special = answer_cases(rows)
+    for case, rates in zip(CASES, fitted.correction.rates, strict=True):
+        mixed[special == case] = rates
+    np.testing.assert_allclose(blended.predict_proba(rows), mixed, atol=1e-9)
     report = blended.metrics["blend"]
     assert [member["member"] for member in report["members"]] == list(members)
     assert [member["log_loss"] for member in report["members"]] == pytest.approx(
         [log_loss(labels, own) for own in told]
     )
     assert report["log_loss_on_the_rows_of_the_fit"] == pytest.approx(
-        log_loss(labels, fitted(told))
+        log_loss(labels, fitted(told, cases))
     )
     assert {i for i, member in enumerate(report["members"]) if "dropped" in member} == set(dropped)
 
@@ -110,9 +114,9 @@ def blended(members, tmp_path_factory):
 
 def test_its_estimate_is_cross_fitted(blended, members, pairs):
     told, labels = np.stack([told_by(members["weak"]), told_by(members["prior"])]), labels_of(pairs)
-    folds, options = blended.oof["fold"].to_numpy(), load_config("cpu-best").model
+    folds, options = blended.oof["fold"].to_numpy(), BlendOptions()
     keys, cases = prompt_keys(pairs), answer_cases(pairs)
-    rows = HeldOutRows(labels, np.ones(len(pairs)), folds, cases)
+    rows = HeldOutRows(labels, np.ones(len(pairs)), cases)
     rival, names = np.empty(labels.shape), []
     for fold in range(5):
         judged = folds == fold
@@ -142,7 +146,7 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
     for word in (
         "weak: weight ",
         "temperature",
-        "two empty answers, 0 rows: too few",
+        "two empty answers, 0 rows: 0.060 0.060 0.880",
         "nested difference from the best member, chosen on the other folds (",
         "on the rows of the fit (flattering)",
         "difference from",
@@ -162,6 +166,7 @@ def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs)
             **dict(zip(LABEL_COLUMNS, (0.1 + 0.7 * lucky).T, strict=True))
         )
         told.to_csv(tmp_path / name / "oof.csv", index=False)
+        seal(tmp_path / name, members[name].facts)
     found = blend([tmp_path / "weak", tmp_path / "strong"], tmp_path / "blend").metrics["blend"]
     losses = [log_loss(labels, 0.1 + 0.7 * lucky) for lucky in guess]
     assert found["best_member"] == ["weak", "strong"][int(np.argmin(losses))]
@@ -203,7 +208,7 @@ def test_the_versions_of_its_members_are_its_own(members, tmp_path):
     def copy(name, version):
         folder = shutil.copytree(members[name].folder, tmp_path / f"{name}-{version}")
         facts = read_json(folder / "artifact.json")
-        write_json(folder / "artifact.json", facts | {"versions": {"scikit-learn": version}})
+        seal(folder, facts | {"versions": {"scikit-learn": version}})
         return Artifact.load(folder)
 
     def kept(blended, *artifacts):
@@ -236,6 +241,7 @@ def test_rows_are_matched_by_id_whatever_the_folds(members, tmp_path, arena, pai
     reference = blend([members["weak"].folder, members["strong"].folder], tmp_path / "reference")
     shuffled = shutil.copytree(members["strong"].folder, tmp_path / "strong")
     members["strong"].oof.sample(frac=1, random_state=1).to_csv(shuffled / "oof.csv", index=False)
+    seal(shuffled, members["strong"].facts)
     again = blend([members["weak"].folder, shuffled], tmp_path / "again")
     assert again.metrics["log_loss"] == reference.metrics["log_loss"]
     fifth = train(load_config("prior"), arena / "train.csv", tmp_path / "fifth")
@@ -275,15 +281,10 @@ def test_special_cases_come_from_the_artifacts(telling, tmp_path):
         == Artifact.load(one).rows["case"].tolist()
         == answer_cases(pairs).tolist()
     )
-    tried = {fact["correction"]: fact for fact in blended.metrics["blend"]["corrections"]}
-    assert [name for name, fact in tried.items() if fact["used"]] == [
-        "identical answers",
-        "one empty answer",
-    ]
     assert blended.metrics["blend"]["nested"]["high"] < -0.2
     text = render(blended.metrics)
-    assert "identical answers, 45 rows: used, +" in text
-    assert "two empty answers, 0 rows: too few to learn from (expected at least 20)" in text
+    assert "identical answers, 45 rows: 0.011 0.011 0.978 (A, B, tie)" in text
+    assert "two empty answers, 0 rows: 0.060 0.060 0.880 (A, B, tie)" in text
     told = blended.predict_proba(pairs)
     assert told[60:105, 2].min() > 0.75
     assert told[105:][np.arange(45), np.arange(45) % 2].min() > 0.75
@@ -309,7 +310,7 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
             "other: trained on different rows than .*weak, or on the same rows in a diff",
         ),
         ([weak, whole.folder], "whole: has no oof.csv, since training held nothing out"),
-        ([old, members["prior"].folder], r"old/rows\.csv: cannot be read"),
+        ([old, members["prior"].folder], r"old/rows\.csv: missing, but listed in artifact\.json"),
         ([weak, tmp_path], "not an artifact"),
     ):
         with pytest.raises(InputError, match=message):
@@ -322,6 +323,9 @@ def test_artifacts_that_cannot_be_blended(members, arena, tmp_path, write_csv):
 def test_a_blend_that_lost_a_member_is_not_loaded(blended, tmp_path):
     broken = shutil.copytree(blended.folder, tmp_path / "broken")
     shutil.rmtree(next((broken / "model").glob("member-*")))
+    with pytest.raises(InputError, match=r"member-0/config\.json: missing, but listed"):
+        Artifact.load(broken)
+    seal(broken, blended.facts)
     with pytest.raises(InputError, match="expected the folders member-0"):
         _ = Artifact.load(broken).models
 

@@ -13,6 +13,7 @@ import pytest
 from humanpref.config import load_config
 from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, swap_pairs, write_pairs
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
@@ -139,7 +140,7 @@ def test_a_teacher_without_out_of_fold_predictions_is_refused(arena, tmp_path):
     ):
         taught(rows, [Teacher(fifth.folder)])
     (fifth.folder / "rows.csv").unlink()
-    with pytest.raises(InputError, match=r"rows\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"rows\.csv: missing, but listed in artifact\.json"):
         taught(rows, [Teacher(fifth.folder)])
 
 
@@ -232,6 +233,7 @@ def test_an_order_that_no_model_can_read_is_named(one_sided, pairs, tmp_path, ca
     shutil.copytree(one_sided.folder, tmp_path / "a")
     for number in range(2):
         (tmp_path / "a" / f"fold-{number}" / "oof.csv").unlink()
+    seal(tmp_path / "a", one_sided.facts)
     told = soft_labels([Artifact.load(tmp_path / "a")], pairs[:40])
     np.testing.assert_array_equal(told, told_by(one_sided))
     assert "40 out-of-fold predictions are of one order of A and B" in caplog.text

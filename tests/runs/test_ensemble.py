@@ -42,9 +42,9 @@ def test_a_model_that_predicts_by_itself(tmp_path):
 
 def test_a_blend_of_a_blend_without_a_weight(tmp_path):
     """Its members need not even be whole."""
-    offsets = np.zeros((len(CASES), 3))
-    offsets[0, 2] = 1.0
-    outer = Blend("geometric", np.array([0.75, 0.25]), Correction(2.0, offsets))
+    rates = np.zeros((len(CASES), 3))
+    rates[0] = [0.1, 0.2, 0.7]
+    outer = Blend("geometric", np.array([0.75, 0.25]), Correction(2.0, rates))
     inner = partial(
         write_blend,
         config=BLEND,

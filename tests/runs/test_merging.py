@@ -11,6 +11,7 @@ from humanpref.data import read_pairs
 from humanpref.files import read_json, write_json
 from humanpref.models import load_model
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.merging import merge, merged_state
 from humanpref.runs.train import train
 from humanpref.schema import InputError
@@ -91,7 +92,7 @@ def test_a_merged_model_has_the_mean_of_the_updates(folds, tmp_path, peft):
 def test_one_model_merged_predicts_the_same(folds, arena, tmp_path):
     shutil.copytree(folds().folder, tmp_path / "one")
     facts = read_json(tmp_path / "one" / "artifact.json")
-    write_json(tmp_path / "one" / "artifact.json", facts | {"members": ["fold-1"]})
+    seal(tmp_path / "one", facts | {"members": ["fold-1"]})
     pairs = read_pairs(arena / "test.csv")[:6]
     before = Artifact.load(tmp_path / "one").predict_proba(pairs)
     after = merge(tmp_path / "one", tmp_path / "merged").predict_proba(pairs)
@@ -123,17 +124,19 @@ def test_a_base_that_contains_the_adapter_predicts_the_same(folds, arena, tmp_pa
 
 
 def test_what_cannot_be_merged_into_its_base_is_refused(folds, tmp_path):
-    shutil.copytree(folds().folder, tmp_path / "quantized")
-    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+    folder = shutil.copytree(folds().folder, tmp_path / "quantized")
+    for path in folder.glob("fold-*/config.json"):
         config = read_json(path)
         write_json(path, config | {"model": config["model"] | {"quantisation": "4bit"}})
+    seal(folder, read_json(folder / "artifact.json"))
     with pytest.raises(InputError, match=r"model.quantisation: expected none, got 4bit"):
-        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+        merge(folder, tmp_path / "merged", into_base=True)
     dpo = load_config("llama-3.2-1b-dpo").to_dict()
-    for path in (tmp_path / "quantized").glob("fold-*/config.json"):
+    for path in folder.glob("fold-*/config.json"):
         write_json(path, dpo)
+    seal(folder, read_json(folder / "artifact.json"))
     with pytest.raises(InputError, match="expected family decoder, got dpo"):
-        merge(tmp_path / "quantized", tmp_path / "merged", into_base=True)
+        merge(folder, tmp_path / "merged", into_base=True)
     assert not (tmp_path / "merged").exists()
 
 
@@ -170,24 +173,29 @@ def test_other_models_are_refused_by_name(folds, arena, tmp_path):
 
 
 def test_models_that_differ_are_refused(folds, tmp_path):
-    shutil.copytree(folds().folder, tmp_path / "folds")
-    other, path = tmp_path / "folds" / "fold-2", tmp_path / "folds" / "fold-2" / "config.json"
+    folder = shutil.copytree(folds().folder, tmp_path / "folds")
+    other, path = folder / "fold-2", folder / "fold-2" / "config.json"
+    facts = read_json(folder / "artifact.json")
     config = read_json(path)
     write_json(path, config | {"seed": config["seed"] + 1})  # that alone is allowed
-    assert merge(tmp_path / "folds", tmp_path / "seeds").facts["merged"] == 3
+    seal(folder, facts)
+    assert merge(folder, tmp_path / "seeds").facts["merged"] == 3
     write_json(path, config | {"model": config["model"] | {"lora_alpha": 1.0}})
+    seal(folder, facts)
     with pytest.raises(InputError, match="different options"):
-        merge(tmp_path / "folds", tmp_path / "merged")
+        merge(folder, tmp_path / "merged")
     write_json(path, config)
     base = read_json(other / "base.json")
     write_json(other / "base.json", base | {"sha256": "0" * 64})
+    seal(folder, facts)
     with pytest.raises(InputError, match="different bases"):
-        merge(tmp_path / "folds", tmp_path / "merged")
+        merge(folder, tmp_path / "merged")
     write_json(other / "base.json", base)
     state = load_file(other / "model.safetensors")
     save_file(dict(list(state.items())[1:]), other / "model.safetensors")
+    seal(folder, facts)
     with pytest.raises(InputError, match="different weights"):
-        merge(tmp_path / "folds", tmp_path / "merged")
+        merge(folder, tmp_path / "merged")
 
 
 def test_only_the_two_matrices_are_concatenated(tmp_path):

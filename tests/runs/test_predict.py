@@ -24,6 +24,7 @@ from humanpref.models.prior import PriorModel
 from humanpref.reports.evaluate import evaluate_artifacts
 from humanpref.runs import predict as module
 from humanpref.runs.artifact import Artifact, load_model
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.blending import blend
 from humanpref.runs.budget import UNREAD, Budget
 from humanpref.runs.distillation import Teacher, soft_labels, taught
@@ -59,6 +60,7 @@ def slow(arena, tmp_path, monkeypatch):
         return np.tile([0.7, 0.2, 0.1], (len(pairs), 1))
 
     monkeypatch.setattr(PriorModel, "predict_proba", predict_proba)
+    monkeypatch.setattr(PriorModel, "try_out", lambda model: None)
     monkeypatch.setattr(PriorModel, "costs", lambda model, pairs: np.ones(len(pairs)))
     monkeypatch.setattr(module, "Budget", functools.partial(Budget, clock=clock))
     return both, read_pairs(arena / "test.csv")
@@ -123,6 +125,8 @@ def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(pairs, tmp_p
         config = read_json(bounded.folder / member / "config.json")
         config["inference"]["seconds"] = 1e-6
         (bounded.folder / member / "config.json").write_text(json.dumps(config))
+    seal(bounded.folder, bounded.facts)
+    bounded = Artifact.load(bounded.folder)
     assert bounded.seconds == 1e-6
     new = pairs[:6].assign(
         id=[f"new-{i}" for i in range(6)], prompt=[(f"another {i}",) for i in range(6)]

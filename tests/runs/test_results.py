@@ -60,10 +60,10 @@ def test_notices_tell_of_what_a_run_did_not_do():
 
 
 def test_the_steps_of_a_selection_name_their_model(tmp_path):
-    artifact = SimpleNamespace(folder=tmp_path, facts={"members": ["fold-0", "fold-1"]})
+    artifact = SimpleNamespace(folder=tmp_path, members=[tmp_path / "fold-0", tmp_path / "fold-1"])
     with pytest.raises(InputError, match="its models selected no columns"):
         selection_path(artifact)
-    for member in artifact.facts["members"]:
-        (tmp_path / member).mkdir()
-        (tmp_path / member / "selection.csv").write_text("step\n1\n2\n")
+    for member in artifact.members:
+        member.mkdir()
+        (member / "selection.csv").write_text("step\n1\n2\n")
     assert selection_path(artifact)["model"].tolist() == ["fold-0"] * 2 + ["fold-1"] * 2

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from humanpref.config import load_config
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.blending import blend
 from humanpref.runs.train import train
 from humanpref.schema import InputError
@@ -89,6 +90,7 @@ def test_metrics_that_no_run_writes_are_passed_over(folder, tmp_path, change, ca
     odd = shutil.copytree(folder / "two", tmp_path / "runs" / "odd")
     metrics = json.loads((odd / "metrics.json").read_text())
     (odd / "metrics.json").write_text(json.dumps(metrics | change))
+    seal(odd, json.loads((odd / "artifact.json").read_text()))
     assert runs(tmp_path / "runs")["name"].tolist() == ["good"]
     assert "odd: artifact.json or metrics.json is not what a run writes" in caplog.text
 
@@ -98,7 +100,7 @@ def test_one_table_that_is_cut_off_does_not_end_the_list(folder, tmp_path, caplo
     cut = shutil.copytree(folder / "two", tmp_path / "cut")
     (cut / "oof.csv").write_text("")
     assert runs(tmp_path)["name"].tolist() == ["good"]
-    assert "oof.csv: not a valid CSV" in caplog.text
+    assert "oof.csv: damaged or changed" in caplog.text
     shutil.rmtree(tmp_path / "good")
     with pytest.raises(InputError, match=r"readable artifacts, got none \(1 were skipped"):
         runs(tmp_path)

@@ -1,6 +1,8 @@
 """The fixed text around a row's turns, for tokenizers with a chat template, with one that knows no
 system, and without."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from tokenizers import normalizers, processors
 
 from humanpref.models.pretrained import load_tokenizer
 from humanpref.schema import InputError
+from humanpref.text import chat
 from humanpref.text.chat import answering_template, dialogue_template, judge_template
 from humanpref.text.format import PROMPT, A, B, Pair, dual, joint
 from humanpref.text.tokens import tokenise
@@ -167,10 +170,24 @@ SYSTEM_IN_THE_LAST = (
 )
 
 
+def test_a_chat_template_that_does_not_end_is_refused(decoder_folder, monkeypatch):
+    monkeypatch.setattr(chat, "SECONDS", 0.1)
+    tokenizer = load_tokenizer(str(decoder_folder()))
+    within = tokenizer.chat_template
+    loops = "{% for i in range(90000) %}" * 3 + "{% endfor %}" * 3
+    tokenizer.chat_template = loops
+    tracer = sys.gettrace()
+    with pytest.raises(InputError, match=r"of user: it takes more than 0\.1 s; remove"):
+        judge_template(tokenizer, "", "Which?")
+    assert sys.gettrace() is tracer
+    tokenizer.chat_template = within
+    judge_template(tokenizer, "", "Which?")
+
+
 @pytest.mark.parametrize("system", ["", SYSTEM])
 @pytest.mark.parametrize("template", [judge_template, dialogue_template])
 @pytest.mark.parametrize(
-    "chat",
+    "text",
     [
         EACH % "'the same for all'",
         EACH % "message['content'][:40]",
@@ -183,13 +200,17 @@ SYSTEM_IN_THE_LAST = (
         EACH % "message['content'] + 1",
         "{{ messages[-1]['content'] if messages | length > 4 else '' }}",
         "{{ raise_exception('not today') }}",
+        "{{ 1 / 0 }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for %}",
     ],
 )
 def test_a_chat_template_that_cannot_hold_the_texts_is_refused(
-    decoder_folder, chat, template, system
+    decoder_folder, text, template, system
 ):
     tokenizer = load_tokenizer(str(decoder_folder()))
-    tokenizer.chat_template = chat
+    tokenizer.chat_template = text
     arguments = (system, "Which?") if template is judge_template else (system,)
     with pytest.raises(
         InputError,

@@ -206,10 +206,9 @@ class BlendOptions(Options):
     mean: Mean = "arithmetic"
     """Kind of mean of the members' probabilities: `arithmetic` or `geometric`."""
     shrinkage: NonNegative = 10.0
-    """Strength of the penalty that pulls the weights toward equality and the correction toward
-    zero, relative to the log loss summed over all rows (in nats); see `fit_blend` and
-    `humanpref.models.blend_correction`."""
+    """Strength of the penalty that pulls the weights toward equality, the temperature toward 1 and
+    the class rates of special cases toward known ones, relative to the log loss summed over all
+    rows (in nats); see `fit_blend` and `humanpref.models.blend_correction`."""
     min_gain: NonNegative = 1.0
     """Minimum reduction of the log loss summed over all rows, in nats. A member that reduces it by
-    less is dropped. A correction for a special case is used only if it reduces the out-of-fold log
-    loss by more than this."""
+    less is dropped."""

@@ -60,6 +60,8 @@ def from_dict(values: dict[str, Any], source: str) -> Config:
 
 def _flat(values: dict[str, Any], source: object) -> dict[str, Any]:
     """Flatten nested values to `section.key` keys."""
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: expected a JSON object, got {type(values).__name__}")
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key not in SECTIONS:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,9 @@ LABEL_SUM_TOLERANCE = 2e-3
 """Maximum difference between 1 and the sum of a row's labels. Within this tolerance (for files
 rounded to three digits), the labels are rescaled to sum to 1; otherwise, they are rejected."""
 
+WEIGHTS = "0, or a number from 1e-9 to 1e9"
+"""The weights that a row may have. Others are lost in float32 or stop an optimizer at its start."""
+
 
 def labels_of(pairs: pd.DataFrame) -> np.ndarray:
     """Return the labels as probabilities, (n, 3) float64, columns A, B, tie. In a frame without the
@@ -36,7 +40,8 @@ def labels_of(pairs: pd.DataFrame) -> np.ndarray:
         raise InputError(f"these rows have no labels (missing column {names(missing)})")
     pairs = with_tie_column(pairs)
     labels = np.stack(
-        [_numbers(pairs, column, 1, "a number in [0, 1]") for column in LABEL_COLUMNS], axis=1
+        [_numbers(pairs, column, _are_shares, "a number in [0, 1]") for column in LABEL_COLUMNS],
+        axis=1,
     )
     sums = labels.sum(axis=1, keepdims=True)
     if (wrong := np.abs(sums[:, 0] - 1) > LABEL_SUM_TOLERANCE).any():
@@ -97,26 +102,39 @@ def without_ties(probabilities: np.ndarray) -> np.ndarray:
 def weights_of(pairs: pd.DataFrame) -> np.ndarray | None:
     """Return the rows' weights, (n,) float64, or None if the frame has no weights. Raises
     InputError for an invalid weight."""
-    return (
-        _numbers(pairs, WEIGHT, sys.float_info.max, "a finite number of at least 0")
-        if WEIGHT in pairs
-        else None
-    )
+    return _numbers(pairs, WEIGHT, are_weights, WEIGHTS) if WEIGHT in pairs else None
 
 
-def _numbers(pairs: pd.DataFrame, column: str, most: float, expected: str) -> np.ndarray:
-    """Return a column as (n,) float64. Raises InputError for a value that is not a number in
-    [0, most]; the message describes valid values as `expected`."""
+def are_weights(values: Any) -> Any:
+    """Return whether a number, or each number in an array, is a valid weight.
+
+    Examples
+    --------
+    >>> are_weights(np.array([0, 1e-9, 2, 1e39, 5e-324, -1, np.nan])).tolist()
+    [True, True, True, False, False, False, False]
+    """
+    return (values == 0) | ((values >= 1e-9) & (values <= 1e9))
+
+
+def _numbers(
+    pairs: pd.DataFrame, column: str, valid: Callable[[Any], Any], expected: str
+) -> np.ndarray:
+    """Return a column as (n,) float64. Raises InputError for a value that is not `valid`; the
+    message describes valid values as `expected`."""
     numbers = pd.to_numeric(pairs[column], errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )
-    if (wrong := ~((numbers >= 0) & (numbers <= most))).any():
+    if (wrong := ~valid(numbers)).any():
         row = int(wrong.argmax())
         raise InputError(
             f"row {row + 1}: column {column!r}: expected {expected}, got "
             f"{pairs[column].tolist()[row]!r}"
         )
     return numbers
+
+
+def _are_shares(values: np.ndarray) -> np.ndarray:
+    return (values >= 0) & (values <= 1)
 
 
 def swap_pairs(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from humanpref.config.neural import REFERENCED
 from humanpref.extras import install_line
 from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
-from humanpref.schema import InputError
+from humanpref.schema import InputError, refuse_failures
 
 __all__ = [
     "Model",
@@ -126,13 +126,12 @@ def load_model(folder: str | Path) -> Model:
     Raises
     ------
     InputError
-        If the model is incomplete, or if any weights are missing or unexpected.
+        If the model is incomplete or damaged, or cannot predict a row.
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(values).__name__}")
-    model = model_of(from_dict(values, str(path)))
-    model.load_state(folder)
+    model = model_of(from_dict(read_json(path), str(path)))
+    with refuse_failures(f"{folder}: cannot be used; is it complete?"):
+        model.load_state(folder)
+        model.try_out()
     return model

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from humanpref.schema import InputError
+from humanpref.schema import InputError, refuse_failures
 
 STATE_FILE = "model.safetensors"
 """The file in a model's folder that holds its learned arrays."""
@@ -31,12 +30,10 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
     ------
     InputError
         If the file cannot be read, an array is missing or unexpected, or an array has the wrong
-        shape or a value that is not finite.
+        shape or dtype, or a value that is not finite.
     """
-    try:
+    with refuse_failures(f"{path}: cannot be read as safetensors"):
         arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
     check_names(path, set(shapes), set(arrays))
     for name, shape in shapes.items():
         actual = arrays[name].shape
@@ -44,6 +41,10 @@ def load_arrays(path: Path, shapes: dict[str, tuple[int | None, ...]]) -> dict[s
         wanted = tuple(m if n is None else n for n, m in zip(shape, actual, strict=False))
         if wanted != actual or len(shape) != len(actual):
             raise InputError(f"{path}: weight {name}: expected shape {shape}, got {actual}")
+        if arrays[name].dtype not in (np.float32, np.float64):
+            raise InputError(
+                f"{path}: weight {name}: expected float32 or float64, got {arrays[name].dtype}"
+            )
         if not np.isfinite(arrays[name]).all():
             raise InputError(f"{path}: weight {name}: expected finite values, got NaN or infinity")
     return arrays

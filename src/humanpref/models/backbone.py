@@ -14,7 +14,7 @@ from humanpref.models.pretrained import (
     load_backbone_config,
     load_pretrained,
 )
-from humanpref.schema import InputError
+from humanpref.schema import InputError, refuse_failures
 from humanpref.text.format import A
 from humanpref.text.tokens import template_of
 
@@ -110,17 +110,12 @@ def check_encoder(
     ids[1, -1] = largest - 1
     mask = torch.ones_like(ids)
     backbone.eval()
-    try:
-        with torch.inference_mode():
-            if embed is None:
-                vectors = backbone(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
-            else:
-                vectors = embed(ids, mask)
-    except (IndexError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(
-            f"option model.max_length: backbone {name} cannot read {max_length} tokens ({reason})"
-        ) from None
+    unreadable = f"option model.max_length: backbone {name} cannot read {max_length} tokens"
+    with torch.inference_mode(), refuse_failures(unreadable):
+        if embed is None:
+            vectors = backbone(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+        else:
+            vectors = embed(ids, mask)
     if torch.equal(vectors[0], vectors[1]):
         subject = "first token" if embed is None else "vector of a text"
         raise InputError(

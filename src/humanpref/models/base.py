@@ -18,11 +18,12 @@ from humanpref.config import FAMILIES, SECTIONS, Config
 from humanpref.config.bounds import hints_of, refuse
 from humanpref.config.neural import LoopOptions
 from humanpref.data.cells import as_pairs
-from humanpref.data.pairs import refuse_ties
+from humanpref.data.pairs import WEIGHTS, are_weights, refuse_ties
+from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
 from humanpref.logloss import log_loss
 from humanpref.models.inner_folds import Labelled
-from humanpref.schema import TEXT_COLUMNS, InputError
+from humanpref.schema import ID, TEXT_COLUMNS, InputError
 from humanpref.text.token_memo import TokenMemos
 
 CONFIG_FILE = "config.json"
@@ -183,7 +184,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         labels : ndarray
             (n,) integers in {0, 1, 2} (A, B, tie), or (n, 3) probabilities.
         weights : ndarray, optional
-            (n,) float, at least 0; weight 2 is equivalent to duplicating the row.
+            (n,) float, 0 or from 1e-9 to 1e9; weight 2 is equivalent to duplicating the row.
         validation : (DataFrame, ndarray), optional
             Rows on which metrics are reported. They are never used for training.
         checkpoint : Path, optional
@@ -193,8 +194,9 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         InputError
-            If an option, a column or a cell is invalid, if the number of labels or weights differs
-            from the number of rows, or if a row is a tie and the model has two classes.
+            If an option, a column, a cell or a weight is invalid, if the number of labels or
+            weights differs from the number of rows, or if a row is a tie and the model has two
+            classes.
 
         Examples
         --------
@@ -211,6 +213,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
                     f"fit: expected {len(pairs)} {name}, one per row, got {len(values)}"
                 )
         weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
+        if (wrong := ~are_weights(weights)).any():
+            raise InputError(f"fit: weights: expected {WEIGHTS}, got {weights[wrong][0]:g}")
         if not self.ties:
             refuse_ties(as_probabilities(labels), weights, "fit")
         rows = Labelled(as_pairs(pairs), as_probabilities(labels), weights)
@@ -291,6 +295,23 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """Share token ids with every model that is given the same memos and has an equal tokenizer.
         Call it before fitting or predicting. It has no effect on models without a tokenizer."""
         self.memos = memos
+
+    def try_out(self) -> None:
+        """Predict one short row. `load_model` calls this, so that a damaged model is refused when
+        it is loaded, by whichever of its parts it is damaged.
+
+        Raises
+        ------
+        ValueError
+            If the probabilities are not finite, or do not sum to 1.
+        """
+        texts = zip(TEXT_COLUMNS, ("How much is 2 + 2?", "It is 4.", "5, I guess"), strict=True)
+        row = pd.DataFrame({ID: ["0"], **{column: [(text,)] for column, text in texts}})
+        probabilities = self.predict_proba(row)
+        # NaN fails both comparisons.
+        sums = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE
+        if not (sums.all() and (probabilities >= 0).all()):
+            raise ValueError(f"it predicts {probabilities.tolist()}")
 
     @abstractmethod
     def save_state(self, folder: Path) -> None:

@@ -71,11 +71,11 @@ class BlendModel(Model, family="blend"):
             probabilities, held_out = _out_of_fold(self._unfitted, members, rows, splits, progress)
             for fact, own in zip(facts, probabilities, strict=True):
                 fact["log_loss"] = log_loss(held_out.labels, own, held_out.weights)
-            blend, dropped, tried = fit_blend(probabilities, held_out, options, self.ties)
+            blend, dropped, cases = fit_blend(probabilities, held_out, options, self.ties)
         else:
             logger.warning("blend: fewer prompts than inner folds, so members get equal weights")
             blend = equal_blend(options.mean, len(members), self.ties)
-            dropped, tried = {}, []
+            dropped, cases = {}, []
         self.members_ = []
         for number, (fact, (name, config)) in enumerate(zip(facts, members, strict=True)):
             fact["weight"] = float(blend.weights[number])
@@ -91,11 +91,11 @@ class BlendModel(Model, family="blend"):
             self.members_.append(model)
         kept = [number for number in range(len(members)) if number not in dropped]
         self.blend_ = dataclasses.replace(blend, weights=blend.weights[kept])
-        for correction in tried:
+        for correction in cases:
             logger.info("blend: %s", describe_correction(correction))
         left_out = [text for text in options.members if text not in dict(members)]
         self.report_ = {
-            "blend": {**blend.facts(), "corrections": tried, "members": facts, "left_out": left_out}
+            "blend": {**blend.facts(), "corrections": cases, "members": facts, "left_out": left_out}
         }
 
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -170,7 +170,7 @@ def _out_of_fold(
 ) -> tuple[np.ndarray, HeldOutRows]:
     """Return the m members' out-of-fold predictions, (m, n, 3), and the n rows that were held
     out."""
-    fold_of = np.full(len(rows.pairs), -1)
+    own = np.any([judged for _, judged in splits], axis=0)
     probabilities = np.empty((len(members), len(rows.pairs), 3))
     for number, (name, config) in enumerate(members):
         for fold, (learned, judged) in enumerate(splits):
@@ -182,11 +182,8 @@ def _out_of_fold(
             probabilities[number][judged] = progress.piece(
                 f"member-{number}-fold-{fold}", work, _write_probabilities, _read_probabilities
             )
-            fold_of[judged] = fold
-    own = fold_of >= 0
     out = rows.part(own)
-    cases = answer_cases(out.pairs)
-    return probabilities[:, own], HeldOutRows(out.labels, out.weights, fold_of[own], cases)
+    return probabilities[:, own], HeldOutRows(out.labels, out.weights, answer_cases(out.pairs))
 
 
 def _fit_and_predict(
@@ -247,7 +244,7 @@ def write_state(folder: Path, blend: Blend, members: Sequence[Callable[[Path], A
     arrays = {
         "weights": blend.weights,
         "temperature": np.array([blend.correction.temperature]),
-        "offsets": blend.correction.offsets,
+        "rates": blend.correction.rates,
     }
     save_arrays(folder / STATE_FILE, arrays)
     for number, write in enumerate(members):
@@ -264,11 +261,14 @@ def read_state(folder: Path, config: Config) -> tuple[Blend, list[Path]]:
         If the state is incomplete or invalid.
     """
     path = folder / STATE_FILE
-    shapes = {"weights": (None,), "temperature": (1,), "offsets": (len(CASES), 3)}
+    shapes = {"weights": (None,), "temperature": (1,), "rates": (len(CASES), 3)}
     arrays = load_arrays(path, shapes)
     weights, temperature = arrays["weights"], float(arrays["temperature"][0])
+    rates = arrays["rates"]
     if (weights < 0).any() or abs(weights.sum() - 1) >= 1e-6 or temperature <= 0:
         raise InputError(f"{path}: expected weights >= 0 that sum to 1 and a positive temperature")
+    if (rates < 0).any() or not np.isin(rates.sum(axis=1).round(6), (0, 1)).all():
+        raise InputError(f"{path}: expected rates >= 0 that sum to 1, or to 0, in each row")
     expected = [f"member-{number}" for number in range(len(weights))]
     actual = [entry.name for entry in folder.iterdir() if entry.is_dir()]
     if set(expected) != set(actual):
@@ -276,7 +276,7 @@ def read_state(folder: Path, config: Config) -> tuple[Blend, list[Path]]:
             f"{folder}: expected the folders {', '.join(expected)}, got "
             f"{', '.join(sorted(actual)) or 'none'}"
         )
-    correction, ties = Correction(temperature, arrays["offsets"]), config.training.classes != 2
+    correction, ties = Correction(temperature, rates), config.training.classes != 2
     blend = Blend(config.model.mean, weights, correction, ties)
     return blend, [folder / name for name in expected]
 

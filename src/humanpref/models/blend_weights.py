@@ -67,11 +67,11 @@ class Blend:
 
     def facts(self) -> dict[str, Any]:
         """Return the kind of mean and the correction, but not the weights, as plain JSON types."""
-        offsets = zip(CASES, self.correction.offsets, strict=True)
+        rates = zip(CASES, self.correction.rates, strict=True)
         return {
             "mean": self.mean,
             "temperature": self.correction.temperature,
-            "offsets": {case: offset.tolist() for case, offset in offsets if offset.any()},
+            "rates": {case: own.tolist() for case, own in rates if own.any()},
         }
 
 
@@ -127,8 +127,8 @@ def fit_blend(
         The blend of all m members; dropped ones have weight 0.
     dropped : dict
         The reason for dropping each dropped member, by the member's index.
-    tried : list of dict
-        The special cases that were tried; see `fit_correction`.
+    cases : list of dict
+        The special cases; see `fit_correction`.
 
     Sources: Breiman (1996), "Stacked regressions", here with log loss instead of squared error;
     Genest and Zidek (1986), for both means.
@@ -160,10 +160,8 @@ def fit_blend(
     weights = np.zeros(len(probabilities))
     weights[kept] = best
     blend = Blend(options.mean, weights)
-    correction, tried = fit_correction(
-        blend.mixed(probabilities), rows, options.shrinkage, options.min_gain
-    )
-    return dataclasses.replace(blend, correction=correction, ties=ties), dropped, tried
+    correction, cases = fit_correction(blend.mixed(probabilities), rows, options.shrinkage)
+    return dataclasses.replace(blend, correction=correction, ties=ties), dropped, cases
 
 
 def _fit_weights(probabilities: np.ndarray, rows: HeldOutRows, options: BlendOptions) -> np.ndarray:

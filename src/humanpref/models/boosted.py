@@ -24,7 +24,7 @@ from humanpref.schema import InputError
 from humanpref.text import features, overlap
 from humanpref.text.overlap import CHARACTER_COLUMNS, WORD_COLUMNS, Similarities
 
-BOOSTER_FILE = "booster-{}.ubj"
+BOOSTER_FILE = "booster-{}.json"
 INNER_FOLDS = 5
 INNER_PROMPTS = 50
 """Minimum number of distinct prompts for tuning. With fewer, the temperature is 1, and
@@ -116,7 +116,7 @@ class BoostedModel(Model, family="boosted"):
         paths, seeds = sorted(folder.glob(BOOSTER_FILE.format("*"))), self.config.model.seeds
         if len(paths) != seeds:
             raise InputError(f"{folder}: expected {seeds} boosters, got {len(paths)}")
-        self.boosters_ = list(map(load_booster, paths))
+        self.boosters_ = [load_booster(path, self.ties) for path in paths]
         # Each booster file holds the names of the columns that it was trained on.
         names = [tuple(booster.feature_names or ()) for booster in self.boosters_]
         if len(set(names)) > 1 or not names[0] or not set(names[0]) <= set(COLUMNS):

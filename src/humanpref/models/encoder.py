@@ -1,6 +1,7 @@
 """Encoders: a backbone reads the prompt with each response separately, or with both, and a head
 compares the two."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
@@ -26,16 +27,15 @@ from humanpref.models.hidden import hidden_states
 from humanpref.models.inner_folds import Labelled
 from humanpref.models.neural import BACKBONE_FOLDER, STATE_FILE, NeuralModel, with_swapped
 from humanpref.models.pretrained import (
-    LOADING_ERRORS,
     backbone_facts,
     load_backbone_config,
     load_state_strictly,
     load_tokenizer,
-    not_loaded,
+    loading,
 )
 from humanpref.models.scratch import scratch_config, train_tokenizer
 from humanpref.models.sparse import SparseModel
-from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
+from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS
 from humanpref.text.format import dual, joint, pairs_in
 from humanpref.training.inputs import TokenRows
 from humanpref.training.losses import both_orders, loss_of
@@ -238,10 +238,16 @@ def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
     """
     name = str(folder / BACKBONE_FOLDER)
     tokenizer, config = load_tokenizer(name), load_backbone_config(name)
-    try:
-        backbone = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, "configuration", error)) from None
+    options = {"dtype": torch.float32, "trust_remote_code": False}
+    with loading(name, "configuration"):
+        # Sizes that do not fit the weights must not fill the memory first.
+        planned = 0
+        with contextlib.suppress(Exception), torch.device("meta"):
+            model = AutoModel.from_config(config, **options)
+            planned = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        if planned > 2 * (folder / STATE_FILE).stat().st_size + 2**20:
+            raise ValueError(f"a model of {planned} bytes, unlike the weights in {STATE_FILE}")
+        backbone = AutoModel.from_config(config, **options)
     return tokenizer, backbone
 
 

@@ -21,14 +21,13 @@ from humanpref.models.neural import BACKBONE_FOLDER
 from humanpref.models.older_gpus import prepare
 from humanpref.models.pretrained import (
     BASE_FILE,
-    LOADING_ERRORS,
     backbone_facts,
     base_folder,
     check_ids,
     find_base,
     load_backbone_config,
     load_tokenizer,
-    not_loaded,
+    loading,
 )
 from humanpref.schema import InputError
 from humanpref.text.tokens import Template
@@ -162,7 +161,7 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
     placed = {} if device.type == "cpu" else {"device_map": {"": device}}
     if options.quantisation != "none":
         placed = {"quantization_config": _quantisation(options), "device_map": {"": device}}
-    try:
+    with loading(str(place), "weights"):
         base, info = kind.from_pretrained(
             place,
             config=config,
@@ -172,8 +171,6 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
             output_loading_info=True,
             **placed,
         )
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(str(place), "weights", error)) from None
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise InputError(
@@ -250,7 +247,7 @@ def check_decoder(
         )
     ids = torch.full((2, 6), largest, device=base.device)
     ids[1, -1] = max(0, largest - 1)
-    with torch.inference_mode():
+    with torch.inference_mode(), loading(name, "weights"):
         first, last = read(base.eval().base_model, ids, torch.ones_like(ids))[:, [0, -1]].unbind(1)
     if not torch.equal(first[0], first[1]) or torch.equal(last[0], last[1]):
         raise InputError(f"backbone {name}: not a decoder, its first token sees the last one")

@@ -2,8 +2,9 @@
 base named in an artifact."""
 
 import os
+import re
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from transformers.utils.logging import disable_progress_bar
 from humanpref.files import read_json
 from humanpref.models.arrays import check_names
 from humanpref.models.checkpoint import base_digest, load_bin, weights_files
-from humanpref.schema import InputError
+from humanpref.schema import InputError, refuse_failures
 from humanpref.text.tokens import text_ids
 from humanpref.training.learned import learned_state, load_learned
+from humanpref.training.precision import DTYPES
 
 # transformers' progress bar would add one line per weight to a log file.
 disable_progress_bar()
@@ -34,7 +36,7 @@ BASE_FILE = "base.json"
 BASE_VARIABLE = "HUMANPREF_BASE"
 """Environment variable that names the folder of an artifact's base, or its parent folder."""
 
-# transformers raises these for a damaged or incomplete folder.
+# The hub's client raises these.
 LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -45,6 +47,9 @@ LOADING_ERRORS = (
     SafetensorError,
 )
 
+MOST_LAYERS = 1_000
+"""Maximum number of layers, or of experts in a layer. Before it fails, building a model with ten
+million layers takes days."""
 # A hub folder's files other than the weights: settings, tokenizers, licenses.
 _SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "*.codes", "LICENSE*", "NOTICE*")
 
@@ -74,18 +79,15 @@ def load_tokenizer(name: str) -> Any:
         the tokenizer that transformers makes up for a folder without one.
     """
     name = str(local_folder(name, weights=False))
-    try:
+    with loading(name, "tokenizer"):
         file = cached_file(name, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
         tokenizer = _from_file(name) if file else _from_vocabulary(name)
-    except InputError:
-        raise
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise InputError(not_loaded(name, "tokenizer", error)) from None
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise InputError(
             f"backbone {name}: expected the tokenizer's files in the folder, got a tokenizer "
             "with only special tokens"
         )
+    text_ids(PROBES, tokenizer)
     return tokenizer
 
 
@@ -93,7 +95,7 @@ def _from_file(name: str) -> Any:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name, trust_remote_code=False)
     if tokenizer.cls_token is tokenizer.bos_token is tokenizer.eos_token is None:
         # In early folders only the family's class names the special tokens.
-        with suppress(*LOADING_ERRORS):
+        with suppress(Exception):
             named = _by_class(name).special_tokens_map
             vocabulary = tokenizer.get_vocab()
             tokenizer.add_special_tokens(
@@ -206,13 +208,13 @@ def load_backbone_config(name: str) -> Any:
         If it cannot be loaded, does not name its model type, or has both an encoder and a decoder.
     """
     name = str(local_folder(name, weights=False))
-    try:
+    with loading(name, "configuration"):
+        values, _ = PretrainedConfig.get_config_dict(name)
         # Without a type, transformers would guess one from the path.
-        if not PretrainedConfig.get_config_dict(name)[0].get("model_type"):
+        if not values.get("model_type"):
             raise ValueError("config.json has no model_type")
+        _check_layers(values)
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, "configuration", error)) from None
     # A name with a slash would make transformers download and run code of that name.
     config._attn_implementation = None
     if config.is_encoder_decoder:
@@ -221,6 +223,15 @@ def load_backbone_config(name: str) -> Any:
             "expected only one of them"
         )
     return config
+
+
+def _check_layers(values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _check_layers(value)
+        counts = isinstance(value, int | float) and re.search("(layers?|experts|blocks)$", key)
+        if counts and value > MOST_LAYERS:
+            raise ValueError(f"{key}: expected at most {MOST_LAYERS}, got {value}")
 
 
 def load_pretrained(name: str, folder: str | Path, kind: type, **options: Any) -> nn.Module:
@@ -233,12 +244,10 @@ def load_pretrained(name: str, folder: str | Path, kind: type, **options: Any) -
         If the model cannot be loaded, or if the checkpoint lacks weights (other than a pooler's),
         which transformers would initialize at random.
     """
-    try:
+    with loading(name, "weights"):
         model, info = kind.from_pretrained(
             folder, trust_remote_code=False, output_loading_info=True, **options
         )
-    except LOADING_ERRORS as error:
-        raise InputError(not_loaded(name, "weights", error)) from None
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(
@@ -255,20 +264,22 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
     ------
     InputError
         If the file cannot be read, or if a weight is missing, is unexpected, or has a different
-        shape.
+        shape or dtype.
     """
-    try:
+    with refuse_failures(f"{path}: cannot be read as safetensors"):
         state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
     expected = learned_state(module)
     check_names(path, set(expected), set(state))
     for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
+        wanted = expected[name]
+        if tensor.shape != wanted.shape:
             raise InputError(
-                f"{path}: weight {name}: expected shape {tuple(expected[name].shape)}, got "
+                f"{path}: weight {name}: expected shape {tuple(wanted.shape)}, got "
                 f"{tuple(tensor.shape)}"
             )
+        # A base's buffers have its dtype, which depends on the device.
+        if tensor.dtype != wanted.dtype and wanted.dtype not in DTYPES.values():
+            raise InputError(f"{path}: weight {name}: expected {wanted.dtype}, got {tensor.dtype}")
     load_learned(module, state)
 
 
@@ -364,6 +375,11 @@ def backbone_facts(name: str, backbone: nn.Module) -> dict[str, Any]:
 def weights_in(parameter: nn.Parameter) -> int:
     """Count the weights in a parameter; bitsandbytes packs two 4-bit weights into one byte."""
     return parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
+
+
+def loading(name: str, part: str) -> AbstractContextManager:
+    """Raise any failure to load a part of a backbone as an InputError."""
+    return refuse_failures(lambda error: not_loaded(name, part, error))
 
 
 def not_loaded(name: str, part: str, error: Exception) -> str:

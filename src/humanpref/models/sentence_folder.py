@@ -23,12 +23,15 @@ from torch import Tensor, nn
 
 from humanpref.files import read_json, write_json
 from humanpref.models.older_gpus import prepare
-from humanpref.models.pretrained import LOADING_ERRORS, base_folder, not_loaded
+from humanpref.models.pretrained import base_folder, loading
 from humanpref.schema import InputError
 
 LONGEST = 512
 """Maximum number of tokens per window if the folder does not specify one; most encoders were
 trained with this number."""
+
+MOST_TOKENS = 100_000
+"""Maximum number of tokens per window that a folder may specify."""
 
 _MODULES = {module.__name__: module for module in (Pooling, Dense, LayerNorm, Normalize)}
 _FROM = r"sentence_transformers\.(\w+\.)*"  # versions differ in the modules' paths
@@ -223,10 +226,8 @@ def load_modules(modules: list[tuple[str, Path]]) -> list[Module]:
             )
         if kind in ("Dense", "LayerNorm"):
             base_folder(str(folder))
-        try:
+        with loading(str(folder), f"module {kind}"):
             loaded.append(_MODULES[kind].load(str(folder), local_files_only=True))
-        except (*LOADING_ERRORS, AttributeError) as error:
-            raise InputError(not_loaded(str(folder), f"module {kind}", error)) from None
     return loaded
 
 
@@ -254,6 +255,9 @@ def longest_window(
     # transformers reports a very large number for a tokenizer without a limit.
     lengths = [length for length in known if length and length < 10**6] or [LONGEST]
     longest = options.get("max_seq_length") or min(lengths if modules else [LONGEST, *lengths])
+    if not isinstance(longest, int) or not 0 < longest <= MOST_TOKENS:
+        expected = f"expected a window of 1 to {MOST_TOKENS} tokens"
+        raise InputError(f"{path}: {expected}, got {longest!r}")
     return longest, bool(options.get("do_lower_case"))
 
 

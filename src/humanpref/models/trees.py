@@ -13,8 +13,9 @@ import numpy as np
 import xgboost
 
 from humanpref.config.cpu import BoostedOptions
+from humanpref.files import read_json
 from humanpref.models.inner_folds import Splits
-from humanpref.schema import SWAPPED_CLASSES, InputError
+from humanpref.schema import SWAPPED_CLASSES, refuse_failures
 from humanpref.training.progress import Bar
 
 BINS = 64
@@ -172,21 +173,81 @@ def margins(boosters: list[xgboost.Booster], columns: Columns) -> np.ndarray:
     return np.pad(mean, [(0, 0), (0, 3 - classes)], constant_values=-np.inf)
 
 
-def load_booster(path: Path) -> xgboost.Booster:
-    """Read a booster that `Booster.save_model` wrote.
+def load_booster(path: Path, ties: bool = True) -> xgboost.Booster:
+    """Read a booster that `Booster.save_model` wrote as JSON. XGBoost trusts what a file says about
+    nodes and columns, and a wrong index would crash the process, so these are checked first.
+    Without `ties`, it must have two classes, otherwise three.
 
     Raises
     ------
     InputError
-        If the file cannot be read.
+        If the file cannot be read, or is not a booster of `Trainer`.
     """
-    booster = xgboost.Booster()
-    try:
-        booster.load_model(path)
-    except xgboost.core.XGBoostError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read as an XGBoost model ({reason})") from None
-    return booster
+    with refuse_failures(f"{path}: cannot be read as an XGBoost model"):
+        _check_booster(read_json(path, True)["learner"], 3 if ties else 2)
+        return xgboost.Booster(model_file=path)
+
+
+def _check_booster(learner: dict, expected: int) -> None:
+    """Raise ValueError (or another exception, if a part is missing) for a booster with a structure
+    that `Trainer` cannot have produced for the expected number of classes."""
+    parameters, booster = learner["learner_model_param"], learner["gradient_booster"]
+    sizes = ("num_class", "num_target", "num_feature")
+    classes, targets, columns = (int(parameters[name]) for name in sizes)
+    if (
+        (booster["name"], learner["objective"]["name"]) != ("gbtree", "multi:softprob")
+        or (classes, targets) != (expected, 1)
+        or len(learner["feature_names"]) not in (0, columns)
+    ):
+        raise ValueError(f"expected trees for {expected} classes, and a name for each column")
+    model, trees = booster["model"], booster["model"]["trees"]
+    if (
+        model["iteration_indptr"] != list(range(0, len(trees) + 1, classes))
+        or model["tree_info"] != list(range(classes)) * (len(trees) // classes)
+        or int(model["gbtree_model_param"]["num_trees"]) != len(trees)
+        or any(model.get("cats", {}).values())
+    ):
+        raise ValueError("expected a tree of each class in each round")
+    for number, tree in enumerate(trees):
+        _check_tree(tree, number, columns)
+
+
+def _check_tree(tree: dict, number: int, columns: int) -> None:
+    """Raise ValueError unless each node but the first is the child of exactly one earlier node, and
+    splits use existing columns."""
+    parameters = {name: int(value) for name, value in tree["tree_param"].items()}
+    arrays = {name: np.array(tree[name]) for name in (*_INDICES, *_NUMBERS)}
+    if (
+        any(arrays[name].dtype.kind not in "ib" for name in _INDICES)
+        or any(arrays[name].dtype.kind not in "if" for name in _NUMBERS)
+        or any(array.shape != (parameters["num_nodes"],) for array in arrays.values())
+        or not all(np.isfinite(array).all() for array in arrays.values())
+        or any(tree[name] for name in tree if name.startswith("categories"))
+        or parameters["num_feature"] != columns
+        or parameters["size_leaf_vector"] > 1
+    ):
+        raise ValueError(f"tree {number} has invalid arrays")
+    left, right, parents, splits, default_left, types = (arrays[name] for name in _INDICES)
+    nodes = np.flatnonzero(left >= 0)
+    owners, children = np.tile(nodes, 2), np.concatenate([left[nodes], right[nodes]])
+    if (
+        sorted(children) != list(range(1, len(left)))
+        or (children <= owners).any()
+        or (parents[children] != owners).any()
+        or (np.delete([left, right], nodes, axis=1) != -1).any()
+        or (splits < 0).any()
+        or (splits >= columns).any()
+        or types.any()
+        or not np.isin(default_left, (0, 1)).all()
+    ):
+        raise ValueError(f"tree {number} is not a tree on {columns} columns")
+
+
+_INDICES = (
+    *("left_children", "right_children", "parents"),
+    *("split_indices", "default_left", "split_type"),
+)
+_NUMBERS = ("split_conditions", "base_weights", "loss_changes", "sum_hessian")
 
 
 def _at_once(trainings: list[tuple[dict, Examples, int]]) -> list[xgboost.Booster]:

@@ -4,7 +4,7 @@
 
     ARTIFACT/
       artifact.json   format, preset, family, the backbone actually used, the training rows' prior,
-                      versions, members; earlier stages
+                      versions, members; earlier stages; the digests of all files
       metrics.json    validation or out-of-fold metrics, and facts about the fit
       oof.csv         id, fold and the three probabilities of every row that was predicted while
                       it was held out; only rows of the training file, so that each id is unique
@@ -16,13 +16,9 @@
                       (safetensors), tokenizer
 """
 
-import contextlib
-import importlib.metadata
 import math
-import platform
-import sys
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +26,20 @@ import numpy as np
 import pandas as pd
 
 from humanpref import models
-from humanpref.config import FAMILIES, Config
+from humanpref.config import FAMILIES
 from humanpref.data import EXTRA_ID, as_pairs, swap_pairs
 from humanpref.files import read_json
 from humanpref.models import Model, libraries_of
 from humanpref.models.blend import mean_of
+from humanpref.runs.artifact_facts import FORMAT
+from humanpref.runs.artifact_files import (
+    DIGESTS,
+    FACTS_FILE,
+    check_contents,
+    check_listed,
+    copy_files,
+    files_in,
+)
 from humanpref.runs.artifact_tables import (
     FOLD,
     OOF_FILE,
@@ -48,29 +53,10 @@ from humanpref.runs.engine import predictions
 from humanpref.runs.ensemble import Ensemble, Leaf, equal_mixture, read_ensemble
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 from humanpref.text.cases import answer_cases
-from humanpref.version import __version__
 
-FACTS_FILE = "artifact.json"
 METRICS_FILE = "metrics.json"
 CHAIN = "chain"
 """The key of `artifact.json` that lists the earlier stages of a run, first stage first."""
-FORMAT = 1
-_LIBRARIES = (
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "scipy",
-    "safetensors",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "peft",
-    "bitsandbytes",
-    "lightgbm",
-    "xgboost",
-    "xgboost-cpu",
-)
 
 
 class Artifact:
@@ -89,13 +75,14 @@ class Artifact:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Artifact":
-        """Open an artifact; no model is loaded.
+        """Open an artifact; no model is loaded. Each file's content is checked against its digest
+        when the file is first used.
 
         Raises
         ------
         InputError
-            If the folder is not an artifact or has a different format, or if a key in its
-            artifact.json is invalid.
+            If the folder is not an artifact or has a different format, if its artifact.json is
+            damaged or has an invalid key, if a file is missing, or if a link leads out of it.
         """
         folder = Path(folder)
         path = folder / FACTS_FILE
@@ -111,9 +98,8 @@ class Artifact:
                 "version of humanpref?"
             )
         folds, prior, family = (facts.get(key) for key in ("members", "prior", "family"))
-        named = isinstance(folds, list) and folds and all(isinstance(name, str) for name in folds)
         expected = {
-            "members": (named, "a list of folders"),
+            "members": (_are_plain_names(folds), "a list of folders inside the artifact"),
             "prior": (_are_class_rates(prior), "three class rates"),
             "family": (family in list(FAMILIES), f"one of {', '.join(FAMILIES)}"),
             "classes": (facts.get("classes", 3) in (2, 3), "2 or 3"),
@@ -121,7 +107,36 @@ class Artifact:
         for key, (valid, what) in expected.items():
             if not valid:
                 raise InputError(f"{path}: key {key!r}: expected {what}, got {facts.get(key)!r}")
+        check_listed(folder, facts, folds)
         return cls(folder, facts)
+
+    @property
+    def files(self) -> list[str]:
+        """The files of the artifact other than `artifact.json`, by their relative paths. Other
+        files in its folder are neither read nor copied."""
+        names = self.facts[DIGESTS] if DIGESTS in self.facts else files_in(self.folder)
+        return [name for name in names if name != FACTS_FILE]
+
+    def checked(self, name: str) -> Path:
+        """Return the path of a file or folder, after checking its contents against the digests.
+        Raises InputError if they were damaged or changed."""
+        check_contents(self.folder, self.facts, self.folder / name)
+        return self.folder / name
+
+    def copy(self, target: Path, member: str | None = None) -> None:
+        """Copy the artifact, or only one of its models, to a folder, after checking its contents.
+        Raises InputError if they were damaged or changed."""
+        inside = "" if member is None else f"{member}/"
+        names = [name for name in self.files if name.startswith(inside)]
+        for name in names:
+            self.checked(name)
+        names = names if inside else [FACTS_FILE, *names]
+        copy_files(self.folder / inside, target, [name.removeprefix(inside) for name in names])
+
+    @cached_property
+    def members(self) -> list[Path]:
+        """The folders of the artifact's models, checked."""
+        return [self.checked(member) for member in self.facts["members"]]
 
     @property
     def prior(self) -> tuple[float, float, float]:
@@ -136,7 +151,7 @@ class Artifact:
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
-        path = self.folder / METRICS_FILE
+        path = self.checked(METRICS_FILE)
         metrics = read_json(path)
         if not isinstance(metrics, dict):
             raise InputError(f"{path}: expected a JSON object, got {type(metrics).__name__}")
@@ -145,14 +160,13 @@ class Artifact:
     @cached_property
     def models(self) -> list[Model]:
         """The artifact's models (a single one, or one per fold), all loaded into memory."""
-        return [models.load_model(self.folder / member) for member in self.facts["members"]]
+        return [models.load_model(member) for member in self.members]
 
     @cached_property
     def ensemble(self) -> Ensemble:
         """The structure of the artifact, without any weights."""
-        return equal_mixture(
-            [read_ensemble(self.folder / member) for member in self.facts["members"]]
-        )
+        folders, check = self.facts["members"], partial(check_contents, self.folder, self.facts)
+        return equal_mixture([read_ensemble(self.folder / name, check) for name in folders])
 
     @property
     def swap_equivariant(self) -> bool:
@@ -179,6 +193,11 @@ class Artifact:
             ) from None
 
     @property
+    def held_out(self) -> bool:
+        """Whether training held rows out, so that `oof` has predictions for them."""
+        return OOF_FILE in self.files
+
+    @property
     def oof(self) -> pd.DataFrame:
         """The predictions for held-out rows: `id`, `fold` and the three probabilities.
 
@@ -187,11 +206,11 @@ class Artifact:
         InputError
             If nothing was held out, or if the table is damaged or incomplete.
         """
-        path = self.folder / OOF_FILE
-        if not path.is_file():
+        if not self.held_out:
             raise InputError(
                 f"{self.folder}: has no {OOF_FILE}, since training held nothing out; use --folds"
             )
+        path = self.checked(OOF_FILE)
         oof = read_oof(path)
         if FOLD not in oof:
             raise InputError(f"{path}: missing column {FOLD!r}")
@@ -210,8 +229,9 @@ class Artifact:
             If the table is missing, damaged or incomplete. A training row that is missing from it
             would count as unseen, and soft labels could then leak its label.
         """
-        rows = read_rows(self.folder / ROWS_FILE)
-        _check_whole(self.folder / ROWS_FILE, rows, self.facts.get("rows"))
+        path = self.checked(ROWS_FILE)
+        rows = read_rows(path)
+        _check_whole(path, rows, self.facts.get("rows"))
         return rows
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -238,7 +258,7 @@ class Artifact:
             See `rows`.
         """
         known = self.knows(pairs)
-        if not (self.folder / OOF_FILE).is_file() or self.oof[FOLD].nunique() > 1:
+        if not self.held_out or self.oof[FOLD].nunique() > 1:
             return known
         return known & np.isnan(self.out_of_fold(pairs)[:, 0])
 
@@ -293,64 +313,12 @@ def load_model(folder: str | Path) -> Model:
     Raises
     ------
     InputError
-        If the model is incomplete, or if any weights are missing or unexpected.
+        If the model is incomplete or damaged, or cannot predict a row.
     """
     if not (Path(folder) / FACTS_FILE).is_file():
         return models.load_model(folder)
     fold_models = Artifact.load(folder).models
     return fold_models[0] if len(fold_models) == 1 else mean_of(fold_models)
-
-
-def facts_of(
-    config: Config,
-    members: list[str],
-    prior: np.ndarray,
-    training_rows: int,
-    data_sha256: str,
-    backbone: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Return the content of `artifact.json`, the file that makes a folder an artifact.
-
-    Parameters
-    ----------
-    config : Config
-        The run's configuration.
-    members : list of str
-        The models' folders inside the artifact.
-    prior : ndarray
-        (3,) class rates of the training rows.
-    training_rows : int
-        Number of rows on which at least one model was trained.
-    data_sha256 : str
-        Digest of the training rows (`humanpref.data.digest_of`).
-    backbone : dict, optional
-        The pretrained model that was actually used, regardless of the preset's name.
-    """
-    return {
-        "format": FORMAT,
-        "preset": config.preset,
-        "family": config.family,
-        "seed": config.seed,
-        "classes": config.training.classes or 3,
-        "backbone": backbone,
-        "members": members,
-        "prior": [float(rate) for rate in prior],
-        "training_rows": training_rows,
-        "data_sha256": data_sha256,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of Python, this package and the libraries that affect
-    results."""
-    installed = {"python": platform.python_version(), "humanpref": __version__}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            # xgboost-cpu provides the same module as xgboost.
-            installed[name.removesuffix("-cpu")] = importlib.metadata.version(name)
-    return installed
 
 
 def _check_whole(path: Path, table: pd.DataFrame, rows: Any) -> None:
@@ -360,10 +328,20 @@ def _check_whole(path: Path, table: pd.DataFrame, rows: Any) -> None:
         )
 
 
+def _are_plain_names(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) > 0
+        and all(isinstance(name, str) and name == Path(name).name != "" for name in values)
+        and all(name.isprintable() and not name.startswith(".") for name in values)
+        and len(set(values)) == len(values)
+    )
+
+
 def _are_class_rates(values: Any) -> bool:
     return (
         isinstance(values, list)
         and len(values) == 3
-        and all(type(rate) in (int, float) and 0 <= rate < math.inf for rate in values)
-        and 0 < sum(values) < math.inf
+        and all(type(rate) in (int, float) and 0 <= rate <= 1 for rate in values)
+        and abs(sum(values) - 1) <= 1e-6
     )

@@ -3,7 +3,6 @@ predictions."""
 
 import dataclasses
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,7 +22,9 @@ from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import HeldOutRows, describe_correction
 from humanpref.models.blend_weights import equal_blend, fit_blend
-from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact, check_same_classes, facts_of
+from humanpref.runs.artifact import METRICS_FILE, Artifact, check_same_classes
+from humanpref.runs.artifact_facts import facts_of
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.artifact_tables import (
     ANSWER_KEY,
     CASE,
@@ -89,7 +90,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     # The prompts' keys replace the prompts, since they give the same groups and need no texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
     weights = np.ones(len(rows)) if weights is None else weights
-    held_out = HeldOutRows(labels, weights, folds, rows[CASE].to_numpy(object))
+    held_out = HeldOutRows(labels, weights, rows[CASE].to_numpy(object))
     cross_fitted, prior, rival = np.empty((3, *labels.shape))
     rivals = []
     for fold in range(splits):
@@ -102,7 +103,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         best = int(np.argmin(losses))
         rival[judged] = predictions[best][judged]
         rivals.append(best)
-    final, dropped, tried = fit_blend(predictions, held_out, options, ties)
+    final, dropped, cases = fit_blend(predictions, held_out, options, ties)
     members = []
     for number, artifact in enumerate(artifacts):
         low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
@@ -131,7 +132,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         **summarise(labels, cross_fitted, prior, keys),
         "blend": {
             **final.facts(),
-            "corrections": tried,
+            "corrections": cases,
             "members": members,
             "rows_left_out": most - len(rows),
             "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, held_out.cases)),
@@ -168,7 +169,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         write_oof(folder / OOF_FILE, rows, cross_fitted, folds)
         write_table(folder / ROWS_FILE, trained)
         write_json(folder / METRICS_FILE, metrics)
-        write_json(folder / FACTS_FILE, facts)
+        seal(folder, facts)
     return Artifact.load(out)
 
 
@@ -239,9 +240,7 @@ def _held_out(artifacts: list[Artifact]) -> tuple[pd.DataFrame, np.ndarray, int]
 def _writer(artifact: Artifact) -> Callable[[Path], Any]:
     """Return a function that writes the artifact's model to a folder. It writes a copy of a single
     model, or the plain mean of copies of fold models."""
-    copies = [
-        partial(shutil.copytree, artifact.folder / member) for member in artifact.facts["members"]
-    ]
+    copies = [partial(artifact.copy, member=member) for member in artifact.facts["members"]]
     if len(copies) == 1:
         return copies[0]
     mean = from_dict({"family": "blend", "training": {"classes": artifact.classes}}, "blend")

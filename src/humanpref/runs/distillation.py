@@ -261,7 +261,7 @@ def _both_orders_held_out(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray
         return first
     judged, second = ~np.isnan(first[:, 0]), np.zeros((len(pairs), 3))
     models = np.zeros(len(pairs))
-    for folder in (artifact.folder / name for name in artifact.facts["members"]):
+    for folder in artifact.members:
         if (folder / OOF_FILE).is_file():
             own = judged & pairs[ID].isin(read_oof(folder / OOF_FILE)[ID]).to_numpy()
             swapped = swap_pairs(pairs[own].reset_index(drop=True))

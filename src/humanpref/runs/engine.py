@@ -72,9 +72,14 @@ def outcomes(
     """
     memos = TokenMemos()
     ordered = sorted(leaves, key=lambda leaf: leaf.uses_gpu)
+    if not keep_going:  # damage is told now, not after hours of work
+        for leaf in ordered:
+            leaf.check()
     for number, leaf in enumerate(ordered):
         share = budget.share(1 / (len(ordered) - number))
         try:
+            if keep_going:
+                leaf.check()
             prepare(leaf)
             gpus = usable_gpus(leaf)
             job = Job(leaf, pairs, policy, keep_going)

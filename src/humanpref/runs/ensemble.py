@@ -5,8 +5,9 @@ An artifact is an equal mixture of its fold models, several artifacts form an eq
 artifacts, and a blend is a mixture with its own weights and correction.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,15 @@ from humanpref.config import Config, from_dict
 from humanpref.config.gpu import needs_gpu, uses_gpu
 from humanpref.files import read_json
 from humanpref.models import Model, load_model, model_of
+from humanpref.models.arrays import STATE_FILE
 from humanpref.models.base import CONFIG_FILE
 from humanpref.models.blend import read_state
 from humanpref.models.blend_weights import Blend, equal_blend, mix
 from humanpref.text.token_memo import TokenMemos
+
+
+def _unchecked(*_: object) -> None:
+    """Check nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class Leaf:
 
     folder: Path
     config: Config
+    check: Callable[[], object] = field(default=_unchecked, compare=False)
+    """Raises InputError if a file of the model is damaged. It reads all of them, so a run calls it
+    once, before the first process loads the model; by default, nothing is checked."""
 
     @property
     def uses_gpu(self) -> bool:
@@ -109,8 +118,16 @@ class Mixture:
 Ensemble = Leaf | Mixture
 
 
-def read_ensemble(folder: Path) -> Ensemble:
+def read_ensemble(folder: Path, check: Callable[[Path], object] = _unchecked) -> Ensemble:
     """Read the structure of a saved model.
+
+    Parameters
+    ----------
+    folder : Path
+        The model's folder.
+    check : callable
+        Raises InputError if a file, or a file in a folder, is damaged; by default, nothing is
+        checked. Here, it is called for the files that are read.
 
     Raises
     ------
@@ -118,11 +135,13 @@ def read_ensemble(folder: Path) -> Ensemble:
         If its configuration, or a blend's weights, cannot be read.
     """
     path = folder / CONFIG_FILE
+    check(path)
     config = from_dict(read_json(path), str(path))
     if config.family != "blend":
-        return Leaf(folder, config)
+        return Leaf(folder, config, partial(check, folder))
+    check(folder / STATE_FILE)
     blend, members = read_state(folder, config)
-    return Mixture(blend, [read_ensemble(member) for member in members])
+    return Mixture(blend, [read_ensemble(member, check) for member in members])
 
 
 def equal_mixture(parts: Sequence[Ensemble]) -> Ensemble:

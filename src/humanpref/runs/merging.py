@@ -17,11 +17,12 @@ from humanpref.models.decoder import DecoderModel
 from humanpref.models.frozen_base import FrozenBase
 from humanpref.models.neural import STATE_FILE
 from humanpref.models.pretrained import BASE_FILE
-from humanpref.runs.artifact import FACTS_FILE, METRICS_FILE, Artifact
+from humanpref.runs.artifact import METRICS_FILE, Artifact
+from humanpref.runs.artifact_files import copy_files, seal
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE
 from humanpref.runs.ensemble import Leaf
 from humanpref.runs.train import MEMBER_FILE
-from humanpref.schema import InputError
+from humanpref.schema import InputError, refuse_failures
 
 MODEL = "model"
 FIRST, SECOND = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -62,25 +63,26 @@ def merge(folder: str | Path, out: str | Path, into_base: bool = False) -> Artif
     config = _common_config(artifact)
     if into_base:
         check_base_can_change(artifact.folder, config)
-    members = [artifact.folder / name for name in artifact.facts["members"]]
-    merged = merged_state([load_file(member / STATE_FILE) for member in members], artifact.folder)
+    members = artifact.members
+    with refuse_failures(f"{artifact.folder}: cannot be merged"):
+        states = [load_file(member / STATE_FILE) for member in members]
+        merged = merged_state(states, artifact.folder)
     metrics = artifact.metrics
     metrics["held_out"] = f"{metrics.get('held_out', 'nothing')}, of the models before merging"
     facts = artifact.facts | {"members": [MODEL], "merged": len(members)}
     with folder_whole(out) as unfinished:
-        shutil.copytree(members[0], unfinished / MODEL)
+        artifact.copy(unfinished / MODEL, members[0].name)
         for name in (OOF_FILE, MEMBER_FILE):
             (unfinished / MODEL / name).unlink(missing_ok=True)
         save_file(merged, unfinished / MODEL / STATE_FILE)
         write_json(unfinished / MODEL / CONFIG_FILE, _widened(config, len(members)).to_dict())
-        for name in (OOF_FILE, ROWS_FILE):
-            if (artifact.folder / name).is_file():
-                shutil.copy(artifact.folder / name, unfinished)
+        tables = [name for name in (OOF_FILE, ROWS_FILE) if name in artifact.files]
+        copy_files(artifact.folder, unfinished, [artifact.checked(name).name for name in tables])
         write_json(unfinished / METRICS_FILE, metrics)
-        write_json(unfinished / FACTS_FILE, facts)
+        seal(unfinished, facts)
         if into_base:
             facts["backbone"] = _merge_into_base(Artifact.load(unfinished))
-            write_json(unfinished / FACTS_FILE, facts)
+            seal(unfinished, facts)
     return Artifact.load(out)
 
 

@@ -13,7 +13,9 @@ from humanpref.data import TrainingRows, labels_of, prompt_keys, weights_of
 from humanpref.evaluation.metrics import summarise
 from humanpref.files import read_json, share_equal_files, write_json
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.runs.artifact import CHAIN, FACTS_FILE, METRICS_FILE, Artifact, facts_of
+from humanpref.runs.artifact import CHAIN, METRICS_FILE, Artifact
+from humanpref.runs.artifact_facts import facts_of
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE, read_oof, write_oof, write_rows
 from humanpref.schema import LABEL_COLUMNS, InputError
 
@@ -87,7 +89,7 @@ def write_results(
     if earlier is not None:
         facts[CHAIN] = list(chain)
     known = len(pairs) + len(rows.extra) + (0 if earlier is None else len(earlier))
-    write_json(work / FACTS_FILE, facts | {"rows": known})
+    seal(work, facts | {"rows": known})
 
 
 def class_rates(pairs: pd.DataFrame) -> np.ndarray:
@@ -118,9 +120,9 @@ def selection_path(artifact: Artifact) -> pd.DataFrame:
         If its models did not select columns.
     """
     tables = [
-        pd.read_csv(file, keep_default_na=False).assign(model=member)
-        for member in artifact.facts["members"]
-        if (file := artifact.folder / member / SELECTION_FILE).is_file()
+        pd.read_csv(file, keep_default_na=False).assign(model=member.name)
+        for member in artifact.members
+        if (file := member / SELECTION_FILE).is_file()
     ]
     if not tables:
         raise InputError(

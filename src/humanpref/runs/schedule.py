@@ -25,7 +25,7 @@ from humanpref.data import swap_pairs
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.models import Model
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
-from humanpref.schema import ID, SWAPPED_CLASSES
+from humanpref.schema import ID, SWAPPED_CLASSES, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +273,7 @@ class Schedule:
         sums_to_1 = np.abs(probabilities.sum(axis=1) - 1) <= SUM_TOLERANCE  # not if NaN
         bad = ~(sums_to_1 & (probabilities >= 0).all(axis=1))
         if bad.all() or (bad.any() and not self.isolate):
-            raise ValueError(_no_probabilities(probabilities[bad][0].tolist()))
+            raise InputError(f"the model: {_no_probabilities(probabilities[bad][0].tolist())}")
         return probabilities, bad
 
     def _success(self, unit: Unit, rows: np.ndarray, probabilities: np.ndarray) -> Result:

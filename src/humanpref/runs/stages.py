@@ -113,7 +113,7 @@ class Stage:
         """A digest of the earlier run's weights."""
         digest = hashlib.sha256()
         for name in self.members:
-            for file in sorted((self.artifact.folder / name).glob("*.safetensors")):
+            for file in sorted(self.artifact.checked(name).glob("*.safetensors")):
                 digest.update(f"{name}/{file.name} {sha256(file)}".encode())
         return digest.hexdigest()
 
@@ -146,7 +146,7 @@ class Stage:
         """
         rows = self.artifact.rows
         keys = set(rows[PROMPT_KEY])
-        path = self.artifact.folder / member / OOF_FILE
+        path = self.artifact.checked(member) / OOF_FILE
         record = self.artifact.metrics.get("members", {}).get(member, {})
         # A merged model has no such file: it has learned what any of its models learned.
         if not path.is_file() or "kept_epoch" in record.get("training", {}):
@@ -206,7 +206,7 @@ class Stage:
         for model in models:
             member = model.name if len(self.members) > 1 else self.members[0]
             leaked |= model.held & _among(pairs, self.learned(member))
-            started.append(model._replace(start=path / member))
+            started.append(model._replace(start=self.artifact.checked(member)))
         if leaked.any():
             several = (
                 ", or train with the folds of that run on the same rows" * (len(names) > 1)

@@ -85,9 +85,9 @@ class Variant:
             return oof[list(LABEL_COLUMNS)].to_numpy()
         changed = load_config(self.preset, None, (*self.overrides, *self.inference))
         probabilities = np.empty((len(pairs), 3))
-        for fold, member in enumerate(artifact.facts["members"]):
+        for fold, member in enumerate(artifact.members):
             rows = (oof[FOLD] == fold).to_numpy()
-            model = load_model(artifact.folder / member)
+            model = load_model(member)
             model.set_params(inference=changed.inference)
             probabilities[rows] = model.predict_proba(pairs[rows])
         return probabilities

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from humanpref.reports.table_text import markdown
-from humanpref.runs.artifact import CHAIN, FACTS_FILE, METRICS_FILE, Artifact
+from humanpref.runs.artifact import CHAIN, METRICS_FILE, Artifact
+from humanpref.runs.artifact_files import FACTS_FILE
 from humanpref.runs.artifact_tables import FOLD
 from humanpref.schema import ID, InputError
 

@@ -1,11 +1,14 @@
 """Build the fixed text around the turns in a decoder's input, as token ids. It comes from the
 tokenizer's chat template; if there is none, plain labels are used."""
 
+import contextlib
 import re
+import sys
+import time
+from collections.abc import Iterator
 from itertools import zip_longest
+from types import FrameType
 from typing import Any
-
-from jinja2.exceptions import TemplateError
 
 from humanpref.schema import InputError
 from humanpref.text.format import PROMPT, A, B
@@ -17,6 +20,8 @@ LABELS = {PROMPT: "Prompt:\n", A: "Response A:\n", B: "Response B:\n"}
 _PROBE = "Aa1 <b>&\"'\\{{x}}\n\n  ü🙂 " + "z" * 4_000
 # Llama 3's template writes today's date into every conversation, so predictions would depend on it.
 _DATE = "26 Jul 2024"
+SECONDS = 10
+"""Time limit for a chat template, which usually takes a millisecond."""
 
 
 def judge_template(tokenizer: Any, system_prompt: str, question: str) -> Template:
@@ -161,12 +166,13 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
             {"role": role, "content": text}
             for role, text in zip(["system", *roles], [system, *texts], strict=True)
         ]
-        return tokenizer.apply_chat_template(
-            messages if system else messages[1:],
-            tokenize=False,
-            add_generation_prompt=answering,
-            date_string=_DATE,
-        )
+        with _limited(SECONDS):
+            return tokenizer.apply_chat_template(
+                messages if system else messages[1:],
+                tokenize=False,
+                add_generation_prompt=answering,
+                date_string=_DATE,
+            )
 
     def cut(system: str, before: str) -> list[str]:
         """Render a conversation whose first message starts with `before`, and split it at the
@@ -184,12 +190,31 @@ def _chat(tokenizer: Any, system_prompt: str, roles: list[str], answering: bool)
     for system, before in dict.fromkeys([(system_prompt, ""), ("", _paragraph(system_prompt))]):
         try:
             return cut(system, before)
-        except (TemplateError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # a template is a program
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise InputError(
         f"{tokenizer.name_or_path}: its chat template cannot represent a conversation of "
         f"{', '.join(dict.fromkeys(roles))}: {reason}; remove chat_template to use plain labels"
     )
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError from the Python code that the block runs, such as a template's loop, when
+    time runs out."""
+    deadline, tracer = time.monotonic() + seconds, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it takes more than {seconds} s")
+        return trace
+
+    if tracer is None:  # a debugger or a coverage tool is not disturbed
+        sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
 
 
 def _first_and_last(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -3,13 +3,13 @@ and for the last turn."""
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from humanpref.schema import InputError
+from humanpref.schema import InputError, refuse_failures
 from humanpref.text.format import PROMPT, A, B, Sequence
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def tokenise(
         shorter = list(map(cut_middle, ids, limits))
         cut = len(kept) < len(sequence) or sum(map(len, shorter)) < sum(map(len, ids))
         tokenised.append(_join(kept, shorter, template, cut))
-    if tokenised:
+    if len(tokenised) > 2:  # more than the row with which a model is tried out
         logger.info(
             "tokens: %d sequences, %.0f tokens on average, %.1f %% cut to %d",
             len(tokenised),
@@ -249,16 +249,17 @@ def token_ids(texts: list[str], tokenizer: Any) -> list[np.ndarray]:
     return [known[text] for text in texts]
 
 
-def text_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
+def text_ids(texts: Iterable[str], tokenizer: Any) -> list[list[int]]:
     """Tokenize texts without special tokens around or inside them: a text that spells out "[SEP]"
-    is not given that token."""
-    ids = tokenizer(
-        texts,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        verbose=False,
-    ).input_ids
+    is not given that token. Raises InputError if the tokenizer fails, as a damaged one does."""
+    with refuse_failures(f"backbone {tokenizer.name_or_path}: its tokenizer fails"):
+        ids = tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            verbose=False,
+        ).input_ids
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special.discard(tokenizer.unk_token_id)
     # A Unigram model has special tokens in its vocabulary; replace each with its characters.

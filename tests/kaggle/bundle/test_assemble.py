@@ -25,6 +25,7 @@ from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime.train import resolve
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -169,11 +170,11 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
     assert code == 2
     assert "competition: expected one of llm-classification-finetuning, lmsys-" in told
     facts = read_json(artifact / "artifact.json")
-    write_json(artifact / "artifact.json", facts | {"classes": 2})
+    seal(artifact, facts | {"classes": 2})
     code, told = run_bundle(capsys, out, "--artifact", artifact)
     assert code == 2
     assert "has no ties, but the competition llm-classification-finetuning has" in told
-    write_json(artifact / "artifact.json", facts)
+    seal(artifact, facts)
     assert run_bundle(capsys, out, "--artifact", artifact)[0] == 0
     # A model that only names its base: the weights are for the kernel that there is.
     name_weights("metaresearch/llama-3.2/transformers/1b/1", out)

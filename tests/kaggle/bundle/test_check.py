@@ -14,6 +14,7 @@ from humanpref.kaggle.bundle.check import check_bundle, check_project
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, read_metadata
 from humanpref.kaggle.contract import MARKER, KernelRun
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -153,11 +154,10 @@ def test_a_library_that_neither_the_image_nor_the_bundle_has(bundle, arena):
     assert problem.startswith("preset boosted needs xgboost, which neither")
     (problem,) = problems(KernelRun("cpu-best"), "sentence-transformers")
     assert problem.startswith("preset cpu-best needs sentence-transformers, which neither")
-    train(load_config("prior"), arena / "train.csv", dataset / "artifacts" / "mine", None)
-    write_json(
-        dataset / "artifacts" / "mine" / "model" / "config.json",
-        load_config("qwen-2.5-7b-qlora").to_dict(),
-    )
+    mine = dataset / "artifacts" / "mine"
+    train(load_config("prior"), arena / "train.csv", mine, None)
+    write_json(mine / "model" / "config.json", load_config("qwen-2.5-7b-qlora").to_dict())
+    seal(mine, read_json(mine / "artifact.json"))
     (problem,) = problems(KernelRun("sparse"))
     assert problem.startswith("artifact mine needs bitsandbytes, which neither")
 
@@ -178,7 +178,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena
     facts = read_json(artifact / "artifact.json")
 
     def problems(version: str, **manifest) -> list[str]:
-        write_json(artifact / "artifact.json", facts | {"versions": {"transformers": version}})
+        seal(artifact, facts | {"versions": {"transformers": version}})
         write_manifest(dataset, MARKER, manifest)
         return [finding.problem for finding in check_bundle(bundle)]
 
@@ -189,7 +189,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena
         "(constraints.txt), or name a newer freeze (bundle --image)"
     ]
     assert problems("5.15.0", image=image, wheels={"transformers": "5.15.0"}) == []
-    write_json(artifact / "artifact.json", facts | {"versions": ["transformers"]})
+    seal(artifact, facts | {"versions": ["transformers"]})
     write_manifest(dataset, MARKER, {"image": image, "wheels": {}})
     with pytest.raises(InputError, match="key 'versions': expected versions by library"):
         check_bundle(bundle)

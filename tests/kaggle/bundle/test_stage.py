@@ -12,6 +12,7 @@ from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT
 from humanpref.kaggle.contract import KernelRun
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
@@ -104,6 +105,7 @@ def test_a_quantised_preset_brings_bitsandbytes(with_bitsandbytes, project, tmp_
 
 def test_a_quantised_artifact_brings_bitsandbytes(with_bitsandbytes, project, artifact, tmp_path):
     write_json(artifact / "model" / "config.json", load_config(QLORA).to_dict())
+    seal(artifact, read_json(artifact / "artifact.json"))
     folder = stage.stage_dataset(tmp_path / "dataset", project, KernelRun(""), [artifact])
     assert (folder / with_bitsandbytes.name).is_file()
     assert stage.configs_of(folder, KernelRun(QLORA)).keys() == {
@@ -128,7 +130,7 @@ def test_a_dataset_that_would_not_install_is_not_staged(project, tmp_path):
 
 
 def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_path):
-    for name in ("__pycache__/x.pyc", "x.egg-info/PKG-INFO", ".cache/x", "model/weights.partial"):
+    for name in ("__pycache__/x.pyc", "x.egg-info/PKG-INFO", ".cache/x", "weights.partial"):
         (artifact / name).parent.mkdir(parents=True, exist_ok=True)
         (artifact / name).write_text("x")
     folder = stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
@@ -190,8 +192,8 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
     image += ["lightgbm==4.6.0", "xgboost==3.2.0", "scikit-learn==1.6.1"]
     (project / "wheels" / "image.txt").write_text("\n".join(image))
     facts = read_json(artifact / "artifact.json")
-    write_json(artifact / "artifact.json", facts | {"versions": {library: version}})
     write_json(artifact / "model" / "config.json", load_config(preset).to_dict())
+    seal(artifact, facts | {"versions": {library: version}})
     if not refused:
         stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
         return
@@ -219,6 +221,7 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(
 )
 def test_what_kaggle_would_drop_or_unpack(project, artifact, tmp_path, name, content, message):
     (artifact / name).write_bytes(content)
+    seal(artifact, read_json(artifact / "artifact.json"))
     with pytest.raises(InputError, match=message):
         stage.stage_dataset(tmp_path / "dataset", project, KernelRun("sparse"), [artifact])
     assert not (tmp_path / "dataset" / stage.MARKER).exists()

@@ -381,7 +381,7 @@ def test_a_real_blend_knows_special_cases(write_csv, new_tree):
     folder = new_tree.kernel / "blended"
     folder.parent.mkdir(parents=True)
     blended = blend([new_tree.root / "one", new_tree.root / "two"], folder)
-    assert blended.metrics["blend"]["offsets"]
+    assert blended.metrics["blend"]["rates"]
     write_csv(rows[:8], labels=False).replace(new_tree.test_csv)
     infer_rows(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
     told = new_tree.submission()

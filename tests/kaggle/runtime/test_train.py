@@ -10,6 +10,7 @@ from humanpref.files import read_json, write_json
 from humanpref.kaggle.contract import UNFINISHED, KernelRun
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime.train import resolve, resume_earlier_run, train
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import RUN_FILE, partial_of
 from humanpref.schema import InputError
 
@@ -48,7 +49,7 @@ def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog
     ((planned, seconds, descent),) = orders
     out = tree.working / "artifact"
     assert planned.config == load_config("sparse")
-    assert (planned.source, planned.out) == (tree.competition / "train.csv", out)
+    assert (planned.source, planned.out) == (str(tree.competition / "train.csv"), out)
     assert [model.name for model in planned.models] == ["fold-0", "fold-1"]
     assert 400 < seconds < 500
     assert descent == 0.85 * 600
@@ -73,9 +74,13 @@ def test_an_artifact_that_an_earlier_version_left_is_not_trained_again(tree, mon
 def test_an_artifact_comes_before_unfinished_work(tmp_path):
     run, out = {"folds": 2}, tmp_path / "working" / "artifact"
     leave(tmp_path / "input" / "a" / "artifact.partial", run, "unfinished")
-    leave(tmp_path / "input" / "b" / "artifact", run, "finished")
+    finished = tmp_path / "input" / "b" / "artifact"
+    leave(finished, run, "finished")
+    seal(finished, {"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "prior"})
+    (finished / "notes").write_text("not of the artifact")
     resume_earlier_run(run, tmp_path / "input", out)
     assert (out / "weights").read_text() == "finished"
+    assert not (out / "notes").exists()
     assert not partial_of(out).exists()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from humanpref.data.cells import names, short
 from humanpref.data.formats.forms import described
 from humanpref.data.formats.row import CellError
-from humanpref.data.pairs import LABEL_SUM_TOLERANCE
+from humanpref.data.pairs import LABEL_SUM_TOLERANCE, WEIGHTS, are_weights
 from humanpref.schema import LABEL_COLUMNS
 
 WINNER = "winner"
@@ -73,8 +73,8 @@ def probability(cell: Any) -> float:
 
 
 def weight(cell: Any) -> float:
-    """Return a finite number of at least 0. Raises ValueError for anything else."""
-    return _number(cell, lambda value: 0 <= value < math.inf, "a finite number of at least 0")
+    """Return 0 or a number from 1e-9 to 1e9. Raises ValueError for anything else."""
+    return _number(cell, are_weights, WEIGHTS)
 
 
 def _number(cell: Any, valid: Callable[[float], bool], expected: str) -> float:

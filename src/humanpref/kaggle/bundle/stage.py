@@ -12,13 +12,14 @@ from humanpref.config import Config
 from humanpref.config.gpu import trained_models
 from humanpref.files import sha256, write_whole
 from humanpref.kaggle.bundle import wheels
-from humanpref.kaggle.bundle.checkout import build_wheel, copy_clean
+from humanpref.kaggle.bundle.checkout import build_wheel
 from humanpref.kaggle.bundle.image import IMAGE, PYTHONS, is_newer, read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.competitions import Competition
 from humanpref.kaggle.contract import MARKER, KernelRun, check_classes
 from humanpref.models import extras_of, libraries_of
-from humanpref.runs.artifact import FACTS_FILE, Artifact
+from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import FACTS_FILE
 from humanpref.schema import InputError
 
 # The NLTK data that `humanpref.text` reads: the English files of each resource.
@@ -72,7 +73,7 @@ def stage_dataset(
     freeze = read_image(image or project / "wheels" / IMAGE)
     names = artifact_names(artifacts, run.rules)
     for artifact, name in zip(artifacts, names, strict=True):
-        copy_clean(artifact, folder / "artifacts" / name)
+        Artifact.load(artifact).copy(folder / "artifacts" / name)
     if nltk_data:
         _copy_nltk(nltk_data, folder / "nltk_data")
     with write_whole(folder / "run.toml") as file:

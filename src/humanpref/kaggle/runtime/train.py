@@ -115,7 +115,10 @@ def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None
                 continue
             if read_json(path) == run:
                 with folder_whole(target) as copy:
-                    shutil.copytree(path.parent, copy, dirs_exist_ok=True)
+                    if target == out:
+                        Artifact.load(path.parent).copy(copy)
+                    else:
+                        shutil.copytree(path.parent, copy, dirs_exist_ok=True)
                 logger.info("%s: resumed from an earlier version", path.parent)
                 return
             logger.warning("%s: has a different configuration or rows; ignored", path.parent)

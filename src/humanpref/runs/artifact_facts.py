@@ -1,0 +1,72 @@
+"""The facts about a training run in `artifact.json`, the file that makes a folder an artifact."""
+
+import contextlib
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from humanpref.config import Config
+from humanpref.version import __version__
+
+FORMAT = 1
+_LIBRARIES = (
+    *("numpy", "pandas", "scikit-learn", "scipy", "safetensors", "torch", "transformers"),
+    *("tokenizers", "accelerate", "peft", "bitsandbytes", "lightgbm", "xgboost", "xgboost-cpu"),
+)
+
+
+def facts_of(
+    config: Config,
+    members: list[str],
+    prior: np.ndarray,
+    training_rows: int,
+    data_sha256: str,
+    backbone: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the content of `artifact.json` without the digests, which
+    `humanpref.runs.artifact_files.seal` adds.
+
+    Parameters
+    ----------
+    config : Config
+        The run's configuration.
+    members : list of str
+        The models' folders inside the artifact.
+    prior : ndarray
+        (3,) class rates of the training rows.
+    training_rows : int
+        Number of rows on which at least one model was trained.
+    data_sha256 : str
+        Digest of the training rows (`humanpref.data.digest_of`).
+    backbone : dict, optional
+        The pretrained model that was actually used, regardless of the preset's name.
+    """
+    return {
+        "format": FORMAT,
+        "preset": config.preset,
+        "family": config.family,
+        "seed": config.seed,
+        "classes": config.training.classes or 3,
+        "backbone": backbone,
+        "members": members,
+        "prior": [float(rate) for rate in prior],
+        "training_rows": training_rows,
+        "data_sha256": data_sha256,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of Python, this package and the libraries that affect
+    results."""
+    installed = {"python": platform.python_version(), "humanpref": __version__}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            # xgboost-cpu provides the same module as xgboost.
+            installed[name.removesuffix("-cpu")] = importlib.metadata.version(name)
+    return installed

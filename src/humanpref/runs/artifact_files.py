@@ -1,0 +1,144 @@
+"""The files of an artifact: which ones belong to it, and whether they are still what was written.
+
+`artifact.json` lists the digest of every file, and its own. A JSON file's digest is that of its
+values, so that white space and the order of keys do not matter.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from humanpref.files import is_main_process, read_json, sha256, write_json
+from humanpref.schema import InputError
+
+FACTS_FILE = "artifact.json"
+DIGESTS = "digests"
+"""The key of `artifact.json` that lists the digests, by the files' paths in the artifact. Artifacts
+of earlier versions lack it, and are read unchecked."""
+_SETTLED_SECONDS = 2
+"""A digest is remembered if the file had not changed for this long: within one tick of the file
+system's clock, a change would leave the time as it is."""
+
+_known: dict[tuple, str] = {}
+
+
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Write `artifact.json`, with the digests of all files in the folder. Whatever writes an
+    artifact does this last.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     seal(Path(folder), {"format": 1})
+    ...     sorted(read_json(Path(folder, "artifact.json")))
+    ['digests', 'format']
+    """
+    facts = {key: value for key, value in facts.items() if key != DIGESTS}
+    digests = {name: content_digest(folder / name) for name in files_in(folder)}
+    digests[FACTS_FILE] = _digest_of_facts(facts | {DIGESTS: digests})
+    write_json(folder / FACTS_FILE, facts | {DIGESTS: digests})
+
+
+def check_listed(folder: Path, facts: dict[str, Any], members: Iterable[str]) -> None:
+    """Check `artifact.json` against its own digest, and that the artifact has all of its files, and
+    the folders of its models no others. The files' contents are not read.
+
+    Raises
+    ------
+    InputError
+        If a check fails, or if a link leads out of the artifact.
+    """
+    found, digests = files_in(folder), facts.get(DIGESTS)
+    if digests is None:
+        return
+    if not isinstance(digests, dict):
+        raise InputError(f"{folder / FACTS_FILE}: key {DIGESTS!r}: expected digests by file")
+    if digests.get(FACTS_FILE) != _digest_of_facts(facts):
+        raise InputError(_changed(folder / FACTS_FILE))
+    if missing := digests.keys() - {FACTS_FILE, *found}:
+        raise InputError(f"{folder / min(missing)}: missing, but listed in {FACTS_FILE}")
+    inside = tuple(f"{member}/" for member in members)
+    if foreign := {name for name in found if name.startswith(inside)} - digests.keys():
+        raise InputError(f"{folder / min(foreign)}: not a file of this artifact; remove it")
+
+
+def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
+    """Check the contents of a file in the artifact's folder, or of all files in a folder there,
+    against their digests. Of the processes that `accelerate launch` starts, only the main one
+    does this, and processes for single GPUs trust the one that started them.
+
+    Raises
+    ------
+    InputError
+        If a file was damaged or changed since it was written.
+    """
+    if not is_main_process():
+        return
+    name = path.relative_to(folder).as_posix()
+    for own, digest in facts.get(DIGESTS, {}).items():
+        inside = own == name or own.startswith(f"{name}/")
+        if inside and content_digest(folder / own) != digest:
+            raise InputError(_changed(folder / own))
+
+
+def files_in(folder: Path) -> list[str]:
+    """List the files in a folder by their relative paths, except `artifact.json` and hidden ones.
+
+    Raises
+    ------
+    InputError
+        For a link that leads out of the folder, and for anything other than files and folders.
+    """
+    root, found = folder.resolve(), []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(place, name) for name in [*folders, *sorted(files)]):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise InputError(f"{path}: a link that leads out of {folder}")
+            if path.is_symlink() and path.is_dir():
+                raise InputError(f"{path}: expected a file or a folder, got a link to a folder")
+            if not path.is_dir() and not path.name.startswith("."):
+                if not path.is_file():
+                    raise InputError(f"{path}: expected a file or a folder")
+                found.append(path.relative_to(folder).as_posix())
+    return [name for name in found if name != FACTS_FILE]
+
+
+def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy files of one folder to another by their relative paths; links become files."""
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, target / name)
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file or, if it is JSON, of its values. A process reads each file
+    once, unless the file changes."""
+    stat = path.stat()
+    # Nobody can set the time of the last change, unlike that of the last modification.
+    key = (path.suffix, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if key in _known:
+        return _known[key]
+    digest = _digest_of(read_json(path, True)) if path.suffix == ".json" else sha256(path)
+    if time.time() - stat.st_ctime > _SETTLED_SECONDS:
+        _known[key] = digest
+    return digest
+
+
+def _digest_of_facts(facts: dict[str, Any]) -> str:
+    digests = {name: digest for name, digest in facts[DIGESTS].items() if name != FACTS_FILE}
+    return _digest_of(facts | {DIGESTS: digests})
+
+
+def _digest_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _changed(path: Path) -> str:
+    return f"{path}: damaged or changed since it was written; copy the artifact again"
