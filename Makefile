@@ -16,8 +16,9 @@ setup: $(INSTALLED)
 $(INSTALLED): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "humanpref needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(if $(findstring torch,$(EXTRAS)),$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "installing into $(VENV)$(if $(findstring torch,$(EXTRAS)),: about 2 GB to download: several minutes)"
+	$(if $(findstring torch,$(EXTRAS)),$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 sandbox:

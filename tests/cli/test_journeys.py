@@ -128,7 +128,7 @@ def test_settings_that_cannot_be_used(run, arena, tmp_path):
     reason = (
         "nowhere/at/all: no such model here: --set model.backbone=FOLDER (no such folder; the hub: "
         if importlib.util.find_spec("torch")
-        else "needs torch: pip install 'humanpref[torch]'"
+        else "needs torch: pip install "
     )
     refused(
         run("train", "--preset", "tiny", "--set", "model.backbone=nowhere/at/all", *train), reason

@@ -60,6 +60,32 @@ def test_an_option_that_is_mistyped_is_not_told_as_a_missing_one(run, arguments,
     assert err.splitlines()[-1].partition(": error: ")[2] == reason
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("trian", "--train", "a.csv"), "argument COMMAND: unknown 'trian'; did you mean train?"),
+        (("kaggle", "dryrun"), "argument COMMAND: unknown 'dryrun'; did you mean dry-run?"),
+        (
+            ("blend", "A", "--out", "B", "--mean", "geometrical"),
+            "argument --mean: unknown 'geometrical'; did you mean geometric?",
+        ),
+        (
+            ("ablate", "nothing"),
+            "argument COMMAND: unknown 'nothing'; expected one of softmax, preprocessing, "
+            "system-prompt",
+        ),
+        (
+            ("train", "--preset", "deberta-v3-smal", "--train", "a.csv", "--out", "X"),
+            "unknown preset 'deberta-v3-smal' (did you mean 'deberta-v3-small'?); the presets are ",
+        ),
+    ],
+)
+def test_what_a_mistyped_name_resembles(run, arguments, reason):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert reason in err.splitlines()[-1]
+
+
 def test_values_are_no_options(run):
     """A negative number, a value with a space and what follows `--` are values."""
     for given in (("--rows", "-5"), ("--out", "-not an option"), ("--", "--x")):

@@ -24,6 +24,10 @@ def test_metrics_in_one_line():
     assert metrics_line("validation", METRICS | tied) == line
     without_ties = line.replace("0.500, ", "0.500, AUC 0.750, Brier 0.200, ")
     assert metrics_line("validation", METRICS | tied | {"decided_rows": 3}) == without_ties
+    worse = metrics_line("validation", METRICS | {"log_loss": 1.0987})
+    assert worse.endswith("the prior's log loss 1.0986; warning: worse than the prior")
+    same = metrics_line("validation", METRICS | {"log_loss": 1.0986})
+    assert "warning" not in same
     flattered = f"{line}; optimistic: trained on 2 of these rows"
     assert metrics_line("validation", METRICS | {"rows_trained_on": 2}) == flattered
 

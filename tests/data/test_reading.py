@@ -406,3 +406,18 @@ def test_weights_without_labels(tmp_path):
     pairs = read_pairs(path, labels=False, weights=True)
     assert pairs["weight"].tolist() == [2.0]
     assert "winner_tie" not in pairs
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_empty_prompts_are_counted(write_csv, caplog, labels):
+    rows = [
+        (["p"], ["a"], ["b"], 0),
+        (["", " "], ["a", "c"], ["b", "d"], 1),
+        ([""], ["a"], [""], 2),
+    ]
+    path = write_csv(rows)
+    read_pairs(path, labels=labels)
+    assert f"{path}: the prompt is empty in 2 of 3 rows" in caplog.messages
+    caplog.clear()
+    read_pairs(write_csv(rows[:1]), labels=labels)
+    assert "empty" not in caplog.text

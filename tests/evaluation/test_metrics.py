@@ -68,6 +68,11 @@ def test_summary():
     assert metrics["accuracy"] == 1
     assert metrics["log_loss"] == pytest.approx(-math.log(0.8))
     assert metrics["prior_log_loss"] == pytest.approx(1.5 * math.log(2))
+    difference = -math.log(0.8) - 1.5 * math.log(2)
+    assert metrics["against_prior"] == pytest.approx(difference)
+    # A prompt gains ln 1.6 or ln 3.2, so that resampled means lie between these.
+    assert -math.log(3.2) <= metrics["against_prior_low"] < difference
+    assert difference < metrics["against_prior_high"] <= -math.log(1.6) + 1e-9
 
 
 def test_one_prompt_has_no_interval(caplog):

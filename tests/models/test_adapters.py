@@ -177,6 +177,6 @@ def test_quantisation_needs_bitsandbytes_and_no_gpu(check, monkeypatch):
     check("4bit")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "peft" or None)
     check("none")
-    message = r"option model\.quantisation: 4bit needs bitsandbytes: pip install 'humanpref\[quan"
+    message = r"option model\.quantisation: 4bit needs bitsandbytes: pip install .*\[quan"
     with pytest.raises(InputError, match=f"^{message}"):
         check("4bit")

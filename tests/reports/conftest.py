@@ -17,3 +17,10 @@ def few(write_csv):
     ]
     models = {"model_a": ["m", "m", "k", "m", "m"], "model_b": ["k", "k", "m", "n", "k"]}
     return read_faulty(write_csv(rows, **models))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures empty: `test_the_report_is_whole` and `test_the_page_and_the_json_agree`
+    draw each of them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: path.touch())

@@ -88,5 +88,5 @@ def test_steps_of_one_selection_are_named(path):
 
 def test_without_matplotlib(path, losses, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"pip install 'humanpref\[figures\]'"):
+    with pytest.raises(InputError, match=r"pip install .*\[figures\]"):
         charts.interval_figure(losses, path, "two models")

@@ -4,8 +4,6 @@ lacks something."""
 import functools
 import json
 import re
-import shutil
-import subprocess
 
 import pandas as pd
 import pytest
@@ -13,6 +11,8 @@ import pytest
 from humanpref.cli.main import main
 from humanpref.data import read_faulty
 from humanpref.reports import charts, eda
+
+from .browser import browse, measured
 
 pytest.importorskip("matplotlib")
 
@@ -22,12 +22,6 @@ def report(arena, tmp_path_factory):
     out = tmp_path_factory.mktemp("eda") / "report"
     assert main(["--quiet", "eda", str(arena / "train.csv"), "--out", str(out)]) == 0
     return out
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leave the figures empty: `test_the_report_is_whole` draws each of them."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: path.touch())
 
 
 def test_the_report_is_whole(report):
@@ -195,20 +189,6 @@ def test_what_cannot_be_used(arena, report, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def browse(tmp_path, page, *arguments):
-    browser = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if browser is None:
-        pytest.skip("no chromium is installed")
-    flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --v=0"
-    logs = ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [browser, *flags.split(), *logs, *arguments, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-
-
 @pytest.mark.slow
 def test_the_page_in_a_browser(report, tmp_path):
     for width in (1280, 400):
@@ -222,18 +202,56 @@ def test_the_page_in_a_browser(report, tmp_path):
 
 
 def test_the_page_does_not_scroll_sideways_on_a_phone(report, tmp_path):
-    # A copy that may run one script, in a frame: windows are at least 500 pixels wide.
-    measure = """<script>
-    const loaded = [...document.images].filter(image => image.naturalWidth > 0);
-    const fits = document.documentElement.scrollWidth <= innerWidth;
-    parent.postMessage(`${innerWidth} ${fits} ${loaded.length}`, "*");
-    </script></body>"""
-    page = re.sub(r"<meta http-equiv=[^>]*>", "", (report / "index.html").read_text())
-    page = page.replace("</body>", measure)
-    (tmp_path / "page.html").write_text(page)
-    frame = '<iframe src="page.html" style="width: 400px; border: 0"></iframe>'
-    (tmp_path / "frame.html").write_text(
-        f"<script>onmessage = e => document.title = e.data</script>{frame}"
+    found = measured(tmp_path, (report / "index.html").read_text(), 400)
+    assert (found["width"], found["fits"], found["images"]) == (400, True, 13)
+
+
+def test_no_table_is_cut_off_on_a_screen(report, tmp_path):
+    found = measured(tmp_path, (report / "index.html").read_text(), 1280)
+    assert (found["width"], found["fits"], found["wide"]) == (1280, True, [])
+    assert found["opened"] == 0 < found["details"]
+
+
+def test_train_against_test(arena, write_csv, tmp_path, undrawn):
+    rows = [(["Who?", "And?"], ["a", "b"], ["c", "d"], 0), (["who? "], ["a"], ["b"], 1)]
+    rows += [(["Где и что"], [""], ["b"], 2), ([" "], ["a"], ["b"], 2)]
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    write_csv(rows[:2]).rename(train)
+    write_csv(rows[1:]).rename(test)
+    out = tmp_path / "out"
+    assert eda.explore(train, out, test=test)["test_rows"] == 3
+    sizes, shares = (
+        pd.read_csv(out / "tables" / f"test_{name}.csv", index_col="what").T.to_dict()
+        for name in ("sizes", "shares")
     )
-    done = browse(tmp_path, tmp_path / "frame.html", "--dump-dom", "--virtual-time-budget=10000")
-    assert "<title>400 true 13</title>" in done.stdout, done.stdout[:500]
+    assert sizes["rows"] == {"train": 2, "test": 3}
+    assert sizes["prompts"] == {"train": 2, "test": 3}
+    assert sizes["turns, largest"] == {"train": 2, "test": 1}
+    assert sizes["characters of prompt, largest"] == {"train": 8, "test": 9}
+    third = pytest.approx(1 / 3)
+    assert shares["several turns"] == {"train": 0.5, "test": 0}
+    assert shares["prompt also in another row"] == {"train": 0, "test": 0}
+    assert shares["prompt also in the other file"] == {"train": 0.5, "test": third}
+    assert shares["empty prompt"] == {"train": 0, "test": third}
+    assert shares["empty or identical answers"] == {"train": 0, "test": third}
+    assert shares["prompt language: russian"] == {"train": 0, "test": third}
+    assert "Train against test" in (out / "index.html").read_text()
+
+
+def test_one_sentence_at_the_top(write_csv, tmp_path, caplog, undrawn):
+    rows = [(["p"], ["aa"], ["b"], 0), (["p"], ["a"], ["bb"], 0), (["q"], ["a"], ["b"], 2)]
+    rows += [([f"p{i}"], ["aa"], ["b"], 1) for i in range(21)]
+    models = {"model_a": "m", "model_b": ["n"] * 20 + ["k"] * 4}
+    summary = eda.explore(write_csv(rows, **models), tmp_path / "out")
+    page = " ".join((tmp_path / "out" / "index.html").read_text().split())
+    shown = re.search(r"<h1>.*?</h1> <p><b>(.*?)</b></p>", page)[1].replace("&nbsp;", " ")
+    assert shown == (
+        "24 labeled rows: A 8.3 %, B 87.5 %, tie 4.2 %, the longer answer wins 4 % of the decided "
+        "rows, 2 share their prompt with another row, and none of the file&#39;s rows have faults."
+    ).replace("&#39;", "'")
+    assert summary["models_under_20_rows"] == 1
+    assert "1 of 3 models have fewer than 20 rows: their ranks say little" in caplog.messages
+    assert "<b>1 of 3 models have fewer than 20 rows: their ranks" in page
+    many = eda.explore(write_csv(rows * 5, model_a="m", model_b="n"), tmp_path / "many")
+    assert many["models_under_20_rows"] == 0
+    assert "fewer than 20 rows" not in (tmp_path / "many" / "index.html").read_text()

@@ -1,6 +1,7 @@
 """Artifacts side by side on the same rows: the page, the JSON and the tables agree."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from humanpref.reports.table_text import columns
 from humanpref.runs.train import train
 from humanpref.schema import InputError
 
+from .browser import measured
+
 
 @pytest.fixture(scope="module")
 def artifacts(arena, tmp_path_factory):
@@ -26,6 +29,11 @@ def artifacts(arena, tmp_path_factory):
         train(load_config("prior"), arena / "train.csv", folder / "prior"),
         train(load_config("sparse", None, settings), arena / "train.csv", folder / "sparse"),
     ]
+
+
+@pytest.fixture(scope="module")
+def evaluated(artifacts, arena):
+    return evaluate_artifacts(artifacts, read_pairs(arena / "test_labels.csv", labels=True))
 
 
 def test_metrics_of_two_artifacts(artifacts, arena):
@@ -130,3 +138,73 @@ def test_folders_and_frames_as_well_as_files(artifacts, arena, pairs):
     weighted = pairs.assign(weight=[1.0] * 50 + [0.0] * (len(pairs) - 50))
     some, _ = evaluate(artifacts[:1], weighted)
     assert some["artifacts"][str(folders[0])]["rows"] == 50
+
+
+def test_the_worst_rows_open_with_both_answers(artifacts, write_csv, tmp_path, undrawn):
+    pytest.importorskip("matplotlib")
+    rows = [(["Who <b>?"], ["first", "a" * 5_003], ["<i>second"], 0)]
+    rows += [([f"p{i}"], ["a"], ["b"], 2) for i in range(24)]
+    metrics, tables = evaluate_artifacts(artifacts[:1], read_pairs(write_csv(rows), labels=True))
+    worst = tables["worst"].set_index("id")
+    assert len(worst) == 20
+    assert worst["response_b"]["100"] == "<i>second"
+    assert worst["response_a"]["100"].endswith("aaa… (10 more characters)")
+    write_evaluation(tmp_path / "page", "worst", metrics, tables)
+    page = (tmp_path / "page" / "index.html").read_text()
+    texts = re.findall(r"<details class=\"row\">(.*?)</details>", page, re.DOTALL)
+    (row,) = [text for text in texts if "<summary>100: log loss" in text]
+    assert len(texts) == 20
+    assert re.findall(r"<pre>(.*?)</pre>", row, re.DOTALL)[::2] == [
+        "Who &lt;b&gt;?",
+        "&lt;i&gt;second",
+    ]
+    assert "<pre>first\n\naaa" in row
+    found = measured(tmp_path, page, 1280)
+    # Closed at first; open, an answer without spaces wraps.
+    assert (found["fits"], found["wide"], found["opened"], found["details"]) == (True, [], 0, 20)
+
+
+def test_long_names_and_many_artifacts_fit_on_a_screen(evaluated, tmp_path, undrawn):
+    pytest.importorskip("matplotlib")
+    metrics, tables = evaluated
+    name, prior = next(iter(metrics["artifacts"].items()))
+    names = [f"/a_folder/{'with_a_long_name_' * 4}{number}" for number in range(6)]
+    several = dict.fromkeys(names, prior | {"rows_trained_on": 7})
+    parts = {
+        key: pd.concat([table[table["artifact"] == name].assign(artifact=own) for own in names])
+        for key, table in tables.items()
+    }
+    write_evaluation(tmp_path / "page", "many", metrics | {"artifacts": several}, parts)
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert f">{names[0]}</th>" in page  # a name keeps its underscores
+    found = measured(tmp_path, page, 1280)
+    assert (found["fits"], found["wide"]) == (True, [])
+
+
+@pytest.mark.parametrize(
+    ("difference", "sentence"),
+    [
+        (
+            (-0.03, -0.05, -0.01),
+            "A has the lowest log loss, 1.0600 nats per row, and is better than the prior (log "
+            "loss -0.0300 [-0.0500, -0.0100])",
+        ),
+        ((-0.03, -0.05, 0.01), "cannot be told from the prior by these rows (log loss -0.0300"),
+        ((0.01, -0.02, 0.04), "is no better than the prior as far as these rows can tell (log"),
+        ((0.03, 0.01, 0.05), "is worse than the prior, which predicts the same probabilities for "),
+    ],
+)
+def test_the_verdict(evaluated, tmp_path, undrawn, difference, sentence):
+    pytest.importorskip("matplotlib")
+    metrics, tables = evaluated
+    keys = ("against_prior", "against_prior_low", "against_prior_high")
+    changed = dict(zip(keys, difference, strict=True)) | {"log_loss": 1.06, "accuracy": 0.4321}
+    names = dict(zip(metrics["artifacts"], "AB", strict=True))
+    first, second = metrics["artifacts"].values()
+    metrics = metrics | {"artifacts": {"A": first | changed, "B": second | {"log_loss": 1.5}}}
+    tables = {key: table.replace({"artifact": names}) for key, table in tables.items()}
+    write_evaluation(tmp_path / "page", "verdict", metrics, tables)
+    page = " ".join((tmp_path / "page" / "index.html").read_text().split())
+    shown = page.partition("<p><b>")[2].partition("</b>")[0]
+    assert sentence in shown
+    assert shown.endswith("; its likeliest class is right in 43.2&nbsp;% of the rows.")

@@ -31,5 +31,5 @@ def test_tables_as_files(tmp_path):
 
 def test_without_jinja2(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(InputError, match=r"pip install 'humanpref\[figures\]'"):
+    with pytest.raises(InputError, match=r"pip install .*\[figures\]"):
         write_page(tmp_path, "eda.html.j2", title="")

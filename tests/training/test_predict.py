@@ -1,5 +1,6 @@
 """Inference in batches: the order of rows, the share of a process, and memory that runs out."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from humanpref.training import predict
+from humanpref.training import predict, progress
 from humanpref.training.predict import normalised, predict_logits, softmax
 
 LENGTHS = np.random.default_rng(0).integers(1, 100, 400)
@@ -45,6 +46,16 @@ def test_out_of_memory_halves_the_batches_and_loses_no_row(caplog):
     # 4,096, 2,048 and 1,024 are too many; after that nothing fails any more.
     assert [tokens > 600 for tokens in small.passes].count(True) == 3
     assert caplog.text.count("out of memory: from now on") == 3
+
+
+def test_the_time_left_is_told_by_tokens_also_if_batches_shrink(caplog, monkeypatch):
+    clock = SimpleNamespace(perf_counter=itertools.count(0, 30).__next__)
+    monkeypatch.setattr(progress, "time", clock)
+    with caplog.at_level("INFO"):
+        predict_logits(Small(600), collate, LENGTHS, 4_096, "no", "embed")
+    lines = [message for message in caplog.messages if message.startswith("embed: ")]
+    assert 10 <= len(lines) <= 11
+    assert lines[-1] == f"embed: {LENGTHS.sum():,} of {LENGTHS.sum():,} tokens, 00:00 left"
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error():

@@ -12,7 +12,8 @@ def add(commands: Any) -> None:
         commands, "eda", run, "explore pairs: write an HTML page with their figures and tables"
     )
     add_path(command, "data", "ROWS", "rows with or without labels, a file or a folder")
-    add_format(command)
+    add_format(command, "the format of ROWS (default: detected)")
+    add_path(command, "--test", "ROWS", "also show these rows, the ones to predict, next to ROWS")
     add_path(
         command, "--out", "DIR", "a new folder for the page, figures and tables", required=True
     )
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.reports.eda import explore
     from humanpref.reports.page import PAGE_FILE
 
-    summary = explore(options.data, options.out, options.tokenizer, options.format)
+    summary = explore(options.data, options.out, options.tokenizer, options.format, options.test)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
     if summary["rows_left_out"]:
         print(f"rows left out: {summary['rows_left_out']}; see tables/faults.csv for the reasons")

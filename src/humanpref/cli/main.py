@@ -32,6 +32,7 @@ from humanpref.cli import (
     selection,
     train,
 )
+from humanpref.cli.examples import add_examples
 from humanpref.schema import InputError
 from humanpref.training import device
 
@@ -108,11 +109,20 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    add_examples(whole)
     return whole
 
 
 class _Parser(argparse.ArgumentParser):
-    """Report an unknown option before a missing one: it may be the missing one, mistyped."""
+    """Report an unknown option before a missing one: it may be the missing one, mistyped. Suggest
+    what a mistyped command, or another value from a list, resembles."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            hint = _hint(str(value), choices)
+            hint = hint or f"; expected one of {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"unknown {value!r}{hint}")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         known = self._option_string_actions
@@ -122,7 +132,11 @@ class _Parser(argparse.ArgumentParser):
             if option == "--":
                 break
             if re.match("--?[A-Za-z]", option) and " " not in argument and option not in known:
-                meant = difflib.get_close_matches(option, known, 1)
-                hint = f"; did you mean {meant[0]}?" if meant else ""
-                self.error(f"unknown option {option}{hint}")
+                self.error(f"unknown option {option}{_hint(option, [*known])}")
         return super().parse_known_args(args, namespace)
+
+
+def _hint(text: str, known: list[str]) -> str:
+    """Return a hint that suggests the known name that a text resembles most, if there is one."""
+    meant = difflib.get_close_matches(text, known, 1)
+    return f"; did you mean {meant[0]}?" if meant else ""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from humanpref.cli.examples import add_examples
 from humanpref.schema import FORMATS
 
 Command = Callable[[argparse.Namespace], int]
@@ -19,6 +20,7 @@ def add_command(
         name, help=text, description=description, allow_abbrev=False, **options
     )
     command.set_defaults(run=run)
+    add_examples(command)
     return command
 
 
@@ -26,6 +28,7 @@ def add_group(commands: Any, name: str, text: str) -> Any:
     """Add a command that has subcommands."""
     description = text[0].upper() + text[1:] + "."
     group = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+    add_examples(group)
     return group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
 
 
@@ -65,7 +68,8 @@ def add_study(command: Any) -> None:
 
 def metrics_line(title: str, metrics: dict[str, Any]) -> str:
     """Return the log loss with its interval, accuracy and the prior's log loss as one line; if no
-    row is a tie, also the area under the ROC curve and the Brier score of A against B."""
+    row is a tie, also the area under the ROC curve and the Brier score of A against B. Warn if the
+    prior has the lower log loss, or if the rows were trained on."""
     decided = ""
     if metrics.get("decided_rows") == metrics["rows"] and metrics["decided_auc"] is not None:
         decided = f"AUC {metrics['decided_auc']:.3f}, Brier {metrics['decided_brier']:.3f}, "
@@ -75,6 +79,8 @@ def metrics_line(title: str, metrics: dict[str, Any]) -> str:
         f"accuracy {metrics['accuracy']:.3f}, {decided}"
         f"the prior's log loss {metrics['prior_log_loss']:.4f}"
     )
+    if metrics["log_loss"] > metrics["prior_log_loss"] + 1e-9:
+        line += "; warning: worse than the prior"
     if trained_on := metrics.get("rows_trained_on"):
         line += f"; optimistic: trained on {trained_on} of these rows"
     return line

@@ -268,7 +268,8 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
 
 
 def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> None:
-    """Log one line about the rows and how they were understood."""
+    """Log one line about the rows and how they were understood, and a warning if prompts are
+    empty."""
     plan = parser.plan
     known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
     unread = ", labels not read" if known else ", no labels"
@@ -282,6 +283,8 @@ def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> No
     if parser.equal:
         notes.append(f"{parser.equal} rows left out because chosen equals rejected")
     logger.info("%s: %s", table.name, "; ".join(notes))
+    if plan.texts and (empty := sum(not any(map(str.strip, turns)) for turns in pairs["prompt"])):
+        logger.warning("%s: the prompt is empty in %d of %d rows", table.name, empty, len(pairs))
 
 
 def _lost(table: Table, parser: RowParser) -> list[str]:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from humanpref.data.cells import names, short
 from humanpref.data.csv_rows import DELIMITERS, csv_errors, decoded, delimited_rows, first_line
+from humanpref.extras import install_line
 from humanpref.schema import ID, InputError
 
 _HEAD = 1 << 16
@@ -224,9 +225,7 @@ def _parquet_table(name: str, kind: str, file: BinaryIO) -> Table:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise InputError(
-            f"{name}: Parquet needs pyarrow: pip install 'humanpref[parquet]'"
-        ) from None
+        raise InputError(f"{name}: Parquet needs pyarrow: {install_line('parquet')}") from None
 
     def refused(error: Exception) -> InputError:
         return InputError(f"{name}: not a valid Parquet file ({str(error).splitlines()[0]})")

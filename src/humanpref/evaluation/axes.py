@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from humanpref.extras import install_line
 from humanpref.logloss import clipped_log
 from humanpref.schema import InputError
 from humanpref.text.features import formatting_marks
@@ -142,7 +143,7 @@ def loading(option: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise InputError(f"{option} needs {error.name}: pip install 'humanpref[torch]'") from None
+        raise InputError(f"{option} needs {error.name}: {install_line('torch')}") from None
 
 
 def follow(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import without_ties
-from humanpref.logloss import log_loss, row_log_losses
+from humanpref.logloss import row_log_losses
 from humanpref.schema import CLASSES
 
 logger = logging.getLogger(__name__)
@@ -145,9 +145,11 @@ def summarise(
     -------
     dict
         `rows`, `log_loss`, `log_loss_low`, `log_loss_high`, `accuracy`, `prior_log_loss`,
-        and the metrics of `decided`.
+        `against_prior` (the log loss minus the prior's, row by row) with its interval,
+        `against_prior_low` and `against_prior_high`, and the metrics of `decided`.
     """
     losses = row_log_losses(labels, probabilities)
+    prior_losses = row_log_losses(labels, np.broadcast_to(prior, labels.shape))
     if len(set(groups)) == 1:
         logger.warning(
             "all %d rows have the same prompt: the interval has zero width and says nothing about "
@@ -158,6 +160,7 @@ def summarise(
         "rows": len(labels),
         **mean_and_interval("log_loss", losses, groups),
         "accuracy": accuracy(labels, probabilities),
-        "prior_log_loss": log_loss(labels, np.broadcast_to(prior, labels.shape)),
+        "prior_log_loss": float(prior_losses.mean()),
+        **mean_and_interval("against_prior", losses - prior_losses, groups),
         **decided(labels, probabilities),
     }

@@ -84,7 +84,9 @@ class LanguageModel:
             }
 
         if scored:
-            sums = predict_logits(self.module, collate, lengths, BATCH_TOKENS, "auto")[:, 0]
+            sums = predict_logits(
+                self.module, collate, lengths, BATCH_TOKENS, "auto", "perplexity"
+            )[:, 0]
             means[scored] = sums / (lengths - 1)
         return means
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from humanpref.config import Config, from_dict
 from humanpref.config.neural import REFERENCED
+from humanpref.extras import install_line
 from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError, refuse_failures
@@ -65,7 +66,7 @@ def build_model(config: Config) -> Model:
     for option, value, library, extra in _needs(config):
         if importlib.util.find_spec(library) is None:
             raise InputError(
-                f"option model.{option}: {value} needs {library}: pip install 'humanpref[{extra}]'"
+                f"option model.{option}: {value} needs {library}: {install_line(extra)}"
             )
     return model
 
@@ -114,7 +115,7 @@ def model_of(config: Config) -> Model:
             raise
         extra = "boosted" if config.family == "boosted" else "torch"
         raise InputError(
-            f"family {config.family} needs {error.name}: pip install 'humanpref[{extra}]'"
+            f"family {config.family} needs {error.name}: {install_line(extra)}"
         ) from None
     return getattr(module, _CLASSES[config.family]).from_config(config)
 

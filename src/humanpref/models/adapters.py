@@ -7,6 +7,7 @@ from types import ModuleType
 from torch import nn
 
 from humanpref.config.neural import AdaptedOptions
+from humanpref.extras import install_line
 from humanpref.schema import InputError
 
 # Last layers of feed-forward blocks, as decoders name them: (IA)^3 scales their inputs.
@@ -28,7 +29,7 @@ def import_peft() -> ModuleType:
     try:
         import peft
     except ModuleNotFoundError:
-        raise InputError("option model.peft: needs peft: pip install 'humanpref[torch]'") from None
+        raise InputError(f"option model.peft: needs peft: {install_line('torch')}") from None
     from peft.import_utils import is_torchao_available
 
     try:
@@ -134,7 +135,7 @@ def check_quantisation(options: AdaptedOptions) -> None:
     if options.quantisation != "none" and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             f"option model.quantisation: {options.quantisation} needs bitsandbytes: "
-            "pip install 'humanpref[quantised]'"
+            f"{install_line('quantised')}"
         )
 
 

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from humanpref.logloss import row_log_losses
 from humanpref.models.davidson import DavidsonRegression, Matrix
 from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
+from humanpref.training.progress import Bar
 
 INNER_FOLDS = 4
 ROUNDING = 1e-6
@@ -194,6 +195,7 @@ def _best(
     """Return the (wide, structure) penalties with the lowest mean held-out log loss over the
     splits. Each fit starts from the solution of the previous one."""
     losses, total = np.zeros(len(candidates)), 0.0
+    bar = Bar("choosing penalties", len(splits) * len(candidates), unit="fit")
     for learned, judged in splits:
         matrices, out = blocks.rows(learned).matrices(), blocks.rows(judged).matrices()
         labels, weights = rows.labels[learned], rows.weights[learned]
@@ -203,5 +205,7 @@ def _best(
             start = fitted.parameters
             out_losses = row_log_losses(rows.labels[judged], fitted.predict_proba(*out))
             losses[i] += rows.weights[judged] @ out_losses
+            bar.advance()
+    bar.close()
     best = int(np.argmin(losses))
     return Choice(*candidates[best], float(losses[best] / total))

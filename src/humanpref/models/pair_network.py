@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from humanpref.logloss import log_loss
 from humanpref.models.davidson import davidson_loss, davidson_probabilities
 from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
+from humanpref.training.progress import shown
 
 INNER_FOLDS = 4
 MAX_STEPS = 300
@@ -182,7 +183,7 @@ def _best_steps(
     """Return the number of steps with the lowest mean held-out log loss over the splits, and that
     loss. A split that stops earlier keeps its last loss."""
     paths, shares = [], []
-    for learned, judged in splits:
+    for learned, judged in shown(splits, "choosing the number of steps", "fold"):
         out, labels, weights = orders.rows(judged), rows.labels[judged], rows.weights[judged]
         losses: list[float] = []
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.files import read_json, write_json
+from humanpref.training.progress import shown
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,9 @@ def select(
         }
         if not neighbours:
             break
-        moved = min(neighbours, key=lambda column: loss(neighbours[column]))
+        name = f"selection, step {len(path) + 1}"
+        losses = {column: loss(neighbours[column]) for column in shown([*neighbours], name, "set")}
+        moved = min(losses, key=losses.__getitem__)
         lowest, action = loss(neighbours[moved]), "add" if forward else "remove"
         better = lowest < current
         path.append((action, names[moved], len(neighbours[moved]), lowest, better))

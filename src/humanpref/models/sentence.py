@@ -237,7 +237,7 @@ class FrozenEncoder:
             if self._halved is None or self._halved[0] != dtype:
                 self._halved = dtype, module.halved(dtype, device)
             module = self._halved[1]
-        vectors = predict_logits(module, collate, lengths, batch_tokens, precision)
+        vectors = predict_logits(module, collate, lengths, batch_tokens, precision, "embed")
         lost = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if dtype and len(lost):
             logger.warning(

@@ -16,6 +16,7 @@ from humanpref.config.cpu import BoostedOptions
 from humanpref.files import read_json
 from humanpref.models.inner_folds import Splits
 from humanpref.schema import SWAPPED_CLASSES, refuse_failures
+from humanpref.training.progress import Bar
 
 BINS = 64
 """Maximum number of histogram bins per column. It is a quarter of XGBoost's default; training takes
@@ -101,6 +102,7 @@ class Trainer(NamedTuple):
             return self.options.rounds
         matrix, owners = _matrix(examples)
         parameters = self._parameters()
+        bar = Bar("choosing the number of trees, at most", self.options.max_rounds, unit="round")
         history = xgboost.cv(
             parameters,
             matrix,
@@ -109,7 +111,9 @@ class Trainer(NamedTuple):
             seed=parameters["seed"],
             early_stopping_rounds=self.options.patience,
             as_pandas=False,
+            callbacks=[_Shown(bar)],
         )
+        bar.close()
         return len(history["test-mlogloss-mean"])  # the history ends with the best round
 
     def held_out_margins(
@@ -247,13 +251,27 @@ _NUMBERS = ("split_conditions", "base_weights", "loss_changes", "sum_hessian")
 
 
 def _at_once(trainings: list[tuple[dict, Examples, int]]) -> list[xgboost.Booster]:
-    return joblib.Parallel(-1, require="sharedmem")(
-        joblib.delayed(_train)(*training) for training in trainings
+    bar = Bar("boosting", sum(rounds for *_, rounds in trainings), unit="round")
+    boosters = joblib.Parallel(-1, require="sharedmem")(
+        joblib.delayed(_train)(*training, bar) for training in trainings
     )
+    bar.close()
+    return boosters
 
 
-def _train(parameters: dict, examples: Examples, rounds: int) -> xgboost.Booster:
-    return xgboost.train(parameters, _matrix(examples)[0], rounds)
+def _train(parameters: dict, examples: Examples, rounds: int, bar: Bar) -> xgboost.Booster:
+    return xgboost.train(parameters, _matrix(examples)[0], rounds, callbacks=[_Shown(bar)])
+
+
+class _Shown(xgboost.callback.TrainingCallback):
+    """Advances a bar by each round. Boosters that train at once may share it."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def after_iteration(self, model: object, epoch: int, evals_log: dict) -> bool:
+        self.bar.advance()
+        return False
 
 
 def _matrix(examples: Examples) -> tuple[xgboost.DMatrix, np.ndarray]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from humanpref.extras import install_line
 from humanpref.schema import InputError
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -239,7 +240,7 @@ def _chart(path: Path, height: float, width: float = WIDTH, **look: Any) -> Iter
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise InputError("figures need matplotlib: pip install 'humanpref[figures]'") from None
+        raise InputError(f"figures need matplotlib: {install_line('figures')}") from None
     with rc_context(fname=_STYLE):
         # A Figure without pyplot needs no display and leaves no state behind.
         figure = Figure(figsize=(width, height))

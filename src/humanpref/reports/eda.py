@@ -1,18 +1,21 @@
 """`humanpref eda`: describe a file of pairs on a page, with figures and tables."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from humanpref.data import Fault, digest_of, has_ties, prompt_keys, read_faulty
+from humanpref.data import Fault, digest_of, has_ties, prompt_keys, read_faulty, read_pairs
 from humanpref.evaluation.axes import loading
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json
 from humanpref.reports import charts, tables
 from humanpref.reports.faults import fault_table, row_faults
 from humanpref.reports.page import write_page, write_tables
+
+logger = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
 BARS = 15
@@ -24,6 +27,8 @@ ENDS = 10
 """Number of models shown from each end of the ranking by win/loss ratio."""
 LEADERS = 5
 """Number of names that the summary lists from the top of each ranking."""
+RANKED_ROWS = 20
+"""A warning tells how many models have fewer rows than this: their ranks are mostly chance."""
 _LEFT_OUT = ("fields", "id", "label", "weight", "equal")
 """Kinds of faults because of which `read_faulty` omits a row."""
 _INPUTS = {"dual": "prompt + A, prompt + B", "joint": "prompt + A + B"}
@@ -36,6 +41,7 @@ def explore(
     out: str | Path,
     tokenizer: str | Path | None = None,
     format: str | None = None,
+    test: str | Path | None = None,
 ) -> dict[str, Any]:
     """Explore a file of pairs and write a report into `out`: `index.html`, `summary.json`,
     `figures/*.png` and `tables/*.csv`.
@@ -51,6 +57,9 @@ def explore(
         A folder with a tokenizer. If it is given, truncation is measured with this tokenizer.
     format : str, optional
         The format of the rows. By default, it is detected.
+    test : path, optional
+        Rows to predict, in any format. If they are given, the page shows both files side by side:
+        lengths, turns, languages, and the prompts that they share.
 
     Returns
     -------
@@ -60,12 +69,17 @@ def explore(
     Raises
     ------
     InputError
-        If no row of the file can be read, `out` already exists, or the tokenizer cannot be loaded.
+        If no row of the file can be read, a row of `test` cannot be read, `out` already exists, or
+        the tokenizer cannot be loaded.
     """
     loaded = None if tokenizer is None else _load_tokenizer(Path(tokenizer))
     with folder_whole(out) as folder:
         pairs, faults = read_faulty(data_csv, format)
         summary, counted = _count(pairs, faults, loaded)
+        if test is not None:
+            rows = read_pairs(test, labels=False)
+            counted |= tables.against_test(pairs, rows)
+            summary["test_rows"] = len(rows)
         (folder / "figures").mkdir()
         _draw(counted, folder / "figures")
         write_json(folder / SUMMARY_FILE, summary)
@@ -107,6 +121,7 @@ def _count(
         if has_ties(pairs):
             counted["ties_by_length"] = tables.ties_by_length(pairs, characters)
             counted["ties_by_turns"] = tables.ties_by_turns(pairs)
+        summary["longer_wins"] = tables.longer_wins(counted["length_bias"])
         summary["label_shares"] = counted["labels"].set_index("label")["share"].to_dict()
     if labels and models:
         counted["models"], counted["pairs"] = tables.model_table(named), tables.pair_table(named)
@@ -114,8 +129,14 @@ def _count(
         from_end = np.minimum(by_ratio.index, by_ratio.index[::-1])
         counted["win_loss"] = by_ratio[from_end < ENDS].drop(columns=["as_a", "win_share"])
         counted["strengths"], summary["bradley_terry"] = model_strengths(named)
+        summary["models_under_20_rows"] = few = int((counted["models"]["rows"] < RANKED_ROWS).sum())
+        if few:
+            text = "%d of %d models have fewer than %d rows: their ranks say little"
+            logger.warning(text, few, len(counted["models"]), RANKED_ROWS)
         summary |= _leaders(counted)
     counted["prompt_groups"], counted["largest_prompt_groups"] = tables.prompt_groups(pairs)
+    by_size = counted["prompt_groups"]
+    summary["rows_sharing_a_prompt"] = int(by_size["rows"][by_size["rows_per_prompt"] > 1].sum())
     counted["languages"] = tables.languages(pairs)
     counted["special_answers"] = tables.special_answers(pairs)
     if tokenizer is not None:
@@ -123,6 +144,7 @@ def _count(
     # Omitted rows are missing from the frame, but they still count in the file's row numbers.
     numbers = [row for row in range(1, len(pairs) + len(left_out) + 1) if row not in left_out]
     faults = [*faults, *row_faults(pairs, numbers)]
+    summary["rows_with_faults"] = len({fault.row for fault in faults})
     counted["fault_kinds"] = fault_table(faults)
     listed = pd.DataFrame(faults, columns=["row", "id", "kind", "fault"])
     counted["faults"] = listed.sort_values("row", kind="stable")

@@ -25,15 +25,17 @@ from humanpref.files import folder_whole, write_json
 from humanpref.logloss import row_log_losses
 from humanpref.reports import charts
 from humanpref.reports.page import write_page, write_tables
-from humanpref.reports.tables import beginning
+from humanpref.reports.table_text import columns
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.predict import rows_to_judge
-from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, InputError
+from humanpref.schema import CLASSES, ID, SWAPPED_CLASSES, TEXT_COLUMNS, InputError
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 WORST_ROWS = 20
+LONGEST_TEXT = 5_000
+"""Maximum number of characters of a worst row's prompt and answers, each."""
 SLICE_DRAWS = 500
 """Number of resamples for the interval of each slice."""
 _LEVELS = ["axis", "rows", "preferred", "rejected", "unit", "measure"]
@@ -110,7 +112,8 @@ def evaluate_artifacts(
         `differences` lists, for each artifact except the first, its log loss minus the first's,
         with a paired 95 % interval over prompts.
     tables : dict
-        `slices`, `reliability`, `axes` and `worst`. Each table has a column `artifact`.
+        `slices`, `reliability`, `axes` and `worst`, the rows with the highest losses and their
+        texts, up to `LONGEST_TEXT` characters each. Each table has a column `artifact`.
 
     Raises
     ------
@@ -198,6 +201,7 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
             "evaluate.html.j2",
             title=title,
             artifacts=artifacts,
+            best=min(metrics["artifacts"].items(), key=lambda item: item[1]["log_loss"]),
             metrics=_side_by_side(metrics["artifacts"]),
             differences=pd.DataFrame(metrics["differences"]),
             levels=axes.reindex(columns=_LEVELS),
@@ -205,10 +209,12 @@ def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tab
 
 
 def _side_by_side(metrics: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Return a table of the scalar metrics, with one row per artifact."""
+    """Return a table of the scalar metrics as text, with one row per metric and one column per
+    artifact."""
     table = pd.json_normalize([*metrics.values()], sep="_")
-    table.insert(0, "artifact", [*metrics])
-    return table.drop(columns=["confusion", "per_class", "axes", "calibration_null_median"])
+    table = table.drop(columns=["confusion", "per_class", "axes", "calibration_null_median"])
+    records = [(name.replace("_", " "), *cells) for name, _, cells in columns(table)]
+    return pd.DataFrame(records, columns=["metric", *metrics])
 
 
 def _draw(figures: Path, number: int, log_loss: float, parts: Tables) -> None:
@@ -260,5 +266,18 @@ def _worst(
     table = pd.DataFrame({"id": pairs[ID].to_numpy()[rows], "log_loss": losses[rows]})
     table["label"] = np.take(CLASSES, labels[rows].argmax(axis=1))
     table[[f"P({c})" for c in CLASSES[: labels.shape[1]]]] = probabilities[rows]
-    table["prompt"] = [beginning(turns, 100) for turns in pairs["prompt"].iloc[rows]]
+    for column in TEXT_COLUMNS:
+        table[column] = [shortened("\n\n".join(turns)) for turns in pairs[column].iloc[rows]]
     return table
+
+
+def shortened(text: str) -> str:
+    """Return a text, or its first `LONGEST_TEXT` characters and how many are missing.
+
+    Examples
+    --------
+    >>> shortened("a" * 5_010)[-24:]
+    'aa… (10 more characters)'
+    """
+    more = len(text) - LONGEST_TEXT
+    return text if more <= 0 else f"{text[:LONGEST_TEXT]}… ({more:,} more characters)"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from humanpref.extras import install_line
 from humanpref.files import write_whole
 from humanpref.reports.table_text import columns, write_csv
 from humanpref.schema import InputError
@@ -46,7 +47,7 @@ def write_page(folder: Path, template: str, **values: Any) -> None:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ModuleNotFoundError:
-        raise InputError("pages need Jinja2: pip install 'humanpref[figures]'") from None
+        raise InputError(f"pages need Jinja2: {install_line('figures')}") from None
     environment = Environment(
         loader=PackageLoader("humanpref.reports"),
         autoescape=True,

@@ -136,6 +136,13 @@ def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
     return table.assign(tie_share=ties / table["rows"])
 
 
+def longer_wins(bias: pd.DataFrame) -> float | None:
+    """Return the share of decided rows that the longer answer wins, from the table of
+    `length_bias`; None if there are none."""
+    decided = bias["rows"] * (1 - bias["tie_share"])
+    return float(bias["longer_wins"].fillna(0) @ decided / decided.sum()) if decided.sum() else None
+
+
 def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
     """Sort the rows by the mean length of their two answers, shortest first, and return the share
     of ties in each tenth. The columns are `slice`, `characters` (the median of the mean lengths),
@@ -254,6 +261,36 @@ def truncation(pairs: pd.DataFrame, tokenizer: Any) -> pd.DataFrame:
     return table[[*columns[:4], "low", "high", *columns[4:]]]
 
 
+def against_test(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Count training rows and test rows side by side.
+
+    Returns
+    -------
+    dict
+        Two tables with the columns `what`, `train` and `test`. `test_sizes`: rows, distinct
+        prompts, and quantiles of turns and characters. `test_shares`: shares of rows with several
+        turns, with a prompt that another row or the other file also has, with an empty prompt, with
+        an empty answer or two identical ones, and in each language.
+    """
+    counts, shares = {}, {}
+    keys = {"train": pd.Series(prompt_keys(train)), "test": pd.Series(prompt_keys(test))}
+    for name, other, pairs in (("train", "test", train), ("test", "train", test)):
+        own = keys[name]
+        counts[name] = {"rows": len(pairs), "prompts": own.nunique()}
+        for row in sizes(pairs, characters_of(pairs)).to_dict("records"):
+            what = row.pop("what")
+            counts[name] |= {f"{what}, {quantile}": value for quantile, value in row.items()}
+        spoken = languages(pairs).set_index("language")["share"]
+        shares[name] = {
+            "several turns": (pairs["prompt"].map(len) > 1).mean(),
+            "prompt also in another row": own.duplicated(keep=False).mean(),
+            "prompt also in the other file": own.isin(keys[other]).mean(),
+            "empty prompt": pairs["prompt"].map(_is_empty).mean(),
+            "empty or identical answers": (answer_cases(pairs) != "").mean(),
+        } | spoken.add_prefix("prompt language: ").to_dict()
+    return {"test_sizes": _side_by_side(counts), "test_shares": _side_by_side(shares).fillna(0.0)}
+
+
 def beginning(turns: tuple[str, ...], limit: int, mark: str = "") -> str:
     """Return the first `limit` characters of a conversation on one line, followed by `mark` if text
     was cut off."""
@@ -272,6 +309,14 @@ def _cut(values: pd.Series, names: dict[float, str]) -> pd.Series:
     """Return, for each value, the name of the range that contains it. The keys of `names` are the
     lower ends of the ranges."""
     return pd.cut(values, [*names, np.inf], right=False, labels=[*names.values()])
+
+
+def _is_empty(turns: tuple[str, ...]) -> bool:
+    return not any(map(str.strip, turns))
+
+
+def _side_by_side(values: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(values).rename_axis("what").reset_index()
 
 
 def _tie_shares(pairs: pd.DataFrame, slices: np.ndarray | pd.Series) -> pd.DataFrame:

@@ -22,6 +22,7 @@ import string
 import zipfile
 from collections.abc import Callable, Iterable
 
+from humanpref.extras import install_line
 from humanpref.schema import InputError
 from humanpref.text.processes import in_parts, processes_for
 
@@ -169,7 +170,7 @@ def token_memo() -> TokenMemo:
     try:
         import nltk
     except ModuleNotFoundError:
-        raise InputError("the preprocessing needs nltk: pip install 'humanpref[nltk]'") from None
+        raise InputError(f"the preprocessing needs nltk: {install_line('nltk')}") from None
     # NLTK reads NLTK_DATA when it is imported, possibly before the variable was set.
     folders = [folder for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
     nltk.data.path[:0] = [folder for folder in folders if folder not in nltk.data.path]

@@ -30,7 +30,7 @@ from humanpref.training.learned import frozen_embeddings, learned_state, load_le
 from humanpref.training.losses import Loss
 from humanpref.training.parameter_groups import parameter_groups
 from humanpref.training.precision import process_state, resolve
-from humanpref.training.progress import EpochBar, Progress
+from humanpref.training.progress import Bar, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -175,14 +175,15 @@ class TrainingRun:
         windows = shuffled_windows(self.rows, self.effective_batch, self.seed, progress.epoch)
         self.module.train()
         name = f"epoch {progress.epoch + 1}/{options.epochs}"
-        bar = EpochBar(name, len(windows), progress.step, self.accelerator.is_main_process)
+        main = self.accelerator.is_main_process
+        bar = Bar(name, len(windows), progress.step, main=main, quiet=0)
         for window in windows[progress.step :]:
             started = time.perf_counter()
             self.step(window)
             progress.step += 1
             progress.steps += 1
             progress.seconds += time.perf_counter() - started
-            bar.update(progress.step, progress.summed / progress.seen)
+            bar.advance(1, f"mean loss {progress.summed / progress.seen:.4f}")
             now = time.perf_counter()
             over, due = self._in_any_process(
                 options.seconds is not None and now - self.started > options.seconds,

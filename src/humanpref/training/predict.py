@@ -13,17 +13,22 @@ import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from humanpref.training.batching import token_batches
 from humanpref.training.inputs import Collate, moved
 from humanpref.training.precision import DTYPES, process_state, resolve
+from humanpref.training.progress import Bar
 
 logger = logging.getLogger(__name__)
 
 
 def predict_logits(
-    module: nn.Module, collate: Collate, lengths: np.ndarray, batch_tokens: int, precision: str
+    module: nn.Module,
+    collate: Collate,
+    lengths: np.ndarray,
+    batch_tokens: int,
+    precision: str,
+    name: str = "predict",
 ) -> np.ndarray:
     """Compute the module's outputs for every row.
 
@@ -41,6 +46,8 @@ def predict_logits(
         out.
     precision : str
         As for the option `inference.precision`.
+    name : str
+        What the progress bar calls this work.
 
     Returns
     -------
@@ -62,11 +69,10 @@ def predict_logits(
     logits: np.ndarray | None = None
     own = token_batches(lengths, batch_tokens)[launched.process_index :: launched.num_processes]
     pending = own[::-1]
-    with (
-        torch.inference_mode(),
-        autocast,
-        tqdm(total=sum(map(len, own)), desc="predict", unit="row", disable=None) as bar,
-    ):
+    # Long rows come first, so that the number of rows would be a poor measure of the time left.
+    tokens = sum(int(lengths[rows].sum()) for rows in own)
+    bar = Bar(name, max(1, tokens), unit="token", main=launched.process_index == 0)
+    with torch.inference_mode(), autocast, contextlib.closing(bar):
         while pending:
             rows = pending.pop()
             outputs = _forward(module, moved(collate(rows), device), alone=len(rows) == 1)
@@ -81,7 +87,7 @@ def predict_logits(
                 continue
             logits = np.zeros((len(lengths), *outputs.shape[1:])) if logits is None else logits
             logits[rows] = outputs
-            bar.update(len(rows))
+            bar.advance(int(lengths[rows].sum()))
     if launched.num_processes > 1:
         # Each process has zeros for the other processes' batches.
         logits = np.sum([part for part in gather_object([logits]) if part is not None], axis=0)

@@ -176,6 +176,5 @@ def test_an_old_client(service, tmp_path):
     done = status(service, tmp_path, PYTHONPATH=os.pathsep.join([str(old), str(SOURCES)]))
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line == (
-        "humanpref: kaggle 1.6.17: expected 1.8.4 or newer; pip install 'humanpref[kaggle]'"
-    )
+    assert line.startswith("humanpref: kaggle 1.6.17: expected 1.8.4 or newer; pip install ")
+    assert "[kaggle]" in line

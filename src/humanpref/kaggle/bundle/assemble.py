@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from humanpref.extras import install_line
 from humanpref.files import read_json, write_whole
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import (
@@ -146,7 +147,7 @@ def usual_nltk_data() -> list[Path]:
         import nltk
     except ImportError:
         raise InputError(
-            "--nltk: install nltk so that its data can be found (pip install 'humanpref[nltk]'), "
+            f"--nltk: install nltk so that its data can be found ({install_line('nltk')}), "
             "or name the folder"
         ) from None
     return [Path(path) for path in nltk.data.path]

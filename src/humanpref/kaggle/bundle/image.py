@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from humanpref.extras import install_line
 from humanpref.kaggle.bundle.metadata import read_text
 from humanpref.schema import InputError
 
@@ -12,9 +13,7 @@ try:
     from packaging.utils import canonicalize_name
     from packaging.version import InvalidVersion, Version
 except ImportError:
-    raise InputError(
-        "wheels: needs the library packaging: pip install 'humanpref[kaggle]'"
-    ) from None
+    raise InputError(f"wheels: needs the library packaging: {install_line('kaggle')}") from None
 
 IMAGE = "image.txt"
 """The file in the checkout's `wheels/` that holds the `pip freeze` of the image."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from humanpref.extras import install_line
 from humanpref.kaggle.bundle.metadata import fill_manifest, read_code, read_metadata
 from humanpref.kaggle.bundle.sources import KINDS, OWNER, SLUG, is_source
 from humanpref.schema import InputError
@@ -229,5 +230,5 @@ def _slugify(title: str) -> str:
     try:
         from slugify import slugify
     except ImportError:
-        raise InputError("check: needs python-slugify: pip install 'humanpref[kaggle]'") from None
+        raise InputError(f"check: needs python-slugify: {install_line('kaggle')}") from None
     return slugify(title)

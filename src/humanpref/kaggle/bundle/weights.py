@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from humanpref.extras import install_line
 from humanpref.files import sha256
 from humanpref.kaggle.bundle.assemble import check_is_bundle, use_weights
 from humanpref.kaggle.bundle.manifest import write_manifest
@@ -23,7 +24,7 @@ try:
     from humanpref.models.sentence import FrozenEncoder
     from humanpref.models.sentence_folder import modules_of
 except ModuleNotFoundError as error:
-    raise InputError(f"weights: needs {error.name}: pip install 'humanpref[torch]'") from None
+    raise InputError(f"weights: needs {error.name}: {install_line('torch')}") from None
 
 # The files of a backbone that are copied in addition to its weights. Optimizer states, pictures and
 # so on are not copied.

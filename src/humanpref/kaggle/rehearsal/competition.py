@@ -21,6 +21,7 @@ from humanpref.data import (
     read_pairs,
     with_tie_column,
 )
+from humanpref.extras import install_line
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, Competition
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
@@ -147,9 +148,7 @@ def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
     try:
         frame.to_parquet(path, index=False)
     except ImportError:
-        raise InputError(
-            f"{path.name}: Parquet needs pyarrow: pip install 'humanpref[parquet]'"
-        ) from None
+        raise InputError(f"{path.name}: Parquet needs pyarrow: {install_line('parquet')}") from None
 
 
 def _read_files(train: Path | None, test: Path | None, format: str | None) -> Files:

@@ -14,6 +14,7 @@ from typing import Any
 
 from packaging.version import Version
 
+from humanpref.extras import install_line
 from humanpref.files import read_json
 from humanpref.schema import InputError
 
@@ -23,7 +24,6 @@ SETTINGS = "https://www.kaggle.com/settings"
 VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY")
 LOGIN = "kaggle auth login"
 LOGIN_FILE = "~/.kaggle/credentials.json"
-INSTALL = "pip install 'humanpref[kaggle]'"
 
 
 def sign_in() -> tuple[Any, str]:
@@ -49,7 +49,9 @@ def sign_in() -> tuple[Any, str]:
         if not _signed_in(api):
             api.authenticate()  # again, since the import hides the reason for a failure
     except ImportError as error:
-        raise InputError(f"this needs the Kaggle client ({error}): {INSTALL}") from None
+        raise InputError(
+            f"this needs the Kaggle client ({error}): {install_line('kaggle')}"
+        ) from None
     except (requests.exceptions.RequestException, TimeoutError, json.JSONDecodeError) as error:
         if getattr(getattr(error, "response", None), "status_code", None) not in (401, 403):
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -83,9 +85,9 @@ def _check_version() -> None:
     try:
         version = importlib.metadata.version("kaggle")
     except importlib.metadata.PackageNotFoundError:
-        raise InputError(f"this needs the Kaggle client: {INSTALL}") from None
+        raise InputError(f"this needs the Kaggle client: {install_line('kaggle')}") from None
     if Version(version) < Version(OLDEST):
-        raise InputError(f"kaggle {version}: expected {OLDEST} or newer; {INSTALL}")
+        raise InputError(f"kaggle {version}: expected {OLDEST} or newer; {install_line('kaggle')}")
 
 
 def _token() -> tuple[str, str]:
