@@ -65,6 +65,8 @@ setup(
         "nltk": ["nltk>=3.9"],
         # Pairs in Parquet files. Kaggle's image has it.
         "parquet": ["pyarrow>=15"],
+        # Judging shards on several machines (`score --engine ray`).
+        "ray": ["ray[data]>=2.40,<3", "pyarrow>=15"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring
         # it.
         "kaggle": [

@@ -1,8 +1,6 @@
 import io
 import json
 import math
-import shlex
-from pathlib import Path
 
 import pytest
 
@@ -51,16 +49,6 @@ def test_the_listed_shares_add_up(run):
     for part, score in ((margin, "margin"), (tie, "tie_score")):
         shares = [float(line.split()[-1 - words]) for line, words in listed(part)]
         assert math.fsum(shares) == pytest.approx(judged(run, *PAIR)[score], abs=0.006)
-
-
-def test_the_readme_shows_what_is_printed(run):
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    command, printed = readme.partition("humanpref judge")[2].split("```\n")[:3:2]
-    code, out, _ = run("judge", *shlex.split(command.replace("\\\n", " ")))
-    assert code == 0
-    shown = [line for line in printed.splitlines() if line.strip() != "…"]
-    assert len(shown) > 4
-    assert [line for line in shown if line not in out.splitlines()] == []
 
 
 def listed(part):

@@ -215,3 +215,9 @@ def test_lists_mean_the_same_as_in_a_frame():
         frame = pd.DataFrame([[turns, ["So."], ["No."]]], columns=list(TEXT_COLUMNS))
         expected = judge.model.predict_proba(as_pairs(frame))[0].tolist()
         assert probabilities(judge.judge(turns, ["So."], ["No."])) == expected
+
+
+def test_a_dict_without_a_key_that_others_have_is_not_an_empty_text():
+    whole = {"prompt": "Why?", "response_a": "So.", "response_b": "No."}
+    with pytest.raises(InputError, match="row 2: column 'response_b': missing"):
+        humanpref.load().judge_many([whole, {"prompt": "Why?", "response_a": "So."}])

@@ -257,7 +257,7 @@ def test_rows_are_read_in_full_again_where_that_fits_after_all(caplog):
 
     model.costs = slow_at_first
     _, _, budget = read(model, seconds=100)
-    assert " rows: as configured again" in caplog.text
+    assert " rows: back to the configured settings" in caplog.text
     shares = [share for share, *_ in model.journal]
     assert shares[:3] == [1, 1, 0.5]
     assert shares[-1] == 1

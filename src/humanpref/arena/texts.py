@@ -48,9 +48,9 @@ def _spell(
 def pose_question(conversation: Any) -> tuple[str, str, str]:
     """Return a conversation's question, the right answer and a wrong answer.
 
-    A wrong order or comparison has the same words as the right one, and a wrong sum is the right
-    sum for a different prompt. Therefore, no answer can be recognized as wrong without reading the
-    prompt.
+    In questions of order and comparison, the wrong answer has the same words as the right one; in
+    sums, it is the right sum for a different prompt. Therefore, no answer can be recognized as
+    wrong without reading the prompt.
     """
     places = [conversation.thing, conversation.other]
     if conversation.question == "sum":

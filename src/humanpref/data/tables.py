@@ -65,6 +65,9 @@ class Table:
     """Yields the cells of the given columns, row by row."""
     starts: list[tuple[int, str]] = field(default_factory=list)
     """For a folder, the number of the first row of each file that has been opened, and its name."""
+    objects: list[Any] | None = None
+    """The rows of a JSON file or a sequence of dicts with all their keys, each a mapping unless it
+    cannot be used. None for any other kind."""
 
     def place_of(self, number: int) -> tuple[str, int]:
         """Return the file that holds a row that has been read, and the row's number in that file,
@@ -266,7 +269,7 @@ def _mapping_table(name: str, kind: str, objects: Iterable[Any]) -> Table:
             else:
                 yield BadRow(f"expected an object with keys, got {short(str(each))}")
 
-    return Table(name, kind, list(columns), read)
+    return Table(name, kind, list(columns), read, objects=objects)
 
 
 def _folder_table(folder: Path) -> Table:

@@ -44,8 +44,8 @@ def csv_cells(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def competition_cells(source: Any, format: str | None = None) -> pd.DataFrame:
-    """Return the cells of a source in the competition's schema. Those of a CSV that has it are
-    unchanged, and those of any other source are as `write_pairs` writes them."""
+    """Return a source's cells in the competition's schema. A CSV that already has this schema keeps
+    its cells unchanged; cells from any other source are formatted as by `write_pairs`."""
     reading = read(source, format=format, weights=True)
     with open_table(source) as table:
         kept = {ID, *TEXT_COLUMNS} <= set(table.columns) and WINNER not in table.columns

@@ -1,8 +1,10 @@
 """A judge for engines that send a callable to their workers, such as Ray and Spark."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from humanpref.interfaces.judge import Judge, load
@@ -10,6 +12,25 @@ from humanpref.logloss import clipped_log
 from humanpref.schema import InputError
 
 PROBABILITIES, MARGIN = ("p_a", "p_b", "p_tie"), "margin"
+
+
+def added_columns(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns that are added to rows with these probabilities, (n, 3).
+
+    Examples
+    --------
+    >>> added_columns(np.array([[0.5, 0.25, 0.25]]))["margin"].round(3)
+    array([0.693])
+    """
+    logs = clipped_log(probabilities)
+    added = dict(zip(PROBABILITIES, probabilities.T, strict=True))
+    return added | {MARGIN: logs[:, 0] - logs[:, 1]}
+
+
+def check_free(columns: Iterable[str]) -> None:
+    """Raise InputError if one of the columns has the name of a column that is added."""
+    if taken := {*PROBABILITIES, MARGIN} & {*columns}:
+        raise InputError(f"these rows: column {min(taken)!r} already exists")
 
 
 class BatchJudge:
@@ -30,8 +51,21 @@ class BatchJudge:
     >>> list(BatchJudge()(pd.DataFrame(rows)))
     ['prompt', 'response_a', 'response_b', 'p_a', 'p_b', 'p_tie', 'margin']
 
-    Spark: `frame.mapInPandas(lambda parts: map(judge, parts), schema)`; Ray Data:
-    `rows.map_batches(BatchJudge, batch_format="pandas", concurrency=2)`.
+    In Spark, each Python worker loads the model once per partition (this example was not run)::
+
+        judge = humanpref.BatchJudge("artifact")  # a path that all workers can read
+        schema = "prompt string, response_a string, response_b string, "
+        schema += "p_a double, p_b double, p_tie double, margin double"
+        frame.mapInPandas(lambda parts: map(judge, parts), schema=schema)
+
+    In Ray Data, with one model in each of two actors (`humanpref.interfaces.shards` judges files)::
+
+        rows.map_batches(
+            humanpref.BatchJudge,
+            fn_constructor_args=("artifact",),
+            batch_format="pandas",
+            compute=ray.data.ActorPoolStrategy(size=2),
+        )
     """
 
     def __init__(self, model: str | Path | None = None) -> None:
@@ -46,14 +80,10 @@ class BatchJudge:
         InputError
             For a column that already exists or is missing, or an unusable cell.
         """
-        if taken := [column for column in (*PROBABILITIES, MARGIN) if column in frame]:
-            raise InputError(f"these rows: column {taken[0]!r} already exists")
+        check_free(frame)
         if self._judge is None:
             self._judge = load(self.model)
-        probabilities = self._judge.judge_many(frame)
-        logs = clipped_log(probabilities)
-        added = dict(zip(PROBABILITIES, probabilities.T, strict=True))
-        return frame.assign(**added, **{MARGIN: logs[:, 0] - logs[:, 1]})
+        return frame.assign(**added_columns(self._judge.judge_many(frame)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "_judge": None}

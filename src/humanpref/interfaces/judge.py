@@ -9,7 +9,7 @@ import dataclasses
 import math
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Text = str | Sequence[str | None] | None
 """A text, or a conversation as a list of turns."""
 
+_IDS = (ID, "question_id")
 SURROGATE = re.compile("[\ud800-\udfff]")
 _READING = threading.RLock()
 """Held while an artifact's model reads. Its tokenizer, which models of one process may share, is
@@ -48,7 +49,8 @@ class Judgement:
     margin : float
         ln P(A) - ln P(B), in nats: above 0 for A.
     tie_score : float
-        ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats. Probabilities count as at least 1e-15.
+        ln P(tie) - (ln P(A) + ln P(B)) / 2, in nats. Probabilities below 1e-15
+        are raised to 1e-15.
     margin_shares, tie_shares : dict of str to float
         How much every feature adds to `margin` and to `tie_score`, in nats; `math.fsum` of the
         values is the score. They are empty unless the model is linear in its features.
@@ -232,15 +234,25 @@ def _frame(rows: Any) -> "pd.DataFrame":
 
     if isinstance(rows, str | Path):
         raise InputError(f"expected rows, got the path {str(rows)!r}; read it with read_pairs")
-    columns = isinstance(rows, pd.DataFrame | dict)
-    frame = pd.DataFrame(rows if columns else list(rows))
-    if frame.empty:
+    if isinstance(rows, pd.DataFrame | dict):
+        rows = pd.DataFrame(rows).reset_index(drop=True)
+        columns = {*rows}
+        # Ids are not needed, and those of a part of a table need not be unique.
+        rows = rows.drop(columns=[*_IDS], errors="ignore")
+    else:
+        rows = [_without_ids(row) for row in rows]
+        columns = {key for row in rows if isinstance(row, Mapping) for key in row}
+    if not len(rows):
         return pd.DataFrame(columns=[ID, *TEXT_COLUMNS], dtype=object)
-    if "response_a" not in frame and {"chosen", "rejected"} <= set(frame):
+    if "response_a" not in columns and {"chosen", "rejected"} <= columns:
         raise InputError(
             "these rows: expected two answers, A and B, got chosen and rejected, of which a reader "
             "draws A; rename them response_a and response_b"
         )
-    # Ids are not needed, and those of a part of a table need not be unique.
-    others = frame.reset_index(drop=True).drop(columns=[ID, "question_id"], errors="ignore")
-    return read_pairs(others, labels=False)
+    return read_pairs(rows, labels=False)
+
+
+def _without_ids(row: Any) -> Any:
+    if not isinstance(row, Mapping):
+        return row
+    return {key: value for key, value in row.items() if key not in _IDS}

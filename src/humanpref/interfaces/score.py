@@ -20,19 +20,18 @@ import pandas as pd
 
 from humanpref.data import CellRule
 from humanpref.files import is_main_process, write_whole
+from humanpref.interfaces.batch import MARGIN, PROBABILITIES, added_columns
+from humanpref.interfaces.judge import load
 from humanpref.models import Model
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import ID, TEXT_COLUMNS, InputError
 
 PAIR = TEXT_COLUMNS[1:]
 SINGLE = "response"
-PROBABILITIES, MARGIN, REWARD = ("p_a", "p_b", "p_tie"), "margin", "reward"
-"""The keys that are added to a line. A pair gets three probabilities and a margin, which is
-ln P(A) - ln P(B); a single response gets a reward. Margin and reward are in nats."""
+REWARD = "reward"
+"""The key that is added to a single response. Like the margin of a pair, it is in nats."""
 BATCH_LINES = 1_024
 """Maximum number of lines in memory at a time."""
-LEAST = 1e-15
-"""Probabilities are clipped to this minimum before their logarithm is taken."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class _Line(NamedTuple):
     content: dict[str, Any]
 
 
-def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
+def score(artifact: Artifact | None, source: str | Path, out: str | Path) -> int:
     """Copy `source` to `out` line by line, adding scores to each line. `out` is written atomically.
 
     A pair gets `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B); a prompt with one response
@@ -52,9 +51,9 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
 
     Parameters
     ----------
-    artifact : Artifact
-        The artifact that computes the scores. If it has several models (folds), their probabilities
-        and rewards are averaged.
+    artifact : Artifact, optional
+        The artifact that computes the scores; by default, the packaged judge. If it has several
+        models (folds), their probabilities and rewards are averaged.
     source, out : path
         JSON lines in UTF-8; empty lines are skipped.
 
@@ -84,18 +83,19 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
         single = single or (line if SINGLE in line.content else None)
     if not count:
         raise InputError(f"{source}: contains no lines")
-    if single is not None and not all(hasattr(model, "rewards") for model in artifact.models):
+    models = artifact.models if artifact else [load().model]
+    if single is not None and not all(hasattr(model, "rewards") for model in models):
         _refuse(
             source,
             single.number,
             SINGLE,
-            f"family {artifact.facts['family']} cannot score a single response (dpo can); provide "
+            f"{_family(artifact)} cannot score a single response (family dpo can); provide "
             "response_a and response_b",
         )
     done, lines = 0, _lines(source)
     with write_whole(out) if is_main_process() else open(os.devnull, "w") as file:
         while part := list(islice(lines, BATCH_LINES)):
-            scores = _scores(artifact.models, part, rule)
+            scores = _scores(models, part, rule)
             for line in part:
                 text = json.dumps(line.content | scores[line.number], ensure_ascii=False)
                 # UTF-8 cannot encode lone surrogates; JSON can escape them.
@@ -103,6 +103,10 @@ def score(artifact: Artifact, source: str | Path, out: str | Path) -> int:
             done += len(part)
             logger.info("%s: %d of %d lines", source, done, count)
     return count
+
+
+def _family(artifact: Artifact | None) -> str:
+    return f"family {artifact.facts['family']}" if artifact else "the packaged judge"
 
 
 def _scores(models: list[Model], lines: list[_Line], rule: CellRule) -> dict[int, dict[str, float]]:
@@ -120,9 +124,7 @@ def _scores(models: list[Model], lines: list[_Line], rule: CellRule) -> dict[int
             added = {REWARD: np.mean([model.rewards(frame) for model in models], axis=0)}
         else:
             probabilities = np.mean([model.predict_proba(frame) for model in models], axis=0)
-            logs = np.log(np.maximum(probabilities, LEAST))
-            added = dict(zip(PROBABILITIES, probabilities.T, strict=True))
-            added[MARGIN] = logs[:, 0] - logs[:, 1]
+            added = added_columns(probabilities)
         scores |= pd.DataFrame(added, index=numbers).to_dict("index")
     return scores
 

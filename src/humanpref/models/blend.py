@@ -44,7 +44,8 @@ FIXED = {
     "validation_fraction": HoldOut.validation_fraction,
 }
 """Training options that a member must not change. Otherwise it could tune itself on the rows on
-which the weights are fitted, hold out further rows, or have other classes than the blend."""
+which the weights are fitted, hold out further rows, or have classes that
+differ from those of the blend."""
 
 
 class BlendModel(Model, family="blend"):

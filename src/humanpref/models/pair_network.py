@@ -25,7 +25,7 @@ INNER_FOLDS = 4
 MAX_STEPS = 300
 """Maximum number of steps that early stopping tries."""
 PATIENCE = 20
-"""Early stopping ends once the inner log loss has not fallen for this many steps."""
+"""Early stopping ends training once the inner log loss has not fallen for this many steps."""
 DEFAULT_STEPS = 20
 """Number of steps if there are too few prompts for inner folds."""
 

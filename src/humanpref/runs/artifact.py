@@ -235,8 +235,8 @@ class Artifact:
         return rows
 
     def knows(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return a mask, (n,), of the rows that are among the artifact's training rows, from
-        whichever file and whether or not they were held out. Rows match if their id, prompt and
+        """Return a mask, (n,), of the rows that are among the artifact's training rows, including
+        those of additional files and those that were held out. Rows match if their id, prompt and
         answers are the same; the answers may be in either order.
 
         Raises

@@ -51,7 +51,7 @@ def outcomes(
     Quick models come first, and neural ones after them. When a model's turn comes and k models are
     left (including this one), it gets 1/k of the remaining time, which also covers loading it. If a
     model reads a row in both orders of A and B, the row is yielded twice, the second time with the
-    mean.
+    mean of both predictions.
 
     Parameters
     ----------

@@ -147,7 +147,7 @@ def estimate(
     ----------
     config : Config
     name : str
-        How the report calls the run.
+        The run's name in the report.
     lengths : Lengths, optional
         By default those of a public sample.
     rows, test_rows : int
@@ -155,7 +155,7 @@ def estimate(
     folds : int, optional
         Number of fold models.
     trains : bool
-        Whether the model is trained, and not only read.
+        Whether the run trains the model, rather than only predicting with it.
     device : Device
         The speed of the GPUs.
 

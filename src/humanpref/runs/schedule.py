@@ -215,7 +215,7 @@ class Schedule:
                         left,
                         100 * capacity / self._costs(0)[rest].sum(),
                         len(rest),
-                        self._variant(variant)[0] or "as configured again",
+                        self._variant(variant)[0] or "back to the configured settings",
                     )
             if not size:
                 break

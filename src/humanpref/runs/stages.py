@@ -214,9 +214,9 @@ class Stage:
                 else ""
             )
             raise InputError(
-                f"--from {path}: learned the prompts of {leaked.sum()} of the rows to be held out, "
-                f"the first of them id {pairs[ID][leaked].iloc[0]!r}, so their predictions would "
-                f"look too good; drop them with --drop-learned{several}"
+                f"--from {path}: learned the prompts of {leaked.sum()} of the rows to be held out "
+                f"(first id: {pairs[ID][leaked].iloc[0]!r}), so predictions for these rows would "
+                f"look too good; drop the rows with --drop-learned{several}"
             )
         return started
 

@@ -3,7 +3,6 @@ may misbehave."""
 
 import importlib.util
 import os
-import shlex
 import shutil
 import signal
 
@@ -13,6 +12,7 @@ from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
 
+from ...fences import command_lines, fences
 from ..loopback import KEY, USER, refusal
 from ..sampled import sampled
 from .bundles import (
@@ -438,12 +438,7 @@ def test_the_commands_in_the_documentation(commands, service, tmp_path):
         for path in (tmp_path / "arena").iterdir()
         if path.name in ("train.csv", "test.csv", "sample_submission.csv")
     }
-    text = (ROOT / "docs" / "kaggle.md").read_text(encoding="utf-8")
-    lines = [
-        shlex.split(line, comments=True)
-        for line in text.split("```")[1].replace("\\\n", " ").splitlines()
-    ]
-    lines = [line for line in lines if line]
+    lines = command_lines(fences(ROOT / "docs" / "kaggle.md", "sh")[0][1])
     clone, make, activate, *rest = lines
     assert clone[:2] == ["git", "clone"]
     makefile = (ROOT / "Makefile").read_text().splitlines()

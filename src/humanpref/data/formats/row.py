@@ -53,8 +53,8 @@ class Format(Protocol):
         """Return the row whose cells in `columns` are `cells`. Raises `CellError`."""
 
     def salvaged(self, cells: Sequence[Any]) -> tuple[Row, list[CellError]]:
-        """Return a row that `read` rejects, with the rejected cells taken as plain texts, and the
-        reasons."""
+        """For a row that `read` rejects, return the row with the rejected cells as plain text, and
+        the reasons for the rejection."""
 
 
 def as_plain(cell: Any) -> Turns:

@@ -1,4 +1,4 @@
-"""Measure what a device reaches: in matrix products, in memory traffic, and in starting kernels."""
+"""Measure a device's performance: matrix products, memory traffic and kernel launches."""
 
 import os
 import platform

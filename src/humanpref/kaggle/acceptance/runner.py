@@ -95,7 +95,7 @@ def run(
 def _watched(
     context: Any, name: str, check: Check, setting: Setting, seconds: float
 ) -> Iterator[Row]:
-    """Run a check in another process, and yield its rows until it ends or its time does."""
+    """Run a check in another process, and yield its rows until it ends or its time runs out."""
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, name, check, setting))
     started = time.monotonic()

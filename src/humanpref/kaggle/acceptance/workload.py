@@ -87,7 +87,8 @@ class Workload:
 
 
 def _sequence(length: int, side: int | None, vocabulary: int, rng: Any) -> Tokenised:
-    """Make a sequence of random tokens: a prompt and one response, or both if `side` is None."""
+    """Make a sequence of random tokens: a prompt with one response, or with both
+    if `side` is None."""
     share = PROMPT_SHARE if side is None else PROMPT_SHARE / (PROMPT_SHARE + RESPONSE)
     prompt = max(1, round(share * length))
     parts = np.full(length, B if side is None else side)

@@ -79,7 +79,7 @@ def check_current(client: Client, entry: dict[str, Any]) -> None:
 
 
 def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> None:
-    """Check that the recorded version of a kernel, which has run, left a complete result.
+    """Check that the recorded version of a kernel left a complete result after it ran.
 
     Raises
     ------

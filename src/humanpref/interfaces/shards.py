@@ -1,0 +1,195 @@
+"""Judge a folder of shards: one output shard for each input shard, in one process or on a cluster.
+
+::
+
+    OUT/
+      part-0.parquet …   the rows and columns of each input shard, and the four added columns
+      _run.json          digest of the model, version of humanpref
+      _done/part-0.json  for each finished shard: digests of its input and output, number of rows
+      _unfinished/       shards that are being written
+
+Most readers of shards, including ours, ignore names that start with an underscore.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from humanpref.files import check_new, locked, read_json, sha256, write_json
+from humanpref.interfaces.linear import PACKAGED
+from humanpref.interfaces.ray_engine import outcomes_of
+from humanpref.interfaces.shard import DONE, UNFINISHED, Outcome, ShardJudge, stem_of
+from humanpref.runs.artifact import Artifact
+from humanpref.schema import InputError
+from humanpref.version import __version__
+
+ENGINES = LOCAL, RAY = "local", "ray"
+RUN_FILE = "_run.json"
+
+logger = logging.getLogger(__name__)
+
+
+class Total(NamedTuple):
+    """The number of shards and rows of a run, and how many shards were already finished."""
+
+    shards: int
+    rows: int
+    skipped: int
+
+
+def judge_shards(
+    source: str | Path,
+    out: str | Path,
+    model: str | Path | None = None,
+    engine: str = LOCAL,
+    workers: int | None = None,
+) -> Total:
+    """Add `p_a`, `p_b`, `p_tie` and `margin` to the rows of all shards in a folder.
+
+    Each output shard has the rows of its input shard, in the same order, and is written atomically.
+    If the run is interrupted, the same call skips the finished shards: those whose input and output
+    have the digests that were recorded. A shard that cannot be judged does not keep the others from
+    being judged.
+
+    Parameters
+    ----------
+    source : path
+        A folder of shards, in any form that `humanpref.data.read_pairs` reads. Files whose names
+        start with `.` or `_` are ignored. Parquet shards are written as Parquet, all others as JSON
+        lines. A process holds one shard in memory at a time.
+    out : path
+        A new folder, or that of an interrupted run with the same model.
+    model : path, optional
+        An artifact's folder; by default, the packaged judge.
+    engine : str
+        `local` judges one shard at a time in this process; `ray`, several on a Ray cluster, whose
+        machines must all be able to read and write the paths.
+    workers : int, optional
+        Number of processes of the Ray engine, each with its own copy of the model. By default, one
+        for each GPU if the model can use one and the cluster has any, otherwise one for each CPU.
+
+    Returns
+    -------
+    Total
+        The number of shards and rows, and how many shards were already finished.
+
+    Raises
+    ------
+    InputError
+        If a folder cannot be used, if `out` is of a different model or has shards that `source`
+        does not have, or, after all others are finished, if a shard could not be judged.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "in").mkdir()
+    >>> row = {"prompt": "Why?", "response_a": "Because.", "response_b": "Because."}
+    >>> _ = (folder / "in" / "part-0.jsonl").write_text(json.dumps(row))
+    >>> judge_shards(folder / "in", folder / "out")
+    Total(shards=1, rows=1, skipped=0)
+    >>> json.loads((folder / "out" / "part-0.jsonl").read_text())["margin"]
+    0.0
+    """
+    source, out = Path(source), Path(out)
+    if engine not in ENGINES:
+        raise InputError(f"option --engine: expected {' or '.join(ENGINES)}, got {engine!r}")
+    if workers is not None and (engine != RAY or workers < 1):
+        raise InputError(f"option --workers: expected at least 1 and --engine ray, got {workers}")
+    shards = _shards(source)
+    with _opened(out, source, model, shards):
+        if engine == RAY:
+            outcomes = outcomes_of(model, out, shards, workers)
+        else:
+            outcomes = map(ShardJudge(model, out).judge, shards)
+        return _told(outcomes, out, len(shards))
+
+
+def _told(outcomes: Iterable[Outcome], out: Path, shards: int) -> Total:
+    """Log the progress of a run and return its total. Raises InputError if a shard failed."""
+    started, rows, skipped, errors = time.monotonic(), 0, 0, []
+    for number, outcome in zip(range(1, shards + 1), outcomes, strict=True):
+        rows += outcome.rows
+        skipped += outcome.skipped
+        if outcome.error:
+            errors.append(outcome.error)
+            logger.warning("%s", outcome.error)
+        judged = number - skipped
+        left = (time.monotonic() - started) / judged * (shards - number) if judged else 0
+        progress = f"{number} of {shards} shards, {rows} rows"
+        logger.info("%s: %s%s", out, progress, f", {left:.0f} s left" if left else "")
+    if errors:
+        raise InputError(
+            f"{errors[0]} ({len(errors)} of {shards} shards could not be judged; the others are "
+            f"finished in {out})"
+        )
+    return Total(shards, rows, skipped)
+
+
+def _shards(source: Path) -> list[Path]:
+    """Return the shards of a folder, sorted by name."""
+    if not source.is_dir():
+        raise InputError(f"{source}: expected a folder of shards")
+    paths = sorted(path for path in source.iterdir() if path.name[0] not in "._")
+    stems: dict[str, Path] = {}
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: expected a file; each folder of shards is judged separately")
+        if (other := stems.setdefault(stem_of(path), path)) != path:
+            raise InputError(f"{path}: its output would have the same name as that of {other.name}")
+    if not paths:
+        raise InputError(f"{source}: cannot be read (a folder without files)")
+    return paths
+
+
+@contextlib.contextmanager
+def _opened(
+    out: Path, source: Path, model: str | Path | None, shards: list[Path]
+) -> Iterator[None]:
+    """Create the output folder, or check that it belongs to the same run, and lock it."""
+    run = {"humanpref": __version__, "model_sha256": _model_digest(model)}
+    for folder in filter(None, (source, model)):
+        if out.resolve().is_relative_to(Path(folder).resolve()):
+            raise InputError(f"{out}: is inside {folder}, an input; name a path outside it")
+    if not (out / RUN_FILE).is_file() and not (out.is_dir() and {*os.listdir(out)} <= {DONE}):
+        check_new(out)
+    (out / DONE).mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(out / DONE))
+        except BlockingIOError:
+            raise InputError(f"{out}: is being written by another process") from None
+        if finished := {path.stem for path in (out / DONE).glob("*.json")}:
+            _check_same_run(out, run)
+            if gone := finished - set(map(stem_of, shards)):
+                raise InputError(f"{out}: has shard {min(gone)!r}, which {source} does not have")
+        write_json(out / RUN_FILE, run)
+        # Only a killed run leaves anything here.
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+        (out / UNFINISHED).mkdir()
+        held.callback(shutil.rmtree, out / UNFINISHED, ignore_errors=True)
+        yield
+
+
+def _check_same_run(out: Path, run: dict[str, str]) -> None:
+    """Raise InputError if an output folder is of a different model or version of humanpref."""
+    found = read_json(out / RUN_FILE)
+    if found != run:
+        same = found.get("model_sha256") == run["model_sha256"]
+        changed = "by a different version of humanpref" if same else "with a different model"
+        raise InputError(f"{out}: was judged {changed}; name a new folder")
+
+
+def _model_digest(model: str | Path | None) -> str:
+    """Return the SHA-256 of the names and contents of a model's files."""
+    folder = Artifact.load(model).folder if model else PACKAGED
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
