@@ -200,7 +200,8 @@ def test_a_held_out_prompt_that_was_learned_is_refused(first, parts, pairs, tmp_
     other = Run.plan(encoder("seed=5"), parts[0], tmp_path / "a")
     leaked = np.isin(prompt_keys(rows).astype(str), list(learned)) & other.models[0].held
     assert 0 < leaked.sum() < other.models[0].held.sum()
-    message = f"learned the prompts of {leaked.sum()} of the rows .*first id: '{rows['id'][leaked].iloc[0]}'"
+    first_id = rows["id"][leaked].iloc[0]
+    message = f"learned the prompts of {leaked.sum()} of the rows .*first id: '{first_id}'"
     with pytest.raises(InputError, match=f"{message}.*--drop-learned"):
         train(encoder("seed=5"), parts[0], tmp_path / "a", earlier=Earlier(first.folder))
     assert not partial_of(tmp_path / "a").exists()  # before any training

@@ -68,7 +68,8 @@ class Columns(NamedTuple):
 class EmbeddingModel(Model, family="embedding"):
     """A Davidson regression, or a network with the same link function. In the regression, d depends
     on [a - b, p * (a - b)] and nu on [|a - b|, a * b, p]; the network reads
-    [a, b, a - b, a * b, p] in both orders of A and B. Both also use cosines, attention scores and structural features.
+    [a, b, a - b, a * b, p] in both orders of A and B. Both also use cosines, attention scores and
+    structural features.
 
     p, a and b are principal components of the embeddings of the prompt and the two answers. The
     components keep their variances, so the penalty restrains minor ones more. Cosines and attention
