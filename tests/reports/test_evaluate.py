@@ -114,7 +114,8 @@ def test_no_second_prediction_where_swaps_are_exact(artifacts, arena, monkeypatc
         artifacts[:1], read_pairs(arena / "test_labels.csv", labels=True)
     )
     (of,) = metrics["artifacts"].values()
-    assert asked == [of["rows"]] * times
+    # A model that is loaded tries itself on one row.
+    assert [rows for rows in asked if rows > 1] == [of["rows"]] * times
     assert of["swap_exact"] == (times == 1)
 
 

@@ -81,7 +81,7 @@ def test_answers_in_another_language(few):
 class Words:
     """A tokenizer with one token per word."""
 
-    added_tokens_decoder, unk_token_id = {}, 0
+    added_tokens_decoder, unk_token_id, name_or_path = {}, 0, "words"
 
     def __call__(self, texts, **options):
         return SimpleNamespace(input_ids=[text.split() for text in texts])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.config.gpu import uses_gpu
+from humanpref.extras import install_line
 from humanpref.interfaces.shard import Outcome, ShardJudge
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
@@ -48,7 +49,7 @@ def outcomes_of(
         import ray.data
     except ModuleNotFoundError:
         raise InputError(
-            "option --engine: Ray is not installed; run pip install -e '.[ray]'"
+            f"option --engine: Ray is not installed; run {install_line('ray')}"
         ) from None
     ours = not ray.is_initialized()
     if ours:
