@@ -23,7 +23,7 @@ def calls(monkeypatch):
 
     records = Records(data={"ref": "me/data", "version": 3, "state": "ready"})
     records["train"] = {"ref": "me/train", "state": "sent"}
-    monkeypatch.setattr(kaggle_service, "service", lambda: ("client", records))
+    monkeypatch.setattr(kaggle_service, "service", lambda options: ("client", records))
 
     def answers(module, name, answer):
         monkeypatch.setattr(module, name, lambda *given: seen.append((name, *given[1:])) or answer)
