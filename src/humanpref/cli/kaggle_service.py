@@ -50,6 +50,8 @@ def add(group: Any) -> None:
     command = add_command(group, "output", output, text, parents=[experiment])
     text = "fetch the training kernel's output"
     command.add_argument("--train", action="store_true", help=text)
+    text = "only print the complete log of the run, even if the run failed"
+    command.add_argument("--log", action="store_true", help=text)
     text = "a new folder for the output (default output, or output-NAME)"
     add_path(command, "--out", metavar="DIR", help=text)
 
@@ -125,9 +127,12 @@ def wait(options: argparse.Namespace) -> int:
 
 
 def output(options: argparse.Namespace) -> int:
-    from humanpref.kaggle.service.fetch import fetch_output
+    from humanpref.kaggle.service.fetch import fetch_log, fetch_output
 
     kernel = "train" if options.train else "infer"
+    if options.log:
+        print(fetch_log(*service(options), kernel))
+        return 0
     out = options.out or Path(f"output-{options.name}" if options.name else "output")
     names = fetch_output(*service(options), kernel, out)
     print(f"{out}: {', '.join(names)}")

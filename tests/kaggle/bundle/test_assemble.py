@@ -11,7 +11,7 @@ import pytest
 
 from humanpref.arena import write_arena
 from humanpref.cli.main import main
-from humanpref.config import load_config, to_dict
+from humanpref.config import load_config
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle import stage, wheels
 from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run, uses_gpus
@@ -117,7 +117,7 @@ def test_which_kernels_use_a_gpu(tmp_path, preset, artifacts, used):
         folder = tmp_path / "artifacts" / name
         model = folder / "model"
         model.mkdir(parents=True)
-        write_json(model / "config.json", to_dict(load_config(name)))
+        write_json(model / "config.json", load_config(name).to_dict())
         facts = {"format": 1, "members": ["model"], "prior": [0.4, 0.4, 0.2], "family": "prior"}
         write_json(folder / "artifact.json", facts)
     assert tuple(uses_gpus(tmp_path, KernelRun(preset)).values()) == used
@@ -155,10 +155,10 @@ def artifact(tmp_path) -> Path:
 
 
 def run_bundle(capsys, out: Path, *words: object) -> tuple[int, str]:
-    """`humanpref kaggle bundle`; its exit code and its last line."""
+    """`humanpref kaggle bundle`; its exit code, and the line with the result or the error."""
     code = main(["kaggle", "bundle", "--out", str(out), *map(str, words)])
     said = capsys.readouterr()
-    return code, (said.out if code == 0 else said.err).splitlines()[-1]
+    return code, said.out.splitlines()[0] if code == 0 else said.err.splitlines()[-1]
 
 
 def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch, capsys, tmp_path):
@@ -212,7 +212,7 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3)]
+    "words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3), ("--all-rows",)]
 )
 def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
     code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)

@@ -6,12 +6,15 @@ import os
 import shlex
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
+from humanpref.kaggle.service.client import NotThereError
+from humanpref.kaggle.service.push import may_become_ready
 
 from ..loopback import KEY, USER, refusal
 from ..sampled import sampled
@@ -36,6 +39,7 @@ from .bundles import (
     records,
     stage,
 )
+from .played import answering
 
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
@@ -188,7 +192,8 @@ def test_another_run_is_not_taken_up(run, service, folder, change_it):
     assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [2, 1]
 
 
-@pytest.mark.parametrize("version", sampled(["first", "second"], every=2, first=1))
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["first", "second"])
 def test_a_dataset_that_takes_longer_than_an_hour_is_not_uploaded_again(
     run, service, folder, version
 ):
@@ -209,6 +214,30 @@ def test_a_dataset_that_takes_longer_than_an_hour_is_not_uploaded_again(
     assert records(folder)["dataset"]["version"] == sent
 
 
+@pytest.mark.parametrize(
+    ("status", "version", "answered", "may"),
+    [
+        ("BLOBS_RECEIVED", None, False, True),
+        # The previous version is ready; ours was accepted, or was only looked for.
+        ("READY", 3, True, True),
+        ("READY", None, True, True),
+        ("READY", 3, False, False),
+        # Somebody has pushed another version since.
+        ("READY", 4, True, False),
+        ("", None, True, False),
+    ],
+)
+def test_which_datasets_may_become_ready(client, status, version, answered, may):
+    found = SimpleNamespace(status=SimpleNamespace(name=status), current_version_number=version)
+    gone = NotThereError("no")
+    client.datasets = SimpleNamespace(
+        get_dataset_status=answering(found if status else gone),
+        get_dataset=answering(found if version else gone),
+    )
+    entry = {"ref": "me/data", "base": 2, "answered": answered}
+    assert may_become_ready(client, entry) is may
+
+
 def test_while_kaggle_processes_a_dataset_nobody_looks_for_it(run, commands, service, folder):
     service.untold, service.processing = True, 30
     kill_at(service, commands, CREATE, done=True)
@@ -220,6 +249,7 @@ def test_while_kaggle_processes_a_dataset_nobody_looks_for_it(run, commands, ser
     assert len(service.received(DOWNLOAD)) <= 3
 
 
+@pytest.mark.slow
 def test_experiments_side_by_side(run, service, folder):
     assert run("push").code == 0
     assert run("submit", "--message", "plain").code == 0

@@ -1,15 +1,17 @@
 """The table of all submissions, and its figure."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 
 from humanpref.kaggle.service.records import Records
-from humanpref.kaggle.service.scores import note
+from humanpref.kaggle.service.scores import note, scores
 
 from .bundles import PUSH, left_whole, stage
+from .played import answering
 
-pytestmark = pytest.mark.skipif(
+CLIENT = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
     reason="needs the Kaggle client: pip install 'humanpref[kaggle]'",
 )
@@ -19,6 +21,8 @@ def left(loss, **values):
     return lambda code: left_whole(code, artifacts=[{"rows": 3, "log_loss": loss}], **values)
 
 
+@CLIENT
+@pytest.mark.slow
 def test_every_submission_with_its_two_losses(run, service, folder):
     assert "no submissions yet" in run("scores").err
     by_hand = {"ref": 7, "description": "by hand", "fileName": "x", "states": ["ERROR"]}
@@ -55,3 +59,33 @@ def test_a_run_of_which_no_log_loss_is_known(tmp_path, status):
     note(records, 8, "n", status)
     text = (tmp_path / "submissions.json").read_text()
     assert text.count('"log_loss": null') == 2
+
+
+def test_the_table(client, tmp_path):
+    for name, number, loss in (("", 1, 0.98), ("wide", 2, 0.97)):
+        records = Records(tmp_path / name, name)
+        records.write("submission", "done")
+        status = {"artifacts": [{"log_loss": loss}], "degraded": ["no GPU"] * (number - 1)}
+        note(records, number, f"run {number}", status)
+    shown = [
+        SimpleNamespace(
+            ref=number,
+            status=SimpleNamespace(name=state),
+            description="[tag] told",
+            public_score=score,
+            error_description=None,
+        )
+        for number, state, score in (
+            (3, "COMPLETE", "1.1"),
+            (2, "PENDING", ""),
+            (1, "COMPLETE", "1"),
+        )
+    ]
+    page = SimpleNamespace(submissions=shown, next_page_token="")
+    client.competitions = SimpleNamespace(list_submissions=answering(page))
+    table = scores(client, tmp_path, "a-competition")
+    assert table.fillna(0).to_numpy().tolist() == [
+        ["3", "", "COMPLETE", 0, 1.1, "", "[tag] told"],
+        ["2", "wide", "PENDING", 0.97, 0, "no GPU", "run 2"],
+        ["1", "default", "COMPLETE", 0.98, 1.0, "", "run 1"],
+    ]

@@ -117,10 +117,14 @@ class Client:
         is an error object from Kaggle, its message is used."""
         if isinstance(text, dict):
             text = text.get("message") or text.get("error") or ""
-        line = " ".join(str(text).split())
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
+        line = self.mask(" ".join(str(text).split()))
         return line if len(line) <= 500 else f"{line[:497]}..."
+
+    def mask(self, text: str) -> str:
+        """Return the text with credentials masked."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def refuse_secrets(self, path: Path) -> None:
         """Raise InputError if the file contains this user's credentials. Only files under 1 MiB are

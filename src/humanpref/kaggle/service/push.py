@@ -80,7 +80,7 @@ def push(
     Parameters
     ----------
     client, records
-        The service, and the record of everything sent to it from this folder.
+        The service, and the record of everything sent to it.
     bundle : Path
         A folder created by `humanpref kaggle bundle`.
     owner : str
@@ -205,7 +205,7 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
     Parameters
     ----------
     client, records
-        The service, and the record of everything sent to it from this folder.
+        The service, and the record of everything sent to it.
     anyway : bool
         Whether to accept an incomplete result.
 
