@@ -525,9 +525,9 @@ def test_a_failure_in_a_bundle(wheels, folds, tmp_path, fault, predicted, ends_w
 )
 def test_the_held_out_log_loss_of_an_artifact(infer, metrics, loss):
     """It is in the status; metrics that cannot be read end no submission."""
-    tree = infer(constant(0.5, 0.3, 0.2))
+    tree = infer(StandIn(A))
     if metrics is not None:
         write_json(tree.kernel / "0" / "metrics.json", metrics)
-    infer_rows(tree.input, tree.working, tree.test_csv, PRIOR)
+    infer_rows(tree.input, tree.working, tree.test_csv, PRIOR, math.inf, DEFAULT)
     (entry,) = tree.status["artifacts"]
     assert (entry["rows"], entry["log_loss"]) == (8, loss)
