@@ -131,7 +131,7 @@ def output(options: argparse.Namespace) -> int:
 
     kernel = "train" if options.train else "infer"
     if options.log:
-        print(fetch_log(*service(options), kernel))
+        print(fetch_log(*service(options), kernel).rstrip("\n"))
         return 0
     out = options.out or Path(f"output-{options.name}" if options.name else "output")
     names = fetch_output(*service(options), kernel, out)
