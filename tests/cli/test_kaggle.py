@@ -24,9 +24,20 @@ def bundles(monkeypatch):
 def test_a_bundle_has_the_default_limits(run, bundles):
     code, out, _ = run("kaggle", "bundle")
     assert code == 0
-    assert out == "bundle: bundle; predicts with the model trained with preset sparse\n"
+    told = "20% of the rows are held out for a score; --all-rows trains on all of them"
+    assert out.splitlines() == [
+        "bundle: bundle; predicts with the model trained with preset sparse",
+        told,
+    ]
     assert bundles == [(KernelRun("sparse"), [], None, None)]
     assert bundles[0][0].train_seconds == TRAIN_SECONDS
+
+
+def test_a_bundle_that_trains_on_all_rows(run, bundles):
+    code, out, _ = run("kaggle", "bundle", "--all-rows", "--set", "seed=3")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert bundles[0][0].overrides == ("seed=3", "training.validation_fraction=0")
+    assert bundles[0][0].config.training.validation_fraction == 0
 
 
 def test_a_bundle_with_everything(run, bundles):

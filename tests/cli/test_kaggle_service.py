@@ -7,7 +7,7 @@ import pytest
 
 from humanpref.cli import kaggle_service
 from humanpref.kaggle.bundle.checkout import find_project
-from humanpref.kaggle.service import accept, fetch, push, submit
+from humanpref.kaggle.service import accept, client, fetch, push, submit
 
 
 @pytest.fixture
@@ -23,13 +23,14 @@ def calls(monkeypatch):
 
     records = Records(data={"ref": "me/data", "version": 3, "state": "ready"})
     records["train"] = {"ref": "me/train", "state": "sent"}
-    monkeypatch.setattr(kaggle_service, "service", lambda: ("client", records))
+    monkeypatch.setattr(kaggle_service, "service", lambda options: ("client", records))
 
     def answers(module, name, answer):
         monkeypatch.setattr(module, name, lambda *given: seen.append((name, *given[1:])) or answer)
 
     answers(fetch, "fetch_data", ["train.csv", "test.csv"])
     answers(fetch, "fetch_output", ["submission.csv"])
+    answers(fetch, "fetch_log", "a line")
     answers(push, "push", None)
     answers(push, "wait", ["one", "two"])
     answers(accept, "accept", "| a |\n\nFAIL: 0 passed, 1 failed, 0 not judged\n")
@@ -66,6 +67,9 @@ def test_output_is_the_inference_kernels_unless_asked(run, calls):
     assert run("kaggle", "output", "--train", "--out", "T")[:2] == (0, "T: submission.csv\n")
     kernels = [call[2:] for call in calls.seen]
     assert kernels == [("infer", Path("output")), ("train", Path("T"))]
+    assert run("kaggle", "output", "--name", "wide")[:2] == (0, "output-wide: submission.csv\n")
+    assert run("kaggle", "output", "--train", "--log")[:2] == (0, "a line\n")
+    assert calls.seen[-1] == ("fetch_log", calls.records, "train")
 
 
 def test_submit_prints_the_score_or_that_it_is_unknown(run, calls):
@@ -78,6 +82,24 @@ def test_submit_prints_the_score_or_that_it_is_unknown(run, calls):
     run("kaggle", "submit", "--message", "second")
     run("kaggle", "submit", "--message", "third", "--competition", "other")
     assert [call[2] for call in calls.seen[1:]] == ["lmsys-chatbot-arena", "other"]
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "owner"),
+    [([], "Some-User", "some-user"), (["--user", "me"], "", "me"), ([], "", None)],
+)
+def test_the_user_is_that_of_the_credentials_unless_named(
+    run, monkeypatch, tmp_path, given, known, owner
+):
+    monkeypatch.setattr(client, "Client", lambda: SimpleNamespace(user=known))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    code, _, told = run("kaggle", "wait", "--name", "wide", *given)
+    assert code == 2
+    if owner:
+        assert f"humanpref/{owner}/wide/pushes.json: nothing has been pushed" in told
+    else:
+        assert "--user: expected your Kaggle user name" in told
 
 
 def test_accept_prints_the_table_and_its_last_line_decides(run, calls):

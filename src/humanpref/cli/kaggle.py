@@ -84,6 +84,8 @@ def add_bundle(group: Any) -> None:
     command.add_argument("--preset", metavar="NAME", help=text)
     add_overrides(command)
     command.add_argument("--folds", type=int, metavar="K", help="train K fold models on Kaggle")
+    text = "train on all rows, without a held-out score (training.validation_fraction=0)"
+    command.add_argument("--all-rows", action="store_true", help=text)
     hours = {
         "--train-hours": "time limit of the training kernel (default 11.5)",
         "--infer-hours": "time limit of the inference kernel (default 8.5)",
@@ -149,11 +151,13 @@ def bundle(options: argparse.Namespace) -> int:
     from humanpref.kaggle.contract import KernelRun
 
     preset = options.preset or ("" if options.artifact else "sparse")
+    if options.all_rows:
+        options.set.append("training.validation_fraction=0")
     training = bool(options.set) or options.folds is not None or options.train_hours is not None
     if training and not preset:
         raise InputError(
-            "--set, --folds and --train-hours need training, but --artifact alone trains nothing; "
-            "add --preset"
+            "--set, --folds, --all-rows and --train-hours need training, but --artifact alone "
+            "trains nothing; add --preset"
         )
     hours = {"train_seconds": options.train_hours, "inference_seconds": options.infer_hours}
     limits = {name: 3600 * each for name, each in hours.items() if each is not None}
@@ -164,6 +168,9 @@ def bundle(options: argparse.Namespace) -> int:
     models = [*map(str, options.artifact), *trained]
     mean = "the unweighted mean of " if len(models) > 1 else ""
     print(f"bundle: {folder}; predicts with {mean}{', '.join(models)}")
+    share = run.config.training.validation_fraction if run.config and run.folds is None else 0
+    if share:
+        print(f"{share:.0%} of the rows are held out for a score; --all-rows trains on all of them")
     if line := verdict(run):
         print(line)
     return 0

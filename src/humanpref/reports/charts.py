@@ -230,6 +230,25 @@ def selection_figure(table: pd.DataFrame, path: Path, title: str) -> None:
                 axes.annotate(text, place, rotation=60, fontsize=6, color=_REFERENCE["color"])
 
 
+def scatter(path: Path, table: pd.DataFrame, name: str) -> None:
+    """Draw a named point for each row of a table.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+    table : DataFrame
+        The first two columns are the positions; their names label the axes.
+    name : str
+        The column of the points' names.
+    """
+    across, up = table.columns[:2]
+    with _chart(path, 4, xlabel=across, ylabel=up, xmargin=0.15) as axes:
+        axes.plot(table[across], table[up], "o")
+        for x, y, text in zip(table[across], table[up], table[name], strict=True):
+            axes.annotate(_shortened(text), (x, y), (4, 3), textcoords="offset points", fontsize=8)
+
+
 @contextlib.contextmanager
 def _chart(path: Path, height: float, width: float = WIDTH, **look: Any) -> Iterator:
     """Yield the axes of a new figure, and write the figure to `path` when the block ends.

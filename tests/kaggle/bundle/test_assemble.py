@@ -1,6 +1,7 @@
 """The bundle: the same input, the same bytes; it installs offline; weights and their sources."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.files import read_json, write_json
 from humanpref.kaggle.bundle import stage, wheels
-from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run
+from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run, uses_gpus
 from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.image import read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
@@ -92,9 +93,35 @@ def test_the_same_input_gives_the_same_bytes(built, tmp_path):
 
 def test_a_bundle_has_no_findings_and_its_kernels_can_be_staged(built, tmp_path):
     assert check_bundle(built) == []
-    staged = stage_kernel(built / "infer" / KERNEL_METADATA, tmp_path / "staged", "ann")
-    assert stage_kernel(PROJECT / KERNEL_METADATA, tmp_path / "direct", "ann") != staged
-    assert contents(staged) == contents(tmp_path / "direct")
+    stage_kernel(built / "infer" / KERNEL_METADATA, tmp_path / "staged", "ann")
+    stage_kernel(PROJECT / KERNEL_METADATA, tmp_path / "direct", "ann")
+    staged, direct = contents(tmp_path / "staged"), contents(tmp_path / "direct")
+    # The models of this preset use no GPU, so that its kernels ask for none.
+    asked = json.loads(direct[KERNEL_METADATA]) | {"enable_gpu": False}
+    del asked["machine_shape"]
+    assert json.loads(staged.pop(KERNEL_METADATA)) == asked
+    del direct[KERNEL_METADATA]
+    assert staged == direct
+
+
+@pytest.mark.parametrize(
+    ("preset", "artifacts", "used"),
+    [
+        ("sparse", [], (False, False)),
+        ("tiny", [], (True, True)),
+        ("", ["prior"], (False, False)),
+        ("sparse", ["tiny"], (False, True)),
+    ],
+)
+def test_which_kernels_use_a_gpu(tmp_path, preset, artifacts, used):
+    for name in artifacts:
+        folder = tmp_path / "artifacts" / name
+        model = folder / "model"
+        model.mkdir(parents=True)
+        write_json(model / "config.json", load_config(name).to_dict())
+        facts = {"format": 1, "members": ["model"], "prior": [0.4, 0.4, 0.2], "family": "prior"}
+        write_json(folder / "artifact.json", facts)
+    assert tuple(uses_gpus(tmp_path, KernelRun(preset)).values()) == used
 
 
 def test_a_bundle_is_replaced_and_nothing_else(own, monkeypatch, tmp_path):
@@ -129,10 +156,10 @@ def artifact(tmp_path) -> Path:
 
 
 def run_bundle(capsys, out: Path, *words: object) -> tuple[int, str]:
-    """`humanpref kaggle bundle`; its exit code and its last line."""
+    """`humanpref kaggle bundle`; its exit code, and the line with the result or the error."""
     code = main(["kaggle", "bundle", "--out", str(out), *map(str, words)])
     said = capsys.readouterr()
-    return code, (said.out if code == 0 else said.err).splitlines()[-1]
+    return code, said.out.splitlines()[0] if code == 0 else said.err.splitlines()[-1]
 
 
 def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch, capsys, tmp_path):
@@ -186,7 +213,7 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3)]
+    "words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3), ("--all-rows",)]
 )
 def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, words):
     code, line = run_bundle(capsys, tmp_path / "bundle", "--artifact", artifact, *words)

@@ -76,6 +76,8 @@ def bundle(tmp_path) -> Path:
         (folder / name / code).parent.mkdir(parents=True)
         shutil.copyfile((PROJECT / path).parent / code, folder / name / code)
         shutil.copyfile(PROJECT / path, folder / name / "kernel-metadata.json")
+        # As a bundle has it: the models of this preset use no GPU.
+        change(folder / name / "kernel-metadata.json", enable_gpu=False, machine_shape=None)
     dataset = folder / "dataset"
     dataset.mkdir()
     shutil.copyfile(PROJECT / DATASET_METADATA, dataset / DATASET_METADATA)
@@ -106,13 +108,29 @@ def test_a_bundles_files_are_those_of_the_manifest(bundle):
         check_bundle(bundle)
 
 
+def test_a_gpu_that_does_not_fit_the_models(bundle):
+    for name, kernel in KERNELS.items():
+        change(bundle / name / Path(kernel).name, enable_gpu=True, machine_shape="NvidiaTeslaT4")
+    assert [(finding.key, finding.level) for finding in check_bundle(bundle)] == [
+        ("enable_gpu", "warning")
+    ] * 2
+    dataset = bundle / "dataset"
+    (dataset / "run.toml").write_text(KernelRun("tiny").to_toml())
+    write_manifest(dataset, MARKER, FACTS)
+    assert check_bundle(bundle) == []
+    change(bundle / "train" / "kernel-metadata.json", enable_gpu=False)
+    (finding,) = check_bundle(bundle)
+    assert "the kernel's models use a GPU; set it to true" in str(finding)
+
+
 def test_a_backbone_that_no_source_mounts(bundle):
     dataset = bundle / "dataset"
 
     def problems(run: KernelRun) -> list[str]:
         (dataset / "run.toml").write_text(run.to_toml())
         write_manifest(dataset, MARKER, FACTS)
-        return [finding.problem for finding in check_bundle(bundle)]
+        found = check_bundle(bundle)
+        return [finding.problem for finding in found if finding.key != "enable_gpu"]
 
     assert problems(KernelRun("tiny")) == []
     assert problems(KernelRun("cpu-best")) == []  # which leaves out the member that needs one
@@ -140,7 +158,8 @@ def test_a_library_that_neither_the_image_nor_the_bundle_has(bundle, arena):
         image = {name: version for name, version in IMAGE.items() if name not in without}
         facts = {"image": {"versions": image}, "wheels": FACTS["wheels"] | wheels}
         write_manifest(dataset, MARKER, facts)
-        return [finding.problem for finding in check_bundle(bundle)]
+        found = check_bundle(bundle)
+        return [finding.problem for finding in found if finding.key != "enable_gpu"]
 
     quantised = KernelRun("gemma-2-9b-qlora", backbone="gemma-2/transformers/9b-it")
     assert problems(quantised, bitsandbytes="0.49.2") == []
@@ -180,7 +199,8 @@ def test_an_artifact_that_newer_libraries_wrote_than_the_image_has(bundle, arena
     def problems(version: str, **manifest) -> list[str]:
         seal(artifact, facts | {"versions": {"transformers": version}})
         write_manifest(dataset, MARKER, manifest)
-        return [finding.problem for finding in check_bundle(bundle)]
+        found = check_bundle(bundle)
+        return [finding.problem for finding in found if finding.key != "enable_gpu"]
 
     image = {"versions": IMAGE | {"transformers": "5.0.0"}}
     assert problems("5.0.0", image=image, wheels={}) == []

@@ -175,6 +175,22 @@ def test_fill_owner_fills_in_the_owner_and_nothing_else():
     assert metadata == kernel(model_sources=models)
 
 
+def test_fill_owner_puts_the_name_of_an_experiment_into_its_own_slugs():
+    slugs = [
+        f"{OWNER_PLACEHOLDER}/humanpref-train",
+        f"{OWNER_PLACEHOLDER}/weights-x",
+        "a/humanpref-x",
+    ]
+    metadata = kernel(id=slugs[0], title="humanpref train", dataset_sources=slugs)
+    filled = fill_owner(metadata, "ann", "wide-2")
+    assert filled["id"] == "ann/humanpref-wide-2-train"
+    assert filled["title"] == "humanpref wide 2 train"
+    assert filled["dataset_sources"] == [filled["id"], "ann/weights-x", "a/humanpref-x"]
+    # A kernel that was given a slug of its own keeps it.
+    mine = kernel(id=f"{OWNER_PLACEHOLDER}/mine", title="mine")
+    assert fill_owner(mine, "ann", "wide-2") == fill_owner(mine, "ann")
+
+
 @pytest.mark.parametrize(
     "owner",
     [

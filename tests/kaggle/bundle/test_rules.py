@@ -41,6 +41,7 @@ SLIPS = [
     ("enable_internet", "false", 'expected false, got "false"'),
     ("enable_gpu", 1, "expected true or false or null, got 1"),
     ("enable_tpu", "no", 'expected true or false or null, got "no"'),
+    ("enable_tpu", True, "no model of this package uses a TPU; set it to false"),
     ("is_private", 0, "expected true or false or null, got 0"),
     (
         "machine_shape",

@@ -316,6 +316,7 @@ def test_what_a_quick_model_leaves_over_goes_to_a_slow_one(infer, monkeypatch):
     tree = infer(slow, StandIn(B), StandIn(B), seconds=100, clock=clock)
     assert tree.status["given_up"] == {}
     assert [entry["rows"] for entry in tree.status["artifacts"]] == [8, 8, 8]
+    assert [entry["log_loss"] for entry in tree.status["artifacts"]] == [None] * 3
 
 
 def test_the_mean_of_the_artifacts_is_not_that_of_the_models(infer):
@@ -516,3 +517,17 @@ def test_a_failure_in_a_bundle(wheels, folds, tmp_path, fault, predicted, ends_w
         if done.returncode:
             assert done.stderr.splitlines()[-1].startswith("RuntimeError: ")
             assert reason in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "loss"),
+    [({"log_loss": 1.01}, 1.01), ({}, None), ({"log_loss": None}, None), ([1], None), (None, None)],
+)
+def test_the_held_out_log_loss_of_an_artifact(infer, metrics, loss):
+    """It is in the status; metrics that cannot be read end no submission."""
+    tree = infer(StandIn(A))
+    if metrics is not None:
+        write_json(tree.kernel / "0" / "metrics.json", metrics)
+    infer_rows(tree.input, tree.working, tree.test_csv, PRIOR, math.inf, DEFAULT)
+    (entry,) = tree.status["artifacts"]
+    assert (entry["rows"], entry["log_loss"]) == (8, loss)

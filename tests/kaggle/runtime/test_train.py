@@ -29,9 +29,10 @@ def leave(folder, run, text):
     (folder / "weights").write_text(text)
 
 
-def test_the_artifact_and_the_status_of_a_training(tree):
+def test_the_artifact_and_the_status_of_a_training(tree, caplog):
     write_json(tree.working / "status.json", {"manifest": "abc"})
-    train(tree.input, tree.working, {"preset": "prior"}, install_seconds=2.5)
+    with caplog.at_level("INFO"):
+        train(tree.input, tree.working, {"preset": "prior"}, install_seconds=2.5)
     status = read_json(tree.working / "status.json")
     assert (status["manifest"], status["finished"], status["degraded"]) == ("abc", True, [])
     assert status["seconds"]["install"] == 2.5
@@ -39,6 +40,10 @@ def test_the_artifact_and_the_status_of_a_training(tree):
     assert status["peak_memory_bytes"] > 0
     assert (tree.working / status["artifact"] / "artifact.json").is_file()
     assert status["prior"] == pytest.approx(list(tree.rates), abs=0.05)
+    # Every family's held-out score is in the log.
+    metrics = read_json(tree.working / status["artifact"] / "metrics.json")
+    told = f"validation: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f}, the prior's "
+    assert told in caplog.text
 
 
 def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog):

@@ -32,6 +32,7 @@ def service():
 def folder(tmp_path):
     """A folder to work in, with a bundle."""
     stage(tmp_path / "bundle")
+    (tmp_path / ".humanpref").mkdir()
     return tmp_path
 
 

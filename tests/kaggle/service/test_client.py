@@ -189,6 +189,28 @@ def test_the_pause_that_kaggle_asks_for(client, answers, status, after, seconds)
     assert caught.value.seconds == seconds
 
 
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("The title 'a' is already in use", RefusedError),
+        ("A kernel with this slug already exists", RefusedError),
+        ("Conflict", UncertainError),
+    ],
+)
+def test_a_conflict_passes_unless_a_name_is_taken(client, answers, message, kind):
+    answers.append((409, {"code": 409, "message": message}))
+    with pytest.raises(ServiceError) as caught:
+        client.call("me/a", method)
+    assert type(caught.value) is kind
+
+
+def test_a_pause_that_is_too_long_is_named(client, answers, pauses):
+    answers.append((429, {"message": "Slow down"}, {"Retry-After": "301"}))
+    with pytest.raises(BusyError, match=r"Slow down .*; Kaggle asks to wait 301 seconds$"):
+        client.read("me/a", method)
+    assert pauses == []
+
+
 def test_an_answer(client, answers, limits):
     answers.append((200, {"value": 3}))
     assert client.call("me/a", method) == {"value": 3}

@@ -5,12 +5,15 @@ import importlib.util
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
+from humanpref.kaggle.service.client import NotThereError
+from humanpref.kaggle.service.push import may_become_ready
 
 from ...fences import command_lines, fences
 from ..loopback import KEY, USER, refusal
@@ -36,6 +39,7 @@ from .bundles import (
     records,
     stage,
 )
+from .played import answering
 
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
@@ -146,6 +150,126 @@ def test_sources_that_kaggle_leaves_out(run, service, folder):
     service.models = (source,)
     assert run(*PUSH).code == 0
     assert len(service.kernels[INFER]) == 2
+
+
+def test_records_that_were_lost(run, service, folder):
+    """What Kaggle has is taken up: nothing is sent a second time."""
+    assert run(*PUSH).code == 0
+    assert run("submit", "--message", "m").code == 0
+    before = records(folder)
+    (folder / ".humanpref" / "pushes.json").unlink()
+    pushed = run(*PUSH)
+    assert pushed.code == 0, pushed.err
+    assert run("submit", "--message", "m").out == "submission 1001: public score 1.01234\n"
+    assert_sent(service, submissions=1)
+    again = records(folder)
+    for name in ("train", "infer", "submission"):
+        assert (
+            again[name].items()
+            >= {key: value for key, value in before[name].items() if key != "base"}.items()
+        )
+    # Nothing but the same code on the same sources, whose run has not failed, is taken up.
+    path = folder / "bundle" / "train" / "train.py"
+    path.write_text(path.read_text() + "print('more')\n")
+    (folder / ".humanpref" / "pushes.json").unlink()
+    assert run(*PUSH).code == 0
+    assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [2, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change_it", ["sources", "failure"])
+def test_another_run_is_not_taken_up(run, service, folder, change_it):
+    service.next_run = ["ERROR"] if change_it == "failure" else ["COMPLETE"]
+    assert run(*PUSH, "--dataset", "--train").code == 0
+    (folder / ".humanpref" / "pushes.json").unlink()
+    if change_it == "sources":
+        change(
+            folder / "bundle" / "train" / KERNEL_METADATA,
+            kernel_sources=["INSERT_USERNAME/humanpref-train/1"],
+        )
+    service.next_run = ["COMPLETE"]
+    assert run(*PUSH).code == 0
+    assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [2, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["first", "second"])
+def test_a_dataset_that_takes_longer_than_an_hour_is_not_uploaded_again(
+    run, service, folder, version
+):
+    if version == "second":
+        assert run(*PUSH, "--dataset").code == 0
+        stage(folder / "bundle", b"another wheel")
+    sent = {"first": 1, "second": 2}[version]
+    service.processing = 100
+    late = run(*PUSH, "--dataset")
+    assert late.code == 2
+    assert "after 1.0 hours; rerun the same command to keep waiting" in late.err.splitlines()[-1]
+    assert records(folder)["dataset"]["state"] == "sending"
+    rerun = run(*PUSH, "--dataset")
+    assert rerun.code == 0, rerun.err
+    assert len(service.versions[WHEELS]) == sent
+    uploads = service.received("BlobApiService/StartBlobUpload")
+    assert len(uploads) == 4 * sent
+    assert records(folder)["dataset"]["version"] == sent
+
+
+@pytest.mark.parametrize(
+    ("status", "version", "answered", "may"),
+    [
+        ("BLOBS_RECEIVED", None, False, True),
+        # The previous version is ready; ours was accepted, or was only looked for.
+        ("READY", 3, True, True),
+        ("READY", None, True, True),
+        ("READY", 3, False, False),
+        # Somebody has pushed another version since.
+        ("READY", 4, True, False),
+        ("", None, True, False),
+    ],
+)
+def test_which_datasets_may_become_ready(client, status, version, answered, may):
+    found = SimpleNamespace(status=SimpleNamespace(name=status), current_version_number=version)
+    gone = NotThereError("no")
+    client.datasets = SimpleNamespace(
+        get_dataset_status=answering(found if status else gone),
+        get_dataset=answering(found if version else gone),
+    )
+    entry = {"ref": "me/data", "base": 2, "answered": answered}
+    assert may_become_ready(client, entry) is may
+
+
+def test_while_kaggle_processes_a_dataset_nobody_looks_for_it(run, commands, service, folder):
+    service.untold, service.processing = True, 30
+    kill_at(service, commands, CREATE, done=True)
+    assert run(*PUSH, "--dataset").code == -signal.SIGKILL
+    service.requests.clear()
+    assert run(*PUSH, "--dataset").code == 0
+    assert not service.received(CREATE)
+    # Once before it is sent and once when it is ready; a minute of looking asks six times more.
+    assert len(service.received(DOWNLOAD)) <= 3
+
+
+@pytest.mark.slow
+def test_experiments_side_by_side(run, service, folder):
+    assert run("push").code == 0
+    assert run("submit", "--message", "plain").code == 0
+    name = ("--name", "wide-2")
+    assert "there is none" in run("output", *name).err
+    stage(folder / "bundle", b"another wheel")
+    pushed = run("push", *name)
+    wide = [f"{USER}/humanpref-wide-2-{part}" for part in ("wheels", "train", "infer")]
+    assert pushed.out.splitlines() == [f"{ref}: version 1, done" for ref in wide], pushed.err
+    (infer,) = service.kernels[wide[2]]
+    assert infer["newTitle"] == "humanpref wide 2 infer"
+    assert infer["datasetDataSources"] == [wide[0]]
+    assert infer["kernelDataSources"] == [wide[1]]
+    assert run("output", *name).out.startswith("output-wide-2: ")
+    assert run("submit", "--message", "wide", *name).out.startswith("submission 1002: ")
+    # The first one is as it was.
+    assert_sent(service, submissions=2)
+    assert run("status").out.splitlines()[0] == f"{WHEELS} version 1: READY"
+    assert run("submit", "--message", "plain").out.startswith("submission 1001: ")
+    assert "--name: expected" in run("wait", "--name", "../x").err
 
 
 @pytest.mark.parametrize("untold", sampled([False, True], every=2))
@@ -475,6 +599,7 @@ def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(
     commands, service, tmp_path, sentence_encoder
 ):
     needs_setuptools()
+    (tmp_path / ".humanpref").mkdir()
     shutil.copytree(sentence_encoder, tmp_path / "backbone")
     weights = f"{USER}/weights-backbone"
     for words in (
@@ -496,7 +621,6 @@ def test_packed_weights_are_pushed_before_the_kernels_that_mount_them(
 def test_two_at_once(run, commands, service, folder):
     import fcntl
 
-    (folder / ".humanpref").mkdir()
     with open(folder / ".humanpref" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         failed = run(*PUSH)

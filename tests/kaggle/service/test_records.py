@@ -3,7 +3,7 @@
 import pytest
 
 from humanpref.kaggle.service.client import BusyError, RefusedError, UncertainError
-from humanpref.kaggle.service.records import Records, describe, identity
+from humanpref.kaggle.service.records import Records, describe, find_records, identity
 from humanpref.schema import InputError
 
 
@@ -30,8 +30,7 @@ def test_records(tmp_path):
     ["", "[]", "{}", '{"format": 2}', '{"format": 1, "train": {}}', '{"format": 1, "train": 1}'],
 )
 def test_records_of_another_kind(tmp_path, content):
-    (tmp_path / ".humanpref").mkdir()
-    (tmp_path / ".humanpref" / "pushes.json").write_text(content)
+    (tmp_path / "pushes.json").write_text(content)
     with pytest.raises(InputError, match=r"pushes\.json: "):
         Records(tmp_path)
 
@@ -104,6 +103,35 @@ def test_one_command_at_a_time(tmp_path):
         second.locked().__enter__()
     with second.locked():
         pass
+
+
+def test_the_records_of_the_nearest_project(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    inner = tmp_path / "project" / "notes" / "deeper"
+    inner.mkdir(parents=True)
+    # Without a project they are the owner's, whatever the current folder.
+    for start in (inner, tmp_path):
+        monkeypatch.chdir(start)
+        assert find_records("me").path == tmp_path / "state" / "humanpref" / "me" / "pushes.json"
+    assert not (tmp_path / "state").exists()
+    find_records("me", "wide").write("train", "done", ref="me/t")
+    assert find_records("me", "wide", tmp_path)["train"]["ref"] == "me/t"
+    assert find_records("you", "wide", tmp_path)["train"] == {}
+    assert find_records("me", "", tmp_path)["train"] == {}
+
+    project = tmp_path / "project" / ".humanpref"
+    project.mkdir()
+    assert find_records("me", start=inner).path == project / "pushes.json"
+    wide = find_records("me", "wide", inner)
+    assert (wide.path, wide.name) == (project / "wide" / "pushes.json", "wide")
+    with find_records("me").locked(), wide.locked():
+        pass
+
+
+@pytest.mark.parametrize("name", ["../x", "A", "a--b", "-a", "a b", "a" * 31, "accept"])
+def test_a_name_that_is_no_part_of_a_slug(tmp_path, name):
+    with pytest.raises(InputError, match="--name: expected at most 30 lower-case letters"):
+        find_records("me", name, tmp_path)
 
 
 def test_what_identifies_a_push(records):

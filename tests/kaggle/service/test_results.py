@@ -25,6 +25,8 @@ def test_the_log_of_a_run_that_failed(run, service):
     assert lines[-1].endswith(f"{TRAIN} version 1: the run ended with ERROR: {service.failure}")
     shown = [line for line in lines if line.startswith("  ")]
     assert shown == [*(f"  line {n}" for n in range(31, 50)), "  RuntimeError: ***"]
+    whole = run("output", "--train", "--log")
+    assert whole.out.splitlines() == [*(f"line {n}" for n in range(50)), "RuntimeError: ***"]
     assert run(*PUSH, "--infer").code == 2
     # A run that failed may be tried again as it is.
     service.next_run = ["COMPLETE"]

@@ -127,6 +127,7 @@ def failed_if_there(request, usual):
                 Reply({"status": "error", "error": "The title is in use"}),
                 "The title is in use",
             ),
+            (CREATE, refusal(409, "The title is already in use"), "already in use (HTTP 409)"),
             (CREATE, refusal(400, "Invalid license"), "Invalid license"),
             (CREATE, refusal(500, "Internal error"), "Internal error"),
             (CREATE, None, "no answer from Kaggle"),
@@ -186,6 +187,15 @@ def test_a_fault_that_stays_is_one_line_and_no_success(run, service, folder, cal
     assert words in last
     if (folder / ".humanpref" / "pushes.json").exists():
         assert records(folder).get("infer", {}).get("state") != "done"
+
+
+@pytest.mark.parametrize("call", sampled([CREATE, SAVE_KERNEL], every=2))
+def test_a_title_in_use_is_told_at_once(run, service, call):
+    service.answers[call] = lambda request: refusal(409, "The title is already in use")
+    failed = run(*PUSH)
+    assert failed.code == 2
+    assert "The title is already in use (HTTP 409)" in failed.err.splitlines()[-1]
+    assert len(service.received(call)) == 1
 
 
 @pytest.mark.parametrize(

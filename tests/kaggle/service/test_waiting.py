@@ -4,14 +4,15 @@ import time
 
 import pytest
 
-from humanpref.kaggle.service.client import (
-    TRIES,
-    BusyError,
-    RefusedError,
-    ServiceError,
-    UncertainError,
+from humanpref.kaggle.service.client import TRIES, BusyError, RefusedError, UncertainError
+from humanpref.kaggle.service.waiting import (
+    LONGEST_PAUSE,
+    OUTAGE_SECONDS,
+    SETTLING_PAUSES,
+    PendingError,
+    poll,
+    send_once,
 )
-from humanpref.kaggle.service.waiting import LONGEST_PAUSE, SETTLING_PAUSES, poll, send_once
 
 
 @pytest.fixture
@@ -40,11 +41,57 @@ def test_poll_asks_after_ever_longer_pauses(caplog, pauses):
 
 def test_poll_gives_up(pauses):
     with pytest.raises(
-        ServiceError,
+        PendingError,
         match=r"a run: still RUNNING after 2\.0 hours; rerun the same command to keep waiting",
     ):
         poll(lambda: (None, "RUNNING"), "a run", 7_200)
     assert sum(pauses) == 7_200
+
+
+def unanswered_until(pauses, seconds, error):
+    """A check that Kaggle does not answer until so many seconds have passed."""
+
+    def check():
+        if sum(pauses) < seconds:
+            raise error
+        return 7, "COMPLETE"
+
+    return check
+
+
+@pytest.mark.parametrize("error", [UncertainError("no answer"), BusyError("busy")])
+def test_an_outage_does_not_end_a_wait(caplog, pauses, error):
+    with caplog.at_level("INFO"):
+        assert poll(unanswered_until(pauses, 1_500, error), "a run", 50_000) == 7
+    assert caplog.messages == ["a run: no answer, asking again", "a run: COMPLETE"]
+    pauses.clear()
+    with pytest.raises(type(error)):
+        poll(unanswered_until(pauses, 10 * OUTAGE_SECONDS, error), "a run", 50_000)
+    assert OUTAGE_SECONDS <= sum(pauses) <= OUTAGE_SECONDS + LONGEST_PAUSE
+
+
+def test_only_the_time_since_the_last_answer_counts(pauses):
+    def check():
+        seconds = sum(pauses)
+        if seconds % 2_000 < 1_500:
+            raise UncertainError("no answer")
+        return (7 if seconds > 9_000 else None), "RUNNING"
+
+    assert poll(check, "a run", 50_000) == 7
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(600, 600), (7_200, OUTAGE_SECONDS), (1, 5)])
+def test_a_wait_makes_the_pause_that_kaggle_asks_for(pauses, asked, kept):
+    error = BusyError("busy")
+    error.seconds = asked
+    assert poll(unanswered_until(pauses, 1, error), "a run", 50_000) == 7
+    assert pauses == [kept]
+
+
+def test_a_refusal_ends_a_wait(pauses):
+    with pytest.raises(RefusedError):
+        poll(unanswered_until(pauses, 1, RefusedError("no")), "a run", 50_000)
+    assert pauses == []
 
 
 class Remote:

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from humanpref.config.gpu import uses_gpu
 from humanpref.extras import install_line
 from humanpref.files import read_json, write_whole
 from humanpref.kaggle.bundle.manifest import write_manifest
@@ -37,6 +38,7 @@ from humanpref.kaggle.bundle.metadata import (
 from humanpref.kaggle.bundle.stage import stage_dataset
 from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.contract import MARKER, KernelRun
+from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +116,11 @@ def bundle(
         for name in kernels_of(run):
             stage_kernel(project / KERNELS[name], new / name)
             path = new / name / KERNEL_METADATA
-            write_metadata(path, mounting(read_metadata(path), run.competition))
+            metadata = mounting(read_metadata(path), run.competition)
+            if not uses_gpus(dataset, run)[name]:
+                metadata = metadata | {"enable_gpu": False}
+                metadata.pop("machine_shape", None)
+            write_metadata(path, metadata)
         if not run.preset:
             trained = read_metadata(project / KERNELS["train"])["id"]
             metadata = read_metadata(new / "infer" / KERNEL_METADATA)
@@ -126,6 +132,15 @@ def bundle(
             if (new / name).exists():
                 os.replace(new / name, out / name)
     return out
+
+
+def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
+    """Return, for each kernel, whether any model that it trains, or predicts with, uses a GPU.
+    `dataset` is the staged dataset, with its artifacts."""
+    trained = run.config is not None and uses_gpu(run.config)
+    artifacts = [path.parent for path in (dataset / "artifacts").glob(f"*/{FACTS_FILE}")]
+    leaves = [leaf for folder in artifacts for leaf in Artifact.load(folder).ensemble.leaves()]
+    return {"train": trained, "infer": trained or any(leaf.uses_gpu for leaf in leaves)}
 
 
 def mounting(metadata: dict[str, Any], competition: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from humanpref.kaggle.bundle.assemble import (
     check_is_bundle,
     kernels_of,
     read_run,
+    uses_gpus,
 )
 from humanpref.kaggle.bundle.manifest import manifest_faults, upload_faults
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
@@ -62,6 +63,7 @@ def check_bundle(bundle: Path) -> list[Finding]:
         findings += [
             Finding(dataset / MARKER, "", fault) for fault in library_faults(dataset, run, facts)
         ]
+        findings += _check_gpus(kernels, uses_gpus(dataset, run))
     for marker in sorted(bundle.glob(f"*/{WEIGHTS_MARKER}")):
         findings += check_dataset(marker.parent / DATASET_METADATA).findings
         findings += _check_files(marker.parent, WEIGHTS_MARKER)
@@ -102,6 +104,20 @@ def _check_backbone(kernel: Metadata, run: KernelRun) -> None:
             f"run.toml needs the backbone {run.backbone!r}, but no source mounts it; add it: "
             "humanpref kaggle weights FOLDER",
         )
+
+
+def _check_gpus(kernels: dict[str, Metadata], used: dict[str, bool]) -> list[Finding]:
+    """Return a finding for each kernel that asks for a GPU and uses none, or the other way
+    around."""
+    problems = {
+        True: "the kernel's models use a GPU; set it to true",
+        False: "none of the kernel's models uses a GPU, which costs quota; set it to false",
+    }
+    return [
+        Finding(kernel.path, "enable_gpu", problems[used[name]], "warning")
+        for name, kernel in kernels.items()
+        if (kernel.values.get("enable_gpu") is True) != used[name]
+    ]
 
 
 def _check_files(folder: Path, marker: str) -> list[Finding]:

@@ -20,6 +20,7 @@ DATASET_METADATA = "dataset-metadata.json"
 """The file names that the client expects for a folder's metadata."""
 
 # The client documents this rule for the owner in an `owner/slug`, but enforces it only for models.
+_NAME, _NAME_LENGTH = re.compile("[a-z0-9]+(-[a-z0-9]+)*"), 30  # a slug has at most 50 characters
 _USER_NAME = re.compile("[a-z0-9]+([-_][a-z0-9]+)*")
 
 
@@ -64,9 +65,19 @@ def check_owner(owner: str) -> None:
         )
 
 
-def fill_owner(metadata: dict[str, Any], owner: str) -> dict[str, Any]:
+def check_name(name: str) -> None:
+    """Raise InputError unless `name` can be an experiment's part of a slug."""
+    if not _NAME.fullmatch(name) or len(name) > _NAME_LENGTH or name == "accept":
+        raise InputError(
+            f"--name: expected at most {_NAME_LENGTH} lower-case letters and digits, with single "
+            f"hyphens between them, and not accept, got {name!r:.80}"
+        )
+
+
+def fill_owner(metadata: dict[str, Any], owner: str, name: str = "") -> dict[str, Any]:
     """Return a copy of a metadata file's values with every `INSERT_USERNAME/` replaced by
-    `owner/`.
+    `owner/`. With the name of an experiment, the slugs `humanpref-…` become `humanpref-NAME-…`,
+    and the title changes accordingly.
 
     Raises
     ------
@@ -74,8 +85,13 @@ def fill_owner(metadata: dict[str, Any], owner: str) -> dict[str, Any]:
         If `owner` is not a user name, or the placeholder occurs where it is not an owner.
     """
     check_owner(owner)
-    text = json.dumps(metadata).replace(f'"{OWNER_PLACEHOLDER}/', f'"{owner}/')
-    filled = json.loads(text)
+    text, prefix = json.dumps(metadata), f'"{OWNER_PLACEHOLDER}/'
+    if name:
+        text = text.replace(f"{prefix}humanpref-", f"{prefix}humanpref-{name}-")
+    filled = json.loads(text.replace(prefix, f'"{owner}/'))
+    if name and filled["id"].startswith(f"{owner}/humanpref-{name}-"):
+        words = name.replace("-", " ")
+        filled["title"] = filled["title"].replace("humanpref", f"humanpref {words}", 1)
     for key, value in filled.items():
         if OWNER_PLACEHOLDER in json.dumps([key, value]):
             raise InputError(
@@ -126,7 +142,7 @@ def fill_manifest(code: str, digest: str) -> str:
 
 
 def stage_kernel(
-    source_json: Path, folder: Path, owner: str | None = None, manifest: str = ""
+    source_json: Path, folder: Path, owner: str | None = None, manifest: str = "", name: str = ""
 ) -> Path:
     """Create a folder that the client can push as a kernel: its metadata and its code.
 
@@ -140,6 +156,8 @@ def stage_kernel(
         The Kaggle user name to push under; if None, the placeholder is kept.
     manifest : str
         SHA-256 of the only manifest that the kernel accepts; if empty, it accepts any.
+    name : str
+        The experiment's name for `fill_owner`.
 
     Returns
     -------
@@ -155,7 +173,7 @@ def stage_kernel(
     code_file = metadata.get("code_file")
     try:
         if owner is not None:
-            metadata = fill_owner(metadata, owner)
+            metadata = fill_owner(metadata, owner, name)
         code = read_code(source_json.parent, code_file)
         if manifest:
             code = fill_manifest(code, manifest)

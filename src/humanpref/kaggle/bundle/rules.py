@@ -127,6 +127,8 @@ def check_kernel(path: Path) -> Metadata:
     file.check_value("docker_image_pinning_type", '"original"', '"latest"', "null")
     for key in ("is_private", "enable_gpu", "enable_tpu"):
         file.check_value(key, "true", "false", "null")
+    if values.get("enable_tpu") is True:
+        file.add("enable_tpu", "no model of this package uses a TPU; set it to false")
     why = "; Kaggle's default is true, and the competition refuses a kernel with internet"
     file.check_value("enable_internet", "false", why=why)
     if values.get("is_private") is False:

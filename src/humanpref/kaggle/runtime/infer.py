@@ -1,5 +1,6 @@
 """The inference kernel's entry point in humanpref: predict, and write the submission."""
 
+import contextlib
 import logging
 import math
 import time
@@ -94,6 +95,17 @@ def infer(
     budget.log_summary()
 
 
+def held_out_log_loss(artifact: Artifact) -> float | None:
+    """Return the log loss of an artifact's held-out rows; None if it has none, or if its metrics
+    cannot be read, which must not end a submission."""
+    with contextlib.suppress(InputError, ValueError, TypeError, KeyError):
+        loss = float(artifact.metrics["log_loss"])
+        if math.isfinite(loss):
+            logger.info("%s: log loss %.4f on held-out rows", artifact.folder, loss)
+            return loss
+    return None
+
+
 class SubmissionWriter:
     """The predictions so far, and the submission and status files that hold them."""
 
@@ -110,6 +122,7 @@ class SubmissionWriter:
         self.cases, self.given_up = answer_cases(pairs), budget.given_up
         self.seconds = {"read": budget.spent(), "load": 0.0, "predict": 0.0, "write": 0.0}
         self.artifacts: dict[Path, Ensemble | None] = {}
+        self.log_losses: dict[Path, float | None] = {}
         self.predictions: dict[Path, np.ndarray] = {}
         self.failures: list[str] = []
 
@@ -120,6 +133,7 @@ class SubmissionWriter:
             artifact = Artifact.load(folder)
             check_classes(folder, artifact.classes, self.competition)
             self.artifacts[folder] = ensemble = artifact.ensemble
+            self.log_losses[folder] = held_out_log_loss(artifact)
         except Exception as error:
             logger.exception("%s: failed", folder)
             self.failures.append(f"{folder}: {describe(error)}")
@@ -164,7 +178,11 @@ class SubmissionWriter:
             "predicted": predicted,
             "fallback": rows - predicted,
             "artifacts": [
-                {"folder": str(folder), "rows": _predicted(part)}
+                {
+                    "folder": str(folder),
+                    "rows": _predicted(part),
+                    "log_loss": self.log_losses.get(folder),
+                }
                 for folder, part in zip(self.artifacts, parts, strict=True)
             ],
             "given_up": dict(+self.given_up),

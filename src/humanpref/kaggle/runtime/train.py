@@ -83,7 +83,13 @@ def train(
         "peak_memory_bytes": launch.peak_memory_bytes(),
     }
     if out.is_dir():
-        status |= {"artifact": out.name, "prior": list(Artifact.load(out).prior)}
+        artifact = Artifact.load(out)
+        status |= {"artifact": out.name, "prior": list(artifact.prior)}
+        if "log_loss" in (metrics := artifact.metrics):
+            logger.info(
+                "%s: %d rows, log loss %.4f, the prior's %.4f",
+                *(metrics[key] for key in ("held_out", "rows", "log_loss", "prior_log_loss")),
+            )
         logger.info("artifact in %s after %.0f s", out, seconds)
     else:
         status["degraded"] = ["ran out of time before writing an artifact"]

@@ -36,7 +36,7 @@ def accept(client: Client, records: Records, project: Path, owner: str, out: Pat
     Parameters
     ----------
     client, records
-        The service, and the record of everything sent to it from this folder.
+        The service, and the record of everything sent to it.
     project : Path
         The checkout; see `humanpref.kaggle.bundle.checkout.find_project`.
     owner : str

@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,10 @@ PIECE = 2**18
 TRIES = 6
 """Maximum number of attempts at a call."""
 LONGEST_PAUSE = 300
-"""Maximum pause in seconds; if Kaggle asks for a longer one, the call fails."""
+"""Maximum pause in seconds; if Kaggle asks for a longer one, the call fails, and its message names
+the pause."""
+IN_USE = re.compile(r"\b(in use|already exists|already taken)\b", re.IGNORECASE)
+"""A conflict (HTTP 409) with such a message is permanent; others pass."""
 
 T = TypeVar("T")
 
@@ -113,10 +117,14 @@ class Client:
         is an error object from Kaggle, its message is used."""
         if isinstance(text, dict):
             text = text.get("message") or text.get("error") or ""
-        line = " ".join(str(text).split())
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
+        line = self.mask(" ".join(str(text).split()))
         return line if len(line) <= 500 else f"{line[:497]}..."
+
+    def mask(self, text: str) -> str:
+        """Return the text with credentials masked."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def refuse_secrets(self, path: Path) -> None:
         """Raise InputError if the file contains this user's credentials. Only files under 1 MiB are
@@ -240,13 +248,17 @@ class Client:
         text = f"{what}: {(readable and self.clean(body)) or self.clean(error)} (HTTP {code})"
         if code == 401:
             return SignInError(f"{text}: Kaggle does not accept these credentials ({self._way})")
-        if code < 500 and code not in (408, 409, 429):
+        passing = code in (408, 429) or (code == 409 and not IN_USE.search(text))
+        if code < 500 and not passing:
             if content and not readable:
                 return UncertainError(text)  # a page from a proxy, not an answer from Kaggle
             return (NotThereError if code in (403, 404) else RefusedError)(text)
         translated = (BusyError if code == 429 else UncertainError)(text)
         with contextlib.suppress(KeyError, ValueError, InvalidHeader):
-            translated.seconds = Retry().parse_retry_after(response.headers["Retry-After"])
+            seconds = Retry().parse_retry_after(response.headers["Retry-After"])
+            if seconds > LONGEST_PAUSE:
+                translated = type(translated)(f"{text}; Kaggle asks to wait {seconds:.0f} seconds")
+            translated.seconds = seconds
         return translated
 
 

@@ -70,6 +70,21 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
     return [*files, log_name]
 
 
+def fetch_log(client: Client, records: Records, name: str) -> str:
+    """Return the complete log of the recorded version of a kernel, whose run may have failed or may
+    not have ended; credentials are masked.
+
+    Raises
+    ------
+    InputError
+        If nothing was pushed, or the version is not the kernel's current one.
+    """
+    entry = records.require(name, f"push --{name}")
+    _, log = run_output(client, entry["ref"])
+    check_current(client, entry)
+    return client.mask(log)
+
+
 def new_file(folder: Path, name: str) -> Path:
     """Create an empty file in the folder and return its path.
 

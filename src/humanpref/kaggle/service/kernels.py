@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ SOURCES = ("dataset", "competition", "kernel", "model")
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's current version on Kaggle, its code, and the sources that it mounts."""
+    """A kernel's current version on Kaggle, its code, the sources that it mounts, and the time of
+    its last run (None if Kaggle does not report it)."""
 
     version: int
     code: str
     sources: frozenset[str]
+    ran: datetime | None = None
 
 
 def save_kernel(client: Client, folder: Path, ref: str) -> int:
@@ -69,7 +72,8 @@ def get_kernel(client: Client, ref: str) -> Kernel | None:
     sources = frozenset(
         source for kind in SOURCES for source in getattr(metadata, f"{kind}_data_sources") or ()
     )
-    return Kernel(metadata.current_version_number or 0, answer.blob.source or "", sources)
+    version, code = metadata.current_version_number or 0, answer.blob.source or ""
+    return Kernel(version, code, sources, getattr(metadata, "last_run_time", None))
 
 
 def run_status(client: Client, ref: str) -> tuple[str, str]:

@@ -53,7 +53,7 @@ from humanpref.kaggle.service.kernels import (
 )
 from humanpref.kaggle.service.records import Records, describe, identity
 from humanpref.kaggle.service.results import check_whole, wait_for_run
-from humanpref.kaggle.service.waiting import poll, send_once, settled
+from humanpref.kaggle.service.waiting import PendingError, poll, send_once, settled
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ logger = logging.getLogger(__name__)
 PARTS = (DATASET_FOLDER, *KERNELS)
 """The parts of a bundle that can be pushed separately; packed weights go with the dataset."""
 READY_SECONDS = 3_600
-"""Time limit until a dataset's files can be read."""
+"""Time limit of one wait until a dataset's files can be read."""
+UNUSABLE = ("FAILED", "DELETED")
+"""The states of a dataset whose files will never be readable."""
 
 
 def push(
@@ -78,7 +80,7 @@ def push(
     Parameters
     ----------
     client, records
-        The service, and the record of everything sent to it from this folder.
+        The service, and the record of everything sent to it.
     bundle : Path
         A folder created by `humanpref kaggle bundle`.
     owner : str
@@ -134,7 +136,7 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
     `manifest` is the digest of the wheel dataset's manifest, which identifies the bundle.
     """
     folder = marker.parent
-    metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner)
+    metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner, records.name)
     for path in folder.rglob("*"):
         if path.is_file():
             client.refuse_secrets(path)
@@ -148,7 +150,11 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
     def find() -> int | None:
         # A new version gets its number before its files can be read.
         version, base = dataset_version(client, ref) or 0, records[name]["base"]
-        return version if (base is not None and version > base) or is_there() else None
+        if version and base is not None:
+            arrived = version > base
+        else:
+            arrived = dataset_status(client, ref) not in (None, "READY", *UNUSABLE)
+        return version if arrived or is_there() else None
 
     def send() -> int:
         create = dataset_status(client, ref) is None
@@ -159,6 +165,7 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
             records.sending(name, **entry, base=base),
         ):
             commit_dataset(client, metadata, files, create, digest)
+        records.update(name, answered=True)
         return 0
 
     if not records[name].items() >= key.items():
@@ -166,17 +173,30 @@ def push_dataset(client: Client, records: Records, marker: Path, owner: str, man
         records.write(name, "starting", **entry)
     if settled(is_there) if records.has(name, "done", **key) else is_there():
         logger.info("%s: Kaggle has these files already", ref)
-    else:
+    elif not records.has(name, "sending", **key, answered=True):
         send_once(send, lambda: records.has(name, "sending", **key), find)
     try:
         wait_for_dataset(client, entry)
     except (BusyError, UncertainError):
         raise
-    except ServiceError:
+    except ServiceError as error:
+        if isinstance(error, PendingError) and may_become_ready(client, records[name]):
+            raise
         # The version that seemed to be ours is a different one, or unusable.
         records.update(name, state="refused")
         raise
     records.write(name, "done", **entry, version=dataset_version(client, ref))
+
+
+def may_become_ready(client: Client, entry: dict[str, Any]) -> bool:
+    """Return whether a recorded dataset that was not ready in time may still become so: Kaggle is
+    processing it, or has accepted it and calls only the previous version ready."""
+    status, version = dataset_status(client, entry["ref"]), dataset_version(client, entry["ref"])
+    if status != "READY":
+        return status is not None
+    base = entry.get("base")
+    replaced = bool(version) and base is not None and version > base + 1
+    return bool(entry.get("answered")) and not replaced
 
 
 def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str]:
@@ -185,7 +205,7 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
     Parameters
     ----------
     client, records
-        The service, and the record of everything sent to it from this folder.
+        The service, and the record of everything sent to it.
     anyway : bool
         Whether to accept an incomplete result.
 
@@ -217,7 +237,7 @@ def wait_for_dataset(client: Client, entry: dict[str, Any]) -> None:
 
     def check() -> tuple[bool | None, str]:
         status = dataset_status(client, ref)
-        if status in ("FAILED", "DELETED"):
+        if status in UNUSABLE:
             raise RefusedError(
                 f"{ref}: Kaggle could not create the dataset from these files ({status}); push it "
                 "again"
@@ -236,7 +256,8 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
     """Push a kernel, which starts its run, unless the same code has already run, or is running, on
     the sources that it mounts now."""
     with tempfile.TemporaryDirectory() as temporary:
-        staged = stage_kernel(folder / KERNEL_METADATA, Path(temporary), owner, manifest)
+        source, name = folder / KERNEL_METADATA, records.name
+        staged = stage_kernel(source, Path(temporary), owner, manifest, name)
         metadata = read_metadata(staged / KERNEL_METADATA)
         code = staged / metadata["code_file"]
         client.refuse_secrets(code)
@@ -251,6 +272,25 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
         inputs = mounted_pushes(client, records, ref, sources - {ref}, manifest)
         content = json.dumps([metadata, text, inputs], sort_keys=True)
         key = {"ref": ref, "digest": hashlib.sha256(content.encode()).hexdigest()}
+
+        facts = {"manifest": manifest, "inputs": inputs, "competition": competition}
+
+        def taken_up() -> int | None:
+            # The code contains the digest of the dataset; a kernel that it mounts must be older.
+            kernel = get_kernel(client, ref)
+            if (
+                kernel is None
+                or _cells(kernel.code) != _cells(text)
+                or sources != {_unversioned(source) for source in kernel.sources}
+                or run_status(client, ref)[0] in FAILED
+            ):
+                return None
+            kernels = [other for other, of in inputs.items() if isinstance(of, int)]
+            mounted = [get_kernel(client, other) for other in kernels]
+            newer = any(
+                other and other.ran and kernel.ran and other.ran > kernel.ran for other in mounted
+            )
+            return None if newer else kernel.version
 
         def current() -> Kernel | None:
             # A single denial by Kaggle does not mean that an earlier push is gone.
@@ -274,7 +314,6 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
         def send() -> int:
             kernel = current()
             base = kernel.version if kernel else 0
-            facts = {"manifest": manifest, "inputs": inputs, "competition": competition}
             with records.sending(name, **key, **facts, base=base):
                 return save_kernel(client, staged, ref)
 
@@ -287,6 +326,11 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
             ):
                 logger.info("%s: version %d already has this code and these inputs", ref, version)
                 return
+        if records[name].get("ref") != ref and (version := taken_up()):
+            # The record of this push was lost.
+            records.write(name, "done", **key, **facts, version=version)
+            logger.info("%s: version %d already has this code and these inputs", ref, version)
+            return
         version = send_once(send, lambda: records.has(name, "sending", **key), find)
         records.update(name, state="done", version=version)
         logger.info("%s: pushed as version %d", ref, version)

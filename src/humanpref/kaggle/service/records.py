@@ -1,5 +1,5 @@
-"""The record of everything sent to Kaggle from a folder: `.humanpref/pushes.json`, rewritten
-atomically before and after each call.
+"""The record of everything sent to Kaggle for a project: `pushes.json`, rewritten atomically before
+and after each call. `find_records` says in which folder it is.
 
 It has one entry for the latest push of each folder of a bundle (`dataset`, `weights-NAME`, `train`,
 `infer`), and one for the latest `submission`. The `state` of an entry is
@@ -20,21 +20,25 @@ Entries contain no upload URLs and no credentials.
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from humanpref.files import read_json, write_json
+from humanpref.kaggle.bundle.metadata import check_name
 from humanpref.kaggle.service.client import BusyError, RefusedError
 from humanpref.schema import InputError
 
 FORMAT = 1
 FOLDER = ".humanpref"
+"""The folder of a project's records. Without one, records are kept for each user and owner."""
 SUBMISSION = "submission"
 
 
 class Records:
-    """The entries in a folder's `pushes.json`.
+    """The entries in `pushes.json` in this folder, which is created when the first is written, of
+    the experiment with this name (empty for the default one).
 
     Raises
     ------
@@ -42,8 +46,9 @@ class Records:
         If the file exists but is not a record of pushes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / FOLDER / "pushes.json"
+    def __init__(self, folder: Path, name: str = "") -> None:
+        self.name = name
+        self.path = folder / "pushes.json"
         self.entries: dict[str, dict[str, Any]] = {}
         """The entries by name; change them only through `write` and `update`."""
         if self.path.exists():
@@ -95,7 +100,7 @@ class Records:
     def write(self, name: str, state: str, **values: Any) -> None:
         """Replace the entry with this name."""
         self.entries[name] = {**values, "state": state}
-        self.path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"format": FORMAT, **self.entries})
 
     def update(self, name: str, **values: Any) -> None:
@@ -135,7 +140,7 @@ class Records:
     def locked(self) -> Iterator[None]:
         """Keep other commands from sending anything while the block runs. The lock also ends with
         the process."""
-        self.path.parent.mkdir(exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_name("lock"), "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,6 +150,46 @@ class Records:
                     "until it ends"
                 ) from None
             yield
+
+
+def find_records(owner: str, name: str = "", start: Path | None = None) -> Records:
+    """Find the records of an experiment, so that its commands can be run from any folder.
+
+    Parameters
+    ----------
+    owner : str
+        The Kaggle user name.
+    name : str
+        The experiment's name; empty for the default one.
+    start : Path, optional
+        The folder to search from; by default the current one.
+
+    Returns
+    -------
+    Records
+        Those in `find_root`, or in its subfolder with the experiment's name.
+
+    Raises
+    ------
+    InputError
+        If the name cannot be part of a slug.
+    """
+    if name:
+        check_name(name)
+    return Records(find_root(owner, start) / name, name)
+
+
+def find_root(owner: str, start: Path | None = None) -> Path:
+    """Return the folder of the records of all experiments: `.humanpref` in `start` (by default the
+    current folder) or in the nearest folder above it. If there is none, return the owner's folder
+    in `$XDG_STATE_HOME/humanpref` (by default `~/.local/state/humanpref`)."""
+    start = (start or Path.cwd()).resolve()
+    projects = (folder / FOLDER for folder in (start, *start.parents))
+    root = next((folder for folder in projects if folder.is_dir()), None)
+    if root is None:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        root = Path(state, "humanpref", owner)
+    return root
 
 
 def identity(entry: dict[str, Any]) -> Any:

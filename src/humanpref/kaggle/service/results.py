@@ -1,6 +1,7 @@
 """Check a kernel's run: whether it succeeded, and whether its result is complete and belongs to the
 bundle that was pushed."""
 
+import contextlib
 import json
 import logging
 import tempfile
@@ -78,8 +79,9 @@ def check_current(client: Client, entry: dict[str, Any]) -> None:
         )
 
 
-def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> None:
-    """Check that the recorded version of a kernel left a complete result after it ran.
+def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> dict[str, Any]:
+    """Check that the recorded version of a kernel left a complete result after it ran, and return
+    the values of its status.json (empty if it left none that can be read).
 
     Raises
     ------
@@ -96,6 +98,9 @@ def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> None:
             content = path.read_bytes()
     check_current(client, entry)  # otherwise the file may be from a version pushed in the meantime
     report_faults(client, entry, content, anyway)
+    with contextlib.suppress(ValueError, TypeError):
+        return dict(json.loads(content or b"{}"))
+    return {}
 
 
 def report_faults(

@@ -17,6 +17,7 @@ from humanpref.kaggle.service.datasets import dataset_status
 from humanpref.kaggle.service.kernels import gpu_hours, run_status
 from humanpref.kaggle.service.records import SUBMISSION, Records, describe
 from humanpref.kaggle.service.results import check_whole, wait_for_run
+from humanpref.kaggle.service.scores import note
 from humanpref.kaggle.service.waiting import poll, send_once
 from humanpref.schema import InputError
 
@@ -57,7 +58,7 @@ def submit(
         if (pushed := kernel.get("competition", competition)) != competition:
             raise InputError(f"--competition {competition}: the kernel was pushed for {pushed}")
         wait_for_run(client, records, "infer")
-        check_whole(client, kernel, anyway)
+        left = check_whole(client, kernel, anyway)
         ref, version = kernel["ref"], kernel["version"]
         # The tag comes first, so that it survives if the description is truncated. It includes the
         # digest, because a kernel that is deleted and recreated restarts its versions at 1.
@@ -90,6 +91,7 @@ def submit(
         else:
             logger.info("%s version %d was already submitted as %d", ref, version, number)
         records.write(SUBMISSION, "done", **entry, number=number)
+        note(records, number, client.clean(message), left)
     return wait_for_score(client, records, number)
 
 

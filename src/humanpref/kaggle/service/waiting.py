@@ -8,12 +8,15 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from humanpref.kaggle.service.client import ServiceError, retry
+from humanpref.kaggle.service.client import BusyError, ServiceError, UncertainError, retry
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 """Initial and maximum number of seconds between two polls."""
+OUTAGE_SECONDS = 1_800
+"""Maximum number of seconds that a wait continues without an answer from Kaggle, and of a pause
+that Kaggle asks for during a wait."""
 SETTLING_PAUSES = (0, 2, 4, 8, 16, 30)
 """Pauses, in seconds, before each successive check of whether an unanswered request reached Kaggle.
 If the last check finds nothing, the request counts as lost."""
@@ -21,9 +24,13 @@ If the last check finds nothing, the request counts as lost."""
 T = TypeVar("T")
 
 
+class PendingError(ServiceError):
+    """A wait ran out of time: nothing failed, and there may still be an answer later."""
+
+
 def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> T:
     """Call `check` until it gives an answer, and return that answer. Show the state in the
-    meantime.
+    meantime. Calls that Kaggle does not answer are repeated for up to `OUTAGE_SECONDS`.
 
     Parameters
     ----------
@@ -37,13 +44,24 @@ def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> 
 
     Raises
     ------
-    ServiceError
+    PendingError
         If the limit has passed; the message includes the last state.
+    ServiceError
+        If Kaggle has not answered for too long.
     """
     started, pause, last_state = time.monotonic(), FIRST_PAUSE, None
+    answered = started
     with tqdm(bar_format="{desc} ({elapsed})", leave=False, disable=None) as line:
         while True:
-            answer, state = check()
+            requested = 0.0
+            try:
+                answer, state = check()
+                answered = time.monotonic()
+            except (BusyError, UncertainError) as error:
+                if time.monotonic() - answered >= OUTAGE_SECONDS:
+                    raise
+                answer, state = None, "no answer, asking again"
+                requested = min(error.seconds, OUTAGE_SECONDS)
             line.set_description_str(f"{what}: {state}")
             if state != last_state:
                 logger.info("%s: %s", what, state)
@@ -52,11 +70,11 @@ def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> 
                 return answer
             left = limit - (time.monotonic() - started)
             if left <= 0:
-                raise ServiceError(
+                raise PendingError(
                     f"{what}: still {state} after {limit / 3600:.1f} hours; rerun the same command "
                     "to keep waiting"
                 )
-            time.sleep(min(pause, left))
+            time.sleep(min(max(pause, requested), left))
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
 
