@@ -65,6 +65,8 @@ setup(
         "nltk": ["nltk>=3.9"],
         # Pairs in Parquet files. Kaggle's image has it.
         "parquet": ["pyarrow>=15"],
+        # `humanpref serve`. uvicorn's h11 protocol needs h11, which uvicorn requires.
+        "serve": ["starlette>=0.52", "uvicorn>=0.46"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring
         # it.
         "kaggle": [

@@ -30,6 +30,7 @@ from humanpref.cli import (
     sample,
     score,
     selection,
+    serve,
     train,
 )
 from humanpref.schema import InputError
@@ -43,6 +44,7 @@ COMMANDS = (
     train,
     predict,
     score,
+    serve,
     blend,
     merge,
     export,
