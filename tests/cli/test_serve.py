@@ -126,7 +126,7 @@ def test_a_signal_ends_it_after_the_running_requests(number):
             status, answers = running.result()
         assert (status, len(answers)) == (200, 250)
         assert code in (-number, 128 + number)
-        assert "Traceback" not in err
+        assert set(err.splitlines()) <= {"humanpref: interrupted"}  # no line for each request
     finally:
         server.process.kill()
 

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs humanpref[serve]")
 pytest.importorskip("uvicorn", reason="needs humanpref[serve]")
+pytest.importorskip("httpx", reason="needs humanpref[test]")
 
 from starlette.testclient import TestClient
 

@@ -8,6 +8,7 @@ runs in one thread, so that the server answers `/health` while it reads.
 import asyncio
 import ipaddress
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,8 @@ def serve(listener: socket.socket, app: ASGIApp) -> None:
     app : ASGI application
         From `application`.
     """
+    # Readers say what they found in a file; here they would say it for every request.
+    logging.getLogger("humanpref.data").setLevel(logging.WARNING)
     config = uvicorn.Config(
         app,
         http=_Protocol,
