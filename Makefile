@@ -4,8 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Without torch (the neural models and their tests are then left out): make EXTRAS=boosted,nltk,parquet,kaggle,figures,test test
-EXTRAS ?= torch,quantised,boosted,nltk,parquet,kaggle,figures,test
+# Without torch (the neural models and their tests are then left out): make EXTRAS=boosted,nltk,parquet,kaggle,figures,serve,test test
+EXTRAS ?= torch,quantised,boosted,nltk,parquet,kaggle,figures,serve,test
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 

@@ -67,6 +67,8 @@ setup(
         "parquet": ["pyarrow>=15"],
         # Judging shards on several machines (`score --engine ray`).
         "ray": ["ray[data]>=2.40,<3", "pyarrow>=15"],
+        # `humanpref serve`. Kaggle's image has both.
+        "serve": ["starlette>=0.52", "uvicorn>=0.46"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring
         # it.
         "kaggle": [
@@ -78,7 +80,7 @@ setup(
         ],
         # Charts, and the pages that show them. The kernels at Kaggle write neither.
         "figures": ["matplotlib>=3.8", "jinja2>=3.1"],
-        "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.14", "jupytext>=1.17"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.14", "jupytext>=1.17", "httpx>=0.27"],
     },
     entry_points={"console_scripts": ["humanpref = humanpref.cli.main:main"]},
 )

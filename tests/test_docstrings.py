@@ -13,6 +13,7 @@ WITH_EXAMPLES = sorted(
     for path in SOURCE.rglob("*.py")
     if ">>> " in path.read_text(encoding="utf-8")
 )
+EXTRAS = ("torch", "starlette", "uvicorn")
 OWN_NAMES = {"humanpref.models.base", "humanpref.runs.budget"}
 """Modules whose examples use names that their namesake tests supply, and run there."""
 
@@ -20,11 +21,12 @@ OWN_NAMES = {"humanpref.models.base", "humanpref.runs.budget"}
 @pytest.mark.parametrize("name", [name for name in WITH_EXAMPLES if name not in OWN_NAMES])
 def test_examples(name, arena, monkeypatch):
     monkeypatch.chdir(arena)  # where train.csv and test.csv are
-    if importlib.util.find_spec("torch") is None:
+    missing = [extra for extra in EXTRAS if importlib.util.find_spec(extra) is None]
+    if missing:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            pytest.skip(f"not importable without torch ({error})")
+            pytest.skip(f"not importable without {' and '.join(missing)} ({error})")
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted > 0
     assert results.failed == 0

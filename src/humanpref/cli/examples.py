@@ -78,6 +78,10 @@ EXAMPLES = {
         humanpref presets
         humanpref presets sparse
     """,
+    "humanpref serve": """
+        humanpref serve
+        humanpref serve my-model --port 9000
+    """,
     "humanpref kaggle": """
         humanpref kaggle dry-run --out dry-run
         humanpref kaggle bundle --preset sparse --out bundle
@@ -109,6 +113,9 @@ EXAMPLES = {
     """,
     "humanpref kaggle accept": """
         humanpref kaggle accept --user me
+    """,
+    "humanpref kaggle scores": """
+        humanpref kaggle scores --figure scores.png
     """,
     "humanpref kaggle status": """
         humanpref kaggle status

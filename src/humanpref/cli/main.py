@@ -30,6 +30,7 @@ from humanpref.cli import (
     sample,
     score,
     selection,
+    serve,
     train,
 )
 from humanpref.cli.examples import add_examples
@@ -44,6 +45,7 @@ COMMANDS = (
     train,
     predict,
     score,
+    serve,
     blend,
     merge,
     export,

@@ -1,0 +1,293 @@
+"""A judge over HTTP: `POST /judge` for one pair or many, `GET /health`.
+
+Whatever a client sends gets an answer in JSON, or its connection is closed in time: bodies, pairs
+and waiting are limited, and errors are `{"error": "..."}` with a status of 4xx or 5xx. The judge
+runs in one thread, so that the server answers `/health` while it reads.
+"""
+
+import asyncio
+import ipaddress
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from humanpref.interfaces.judge import Judge
+from humanpref.schema import CLASSES, TEXT_COLUMNS, InputError
+from humanpref.version import __version__
+
+# One request per connection, so that `_Protocol` has only the first one to wait for.
+_HEADERS = {"Connection": "close", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one request.
+
+    Attributes
+    ----------
+    body_bytes : int
+        Maximum size of a body. Of a larger one, up to 16 times this size is read and discarded, so
+        that its client is ready to read the answer.
+    pairs : int
+        Maximum number of pairs.
+    request_seconds : float
+        Maximum time for a request to arrive: once for its headers, and once for its body.
+    judge_seconds : float
+        Maximum time from a complete request to its judgement, waiting for other requests included.
+    """
+
+    body_bytes: int = 4 * 1024 * 1024
+    pairs: int = 256
+    request_seconds: float = 10.0
+    judge_seconds: float = 120.0
+
+
+def application(
+    judge: Judge, name: str = "packaged", host: str = "127.0.0.1", limits: Limits | None = None
+) -> Starlette:
+    """Return the ASGI application that serves a judge.
+
+    A pair is an object with `prompt`, `response_a` and `response_b`: three strings, each a single
+    turn, or three lists of turns (strings, or messages with `role` and `content`). Strings are
+    taken as they are, also if they look like JSON. One object is answered by the content of its
+    `Judgement`, a list by a list of `winner`, `p_a`, `p_b` and `p_tie`, in order. If one pair of a
+    list has messages, all of them must.
+
+    Parameters
+    ----------
+    judge : Judge
+        The model, from `humanpref.load`.
+    name : str
+        What `/health` calls the model.
+    host : str
+        The name of the server. Requests are refused unless their `Host` is this name, `localhost`
+        or an IP address: by DNS rebinding, a web page can reach a local server by a name only.
+    limits : Limits, optional
+        By default, those of `Limits()`.
+
+    Examples
+    --------
+    >>> import humanpref
+    >>> [route.path for route in application(humanpref.load()).routes]
+    ['/judge', '/health']
+    """
+    limits = limits or Limits()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="judge")
+
+    async def judged(request: Request) -> JSONResponse:
+        content = await _content(request, limits)
+        several = isinstance(content, list)
+        pairs = _pairs(content if several else [content], limits, several)
+        work = _several if several else _one
+        running = asyncio.get_running_loop().run_in_executor(pool, work, judge, pairs)
+        try:
+            return _reply(await asyncio.wait_for(running, limits.judge_seconds))
+        except InputError as error:
+            raise HTTPException(422, " ".join(str(error).split())) from None
+        except TimeoutError:
+            message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
+            raise HTTPException(503, message) from None
+
+    async def health(_: Request) -> JSONResponse:
+        return _reply({"status": "ok", "model": name, "version": __version__})
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    return Starlette(
+        routes=[
+            Route("/judge", judged, methods=["POST"]),
+            Route("/health", health, methods=["GET"]),
+        ],
+        middleware=[Middleware(_KnownHost, host=host)],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+        lifespan=lifespan,
+    )
+
+
+def serve(listener: socket.socket, app: ASGIApp) -> None:
+    """Serve an application until SIGINT or SIGTERM, which end it after the running requests, or
+    after 10 seconds.
+
+    Parameters
+    ----------
+    listener : socket
+        A bound socket, from `listen`.
+    app : ASGI application
+        From `application`.
+    """
+    # Readers say what they found in a file; here they would say it for every request.
+    logging.getLogger("humanpref.data").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to an address.
+
+    Raises
+    ------
+    InputError
+        If the address is not of this machine, or is in use.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen on {host}, port {port}: {reason}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address.
+
+    Examples
+    --------
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "example.org")]
+    [True, True, True, False, False]
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _content(request: Request, limits: Limits) -> Any:
+    """Return the JSON content of a request's body."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        # Other sites' pages may send forms and plain text without asking, but not JSON.
+        raise HTTPException(415, f"Content-Type: expected application/json, got {kind!r}")
+    body, size = bytearray(), 0
+    try:
+        async with asyncio.timeout(limits.request_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limits.body_bytes:
+                    body += chunk
+                elif size > 16 * limits.body_bytes:
+                    break
+    except TimeoutError:
+        message = f"the body did not arrive within {limits.request_seconds:g} s"
+        raise HTTPException(408, message) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection ended before the body did") from None
+    if size > limits.body_bytes:
+        raise HTTPException(413, f"the body is larger than {limits.body_bytes} bytes")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
+
+
+def _pairs(rows: list[Any], limits: Limits, several: bool) -> list[dict[str, Any]]:
+    """Return the pairs of a request, each text as a list of turns."""
+    if len(rows) > limits.pairs:
+        raise HTTPException(413, f"expected at most {limits.pairs} pairs, got {len(rows)}")
+    pairs = []
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number}: " if several else ""
+        if not isinstance(row, dict) or set(row) != set(TEXT_COLUMNS):
+            got = sorted(row) if isinstance(row, dict) else type(row).__name__
+            raise HTTPException(
+                422, f"{where}expected an object with {', '.join(TEXT_COLUMNS)}, got {got}"
+            )
+        kinds = {type(row[column]) for column in TEXT_COLUMNS}
+        if kinds not in ({str}, {list}):
+            names = sorted(kind.__name__ for kind in kinds)
+            raise HTTPException(
+                422, f"{where}expected three strings or three lists of turns, got {names}"
+            )
+        wrap = kinds == {str}
+        pairs.append({column: [row[column]] if wrap else row[column] for column in TEXT_COLUMNS})
+    return pairs
+
+
+def _one(judge: Judge, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    return judge.judge(*(pairs[0][column] for column in TEXT_COLUMNS)).to_dict()
+
+
+def _several(judge: Judge, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = ("p_a", "p_b", "p_tie")
+    return [
+        {"winner": CLASSES[max(range(len(row)), key=row.__getitem__)]}
+        | dict(zip(names, row, strict=True))
+        for row in judge.judge_many(pairs).tolist()
+    ]
+
+
+def _reply(content: Any, status: int = 200, headers: Any = None) -> JSONResponse:
+    return JSONResponse(content, status, {**_HEADERS, **(headers or {})})
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _reply({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _failed(_: Request, error: Exception) -> JSONResponse:
+    """Answer for a defect of ours; its traceback goes to the log."""
+    return _reply({"error": f"internal error: {type(error).__name__}"}, 500)
+
+
+class _KnownHost:
+    """Refuses requests whose `Host` is a name other than the server's."""
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app, self._names = app, {host.lower(), "localhost"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._knows(given := Request(scope).headers.get("host")):
+            await _reply({"error": f"Host: {given!r} is not this server"}, 421)(
+                scope, receive, send
+            )
+        else:
+            await self._app(scope, receive, send)
+
+    def _knows(self, given: str | None) -> bool:
+        try:
+            name = urlsplit(f"//{given or ''}").hostname or ""
+            return name in self._names or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+class _Protocol(H11Protocol):
+    """Closes a connection whose headers do not arrive in time, which uvicorn does not."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(Limits().request_seconds, self._close_unless_asked)
+
+    def _close_unless_asked(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
