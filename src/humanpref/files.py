@@ -6,9 +6,11 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -121,38 +123,37 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         with storage_errors(path), open(path, **text) as file:
             yield file
         return
-    with contextlib.ExitStack() as held:
+    # The outermost, since it measures the space that is free once the temporary file is gone.
+    with storage_errors(path), contextlib.ExitStack() as held:
         with _path_errors(path):
             _check_file(path)
             target = path.resolve()
             _remove_abandoned(target)
-            name = _claim(lambda: _new_file(target), held)
-        held.enter_context(storage_errors(path))  # which measures the space after the file is gone
-        held.callback(name.unlink, missing_ok=True)
+            name = _claim(target, Path.touch, held)
         with open(name, **text) as file:
             yield file
-        # mkstemp creates files private to their owner; set the mode that open() would have set.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
         os.replace(name, target)
 
 
-def _new_file(target: Path) -> str:
-    descriptor, name = tempfile.mkstemp(UNFINISHED, _prefix(target), target.parent)
-    os.close(descriptor)
-    return name
-
-
-def _claim(create: Callable[[], str], held: contextlib.ExitStack) -> Path:
-    """Create a temporary file or folder and lock it. If a different process removes it before it is
-    locked, because nobody seems to hold it, create it again."""
+def _claim(path: Path, create: Callable[[Path], Any], held: contextlib.ExitStack) -> Path:
+    """Create a temporary file or folder next to `path`, lock it, and have `held` remove it. If a
+    different process removes it before it is locked, since nobody seems to hold it, create a new
+    one."""
     while True:
-        path = Path(create())
+        place = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{UNFINISHED}")
+        if os.path.lexists(place):
+            continue
+        held.callback(_discard, place)  # before it exists, since a signal may arrive at any time
+        create(place)
         with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            held.enter_context(locked(path))
-            if path.exists():
-                return path
+            held.enter_context(locked(place))
+            if place.exists():
+                return place
+
+
+def _discard(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove(place)
 
 
 def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -210,12 +211,10 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     InputError
         If it cannot be created, or if there is no space for its contents.
     """
-    with contextlib.ExitStack() as held:
+    with storage_errors(path), contextlib.ExitStack() as held:
         with _path_errors(path):
             _remove_abandoned(path)
-            folder = _claim(lambda: tempfile.mkdtemp(UNFINISHED, _prefix(path), path.parent), held)
-        held.enter_context(storage_errors(path))
-        held.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = _claim(path, partial(os.mkdir, mode=0o700), held)
         yield folder
 
 

@@ -35,6 +35,12 @@ def storage_failure(error: BaseException | None) -> OSError | None:
     return None
 
 
+def written_path(failure: OSError) -> str | None:
+    """Return the path that a `storage_failure` names. If a copy failed, it is that of the copy."""
+    named = failure.filename if failure.filename2 is None else failure.filename2
+    return None if named is None else os.fsdecode(named)
+
+
 def not_written(path: str | Path, failure: OSError) -> InputError:
     """Return the error for a path that a `storage_failure` kept from being written. For a full file
     system, it names the space that is free there now."""
@@ -56,8 +62,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         full = storage_failure(error)
         if full is None:
             raise
-        if full.filename is not None:
-            place = Path(os.fsdecode(full.filename)).absolute()
+        if named := written_path(full):
+            place = Path(named).absolute()
             if not place.is_relative_to(path.absolute().parent):
                 raise
         raise not_written(path, full) from error

@@ -23,8 +23,9 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, load_model
+from humanpref.models.bases import BASE_VARIABLE
 from humanpref.models.decoder import DecoderModel
-from humanpref.models.pretrained import BASE_VARIABLE, backbone_facts, base_digest, load_tokenizer
+from humanpref.models.pretrained import backbone_facts, base_digest, load_tokenizer
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 SETTINGS = (

@@ -30,10 +30,10 @@ from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, pretrained
 from humanpref.models.backbone import load_backbone
+from humanpref.models.bases import BASE_VARIABLE
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.pretrained import (
     BASE_FILE,
-    BASE_VARIABLE,
     PROBES,
     backbone_facts,
     base_folder,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from humanpref.schema import InputError
-from humanpref.storage import not_written, storage_failure
+from humanpref.storage import not_written, storage_failure, written_path
 
 MAX_LINE = 1_200
 """Maximum number of characters of an error message. Longer ones are cut in the middle."""
@@ -69,8 +69,8 @@ def ending_of(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if full := storage_failure(error):
-        if full.filename is not None:
-            return str(not_written(os.fsdecode(full.filename), full)), 2
+        if place := written_path(full):
+            return str(not_written(place, full)), 2
         return f"cannot write ({full.strerror})", 2
     if _is_out_of_memory(error):
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]

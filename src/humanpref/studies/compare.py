@@ -23,6 +23,7 @@ from humanpref.files import read_json, write_json, write_whole
 from humanpref.logloss import row_log_losses
 from humanpref.models import build_model, load_model, module_of
 from humanpref.models.base import CONFIG_FILE
+from humanpref.models.bases import public_config
 from humanpref.reports.charts import interval_figure
 from humanpref.reports.table_text import markdown, write_csv
 from humanpref.runs.artifact import Artifact
@@ -246,7 +247,7 @@ def _trained(variant: Variant, out: Path) -> Artifact:
     """Load a variant's artifact. Raises InputError if it was trained with different options."""
     artifact = Artifact.load(out / variant.folder)
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
-    wanted = variant.config().to_dict()
+    wanted = public_config(variant.config().to_dict())
     if wanted["training"]["classes"] is None:  # the training file decided
         wanted["training"]["classes"] = trained["training"]["classes"]
     if wanted != trained:
