@@ -254,8 +254,9 @@ def test_a_missing_library_is_named_before_anything_is_loaded(
 
 
 @pytest.fixture
-def travelled(fitted, decoder_folder, tmp_path):
+def travelled(fitted, decoder_folder, tmp_path, monkeypatch):
     """An artifact's model whose base is no longer where it was, and a copy of that base."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fitted.set_params(model=replace(fitted.model, backbone="gone/tiny-llama"))
     record = fitted.base_.record | {"name": "/gone/tiny-llama"}
     fitted.base_ = fitted.base_._replace(record=record)

@@ -774,6 +774,7 @@ class TestBase:
     def base(self, decoder_folder, tmp_path, monkeypatch):
         """A base, and an artifact four folders down that names it."""
         monkeypatch.delenv(BASE_VARIABLE, raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.chdir(tmp_path)
         base = shutil.copytree(decoder_folder(), tmp_path / "tiny")
         artifact = tmp_path / "a" / "b" / "c" / "model"

@@ -58,7 +58,9 @@ def public_config(values: Any) -> Any:
 
 def remember(digest: str, folder: Path) -> None:
     """Record in the user's cache that a folder holds the base with this digest."""
-    with suppress(OSError, InputError):  # without a cache, `places` has one entry less
+    with suppress(
+        OSError, RuntimeError, InputError
+    ):  # without a cache, `places` has one entry less
         path = _record(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as file:
@@ -73,7 +75,7 @@ def places(name: str, digest: str, model_folder: Path) -> Iterator[Path]:
     found = [Path(override), Path(override, last)] if override else []
     around = model_folder.resolve()
     found += [folder / last for folder in (around, *around.parents[:3])]
-    with suppress(OSError, ValueError):
+    with suppress(OSError, RuntimeError, ValueError):  # nothing there, or no home folder
         found.append(Path(_record(digest).read_text()))
     found.append(Path(name))
     yield from (place for place in dict.fromkeys(found) if (place / "config.json").is_file())

@@ -25,7 +25,8 @@ _KIND = "humanpref dry run"
 _RESULTS = ("submission.csv", *(f"{name}.log" for name in TITLES), "report.json")
 _ISOLATION = {
     "bwrap": "bubblewrap: no network, read-only inputs, a separate file system",
-    "none": "NONE: bubblewrap does not work here; only Python's own sockets are blocked",
+    "none": "NONE: bubblewrap does not work here; your files and credentials were readable to the "
+    "kernels, and only Python's own sockets are blocked",
 }
 
 
