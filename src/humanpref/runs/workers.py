@@ -196,7 +196,7 @@ class _Crew:
         except (EOFError, OSError):
             worker.process.join()
             code = worker.process.exitcode
-            killed = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
+            killed = f" ({signal.Signals(-code).name}, out of memory?)" if code < 0 else ""
             yield from self._ended(worker, f"its process ended with {code}{killed}", on_rows=True)
             return
         match message:
