@@ -1,12 +1,15 @@
 """What all tests share: no network but loopback, small rows made on the spot, the real rows where
 they are."""
 
+import atexit
 import gc
 import importlib.util
 import ipaddress
 import json
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ os.environ.setdefault(
     "ACCELERATE_USE_CPU", "true"
 )  # equal to 1e-5 is not what a GPU in half precision is
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="humanpref-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 REPOSITORY = Path(__file__).parents[1]
 HAS_TORCH = importlib.util.find_spec("torch") is not None

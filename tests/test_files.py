@@ -1,10 +1,15 @@
 """Where files are written: what is replaced, what is not, and what is refused before the work."""
 
 import os
+import signal
 import socket
 import stat
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from humanpref.files import (
     check_new,
@@ -114,6 +119,45 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         with pytest.raises(BlockingIOError), locked(folder):
             pass
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+
+
+def test_files_that_killed_processes_left_are_removed_with_the_next_write(tmp_path):
+    code = (
+        "import os, signal, sys; from humanpref.files import write_whole\n"
+        "with write_whole(sys.argv[1]) as file:\n"
+        "    file.write('half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    out = tmp_path / "out.csv"
+    done = subprocess.run([sys.executable, "-c", code, out])
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "half"
+    with locked(left):  # as if it were still written
+        write(out)
+        assert left.exists()
+    write(out)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_full_disk_keeps_what_was_there_and_names_the_path(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        write(tmp_path / "out", "old")
+        expected = r"out: cannot be written \(No space left on device; 0\.1 MiB are free there now"
+        with pytest.raises(InputError, match=expected):
+            write(tmp_path / "out", "x" * 2**20)
+        expected = pytest.raises(InputError, match=r"new: cannot be written \(No space left on dev")
+        with expected, folder_whole(tmp_path / "new") as folder:
+            save_file({"a": np.zeros(2**17)}, folder / "a.safetensors")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert (tmp_path / "out").read_text() == "old"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_the_later_of_two_processes_is_told_what_happened(tmp_path):

@@ -6,15 +6,18 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from safetensors import SafetensorError, safe_open
 
 from humanpref.schema import InputError
+from humanpref.storage import not_written, storage_errors, storage_failure
 
 
 @contextlib.contextmanager
@@ -26,8 +29,13 @@ def _path_errors(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link loop
-        raise InputError(
-            f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})"
+        full = storage_failure(error)
+        raise (
+            not_written(path, full)
+            if full
+            else InputError(
+                f"{str(path)!r}: cannot be written ({getattr(error, 'strerror', None) or error})"
+            )
         ) from None
 
 
@@ -54,7 +62,9 @@ def _check_folder(folder: Path, path: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError:
+    except OSError as error:
+        if storage_failure(error):
+            raise
         raise InputError(f"{path}: cannot be written ({folder} is not a writable folder)") from None
 
 
@@ -94,7 +104,8 @@ def _prefix(path: Path) -> str:
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[TextIO]:
     """Open a temporary UTF-8 text file for writing. If the block succeeds, the file replaces
-    `path`; otherwise, it is deleted.
+    `path`; otherwise, it is deleted. Files that killed processes left when they wrote `path` are
+    also deleted.
 
     If `path` is a symbolic link, its target is replaced; `STREAMS` are written to directly.
     Characters that UTF-8 cannot encode (as in file names in a different encoding) are escaped in a
@@ -103,29 +114,46 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
     Raises
     ------
     InputError
-        If `path` exists but is not a file, or if its folder is missing or not writable.
+        If `path` exists but is not a file, if its folder is missing or not writable, or if there is
+        no space.
     """
     path = Path(path)
     text = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     if path in STREAMS:
-        with open(path, **text) as file:
+        with storage_errors(path), open(path, **text) as file:
             yield file
         return
-    with _path_errors(path):
-        _check_file(path)
-        target = path.resolve()
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=_prefix(target))
-    try:
-        with open(descriptor, **text) as file:
+    # The outermost, since it measures the space that is free once the temporary file is gone.
+    with storage_errors(path), contextlib.ExitStack() as held:
+        with _path_errors(path):
+            _check_file(path)
+            target = path.resolve()
+            _remove_abandoned(target)
+            name = _claim(target, Path.touch, held)
+        with open(name, **text) as file:
             yield file
-        # mkstemp creates files private to their owner; set the mode that open() would have set.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
         os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+
+
+def _claim(path: Path, create: Callable[[Path], Any], held: contextlib.ExitStack) -> Path:
+    """Create a temporary file or folder next to `path`, lock it, and have `held` remove it. If a
+    different process removes it before it is locked, since nobody seems to hold it, create a new
+    one."""
+    while True:
+        place = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{UNFINISHED}")
+        if os.path.lexists(place):
+            continue
+        held.callback(_discard, place)  # before it exists, since a signal may arrive at any time
+        create(place)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            held.enter_context(locked(place))
+            if place.exists():
+                return place
+
+
+def _discard(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove(place)
 
 
 def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -149,7 +177,7 @@ def check_new(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
 
 
 UNFINISHED = ".partial"
-"""Suffix of folders that are not complete yet."""
+"""Suffix of files and folders that are not complete yet."""
 
 
 @contextlib.contextmanager
@@ -161,34 +189,43 @@ def folder_whole(path: str | Path) -> Iterator[Path]:
     ------
     InputError
         If `path` already exists, cannot be created, or is created by another process while the
-        block runs.
+        block runs, or if there is no space.
     """
     path = Path(path)
-    with contextlib.ExitStack() as held:
-        with _path_errors(path):
-            check_new(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(path)
-            name = tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path), suffix=UNFINISHED)
-            folder = Path(name)
-            held.enter_context(locked(folder))
-            folder.chmod(0o755)
-        try:
-            yield folder
-            _rename(folder, path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    with _path_errors(path):
+        check_new(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(path) as folder:
+        yield folder
+        folder.chmod(0o755)
+        _rename(folder, path)
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder for this process while the block runs. Yields False, without a lock, if the
-    file system has none. Raises BlockingIOError if another process holds the lock.
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Create a private folder next to `path`, named after it, and delete it after the block unless
+    it was renamed. Those that killed processes left are deleted before the block.
+
+    Raises
+    ------
+    InputError
+        If it cannot be created, or if there is no space for its contents.
+    """
+    with storage_errors(path), contextlib.ExitStack() as held:
+        with _path_errors(path):
+            _remove_abandoned(path)
+            folder = _claim(path, partial(os.mkdir, mode=0o700), held)
+        yield folder
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Lock a file or folder for this process while the block runs. Yields False, without a lock, if
+    the file system has none. Raises BlockingIOError if another process holds the lock.
 
     The system releases the lock when the process ends, even if it is killed.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,12 +240,12 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary folders of `folder_whole` that no living process holds."""
+    """Remove the temporary files and folders for `path` that no living process holds."""
     pattern = f"{glob.escape(_prefix(path))}????????{UNFINISHED}"
-    for folder in path.parent.glob(pattern):
-        with contextlib.suppress(OSError), locked(folder) as ours:
-            if ours:
-                shutil.rmtree(folder)
+    for left in path.parent.glob(pattern):
+        with contextlib.suppress(OSError), locked(left) as ours:
+            if ours and not left.is_symlink():
+                remove(left)
 
 
 def _rename(folder: Path, path: Path) -> None:

@@ -1,6 +1,13 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from humanpref import __version__
+from humanpref.files import folder_whole
 from humanpref.schema import InputError
 
 
@@ -17,6 +24,12 @@ def raising(error):
         (InputError("rows.csv: row 1\n is odd"), 2, "humanpref: rows.csv: row 1 is odd\n"),
         (FileNotFoundError(2, "No such file", "a.csv"), 2, "humanpref: a.csv: No such file\n"),
         (KeyboardInterrupt(), 130, "humanpref: interrupted\n"),
+        (MemoryError("9 GiB"), 2, "humanpref: out of memory (9 GiB)\n"),
+        (
+            OSError(5, "Input/output error"),
+            2,
+            "humanpref: cannot read or write (Input/output error)\n",
+        ),
     ],
 )
 def test_errors_end_in_one_line(run, monkeypatch, error, code, line):
@@ -90,3 +103,39 @@ def test_values_are_no_options(run):
     """A negative number, a value with a space and what follows `--` are values."""
     for given in (("--rows", "-5"), ("--out", "-not an option"), ("--", "--x")):
         assert "unknown option" not in run("sample", *given)[2]
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_cleans_up_and_the_next_command_can_be_stopped_as_well(
+    run, monkeypatch, number, code, tmp_path
+):
+    """A second signal during the cleanup does not interrupt it."""
+
+    def write_arena(folder, rows, seed):
+        with folder_whole(folder) as unfinished:
+            (unfinished / "rows.csv").touch()
+            try:
+                os.kill(os.getpid(), getattr(signal, number))
+                time.sleep(5)
+            finally:
+                os.kill(os.getpid(), getattr(signal, number))
+
+    monkeypatch.setattr("humanpref.arena.write_arena", write_arena)
+    for _ in range(2):
+        line = f"humanpref: stopped by {number}\n"
+        assert run("sample", "--out", "arena") == (code, "", line)
+        assert not list(tmp_path.iterdir())
+    assert signal.getsignal(getattr(signal, number)) is signal.SIG_DFL
+
+
+def test_a_full_disk_is_told_where_standard_output_is():
+    """Python would report it a second time at its exit."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "humanpref.cli", "presets"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "humanpref: cannot write (No space left on device)\n"

@@ -23,8 +23,8 @@ from humanpref.evaluation.perplexity import LanguageModel
 from humanpref.files import write_json
 from humanpref.models import build_model, checkpoint, load_model
 from humanpref.models.backbone import load_backbone
+from humanpref.models.bases import BASE_VARIABLE
 from humanpref.models.checkpoint import DIGESTS_VARIABLE, base_digest, weights_files
-from humanpref.models.pretrained import BASE_VARIABLE
 from humanpref.models.sentence import FrozenEncoder
 from humanpref.runs.train import train
 from humanpref.schema import InputError

@@ -23,8 +23,9 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, load_model
+from humanpref.models.bases import BASE_VARIABLE
 from humanpref.models.decoder import DecoderModel
-from humanpref.models.pretrained import BASE_VARIABLE, backbone_facts, base_digest, load_tokenizer
+from humanpref.models.pretrained import backbone_facts, base_digest, load_tokenizer
 from humanpref.schema import TEXT_COLUMNS, InputError
 
 SETTINGS = (
@@ -253,8 +254,9 @@ def test_a_missing_library_is_named_before_anything_is_loaded(
 
 
 @pytest.fixture
-def travelled(fitted, decoder_folder, tmp_path):
+def travelled(fitted, decoder_folder, tmp_path, monkeypatch):
     """An artifact's model whose base is no longer where it was, and a copy of that base."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     fitted.set_params(model=replace(fitted.model, backbone="gone/tiny-llama"))
     record = fitted.base_.record | {"name": "/gone/tiny-llama"}
     fitted.base_ = fitted.base_._replace(record=record)

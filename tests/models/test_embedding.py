@@ -177,7 +177,7 @@ def test_without_the_backbone_it_is_found_where_it_was(sentence_encoder, pairs, 
     ):
         load_model(tmp_path / "model")
     shutil.rmtree(folder)
-    with pytest.raises(InputError, match=r"no such model here: --set model\.backbone=FOLDER"):
+    with pytest.raises(InputError, match=r"backbone ./encoder: not found; set HUMANPREF_BASE"):
         load_model(tmp_path / "model")
 
 

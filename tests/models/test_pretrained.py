@@ -30,10 +30,10 @@ from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, pretrained
 from humanpref.models.backbone import load_backbone
+from humanpref.models.bases import BASE_VARIABLE
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.pretrained import (
     BASE_FILE,
-    BASE_VARIABLE,
     PROBES,
     backbone_facts,
     base_folder,
@@ -774,6 +774,7 @@ class TestBase:
     def base(self, decoder_folder, tmp_path, monkeypatch):
         """A base, and an artifact four folders down that names it."""
         monkeypatch.delenv(BASE_VARIABLE, raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         monkeypatch.chdir(tmp_path)
         base = shutil.copytree(decoder_folder(), tmp_path / "tiny")
         artifact = tmp_path / "a" / "b" / "c" / "model"

@@ -30,6 +30,8 @@ def test_markdown(table):
         "| name | log_loss |\n| --- | --- |\n| – | 1,234 |\n| d_e | -100 |\n| 3 | 99.9877 |\n"
     )
     assert markdown(table[["rows"]].head(0)) == "| rows |\n| --- |\n"
+    broken = pd.DataFrame({"a|b": ["c | d\ne"]})
+    assert markdown(broken) == "| a\\|b |\n| --- |\n| c \\| d e |\n"
 
 
 def test_a_csv_keeps_all_digits(tmp_path):

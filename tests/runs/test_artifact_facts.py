@@ -15,3 +15,19 @@ def test_an_artifact_names_what_wrote_its_models(arena, tmp_path):
     )
     assert {name for name, _ in artifact.written_by} == {"xgboost", "scikit-learn"}
     assert set(artifact.written_by) <= set(artifact.facts["versions"].items())
+
+
+def test_the_command_is_kept_without_the_paths_in_it(arena, tmp_path, monkeypatch):
+    (tmp_path / "my models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub" / "with space").mkdir(parents=True)
+    given = ["train", "--train", str(arena / "train.csv"), "--out=~/a b", "sub/with space"]
+    given += ["--set", "seed=1", "model.question=A, B/C or D?", "model.learning_rate=0.1"]
+    backbones = ["model.backbone=org/tiny", f"model.backbone={tmp_path}/my models"]
+    monkeypatch.setattr("sys.argv", ["/opt/bin/humanpref", *given, *backbones])
+    artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "prior", None)
+    assert artifact.facts["command"] == [
+        *("humanpref", "train", "--train", "train.csv", "--out=a b", "with space"),
+        *("--set", "seed=1", "model.question=A, B/C or D?", "model.learning_rate=0.1"),
+        *("model.backbone=org/tiny", "model.backbone=./my models"),
+    ]

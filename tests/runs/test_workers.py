@@ -125,8 +125,13 @@ def test_the_rows_of_a_process_that_is_killed_are_dealt_anew(crew, tmp_path, cap
     np.testing.assert_allclose(told, expected)
     assert (failures, given_up) == ({}, {})
     dealt = len(pairs) // gpus
-    assert reason in [f"GPU {gpu}: its process ended with -9" for gpu in range(gpus)]
-    assert f"its process ended with -9; {dealt} rows are reassigned" in caplog.text
+    assert reason in [
+        f"GPU {gpu}: its process ended with -9 (SIGKILL, out of memory?)" for gpu in range(gpus)
+    ]
+    assert (
+        f"its process ended with -9 (SIGKILL, out of memory?); {dealt} rows are reassigned"
+        in caplog.text
+    )
 
 
 def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path, caplog):
@@ -134,9 +139,9 @@ def test_a_process_that_is_killed_later_keeps_what_it_delivered(crew, tmp_path, 
     told, failures, reason, given_up = run(lambda: KilledOnce(tmp_path / "killed", call=2))
     np.testing.assert_allclose(told, expected)
     assert (failures, given_up) == ({}, {})
-    assert reason.endswith("ended with -9")
+    assert reason.endswith("ended with -9 (SIGKILL, out of memory?)")
     # Of 12, less a first block of 4.
-    assert "ended with -9; 8 rows are reassigned" in caplog.text
+    assert "ended with -9 (SIGKILL, out of memory?); 8 rows are reassigned" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -162,10 +167,12 @@ def test_rows_that_end_every_process_cost_themselves_alone(crew, tmp_path, poiso
     np.testing.assert_allclose(told[~left], expected[~left])
     assert sorted(failures) == poison
     assert all(
-        why.endswith("its process ended with -9 while reading only this row")
+        why.endswith(
+            "its process ended with -9 (SIGKILL, out of memory?) while reading only this row"
+        )
         for why in failures.values()
     )
-    assert "ended with -9" in reason
+    assert "ended with -9 (SIGKILL, out of memory?)" in reason
     assert given_up == {}
     # The block that ends a process is halved down to the row, which is tried alone.
     tried = [line.split()[1].split(",") for line in (tmp_path / "journal").read_text().splitlines()]
@@ -200,7 +207,10 @@ def test_a_model_that_ends_every_process_is_given_up(crew, monkeypatch):
     told, _, reason, _ = run(Lopsided)
     assert np.isnan(told).all()
     assert sorted(reason.split("; ")) == [
-        *(f"GPU {gpu}: its process ended with -9 (3 times)" for gpu in (0, 1)),
+        *(
+            f"GPU {gpu}: its process ended with -9 (SIGKILL, out of memory?) (3 times)"
+            for gpu in (0, 1)
+        ),
         "no process is left for 24 rows",
     ]
 
@@ -219,12 +229,13 @@ def test_processes_that_end_while_they_load(crew, tmp_path):
 
     told, failures, reason, _ = run(load_once)
     np.testing.assert_allclose(told, expected)
-    assert reason.endswith("ended with -9")
+    assert reason.endswith("ended with -9 (SIGKILL, out of memory?)")
     told, failures, reason, _ = run(kill)
     assert np.isnan(told).all()
     assert failures == {}
     assert {part for part in reason.split("; ") if part.startswith("GPU")} == {
-        f"GPU {gpu}: its process ended with -9 (2 times)" for gpu in (0, 1)
+        f"GPU {gpu}: its process ended with -9 (SIGKILL, out of memory?) (2 times)"
+        for gpu in (0, 1)
     }
 
 
@@ -334,7 +345,7 @@ def test_what_is_dealt_anew_has_the_time_that_is_left(crew, tmp_path):
     left = np.isnan(told[:, 0])
     np.testing.assert_allclose(told[~left], expected[~left])
     assert (left.sum(), given_up) == (20, {UNREAD: 20})
-    assert (failures, reason) == ({}, "GPU 0: its process ended with -9")
+    assert (failures, reason) == ({}, "GPU 0: its process ended with -9 (SIGKILL, out of memory?)")
 
 
 def test_rows_dealt_anew_are_shortened_where_there_is_no_time_for_more(crew):
@@ -392,7 +403,7 @@ def test_only_the_second_order_is_read_anew_where_the_first_was_delivered(crew, 
     told, failures, reason, given_up = run(Counted, gpus=1)
     np.testing.assert_allclose(told, mean)
     assert (failures, given_up) == ({}, {})
-    assert reason == "GPU 0: its process ended with -9"
+    assert reason == "GPU 0: its process ended with -9 (SIGKILL, out of memory?)"
     calls = [line.split() for line in (tmp_path / "orders").read_text().splitlines()]
     read = {
         order: [key for own, rows in calls if own == order for key in rows.split(",")]
@@ -451,7 +462,9 @@ def test_the_first_failure_is_raised_where_failures_are_not_isolated(crew, monke
     monkeypatch.setattr(Lopsided, "bad", ())
     monkeypatch.setattr(Lopsided, "poison", {pairs["id"][3]})
     *_, reason, _ = run(Lopsided, isolate=False)
-    assert reason == "its process ended with -9 while reading only this row"
+    assert (
+        reason == "its process ended with -9 (SIGKILL, out of memory?) while reading only this row"
+    )
     monkeypatch.setattr(Lopsided, "poison", ())
     *_, reason, _ = run(kill, isolate=False)
     assert "no process is left for 24 rows" in reason
@@ -462,7 +475,9 @@ def test_a_process_whose_rows_another_could_do_is_no_failure(crew, tmp_path, cap
     told, failures, reason, _ = run(lambda: KilledOnce(tmp_path / "killed"), isolate=False)
     np.testing.assert_allclose(told, expected)
     assert (failures, reason) == ({}, "")
-    assert "its process ended with -9; 12 rows are reassigned" in caplog.text
+    assert (
+        "its process ended with -9 (SIGKILL, out of memory?); 12 rows are reassigned" in caplog.text
+    )
 
 
 @pytest.mark.slow

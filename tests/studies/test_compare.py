@@ -140,7 +140,7 @@ def test_what_cannot_be_compared(compared, arena, tmp_path):
 def test_a_folder_in_which_nothing_was_trained_is_free(arena, tmp_path):
     with pytest.raises(InputError, match=r"^prior: .*folds"):
         compare([PRIOR], arena / "train.csv", tmp_path / "y", folds=1_000)
-    assert [path.name for path in (tmp_path / "y").iterdir()] == ["comparison.json"]
+    assert not (tmp_path / "y").exists()
     # Without folds a validation fraction of 0 would hold nothing out; with them it does no harm.
     whole = Variant("whole", "prior", ("training.validation_fraction=0",))
     table = compare([whole], arena / "train.csv", tmp_path / "y", folds=2)

@@ -43,7 +43,7 @@ def test_a_killed_save_leaves_the_earlier_checkpoint(accelerator, tmp_path, monk
     save_checkpoint(path, {"steps_per_epoch": 3, "seen": 1}, accelerator)
 
     def killed(content, file):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)

@@ -1,5 +1,6 @@
 """Generate an arena, in memory or as files in the competition's format."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from humanpref.arena.latents import draw_answers, draw_conversations, draw_model
 from humanpref.arena.texts import respell, to_cell, write_answer, write_prompt
 from humanpref.arena.truth import true_probabilities
 from humanpref.arena.vocabulary import MODELS, TEXT
-from humanpref.files import write_whole
+from humanpref.files import temporary_folder
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
 
@@ -101,8 +102,8 @@ def write_arena(folder: Path, rows: int, seed: int) -> Arena:
     arena.
 
     The folder is created if it does not exist. The same arguments always give the same bytes. No
-    file is replaced, since the folder may hold the competition's own files. Each file is written
-    atomically.
+    file is replaced, since the folder may hold the competition's own files. Either all
+    files are written or none.
 
     Raises
     ------
@@ -110,12 +111,17 @@ def write_arena(folder: Path, rows: int, seed: int) -> Arena:
         As for `make_arena`, or if one of the files exists or cannot be written.
     """
     arena = make_arena(rows, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {folder / f"{name}.csv": frame for name, frame in arena._asdict().items()}
-    for path in files:
-        if path.exists():
-            raise InputError(f"{path}: already exists; name a different folder, or remove it")
-    for path, frame in files.items():
-        with write_whole(path) as file:
-            frame.to_csv(file, index=False, lineterminator="\n")
+    files = {f"{name}.csv": frame for name, frame in arena._asdict().items()}
+    for name in files:
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder / name}: already exists; name a different folder, or remove it"
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(folder / "arena" if folder.is_dir() else folder) as unfinished:
+        for name, frame in files.items():
+            frame.to_csv(unfinished / name, index=False, lineterminator="\n")
+        folder.mkdir(exist_ok=True)
+        for name in files:
+            os.replace(unfinished / name, folder / name)
     return arena

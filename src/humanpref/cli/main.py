@@ -1,7 +1,8 @@
 """The `humanpref` command: its parser and its error handling.
 
 Exit codes: 0 for success; 1 for a dry run or check that failed, or for a bug in this package (with
-a traceback); 2 for input that cannot be used, reported in one line on standard error.
+a traceback); 2 for input that cannot be used, a full disk, or too little memory, reported in one
+line on standard error; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from humanpref.cli import (
     compare,
     convert,
     eda,
+    ending,
     evaluate,
     export,
     judge,
@@ -34,7 +36,6 @@ from humanpref.cli import (
     train,
 )
 from humanpref.cli.examples import add_examples
-from humanpref.schema import InputError
 from humanpref.training import device
 
 COMMANDS = (
@@ -66,31 +67,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     level = logging.WARNING if options.quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ending.Printable())
+    logging.basicConfig(level=level, handlers=[handler])
     # The package itself checks for the problems that transformers warns about, such as unused
     # weights of a head.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device.prepare()
     try:
-        return options.run(options)
-    except InputError as error:
-        if options.traceback:
-            raise
-        print(f"humanpref: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        with ending.signals_raised():
+            code = options.run(options)
+            sys.stdout.flush()
+            return code
     except BrokenPipeError:
         # The program that reads the output has ended, as in `humanpref presets | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if options.traceback or error.filename is None:
+    except (Exception, KeyboardInterrupt) as error:
+        found = ending.ending_of(error)
+        if found is None or (options.traceback and not isinstance(error, KeyboardInterrupt)):
             raise
-        print(f"humanpref: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("humanpref: interrupted", file=sys.stderr)
-        return 130
+        line, code = found
+        print(f"humanpref: {ending.one_line(line)}", file=sys.stderr)
+        ending.drop_unwritten_output()
+        return code
     finally:
         device.leave_group()
 

@@ -160,7 +160,7 @@ class EmbeddingOptions(Options):
     support more than 32; tens of thousands may."""
     keep_backbone: bool = True
     """Save the backbone in the artifact, so that the artifact can predict anywhere. Otherwise,
-    `backbone` must be available at prediction, with the same weights."""
+    it must be available at prediction, with the same weights (`humanpref.models.bases.places`)."""
     embedding_penalties: Penalties = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
     """Candidate penalties p with `head=linear`: for the weight w of each component, cosine or
     attention score, the fit adds p w²/2 to the loss summed over the rows. The best candidate is

@@ -22,6 +22,7 @@ from humanpref.data.pairs import WEIGHTS, are_weights, refuse_ties
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json
 from humanpref.logloss import log_loss
+from humanpref.models.bases import public_config
 from humanpref.models.inner_folds import Labelled
 from humanpref.schema import ID, TEXT_COLUMNS, InputError
 from humanpref.text.token_memo import TokenMemos
@@ -327,7 +328,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / CONFIG_FILE, self.config.to_dict())
+        write_json(folder / CONFIG_FILE, public_config(self.config.to_dict()))
         self.save_state(folder)
 
 

@@ -24,6 +24,7 @@ from humanpref.logloss import log_loss
 from humanpref.models import build_model, load_model
 from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
 from humanpref.models.base import CONFIG_FILE, Model, Validation
+from humanpref.models.bases import public_config
 from humanpref.models.blend_correction import Correction, HeldOutRows, describe_correction
 from humanpref.models.blend_weights import Blend, equal_blend, fit_blend
 from humanpref.models.inner_folds import Labelled, Splits
@@ -287,7 +288,7 @@ def write_blend(
 ) -> None:
     """Write a `BlendModel` whose members are already on disk; for `members`, see `write_state`."""
     folder.mkdir()
-    write_json(folder / CONFIG_FILE, config.to_dict())
+    write_json(folder / CONFIG_FILE, public_config(config.to_dict()))
     write_state(folder, blend, members)
 
 

@@ -11,6 +11,7 @@ from humanpref.config.cpu import EmbeddingOptions, ForwardOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
 from humanpref.models.base import Model, Validation
+from humanpref.models.bases import BASE_VARIABLE, is_folder_name, places, remember
 from humanpref.models.blocks import (
     ROUNDING,
     Blocks,
@@ -31,7 +32,9 @@ from humanpref.models.pair_vectors import (
     pair_vectors,
     passages_of,
 )
+from humanpref.models.pretrained import local_folder
 from humanpref.models.sentence import FrozenEncoder, load_frozen
+from humanpref.schema import InputError
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, structural_features
 
 DIGEST_FILE = "encoder-digest.json"
@@ -122,14 +125,18 @@ class EmbeddingModel(Model, family="embedding"):
         arrays |= {"center": self.center_, "basis": self.basis_}
         save_arrays(folder / STATE_FILE, arrays)
         write_json(folder / DIGEST_FILE, self.encoder_.digest)
-        if self.config.model.keep_backbone:
+        if not self.config.model.keep_backbone:
+            remember(self.encoder_.digest, local_folder(self.config.model.backbone))
+        else:
             self.encoder_.save(folder / BACKBONE_FOLDER)
 
     def load_state(self, folder: Path) -> None:
         options: EmbeddingOptions = self.config.model
-        kept = str(folder / BACKBONE_FOLDER) if options.keep_backbone else options.backbone
         digest = str(read_json(folder / DIGEST_FILE))
-        self.encoder_ = self._load(kept, digest)
+        if options.keep_backbone:
+            self.encoder_ = self._load(str(folder / BACKBONE_FOLDER), digest)
+        else:
+            self.encoder_ = self._found(digest, folder)
         width = self.encoder_.width
         k = min(options.components, width)
         of_x = len(ANTISYMMETRIC) + len(ANTISYMMETRIC_COSINES)
@@ -144,6 +151,22 @@ class EmbeddingModel(Model, family="embedding"):
         self.scales_ = Scales(*(arrays[name] for name in Scales._fields))
         kind = PairNetwork if options.head == "mlp" else DavidsonRegression
         self.head_ = kind.restored(arrays, self.ties)
+
+    def _found(self, digest: str, folder: Path) -> FrozenEncoder:
+        """Load the backbone that the artifact names and does not contain
+        (`humanpref.models.bases`)."""
+        name, tried = self.config.model.backbone, []
+        for place in map(str, places(name, digest, folder)):
+            try:
+                return self._load(place, digest)
+            except InputError as error:
+                tried.append(str(error))
+        if not (tried or is_folder_name(name)):
+            return self._load(name, digest)
+        raise InputError(
+            f"{folder}: {'; '.join(tried) or f'backbone {name}: not found'}; set {BASE_VARIABLE} "
+            "to the folder that holds it"
+        )
 
     def _load(self, name: str, digest: str | None = None) -> FrozenEncoder:
         options: EmbeddingOptions = self.config.model

@@ -16,11 +16,11 @@ from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
 from humanpref.models.adapters import check_quantisation, keep_gradients
 from humanpref.models.backbone import attention_of
+from humanpref.models.bases import BASE_FILE, public_name, remember
 from humanpref.models.checkpoint import base_digest
 from humanpref.models.neural import BACKBONE_FOLDER
 from humanpref.models.older_gpus import prepare
 from humanpref.models.pretrained import (
-    BASE_FILE,
     backbone_facts,
     base_folder,
     check_ids,
@@ -66,7 +66,9 @@ class FrozenBase(NamedTuple):
         """
         folder = base_folder(name)
         config, tokenizer = load_backbone_config(str(folder)), load_tokenizer(str(folder))
-        return cls({"name": name, "sha256": base_digest(folder)}, folder, config, tokenizer)
+        record = {"name": public_name(name), "sha256": base_digest(folder)}
+        remember(record["sha256"], folder)
+        return cls(record, folder, config, tokenizer)
 
     @classmethod
     def find(cls, model_folder: Path) -> "FrozenBase":

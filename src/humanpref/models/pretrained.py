@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from humanpref.files import read_json
 from humanpref.models.arrays import check_names
+from humanpref.models.bases import BASE_FILE, BASE_VARIABLE, is_folder_name, places
 from humanpref.models.checkpoint import base_digest, load_bin, weights_files
 from humanpref.schema import InputError, refuse_failures
 from humanpref.text.tokens import text_ids
@@ -31,10 +32,6 @@ from humanpref.training.precision import DTYPES
 
 # transformers' progress bar would add one line per weight to a log file.
 disable_progress_bar()
-
-BASE_FILE = "base.json"
-BASE_VARIABLE = "HUMANPREF_BASE"
-"""Environment variable that names the folder of an artifact's base, or its parent folder."""
 
 # The hub's client raises these.
 LOADING_ERRORS = (
@@ -319,9 +316,8 @@ def base_folder(name: str) -> Path:
 def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
     """Find the base on which `artifact` (a model's folder) was trained, by name and digest.
 
-    The search covers the folder in the environment variable HUMANPREF_BASE, the folder or hub name
-    recorded in the artifact, and folders of that name in the artifact, next to it and up to two
-    levels above it.
+    `humanpref.models.bases.places` are tried in order, and then, unless HUMANPREF_BASE is set, the
+    hub name recorded in the artifact.
 
     Returns
     -------
@@ -339,12 +335,8 @@ def find_base(artifact: Path) -> tuple[Path, dict[str, str]]:
         name, wanted = str(record["name"]), str(record["sha256"])
     except (KeyError, TypeError):
         raise InputError(f"{path}: expected the base's name and sha256, got {record!r}") from None
-    override, last = os.environ.get(BASE_VARIABLE), Path(name).name
-    places = [Path(override), Path(override, last)] if override else []
-    around = [artifact.resolve(), *artifact.resolve().parents[:3]]
-    places += [Path(name), *(folder / last for folder in around)]
-    folders = [place for place in dict.fromkeys(places) if (place / "config.json").is_file()]
-    if not (folders or override or Path(name).is_absolute()):
+    folders = list(places(name, wanted, artifact))
+    if not (folders or os.environ.get(BASE_VARIABLE) or is_folder_name(name)):
         folders = [base_folder(name)]
     tried = []
     for folder in folders:

@@ -39,8 +39,15 @@ def _cells(column: pd.Series, places: int) -> list[str]:
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a table in Markdown, with numbers rounded to four decimals."""
-    shown = [[name, "---", *cells] for name, _, cells in columns(table, places=4)]
+    shown = [
+        [_cell(name), "---", *map(_cell, cells)] for name, _, cells in columns(table, places=4)
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in zip(*shown, strict=True))
+
+
+def _cell(text: str) -> str:
+    """Return a text that neither ends a cell of Markdown nor its row."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.metadata
+import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from humanpref.config import Config
+from humanpref.models.bases import public_name
 from humanpref.version import __version__
 
 FORMAT = 1
@@ -56,9 +59,20 @@ def facts_of(
         "prior": [float(rate) for rate in prior],
         "training_rows": training_rows,
         "data_sha256": data_sha256,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [_without_path(argument) for argument in sys.argv],
         "versions": versions(),
     }
+
+
+def _without_path(argument: str) -> str:
+    """Return an argument of the command line with only the last part of a path: artifacts are
+    published. Hub names of backbones remain."""
+    option, equals, value = argument.rpartition("=")
+    is_path = os.sep in value and (os.path.exists(value) or not re.search(r"\s", value))
+    if is_path or value.startswith(("/", "~", ".")):
+        name = Path(value).name
+        return option + equals + (public_name(value) if option.endswith("backbone") else name)
+    return argument
 
 
 def versions() -> dict[str, str]:

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 from humanpref.config import Config
 from humanpref.files import check_new, folder_whole, read_json, write_json
 from humanpref.models.base import CONFIG_FILE
+from humanpref.models.bases import BASE_FILE
 from humanpref.models.decoder import DecoderModel
 from humanpref.models.frozen_base import FrozenBase
 from humanpref.models.neural import STATE_FILE
-from humanpref.models.pretrained import BASE_FILE
 from humanpref.runs.artifact import METRICS_FILE, Artifact
 from humanpref.runs.artifact_files import copy_files, seal
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE

@@ -241,9 +241,10 @@ def _check_options(source: str, earlier: Config, config: Config) -> None:
 def _check_backbone(source: str, folder: Path, trained: str, config: Config) -> None:
     """Raise InputError if the option `model.backbone` names a different backbone than that of a
     saved model, which `trained` names."""
+    from humanpref.models.bases import BASE_FILE
     from humanpref.models.checkpoint import base_digest
     from humanpref.models.neural import BACKBONE_FOLDER
-    from humanpref.models.pretrained import BASE_FILE, base_folder, load_backbone_config
+    from humanpref.models.pretrained import base_folder, load_backbone_config
 
     name = config.model.backbone
     problem = f"option model.backbone: expected that of --from {source} ({trained}), got {name}"

@@ -32,6 +32,7 @@ from humanpref.data import (
 from humanpref.data.tables import source_name
 from humanpref.files import check_new, folder_whole, is_main_process, read_json, remove, write_json
 from humanpref.models import build_model
+from humanpref.models.bases import public_config
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import OOF_FILE, write_oof
 from humanpref.runs.distillation import Teacher, taught
@@ -187,7 +188,8 @@ class Run:
         rows = rows if stage is None else stage.allowed(rows)
         rows = taught(rows, teachers) if teachers else rows
         identity = {
-            "config": config.to_dict(),
+            "config": public_config(config.to_dict()),
+            "config_sha256": hashlib.sha256(repr(config).encode()).hexdigest(),  # with all paths
             "data_sha256": digest_of(rows.pairs),
             "folds": folds,
         }

@@ -8,6 +8,7 @@ within the same time limit.
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -194,9 +195,9 @@ class _Crew:
             message = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
-            yield from self._ended(
-                worker, f"its process ended with {worker.process.exitcode}", on_rows=True
-            )
+            code = worker.process.exitcode
+            killed = f" ({signal.Signals(-code).name}, out of memory?)" if code < 0 else ""
+            yield from self._ended(worker, f"its process ended with {code}{killed}", on_rows=True)
             return
         match message:
             case "loaded":

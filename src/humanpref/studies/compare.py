@@ -5,6 +5,8 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shutil
+import signal
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +25,7 @@ from humanpref.files import read_json, write_json, write_whole
 from humanpref.logloss import row_log_losses
 from humanpref.models import build_model, load_model, module_of
 from humanpref.models.base import CONFIG_FILE
+from humanpref.models.bases import public_config
 from humanpref.reports.charts import interval_figure
 from humanpref.reports.table_text import markdown, write_csv
 from humanpref.runs.artifact import Artifact
@@ -183,13 +186,18 @@ def compare(
         with _named(folder):
             build_model(variant.config()).check()
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / COMPARISON_FILE, claim)
-    with fresh_processes([*missing.values()]) as fresh:
-        for folder, variant in missing.items():
-            logger.info("%s: training", folder)
-            with _named(folder):
-                arguments = variant.config(), train_csv, out / folder, folds, format
-                fresh.submit(run_training, *arguments).result()
+    try:
+        write_json(out / COMPARISON_FILE, claim)
+        with fresh_processes([*missing.values()]) as fresh, _ended_with_this_process():
+            for folder, variant in missing.items():
+                logger.info("%s: training", folder)
+                with _named(folder):
+                    arguments = variant.config(), train_csv, out / folder, folds, format
+                    fresh.submit(run_training, *arguments).result()
+    finally:
+        # A comparison that failed before it trained anything leaves nothing behind.
+        if {path.name for path in out.iterdir()} <= {COMPARISON_FILE}:
+            shutil.rmtree(out)
     artifacts = [_trained(variant, out) for variant in variants]
     # Training drops rows of weight 0, so look up in oof.csv which rows were held out.
     pairs = pairs[pairs[ID].isin(artifacts[0].oof[ID])].reset_index(drop=True)
@@ -246,7 +254,7 @@ def _trained(variant: Variant, out: Path) -> Artifact:
     """Load a variant's artifact. Raises InputError if it was trained with different options."""
     artifact = Artifact.load(out / variant.folder)
     trained = read_json(artifact.folder / artifact.facts["members"][0] / CONFIG_FILE)
-    wanted = variant.config().to_dict()
+    wanted = public_config(variant.config().to_dict())
     if wanted["training"]["classes"] is None:  # the training file decided
         wanted["training"]["classes"] = trained["training"]["classes"]
     if wanted != trained:
@@ -315,6 +323,18 @@ def _named(training: str) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def _ended_with_this_process() -> Iterator[None]:
+    """If this process is interrupted or told to end, also end its trainings. Only Ctrl-C in a
+    terminal reaches them directly, and an executor waits for its processes."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+
+
 def fresh_processes(variants: Sequence[Variant]) -> ProcessPoolExecutor:
     """Return an executor that runs each call in a new process, with the models' modules imported.
 
@@ -336,7 +356,9 @@ def fresh_processes(variants: Sequence[Variant]) -> ProcessPoolExecutor:
 
 
 def _set_up(environment: dict[str, str], level: int) -> None:
-    """Give a new process the environment and the log level of its caller."""
+    """Give a new process the environment and the log level of its caller, and have it clean up when
+    it is told to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     logging.basicConfig(level=level, format="%(message)s")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from humanpref.storage import storage_errors
 from humanpref.text.tokens import token_ids
 
 
@@ -67,7 +68,8 @@ class TokenMemo:
             "ids": np.concatenate(ids),
         }
         unfinished = self.folder / f"unfinished-{os.getpid()}"
-        save_file(part, unfinished)
+        with storage_errors(self.folder):
+            save_file(part, unfinished)
         os.replace(unfinished, self._part())
         self.parts_read += 1
 

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from humanpref.schema import InputError
+from humanpref.storage import storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,13 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
     rng_states = gather_object([random_state(accelerator.device)])
     if accelerator.is_main_process:
         unfinished = path.with_name(f"{path.name}.new")
-        torch.save(content | {"rng_states": rng_states}, unfinished)
-        os.replace(unfinished, path)
+        try:
+            # torch's own writer reports a full disk without the system's error.
+            with storage_errors(path), open(unfinished, "wb") as file:
+                torch.save(content | {"rng_states": rng_states}, file)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) -> dict[str, Any]:

@@ -22,7 +22,10 @@ OFFLINE = Probe(
 )
 
 
-def test_nothing_gets_out_or_into_the_inputs(box):
+def test_nothing_gets_out_or_into_the_inputs(box, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / ".kaggle").mkdir(parents=True)
+    monkeypatch.setenv("KAGGLE_KEY", "secret")
     found = probe(box)
     assert not found.connected
     assert not found.resolved
@@ -31,9 +34,11 @@ def test_nothing_gets_out_or_into_the_inputs(box):
     if box.mode == "none":
         assert not found.offline  # a hook in Python is no proof
         assert "blocked by the dry run" in found.connection
+        assert {"the environment of other processes", "the home folder"} <= {*found.readable}
     else:
         assert found.offline
         assert found.interfaces == ("lo",)
+        assert found.readable == ()
         assert not found.input_writable
         assert "Read-only file system" in found.input_write
         assert "Operation not permitted" in found.input_remount
@@ -47,6 +52,7 @@ def test_nothing_gets_out_or_into_the_inputs(box):
         ({"resolved": True}, "no proof"),
         ({"interfaces": ("lo", "eth0")}, "no proof"),
         ({"input_writable": True}, "the input folder can be written"),
+        ({"readable": ("the home folder",)}, "credentials could be read from the home folder"),
         ({"package": True}, "humanpref can be imported before"),
     ],
 )

@@ -37,7 +37,8 @@ def test_a_report_is_rendered_line_by_line(report):
         "  isolation     bubblewrap: no network, read-only inputs, a separate file system "
         "(new layout)",
         "  commit run    a connection to the outside timed out, a name look-up failed, mounting "
-        "the input writable failed, writing to it failed; network interfaces: lo",
+        "the input writable failed, writing to it failed; network interfaces: lo; "
+        "readable places that may hold credentials: none",
         "                exit code 0 after 61 s; 3 MiB of memory at most, 1.0 MiB written",
         "  training step 0.250 seconds",
         "  log loss      1.0100 (the prior's: 1.0900)",

@@ -16,7 +16,6 @@ checkout, artifacts and options produce the same bytes.
 import logging
 import os
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from typing import Any
 
 from humanpref.config.gpu import uses_gpu
 from humanpref.extras import install_line
-from humanpref.files import read_json, write_whole
+from humanpref.files import read_json, temporary_folder, write_whole
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
@@ -104,11 +103,9 @@ def bundle(
     parent = out.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=parent, prefix=f".{out.name}.")
     except OSError as error:
         raise InputError(f"{out}: cannot be created ({error.strerror})") from None
-    with temporary:
-        new = Path(temporary.name)
+    with temporary_folder(parent / out.name) as new:
         dataset = stage_dataset(
             new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image
         )

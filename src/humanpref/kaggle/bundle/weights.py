@@ -3,12 +3,11 @@
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from humanpref.extras import install_line
-from humanpref.files import sha256
+from humanpref.files import sha256, temporary_folder
 from humanpref.kaggle.bundle.assemble import check_is_bundle, use_weights
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, OWNER_PLACEHOLDER, write_metadata
@@ -71,8 +70,8 @@ def pack_weights(source: str | Path, bundle: Path) -> Path:
     name = re.sub("[^a-z0-9]+", "-", Path(source).resolve().name.lower()).strip("-")
     slug = f"weights-{name[:42]}".strip("-")
     packed = bundle / slug
-    with tempfile.TemporaryDirectory(dir=bundle, prefix=".new-") as temporary:
-        new = Path(temporary, slug)
+    with temporary_folder(packed) as temporary:
+        new = temporary / slug
         _copy(folder, new)
         _check_same(folder, new)
         write_manifest(new, WEIGHTS_MARKER, {"name": slug})

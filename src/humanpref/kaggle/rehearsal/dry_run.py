@@ -15,7 +15,7 @@ from pathlib import Path
 from humanpref.config import load_config
 from humanpref.config.gpu import uses_gpu
 from humanpref.config.neural import LoopOptions
-from humanpref.files import write_json
+from humanpref.files import temporary_folder, write_json
 from humanpref.kaggle.bundle.checkout import find_project
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
@@ -187,9 +187,8 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
         test_rows=len(competition.test),
     )
     echo(f"[dry run] {report.rows}; sandbox: {mode}")
-    scratch = tempfile.TemporaryDirectory(prefix="humanpref-dry-run-")
-    with held(options.out), scratch as temporary:
-        folder = Path(temporary)
+    scratch = Path(tempfile.gettempdir(), "humanpref-dry-run")
+    with held(options.out), temporary_folder(scratch) as folder:
         competition.write(folder / "competition")
         dataset = stage_dataset(folder / "dataset", project, run, options.artifacts)
         staged = ", ".join(sorted(path.name for path in dataset.iterdir()))

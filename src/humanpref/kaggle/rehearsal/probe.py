@@ -1,8 +1,12 @@
-"""Probe a box from inside, to prove that a rehearsal had no network."""
+"""Probe a box from inside, to prove that a rehearsal had no network, and no access to its user's
+credentials."""
 
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from humanpref.kaggle.rehearsal.environment import python_folders
 from humanpref.kaggle.rehearsal.sandbox import Box, run
 
 
@@ -13,7 +17,8 @@ class Probe:
     `connection`, `lookup`, `input_remount` (mounting the input folder as writable) and
     `input_write` (attempted after that) are descriptions of the outcome; `interfaces` are the
     network interfaces that are up; `package` tells whether humanpref can be imported, which must
-    fail before the kernel installs it.
+    fail before the kernel installs it; `readable` lists the places outside the box that may hold
+    credentials and were readable.
     """
 
     mode: str
@@ -27,12 +32,14 @@ class Probe:
     input_write: str
     input_writable: bool
     package: bool
+    readable: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
             f"a connection to the outside {self.connection}, a name look-up {self.lookup}, "
             f"mounting the input writable {self.input_remount}, writing to it {self.input_write}; "
-            f"network interfaces: {', '.join(self.interfaces) or 'none'}"
+            f"network interfaces: {', '.join(self.interfaces) or 'none'}; readable places that may "
+            f"hold credentials: {', '.join(self.readable) or 'none'}"
         )
 
     @property
@@ -57,14 +64,17 @@ class Probe:
                 faults.append("there is no proof that the kernels had no network")
             if self.input_writable:
                 faults.append("the input folder can be written")
+            if self.readable:
+                faults.append(f"credentials could be read from {', '.join(self.readable)}")
         if self.package:
             faults.append("humanpref can be imported before the kernel installs it")
         return faults
 
 
 def probe(box: Box) -> Probe:
-    """Try, from inside a box, to reach the network, to remount the inputs as writable, and to write
-    to them.
+    """Try, from inside a box, to reach the network, to remount the inputs as writable, to write to
+    them, and to read what may hold credentials: other processes' environments, the user's home
+    folder, and variables of the box's own environment.
 
     Raises
     ------
@@ -72,13 +82,20 @@ def probe(box: Box) -> Probe:
         If the probe itself fails.
     """
     output: list[str] = []
-    code = run(box, [box.python, "-c", _PROBE, str(box.kaggle / "input")], output.append)
+    home = Path.home()
+    mounted = [Path(folder) for folder in (*python_folders(), box.environment)]
+    # The folders that lead to Python are visible, but only as far as that.
+    ways = {folder.relative_to(home).parts[0] for folder in mounted if home in folder.parents}
+    outside = [str(os.getpid()), os.readlink("/proc/self/ns/pid"), str(home), json.dumps([*ways])]
+    given = [str(box.kaggle / "input"), *outside]
+    code = run(box, [box.python, "-c", _PROBE, *given], output.append)
     if code != 0 or not output:
         raise RuntimeError(
             f"the probe ended with {code} in mode {box.mode}: {'; '.join(output)[-2000:]}"
         )
     found = json.loads(output[-1])
-    return Probe(mode=box.mode, **{**found, "interfaces": tuple(found["interfaces"])})
+    listed = {name: tuple(found[name]) for name in ("interfaces", "readable")}
+    return Probe(mode=box.mode, **{**found, **listed})
 
 
 # Source text rather than functions, because it runs inside the box, where humanpref is missing.
@@ -116,6 +133,24 @@ def write():
         pass
     os.unlink(path)
 
+def readable():
+    _, pid, namespace, home, ways = sys.argv[1:]
+    try:
+        if os.readlink("/proc/self/ns/pid") == namespace:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                file.read()
+            yield "the environment of other processes"
+    except OSError:
+        pass
+    try:
+        if set(os.listdir(home)) - set(json.loads(ways)):
+            yield "the home folder"
+    except OSError:
+        pass
+    for name in os.environ:
+        if any(word in name.upper() for word in ("TOKEN", "KEY", "SECRET", "PASSWORD")):
+            yield f"the variable {name}"
+
 _, connection, number = attempt(connect)
 _, lookup, _ = attempt(lambda: socket.getaddrinfo("example.com", 443))
 _, input_remount, _ = attempt(remount)
@@ -130,6 +165,7 @@ print(json.dumps({
     "input_remount": input_remount,
     "input_write": input_write,
     "input_writable": input_write == "succeeded",
+    "readable": list(readable()),
     "package": importlib.util.find_spec("humanpref") is not None,
 }))
 """

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from humanpref.files import check_new, check_writable, locked, read_json
+from humanpref.files import check_new, check_writable, locked, read_json, temporary_folder
 from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.rehearsal.faults import FAULTS
 from humanpref.kaggle.rehearsal.probe import Probe
@@ -25,7 +26,8 @@ _KIND = "humanpref dry run"
 _RESULTS = ("submission.csv", *(f"{name}.log" for name in TITLES), "report.json")
 _ISOLATION = {
     "bwrap": "bubblewrap: no network, read-only inputs, a separate file system",
-    "none": "NONE: bubblewrap does not work here; only Python's own sockets are blocked",
+    "none": "NONE: bubblewrap does not work here; your files and credentials were readable to the "
+    "kernels, and only Python's own sockets are blocked",
 }
 
 
@@ -203,13 +205,17 @@ def held(out: Path) -> Iterator[None]:
 
 
 def deliver(folder: Path, out: Path) -> None:
-    """Replace an earlier dry run's results in `out` with those in `folder`."""
+    """Replace an earlier dry run's results in `out` with those in `folder`. If there is no space,
+    the earlier ones remain."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in _RESULTS:
-        (out / name).unlink(missing_ok=True)
-    for name in _RESULTS:
-        if (folder / name).is_file():
-            shutil.copy(folder / name, out)
+    names = [name for name in _RESULTS if (folder / name).is_file()]
+    with temporary_folder(out / "report.json") as copies:
+        for name in names:
+            shutil.copy(folder / name, copies)
+        for name in _RESULTS:
+            (out / name).unlink(missing_ok=True)
+        for name in names:
+            os.replace(copies / name, out / name)
 
 
 def _duration(seconds: float) -> str:

@@ -124,9 +124,9 @@ def detect() -> str:
     if reason is None:
         return "bwrap"
     logger.warning(
-        "NO ISOLATION: bubblewrap does not work here (%s). The kernels can see this machine's "
-        "files and write to their inputs; only Python's own sockets are blocked. For a conclusive "
-        "dry run, install bubblewrap (apt-get install bubblewrap).",
+        "NO ISOLATION: bubblewrap does not work here (%s). The kernels can read this machine's "
+        "files, your credentials included, and write to their inputs; only Python's own sockets "
+        "are blocked. For a conclusive dry run, install bubblewrap (apt-get install bubblewrap).",
         reason,
     )
     return "none"

@@ -90,8 +90,8 @@ def point_to_base(model: Path, input_root: Path) -> None:
     """
     if not (model / "base.json").is_file():
         return  # before torch is imported
+    from humanpref.models.bases import BASE_FILE, BASE_VARIABLE
     from humanpref.models.checkpoint import base_digest
-    from humanpref.models.pretrained import BASE_FILE, BASE_VARIABLE
 
     wanted = read_json(model / BASE_FILE)["sha256"]
     for folder in find_backbones(input_root):

@@ -1,0 +1,86 @@
+"""Where pretrained models are on this machine. An artifact names its base without a path, which
+may tell more than its owner wants to publish; the path is kept in the user's cache."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from humanpref.files import write_whole
+from humanpref.schema import InputError
+
+BASE_FILE = "base.json"
+BASE_VARIABLE = "HUMANPREF_BASE"
+"""Environment variable that names the folder of an artifact's base, or its parent folder."""
+
+
+def public_name(name: str) -> str:
+    """Return a hub name unchanged, and a folder as `./NAME`, without its path.
+
+    Examples
+    --------
+    >>> public_name("/home/ada/gemma-2-2b"), public_name("google/gemma-2-2b")
+    ('./gemma-2-2b', 'google/gemma-2-2b')
+    """
+    if is_folder_name(name) or Path(name).is_dir():
+        return f"./{Path(name).resolve().name}"
+    return name
+
+
+def is_folder_name(name: str) -> bool:
+    """Return whether a name can only be that of a folder: no hub has it."""
+    return name.startswith(("/", "./", "../", "~"))
+
+
+def public_config(values: Any) -> Any:
+    """Return the plain JSON types of a configuration with the `public_name` of each backbone.
+
+    Examples
+    --------
+    >>> public_config({"model": {"backbone": "/home/ada/a", "members": ["b model.backbone=/c/d"]}})
+    {'model': {'backbone': './a', 'members': ['b model.backbone=./d']}}
+    """
+    if isinstance(values, dict):
+        return {
+            key: public_name(value)
+            if key == "backbone" and isinstance(value, str) and value
+            else public_config(value)
+            for key, value in values.items()
+        }
+    if isinstance(values, list):
+        return [public_config(value) for value in values]
+    if isinstance(values, str):
+        return re.sub(r"(?<=\bmodel\.backbone=)\S+", lambda found: public_name(found[0]), values)
+    return values
+
+
+def remember(digest: str, folder: Path) -> None:
+    """Record in the user's cache that a folder holds the base with this digest."""
+    with suppress(
+        OSError, RuntimeError, InputError
+    ):  # without a cache, `places` has one entry less
+        path = _record(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(path) as file:
+            file.write(str(folder.resolve()))
+
+
+def places(name: str, digest: str, model_folder: Path) -> Iterator[Path]:
+    """Yield the folders that may hold the base of a saved model, in this order: HUMANPREF_BASE, and
+    the folder of that name in it; the folder of that name in the model's folder, next to it, and up
+    to two levels above; the folder in the user's cache; the folder that is named itself."""
+    override, last = os.environ.get(BASE_VARIABLE), Path(name).name
+    found = [Path(override), Path(override, last)] if override else []
+    around = model_folder.resolve()
+    found += [folder / last for folder in (around, *around.parents[:3])]
+    with suppress(OSError, RuntimeError, ValueError):  # nothing there, or no home folder
+        found.append(Path(_record(digest).read_text()))
+    found.append(Path(name))
+    yield from (place for place in dict.fromkeys(found) if (place / "config.json").is_file())
+
+
+def _record(digest: str) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "humanpref" / "bases" / digest[:64]

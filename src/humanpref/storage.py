@@ -1,0 +1,69 @@
+"""Tell a full or read-only file system from other failures, and name the path that was not
+written."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from humanpref.schema import InputError
+
+_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of the system that only writing raises."""
+
+
+def storage_failure(error: BaseException | None) -> OSError | None:
+    """Return the system's error if an exception was caused by a full or read-only file system, a
+    quota or a limit on file sizes, whichever library raised it; otherwise, return None.
+
+    Examples
+    --------
+    >>> storage_failure(RuntimeError("I/O error: No space left on device (os error 28)")).errno
+    28
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in _ERRORS:
+            return error
+        for number in _ERRORS if not isinstance(error, InputError) else ():
+            if os.strerror(number) in str(error):  # from a library that is not written in Python
+                return OSError(number, os.strerror(number))
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def written_path(failure: OSError) -> str | None:
+    """Return the path that a `storage_failure` names. If a copy failed, it is that of the copy."""
+    named = failure.filename if failure.filename2 is None else failure.filename2
+    return None if named is None else os.fsdecode(named)
+
+
+def not_written(path: str | Path, failure: OSError) -> InputError:
+    """Return the error for a path that a `storage_failure` kept from being written. For a full file
+    system, it names the space that is free there now."""
+    reason = failure.strerror
+    if failure.errno == errno.ENOSPC:
+        place = Path(path).absolute()
+        folder = next(parent for parent in (place, *place.parents) if parent.exists())
+        reason += f"; {shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free there now"
+    return InputError(f"{path}: cannot be written ({reason})")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise a `storage_failure` within the block as an InputError that names `path`, unless the
+    failure names a file outside its folder."""
+    try:
+        yield
+    except Exception as error:
+        full = storage_failure(error)
+        if full is None:
+            raise
+        if named := written_path(full):
+            place = Path(named).absolute()
+            if not place.is_relative_to(path.absolute().parent):
+                raise
+        raise not_written(path, full) from error
