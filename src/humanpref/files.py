@@ -84,7 +84,7 @@ def check_writable(path: str | Path, inputs: Iterable[str | Path] = ()) -> None:
     InputError
         If a check fails.
     """
-    path = Path(path)
+    path, inputs = Path(path), [*inputs]
     with _path_errors(path):
         if path in STREAMS:
             return

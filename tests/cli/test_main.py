@@ -121,11 +121,13 @@ def test_a_signal_cleans_up_and_the_next_command_can_be_stopped_as_well(
                 os.kill(os.getpid(), getattr(signal, number))
 
     monkeypatch.setattr("humanpref.arena.write_arena", write_arena)
+    # As in a shell; `nohup` starts a process that ignores SIGHUP.
+    before = signal.signal(getattr(signal, number), signal.SIG_DFL)
     for _ in range(2):
         line = f"humanpref: stopped by {number}\n"
         assert run("sample", "--out", "arena") == (code, "", line)
         assert not list(tmp_path.iterdir())
-    assert signal.getsignal(getattr(signal, number)) is signal.SIG_DFL
+    assert signal.signal(getattr(signal, number), before) is signal.SIG_DFL
 
 
 def test_a_full_disk_is_told_where_standard_output_is():

@@ -15,6 +15,7 @@ pytest.importorskip("starlette", reason="needs humanpref[serve]")
 pytest.importorskip("uvicorn", reason="needs humanpref[serve]")
 
 import humanpref
+from humanpref.extras import install_line
 
 JSON = {"Content-Type": "application/json"}
 
@@ -160,4 +161,4 @@ def test_missing_libraries_are_named(run, monkeypatch):
     monkeypatch.delattr("humanpref.interfaces.serve", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, _, err = run("serve")
-    assert (code, err) == (2, "humanpref: serve needs uvicorn: pip install -e '.[serve]'\n")
+    assert (code, err) == (2, f"humanpref: serve needs uvicorn: {install_line('serve')}\n")

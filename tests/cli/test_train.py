@@ -36,7 +36,7 @@ def test_stages(run, arena):
     code, _, error = run(*train, arena / "train.csv", *stage, "--set", "seed=2")
     assert code == 2
     assert "--from one: learned the prompts of" in error
-    assert "drop them with --drop-learned" in error
+    assert "drop the rows with --drop-learned" in error
     code, out, _ = run(*train, arena / "train.csv", *stage, "--set", "seed=2", "--drop-learned")
     assert code == 0
     assert "artifact: two" in out

@@ -17,6 +17,7 @@ import pytest
 from humanpref.cli.main import main
 from humanpref.config import load_config
 from humanpref.data import labels_of, read_pairs
+from humanpref.extras import install_line
 from humanpref.models import build_model, load_model
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
@@ -236,7 +237,7 @@ def test_what_is_missing_is_said(corpora, tmp_path, nltk_data):
 def test_without_nltk(monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk", None)
     clean.token_memo.cache_clear()
-    with pytest.raises(InputError, match=r"humanpref\[nltk\]"):
+    with pytest.raises(InputError, match=re.escape(install_line("nltk"))):
         preprocess(["x"])
 
 

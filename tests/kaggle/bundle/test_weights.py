@@ -124,7 +124,7 @@ def test_weights_become_a_dataset_that_the_kernels_mount(own, backbone):
     assert read_run(own / "dataset") == KernelRun(
         "sparse", backbone="weights-tiny-encoder", backbone_manifest=manifest
     )
-    assert check_bundle(own) == []
+    assert errors(own) == []
     before = contents(own)
     pack_weights(backbone, own)  # again: replaced, and named once
     assert contents(own) == before
@@ -310,11 +310,16 @@ def test_check_says_so_of_a_bundle_that_holds_it(own, backbone, spoil):
     packed = pack_weights(backbone, own)
     spoil(packed / "model.safetensors")
     write_manifest_of(packed)
-    (finding,) = check_bundle(own)
+    (finding,) = errors(own)
     assert finding.path.name == "model.safetensors"
     assert (
         "git-lfs pointer" if spoil is point else "an incomplete safetensors file"
     ) in finding.problem
+
+
+def errors(bundle: Path) -> list:
+    """The findings but for the warning that these bundles, of `sparse`, ask for a GPU."""
+    return [finding for finding in check_bundle(bundle) if finding.level == "error"]
 
 
 def write_manifest_of(folder: Path) -> None:
