@@ -37,6 +37,12 @@ if not HAS_TORCH:
     collect_ignore += ["text/test_tokens.py"]
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their argument: archives contain the time, and all workers of xdist must
+    collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_report_header():
     return (
         None if HAS_TORCH else "torch is not installed: the tests of the neural models are left out"
