@@ -67,7 +67,7 @@ class Files:
         epoch has a single row, so that processes cannot share them equally."""
         self.repeat_test(len(self.test) - (len(self.test) + 1) % 2)
         training = config.training
-        pairs = read_pairs(self.train, labels=False, format=self.rules.format)
+        pairs = read_pairs(self.train, format=self.rules.format)
         for rows in range(len(pairs), max(1, len(pairs) - MOST_DROPPED), -1):
             held = held_out(pairs[:rows], training.validation_fraction, config.seed)
             if (rows - held.sum()) % training.batch_size == 1:
