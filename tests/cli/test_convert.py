@@ -40,7 +40,12 @@ def test_a_shape_is_trained_on_and_predicted(run, tmp_path, name):
     train = ["train", "--preset", "prior", "--set", "training.validation_fraction=0"]
     code, _, err = run("--quiet", *train, "--train", source, "--out", "artifact")
     assert code == 0, err
-    code, _, err = run("--quiet", "predict", "artifact", "--test", source, "--out", "s.csv")
+    predict = ["--quiet", "predict", "artifact", "--out", "s.csv", "--test"]
+    if shape.drawn:
+        refused(run(*predict, source), f"{source}: ", "rename them response_a and response_b")
+        assert run("convert", source, "rows.csv")[0] == 0
+        source = "rows.csv"
+    code, _, err = run(*predict, source)
     assert code == 0, err
     submission = pd.read_csv("s.csv", dtype={"id": str}).set_index("id")
     assert submission.index.tolist() == read_pairs(source)["id"].tolist()
@@ -112,7 +117,8 @@ def test_a_model_of_chosen_and_rejected_answers_has_no_ties_and_swaps_exactly(
     told = []
     for name, each in (("as.jsonl", rows), ("turned.jsonl", turned)):
         (tmp_path / name).write_text("\n".join(map(json.dumps, each)))
-        assert run("predict", "artifact", "--test", name, "--out", "s.csv")[0] == 0
+        assert run("convert", name, "pairs.csv")[0] == 0
+        assert run("predict", "artifact", "--test", "pairs.csv", "--out", "s.csv")[0] == 0
         told.append(pd.read_csv("s.csv"))
     pd.testing.assert_frame_equal(*told)  # the draw does not see which one was chosen
     pairs = read_pairs("rows.jsonl")

@@ -57,6 +57,12 @@ def test_another_process_gets_the_same(pairs):
     pd.testing.assert_frame_equal(pd.concat(made), judge(pairs[:6]))
 
 
+def test_the_format_is_pickled_too():
+    frame = pd.DataFrame([{"prompt": '["a"]', "response_a": "So.", "response_b": "No."}])
+    judge = BatchJudge(format="plain")
+    pd.testing.assert_frame_equal(pickle.loads(pickle.dumps(judge))(frame), judge(frame))
+
+
 def test_an_empty_frame_keeps_its_columns():
     empty = pd.DataFrame({"prompt": [], "response_a": [], "response_b": [], "more": []})
     judged = BatchJudge()(empty)

@@ -156,6 +156,14 @@ def test_rows_in_other_forms_get_the_same_judgement():
             assert own == probabilities(expected)
 
 
+def test_plain_texts_may_look_like_json_lists_if_the_format_is_named():
+    judge, row = humanpref.load(), dict(zip(TEXT_COLUMNS, ('["a"]', "So.", "No."), strict=True))
+    with pytest.raises(InputError, match="a format that is named"):
+        judge.judge_many([row])
+    turns = [{column: [text] for column, text in row.items()}]
+    assert judge.judge_many([row], "plain").tolist() == judge.judge_many(turns).tolist()
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_of_rows_is_judged_or_refused(name, tmp_path):
     judge, shape, source = humanpref.load(), SHAPES[name], make(name, tmp_path)

@@ -123,6 +123,21 @@ def test_a_model_that_judged_nothing_leaves_the_folder_to_another(source, tmp_pa
         judge_shards(source, tmp_path / "out", artifact)
 
 
+def test_a_named_format_takes_texts_as_they_are(source, tmp_path):
+    row = {"prompt": '["a"]', "response_a": "So.", "response_b": "No."}
+    (source / "part-7.jsonl").write_text(json.dumps(row))
+    with pytest.raises(InputError, match="1 of 12 shards could not be judged"):
+        judge_shards(source, tmp_path / "out")
+    with pytest.raises(InputError, match="was judged in a different format; name a new folder"):
+        judge_shards(source, tmp_path / "out", format="plain")
+    for path in source.glob("part-*"):
+        path.write_text(json.dumps(row))
+    assert judge_shards(source, tmp_path / "plain", format="plain").rows == 12
+    made = json.loads((tmp_path / "plain" / "part-7.jsonl").read_text())
+    (expected,) = humanpref.load().judge_many([{key: [text] for key, text in row.items()}])
+    assert [made["p_a"], made["p_b"], made["p_tie"]] == expected.tolist()
+
+
 def test_a_shard_that_is_gone_is_named(source, tmp_path):
     judge_shards(source, tmp_path / "out")
     (source / "part-7.jsonl").unlink()

@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from humanpref.data import read_pairs, write_submission
+    from humanpref.data import write_submission
+    from humanpref.data.formats.detect import CHOSEN_REJECTED
+    from humanpref.data.reading import read
     from humanpref.files import check_writable, is_main_process
     from humanpref.runs.artifact import Artifact
     from humanpref.runs.distillation import write_soft_labels
@@ -47,7 +49,14 @@ def run(options: argparse.Namespace) -> int:
     check_writable(options.out, inputs=[options.test, *options.artifact])
     artifacts = [Artifact.load(folder) for folder in options.artifact]
     weights = options.labels and options.weight is None
-    pairs = read_pairs(options.test, labels=False, weights=weights, format=options.format)
+    reading = read(options.test, False, weights=weights, format=options.format)
+    if reading.format == CHOSEN_REJECTED and not options.labels:
+        raise InputError(
+            f"{options.test}: expected two answers, A and B, got chosen and rejected, of which a "
+            "reader draws A; rename them response_a and response_b, or use --labels, which also "
+            "writes the texts"
+        )
+    pairs = reading.pairs
     degraded: list[str] = []
     if options.labels:
         write_soft_labels(options.out, artifacts, pairs, options.weight)

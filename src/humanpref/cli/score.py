@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_option, add_path
+from humanpref.cli.shared import add_command, add_format, add_option, add_path
 from humanpref.schema import InputError
 
 LOCAL, RAY = "local", "ray"
@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
         "for Parquet, otherwise JSON lines; the same command skips finished shards"
     )
     add_path(command, "--out", "JSONL|FOLDER", text, required=True)
+    add_format(command, "the format of a folder's shards (default: detected in each)")
     text = (
         "how a folder is judged: one shard at a time, or on a Ray cluster, whose address is in "
         "RAY_ADDRESS (default: a local one)"
@@ -48,12 +49,13 @@ def run(options: argparse.Namespace) -> int:
 
     source, out, model = options.source, options.out, options.artifact
     if source.is_dir():
-        total = judge_shards(source, out, model, options.engine, options.workers)
+        how = options.engine, options.workers, options.format
+        total = judge_shards(source, out, model, *how)
         finished = f" ({total.skipped} already finished)" if total.skipped else ""
         print(f"{out}: {total.shards} shards{finished}, {total.rows} rows")
         return 0
-    if options.engine == RAY or options.workers is not None:
-        raise InputError(f"{source}: --engine ray and --workers need a folder of shards")
+    if options.engine == RAY or options.workers is not None or options.format is not None:
+        raise InputError(f"{source}: --engine ray, --workers and --format need a folder of shards")
     check_writable(out, inputs=filter(None, [source, model]))
     count = score(Artifact.load(model) if model else None, source, out)
     if is_main_process():

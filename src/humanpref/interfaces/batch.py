@@ -44,6 +44,8 @@ class BatchJudge:
     model : path, optional
         An artifact's folder, which every worker must be able to read; by default, the packaged
         judge.
+    format : str, optional
+        As for `humanpref.interfaces.judge.Judge.judge_many`.
 
     Examples
     --------
@@ -68,8 +70,8 @@ class BatchJudge:
         )
     """
 
-    def __init__(self, model: str | Path | None = None) -> None:
-        self.model = None if model is None else str(model)
+    def __init__(self, model: str | Path | None = None, format: str | None = None) -> None:
+        self.model, self.format = None if model is None else str(model), format
         self._judge: Judge | None = None
 
     def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +85,7 @@ class BatchJudge:
         check_free(frame)
         if self._judge is None:
             self._judge = load(self.model)
-        return frame.assign(**added_columns(self._judge.judge_many(frame)))
+        return frame.assign(**added_columns(self._judge.judge_many(frame, self.format)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "_judge": None}
+        return vars(self) | {"_judge": None}

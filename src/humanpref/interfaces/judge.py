@@ -138,7 +138,9 @@ class Judge:
             tie_shares,
         )
 
-    def judge_many(self, rows: "pd.DataFrame | Iterable[dict[str, Any]]") -> np.ndarray:
+    def judge_many(
+        self, rows: "pd.DataFrame | Iterable[dict[str, Any]]", format: str | None = None
+    ) -> np.ndarray:
         """Judge many pairs.
 
         Parameters
@@ -148,6 +150,10 @@ class Judge:
             `conversation_b`, in any form that `humanpref.data.read_pairs` reads. One form applies
             to all texts: plain strings, lists of strings or lists of messages. `chosen` and
             `rejected` are refused, since a reader draws which of them is A.
+        format : str, optional
+            The format of the rows, one of `humanpref.schema.FORMATS`. By default, it is detected,
+            and plain texts of which one is a JSON list of strings are refused as a mixture;
+            `plain` takes all texts as they are.
 
         Returns
         -------
@@ -166,7 +172,7 @@ class Judge:
         >>> bool(p_a == p_b)
         True
         """
-        pairs = _frame(rows)
+        pairs = _frame(rows, format)
         if not len(pairs):
             return np.empty((0, len(CLASSES)))
         if isinstance(self.model, LinearModel):
@@ -226,7 +232,7 @@ def _is_clean(turn: Any) -> bool:
     return isinstance(turn, str) and (turn.isascii() or not SURROGATE.search(turn))
 
 
-def _frame(rows: Any) -> "pd.DataFrame":
+def _frame(rows: Any, format: str | None = None) -> "pd.DataFrame":
     """Return rows, in any form, as a pairs frame."""
     import pandas as pd
 
@@ -249,7 +255,7 @@ def _frame(rows: Any) -> "pd.DataFrame":
             "these rows: expected two answers, A and B, got chosen and rejected, of which a reader "
             "draws A; rename them response_a and response_b"
         )
-    return read_pairs(rows, labels=False)
+    return read_pairs(rows, labels=False, format=format)
 
 
 def _without_ids(row: Any) -> Any:

@@ -21,14 +21,18 @@ _STORE = 2**28
 
 
 def outcomes_of(
-    model: str | Path | None, out: Path, shards: list[Path], workers: int | None
+    model: str | Path | None,
+    out: Path,
+    shards: list[Path],
+    workers: int | None,
+    format: str | None = None,
 ) -> Iterator[Outcome]:
     """Judge shards in stateful actors, each with one copy of the model, and yield the outcomes as
     they arrive.
 
     Parameters
     ----------
-    model, out
+    model, out, format
         As for `humanpref.interfaces.shard.ShardJudge`.
     shards : list of Path
     workers : int, optional
@@ -64,7 +68,7 @@ def outcomes_of(
             [str(path.resolve()) for path in shards], override_num_blocks=len(shards)
         ).map_batches(
             ShardJudge,
-            fn_constructor_args=(model and str(Path(model).resolve()), str(out.resolve())),
+            fn_constructor_args=(model and str(Path(model).resolve()), str(out.resolve()), format),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(size, len(shards))),
             num_cpus=1,

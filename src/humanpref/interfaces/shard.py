@@ -60,10 +60,14 @@ class ShardJudge:
         An artifact's folder; by default, the packaged judge.
     out : path
         The folder of the output shards, prepared by `judge_shards`.
+    format : str, optional
+        The format of the shards. By default, that of each is detected.
     """
 
-    def __init__(self, model: str | Path | None, out: str | Path) -> None:
-        self.model, self.out = model, Path(out)
+    def __init__(
+        self, model: str | Path | None, out: str | Path, format: str | None = None
+    ) -> None:
+        self.model, self.out, self.format = model, Path(out), format
         self._judge: Judge | None = None
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -96,36 +100,35 @@ class ShardJudge:
         try:
             if self._judge is None:
                 self._judge = load(self.model)
-            rows = _write(self._judge, source, self.out, record_file, digest)
+            rows = self._write(source, record_file, digest)
         except InputError as error:
             return Outcome(source.name, 0, False, str(error))
         finally:
             tries.unlink(missing_ok=True)
         return Outcome(source.name, rows, False, "")
 
+    def _write(self, source: Path, record_file: Path, digest: str) -> int:
+        """Judge a shard, write its output atomically, and return the number of rows."""
+        is_parquet, columns, rows = _read(source, self.format)
+        try:
+            check_free(columns)
+            added = added_columns(self._judge.judge_many(rows, self.format))
+        except InputError as error:
+            raise InputError(str(error).replace("these rows", str(source), 1)) from None
+        temporary = self.out / UNFINISHED / uuid.uuid4().hex
+        if is_parquet:
+            _write_parquet(source, temporary, added)
+        else:
+            _write_lines(rows, temporary, added)
+        name = stem_of(source) + (".parquet" if is_parquet else ".jsonl")
+        record = {"input": digest, "output": name, "output_sha256": sha256(temporary)}
+        # The record comes first, so that every output has one. Without its output, it is ignored.
+        write_json(record_file, record | {"rows": len(rows)})
+        os.replace(temporary, self.out / name)
+        return len(rows)
 
-def _write(judge: Judge, source: Path, out: Path, record_file: Path, digest: str) -> int:
-    """Judge a shard, write its output atomically, and return the number of rows."""
-    is_parquet, columns, rows = _read(source)
-    try:
-        check_free(columns)
-        added = added_columns(judge.judge_many(rows))
-    except InputError as error:
-        raise InputError(str(error).replace("these rows", str(source), 1)) from None
-    temporary = out / UNFINISHED / uuid.uuid4().hex
-    if is_parquet:
-        _write_parquet(source, temporary, added)
-    else:
-        _write_lines(rows, temporary, added)
-    name = stem_of(source) + (".parquet" if is_parquet else ".jsonl")
-    record = {"input": digest, "output": name, "output_sha256": sha256(temporary)}
-    # The record comes first, so that every output has one. Without its output, it is ignored.
-    write_json(record_file, record | {"rows": len(rows)})
-    os.replace(temporary, out / name)
-    return len(rows)
 
-
-def _read(source: Path) -> tuple[bool, list[str], list[Any]]:
+def _read(source: Path, format: str | None) -> tuple[bool, list[str], list[Any]]:
     """Return whether a shard is Parquet, its columns, and its rows as dicts, or `BadRow` for those
     that cannot be read. For Parquet, the dicts have only the texts."""
     if not source.stat().st_size:
@@ -134,7 +137,9 @@ def _read(source: Path) -> tuple[bool, list[str], list[Any]]:
         is_parquet = table.kind.startswith("Parquet")
         if table.objects is not None:
             return False, table.columns, table.objects
-        columns = list(text_columns(table.columns, table.name)) if is_parquet else table.columns
+        columns = (
+            list(text_columns(table.columns, table.name, format)) if is_parquet else table.columns
+        )
         rows = [
             cells if isinstance(cells, BadRow) else dict(zip(columns, cells, strict=True))
             for cells in table.read(columns)

@@ -4,7 +4,7 @@
 
     OUT/
       part-0.parquet …   the rows and columns of each input shard, and the four added columns
-      _run.json          digest of the model, version of humanpref
+      _run.json          digest of the model, version of humanpref, format
       _done/part-0.json  for each finished shard: digests of its input and output, number of rows
       _unfinished/       shards that are being written
 
@@ -49,6 +49,7 @@ def judge_shards(
     model: str | Path | None = None,
     engine: str = LOCAL,
     workers: int | None = None,
+    format: str | None = None,
 ) -> Total:
     """Add `p_a`, `p_b`, `p_tie` and `margin` to the rows of all shards in a folder.
 
@@ -73,6 +74,9 @@ def judge_shards(
     workers : int, optional
         Number of processes of the Ray engine, each with its own copy of the model. By default, one
         for each GPU if the model can use one and the cluster has any, otherwise one for each CPU.
+    format : str, optional
+        The format of all shards, one of `humanpref.schema.FORMATS`. By default, that of each shard
+        is detected.
 
     Returns
     -------
@@ -82,7 +86,7 @@ def judge_shards(
     Raises
     ------
     InputError
-        If a folder cannot be used, if `out` is of a different model or has shards that `source`
+        If a folder cannot be used, if `out` is of a different run or has shards that `source`
         does not have, or, after all others are finished, if a shard could not be judged.
 
     Examples
@@ -103,11 +107,11 @@ def judge_shards(
     if workers is not None and (engine != RAY or workers < 1):
         raise InputError(f"option --workers: expected at least 1 and --engine ray, got {workers}")
     shards = _shards(source)
-    with _opened(out, source, model, shards):
+    with _opened(out, source, model, shards, format):
         if engine == RAY:
-            outcomes = outcomes_of(model, out, shards, workers)
+            outcomes = outcomes_of(model, out, shards, workers, format)
         else:
-            outcomes = map(ShardJudge(model, out).judge, shards)
+            outcomes = map(ShardJudge(model, out, format).judge, shards)
         return _told(outcomes, out, len(shards))
 
 
@@ -150,10 +154,10 @@ def _shards(source: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _opened(
-    out: Path, source: Path, model: str | Path | None, shards: list[Path]
+    out: Path, source: Path, model: str | Path | None, shards: list[Path], format: str | None
 ) -> Iterator[None]:
     """Create the output folder, or check that it belongs to the same run, and lock it."""
-    run = {"humanpref": __version__, "model_sha256": _model_digest(model)}
+    run = {"humanpref": __version__, "model_sha256": _model_digest(model), "format": format}
     for folder in filter(None, (source, model)):
         if out.resolve().is_relative_to(Path(folder).resolve()):
             raise InputError(f"{out}: is inside {folder}, an input; name a path outside it")
@@ -177,13 +181,18 @@ def _opened(
         yield
 
 
-def _check_same_run(out: Path, run: dict[str, str]) -> None:
-    """Raise InputError if an output folder is of a different model or version of humanpref."""
+def _check_same_run(out: Path, run: dict[str, str | None]) -> None:
+    """Raise InputError if an output folder is of a different model, version of humanpref or
+    format."""
     found = read_json(out / RUN_FILE)
-    if found != run:
-        same = found.get("model_sha256") == run["model_sha256"]
-        changed = "by a different version of humanpref" if same else "with a different model"
-        raise InputError(f"{out}: was judged {changed}; name a new folder")
+    reasons = {
+        "model_sha256": "with a different model",
+        "humanpref": "by a different version of humanpref",
+        "format": "in a different format",
+    }
+    for key, reason in reasons.items():
+        if found.get(key) != run[key]:
+            raise InputError(f"{out}: was judged {reason}; name a new folder")
 
 
 def _model_digest(model: str | Path | None) -> str:

@@ -27,6 +27,9 @@ class Competition:
     """The name of the sample submission, next to the test file."""
     needed: tuple[str, ...] = ("id", "prompt", "response_a", "response_b")
     """The columns of the test file that a prediction needs; the first is the id."""
+    format: str = "competition"
+    """The format of its files, one of `humanpref.schema.FORMATS`. It is not left to detection:
+    among tens of thousands of plain texts, some are JSON lists."""
     classes: int = 3
     """Number of classes; with 2, there are no ties."""
     metric: str = "log loss"
@@ -66,6 +69,7 @@ COMPETITIONS = {
             WSDM,
             train="train.parquet",
             test="test.parquet",
+            format="wsdm",
             classes=2,
             metric="accuracy",
             submission=("id", "winner"),

@@ -148,6 +148,8 @@ class Run:
         The values that identify the run, saved in `RUN_FILE`.
     stage : Stage, optional
         The earlier run from whose weights the models start.
+    format : str, optional
+        The format of the training file, if it is not detected.
     """
 
     config: Config
@@ -157,6 +159,7 @@ class Run:
     models: list[FoldModel]
     identity: dict[str, Any]
     stage: Stage | None = None
+    format: str | None = None
 
     @classmethod
     def plan(
@@ -202,7 +205,8 @@ class Run:
         if stage is not None:
             identity["start_sha256"] = stage.weights_sha256
             models = stage.started(models, rows.pairs)
-        return cls(config, source_name(train_csv), Path(out), rows, models, identity, stage)
+        source = source_name(train_csv)
+        return cls(config, source, Path(out), rows, models, identity, stage, format)
 
     @property
     def work(self) -> Path:

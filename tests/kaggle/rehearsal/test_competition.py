@@ -131,3 +131,12 @@ def test_processes_cannot_share_the_last_batch(arena, batch_size):
     assert len(competition.test) == 23
     competition.make_uneven(config)
     assert (len(competition.train), len(competition.test)) == (len(pairs), 23)
+
+
+def test_uneven_rows_may_hold_a_plain_text_that_looks_like_a_json_list(arena):
+    files = read_competition(arena / "train.csv", arena / "test.csv", None, RULES[WSDM])
+    files.train.loc[files.train.index[3], "response_a"] = '["an", "answer"]'
+    config = load_config("tiny", overrides=["training.batch_size=16"])
+    files.make_uneven(config)
+    pairs = read_pairs(files.train, labels=True, format="wsdm")
+    assert (~held_out(pairs, config.training.validation_fraction, config.seed)).sum() % 16 == 1

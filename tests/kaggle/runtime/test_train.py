@@ -3,16 +3,18 @@ status that it writes."""
 
 import json
 
+import pandas as pd
 import pytest
 
 from humanpref.config import load_config
 from humanpref.files import read_json, write_json
+from humanpref.kaggle.competitions import WSDM
 from humanpref.kaggle.contract import UNFINISHED, KernelRun
 from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime.train import resolve, resume_earlier_run, train
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import RUN_FILE, partial_of
-from humanpref.schema import InputError
+from humanpref.schema import ID, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
 from ..tree import Tree
 
@@ -44,6 +46,19 @@ def test_the_artifact_and_the_status_of_a_training(tree, caplog):
     metrics = read_json(tree.working / status["artifact"] / "metrics.json")
     told = f"validation: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f}, the prior's "
     assert told in caplog.text
+
+
+def test_a_text_of_a_competition_with_plain_texts_may_look_like_a_json_list(tree):
+    """The kernel and the processes that it starts know the competition's format."""
+    pytest.importorskip("pyarrow")
+    rows = {name: [f"{name} {n}" for n in range(20)] for name in (ID, *TEXT_COLUMNS)}
+    frame = pd.DataFrame(rows).assign(winner=[*MODEL_COLUMNS] * 10, language="English")
+    frame.loc[3, "response_a"] = '["an", "answer"]'
+    folder = tree.competition.with_name(WSDM)
+    folder.mkdir()
+    frame.to_parquet(folder / "train.parquet")
+    train(tree.input, tree.working, {"preset": "prior", "competition": WSDM})
+    assert read_json(tree.working / "status.json")["prior"] == [0.5, 0.5, 0.0]
 
 
 def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog):

@@ -89,7 +89,7 @@ def read_turns(cell: Any, form: Form, literal: bool = False) -> tuple[str, ...]:
             if not literal and (other := _json_form(cell)):
                 raise ValueError(
                     f"expected {form} as in most rows, got {other}: {short(cell)}; a format that "
-                    "is named (--format) takes it as it is"
+                    "is named (--format, or format=) takes it as it is"
                 )
             return as_turns([cell])
         if form is Form.PYTHON:

@@ -66,7 +66,8 @@ class Files:
         """Drop a test row if their number is even, and training rows until the last batch of an
         epoch has a single row, so that processes cannot share them equally."""
         self.repeat_test(len(self.test) - (len(self.test) + 1) % 2)
-        training, pairs = config.training, as_pairs(self.train)
+        training = config.training
+        pairs = read_pairs(self.train, format=self.rules.format)
         for rows in range(len(pairs), max(1, len(pairs) - MOST_DROPPED), -1):
             held = held_out(pairs[:rows], training.validation_fraction, config.seed)
             if (rows - held.sum()) % training.batch_size == 1:

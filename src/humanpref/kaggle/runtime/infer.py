@@ -69,7 +69,8 @@ def infer(
     budget = Budget(seconds)
     device.prepare()
     use_nltk_data(input_root)
-    pairs = read_pairs(test_csv, labels=False, lenient=True)
+    format = COMPETITIONS[competition].format
+    pairs = read_pairs(test_csv, labels=False, lenient=True, format=format)
     writer = SubmissionWriter(working, pairs, prior, budget, competition)
     folders = find_artifacts(input_root)
     if not folders:

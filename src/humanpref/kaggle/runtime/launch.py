@@ -200,6 +200,7 @@ class _Crew:
             "folds": self.run.identity["folds"],
             "model": model.name,
             "earlier": None,
+            "format": self.run.format,
         }
         if self.run.stage is not None:
             path, drop_learned = self.run.stage.earlier
@@ -270,7 +271,7 @@ def main(order: dict[str, Any]) -> int:
         config = from_dict(order["config"], "the kernel's configuration")
         earlier = order["earlier"] and Earlier(*order["earlier"])
         rows = order["train_csv"], order["out"], order["folds"]
-        run = Run.plan(config, *rows, earlier=earlier)
+        run = Run.plan(config, *rows, earlier=earlier, format=order["format"])
         (model,) = (model for model in run.models if model.name == order["model"])
         run.train_model(model)
     except Exception as error:

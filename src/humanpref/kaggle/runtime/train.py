@@ -67,7 +67,8 @@ def train(
     config = resolve(wanted, input_root)
     train_csv = find_competition_file(wanted.rules.train, input_root, wanted.competition)
     out = working / "artifact"
-    planned = experiment.Run.plan(config, train_csv, out, wanted.folds)
+    format = wanted.rules.format
+    planned = experiment.Run.plan(config, train_csv, out, wanted.folds, format=format)
     resume_earlier_run(planned.identity, input_root, out)
     if not out.is_dir():
         logger.info("training %s on %s", config.preset or config.family, train_csv)
