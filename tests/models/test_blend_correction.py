@@ -68,6 +68,20 @@ def test_a_class_that_the_members_exclude_stays_excluded():
     np.testing.assert_allclose(told, expected)
 
 
+def test_without_ties_the_rates_have_none():
+    cases = np.array(["A empty", "B empty", "A empty"], dtype=object)
+    rows = rows_of(np.array([[0.0, 1, 0], [1, 0, 0], [1, 0, 0]]), cases)
+    rates, facts = fit_rates(rows, 10.0, ties=False)
+    won = (1 + 10 * 0.04 / 0.92) / 13
+    assert rates[CASES.index("A empty")] == pytest.approx([won, 1 - won, 0])
+    assert rates[CASES.index("identical")].tolist() == [0.5, 0.5, 0]
+    assert (rates[:, 2] == 0).all()
+    assert [fact["rates"][2] for fact in facts] == [0, 0, 0]
+    told = np.exp(Correction(1.0, rates)(np.log([[0.3, 0.7, 1.0]]) - [0, 0, np.inf], cases[:1]))
+    assert told[0] == pytest.approx([won, 1 - won, 0])
+    assert told[0, 2] == 0
+
+
 def test_the_rates_by_hand():
     # Without a row they are the known ones.
     identical, lost = [0.06, 0.06, 0.88], [0.04, 0.88, 0.08]

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from humanpref.data.pairs import without_ties
 from humanpref.schema import SWAPPED_CLASSES
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, CASES, IDENTICAL
 
@@ -79,12 +80,13 @@ class Correction:
                 own = cases == case
                 if rates.any() and own.any():
                     # A class that the members exclude (-inf) stays excluded.
-                    scores[own] = np.where(np.isneginf(scores[own]), -np.inf, np.log(rates))
+                    with np.errstate(divide="ignore"):
+                        scores[own] = np.where(np.isneginf(scores[own]), -np.inf, np.log(rates))
         return log_softmax(scores, axis=1)
 
 
 def fit_correction(
-    logs: np.ndarray, rows: HeldOutRows, shrinkage: float
+    logs: np.ndarray, rows: HeldOutRows, shrinkage: float, ties: bool = True
 ) -> tuple[Correction, list[dict[str, Any]]]:
     """Fit the temperature and the class rates of the special cases.
 
@@ -94,7 +96,7 @@ def fit_correction(
         (n, 3) log probabilities.
     rows : HeldOutRows
         The rows of the fit.
-    shrinkage : float
+    shrinkage, ties
         See `fit_temperature` and `fit_rates`.
 
     Returns
@@ -103,7 +105,7 @@ def fit_correction(
     facts : list of dict
         One entry per special case, in plain JSON types; see `fit_rates`.
     """
-    rates, facts = fit_rates(rows, shrinkage)
+    rates, facts = fit_rates(rows, shrinkage, ties)
     return replace(fit_temperature(logs, rows, shrinkage), rates=rates), facts
 
 
@@ -121,13 +123,15 @@ def fit_temperature(logs: np.ndarray, rows: HeldOutRows, shrinkage: float) -> Co
     return Correction(float(1 / optimum.x))
 
 
-def fit_rates(rows: HeldOutRows, shrinkage: float) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def fit_rates(
+    rows: HeldOutRows, shrinkage: float, ties: bool = True
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Fit the class rates of the special cases.
 
     They are the posterior mean under a Dirichlet prior: they average the labels of a case's rows
     with `shrinkage` additional rows (at least one) that have the known rates. For example, with a
     shrinkage of 10, ten rows with identical answers that are all ties give the rates (0.03, 0.03,
-    0.94).
+    0.94). If `ties` is False, no row is a tie, and the known rates are those of the other rows.
 
     Returns
     -------
@@ -143,8 +147,9 @@ def fit_rates(rows: HeldOutRows, shrinkage: float) -> tuple[np.ndarray, list[dic
         # its own mirror image, each row counts in both orders, at half its weight.
         own, other = (rows.weights * (rows.cases == kind) for kind in (case, mirrored))
         share = 0.5 if case == mirrored else 1.0
+        expected = np.array(known) if ties else without_ties(np.array([known]))[0]
         observed = share * (own @ rows.labels + other @ rows.labels[:, SWAPPED_CLASSES])
-        rates = (observed + prior * np.array(known)) / (share * (own + other).sum() + prior)
+        rates = (observed + prior * expected) / (share * (own + other).sum() + prior)
         learned[CASES.index(case)] = rates
         learned[CASES.index(mirrored)] = rates[list(SWAPPED_CLASSES)]
         count = int(np.isin(rows.cases, (case, mirrored)).sum())

@@ -160,7 +160,8 @@ def fit_blend(
     weights = np.zeros(len(probabilities))
     weights[kept] = best
     blend = Blend(options.mean, weights)
-    correction, cases = fit_correction(blend.mixed(probabilities), rows, options.shrinkage)
+    logs = blend.mixed(probabilities)
+    correction, cases = fit_correction(logs, rows, options.shrinkage, ties)
     return dataclasses.replace(blend, correction=correction, ties=ties), dropped, cases
 
 
