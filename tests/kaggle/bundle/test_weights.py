@@ -163,7 +163,7 @@ def test_a_sentence_encoder_is_packed_whole_and_found_as_one_folder(
     assert read_json(packed / "config_sentence_transformers.json") == {
         "prompts": {"query": "Find: "}
     }
-    assert check_bundle(own) == []
+    assert errors(own) == []
     mounted = shutil.copytree(packed, tmp_path / "input" / layout)
     assert resolve(
         KernelRun("embedding", backbone=packed.name), tmp_path / "input"
