@@ -27,6 +27,16 @@ def train_csv(write_csv):
     return write_csv(rows("one", "two", "three", "four"), name="train.csv")
 
 
+def test_extra_rows_without_ties_lower_the_rate_of_ties(train_csv, caplog):
+    extra = [{"prompt": "p", "chosen": "a", "rejected": "b"}]
+    told = "extra rows these rows have no ties"
+    assert read_training_rows(train_csv, [Extra(extra)]).ties
+    assert told in caplog.text
+    caplog.clear()
+    assert not read_training_rows(extra, [Extra(extra)]).ties
+    assert told not in caplog.text
+
+
 def test_extra_rows_carry_their_sources_weight(write_csv, train_csv):
     plain = write_csv(rows("five", "six"), name="plain.csv")
     weighted = write_csv(rows("seven", "eight"), name="weighted.csv", weight=[1.0, 0.0])

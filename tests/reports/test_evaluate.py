@@ -128,6 +128,15 @@ def test_rows_without_a_decision(artifacts, write_csv, tmp_path):
     assert "Axes besides preference" not in (tmp_path / "page" / "index.html").read_text()
 
 
+def test_a_model_with_ties_on_rows_without_any(artifacts, pairs, caplog):
+    decided = pairs[labels_of(pairs)[:, 2] == 0].reset_index(drop=True)
+    evaluate_artifacts(artifacts[:1], decided)
+    assert not caplog.messages  # the format has ties
+    evaluate_artifacts(artifacts[:1], decided.drop(columns="winner_tie"))
+    (told,) = caplog.messages
+    assert "which these rows do not have: their P(tie) counts in their log loss" in told
+
+
 def test_folders_and_frames_as_well_as_files(artifacts, arena, pairs):
     folders = [artifact.folder for artifact in artifacts]
     by_file, _ = evaluate([str(folder) for folder in folders], arena / "train.csv")

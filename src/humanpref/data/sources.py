@@ -162,7 +162,10 @@ def read_training_rows(
             raise InputError(
                 f"extra rows {name}: expected a positive weight, got {source.weight:g}"
             )
-        frame = _with_labels(read_pairs(source.path, labels=True), ties, name)
+        frame = read_pairs(source.path, labels=True)
+        if ties and not has_ties(frame):
+            logger.warning("extra rows %s have no ties: they lower P(tie) of all rows", name)
+        frame = _with_labels(frame, ties, name)
         frame = _weighted(frame, source.weight)
         frame[ID] = f"extra-{number}:" + frame[ID]
         fact = {"file": Path(name).name, "weight": source.weight, "rows": len(frame)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.data import as_pairs, labels_of, prompt_keys, refuse_ties, swap_pairs
+from humanpref.data import as_pairs, has_ties, labels_of, prompt_keys, refuse_ties, swap_pairs
 from humanpref.evaluation.axes import STATISTICS, axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
 from humanpref.evaluation.metrics import (
@@ -129,11 +129,11 @@ def evaluate_artifacts(
     metrics: dict[str, Any] = {"artifacts": {}, "differences": []}
     losses: list[np.ndarray] = []
     parts: list[Tables] = []
-    if len({artifact.classes for artifact in artifacts}) > 1:
-        text = (
-            "evaluate: some artifacts have ties and others have none; their log losses differ by "
-        )
-        logger.warning(text + "what the former give to ties, so compare the decided metrics")
+    classes = {artifact.classes for artifact in artifacts}
+    if 3 in classes and (len(classes) > 1 or not has_ties(pairs)):
+        others = "other artifacts" if len(classes) > 1 else "these rows"
+        text = f"evaluate: artifacts with ties, which {others} do not have: their P(tie) counts in "
+        logger.warning(text + "their log loss and accuracy, so compare the decided metrics")
     for name, artifact in zip(names, artifacts, strict=True):
         if artifact.classes == 2:
             refuse_ties(labels, None, name)
