@@ -52,9 +52,10 @@ def read_pairs(
         If True, labels are required; if False, they are not read; if None, they are read if the
         source has them.
     lenient : bool
-        If a text has a different form than the others, log a warning and take it as one turn. If
-        the columns of several formats are present, choose the competition's. The inference kernel
-        uses this, so that it can predict all rows even if one is malformed.
+        If a text has a different form than the others, log a warning and take it as one turn. If an
+        id is repeated, log a warning and keep the row. If the columns of several formats are
+        present, choose the competition's. The inference kernel uses this, so that it can predict
+        all rows even if one is malformed.
     weights : bool
         Read `weight` even if the labels are not read.
     format : str, optional

@@ -81,7 +81,8 @@ class RowParser:
     table: Table
     plan: Plan
     lenient: bool
-    """Whether a malformed text is taken as one turn; otherwise, its row is refused."""
+    """Whether a malformed text is taken as one turn and, unless faults are kept, an id may be
+    repeated; otherwise, such a row is refused."""
     keep_faults: bool
     """Whether faults are kept in `faults`, including those that parsing repairs without a warning;
     otherwise, they are raised or logged."""
@@ -152,7 +153,10 @@ class RowParser:
             raise _RefusedError("id", str(error), column=self.plan.id[0]) from None
         first = self.first_rows.setdefault(key, number)
         if first != number:
-            raise _RefusedError("id", f"duplicate id, first seen in row {first}", key)
+            reason = f"duplicate id, first seen in row {first}"
+            if not self.lenient or self.keep_faults:
+                raise _RefusedError("id", reason, key)
+            logger.warning("%s", self.at(Fault(number, key, "id", reason)))
         return key
 
     def _texts(self, number: int, key: str, cells: Sequence[Any]) -> Row:

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from humanpref.config import load_config
@@ -189,6 +190,17 @@ def test_an_artifact_that_fails_leaves_the_others_alone(infer, caplog, error):
     assert f"{type(error).__name__}: {error}" in status["degraded"][0]
     assert any("SystemExit: bye" in failure for failure in status["degraded"][1:])
     assert "Traceback" in caplog.text
+
+
+def test_a_repeated_id_costs_no_row(infer, new_tree, caplog):
+    rows = pd.read_csv(new_tree.test_csv, dtype=str, keep_default_na=False)
+    rows.loc[5, ID] = rows.loc[2, ID]
+    rows.to_csv(new_tree.test_csv, index=False)
+    tree = infer(StandIn(A))
+    assert tree.submission() == pytest.approx(np.tile(A, (8, 1)))
+    assert (tree.status["predicted"], tree.status["degraded"]) == (8, [])
+    assert "row 6" in caplog.text
+    assert "duplicate id, first seen in row 3" in caplog.text
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no luck"), MemoryError("too long")])
