@@ -30,7 +30,7 @@ class Server:
         )
         self.line = self.process.stdout.readline()
         assert self.line, self.process.stderr.read()
-        self.port = int(self.line.split(": POST")[0].rpartition(":")[2])
+        self.port = int(self.line.split(": a page")[0].rpartition(":")[2])
 
     def ask(self, method, path, body=None, headers=JSON):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)

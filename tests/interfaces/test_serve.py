@@ -115,6 +115,8 @@ def test_the_limits_hold_at_their_edge():
 class Stuck:
     """A judge that waits until it is let go."""
 
+    model = None
+
     def __init__(self):
         self.go = threading.Event()
 
@@ -136,6 +138,8 @@ def test_a_slow_judge_is_a_timeout_and_the_server_stays_alive():
 
 def test_a_defect_is_an_internal_error():
     class Broken:
+        model = None
+
         def judge(self, *_):
             raise ZeroDivisionError("secret")
 

@@ -1,4 +1,4 @@
-"""A judge over HTTP: `POST /judge` for one pair or many, `GET /health`.
+"""A judge over HTTP: a page at `GET /`, `POST /judge` for one pair or many, `GET /health`.
 
 Whatever a client sends gets an answer in JSON, or its connection is closed in time: bodies, pairs
 and waiting are limited, and errors are `{"error": "..."}` with a status of 4xx or 5xx. The judge
@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from humanpref.interfaces.judge import Judge
+from humanpref.interfaces.serve_page import page_routes
 from humanpref.schema import CLASSES, TEXT_COLUMNS, InputError
 from humanpref.version import __version__
 
@@ -74,7 +75,7 @@ def application(
     judge : Judge
         The model, from `humanpref.load`.
     name : str
-        What `/health` calls the model.
+        The name of the model, for `/health` and the page.
     host : str
         The name of the server. Requests are refused unless their `Host` is this name, `localhost`
         or an IP address: by DNS rebinding, a web page can reach a local server by a name only.
@@ -85,9 +86,10 @@ def application(
     --------
     >>> import humanpref
     >>> [route.path for route in application(humanpref.load()).routes]
-    ['/judge', '/health']
+    ['/judge', '/health', '/', '/page.css', '/page.js']
     """
     limits = limits or Limits()
+    about = getattr(judge.model, "about", "")
     pool = ThreadPoolExecutor(1, thread_name_prefix="judge")
 
     async def judged(request: Request) -> JSONResponse:
@@ -116,6 +118,7 @@ def application(
         routes=[
             Route("/judge", judged, methods=["POST"]),
             Route("/health", health, methods=["GET"]),
+            *page_routes(name, about, _HEADERS),
         ],
         middleware=[Middleware(_KnownHost, host=host)],
         exception_handlers={HTTPException: _refused, Exception: _failed},
