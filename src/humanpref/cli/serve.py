@@ -34,11 +34,11 @@ def run(options: argparse.Namespace) -> int:
     judge = load(options.artifact)
     host = options.host
     with serve.listen(host, options.port) as listener:
-        if not serve.is_loopback(host):
+        address, port = listener.getsockname()[:2]
+        if not serve.is_loopback(address):
             log.warning("%s: other machines may reach this server; it asks for no password", host)
         name = f"[{host}]" if ":" in host else host
-        address = f"http://{name}:{listener.getsockname()[1]}"
-        print(f"{address}: a page, POST /judge, GET /health", flush=True)
+        print(f"http://{name}:{port}: a page, POST /judge, GET /health", flush=True)
         model = str(options.artifact or "packaged")
         serve.serve(listener, serve.application(judge, model, host))
     return 0
