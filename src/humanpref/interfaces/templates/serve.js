@@ -68,7 +68,6 @@ function show(first, second) {
     mean[verdict] = (both[0] + both[1]) / 2;
     const bar = cell("");
     bar.className = "bar";
-    bar.setAttribute("aria-hidden", "true");
     bar.append(document.createElement("div"));
     bar.firstChild.style.backgroundSize = `${100 * mean[verdict]}% 100%`;
     const row = document.querySelector(`#verdict .${verdict}`);
