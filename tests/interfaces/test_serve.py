@@ -1,5 +1,6 @@
 """`POST /judge` and `GET /health`: what they answer, and what they refuse."""
 
+import asyncio
 import json
 import re
 import threading
@@ -145,9 +146,11 @@ class Stuck:
     model = None
 
     def __init__(self):
-        self.go = threading.Event()
+        self.go, self.begun, self.calls = threading.Event(), threading.Event(), 0
 
     def judge(self, *texts):
+        self.calls += 1
+        self.begun.set()
         self.go.wait(20)
         return humanpref.load().judge(*texts)
 
@@ -161,6 +164,41 @@ def test_a_slow_judge_is_a_timeout_and_the_server_stays_alive():
         stuck.go.set()
         codes = {client.post("/judge", json=PAIR).status_code for _ in range(20)}
         assert 200 in codes
+
+
+def test_nobody_waits_for_a_client_that_has_gone():
+    stuck, scope = Stuck(), client_of().build_request("POST", "/judge", json=PAIR)
+    app = application(stuck)
+    headers = [(name.lower().encode(), value.encode()) for name, value in scope.headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/judge", "headers": headers}
+
+    async def ask(stays):
+        messages = [{"type": "http.request", "body": json.dumps(PAIR).encode()}]
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            await asyncio.sleep(60 if stays else 0)
+            return {"type": "http.disconnect"}
+
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await app(dict(scope), receive, send)
+        return sent[0]["status"]
+
+    async def scenario():
+        first = asyncio.create_task(ask(stays=True))
+        await asyncio.to_thread(stuck.begun.wait, 20)
+        await ask(stays=False)
+        third = asyncio.create_task(ask(stays=True))
+        stuck.go.set()
+        return await first, await third
+
+    assert asyncio.run(scenario()) == (200, 200)
+    assert stuck.calls == 2
 
 
 def test_a_defect_is_an_internal_error():

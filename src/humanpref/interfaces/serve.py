@@ -99,13 +99,19 @@ def application(
         pairs = _pairs(content if several else [content], limits, several)
         work = _several if several else _one
         running = asyncio.get_running_loop().run_in_executor(pool, work, judge, pairs)
+        leaving = asyncio.create_task(_disconnected(request))
+        tasks = {running, leaving}
+        first = asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait(tasks, timeout=limits.judge_seconds, return_when=first)
+        leaving.cancel()
+        if running not in done:
+            running.cancel()  # unless it has begun; others need not wait for it
+            message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
+            raise HTTPException(503, message)
         try:
-            return _reply(await asyncio.wait_for(running, limits.judge_seconds))
+            return _reply(running.result())
         except InputError as error:
             raise HTTPException(422, " ".join(str(error).split())) from None
-        except TimeoutError:
-            message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
-            raise HTTPException(503, message) from None
 
     async def health(_: Request) -> JSONResponse:
         return _reply({"status": "ok", "model": name, "version": __version__})
@@ -199,6 +205,12 @@ async def _content(request: Request) -> Any:
         )
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from None
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client of a complete request has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -307,8 +319,10 @@ class _Complete:
             await (await _refused(request, error))(scope, receive, send)
             return
 
+        arrived: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
         async def complete() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
+            return arrived.pop() if arrived else await receive()
 
         await self._app(scope, complete, send)
 
