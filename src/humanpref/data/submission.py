@@ -87,7 +87,7 @@ def check_submission(
     """
     expected = _ids(test_csv)
     try:
-        rows = _cells(path, columns, exact=True)
+        rows = _cells(path, columns)
     except InputError as error:
         return [str(error)]
     faults = []
@@ -145,19 +145,15 @@ def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _cells(path: str | Path, columns: Sequence[str], exact: bool = False) -> list[list[str]]:
-    """Return the cells of the given columns as text, row by row. Raises InputError if the file is
-    not a CSV, if a column is missing, or, with `exact`, if the header is not exactly `columns`."""
-    rows = csv_rows(path)
-    header = next(rows, [])
-    if not set(columns) <= set(header) or (exact and header != list(columns)):
+def _cells(path: str | Path, columns: Sequence[str]) -> list[list[str]]:
+    """Return the cells of a CSV as text, row by row. Raises InputError if the file is not a CSV, if
+    its header is not `columns`, or if a row has a different number of fields."""
+    header, *rows = [*csv_rows(path)] or [[]]
+    if header != list(columns):
         raise InputError(
             f"{path}: expected the header {','.join(columns)}, got {','.join(header)[:200]!r}"
         )
-    places = [header.index(column) for column in columns]
-    cells = []
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise InputError(f"{path}: row {number}: expected {len(header)} fields, got {len(row)}")
-        cells.append([row[place] for place in places])
-    return cells
+    return rows

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,7 @@ import pandas as pd
 from humanpref.data.cells import names, short
 from humanpref.data.csv_rows import DELIMITERS, csv_errors, decoded, delimited_rows, first_line
 from humanpref.extras import install_line
-from humanpref.schema import ID, InputError
+from humanpref.schema import ID, InputError, refuse_failures
 
 _HEAD = 1 << 16
 _BATCH = 1_024
@@ -222,27 +223,19 @@ def _parsed(text: str) -> Any:
 
 def _parquet_table(name: str, kind: str, file: BinaryIO) -> Table:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise InputError(f"{name}: Parquet needs pyarrow: {install_line('parquet')}") from None
 
-    def refused(error: Exception) -> InputError:
-        return InputError(f"{name}: not a valid Parquet file ({str(error).splitlines()[0]})")
-
-    errors = (pyarrow.ArrowException, *_DAMAGED, OSError, UnicodeDecodeError)
-    try:
+    refused = partial(refuse_failures, f"{name}: not a valid Parquet file")
+    with refused():
         opened = pyarrow.parquet.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
-    except errors as error:
-        raise refused(error) from None
 
     def read(columns: list[str]) -> Iterator[Cells]:
-        try:
+        with refused():
             for batch in opened.iter_batches(_BATCH, columns=columns):
                 cells = (batch.column(column).to_pylist() for column in columns)
                 yield from zip(*cells, strict=True)
-        except errors as error:
-            raise refused(error) from None
 
     return Table(name, kind, list(opened.schema_arrow.names), read)
 
