@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,9 @@ VARIANTS = [
 @pytest.fixture(scope="module")
 def compared(arena, tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "comparison"
-    return compare(VARIANTS, arena / "train.csv", out, folds=2), out
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comparison, "fresh_processes", lambda: ThreadPoolExecutor(1))
+        return compare(VARIANTS, arena / "train.csv", out, folds=2), out
 
 
 def test_the_table(compared):
@@ -158,12 +161,18 @@ def kill(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_training_that_is_killed_is_named(arena, tmp_path, monkeypatch):
+def test_trainings_have_their_own_processes_and_one_that_is_killed_is_named(
+    arena, tmp_path, monkeypatch
+):
+    out = tmp_path / "a"
+    assert compare([PRIOR], arena / "train.csv", out, None)["name"].tolist() == ["prior"]
     monkeypatch.setattr(comparison, "run_training", kill)
+    other = Variant("other", "prior", ("training.seeds=2",))
     with pytest.raises(
-        InputError, match=r"^prior: its process ended abruptly; it may have been killed"
+        InputError, match=r"^other: its process ended abruptly; it may have been killed"
     ):
-        compare([PRIOR], arena / "train.csv", tmp_path / "a", None)
+        compare([PRIOR, other], arena / "train.csv", out, None)
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["prior"]
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -179,13 +188,6 @@ def test_a_training_that_fails_says_why(arena, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=message):
         compare([PRIOR], arena / "train.csv", tmp_path / "a", None)
     assert "the true reason" in capsys.readouterr().err
-
-
-def test_a_later_comparison_sees_its_own_environment(monkeypatch):
-    for value in ("one", "two"):
-        monkeypatch.setenv("HUMANPREF_BASE", value)
-        with comparison.fresh_processes([PRIOR]) as fresh:
-            assert fresh.submit(os.getenv, "HUMANPREF_BASE").result() == value
 
 
 def test_every_preset_with_every_method():
