@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
@@ -17,6 +18,7 @@ from humanpref.files import (
     folder_whole,
     locked,
     read_json,
+    write_csv,
     write_json,
     write_whole,
 )
@@ -171,3 +173,9 @@ def test_the_later_of_two_processes_is_told_what_happened(tmp_path):
     with pytest.raises(InputError, match=r"out: was created by another process while"):
         write_around(lambda: write_around(list))
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]
+
+
+def test_a_csv_keeps_all_digits(tmp_path):
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a,b", "ü"], "n": [1 / 3, None]}))
+    expected = 'name,n\n"a,b",0.3333333333333333\nü,\n'
+    assert (tmp_path / "t.csv").read_bytes() == expected.encode()

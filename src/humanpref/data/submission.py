@@ -9,7 +9,7 @@ import pandas as pd
 from humanpref.data.cells import id_text
 from humanpref.data.csv_rows import csv_rows
 from humanpref.data.tables import open_table
-from humanpref.files import write_whole
+from humanpref.files import write_csv
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, InputError
 
 HEADER = (ID, *LABEL_COLUMNS)
@@ -58,8 +58,7 @@ def write_submission(
         second = probabilities[:, 1] > probabilities[:, 0]
         frame = pd.DataFrame({columns[1]: np.take(MODEL_COLUMNS, second.astype(int))})
     frame.insert(0, columns[0], list(ids))
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
+    write_csv(path, frame)
 
 
 def check_submission(

@@ -13,14 +13,7 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError, refuse_failures
 
-__all__ = [
-    "Model",
-    "build_model",
-    "extras_of",
-    "libraries_of",
-    "load_model",
-    "model_of",
-]
+__all__ = ["Model", "build_model", "extras_of", "libraries_of", "load_model", "model_of"]
 
 _CLASSES = {
     "prior": "PriorModel",

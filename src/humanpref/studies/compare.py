@@ -20,13 +20,13 @@ import pandas as pd
 from humanpref.config import Config, load_config
 from humanpref.data import digest_of, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import accuracy, mean_and_interval
-from humanpref.files import read_json, write_json, write_whole
+from humanpref.files import read_json, write_csv, write_json, write_whole
 from humanpref.logloss import row_log_losses
 from humanpref.models import build_model, load_model
 from humanpref.models.base import CONFIG_FILE
 from humanpref.models.bases import public_config
 from humanpref.reports.charts import interval_figure
-from humanpref.reports.table_text import markdown, write_csv
+from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import FOLD
 from humanpref.runs.train import train
