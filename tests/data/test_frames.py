@@ -74,6 +74,7 @@ def test_none_and_nan_are_conversations_without_turns():
     for row in (("p", "a"), (["p"], ["a"]), ('["p"]', '["a"]')):
         for nothing in (None, float("nan"), np.nan, pd.NA):
             assert turns_of((*row, nothing)) == [[("p",), ("a",), ()]]
+    assert turns_of(("", ["a"], "null")) == [[(), ("a",), ()]]
     strings = frame(("p", "a", None)).astype(dict.fromkeys(TEXT_COLUMNS, "string"))
     assert as_pairs(strings)["response_b"].tolist() == [()]
 
@@ -92,7 +93,7 @@ def test_none_and_nan_are_conversations_without_turns():
         ),
         (
             [("p", "a", '["b"]')],
-            r"column 'response_b': expected a plain text as in row 1, column 'prompt'",
+            r"column 'response_b': expected a plain string as in row 1, column 'prompt'",
         ),
         (
             [('["p"]', '["a", 1]', '["b"]')],
@@ -100,11 +101,11 @@ def test_none_and_nan_are_conversations_without_turns():
         ),
         (
             [(["p"], "a", ["b"])],
-            r"column 'response_a': expected a list of turns as in row 1, column 'prompt', got 'a'",
+            r"column 'response_a': expected a list of strings as in row 1, column 'prompt', got",
         ),
         (
             [("", (), "b")],
-            r"column 'response_a': expected a JSON list of strings or a plain text .* got '\[\]'",
+            r"'response_b': expected a list of strings as in row 1, column 'response_a', got 'b'",
         ),
         (
             [(["p", 1], ["a"], ["b"])],
@@ -115,12 +116,12 @@ def test_none_and_nan_are_conversations_without_turns():
             r"column 'prompt': turn 1: expected a string or null",
         ),
         ([(["p"], ["a"], [["b"]])], r"column 'response_b': turn 1"),
-        ([("p", "a", 3)], r"column 'response_b': expected a text or a list of turns, got int '3'"),
-        ([(b"p", "a", "b")], r"column 'prompt': expected a text or a list of turns, got bytes"),
-        ([({"p"}, ["a"], ["b"])], r"column 'prompt': expected a text or a list of turns, got set"),
+        ([("p", "a", 3)], r"column 'response_b': expected a plain string, got int '3'"),
+        ([(b"p", "a", "b")], r"column 'prompt': expected a plain string, got bytes"),
+        ([({"p"}, ["a"], ["b"])], r"column 'prompt': expected a plain string, got set"),
         (
             [(np.zeros((2, 2)), ["a"], ["b"])],
-            r"column 'prompt': expected a text or a list of turns, got ndarray",
+            r"column 'prompt': expected a plain string, got ndarray",
         ),
     ],
 )
