@@ -147,20 +147,21 @@ def _unpacked(
 
 def _file_table(name: str, packed: str, file: io.BufferedReader, head: bytes) -> Table:
     """Return the table of an open file, whose first bytes are `head`."""
-    if head.startswith(b"PAR1"):
-        return _parquet_table(name, ", ".join(filter(None, ["Parquet", packed])), file)
     encoding = next((own for mark, own in _ENCODINGS.items() if head.startswith(mark)), None)
+    how = [encoding.upper()] if encoding not in (None, "utf-8-sig") else []
+    how += [packed] if packed else []
+    if head.startswith(b"PAR1"):
+        return _parquet_table(name, ", ".join(["Parquet", *how]), file)
     if encoding is None and b"\0" in head[:64]:
         raise InputError(
             f"{name}: expected text or Parquet, got binary data (UTF-16 needs a byte-order mark)"
         )
     text = decoded(file, encoding or "utf-8-sig")
-    how = [encoding.upper()] if encoding not in (None, "utf-8-sig") else []
     start = head.decode(encoding or "utf-8-sig", errors="ignore").lstrip()[:1]
     with _text_errors(name):
         if start in ("[", "{"):
             kind, objects = _json_objects(name, text, lines=start == "{")
-            return _mapping_table(name, ", ".join(filter(None, [kind, *how, packed])), objects)
+            return _mapping_table(name, ", ".join([kind, *how]), objects)
         delimiter, rows = delimited_rows(text)
         header = next(rows, [])
     if not header:
@@ -177,7 +178,7 @@ def _file_table(name: str, packed: str, file: io.BufferedReader, head: bytes) ->
                 else:
                     yield BadRow(f"expected {width} fields as in the header, got {len(row)}")
 
-    kind = ", ".join(filter(None, [DELIMITERS[delimiter], *how, packed]))
+    kind = ", ".join([DELIMITERS[delimiter], *how])
     return Table(name, kind, header, read)
 
 
@@ -194,24 +195,21 @@ def _json_objects(name: str, text: Iterator[str], lines: bool) -> tuple[str, lis
     """Return the kind of a JSON file, and its objects. An object that cannot be read is a
     `BadRow`."""
     first = first_line(text) if lines else ""
-    if lines:
-        try:
-            objects = [_parsed(first)]
-        except ValueError:
-            lines = False  # one object on several lines, or not JSON
-    if lines:
-        for line in text:
-            if line.strip():
-                try:
-                    objects.append(_parsed(line))
-                except ValueError as error:
-                    objects.append(BadRow(f"not valid JSON ({error})"))
-        return "JSON lines", objects
+    head = _json_line(first)
+    if not isinstance(head, BadRow):
+        return "JSON lines", [head, *map(_json_line, filter(str.strip, text))]
     try:
         content = _parsed(first + text.read())
     except ValueError as error:
         raise InputError(f"{name}: not valid JSON ({error})") from None
     return "JSON", content if isinstance(content, list) else [content]
+
+
+def _json_line(line: str) -> Any:
+    try:
+        return _parsed(line)
+    except ValueError as error:
+        return BadRow(f"not valid JSON ({error})")
 
 
 def _parsed(text: str) -> Any:
