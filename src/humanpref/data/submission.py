@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.data.cells import id_text
 from humanpref.data.csv_rows import csv_rows
+from humanpref.data.rows import Plan, RowParser
 from humanpref.data.tables import open_table
 from humanpref.files import write_csv
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, InputError
@@ -130,7 +130,10 @@ def _ids(test: str | Path) -> list[str]:
     with open_table(test) as table:
         if ID not in table.columns:
             raise InputError(f"{test}: expected a column {ID!r}, got {', '.join(table.columns)}")
-        return [id_text(row[0]) for row in table.read([ID])]
+        plan = Plan(texts=(), id=(ID,), labels=None, draws=False, models=(), weight=())
+        parser = RowParser(table, plan, lenient=True, keep_faults=False)
+        rows = enumerate(table.read([ID]), start=1)
+        return [parser.parse(number, cells)[0] for number, cells in rows]
 
 
 def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
