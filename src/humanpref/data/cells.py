@@ -1,13 +1,13 @@
 """Read single cells from any source: an id, or the turns of a text."""
 
 import json
-import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+from humanpref.schema import LONE_SURROGATE
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _EXACT = 2**53

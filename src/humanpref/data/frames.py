@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.data.cells import LONE_SURROGATE, id_text, names
+from humanpref.data.cells import id_text, names
 from humanpref.data.formats.forms import Form, described, form_of, read_turns
-from humanpref.schema import ID, TEXT_COLUMNS, InputError
+from humanpref.schema import ID, LONE_SURROGATE, TEXT_COLUMNS, InputError
 
 _FORMS = {Form.MESSAGES: Form.TURNS, Form.JSON_MESSAGES: Form.TEXT, Form.PYTHON: Form.TEXT}
 """The forms that have no rule, and how their cells are read."""
@@ -43,7 +43,8 @@ class CellRule:
                 f"expected {self.form} as in {self.place}, got {described(cell)}; use one form for "
                 "all texts"
             )
-        self.turns(cell)
+        if form is not Form.JSON_TURNS:  # whose strings `form_of` has parsed
+            self.turns(cell)
 
     def turns(self, cell: Any) -> tuple[str, ...]:
         """Return the turns of a cell that `see` has accepted."""

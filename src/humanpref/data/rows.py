@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from humanpref.data.cells import LONE_SURROGATE, REPLACEMENT, id_text, is_missing
+from humanpref.data.cells import REPLACEMENT, id_text, is_missing
 from humanpref.data.formats.forms import is_list
 from humanpref.data.formats.labels import OneHot, Winner, weight
 from humanpref.data.formats.row import CellError, Format, Row
 from humanpref.data.tables import BadRow, Cells, Table
-from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import LABEL_COLUMNS, LONE_SURROGATE, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ is in doubt, and everything else for an artifact.
 import contextlib
 import dataclasses
 import math
-import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy as np
 
 from humanpref.interfaces.linear import CONSTANT, LinearModel, probabilities_of
 from humanpref.logloss import clipped_log
-from humanpref.schema import CLASSES, ID, TEXT_COLUMNS, InputError
+from humanpref.schema import CLASSES, ID, LONE_SURROGATE, TEXT_COLUMNS, InputError
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, Columns
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 Text = str | Sequence[str | None] | None
 """A text, or a conversation as a list of turns."""
 
-SURROGATE = re.compile("[\ud800-\udfff]")
 _READING = threading.RLock()
 """Held while an artifact's model reads. Its tokenizer, which models of one process may share, is
 not safe from several threads, and one call already uses all cores or the GPU."""
@@ -228,7 +226,7 @@ def _one_row(texts: tuple[Text, Text, Text]) -> Columns:
 
 def _is_clean(turn: Any) -> bool:
     """Return whether a turn is a string without lone surrogates, as in a pairs frame."""
-    return isinstance(turn, str) and (turn.isascii() or not SURROGATE.search(turn))
+    return isinstance(turn, str) and (turn.isascii() or not LONE_SURROGATE.search(turn))
 
 
 def _frame(rows: Any, format: str | None = None) -> "pd.DataFrame":
