@@ -42,6 +42,12 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_a_csv_keeps_all_digits(tmp_path):
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a,b", "ü"], "n": [1 / 3, None]}))
+    expected = 'name,n\n"a,b",0.3333333333333333\nü,\n'
+    assert (tmp_path / "t.csv").read_bytes() == expected.encode()
+
+
 def test_streams_are_written_into(capfd):
     for stream in ("/dev/stdout", "/dev/null"):
         write(stream)
@@ -173,9 +179,3 @@ def test_the_later_of_two_processes_is_told_what_happened(tmp_path):
     with pytest.raises(InputError, match=r"out: was created by another process while"):
         write_around(lambda: write_around(list))
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]
-
-
-def test_a_csv_keeps_all_digits(tmp_path):
-    write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a,b", "ü"], "n": [1 / 3, None]}))
-    expected = 'name,n\n"a,b",0.3333333333333333\nü,\n'
-    assert (tmp_path / "t.csv").read_bytes() == expected.encode()

@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 _IDS = (ID, "question_id")
 """The names of the column of ids. The second is that of arena-human-preference-100k."""
+_HEAD_ROWS = 50
+"""Number of rows by which the form of the texts is told."""
 DRAWN = (
     "expected two answers, A and B, got chosen and rejected, of which a reader draws A; rename "
     "them response_a and response_b"
 )
 """Why rows in the format `chosen-rejected` cannot be judged without their texts."""
-_HEAD_ROWS = 50
-"""Number of rows by which the form of the texts is told."""
 
 
 def read_pairs(

@@ -239,7 +239,8 @@ def _frame(rows: Any, format: str | None = None) -> "pd.DataFrame":
     if isinstance(rows, str | Path):
         raise InputError(f"expected rows, got the path {str(rows)!r}; read it with read_pairs")
     if isinstance(rows, dict):
-        rows = pd.DataFrame(rows)
+        # The strings of pandas 3 cannot hold lone surrogates; objects can.
+        rows = pd.DataFrame(rows, dtype=object)
     elif not isinstance(rows, pd.DataFrame):
         rows = list(rows)
     if not len(rows):

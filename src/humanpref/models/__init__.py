@@ -13,7 +13,15 @@ from humanpref.files import read_json
 from humanpref.models.base import CONFIG_FILE, Model
 from humanpref.schema import InputError, refuse_failures
 
-__all__ = ["Model", "build_model", "extras_of", "libraries_of", "load_model", "model_of"]
+__all__ = [
+    "Model",
+    "build_model",
+    "extras_of",
+    "libraries_of",
+    "load_model",
+    "model_of",
+    "module_of",
+]
 
 _CLASSES = {
     "prior": "PriorModel",
@@ -92,11 +100,16 @@ def extras_of(config: Config) -> set[str]:
     return {extra for *_, extra in _needs(config)}
 
 
+def module_of(config: Config) -> str:
+    """Return the name of the module that implements the configuration's family."""
+    return f"humanpref.models.{config.family}"
+
+
 def model_of(config: Config) -> Model:
     """Return an unfitted model of the configuration's family, whether or not the libraries that its
     options need are installed."""
     try:
-        module = importlib.import_module(f"humanpref.models.{config.family}")
+        module = importlib.import_module(module_of(config))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("humanpref"):
             raise

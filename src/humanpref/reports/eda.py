@@ -9,7 +9,6 @@ import pandas as pd
 
 from humanpref.data import Fault, digest_of, has_ties, prompt_keys, read_faulty, read_pairs
 from humanpref.evaluation.axes import loading
-from humanpref.evaluation.slices import characters_of
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json
 from humanpref.reports import charts, tables
@@ -104,7 +103,7 @@ def _count(
     """Return the summary, and the tables by name. Empty tables are omitted."""
     named = pairs[tables.names_models(pairs)].reset_index(drop=True)
     labels, models = tables.has_labels(pairs), len(named) > 0
-    characters = characters_of(pairs)
+    characters = tables.characters_of(pairs)
     left_out = {fault.row for fault in faults if fault.kind in _LEFT_OUT}
     summary: dict[str, Any] = {
         "rows": len(pairs),

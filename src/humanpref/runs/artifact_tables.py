@@ -9,7 +9,7 @@ import pandas as pd
 
 from humanpref.data import answer_keys, as_pairs, prompt_keys, weights_of
 from humanpref.data.pairs import LABEL_SUM_TOLERANCE
-from humanpref.files import write_csv
+from humanpref.files import write_whole
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
 from humanpref.text.cases import answer_cases
 
@@ -30,7 +30,7 @@ def write_oof(
     frame.insert(0, ID, pairs[ID].to_numpy())
     if fold is not None:
         frame.insert(1, FOLD, fold)
-    write_csv(path, frame)
+    write_table(path, frame)
 
 
 def read_oof(path: Path) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def write_rows(path: Path, pairs: pd.DataFrame, more: pd.DataFrame | None = None
     frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
     frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
     frame[WEIGHT] = 1.0 if weights is None else weights
-    write_csv(path, frame if more is None else pd.concat([frame, more[list(frame)]]))
+    write_table(path, frame if more is None else pd.concat([frame, more[list(frame)]]))
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -67,6 +67,12 @@ def read_rows(path: Path) -> pd.DataFrame:
     """
     # In a blend's table, extra rows from different files may have the same id.
     return _read_table(path, [ID, PROMPT_KEY, ANSWER_KEY], [CASE, WEIGHT])
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table atomically."""
+    with write_whole(path) as file:
+        frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
