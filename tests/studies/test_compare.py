@@ -22,7 +22,7 @@ from humanpref.runs.artifact_tables import read_oof
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.studies import compare as comparison
-from humanpref.studies.compare import Variant, compare, variants_of, write_table
+from humanpref.studies.compare import Variant, compare, run_training, variants_of, write_table
 
 MICRO = (
     "model.max_length=24",
@@ -157,22 +157,20 @@ def test_a_later_variant_is_checked_before_the_first_is_trained(arena, tmp_path)
     assert not (tmp_path / "z").exists()
 
 
-def kill(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL)
+def train_or_die(config, train_csv, folder, *rest):
+    if folder.name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_training(config, train_csv, folder, *rest)
 
 
-def test_trainings_have_their_own_processes_and_one_that_is_killed_is_named(
-    arena, tmp_path, monkeypatch
-):
-    out = tmp_path / "a"
-    assert compare([PRIOR], arena / "train.csv", out, None)["name"].tolist() == ["prior"]
-    monkeypatch.setattr(comparison, "run_training", kill)
-    other = Variant("other", "prior", ("training.seeds=2",))
+def test_each_training_has_a_process_and_one_that_is_killed_is_named(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "run_training", train_or_die)
     with pytest.raises(
-        InputError, match=r"^other: its process ended abruptly; it may have been killed"
+        InputError, match=r"^dies: its process ended abruptly; it may have been killed"
     ):
-        compare([PRIOR, other], arena / "train.csv", out, None)
-    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["prior"]
+        compare([PRIOR, Variant("dies", "prior")], arena / "train.csv", tmp_path / "a", None)
+    assert Artifact.load(tmp_path / "a" / "prior").metrics["rows"] == 24
+    assert not (tmp_path / "a" / "dies").exists()
 
 
 @pytest.mark.usefixtures("in_this_process")
