@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
@@ -17,6 +18,7 @@ from humanpref.files import (
     folder_whole,
     locked,
     read_json,
+    write_csv,
     write_json,
     write_whole,
 )
@@ -38,6 +40,12 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path):
     assert link.is_symlink()
     assert target.read_text() == "new"
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_csv_keeps_all_digits(tmp_path):
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a,b", "ü"], "n": [1 / 3, None]}))
+    expected = 'name,n\n"a,b",0.3333333333333333\nü,\n'
+    assert (tmp_path / "t.csv").read_bytes() == expected.encode()
 
 
 def test_streams_are_written_into(capfd):

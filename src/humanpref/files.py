@@ -12,12 +12,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from safetensors import SafetensorError, safe_open
 
 from humanpref.schema import InputError
 from humanpref.storage import not_written, storage_errors, storage_failure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextlib.contextmanager
@@ -291,6 +294,13 @@ def share_equal_files(folders: list[Path]) -> None:
                 with contextlib.suppress(OSError):
                     os.link(source, link)
                     os.replace(link, path)
+
+
+def write_csv(path: str | Path, table: "pd.DataFrame", **style: Any) -> None:
+    """Atomically write a table as a CSV file without its index. `style` has further options of
+    `DataFrame.to_csv`."""
+    with write_whole(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n", **style)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -13,6 +13,7 @@ a frame and checks these rules.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 ID = "id"
@@ -30,6 +31,9 @@ CLASSES = ("A", "B", "tie")
 SWAPPED_CLASSES = (1, 0, 2)
 """The index of each class after A and B are exchanged. `probabilities[:, SWAPPED_CLASSES]`
 exchanges the columns of A and B."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Matches half a character, which no encoder accepts. The texts of a pairs frame have none."""
 
 
 class InputError(ValueError):

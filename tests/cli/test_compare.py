@@ -44,12 +44,13 @@ def test_ablate_calls_the_ablation_with_its_default_preset(run, monkeypatch, nam
         seen.append(arguments)
         return pd.DataFrame({"name": ["first"]})
 
-    monkeypatch.setattr(f"humanpref.studies.ablations.ablate_{name.replace('-', '_')}", ablate)
+    monkeypatch.setattr("humanpref.studies.ablations.ablate", ablate)
     settings = ("--set", "seed=1", "--folds", 3, "--format", "plain")
     code, out, _ = run("ablate", name, "--train", "rows.csv", "--out", "out", *settings)
     assert (code, out) == (0, "| name |\n| --- |\n| first |\n")
-    ((preset, overrides, train, folder, folds, format),) = seen
-    assert (preset, overrides, folds, format) == (ABLATIONS[name][0], ("seed=1",), 3, "plain")
+    ((ablation, preset, overrides, train, folder, folds, format),) = seen
+    assert (ablation, preset) == (name, ABLATIONS[name][0])
+    assert (overrides, folds, format) == (("seed=1",), 3, "plain")
     assert (str(train), str(folder)) == ("rows.csv", "out")
 
 

@@ -57,10 +57,24 @@ def test_folds_never_change():
 def test_held_out_is_fold_zero_and_zero_holds_nothing(pairs):
     assert (held_out(pairs, 0.2, seed=5) == (grouped_folds(pairs, 5, seed=5) == 0)).all()
     assert not held_out(pairs, 0, seed=5).any()
+    with pytest.raises(
+        InputError, match=r"validation_fraction: 5 folds need at .*; use 0 to train"
+    ):
+        held_out(pairs[:4], 0.2, seed=5)
 
 
 def test_rows_without_labels_have_folds_too(pairs):
     assert set(grouped_folds(pairs.drop(columns=list(LABEL_COLUMNS)), 3, seed=0)) == {0, 1, 2}
+
+
+def test_rows_without_ties_have_the_folds_of_their_training(pairs):
+    """Training adds the column of ties, and so must not change how the rows are stratified."""
+    decided = pairs[pairs["winner_tie"] == 0].reset_index(drop=True)
+    without = decided.drop(columns="winner_tie")
+    folds = grouped_folds(without, 3, seed=0)
+    assert folds.tolist() == grouped_folds(decided, 3, seed=0).tolist()
+    unlabeled = without.drop(columns=list(LABEL_COLUMNS[:2]))
+    assert folds.tolist() != grouped_folds(unlabeled, 3, seed=0).tolist()
 
 
 @pytest.mark.parametrize(("prompts", "k"), [(["x"] * 10, 2), (["x", "y"], 3), (["x", "y"], 1)])

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,20 @@ def test_faults_are_found(tmp_path, test_csv, text, fault):
     assert any(fault in found for found in check_submission(path, test_csv)), check_submission(
         path, test_csv
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("4", "row 2: expected 2 fields as in the header, got 1"),
+        (",p", "row 2: column 'id': expected printable text, got ''"),
+    ],
+)
+def test_a_test_file_with_a_row_that_cannot_be_used_is_refused(tmp_path, row, told):
+    (tmp_path / "test.csv").write_text(f"id,prompt\n30,p\n{row}\n")
+    write_submission(tmp_path / "submission.csv", IDS, PROBABILITIES)
+    with pytest.raises(InputError, match=re.escape(f"test.csv: {told}")):
+        check_submission(tmp_path / "submission.csv", tmp_path / "test.csv")
 
 
 def test_missing_files(tmp_path, test_csv):

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from humanpref.reports.table_text import columns, markdown, write_csv
+from humanpref.reports.table_text import columns, markdown
 
 
 @pytest.fixture
@@ -32,9 +32,3 @@ def test_markdown(table):
     assert markdown(table[["rows"]].head(0)) == "| rows |\n| --- |\n"
     broken = pd.DataFrame({"a|b": ["c | d\ne"]})
     assert markdown(broken) == "| a\\|b |\n| --- |\n| c \\| d e |\n"
-
-
-def test_a_csv_keeps_all_digits(tmp_path):
-    write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a,b", "ü"], "n": [1 / 3, None]}))
-    expected = 'name,n\n"a,b",0.3333333333333333\nü,\n'
-    assert (tmp_path / "t.csv").read_bytes() == expected.encode()

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from humanpref.evaluation.slices import characters_of
 from humanpref.reports import tables
 
 
@@ -21,7 +22,7 @@ def test_wins_and_pairs(few):
 
 def test_lengths_and_ties(few):
     pairs, _ = few
-    characters = tables.characters_of(pairs)
+    characters = characters_of(pairs)
     bias = tables.length_bias(pairs, characters)
     assert bias["rows"].sum() == 4  # row 3's answers are equally long
     assert bias.iloc[0, [0, 1, 2, 5]].tolist() == ["2-3", 4, 1, 0.25]
@@ -56,7 +57,7 @@ def test_groups_languages_and_special_answers(few):
 def test_the_shorter_answer_wins(few):
     pairs, _ = few
     pairs.at[0, "response_a"] = ("long",)
-    bias = tables.length_bias(pairs, tables.characters_of(pairs))
+    bias = tables.length_bias(pairs, characters_of(pairs))
     assert bias[["longer_by", "rows", "longer_wins", "tie_share"]].to_numpy().tolist() == [
         ["1.1-1.25", 1, 0, 0],
         ["2-3", 3, 1, 1 / 3],

@@ -21,7 +21,7 @@ from humanpref.data import (
 )
 from humanpref.files import read_json
 from humanpref.models.prior import PriorModel
-from humanpref.reports.evaluate import evaluate_artifacts
+from humanpref.reports.evaluate import evaluate
 from humanpref.runs import predict as module
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_files import seal
@@ -142,7 +142,7 @@ def test_the_time_limit_of_an_artifact_bounds_predict_and_no_metric(pairs, tmp_p
     write_pairs(tmp_path / "new.csv", new)
     taught_rows = taught(read_training_rows(tmp_path / "new.csv"), [Teacher(bounded.folder)])
     np.testing.assert_allclose(taught_rows.targets, both_orders, atol=1e-5)
-    metrics, _ = evaluate_artifacts([bounded, whole], new)
+    metrics, _ = evaluate([bounded, whole], new)
     assert metrics["differences"][0]["log_loss"] == pytest.approx(0, abs=1e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from humanpref.config import load_config
 from humanpref.data import Extra, labels_of, read_pairs, read_training_rows, sources, write_pairs
-from humanpref.reports.evaluate import evaluate_artifacts, write_evaluation
+from humanpref.reports.evaluate import evaluate, write_evaluation
 from humanpref.runs.blending import blend
 from humanpref.runs.distillation import Teacher, soft_labels, taught, write_soft_labels
 from humanpref.runs.merging import merge
@@ -144,8 +144,8 @@ def test_a_student_without_ties_learns_what_its_teacher_thinks_of_the_others(
 
 
 def test_an_evaluation_has_no_ties_to_show(two, three, arena, decided, caplog):
-    metrics, tables = evaluate_artifacts(two[:1], read_pairs(decided))
-    assert not caplog.records
+    metrics, tables = evaluate(two[:1], read_pairs(decided))
+    assert "P(tie)" not in caplog.text
     (numbers,) = metrics["artifacts"].values()
     assert np.shape(numbers["confusion"]) == (2, 2)
     assert [each["label"] for each in numbers["per_class"]] == ["A", "B"]
@@ -155,16 +155,16 @@ def test_an_evaluation_has_no_ties_to_show(two, three, arena, decided, caplog):
     tied = int(labels_of(rows)[:, 2].sum())
     message = rf"sparse: row .* expected no ties with two classes .*, got {tied} of 120 rows"
     with pytest.raises(InputError, match=message):
-        evaluate_artifacts(two, rows)
+        evaluate(two, rows)
     with pytest.raises(InputError, match=message):
-        evaluate_artifacts([three, *two], rows)
+        evaluate([three, *two], rows)
     assert "so compare the decided metrics" in caplog.text
 
 
 @pytest.mark.slow
 def test_the_page_of_two_classes(two, decided, tmp_path):
     pytest.importorskip("matplotlib")
-    write_evaluation(tmp_path / "page", "Two", *evaluate_artifacts(two, read_pairs(decided)))
+    write_evaluation(tmp_path / "page", "Two", *evaluate(two, read_pairs(decided)))
     page = (tmp_path / "page" / "index.html").read_text()
     assert "decided auc" in page
     assert "predicted B" in page

@@ -18,10 +18,9 @@ from humanpref.runs.artifact_tables import read_oof
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.studies import ablations
 from humanpref.studies.ablations import (
+    ABLATIONS,
     SOFTMAX,
-    ablate_preprocessing,
-    ablate_softmax,
-    ablate_system_prompt,
+    ablate,
     preprocessing_variants,
     softmax_variants,
     system_prompt_variants,
@@ -99,7 +98,7 @@ def test_the_softmax_ablation(pairs, tmp_path, monkeypatch, runs):
     weighted = pairs.assign(weight=np.where(np.arange(len(pairs)) % 3 == 0, 0.0, 1.0))
     csv, out = tmp_path / "train.csv", tmp_path / "out"
     write_pairs(csv, weighted)
-    table = ablate_softmax("tiny", (*MICRO, "training.swap_augmentation=false"), csv, out, 2)
+    table = ablate("softmax", "tiny", (*MICRO, "training.swap_augmentation=false"), csv, out, 2)
     assert list(table) == [*SHOWN, "train_loss", "leaderboard", "theory"]
     assert (table["rows"] == 80).all()
     by_name = table.set_index("name")
@@ -136,9 +135,10 @@ def test_the_preprocessing_ablation_counts_terms(arena, tmp_path, monkeypatch):
         Variant("none", "sparse", SPARSE),
         Variant("few", "sparse", (*SPARSE, "model.max_terms=5")),
     ]
-    monkeypatch.setattr(ablations, "preprocessing_variants", lambda *arguments: variants)
+    own = ABLATIONS["preprocessing"]._replace(variants=lambda *arguments: variants)
+    monkeypatch.setitem(ABLATIONS, "preprocessing", own)
     out = tmp_path / "out"
-    table = ablate_preprocessing("sparse", (), arena / "train.csv", out, 2)
+    table = ablate("preprocessing", "sparse", (), arena / "train.csv", out, 2)
     assert list(table) == [*SHOWN, "terms"]
     terms = [
         len(load_model(out / "none" / fold).responses_.get_feature_names_out())
@@ -160,7 +160,7 @@ def test_the_system_prompt_ablation_shows_the_prompts(arena, tmp_path, monkeypat
 
     monkeypatch.setattr(ablations, "compare", compare_priors)
     preset, out = "llama-3.2-1b-lora", tmp_path / "out"
-    table = ablate_system_prompt(preset, (), arena / "train.csv", out, 2)
+    table = ablate("system-prompt", preset, (), arena / "train.csv", out, 2)
     assert trained == system_prompt_variants(preset, ())
     assert list(table) == [*SHOWN, "system_prompt"]
     assert table["name"].tolist() == ["without", "with"]
@@ -181,7 +181,7 @@ def test_the_system_prompt_ablation(arena, decoder_folder, tmp_path):
         "training.learning_rate=1e-2",
     )
     csv, out = arena / "train.csv", tmp_path / "out"
-    table = ablate_system_prompt("llama-3.2-1b-lora", overrides, csv, out, None)
+    table = ablate("system-prompt", "llama-3.2-1b-lora", overrides, csv, out, None)
     configs = [
         json.loads((out / name / "model" / "config.json").read_text())
         for name in ("without", "with")

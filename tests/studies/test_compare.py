@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from humanpref.runs.artifact_tables import read_oof
 from humanpref.runs.train import train
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.studies import compare as comparison
-from humanpref.studies.compare import Variant, compare, variants_of, write_table
+from humanpref.studies.compare import Variant, compare, run_training, variants_of, write_table
 
 MICRO = (
     "model.max_length=24",
@@ -42,7 +43,9 @@ VARIANTS = [
 @pytest.fixture(scope="module")
 def compared(arena, tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "comparison"
-    return compare(VARIANTS, arena / "train.csv", out, folds=2), out
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comparison, "fresh_processes", lambda: ThreadPoolExecutor(1))
+        return compare(VARIANTS, arena / "train.csv", out, folds=2), out
 
 
 def test_the_table(compared):
@@ -154,16 +157,20 @@ def test_a_later_variant_is_checked_before_the_first_is_trained(arena, tmp_path)
     assert not (tmp_path / "z").exists()
 
 
-def kill(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL)
+def train_or_die(config, train_csv, folder, *rest):
+    if folder.name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    run_training(config, train_csv, folder, *rest)
 
 
-def test_a_training_that_is_killed_is_named(arena, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "run_training", kill)
+def test_each_training_has_a_process_and_one_that_is_killed_is_named(arena, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "run_training", train_or_die)
     with pytest.raises(
-        InputError, match=r"^prior: its process ended abruptly; it may have been killed"
+        InputError, match=r"^dies: its process ended abruptly; it may have been killed"
     ):
-        compare([PRIOR], arena / "train.csv", tmp_path / "a", None)
+        compare([PRIOR, Variant("dies", "prior")], arena / "train.csv", tmp_path / "a", None)
+    assert Artifact.load(tmp_path / "a" / "prior").metrics["rows"] == 24
+    assert not (tmp_path / "a" / "dies").exists()
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -179,13 +186,6 @@ def test_a_training_that_fails_says_why(arena, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=message):
         compare([PRIOR], arena / "train.csv", tmp_path / "a", None)
     assert "the true reason" in capsys.readouterr().err
-
-
-def test_a_later_comparison_sees_its_own_environment(monkeypatch):
-    for value in ("one", "two"):
-        monkeypatch.setenv("HUMANPREF_BASE", value)
-        with comparison.fresh_processes([PRIOR]) as fresh:
-            assert fresh.submit(os.getenv, "HUMANPREF_BASE").result() == value
 
 
 def test_every_preset_with_every_method():

@@ -66,16 +66,10 @@ def run(options: argparse.Namespace) -> int:
 
 def run_ablation(name: str, options: argparse.Namespace) -> int:
     from humanpref.reports.table_text import markdown
-    from humanpref.studies import ablations
+    from humanpref.studies.ablations import ablate
 
-    ablate = {
-        "softmax": ablations.ablate_softmax,
-        "preprocessing": ablations.ablate_preprocessing,
-        "system-prompt": ablations.ablate_system_prompt,
-    }[name]
     rows = options.train, options.out, options.folds, options.format
-    table = ablate(options.preset, tuple(options.set), *rows)
-    print(markdown(table), end="")
+    print(markdown(ablate(name, options.preset, tuple(options.set), *rows)), end="")
     return 0
 
 

@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     from humanpref.data import write_submission
     from humanpref.data.formats.detect import CHOSEN_REJECTED
-    from humanpref.data.reading import read
+    from humanpref.data.reading import DRAWN, read
     from humanpref.files import check_writable, is_main_process
     from humanpref.runs.artifact import Artifact
     from humanpref.runs.distillation import write_soft_labels
@@ -51,11 +51,7 @@ def run(options: argparse.Namespace) -> int:
     weights = options.labels and options.weight is None
     reading = read(options.test, False, weights=weights, format=options.format)
     if reading.format == CHOSEN_REJECTED and not options.labels:
-        raise InputError(
-            f"{options.test}: expected two answers, A and B, got chosen and rejected, of which a "
-            "reader draws A; rename them response_a and response_b, or use --labels, which also "
-            "writes the texts"
-        )
+        raise InputError(f"{options.test}: {DRAWN}, or use --labels, which also writes the texts")
     pairs = reading.pairs
     degraded: list[str] = []
     if options.labels:

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from humanpref.files import check_writable, write_whole
+    from humanpref.files import check_writable, write_csv
     from humanpref.reports.table_text import markdown
     from humanpref.studies.listing import differences, in_short, runs
 
@@ -28,8 +28,7 @@ def run(options: argparse.Namespace) -> int:
         check_writable(options.csv)
     table = runs(options.folder, options.sort)
     if options.csv is not None:
-        with write_whole(options.csv) as file:
-            table.to_csv(file, index=False, lineterminator="\n")
+        write_csv(options.csv, table)
     print(markdown(table if options.all else in_short(table)), end="")
     for difference in differences(table):
         print(difference)

@@ -15,21 +15,24 @@ def add_command(
     commands: Any, name: str, run: Command, text: str, **options: Any
 ) -> argparse.ArgumentParser:
     """Add a command that calls `run`, with `text` as its help."""
-    description = text[0].upper() + text[1:] + "."
-    command = commands.add_parser(
-        name, help=text, description=description, allow_abbrev=False, **options
-    )
+    command = _add_parser(commands, name, text, **options)
     command.set_defaults(run=run)
-    add_examples(command)
     return command
 
 
 def add_group(commands: Any, name: str, text: str) -> Any:
     """Add a command that has subcommands."""
-    description = text[0].upper() + text[1:] + "."
-    group = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
-    add_examples(group)
+    group = _add_parser(commands, name, text)
     return group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
+
+
+def _add_parser(commands: Any, name: str, text: str, **options: Any) -> argparse.ArgumentParser:
+    description = text[0].upper() + text[1:] + "."
+    command = commands.add_parser(
+        name, help=text, description=description, allow_abbrev=False, **options
+    )
+    add_examples(command)
+    return command
 
 
 def add_option(

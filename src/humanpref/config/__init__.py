@@ -5,7 +5,7 @@ is an unknown key, and an unknown key is an error.
 """
 
 from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys
-from humanpref.config.loading import from_dict, load_config, preset_names, read_toml
+from humanpref.config.loading import from_dict, load_config, preset_names
 
 __all__ = [
     "FAMILIES",
@@ -14,6 +14,5 @@ __all__ = [
     "from_dict",
     "load_config",
     "preset_names",
-    "read_toml",
     "valid_keys",
 ]

@@ -1,8 +1,8 @@
 """Read, check, split, swap and write rows. This package knows nothing about the meaning of texts,
 about models or about Kaggle."""
 
-from humanpref.data.cells import CellRule, as_pairs
 from humanpref.data.folds import answer_keys, grouped_folds, held_out, prompt_keys
+from humanpref.data.frames import CellRule, as_pairs
 from humanpref.data.pairs import (
     digest_of,
     has_ties,

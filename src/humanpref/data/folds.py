@@ -8,9 +8,9 @@ from operator import add, mul
 import numpy as np
 import pandas as pd
 
-from humanpref.data.cells import as_pairs
+from humanpref.data.frames import as_pairs
 from humanpref.data.pairs import labels_of
-from humanpref.schema import TEXT_COLUMNS, InputError
+from humanpref.schema import LABEL_COLUMNS, TEXT_COLUMNS, InputError
 
 PAIR = TEXT_COLUMNS[1:]
 
@@ -79,7 +79,7 @@ def grouped_folds(
             f"{k} folds need at least {k} distinct prompts, but these {len(pairs)} rows have "
             f"{distinct}"
         )
-    if labels is None and "winner_tie" in pairs:
+    if labels is None and LABEL_COLUMNS[0] in pairs:
         labels = labels_of(pairs)
     classes = np.zeros(len(pairs), dtype=np.int64) if labels is None else labels.argmax(axis=1)
     groups: dict[str, list[int]] = {}
@@ -117,10 +117,9 @@ def held_out(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
     """
     if fraction == 0:
         return np.zeros(len(pairs), dtype=bool)
-    k, distinct = round(1 / fraction), len(set(prompt_keys(pairs)))
-    if distinct < k:
+    try:
+        return grouped_folds(pairs, round(1 / fraction), seed) == 0
+    except InputError as error:
         raise InputError(
-            f"option training.validation_fraction: holding out 1/{k} needs at least {k} distinct "
-            f"prompts, but these {len(pairs)} rows have {distinct}; use 0 to train on all rows"
-        )
-    return grouped_folds(pairs, k, seed) == 0
+            f"option training.validation_fraction: {error}; use 0 to train on all rows"
+        ) from None

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.data.cells import as_pairs, names
+from humanpref.data.cells import names
+from humanpref.data.frames import as_pairs
 from humanpref.schema import (
     ID,
     LABEL_COLUMNS,

@@ -28,6 +28,11 @@ _IDS = (ID, "question_id")
 """The names of the column of ids. The second is that of arena-human-preference-100k."""
 _HEAD_ROWS = 50
 """Number of rows by which the form of the texts is told."""
+DRAWN = (
+    "expected two answers, A and B, got chosen and rejected, of which a reader draws A; rename "
+    "them response_a and response_b"
+)
+"""Why rows in the format `chosen-rejected` cannot be judged without their texts."""
 
 
 def read_pairs(
@@ -156,14 +161,16 @@ def read(
     weights: bool = False,
     format: str | None = None,
     keep_faults: bool = False,
+    ids: bool = True,
 ) -> Reading:
     """Read a source as `read_pairs` does, and say what was found in it.
 
     If `texts_required` is False, texts are read only in the competition's columns, and ids are
-    required. If `keep_faults` is True, faults are returned instead of raised.
+    required. If `keep_faults` is True, faults are returned instead of raised. If `ids` is False,
+    rows are numbered from 0.
     """
     with open_table(source) as table:
-        plan = _plan(table, labels, texts_required, weights, format, lenient)
+        plan = _plan(table, labels, texts_required, weights, format, lenient, ids)
         rows = table.read([*plan.columns])
         if plan.texts:
             head = _head(rows, len(plan.texts))
@@ -191,6 +198,7 @@ def _plan(
     weights: bool,
     format: str | None,
     lenient: bool,
+    with_ids: bool,
 ) -> Plan:
     """Choose the columns to read. Raises InputError for a missing or repeated column."""
     header = table.columns
@@ -200,7 +208,7 @@ def _plan(
     texts: tuple[str, ...] = ()
     if texts_required or set(TEXT_COLUMNS) <= set(header):
         texts = detect.text_columns(header, table.name, format, lenient)
-    ids = tuple(column for column in _IDS if column in header)[:1]
+    ids = tuple(column for column in _IDS if with_ids and column in header)[:1]
     if not texts_required and not ids:
         raise InputError(
             f"{table.name}: missing column {ID!r}; the columns are {detect.listed(header)}"

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from humanpref.data.cells import LONE_SURROGATE, REPLACEMENT, id_text, is_missing
+from humanpref.data.cells import REPLACEMENT, id_text, is_missing
 from humanpref.data.formats.forms import is_list
 from humanpref.data.formats.labels import OneHot, Winner, weight
 from humanpref.data.formats.row import CellError, Format, Row
 from humanpref.data.tables import BadRow, Cells, Table
-from humanpref.schema import LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import LABEL_COLUMNS, LONE_SURROGATE, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,15 @@ class _RefusedError(Exception):
         self.kind, self.key = kind, key
 
 
+@contextlib.contextmanager
+def _refused(kind: str, key: str = "", column: str = "") -> Iterator[None]:
+    """Raise a ValueError within the block as a `_RefusedError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise _RefusedError(kind, str(error), key, getattr(error, "column", column)) from None
+
+
 @dataclass
 class RowParser:
     """The parser of a table's rows."""
@@ -132,25 +141,24 @@ class RowParser:
         start += len(plan.id)
         if plan.labels:
             end = start + len(plan.labels.columns)
-            winners = self._winners(key, cells[start:end])
+            with _refused("label", key):
+                winners, lost = plan.labels.read(cells[start:end])
+            if lost:
+                self.lost[lost] += 1
             start = end
         end = start + len(plan.models)
         values += map(_model_name, cells[start:end])
         values += winners
         if plan.weight:
-            try:
+            with _refused(WEIGHT, key, WEIGHT):
                 values.append(weight(cells[end]))
-            except ValueError as error:
-                raise _RefusedError(WEIGHT, str(error), key, WEIGHT) from None
         if self.keep_faults:
             self._remark(number, key, dict(zip(plan.columns, cells, strict=True)))
         return values
 
     def _key(self, number: int, cell: Any) -> str:
-        try:
+        with _refused("id", column=self.plan.id[0]):
             key = id_text(cell)
-        except ValueError as error:
-            raise _RefusedError("id", str(error), column=self.plan.id[0]) from None
         first = self.first_rows.setdefault(key, number)
         if first != number:
             reason = f"duplicate id, first seen in row {first}"
@@ -179,15 +187,6 @@ class RowParser:
         if row.lost:
             self.lost[row.lost] += 1
         return row
-
-    def _winners(self, key: str, cells: Sequence[Any]) -> list[float]:
-        try:
-            winners, lost = self.plan.labels.read(cells)
-        except CellError as error:
-            raise _RefusedError("label", str(error), key, error.column) from None
-        if lost:
-            self.lost[lost] += 1
-        return winners
 
     def _remark(self, number: int, key: str, cells: dict[str, Any]) -> None:
         """Keep the faults that parsing a row repairs without a warning."""

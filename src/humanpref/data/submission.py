@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from humanpref.data.cells import id_text
 from humanpref.data.csv_rows import csv_rows
+from humanpref.data.rows import Plan, RowParser
 from humanpref.data.tables import open_table
-from humanpref.files import write_whole
+from humanpref.files import write_csv
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, InputError
 
 HEADER = (ID, *LABEL_COLUMNS)
@@ -58,8 +58,7 @@ def write_submission(
         second = probabilities[:, 1] > probabilities[:, 0]
         frame = pd.DataFrame({columns[1]: np.take(MODEL_COLUMNS, second.astype(int))})
     frame.insert(0, columns[0], list(ids))
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
+    write_csv(path, frame)
 
 
 def check_submission(
@@ -87,7 +86,7 @@ def check_submission(
     """
     expected = _ids(test_csv)
     try:
-        rows = _cells(path, columns, exact=True)
+        rows = _cells(path, columns)
     except InputError as error:
         return [str(error)]
     faults = []
@@ -131,7 +130,10 @@ def _ids(test: str | Path) -> list[str]:
     with open_table(test) as table:
         if ID not in table.columns:
             raise InputError(f"{test}: expected a column {ID!r}, got {', '.join(table.columns)}")
-        return [id_text(row[0]) for row in table.read([ID])]
+        plan = Plan(texts=(), id=(ID,), labels=None, draws=False, models=(), weight=())
+        parser = RowParser(table, plan, lenient=True, keep_faults=False)
+        rows = enumerate(table.read([ID]), start=1)
+        return [parser.parse(number, cells)[0] for number, cells in rows]
 
 
 def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,19 +147,15 @@ def _faulty_rows(probabilities: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _cells(path: str | Path, columns: Sequence[str], exact: bool = False) -> list[list[str]]:
-    """Return the cells of the given columns as text, row by row. Raises InputError if the file is
-    not a CSV, if a column is missing, or, with `exact`, if the header is not exactly `columns`."""
-    rows = csv_rows(path)
-    header = next(rows, [])
-    if not set(columns) <= set(header) or (exact and header != list(columns)):
+def _cells(path: str | Path, columns: Sequence[str]) -> list[list[str]]:
+    """Return the cells of a CSV as text, row by row. Raises InputError if the file is not a CSV, if
+    its header is not `columns`, or if a row has a different number of fields."""
+    header, *rows = [*csv_rows(path)] or [[]]
+    if header != list(columns):
         raise InputError(
             f"{path}: expected the header {','.join(columns)}, got {','.join(header)[:200]!r}"
         )
-    places = [header.index(column) for column in columns]
-    cells = []
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise InputError(f"{path}: row {number}: expected {len(header)} fields, got {len(row)}")
-        cells.append([row[place] for place in places])
-    return cells
+    return rows

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,7 @@ import pandas as pd
 from humanpref.data.cells import names, short
 from humanpref.data.csv_rows import DELIMITERS, csv_errors, decoded, delimited_rows, first_line
 from humanpref.extras import install_line
-from humanpref.schema import ID, InputError
+from humanpref.schema import ID, InputError, refuse_failures
 
 _HEAD = 1 << 16
 _BATCH = 1_024
@@ -146,20 +147,21 @@ def _unpacked(
 
 def _file_table(name: str, packed: str, file: io.BufferedReader, head: bytes) -> Table:
     """Return the table of an open file, whose first bytes are `head`."""
-    if head.startswith(b"PAR1"):
-        return _parquet_table(name, ", ".join(filter(None, ["Parquet", packed])), file)
     encoding = next((own for mark, own in _ENCODINGS.items() if head.startswith(mark)), None)
+    how = [encoding.upper()] if encoding not in (None, "utf-8-sig") else []
+    how += [packed] if packed else []
+    if head.startswith(b"PAR1"):
+        return _parquet_table(name, ", ".join(["Parquet", *how]), file)
     if encoding is None and b"\0" in head[:64]:
         raise InputError(
             f"{name}: expected text or Parquet, got binary data (UTF-16 needs a byte-order mark)"
         )
     text = decoded(file, encoding or "utf-8-sig")
-    how = [encoding.upper()] if encoding not in (None, "utf-8-sig") else []
     start = head.decode(encoding or "utf-8-sig", errors="ignore").lstrip()[:1]
     with _text_errors(name):
         if start in ("[", "{"):
             kind, objects = _json_objects(name, text, lines=start == "{")
-            return _mapping_table(name, ", ".join(filter(None, [kind, *how, packed])), objects)
+            return _mapping_table(name, ", ".join([kind, *how]), objects)
         delimiter, rows = delimited_rows(text)
         header = next(rows, [])
     if not header:
@@ -176,7 +178,7 @@ def _file_table(name: str, packed: str, file: io.BufferedReader, head: bytes) ->
                 else:
                     yield BadRow(f"expected {width} fields as in the header, got {len(row)}")
 
-    kind = ", ".join(filter(None, [DELIMITERS[delimiter], *how, packed]))
+    kind = ", ".join([DELIMITERS[delimiter], *how])
     return Table(name, kind, header, read)
 
 
@@ -193,24 +195,21 @@ def _json_objects(name: str, text: Iterator[str], lines: bool) -> tuple[str, lis
     """Return the kind of a JSON file, and its objects. An object that cannot be read is a
     `BadRow`."""
     first = first_line(text) if lines else ""
-    if lines:
-        try:
-            objects = [_parsed(first)]
-        except ValueError:
-            lines = False  # one object on several lines, or not JSON
-    if lines:
-        for line in text:
-            if line.strip():
-                try:
-                    objects.append(_parsed(line))
-                except ValueError as error:
-                    objects.append(BadRow(f"not valid JSON ({error})"))
-        return "JSON lines", objects
+    head = _json_line(first)
+    if not isinstance(head, BadRow):
+        return "JSON lines", [head, *map(_json_line, filter(str.strip, text))]
     try:
         content = _parsed(first + text.read())
     except ValueError as error:
         raise InputError(f"{name}: not valid JSON ({error})") from None
     return "JSON", content if isinstance(content, list) else [content]
+
+
+def _json_line(line: str) -> Any:
+    try:
+        return _parsed(line)
+    except ValueError as error:
+        return BadRow(f"not valid JSON ({error})")
 
 
 def _parsed(text: str) -> Any:
@@ -222,27 +221,19 @@ def _parsed(text: str) -> Any:
 
 def _parquet_table(name: str, kind: str, file: BinaryIO) -> Table:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise InputError(f"{name}: Parquet needs pyarrow: {install_line('parquet')}") from None
 
-    def refused(error: Exception) -> InputError:
-        return InputError(f"{name}: not a valid Parquet file ({str(error).splitlines()[0]})")
-
-    errors = (pyarrow.ArrowException, *_DAMAGED, OSError, UnicodeDecodeError)
-    try:
+    refused = partial(refuse_failures, f"{name}: not a valid Parquet file")
+    with refused():
         opened = pyarrow.parquet.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
-    except errors as error:
-        raise refused(error) from None
 
     def read(columns: list[str]) -> Iterator[Cells]:
-        try:
+        with refused():
             for batch in opened.iter_batches(_BATCH, columns=columns):
                 cells = (batch.column(column).to_pylist() for column in columns)
                 yield from zip(*cells, strict=True)
-        except errors as error:
-            raise refused(error) from None
 
     return Table(name, kind, list(opened.schema_arrow.names), read)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from humanpref.data.cells import as_pairs
 from humanpref.data.formats.labels import WINNER
+from humanpref.data.frames import as_pairs
 from humanpref.data.reading import read
 from humanpref.data.tables import open_table
-from humanpref.files import write_whole
+from humanpref.files import write_csv, write_whole
 from humanpref.schema import FORMATS, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT
 
 JSON_LINES = ".jsonl"
@@ -21,11 +21,9 @@ def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
     """Atomically write a pairs frame as a CSV, or as JSON lines if the name ends in `.jsonl`, that
     `read_pairs` reads back unchanged; an existing file is replaced."""
     if Path(path).suffix.lower() != JSON_LINES:
-        with write_whole(path) as file:
-            # Quote all texts: Python before 3.13 leaves a text with a carriage return unquoted, and
-            # a reader would take the carriage return for the end of the line.
-            style = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}
-            csv_cells(pairs).to_csv(file, index=False, **style)
+        # Quote all texts: Python before 3.13 leaves a text with a carriage return unquoted, and a
+        # reader would take the carriage return for the end of the line.
+        write_csv(path, csv_cells(pairs), quoting=csv.QUOTE_NONNUMERIC)
         return
     pairs = as_pairs(pairs)[_columns(pairs)]
     with write_whole(path) as file:

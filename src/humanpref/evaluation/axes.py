@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from humanpref.evaluation.slices import characters_of
 from humanpref.extras import install_line
 from humanpref.logloss import clipped_log
 from humanpref.schema import InputError
@@ -60,7 +61,6 @@ def axes_of(
     """
     answers = [pairs["response_a"], pairs["response_b"]]
     marks = [answer.map(formatting_marks) for answer in answers]
-    characters = [answer.map(lambda turns: sum(map(len, turns))) for answer in answers]
     return [
         _fluency(["\n\n".join(turns) for turns in pd.concat(answers)], language_model),
         _relevance(pairs, sentence_encoder),
@@ -75,7 +75,7 @@ def axes_of(
             "length",
             "ln(1 + characters) of the answer, all turns",
             "characters (geometric mean)",
-            np.log1p(characters),
+            np.log1p(characters_of(pairs)[["response_a", "response_b"]].to_numpy().T),
             np.expm1,
         ),
     ]

@@ -49,9 +49,7 @@ def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int =
     return _error(labels - probabilities, [_bins(column, bins) for column in probabilities.T])
 
 
-def calibration_null(
-    probabilities: np.ndarray, bins: int = BINS, draws: int = NULL_DRAWS, seed: int = 0
-) -> dict[str, float]:
+def calibration_null(probabilities: np.ndarray) -> dict[str, float]:
     """Simulate the `calibration_error` of probabilities that are exactly right, by drawing labels
     from them.
 
@@ -60,12 +58,12 @@ def calibration_null(
     dict
         The 2.5 %, 50 % and 97.5 % quantiles of the error, as `low`, `median` and `high`.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     classes = probabilities.shape[1]
     cut = probabilities.cumsum(axis=1)[:, : classes - 1]
-    binned = [_bins(column, bins) for column in probabilities.T]
+    binned = [_bins(column, BINS) for column in probabilities.T]
     errors = []
-    for _ in range(draws):
+    for _ in range(NULL_DRAWS):
         drawn = np.eye(classes)[(rng.random((len(cut), 1)) > cut).sum(axis=1)]
         errors.append(_error(drawn - probabilities, binned))
     quantiles = np.quantile(errors, [0.025, 0.5, 0.975]).tolist()

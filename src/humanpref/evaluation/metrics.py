@@ -62,9 +62,10 @@ def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the number of rows, (k, k) int64, for each label (first axis) and each most likely
     class (second axis), given labels and probabilities of k classes."""
-    k = labels.shape[1]
-    cells = k * labels.argmax(axis=1) + probabilities.argmax(axis=1)
-    return np.bincount(cells, minlength=k * k).reshape(k, k)
+    from sklearn.metrics import confusion_matrix  # too slow to import for commands without it
+
+    likeliest = labels.argmax(axis=1), probabilities.argmax(axis=1)
+    return confusion_matrix(*likeliest, labels=range(labels.shape[1]))
 
 
 def per_class(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:

@@ -7,9 +7,8 @@ is in doubt, and everything else for an artifact.
 import contextlib
 import dataclasses
 import math
-import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from humanpref.interfaces.linear import CONSTANT, LinearModel, probabilities_of
 from humanpref.logloss import clipped_log
-from humanpref.schema import CLASSES, ID, TEXT_COLUMNS, InputError
+from humanpref.schema import CLASSES, ID, LONE_SURROGATE, TEXT_COLUMNS, InputError
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, Columns
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 Text = str | Sequence[str | None] | None
 """A text, or a conversation as a list of turns."""
 
-_IDS = (ID, "question_id")
-SURROGATE = re.compile("[\ud800-\udfff]")
 _READING = threading.RLock()
 """Held while an artifact's model reads. Its tokenizer, which models of one process may share, is
 not safe from several threads, and one call already uses all cores or the GPU."""
@@ -229,36 +226,27 @@ def _one_row(texts: tuple[Text, Text, Text]) -> Columns:
 
 def _is_clean(turn: Any) -> bool:
     """Return whether a turn is a string without lone surrogates, as in a pairs frame."""
-    return isinstance(turn, str) and (turn.isascii() or not SURROGATE.search(turn))
+    return isinstance(turn, str) and (turn.isascii() or not LONE_SURROGATE.search(turn))
 
 
 def _frame(rows: Any, format: str | None = None) -> "pd.DataFrame":
     """Return rows, in any form, as a pairs frame."""
     import pandas as pd
 
-    from humanpref.data import read_pairs
+    from humanpref.data.formats.detect import CHOSEN_REJECTED
+    from humanpref.data.reading import DRAWN, read
 
     if isinstance(rows, str | Path):
         raise InputError(f"expected rows, got the path {str(rows)!r}; read it with read_pairs")
-    if isinstance(rows, pd.DataFrame | dict):
-        rows = pd.DataFrame(rows).reset_index(drop=True)
-        columns = {*rows}
-        # Ids are not needed, and those of a part of a table need not be unique.
-        rows = rows.drop(columns=[*_IDS], errors="ignore")
-    else:
-        rows = [_without_ids(row) for row in rows]
-        columns = {key for row in rows if isinstance(row, Mapping) for key in row}
+    if isinstance(rows, dict):
+        # The strings of pandas 3 cannot hold lone surrogates; objects can.
+        rows = pd.DataFrame(rows, dtype=object)
+    elif not isinstance(rows, pd.DataFrame):
+        rows = list(rows)
     if not len(rows):
         return pd.DataFrame(columns=[ID, *TEXT_COLUMNS], dtype=object)
-    if "response_a" not in columns and {"chosen", "rejected"} <= columns:
-        raise InputError(
-            "these rows: expected two answers, A and B, got chosen and rejected, of which a reader "
-            "draws A; rename them response_a and response_b"
-        )
-    return read_pairs(rows, labels=False, format=format)
-
-
-def _without_ids(row: Any) -> Any:
-    if not isinstance(row, Mapping):
-        return row
-    return {key: value for key, value in row.items() if key not in _IDS}
+    # Ids are not needed, and those of a part of a table need not be unique.
+    reading = read(rows, labels=False, format=format, ids=False)
+    if reading.format == CHOSEN_REJECTED:
+        raise InputError(f"these rows: {DRAWN}")
+    return reading.pairs

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from humanpref.schema import InputError
+from humanpref.schema import refuse_failures
 from humanpref.text.features import ANTISYMMETRIC, SYMMETRIC, Columns, structural_features
 
 PACKAGED = Path(__file__).with_name("packaged")
@@ -60,10 +60,8 @@ class LinearModel:
         InputError
             If the file is damaged, or was made for other features.
         """
-        try:
+        with refuse_failures(f"{path}: not a linear judge"):
             return cls(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a linear judge ({error})") from None
 
     def shares(self, pairs: Columns) -> Shares:
         """Compute how much every feature adds to the margin d and to the tie score nu of n rows.

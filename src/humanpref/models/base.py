@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from humanpref.config import FAMILIES, SECTIONS, Config
 from humanpref.config.bounds import hints_of, refuse
 from humanpref.config.neural import LoopOptions
-from humanpref.data.cells import as_pairs
+from humanpref.data.frames import as_pairs
 from humanpref.data.pairs import WEIGHTS, are_weights, refuse_ties
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.files import write_json

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from humanpref.config.cpu import BoostedOptions
-from humanpref.files import write_whole
+from humanpref.files import write_csv
 from humanpref.logloss import log_loss
 from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
 from humanpref.models.base import Model, Validation
@@ -99,8 +99,7 @@ class BoostedModel(Model, family="boosted"):
         for number, booster in enumerate(self.boosters_):
             booster.save_model(folder / BOOSTER_FILE.format(number))
         if self.selection_ is not None:
-            with write_whole(folder / SELECTION_FILE) as file:
-                self.selection_.path.to_csv(file, index=False, lineterminator="\n")
+            write_csv(folder / SELECTION_FILE, self.selection_.path)
 
     def load_state(self, folder: Path) -> None:
         shapes = {

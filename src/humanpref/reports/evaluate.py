@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.data import as_pairs, has_ties, labels_of, prompt_keys, refuse_ties, swap_pairs
+from humanpref.data import has_ties, labels_of, prompt_keys, refuse_ties, swap_pairs
 from humanpref.evaluation.axes import STATISTICS, axes_of, follow
 from humanpref.evaluation.calibration import calibration_error, calibration_null, reliability
 from humanpref.evaluation.metrics import (
@@ -50,55 +50,20 @@ def evaluate(
     sentence_encoder: Path | None = None,
     format: str | None = None,
 ) -> tuple[dict[str, Any], Tables]:
-    """Evaluate artifacts on labeled rows, without those of weight 0.
+    """Evaluate artifacts on the same labeled rows, without those of weight 0, and compare each with
+    the first, row by row.
 
     Parameters
     ----------
     artifacts : sequence of path or Artifact
-        The artifacts, each in a different folder.
+        The artifacts. Each is named by its folder, and no folder may occur twice.
     data : path or object
         Rows with labels: a file, a frame or any other source that `humanpref.data.read_pairs`
         reads.
     language_model, sentence_encoder : path, optional
-        See `humanpref.evaluation.axes.axes_of`.
+        The models that measure fluency and relevance; see `humanpref.evaluation.axes.axes_of`.
     format : str, optional
         The format of `data`; by default, it is detected.
-
-    Returns
-    -------
-    metrics, tables
-        See `evaluate_artifacts`. In addition, each artifact's metrics have `rows_trained_on`, the
-        number of these rows on which it was trained; above 0, its metrics are optimistic.
-
-    Raises
-    ------
-    InputError
-        If an artifact or the rows cannot be used.
-    """
-    loaded = [each if isinstance(each, Artifact) else Artifact.load(each) for each in artifacts]
-    pairs, trained_on = rows_to_judge(loaded, data, format)
-    metrics, tables = evaluate_artifacts(loaded, pairs, language_model, sentence_encoder)
-    for each, rows in zip(metrics["artifacts"].values(), trained_on, strict=True):
-        each["rows_trained_on"] = rows
-    return metrics, tables
-
-
-def evaluate_artifacts(
-    artifacts: list[Artifact],
-    pairs: pd.DataFrame,
-    language_model: Path | None = None,
-    sentence_encoder: Path | None = None,
-) -> tuple[dict[str, Any], Tables]:
-    """Evaluate artifacts on the same labeled rows, and compare each with the first, row by row.
-
-    Parameters
-    ----------
-    artifacts : list of Artifact
-        The artifacts. Each is named by its folder, and no folder may occur twice.
-    pairs : DataFrame
-        Rows with labels, in any form that `humanpref.data.as_pairs` accepts.
-    language_model, sentence_encoder : path, optional
-        The models that measure fluency and relevance; see `humanpref.evaluation.axes.axes_of`.
 
     Returns
     -------
@@ -108,9 +73,10 @@ def evaluate_artifacts(
         `swap_difference` (mean absolute change
         of a probability if A and B are swapped), `swap_flips` (share of rows whose most likely
         class then changes), `swap_exact` (True if both are 0 by construction and therefore were not
-        measured), `confusion`, `per_class` and `axes` (`humanpref.evaluation.axes.follow`).
-        `differences` lists, for each artifact except the first, its log loss minus the first's,
-        with a paired 95 % interval over prompts.
+        measured), `confusion`, `per_class`, `axes` (`humanpref.evaluation.axes.follow`), and
+        `rows_trained_on`, the number of these rows on which the artifact was trained; above 0, its
+        metrics are optimistic. `differences` lists, for each artifact except the first, its log
+        loss minus the first's, with a paired 95 % interval over prompts.
     tables : dict
         `slices`, `reliability`, `axes` and `worst`, the rows with the highest losses and their
         texts, up to `LONGEST_TEXT` characters each. Each table has a column `artifact`.
@@ -118,23 +84,25 @@ def evaluate_artifacts(
     Raises
     ------
     InputError
-        If two artifacts have the same name, or if an artifact has two classes and a row is a tie.
+        If an artifact or the rows cannot be used, if two artifacts have the same name, or if an
+        artifact has two classes and a row is a tie.
     """
-    names = [str(artifact.folder) for artifact in artifacts]
+    loaded = [each if isinstance(each, Artifact) else Artifact.load(each) for each in artifacts]
+    names = [str(artifact.folder) for artifact in loaded]
     if len(set(names)) < len(names):
         raise InputError(f"evaluate: expected different artifacts, got {', '.join(names)}")
-    pairs = as_pairs(pairs)
+    pairs, trained_on = rows_to_judge(loaded, data, format)
     labels, keys = labels_of(pairs), prompt_keys(pairs)
     cuts, axes = slices(pairs), axes_of(pairs, language_model, sentence_encoder)
     metrics: dict[str, Any] = {"artifacts": {}, "differences": []}
     losses: list[np.ndarray] = []
     parts: list[Tables] = []
-    classes = {artifact.classes for artifact in artifacts}
+    classes = {artifact.classes for artifact in loaded}
     if 3 in classes and (len(classes) > 1 or not has_ties(pairs)):
         others = "other artifacts" if len(classes) > 1 else "these rows"
         text = f"evaluate: artifacts with ties, which {others} do not have: their P(tie) counts in "
         logger.warning(text + "their log loss and accuracy, so compare the decided metrics")
-    for name, artifact in zip(names, artifacts, strict=True):
+    for name, artifact, learned in zip(names, loaded, trained_on, strict=True):
         if artifact.classes == 2:
             refuse_ties(labels, None, name)
         probabilities = swapped = artifact.predict_proba(pairs)
@@ -156,6 +124,7 @@ def evaluate_artifacts(
             "confusion": confusion(*of_classes).tolist(),
             "per_class": per_class(*of_classes),
             "axes": preference.to_dict("records"),
+            "rows_trained_on": learned,
         }
         right = labels.argmax(axis=1) == probabilities.argmax(axis=1)
         tables = {
@@ -175,7 +144,7 @@ def evaluate_artifacts(
 
 
 def write_evaluation(out: Path, title: str, metrics: dict[str, Any], tables: Tables) -> None:
-    """Write the result of `evaluate_artifacts` into a new folder.
+    """Write the result of `evaluate` into a new folder.
 
     The folder contains `index.html`, `metrics.json`, `figures/*.png` and `tables/*.csv`.
     """

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from humanpref.extras import install_line
-from humanpref.files import write_whole
-from humanpref.reports.table_text import columns, write_csv
+from humanpref.files import write_csv, write_whole
+from humanpref.reports.table_text import columns
 from humanpref.schema import InputError
 
 PAGE_FILE = "index.html"

@@ -1,10 +1,6 @@
-"""Turn tables into text: cells for people to read, Markdown, and CSV files."""
-
-from pathlib import Path
+"""Turn tables into text: cells for people to read, and Markdown."""
 
 import pandas as pd
-
-from humanpref.files import write_whole
 
 MISSING = "–"
 
@@ -48,9 +44,3 @@ def markdown(table: pd.DataFrame) -> str:
 def _cell(text: str) -> str:
     """Return a text that neither ends a cell of Markdown nor its row."""
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Atomically write a table as a CSV file."""
-    with write_whole(path) as file:
-        table.to_csv(file, index=False, lineterminator="\n")

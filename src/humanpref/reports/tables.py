@@ -11,6 +11,7 @@ import pandas as pd
 
 from humanpref.data import has_ties, labels_of, prompt_keys, swap_pairs
 from humanpref.evaluation.intervals import ratio_interval, share_interval
+from humanpref.evaluation.slices import characters_of, ranges
 from humanpref.schema import CLASSES, ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, IDENTICAL, answer_cases
 from humanpref.text.languages import language_of
@@ -52,11 +53,6 @@ def names_models(pairs: pd.DataFrame) -> np.ndarray:
     if not set(MODEL_COLUMNS) <= set(pairs):
         return np.zeros(len(pairs), dtype=bool)
     return np.all([pairs[column].str.strip() != "" for column in MODEL_COLUMNS], axis=0)
-
-
-def characters_of(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Count the characters of the prompt and of each response, summed over all turns."""
-    return pairs[[*TEXT_COLUMNS]].map(lambda turns: sum(map(len, turns)))
 
 
 def sizes(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
@@ -128,7 +124,7 @@ def length_bias(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFrame:
     """
     a, b = characters["response_a"] + 1, characters["response_b"] + 1
     labels = labels_of(pairs)
-    rows = pd.DataFrame({"longer_by": _cut(np.maximum(a, b) / np.minimum(a, b), _RATIOS)})
+    rows = pd.DataFrame({"longer_by": ranges(np.maximum(a, b) / np.minimum(a, b), _RATIOS)})
     rows = rows.assign(rows=1, wins=np.where(a > b, labels[:, 0], labels[:, 1]), ties=labels[:, 2])
     table = rows[a != b].groupby("longer_by", observed=True).sum().reset_index()
     wins, ties = table.pop("wins"), table.pop("ties")
@@ -160,7 +156,7 @@ def ties_by_length(pairs: pd.DataFrame, characters: pd.DataFrame) -> pd.DataFram
 def ties_by_turns(pairs: pd.DataFrame) -> pd.DataFrame:
     """Return the share of ties by number of turns. The columns are `slice`, `rows`, `tie_share`,
     `low` and `high`."""
-    return _tie_shares(pairs, _cut(pairs["prompt"].map(len), _TURNS))
+    return _tie_shares(pairs, ranges(pairs["prompt"].map(len), _TURNS))
 
 
 def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -187,7 +183,7 @@ def prompt_groups(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def rows_by_group_size(by_size: pd.DataFrame) -> pd.DataFrame:
     """Sum the column `rows` of `by_size`, which `prompt_groups` returns, over ranges of
     `rows_per_prompt`. The ranges become the index."""
-    sizes = _cut(by_size["rows_per_prompt"], _GROUP_SIZES)
+    sizes = ranges(by_size["rows_per_prompt"], _GROUP_SIZES)
     return by_size.groupby(sizes, observed=False)[["rows"]].sum()
 
 
@@ -303,12 +299,6 @@ def _token_counts(tokenizer: Any, conversations: pd.Series) -> Iterable[int]:
     for start in range(0, len(conversations), 500):
         texts = conversations.iloc[start : start + 500].map("\n".join).tolist()
         yield from map(len, text_ids(texts, tokenizer))
-
-
-def _cut(values: pd.Series, names: dict[float, str]) -> pd.Series:
-    """Return, for each value, the name of the range that contains it. The keys of `names` are the
-    lower ends of the ranges."""
-    return pd.cut(values, [*names, np.inf], right=False, labels=[*names.values()])
 
 
 def _is_empty(turns: tuple[str, ...]) -> bool:

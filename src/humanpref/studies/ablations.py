@@ -1,9 +1,9 @@
 """Repeat the experiments of the report that this project started from: a softmax before the loss
 (M6), preprocessing of the texts (M2), and a system prompt (M7)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -88,7 +88,54 @@ def system_prompt_variants(preset: str, overrides: tuple[str, ...]) -> list[Vari
     ]
 
 
-def ablate_softmax(
+def _softmax_columns(variants: list[Variant], out: Path) -> dict[str, Any]:
+    losses = _means(variants, out, lambda fold: fold["training"]["epochs"][-1]["train_loss"])
+    shown = {column: SOFTMAX[column] for column in ("leaderboard", "theory")}
+    return {"train_loss": losses, **shown}
+
+
+def _preprocessing_columns(variants: list[Variant], out: Path) -> dict[str, Any]:
+    return {"terms": _means(variants, out, lambda fold: fold["terms"])}
+
+
+def _system_prompt_columns(variants: list[Variant], out: Path) -> dict[str, Any]:
+    return {"system_prompt": [variant.config().model.system_prompt for variant in variants]}
+
+
+def _means(
+    variants: list[Variant], out: Path, value_of: Callable[[dict[str, Any]], float]
+) -> list[float]:
+    """Return, for each variant, the mean over its fold models of a value in their metrics."""
+    return [
+        float(np.mean([*map(value_of, Artifact.load(out / v.folder).metrics["members"].values())]))
+        for v in variants
+    ]
+
+
+class Ablation(NamedTuple):
+    """An experiment: the title of its figure, the variants that it trains, and the columns that it
+    adds to the table."""
+
+    title: str
+    variants: Callable[[str, tuple[str, ...]], list[Variant]]
+    columns: Callable[[list[Variant], Path], dict[str, Any]]
+
+
+ABLATIONS = {
+    "softmax": Ablation(
+        "Softmax before the loss / at inference", softmax_variants, _softmax_columns
+    ),
+    "preprocessing": Ablation(
+        "The report's preprocessing before TF-IDF", preprocessing_variants, _preprocessing_columns
+    ),
+    "system-prompt": Ablation(
+        "A system prompt before the conversation", system_prompt_variants, _system_prompt_columns
+    ),
+}
+
+
+def ablate(
+    name: str,
     preset: str,
     overrides: tuple[str, ...],
     train_csv: Path,
@@ -96,17 +143,22 @@ def ablate_softmax(
     folds: int | None,
     format: str | None = None,
 ) -> pd.DataFrame:
-    """Train without and with a softmax or log-softmax before the loss, and predict with and without
-    a softmax.
+    """Train the variants of one experiment on the same rows and folds.
 
     Parameters
     ----------
+    name : str
+        One of `ABLATIONS`. `softmax` trains without and with a softmax or log-softmax before the
+        loss, and predicts with and without a softmax. `preprocessing` counts the words of the
+        unchanged texts, of the texts after the preprocessing that the report intended, and of the
+        texts after the one that it actually ran (with its bug). `system-prompt` trains a decoder
+        without and with a system prompt.
     preset, overrides
-        The model to train. The ablation sets its scores and epochs.
+        The model to train. The ablation sets the options that its variants compare.
     train_csv : Path
         Labeled rows.
     out : Path
-        A folder as for `compare`; `softmax.csv`, `softmax.md` and `softmax.png` are added to it.
+        A folder as for `compare`; `NAME.csv`, `NAME.md` and `NAME.png` are added to it.
     folds : int, optional
         Number of grouped folds; by default, `training.validation_fraction` of the rows is held out.
     format : str, optional
@@ -116,95 +168,20 @@ def ablate_softmax(
     -------
     DataFrame
         One row per variant: `name`, `log_loss` and the paired `difference` to the first variant,
-        both with their intervals, `rows`, the `train_loss` of the last epoch, the report's score on
-        the `leaderboard`, and the effect that `theory` predicts.
+        both with their intervals, and `rows`. In addition, for `softmax`, the `train_loss` of the
+        last epoch, the report's score on the `leaderboard`, and the effect that `theory` predicts;
+        for `preprocessing`, `terms`, the number of different terms that a model uses from the
+        answers, averaged over the fold models; for `system-prompt`, the `system_prompt`.
+
+    Raises
+    ------
+    InputError
+        If the preset has no such options, or as for `compare`.
     """
-    variants = softmax_variants(preset, overrides)
+    ablation = ABLATIONS[name]
+    variants = ablation.variants(preset, overrides)
     results = compare(variants, train_csv, out, folds, format)
-    losses = _means(variants, out, lambda fold: fold["training"]["epochs"][-1]["train_loss"])
-    added = {
-        "train_loss": losses,
-        "leaderboard": SOFTMAX["leaderboard"],
-        "theory": SOFTMAX["theory"],
-    }
-    title = "Softmax before the loss / at inference"
-    return _write(results, added, out / "softmax", title, train_csv)
-
-
-def ablate_preprocessing(
-    preset: str,
-    overrides: tuple[str, ...],
-    train_csv: Path,
-    out: Path,
-    folds: int | None,
-    format: str | None = None,
-) -> pd.DataFrame:
-    """Train on word counts of the unchanged texts, of the texts after the preprocessing that the
-    report intended, and of the texts after the one that it actually ran (with its bug).
-
-    Parameters
-    ----------
-    preset, overrides
-        A model of family `sparse`. The ablation sets its preprocessing.
-    train_csv, out, folds, format
-        As for `ablate_softmax`; the files are named `preprocessing`.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `ablate_softmax` up to `rows`, and `terms`: the number of different terms
-        that a model uses from the answers, averaged over the fold models.
-    """
-    variants = preprocessing_variants(preset, overrides)
-    results = compare(variants, train_csv, out, folds, format)
-    added = {"terms": _means(variants, out, lambda fold: fold["terms"])}
-    title = "The report's preprocessing before TF-IDF"
-    return _write(results, added, out / "preprocessing", title, train_csv)
-
-
-def ablate_system_prompt(
-    preset: str,
-    overrides: tuple[str, ...],
-    train_csv: Path,
-    out: Path,
-    folds: int | None,
-    format: str | None = None,
-) -> pd.DataFrame:
-    """Train one decoder without a system prompt, and one with a system prompt.
-
-    Parameters
-    ----------
-    preset, overrides
-        A model of family `decoder` or `dpo`.
-    train_csv, out, folds, format
-        As for `ablate_softmax`; the files are named `system-prompt`.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `ablate_softmax` up to `rows`, and `system_prompt`.
-    """
-    variants = system_prompt_variants(preset, overrides)
-    results = compare(variants, train_csv, out, folds, format)
-    added = {"system_prompt": [variant.config().model.system_prompt for variant in variants]}
-    title = f"A system prompt before the conversation, {preset}"
-    return _write(results, added, out / "system-prompt", title, train_csv)
-
-
-def _means(
-    variants: Sequence[Variant], out: Path, value_of: Callable[[dict[str, Any]], float]
-) -> list[float]:
-    """Return, for each variant, the mean over its fold models of a value in their metrics."""
-    return [
-        float(np.mean([*map(value_of, Artifact.load(out / v.folder).metrics["members"].values())]))
-        for v in variants
-    ]
-
-
-def _write(
-    results: pd.DataFrame, added: dict[str, Sequence], stem: Path, title: str, train_csv: Path
-) -> pd.DataFrame:
-    table = results[[*_SHOWN]].assign(**added)
-    title = f"{title}, {table['rows'][0]:,} held-out rows of {train_csv.name}"
-    write_study(table, stem, title, results["prior_log_loss"][0])
+    table = results[[*_SHOWN]].assign(**ablation.columns(variants, out))
+    title = f"{ablation.title}, {preset}, {table['rows'][0]:,} held-out rows of {train_csv.name}"
+    write_study(table, out / name, title, results["prior_log_loss"][0])
     return table

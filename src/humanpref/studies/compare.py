@@ -4,7 +4,6 @@ and one figure for all."""
 import contextlib
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
 import traceback
@@ -21,13 +20,13 @@ import pandas as pd
 from humanpref.config import Config, load_config
 from humanpref.data import digest_of, labels_of, prompt_keys, read_pairs
 from humanpref.evaluation.metrics import accuracy, mean_and_interval
-from humanpref.files import read_json, write_json, write_whole
+from humanpref.files import read_json, write_csv, write_json, write_whole
 from humanpref.logloss import row_log_losses
-from humanpref.models import build_model, load_model, module_of
+from humanpref.models import build_model, load_model
 from humanpref.models.base import CONFIG_FILE
 from humanpref.models.bases import public_config
 from humanpref.reports.charts import interval_figure
-from humanpref.reports.table_text import markdown, write_csv
+from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_tables import FOLD
 from humanpref.runs.train import train
@@ -140,8 +139,8 @@ def compare(
 ) -> pd.DataFrame:
     """Train every variant on the same rows and folds, and tabulate the results.
 
-    Each training runs in a separate process, so that its memory is measured separately (except for
-    the libraries, which all trainings share) and then freed. Therefore, a script that calls this
+    Each training runs in a separate process, so that its memory is measured separately and then
+    freed. Therefore, a script that calls this
     needs `if __name__ == "__main__":`. All checks that need no training are made before the first
     training. An interrupted comparison can be started again; it keeps finished trainings.
 
@@ -188,7 +187,7 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     try:
         write_json(out / COMPARISON_FILE, claim)
-        with fresh_processes([*missing.values()]) as fresh, _ended_with_this_process():
+        with fresh_processes() as fresh, _ended_with_this_process():
             for folder, variant in missing.items():
                 logger.info("%s: training", folder)
                 with _named(folder):
@@ -335,30 +334,23 @@ def _ended_with_this_process() -> Iterator[None]:
         raise
 
 
-def fresh_processes(variants: Sequence[Variant]) -> ProcessPoolExecutor:
-    """Return an executor that runs each call in a new process, with the models' modules imported.
+def fresh_processes() -> ProcessPoolExecutor:
+    """Return an executor that runs each call in a new process.
 
-    The processes are forked from a server that has only imported modules. If they were forked from
-    this process, they would inherit its peak memory. Importing torch and transformers in each of
-    them would take longer than a small training run.
+    The processes are spawned. If they were forked from this process, they would inherit its peak
+    memory.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(sorted({module_of(variant.config()) for variant in variants}))
-    # The server lives as long as this process and keeps the environment in which it was started, so
-    # each new process is given the current environment.
     return ProcessPoolExecutor(
         1,
-        context,
+        multiprocessing.get_context("spawn"),
         initializer=_set_up,
-        initargs=(dict(os.environ), logging.getLogger().getEffectiveLevel()),
+        initargs=(logging.getLogger().getEffectiveLevel(),),
         max_tasks_per_child=1,
     )
 
 
-def _set_up(environment: dict[str, str], level: int) -> None:
-    """Give a new process the environment and the log level of its caller, and have it clean up when
-    it is told to end."""
+def _set_up(level: int) -> None:
+    """Give a new process the log level of its caller, and have it clean up when it is told to
+    end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    os.environ.clear()
-    os.environ.update(environment)
     logging.basicConfig(level=level, format="%(message)s")

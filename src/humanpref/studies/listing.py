@@ -13,7 +13,7 @@ from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact import CHAIN, METRICS_FILE, Artifact
 from humanpref.runs.artifact_files import FACTS_FILE
 from humanpref.runs.artifact_tables import FOLD
-from humanpref.schema import ID, InputError
+from humanpref.schema import ID, InputError, refuse_failures
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,9 @@ def training_summary(artifact: Artifact) -> dict[str, Any]:
 def _record(artifact: Artifact) -> dict[str, Any]:
     """Return an artifact's row of the table. Raises InputError for JSON that no run would write."""
     facts = artifact.facts
-    try:
+    with refuse_failures(
+        f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is not what a run writes"
+    ):
         metrics, written = artifact.metrics, (artifact.folder / FACTS_FILE).stat().st_mtime
         for name in _METRICS:
             if not isinstance(metrics.get(name), int | float | None):
@@ -158,10 +160,6 @@ def _record(artifact: Artifact) -> dict[str, Any]:
             "folds": _folds(artifact, "blend" in metrics) if "log_loss" in metrics else None,
             "command": shlex.join(facts.get("command", [])),
         }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{artifact.folder}: {FACTS_FILE} or {METRICS_FILE} is not what a run writes ({error})"
-        ) from None
 
 
 def _folds(artifact: Artifact, blend: bool) -> str:
