@@ -64,7 +64,7 @@ def test_a_flipped_bit_in_any_file_is_told(folder, bit):
         spoiled[place] ^= 1 << bit
         path.write_bytes(spoiled)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        told = f"{name}: ({DAMAGED}|not valid JSON|expected format 1)"
+        told = f"{name}: ({DAMAGED}|not valid JSON|expected format 1|damaged, or)"
         with pytest.raises(InputError, match=told) as caught:
             used(folder)
         assert "\n" not in str(caught.value)
@@ -156,17 +156,6 @@ def test_links_within_other_kinds_and_loops(folder):
 def test_an_artifact_may_itself_be_a_link(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     used(tmp_path / "link")
-
-
-def test_artifacts_of_earlier_versions_have_no_digests(folder):
-    facts = read_json(folder / "artifact.json")
-    del facts["digests"]
-    (folder / "artifact.json").write_text(json.dumps(facts))
-    used(folder)
-    assert Artifact.load(folder).files == files_in(folder)
-    (folder / "artifact.json").write_text(json.dumps(facts | {"digests": ["artifact.json"]}))
-    with pytest.raises(InputError, match="key 'digests': expected digests by file"):
-        Artifact.load(folder)
 
 
 def test_a_file_is_read_once_per_process_unless_it_changes(folder, monkeypatch):

@@ -18,8 +18,7 @@ from humanpref.schema import InputError
 
 FACTS_FILE = "artifact.json"
 DIGESTS = "digests"
-"""The key of `artifact.json` that lists the digests, by the files' paths in the artifact. Artifacts
-of earlier versions lack it, and are read unchecked."""
+"""The key of `artifact.json` that lists the digests, by the files' paths in the artifact."""
 _SETTLED_SECONDS = 2
 """A digest is remembered if the file had not changed for this long: within one tick of the file
 system's clock, a change would leave the time as it is."""
@@ -45,24 +44,23 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     write_json(folder / FACTS_FILE, facts | {DIGESTS: digests})
 
 
-def check_listed(folder: Path, facts: dict[str, Any], members: Iterable[str]) -> None:
-    """Check `artifact.json` against its own digest, and that the artifact has all of its files, and
-    the folders of its models no others. The files' contents are not read.
+def check_listed(folder: Path, facts: dict[str, Any]) -> None:
+    """Check `artifact.json` against its own digest, and that the artifact has all of its files and
+    models, and the folders of its models no others. The files' contents are not read.
 
     Raises
     ------
     InputError
         If a check fails, or if a link leads out of the artifact.
     """
-    found, digests = files_in(folder), facts.get(DIGESTS)
-    if digests is None:
-        return
-    if not isinstance(digests, dict):
-        raise InputError(f"{folder / FACTS_FILE}: key {DIGESTS!r}: expected digests by file")
-    if digests.get(FACTS_FILE) != _digest_of_facts(facts):
+    found, digests, members = files_in(folder), facts[DIGESTS], facts["members"]
+    if digests[FACTS_FILE] != _digest_of_facts(facts):
         raise InputError(_changed(folder / FACTS_FILE))
     if missing := digests.keys() - {FACTS_FILE, *found}:
         raise InputError(f"{folder / min(missing)}: missing, but listed in {FACTS_FILE}")
+    # A folder outside the artifact has no digests.
+    if not members or not digests.keys() >= {f"{member}/config.json" for member in members}:
+        raise InputError(f"{folder / FACTS_FILE}: expected models of this artifact, got {members}")
     inside = tuple(f"{member}/" for member in members)
     if foreign := {name for name in found if name.startswith(inside)} - digests.keys():
         raise InputError(f"{folder / min(foreign)}: not a file of this artifact; remove it")
@@ -81,7 +79,7 @@ def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
     if not is_main_process():
         return
     name = path.relative_to(folder).as_posix()
-    for own, digest in facts.get(DIGESTS, {}).items():
+    for own, digest in facts[DIGESTS].items():
         inside = own == name or own.startswith(f"{name}/")
         if inside and content_digest(folder / own) != digest:
             raise InputError(_changed(folder / own))

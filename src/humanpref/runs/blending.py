@@ -161,7 +161,6 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
             facts["member_versions"].append(versions)
     trained = pd.concat([artifact.rows for artifact in artifacts])
     trained = trained.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
-    facts["rows"] = len(trained)
     with folder_whole(out) as folder:
         blend_of_kept = dataclasses.replace(final, weights=final.weights[kept])
         writers = [_writer(artifacts[number]) for number in kept]

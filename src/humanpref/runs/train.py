@@ -287,7 +287,7 @@ class Run:
         with folder_whole(folder) as unfinished:
             fitted.save(unfinished)
             if probabilities is not None:
-                write_oof(unfinished / OOF_FILE, held, probabilities)
+                write_oof(unfinished / OOF_FILE, held, probabilities, model.fold)
             write_json(unfinished / MEMBER_FILE, record)
         remove(checkpoint)
 
