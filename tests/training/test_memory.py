@@ -149,14 +149,6 @@ def test_the_largest_batch_is_that_of_the_loop():
     assert replace(base, length=8).batched(T4).sequences == 32
 
 
-@pytest.mark.parametrize("copies", [0.0, 1.0])
-def test_several_processes_may_hold_another_copy_of_the_gradients(copies, monkeypatch):
-    monkeypatch.setattr(memory, "GRADIENT_COPIES", copies)
-    base = on_t4(Shape.published("microsoft/deberta-v3-base"))
-    two = replace(base, processes=2).gib()["trainable"] - base.gib()["trainable"]
-    assert two * 2**30 == pytest.approx(copies * 4 * base.trainable)
-
-
 def test_a_head_alone_keeps_no_activations():
     llama = on_t4(Shape.published("meta-llama/Llama-3.2-1B"))
     frozen = replace(llama, backward=False, trainable=6_000)
