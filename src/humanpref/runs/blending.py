@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.config import from_dict
+from humanpref.config import Config, from_dict
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
-from humanpref.evaluation.metrics import bootstrap_interval, summarise
+from humanpref.evaluation.metrics import mean_and_interval, summarise
 from humanpref.files import check_new, folder_whole, write_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
@@ -76,10 +76,9 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
     rows, predictions, most = _held_out(artifacts)
-    labels, weights, ties = labels_of(rows), weights_of(rows), artifacts[0].classes == 3
+    labels, ties = labels_of(rows), artifacts[0].classes == 3
     keys = rows[PROMPT_KEY].to_numpy(object)
-    sections = {"model": {"mean": mean}, "training": {"classes": artifacts[0].classes}}
-    config = from_dict({"family": "blend", **sections}, "blend")
+    config = _config(artifacts[0].classes, mean)
     options: BlendOptions = config.model
     splits = min(CROSS_FITS, len(set(keys)))
     if splits < 2:
@@ -89,8 +88,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         )
     # The prompts' keys replace the prompts, since they give the same groups and need no texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
-    weights = np.ones(len(rows)) if weights is None else weights
-    held_out = HeldOutRows(labels, weights, rows[CASE].to_numpy(object))
+    held_out = HeldOutRows(labels, weights_of(rows), rows[CASE].to_numpy(object))
     cross_fitted, prior, rival = np.empty((3, *labels.shape))
     rivals = []
     for fold in range(splits):
@@ -106,24 +104,20 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     final, dropped, cases = fit_blend(predictions, held_out, options, ties)
     members = []
     for number, artifact in enumerate(artifacts):
-        low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
         fact = {
             "member": artifact.folder.resolve().name,
             "preset": artifact.facts["preset"] or artifact.facts["family"],
             "backbone": artifact.facts["backbone"],
             "weight": float(final.weights[number]),
-            "log_loss": log_loss(labels, predictions[number]),
-            "log_loss_low": low,
-            "log_loss_high": high,
+            **mean_and_interval("log_loss", row_log_losses(labels, predictions[number]), keys),
         }
         members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
     best = int(np.argmin([member["log_loss"] for member in members]))
     losses = row_log_losses(labels, cross_fitted)
     to_rival, to_best = (
-        losses - row_log_losses(labels, other) for other in (rival, predictions[best])
+        mean_and_interval("difference", losses - row_log_losses(labels, other), keys)
+        for other in (rival, predictions[best])
     )
-    rival_low, rival_high = bootstrap_interval(to_rival, keys)
-    low, high = bootstrap_interval(to_best, keys)
     kept = [number for number in range(len(artifacts)) if number not in dropped]
     learned = max(artifact.facts["training_rows"] for artifact in artifacts)
     prior_of_all, data_sha256 = artifacts[0].prior, artifacts[0].facts["data_sha256"]
@@ -136,29 +130,18 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
             "members": members,
             "rows_left_out": most - len(rows),
             "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, held_out.cases)),
-            "note": (
-                "the log loss on the rows that the blend was fitted on flatters it; log_loss "
-                "is cross-fitted"
-            ),
             "nested": {
                 "best_members": [members[number]["member"] for number in rivals],
-                "difference": float(to_rival.mean()),
-                "low": rival_low,
-                "high": rival_high,
+                **to_rival,
             },
-            "best_member": members[best]["member"],
-            "difference_to_best": float(to_best.mean()),
-            "difference_low": low,
-            "difference_high": high,
+            "best": {"member": members[best]["member"], **to_best},
         },
         "seconds": time.perf_counter() - started,
         "members": {MODEL: {"training_rows": learned, "prior": list(prior_of_all)}},
     }
     facts = facts_of(config, [MODEL], prior_of_all, learned, data_sha256, None)
-    facts["member_versions"] = []
-    for versions in (versions for number in kept for versions in artifacts[number].versions):
-        if versions not in facts["member_versions"]:
-            facts["member_versions"].append(versions)
+    runs = [versions for number in kept for versions in artifacts[number].versions]
+    facts["member_versions"] = [run for number, run in enumerate(runs) if run not in runs[:number]]
     trained = pd.concat([artifact.rows for artifact in artifacts])
     trained = trained.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
     with folder_whole(out) as folder:
@@ -175,7 +158,8 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
 def render(metrics: dict[str, Any]) -> str:
     """Return a blend's metrics as lines to print."""
     blended = metrics["blend"]
-    nested, counts = blended["nested"], Counter(blended["nested"]["best_members"])
+    nested, best = blended["nested"], blended["best"]
+    counts = Counter(nested["best_members"])
     chosen = ", ".join(f"{member} in {folds}" for member, folds in counts.most_common())
     left_out = blended["rows_left_out"]
     lines = [
@@ -191,14 +175,21 @@ def render(metrics: dict[str, Any]) -> str:
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], the prior's "
         f"{metrics['prior_log_loss']:.4f}",
         f"nested difference from the best member, chosen on the other folds ({chosen} of "
-        f"{counts.total()}): {nested['difference']:+.4f} [{nested['low']:+.4f}, "
-        f"{nested['high']:+.4f}] (below 0: the blend is better)",
-        f"difference from {blended['best_member']}, the best member on these rows: "
-        f"{blended['difference_to_best']:+.4f} [{blended['difference_low']:+.4f}, "
-        f"{blended['difference_high']:+.4f}]",
+        f"{counts.total()}): {_difference(nested)} (below 0: the blend is better)",
+        f"difference from {best['member']}, the best member on these rows: {_difference(best)}",
         f"on the rows of the fit (flattering): {blended['log_loss_on_the_rows_of_the_fit']:.4f}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _difference(found: dict[str, Any]) -> str:
+    low, high = found["difference_low"], found["difference_high"]
+    return f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _config(classes: int, mean: str = "arithmetic") -> Config:
+    sections = {"model": {"mean": mean}, "training": {"classes": classes}}
+    return from_dict({"family": "blend", **sections}, "blend")
 
 
 def _check_rows(artifacts: list[Artifact]) -> None:
@@ -206,7 +197,7 @@ def _check_rows(artifacts: list[Artifact]) -> None:
     if len(artifacts) < 2:
         raise InputError("blend: expected at least two artifacts")
     for number, artifact in enumerate(artifacts):
-        if artifact.facts.get("data_sha256") != artifacts[0].facts.get("data_sha256"):
+        if artifact.facts["data_sha256"] != artifacts[0].facts["data_sha256"]:
             raise InputError(
                 f"{artifact.folder}: trained on different rows than {artifacts[0].folder}, or on "
                 "the same rows in a different order; all artifacts in a blend need the same rows"
@@ -242,6 +233,5 @@ def _writer(artifact: Artifact) -> Callable[[Path], Any]:
     copies = [partial(artifact.copy, member=member) for member in artifact.facts["members"]]
     if len(copies) == 1:
         return copies[0]
-    mean = from_dict({"family": "blend", "training": {"classes": artifact.classes}}, "blend")
     plain = equal_blend("arithmetic", len(copies), artifact.classes == 3)
-    return lambda folder: write_blend(folder, mean, plain, copies)
+    return lambda folder: write_blend(folder, _config(artifact.classes), plain, copies)
