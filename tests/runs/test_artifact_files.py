@@ -17,7 +17,6 @@ from humanpref.runs.blending import blend
 from humanpref.runs.budget import Budget
 from humanpref.runs.engine import outcomes
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import most_sensitive_first
 from humanpref.runs.train import train
 from humanpref.runs.workers import Job
 from humanpref.schema import InputError
@@ -201,7 +200,7 @@ def test_a_damaged_fold_is_told_before_any_model_is_loaded(folder, pairs, monkey
 
 def test_processes_trust_the_one_that_started_them(folder, pairs, monkeypatch):
     """What they are sent is small, and loads the model without reading its files again."""
-    job = Job(Artifact.load(folder).ensemble.leaves()[0], pairs[:1], most_sensitive_first, False)
+    job = Job(Artifact.load(folder).ensemble.leaves()[0], pairs[:1], False)
     sent = pickle.loads(pickle.dumps(job))
     sent.leaf.check()
     monkeypatch.setattr(artifact_files, "content_digest", None)

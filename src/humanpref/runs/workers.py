@@ -25,7 +25,7 @@ import pandas as pd
 
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import BROKEN, Policy, Result, Schedule, describe
+from humanpref.runs.schedule import BROKEN, Result, Schedule, describe
 from humanpref.schema import InputError
 from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
@@ -49,7 +49,6 @@ class Job(NamedTuple):
 
     leaf: Leaf
     pairs: pd.DataFrame
-    policy: Policy
     isolate: bool
 
 
@@ -273,7 +272,7 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
         pipe.send("loaded")
         while True:
             part, pairs = rows, job.pairs.iloc[rows].reset_index(drop=True)
-            schedule = Schedule(model, pairs, budget, job.policy, job.isolate, first[part])
+            schedule = Schedule(model, pairs, budget, job.isolate, first[part])
             begin = partial(_announce, pipe, part)
             for result in schedule.results(begin):
                 result = result._replace(rows=part[result.rows])
