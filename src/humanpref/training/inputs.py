@@ -95,16 +95,16 @@ class Examples(NamedTuple):
         See `Collate`.
     labels : ndarray
         (n, 3).
+    lengths : ndarray
+        (n,) tokens that each row costs, for `forward_tokens`.
     weights : ndarray, optional
         (n,), at least 0, not all 0. Weight 2 is equivalent to duplicating the row.
-    lengths : ndarray, optional
-        (n,) tokens that each row costs, for `forward_tokens`. If None, each row counts as one.
     """
 
     collate: Collate
     labels: np.ndarray
+    lengths: np.ndarray
     weights: np.ndarray | None = None
-    lengths: np.ndarray | None = None
 
 
 def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
