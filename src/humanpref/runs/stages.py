@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from humanpref.config import FAMILIES, Config
+from humanpref.config import Config
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.data import EXTRA_ID, TrainingRows, prompt_keys
 from humanpref.files import read_json, sha256
@@ -82,12 +82,9 @@ class Stage:
             If they do not, for example because the head is a different one.
         """
         if not isinstance(config.training, LoopOptions):
-            neural = [
-                name for name, kind in FAMILIES.items() if issubclass(kind.training, LoopOptions)
-            ]
             raise InputError(
-                f"--from: expected a run of family {', '.join(neural)}, got {config.family}, which "
-                "cannot start from weights"
+                f"--from: expected a run of a neural family, got {config.family}, which cannot "
+                "start from weights"
             )
         path = earlier.path
         artifact = Artifact.load(path)
@@ -147,7 +144,7 @@ class Stage:
         rows = self.artifact.rows
         keys = set(rows[PROMPT_KEY])
         path = self.artifact.checked(member) / OOF_FILE
-        record = self.artifact.metrics.get("members", {}).get(member, {})
+        record = self.artifact.metrics["members"].get(member, {})
         # A merged model has no such file: it has learned what any of its models learned.
         if not path.is_file() or "kept_epoch" in record.get("training", {}):
             return keys
@@ -208,15 +205,13 @@ class Stage:
             leaked |= model.held & _among(pairs, self.learned(member))
             started.append(model._replace(start=self.artifact.checked(member)))
         if leaked.any():
-            several = (
-                ", or train with the folds of that run on the same rows" * (len(names) > 1)
-                if len(self.members) > 1
-                else ""
-            )
+            several = ", or train with the folds of that run on the same rows"
             raise InputError(
                 f"--from {path}: learned the prompts of {leaked.sum()} of the rows to be held out "
                 f"(first id: {pairs[ID][leaked].iloc[0]!r}), so predictions for these rows would "
-                f"look too good; drop the rows with --drop-learned{several}"
+                f"look too good; drop the rows with --drop-learned"
+                + several
+                * (len(self.members) > 1)
             )
         return started
 
