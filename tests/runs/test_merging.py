@@ -159,16 +159,19 @@ def test_untrained_judges_are_merged_by_their_calibrations(folds, tmp_path):
     np.testing.assert_allclose(model.module_.calibration, np.mean(each, axis=0), rtol=1e-6)
 
 
-def test_other_models_are_refused_by_name(folds, arena, tmp_path):
-    sparse = train(load_config("sparse"), arena / "train.csv", tmp_path / "sparse")
-    refused = {
-        "family decoder or dpo, got sparse": sparse,
-        "model.peft: expected lora or rslora, got dora": folds("dora"),
-        "model.head: expected linear or tokens, got mlp": folds(head="mlp"),
-    }
-    for text, artifact in refused.items():
+def test_other_models_are_refused_by_name(folds, tmp_path):
+    folder = shutil.copytree(folds().folder, tmp_path / "other")
+    facts, config = read_json(folder / "artifact.json"), read_json(folder / "fold-0/config.json")
+    for text, family, options in (
+        ("family decoder or dpo, got sparse", "sparse", {}),
+        ("model.peft: expected lora or rslora, got dora", "decoder", {"peft": "dora"}),
+        ("model.head: expected linear or tokens, got mlp", "decoder", {"head": "mlp"}),
+    ):
+        for path in folder.glob("fold-*/config.json"):
+            write_json(path, config | {"model": config["model"] | options})
+        seal(folder, facts | {"family": family})
         with pytest.raises(InputError, match=text):
-            merge(artifact.folder, tmp_path / "merged")
+            merge(folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 

@@ -89,57 +89,53 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     # The prompts' keys replace the prompts, since they give the same groups and need no texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
     held_out = HeldOutRows(labels, weights_of(rows), rows[CASE].to_numpy(object))
-    cross_fitted, prior, rival = np.empty((3, *labels.shape))
-    rivals = []
+    cross_fitted, priors, rivals = np.empty(labels.shape), [], []
     for fold in range(splits):
-        fitted, judged = folds != fold, folds == fold
-        known = held_out.part(fitted)
-        nested, _, _ = fit_blend(predictions[:, fitted], known, options, ties)
+        judged = folds == fold
+        known, told = held_out.part(~judged), predictions[:, ~judged]
+        nested, _, _ = fit_blend(told, known, options, ties)
         cross_fitted[judged] = nested(predictions[:, judged], held_out.cases[judged])
-        prior[judged] = np.average(known.labels, axis=0, weights=known.weights)
-        losses = [log_loss(known.labels, each[fitted], known.weights) for each in predictions]
-        best = int(np.argmin(losses))
-        rival[judged] = predictions[best][judged]
-        rivals.append(best)
+        priors.append(np.average(known.labels, axis=0, weights=known.weights))
+        rivals.append(np.argmin([log_loss(known.labels, each, known.weights) for each in told]))
     final, dropped, cases = fit_blend(predictions, held_out, options, ties)
-    members = []
-    for number, artifact in enumerate(artifacts):
-        fact = {
+    losses = [row_log_losses(labels, each) for each in predictions]
+    members = [
+        {
             "member": artifact.folder.resolve().name,
             "preset": artifact.facts["preset"] or artifact.facts["family"],
             "backbone": artifact.facts["backbone"],
             "weight": float(final.weights[number]),
-            **mean_and_interval("log_loss", row_log_losses(labels, predictions[number]), keys),
+            **mean_and_interval("log_loss", losses[number], keys),
+            **({"dropped": dropped[number]} if number in dropped else {}),
         }
-        members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
+        for number, artifact in enumerate(artifacts)
+    ]
+    names = [member["member"] for member in members]
     best = int(np.argmin([member["log_loss"] for member in members]))
-    losses = row_log_losses(labels, cross_fitted)
+    rival_losses = np.array(losses)[np.array(rivals)[folds], np.arange(len(rows))]
     to_rival, to_best = (
-        mean_and_interval("difference", losses - row_log_losses(labels, other), keys)
-        for other in (rival, predictions[best])
+        mean_and_interval("difference", row_log_losses(labels, cross_fitted) - other, keys)
+        for other in (rival_losses, losses[best])
     )
     kept = [number for number in range(len(artifacts)) if number not in dropped]
     learned = max(artifact.facts["training_rows"] for artifact in artifacts)
-    prior_of_all, data_sha256 = artifacts[0].prior, artifacts[0].facts["data_sha256"]
+    prior, data_sha256 = artifacts[0].prior, artifacts[0].facts["data_sha256"]
     metrics = {
         "held_out": "out of fold, the blend cross-fitted",
-        **summarise(labels, cross_fitted, prior, keys),
+        **summarise(labels, cross_fitted, np.array(priors)[folds], keys),
         "blend": {
             **final.facts(),
             "corrections": cases,
             "members": members,
             "rows_left_out": most - len(rows),
             "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, held_out.cases)),
-            "nested": {
-                "best_members": [members[number]["member"] for number in rivals],
-                **to_rival,
-            },
-            "best": {"member": members[best]["member"], **to_best},
+            "nested": {"best_members": [names[number] for number in rivals], **to_rival},
+            "best": {"member": names[best], **to_best},
         },
         "seconds": time.perf_counter() - started,
-        "members": {MODEL: {"training_rows": learned, "prior": list(prior_of_all)}},
+        "members": {MODEL: {"training_rows": learned, "prior": list(prior)}},
     }
-    facts = facts_of(config, [MODEL], prior_of_all, learned, data_sha256, None)
+    facts = facts_of(config, [MODEL], prior, learned, data_sha256, None)
     runs = [versions for number in kept for versions in artifacts[number].versions]
     facts["member_versions"] = [run for number, run in enumerate(runs) if run not in runs[:number]]
     trained = pd.concat([artifact.rows for artifact in artifacts])
