@@ -50,17 +50,16 @@ def state_of(artifact, member="model"):
 def link_of(artifact):
     """What the next stage records of this one."""
     config = read_json(artifact.folder / artifact.facts["members"][0] / "config.json")
-    weights = hashlib.sha256()
-    for name in artifact.facts["members"]:
-        file = artifact.folder / name / "model.safetensors"
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        weights.update(f"{name}/model.safetensors {content}".encode())
-    text = json.dumps(config, sort_keys=True).encode()
+    files = [f"{name}/model.safetensors" for name in artifact.facts["members"]]
+    weights = {
+        file: hashlib.sha256((artifact.folder / file).read_bytes()).hexdigest() for file in files
+    }
+    config, weights = (json.dumps(value, sort_keys=True).encode() for value in (config, weights))
     return {
         "name": artifact.folder.name,
         "data_sha256": artifact.facts["data_sha256"],
-        "config_sha256": hashlib.sha256(text).hexdigest(),
-        "weights_sha256": weights.hexdigest(),
+        "config_sha256": hashlib.sha256(config).hexdigest(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
 
 

@@ -123,7 +123,7 @@ def content_digest(path: Path) -> str:
     key = (path.suffix, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if key in _known:
         return _known[key]
-    digest = _digest_of(read_json(path, True)) if path.suffix == ".json" else sha256(path)
+    digest = value_digest(read_json(path, True)) if path.suffix == ".json" else sha256(path)
     if time.time() - stat.st_ctime > _SETTLED_SECONDS:
         _known[key] = digest
     return digest
@@ -131,10 +131,11 @@ def content_digest(path: Path) -> str:
 
 def _digest_of_facts(facts: dict[str, Any]) -> str:
     digests = {name: digest for name, digest in facts[DIGESTS].items() if name != FACTS_FILE}
-    return _digest_of(facts | {DIGESTS: digests})
+    return value_digest(facts | {DIGESTS: digests})
 
 
-def _digest_of(value: Any) -> str:
+def value_digest(value: Any) -> str:
+    """Return the SHA-256 of a value of plain JSON types; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

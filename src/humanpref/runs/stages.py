@@ -1,8 +1,6 @@
 """Stages: a run whose models start from the weights of another run. No row is held out whose prompt
 those weights have learned."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,8 +14,9 @@ import pandas as pd
 from humanpref.config import Config
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.data import EXTRA_ID, TrainingRows, prompt_keys
-from humanpref.files import read_json, sha256
+from humanpref.files import read_json
 from humanpref.runs.artifact import CHAIN, Artifact
+from humanpref.runs.artifact_files import DIGESTS, value_digest
 from humanpref.runs.artifact_tables import ANSWER_KEY, OOF_FILE, PROMPT_KEY, read_oof
 from humanpref.runs.results import FoldModel
 from humanpref.schema import ID, InputError
@@ -108,21 +107,18 @@ class Stage:
     @cached_property
     def weights_sha256(self) -> str:
         """A digest of the earlier run's weights."""
-        digest = hashlib.sha256()
-        for name in self.members:
-            for file in sorted(self.artifact.checked(name).glob("*.safetensors")):
-                digest.update(f"{name}/{file.name} {sha256(file)}".encode())
-        return digest.hexdigest()
+        digests = self.artifact.facts[DIGESTS].items()
+        weights = {name: digest for name, digest in digests if name.endswith(".safetensors")}
+        return value_digest(weights)
 
     @property
     def chain(self) -> list[dict[str, Any]]:
         """The earlier stages, first stage first, as plain JSON types."""
         facts, config = self.artifact.facts, self.artifact.ensemble.leaves()[0].config
-        text = json.dumps(config.to_dict(), sort_keys=True)
         link = {
             "name": self.artifact.folder.resolve().name,
             "data_sha256": facts["data_sha256"],
-            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "config_sha256": value_digest(config.to_dict()),
             "weights_sha256": self.weights_sha256,
         }
         return [*facts.get(CHAIN, []), link]
