@@ -144,7 +144,7 @@ def test_links_within_other_kinds_and_loops(folder):
     with pytest.raises(InputError, match=f"fold-1/oof.csv: {DAMAGED}"):
         used(folder)
     (folder / "again").symlink_to(".")
-    with pytest.raises(InputError, match="again: expected a file or a folder, got a link to a"):
+    with pytest.raises(InputError, match="again: expected a file or a folder"):
         Artifact.load(folder)
     (folder / "again").unlink()
     os.mkfifo(folder / "pipe")

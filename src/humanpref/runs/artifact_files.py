@@ -6,7 +6,6 @@ values, so that white space and the order of keys do not matter.
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -94,17 +93,16 @@ def files_in(folder: Path) -> list[str]:
         For a link that leads out of the folder, and for anything other than files and folders.
     """
     root, found = folder.resolve(), []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(place, name) for name in [*folders, *sorted(files)]):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise InputError(f"{path}: a link that leads out of {folder}")
-            if path.is_symlink() and path.is_dir():
-                raise InputError(f"{path}: expected a file or a folder, got a link to a folder")
-            if not path.is_dir() and not path.name.startswith("."):
-                if not path.is_file():
-                    raise InputError(f"{path}: expected a file or a folder")
-                found.append(path.relative_to(folder).as_posix())
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise InputError(f"{path}: a link that leads out of {folder}")
+        if path.is_file():
+            found.append(name.as_posix())
+        elif path.is_symlink() or not path.is_dir():
+            raise InputError(f"{path}: expected a file or a folder")
     return [name for name in found if name != FACTS_FILE]
 
 

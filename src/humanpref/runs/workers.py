@@ -265,6 +265,9 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
         pipe.send((kind, content, budget.given_up))
         budget.given_up.clear()
 
+    def announce(part: np.ndarray, rows: np.ndarray) -> None:
+        pipe.send(("begins", part[rows]))
+
     try:
         rows, known = pipe.recv()
         first[rows] = known
@@ -273,8 +276,7 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
         while True:
             part, pairs = rows, job.pairs.iloc[rows].reset_index(drop=True)
             schedule = Schedule(model, pairs, budget, job.isolate, first[part])
-            begin = partial(_announce, pipe, part)
-            for result in schedule.results(begin):
+            for result in schedule.results(partial(announce, part)):
                 result = result._replace(rows=part[result.rows])
                 tell("result", result)
                 if result.final:
@@ -293,7 +295,3 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     except (Exception, SystemExit) as error:
         logger.exception("%s: failed", job.leaf.folder)
         pipe.send(("fails", describe(error), BROKEN in str(error)))
-
-
-def _announce(pipe: connection.Connection, part: np.ndarray, rows: np.ndarray) -> None:
-    pipe.send(("begins", part[rows]))
