@@ -171,7 +171,8 @@ class Artifact:
         pairs of a name and a version. A library has one pair for each version with which a model
         was written."""
         used = set().union(*(libraries_of(leaf.config) for leaf in self.ensemble.leaves()))
-        return {(name, run[name]) for run in self.versions for name in used & run.keys()}
+        with refuse_failures(f"{self.folder / FACTS_FILE}: key 'versions': cannot be read"):
+            return {(name, run[name]) for run in self.versions for name in used & run.keys()}
 
     @property
     def held_out(self) -> bool:
