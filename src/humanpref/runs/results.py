@@ -88,8 +88,7 @@ def write_results(
     )
     if earlier is not None:
         facts[CHAIN] = list(chain)
-    known = len(pairs) + len(rows.extra) + (0 if earlier is None else len(earlier))
-    seal(work, facts | {"rows": known})
+    seal(work, facts)
 
 
 def class_rates(pairs: pd.DataFrame) -> np.ndarray:
