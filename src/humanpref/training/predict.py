@@ -14,10 +14,10 @@ from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
+from humanpref.bar import Bar
 from humanpref.training.batching import token_batches
 from humanpref.training.inputs import Collate, moved
 from humanpref.training.precision import DTYPES, process_state, resolve
-from humanpref.training.progress import Bar
 
 logger = logging.getLogger(__name__)
 
