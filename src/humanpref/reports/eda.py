@@ -9,6 +9,7 @@ import pandas as pd
 
 from humanpref.data import Fault, digest_of, has_ties, prompt_keys, read_faulty, read_pairs
 from humanpref.evaluation.axes import loading
+from humanpref.evaluation.intervals import share_interval
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json
 from humanpref.reports import charts, tables
@@ -191,6 +192,8 @@ def _draw(counted: Tables, figures: Path) -> None:
     if "models" in counted:
         _draw_models(counted, figures)
         _draw_pairs(counted, figures)
+    if "test_shares" in counted:
+        _draw_against_test(counted, figures / "test_shares.png")
     table = tables.rows_by_group_size(counted["prompt_groups"])
     label = "rows (vertical axis: rows that share the prompt)"
     charts.bars(figures / "prompt_groups.png", table.index, table, label)
@@ -207,6 +210,22 @@ def _draw(counted: Tables, figures: Path) -> None:
             xlabel="tokens that a model reads",
             ylabel="share of rows that are cut",
         )
+
+
+def _draw_against_test(counted: Tables, path: Path) -> None:
+    """Draw the shares of turns, characters and the most frequent languages in both files."""
+    table = counted["test_shares"].set_index("what")
+    groups = table[table.index.str.match("turns: |characters: ")]
+    spoken = table[table.index.str.startswith("prompt language: ")]
+    top = spoken.max(axis=1).nlargest(BARS, keep="first").index
+    drawn = pd.concat([groups, spoken[spoken.index.isin(top)]])
+    rows = counted["test_sizes"].set_index("what").loc["rows"]
+    series = {}
+    for name in ("train", "test"):
+        low, high = share_interval(drawn[name] * rows[name], rows[name])
+        series[name] = pd.DataFrame({"share": drawn[name], "low": low, "high": high})
+    names = drawn.index.str.removeprefix("prompt ")
+    charts.points(path, names, series, xlabel="share of rows")
 
 
 def _draw_lengths_and_ties(counted: Tables, figures: Path) -> None:
