@@ -24,13 +24,15 @@ from typing import NamedTuple
 from humanpref.files import check_new, locked, read_json, sha256, write_json
 from humanpref.interfaces.linear import PACKAGED
 from humanpref.interfaces.ray_engine import outcomes_of
-from humanpref.interfaces.shard import DONE, UNFINISHED, Outcome, ShardJudge, stem_of
+from humanpref.interfaces.shard import DONE, OUTPUTS, UNFINISHED, Outcome, ShardJudge, stem_of
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 from humanpref.version import __version__
 
 ENGINES = LOCAL, RAY = "local", "ray"
 RUN_FILE = "_run.json"
+NAME_BYTES = 255
+"""Maximum length of a file's name."""
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +147,11 @@ def _shards(source: Path) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: expected a file; each folder of shards is judged separately")
-        if (other := stems.setdefault(stem_of(path), path)) != path:
+        stem = stem_of(path)
+        if (other := stems.setdefault(stem, path)) != path:
             raise InputError(f"{path}: its output would have the same name as that of {other.name}")
+        if len(os.fsencode(stem + OUTPUTS[0])) > NAME_BYTES:
+            raise InputError(f"{path}: the name is too long for that of its output")
     if not paths:
         raise InputError(f"{source}: cannot be read (a folder without files)")
     return paths
@@ -173,12 +178,23 @@ def _opened(
             _check_same_run(out, run)
             if gone := finished - set(map(stem_of, shards)):
                 raise InputError(f"{out}: has shard {min(gone)!r}, which {source} does not have")
+        outputs = {stem_of(path) + suffix for path in shards for suffix in OUTPUTS}
+        if foreign := {name for name in os.listdir(out) if name[0] not in "._"} - outputs:
+            raise InputError(
+                f"{out}: has {min(foreign)!r}, which is not the output of a shard in {source}, and "
+                "which readers of the folder would read as one; remove it"
+            )
         write_json(out / RUN_FILE, run)
         # Only a killed run leaves anything here.
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         (out / UNFINISHED).mkdir()
         held.callback(shutil.rmtree, out / UNFINISHED, ignore_errors=True)
         yield
+        if _model_digest(model) != run["model_sha256"]:
+            raise InputError(
+                f"{model}: was changed while it judged, so that shards in {out} may be of two "
+                "models; name a new folder"
+            )
 
 
 def _check_same_run(out: Path, run: dict[str, str | None]) -> None:

@@ -42,7 +42,7 @@ def explore(
     out: str | Path,
     tokenizer: str | Path | None = None,
     format: str | None = None,
-    test: str | Path | None = None,
+    test: Any = None,
 ) -> dict[str, Any]:
     """Explore a file of pairs and write a report into `out`: `index.html`, `summary.json`,
     `figures/*.png` and `tables/*.csv`.
@@ -58,9 +58,10 @@ def explore(
         A folder with a tokenizer. If it is given, truncation is measured with this tokenizer.
     format : str, optional
         The format of the rows. By default, it is detected.
-    test : path, optional
-        Rows to predict, in any format. If they are given, the page shows both files side by side:
-        lengths, turns, languages, and the prompts that they share.
+    test : path or object, optional
+        Rows to predict, as any source that `humanpref.data.read_pairs` reads. If they are given,
+        the page shows both files side by side: lengths, turns, languages, and the prompts that they
+        share.
 
     Returns
     -------
