@@ -12,7 +12,6 @@ Most readers of shards, including ours, ignore names that start with an undersco
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -21,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from humanpref.files import check_new, locked, read_json, sha256, write_json
+from humanpref.files import check_new, folder_sha256, locked, read_json, write_json
 from humanpref.interfaces.linear import PACKAGED
 from humanpref.interfaces.ray_engine import outcomes_of
 from humanpref.interfaces.shard import DONE, OUTPUTS, UNFINISHED, Outcome, ShardJudge, stem_of
@@ -212,9 +211,4 @@ def _check_same_run(out: Path, run: dict[str, str | None]) -> None:
 
 
 def _model_digest(model: str | Path | None) -> str:
-    """Return the SHA-256 of the names and contents of a model's files."""
-    folder = Artifact.load(model).folder if model else PACKAGED
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\n".encode())
-    return digest.hexdigest()
+    return folder_sha256(Artifact.load(model).folder if model else PACKAGED)
