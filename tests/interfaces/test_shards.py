@@ -204,6 +204,17 @@ def test_folders_that_will_not_do(source, tmp_path):
     assert not out.exists()
 
 
+def test_a_shard_that_a_cluster_repeats_was_not_finished_before(source, tmp_path, monkeypatch):
+    class Repeating(shards.ShardJudge):
+        def judge(self, path):
+            super().judge(path)
+            return super().judge(path)
+
+    monkeypatch.setattr(shards, "ShardJudge", Repeating)
+    assert judge_shards(source, tmp_path / "out") == Total(shards=12, rows=24, skipped=0)
+    assert judge_shards(source, tmp_path / "out") == Total(shards=12, rows=24, skipped=12)
+
+
 def test_two_runs_do_not_write_the_same_folder(source, tmp_path):
     out = tmp_path / "out"
     judge_shards(source, out)

@@ -108,20 +108,22 @@ def judge_shards(
     if workers is not None and (engine != RAY or workers < 1):
         raise InputError(f"option --workers: expected at least 1 and --engine ray, got {workers}")
     shards = _shards(source)
-    with _opened(out, source, model, shards, format):
+    with _opened(out, source, model, shards, format) as finished:
         if engine == RAY:
             outcomes = outcomes_of(model, out, shards, workers, format)
         else:
             outcomes = map(ShardJudge(model, out, format).judge, shards)
-        return _told(outcomes, out, len(shards))
+        return _told(outcomes, finished, out, len(shards))
 
 
-def _told(outcomes: Iterable[Outcome], out: Path, shards: int) -> Total:
-    """Log the progress of a run and return its total. Raises InputError if a shard failed."""
+def _told(outcomes: Iterable[Outcome], finished: set[str], out: Path, shards: int) -> Total:
+    """Log the progress of a run and return its total, given the shards that were finished before
+    it. Raises InputError if a shard failed."""
     started, rows, skipped, errors = time.monotonic(), 0, 0, []
     for number, outcome in zip(range(1, shards + 1), outcomes, strict=True):
         rows += outcome.rows
-        skipped += outcome.skipped
+        # A cluster repeats a shard whose worker died after it had finished the shard.
+        skipped += outcome.skipped and stem_of(Path(outcome.shard)) in finished
         if outcome.error:
             errors.append(outcome.error)
             logger.warning("%s", outcome.error)
@@ -159,8 +161,9 @@ def _shards(source: Path) -> list[Path]:
 @contextlib.contextmanager
 def _opened(
     out: Path, source: Path, model: str | Path | None, shards: list[Path], format: str | None
-) -> Iterator[None]:
-    """Create the output folder, or check that it belongs to the same run, and lock it."""
+) -> Iterator[set[str]]:
+    """Create the output folder, or check that it belongs to the same run, and lock it. Yields the
+    stems of the finished shards."""
     run = {"humanpref": __version__, "model_sha256": _model_digest(model), "format": format}
     for folder in filter(None, (source, model)):
         if out.resolve().is_relative_to(Path(folder).resolve()):
@@ -188,7 +191,7 @@ def _opened(
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         (out / UNFINISHED).mkdir()
         held.callback(shutil.rmtree, out / UNFINISHED, ignore_errors=True)
-        yield
+        yield finished
         if _model_digest(model) != run["model_sha256"]:
             raise InputError(
                 f"{model}: was changed while it judged, so that shards in {out} may be of two "
