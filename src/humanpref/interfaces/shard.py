@@ -142,9 +142,9 @@ class ShardJudge:
         record = {"input": digest, "output": name, "output_sha256": sha256(temporary)}
         # The record comes first, so that every output has one. Without its output, it is ignored.
         write_json(record_file, record | {"rows": len(rows)})
-        os.replace(temporary, self.out / name)
-        # If the shard was of a different kind when it was judged before.
+        # If the shard was of a different kind when it was judged before, readers would find both.
         (self.out / other).unlink(missing_ok=True)
+        os.replace(temporary, self.out / name)
         return len(rows)
 
 
