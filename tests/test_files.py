@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from humanpref.files import (
     check_new,
     check_writable,
+    folder_sha256,
     folder_whole,
     locked,
     read_json,
@@ -179,3 +180,15 @@ def test_the_later_of_two_processes_is_told_what_happened(tmp_path):
     with pytest.raises(InputError, match=r"out: was created by another process while"):
         write_around(lambda: write_around(list))
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "file"]
+
+
+def test_the_digest_of_a_folder_is_that_of_its_names_and_contents(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "a").write_text("x")
+    first = folder_sha256(tmp_path / "one")
+    assert folder_sha256(tmp_path / "two") == first
+    (tmp_path / "two" / "in" / "a").rename(tmp_path / "two" / "in" / os.fsdecode(b"\xff"))
+    renamed = folder_sha256(tmp_path / "two")
+    (tmp_path / "one" / "in" / "a").write_text("y")
+    assert len({first, renamed, folder_sha256(tmp_path / "one")}) == 3

@@ -337,6 +337,14 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """Return the SHA-256, in hexadecimal, of the names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(os.fsencode(f"{path.relative_to(folder)}\0{sha256(path)}\n"))
+    return digest.hexdigest()
+
+
 def damage(path: Path) -> str | None:
     """Describe the damage if a file is a git-lfs pointer or an incomplete safetensors file;
     otherwise, return None."""

@@ -1,5 +1,6 @@
 """Every shape of pairs through the command line: `convert`, `train` and `predict`."""
 
+import csv
 import json
 
 import numpy as np
@@ -96,6 +97,33 @@ def test_a_format_by_name_and_names_of_the_output(run, tmp_path):
     refused(run("convert", "rows.csv", "out.txt"), "expected a name that ends in .csv or .jsonl")
     refused(run("convert", "rows.csv", "rows.csv"), "is also the input")
     assert run("convert", "rows.csv", "out.csv", "--format", "odd")[0] == 2
+
+
+def test_bad_rows_are_left_out_only_if_they_are_listed(run, tmp_path):
+    good = ["1", '["p"]', '["a"]', '["b"]', "1", "0", "0"]
+    cells = [good, ["1", *good[1:]], ["2", "p", *good[2:]], ["3", *good[1:4], "1", "1", "0"]]
+    cells += [["4", *good[1:6]], ["5", good[1], "[null]", *good[3:]]]
+    with open("rows.csv", "w", newline="") as file:
+        names = ["id", "prompt", "response_a", "response_b"]
+        names += ["winner_model_a", "winner_model_b", "winner_tie"]
+        csv.writer(file).writerows([names, *cells])
+    refused(run("convert", "rows.csv", "out.csv"), "rows.csv: row 2 (id '1'): duplicate id")
+    code, out, _ = run("convert", "rows.csv", "out.csv", "--drop-bad-rows", "bad.csv")
+    assert (code, out.splitlines()) == (
+        0,
+        ["bad.csv: 4 rows left out", "out.csv: 2 rows, read as competition"],
+    )
+    assert read_pairs("out.csv")["id"].tolist() == ["1", "5"]
+    bad = pd.read_csv("bad.csv", dtype=str, keep_default_na=False)
+    assert bad[["row", "id", "kind"]].to_numpy().tolist() == [
+        *(["2", "1", "id"], ["3", "2", "text"], ["4", "3", "label"], ["5", "", "fields"])
+    ]
+    assert bad["fault"][0] == "duplicate id, first seen in row 1"
+    assert "expected a sum of 1, got 2" in bad["fault"][2]
+    assert run("convert", "out.csv", "again.csv", "--drop-bad-rows", "bad.csv")[0] == 0
+    assert (tmp_path / "bad.csv").read_text() == "row,id,kind,fault\n"
+    refused(run("convert", "rows.csv", "o.csv", "--drop-bad-rows", "o.csv"), "is both OUT and")
+    refused(run("convert", "rows.csv", "o.csv", "--drop-bad-rows", "rows.csv"), "is also the input")
 
 
 def test_a_model_of_chosen_and_rejected_answers_has_no_ties_and_swaps_exactly(

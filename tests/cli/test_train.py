@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from humanpref.cli.train import file_and_number
+
+from .refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,24 @@ def test_stages(run, arena):
     assert (code, "got prior, which cannot start from weights" in error) == (2, True)
     code, _, error = run(*train, arena / "train.csv", "--drop-learned", "--out", "three")
     assert (code, "--drop-learned: needs --from" in error) == (2, True)
+
+
+def test_each_file_can_have_its_own_format(run, arena, tmp_path):
+    rows = [
+        {"prompt": f"p {i}", "chosen": "a", "rejected": "b", "response_a": "c", "response_b": "d"}
+        for i in range(3)
+    ]
+    lines = "\n".join(map(json.dumps, rows))
+    for name in ("both.jsonl", "plain:both"):
+        (tmp_path / name).write_text(lines)
+    train = ["--quiet", "train", "--preset", "prior", "--train", arena / "train.csv"]
+    doubt = "both.jsonl: has the columns of several formats, competition and chosen-rejected"
+    refused(run(*train, "--extra", "both.jsonl=0.5", "--out", "A"), doubt, "competition:ROWS")
+    refused(run(*train, "--exclude-prompts", "both.jsonl", "--out", "A"), doubt)
+    extra = ["--extra", "chosen-rejected:both.jsonl=0.5", "--exclude-prompts", "plain:both.jsonl"]
+    assert run(*train, *extra, "--out", "A")[0] == 0
+    data = json.loads((tmp_path / "A" / "metrics.json").read_text())["data"]
+    expected = {"file": "both.jsonl", "weight": 0.5, "rows": 3, "excluded": 3}
+    assert data["extra"] == [expected]
+    # The name of an existing file.
+    refused(run(*train, "--extra", "plain:both", "--out", "B"), "plain:both: has the columns of")

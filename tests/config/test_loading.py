@@ -1,6 +1,7 @@
 import pytest
 
-from humanpref.config import from_dict, load_config, preset_names
+from humanpref.config import FAMILIES, from_dict, load_config, preset_names
+from humanpref.config.bounds import checked, hints_of
 from humanpref.schema import InputError
 
 
@@ -166,3 +167,34 @@ def test_an_option_that_the_peft_method_has_no_use_for_is_warned_of(peft, idle, 
         f"option model.{name}" for name in idle
     }
     assert all(f"no effect with model.peft={peft}" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("preset", "idle", "why", "used"),
+    [
+        ("llama-3.2-1b-lora", "model.answers=a,b,c", "model.head=linear", "model.head=tokens"),
+        ("tiny", "training.beta=2", "training.loss=cross-entropy", "training.loss=dpo-like"),
+        ("tiny", "training.temperature=2", "training.loss=dpo-like", "training.loss=distillation"),
+        ("tiny", "model.scratch_layers=2", "model.backbone=./x", "model.backbone=scratch"),
+        ("embedding", "model.hidden=8", "model.head=linear", "model.head=mlp"),
+        ("embedding", "model.structure_penalties=[1]", "model.head=mlp", "model.head=linear"),
+        ("boosted", "model.candidates=8", "model.selection=none", "model.selection=forward"),
+        ("boosted", "model.patience=8", "model.rounds=9", "model.rounds=none"),
+    ],
+)
+def test_an_option_that_another_one_makes_needless_is_warned_of(preset, idle, why, used, caplog):
+    load_config(preset, overrides=[why])
+    load_config(preset, overrides=[idle, used])
+    assert not caplog.messages
+    load_config(preset, overrides=[idle, why])
+    assert caplog.messages == [f"option {idle.partition('=')[0]}: has no effect with {why}"]
+
+
+def test_what_an_option_is_used_with_are_options_and_their_values():
+    kinds = {kind for family in FAMILIES.values() for kind in family}
+    for kind in kinds:
+        hints = hints_of(kind)
+        for name, (other, values) in kind.used_with.items():
+            assert name in hints
+            for value in values:
+                checked(other, hints[other], value)

@@ -9,6 +9,7 @@ from humanpref.data import (
     read_faulty,
     read_labels,
     read_pairs,
+    reading,
     swap_pairs,
     weights_of,
     write_pairs,
@@ -283,6 +284,69 @@ def test_ids_are_exact_or_numbered(read, caplog):
     with caplog.at_level("INFO"):
         assert read("prompt,response_a,response_b\np,a,b\nq,c,d\n")["id"].tolist() == ["0", "1"]
     assert "ids numbered from 0" in caplog.text
+
+
+def asked(question, answer, winner="model_a"):
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": answer}]
+    other = [turns[0], {"role": "assistant", "content": "b"}]
+    row = {"conversation_a": turns, "conversation_b": other, "winner": winner}
+    return row | {"question_id": question}
+
+
+def test_a_question_may_be_judged_several_times(caplog):
+    """As in MT-bench, whose judges answer the same questions."""
+    rows = [asked(81, "a"), asked(81, "c", "tie"), asked(82, "d"), asked(81, "e")]
+    with caplog.at_level("INFO"):
+        pairs = read_pairs(rows)
+    assert pairs["id"].tolist() == ["0", "1", "2", "3"]
+    assert pairs["response_a"].tolist() == [("a",), ("c",), ("d",), ("e",)]
+    why = "ids numbered from 0, since question_id is not unique (row 2 repeats '81' of row 1)"
+    assert why in caplog.text
+    assert read_faulty(rows)[1] == []
+    assert reading.read(rows).lost == ["the column 'question_id'"]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert read_pairs(rows[1:3])["id"].tolist() == ["81", "82"]
+    assert "numbered" not in caplog.text
+
+
+def test_numbers_of_questions_do_not_depend_on_the_labels():
+    rows = [{"question_id": 1, "chosen": f"p {x}", "rejected": f"p {y}"} for x, y in ("ab", "cc")]
+    rows += [{**rows[0], "chosen": "p d"}]
+    assert read_pairs(rows, labels=True)["id"].tolist() == ["0", "2"]
+    assert read_pairs(rows, labels=False)["id"].tolist() == ["0", "1", "2"]
+
+
+def test_ids_that_labels_are_matched_by_stay_unique():
+    rows = [{"question_id": 1, "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}] * 2
+    with pytest.raises(InputError, match=r"row 2 \(id '1'\): duplicate id, first seen in row 1"):
+        read_labels(rows)
+
+
+def test_an_answer_that_is_only_the_beginning_of_the_other_is_counted(caplog):
+    rows = [{"chosen": "So it is.", "rejected": "So it"}, {"chosen": "p a", "rejected": "p b"}]
+    pairs = read_pairs(rows)
+    assert sorted(turns for row in pairs.to_numpy() for turns in row[2:4]) == [
+        *[("",), (" is.",), ("a",), ("b",)]
+    ]
+    assert "these rows: an answer is empty in 1 of 2 rows; without a column 'prompt'" in caplog.text
+    caplog.clear()
+    read_pairs([row | {"prompt": "p"} for row in rows])
+    read_pairs(rows[1:])
+    assert "empty" not in caplog.text
+
+
+def test_a_guess_that_there_are_no_ties_names_the_format_that_has_them(caplog):
+    rows = [{"prompt": "p", "response_a": "a", "response_b": "b", "winner": "model_a"}]
+    rows = [row | {"language": "English"} for row in rows]
+    with caplog.at_level("INFO"):
+        assert "winner_tie" not in read_pairs(rows)
+    assert "two classes (as in WSDM Cup; --format plain keeps three)" in caplog.text
+    assert read_pairs(rows, format="plain")["winner_tie"].tolist() == [0.0]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        read_pairs(rows, format="wsdm")
+    assert caplog.messages[0].endswith("; no ties, hence two classes; ids numbered from 0")
 
 
 def test_a_frame_without_ties_is_written_and_read_back(tmp_path):

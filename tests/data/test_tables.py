@@ -9,6 +9,7 @@ import lzma
 import os
 import threading
 import zipfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -163,8 +164,15 @@ def test_a_folder_of_shards(file, tmp_path):
         assert [*table.read(["a", "b"])] == [("x", "1"), ("y", "2"), ("z", "3")]
         assert table.place_of(1) == (str(tmp_path / "part-2.csv"), 1)
         assert table.place_of(3) == (str(tmp_path / "part-10.csv"), 2)
+    for name in ("part-02.csv", "part-002.csv"):
+        file("a,b\nw,4\n", name)
+    with open_table(tmp_path) as table:
+        list(table.read(["a"]))
+        assert [Path(name).name for _, name in table.starts] == [
+            *("part-002.csv", "part-02.csv", "part-2.csv", "part-10.csv")
+        ]
     file("a,c\n", "part-12.csv")
-    with pytest.raises(InputError, match=r"part-12\.csv: expected the columns of part-2\.csv"):
+    with pytest.raises(InputError, match=r"part-12\.csv: expected the columns of part-002\.csv"):
         read(tmp_path)
     file("a,c\n", "test-12.csv")
     with pytest.raises(InputError, match=r"expected shards.*'part-\d+\.csv', 'test-12\.csv'"):

@@ -14,6 +14,7 @@ from humanpref.interfaces import score as scoring
 from humanpref.interfaces.score import score
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.train import train
+from humanpref.schema import InputError
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +176,48 @@ def test_files_that_will_not_do(artifact, lines, tmp_path, capsys):
     assert "is also the input" in told(path, path)
     (tmp_path / "empty").touch()
     assert "contains no lines" in told(tmp_path / "empty", tmp_path / "o")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "binary").write_bytes(b"{\xff\xfe")
     assert "that is not UTF-8 text" in told(tmp_path / "binary", tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("format", [None, "plain"])
+def test_a_file_in_any_format_gets_what_its_rows_get(artifact, tmp_path, format):
+    rows = [pair(f"p {n}", "So. " * n, id=n) for n in range(3)]
+    expected = artifact.predict_proba(read_pairs(rows))
+    pd.DataFrame(rows).to_csv(tmp_path / "in.csv", index=False)
+    (tmp_path / "in.json").write_text(json.dumps(rows))
+    for name in ("in.csv", "in.json"):
+        assert score(artifact, tmp_path / name, tmp_path / "out.jsonl", format) == 3
+        made = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert [int(line["id"]) for line in made] == [0, 1, 2]
+        probabilities = [[line["p_a"], line["p_b"], line["p_tie"]] for line in made]
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-12)
+    pytest.importorskip("pyarrow")
+    pd.DataFrame(rows).to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(InputError, match=r"out.jsonl: expected a name that ends in"):
+        score(artifact, tmp_path / "in.parquet", tmp_path / "out.jsonl", format)
+    with pytest.raises(InputError, match=r"o.parquet: expected no name that ends in .parquet"):
+        score(artifact, tmp_path / "in.csv", tmp_path / "o.parquet", format)
+    score(artifact, tmp_path / "in.parquet", tmp_path / "out.parquet", format)
+    made = pd.read_parquet(tmp_path / "out.parquet")
+    np.testing.assert_allclose(made[["p_a", "p_b", "p_tie"]], expected, rtol=1e-12)
+    assert made["id"].tolist() == [0, 1, 2]
+    names = {"in.csv", "in.json", "in.parquet", "out.jsonl", "out.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_named_format_takes_lines_as_they_are(artifact, lines):
+    path = lines(pair(), pair(response_b='["b"]'))
+    out = path.with_name("out.jsonl")
+    with pytest.raises(InputError, match="expected a plain string as in line 1"):
+        score(artifact, path, out)
+    assert score(artifact, path, out, "plain") == 2
+    made = [json.loads(line) for line in out.read_text().splitlines()]
+    turns = {column: [text] for column, text in pair(response_b='["b"]').items()}
+    expected = artifact.predict_proba(read_pairs([turns]))
+    assert [made[1][key] for key in ("p_a", "p_b", "p_tie")] == pytest.approx(expected[0])
+    assert made[1]["response_b"] == '["b"]'
 
 
 def test_single_responses_get_the_implicit_reward(decoder_folder, pairs, arena, lines, tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -86,6 +87,41 @@ def test_any_format_in_any_file_is_read(shard_judge, tmp_path):
         assert [made[key] for key in ADDED[:3]] == expected
 
 
+def test_what_would_be_lost_is_refused(shard_judge, tmp_path):
+    source = tmp_path / "a.csv"
+    source.write_text("prompt,response_a,response_b,note,note\np,a,b,1,2\n")
+    assert shard_judge.judge(source).error == f"{source}: column 'note' appears twice"
+    source = lines(tmp_path / "b.jsonl", row(1), json.dumps(row(2, x=5)).replace("5", "1e999"))
+    assert shard_judge.judge(source).error == f"{source}: row 2: a number is not finite"
+    assert sorted(path.name for path in shard_judge.out.rglob("*")) == [DONE, UNFINISHED]
+
+
+def test_a_shard_that_cannot_be_read_or_has_a_damaged_record_is_named(shard_judge, tmp_path):
+    source = lines(tmp_path / "a.jsonl", row(1))
+    shard_judge.judge(source)
+    record = shard_judge.out / DONE / "a.json"
+    record.write_text("{")
+    assert shard_judge.judge(source).error.startswith(f"{record}: not valid JSON")
+    source.unlink()
+    error = f"{source}: cannot be read (No such file or directory)"
+    assert shard_judge.judge(source) == Outcome("a.jsonl", 0, False, error)
+
+
+def test_a_name_that_is_not_utf8_is_kept(shard_judge, tmp_path):
+    source = lines(tmp_path / os.fsdecode(b"r\xe9sum\xe9.jsonl"), row(1))
+    assert shard_judge.judge(source).error == ""
+    assert shard_judge.judge(source).skipped
+    assert os.listdir(os.fsencode(shard_judge.out)).count(b"r\xe9sum\xe9.jsonl") == 1
+
+
+def test_parquet_that_is_compressed_as_a_whole_is_refused(shard_judge, tmp_path):
+    pytest.importorskip("pyarrow")
+    pd.DataFrame([row(1)]).to_parquet(tmp_path / "a")
+    source = tmp_path / "a.parquet.gz"
+    source.write_bytes(gzip.compress((tmp_path / "a").read_bytes()))
+    assert shard_judge.judge(source).error.startswith(f"{source}: is Parquet, gzip; unpack it")
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
@@ -155,6 +191,14 @@ def test_a_changed_shard_is_refused_until_its_record_is_removed(shard_judge, tmp
     (shard_judge.out / DONE / "a.json").unlink()
     assert shard_judge.judge(source).error == ""
     assert written(out)[0]["prompt"] == "Why 2?"
+    # Of another kind, it does not leave its rows twice.
+    pytest.importorskip("pyarrow")
+    (shard_judge.out / DONE / "a.json").unlink()
+    source.unlink()
+    source = tmp_path / "a.parquet"
+    pd.DataFrame([row(3)]).to_parquet(source)
+    assert shard_judge.judge(source).error == ""
+    assert [path.name for path in shard_judge.out.glob("a*")] == ["a.parquet"]
 
 
 def test_a_shard_that_ends_its_process_each_time_is_not_tried_forever(shard_judge, tmp_path):

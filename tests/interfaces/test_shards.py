@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -145,6 +146,37 @@ def test_a_shard_that_is_gone_is_named(source, tmp_path):
         judge_shards(source, tmp_path / "out")
 
 
+def test_files_of_others_are_not_left_among_the_outputs(source, tmp_path):
+    out = tmp_path / "out"
+    judge_shards(source, out)
+    (out / "_done" / "part-7.json").unlink()
+    (source / "part-7.jsonl").unlink()
+    with pytest.raises(InputError, match=r"out: has 'part-7.jsonl', which is not the output of a"):
+        judge_shards(source, out)
+    (out / "part-7.jsonl").rename(out / "part-6.csv")
+    with pytest.raises(InputError, match=r"out: has 'part-6.csv', which is not the output of a"):
+        judge_shards(source, out)
+    (out / "part-6.csv").rename(out / ".part-6.csv")
+    assert judge_shards(source, out) == Total(shards=11, rows=22, skipped=11)
+
+
+def test_a_model_that_changes_while_it_judges_is_noticed(source, tmp_path, artifact, monkeypatch):
+    changed = tmp_path / "artifact"
+    shutil.copytree(artifact, changed)
+
+    class Changing(shards.ShardJudge):
+        def judge(self, path):
+            (changed / "metrics.json").write_text("changed")
+            return super().judge(path)
+
+    monkeypatch.setattr(shards, "ShardJudge", Changing)
+    with pytest.raises(InputError, match=r"artifact: was changed while it judged"):
+        judge_shards(source, tmp_path / "out", changed)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"was judged with a different model"):
+        judge_shards(source, tmp_path / "out", changed)
+
+
 def test_folders_that_will_not_do(source, tmp_path):
     def told(source, out, **options):
         with pytest.raises(InputError) as error:
@@ -162,11 +194,25 @@ def test_folders_that_will_not_do(source, tmp_path):
     (source / "part-0.parquet").touch()
     assert "its output would have the same name as that of part-0.jsonl" in told(source, out)
     (source / "part-0.parquet").unlink()
+    (source / ("x" * 250 + ".csv")).touch()
+    assert "the name is too long for that of its output" in told(source, out)
+    (source / ("x" * 250 + ".csv")).unlink()
     (source / "more").mkdir()
     assert "more: expected a file" in told(source, out)
     (tmp_path / "none").mkdir()
     assert "a folder without files" in told(tmp_path / "none", out)
     assert not out.exists()
+
+
+def test_a_shard_that_a_cluster_repeats_was_not_finished_before(source, tmp_path, monkeypatch):
+    class Repeating(shards.ShardJudge):
+        def judge(self, path):
+            super().judge(path)
+            return super().judge(path)
+
+    monkeypatch.setattr(shards, "ShardJudge", Repeating)
+    assert judge_shards(source, tmp_path / "out") == Total(shards=12, rows=24, skipped=0)
+    assert judge_shards(source, tmp_path / "out") == Total(shards=12, rows=24, skipped=12)
 
 
 def test_two_runs_do_not_write_the_same_folder(source, tmp_path):

@@ -86,7 +86,7 @@ def test_many_texts_in_several_processes_are_the_same(model, pairs, monkeypatch)
     alone = model.predict_proba(pairs)
     calls = []
 
-    def in_parts(work, items, processes):
+    def in_parts(work, items, processes, name):
         calls.append(processes)
         return [work(items[:50]), work(items[50:])]
 

@@ -10,6 +10,7 @@ import pytest
 
 from humanpref.cli.main import main
 from humanpref.data import read_faulty
+from humanpref.evaluation.intervals import share_interval
 from humanpref.reports import charts, eda
 
 from .browser import browse, measured
@@ -229,13 +230,49 @@ def test_train_against_test(arena, write_csv, tmp_path, undrawn):
     assert sizes["turns, largest"] == {"train": 2, "test": 1}
     assert sizes["characters of prompt, largest"] == {"train": 8, "test": 9}
     third = pytest.approx(1 / 3)
-    assert shares["several turns"] == {"train": 0.5, "test": 0}
+    assert shares["turns: 2"] == {"train": 0.5, "test": 0}
+    assert shares["turns: 5 or more"] == {"train": 0, "test": 0}
+    assert shares["characters: under 500"] == {"train": 1, "test": 1}
     assert shares["prompt also in another row"] == {"train": 0, "test": 0}
     assert shares["prompt also in the other file"] == {"train": 0.5, "test": third}
     assert shares["empty prompt"] == {"train": 0, "test": third}
     assert shares["empty or identical answers"] == {"train": 0, "test": third}
     assert shares["prompt language: russian"] == {"train": 0, "test": third}
     assert "Train against test" in (out / "index.html").read_text()
+
+
+def test_the_figure_of_train_against_test(write_csv, tmp_path, monkeypatch, undrawn):
+    drawn = {}
+
+    def points(path, names, series, *_, **__):
+        path.touch()
+        drawn[path.name] = list(names), series
+
+    monkeypatch.setattr(eda.charts, "points", points)
+    long = (["Who is it?"] * 2, ["a" * 300, ""], ["b" * 300, ""], 0)
+    russian = (["Где и что"], ["a"], ["b"], 1)
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    write_csv([long] * 4 + [russian]).rename(train)
+    write_csv([russian] * 3 + [long]).rename(test)
+    monkeypatch.setattr(eda, "BARS", 1)
+    eda.explore(train, tmp_path / "out", test=test)
+    names, series = drawn["test_shares.png"]
+    assert names == [
+        *(f"turns: {turns}" for turns in ("1", "2", "3", "4", "5 or more")),
+        *("characters: under 500", "characters: 500-999", "characters: 1,000-1,999"),
+        *("characters: 2,000-3,999", "characters: 4,000-7,999", "characters: 8,000-15,999"),
+        *("characters: 16,000 or more", "language: english"),
+    ]
+    shares = pd.concat(series, axis=1).set_axis(names)
+    (low, high), (test_low, test_high) = share_interval(4, 5), share_interval(1, 4)
+    expected = [0.8, float(low), float(high), 0.25, float(test_low), float(test_high)]
+    assert shares.loc["turns: 2"].tolist() == pytest.approx(expected)
+    assert shares.loc["characters: 500-999"].tolist() == pytest.approx(expected)
+    assert shares.loc["turns: 3"].tolist()[::3] == [0, 0]
+    assert (
+        'alt="Turns, lengths and languages of both files"'
+        in (tmp_path / "out" / "index.html").read_text()
+    )
 
 
 def test_one_sentence_at_the_top(write_csv, tmp_path, caplog, undrawn):

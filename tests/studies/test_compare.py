@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from humanpref.config import load_config
 from humanpref.data import labels_of, prompt_keys
 from humanpref.evaluation.metrics import bootstrap_interval
 from humanpref.logloss import row_log_losses
@@ -137,6 +138,47 @@ def test_what_cannot_be_compared(compared, arena, tmp_path):
         with pytest.raises(InputError, match="mine: expected a new folder"):
             compare([PRIOR], csv, tmp_path / "mine", None)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_training_on_other_rows_or_folds_is_not_taken_for_this_one(compared, arena, tmp_path):
+    csv, out = arena / "train.csv", shutil.copytree(compared[1], tmp_path / "out")
+    for rows, folds, told in (
+        ("test_labels.csv", 2, "prior: trained on different rows; remove it to train it again"),
+        ("train.csv", 3, "prior: trained on different folds; remove it"),
+    ):
+        shutil.rmtree(out / "prior")
+        train(PRIOR.config(), arena / rows, out / "prior", folds)
+        with pytest.raises(InputError, match=told):
+            compare(VARIANTS, csv, out, folds=2)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_training_from_another_backbone_of_that_name_is_not_taken_for_this_one(
+    arena, sentence_encoder, tmp_path
+):
+    first, second = tmp_path / "a" / "base", tmp_path / "b" / "base"
+    for folder in (first, second):
+        shutil.copytree(sentence_encoder, folder)
+    csv, out = arena / "train.csv", tmp_path / "out"
+
+    def compared(folder):
+        return compare([Variant("own", "embedding", (f"model.backbone={folder}",))], csv, out, None)
+
+    table = compared(first)
+    pd.testing.assert_frame_equal(compared(second), table)  # the same content
+    (second / "sentence_bert_config.json").write_text('{"max_seq_length": 8}')
+    with pytest.raises(InputError, match="own: trained from the weights of a different backbone"):
+        compared(second)
+
+
+def test_the_backbones_of_a_blend_count(sentence_encoder):
+    def bases(*overrides):
+        return comparison.bases_of(load_config("cpu-best", None, overrides))
+
+    assert bases() == []
+    (digest,) = bases(f"model.backbone={sentence_encoder}")
+    member = f"embedding model.backbone={sentence_encoder}"
+    assert bases(f'model.members=["prior", "{member}"]') == [digest]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -1,11 +1,16 @@
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from humanpref import bar
 from humanpref.config import load_config
 from humanpref.data import labels_of
 from humanpref.models import build_model, sparse
 from humanpref.text import features
+from humanpref.text import processes as text_processes
 from humanpref.text.processes import in_parts, processes_for
 
 
@@ -15,9 +20,23 @@ def doubled(items):
 
 @pytest.mark.parametrize("items", [[], [1], list(range(50))])
 def test_parts_are_in_order(items):
-    assert [made for part in in_parts(doubled, items, 1) for made in part] == doubled(items)
-    if items:
-        assert [made for part in in_parts(doubled, items, 2) for made in part] == doubled(items)
+    for processes in (1, 2) if items else (1,):
+        parts = in_parts(doubled, items, processes, "doubling")
+        assert [made for part in parts for made in part] == doubled(items)
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 3), (2, 9)])
+def test_several_parts_tell_the_time_left(caplog, monkeypatch, processes, parts):
+    monkeypatch.setattr(text_processes, "PART", 20)
+    clock = SimpleNamespace(perf_counter=itertools.count(step=20).__next__)
+    monkeypatch.setattr(bar, "time", clock)
+    with caplog.at_level("INFO"):
+        assert len(in_parts(doubled, range(50), processes, "doubling")) == parts
+    assert len(caplog.messages) == parts
+    assert caplog.messages[-2:] == [
+        f"doubling: {parts - 1} of {parts} parts, 00:20 left",
+        f"doubling: {parts} of {parts} parts, 00:00 left",
+    ]
 
 
 def test_how_many(monkeypatch):

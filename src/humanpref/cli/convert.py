@@ -16,22 +16,37 @@ def add(commands: Any) -> None:
     add_path(command, "source", "IN", "pairs, a file or a folder")
     add_path(command, "out", "OUT", f"a file whose name ends in {' or '.join(SUFFIXES)}")
     add_format(command, "the format of IN (default: detected)")
+    text = "leave out the rows that cannot be read, and list them with the reasons in this file"
+    add_path(command, "--drop-bad-rows", "CSV", text, dest="dropped")
     text = "write the file even if it cannot hold all of IN"
     command.add_argument("--lossy", action="store_true", help=text)
 
 
 def run(options: argparse.Namespace) -> int:
+    import pandas as pd
+
     from humanpref.data.reading import read
+    from humanpref.data.rows import REMARKS, Fault
     from humanpref.data.writing import write_pairs
-    from humanpref.files import check_writable
+    from humanpref.files import check_writable, write_whole
 
     if options.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"{options.out}: expected a name that ends in {' or '.join(SUFFIXES)}")
     check_writable(options.out, inputs=[options.source])
-    reading = read(options.source, weights=True, format=options.format)
+    listed = options.dropped is not None
+    if listed:
+        if options.dropped.resolve() == options.out.resolve():
+            raise InputError(f"{options.dropped}: is both OUT and the list of --drop-bad-rows")
+        check_writable(options.dropped, inputs=[options.source])
+    reading = read(options.source, weights=True, format=options.format, keep_faults=listed)
     lost = "; ".join(reading.lost)
     if lost and not options.lossy:
         raise InputError(f"{options.source}: would lose {lost}; convert it anyway with --lossy")
+    if listed:
+        bad = [fault for fault in reading.faults if fault.kind not in REMARKS]
+        with write_whole(options.dropped) as file:
+            pd.DataFrame(bad, columns=Fault._fields).to_csv(file, index=False, lineterminator="\n")
+        print(f"{options.dropped}: {len(bad)} rows left out")
     write_pairs(options.out, reading.pairs)
     print(f"{options.out}: {len(reading.pairs)} rows, read as {reading.format}")
     if lost:

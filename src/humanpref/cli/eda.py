@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_format, add_path
+from humanpref.cli.shared import add_command, add_format, add_option, add_path, unlabeled_rows
 
 
 def add(commands: Any) -> None:
@@ -13,7 +13,8 @@ def add(commands: Any) -> None:
     )
     add_path(command, "data", "ROWS", "rows with or without labels, a file or a folder")
     add_format(command, "the format of ROWS (default: detected)")
-    add_path(command, "--test", "ROWS", "also show these rows, the ones to predict, next to ROWS")
+    text = "also show these rows, the ones to predict, next to ROWS"
+    add_option(command, "--test", "[FORMAT:]ROWS", text)
     add_path(
         command, "--out", "DIR", "a new folder for the page, figures and tables", required=True
     )
@@ -29,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.reports.eda import explore
     from humanpref.reports.page import PAGE_FILE
 
-    summary = explore(options.data, options.out, options.tokenizer, options.format, options.test)
+    test = options.test and unlabeled_rows(options.test)
+    summary = explore(options.data, options.out, options.tokenizer, options.format, test)
     print(f"{options.out / PAGE_FILE}: {summary['rows']} rows, {summary['prompts']} prompts")
     if summary["rows_left_out"]:
         print(f"rows left out: {summary['rows_left_out']}; see tables/faults.csv for the reasons")

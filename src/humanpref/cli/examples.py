@@ -21,6 +21,7 @@ EXAMPLES = {
     "humanpref convert": """
         humanpref convert pairs.parquet train.csv
         humanpref convert shards/ train.jsonl --format chosen-rejected --lossy
+        humanpref convert odd.csv train.csv --drop-bad-rows bad.csv
     """,
     "humanpref eda": """
         humanpref eda train.csv --out report
@@ -39,6 +40,7 @@ EXAMPLES = {
     """,
     "humanpref score": """
         humanpref score my-model --in pairs.jsonl --out scored.jsonl
+        humanpref score my-model --in pairs.csv --format plain --out scored.jsonl
     """,
     "humanpref blend": """
         humanpref blend model-1 model-2 --mean geometric --out my-blend

@@ -1,4 +1,4 @@
-"""`humanpref score`: add probabilities or rewards to a file of JSON lines or a folder of shards."""
+"""`humanpref score`: add probabilities or rewards to a file or a folder of shards."""
 
 import argparse
 from typing import Any
@@ -15,23 +15,22 @@ def add(commands: Any) -> None:
         commands,
         "score",
         run,
-        "add probabilities and a margin to JSON lines or shards of pairs, or a reward to single "
+        "add probabilities and a margin to pairs in a file or shards, or a reward to single "
         "responses",
     )
     text = "judge by this artifact (default: the small judge that comes with the package)"
     add_path(command, "artifact", "ARTIFACT", text, nargs="?")
     text = (
-        "JSON lines with prompt, response_a and response_b, or with prompt and response; in each "
-        "line, either all values are strings, or all are lists of turns; or a folder of shards "
-        "with pairs in any format"
+        "a file or a folder of shards with pairs in any format; or JSON lines with prompt and "
+        "response, or with prompt, response_a and response_b"
     )
-    add_path(command, "--in", "JSONL|FOLDER", text, dest="source", required=True)
+    add_path(command, "--in", "ROWS", text, dest="source", required=True)
     text = (
-        "the same lines with their scores; for a folder, one with a shard for each shard: Parquet "
-        "for Parquet, otherwise JSON lines; the same command skips finished shards"
+        "the same rows with their scores: Parquet for Parquet, otherwise JSON lines; for a folder, "
+        "a shard for each shard, and the same command skips finished shards"
     )
-    add_path(command, "--out", "JSONL|FOLDER", text, required=True)
-    add_format(command, "the format of a folder's shards (default: detected in each)")
+    add_path(command, "--out", "FILE|FOLDER", text, required=True)
+    add_format(command, "the format of the pairs (default: detected, in each shard separately)")
     text = (
         "how a folder is judged: one shard at a time, or on a Ray cluster, whose address is in "
         "RAY_ADDRESS (default: a local one)"
@@ -54,10 +53,10 @@ def run(options: argparse.Namespace) -> int:
         finished = f" ({total.skipped} already finished)" if total.skipped else ""
         print(f"{out}: {total.shards} shards{finished}, {total.rows} rows")
         return 0
-    if options.engine == RAY or options.workers is not None or options.format is not None:
-        raise InputError(f"{source}: --engine ray, --workers and --format need a folder of shards")
+    if options.engine == RAY or options.workers is not None:
+        raise InputError(f"{source}: --engine ray and --workers need a folder of shards")
     check_writable(out, inputs=filter(None, [source, model]))
-    count = score(Artifact.load(model) if model else None, source, out)
+    count = score(Artifact.load(model) if model else None, source, out, options.format)
     if is_main_process():
-        print(f"{out}: {count} lines")
+        print(f"{out}: {count} rows")
     return 0

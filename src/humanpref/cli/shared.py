@@ -1,6 +1,7 @@
 """Arguments and output lines that several commands share."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,28 @@ def add_overrides(command: Any, text: str = "override options, e.g. training.epo
 def add_format(command: Any, text: str = "the format of the rows (default: detected)") -> None:
     """Add `--format`."""
     command.add_argument("--format", choices=FORMATS, help=text)
+
+
+def format_and_rows(text: str) -> tuple[str | None, str]:
+    """Split [FORMAT:]ROWS. The name of an existing file may begin with a format.
+
+    Examples
+    --------
+    >>> format_and_rows("plain:rows.csv"), format_and_rows("rows.csv")
+    (('plain', 'rows.csv'), (None, 'rows.csv'))
+    """
+    format, colon, rows = text.partition(":")
+    is_format = colon and format in FORMATS and not os.path.exists(text)
+    return (format, rows) if is_format else (None, text)
+
+
+def unlabeled_rows(text: str) -> Any:
+    """Return the source of [FORMAT:]ROWS: the rows without labels, if a format is named; otherwise,
+    the path."""
+    from humanpref.data import read_pairs
+
+    format, rows = format_and_rows(text)
+    return read_pairs(rows, labels=False, format=format) if format else Path(rows)
 
 
 def add_study(command: Any) -> None:

@@ -11,7 +11,9 @@ from humanpref.cli.shared import (
     add_option,
     add_overrides,
     add_path,
+    format_and_rows,
     metrics_line,
+    unlabeled_rows,
 )
 from humanpref.schema import InputError
 
@@ -36,14 +38,15 @@ def add(commands: Any) -> None:
     add_option(
         command,
         "--extra",
-        "ROWS[=WEIGHT]",
-        "additional labeled rows, never held out, with this weight (default 1)",
+        "[FORMAT:]ROWS[=WEIGHT]",
+        "additional labeled rows, never held out, in this format (default: detected) and with this "
+        "weight (default 1)",
         **several,
     )
-    add_path(
+    add_option(
         command,
         "--exclude-prompts",
-        "ROWS",
+        "[FORMAT:]ROWS",
         "leave out every row whose prompt occurs in these files",
         **several,
     )
@@ -95,8 +98,11 @@ def run(options: argparse.Namespace) -> int:
         options.train,
         options.out,
         options.folds,
-        extra=[Extra(*file_and_number(text)) for text in options.extra],
-        exclude_prompts=options.exclude_prompts,
+        extra=[
+            Extra(*file_and_number(rows), format)
+            for format, rows in map(format_and_rows, options.extra)
+        ],
+        exclude_prompts=[*map(unlabeled_rows, options.exclude_prompts)],
         teachers=[
             Teacher(*file_and_number(text, None), options.teacher_temperature)
             for text in options.teacher

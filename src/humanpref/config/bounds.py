@@ -52,11 +52,23 @@ class Options:
     """
 
     section: ClassVar[str] = "model"
+    used_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {}
+    """For each option that not all values of another option of the section use: the name of the
+    other option, and the values that do."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
             value = checked(f"{self.section}.{name}", hint, getattr(self, name))
             object.__setattr__(self, name, value)
+
+    def idle(self) -> dict[str, str]:
+        """Return the options that have no effect, each with the name of the option because of which
+        it has none."""
+        return {
+            name: other
+            for name, (other, values) in self.used_with.items()
+            if getattr(self, other) not in values
+        }
 
     def require(self, holds: bool, name: str, expected: str) -> None:
         """Raise InputError for option `name` unless `holds` is true. `holds` is the result of a

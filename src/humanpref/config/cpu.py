@@ -94,6 +94,12 @@ class BoostedOptions(Options):
     """Gradient-boosted trees on structural features and text similarities
     (`humanpref.models.boosted`)."""
 
+    used_with: ClassVar = {
+        "max_rounds": ("rounds", (None,)),
+        "patience": ("rounds", (None,)),
+        "candidates": ("selection", ("forward", "backward")),
+    }
+
     rounds: Count | None = None
     """Number of trees per class. If `none`, it is found by early stopping on inner grouped folds of
     the training rows."""
@@ -128,6 +134,11 @@ class BoostedOptions(Options):
 class EmbeddingOptions(Options):
     """A linear or neural head on frozen embeddings and structural features
     (`humanpref.models.embedding`)."""
+
+    used_with: ClassVar = {
+        **dict.fromkeys(("hidden", "weight_penalty", "steps"), ("head", ("mlp",))),
+        **dict.fromkeys(("embedding_penalties", "structure_penalties"), ("head", ("linear",))),
+    }
 
     backbone: Name = "sentence-transformers/all-MiniLM-L6-v2"
     """Folder or hub name of a sentence-transformer, or of any other encoder that can be loaded with

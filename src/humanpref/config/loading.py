@@ -10,7 +10,6 @@ from typing import Any, Literal, get_origin
 
 from humanpref.config.bounds import hints_of, parts_of
 from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys
-from humanpref.config.neural import AdaptedOptions
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -128,16 +127,16 @@ def load_config(
         raise InputError(
             f"{file}: family {family!r} does not match preset {named} (family {values['family']!r})"
         )
-    # Warn only about options that the caller set: a preset may also set options of other peft
+    # Warn only about options that the caller set: a preset may also set options of other
     # methods, for comparisons that change the method.
     chosen = from_file | dict(_parsed_override(override, family) for override in overrides)
     config = _build(values | chosen, f"{source} with --set" if overrides else source)
-    if isinstance(config.model, AdaptedOptions):
-        for name in config.model.idle():
-            if f"model.{name}" in chosen:
-                logger.warning(
-                    "option model.%s: has no effect with model.peft=%s", name, config.model.peft
-                )
+    for section in SECTIONS:
+        options = getattr(config, section)
+        for name, other in options.idle().items():
+            if f"{section}.{name}" in chosen:
+                why = f"{section}.{other}={getattr(options, other)}"
+                logger.warning("option %s.%s: has no effect with %s", section, name, why)
     return config
 
 

@@ -1,7 +1,7 @@
 """The options of the neural families: encoder, decoder and DPO."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from humanpref.config.bounds import (
     Bound,
@@ -34,6 +34,11 @@ words."""
 @dataclass(frozen=True)
 class EncoderOptions(Options):
     """A classifier on top of an encoder (`humanpref.models.encoder`)."""
+
+    used_with: ClassVar = dict.fromkeys(
+        ("scratch_vocabulary", "scratch_hidden_size", "scratch_layers", "scratch_dropout"),
+        ("backbone", ("scratch",)),
+    )
 
     backbone: Name = "scratch"
     """Folder or hub name of an encoder that can be loaded with transformers' AutoModel. `scratch`
@@ -91,6 +96,11 @@ class AdaptedOptions(Options):
     """A pretrained decoder, most of whose weights are frozen: its backbone, its inputs and its
     trained weights (`humanpref.models.adapters`)."""
 
+    used_with: ClassVar = {
+        **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout"), ("peft", LORA)),
+        "target_modules": ("peft", (*LORA, "ia3")),
+    }
+
     backbone: Name = "meta-llama/Llama-3.2-1B"
     """Folder or hub name of a decoder that transformers can load: Llama, Qwen, Gemma, SmolLM …"""
     max_length: Annotated[int, whole(16, 131_072, "tokens")] = 1_024
@@ -141,13 +151,6 @@ class AdaptedOptions(Options):
             "float32 with peft=none (trained weights are float32)",
         )
 
-    def idle(self) -> tuple[str, ...]:
-        """Return the names of the options that have no effect with this `peft`."""
-        if self.peft in LORA:
-            return ()
-        own = ("lora_r", "lora_alpha", "lora_dropout")
-        return own if self.peft == "ia3" else (*own, "target_modules")
-
 
 def answer_words(answers: str) -> list[str]:
     """Split the option `model.answers`."""
@@ -163,6 +166,8 @@ def _are_answers(answers: str) -> bool:
 class DecoderOptions(AdaptedOptions):
     """A decoder that reads prompt, A and B in one sequence and predicts scores from its last token
     (`humanpref.models.decoder`)."""
+
+    used_with: ClassVar = AdaptedOptions.used_with | {"answers": ("head", ("tokens",))}
 
     question: str = "Which response would a human prefer: A, B, or neither (a tie)?"
     """The last text that the model reads. With `head=tokens`, a sentence follows that names the
@@ -262,6 +267,11 @@ class LoopOptions(HoldOut):
 @dataclass(frozen=True)
 class GradientTraining(LoopOptions):
     """The `[training]` section of the classifiers that are trained by gradient descent."""
+
+    used_with: ClassVar = {
+        "beta": ("loss", ("dpo-like",)),
+        "temperature": ("loss", ("distillation",)),
+    }
 
     loss: Literal["cross-entropy", "dpo-like", "distillation"] = "cross-entropy"
     """`cross-entropy`; `dpo-like`: the report's Bradley-Terry term, with cross-entropy for ties;

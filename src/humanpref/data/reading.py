@@ -18,14 +18,14 @@ from humanpref.data.formats import detect
 from humanpref.data.formats.chosen_rejected import PAIR
 from humanpref.data.formats.forms import prevailing_form
 from humanpref.data.formats.labels import WINNER
-from humanpref.data.rows import Fault, Plan, RowParser
+from humanpref.data.rows import QUESTION_ID, Fault, Plan, RowParser
 from humanpref.data.tables import BadRow, Cells, Table, open_table
 from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
-_IDS = (ID, "question_id")
-"""The names of the column of ids. The second is that of arena-human-preference-100k."""
+_IDS = (ID, QUESTION_ID)
+"""The names of the column of ids."""
 _HEAD_ROWS = 50
 """Number of rows by which the form of the texts is told."""
 DRAWN = (
@@ -72,9 +72,9 @@ def read_pairs(
         Rows in the order of the source, with `id`, the texts, and `model_a` and `model_b` if the
         source has both. If the labels are read, also the label columns (float64, each row summing
         to 1); `winner_tie` is missing if the format has no ties. `weight` (float64) is included if
-        the source has it and `weights` is True or labels are read. If there are no ids, rows are
-        numbered from 0. If labels are read, rows in which `chosen` equals `rejected` are left out
-        and counted in the log line.
+        the source has it and `weights` is True or labels are read. If there are no ids, or if a
+        `question_id` is repeated, rows are numbered from 0. If labels are read, rows in which
+        `chosen` equals `rejected` are left out and counted in the log line.
 
     Raises
     ------
@@ -246,9 +246,11 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
     texts = TEXT_COLUMNS if plan.texts else ()
     columns = (ID, *texts, *plan.models, *plan.winners, *plan.weight)
     held: tuple[list, ...] = tuple([] for _ in columns)
+    numbers = []
     for number, cells in enumerate(rows, start=1):
         values = parser.parse(number, cells)
         if values is not None:
+            numbers.append(number)
             for own, value in zip(held, values, strict=True):
                 own.append(value)
     if not held[0]:
@@ -258,6 +260,8 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
         elif parser.equal:
             why = f"chosen equals rejected in each of its {parser.equal} rows"
         raise InputError(f"{name}: {why}")
+    if parser.repeated:
+        held[0][:] = (str(number - 1) for number in numbers)
     # Store strings and tuples as Python objects; otherwise pandas would inspect the tuples.
     numeric = (*LABEL_COLUMNS, WEIGHT)
     pairs = pd.DataFrame(
@@ -277,8 +281,8 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
 
 
 def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> None:
-    """Log one line about the rows and how they were understood, and a warning if prompts are
-    empty."""
+    """Log one line about the rows and how they were understood, and warnings if prompts are empty
+    or if an answer is empty because it is also the beginning of the other text."""
     plan = parser.plan
     known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
     unread = ", labels not read" if known else ", no labels"
@@ -286,19 +290,31 @@ def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> No
     if plan.format:
         notes.append(f"format {name} ({table.kind}, each text {plan.format.description})")
     if plan.winners and LABEL_COLUMNS[2] not in pairs:
-        notes.append("no ties, hence two classes")
-    if not plan.id:
-        notes.append("ids numbered from 0")
+        by_look = plan.labels is not None and plan.labels.ties
+        hint = f" (as in WSDM Cup; --format {detect.PLAIN} keeps three)" if by_look else ""
+        notes.append(f"no ties, hence two classes{hint}")
+    if parser.repeated or not plan.id:
+        why = f", since {QUESTION_ID} is not unique ({parser.repeated})" if parser.repeated else ""
+        notes.append(f"ids numbered from 0{why}")
     if parser.equal:
         notes.append(f"{parser.equal} rows left out because chosen equals rejected")
     logger.info("%s: %s", table.name, "; ".join(notes))
     if plan.texts and (empty := sum(not any(map(str.strip, turns)) for turns in pairs["prompt"])):
         logger.warning("%s: the prompt is empty in %d of %d rows", table.name, empty, len(pairs))
+    if plan.texts == PAIR and not plan.format.form.is_messages:
+        answers = pairs[[*TEXT_COLUMNS[1:]]].map(lambda turns: not any(map(str.strip, turns)))
+        if empty := int(answers.any(axis=1).sum()):
+            text = (
+                "%s: an answer is empty in %d of %d rows; without a column 'prompt', the beginning "
+                "that both texts share is the prompt"
+            )
+            logger.warning(text, table.name, empty, len(pairs))
 
 
 def _lost(table: Table, parser: RowParser) -> list[str]:
     """Return what the table has and the pairs frame cannot hold."""
-    read = {*parser.plan.columns, *LABEL_COLUMNS, WINNER, WEIGHT}
+    numbered = parser.plan.id if parser.repeated else ()
+    read = {*parser.plan.columns, *LABEL_COLUMNS, WINNER, WEIGHT} - {*numbered}
     unread = [column for column in table.columns if column not in read]
     lost = [f"the column {detect.listed(unread)}"] if unread else []
     lost += [f"{what} ({count})" for what, count in parser.lost.items()]

@@ -17,7 +17,11 @@ from humanpref.schema import LABEL_COLUMNS, LONE_SURROGATE, WEIGHT, InputError
 
 logger = logging.getLogger(__name__)
 
+QUESTION_ID = "question_id"
+"""The column of ids in arena-human-preference-100k."""
 EQUAL = "equal"
+REMARKS = ("null", "surrogate")
+"""Kinds of faults that parsing repairs."""
 _HALF = "a lone surrogate (half a character)"
 
 
@@ -102,6 +106,9 @@ class RowParser:
     """Number of rows that were left out because `chosen` equals `rejected`."""
     first_rows: dict[str, int] = field(default_factory=dict)
     """The row in which each id was first seen."""
+    repeated: str = ""
+    """A repeated `question_id`, with its rows. Several rows may answer the same question (as in
+    MT-bench), so rows are then numbered."""
 
     def parse(self, number: int, cells: Cells) -> list[Any] | None:
         """Return a row's id, texts, models, labels and weight, or None if the row is left out.
@@ -162,6 +169,9 @@ class RowParser:
         first = self.first_rows.setdefault(key, number)
         if first != number:
             reason = f"duplicate id, first seen in row {first}"
+            if self.plan.texts and self.plan.id == (QUESTION_ID,):
+                self.repeated = self.repeated or f"row {number} repeats {key!r} of row {first}"
+                return key
             if not self.lenient or self.keep_faults:
                 raise _RefusedError("id", reason, key)
             logger.warning("%s", self.at(Fault(number, key, "id", reason)))

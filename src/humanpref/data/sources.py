@@ -24,10 +24,12 @@ EXTRA_ID = r"^extra-\d+:"
 
 class Extra(NamedTuple):
     """Extra labeled rows: a file, or any other source that `read_pairs` reads. The weight of each
-    row (1 if there are no weights) is multiplied by `weight`."""
+    row (1 if there are no weights) is multiplied by `weight`. If `format` is None, the format is
+    detected."""
 
     path: Any
     weight: float = 1.0
+    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,7 @@ def read_training_rows(
         Rows with or without labels. Every row whose normalized prompt occurs in one of them is
         dropped, which keeps rows of the test set out of training.
     format : str, optional
-        The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected, as
-        are those of the other files.
+        The format of `train_csv`, one of `humanpref.schema.FORMATS`. By default, it is detected.
     classes : int, optional
         2 for rows without ties, or 3. By default, the format of the training file decides
         (`humanpref.data.has_ties`).
@@ -162,7 +163,7 @@ def read_training_rows(
             raise InputError(
                 f"extra rows {name}: expected a positive weight, got {source.weight:g}"
             )
-        frame = read_pairs(source.path, labels=True)
+        frame = read_pairs(source.path, labels=True, format=source.format)
         if ties and not has_ties(frame):
             logger.warning("extra rows %s have no ties: they lower P(tie) of all rows", name)
         frame = _with_labels(frame, ties, name)

@@ -275,7 +275,8 @@ def _folder_table(folder: Path) -> Table:
             f"{folder}: expected shards, whose names differ only in numbers, got "
             f"{names([*kinds.values()][:3])}; name one file"
         )
-    files.sort(key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+    # Of `part-1` and `part-01`, whose numbers are equal, the name decides.
+    files.sort(key=lambda path: ([int(part) for part in re.findall(r"\d+", path.name)], path.name))
     with open_table(files[0]) as first:
         kind = first.kind + (f", {len(files)} files" if len(files) > 1 else "")
 

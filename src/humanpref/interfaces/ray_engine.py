@@ -61,7 +61,7 @@ def outcomes_of(
     try:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0)) if _can_use_gpu(model) else 0
-        size = workers or gpus or int(resources["CPU"])
+        size = workers or gpus or max(1, int(resources.get("CPU", 0)))
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         rows = ray.data.from_items(

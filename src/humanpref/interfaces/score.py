@@ -1,11 +1,12 @@
-"""Use an artifact as a judge or reward signal: read JSON lines, and write them with scores added.
+"""Use an artifact as a judge or reward signal: read a file, and write it with scores added.
 
-A line is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and `response`.
-All texts in a file have the same format: lists of turns, strings that are one turn each, or strings
-that are JSON lists as in the competition's CSV (see `humanpref.data.CellRule`). All other keys of a
-line are kept.
+A line of JSON is an object with `prompt`, `response_a` and `response_b`, or with `prompt` and
+`response`. All texts in such a file have the same format: lists of turns, strings that are one turn
+each, or strings that are JSON lists as in the competition's CSV (see `humanpref.data.CellRule`).
+All other keys of a line are kept.
 """
 
+import codecs
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from humanpref.data import CellRule
 from humanpref.files import is_main_process, write_whole
 from humanpref.interfaces.batch import MARGIN, PROBABILITIES, added_columns
 from humanpref.interfaces.judge import load
+from humanpref.interfaces.shard import judge_file
 from humanpref.models import Model
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import ID, TEXT_COLUMNS, InputError
@@ -42,12 +44,16 @@ class _Line(NamedTuple):
     content: dict[str, Any]
 
 
-def score(artifact: Artifact | None, source: str | Path, out: str | Path) -> int:
-    """Copy `source` to `out` line by line, adding scores to each line. `out` is written atomically.
+def score(
+    artifact: Artifact | None, source: str | Path, out: str | Path, format: str | None = None
+) -> int:
+    """Copy the rows of `source` to `out` and add scores to each. `out` is written atomically.
 
-    A pair gets `p_a`, `p_b`, `p_tie` and `margin` = ln P(A) - ln P(B); a prompt with one response
-    gets `reward`. The file is read twice: first to find bad lines before work that may take hours,
-    and then to score it. Only part of it is in memory at a time.
+    If `source` is not a file of JSON lines, or if a format is named, it holds pairs in any format
+    (see `humanpref.interfaces.shard.judge_file`). Otherwise, a pair gets `p_a`, `p_b`, `p_tie` and
+    `margin` = ln P(A) - ln P(B); a prompt with one response gets `reward`. JSON lines are read
+    twice: first to find bad lines before work that may take hours, and then to score them. Only
+    part of them is in memory at a time.
 
     Parameters
     ----------
@@ -55,23 +61,28 @@ def score(artifact: Artifact | None, source: str | Path, out: str | Path) -> int
         The artifact that computes the scores; by default, the packaged judge. If it has several
         models (folds), their probabilities and rewards are averaged.
     source, out : path
-        JSON lines in UTF-8; empty lines are skipped.
+        JSON lines in UTF-8 (empty lines are skipped), or pairs in any file that
+        `humanpref.data.read_pairs` reads.
+    format : str, optional
+        The format of the pairs, one of `humanpref.schema.FORMATS`.
 
     Returns
     -------
     int
-        Number of lines written.
+        Number of rows written.
 
     Raises
     ------
     InputError
-        If `source` cannot be read or has no lines, or if a line is not an object with the required
+        If `source` cannot be read or has no rows, or if a line is not an object with the required
         keys, already has a key that would be added, or needs a reward that the model cannot
         compute. The message names the file and, for a faulty line, its number and the key.
     """
     source = Path(source)
     if not source.is_file():
         raise InputError(f"{source}: cannot be read (not a file)")
+    if format is not None or not _is_json_lines(source):
+        return judge_file(load(artifact), source, Path(out), format)
     single, count, rule = None, 0, CellRule()
     for line in _lines(source):
         count += 1
@@ -103,6 +114,16 @@ def score(artifact: Artifact | None, source: str | Path, out: str | Path) -> int
             done += len(part)
             logger.info("%s: %d of %d lines", source, done, count)
     return count
+
+
+def _is_json_lines(source: Path) -> bool:
+    """Return whether a file begins with a JSON object, or is empty."""
+    try:
+        with source.open("rb") as file:
+            start = file.read(1_024).removeprefix(codecs.BOM_UTF8).lstrip()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror})") from None
+    return start[:1] in (b"", b"{")
 
 
 def _family(artifact: Artifact | None) -> str:

@@ -1,24 +1,33 @@
-"""Judge one shard: a file of pairs in, the same file with probabilities out, and a record of both
-that tells whether the shard is finished."""
+"""Judge a file of pairs: the same rows with probabilities; for a shard, with a record that tells
+whether it is finished."""
 
 import json
 import logging
 import os
 import uuid
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
 from humanpref.data.formats.detect import text_columns
 from humanpref.data.tables import BadRow, open_table
-from humanpref.files import read_json, sha256, write_json
+from humanpref.files import (
+    is_main_process,
+    read_json,
+    sha256,
+    temporary_folder,
+    write_json,
+    write_whole,
+)
 from humanpref.interfaces.batch import added_columns, check_free
 from humanpref.interfaces.judge import Judge, load
 from humanpref.schema import InputError
 
 DONE, UNFINISHED = "_done", "_unfinished"
 """Folders inside that of the output shards: the records, and shards that are being written."""
+OUTPUTS = ".parquet", ".jsonl"
+"""The endings of output shards: that of Parquet shards, and that of all others."""
 TRIES = 3
 """How often a shard is started: if it is too large for memory, its process dies each time."""
 _SUFFIXES = frozenset(
@@ -80,29 +89,37 @@ class ShardJudge:
     def judge(self, source: Path) -> Outcome:
         """Judge one shard, unless it is already finished. If the shard cannot be judged, the reason
         is the outcome's `error`."""
+        try:
+            return self._judged(source)
+        except InputError as error:
+            return Outcome(source.name, 0, False, str(error))
+
+    def _judged(self, source: Path) -> Outcome:
         record_file = self.out / DONE / f"{stem_of(source)}.json"
-        digest = sha256(source)
+        try:
+            digest = sha256(source)
+        except OSError as error:
+            raise InputError(f"{source}: cannot be read ({error.strerror})") from None
         if record_file.exists():
             record = read_json(record_file)
             if record["input"] != digest:
-                reason = f"{source}: has changed since it was judged; name a new folder, or remove "
-                return Outcome(source.name, 0, False, f"{reason}{record_file} to judge it again")
+                raise InputError(
+                    f"{source}: has changed since it was judged; name a new folder, or remove "
+                    f"{record_file} to judge it again"
+                )
             written = self.out / record["output"]
             if written.is_file() and sha256(written) == record["output_sha256"]:
                 return Outcome(source.name, record["rows"], True, "")
             logger.warning("%s: is damaged or missing; judging %s again", written, source)
         tries = self.out / UNFINISHED / f"{stem_of(source)}.tries"
         if tries.is_file() and tries.stat().st_size >= TRIES:
-            reason = f"{source}: {TRIES} processes died while judging it; is it too large?"
-            return Outcome(source.name, 0, False, reason)
+            raise InputError(f"{source}: {TRIES} processes died while judging it; is it too large?")
         with open(tries, "a") as file:
             file.write(".")
         try:
             if self._judge is None:
                 self._judge = load(self.model)
             rows = self._write(source, record_file, digest)
-        except InputError as error:
-            return Outcome(source.name, 0, False, str(error))
         finally:
             tries.unlink(missing_ok=True)
         return Outcome(source.name, rows, False, "")
@@ -110,22 +127,64 @@ class ShardJudge:
     def _write(self, source: Path, record_file: Path, digest: str) -> int:
         """Judge a shard, write its output atomically, and return the number of rows."""
         is_parquet, columns, rows = _read(source, self.format)
-        try:
-            check_free(columns)
-            added = added_columns(self._judge.judge_many(rows, self.format))
-        except InputError as error:
-            raise InputError(str(error).replace("these rows", str(source), 1)) from None
+        added = _added(self._judge, source, columns, rows, self.format)
         temporary = self.out / UNFINISHED / uuid.uuid4().hex
-        if is_parquet:
-            _write_parquet(source, temporary, added)
-        else:
-            _write_lines(rows, temporary, added)
-        name = stem_of(source) + (".parquet" if is_parquet else ".jsonl")
+        try:
+            if is_parquet:
+                _write_parquet(source, temporary, added)
+            else:
+                with open(temporary, "w", encoding="utf-8", newline="") as file:
+                    _write_lines(source, rows, file, added)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        name, other = (stem_of(source) + suffix for suffix in OUTPUTS[:: 1 if is_parquet else -1])
         record = {"input": digest, "output": name, "output_sha256": sha256(temporary)}
         # The record comes first, so that every output has one. Without its output, it is ignored.
         write_json(record_file, record | {"rows": len(rows)})
+        # If the shard was of a different kind when it was judged before, readers would find both.
+        (self.out / other).unlink(missing_ok=True)
         os.replace(temporary, self.out / name)
         return len(rows)
+
+
+def judge_file(judge: Judge, source: Path, out: Path, format: str | None = None) -> int:
+    """Judge one file of pairs in any format, write it with the added columns as Parquet (if it is
+    Parquet) or JSON lines, atomically, and return the number of rows. It is in memory at once.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or judged, or if the name of `out` does not fit its content.
+    """
+    is_parquet, columns, rows = _read(source, format)
+    if is_parquet != (out.suffix.lower() == OUTPUTS[0]):
+        need, what = ("a", "Parquet") if is_parquet else ("no", "not Parquet")
+        raise InputError(
+            f"{out}: expected {need} name that ends in {OUTPUTS[0]}, since {source} is {what}"
+        )
+    added = _added(judge, source, columns, rows, format)
+    if not is_main_process():
+        return len(rows)
+    if is_parquet:
+        with temporary_folder(out) as folder:
+            _write_parquet(source, folder / out.name, added)
+            os.replace(folder / out.name, out)
+    else:
+        with write_whole(out) as file:
+            _write_lines(source, rows, file, added)
+    return len(rows)
+
+
+def _added(
+    judge: Judge, source: Path, columns: list[str], rows: list[Any], format: str | None
+) -> dict[str, np.ndarray]:
+    """Return the columns to add to the rows of a file, as from `_read`."""
+    try:
+        check_free(columns)
+        return added_columns(judge.judge_many(rows, format))
+    except InputError as error:
+        raise InputError(str(error).replace("these rows", str(source), 1)) from None
 
 
 def _read(source: Path, format: str | None) -> tuple[bool, list[str], list[Any]]:
@@ -135,6 +194,11 @@ def _read(source: Path, format: str | None) -> tuple[bool, list[str], list[Any]]
         return False, [], []
     with open_table(source) as table:
         is_parquet = table.kind.startswith("Parquet")
+        if is_parquet and "," in table.kind:
+            raise InputError(f"{source}: is {table.kind}; unpack it: Parquet compresses inside")
+        if len({*table.columns}) < len(table.columns):
+            repeated = next(name for name in table.columns if table.columns.count(name) > 1)
+            raise InputError(f"{source}: column {repeated!r} appears twice")
         if table.objects is not None:
             return False, table.columns, table.objects
         columns = (
@@ -147,13 +211,18 @@ def _read(source: Path, format: str | None) -> tuple[bool, list[str], list[Any]]
         return is_parquet, table.columns, rows
 
 
-def _write_lines(rows: list[dict[str, Any]], path: Path, added: dict[str, np.ndarray]) -> None:
-    numbers = np.stack([*added.values()], axis=1).tolist()
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        for row, own in zip(rows, numbers, strict=True):
-            line = row | dict(zip(added, own, strict=True))
-            # JSON can escape lone surrogates, which UTF-8 cannot encode.
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+def _write_lines(
+    source: Path, rows: list[dict[str, Any]], file: TextIO, added: dict[str, np.ndarray]
+) -> None:
+    values = np.stack([*added.values()], axis=1).tolist()
+    for number, (row, own) in enumerate(zip(rows, values, strict=True), start=1):
+        line = row | dict(zip(added, own, strict=True))
+        try:
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            raise InputError(f"{source}: row {number}: a number is not finite") from None
+        # JSON can escape lone surrogates, which UTF-8 cannot encode.
+        file.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
 
 
 def _write_parquet(source: Path, path: Path, added: dict[str, np.ndarray]) -> None:

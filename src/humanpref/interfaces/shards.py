@@ -12,7 +12,6 @@ Most readers of shards, including ours, ignore names that start with an undersco
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -21,16 +20,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from humanpref.files import check_new, locked, read_json, sha256, write_json
+from humanpref.files import check_new, folder_sha256, locked, read_json, write_json
 from humanpref.interfaces.linear import PACKAGED
 from humanpref.interfaces.ray_engine import outcomes_of
-from humanpref.interfaces.shard import DONE, UNFINISHED, Outcome, ShardJudge, stem_of
+from humanpref.interfaces.shard import DONE, OUTPUTS, UNFINISHED, Outcome, ShardJudge, stem_of
 from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 from humanpref.version import __version__
 
 ENGINES = LOCAL, RAY = "local", "ray"
 RUN_FILE = "_run.json"
+NAME_BYTES = 255
+"""Maximum length of a file's name."""
 
 logger = logging.getLogger(__name__)
 
@@ -107,20 +108,22 @@ def judge_shards(
     if workers is not None and (engine != RAY or workers < 1):
         raise InputError(f"option --workers: expected at least 1 and --engine ray, got {workers}")
     shards = _shards(source)
-    with _opened(out, source, model, shards, format):
+    with _opened(out, source, model, shards, format) as finished:
         if engine == RAY:
             outcomes = outcomes_of(model, out, shards, workers, format)
         else:
             outcomes = map(ShardJudge(model, out, format).judge, shards)
-        return _told(outcomes, out, len(shards))
+        return _told(outcomes, finished, out, len(shards))
 
 
-def _told(outcomes: Iterable[Outcome], out: Path, shards: int) -> Total:
-    """Log the progress of a run and return its total. Raises InputError if a shard failed."""
+def _told(outcomes: Iterable[Outcome], finished: set[str], out: Path, shards: int) -> Total:
+    """Log the progress of a run and return its total, given the shards that were finished before
+    it. Raises InputError if a shard failed."""
     started, rows, skipped, errors = time.monotonic(), 0, 0, []
     for number, outcome in zip(range(1, shards + 1), outcomes, strict=True):
         rows += outcome.rows
-        skipped += outcome.skipped
+        # A cluster repeats a shard whose worker died after it had finished the shard.
+        skipped += outcome.skipped and stem_of(Path(outcome.shard)) in finished
         if outcome.error:
             errors.append(outcome.error)
             logger.warning("%s", outcome.error)
@@ -145,8 +148,11 @@ def _shards(source: Path) -> list[Path]:
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: expected a file; each folder of shards is judged separately")
-        if (other := stems.setdefault(stem_of(path), path)) != path:
+        stem = stem_of(path)
+        if (other := stems.setdefault(stem, path)) != path:
             raise InputError(f"{path}: its output would have the same name as that of {other.name}")
+        if len(os.fsencode(stem + OUTPUTS[0])) > NAME_BYTES:
+            raise InputError(f"{path}: the name is too long for that of its output")
     if not paths:
         raise InputError(f"{source}: cannot be read (a folder without files)")
     return paths
@@ -155,8 +161,9 @@ def _shards(source: Path) -> list[Path]:
 @contextlib.contextmanager
 def _opened(
     out: Path, source: Path, model: str | Path | None, shards: list[Path], format: str | None
-) -> Iterator[None]:
-    """Create the output folder, or check that it belongs to the same run, and lock it."""
+) -> Iterator[set[str]]:
+    """Create the output folder, or check that it belongs to the same run, and lock it. Yields the
+    stems of the finished shards."""
     run = {"humanpref": __version__, "model_sha256": _model_digest(model), "format": format}
     for folder in filter(None, (source, model)):
         if out.resolve().is_relative_to(Path(folder).resolve()):
@@ -173,12 +180,23 @@ def _opened(
             _check_same_run(out, run)
             if gone := finished - set(map(stem_of, shards)):
                 raise InputError(f"{out}: has shard {min(gone)!r}, which {source} does not have")
+        outputs = {stem_of(path) + suffix for path in shards for suffix in OUTPUTS}
+        if foreign := {name for name in os.listdir(out) if name[0] not in "._"} - outputs:
+            raise InputError(
+                f"{out}: has {min(foreign)!r}, which is not the output of a shard in {source}, and "
+                "which readers of the folder would read as one; remove it"
+            )
         write_json(out / RUN_FILE, run)
         # Only a killed run leaves anything here.
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         (out / UNFINISHED).mkdir()
         held.callback(shutil.rmtree, out / UNFINISHED, ignore_errors=True)
-        yield
+        yield finished
+        if _model_digest(model) != run["model_sha256"]:
+            raise InputError(
+                f"{model}: was changed while it judged, so that shards in {out} may be of two "
+                "models; name a new folder"
+            )
 
 
 def _check_same_run(out: Path, run: dict[str, str | None]) -> None:
@@ -196,9 +214,4 @@ def _check_same_run(out: Path, run: dict[str, str | None]) -> None:
 
 
 def _model_digest(model: str | Path | None) -> str:
-    """Return the SHA-256 of the names and contents of a model's files."""
-    folder = Artifact.load(model).folder if model else PACKAGED
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\n".encode())
-    return digest.hexdigest()
+    return folder_sha256(Artifact.load(model).folder if model else PACKAGED)

@@ -10,10 +10,10 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from humanpref.bar import Bar
 from humanpref.logloss import row_log_losses
 from humanpref.models.davidson import DavidsonRegression, Matrix
 from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
-from humanpref.training.progress import Bar
 
 INNER_FOLDS = 4
 ROUNDING = 1e-6

@@ -16,10 +16,10 @@ import numpy as np
 from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 
+from humanpref.bar import shown
 from humanpref.logloss import log_loss
 from humanpref.models.davidson import davidson_loss, davidson_probabilities
 from humanpref.models.inner_folds import Labelled, Splits, choosing_splits
-from humanpref.training.progress import shown
 
 INNER_FOLDS = 4
 MAX_STEPS = 300

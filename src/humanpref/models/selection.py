@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from humanpref.bar import shown
 from humanpref.files import read_json, write_json
-from humanpref.training.progress import shown
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from humanpref.bar import shown
 from humanpref.config.cpu import SparseOptions
 from humanpref.files import read_json, write_json
 from humanpref.models.arrays import STATE_FILE, load_arrays, save_arrays
@@ -152,7 +153,7 @@ def _vectorize(
     with contextlib.suppress(ValueError):
         if max_terms:
             vectorizer = _unfitted(options, min_df=least, max_features=max_terms)
-            matrix = vectorizer.fit_transform(distinct)
+            matrix = vectorizer.fit_transform(shown([*distinct], "learning terms", "text"))
             return vectorizer, matrix[[distinct[text] for text in texts]]
     return None, _terms(None, texts)
 
@@ -190,7 +191,8 @@ def _terms(vectorizer: TfidfVectorizer | None, texts: list[str]) -> sparse.csr_m
     if vectorizer is None:
         return sparse.csr_matrix((len(texts), 0))
     processes = processes_for(sum(map(len, texts)), PROCESS_CHARACTERS)
-    return sparse.vstack(in_parts(vectorizer.transform, texts, processes), format="csr")
+    parts = in_parts(vectorizer.transform, texts, processes, "counting terms")
+    return sparse.vstack(parts, format="csr")
 
 
 def _texts(column: pd.Series, options: SparseOptions) -> list[str]:

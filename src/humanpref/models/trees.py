@@ -12,11 +12,11 @@ import joblib
 import numpy as np
 import xgboost
 
+from humanpref.bar import Bar
 from humanpref.config.cpu import BoostedOptions
 from humanpref.files import read_json
 from humanpref.models.inner_folds import Splits
 from humanpref.schema import SWAPPED_CLASSES, refuse_failures
-from humanpref.training.progress import Bar
 
 BINS = 64
 """Maximum number of histogram bins per column. It is a quarter of XGBoost's default; training takes

@@ -9,6 +9,7 @@ import pandas as pd
 
 from humanpref.data import Fault, digest_of, has_ties, prompt_keys, read_faulty, read_pairs
 from humanpref.evaluation.axes import loading
+from humanpref.evaluation.intervals import share_interval
 from humanpref.evaluation.strengths import model_strengths
 from humanpref.files import folder_whole, write_json
 from humanpref.reports import charts, tables
@@ -41,7 +42,7 @@ def explore(
     out: str | Path,
     tokenizer: str | Path | None = None,
     format: str | None = None,
-    test: str | Path | None = None,
+    test: Any = None,
 ) -> dict[str, Any]:
     """Explore a file of pairs and write a report into `out`: `index.html`, `summary.json`,
     `figures/*.png` and `tables/*.csv`.
@@ -57,9 +58,10 @@ def explore(
         A folder with a tokenizer. If it is given, truncation is measured with this tokenizer.
     format : str, optional
         The format of the rows. By default, it is detected.
-    test : path, optional
-        Rows to predict, in any format. If they are given, the page shows both files side by side:
-        lengths, turns, languages, and the prompts that they share.
+    test : path or object, optional
+        Rows to predict, as any source that `humanpref.data.read_pairs` reads. If they are given,
+        the page shows both files side by side: lengths, turns, languages, and the prompts that they
+        share.
 
     Returns
     -------
@@ -191,6 +193,8 @@ def _draw(counted: Tables, figures: Path) -> None:
     if "models" in counted:
         _draw_models(counted, figures)
         _draw_pairs(counted, figures)
+    if "test_shares" in counted:
+        _draw_against_test(counted, figures / "test_shares.png")
     table = tables.rows_by_group_size(counted["prompt_groups"])
     label = "rows (vertical axis: rows that share the prompt)"
     charts.bars(figures / "prompt_groups.png", table.index, table, label)
@@ -207,6 +211,22 @@ def _draw(counted: Tables, figures: Path) -> None:
             xlabel="tokens that a model reads",
             ylabel="share of rows that are cut",
         )
+
+
+def _draw_against_test(counted: Tables, path: Path) -> None:
+    """Draw the shares of turns, characters and the most frequent languages in both files."""
+    table = counted["test_shares"].set_index("what")
+    groups = table[table.index.str.match("turns: |characters: ")]
+    spoken = table[table.index.str.startswith("prompt language: ")]
+    top = spoken.max(axis=1).nlargest(BARS, keep="first").index
+    drawn = pd.concat([groups, spoken[spoken.index.isin(top)]])
+    rows = counted["test_sizes"].set_index("what").loc["rows"]
+    series = {}
+    for name in ("train", "test"):
+        low, high = share_interval(drawn[name] * rows[name], rows[name])
+        series[name] = pd.DataFrame({"share": drawn[name], "low": low, "high": high})
+    names = drawn.index.str.removeprefix("prompt ")
+    charts.points(path, names, series, xlabel="share of rows")
 
 
 def _draw_lengths_and_ties(counted: Tables, figures: Path) -> None:

@@ -34,6 +34,15 @@ _RATIOS = {
     5: "over 5",
 }
 _TURNS = {0: "1", 2: "2", 3: "3", 4: "4", 5: "5 or more"}
+_CHARACTERS = {
+    0: "under 500",
+    500: "500-999",
+    1_000: "1,000-1,999",
+    2_000: "2,000-3,999",
+    4_000: "4,000-7,999",
+    8_000: "8,000-15,999",
+    16_000: "16,000 or more",
+}
 _GROUP_SIZES = {1: "1", 2: "2", 3: "3", 4: "4", 5: "5-9", 10: "10 or more"}
 _CASES = {
     A_EMPTY: "only A is empty",
@@ -264,26 +273,35 @@ def against_test(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, pd.DataFr
     -------
     dict
         Two tables with the columns `what`, `train` and `test`. `test_sizes`: rows, distinct
-        prompts, and quantiles of turns and characters. `test_shares`: shares of rows with several
-        turns, with a prompt that another row or the other file also has, with an empty prompt, with
-        an empty answer or two identical ones, and in each language.
+        prompts, and quantiles of turns and characters. `test_shares`: shares of rows with a prompt
+        that another row or the other file also has, with an empty prompt, with an empty answer or
+        two identical ones; by turns, by characters (of the prompt and both answers), and by
+        language.
     """
     counts, shares = {}, {}
     keys = {"train": pd.Series(prompt_keys(train)), "test": pd.Series(prompt_keys(test))}
     for name, other, pairs in (("train", "test", train), ("test", "train", test)):
         own = keys[name]
         counts[name] = {"rows": len(pairs), "prompts": own.nunique()}
-        for row in sizes(pairs, characters_of(pairs)).to_dict("records"):
+        characters, turns = characters_of(pairs), pairs["prompt"].map(len)
+        for row in sizes(pairs, characters).to_dict("records"):
             what = row.pop("what")
             counts[name] |= {f"{what}, {quantile}": value for quantile, value in row.items()}
-        spoken = languages(pairs).set_index("language")["share"]
+        groups = {
+            "turns": ranges(turns, _TURNS).value_counts(normalize=True, sort=False),
+            "characters": ranges(characters.sum(axis=1), _CHARACTERS).value_counts(
+                normalize=True, sort=False
+            ),
+            "prompt language": languages(pairs).set_index("language")["share"],
+        }
         shares[name] = {
-            "several turns": (pairs["prompt"].map(len) > 1).mean(),
             "prompt also in another row": own.duplicated(keep=False).mean(),
             "prompt also in the other file": own.isin(keys[other]).mean(),
             "empty prompt": pairs["prompt"].map(_is_empty).mean(),
             "empty or identical answers": (answer_cases(pairs) != "").mean(),
-        } | spoken.add_prefix("prompt language: ").to_dict()
+        }
+        for what, parts in groups.items():
+            shares[name] |= {f"{what}: {part}": share for part, share in parts.items()}
     return {"test_sizes": _side_by_side(counts), "test_shares": _side_by_side(shares).fillna(0.0)}
 
 

@@ -218,12 +218,10 @@ def _among(pairs: pd.DataFrame, keys: set[str]) -> np.ndarray:
 
 
 def _check_options(source: str, earlier: Config, config: Config) -> None:
-    idle = set(config.model.idle()) if isinstance(config.model, AdaptedOptions) else set()
+    free = _FREE | config.model.idle().keys()
     for name, wanted in vars(config.model).items():
-        if name.startswith("scratch_") and config.model.backbone != "scratch":
-            continue
         found = getattr(earlier.model, name)
-        if name not in _FREE | idle and found != wanted:
+        if name not in free and found != wanted:
             raise InputError(
                 f"option model.{name}: expected {found!r}, as in --from {source}, got {wanted!r}"
             )

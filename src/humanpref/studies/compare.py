@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from humanpref.config import Config, load_config
-from humanpref.data import digest_of, labels_of, prompt_keys, read_pairs
+from humanpref.config.loading import member_words
+from humanpref.data import digest_of, labels_of, prompt_keys, read_pairs, with_tie_column
 from humanpref.evaluation.metrics import accuracy, mean_and_interval
-from humanpref.files import read_json, write_csv, write_json, write_whole
+from humanpref.files import folder_sha256, read_json, write_csv, write_json, write_whole
 from humanpref.logloss import row_log_losses
 from humanpref.models import build_model, load_model
 from humanpref.models.base import CONFIG_FILE
@@ -36,6 +37,8 @@ from humanpref.studies.listing import training_summary
 logger = logging.getLogger(__name__)
 
 COMPARISON_FILE = "comparison.json"
+BASES = "bases"
+"""The key of `COMPARISON_FILE` with the digests of the pretrained weights of each training."""
 
 
 @dataclass(frozen=True)
@@ -174,19 +177,22 @@ def compare(
     _check_variants(variants, folds)
     pairs = read_pairs(train_csv, labels=True, format=format)
     claim = {"data_sha256": digest_of(pairs), "folds": folds}
-    _check_claim(out, claim)
+    bases = _check_claim(out, claim)
     missing: dict[str, Variant] = {}
     for variant in variants:
+        own = bases_of(variant.config())
         if (out / variant.folder).is_dir():
-            _trained(variant, out)
+            same_bases = bases.get(variant.folder, []) == own
+            _check_trained(_trained(variant, out), pairs, folds, same_bases)
         else:
             missing.setdefault(variant.folder, variant)
+        bases[variant.folder] = own
     for folder, variant in missing.items():
         with _named(folder):
             build_model(variant.config()).check()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        write_json(out / COMPARISON_FILE, claim)
+        write_json(out / COMPARISON_FILE, claim | {BASES: bases})
         with fresh_processes() as fresh, _ended_with_this_process():
             for folder, variant in missing.items():
                 logger.info("%s: training", folder)
@@ -235,18 +241,32 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
             )
 
 
-def _check_claim(out: Path, claim: dict[str, Any]) -> None:
-    """Raise InputError unless the folder is new or holds this comparison.
+def bases_of(config: Config) -> list[str]:
+    """Return the digests of the local folders with pretrained weights that a run starts from."""
+    backbone = getattr(config.model, "backbone", "")
+    digests = [folder_sha256(Path(backbone))] if backbone and Path(backbone).is_dir() else []
+    for member in getattr(config.model, "members", ()):
+        digests += bases_of(load_config(*member_words(member)))
+    return digests
+
+
+def _check_claim(out: Path, claim: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the digests of `bases_of` with which the folder's artifacts were trained. Raise
+    InputError unless the folder is new or holds this comparison.
 
     A comparison that has not trained anything yet may be replaced by any other.
     """
     path = out / COMPARISON_FILE
-    others = {*out.iterdir()} - {path} if out.exists() else {}
-    if others and not (path.is_file() and read_json(path) == claim):
+    if not out.exists() or not {*out.iterdir()} - {path}:
+        return {}
+    found = read_json(path) if path.is_file() else {}
+    bases = found.pop(BASES, {})
+    if found != claim:
         raise InputError(
             f"{out}: expected a new folder, or one with a comparison on the same rows, in the same "
             "order and with the same --folds; name a different folder"
         )
+    return bases
 
 
 def _trained(variant: Variant, out: Path) -> Artifact:
@@ -261,6 +281,20 @@ def _trained(variant: Variant, out: Path) -> Artifact:
             f"{artifact.folder}: trained with different options; remove it to train it again"
         )
     return artifact
+
+
+def _check_trained(
+    artifact: Artifact, pairs: pd.DataFrame, folds: int | None, same_bases: bool
+) -> None:
+    """Raise InputError if an artifact was trained on other rows or folds, or from other weights."""
+    differences = {
+        "on different rows": artifact.facts["data_sha256"] != digest_of(with_tie_column(pairs)),
+        "on different folds": artifact.oof[FOLD].nunique() != (folds or 1),
+        "from the weights of a different backbone": not same_bases,
+    }
+    for what, differs in differences.items():
+        if differs:
+            raise InputError(f"{artifact.folder}: trained {what}; remove it to train it again")
 
 
 def _tabulate(

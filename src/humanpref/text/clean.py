@@ -78,7 +78,8 @@ def preprocess(
     if processes > 1:
         token_memo()  # raises for missing corpora once, before any process starts
     work = functools.partial(_preprocess, variant=variant)
-    return [text for part in in_parts(work, texts, processes) for text in part]
+    parts = in_parts(work, texts, processes, "cleaning texts")
+    return [text for part in parts for text in part]
 
 
 def _preprocess(texts: list[str], variant: str) -> list[str]:

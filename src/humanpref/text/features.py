@@ -184,7 +184,9 @@ def structural_features(pairs: Columns) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = list(zip(pairs["prompt"], pairs["response_a"], pairs["response_b"], strict=True))
     characters = sum(len(turn) for row in rows for turns in row for turn in turns)
-    parts = in_parts(_features, rows, processes_for(characters, PROCESS_CHARACTERS))
+    parts = in_parts(
+        _features, rows, processes_for(characters, PROCESS_CHARACTERS), "computing features"
+    )
     x, z = zip(*parts, strict=True)
     return np.vstack(x), np.vstack(z)
 

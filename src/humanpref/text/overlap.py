@@ -9,6 +9,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
+from humanpref.bar import shown
 from humanpref.schema import TEXT_COLUMNS
 from humanpref.text.features import WORD
 
@@ -60,7 +61,10 @@ class Similarities:
             (n, 6), with the columns of `SYMMETRIC`: the absolute difference and the mean of
             cos(prompt, a) and cos(prompt, b), and cos(a, b).
         """
-        chunks = [self._cosines(pairs[i : i + CHUNK]) for i in range(0, len(pairs), CHUNK)]
+        starts = range(0, len(pairs), CHUNK)
+        chunks = [
+            self._cosines(pairs[i : i + CHUNK]) for i in shown(starts, "comparing texts", "part")
+        ]
         prompt_a, prompt_b, answers = np.concatenate(chunks, axis=1)
         difference = prompt_a - prompt_b
         return difference, np.hstack([np.abs(difference), (prompt_a + prompt_b) / 2, answers])
@@ -118,7 +122,7 @@ def trigram_counts(texts: list[str]) -> sparse.csr_matrix:
 
 def _idf(texts: list[str], counts, columns: int) -> np.ndarray:
     with_term = np.zeros(columns)
-    for i in range(0, len(texts), CHUNK):
+    for i in shown(range(0, len(texts), CHUNK), "learning terms", "part"):
         with_term += np.bincount(counts(texts[i : i + CHUNK]).indices, minlength=columns)
     return np.log((1 + len(texts)) / (1 + with_term)) + 1
 

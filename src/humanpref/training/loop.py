@@ -19,6 +19,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
+from humanpref.bar import Bar
 from humanpref.config.neural import LoopOptions
 from humanpref.schema import InputError
 from humanpref.training.batching import shuffled_windows
@@ -30,7 +31,7 @@ from humanpref.training.learned import frozen_embeddings, learned_state, load_le
 from humanpref.training.losses import Loss
 from humanpref.training.parameter_groups import parameter_groups
 from humanpref.training.precision import process_state, resolve
-from humanpref.training.progress import Bar, Progress
+from humanpref.training.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from accelerate.utils.memory import clear_device_cache
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from humanpref.bar import Bar
 from humanpref.training.batching import token_batches
 from humanpref.training.inputs import Collate, moved
 from humanpref.training.precision import DTYPES, process_state, resolve
-from humanpref.training.progress import Bar
 
 logger = logging.getLogger(__name__)
 

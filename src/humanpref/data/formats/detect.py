@@ -61,7 +61,7 @@ def text_columns(
     if len(found) > 1 and not lenient:
         raise InputError(
             f"{source}: has the columns of several formats, {' and '.join(found)}; choose one "
-            f"(--format {found[0]})"
+            f"(--format {found[0]}; with several files, {found[0]}:ROWS)"
         )
     columns = _TEXTS.get(found[0], TEXT_COLUMNS)
     return ("prompt", *columns) if columns == PAIR and "prompt" in header else columns

@@ -1,0 +1,107 @@
+"""Display long work: a bar with the time left on a terminal, about ten log lines elsewhere."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+QUIET_SECONDS = 10.0
+"""Minimum time between two log lines of a bar, and before its first."""
+FIRST_SECONDS = 60.0
+"""After this time, the first line does not wait for a tenth of the work to be done."""
+BAR_DELAY = 1.0
+"""Work that takes fewer seconds than this shows no bar."""
+
+
+class Bar:
+    """Shows how much of some work is done and how long the rest will take; silent in all processes
+    but the main one.
+
+    Parameters
+    ----------
+    name : str
+        The work, such as `epoch 1/3`.
+    total, done : int
+        The number of its steps, and how many of them an earlier session took.
+    unit : str
+        What a step is.
+    main : bool
+        Whether this is the main process.
+    quiet : float
+        Minimum number of seconds between two log lines.
+
+    Examples
+    --------
+    >>> bar = Bar("counting", total=3, unit="sheep")
+    >>> for _ in range(3):
+    ...     bar.advance()
+    >>> bar.close()
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        done: int = 0,
+        unit: str = "step",
+        main: bool = True,
+        quiet: float = QUIET_SECONDS,
+    ) -> None:
+        self.name, self.total, self.unit, self.main, self.quiet = name, total, unit, main, quiet
+        self.done = self.first = done
+        self.bar = tqdm(
+            total=total,
+            initial=done,
+            desc=name,
+            unit=unit,
+            unit_scale=total >= 100_000,
+            delay=BAR_DELAY,
+            leave=False,
+            disable=None if main else True,
+        )
+        self.started = self.told = time.perf_counter()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Show that this number of further steps is done."""
+        tenths, self.done = 10 * self.done // self.total, self.done + steps
+        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(steps)
+        if not (self.bar.disable and self.main):
+            return
+        now = time.perf_counter()
+        first = self.told == self.started and now - self.started >= FIRST_SECONDS
+        tenth = 10 * self.done // self.total > tenths and now - self.told >= self.quiet
+        if not (first or tenth):
+            return
+        self.told = now
+        left = (now - self.started) / (self.done - self.first) * (self.total - self.done)
+        amount = f"{self.done:,} of {self.total:,} {self.unit}s"
+        parts = [amount, note, f"{tqdm.format_interval(left)} left"]
+        logger.info("%s: %s", self.name, ", ".join(filter(None, parts)))
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+
+def shown(items: Sequence[T], name: str, unit: str = "step") -> Iterator[T]:
+    """Yield the items, and show how many of them the caller is done with.
+
+    Examples
+    --------
+    >>> [2 * item for item in shown([1, 2], "doubling")]
+    [2, 4]
+    """
+    bar = Bar(name, len(items), unit=unit)
+    try:
+        for item in items:
+            yield item
+            bar.advance()
+    finally:
+        bar.close()
