@@ -222,7 +222,7 @@ def test_the_examples_hold():
 
 
 def test_a_row_of_weight_0_is_the_same_as_none(pairs):
-    """Its words, too, are in no vocabulary, and its prompt in no inner fold."""
+    """Its words are in no vocabulary, and its prompt is in no inner fold."""
     labels, weights = labels_of(pairs), np.arange(len(pairs)) % 3 / 2
     kept = weights > 0
     fitted = SparseModel(min_rows=1).fit(pairs, labels, weights)
