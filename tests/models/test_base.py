@@ -233,3 +233,10 @@ def test_a_row_of_weight_0_is_the_same_as_none(pairs):
     np.testing.assert_array_equal(fitted.predict_proba(pairs), without.predict_proba(pairs))
     with pytest.raises(InputError, match="at least one row of positive weight, got none"):
         PriorModel().fit(pairs, labels, np.zeros(len(pairs)))
+
+
+def test_every_validation_row_needs_a_label(pairs):
+    """An encoder would notice only after its first epoch."""
+    labels = labels_of(pairs)
+    with pytest.raises(InputError, match="expected 3 validation labels, one per row, got 2"):
+        PriorModel().fit(pairs, labels, validation=(pairs[:3], labels[:2]))

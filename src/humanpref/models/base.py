@@ -207,10 +207,13 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """
         self.config  # noqa: B018 (accessing it validates the parameters)
         self.report_, self.held_out_ = {}, None
-        for name, values in (("labels", labels), ("weights", weights)):
-            if values is not None and len(values) != len(pairs):
+        given = [("labels", labels, pairs), ("weights", weights, pairs)]
+        if validation is not None:
+            given.append(("validation labels", validation[1], validation[0]))
+        for name, values, rows in given:
+            if values is not None and len(values) != len(rows):
                 raise InputError(
-                    f"fit: expected {len(pairs)} {name}, one per row, got {len(values)}"
+                    f"fit: expected {len(rows)} {name}, one per row, got {len(values)}"
                 )
         weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
         if (wrong := ~are_weights(weights)).any():
