@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -15,8 +16,9 @@ from transformers import AutoModel
 
 from humanpref.config import load_config
 from humanpref.config.neural import DecoderOptions
-from humanpref.models import build_model
-from humanpref.models.adapters import adapt, check_quantisation, import_peft, merged
+from humanpref.files import write_json
+from humanpref.models import build_model, load_model
+from humanpref.models.adapters import adapt, import_peft, merged
 from humanpref.schema import InputError
 
 
@@ -156,27 +158,14 @@ def test_an_old_torchao_is_hidden_while_peft_looks_for_it(loaded, monkeypatch):
     assert ("torchao" in sys.modules) == loaded
 
 
-def test_peft_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(InputError, match=r"^option model\.peft: needs peft: pip install"):
-        import_peft()
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        lambda bits: check_quantisation(DecoderOptions(quantisation=bits)),
-        lambda bits: build_model(
-            load_config("llama-3.2-1b-lora", overrides=[f"model.quantisation={bits}"])
-        ),
-    ],
-    ids=["to read", "to train"],
-)
-def test_quantisation_needs_bitsandbytes_and_no_gpu(check, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    check("4bit")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "peft" or None)
-    check("none")
-    message = r"option model\.quantisation: 4bit needs bitsandbytes: pip install .*\[quan"
-    with pytest.raises(InputError, match=f"^{message}"):
-        check("4bit")
+@pytest.mark.parametrize("library", ["peft", "bitsandbytes"])
+def test_a_library_that_is_not_installed_is_named(library, monkeypatch, tmp_path):
+    """Before anything is downloaded, trained or read."""
+    config = load_config("llama-3.2-1b-lora", overrides=["model.quantisation=4bit"])
+    write_json(tmp_path / "config.json", config.to_dict())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != library or None)
+    for use in (partial(build_model, config), partial(load_model, tmp_path)):
+        with pytest.raises(InputError, match=rf"^option model\..* needs {library}: pip install"):
+            use()
+    if library == "bitsandbytes":
+        build_model(load_config("llama-3.2-1b-lora"))

@@ -219,3 +219,24 @@ def test_the_examples_hold():
     found = doctest.testmod(base, extraglobs={"pairs": pairs, "model": model})
     assert found.attempted >= 9
     assert found.failed == 0
+
+
+def test_a_row_of_weight_0_is_the_same_as_none(pairs):
+    """Its words are in no vocabulary, and its prompt is in no inner fold."""
+    labels, weights = labels_of(pairs), np.arange(len(pairs)) % 3 / 2
+    kept = weights > 0
+    fitted = SparseModel(min_rows=1).fit(pairs, labels, weights)
+    without = SparseModel(min_rows=1).fit(
+        pairs[kept].reset_index(drop=True), labels[kept], weights[kept]
+    )
+    assert fitted.report_ == without.report_
+    np.testing.assert_array_equal(fitted.predict_proba(pairs), without.predict_proba(pairs))
+    with pytest.raises(InputError, match="at least one row of positive weight, got none"):
+        PriorModel().fit(pairs, labels, np.zeros(len(pairs)))
+
+
+def test_every_validation_row_needs_a_label(pairs):
+    """An encoder would notice only after its first epoch."""
+    labels = labels_of(pairs)
+    with pytest.raises(InputError, match="expected 3 validation labels, one per row, got 2"):
+        PriorModel().fit(pairs, labels, validation=(pairs[:3], labels[:2]))

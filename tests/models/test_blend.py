@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import load_file, save_file
 
 from humanpref.config import load_config
 from humanpref.config.cpu import BlendOptions
@@ -161,14 +160,10 @@ def test_members_that_cannot_be_blended(pairs, members, options, message):
         blend_of(*members, **options).fit(pairs, labels_of(pairs))
 
 
-@pytest.mark.parametrize("change", ["missing", "extra"])
-def test_loading_wants_exactly_its_members(pairs, tmp_path, change):
+def test_a_missing_member_is_named(pairs, tmp_path):
     blend_of("prior", folds=2).fit(pairs, labels_of(pairs)).save(tmp_path)
-    if change == "extra":
-        (tmp_path / "member-1").mkdir()
-    else:
-        (tmp_path / "member-0").rename(tmp_path.with_name("gone"))
-    with pytest.raises(InputError, match="expected the folders member-0, got"):
+    (tmp_path / "member-0").rename(tmp_path.with_name("gone"))
+    with pytest.raises(InputError, match=r"member-0/config\.json: cannot be read"):
         load_model(tmp_path)
 
 
@@ -225,22 +220,6 @@ def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pai
     assert loaded.swap_equivariant
     swapped = loaded.predict_proba(swap_pairs(odd))[:, [1, 0, 2]]
     np.testing.assert_allclose(swapped, loaded.predict_proba(odd), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ({"temperature": np.array([-1.0])}, "positive temperature"),
-        ({"rates": np.tile([0.1, 0.1, 0.7], (4, 1))}, "rates >= 0 that sum to 1"),
-        ({"rates": np.tile([-0.1, 0.1, 1.0], (4, 1))}, "rates >= 0 that sum to 1"),
-    ],
-)
-def test_a_state_that_is_not_a_correction_is_refused(pairs, tmp_path, damage, message):
-    blend_of("prior", folds=2).fit(pairs, labels_of(pairs)).save(tmp_path)
-    path = tmp_path / "model.safetensors"
-    save_file(load_file(path) | damage, path)
-    with pytest.raises(InputError, match=message):
-        load_model(tmp_path)
 
 
 def test_extra_rows_are_learned_and_judge_nothing(pairs, monkeypatch):

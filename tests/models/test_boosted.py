@@ -198,8 +198,7 @@ def test_the_columns_to_select_from_are_those_that_rank_highest(pairs, monkeypat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "booster-1.json").unlink(), "expected 2 boosters, got"),
-        (lambda folder: (folder / "booster-2.json").write_bytes(b"x"), "expected 2 boosters, got"),
+        (lambda folder: (folder / "booster-1.json").unlink(), "booster-1.json: cannot be read"),
         (
             lambda folder: (folder / "booster-1.json").write_bytes(b"{"),
             "booster-1.json: not valid JSON",

@@ -3,7 +3,7 @@ other libraries, is imported only when a model of that family is built."""
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from humanpref.config import Config, from_dict
@@ -23,18 +23,6 @@ __all__ = [
     "module_of",
 ]
 
-_CLASSES = {
-    "prior": "PriorModel",
-    "sparse": "SparseModel",
-    "embedding": "EmbeddingModel",
-    "boosted": "BoostedModel",
-    "encoder": "EncoderModel",
-    "blend": "BlendModel",
-    "dpo": "DpoModel",
-    "decoder": "DecoderModel",
-}
-"""The name of each family's model class. The module that defines it is named after the family."""
-
 _NEURAL = ("transformers", "tokenizers")
 _LIBRARIES = {
     "sparse": ("scikit-learn",),
@@ -52,6 +40,8 @@ _OPTION_LIBRARIES = (
 )
 """The libraries that individual model options need: the option, the values that need the library,
 the library, and the extra that installs it."""
+_FITTING = ("selection",)
+"""Options whose library only a fit needs."""
 
 
 def build_model(config: Config) -> Model:
@@ -63,12 +53,16 @@ def build_model(config: Config) -> Model:
         If a library that the family or one of its options needs is not installed.
     """
     model = model_of(config)
-    for option, value, library, extra in _needs(config):
+    _check_libraries(_needs(config))
+    return model
+
+
+def _check_libraries(needs: Iterable[tuple[str, str, str, str]]) -> None:
+    for option, value, library, extra in needs:
         if importlib.util.find_spec(library) is None:
             raise InputError(
                 f"option model.{option}: {value} needs {library}: {install_line(extra)}"
             )
-    return model
 
 
 def _needs(config: Config) -> Iterator[tuple[str, str, str, str]]:
@@ -101,7 +95,8 @@ def extras_of(config: Config) -> set[str]:
 
 
 def module_of(config: Config) -> str:
-    """Return the name of the module that implements the configuration's family."""
+    """Return the name of the module that implements the configuration's family: family `dpo` is the
+    class `DpoModel` in `humanpref.models.dpo`."""
     return f"humanpref.models.{config.family}"
 
 
@@ -117,7 +112,7 @@ def model_of(config: Config) -> Model:
         raise InputError(
             f"family {config.family} needs {error.name}: {install_line(extra)}"
         ) from None
-    return getattr(module, _CLASSES[config.family]).from_config(config)
+    return getattr(module, f"{config.family.title()}Model").from_config(config)
 
 
 def load_model(folder: str | Path) -> Model:
@@ -126,11 +121,14 @@ def load_model(folder: str | Path) -> Model:
     Raises
     ------
     InputError
-        If the model is incomplete or damaged, or cannot predict a row.
+        If the model is incomplete or damaged, or cannot predict a row, or if a library that it
+        needs is not installed.
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE
-    model = model_of(from_dict(read_json(path), str(path)))
+    config = from_dict(read_json(path), str(path))
+    model = model_of(config)
+    _check_libraries(need for need in _needs(config) if need[0] not in _FITTING)
     with refuse_failures(f"{folder}: cannot be used; is it complete?"):
         model.load_state(folder)
         model.try_out()

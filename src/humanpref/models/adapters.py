@@ -1,13 +1,11 @@
 """Parameter-efficient fine-tuning with peft: choose which weights of a frozen base are trained."""
 
-import importlib.util
 import sys
 from types import ModuleType
 
 from torch import nn
 
 from humanpref.config.neural import AdaptedOptions
-from humanpref.extras import install_line
 from humanpref.schema import InputError
 
 # Last layers of feed-forward blocks, as decoders name them: (IA)^3 scales their inputs.
@@ -20,16 +18,8 @@ def import_peft() -> ModuleType:
     Kaggle's image has torchao 0.10; peft 0.19 requires 0.16 and raises ImportError at the first
     LoRA layer, although nothing here uses torchao. So torchao is hidden while peft looks for it;
     peft caches the answer.
-
-    Raises
-    ------
-    InputError
-        If peft is not installed.
     """
-    try:
-        import peft
-    except ModuleNotFoundError:
-        raise InputError(f"option model.peft: needs peft: {install_line('torch')}") from None
+    import peft
     from peft.import_utils import is_torchao_available
 
     try:
@@ -128,15 +118,6 @@ def merged(backbone: nn.Module) -> nn.Module:
         A module that `adapt` returned, in float32; changed in place.
     """
     return backbone.merge_and_unload() if hasattr(backbone, "merge_and_unload") else backbone
-
-
-def check_quantisation(options: AdaptedOptions) -> None:
-    """Raise InputError if the options need bitsandbytes and it is not installed."""
-    if options.quantisation != "none" and importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(
-            f"option model.quantisation: {options.quantisation} needs bitsandbytes: "
-            f"{install_line('quantised')}"
-        )
 
 
 def keep_gradients(base: nn.Module) -> None:

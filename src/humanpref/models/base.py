@@ -185,7 +185,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         labels : ndarray
             (n,) integers in {0, 1, 2} (A, B, tie), or (n, 3) probabilities.
         weights : ndarray, optional
-            (n,) float, 0 or from 1e-9 to 1e9; weight 2 is equivalent to duplicating the row.
+            (n,) float, 0 or from 1e-9 to 1e9. Weight 2 is equivalent to duplicating the row, weight
+            0 to dropping it.
         validation : (DataFrame, ndarray), optional
             Rows on which metrics are reported. They are never used for training.
         checkpoint : Path, optional
@@ -196,8 +197,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         ------
         InputError
             If an option, a column, a cell or a weight is invalid, if the number of labels or
-            weights differs from the number of rows, or if a row is a tie and the model has two
-            classes.
+            weights differs from the number of rows, if no row has a positive weight, or if a row is
+            a tie and the model has two classes.
 
         Examples
         --------
@@ -206,19 +207,22 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         """
         self.config  # noqa: B018 (accessing it validates the parameters)
         self.report_, self.held_out_ = {}, None
-        if not len(pairs):
-            raise InputError("fit: expected at least one row, got none")
-        for name, values in (("labels", labels), ("weights", weights)):
-            if values is not None and len(values) != len(pairs):
+        given = [("labels", labels, pairs), ("weights", weights, pairs)]
+        if validation is not None:
+            given.append(("validation labels", validation[1], validation[0]))
+        for name, values, rows in given:
+            if values is not None and len(values) != len(rows):
                 raise InputError(
-                    f"fit: expected {len(pairs)} {name}, one per row, got {len(values)}"
+                    f"fit: expected {len(rows)} {name}, one per row, got {len(values)}"
                 )
         weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
         if (wrong := ~are_weights(weights)).any():
             raise InputError(f"fit: weights: expected {WEIGHTS}, got {weights[wrong][0]:g}")
         if not self.ties:
             refuse_ties(as_probabilities(labels), weights, "fit")
-        rows = Labelled(as_pairs(pairs), as_probabilities(labels), weights)
+        rows = Labelled(as_pairs(pairs), as_probabilities(labels), weights).part(weights > 0)
+        if not len(rows.pairs):
+            raise InputError("fit: expected at least one row of positive weight, got none")
         if validation is not None:
             validation = as_pairs(validation[0]), as_probabilities(validation[1])
         self.learn(rows, validation, checkpoint)
@@ -227,7 +231,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     @abstractmethod
     def learn(self, rows: Labelled, validation: Validation | None, checkpoint: Path | None) -> None:
         """Do the work of `fit`, which has validated the arguments. The labels of `rows` are (n, 3)
-        and the weights (n,), both float64."""
+        and the weights (n,), both float64; all weights are positive."""
 
     @abstractmethod
     def predict_proba(self, pairs: pd.DataFrame) -> np.ndarray:

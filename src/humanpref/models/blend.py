@@ -260,27 +260,14 @@ def read_state(folder: Path, config: Config) -> tuple[Blend, list[Path]]:
     Raises
     ------
     InputError
-        If the state is incomplete or invalid.
+        If the blend's own state is incomplete.
     """
-    path = folder / STATE_FILE
     shapes = {"weights": (None,), "temperature": (1,), "rates": (len(CASES), 3)}
-    arrays = load_arrays(path, shapes)
-    weights, temperature = arrays["weights"], float(arrays["temperature"][0])
-    rates = arrays["rates"]
-    if (weights < 0).any() or abs(weights.sum() - 1) >= 1e-6 or temperature <= 0:
-        raise InputError(f"{path}: expected weights >= 0 that sum to 1 and a positive temperature")
-    if (rates < 0).any() or not np.isin(rates.sum(axis=1).round(6), (0, 1)).all():
-        raise InputError(f"{path}: expected rates >= 0 that sum to 1, or to 0, in each row")
-    expected = [f"member-{number}" for number in range(len(weights))]
-    actual = [entry.name for entry in folder.iterdir() if entry.is_dir()]
-    if set(expected) != set(actual):
-        raise InputError(
-            f"{folder}: expected the folders {', '.join(expected)}, got "
-            f"{', '.join(sorted(actual)) or 'none'}"
-        )
-    correction, ties = Correction(temperature, rates), config.training.classes != 2
-    blend = Blend(config.model.mean, weights, correction, ties)
-    return blend, [folder / name for name in expected]
+    arrays = load_arrays(folder / STATE_FILE, shapes)
+    weights, (temperature,) = arrays["weights"], arrays["temperature"].tolist()
+    correction = Correction(temperature, arrays["rates"])
+    blend = Blend(config.model.mean, weights, correction, config.training.classes != 2)
+    return blend, [folder / f"member-{number}" for number in range(len(weights))]
 
 
 def write_blend(

@@ -112,10 +112,8 @@ class BoostedModel(Model, family="boosted"):
         self.similarities_, self.selection_ = Similarities(), None
         self.similarities_.word_idf_ = arrays["word_idf"]
         self.similarities_.character_idf_ = arrays["character_idf"]
-        paths, seeds = sorted(folder.glob(BOOSTER_FILE.format("*"))), self.config.model.seeds
-        if len(paths) != seeds:
-            raise InputError(f"{folder}: expected {seeds} boosters, got {len(paths)}")
-        self.boosters_ = [load_booster(path, self.ties) for path in paths]
+        paths = map(BOOSTER_FILE.format, range(self.config.model.seeds))
+        self.boosters_ = [load_booster(folder / path, self.ties) for path in paths]
         # Each booster file holds the names of the columns that it was trained on.
         names = [tuple(booster.feature_names or ()) for booster in self.boosters_]
         if len(set(names)) > 1 or not names[0] or not set(names[0]) <= set(COLUMNS):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -84,9 +84,8 @@ def base_digest(folder: Path) -> str:
         If a file holds something other than tensors; see also `weights_files`.
     """
     files = weights_files(folder)
-    stats = [(str(path.resolve()), path.stat()) for path in files]
-    seen = repr([(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats])
-    key = hashlib.sha256(seen.encode("utf-8", "surrogateescape")).hexdigest()
+    seen = repr(stamps(files)).encode("utf-8", "surrogateescape")
+    key = hashlib.sha256(seen).hexdigest()
     known = json.loads(os.environ.get(DIGESTS_VARIABLE, "{}"))
     if key not in known:
         digest = hashlib.sha256()
@@ -96,6 +95,13 @@ def base_digest(folder: Path) -> str:
         known[key] = digest.hexdigest()
         os.environ[DIGESTS_VARIABLE] = json.dumps(known)
     return known[key]
+
+
+def stamps(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Return the path, size and modification time of each file. Files that kept them are taken for
+    unchanged."""
+    stats = ((str(path.resolve()), path.stat()) for path in files)
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
 
 def convert(files: list[Path], target: Path) -> None:

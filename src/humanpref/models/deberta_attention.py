@@ -32,7 +32,8 @@ ALIGNMENT = 8
 
 
 def fuse_attention(backbone: nn.Module) -> bool:
-    """Replace the attention of a DeBERTa-v2 or -v3 in place; any other model is left as it is.
+    """Replace the attention of a DeBERTa-v2 or -v3 in place. Any other model is left as it is, and
+    so is one with only one of the two position terms.
 
     Weights and their names do not change, and real tokens get the same states up to rounding. Only
     the states of padding differ, to which no real token attends. Dropout of the probabilities draws
@@ -56,7 +57,9 @@ def fuse_attention(backbone: nn.Module) -> bool:
     encoders = [
         module
         for module in backbone.modules()
-        if isinstance(module, DebertaV2Encoder) and module.relative_attention
+        if isinstance(module, DebertaV2Encoder)
+        and module.relative_attention
+        and {"c2p", "p2c"} <= {*module.layer[0].attention.self.pos_att_type}
     ]
     for encoder in encoders:
         encoder.__class__ = FusedEncoder
@@ -99,23 +102,18 @@ class FusedSelfAttention(DisentangledSelfAttention):
         rel_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, None]:
         """Attend within each sequence: (n, L, width) to (n, L, width)."""
-        has_c2p = "c2p" in self.pos_att_type
-        has_p2c = "p2c" in self.pos_att_type
-        scale = 1 / math.sqrt(self.attention_head_size * (1 + has_c2p + has_p2c))
+        scale = 1 / math.sqrt(3 * self.attention_head_size)
         states = hidden_states if query_states is None else query_states
         query = self.by_head(self.query_proj(states))
         key, value = (
             self.by_head(proj(hidden_states)) for proj in (self.key_proj, self.value_proj)
         )
         embeddings = self.pos_dropout(rel_embeddings)
-        keys_of = queries_of = None
-        if has_c2p:
-            project = self.key_proj if self.share_att_key else self.pos_key_proj
-            # The distance i - j falls from key to key, and rises from query to query.
-            keys_of = self.laid_out(project(embeddings) * scale, relative_pos.flip(0))
-        if has_p2c:
-            project = self.query_proj if self.share_att_key else self.pos_query_proj
-            queries_of = self.laid_out(project(embeddings) * scale, relative_pos)
+        to_key = self.key_proj if self.share_att_key else self.pos_key_proj
+        to_query = self.query_proj if self.share_att_key else self.pos_query_proj
+        # The distance i - j falls from key to key, and rises from query to query.
+        keys_of = self.laid_out(to_key(embeddings) * scale, relative_pos.flip(0))
+        queries_of = self.laid_out(to_query(embeddings) * scale, relative_pos)
         mask = PositionMask.apply(query, key, keys_of, queries_of, attention_mask)
         context = scaled_dot_product_attention(
             *(states.permute(1, 0, 2, 3) for states in (query, key, value, mask)),
@@ -146,8 +144,8 @@ class PositionMask(Function):
         ctx: Any,
         query: Tensor,
         key: Tensor,
-        keys_of: Tensor | None,
-        queries_of: Tensor | None,
+        keys_of: Tensor,
+        queries_of: Tensor,
         real: Tensor | None,
     ) -> Tensor:
         """Take `query` and `key`, (heads, n, L, size), and the embeddings by distance, (heads,
@@ -175,27 +173,18 @@ class PositionMask(Function):
         return of_query, of_key, of_keys_of, of_queries_of, None
 
 
-def products(states: Tensor, by_distance: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+def products(states: Tensor, by_distance: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield each block of K positions with the products of its states, from (heads, n, L, size),
-    and the embeddings by distance, (heads, size, 2 L - 1): (heads, n, K, L); without embeddings,
-    zeros."""
-    length = states.shape[2]
-    for block, distances in blocks(length):
+    and the embeddings by distance, (heads, size, 2 L - 1): (heads, n, K, L)."""
+    for block, distances in blocks(states.shape[2]):
         own = states[:, :, block]
-        if by_distance is None:
-            yield block, own.new_zeros(()).expand(*own.shape[:3], length)
-        else:
-            wide = torch.bmm(own.flatten(1, 2), by_distance[..., distances])
-            yield block, shifted(wide.unflatten(1, own.shape[1:3]))
+        wide = torch.bmm(own.flatten(1, 2), by_distance[..., distances])
+        yield block, shifted(wide.unflatten(1, own.shape[1:3]))
 
 
-def of_products(
-    states: Tensor, by_distance: Tensor | None, gradient: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
+def of_products(states: Tensor, by_distance: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of the states and of the embeddings by distance, where `gradient` is
     that of the products of all positions, (heads, n, L, L)."""
-    if by_distance is None:
-        return None, None
     rows = states.shape[1]
     of_states, of_distances = torch.empty_like(states), torch.zeros_like(by_distance)
     for block, distances in blocks(states.shape[2]):

@@ -185,7 +185,7 @@ class DpoModel(NeuralModel, family="dpo"):
         if training.ties == "drop":
             learned &= rows.labels[:, :2].sum(axis=1) > 0
         self.begin(rows.pairs)
-        if (rows.weights * learned).sum() > 0:
+        if learned.any():
             part = rows.part(learned)
             inputs = self.referenced(self.inputs(part.pairs))
             self.optimize(part, inputs, RewardReport(training), validation, checkpoint)
@@ -213,7 +213,7 @@ class DpoModel(NeuralModel, family="dpo"):
     def rewards(self, pairs: pd.DataFrame) -> np.ndarray:
         """Compute the implicit reward beta (log pi - log pi_ref) of only response A of each row,
         (n,) float64, in nats."""
-        inputs = self.referenced(self.inputs(pairs, answered_alone))
+        inputs = self.referenced(self.inputs(pairs, lambda pair: [answered(pair)]))
         return self.config.training.beta * self.log_ratios(inputs)[:, 0]
 
     def margins_of(self, inputs: TokenRows) -> np.ndarray:
@@ -272,11 +272,6 @@ class DpoModel(NeuralModel, family="dpo"):
         base = load_base(self.base_.folder, self.base_.config, self.config.model, kind)
         self.module_ = self.policy(base)
         load_state_strictly(self.module_, folder / STATE_FILE)
-
-
-def answered_alone(pair: Pair) -> list[Sequence]:
-    """Format response A's conversation."""
-    return [answered(pair)]
 
 
 def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.base import clone
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from humanpref.config import Config, from_dict, load_config
 from humanpref.config.neural import EncoderOptions
 from humanpref.data import grouped_folds, prompt_keys
-from humanpref.files import read_json
 from humanpref.logloss import clipped_log
+from humanpref.models import load_model
 from humanpref.models.backbone import check_encoder, load_backbone
-from humanpref.models.base import CONFIG_FILE, Model, Validation
+from humanpref.models.base import Model, Validation
 from humanpref.models.deberta_attention import fuse_attention
 from humanpref.models.heads import EQUIVARIANT_HEADS, build_head, encoded_dual, encoded_joint
 from humanpref.models.hidden import hidden_states
@@ -161,9 +161,7 @@ class EncoderModel(NeuralModel, family="encoder"):
         load_state_strictly(self.module_, folder / STATE_FILE)
         self.offset_ = None
         if self.config.model.offset != "none":
-            path = folder / OFFSET_FOLDER / CONFIG_FILE
-            self.offset_ = SparseModel.from_config(from_dict(read_json(path), str(path)))
-            self.offset_.load_state(folder / OFFSET_FOLDER)
+            self.offset_ = load_model(folder / OFFSET_FOLDER)
 
     def build(self, pairs: pd.DataFrame) -> None:
         options: EncoderOptions = self.config.model
@@ -191,11 +189,9 @@ class EncoderModel(NeuralModel, family="encoder"):
         self.offset_ = None
         inputs = self.inputs(rows.pairs)
         if self.config.model.offset != "none":
-            config = load_config("sparse", None, ("model.max_terms=0", f"seed={self.config.seed}"))
-            shared = replace(config.training, classes=training.classes)
-            config = replace(config, training=shared)
-            self.offset_ = SparseModel.from_config(config).fit(*rows)
-            inputs = with_offset(inputs, out_of_fold_logits(config, *rows))
+            structural = SparseModel(max_terms=0, classes=training.classes, seed=self.seed)
+            self.offset_ = structural.fit(*rows)
+            inputs = with_offset(inputs, out_of_fold_logits(structural, rows))
         if training.swap_augmentation and self.is_dual:
             inputs, loss = replace(inputs, flags={"both_orders": True}), both_orders(loss)
         self.optimize(rows, inputs, loss, validation, checkpoint)
@@ -262,22 +258,19 @@ def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
     return logs - logs.mean(axis=1, keepdims=True)
 
 
-def out_of_fold_logits(
-    config: Config, pairs: pd.DataFrame, labels: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Predict logits (n, 3) with sparse models that did not see the row's prompt; zeros if there is
-    only one prompt.
+def out_of_fold_logits(model: Model, rows: Labelled) -> np.ndarray:
+    """Predict logits (n, 3) with copies of a model that did not see the row's prompt; zeros
+    if there is only one prompt.
 
     A model is more confident on the rows on which it was fitted; an encoder that adds to such
     logits would learn to dampen them.
     """
-    offset = np.zeros((len(pairs), 3))
-    folds = min(OFFSET_FOLDS, len(set(prompt_keys(pairs))))
+    offset = np.zeros((len(rows.pairs), 3))
+    folds = min(OFFSET_FOLDS, len(set(prompt_keys(rows.pairs))))
     if folds < 2:
         return offset
-    fold = grouped_folds(pairs, folds, config.seed, labels)
+    fold = grouped_folds(rows.pairs, folds, model.seed, rows.labels)
     for held in (fold == number for number in range(folds)):
-        kept, out = pairs[~held].reset_index(drop=True), pairs[held].reset_index(drop=True)
-        model = SparseModel.from_config(config).fit(kept, labels[~held], weights[~held])
-        offset[held] = centred_logits(model, out)
+        fitted = clone(model).fit(*rows.part(~held))
+        offset[held] = centred_logits(fitted, rows.part(held).pairs)
     return offset

@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig
 
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.files import write_json
-from humanpref.models.adapters import check_quantisation, keep_gradients
+from humanpref.models.adapters import keep_gradients
 from humanpref.models.backbone import attention_of
 from humanpref.models.bases import BASE_FILE, public_name, remember
 from humanpref.models.checkpoint import base_digest
@@ -26,6 +26,7 @@ from humanpref.models.pretrained import (
     check_ids,
     find_base,
     load_backbone_config,
+    load_pretrained,
     load_tokenizer,
     loading,
 )
@@ -125,17 +126,11 @@ def own_autocast(backbone: nn.Module) -> AbstractContextManager:
 
 
 def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the decoder's last hidden states, (n, length, width), the same for padding on either
-    side, under `own_autocast`."""
-    # Positions count only real tokens; by default, transformers also counts padding.
-    positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+    """Return the decoder's last hidden states, (n, length, width), under `own_autocast`. The ids
+    are padded on the right."""
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     with own_autocast(backbone):
-        return backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            use_cache=False,
-        ).last_hidden_state
+        return backbone(**inputs, use_cache=False).last_hidden_state
 
 
 def check_room(template: Template, options: AdaptedOptions) -> None:
@@ -158,27 +153,14 @@ def load_base(place: Path, config: Any, options: AdaptedOptions, kind: type) -> 
     InputError
         If it cannot be loaded or lacks weights, or if this device does not support the dtype.
     """
-    check_quantisation(options)
     device, dtype = process_state().device, base_dtype(options)
-    placed = {} if device.type == "cpu" else {"device_map": {"": device}}
+    placed: dict[str, Any] = {} if device.type == "cpu" else {"device_map": {"": device}}
     if options.quantisation != "none":
         placed = {"quantization_config": _quantisation(options), "device_map": {"": device}}
-    with loading(str(place), "weights"):
-        base, info = kind.from_pretrained(
-            place,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention_of(config),
-            trust_remote_code=False,
-            output_loading_info=True,
-            **placed,
-        )
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise InputError(
-            f"backbone {place}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
-            f"{', '.join(missing[:3])}"
-        )
+    attention = attention_of(config)
+    base = load_pretrained(
+        str(place), place, kind, config=config, dtype=dtype, attn_implementation=attention, **placed
+    )
     keep_gradients(base)
     prepare(base, device)
     return base

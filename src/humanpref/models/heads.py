@@ -222,24 +222,18 @@ def build_head(
 
     def network(inputs: int, outputs: int = 3) -> nn.Sequential:
         norm = [nn.LayerNorm(inputs * width)] if layer_norm else []
-        if name == "linear":
-            return nn.Sequential(*norm, nn.Dropout(dropout), nn.Linear(inputs * width, outputs))
-        inner = [nn.Linear(inputs * width, width), nn.GELU(), nn.Linear(width, outputs)]
-        return nn.Sequential(*norm, nn.Dropout(dropout), *inner)
+        hidden = [] if name == "linear" else [nn.Linear(inputs * width, width), nn.GELU()]
+        last = nn.Linear(width if hidden else inputs * width, outputs)
+        if zero_start:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        return nn.Sequential(*norm, nn.Dropout(dropout), *hidden, last)
 
-    head: nn.Module
     if name in LINKS:
-        head = TieHead(name, margin=network(3, 1), tie=network(4, 1))
-    elif name == "attention":
+        return TieHead(name, margin=network(3, 1), tie=network(4, 1))
+    if name == "attention":
         attention = nn.MultiheadAttention(width, attention_heads, batch_first=True)
-        head = AttentionHead(attention, network(6))
-    elif name == "interaction":
-        head = VectorHead(interactions, network(4))
-    else:
-        head = VectorHead(concatenated, network(2))
-    if zero_start:
-        for part in head.children():
-            if isinstance(part, nn.Sequential):
-                nn.init.zeros_(part[-1].weight)
-                nn.init.zeros_(part[-1].bias)
-    return head
+        return AttentionHead(attention, network(6))
+    if name == "interaction":
+        return VectorHead(interactions, network(4))
+    return VectorHead(concatenated, network(2))

@@ -95,20 +95,15 @@ class PairNetwork:
             place(parameters)
             units = [self._units(inputs) for inputs in orders]
             loss, by_d, by_nu = davidson_loss(*self._scores(*units), labels, weights)
-            by_w, by_b, by_v = (
-                np.zeros_like(self.w_),
-                np.zeros_like(self.b_),
-                np.zeros_like(self.v_),
-            )
+            loss += penalties @ parameters**2 / 2
+            gradient = penalties * parameters
+            gradient[-1] += by_nu.sum()
             for inputs, own, sign in zip(orders, units, (1, -1), strict=True):
                 by_outputs = np.stack([sign * by_d, by_nu], axis=1)
-                by_v += own.T @ by_outputs
                 by_sums = by_outputs @ self.v_.T * (1 - own**2)
-                by_w += inputs.T @ by_sums
-                by_b += by_sums.sum(axis=0)
-            gradient = np.concatenate([by_w.ravel(), by_b, by_v.ravel(), [by_nu.sum()]])
-            loss += penalties @ parameters**2 / 2
-            return loss / total, (gradient + penalties * parameters) / total
+                parts = inputs.T @ by_sums, by_sums.sum(axis=0), own.T @ by_outputs
+                gradient[:-1] += np.concatenate([part.ravel() for part in parts])
+            return loss / total, gradient / total
 
         def callback(intermediate_result: OptimizeResult) -> None:
             place(intermediate_result.x)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from humanpref.models.backbone import check_encoder, is_decoder, load_backbone
+from humanpref.models.checkpoint import stamps
 from humanpref.models.pretrained import backbone_facts, load_tokenizer, local_folder
 from humanpref.models.sentence_folder import (
     Instructions,
@@ -319,7 +320,8 @@ def load_frozen(
     options = max_length, prompt_instruction, response_instruction
     # A large encoder takes minutes to load and as much memory again: do not load it a second time
     # while its files are unchanged.
-    key = (_files(local_folder(name)), *options)
+    files = filter(Path.is_file, sorted(local_folder(name).resolve().rglob("*")))
+    key = (stamps(files), *options)
     encoder = _OPENED.get(key) or FrozenEncoder(name, *options)
     if digest not in (None, encoder.digest):
         raise InputError(
@@ -332,10 +334,3 @@ def load_frozen(
 
 _IN_USE: weakref.WeakValueDictionary[str, FrozenEncoder] = weakref.WeakValueDictionary()
 _OPENED: weakref.WeakValueDictionary[tuple[Any, ...], FrozenEncoder] = weakref.WeakValueDictionary()
-
-
-def _files(folder: Path) -> tuple[Any, ...]:
-    """Return the path, size and modification time of every file below a folder."""
-    files = filter(Path.is_file, sorted(folder.resolve().rglob("*")))
-    stats = ((path, path.stat()) for path in files)
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)

@@ -26,7 +26,6 @@ from humanpref.models.blocks import (
 )
 from humanpref.models.davidson import DavidsonRegression
 from humanpref.models.inner_folds import Labelled
-from humanpref.schema import InputError
 from humanpref.text.clean import preprocess
 from humanpref.text.features import (
     ANTISYMMETRIC,
@@ -110,9 +109,8 @@ class SparseModel(Model, family="sparse"):
         write_json(folder / VOCABULARY_FILE, vocabularies)
 
     def load_state(self, folder: Path) -> None:
-        path = folder / VOCABULARY_FILE
-        vocabularies = read_json(path)
-        responses, prompts = (_read_terms(path, vocabularies, n) for n in ("responses", "prompts"))
+        vocabularies = read_json(folder / VOCABULARY_FILE)
+        responses, prompts = vocabularies["responses"], vocabularies["prompts"]
         # There is one additional symmetric column, which is not scaled: the answers' cosine.
         shapes = state_shapes(len(responses), len(prompts) + 1, len(ANTISYMMETRIC), len(SYMMETRIC))
         shapes |= {"responses_idf": (len(responses),), "prompts_idf": (len(prompts),)}
@@ -156,17 +154,6 @@ def _vectorize(
             matrix = vectorizer.fit_transform(shown([*distinct], "learning terms", "text"))
             return vectorizer, matrix[[distinct[text] for text in texts]]
     return None, _terms(None, texts)
-
-
-def _read_terms(path: Path, vocabularies: Any, name: str) -> list[str]:
-    terms = vocabularies.get(name) if isinstance(vocabularies, dict) else None
-    if not (
-        isinstance(terms, list)
-        and all(isinstance(term, str) for term in terms)
-        and len(set(terms)) == len(terms)
-    ):
-        raise InputError(f"{path}: {name}: expected a list of distinct terms")
-    return terms
 
 
 def _restored(terms: list[str], idf: np.ndarray, options: SparseOptions) -> TfidfVectorizer | None:
