@@ -54,9 +54,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_lines(name: str, found: Any) -> None:
-    """Print an estimate, or that none is needed."""
+    """Print an estimate, or that the run needs no GPU."""
     if found is None:
-        print(f"{name}: needs no GPU; docs/results.md has times that were measured on a CPU")
+        print(f"{name}: needs no GPU, since no model in it is pretrained")
     else:
         print("\n".join(found.lines()))
 

@@ -4,9 +4,9 @@ and those of inference.
 The hours come from a roofline (`humanpref.training.roofline`) and the rows' lengths in tokens.
 """
 
-import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,19 +14,17 @@ from humanpref.config import Config
 from humanpref.config.gpu import needs_gpu
 from humanpref.config.neural import LORA, AdaptedOptions, LoopOptions
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.demand import SLOWER, Estimate
+from humanpref.runs.frozen import embedding_hours, embedding_memory, frozen_models, windows_of
 from humanpref.runs.lengths import Lengths, assumed_lengths, per_row, sequence_lengths
 from humanpref.schema import InputError
 from humanpref.training.batching import micro_batches, shuffled_windows, token_batches
-from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
+from humanpref.training.memory import MemoryEstimate, advice
 from humanpref.training.roofline import T4, Device, Passes, step_seconds
 from humanpref.training.shapes import Shape
 
 ROWS, TEST_ROWS = 57_477, 25_000
 """Rows of the competition's training file and of its hidden test file."""
-TRAIN_HOURS, SUBMISSION_HOURS = 12, 9
-"""Kaggle's limits for a run with a GPU and for a submission."""
-SLOWER = 2
-"""A real run takes from 1 to this many times as long as the roofline says."""
 DECIDED = 0.7
 """Share of those rows that are not ties."""
 SAMPLE = 4_000
@@ -35,96 +33,6 @@ CHUNK = 1_024
 """Positions that DPO scores at once (`humanpref.models.dpo`)."""
 BACKBONE_TOKENS = 16_384
 """Tokens that a backbone reads at once in inference (`humanpref.models.hidden`)."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run takes, in GiB and hours.
-
-    Attributes
-    ----------
-    name : str
-        The run.
-    gib, least_gib : float
-        Memory of training as it is set, and with one row at a time.
-    changes : list of str
-        Options that let training fit into a T4.
-    train : dict
-        Hours by number of GPUs; empty if nothing is trained.
-    predict : tuple
-        Hours on two GPUs for one order of A and B, and for both.
-    assumptions : list of str
-    """
-
-    name: str
-    gib: float = 0.0
-    least_gib: float = 0.0
-    changes: list[str] = field(default_factory=list)
-    train: dict[int, float] = field(default_factory=dict)
-    predict: tuple[float, float] = (0.0, 0.0)
-    assumptions: list[str] = field(default_factory=list)
-
-    @property
-    def impossible(self) -> str:
-        """Why the training cannot succeed on Kaggle; empty if it can."""
-        if self.least_gib > T4_GIB:
-            return f"training needs {self.least_gib:.1f} GiB, and a T4 has {T4_GIB:.0f}"
-        if self.train and min(self.train.values()) > TRAIN_HOURS:
-            hours = _range(min(self.train.values()))
-            return f"training takes {hours} h, and Kaggle allows {TRAIN_HOURS}"
-        return ""
-
-    def verdict(self) -> str:
-        """Return the memory and the hours in one line, with what does not fit."""
-        parts = []
-        if self.train:
-            best = min(self.train, key=self.train.__getitem__)
-            where = "one T4" if best == 1 else "two T4"
-            parts += [f"training {self.gib:.1f} GiB, {_range(self.train[best])} h on {where}"]
-        parts += [f"inference {_range(self.predict[0])} h (both orders {_range(self.predict[1])})"]
-        return f"estimate: {', '.join(parts)}: {self._judged()}"
-
-    def _judged(self) -> str:
-        if self.impossible:
-            return f"cannot fit: {self.impossible}"
-        one, both = (SLOWER * hours > SUBMISSION_HOURS for hours in self.predict)
-        doubts = {
-            "training runs out of memory": self.gib > T4_GIB,
-            "training runs out of time": SLOWER * min(self.train.values(), default=0) > TRAIN_HOURS,
-            "inference reads shortened inputs": one,
-            "only part of the rows is read in both orders": both and not one,
-        }
-        named = "; ".join(itertools.compress(doubts, doubts.values()))
-        return f"may not fit: {named}" if named else "fits"
-
-    def lines(self) -> list[str]:
-        """Return the report for people."""
-        lines = [self.name]
-        if self.train:
-            lines += [f"  memory     {self.gib:.1f} GiB of the {T4_GIB:.0f} of a T4"]
-            lines += [f"             to reduce it: {change}" for change in self.changes]
-            hours = ", ".join(
-                f"{_range(hours)} h on {'one T4' if gpus == 1 else 'two'}"
-                for gpus, hours in self.train.items()
-            )
-            lines += [f"  training   {hours}; Kaggle allows {TRAIN_HOURS} h"]
-        one, both = map(_range, self.predict)
-        lines += [
-            f"  inference  {one} h on two T4, {both} h in both orders of A and B; Kaggle allows "
-            f"{SUBMISSION_HOURS} h",
-            f"  verdict    {self._judged()}",
-            *(f"  assumed    {assumption}" for assumption in self.assumptions),
-        ]
-        return lines
-
-
-def _range(hours: float) -> str:
-    """Write a time as a range from it to twice it.
-
-    >>> _range(0.0312), _range(35.2)
-    ('0.031-0.062', '35-70')
-    """
-    return "-".join(f"{h:.0f}" if h >= 10 else f"{h:.2g}" for h in (hours, SLOWER * hours))
 
 
 def estimate(
@@ -158,16 +66,26 @@ def estimate(
     Returns
     -------
     Estimate or None
-        None if the run needs no GPU.
+        None if no model of the run is pretrained, so that none needs a GPU.
 
     Raises
     ------
     InputError
-        If the sizes of the backbone are unknown.
+        If the sizes of a backbone are unknown, or if a blend trains a network.
     """
-    if not needs_gpu(config) or not isinstance(config.training, LoopOptions):
+    lengths, descends = lengths or assumed_lengths(), needs_gpu(config)
+    facts = {"name": name, "assumptions": _assumptions(lengths, rows, test_rows, device)}
+    if not descends and (frozen := frozen_models(config)):
+        models = (folds or 1) * config.training.seeds
+        found = [
+            _embedding(model, facts, lengths, (rows, test_rows), models, trains, device)
+            for model in frozen
+        ]
+        return _together(found)
+    if not descends:
         return None
-    lengths = lengths or assumed_lengths()
+    if not isinstance(config.training, LoopOptions):
+        raise InputError("option model.members: a blend that trains a network is not estimated")
     shape, training = shape_of(config.model.backbone), config.training
     rng = np.random.default_rng(0)
     learned = sequence_lengths(config, _sampled(lengths.train, rows, rng))
@@ -175,16 +93,7 @@ def estimate(
     models = (folds or 1) * training.seeds
     one_order = models * _predict_hours(config, shape, read, test_rows, device)
     doubled = per_row(config) == 1
-    facts = {
-        "name": name,
-        "predict": (one_order, one_order * (1 + doubled)),
-        "assumptions": [
-            f"{lengths.source}; {rows:,} training and {test_rows:,} test rows",
-            f"a T4 that reaches {device.flops / 1e12:.0f} TFLOP/s and "
-            f"{device.bandwidth / 1e9:.0f} GB/s, {1e6 * device.kernel:.0f} µs for each kernel; a "
-            f"real run takes 1 to {SLOWER} times as long",
-        ],
-    }
+    facts["predict"] = (one_order, one_order * (1 + doubled))
     if not trains:
         return Estimate(**facts)
     # A sample's longest row is not the longest of all.
@@ -206,6 +115,52 @@ def estimate(
         changes=advice(memory),
         train=hours,
         **facts,
+    )
+
+
+def _assumptions(lengths: Lengths, rows: int, test_rows: int, device: Device) -> list[str]:
+    return [
+        f"{lengths.source}; {rows:,} training and {test_rows:,} test rows",
+        f"a T4 that reaches {device.flops / 1e12:.0f} TFLOP/s and "
+        f"{device.bandwidth / 1e9:.0f} GB/s, {1e6 * device.kernel:.0f} µs for each kernel; a "
+        f"real run takes 1 to {SLOWER} times as long",
+    ]
+
+
+def _embedding(
+    config: Config,
+    facts: dict[str, Any],
+    lengths: Lengths,
+    rows: tuple[int, int],
+    models: int,
+    trains: bool,
+    device: Device,
+) -> Estimate:
+    """Estimate models of family `embedding`. Each is trained and read in a separate process, which
+    embeds all rows, held-out ones included; training uses one GPU."""
+    windows, rng = windows_of(config.model), np.random.default_rng(0)
+    shape = shape_of(windows.folder)
+    learned, read = (
+        models * embedding_hours(config, shape, windows, _sampled(texts, n, rng), n, device)
+        for texts, n in zip((lengths.train, lengths.test), rows, strict=True)
+    )
+    own = "of embedding only: fitting the head takes more time, on the CPU; one GPU trains"
+    facts = facts | {"predict": (read / 2, read / 2), "assumptions": [*facts["assumptions"], own]}
+    if not trains:
+        return Estimate(**facts)
+    memory = embedding_memory(config, shape, windows)
+    least = replace(memory, sequences=1).total()
+    return Estimate(gib=memory.total(), least_gib=least, train={1: learned}, **facts)
+
+
+def _together(found: list[Estimate]) -> Estimate:
+    """Return the estimate of one run after another."""
+    return replace(
+        found[0],
+        gib=max(each.gib for each in found),
+        least_gib=max(each.least_gib for each in found),
+        train={gpus: sum(each.train[gpus] for each in found) for gpus in found[0].train},
+        predict=tuple(map(sum, zip(*(each.predict for each in found), strict=True))),
     )
 
 
@@ -353,7 +308,8 @@ def _sampled(texts: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarr
 def estimate_artifact(
     folder: Path, name: str, lengths: Lengths | None = None, test_rows: int = TEST_ROWS
 ) -> Estimate | None:
-    """Estimate the inference of all models of a trained artifact; None if none needs a GPU.
+    """Estimate the inference of all models of a trained artifact; None if none
+    is pretrained.
 
     Raises
     ------
@@ -364,11 +320,11 @@ def estimate_artifact(
 
     found = []
     for leaf in Artifact.load(folder).ensemble.leaves():
-        if leaf.needs_gpu:
-            own = replace(leaf.config.model, backbone=str(leaf.folder / BACKBONE_FOLDER))
-            config = replace(leaf.config, model=own)
+        if leaf.needs_gpu or leaf.config.family == "embedding":
+            own = leaf.folder / BACKBONE_FOLDER
+            backbone = str(own) if own.is_dir() else leaf.config.model.backbone
+            config = replace(leaf.config, model=replace(leaf.config.model, backbone=backbone))
+            # A leaf is one model of its run.
+            config = replace(config, training=replace(config.training, seeds=1))
             found += [estimate(config, name, lengths, test_rows=test_rows, trains=False)]
-    if not found:
-        return None
-    hours = [sum(order) for order in zip(*(each.predict for each in found), strict=True)]
-    return replace(found[0], predict=tuple(hours))
+    return _together(found) if found else None

@@ -3,7 +3,8 @@
 import logging
 
 from humanpref.kaggle.contract import KernelRun
-from humanpref.runs.estimate import Estimate, estimate
+from humanpref.runs.demand import Estimate
+from humanpref.runs.estimate import estimate
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
