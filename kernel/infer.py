@@ -47,6 +47,7 @@ from bootstrap import (
     go_offline,
     install,
     manifest_digest,
+    one_line,
 )
 
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WINNERS, Competition
@@ -60,9 +61,12 @@ SUBMISSION, STATUS, LOG = WORKING / "submission.csv", WORKING / "status.json", W
 
 
 def say(text: str) -> None:
-    """Print a line and keep it in the log file."""
+    """Print a line and, if there is space, keep it in the log file."""
     print(text, flush=True)
-    with open(LOG, "a", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        contextlib.suppress(OSError),
+        open(LOG, "a", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.write(f"{text}\n")
 
 
@@ -170,15 +174,20 @@ say(
 # %%
 SECONDS = 8.5 * 3600  # the competition allows 9 hours
 CODE = """
-import json, logging, sys
+import json, logging, sys, traceback
 from pathlib import Path
 from humanpref.kaggle.runtime.infer import infer
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 arguments = json.loads(sys.argv[1])
 folders = (Path(arguments[name]) for name in ("input", "working", "test"))
-infer(*folders, arguments["prior"], arguments["seconds"], arguments["competition"])
+try:
+    infer(*folders, arguments["prior"], arguments["seconds"], arguments["competition"])
+except Exception as error:
+    traceback.print_exc()
+    sys.exit("inference failed: " + f"{type(error).__name__}: {error}".splitlines()[0])
 """
+FAILED = "inference failed: "
 
 
 def predict() -> None:
@@ -225,9 +234,12 @@ def predict() -> None:
 
     alarm = threading.Timer(limit, stop)
     alarm.start()
+    cause = ""
     try:
         for line in child.stdout:
             say(line.rstrip())
+            if line.startswith(FAILED):
+                cause = f": {line.removeprefix(FAILED).strip()}"
         code = child.wait()
     finally:
         alarm.cancel()
@@ -237,14 +249,14 @@ def predict() -> None:
         raise TimeoutError(f"stopped after {time.perf_counter() - started:.0f} seconds")
     if code != 0:
         name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
-        raise RuntimeError(f"the inference process ended with {code}{name}")
+        raise RuntimeError(f"the inference process ended with {code}{name}{cause}")
 
 
 reasons = []
 try:
     predict()
 except Exception as error:
-    reasons.append(f"{type(error).__name__}: {error}".splitlines()[0])
+    reasons.append(one_line(error))
     say(traceback.format_exc())
 try:
     status = json.loads(STATUS.read_text(encoding="utf-8"))  # the inference process added to it
@@ -252,7 +264,10 @@ except (OSError, ValueError) as error:
     reasons.append(f"{STATUS}: {error}")
 status["degraded"] = reasons + status["degraded"]
 status["seconds"]["total"] = time.perf_counter() - started
-write_whole(STATUS, json.dumps(status, indent=2))
+try:
+    write_whole(STATUS, json.dumps(status, indent=2))
+except OSError as error:  # the submission is still valid
+    status["degraded"].append(one_line(error))
 say(
     f"submission.csv: {status['rows']} rows, {status['predicted']} predicted, {status['fallback']} "
     "fallback" + "".join(f"\ndegraded: {reason}" for reason in status["degraded"])

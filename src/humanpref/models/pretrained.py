@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import normalizers
 from tokenizers.models import Unigram
@@ -32,17 +30,6 @@ from humanpref.training.precision import DTYPES
 
 # transformers' progress bar would add one line per weight to a log file.
 disable_progress_bar()
-
-# The hub's client raises these.
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-)
 
 MOST_LAYERS = 1_000
 """Maximum number of layers, or of experts in a layer. Before it fails, building a model with ten
@@ -292,14 +279,12 @@ def local_folder(name: str, weights: bool = True) -> Path:
     if Path(name).is_dir():
         return Path(name)
     patterns = [*_SMALL, "*.safetensors"] if weights else _SMALL
-    try:
+    with loading(name, "weights"):
         # Asked for a whole folder, the hub's client does not repeat a call without an answer.
         folder = Path(snapshot_download(name, allow_patterns=patterns))
         # Hub folders contain the weights in several formats; .bin is only the last resort.
         if weights and not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*pytorch_model*.bin"])
-    except (*LOADING_ERRORS, HFValidationError) as error:
-        raise InputError(not_loaded(name, "weights", error)) from None
     return folder
 
 

@@ -20,6 +20,8 @@ FACTS_FILE = "artifact.json"
 DIGESTS = "digests"
 """The key of `artifact.json` that lists the digests, by the files' paths in the artifact. Artifacts
 of earlier versions lack it, and are read unchecked."""
+CHECKPOINT = ".checkpoint"
+"""The end of the name of an unfinished model's checkpoint, which is not part of an artifact."""
 _SETTLED_SECONDS = 2
 """A digest is remembered if the file had not changed for this long: within one tick of the file
 system's clock, a change would leave the time as it is."""
@@ -88,7 +90,8 @@ def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """List the files in a folder by their relative paths, except `artifact.json` and hidden ones.
+    """List the files in a folder by their relative paths, except `artifact.json`, hidden ones and
+    checkpoints.
 
     Raises
     ------
@@ -97,17 +100,21 @@ def files_in(folder: Path) -> list[str]:
     """
     root, found = folder.resolve(), []
     for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(filter(_belongs, folders))
         for path in (Path(place, name) for name in [*folders, *sorted(files)]):
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise InputError(f"{path}: a link that leads out of {folder}")
             if path.is_symlink() and path.is_dir():
                 raise InputError(f"{path}: expected a file or a folder, got a link to a folder")
-            if not path.is_dir() and not path.name.startswith("."):
+            if not path.is_dir() and _belongs(path.name):
                 if not path.is_file():
                     raise InputError(f"{path}: expected a file or a folder")
                 found.append(path.relative_to(folder).as_posix())
     return [name for name in found if name != FACTS_FILE]
+
+
+def _belongs(name: str) -> bool:
+    return not name.startswith(".") and not name.endswith(CHECKPOINT)
 
 
 def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:

@@ -12,17 +12,22 @@ import pytest
 from humanpref.arena import write_arena
 from humanpref.cli.main import main
 from humanpref.config import load_config
-from humanpref.files import read_json, write_json
+from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage, wheels
-from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run, uses_gpus
+from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run, use_weights, uses_gpus
 from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.image import read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
-from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
+from humanpref.kaggle.bundle.metadata import (
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    read_metadata,
+    stage_kernel,
+)
 from humanpref.kaggle.bundle.sources import LAYOUTS, mount_path
 from humanpref.kaggle.bundle.wheels import read_wheel
 from humanpref.kaggle.competitions import WSDM
-from humanpref.kaggle.contract import MARKER, KernelRun
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime.train import resolve
@@ -381,6 +386,40 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
         assert resolve(
             KernelRun("deberta-v3-small", backbone=run.backbone), tmp_path / layout
         ).model.backbone == str(folder)
+
+
+@pytest.mark.parametrize("kind", ["packed", "named"])
+def test_bundled_again_the_same_preset_keeps_its_weights(own, monkeypatch, caplog, kind):
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+    if kind == "named":
+        name_weights("someone/deberta/transformers/small/2", own)
+    else:
+        packed = own / "weights-small"
+        packed.mkdir()
+        write_json(packed / WEIGHTS_MARKER, {"format": 1, "files": []})
+        write_json(packed / DATASET_METADATA, {"id": "INSERT_USERNAME/weights-small"})
+        digest = sha256(packed / WEIGHTS_MARKER)
+        use_weights(own, "dataset", "INSERT_USERNAME/weights-small", "weights-small", digest)
+    before = contents(own)
+    caplog.clear()
+    bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+    assert contents(own) == before
+    assert "next run: humanpref kaggle weights" not in caplog.text
+    bundle(PROJECT, own, KernelRun("deberta-v3-small", overrides=("training.epochs=1",)))
+    assert read_run(own / "dataset").backbone
+    # A preset with other weights, or with none, is another matter.
+    for preset in ("deberta-v3-base", "sparse"):
+        bundle(PROJECT, own, KernelRun(preset))
+        assert not read_run(own / "dataset").backbone
+        text = (own / "infer" / KERNEL_METADATA).read_text()
+        assert "weights-small" not in text
+        assert "someone" not in text
+    if kind == "packed":
+        bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+        use_weights(own, "dataset", "INSERT_USERNAME/weights-small", "weights-small", "0" * 64)
+        bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+        assert not read_run(own / "dataset").backbone
 
 
 def test_weights_need_a_bundle(tmp_path):

@@ -380,12 +380,15 @@ def test_a_copy_that_is_another_model_is_refused(own, backbone, monkeypatch, nam
 def test_weights_from_the_hub(own, backbone, monkeypatch):
     from humanpref.models import pretrained
 
+    class ProxyError(Exception):
+        """As httpx raises it behind a proxy that refuses; no OSError."""
+
     asked = []
 
     def download(name, allow_patterns):
         asked.append(allow_patterns)
         if name == "org/none":
-            raise OSError("cannot be reached\nand more")
+            raise ProxyError("403 Forbidden\nand more")
         return str(backbone)
 
     monkeypatch.setattr(pretrained, "snapshot_download", download)
@@ -397,7 +400,7 @@ def test_weights_from_the_hub(own, backbone, monkeypatch):
     pack_weights("org/tiny", own)
     assert ["*pytorch_model*.bin"] in asked
     with pytest.raises(
-        InputError, match=r"backbone org/none: .*\(no such folder; the hub: cannot be reached\)$"
+        InputError, match=r"backbone org/none: .*\(no such folder; the hub: 403 Forbidden\)$"
     ):
         pack_weights("org/none", own)
 

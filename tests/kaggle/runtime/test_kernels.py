@@ -288,6 +288,26 @@ def test_a_corrupted_wheel_is_not_installed(new_tree, wheels, bare, kernel):
         new_tree.submission()
 
 
+def test_a_full_disk_is_one_line_that_names_the_space(new_tree, wheels, bare):
+    """The device `full` has no space."""
+    link(wheels, new_tree.dataset)
+    (new_tree.working / "status.json").symlink_to("/dev/full")
+    done = new_tree.run(TRAIN, bare)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "The training kernel failed: OSError: [Errno 28] No space left on device"
+    )
+    assert last.endswith(f" MiB are free in {new_tree.working}")
+
+
+@pytest.mark.slow
+def test_without_space_for_its_log_the_inference_kernel_predicts(new_tree, fresh):
+    fake_dataset(new_tree.dataset, TOLD)
+    (new_tree.working / "infer.log").symlink_to("/dev/full")
+    done = new_tree.run(INFER, fresh)
+    assert (done.returncode, new_tree.status["predicted"]) == (0, 8), done.stderr
+
+
 def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
     done = tree.run(TRAIN, bare)
     assert done.returncode != 0
@@ -304,6 +324,7 @@ def infer(input_root, working, test_csv, prior, seconds, competition):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 DEATH = "import os, signal\ndef infer(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+REFUSAL = "def infer(*_):\n    raise ValueError('no luck\\nat all')\n"
 SPOILER = "def infer(input_root, working, *_):\n    (working / 'status.json').unlink()\n"
 SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.sleep(60)\n"
 
@@ -331,9 +352,16 @@ SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.
             0,
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            REFUSAL,
+            'preset = "prior"\n',
+            "RuntimeError: the inference process ended with 1: ValueError: no luck",
+            0,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(SPOILER, 'preset = "prior"\n', "status.json", 0, marks=pytest.mark.slow),
     ],
-    ids=["killed", "killed at once", "too slow", "no status"],
+    ids=["killed", "killed at once", "too slow", "refused", "no status"],
 )
 def test_the_submission_survives_the_inference_process(
     new_tree, fresh, code, run, failure, predicted

@@ -11,9 +11,15 @@ import pytest
 
 from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
-from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
+from humanpref.kaggle.bundle.metadata import (
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    OWNER_PLACEHOLDER,
+    read_metadata,
+)
+from humanpref.kaggle.contract import WEIGHTS_MARKER
 from humanpref.kaggle.service.client import NotThereError
-from humanpref.kaggle.service.push import may_become_ready
+from humanpref.kaggle.service.dataset_push import may_become_ready
 
 from ...fences import command_lines, fences
 from ..loopback import KEY, USER, refusal
@@ -174,6 +180,49 @@ def test_records_that_were_lost(run, service, folder):
     (folder / ".humanpref" / "pushes.json").unlink()
     assert run(*PUSH).code == 0
     assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [2, 1]
+
+
+def test_lost_records_and_the_inference_kernel_alone(run, service, folder):
+    """What it mounts is taken up as well, so that it is the same push and the same submission."""
+    assert run(*PUSH).code == 0
+    assert run("submit", "--message", "m").code == 0
+    before = records(folder)
+    (folder / ".humanpref" / "pushes.json").unlink()
+    pushed = run(*PUSH, "--infer")
+    assert pushed.code == 0, pushed.err
+    assert run("submit", "--message", "m").out == "submission 1001: public score 1.01234\n"
+    assert_sent(service, submissions=1)
+    after = records(folder)
+    assert {name: after[name]["digest"] for name in ("dataset", "train", "infer")} == {
+        name: before[name]["digest"] for name in ("dataset", "train", "infer")
+    }
+    # With another bundle, nothing of what is there is the same.
+    stage(folder / "bundle", b"another wheel")
+    (folder / ".humanpref" / "pushes.json").unlink()
+    assert run(*PUSH, "--infer").code == 0
+    assert set(records(folder)) == {"format", "infer"}
+    assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [1, 2]
+
+
+def test_packed_weights_that_nothing_mounts_are_not_uploaded(run, service, folder):
+    for name in ("weights-old", "weights-new"):
+        packed = folder / "bundle" / name
+        packed.mkdir()
+        path = packed / "LICENSE"
+        path.write_text(name)
+        entry = {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        write_json(packed / WEIGHTS_MARKER, {"format": 1, "files": [entry]})
+        metadata = read_metadata(folder / "bundle" / "dataset" / DATASET_METADATA)
+        names = {"id": f"{OWNER_PLACEHOLDER}/{name}", "title": name.replace("-", " ")}
+        write_json(packed / DATASET_METADATA, metadata | names)
+    for kernel in ("train", "infer"):
+        path = folder / "bundle" / kernel / KERNEL_METADATA
+        sources = [*read_metadata(path)["dataset_sources"], f"{OWNER_PLACEHOLDER}/weights-new"]
+        change(path, dataset_sources=sources)
+    pushed = run(*PUSH, "--dataset")
+    assert pushed.code == 0, pushed.err
+    assert set(service.versions) == {WHEELS, f"{USER}/weights-new"}
+    assert "bundle/weights-old: no kernel mounts these weights; not uploaded" in pushed.err
 
 
 @pytest.mark.slow
@@ -513,6 +562,25 @@ def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
     assert INFER not in service.kernels
     # What there is of it can be looked at.
     assert run("output", "--train").code == 0
+
+
+def test_finished_folds_of_training_that_ran_out_of_time(run, service):
+    """They are used where the user says so, at every step, and only where they are an artifact."""
+    told = "UNFINISHED: stopped after 41400 s: only 3 of 5 models were trained"
+    service.log = f"fold-2: done\n{told} (out of fold: 600 rows, log loss 1.0123)\n"
+    failed = run(*PUSH, "--anyway").err.splitlines()[-1]
+    assert f"{TRAIN} version 1: {told} (out of fold: 600 rows, log loss 1.0123); to" in failed
+    assert failed.endswith("push again")
+    service.outputs["artifact.partial/artifact.json"] = b"{}"
+    failed = run(*PUSH, "--infer").err.splitlines()[-1]
+    assert failed.endswith("; to predict with the trained models, give push --infer --anyway")
+    assert INFER not in service.kernels
+    pushed = run(*PUSH, "--infer", "--anyway")
+    assert pushed.code == 0, pushed.err
+    assert f"{TRAIN} version 1: {told}" in pushed.err
+    assert run("wait").code == 2
+    assert run("wait", "--anyway").code == 0
+    assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [1, 1]
 
 
 def test_training_goes_on_from_an_earlier_version(run, commands, service, folder):

@@ -24,7 +24,7 @@ from typing import Any
 
 from humanpref.config.gpu import uses_gpu
 from humanpref.extras import install_line
-from humanpref.files import read_json, temporary_folder, write_whole
+from humanpref.files import read_json, sha256, temporary_folder, write_whole
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
@@ -36,7 +36,8 @@ from humanpref.kaggle.bundle.metadata import (
 )
 from humanpref.kaggle.bundle.stage import stage_dataset
 from humanpref.kaggle.competitions import DEFAULT
-from humanpref.kaggle.contract import MARKER, KernelRun
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
+from humanpref.models.bases import BASE_FILE
 from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
 
@@ -67,7 +68,8 @@ def bundle(
     project : Path
         The checkout; see `humanpref.kaggle.bundle.checkout.find_project`.
     out : Path
-        The bundle's folder. An earlier bundle there is replaced, except for its weights.
+        The bundle's folder. An earlier bundle there is replaced, except for its weights, which a
+        run that needs the same ones continues to use.
     run : KernelRun
         The run that the kernels are built for; without a preset there is no training kernel.
     artifacts : sequence of Path
@@ -93,7 +95,10 @@ def bundle(
         check_is_bundle(out)
     if not (run.preset or artifacts):
         raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
-    if run.pretrained and not run.backbone:
+    weights = None if run.backbone else earlier_weights(out, run, artifacts)
+    if weights:
+        logger.info("%s: keeps the weights %s of the earlier bundle", out, weights["source"])
+    elif run.pretrained and not run.backbone:
         logger.warning(
             "preset %s needs a backbone's weights; next run: humanpref kaggle weights FOLDER",
             run.preset,
@@ -123,12 +128,40 @@ def bundle(
             metadata = read_metadata(new / "infer" / KERNEL_METADATA)
             sources = [source for source in metadata.get("kernel_sources", []) if source != trained]
             write_metadata(new / "infer" / KERNEL_METADATA, metadata | {"kernel_sources": sources})
+        if weights:
+            use_weights(new, **weights)
         out.mkdir(exist_ok=True)
         for name in (DATASET_FOLDER, *KERNELS):
             shutil.rmtree(out / name, ignore_errors=True)
             if (new / name).exists():
                 os.replace(new / name, out / name)
     return out
+
+
+def earlier_weights(
+    bundle: Path, run: KernelRun, artifacts: Sequence[Path]
+) -> dict[str, Any] | None:
+    """Return the weights that an earlier bundle in this folder uses, as arguments of `use_weights`,
+    if the run needs the same ones; otherwise, None."""
+    if not bundle.exists():
+        return None
+    try:
+        earlier = read_run(bundle / DATASET_FOLDER)
+    except InputError:  # of a different version of humanpref
+        return None
+    leaves = [leaf for path in artifacts for leaf in Artifact.load(path).ensemble.leaves()]
+    needs = run.pretrained or any((leaf.folder / BASE_FILE).is_file() for leaf in leaves)
+    if not (needs and earlier.backbone) or run.pretrained != earlier.pretrained:
+        return None
+    found = {"backbone": earlier.backbone, "manifest": earlier.backbone_manifest}
+    packed = bundle / earlier.backbone / WEIGHTS_MARKER
+    if packed.is_file() and sha256(packed) == earlier.backbone_manifest:
+        source = read_metadata(packed.with_name(DATASET_METADATA))["id"]
+        return {"kind": "dataset", "source": source, **found}
+    for source in read_metadata(bundle / "infer" / KERNEL_METADATA).get("model_sources", ()):
+        if _mounted_name(source) == earlier.backbone:
+            return {"kind": "model", "source": source, **found}
+    return None
 
 
 def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
@@ -200,7 +233,11 @@ def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: s
 def name_weights(source: str, bundle: Path) -> None:
     """Make the bundle's kernels use a model hosted on Kaggle, named
     `owner/model/framework/variation/VERSION`."""
-    use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
+    use_weights(bundle, "model", source, _mounted_name(source))
+
+
+def _mounted_name(source: str) -> str:
+    return "/".join(source.split("/")[1:4])
 
 
 def check_is_bundle(bundle: Path) -> None:

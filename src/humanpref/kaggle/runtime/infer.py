@@ -135,6 +135,9 @@ class SubmissionWriter:
             check_classes(folder, artifact.classes, self.competition)
             self.artifacts[folder] = ensemble = artifact.ensemble
             self.log_losses[folder] = held_out_log_loss(artifact)
+            if artifact.shortfall:
+                logger.warning("%s: %s", folder, artifact.shortfall)
+                self.failures.append(f"{folder}: {artifact.shortfall}")
         except Exception as error:
             logger.exception("%s: failed", folder)
             self.failures.append(f"{folder}: {describe(error)}")

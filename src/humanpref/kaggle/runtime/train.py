@@ -36,7 +36,7 @@ def train(
 
     If an earlier version of the kernel, mounted as a kernel source, left part of the same run, the
     run resumes from there. If time runs out, `working/artifact.partial` keeps the finished work for
-    a later version.
+    a later version, and is an artifact of the models that are trained by then.
 
     Parameters
     ----------
@@ -83,25 +83,34 @@ def train(
         "seconds": {"install": install_seconds, "train": seconds},
         "peak_memory_bytes": launch.peak_memory_bytes(),
     }
-    if out.is_dir():
-        artifact = Artifact.load(out)
-        status |= {"artifact": out.name, "prior": list(artifact.prior)}
+    artifact = Artifact.load(out) if out.is_dir() else gathered(planned)
+    score = ""
+    if artifact is not None:
+        status |= {"artifact": artifact.folder.name, "prior": list(artifact.prior)}
         if "log_loss" in (metrics := artifact.metrics):
-            logger.info(
-                "%s: %d rows, log loss %.4f, the prior's %.4f",
-                *(metrics[key] for key in ("held_out", "rows", "log_loss", "prior_log_loss")),
+            score = (
+                f"{metrics['held_out']}: {metrics['rows']} rows, log loss "
+                f"{metrics['log_loss']:.4f}, the prior's {metrics['prior_log_loss']:.4f}"
             )
+            logger.info("%s", score)
+    if out.is_dir():
         logger.info("artifact in %s after %.0f s", out, seconds)
     else:
-        status["degraded"] = ["ran out of time before writing an artifact"]
-        logger.error(
-            "%s stopped after %.0f s, without an artifact. The unfinished work is in %s: add this "
-            "version's output to the kernel_sources and push the kernel again to resume it",
-            UNFINISHED,
-            seconds,
-            experiment.partial_of(out),
-        )
+        trained = "no model can predict yet" if artifact is None else artifact.shortfall
+        status["degraded"] = [f"ran out of time: {trained}"]
+        told = f"{trained} ({score})" if score else trained
+        logger.error("%s stopped after %.0f s: %s", UNFINISHED, seconds, told)
     write_json(path, status)
+
+
+def gathered(run: experiment.Run) -> Artifact | None:
+    """Return an artifact of the models that an unfinished run has trained; None if there are none
+    or it cannot be written, which must not cost the work that a later version resumes."""
+    try:
+        return run.gather()
+    except Exception:
+        logger.exception("%s: cannot be made an artifact", run.work)
+        return None
 
 
 def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None:

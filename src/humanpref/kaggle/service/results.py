@@ -19,6 +19,7 @@ from humanpref.kaggle.service.kernels import (
 )
 from humanpref.kaggle.service.records import Records, describe
 from humanpref.kaggle.service.waiting import poll
+from humanpref.runs.artifact_files import FACTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ STATUS = "status.json"
 """The status file that a kernel writes next to its results."""
 
 
-def wait_for_run(client: Client, records: Records, name: str, artifact: bool = False) -> None:
+def wait_for_run(
+    client: Client, records: Records, name: str, artifact: bool = False, anyway: bool = False
+) -> None:
     """Wait until the recorded version of a kernel has finished running.
 
     Parameters
@@ -39,6 +42,8 @@ def wait_for_run(client: Client, records: Records, name: str, artifact: bool = F
         The client, the records, and the name of the kernel's entry in them.
     artifact : bool
         Whether to require that the training kernel left an artifact.
+    anyway : bool
+        Whether an artifact of an unfinished training, of the models trained by then, is enough.
 
     Raises
     ------
@@ -59,12 +64,27 @@ def wait_for_run(client: Client, records: Records, name: str, artifact: bool = F
 
     poll(check, what, RUN_SECONDS)
     check_current(client, entry)
-    if artifact and name == "train" and UNFINISHED in run_output(client, ref)[1]:
-        raise ServiceError(
-            f"{what}: {UNFINISHED} it ran out of time before writing an artifact; to resume it, "
-            f'add "{ref}/{entry["version"]}" to the kernel_sources of its kernel-metadata.json and '
-            "push again"
-        )
+    if artifact and name == "train":
+        check_finished(client, entry, anyway)
+
+
+def check_finished(client: Client, entry: dict[str, Any], anyway: bool) -> None:
+    """Raise ServiceError if a training run ran out of time; with `anyway`, only log that if it left
+    an artifact of the models trained by then."""
+    files, log = run_output(client, entry["ref"])
+    told = next((line for line in log.splitlines() if UNFINISHED in line), "")
+    if not told:
+        return
+    usable = any(file.endswith(f".partial/{FACTS_FILE}") for file in files)
+    message = client.clean(f"{describe(entry)}: {told}")
+    if anyway and usable:
+        logger.warning("%s", message)
+        return
+    hint = "; to predict with the trained models, give push --infer --anyway" if usable else ""
+    raise ServiceError(
+        f'{message}; to resume it, add "{entry["ref"]}/{entry["version"]}" to the kernel_sources '
+        f"of its kernel-metadata.json and push again{hint}"
+    )
 
 
 def check_current(client: Client, entry: dict[str, Any]) -> None:
