@@ -39,6 +39,7 @@ from .bundles import (
     change,
     inside,
     kill_at,
+    left_whole,
     records,
     stage,
 )
@@ -471,7 +472,8 @@ def test_killed_and_given_again(run, commands, service, folder, call, count, don
 
 def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
     """The run itself ended well; the log alone says that it left no artifact."""
-    service.log = "UNFINISHED: stopped after 41400 s, without an artifact.\n"
+    service.log = "UNFINISHED: stopped after 41400 s: no model can predict yet\n"
+    service.outputs["status.json"] = lambda code: left_whole(code, degraded=["ran out of time"])
     failed = run(*PUSH)
     assert failed.code == 2
     assert f'add "{TRAIN}/1"' in failed.err.splitlines()[-1]
@@ -489,6 +491,7 @@ def test_finished_folds_of_training_that_ran_out_of_time(run, service):
     assert f"{TRAIN} version 1: {told} (out of fold: 600 rows, log loss 1.0123); to" in failed
     assert failed.endswith("push again")
     service.outputs["artifact.partial/artifact.json"] = b"{}"
+    service.outputs["status.json"] = lambda code: left_whole(code, degraded=["out of time"])
     failed = run(*PUSH, "--infer").err.splitlines()[-1]
     assert failed.endswith("; to predict with the trained models, give push --infer --anyway")
     assert INFER not in service.kernels

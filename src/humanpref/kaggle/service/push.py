@@ -20,7 +20,6 @@ from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
-    check_owner,
     read_metadata,
     stage_kernel,
 )
@@ -39,7 +38,7 @@ from humanpref.kaggle.service.kernels import (
     sources_left_out,
 )
 from humanpref.kaggle.service.records import Records, describe, identity
-from humanpref.kaggle.service.results import check_whole, wait_for_run
+from humanpref.kaggle.service.results import check_finished, check_whole, wait_for_run
 from humanpref.kaggle.service.waiting import send_once, settled
 from humanpref.schema import InputError
 
@@ -118,9 +117,7 @@ def mounted_weights(bundle: Path, kernels: Collection[str]) -> Iterator[Path]:
 
 
 def check_user(client: Client, owner: str) -> None:
-    """Raise InputError unless `owner` is a user name, and that of the credentials if it is
-    known."""
-    check_owner(owner)
+    """Raise InputError unless `owner` is the user of the credentials, if that is known."""
     if client.user and client.user.lower() != owner:
         raise InputError(f"--user {owner}: the Kaggle credentials in use belong to {client.user}")
 
@@ -152,7 +149,7 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
             wait_for_dataset(client, entry)
             yield f"{describe(entry)}: ready"
         else:
-            wait_for_run(client, records, name, artifact=True, anyway=anyway)
+            wait_for_run(client, records, name)
             check_whole(client, entry, anyway)
             yield f"{describe(entry)}: COMPLETE"
 
@@ -276,7 +273,8 @@ def mounted_pushes(
         if problem:
             raise InputError(f"{kernel}: mounts {source}, {problem}; push it first")
         if name in KERNELS:
-            wait_for_run(client, records, name, artifact=True, anyway=anyway)
+            wait_for_run(client, records, name)
+            check_finished(client, records[name], anyway)
     return {source: identity(records[pushes[source]]) for source in sources & pushes.keys()}
 
 

@@ -31,25 +31,19 @@ STATUS = "status.json"
 """The status file that a kernel writes next to its results."""
 
 
-def wait_for_run(
-    client: Client, records: Records, name: str, artifact: bool = False, anyway: bool = False
-) -> None:
+def wait_for_run(client: Client, records: Records, name: str) -> None:
     """Wait until the recorded version of a kernel has finished running.
 
     Parameters
     ----------
     client, records, name
         The client, the records, and the name of the kernel's entry in them.
-    artifact : bool
-        Whether to require that the training kernel left an artifact.
-    anyway : bool
-        Whether an artifact of an unfinished training, of the models trained by then, is enough.
 
     Raises
     ------
     ServiceError
-        If the run failed (the last lines of its log are logged first), if a different version has
-        been pushed since, or if a required artifact is missing.
+        If the run failed (the last lines of its log are logged first), or if a different version
+        has been pushed since.
     """
     entry = records.require(name, f"push --{name}")
     ref, what = entry["ref"], describe(entry)
@@ -64,8 +58,6 @@ def wait_for_run(
 
     poll(check, what, RUN_SECONDS)
     check_current(client, entry)
-    if artifact and name == "train":
-        check_finished(client, entry, anyway)
 
 
 def check_finished(client: Client, entry: dict[str, Any], anyway: bool) -> None:
@@ -117,22 +109,15 @@ def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> dict[str
             download_output(client, files[STATUS], path)
             content = path.read_bytes()
     check_current(client, entry)  # otherwise the file may be from a version pushed in the meantime
-    report_faults(client, entry, content, anyway)
-    with contextlib.suppress(ValueError, TypeError):
-        return dict(json.loads(content or b"{}"))
-    return {}
-
-
-def report_faults(
-    client: Client, entry: dict[str, Any], content: bytes | None, anyway: bool
-) -> None:
-    """Raise ServiceError with the faults of a run's result; with `anyway`, only log them."""
     if reasons := "; ".join(faults(content, entry["manifest"])):
         hint = "" if anyway else " (--anyway accepts it as it is)"
         message = client.clean(f"{describe(entry)} is incomplete{hint}: {reasons}")
         if not anyway:
             raise ServiceError(message)
         logger.warning("%s", message)
+    with contextlib.suppress(ValueError, TypeError):
+        return dict(json.loads(content or b"{}"))
+    return {}
 
 
 def faults(content: bytes | None, manifest: str) -> list[str]:
