@@ -5,8 +5,8 @@ checkout.
 
 The other commit is checked out into a temporary worktree. Both sides push a bundle of stand-ins
 with the installed Kaggle client to the loopback service of `tests/kaggle/loopback.py`. Pauses take
-no time and are counted on the command's own clock. Prints a table with one row per case, about five
-minutes for both sides.
+no time and are counted on the command's own clock. Prints a table with one row per case, after about
+five minutes.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def records_lost(project: Project) -> str:
         project.run("submit", "--message", "m")
         (project.folder / ".humanpref" / "pushes.json").unlink()
     kernels, submissions = project.count(SAVE_KERNEL) - 2, project.count(SUBMIT) - 1
-    return f"{kernels} kernels and {submissions} submissions sent again"
+    return f"kernels sent again: {kernels}; submissions: {submissions}"
 
 
 def an_hour(project: Project) -> str:
@@ -112,7 +112,8 @@ def an_hour(project: Project) -> str:
     project.service.processing = 100
     first = project.run(*PUSH, "--dataset")
     second = project.run(*PUSH, "--dataset")
-    return f"exit {first.code}, then {second.code}; sent {project.count(CREATE, VERSION)} times"
+    sent = project.count(CREATE, VERSION)
+    return f"exit code {first.code}, then {second.code}; versions sent: {sent}"
 
 
 def answer_lost(project: Project) -> str:
@@ -120,7 +121,7 @@ def answer_lost(project: Project) -> str:
     project.service.untold, project.service.processing = True, 30
     project.service.queue(CREATE, lost)
     done = project.run(*PUSH, "--dataset")
-    return f"exit {done.code}; sent {project.count(CREATE, VERSION)} times"
+    return f"exit code {done.code}; versions sent: {project.count(CREATE, VERSION)}"
 
 
 def outage(project: Project) -> str:
@@ -133,7 +134,7 @@ def _in_use(call: str) -> Callable[[Project], str]:
     def measure(project: Project) -> str:
         project.service.answers[call] = lambda _: refusal(409, "The title is already in use")
         done = project.run(*PUSH)
-        return f"{project.count(call)} calls, {done.paused} s of pauses"
+        return f"calls: {project.count(call)}; pauses: {done.paused} s"
 
     return measure
 
@@ -162,11 +163,11 @@ def second_experiment(project: Project) -> str:
     """Push, then push again under a name."""
     project.run(*PUSH)
     done = project.run(*PUSH, "--name", "wide")
-    return f"exit {done.code}; {len(project.service.kernels)} kernels"
+    return f"exit code {done.code}; kernels: {len(project.service.kernels)}"
 
 
 def _ended(done: Finished) -> str:
-    return f"exit {done.code} after {done.paused} s of pauses"
+    return f"exit code {done.code}; pauses: {done.paused} s"
 
 
 CASES: dict[str, Callable[[Project], str]] = {

@@ -77,6 +77,14 @@ def write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def write_status() -> None:
+    """Write the status file. If there is no space, only say so: the submission does not need it."""
+    try:
+        write_whole(STATUS, json.dumps(status, indent=2))
+    except OSError as error:
+        say(f"{STATUS}: {one_line(error)}")
+
+
 def find_test() -> tuple[Competition, Path]:
     """Return the competition, and the path of its test file, which has a sample submission next to
     it. The folder is named after the competition; in a folder of any other name, a test.csv counts
@@ -146,7 +154,10 @@ rows = io.StringIO()
 csv.writer(rows, lineterminator="\n").writerows(
     [competition.submission, *([key, *cells] for key in ids)]
 )
-write_whole(SUBMISSION, rows.getvalue())
+try:
+    write_whole(SUBMISSION, rows.getvalue())
+except OSError as error:
+    raise RuntimeError(f"{SUBMISSION}: {one_line(error)}") from None
 status = {
     "manifest": "",
     "run": "rerun" if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") else "commit",
@@ -161,7 +172,7 @@ status = {
     "log": LOG.name,
     "seconds": {"fallback": time.perf_counter() - started},
 }
-write_whole(STATUS, json.dumps(status, indent=2))
+write_status()
 say(
     f"fallback written: {len(ids)} rows of {', '.join(f'{rate:.4f}' for rate in prior)} "
     f"({prior_source})"
@@ -195,10 +206,10 @@ def predict() -> None:
     go_offline()
     dataset = find_dataset()
     status["manifest"] = manifest_digest(dataset)
-    write_whole(STATUS, json.dumps(status, indent=2))
+    write_status()
     install(check_dataset(dataset))
     status["seconds"]["install"] = time.perf_counter() - started - status["seconds"]["fallback"]
-    write_whole(STATUS, json.dumps(status, indent=2))
+    write_status()
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     if (bundled := run.get("competition", DEFAULT)) != competition.slug:
         raise RuntimeError(
@@ -264,10 +275,7 @@ except (OSError, ValueError) as error:
     reasons.append(f"{STATUS}: {error}")
 status["degraded"] = reasons + status["degraded"]
 status["seconds"]["total"] = time.perf_counter() - started
-try:
-    write_whole(STATUS, json.dumps(status, indent=2))
-except OSError as error:  # the submission is still valid
-    status["degraded"].append(one_line(error))
+write_status()
 say(
     f"submission.csv: {status['rows']} rows, {status['predicted']} predicted, {status['fallback']} "
     "fallback" + "".join(f"\ndegraded: {reason}" for reason in status["degraded"])

@@ -30,9 +30,11 @@ from humanpref.kaggle.competitions import WSDM
 from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import make_environment
+from humanpref.kaggle.runtime.inputs import find_artifacts
 from humanpref.kaggle.runtime.train import resolve
+from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_files import seal
-from humanpref.runs.train import train
+from humanpref.runs.train import Run, train
 from humanpref.schema import InputError
 
 from ..fake_wheels import make_wheel
@@ -215,6 +217,23 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
     ]
     assert read_run(out / "dataset").backbone == "llama-3.2/transformers/1b"
     assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
+
+
+def test_the_trained_folds_of_an_unfinished_run_are_bundled(monkeypatch, capsys, tmp_path):
+    """As `humanpref kaggle output --train` fetches them."""
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    write_arena(tmp_path / "arena", rows=40, seed=0)
+    run = Run.plan(load_config("prior"), tmp_path / "arena" / "train.csv", tmp_path / "mine", 3)
+    with run.opened():
+        for model in run.models[:2]:
+            run.train_model(model)
+        left = run.gather().folder
+    out = tmp_path / "bundle"
+    assert main(["kaggle", "bundle", "--out", str(out), "--artifact", str(left)]) == 0
+    assert f"{left}: only 2 of 3 models were trained" in capsys.readouterr().out
+    assert check_bundle(out) == []
+    (found,) = find_artifacts(out / "dataset")
+    assert Artifact.load(found).facts["members"] == ["fold-0", "fold-1"]
 
 
 @pytest.mark.parametrize(

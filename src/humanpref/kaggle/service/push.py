@@ -8,7 +8,6 @@ interruption, the same command can therefore be rerun and sends only the missing
 import hashlib
 import json
 import logging
-import re
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from humanpref.kaggle.service.kernels import (
     run_status,
     save_kernel,
     sources_left_out,
+    unversioned,
 )
 from humanpref.kaggle.service.records import Records, describe, identity
 from humanpref.kaggle.service.results import check_finished, check_whole, wait_for_run
@@ -167,44 +167,23 @@ def push_kernel(
     the sources that it mounts now. A kernel that is not `chosen` is only recorded, if Kaggle has it
     and its record was lost."""
     with tempfile.TemporaryDirectory() as temporary:
-        source, name = folder / KERNEL_METADATA, records.name
-        staged = stage_kernel(source, Path(temporary), owner, manifest, name)
+        source, name = folder / KERNEL_METADATA, folder.name
+        staged = stage_kernel(source, Path(temporary), owner, manifest, records.name)
         metadata = read_metadata(staged / KERNEL_METADATA)
         code = staged / metadata["code_file"]
         client.refuse_secrets(code)
-        name, ref, text = folder.name, metadata["id"], code.read_text(encoding="utf-8")
-        sources = {
-            _unversioned(source)
-            for kind in SOURCES
-            for source in metadata.get(f"{kind}_sources", [])
-        }
-        competition = next(iter(metadata.get("competition_sources", ())), DEFAULT)
-        # A kernel may mount an earlier version of itself, by number, to resume it.
+        ref, text = metadata["id"], code.read_text(encoding="utf-8")
         known = records[name].get("ref") == ref
         if known and not chosen:
             return
+        named = (source for kind in SOURCES for source in metadata.get(f"{kind}_sources", []))
+        sources = set(map(unversioned, named))
+        competition = next(iter(metadata.get("competition_sources", ())), DEFAULT)
+        # A kernel may mount an earlier version of itself, by number, to resume it.
         inputs = mounted_pushes(client, records, ref, sources - {ref}, manifest, anyway)
         content = json.dumps([metadata, text, inputs], sort_keys=True)
         key = {"ref": ref, "digest": hashlib.sha256(content.encode()).hexdigest()}
-
         facts = {"manifest": manifest, "inputs": inputs, "competition": competition}
-
-        def taken_up() -> int | None:
-            # The code contains the digest of the dataset; a kernel that it mounts must be older.
-            kernel = get_kernel(client, ref)
-            if (
-                kernel is None
-                or _cells(kernel.code) != _cells(text)
-                or sources != {_unversioned(source) for source in kernel.sources}
-                or run_status(client, ref)[0] in FAILED
-            ):
-                return None
-            kernels = [other for other, of in inputs.items() if isinstance(of, int)]
-            mounted = [get_kernel(client, other) for other in kernels]
-            newer = any(
-                other and other.ran and kernel.ran and other.ran > kernel.ran for other in mounted
-            )
-            return None if newer else kernel.version
 
         def current() -> Kernel | None:
             # A single denial by Kaggle does not mean that an earlier push is gone.
@@ -212,15 +191,33 @@ def push_kernel(
             pushed = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
             return settled(lambda: get_kernel(client, ref)) if pushed else get_kernel(client, ref)
 
+        def is_ours(kernel: Kernel) -> bool:
+            return _cells(kernel.code) == _cells(text)
+
+        def present() -> int | None:
+            if known and not records.has(name, "done", **key):
+                return None
+            kernel = current()
+            if kernel is None:
+                return None
+            if known:
+                fits = kernel.version == records[name]["version"]
+            else:
+                # The record was lost. The code contains the digest of the dataset; a kernel that it
+                # mounts must be older.
+                others = [other for other, of in inputs.items() if isinstance(of, int)]
+                fits = (
+                    is_ours(kernel)
+                    and sources == kernel.sources
+                    and not any(kernel.is_older(get_kernel(client, other)) for other in others)
+                )
+            return kernel.version if fits and run_status(client, ref)[0] not in FAILED else None
+
         def find() -> int | None:
             kernel = get_kernel(client, ref)
-            if (
-                kernel is None
-                or kernel.version <= records[name]["base"]
-                or _cells(kernel.code) != _cells(text)
-            ):
+            if kernel is None or kernel.version <= records[name]["base"] or not is_ours(kernel):
                 return None
-            if missing := sorted(sources - {_unversioned(source) for source in kernel.sources}):
+            if missing := sorted(sources - kernel.sources):
                 records.update(name, state="refused")
                 raise sources_left_out(ref, kernel.version, missing)
             return kernel.version
@@ -231,25 +228,13 @@ def push_kernel(
             with records.sending(name, **key, **facts, base=base):
                 return save_kernel(client, staged, ref)
 
-        if records.has(name, "done", **key):
-            version, kernel = records[name]["version"], current()
-            if (
-                kernel is not None
-                and kernel.version == version
-                and run_status(client, ref)[0] not in FAILED
-            ):
-                logger.info("%s: version %d already has this code and these inputs", ref, version)
-                return
-        if not known and (version := taken_up()):
-            # The record of this push was lost.
-            records.write(name, "done", **key, **facts, version=version)
+        if version := present():
             logger.info("%s: version %d already has this code and these inputs", ref, version)
-            return
-        if not chosen:
-            return
-        version = send_once(send, lambda: records.has(name, "sending", **key), find)
-        records.update(name, state="done", version=version)
-        logger.info("%s: pushed as version %d", ref, version)
+        elif chosen:
+            version = send_once(send, lambda: records.has(name, "sending", **key), find)
+            logger.info("%s: pushed as version %d", ref, version)
+        if version:
+            records.write(name, "done", **key, **facts, version=version)
 
 
 def mounted_pushes(
@@ -276,11 +261,6 @@ def mounted_pushes(
             wait_for_run(client, records, name)
             check_finished(client, records[name], anyway)
     return {source: identity(records[pushes[source]]) for source in sources & pushes.keys()}
-
-
-def _unversioned(source: str) -> str:
-    """Return `owner/slug/version` without the version, which Kaggle may or may not include."""
-    return re.sub(r"^([^/]+/[^/]+)/[^/]+$", r"\1", source)
 
 
 def _cells(text: str) -> list[tuple[str, str]]:
