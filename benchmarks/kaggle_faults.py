@@ -5,8 +5,8 @@ checkout.
 
 The other commit is checked out into a temporary worktree. Both sides push a bundle of stand-ins
 with the installed Kaggle client to the loopback service of `tests/kaggle/loopback.py`. Pauses take
-no time and are counted on the command's own clock. Prints a table with one row per case, after about
-five minutes.
+no time and are counted on the command's own clock. Prints a table with one row per case, in five to
+ten minutes.
 """
 
 import argparse

@@ -175,4 +175,4 @@ if __name__ == "__main__":
         main()
     except Exception as error:
         traceback.print_exc()
-        sys.exit(f"The acceptance kernel failed: {type(error).__name__}: {error}")
+        sys.exit(f"The acceptance kernel failed: {one_line(error)}")
