@@ -12,7 +12,15 @@ import subprocess
 import sys
 import traceback
 
-from bootstrap import WORKING, check_dataset, find_dataset, go_offline, install, manifest_digest
+from bootstrap import (
+    WORKING,
+    check_dataset,
+    find_dataset,
+    go_offline,
+    install,
+    manifest_digest,
+    one_line,
+)
 
 
 def main() -> None:
