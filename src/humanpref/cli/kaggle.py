@@ -149,7 +149,6 @@ def bundle(options: argparse.Namespace) -> int:
     from humanpref.kaggle.bundle.checkout import find_project
     from humanpref.kaggle.bundle.verdict import verdict
     from humanpref.kaggle.contract import KernelRun
-    from humanpref.runs.artifact import Artifact
 
     preset = options.preset or ("" if options.artifact else "sparse")
     if options.all_rows:
@@ -169,9 +168,6 @@ def bundle(options: argparse.Namespace) -> int:
     models = [*map(str, options.artifact), *trained]
     mean = "the unweighted mean of " if len(models) > 1 else ""
     print(f"bundle: {folder}; predicts with {mean}{', '.join(models)}")
-    for artifact in map(Artifact.load, options.artifact):
-        if artifact.shortfall:
-            print(f"{artifact.folder}: {artifact.shortfall}")
     share = run.config.training.validation_fraction if run.config and run.folds is None else 0
     if share:
         print(f"{share:.0%} of the rows are held out for a score; --all-rows trains on all of them")

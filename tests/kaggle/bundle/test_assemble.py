@@ -219,7 +219,7 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
     assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
 
 
-def test_the_trained_folds_of_an_unfinished_run_are_bundled(monkeypatch, capsys, tmp_path):
+def test_the_trained_folds_of_an_unfinished_run_are_bundled(monkeypatch, caplog, tmp_path):
     """As `humanpref kaggle output --train` fetches them."""
     monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
     write_arena(tmp_path / "arena", rows=40, seed=0)
@@ -229,8 +229,8 @@ def test_the_trained_folds_of_an_unfinished_run_are_bundled(monkeypatch, capsys,
             run.train_model(model)
         left = run.gather().folder
     out = tmp_path / "bundle"
-    assert main(["kaggle", "bundle", "--out", str(out), "--artifact", str(left)]) == 0
-    assert f"{left}: only 2 of 3 models were trained" in capsys.readouterr().out
+    bundle(PROJECT, out, KernelRun(""), [left])
+    assert f"{left}: only 2 of 3 models were trained" in caplog.text
     assert check_bundle(out) == []
     (found,) = find_artifacts(out / "dataset")
     assert Artifact.load(found).facts["members"] == ["fold-0", "fold-1"]

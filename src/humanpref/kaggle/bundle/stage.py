@@ -1,6 +1,7 @@
 """Stage the wheel dataset: the files that both kernels install and read."""
 
 import itertools
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from humanpref.models import extras_of, libraries_of
 from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_files import FACTS_FILE
 from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
 
 # The NLTK data that `humanpref.text` reads: the English files of each resource.
 _NLTK_DATA = {
@@ -73,7 +76,10 @@ def stage_dataset(
     freeze = read_image(image or project / "wheels" / IMAGE)
     names = artifact_names(artifacts, run.rules)
     for artifact, name in zip(artifacts, names, strict=True):
-        Artifact.load(artifact).copy(folder / "artifacts" / name)
+        loaded = Artifact.load(artifact)
+        loaded.copy(folder / "artifacts" / name)
+        if loaded.shortfall:
+            logger.warning("%s: %s", artifact, loaded.shortfall)
     if nltk_data:
         _copy_nltk(nltk_data, folder / "nltk_data")
     with write_whole(folder / "run.toml") as file:
