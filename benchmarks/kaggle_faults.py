@@ -97,14 +97,16 @@ class Project:
         )
 
 
-def records_lost(project: Project) -> str:
-    """Push and submit, lose the records, push and submit again."""
-    for _ in range(2):
-        project.run(*PUSH)
-        project.run("submit", "--message", "m")
-        (project.folder / ".humanpref" / "pushes.json").unlink()
-    kernels, submissions = project.count(SAVE_KERNEL) - 2, project.count(SUBMIT) - 1
-    return f"kernels sent again: {kernels}; submissions: {submissions}"
+def _records_lost(*parts: str) -> Callable[[Project], str]:
+    def measure_case(project: Project) -> str:
+        for chosen in ((), parts):
+            project.run(*PUSH, *chosen)
+            project.run("submit", "--message", "m")
+            (project.folder / ".humanpref" / "pushes.json").unlink()
+        kernels, submissions = project.count(SAVE_KERNEL) - 2, project.count(SUBMIT) - 1
+        return f"kernels sent again: {kernels}; submissions: {submissions}"
+
+    return measure_case
 
 
 def an_hour(project: Project) -> str:
@@ -131,12 +133,12 @@ def outage(project: Project) -> str:
 
 
 def _in_use(call: str) -> Callable[[Project], str]:
-    def measure(project: Project) -> str:
+    def measure_case(project: Project) -> str:
         project.service.answers[call] = lambda _: refusal(409, "The title is already in use")
         done = project.run(*PUSH)
         return f"calls: {project.count(call)}; pauses: {done.paused} s"
 
-    return measure
+    return measure_case
 
 
 def retry_after(project: Project) -> str:
@@ -171,7 +173,8 @@ def _ended(done: Finished) -> str:
 
 
 CASES: dict[str, Callable[[Project], str]] = {
-    "records lost, then `push` and `submit` again": records_lost,
+    "records lost, then `push` and `submit` again": _records_lost(),
+    "records lost, then `push --infer` and `submit` again": _records_lost("--infer"),
     "a new dataset is still in progress after an hour, `push` again": an_hour,
     "the answer to `CreateDataset` is lost, Kaggle processes the dataset": answer_lost,
     "7 unanswered questions for a run's state": outage,
