@@ -67,8 +67,8 @@ setup(
         "parquet": ["pyarrow>=15"],
         # Judging shards on several machines (`score --engine ray`).
         "ray": ["ray[data]>=2.40,<3", "pyarrow>=15"],
-        # `humanpref serve`. Kaggle's image has both.
-        "serve": ["starlette>=0.52", "uvicorn>=0.46"],
+        # `humanpref serve`. Kaggle's image has all three.
+        "serve": ["starlette>=0.52", "uvicorn>=0.46", "jinja2>=3.1"],
         # Talking to Kaggle and building the wheel dataset. kaggle 2.2 imports six without declaring
         # it.
         "kaggle": [

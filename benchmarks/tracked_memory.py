@@ -191,6 +191,7 @@ def measure(record: Record, half: bool, preset: str, sizes: tuple, length: int, 
     batch["lengths"] = np.full(shape[:2], length)
     if config.family == "dpo":
         batch["responses"] = np.ones(shape, dtype=np.int64)
+        batch["responses"][..., 0] = 0
         batch["reference"] = torch.zeros((rows, 2), device=device)
     scored = min(estimate.scored, rows * 2 * (length - 1))
     estimate = replace(estimate, scored=scored)

@@ -30,7 +30,7 @@ class Server:
         )
         self.line = self.process.stdout.readline()
         assert self.line, self.process.stderr.read()
-        self.port = int(self.line.split(": POST")[0].rpartition(":")[2])
+        self.port = int(self.line.split(": a page")[0].rpartition(":")[2])
 
     def ask(self, method, path, body=None, headers=JSON):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -96,6 +96,14 @@ def test_hostile_clients_get_an_answer_and_leave_the_server_alive(server):
         ]
         assert server.ask("POST", "/judge", b" " * 10_000_000)[0] == 413
         assert server.ask("POST", "/judge", iter([b" " * 1_000_000] * 10))[0] == 413
+        # What is refused for another reason is read first, so that the client hears why.
+        for method, path, headers, status in (
+            ("POST", "/judge", {"Content-Type": "text/plain"}, 415),
+            ("POST", "/judge", JSON | {"Host": "evil.example"}, 421),
+            ("POST", "/nowhere", JSON, 404),
+            ("PUT", "/judge", JSON, 405),
+        ):
+            assert server.ask(method, path, b" " * 4_000_000, headers)[0] == status
         assert server.ask("POST", "/judge", b'{"prompt": ')[0] == 400
         assert server.ask("POST", "/judge", b"[" * 1_000_000)[0] == 400
         assert server.ask("GET", "/etc/passwd")[0] == 404
@@ -120,7 +128,7 @@ def test_a_signal_ends_it_after_the_running_requests(number):
         pytest.skip("this process, and so its children, ignores the signal, as in the background")
     server = Server()
     try:
-        content = json.dumps([pair(3500)] * 250)
+        content = json.dumps([pair(3500) | {"prompt": ""}] * 250)
         with ThreadPoolExecutor(1) as threads:
             running = threads.submit(server.ask, "POST", "/judge", content)
             time.sleep(0.3)  # it has arrived, or waits to be accepted
@@ -135,7 +143,9 @@ def test_a_signal_ends_it_after_the_running_requests(number):
         server.process.kill()
 
 
-@pytest.mark.parametrize(("host", "warns"), [("127.0.0.1", False), ("0.0.0.0", True)])
+@pytest.mark.parametrize(
+    ("host", "warns"), [("127.0.0.1", False), ("LOCALHOST", False), ("0.0.0.0", True)]
+)
 def test_another_host_than_loopback_is_warned_about(run, monkeypatch, caplog, host, warns):
     served = []
     monkeypatch.setattr(
@@ -153,6 +163,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(run):
         (("nowhere",), "nowhere"),
         (("--port", "70000"), "port 70000"),
         (("--host", "no such host"), "cannot listen on no such host"),
+        (("--host", ""), "option --host: expected an address"),
     ):
         code, out, err = run("serve", *arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from humanpref.config import load_config
-from humanpref.data import read_pairs
+from humanpref.data import read_pairs, write_pairs
 from humanpref.files import read_json, write_json
 from humanpref.interfaces.export import export
 from humanpref.models.pretrained import load_tokenizer
@@ -61,26 +61,32 @@ RECIPES = {
 }
 
 
+TWO_CLASSES = [("llama", 2), ("gemma2", 2)]
+
+
 @pytest.fixture(scope="module")
 def trained(decoder_folder, arena, tmp_path_factory):
     """Train an artifact of one tiny decoder of a kind, once."""
     folder, made = tmp_path_factory.mktemp("decoders"), {}
-    lines = (arena / "train.csv").read_text().splitlines(keepends=True)
-    (folder / "train.csv").write_text("".join(lines[:17]))
+    rows = read_pairs(arena / "train.csv")
+    for classes, own in ((3, rows), (2, rows[rows["winner_tie"] == 0])):
+        write_pairs(folder / f"{classes}.csv", own[:16])
 
-    def artifact(kind):
-        if kind not in made:
+    def artifact(kind, classes=3):
+        if (kind, classes) not in made:
             changes = {"rope_parameters": ROPE[kind]} if kind in ROPE else {}
             if kind == "gemma2":
                 changes["attn_logit_softcapping"] = 0.5
             backbone = f"model.backbone={decoder_folder(kind, **changes)}"
-            config = load_config("llama-3.2-1b-lora", None, [*OPTIONS, backbone, *RECIPES[kind]])
-            made[kind] = train(config, folder / "train.csv", folder / kind)
+            options = [*OPTIONS, backbone, f"training.classes={classes}", *RECIPES[kind]]
+            config = load_config("llama-3.2-1b-lora", None, options)
+            found = train(config, folder / f"{classes}.csv", folder / f"{kind}-{classes}")
             if kind == "gemma2":  # as if it had been fitted
                 calibrated = torch.tensor([0.7, 0.2, -0.3, 0.1])
-                change_state(made[kind].folder, "calibration", calibrated)
-                made[kind] = Artifact.load(made[kind].folder)
-        return made[kind]
+                change_state(found.folder, "calibration", calibrated)
+                found = Artifact.load(found.folder)
+            made[kind, classes] = found
+        return made[kind, classes]
 
     return artifact
 
@@ -148,20 +154,37 @@ def single(artifact, pairs):
     return artifact.models[0].single_order().predict_proba(pairs)
 
 
-@pytest.mark.parametrize("kind", RECIPES)
-def test_the_card_s_example_predicts_the_same(kind, trained, few, tmp_path, monkeypatch, capsys):
-    artifact = trained(kind)
+@pytest.mark.parametrize(("kind", "classes"), [*((kind, 3) for kind in RECIPES), *TWO_CLASSES])
+def test_the_card_s_example_predicts_the_same(
+    kind, classes, trained, few, tmp_path, monkeypatch, capsys
+):
+    artifact = trained(kind, classes)
     expected = single(artifact, few)
+    assert (expected[:, 2] > 0).all() == (classes == 3)
+    expected = expected[:, :classes]
     assert np.ptp(expected, axis=0).max() > 1e-3
-    folder = export(artifact.folder, tmp_path / "plain")
+    # A shell would split this name, and a markup would read it.
+    folder = export(artifact.folder, tmp_path / "a plain, new" / "módèle {{ 模型 }} 'x'")
     monkeypatch.chdir(folder)
     names = {}
     exec(example(folder), names)
     assert sum(json.loads(capsys.readouterr().out)) == pytest.approx(1, abs=1e-5)
     found = [names["probabilities"](*row) for row in rows_of(few)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    assert ("P(tie)" in card.partition("## Order")[0]) == (classes == 3)
+    assert ("has no ties" in card) == (classes == 2)
     swap = str(kind == "llama").lower()
-    assert f"(`inference.swap_average={swap}`)" in (folder / "README.md").read_text()
+    assert f"(`inference.swap_average={swap}`)" in card
+    if (kind, classes) == ("llama", 2):
+        assert read_json(folder / "config.json")["id2label"] == {"0": "A", "1": "B"}
+
+
+def test_an_artifact_does_not_take_its_export_in(trained):
+    folder = trained("llama").folder
+    with pytest.raises(InputError, match="plain"):
+        export(folder, folder / "plain")
+    assert not (folder / "plain").exists()
 
 
 def test_a_batch_with_padding_gives_the_same(trained, few, tmp_path, monkeypatch):

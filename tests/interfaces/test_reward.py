@@ -125,17 +125,50 @@ def test_what_cannot_be_judged_is_refused():
         judged(["p", "q", "p"], [SHORT, SHORT, LONG])
     with pytest.raises(InputError, match="2 prompts, 1 completions"):
         judged(["p", "p"], [SHORT])
-    with pytest.raises(InputError, match="column 'best': expected 1 reference answers, got no"):
+    with pytest.raises(InputError, match="column 'best': not passed to the reward function"):
         against(["p"], [SHORT])
     with pytest.raises(InputError, match="expected 1 reference answers, got 2"):
         against(["p"], [SHORT], best=[LONG, LONG])
     image = user([{"type": "image", "url": "…"}])
-    with pytest.raises(InputError, match="reward: message 1: expected the content to be text"):
+    with pytest.raises(
+        InputError, match="reward: prompt 1: message 1: expected the content to be text"
+    ):
         judged([[image]] * 2, [SHORT, LONG])
-    with pytest.raises(InputError, match="reward: message 1: expected an object with role"):
+    with pytest.raises(
+        InputError, match="reward: prompt 1: message 1: expected an object with role"
+    ):
         judged([["p"]] * 2, [SHORT, LONG])
-    with pytest.raises(InputError, match="reward: expected a list of messages, got int"):
+    with pytest.raises(InputError, match="prompt 1: expected a list of messages, got int"):
         judged([3, 3], [SHORT, LONG])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "completions", "best", "message"),
+    [
+        (["p", None], ["x", "y"], ["x", "y"], "prompt 2: expected a text or .*, got nothing"),
+        (["p", "p"], ["x", None], ["x", "y"], "completion 2: expected a text or .*, got nothing"),
+        (["p", "p"], ["x", "y"], ["x", float("nan")], "column 'best': answer 2: .* got nothing"),
+        (["p", "p"], ["x", "y"], ["x", [user("y")]], "'best': answer 2: expected a message of the"),
+        (["p", "p"], ["x", []], ["x", "y"], "completion 2: expected a message of the assistant"),
+        ("pp", ["x", "y"], ["x", "y"], "prompts: expected a list, got a string"),
+        (["p", "p"], "xy", ["x", "y"], "completions: expected a list, got a string"),
+        (["p", "p"], ["x", "y"], "xy", "column 'best': expected a list, got a string"),
+    ],
+)
+def test_a_missing_text_is_not_an_empty_one(prompts, completions, best, message):
+    for reference in (None, "best"):
+        if reference is None and "best" in message:
+            continue
+        with pytest.raises(InputError, match=f"reward: .*{message}"):
+            humanpref.reward(reference=reference)(prompts, completions, best=best)
+
+
+def test_generators_and_arrays_are_columns():
+    judged = humanpref.reward(reference="best")
+    completions = [SHORT, LONG]
+    expected = judged(["p", "q"], completions, best=[LISTED, LISTED])
+    assert judged(iter(["p", "q"]), iter(completions), best=(x for x in [LISTED] * 2)) == expected
+    assert judged(np.array(["p", "q"]), completions, best=np.array([LISTED] * 2)) == expected
 
 
 def test_a_fitted_model_or_an_artifact_is_a_judge(pairs, tmp_path):

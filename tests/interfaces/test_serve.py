@@ -1,5 +1,6 @@
 """`POST /judge` and `GET /health`: what they answer, and what they refuse."""
 
+import asyncio
 import json
 import re
 import threading
@@ -85,11 +86,38 @@ def test_unusable_pairs_are_refused_by_name(content, message):
     assert re.search(message, error), error
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b'"\\'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b'"\\', b"[NaN]"]
+)
 def test_broken_json_is_refused(body):
     headers = {"Content-Type": "application/json"}
     status, error = refused(client_of().post("/judge", content=body, headers=headers))
     assert (status, error[:20]) == (400, "the body is not JSON")
+
+
+def test_a_value_given_twice_is_refused():
+    body = json.dumps(PAIR)[:-1] + ', "prompt": "another"}'
+    headers = {"Content-Type": "application/json"}
+    error = refused(client_of().post("/judge", content=body, headers=headers))
+    assert error == (400, "the body is not JSON: an object names a value twice")
+
+
+def test_a_refusal_is_short_whatever_was_sent():
+    content = {str(number): "x" for number in range(50_000)}
+    status, error = refused(client_of().post("/judge", json=content))
+    assert status == 422
+    assert len(error) < 400
+
+
+@pytest.mark.parametrize("texts", [["", "", ""], ["", "", "b"], ["\ud800", "a\x00", "\x85"]])
+def test_unusual_texts_are_judged_alike_alone_and_among_others(texts):
+    row = dict(zip(TEXT_COLUMNS, texts, strict=True))
+    headers = {"Content-Type": "application/json"}
+    own, (among, _) = (
+        client_of().post("/judge", content=json.dumps(content), headers=headers).json()
+        for content in (row, [row, PAIR])
+    )
+    assert among["p_a"] == own["p_a"] == humanpref.load().judge(*([text] for text in texts)).p_a
 
 
 def test_other_sites_cannot_send_what_needs_no_permission():
@@ -115,10 +143,14 @@ def test_the_limits_hold_at_their_edge():
 class Stuck:
     """A judge that waits until it is let go."""
 
+    model = None
+
     def __init__(self):
-        self.go = threading.Event()
+        self.go, self.begun, self.calls = threading.Event(), threading.Event(), 0
 
     def judge(self, *texts):
+        self.calls += 1
+        self.begun.set()
         self.go.wait(20)
         return humanpref.load().judge(*texts)
 
@@ -134,8 +166,45 @@ def test_a_slow_judge_is_a_timeout_and_the_server_stays_alive():
         assert 200 in codes
 
 
+def test_nobody_waits_for_a_client_that_has_gone():
+    stuck, scope = Stuck(), client_of().build_request("POST", "/judge", json=PAIR)
+    app = application(stuck)
+    headers = [(name.lower().encode(), value.encode()) for name, value in scope.headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/judge", "headers": headers}
+
+    async def ask(stays):
+        messages = [{"type": "http.request", "body": json.dumps(PAIR).encode()}]
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            await asyncio.sleep(60 if stays else 0)
+            return {"type": "http.disconnect"}
+
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        await app(dict(scope), receive, send)
+        return sent[0]["status"]
+
+    async def scenario():
+        first = asyncio.create_task(ask(stays=True))
+        await asyncio.to_thread(stuck.begun.wait, 20)
+        await ask(stays=False)
+        third = asyncio.create_task(ask(stays=True))
+        stuck.go.set()
+        return await first, await third
+
+    assert asyncio.run(scenario()) == (200, 200)
+    assert stuck.calls == 2
+
+
 def test_a_defect_is_an_internal_error():
     class Broken:
+        model = None
+
         def judge(self, *_):
             raise ZeroDivisionError("secret")
 
@@ -148,6 +217,8 @@ def test_a_defect_is_an_internal_error():
 def test_unknown_paths_and_methods():
     client = client_of()
     assert refused(client.get("/nowhere"))[0] == 404
+    assert refused(client.get("/judge/"))[0] == 404
+    assert client.head("/health").status_code == 200
     response = client.get("/judge")
     assert refused(response)[0] == 405
     assert response.headers["allow"] == "POST"
@@ -186,5 +257,7 @@ def test_an_address_that_cannot_be_had_is_refused():
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"cannot listen on 127.0.0.1, port {port}: Addr"):
             listen("127.0.0.1", port)
+    with pytest.raises(InputError, match="option --host: expected an address, got an empty"):
+        listen("", 0)
     with pytest.raises(InputError, match="port 70000"):
         listen("127.0.0.1", 70000)

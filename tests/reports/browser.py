@@ -24,8 +24,8 @@ parent.postMessage(JSON.stringify({
 </script></body>"""
 
 
-def browse(tmp_path, page, *arguments):
-    """Open a page and return the finished process."""
+def chromium(tmp_path):
+    """The beginning of the command line of a headless Chromium."""
     browser = (
         shutil.which("chromium")
         or shutil.which("chromium-browser")
@@ -35,7 +35,12 @@ def browse(tmp_path, page, *arguments):
         pytest.skip("no chromium is installed")
     flags = "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --v=0"
     logs = ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [browser, *flags.split(), *logs, *arguments, page.as_uri()]
+    return [browser, *flags.split(), *logs]
+
+
+def browse(tmp_path, page, *arguments):
+    """Open a page and return the finished process."""
+    command = [*chromium(tmp_path), *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 

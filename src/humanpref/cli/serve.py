@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = add_command(
-        commands, "serve", run, "serve a judge over HTTP: POST /judge, GET /health"
+        commands, "serve", run, "serve a judge over HTTP: a page, POST /judge, GET /health"
     )
     text = "judge by this artifact (default: the small judge that comes with the package)"
     add_path(command, "artifact", "ARTIFACT", text, nargs="?")
@@ -34,10 +34,11 @@ def run(options: argparse.Namespace) -> int:
     judge = load(options.artifact)
     host = options.host
     with serve.listen(host, options.port) as listener:
-        if not serve.is_loopback(host):
+        address, port = listener.getsockname()[:2]
+        if not serve.is_loopback(address):
             log.warning("%s: other machines may reach this server; it asks for no password", host)
         name = f"[{host}]" if ":" in host else host
-        print(f"http://{name}:{listener.getsockname()[1]}: POST /judge, GET /health", flush=True)
+        print(f"http://{name}:{port}: a page, POST /judge, GET /health", flush=True)
         model = str(options.artifact or "packaged")
         serve.serve(listener, serve.application(judge, model, host))
     return 0

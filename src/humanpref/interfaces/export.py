@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ def export(folder: str | Path, out: str | Path) -> Path:
     merged into the base.
 
     A decoder with a linear head becomes a `…ForSequenceClassification` folder with the labels A, B
-    and tie; one that answers with tokens, a `…ForCausalLM` folder. The folder's README.md contains
-    the format of the texts, as a runnable example, the limits, and the calibration of answer
-    tokens. The written folder is read again and compared with the artifact.
+    and, if the model has three classes, tie; one that answers with tokens, a `…ForCausalLM` folder.
+    The folder's README.md contains the format of the texts, as a runnable example, the limits, and
+    the calibration of answer tokens. The written folder is read again and compared with the
+    artifact.
 
     Parameters
     ----------
@@ -68,7 +70,7 @@ def export(folder: str | Path, out: str | Path) -> Path:
         other families and heads, a quantized base), if its tokenizer reads one text differently
         from its parts, or if the written folder does not predict the same.
     """
-    check_new(out)
+    check_new(out, inputs=[folder])
     artifact = Artifact.load(folder)
     _check_can_hold(artifact)
     model = decoder_in_float32(artifact.ensemble)
@@ -77,11 +79,13 @@ def export(folder: str | Path, out: str | Path) -> Path:
     reader = copy.copy(model).set_params(inference=inference, model=options)
     probes = _probes([text.strip() for text in PROBES])
     expected = reader.predict_proba(probes)
+    classes = CLASSES if model.ties else CLASSES[:2]
     tokens = model.answering(model.tokenizer_)[1] if model.model.head == "tokens" else []
+    tokens = tokens[: len(classes)]
     fixed = fixed_text(model.template(), model.tokenizer_)
     texts = _texts(fixed, probes)
     with folder_whole(out) as unfinished:
-        values = _write_model(model, fixed, tokens, unfinished, artifact.folder)
+        values = _write_model(model, fixed, tokens, classes, unfinished, artifact.folder)
         tokenizer = AutoTokenizer.from_pretrained(unfinished)
         if not _same_tokens(reader, fixed, tokenizer, probes):
             raise InputError(
@@ -94,7 +98,7 @@ def export(folder: str | Path, out: str | Path) -> Path:
             file.write(_card(values))
         del model, reader  # free the memory before the folder is read
         found = softmax(_logits(unfinished, tokenizer, texts, values))
-        difference = np.abs(found - expected).max()
+        difference = np.abs(found - expected[:, : len(classes)]).max()
         if not difference <= TOLERANCE:
             raise InputError(
                 f"{artifact.folder}: transformers' {values['kind']} predicts differently: a "
@@ -104,13 +108,18 @@ def export(folder: str | Path, out: str | Path) -> Path:
 
 
 def _write_model(
-    model: DecoderModel, fixed: FixedText, tokens: list[int], folder: Path, source: Path
+    model: DecoderModel,
+    fixed: FixedText,
+    tokens: list[int],
+    classes: tuple[str, ...],
+    folder: Path,
+    source: Path,
 ) -> dict[str, Any]:
     """Write the plain weights, configuration and tokenizer, and return the values that the card
     shows. The model's base is changed."""
     tokenizer, template, options = model.tokenizer_, model.template(), model.model
     base = model.merge_adapter().cpu()
-    plain = base if tokens else _classifier(base, model.module_.head[-1], source)
+    plain = base if tokens else _classifier(base, model.module_.head[-1], classes, source)
     embeddings = base.get_input_embeddings().num_embeddings
     padding = padding_token(tokenizer, template.suffix[-1], embeddings)
     plain.config.pad_token_id = padding
@@ -123,13 +132,15 @@ def _write_model(
     # The name of this class in transformers 4, which reads tokenizer.json as it is.
     write_json(path, read_json(path) | {"tokenizer_class": "PreTrainedTokenizerFast"})
     calibration = model.module_.calibration.tolist() if tokens else [1.0, 0.0, 0.0, 0.0]
+    count = len(classes)
     return {
         "version": __version__,
         "kind": type(plain).__name__,
-        "words": answer_words(options.answers) if tokens else [],
+        "words": answer_words(options.answers)[:count] if tokens else [],
         "tokens": tokens,
+        "classes": classes,
         "sharpness": calibration[0],
-        "biases": calibration[1:],
+        "biases": calibration[1 : 1 + count],
         "labels": repr([fixed.before[part] for part in (PROMPT, A, B)]),
         "start": repr(fixed.prefix),
         "end": repr(fixed.suffix),
@@ -155,7 +166,7 @@ def _check_can_hold(artifact: Artifact) -> None:
     if len(leaves) > 1:
         raise InputError(
             f"{source}: has {len(leaves)} models, expected one; first make one of them: humanpref "
-            f"merge {source} --out MERGED"
+            f"merge {shlex.quote(str(source))} --out MERGED"
         )
     config: Config = leaves[0].config
     check_base_can_change(source, config)
@@ -171,16 +182,19 @@ def _check_can_hold(artifact: Artifact) -> None:
             )
 
 
-def _classifier(base: PreTrainedModel, score: nn.Linear, source: Path) -> PreTrainedModel:
-    """Put a base and the weights of a head into transformers' class for the base's type."""
+def _classifier(
+    base: PreTrainedModel, score: nn.Linear, classes: tuple[str, ...], source: Path
+) -> PreTrainedModel:
+    """Put a base and a head's weights for the classes into transformers' class for the base's
+    type."""
     if score.bias is not None and score.bias.any():
         raise InputError(
             f"{source}: option model.head_bias: expected false, got true; transformers' "
             "classifiers have no bias"
         )
     config = copy.deepcopy(base.config)
-    config.num_labels, config.problem_type = len(CLASSES), "single_label_classification"
-    config.id2label = dict(enumerate(CLASSES))
+    config.num_labels, config.problem_type = len(classes), "single_label_classification"
+    config.id2label = dict(enumerate(classes))
     config.label2id = {label: i for i, label in config.id2label.items()}
     try:
         with torch.device("meta"):
@@ -190,13 +204,14 @@ def _classifier(base: PreTrainedModel, score: nn.Linear, source: Path) -> PreTra
             f"{source}: transformers has no classifier for models of type {config.model_type}"
         ) from None
     layer = getattr(plain, "score", None)
-    if not isinstance(layer, nn.Linear) or layer.weight.shape != score.weight.shape:
+    weight = score.weight[: len(classes)]
+    if not isinstance(layer, nn.Linear) or layer.weight.shape != weight.shape:
         raise InputError(
             f"{source}: transformers' {type(plain).__name__} has no single layer for the scores"
         )
     setattr(plain, plain.base_model_prefix, base)
-    plain.score = nn.Linear(*reversed(score.weight.shape), bias=False)
-    plain.score.weight.data.copy_(score.weight)
+    plain.score = nn.Linear(*reversed(weight.shape), bias=False)
+    plain.score.weight.data.copy_(weight)
     plain.config.dtype = torch.float32
     return plain
 

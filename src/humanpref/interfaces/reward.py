@@ -5,13 +5,14 @@ A completion's reward is its expected score against its opponents, P(win) + P(ti
 over them and over both orders of A and B: 0.5 for a draw, between 0 and 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from humanpref.data.cells import is_missing
 from humanpref.data.formats.messages import ASSISTANT, Message, read_messages
 from humanpref.interfaces.judge import Judge, load
 from humanpref.schema import SWAPPED_CLASSES, TEXT_COLUMNS, InputError
@@ -54,8 +55,8 @@ def reward(
     ------
     InputError
         From the function: if the numbers of prompts, completions and references differ; if there is
-        no column `reference`, or a completion without one is alone in its group; or for a message
-        that is not text.
+        no column `reference`, or a completion without one is alone in its group; or for a missing
+        conversation, an answer without a message of the assistant, or a message that is not text.
 
     Examples
     --------
@@ -66,19 +67,23 @@ def reward(
     judge = model if isinstance(model, Judge) else load(model)
 
     def humanpref_reward(
-        prompts: Sequence[Conversation], completions: Sequence[Conversation], **columns: Any
+        prompts: Iterable[Conversation], completions: Iterable[Conversation], **columns: Any
     ) -> list[float]:
+        prompts, completions = _listed(prompts, "prompts"), _listed(completions, "completions")
         if len(prompts) != len(completions):
             raise InputError(f"reward: got {len(prompts)} prompts, {len(completions)} completions")
-        answers = [_turns(*row) for row in zip(prompts, completions, strict=True)]
+        answers = _conversations(prompts, completions, "completion")
         if reference is not None:
-            others = columns.get(reference)
-            if others is None or len(others) != len(prompts):
+            column = f"column {reference!r}"
+            if columns.get(reference) is None:
+                raise InputError(f"reward: {column}: not passed to the reward function")
+            others = _listed(columns[reference], column)
+            if len(others) != len(prompts):
                 raise InputError(
-                    f"reward: column {reference!r}: expected {len(prompts)} reference answers, got "
-                    f"{'no such column' if others is None else len(others)}"
+                    f"reward: {column}: expected {len(prompts)} reference answers, got "
+                    f"{len(others)}"
                 )
-            opponents = [_turns(*row) for row in zip(prompts, others, strict=True)]
+            opponents = _conversations(prompts, others, f"{column}: answer")
             pairs = [(i, len(answers) + i) for i in range(len(answers))]
             return _scores(judge, [*answers, *opponents], pairs)[: len(answers)]
         return _scores(judge, answers, _within_groups([repr(prompt) for prompt in prompts]))
@@ -123,24 +128,51 @@ def _judged(judge: Judge, rows: list[tuple[Turns, ...]]) -> np.ndarray:
     return judge.judge_many([dict(zip(TEXT_COLUMNS, row, strict=True)) for row in rows])
 
 
-def _turns(prompt: Conversation, answer: Conversation) -> tuple[Turns, Turns]:
-    """Return the turns of a prompt and of the answers to it, the last of which is `answer`."""
-    asked, replies = ([prompt], []) if isinstance(prompt, str) else _rounds(_messages(prompt))
+def _listed(column: Iterable[Conversation], name: str) -> list[Conversation]:
+    """Return a column as a list. A single text, whose characters would be the rows, is refused."""
+    if isinstance(column, str):
+        raise InputError(f"reward: {name}: expected a list, got a string")
+    return list(column)
+
+
+def _conversations(
+    prompts: list[Conversation], answers: list[Conversation], name: str
+) -> list[tuple[Turns, Turns]]:
+    """Return the turns of the prompt and of the answers to it, for every row."""
+    found = []
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
+        try:
+            asked, replies = ([prompt], []) if isinstance(prompt, str) else _rounds(_read(prompt))
+        except ValueError as error:
+            raise InputError(f"reward: prompt {number}: {error}") from None
+        try:
+            found.append(_turns(asked, replies, _answer(answer)))
+        except ValueError as error:
+            raise InputError(f"reward: {name} {number}: {error}") from None
+    return found
+
+
+def _answer(answer: Conversation) -> str:
+    """Return the text of an answer."""
     if isinstance(answer, str):
-        last = answer
-    else:
-        texts = [text for role, text in _messages(answer) if role == ASSISTANT]
-        last = "\n\n".join(texts)
+        return answer
+    texts = [text for role, text in _read(answer) if role == ASSISTANT]
+    if not texts:
+        raise ValueError("expected a message of the assistant, got none")
+    return "\n\n".join(texts)
+
+
+def _turns(asked: list[str], replies: list[str], last: str) -> tuple[Turns, Turns]:
+    """Return the turns of a prompt and of the answers to it, the last of which is `last`."""
     if len(replies) == len(asked) > 0:  # the prompt ends with the beginning of the answer
         last = replies.pop() + last
     return tuple(asked), (*replies, last)
 
 
-def _messages(conversation: Any) -> list[Message]:
-    try:
-        return read_messages(conversation)
-    except ValueError as error:
-        raise InputError(f"reward: {error}") from None
+def _read(conversation: Any) -> list[Message]:
+    if is_missing(conversation):
+        raise ValueError("expected a text or a list of messages, got nothing")
+    return read_messages(conversation)
 
 
 def _rounds(messages: list[Message]) -> tuple[list[str], list[str]]:

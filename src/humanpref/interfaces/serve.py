@@ -1,8 +1,9 @@
-"""A judge over HTTP: `POST /judge` for one pair or many, `GET /health`.
+"""A judge over HTTP: a page at `GET /`, `POST /judge` for one pair or many, `GET /health`.
 
-Whatever a client sends gets an answer in JSON, or its connection is closed in time: bodies, pairs
-and waiting are limited, and errors are `{"error": "..."}` with a status of 4xx or 5xx. The judge
-runs in one thread, so that the server answers `/health` while it reads.
+Every request gets an answer, or its connection is closed in time: bodies, pairs and waiting are
+limited, and errors are `{"error": "..."}` with a status of 4xx or 5xx. (uvicorn itself refuses what
+is not HTTP, in plain text.) The judge runs in one thread, so that the server answers `/health`
+while the judge reads.
 """
 
 import asyncio
@@ -24,10 +25,11 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from humanpref.interfaces.judge import Judge
+from humanpref.interfaces.serve_page import page_routes
 from humanpref.schema import CLASSES, TEXT_COLUMNS, InputError
 from humanpref.version import __version__
 
@@ -74,7 +76,7 @@ def application(
     judge : Judge
         The model, from `humanpref.load`.
     name : str
-        What `/health` calls the model.
+        The name of the model, for `/health` and the page.
     host : str
         The name of the server. Requests are refused unless their `Host` is this name, `localhost`
         or an IP address: by DNS rebinding, a web page can reach a local server by a name only.
@@ -85,24 +87,31 @@ def application(
     --------
     >>> import humanpref
     >>> [route.path for route in application(humanpref.load()).routes]
-    ['/judge', '/health']
+    ['/judge', '/health', '/', '/page.css', '/page.js']
     """
     limits = limits or Limits()
+    about = getattr(judge.model, "about", "")
     pool = ThreadPoolExecutor(1, thread_name_prefix="judge")
 
     async def judged(request: Request) -> JSONResponse:
-        content = await _content(request, limits)
+        content = await _content(request)
         several = isinstance(content, list)
         pairs = _pairs(content if several else [content], limits, several)
         work = _several if several else _one
         running = asyncio.get_running_loop().run_in_executor(pool, work, judge, pairs)
+        leaving = asyncio.create_task(_disconnected(request))
+        tasks = {running, leaving}
+        first = asyncio.FIRST_COMPLETED
+        done, _ = await asyncio.wait(tasks, timeout=limits.judge_seconds, return_when=first)
+        leaving.cancel()
+        if running not in done:
+            running.cancel()  # unless it has begun; others need not wait for it
+            message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
+            raise HTTPException(503, message)
         try:
-            return _reply(await asyncio.wait_for(running, limits.judge_seconds))
+            return _reply(running.result())
         except InputError as error:
             raise HTTPException(422, " ".join(str(error).split())) from None
-        except TimeoutError:
-            message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
-            raise HTTPException(503, message) from None
 
     async def health(_: Request) -> JSONResponse:
         return _reply({"status": "ok", "model": name, "version": __version__})
@@ -112,15 +121,18 @@ def application(
         yield
         pool.shutdown(wait=False, cancel_futures=True)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/judge", judged, methods=["POST"]),
             Route("/health", health, methods=["GET"]),
+            *page_routes(name, about, _HEADERS),
         ],
-        middleware=[Middleware(_KnownHost, host=host)],
+        middleware=[Middleware(_Complete, host=host, limits=limits)],
         exception_handlers={HTTPException: _refused, Exception: _failed},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def serve(listener: socket.socket, app: ASGIApp) -> None:
@@ -134,8 +146,9 @@ def serve(listener: socket.socket, app: ASGIApp) -> None:
     app : ASGI application
         From `application`.
     """
-    # Readers say what they found in a file; here they would say it for every request.
-    logging.getLogger("humanpref.data").setLevel(logging.WARNING)
+    # Readers say what they found in a file, and warn of empty prompts; here they would do so for
+    # every request. So would uvicorn for what is not HTTP.
+    logging.getLogger("humanpref.data").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
         http=_Protocol,
@@ -143,7 +156,7 @@ def serve(listener: socket.socket, app: ASGIApp) -> None:
         loop="asyncio",
         lifespan="on",
         log_config=None,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
@@ -157,8 +170,10 @@ def listen(host: str, port: int) -> socket.socket:
     Raises
     ------
     InputError
-        If the address is not of this machine, or is in use.
+        If the address is empty, is not of this machine, or is in use.
     """
+    if not host:
+        raise InputError("option --host: expected an address, got an empty text")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -167,26 +182,51 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"cannot listen on {host}, port {port}: {reason}") from None
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address.
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine can reach an IP address.
 
     Examples
     --------
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "example.org")]
-    [True, True, True, False, False]
+    >>> [is_loopback(address) for address in ("127.0.0.1", "::1", "0.0.0.0", "192.168.0.7")]
+    [True, True, False, False]
     """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return ipaddress.ip_address(address).is_loopback
 
 
-async def _content(request: Request, limits: Limits) -> Any:
+async def _content(request: Request) -> Any:
     """Return the JSON content of a request's body."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # Other sites' pages may send forms and plain text without asking, but not JSON.
         raise HTTPException(415, f"Content-Type: expected application/json, got {kind!r}")
+    try:
+        return json.loads(
+            await request.body(), object_pairs_hook=_object, parse_constant=_no_number
+        )
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
+
+
+async def _disconnected(request: Request) -> None:
+    """Wait until the client of a complete request has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, none of whose names is given twice."""
+    found = dict(items)
+    if len(found) < len(items):
+        raise ValueError("an object names a value twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """Return the body of a request once it has arrived."""
     body, size = bytearray(), 0
     try:
         async with asyncio.timeout(limits.request_seconds):
@@ -203,10 +243,7 @@ async def _content(request: Request, limits: Limits) -> Any:
         raise HTTPException(400, "the connection ended before the body did") from None
     if size > limits.body_bytes:
         raise HTTPException(413, f"the body is larger than {limits.body_bytes} bytes")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the body is not JSON: {error}") from None
+    return bytes(body)
 
 
 def _pairs(rows: list[Any], limits: Limits, several: bool) -> list[dict[str, Any]]:
@@ -217,7 +254,7 @@ def _pairs(rows: list[Any], limits: Limits, several: bool) -> list[dict[str, Any
     for number, row in enumerate(rows, start=1):
         where = f"row {number}: " if several else ""
         if not isinstance(row, dict) or set(row) != set(TEXT_COLUMNS):
-            got = sorted(row) if isinstance(row, dict) else type(row).__name__
+            got = str(sorted(row))[:200] if isinstance(row, dict) else type(row).__name__
             raise HTTPException(
                 422, f"{where}expected an object with {', '.join(TEXT_COLUMNS)}, got {got}"
             )
@@ -259,19 +296,35 @@ async def _failed(_: Request, error: Exception) -> JSONResponse:
     return _reply({"error": f"internal error: {type(error).__name__}"}, 500)
 
 
-class _KnownHost:
-    """Refuses requests whose `Host` is a name other than the server's."""
+class _Complete:
+    """Passes on requests that are complete and meant for this server.
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
-        self._app, self._names = app, {host.lower(), "localhost"}
+    The body is read before anything is refused: if the connection of a client that is still
+    sending were closed, the client would get no answer.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, limits: Limits) -> None:
+        self._app, self._names, self._limits = app, {host.lower(), "localhost"}, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._knows(given := Request(scope).headers.get("host")):
-            await _reply({"error": f"Host: {given!r} is not this server"}, 421)(
-                scope, receive, send
-            )
-        else:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            body = await _body(request, self._limits)
+            if not self._knows(given := request.headers.get("host")):
+                raise HTTPException(421, f"Host: {given!r} is not this server")
+        except HTTPException as error:
+            await (await _refused(request, error))(scope, receive, send)
+            return
+
+        arrived: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def complete() -> Message:
+            return arrived.pop() if arrived else await receive()
+
+        await self._app(scope, complete, send)
 
     def _knows(self, given: str | None) -> bool:
         try:
