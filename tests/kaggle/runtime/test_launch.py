@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from humanpref.config import load_config
 from humanpref.data import read_pairs
@@ -25,7 +24,6 @@ from humanpref.kaggle.runtime.train import resolve
 from humanpref.models.sparse import SparseModel
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.stages import Earlier
 from humanpref.runs.train import Run, partial_of
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.training import device
@@ -169,28 +167,6 @@ def test_a_training_whose_artifact_is_there_has_succeeded(tree, at_exit, caplog,
     assert re.search(
         f"fold-1: the training process ended with {code}, after the model was written", caplog.text
     )
-
-
-@pytest.mark.slow
-def test_processes_start_from_the_weights_of_the_earlier_run(tree, arena):
-    """Each process gives the weights that one process gives, which are those of no fresh run."""
-    pytest.importorskip("torch")
-    options = ["model.max_length=32", "model.scratch_hidden_size=16"]
-    config, out = load_config("tiny", overrides=options), tree / "working" / "artifact"
-    csv = tree / "input" / DEFAULT / "train.csv"
-    first = experiment.train(config, arena / "test_labels.csv", tree / "first")
-    earlier = Earlier(first.folder, drop_learned=True)
-    launch.train(Run.plan(config, csv, out, 2, earlier=earlier), SECONDS, SECONDS)
-    alone = experiment.train(config, csv, tree / "alone", 2, earlier=earlier)
-    fresh = experiment.train(config, csv, tree / "fresh", 2)
-    assert read_json(out / "artifact.json")["chain"] == alone.facts["chain"]
-    for fold in ("fold-0", "fold-1"):
-        own, same, other = (
-            load_file(folder / fold / "model.safetensors")
-            for folder in (out, alone.folder, fresh.folder)
-        )
-        assert all(np.array_equal(own[name], same[name]) for name in own)
-        assert any(not np.array_equal(own[name], other.get(name)) for name in own)
 
 
 def test_a_folder_that_is_taken_is_not_trained_into(tree):
