@@ -30,7 +30,12 @@ QUICK = {
     "num_attention_heads": 4,
     "intermediate_size": 128,
     "vocab_size": 600,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "position_buckets": 16,
+    "embedding_size": 32,
 }
+"""Sizes of tiny models, of which each kind of backbone has some."""
 
 
 def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
@@ -58,9 +63,7 @@ def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
     if sizes["hidden_size"] > 3_000:
         sizes["num_hidden_layers"] = STACK
     if quick:
-        tiny = {**QUICK, "num_key_value_heads": 2, "head_dim": 16, "position_buckets": 16}
-        tiny["embedding_size"] = 32
-        sizes |= {key: value for key, value in tiny.items() if key in {*QUICK, *sizes}}
+        sizes |= {key: QUICK[key] for key in QUICK.keys() & sizes.keys()}
     kind = sizes.pop("model_type")
     extra = DEBERTA if kind == "deberta-v2" else {}
     return AutoConfig.for_model(kind, **{**sizes, **extra, **changes})
