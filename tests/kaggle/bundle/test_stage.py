@@ -10,7 +10,6 @@ import humanpref
 from humanpref.config import load_config
 from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage
-from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT
 from humanpref.kaggle.contract import KernelRun
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import train
@@ -74,8 +73,6 @@ def test_the_staged_dataset(project, tmp_path):
         assert (path.stat().st_size, sha256(path)) == (entry["bytes"], entry["sha256"])
     assert sorted(path.name for path in folder.iterdir()) == sorted([*names, stage.MARKER])
     assert KernelRun.from_dict(tomllib.loads((folder / "run.toml").read_text())) == run
-    with pytest.raises(InputError, match="expected an empty folder"):
-        stage.stage_dataset(folder, project, run)
 
 
 QLORA = "qwen-2.5-7b-qlora"
@@ -150,10 +147,12 @@ def test_artifacts_are_staged_without_what_tools_leave(project, artifact, tmp_pa
     assert {entry["name"] for entry in read_json(folder / stage.MARKER)["files"]} == staged - {
         stage.MARKER
     }
-    with pytest.raises(InputError, match="another artifact is also named prior"):
-        stage.artifact_names([artifact, artifact], COMPETITIONS[DEFAULT])
-    with pytest.raises(InputError, match="not an artifact"):
-        stage.artifact_names([tmp_path], COMPETITIONS[DEFAULT])
+    for artifacts, message in (
+        ([artifact, artifact], "another artifact is also named prior"),
+        ([tmp_path], "not an artifact"),
+    ):
+        with pytest.raises(InputError, match=message):
+            stage.stage_dataset(tmp_path / message, project, KernelRun(""), artifacts)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ The owner is `INSERT_USERNAME` everywhere; a push fills in the user name as it u
 checkout, artifacts and options produce the same bytes.
 """
 
+import itertools
 import logging
 import os
 import shutil
@@ -34,10 +35,9 @@ from humanpref.kaggle.bundle.metadata import (
     stage_kernel,
     write_metadata,
 )
-from humanpref.kaggle.bundle.stage import stage_dataset
+from humanpref.kaggle.bundle.stage import configs_of, stage_dataset
 from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.contract import MARKER, KernelRun
-from humanpref.runs.artifact import FACTS_FILE, Artifact
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -110,19 +110,18 @@ def bundle(
             new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image
         )
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
+        trained, used = read_metadata(project / KERNELS["train"])["id"], uses_gpus(dataset, run)
         for name in kernels_of(run):
             stage_kernel(project / KERNELS[name], new / name)
             path = new / name / KERNEL_METADATA
             metadata = mounting(read_metadata(path), run.competition)
-            if not uses_gpus(dataset, run)[name]:
-                metadata = metadata | {"enable_gpu": False}
+            if not used[name]:
+                metadata["enable_gpu"] = False
                 metadata.pop("machine_shape", None)
+            if not run.preset:
+                sources = metadata.get("kernel_sources", [])
+                metadata["kernel_sources"] = [each for each in sources if each != trained]
             write_metadata(path, metadata)
-        if not run.preset:
-            trained = read_metadata(project / KERNELS["train"])["id"]
-            metadata = read_metadata(new / "infer" / KERNEL_METADATA)
-            sources = [source for source in metadata.get("kernel_sources", []) if source != trained]
-            write_metadata(new / "infer" / KERNEL_METADATA, metadata | {"kernel_sources": sources})
         out.mkdir(exist_ok=True)
         for name in (DATASET_FOLDER, *KERNELS):
             shutil.rmtree(out / name, ignore_errors=True)
@@ -134,10 +133,10 @@ def bundle(
 def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
     """Return, for each kernel, whether any model that it trains, or predicts with, uses a GPU.
     `dataset` is the staged dataset, with its artifacts."""
-    trained = run.config is not None and uses_gpu(run.config)
-    artifacts = [path.parent for path in (dataset / "artifacts").glob(f"*/{FACTS_FILE}")]
-    leaves = [leaf for folder in artifacts for leaf in Artifact.load(folder).ensemble.leaves()]
-    return {"train": trained, "infer": trained or any(leaf.uses_gpu for leaf in leaves)}
+    config = run.config
+    trained = config is not None and uses_gpu(config)
+    configs = itertools.chain(*configs_of(dataset, run).values())
+    return {"train": trained, "infer": any(map(uses_gpu, configs))}
 
 
 def mounting(metadata: dict[str, Any], competition: str) -> dict[str, Any]:

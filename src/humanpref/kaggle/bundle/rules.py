@@ -9,7 +9,6 @@ import codecs
 import difflib
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,10 +124,10 @@ def check_kernel(path: Path) -> Metadata:
     file.check_value("language", '"python"')
     file.check_value("kernel_type", '"script"', '"notebook"')
     file.check_value("docker_image_pinning_type", '"original"', '"latest"', "null")
-    for key in ("is_private", "enable_gpu", "enable_tpu"):
+    for key in ("is_private", "enable_gpu"):
         file.check_value(key, "true", "false", "null")
-    if values.get("enable_tpu") is True:
-        file.add("enable_tpu", "no model of this package uses a TPU; set it to false")
+    why = "; no model of this package uses a TPU"
+    file.check_value("enable_tpu", "false", "null", why=why)
     why = "; Kaggle's default is true, and the competition refuses a kernel with internet"
     file.check_value("enable_internet", "false", why=why)
     if values.get("is_private") is False:
@@ -189,17 +188,8 @@ def check_dataset(path: Path) -> Metadata:
 def _read(path: Path, known: tuple[str, ...]) -> Metadata:
     """Read a metadata file; add findings about the file itself and its keys."""
     file = Metadata(path, read_metadata(path))
-    content = path.read_bytes()
-    if content.startswith(codecs.BOM_UTF8):
+    if path.read_bytes().startswith(codecs.BOM_UTF8):
         file.add("", "starts with a byte order mark, on which the client fails; remove it")
-
-    def repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for key, count in Counter(key for key, _ in pairs).items():
-            if count > 1:
-                file.add(key, "appears more than once, and only the last value counts")
-        return dict(pairs)
-
-    json.loads(content.decode("utf-8-sig"), object_pairs_hook=repeated)
     file.check_keys(known)
     return file
 
