@@ -23,11 +23,25 @@ PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture
+def _one_wheel(tmp_path_factory, monkeypatch):
+    """Build the package's wheel once for all tests here."""
+    folder = tmp_path_factory.getbasetemp() / "wheel-of-the-dry-run"
+    build = stage.build_wheel
+
+    def copy(project, out):
+        (wheel,) = list(folder.glob("*.whl")) or [build(project, folder)]
+        return Path(shutil.copy(wheel, out))
+
+    monkeypatch.setattr(stage, "build_wheel", copy)
+
+
+@pytest.fixture
 def labelled_test(arena) -> Path:
     """The arena's test rows with their labels, as a user may have them."""
     return arena / "test_labels.csv"
 
 
+@pytest.mark.usefixtures("_one_wheel")
 def test_the_whole_way(tmp_path):
     lines = []
     out = tmp_path / "results"
@@ -91,19 +105,6 @@ def artifact(arena, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("artifact") / "prior"
     experiment.train(load_config("prior"), arena / "train.csv", folder, None)
     return folder
-
-
-@pytest.fixture
-def _one_wheel(tmp_path_factory, monkeypatch):
-    """Build the package's wheel once for all tests here."""
-    folder = tmp_path_factory.getbasetemp() / "wheel-of-the-dry-run"
-    build = stage.build_wheel
-
-    def copy(project, out):
-        (wheel,) = list(folder.glob("*.whl")) or [build(project, folder)]
-        return Path(shutil.copy(wheel, out))
-
-    monkeypatch.setattr(stage, "build_wheel", copy)
 
 
 @pytest.mark.slow
