@@ -17,12 +17,12 @@ import itertools
 import logging
 import os
 import shutil
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from humanpref.config import read_toml
 from humanpref.config.gpu import uses_gpu
 from humanpref.extras import install_line
 from humanpref.files import read_json, temporary_folder, write_whole
@@ -31,7 +31,6 @@ from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
     read_metadata,
-    read_text,
     stage_kernel,
     write_metadata,
 )
@@ -219,8 +218,4 @@ def read_run(dataset: Path) -> KernelRun:
     InputError
         If it is missing or cannot be used.
     """
-    path = dataset / "run.toml"
-    try:
-        return KernelRun.from_dict(tomllib.loads(read_text(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: expected TOML ({error})") from None
+    return KernelRun.from_dict(read_toml(dataset / "run.toml"))

@@ -18,7 +18,7 @@ from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.contract import MARKER, KernelRun, check_classes
 from humanpref.models import extras_of, libraries_of
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.artifact_files import FACTS_FILE
+from humanpref.runs.artifact_files import FACTS_FILE, copy_files
 from humanpref.schema import InputError
 
 # The NLTK data that `humanpref.text` reads: the English files of each resource.
@@ -169,11 +169,9 @@ def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
     for resource, patterns in _NLTK_DATA.items():
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = _find_nltk(resource, sources, Path(temporary))
-            for path in (path for pattern in patterns for path in unpacked.glob(pattern)):
-                if path.stat().st_size:
-                    copy = target / resource / path.relative_to(unpacked)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, copy)
+            found = (path for pattern in patterns for path in unpacked.glob(pattern))
+            names = [str(path.relative_to(unpacked)) for path in found if path.stat().st_size]
+            copy_files(unpacked, target / resource, names)
 
 
 def _find_nltk(resource: str, sources: Sequence[Path], temporary: Path) -> Path:

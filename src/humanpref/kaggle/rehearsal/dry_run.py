@@ -191,8 +191,6 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     with held(options.out), temporary_folder(scratch) as folder:
         competition.write(folder / "competition")
         dataset = stage_dataset(folder / "dataset", project, run, options.artifacts)
-        staged = ", ".join(sorted(path.name for path in dataset.iterdir()))
-        echo(f"[dry run] staged the dataset: {staged}")
         dataset_id = fill_owner(read_metadata(project / DATASET_METADATA), OWNER)["id"]
         sources = {
             ("competition", rules.slug): folder / "competition",
