@@ -44,7 +44,7 @@ def project(tmp_path, image, monkeypatch):
     """A checkout; its wheel lies in it and is not built."""
     folder = tmp_path / "project"
     (folder / "wheels").mkdir(parents=True)
-    image.path.rename(folder / "wheels" / IMAGE)
+    (tmp_path / "image.txt").rename(folder / "wheels" / IMAGE)
     monkeypatch.setattr(wheels, "build_wheel", lambda project, _: next(project.glob("*.whl")))
     return folder
 
@@ -164,14 +164,15 @@ def test_what_is_not_a_wheel(tmp_path, name):
         read_wheel(tmp_path / name)
 
 
-def test_a_wheel_that_is_not_in_the_lock(image, tmp_path):
+def test_a_wheel_that_is_not_in_the_lock(image, tmp_path, monkeypatch):
+    only_from(monkeypatch, tmp_path / "nothing")
     fast = make_wheel(tmp_path, "fast")
     make_wheel(tmp_path, "humanpref")  # an older one of ours, which does not matter
     needs = read_wheel(make_wheel(tmp_path / "ours", "humanpref", "0.1.0", requires=("fast",)))
     write_lock(tmp_path / LOCK, [read_wheel(fast)])
     assert [wheel.path for wheel in fetch(tmp_path, needs, image)] == [fast]
     fast.write_bytes(fast.read_bytes() + b" ")
-    with pytest.raises(InputError, match=r"^fast-1.0-py3-none-any.whl: not in requirements"):
+    with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetch(tmp_path, needs, image)
 
 
@@ -269,13 +270,12 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
     assert fetched_again() == fetched
     kept = fetched[2].read_bytes()
     fetched[2].write_bytes(kept + b" ")
-    with pytest.raises(
-        InputError,
-        match=r"needed_thing-2\.0-py3-none-any\.whl: not in requirements\.lock; remove it",
-    ):
+    with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetched_again()
-    fetched[2].unlink()
     only_from(monkeypatch, index)
+    assert fetched_again() == fetched
+    assert fetched[2].read_bytes() == kept
+    fetched[2].unlink()
     make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"), code="evil = True")
     with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetched_again()

@@ -68,7 +68,8 @@ def bundle(
     out : Path
         The bundle's folder. An earlier bundle there is replaced, except for its weights.
     run : KernelRun
-        The run that the kernels are built for; without a preset there is no training kernel.
+        The run that the kernels are built for; without a preset there is no training kernel, and
+        at least one artifact is needed.
     artifacts : sequence of Path
         Artifacts to predict with, in addition to the training kernel's if there is one.
     nltk_data : sequence of Path, optional
@@ -90,8 +91,6 @@ def bundle(
     """
     if out.exists():
         check_is_bundle(out)
-    if not (run.preset or artifacts):
-        raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
     if run.pretrained and not run.backbone:
         logger.warning(
             "preset %s needs a backbone's weights; next run: humanpref kaggle weights FOLDER",

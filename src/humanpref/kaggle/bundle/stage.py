@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import humanpref
 from humanpref.config import Config
 from humanpref.config.gpu import trained_models
-from humanpref.files import sha256, write_whole
+from humanpref.files import write_whole
 from humanpref.kaggle.bundle import wheels
 from humanpref.kaggle.bundle.checkout import build_wheel
-from humanpref.kaggle.bundle.image import IMAGE, PYTHONS, is_newer, read_image
+from humanpref.kaggle.bundle.image import IMAGE, is_newer, read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.contract import MARKER, KernelRun, check_classes
 from humanpref.models import extras_of, libraries_of
@@ -89,13 +88,9 @@ def stage_dataset(
     bundled = [ours, *vendored]
     faults = wheels.closure_faults(bundled, freeze, extras)
     facts = {
-        "version": humanpref.__version__,
         "wheels": {wheel.name: str(wheel.version) for wheel in bundled},
         "image": {
-            "date": freeze.date,
-            "sha256": sha256(freeze.path),
-            "python": list(PYTHONS),
-            "versions": {name: str(version) for name, version in sorted(freeze.versions.items())},
+            "versions": {name: str(version) for name, version in sorted(freeze.versions.items())}
         },
     }
     faults += [f"{name}: {fault}" for name, fault in version_faults(folder, facts).items()]

@@ -75,7 +75,7 @@ def pack_weights(source: str | Path, bundle: Path) -> Path:
         new = temporary / slug
         _copy(folder, new)
         _check_same(folder, new)
-        write_manifest(new, WEIGHTS_MARKER, {"name": slug})
+        write_manifest(new, WEIGHTS_MARKER, {})
         metadata = {
             "id": f"{OWNER_PLACEHOLDER}/{slug}",
             "title": slug.replace("-", " "),

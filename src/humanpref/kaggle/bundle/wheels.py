@@ -176,14 +176,9 @@ def unmet(
         The package's extras that the kernels need.
     """
     bundled = {wheel.name: wheel for wheel in wheels}
-    start = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in extras]
     for python in PYTHONS:
-        pending, done = list(start), set()
-        while pending:
-            wheel, extra = pending.pop()
-            if (wheel.path, extra) in done:
-                continue
-            done.add((wheel.path, extra))
+        installed = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in extras]
+        for wheel, extra in installed:  # grows by the extras that a requirement names
             for requirement in wheel.requires:
                 marker = requirement.marker
                 if marker and not marker.evaluate({**environment(python), "extra": extra}):
@@ -192,7 +187,8 @@ def unmet(
                 version = image.version(name)
                 if name in bundled:
                     version, owner = bundled[name].version, "the bundle"
-                    pending += [(bundled[name], wanted) for wanted in requirement.extras]
+                    wanted = ((bundled[name], each) for each in sorted(requirement.extras))
+                    installed += [pair for pair in wanted if pair not in installed]
                 needs = f"{wheel.path.name}: needs {requirement.name}{requirement.specifier}"
                 if version is None:
                     yield requirement, f"{needs}, which neither the image nor the bundle has"
@@ -206,7 +202,8 @@ def fetch(folder: Path, ours: Wheel, image: Image, extras: Collection[str] = EXT
     Parameters
     ----------
     folder : Path
-        The folder that contains the lock; the wheels are kept there.
+        The folder that contains the lock; the wheels are kept there. A wheel with any other hash is
+        not used.
     ours : Wheel
         The package's own wheel.
     image : Image
@@ -222,15 +219,10 @@ def fetch(folder: Path, ours: Wheel, image: Image, extras: Collection[str] = EXT
     Raises
     ------
     InputError
-        If a wheel in the folder is not in the lock, or pip cannot fetch one with a locked hash.
+        If pip cannot fetch a wheel with a locked hash.
     """
     locked = read_lock(folder / LOCK)
-    vendored, known = _vendored(folder), set().union(*locked.values())
-    if strangers := [path.name for digest, path in vendored.items() if digest not in known]:
-        raise InputError(
-            f"{', '.join(strangers)}: not in {LOCK}; remove it to fetch it again, or recreate the "
-            "lock (humanpref kaggle lock)"
-        )
+    vendored = _vendored(folder)
     pins = {canonicalize_name(pin.partition("==")[0]): pin for pin in locked}
     needed = [ours]
     # A fetched wheel can need further ones.
