@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from humanpref.config import Config
 from humanpref.files import read_json, write_json
 from humanpref.models.scratch import train_tokenizer
-from humanpref.schema import InputError
 from humanpref.training.shapes import published_sizes
 
 DEBERTA = {
@@ -39,8 +38,8 @@ QUICK = {
 
 
 def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
-    """Return a transformers configuration in a backbone's published sizes; a stack of its first
-    layers if it has billions of weights.
+    """Return a transformers configuration in a backbone's published sizes, which must be known; a
+    stack of its first layers if it has billions of weights.
 
     Parameters
     ----------
@@ -50,16 +49,8 @@ def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
         Whether to return a tiny one of the same kind.
     **changes
         Other settings, for example the dropout.
-
-    Raises
-    ------
-    InputError
-        If its sizes are unknown.
     """
-    sizes = published_sizes(name)
-    if sizes is None:
-        raise InputError(f"backbone {name}: its sizes are unknown here")
-    sizes = dict(sizes)
+    sizes = dict(published_sizes(name))
     if sizes["hidden_size"] > 3_000:
         sizes["num_hidden_layers"] = STACK
     if quick:
@@ -71,7 +62,7 @@ def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
 
 def layers_of(name: str) -> str:
     """Return a note if `configuration` cuts the backbone's layers, else ""."""
-    layers = (published_sizes(name) or {}).get("num_hidden_layers", 0)
+    layers = published_sizes(name)["num_hidden_layers"]
     kept = configuration(name).num_hidden_layers
     return "" if kept == layers else f", {kept} of {layers} layers"
 
