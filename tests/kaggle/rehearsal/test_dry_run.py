@@ -42,7 +42,7 @@ def labelled_test(arena) -> Path:
 
 
 @pytest.mark.usefixtures("_one_wheel")
-def test_the_whole_way(tmp_path):
+def test_the_whole_way(arena, tmp_path):
     lines = []
     out = tmp_path / "results"
     options = DryRun(preset="prior", out=out, layout="legacy", project=PROJECT)
@@ -57,7 +57,7 @@ def test_the_whole_way(tmp_path):
     assert report.projected_seconds > 0
     assert report.rows_per_second > 0
     for name in ("train", "infer"):
-        assert not report.probes[name].connected
+        assert report.probes[name].unreachable
         assert any(line.startswith(f"[{name}] Successfully installed humanpref-") for line in lines)
     assert len(pd.read_csv(out / "submission.csv")) == 400
     assert "400 predicted, 0 fallback" in (out / "infer.log").read_text()
@@ -85,7 +85,8 @@ def test_the_whole_way(tmp_path):
         broken / "kernel" / "train" / "kernel-metadata.json", metadata | {"enable_internet": True}
     )
     (broken / "kernel" / "train" / "train.py").write_text("raise SystemExit('no luck')")
-    options = dataclasses.replace(options, layout="new", project=broken)
+    rows = {"train": arena / "train.csv", "test": arena / "test.csv"}
+    options = dataclasses.replace(options, layout="new", project=broken, **rows)
     report = dry_run(options, lines.append)
     assert not report.passed
     assert "the training kernel ended with exit code 1" in report.reasons
