@@ -147,7 +147,7 @@ def find_prior(competition: Competition, test_csv: Path) -> tuple[list[float], s
 started = time.perf_counter()
 WORKING.mkdir(parents=True, exist_ok=True)
 competition, test_csv = find_test()
-ids = [row[0] for row in columns_of(test_csv, [competition.needed[0]])]
+ids = [row[0] for row in columns_of(test_csv, [competition.submission[0]])]
 prior, prior_source = find_prior(competition, test_csv)
 cells = competition.cells(prior)
 rows = io.StringIO()

@@ -337,7 +337,7 @@ def write_manifest_of(folder: Path) -> None:
 def lose(name, change):
     """A copy that loses something on the way."""
 
-    def copying(source, target, original=shutil.copyfile):
+    def copying(source, target, original=shutil.copy):
         original(source, target)
         if Path(target).name == name:
             change(Path(target))
@@ -371,7 +371,7 @@ def other_activation(path: Path) -> None:
     ],
 )
 def test_a_copy_that_is_another_model_is_refused(own, backbone, monkeypatch, name, change, message):
-    monkeypatch.setattr(weights.shutil, "copyfile", lose(name, change))
+    monkeypatch.setattr(weights.shutil, "copy", lose(name, change))
     with pytest.raises(InputError, match=message):
         pack_weights(backbone, own)
     assert not list(own.glob("weights-*"))

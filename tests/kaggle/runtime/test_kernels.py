@@ -17,7 +17,6 @@ from humanpref.files import sha256
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WSDM
-from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.rehearsal.competition import read_competition
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
@@ -25,7 +24,7 @@ from humanpref.kaggle.runtime import inputs, launch
 from humanpref.runs import engine, schedule, workers
 from humanpref.schema import ID
 
-from ..tree import INFER, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
+from ..tree import INFER, TRAIN, Tree, copy_dataset, write_manifest
 
 
 @pytest.fixture(params=["new", pytest.param("legacy", marks=pytest.mark.slow)])
@@ -47,12 +46,6 @@ def bare(tmp_path_factory) -> Path:
 @pytest.fixture
 def fresh(tmp_path) -> Path:
     return make_environment(tmp_path / "environment")
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory) -> Path:
-    """The staged dataset of a run of the cheapest preset."""
-    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, KernelRun("prior"))
 
 
 def link(source: Path, target: Path) -> None:

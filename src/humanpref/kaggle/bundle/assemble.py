@@ -13,15 +13,16 @@ The owner is `INSERT_USERNAME` everywhere; a push fills in the user name as it u
 checkout, artifacts and options produce the same bytes.
 """
 
+import itertools
 import logging
 import os
 import shutil
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from humanpref.config import read_toml
 from humanpref.config.gpu import uses_gpu
 from humanpref.extras import install_line
 from humanpref.files import read_json, sha256, temporary_folder, write_whole
@@ -30,15 +31,14 @@ from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
     read_metadata,
-    read_text,
     stage_kernel,
     write_metadata,
 )
-from humanpref.kaggle.bundle.stage import stage_dataset
+from humanpref.kaggle.bundle.stage import configs_of, stage_dataset
 from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
 from humanpref.models.bases import BASE_FILE
-from humanpref.runs.artifact import FACTS_FILE, Artifact
+from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def bundle(
         The bundle's folder. An earlier bundle there is replaced, except for its weights, which a
         run that needs the same ones continues to use.
     run : KernelRun
-        The run that the kernels are built for; without a preset there is no training kernel.
+        The run that the kernels are built for; without a preset there is no training kernel, and
+        at least one artifact is needed.
     artifacts : sequence of Path
         Artifacts to predict with, in addition to the training kernel's if there is one.
     nltk_data : sequence of Path, optional
@@ -93,8 +94,6 @@ def bundle(
     """
     if out.exists():
         check_is_bundle(out)
-    if not (run.preset or artifacts):
-        raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
     weights = None if run.backbone else earlier_weights(out, run, artifacts)
     if weights:
         logger.info("%s: keeps the weights %s of the earlier bundle", out, weights["source"])
@@ -115,19 +114,18 @@ def bundle(
             new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image
         )
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
+        trained, used = read_metadata(project / KERNELS["train"])["id"], uses_gpus(dataset, run)
         for name in kernels_of(run):
             stage_kernel(project / KERNELS[name], new / name)
             path = new / name / KERNEL_METADATA
             metadata = mounting(read_metadata(path), run.competition)
-            if not uses_gpus(dataset, run)[name]:
-                metadata = metadata | {"enable_gpu": False}
+            if not used[name]:
+                metadata["enable_gpu"] = False
                 metadata.pop("machine_shape", None)
+            if not run.preset:
+                sources = metadata.get("kernel_sources", [])
+                metadata["kernel_sources"] = [each for each in sources if each != trained]
             write_metadata(path, metadata)
-        if not run.preset:
-            trained = read_metadata(project / KERNELS["train"])["id"]
-            metadata = read_metadata(new / "infer" / KERNEL_METADATA)
-            sources = [source for source in metadata.get("kernel_sources", []) if source != trained]
-            write_metadata(new / "infer" / KERNEL_METADATA, metadata | {"kernel_sources": sources})
         if weights:
             use_weights(new, **weights)
         out.mkdir(exist_ok=True)
@@ -167,10 +165,10 @@ def earlier_weights(
 def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
     """Return, for each kernel, whether any model that it trains, or predicts with, uses a GPU.
     `dataset` is the staged dataset, with its artifacts."""
-    trained = run.config is not None and uses_gpu(run.config)
-    artifacts = [path.parent for path in (dataset / "artifacts").glob(f"*/{FACTS_FILE}")]
-    leaves = [leaf for folder in artifacts for leaf in Artifact.load(folder).ensemble.leaves()]
-    return {"train": trained, "infer": trained or any(leaf.uses_gpu for leaf in leaves)}
+    config = run.config
+    trained = config is not None and uses_gpu(config)
+    configs = itertools.chain(*configs_of(dataset, run).values())
+    return {"train": trained, "infer": any(map(uses_gpu, configs))}
 
 
 def mounting(metadata: dict[str, Any], competition: str) -> dict[str, Any]:
@@ -257,8 +255,4 @@ def read_run(dataset: Path) -> KernelRun:
     InputError
         If it is missing or cannot be used.
     """
-    path = dataset / "run.toml"
-    try:
-        return KernelRun.from_dict(tomllib.loads(read_text(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: expected TOML ({error})") from None
+    return KernelRun.from_dict(read_toml(dataset / "run.toml"))

@@ -32,7 +32,7 @@ def train(
     input_root: Path, working: Path, run: dict[str, Any], install_seconds: float = 0.0
 ) -> None:
     """Train the run's preset on the competition's training file, write the artifact to
-    `working/artifact`, and the times to `working/status.json`.
+    `working/artifact`, and the peak memory and whether time ran out to `working/status.json`.
 
     If an earlier version of the kernel, mounted as a kernel source, left part of the same run, the
     run resumes from there. If time runs out, `working/artifact.partial` keeps the finished work for
@@ -75,32 +75,25 @@ def train(
         left = wanted.train_seconds - install_seconds - (time.perf_counter() - started)
         launch.train(planned, left, DESCENT_SHARE * wanted.train_seconds)
     seconds = time.perf_counter() - started
-    path = working / "status.json"
-    status = read_json(path) if path.exists() else {}  # the kernel has already written its part
-    status |= {
-        "finished": out.is_dir(),
-        "degraded": [],
-        "seconds": {"install": install_seconds, "train": seconds},
-        "peak_memory_bytes": launch.peak_memory_bytes(),
-    }
+    degraded, score = [], ""
     artifact = Artifact.load(out) if out.is_dir() else gathered(planned)
-    score = ""
-    if artifact is not None:
-        status |= {"artifact": artifact.folder.name, "prior": list(artifact.prior)}
-        if "log_loss" in (metrics := artifact.metrics):
-            score = (
-                f"{metrics['held_out']}: {metrics['rows']} rows, log loss "
-                f"{metrics['log_loss']:.4f}, the prior's {metrics['prior_log_loss']:.4f}"
-            )
-            logger.info("%s", score)
+    if artifact is not None and "log_loss" in (metrics := artifact.metrics):
+        score = (
+            f"{metrics['held_out']}: {metrics['rows']} rows, log loss "
+            f"{metrics['log_loss']:.4f}, the prior's {metrics['prior_log_loss']:.4f}"
+        )
+        logger.info("%s", score)
     if out.is_dir():
         logger.info("artifact in %s after %.0f s", out, seconds)
     else:
         trained = "no model can predict yet" if artifact is None else artifact.shortfall
-        status["degraded"] = [f"ran out of time: {trained}"]
+        degraded = [f"ran out of time: {trained}"]
         told = f"{trained} ({score})" if score else trained
         logger.error("%s stopped after %.0f s: %s", UNFINISHED, seconds, told)
-    write_json(path, status)
+    path = working / "status.json"
+    status = read_json(path) if path.exists() else {}  # the kernel has already written its part
+    peak = launch.peak_memory_bytes()
+    write_json(path, status | {"degraded": degraded, "peak_memory_bytes": peak})
 
 
 def gathered(run: experiment.Run) -> Artifact | None:
