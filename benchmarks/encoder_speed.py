@@ -39,6 +39,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, get_linear_schedule_with_warmup
 
@@ -52,7 +53,7 @@ from humanpref.training.inputs import Examples, TokenRows, moved
 from humanpref.training.loop import train
 from humanpref.training.losses import loss_of
 from humanpref.training.precision import DTYPES, process_state, resolve
-from humanpref.training.predict import predict_logits, softmax
+from humanpref.training.predict import predict_logits
 
 BATCH, MICRO_BATCH = 16, 4
 STEPS = ("train", "predict")
@@ -195,7 +196,7 @@ class Report:
             for start in range(0, len(task.labels), BATCH):
                 rows = np.arange(start, min(start + BATCH, len(task.labels)))
                 made.append(model(**self.padded(task, rows)).double().cpu().numpy())
-        return softmax(np.concatenate(made))
+        return softmax(np.concatenate(made), axis=-1)
 
     def padded(self, task: Task, rows: np.ndarray) -> dict[str, Any]:
         return moved(Padded(task.collate, task.config.model.max_length)(rows), task.device)
@@ -273,7 +274,7 @@ class Transformers:
             logits = trainer.predict(self.items(task, order)).predictions
         made = np.empty_like(logits, dtype=np.float64)
         made[order] = logits
-        return softmax(made)
+        return softmax(made, axis=-1)
 
 
 class Ours:
@@ -289,7 +290,8 @@ class Ours:
         return softmax(
             predict_logits(
                 model, task.collate, task.collate.lengths, options.batch_tokens, options.precision
-            )
+            ),
+            axis=-1,
         )
 
 

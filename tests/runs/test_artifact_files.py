@@ -17,7 +17,6 @@ from humanpref.runs.blending import blend
 from humanpref.runs.budget import Budget
 from humanpref.runs.engine import outcomes
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import most_sensitive_first
 from humanpref.runs.train import train
 from humanpref.runs.workers import Job
 from humanpref.schema import InputError
@@ -64,7 +63,7 @@ def test_a_flipped_bit_in_any_file_is_told(folder, bit):
         spoiled[place] ^= 1 << bit
         path.write_bytes(spoiled)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-        told = f"{name}: ({DAMAGED}|not valid JSON|expected format 1)"
+        told = f"{name}: ({DAMAGED}|not valid JSON|expected format 1|damaged, or)"
         with pytest.raises(InputError, match=told) as caught:
             used(folder)
         assert "\n" not in str(caught.value)
@@ -145,7 +144,7 @@ def test_links_within_other_kinds_and_loops(folder):
     with pytest.raises(InputError, match=f"fold-1/oof.csv: {DAMAGED}"):
         used(folder)
     (folder / "again").symlink_to(".")
-    with pytest.raises(InputError, match="again: expected a file or a folder, got a link to a"):
+    with pytest.raises(InputError, match="again: expected a file or a folder"):
         Artifact.load(folder)
     (folder / "again").unlink()
     os.mkfifo(folder / "pipe")
@@ -156,17 +155,6 @@ def test_links_within_other_kinds_and_loops(folder):
 def test_an_artifact_may_itself_be_a_link(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     used(tmp_path / "link")
-
-
-def test_artifacts_of_earlier_versions_have_no_digests(folder):
-    facts = read_json(folder / "artifact.json")
-    del facts["digests"]
-    (folder / "artifact.json").write_text(json.dumps(facts))
-    used(folder)
-    assert Artifact.load(folder).files == files_in(folder)
-    (folder / "artifact.json").write_text(json.dumps(facts | {"digests": ["artifact.json"]}))
-    with pytest.raises(InputError, match="key 'digests': expected digests by file"):
-        Artifact.load(folder)
 
 
 def test_a_file_is_read_once_per_process_unless_it_changes(folder, monkeypatch):
@@ -212,7 +200,7 @@ def test_a_damaged_fold_is_told_before_any_model_is_loaded(folder, pairs, monkey
 
 def test_processes_trust_the_one_that_started_them(folder, pairs, monkeypatch):
     """What they are sent is small, and loads the model without reading its files again."""
-    job = Job(Artifact.load(folder).ensemble.leaves()[0], pairs[:1], most_sensitive_first, False)
+    job = Job(Artifact.load(folder).ensemble.leaves()[0], pairs[:1], False)
     sent = pickle.loads(pickle.dumps(job))
     sent.leaf.check()
     monkeypatch.setattr(artifact_files, "content_digest", None)

@@ -134,14 +134,14 @@ def test_its_estimate_is_cross_fitted(blended, members, pairs):
     differences = row_log_losses(labels, told_by(blended)) - row_log_losses(labels, rival)
     assert nested["best_members"] == names
     assert nested["difference"] == pytest.approx(differences.mean())
-    assert (nested["low"], nested["high"]) == pytest.approx(bootstrap_interval(differences, keys))
+    interval = nested["difference_low"], nested["difference_high"]
+    assert interval == pytest.approx(bootstrap_interval(differences, keys))
     assert metrics["log_loss"] == pytest.approx(log_loss(labels, told_by(blended)))
     assert metrics["log_loss"] > metrics["blend"]["log_loss_on_the_rows_of_the_fit"]
     losses = [log_loss(labels, own) for own in told]
-    assert metrics["blend"]["best_member"] == ["weak", "prior"][int(np.argmin(losses))]
-    assert metrics["blend"]["difference_to_best"] == pytest.approx(
-        metrics["log_loss"] - min(losses)
-    )
+    best = metrics["blend"]["best"]
+    assert best["member"] == ["weak", "prior"][int(np.argmin(losses))]
+    assert best["difference"] == pytest.approx(metrics["log_loss"] - min(losses))
     text = render(metrics)
     for word in (
         "weak: weight ",
@@ -169,9 +169,9 @@ def test_the_best_member_of_a_fold_is_not_chosen_on_it(members, tmp_path, pairs)
         seal(tmp_path / name, members[name].facts)
     found = blend([tmp_path / "weak", tmp_path / "strong"], tmp_path / "blend").metrics["blend"]
     losses = [log_loss(labels, 0.1 + 0.7 * lucky) for lucky in guess]
-    assert found["best_member"] == ["weak", "strong"][int(np.argmin(losses))]
+    assert found["best"]["member"] == ["weak", "strong"][int(np.argmin(losses))]
     assert set(found["nested"]["best_members"]) == {"weak", "strong"}
-    assert found["nested"]["difference"] < found["difference_to_best"] - 0.01
+    assert found["nested"]["difference"] < found["best"]["difference"] - 0.01
 
 
 def test_it_is_an_artifact_like_any_other(blended, members, arena, tmp_path, caplog):
@@ -281,7 +281,7 @@ def test_special_cases_come_from_the_artifacts(telling, tmp_path):
         == Artifact.load(one).rows["case"].tolist()
         == answer_cases(pairs).tolist()
     )
-    assert blended.metrics["blend"]["nested"]["high"] < -0.2
+    assert blended.metrics["blend"]["nested"]["difference_high"] < -0.2
     text = render(blended.metrics)
     assert "identical answers, 45 rows: 0.011 0.011 0.978 (A, B, tie)" in text
     assert "two empty answers, 0 rows: 0.060 0.060 0.880 (A, B, tie)" in text

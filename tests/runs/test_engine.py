@@ -15,7 +15,7 @@ from humanpref.runs import engine
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.engine import outcomes, predictions, usable_gpus
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import Result, most_sensitive_first
+from humanpref.runs.schedule import Result
 from humanpref.schema import InputError
 from humanpref.training import device
 
@@ -132,21 +132,6 @@ def test_the_outcomes_of_a_leaf(saved, pairs):
         predictions([leaf], pairs, Budget(math.inf, clock))[leaf.folder], [[0.45, 0.45, 0.1]] * 8
     )
     assert budget.given_up[ONE_ORDER] == 0
-
-
-def test_the_policy_is_the_callers(saved, pairs):
-    save, clock, _ = saved
-    seen = []
-
-    def none(probabilities, costs):
-        seen.append(probabilities.tolist())
-        return np.arange(0)
-
-    leaf = save("one", StandIn(averaged=True))
-    made = predictions([leaf], pairs, budget := Budget(math.inf, clock), none)
-    assert seen == [[A] * 8]
-    assert made[leaf.folder].tolist() == [A] * 8
-    assert budget.given_up == {ONE_ORDER: 8}
 
 
 @pytest.mark.parametrize(
@@ -294,7 +279,7 @@ def test_neural_models_have_a_process_for_each_gpu(
     assert [number for *_, number in jobs] == [shared] * bool(shared)
     assert loaded == ["quick", "neural"][: 1 if shared else 2]
     if shared:
-        assert jobs[0][:2] == ((neural, pairs, most_sensitive_first, keep_going), 92)
+        assert jobs[0][:2] == ((neural, pairs, keep_going), 92)
         assert made[-1].leaf is neural
         assert made[-1].probabilities.tolist() == [B] * 8
 

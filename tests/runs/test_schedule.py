@@ -12,7 +12,7 @@ import pytest
 
 from humanpref.runs import schedule
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
-from humanpref.runs.schedule import Schedule, costliest_first, describe, free, most_sensitive_first
+from humanpref.runs.schedule import Schedule, describe, free, most_sensitive_first
 
 FIRST, SECOND, MEAN = [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.65, 0.25, 0.1]
 """What a model says of a row, of the row with A and B exchanged, and the mean of both orders."""
@@ -72,11 +72,21 @@ def frame(rows):
     return pd.DataFrame([{"id": str(row), **one} for row in range(rows)], columns=["id", *one])
 
 
+def costliest_first(probabilities, costs):
+    return np.argsort(-costs, kind="stable")
+
+
+@pytest.fixture(autouse=True)
+def by_cost(monkeypatch):
+    """The rows that get the second order first are the costliest."""
+    monkeypatch.setattr(schedule, "most_sensitive_first", costliest_first)
+
+
 def read(model, seconds=math.inf, rows=None, **options):
     """The last probabilities of each row (n, 3), the results, and the budget."""
     rows = len(model.own) if rows is None else rows
     budget = Budget(seconds, model.clock)
-    own = Schedule(model, frame(rows), budget, **{"policy": costliest_first} | options)
+    own = Schedule(model, frame(rows), budget, **options)
     made, results = np.full((rows, 3), np.nan), []
     for result in own.results():
         results.append(result)
@@ -156,15 +166,16 @@ def test_the_second_order_is_read_as_far_as_the_time_goes(caplog):
     assert caplog.text == ""
 
 
-def test_the_policy_says_which_rows_get_the_second_order_first():
+def test_which_rows_get_the_second_order_first(monkeypatch):
     seen = []
 
     def least_costly_first(probabilities, costs):
         seen.append((probabilities.copy(), costs))
         return np.argsort(costs, kind="stable")
 
+    monkeypatch.setattr(schedule, "most_sensitive_first", least_costly_first)
     model = Timed(Clock(), COSTS, averaged=True)
-    made, _, budget = read(model, seconds=COSTS.sum() + 9.4, policy=least_costly_first)
+    made, _, budget = read(model, seconds=COSTS.sum() + 9.4)
     assert seen[0][0].tolist() == [FIRST] * 8
     assert seen[0][1].tolist() == COSTS.tolist()
     assert len(seen) == 1
@@ -172,18 +183,6 @@ def test_the_policy_says_which_rows_get_the_second_order_first():
     assert model.blocks("b") == [[1], [3], [6], [0]]
     assert budget.given_up == {ONE_ORDER: 4}
     np.testing.assert_allclose(made[[1, 3, 6, 0]], [MEAN] * 4)
-
-
-def test_rows_that_the_policy_leaves_out_get_no_second_order():
-    model = Timed(Clock(), COSTS, averaged=True)
-    _, _, budget = read(model, policy=lambda probabilities, costs: np.array([3, 6]))
-    assert model.blocks("b") == [[3, 6]]
-    assert budget.given_up == {ONE_ORDER: 6}
-
-
-def test_the_costliest_rows_come_first():
-    costs = np.array([1.0, 2.0, 1.0, 3.0])
-    assert costliest_first(np.empty((4, 3)), costs).tolist() == [3, 1, 0, 2]
 
 
 def test_the_rows_that_a_shift_of_the_logits_moves_most_come_first():
@@ -438,7 +437,7 @@ def test_rows_whose_cost_is_unknown_cost_the_same(caplog, monkeypatch):
 def test_the_rows_that_are_tried_next_are_announced():
     model = Timed(Clock(), COSTS, averaged=True)
     begun = []
-    own = Schedule(model, frame(8), Budget(math.inf, model.clock), costliest_first)
+    own = Schedule(model, frame(8), Budget(math.inf, model.clock))
     for result in own.results(lambda rows: begun.append(rows.tolist())):
         assert begun[-1] == result.rows.tolist()
     assert begun == [ORDER, ORDER]
@@ -461,7 +460,8 @@ def test_memory_is_given_back():
         gc.enable()
 
 
-def test_the_examples_hold():
+def test_the_examples_hold(monkeypatch):
+    monkeypatch.undo()
     found = doctest.testmod(schedule)
     assert found.attempted >= 2
     assert found.failed == 0

@@ -50,17 +50,16 @@ def state_of(artifact, member="model"):
 def link_of(artifact):
     """What the next stage records of this one."""
     config = read_json(artifact.folder / artifact.facts["members"][0] / "config.json")
-    weights = hashlib.sha256()
-    for name in artifact.facts["members"]:
-        file = artifact.folder / name / "model.safetensors"
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        weights.update(f"{name}/model.safetensors {content}".encode())
-    text = json.dumps(config, sort_keys=True).encode()
+    files = [f"{name}/model.safetensors" for name in artifact.facts["members"]]
+    weights = {
+        file: hashlib.sha256((artifact.folder / file).read_bytes()).hexdigest() for file in files
+    }
+    config, weights = (json.dumps(value, sort_keys=True).encode() for value in (config, weights))
     return {
         "name": artifact.folder.name,
         "data_sha256": artifact.facts["data_sha256"],
-        "config_sha256": hashlib.sha256(text).hexdigest(),
-        "weights_sha256": weights.hexdigest(),
+        "config_sha256": hashlib.sha256(config).hexdigest(),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
 
 
@@ -181,7 +180,7 @@ def test_a_decoder_with_other_weights_is_refused(decoder_folder, parts, tmp_path
 
 def test_other_families_are_refused_by_name(first, arena, tmp_path):
     sparse = load_config("sparse")
-    with pytest.raises(InputError, match="family encoder, decoder, dpo, got sparse, which cannot"):
+    with pytest.raises(InputError, match="a neural family, got sparse, which cannot"):
         Stage.open(Earlier(first.folder), sparse)
     prior = train(load_config("prior"), arena / "train.csv", tmp_path / "prior")
     with pytest.raises(InputError, match="expected family encoder, as this run, got prior"):
@@ -315,7 +314,7 @@ def test_the_chain_is_recorded_and_guarded_to_its_start(first, parts, tmp_path):
     assert second.facts["chain"] == [link_of(first)]
     third = train(encoder(), parts[2], tmp_path / "third", earlier=Earlier(second.folder))
     assert third.facts["chain"] == [link_of(first), link_of(second)]
-    assert len(third.rows) == third.facts["rows"] == 54
+    assert len(third.rows) == 54
     # The rows of all stages are known, and there is nothing else to say of the earlier ones.
     for file in parts:
         assert third.knows(read_pairs(file)).all()

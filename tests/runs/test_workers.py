@@ -17,10 +17,9 @@ from humanpref.cli.ending import ending_of
 from humanpref.config import load_config
 from humanpref.data import read_pairs, swap_pairs
 from humanpref.models.base import Model
-from humanpref.runs import workers
+from humanpref.runs import schedule, workers
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf, read_ensemble
-from humanpref.runs.schedule import costliest_first
 from humanpref.runs.train import train
 from humanpref.runs.workers import Job, ProcessEndedError, shared_out
 from humanpref.schema import SWAPPED_CLASSES, InputError
@@ -96,12 +95,12 @@ def crew(arena, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "CONTEXT", multiprocessing.get_context("fork"))
     pairs = read_pairs(arena / "test.csv")
 
-    def run(load, gpus=2, budget=None, isolate=True, policy=costliest_first):
+    def run(load, gpus=2, budget=None, isolate=True):
         told, failures, reason = np.full((len(pairs), 3), np.nan), {}, ""
         budget = budget or Budget(600)
         leaf = leaf_of(load)
         try:
-            for result in shared_out(Job(leaf, pairs, policy, isolate), budget, gpus):
+            for result in shared_out(Job(leaf, pairs, isolate), budget, gpus):
                 if isinstance(result.probabilities, str):
                     failures[int(result.rows[0])] = result.probabilities
                 else:
@@ -440,14 +439,15 @@ def test_a_row_whose_second_order_ends_every_process_keeps_its_first(crew):
     assert given_up == {}
 
 
-def test_each_process_has_the_policy_and_counts_what_it_gives_up(crew):
+def test_each_process_chooses_the_second_orders_and_counts_what_it_gives_up(crew, monkeypatch):
     pairs, expected, run = crew
     mean = (expected + Lopsided().predict_proba(swap_pairs(pairs))[:, SWAPPED_CLASSES]) / 2
 
     class Averaged(Lopsided):
         swap_averaged = True
 
-    told, _, reason, given_up = run(Averaged, policy=lambda probabilities, costs: np.arange(5))
+    monkeypatch.setattr(schedule, "most_sensitive_first", lambda *_: np.arange(5))
+    told, _, reason, given_up = run(Averaged)
     # Of the rows 0, 2, 4 … and 1, 3, 5 … the first five.
     np.testing.assert_allclose(told[:10], mean[:10])
     np.testing.assert_allclose(told[10:], expected[10:])
@@ -497,13 +497,13 @@ def test_two_processes_say_what_one_does(arena, tmp_path):
     pairs = read_pairs(arena / "test.csv")
     leaf = read_ensemble(artifact.folder / "model")
     made = np.full((len(pairs), 3), np.nan)
-    for result in shared_out(Job(leaf, pairs, costliest_first, True), Budget(600), 2):
+    for result in shared_out(Job(leaf, pairs, True), Budget(600), 2):
         made[result.rows] = result.probabilities
     np.testing.assert_allclose(made, artifact.predict_proba(pairs), atol=1e-6)
 
 
 def test_a_model_that_cannot_be_loaded(arena, tmp_path):
-    job = Job(Leaf(tmp_path, load_config("prior")), read_pairs(arena / "test.csv"), len, True)
+    job = Job(Leaf(tmp_path, load_config("prior")), read_pairs(arena / "test.csv"), True)
     with pytest.raises(
         RuntimeError, match=r"GPU \d: InputError.*config.json.*; GPU \d: InputError"
     ):

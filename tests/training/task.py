@@ -54,7 +54,8 @@ def fitted(
     options = GradientTraining(
         **({"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "precision": "no"} | options)
     )
-    examples = Examples(*task, weights, lengths)
+    lengths = np.ones(ROWS, dtype=np.int64) if lengths is None else lengths
+    examples = Examples(*task, lengths, weights)
     report = train(module, examples, cross_entropy, options, 3, validate, checkpoint)
     return module, report
 

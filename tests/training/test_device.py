@@ -225,7 +225,7 @@ def inference(): infer.infer(Path("nowhere"), Path("nowhere"), Path("nowhere.csv
 def worker():
     ours, theirs = Pipe()
     theirs.close()
-    work(0, Job(None, (), None, False), 0.0, ours)
+    work(0, Job(None, (), False), 0.0, ours)
 
 names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GOMP_SPINCOUNT")
 own = (*names, "OMP_WAIT_POLICY")

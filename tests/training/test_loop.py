@@ -14,7 +14,7 @@ from humanpref.training.loop import train
 from humanpref.training.losses import cross_entropy
 from humanpref.training.precision import resolve
 
-from .task import ROWS, Linear, fitted, make_task, parameters
+from .task import LENGTHS, ROWS, Linear, fitted, make_task, parameters
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_the_optimizer_is_gone_after_training(task, scaled, monkeypatch):
 
 def test_half_precision_weights_are_refused(task):
     with pytest.raises(ValueError, match="float32"):
-        train(Linear().half(), Examples(*task), cross_entropy, GradientTraining(), seed=0)
+        train(Linear().half(), Examples(*task, LENGTHS), cross_entropy, GradientTraining(), seed=0)
 
 
 def test_bf16_autocast_keeps_float32_weights_and_learns(task):

@@ -115,7 +115,7 @@ def tracked(config, checkpointing, length):
     ids=["deberta", "llama", "gemma2"],
 )
 def test_the_estimate_is_at_most_5_percent_under_and_30_over(config, checkpointing):
-    peak, estimate = tracked(config, checkpointing, length=256)
+    peak, estimate = tracked(config, checkpointing, length=128)
     assert 0.95 * peak < estimate.total() - CUDA_GIB < 1.3 * peak
 
 
@@ -147,14 +147,6 @@ def test_the_largest_batch_is_that_of_the_loop():
     assert replace(base, length=8, processes=2).batched(T4).sequences == 16
     assert replace(base, length=4_000).batched(T4).sequences == 2
     assert replace(base, length=8).batched(T4).sequences == 32
-
-
-@pytest.mark.parametrize("copies", [0.0, 1.0])
-def test_several_processes_may_hold_another_copy_of_the_gradients(copies, monkeypatch):
-    monkeypatch.setattr(memory, "GRADIENT_COPIES", copies)
-    base = on_t4(Shape.published("microsoft/deberta-v3-base"))
-    two = replace(base, processes=2).gib()["trainable"] - base.gib()["trainable"]
-    assert two * 2**30 == pytest.approx(copies * 4 * base.trainable)
 
 
 def test_a_head_alone_keeps_no_activations():

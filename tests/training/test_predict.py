@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from humanpref.training import predict, progress
-from humanpref.training.predict import normalised, predict_logits, softmax
+from humanpref.training.predict import normalised, predict_logits
 
 LENGTHS = np.random.default_rng(0).integers(1, 100, 400)
 
@@ -107,8 +107,8 @@ def test_each_process_does_its_share_of_the_batches(monkeypatch):
 
 def test_softmax_and_clipped_scores_are_probabilities():
     scores = np.array([[[0.0, np.log(2), 0.0]], [[1e3, 1e3, -1e3]]])
-    np.testing.assert_allclose(softmax(scores), [[[0.25, 0.5, 0.25]], [[0.5, 0.5, 0]]])
-    np.testing.assert_array_equal(normalised(scores, "softmax"), softmax(scores))
+    told = normalised(scores, "softmax")
+    np.testing.assert_allclose(told, [[[0.25, 0.5, 0.25]], [[0.5, 0.5, 0]]])
     clipped = normalised(np.array([[0.5, 1.0, -2.0], [3.0, 0.0, 1.0]]), "clip")
     np.testing.assert_allclose(clipped, [[1 / 3, 2 / 3, 0], [0.5, 0, 0.5]], atol=1e-14)
     assert (clipped > 0).all()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from scipy.special import softmax
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -29,7 +30,6 @@ from humanpref.runs.merging import check_base_can_change, decoder_in_float32
 from humanpref.schema import CLASSES, ID, TEXT_COLUMNS, InputError
 from humanpref.text.format import PROMPT, A, B, joint, pairs_in
 from humanpref.text.plain_text import FixedText, fixed_text, padding_token, plain_tokenizer
-from humanpref.training.predict import softmax
 
 CARD_FILE = "README.md"
 TOLERANCE = 1e-4
@@ -97,7 +97,7 @@ def export(folder: str | Path, out: str | Path) -> Path:
         with write_whole(unfinished / CARD_FILE) as file:
             file.write(_card(values))
         del model, reader  # free the memory before the folder is read
-        found = softmax(_logits(unfinished, tokenizer, texts, values))
+        found = softmax(_logits(unfinished, tokenizer, texts, values), axis=-1)
         difference = np.abs(found - expected[:, : len(classes)]).max()
         if not difference <= TOLERANCE:
             raise InputError(

@@ -91,7 +91,7 @@ class NeuralModel(Model):
         log_memory(self.module_, self.config.training, lengths, per_row, self.scored)
         # Otherwise, the run would only fail at its first prediction, after the training.
         resolve(self.config.inference.precision, process_state().device, "inference.precision")
-        examples = Examples(inputs, rows.labels, rows.weights, inputs.lengths)
+        examples = Examples(inputs, rows.labels, inputs.lengths, rows.weights)
         validate, latest = None, None
         if validation is not None:
             pairs, truth = validation

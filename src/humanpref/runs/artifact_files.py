@@ -6,7 +6,6 @@ values, so that white space and the order of keys do not matter.
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -18,8 +17,7 @@ from humanpref.schema import InputError
 
 FACTS_FILE = "artifact.json"
 DIGESTS = "digests"
-"""The key of `artifact.json` that lists the digests, by the files' paths in the artifact. Artifacts
-of earlier versions lack it, and are read unchecked."""
+"""The key of `artifact.json` that lists the digests, by the files' paths in the artifact."""
 CHECKPOINT = ".checkpoint"
 """The end of the name of an unfinished model's checkpoint, which is not part of an artifact."""
 _SETTLED_SECONDS = 2
@@ -47,24 +45,23 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     write_json(folder / FACTS_FILE, facts | {DIGESTS: digests})
 
 
-def check_listed(folder: Path, facts: dict[str, Any], members: Iterable[str]) -> None:
-    """Check `artifact.json` against its own digest, and that the artifact has all of its files, and
-    the folders of its models no others. The files' contents are not read.
+def check_listed(folder: Path, facts: dict[str, Any]) -> None:
+    """Check `artifact.json` against its own digest, and that the artifact has all of its files and
+    models, and the folders of its models no others. The files' contents are not read.
 
     Raises
     ------
     InputError
         If a check fails, or if a link leads out of the artifact.
     """
-    found, digests = files_in(folder), facts.get(DIGESTS)
-    if digests is None:
-        return
-    if not isinstance(digests, dict):
-        raise InputError(f"{folder / FACTS_FILE}: key {DIGESTS!r}: expected digests by file")
-    if digests.get(FACTS_FILE) != _digest_of_facts(facts):
+    found, digests, members = files_in(folder), facts[DIGESTS], facts["members"]
+    if digests[FACTS_FILE] != _digest_of_facts(facts):
         raise InputError(_changed(folder / FACTS_FILE))
     if missing := digests.keys() - {FACTS_FILE, *found}:
         raise InputError(f"{folder / min(missing)}: missing, but listed in {FACTS_FILE}")
+    # A folder outside the artifact has no digests.
+    if not members or not digests.keys() >= {f"{member}/config.json" for member in members}:
+        raise InputError(f"{folder / FACTS_FILE}: expected models of this artifact, got {members}")
     inside = tuple(f"{member}/" for member in members)
     if foreign := {name for name in found if name.startswith(inside)} - digests.keys():
         raise InputError(f"{folder / min(foreign)}: not a file of this artifact; remove it")
@@ -83,7 +80,7 @@ def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
     if not is_main_process():
         return
     name = path.relative_to(folder).as_posix()
-    for own, digest in facts.get(DIGESTS, {}).items():
+    for own, digest in facts[DIGESTS].items():
         inside = own == name or own.startswith(f"{name}/")
         if inside and content_digest(folder / own) != digest:
             raise InputError(_changed(folder / own))
@@ -99,22 +96,17 @@ def files_in(folder: Path) -> list[str]:
         For a link that leads out of the folder, and for anything other than files and folders.
     """
     root, found = folder.resolve(), []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(filter(_belongs, folders))
-        for path in (Path(place, name) for name in [*folders, *sorted(files)]):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise InputError(f"{path}: a link that leads out of {folder}")
-            if path.is_symlink() and path.is_dir():
-                raise InputError(f"{path}: expected a file or a folder, got a link to a folder")
-            if not path.is_dir() and _belongs(path.name):
-                if not path.is_file():
-                    raise InputError(f"{path}: expected a file or a folder")
-                found.append(path.relative_to(folder).as_posix())
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") or part.endswith(CHECKPOINT) for part in name.parts):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise InputError(f"{path}: a link that leads out of {folder}")
+        if path.is_file():
+            found.append(name.as_posix())
+        elif path.is_symlink() or not path.is_dir():
+            raise InputError(f"{path}: expected a file or a folder")
     return [name for name in found if name != FACTS_FILE]
-
-
-def _belongs(name: str) -> bool:
-    return not name.startswith(".") and not name.endswith(CHECKPOINT)
 
 
 def copy_files(source: Path, target: Path, names: Iterable[str]) -> None:
@@ -132,7 +124,7 @@ def content_digest(path: Path) -> str:
     key = (path.suffix, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if key in _known:
         return _known[key]
-    digest = _digest_of(read_json(path, True)) if path.suffix == ".json" else sha256(path)
+    digest = value_digest(read_json(path, True)) if path.suffix == ".json" else sha256(path)
     if time.time() - stat.st_ctime > _SETTLED_SECONDS:
         _known[key] = digest
     return digest
@@ -140,10 +132,11 @@ def content_digest(path: Path) -> str:
 
 def _digest_of_facts(facts: dict[str, Any]) -> str:
     digests = {name: digest for name, digest in facts[DIGESTS].items() if name != FACTS_FILE}
-    return _digest_of(facts | {DIGESTS: digests})
+    return value_digest(facts | {DIGESTS: digests})
 
 
-def _digest_of(value: Any) -> str:
+def value_digest(value: Any) -> str:
+    """Return the SHA-256 of a value of plain JSON types; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,16 +1,14 @@
 """The tables of an artifact: oof.csv, the predictions for held-out rows, and rows.csv, the training
 rows without their texts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from humanpref.data import answer_keys, as_pairs, prompt_keys, weights_of
-from humanpref.data.pairs import LABEL_SUM_TOLERANCE
 from humanpref.files import write_whole
-from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, InputError
+from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, refuse_failures
 from humanpref.text.cases import answer_cases
 
 OOF_FILE = "oof.csv"
@@ -22,28 +20,25 @@ FOLD = "fold"
 
 
 def write_oof(
-    path: Path, pairs: pd.DataFrame, probabilities: np.ndarray, fold: np.ndarray | None = None
+    path: Path, pairs: pd.DataFrame, probabilities: np.ndarray, fold: np.ndarray | int
 ) -> None:
-    """Write held-out predictions keyed by id: `id`, `fold` (if given) and the three
-    probabilities."""
+    """Write held-out predictions keyed by id: `id`, `fold` and the three probabilities."""
     frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
     frame.insert(0, ID, pairs[ID].to_numpy())
-    if fold is not None:
-        frame.insert(1, FOLD, fold)
+    frame.insert(1, FOLD, fold)
     write_table(path, frame)
 
 
 def read_oof(path: Path) -> pd.DataFrame:
-    """Read a table written by `write_oof`, with ids as text.
+    """Read a table written by `write_oof`, with ids as text. Its values are not checked: the
+    artifact's digests show whether they are still those that were written.
 
     Raises
     ------
     InputError
-        If the file is not such a table. The message names the file, the row (counted from 1 below
-        the header) and the column.
+        If the file is not such a table.
     """
-    table = _read_table(path, [ID])
-    return table.astype({FOLD: np.int64}) if FOLD in table else table
+    return _read_table(path, [ID, FOLD, *LABEL_COLUMNS])
 
 
 def write_rows(path: Path, pairs: pd.DataFrame, more: pd.DataFrame | None = None) -> None:
@@ -65,8 +60,7 @@ def read_rows(path: Path) -> pd.DataFrame:
     InputError
         See `read_oof`.
     """
-    # In a blend's table, extra rows from different files may have the same id.
-    return _read_table(path, [ID, PROMPT_KEY, ANSWER_KEY], [CASE, WEIGHT])
+    return _read_table(path, [ID, PROMPT_KEY, ANSWER_KEY, CASE, *LABEL_COLUMNS, WEIGHT])
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -84,47 +78,15 @@ def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     return np.array([key in known for key in keys], dtype=bool)
 
 
-_NUMBERS = {
-    **dict.fromkeys(LABEL_COLUMNS, ("a number in [0, 1]", lambda n: n.between(0, 1))),
-    FOLD: ("a fold index", lambda n: (n >= 0) & (n % 1 == 0)),
-    WEIGHT: ("a finite number of at least 0", lambda n: (n >= 0) & np.isfinite(n)),
+_TYPES = {
+    **dict.fromkeys((ID, PROMPT_KEY, ANSWER_KEY, CASE), str),
+    **dict.fromkeys((*LABEL_COLUMNS, WEIGHT), np.float64),
+    FOLD: np.int64,
 }
-"""The numeric columns: a description of the valid values, and a function that checks them."""
 
 
-def _read_table(path: Path, key: list[str], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table that has three probabilities and unique keys. Columns that are not in `_NUMBERS`
-    stay text."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # pandas' own errors, and bytes that are not text
-        raise InputError(
-            f"{path}: not a valid CSV ({' '.join(str(error).split())}); is it complete?"
-        ) from None
-    for column in (*key, *columns, *LABEL_COLUMNS):
-        if column not in table:
-            raise InputError(f"{path}: missing column {column!r}")
-    _refuse(path, table, table.duplicated(key), f"column {ID!r}", "each row once", table[ID])
-    for column, (expected, valid) in _NUMBERS.items():
-        if column in table:
-            numbers = pd.to_numeric(table[column], errors="coerce").astype(np.float64)
-            _refuse(path, table, ~valid(numbers), f"column {column!r}", expected, table[column])
-            table[column] = numbers
-    sums = table[list(LABEL_COLUMNS)].sum(axis=1)
-    wrong = (sums - 1).abs() > LABEL_SUM_TOLERANCE
-    _refuse(path, table, wrong, "the probabilities", "a sum of 1", sums)
-    return table
-
-
-def _refuse(
-    path: Path, table: pd.DataFrame, wrong: pd.Series, place: str, expected: str, values: pd.Series
-) -> None:
-    """Raise InputError for the first row that the mask `wrong` selects, if any."""
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise InputError(
-            f"{path}: row {row + 1} (id {table[ID].iloc[row]!r}): {place}: expected {expected}, "
-            f"got {values.tolist()[row]!r}"
+def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    with refuse_failures(f"{path}: not a table of an artifact"):
+        return pd.read_csv(
+            path, usecols=columns, dtype=_TYPES, keep_default_na=False, float_precision="round_trip"
         )

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from humanpref.config import from_dict
+from humanpref.config import Config, from_dict
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
-from humanpref.evaluation.metrics import bootstrap_interval, summarise
+from humanpref.evaluation.metrics import mean_and_interval, summarise
 from humanpref.files import check_new, folder_whole, write_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
@@ -76,10 +76,9 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
     artifacts = [Artifact.load(folder) for folder in folders]
     _check_rows(artifacts)
     rows, predictions, most = _held_out(artifacts)
-    labels, weights, ties = labels_of(rows), weights_of(rows), artifacts[0].classes == 3
+    labels, ties = labels_of(rows), artifacts[0].classes == 3
     keys = rows[PROMPT_KEY].to_numpy(object)
-    sections = {"model": {"mean": mean}, "training": {"classes": artifacts[0].classes}}
-    config = from_dict({"family": "blend", **sections}, "blend")
+    config = _config(artifacts[0].classes, mean)
     options: BlendOptions = config.model
     splits = min(CROSS_FITS, len(set(keys)))
     if splits < 2:
@@ -89,79 +88,58 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         )
     # The prompts' keys replace the prompts, since they give the same groups and need no texts.
     folds = grouped_folds(rows.assign(prompt=[(key,) for key in keys]), splits, config.seed)
-    weights = np.ones(len(rows)) if weights is None else weights
-    held_out = HeldOutRows(labels, weights, rows[CASE].to_numpy(object))
-    cross_fitted, prior, rival = np.empty((3, *labels.shape))
-    rivals = []
+    held_out = HeldOutRows(labels, weights_of(rows), rows[CASE].to_numpy(object))
+    cross_fitted, priors, rivals = np.empty(labels.shape), [], []
     for fold in range(splits):
-        fitted, judged = folds != fold, folds == fold
-        known = held_out.part(fitted)
-        nested, _, _ = fit_blend(predictions[:, fitted], known, options, ties)
+        judged = folds == fold
+        known, told = held_out.part(~judged), predictions[:, ~judged]
+        nested, _, _ = fit_blend(told, known, options, ties)
         cross_fitted[judged] = nested(predictions[:, judged], held_out.cases[judged])
-        prior[judged] = np.average(known.labels, axis=0, weights=known.weights)
-        losses = [log_loss(known.labels, each[fitted], known.weights) for each in predictions]
-        best = int(np.argmin(losses))
-        rival[judged] = predictions[best][judged]
-        rivals.append(best)
+        priors.append(np.average(known.labels, axis=0, weights=known.weights))
+        rivals.append(np.argmin([log_loss(known.labels, each, known.weights) for each in told]))
     final, dropped, cases = fit_blend(predictions, held_out, options, ties)
-    members = []
-    for number, artifact in enumerate(artifacts):
-        low, high = bootstrap_interval(row_log_losses(labels, predictions[number]), keys)
-        fact = {
+    losses = [row_log_losses(labels, each) for each in predictions]
+    members = [
+        {
             "member": artifact.folder.resolve().name,
             "preset": artifact.facts["preset"] or artifact.facts["family"],
             "backbone": artifact.facts["backbone"],
             "weight": float(final.weights[number]),
-            "log_loss": log_loss(labels, predictions[number]),
-            "log_loss_low": low,
-            "log_loss_high": high,
+            **mean_and_interval("log_loss", losses[number], keys),
+            **({"dropped": dropped[number]} if number in dropped else {}),
         }
-        members.append(fact | ({"dropped": dropped[number]} if number in dropped else {}))
+        for number, artifact in enumerate(artifacts)
+    ]
+    names = [member["member"] for member in members]
     best = int(np.argmin([member["log_loss"] for member in members]))
-    losses = row_log_losses(labels, cross_fitted)
+    rival_losses = np.array(losses)[np.array(rivals)[folds], np.arange(len(rows))]
     to_rival, to_best = (
-        losses - row_log_losses(labels, other) for other in (rival, predictions[best])
+        mean_and_interval("difference", row_log_losses(labels, cross_fitted) - other, keys)
+        for other in (rival_losses, losses[best])
     )
-    rival_low, rival_high = bootstrap_interval(to_rival, keys)
-    low, high = bootstrap_interval(to_best, keys)
     kept = [number for number in range(len(artifacts)) if number not in dropped]
     learned = max(artifact.facts["training_rows"] for artifact in artifacts)
-    prior_of_all, data_sha256 = artifacts[0].prior, artifacts[0].facts["data_sha256"]
+    prior, data_sha256 = artifacts[0].prior, artifacts[0].facts["data_sha256"]
     metrics = {
         "held_out": "out of fold, the blend cross-fitted",
-        **summarise(labels, cross_fitted, prior, keys),
+        **summarise(labels, cross_fitted, np.array(priors)[folds], keys),
         "blend": {
             **final.facts(),
             "corrections": cases,
             "members": members,
             "rows_left_out": most - len(rows),
             "log_loss_on_the_rows_of_the_fit": log_loss(labels, final(predictions, held_out.cases)),
-            "note": (
-                "the log loss on the rows that the blend was fitted on flatters it; log_loss "
-                "is cross-fitted"
-            ),
-            "nested": {
-                "best_members": [members[number]["member"] for number in rivals],
-                "difference": float(to_rival.mean()),
-                "low": rival_low,
-                "high": rival_high,
-            },
-            "best_member": members[best]["member"],
-            "difference_to_best": float(to_best.mean()),
-            "difference_low": low,
-            "difference_high": high,
+            "nested": {"best_members": [names[number] for number in rivals], **to_rival},
+            "best": {"member": names[best], **to_best},
         },
         "seconds": time.perf_counter() - started,
-        "members": {MODEL: {"training_rows": learned, "prior": list(prior_of_all)}},
+        "members": {MODEL: {"training_rows": learned, "prior": list(prior)}},
     }
-    facts = facts_of(config, [MODEL], prior_of_all, learned, data_sha256, None)
-    facts["member_versions"] = []
-    for versions in (versions for number in kept for versions in artifacts[number].versions):
-        if versions not in facts["member_versions"]:
-            facts["member_versions"].append(versions)
+    facts = facts_of(config, [MODEL], prior, learned, data_sha256, None)
+    runs = [versions for number in kept for versions in artifacts[number].versions]
+    facts["member_versions"] = [run for number, run in enumerate(runs) if run not in runs[:number]]
     trained = pd.concat([artifact.rows for artifact in artifacts])
     trained = trained.drop_duplicates([ID, PROMPT_KEY, ANSWER_KEY])
-    facts["rows"] = len(trained)
     with folder_whole(out) as folder:
         blend_of_kept = dataclasses.replace(final, weights=final.weights[kept])
         writers = [_writer(artifacts[number]) for number in kept]
@@ -176,7 +154,8 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
 def render(metrics: dict[str, Any]) -> str:
     """Return a blend's metrics as lines to print."""
     blended = metrics["blend"]
-    nested, counts = blended["nested"], Counter(blended["nested"]["best_members"])
+    nested, best = blended["nested"], blended["best"]
+    counts = Counter(nested["best_members"])
     chosen = ", ".join(f"{member} in {folds}" for member, folds in counts.most_common())
     left_out = blended["rows_left_out"]
     lines = [
@@ -192,14 +171,21 @@ def render(metrics: dict[str, Any]) -> str:
         f"[{metrics['log_loss_low']:.4f}, {metrics['log_loss_high']:.4f}], the prior's "
         f"{metrics['prior_log_loss']:.4f}",
         f"nested difference from the best member, chosen on the other folds ({chosen} of "
-        f"{counts.total()}): {nested['difference']:+.4f} [{nested['low']:+.4f}, "
-        f"{nested['high']:+.4f}] (below 0: the blend is better)",
-        f"difference from {blended['best_member']}, the best member on these rows: "
-        f"{blended['difference_to_best']:+.4f} [{blended['difference_low']:+.4f}, "
-        f"{blended['difference_high']:+.4f}]",
+        f"{counts.total()}): {_difference(nested)} (below 0: the blend is better)",
+        f"difference from {best['member']}, the best member on these rows: {_difference(best)}",
         f"on the rows of the fit (flattering): {blended['log_loss_on_the_rows_of_the_fit']:.4f}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _difference(found: dict[str, Any]) -> str:
+    low, high = found["difference_low"], found["difference_high"]
+    return f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def _config(classes: int, mean: str = "arithmetic") -> Config:
+    sections = {"model": {"mean": mean}, "training": {"classes": classes}}
+    return from_dict({"family": "blend", **sections}, "blend")
 
 
 def _check_rows(artifacts: list[Artifact]) -> None:
@@ -207,7 +193,7 @@ def _check_rows(artifacts: list[Artifact]) -> None:
     if len(artifacts) < 2:
         raise InputError("blend: expected at least two artifacts")
     for number, artifact in enumerate(artifacts):
-        if artifact.facts.get("data_sha256") != artifacts[0].facts.get("data_sha256"):
+        if artifact.facts["data_sha256"] != artifacts[0].facts["data_sha256"]:
             raise InputError(
                 f"{artifact.folder}: trained on different rows than {artifacts[0].folder}, or on "
                 "the same rows in a different order; all artifacts in a blend need the same rows"
@@ -243,6 +229,5 @@ def _writer(artifact: Artifact) -> Callable[[Path], Any]:
     copies = [partial(artifact.copy, member=member) for member in artifact.facts["members"]]
     if len(copies) == 1:
         return copies[0]
-    mean = from_dict({"family": "blend", "training": {"classes": artifact.classes}}, "blend")
     plain = equal_blend("arithmetic", len(copies), artifact.classes == 3)
-    return lambda folder: write_blend(folder, mean, plain, copies)
+    return lambda folder: write_blend(folder, _config(artifact.classes), plain, copies)

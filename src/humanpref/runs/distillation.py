@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from humanpref.data import (
     TrainingRows,
@@ -130,9 +131,8 @@ def _shares(teachers: Sequence[Teacher]) -> np.ndarray:
 def _softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     if temperature == 1:
         return probabilities
-    # Relative to the largest, so that a low temperature does not turn all powers into 0.
-    powers = (probabilities / probabilities.max(axis=1, keepdims=True)) ** (1 / temperature)
-    return powers / powers.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):  # a probability of 0 stays 0
+        return softmax(np.log(probabilities) / temperature, axis=1)
 
 
 _NO_TIES = "--teacher {}: has no ties, and cannot teach rows with ties"
@@ -239,7 +239,7 @@ def _soft_labels(artifact: Artifact, pairs: pd.DataFrame) -> np.ndarray:
             artifact.folder,
             near.sum(),
         )
-    if seen.any() and (artifact.folder / OOF_FILE).is_file():
+    if seen.any() and artifact.held_out:
         probabilities = _both_orders_held_out(artifact, pairs)
         held = seen & ~np.isnan(probabilities[:, 0])
         text = "%s: using out-of-fold predictions for %d of its training rows"

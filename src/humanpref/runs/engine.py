@@ -16,7 +16,7 @@ import pandas as pd
 
 from humanpref.runs.budget import Budget
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import Policy, Result, Schedule, describe, free, most_sensitive_first
+from humanpref.runs.schedule import Result, Schedule, describe, free
 from humanpref.runs.workers import Job, shared_out
 from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
@@ -42,7 +42,6 @@ def outcomes(
     leaves: Sequence[Leaf],
     pairs: pd.DataFrame,
     budget: Budget,
-    policy: Policy = most_sensitive_first,
     keep_going: bool = False,
     prepare: Callable[[Leaf], None] = lambda leaf: None,
 ) -> Iterator[Outcome]:
@@ -61,8 +60,6 @@ def outcomes(
         n rows, read by `humanpref.data.as_pairs`.
     budget : Budget
         The time for all models; its `given_up` records what did not fit.
-    policy : Policy
-        Decides which rows are read in the second order first.
     keep_going : bool
         Log failures and yield their reasons, and run each neural model in a separate process even
         on a single GPU, so that a crash costs one row rather than the run. By default, the first
@@ -82,7 +79,7 @@ def outcomes(
                 leaf.check()
             prepare(leaf)
             gpus = usable_gpus(leaf)
-            job = Job(leaf, pairs, policy, keep_going)
+            job = Job(leaf, pairs, keep_going)
             if gpus >= (1 if keep_going else 2):
                 leaf.hash_base()
                 results = shared_out(job, share, gpus)
@@ -101,15 +98,12 @@ def outcomes(
 
 
 def predictions(
-    leaves: Sequence[Leaf],
-    pairs: pd.DataFrame,
-    budget: Budget,
-    policy: Policy = most_sensitive_first,
+    leaves: Sequence[Leaf], pairs: pd.DataFrame, budget: Budget
 ) -> dict[Path, np.ndarray]:
     """Return each leaf's predictions, (n, 3) float64, by its folder; NaN for rows that did not fit
     the budget."""
     by_leaf = {leaf.folder: np.full((len(pairs), 3), np.nan) for leaf in leaves}
-    for leaf, rows, probabilities in outcomes(leaves, pairs, budget, policy):
+    for leaf, rows, probabilities in outcomes(leaves, pairs, budget):
         by_leaf[leaf.folder][rows] = probabilities
     return by_leaf
 
@@ -124,4 +118,4 @@ def usable_gpus(leaf: Leaf) -> int:
 def _results_here(job: Job, budget: Budget, memos: TokenMemos) -> Iterator[Result]:
     model = job.leaf.load(memos)
     yield Result(NO_ROWS, np.empty((0, 3)))
-    yield from Schedule(model, job.pairs, budget, job.policy, job.isolate).results()
+    yield from Schedule(model, job.pairs, budget, job.isolate).results()

@@ -4,6 +4,7 @@ and those of inference.
 The hours come from a roofline (`humanpref.training.roofline`) and the rows' lengths in tokens.
 """
 
+import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from humanpref.config import Config
 from humanpref.config.gpu import needs_gpu
 from humanpref.config.neural import LORA, AdaptedOptions, LoopOptions
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.lengths import Lengths, assumed_lengths, sequence_lengths
+from humanpref.runs.lengths import Lengths, assumed_lengths, per_row, sequence_lengths
 from humanpref.schema import InputError
 from humanpref.training.batching import micro_batches, shuffled_windows, token_batches
 from humanpref.training.memory import T4_GIB, MemoryEstimate, advice
@@ -86,16 +87,15 @@ class Estimate:
     def _judged(self) -> str:
         if self.impossible:
             return f"cannot fit: {self.impossible}"
-        doubts = []
-        if self.gib > T4_GIB:
-            doubts.append("training runs out of memory")
-        if self.train and SLOWER * min(self.train.values()) > TRAIN_HOURS:
-            doubts.append("training runs out of time")
-        if SLOWER * self.predict[0] > SUBMISSION_HOURS:
-            doubts.append("inference reads shortened inputs")
-        elif SLOWER * self.predict[1] > SUBMISSION_HOURS:
-            doubts.append("only part of the rows is read in both orders")
-        return f"may not fit: {'; '.join(doubts)}" if doubts else "fits"
+        one, both = (SLOWER * hours > SUBMISSION_HOURS for hours in self.predict)
+        doubts = {
+            "training runs out of memory": self.gib > T4_GIB,
+            "training runs out of time": SLOWER * min(self.train.values(), default=0) > TRAIN_HOURS,
+            "inference reads shortened inputs": one,
+            "only part of the rows is read in both orders": both and not one,
+        }
+        named = "; ".join(itertools.compress(doubts, doubts.values()))
+        return f"may not fit: {named}" if named else "fits"
 
     def lines(self) -> list[str]:
         """Return the report for people."""
@@ -124,11 +124,7 @@ def _range(hours: float) -> str:
     >>> _range(0.0312), _range(35.2)
     ('0.031-0.062', '35-70')
     """
-    return f"{_figures(hours)}-{_figures(SLOWER * hours)}"
-
-
-def _figures(hours: float) -> str:
-    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
+    return "-".join(f"{h:.0f}" if h >= 10 else f"{h:.2g}" for h in (hours, SLOWER * hours))
 
 
 def estimate(
@@ -178,7 +174,7 @@ def estimate(
     read = sequence_lengths(config, _sampled(lengths.test, test_rows, rng))
     models = (folds or 1) * training.seeds
     one_order = models * _predict_hours(config, shape, read, test_rows, device)
-    doubled = not (config.family == "dpo" or read.shape[1] == 2)
+    doubled = per_row(config) == 1
     facts = {
         "name": name,
         "predict": (one_order, one_order * (1 + doubled)),
@@ -198,13 +194,12 @@ def estimate(
     epoch = {
         gpus: _epoch_hours(config, shape, learned, rows * share, device, gpus) for gpus in (1, 2)
     }
-    held = _predict_hours(config, shape, learned, round(rows * (1 - share)), device, gpus=1)
+    held = _predict_hours(config, shape, learned, rows * (1 - share), device, gpus=1)
     held *= 1 + (config.inference.swap_average if doubled else 0)
     if models > 1:
         # Fold models are trained one on each GPU.
-        hours = {gpus: models * (epoch[1] + held) / gpus for gpus in epoch}
-    else:
-        hours = {gpus: each + held / gpus for gpus, each in epoch.items()}
+        epoch = {1: models * epoch[1], 2: models * epoch[1] / 2}
+    hours = {gpus: each + models * held / gpus for gpus, each in epoch.items()}
     return Estimate(
         gib=memory.total(),
         least_gib=replace(memory, sequences=memory.sequences_per_row).total(),
@@ -248,14 +243,9 @@ def memory_of(config: Config, shape: Shape, longest: int) -> MemoryEstimate:
     """Estimate the memory of training on a T4 with sequences of at most `longest` tokens."""
     frozen, trainable, adapted = _weights(config, shape)
     per_weight = {"none": 2.0, "8bit": 1.0, "4bit": 0.5}
-    base = 0.0
-    if frozen:
-        matrices = shape.weights - shape.embedding_weights
-        base = 2.0 * shape.embedding_weights + per_weight[config.model.quantisation] * matrices
-    dual = config.family == "dpo" or getattr(config.model, "inputs", "") == "dual"
     return MemoryEstimate(
         shape=shape,
-        frozen_bytes=base,
+        frozen_bytes=shape.frozen_bytes(per_weight[config.model.quantisation]) if frozen else 0.0,
         trainable=trainable,
         length=longest,
         half=True,
@@ -264,7 +254,7 @@ def memory_of(config: Config, shape: Shape, longest: int) -> MemoryEstimate:
         adapted=adapted,
         scored=CHUNK if config.family == "dpo" else 0,
         backward=getattr(config.model, "peft", "") != "head",
-        sequences_per_row=1 + dual,
+        sequences_per_row=per_row(config),
     ).batched(config.training)
 
 
@@ -314,42 +304,30 @@ def _epoch_hours(
     """Return the hours of training on `rows` rows, from the batches of the rows given."""
     training, passes = config.training, _passes(config, shape, training=True)
     if not training.epochs:  # the rows are read in both orders, for the calibration
-        return 2 * _predict_hours(config, shape, lengths, round(rows), device, gpus)
+        return 2 * _predict_hours(config, shape, lengths, rows, device, gpus)
     _, trainable, _ = _weights(config, shape)
-    longest, per_row = lengths.max(axis=1), lengths.shape[1]
-    costs = per_row * longest
-    size = training.batch_size * training.accumulation
-    total = 0.0
-    for window in shuffled_windows(len(lengths), size, 0, 0):
-        shares = micro_batches(
-            window, costs, training.batch_size, training.forward_tokens, processes=gpus
-        )
-        total += max(
-            sum(
-                passes.seconds(per_row * len(rows), int(longest[rows].max()), device)
-                for rows in share
-            )
+    longest, sequences = lengths.max(axis=1), lengths.shape[1]
+    size, limits = training.batch_size, (training.batch_size, training.forward_tokens)
+    hours = 0.0
+    for window in shuffled_windows(len(lengths), size * training.accumulation, 0, 0):
+        shares = micro_batches(window, sequences * longest, *limits, processes=gpus)
+        seconds = step_seconds(trainable, gpus, device) + max(
+            sum(passes.seconds(sequences * len(one), longest[one].max(), device) for one in share)
             for share in shares
         )
-        total += step_seconds(trainable, gpus, device)
-    epochs: float = training.epochs
+        hours += training.epochs * seconds / 3600 / len(lengths) * rows
     if config.family == "dpo":
         # Before the first step, the reference reads the rows once.
-        kept = (DECIDED if training.ties == "drop" else 1.0) * (1 - training.link_fraction)
-        total = total * epochs * kept
-        once = _predict_hours(config, shape, lengths, len(lengths), device, gpus, references=0)
-        once *= 3600
-        return (total + kept * once) / len(lengths) * rows / 3600
-    if getattr(training, "swap_augmentation", False) and per_row == 1:
-        epochs *= 2
-    return total * epochs / len(lengths) * rows / 3600
+        hours += _predict_hours(config, shape, lengths, rows, device, gpus, references=0)
+        return hours * (DECIDED if training.ties == "drop" else 1) * (1 - training.link_fraction)
+    return hours * (2 if getattr(training, "swap_augmentation", False) and sequences == 1 else 1)
 
 
 def _predict_hours(
     config: Config,
     shape: Shape,
     lengths: np.ndarray,
-    rows: int,
+    rows: float,
     device: Device,
     gpus: int = 2,
     references: int = 1,

@@ -41,6 +41,11 @@ def text_lengths(pairs: pd.DataFrame | None, count: Count = approximate_tokens) 
     return np.stack(columns, axis=1)
 
 
+def per_row(config: Config) -> int:
+    """Return the number of sequences in which the model reads a row."""
+    return 1 + (config.family == "dpo" or getattr(config.model, "inputs", "joint") == "dual")
+
+
 def sequence_lengths(config: Config, texts: np.ndarray) -> np.ndarray:
     """Return the tokens of each sequence that the model reads, (n, 1) or (n, 2), from those of the
     texts, (n, 3)."""
@@ -50,8 +55,7 @@ def sequence_lengths(config: Config, texts: np.ndarray) -> np.ndarray:
         spoken = [options.system_prompt, getattr(options, "question", "")]
         fixed = 12 + sum(approximate_tokens(spoken))
     prompt, a, b = texts.T
-    both = config.family == "dpo" or getattr(options, "inputs", "joint") == "dual"
-    parts = [prompt + a, prompt + b] if both else [prompt + a + b]
+    parts = [prompt + a + b] if per_row(config) == 1 else [prompt + a, prompt + b]
     return np.minimum(np.stack(parts, axis=1) + fixed, options.max_length)
 
 

@@ -11,9 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from humanpref.config import Config
-from humanpref.files import check_new, folder_whole, read_json, write_json
+from humanpref.files import check_new, folder_whole, write_json
 from humanpref.models.base import CONFIG_FILE
-from humanpref.models.bases import BASE_FILE
 from humanpref.models.decoder import DecoderModel
 from humanpref.models.frozen_base import FrozenBase
 from humanpref.models.neural import STATE_FILE
@@ -66,7 +65,7 @@ def merge(folder: str | Path, out: str | Path, into_base: bool = False) -> Artif
     members = artifact.members
     with refuse_failures(f"{artifact.folder}: cannot be merged"):
         states = [load_file(member / STATE_FILE) for member in members]
-        merged = merged_state(states, artifact.folder)
+        merged = merged_state(states)
     metrics = artifact.metrics
     metrics["held_out"] = f"{metrics.get('held_out', 'nothing')}, of the models before merging"
     facts = artifact.facts | {"members": [MODEL], "merged": len(members)}
@@ -129,24 +128,9 @@ def _merge_into_base(artifact: Artifact) -> dict[str, Any]:
     return model.backbone_facts()
 
 
-def merged_state(states: list[dict[str, np.ndarray]], source: Path) -> dict[str, np.ndarray]:
-    """Concatenate the LoRA matrices of several models and average their other weights.
-
-    Parameters
-    ----------
-    states : list of dict
-        Each model's learned weights by name.
-    source : Path
-        Where the weights come from, for messages.
-
-    Raises
-    ------
-    InputError
-        If the models have different weights.
-    """
-    shapes = [{name: values.shape for name, values in state.items()} for state in states]
-    if any(each != shapes[0] for each in shapes):
-        raise InputError(f"{source}: its models have different weights and cannot be merged")
+def merged_state(states: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Concatenate the LoRA matrices of several models and average their other weights, each given
+    by name."""
     merged = {}
     for name, values in states[0].items():
         stack = [state[name] for state in states]
@@ -160,17 +144,14 @@ def merged_state(states: list[dict[str, np.ndarray]], source: Path) -> dict[str,
 
 
 def _common_config(artifact: Artifact) -> Config:
-    """Return the configuration that all the models have, except for their seeds.
+    """Return the configuration that all the models of a run have, except for their seeds.
 
     Raises
     ------
     InputError
-        If they have different ones, or ones that `merge` does not support.
+        If `merge` does not support it.
     """
-    leaves = artifact.ensemble.leaves()
-    config = leaves[0].config
-    if any(dataclasses.replace(leaf.config, seed=config.seed) != config for leaf in leaves):
-        raise InputError(f"{artifact.folder}: its models have different options")
+    config = artifact.ensemble.leaves()[0].config
     family = artifact.facts["family"]
     if family not in ("decoder", "dpo"):
         raise InputError(
@@ -187,9 +168,6 @@ def _common_config(artifact: Artifact) -> Config:
             f"{artifact.folder}: option model.head: expected linear or tokens, got mlp; "
             "the mean of the weights of several layers is not the mean of what they compute"
         )
-    bases = {read_json(leaf.folder / BASE_FILE)["sha256"] for leaf in leaves}
-    if len(bases) > 1:
-        raise InputError(f"{artifact.folder}: its models have different bases")
     return config
 
 

@@ -51,10 +51,9 @@ def predict(
     check_same_classes(artifacts)
     pairs = as_pairs(pairs)
     ensemble = equal_mixture([artifact.ensemble for artifact in artifacts])
-    parts = [ensemble] if seconds is not None else [artifact.ensemble for artifact in artifacts]
-    limits = [seconds] if seconds is not None else [artifact.seconds for artifact in artifacts]
+    limited = [(artifact.ensemble, artifact.seconds) for artifact in artifacts]
     by_leaf, given_up = {}, Counter()
-    for part, limit in zip(parts, limits, strict=True):
+    for part, limit in limited if seconds is None else [(ensemble, seconds)]:
         budget = Budget(limit)
         by_leaf |= predictions(part.leaves(), pairs, budget)
         given_up += budget.given_up

@@ -93,8 +93,7 @@ def write_results(
         facts[CHAIN] = list(chain)
     if planned is not None and planned > len(models):
         facts[TRAINED] = [len(models), planned]
-    known = len(pairs) + len(rows.extra) + (0 if earlier is None else len(earlier))
-    seal(work, facts | {"rows": known})
+    seal(work, facts)
 
 
 def class_rates(pairs: pd.DataFrame) -> np.ndarray:

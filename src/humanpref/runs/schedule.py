@@ -5,7 +5,7 @@ First all rows are read in one order, the costliest first. After each block, the
 remaining rows is projected from that block's throughput, measured in row costs (tokens). If even
 one order of the remaining rows does not fit into the time left, the next block goes to the first of
 the model's `shorter_variants` that fits. Then, as long as time remains, the rows are read in the
-other order, beginning with those that a policy puts first.
+other order, beginning with those that gain most from it (`most_sensitive_first`).
 """
 
 import ctypes
@@ -15,7 +15,6 @@ import math
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -45,23 +44,6 @@ block takes about ten."""
 BROKEN = "CUDA error"
 """Text that marks errors after which a process can no longer use its GPU; the row at fault is in
 the block that raised the error."""
-
-Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""A function that decides which rows get the second order first. It takes the first order's
-probabilities (n, 3), NaN where a row was not read in full, and the costs (n,), and returns row
-indices, the most important first. It must be a module-level function, so that it can be sent to
-another process."""
-
-
-def costliest_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Order the rows by their cost, regardless of the first order's probabilities.
-
-    Examples
-    --------
-    >>> costliest_first(np.zeros((3, 3)), np.array([1.0, 3.0, 2.0])).tolist()
-    [1, 2, 0]
-    """
-    return np.argsort(-costs, kind="stable")
 
 
 def most_sensitive_first(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
@@ -113,8 +95,6 @@ class Schedule:
         n rows, read by `humanpref.data.as_pairs`.
     budget : Budget
         The time limit; its `given_up` is updated while rows are read.
-    policy : Policy
-        Which rows get the second order first.
     isolate : bool
         Repeatedly halve a block that fails to find the rows at fault, and continue with the others.
         By default, the first failure is raised.
@@ -128,12 +108,13 @@ class Schedule:
         model: Model,
         pairs: pd.DataFrame,
         budget: Budget,
-        policy: Policy = most_sensitive_first,
         isolate: bool = False,
         first: np.ndarray | None = None,
     ) -> None:
-        self.pairs, self.budget, self.policy, self.isolate = pairs, budget, policy, isolate
-        self.swap_averaged, self.one_order = model.swap_averaged, model.single_order()
+        self.pairs, self.budget, self.isolate = pairs, budget, isolate
+        self.swap_averaged, one_order = model.swap_averaged, model.single_order()
+        self.variants = [("", one_order), *one_order.shorter_variants()]
+        """What each variant gives up, and the variant; the first gives up nothing."""
         self.first = np.full((len(pairs), 3), np.nan) if first is None else first
         self.costs: dict[int, np.ndarray] = {}
         self.blocks, self.rate = 0, math.inf
@@ -185,7 +166,7 @@ class Schedule:
                 free()
 
     def _units(self) -> Iterator[Unit]:
-        order = costliest_first(self.first, self._costs(0))
+        order = np.argsort(-self._costs(0), kind="stable")
         unread = yield from self._blocks(order[np.isnan(self.first[order, 0])], second=False)
         if len(unread):
             self.budget.given_up[UNREAD] += len(unread)
@@ -193,7 +174,7 @@ class Schedule:
                 "time budget: spent, %d of %d rows are %s", len(unread), len(order), UNREAD
             )
         if self.swap_averaged:
-            order = self.policy(self.first, self._costs(0))
+            order = most_sensitive_first(self.first, self._costs(0))
             yield from self._blocks(order[~np.isnan(self.first[order, 0])], second=True)
 
     def _blocks(self, rest: np.ndarray, second: bool) -> Generator[Unit, None, np.ndarray]:
@@ -215,7 +196,7 @@ class Schedule:
                         left,
                         100 * capacity / self._costs(0)[rest].sum(),
                         len(rest),
-                        self._variant(variant)[0] or "back to the configured settings",
+                        self.variants[variant][0] or "back to the configured settings",
                     )
             if not size:
                 break
@@ -228,29 +209,18 @@ class Schedule:
             rest = rest[len(rows) :]
         return rest
 
-    @cached_property
-    def shorter(self) -> list[tuple[str, Model]]:
-        """The shorter variants, which are made only if time runs short."""
-        return self.one_order.shorter_variants()
-
-    def _variant(self, index: int) -> tuple[str, Model]:
-        """Return what the variant gives up, and the variant; index 0 gives up nothing."""
-        return self.shorter[index - 1] if index else ("", self.one_order)
-
     def _first_that_fits(self, rest: np.ndarray, capacity: float) -> int:
         """Return the index of the first variant that can read all the rows within the capacity, or
         of the last variant if none can."""
-        index = 0
-        while self._costs(index)[rest].sum() > capacity and index < len(self.shorter):
-            index += 1
-        return index
+        indices = range(len(self.variants))
+        return next((i for i in indices if self._costs(i)[rest].sum() <= capacity), indices[-1])
 
     def _costs(self, variant: int) -> np.ndarray:
         """Return the cost of each row in one order, (n,). If the model fails to compute costs and
         failures are isolated, every row costs 1; prediction will then find the row at fault."""
         if variant not in self.costs:
             try:
-                self.costs[variant] = self._variant(variant)[1].costs(self.pairs)
+                self.costs[variant] = self.variants[variant][1].costs(self.pairs)
             except Exception:
                 if not self.isolate:
                     raise
@@ -262,7 +232,7 @@ class Schedule:
         """Return the rows' probabilities (m, 3), and a mask (m,) of rows whose probabilities are
         invalid."""
         pairs = self.pairs.iloc[unit.rows].reset_index(drop=True)
-        model = self._variant(unit.variant)[1]
+        model = self.variants[unit.variant][1]
         probabilities = model.predict_proba(swap_pairs(pairs) if unit.second else pairs)
         if probabilities.shape != (len(pairs), 3):
             raise ValueError(
@@ -281,7 +251,7 @@ class Schedule:
         if unit.second:
             given_up[ONE_ORDER] -= len(rows)
         elif unit.variant:
-            given_up[self._variant(unit.variant)[0]] += len(rows)
+            given_up[self.variants[unit.variant][0]] += len(rows)
         elif self.swap_averaged:
             given_up[ONE_ORDER] += len(rows)
             self.first[rows] = probabilities

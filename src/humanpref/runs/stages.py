@@ -1,8 +1,6 @@
 """Stages: a run whose models start from the weights of another run. No row is held out whose prompt
 those weights have learned."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from humanpref.config import FAMILIES, Config
+from humanpref.config import Config
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.data import EXTRA_ID, TrainingRows, prompt_keys
-from humanpref.files import read_json, sha256
+from humanpref.files import read_json
 from humanpref.runs.artifact import CHAIN, Artifact
+from humanpref.runs.artifact_files import DIGESTS, value_digest
 from humanpref.runs.artifact_tables import ANSWER_KEY, OOF_FILE, PROMPT_KEY, read_oof
 from humanpref.runs.results import FoldModel
 from humanpref.schema import ID, InputError
@@ -82,12 +81,9 @@ class Stage:
             If they do not, for example because the head is a different one.
         """
         if not isinstance(config.training, LoopOptions):
-            neural = [
-                name for name, kind in FAMILIES.items() if issubclass(kind.training, LoopOptions)
-            ]
             raise InputError(
-                f"--from: expected a run of family {', '.join(neural)}, got {config.family}, which "
-                "cannot start from weights"
+                f"--from: expected a run of a neural family, got {config.family}, which cannot "
+                "start from weights"
             )
         path = earlier.path
         artifact = Artifact.load(path)
@@ -111,21 +107,18 @@ class Stage:
     @cached_property
     def weights_sha256(self) -> str:
         """A digest of the earlier run's weights."""
-        digest = hashlib.sha256()
-        for name in self.members:
-            for file in sorted(self.artifact.checked(name).glob("*.safetensors")):
-                digest.update(f"{name}/{file.name} {sha256(file)}".encode())
-        return digest.hexdigest()
+        digests = self.artifact.facts[DIGESTS].items()
+        weights = {name: digest for name, digest in digests if name.endswith(".safetensors")}
+        return value_digest(weights)
 
     @property
     def chain(self) -> list[dict[str, Any]]:
         """The earlier stages, first stage first, as plain JSON types."""
         facts, config = self.artifact.facts, self.artifact.ensemble.leaves()[0].config
-        text = json.dumps(config.to_dict(), sort_keys=True)
         link = {
             "name": self.artifact.folder.resolve().name,
             "data_sha256": facts["data_sha256"],
-            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "config_sha256": value_digest(config.to_dict()),
             "weights_sha256": self.weights_sha256,
         }
         return [*facts.get(CHAIN, []), link]
@@ -147,7 +140,7 @@ class Stage:
         rows = self.artifact.rows
         keys = set(rows[PROMPT_KEY])
         path = self.artifact.checked(member) / OOF_FILE
-        record = self.artifact.metrics.get("members", {}).get(member, {})
+        record = self.artifact.metrics["members"].get(member, {})
         # A merged model has no such file: it has learned what any of its models learned.
         if not path.is_file() or "kept_epoch" in record.get("training", {}):
             return keys
@@ -208,15 +201,13 @@ class Stage:
             leaked |= model.held & _among(pairs, self.learned(member))
             started.append(model._replace(start=self.artifact.checked(member)))
         if leaked.any():
-            several = (
-                ", or train with the folds of that run on the same rows" * (len(names) > 1)
-                if len(self.members) > 1
-                else ""
-            )
+            several = ", or train with the folds of that run on the same rows"
             raise InputError(
                 f"--from {path}: learned the prompts of {leaked.sum()} of the rows to be held out "
                 f"(first id: {pairs[ID][leaked].iloc[0]!r}), so predictions for these rows would "
-                f"look too good; drop the rows with --drop-learned{several}"
+                f"look too good; drop the rows with --drop-learned"
+                + several
+                * (len(self.members) > 1)
             )
         return started
 

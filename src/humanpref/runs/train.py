@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
-import itertools
 import logging
 import shutil
 import time
@@ -30,7 +28,15 @@ from humanpref.data import (
     weights_of,
 )
 from humanpref.data.tables import source_name
-from humanpref.files import check_new, folder_whole, is_main_process, read_json, remove, write_json
+from humanpref.files import (
+    check_new,
+    folder_whole,
+    is_main_process,
+    locked,
+    read_json,
+    remove,
+    write_json,
+)
 from humanpref.models import build_model
 from humanpref.models.bases import public_config
 from humanpref.runs.artifact import Artifact
@@ -241,10 +247,11 @@ class Run:
 
     def unfinished(self) -> list[FoldModel]:
         """Return the models that are still to be trained."""
-        done = [(self.work / model.name).is_dir() for model in self.models]
-        for model in itertools.compress(self.models, done):
-            logger.info("%s: already done, skipped", self.work / model.name)
-        return [model for model, skipped in zip(self.models, done, strict=True) if not skipped]
+        left = [model for model in self.models if not (self.work / model.name).is_dir()]
+        for model in self.models:
+            if model not in left:
+                logger.info("%s: already done, skipped", self.work / model.name)
+        return left
 
     def train_model(self, model: FoldModel) -> None:
         """Train a model without its held-out rows, and write the model, its predictions for those
@@ -287,7 +294,7 @@ class Run:
         with folder_whole(folder) as unfinished:
             fitted.save(unfinished)
             if probabilities is not None:
-                write_oof(unfinished / OOF_FILE, held, probabilities)
+                write_oof(unfinished / OOF_FILE, held, probabilities, model.fold)
             write_json(unfinished / MEMBER_FILE, record)
         remove(checkpoint)
 
@@ -327,9 +334,11 @@ class Run:
         for name, total in zip(LABEL_COLUMNS, targets.sum(axis=0), strict=True):
             of_ties = name == LABEL_COLUMNS[2]
             if total == 0 and (self.rows.ties or not of_ties):
-                text = "%s: no training row has a value above 0 in column %r; are the labels "
-                text += "correct? (training.classes=2 rules ties out)" if of_ties else "correct?"
-                logger.warning(text, self.source, name)
+                text = (
+                    "%s: no training row has a value above 0 in column %r; are the labels correct?"
+                )
+                hint = " (training.classes=2 rules ties out)" if of_ties else ""
+                logger.warning(text + hint, self.source, name)
 
 
 def partial_of(out: Path) -> Path:
@@ -380,14 +389,14 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
             f"{work}: an unfinished run with other settings or rows; remove it, or choose a "
             "different --out"
         )
-    with open(work / RUN_FILE) as file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = held.enter_context(locked(work / RUN_FILE))
         except BlockingIOError:
             raise InputError(
                 f"{work}: another process is training here; choose a different --out"
             ) from None
-        except OSError:
+        if not alone:
             logger.info("%s: cannot be locked; do not start a second process in this folder", work)
         if before:
             logger.info("%s: resuming an interrupted run", work)

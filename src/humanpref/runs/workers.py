@@ -25,7 +25,7 @@ import pandas as pd
 
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf
-from humanpref.runs.schedule import BROKEN, Policy, Result, Schedule, describe
+from humanpref.runs.schedule import BROKEN, Result, Schedule, describe
 from humanpref.schema import ID, InputError
 from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
@@ -54,7 +54,6 @@ class Job(NamedTuple):
 
     leaf: Leaf
     pairs: pd.DataFrame
-    policy: Policy
     isolate: bool
 
 
@@ -271,6 +270,9 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
         pipe.send((kind, content, budget.given_up))
         budget.given_up.clear()
 
+    def announce(part: np.ndarray, rows: np.ndarray) -> None:
+        pipe.send(("begins", part[rows]))
+
     try:
         rows, known = pipe.recv()
         first[rows] = known
@@ -278,9 +280,8 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
         pipe.send("loaded")
         while True:
             part, pairs = rows, job.pairs.iloc[rows].reset_index(drop=True)
-            schedule = Schedule(model, pairs, budget, job.policy, job.isolate, first[part])
-            begin = partial(_announce, pipe, part)
-            for result in schedule.results(begin):
+            schedule = Schedule(model, pairs, budget, job.isolate, first[part])
+            for result in schedule.results(partial(announce, part)):
                 result = result._replace(rows=part[result.rows])
                 tell("result", result)
                 if result.final:
@@ -299,7 +300,3 @@ def work(gpu: int, job: Job, until: float, pipe: connection.Connection) -> None:
     except (Exception, SystemExit) as error:
         logger.exception("%s: failed", job.leaf.folder)
         pipe.send(("fails", describe(error), BROKEN in str(error)))
-
-
-def _announce(pipe: connection.Connection, part: np.ndarray, rows: np.ndarray) -> None:
-    pipe.send(("begins", part[rows]))

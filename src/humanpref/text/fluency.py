@@ -3,7 +3,7 @@ are in other texts."""
 
 import numpy as np
 
-from humanpref.text.overlap import CHARACTER_COLUMNS, CHUNK, trigram_counts
+from humanpref.text.overlap import CHARACTER_COLUMNS, trigrams
 
 
 def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
@@ -23,17 +23,13 @@ def trigram_log_frequencies(texts: list[str]) -> np.ndarray:
     ndarray
         (n,) float64, in nats per trigram; NaN for a text of fewer than three characters.
     """
-    starts = range(0, len(texts), CHUNK)
     total = np.zeros(CHARACTER_COLUMNS)
-    for start in starts:
-        total += np.asarray(trigram_counts(texts[start : start + CHUNK]).sum(axis=0))[0]
-    means = [np.empty(0)]
-    for start in starts:
-        counts = trigram_counts(texts[start : start + CHUNK])
-        lengths = np.asarray(counts.sum(axis=1))[:, 0]
-        own = counts.data
-        others = total.sum() - np.repeat(lengths, np.diff(counts.indptr))
-        counts.data = own * np.log((1 + total[counts.indices] - own) / (CHARACTER_COLUMNS + others))
-        sums = np.asarray(counts.sum(axis=1))[:, 0]
-        means.append(np.divide(sums, lengths, out=np.full(len(sums), np.nan), where=lengths > 0))
-    return np.concatenate(means)
+    for text in texts:
+        total += np.bincount(trigrams(text), minlength=CHARACTER_COLUMNS)
+    means = np.full(len(texts), np.nan)
+    for i, text in enumerate(texts):
+        if len(found := trigrams(text)):
+            others = total - np.bincount(found, minlength=CHARACTER_COLUMNS)
+            frequencies = (1 + others[found]) / (CHARACTER_COLUMNS + others.sum())
+            means[i] = np.log(frequencies).mean()
+    return means

@@ -200,20 +200,16 @@ def cut_middle(ids: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _limits(sequence: Sequence, lengths: list[int], room: int, prompt_share: float) -> list[int]:
-    """Return the maximum number of tokens for each text."""
-    turns: dict[int, list[int]] = {}
-    for part in sorted({part for part, _ in sequence}):
-        turns[part] = [i for i, segment in enumerate(sequence) if segment.part == part]
-    needs = [sum(lengths[i] for i in own) for own in turns.values()]
-    response = (1 - prompt_share) / (len(turns) - 1)
-    shares = [prompt_share if part == PROMPT else response for part in turns]
-    limits = [0] * len(sequence)
-    for own, limit in zip(turns.values(), allocate(needs, shares, room), strict=True):
-        # The last turn weighs as much as all earlier turns together.
-        weights = [1.0] * (len(own) - 1) + [max(1.0, len(own) - 1.0)]
-        for i, tokens in zip(own, allocate([lengths[i] for i in own], weights, limit), strict=True):
-            limits[i] = tokens
-    return limits
+    """Return the maximum number of tokens for each text of a sequence, which consists of rounds."""
+    parts = len({part for part, _ in sequence})
+    turns = [lengths[part::parts] for part in range(parts)]
+    shares = [prompt_share, *[(1 - prompt_share) / (parts - 1)] * (parts - 1)]
+    # The last turn weighs as much as all earlier turns together.
+    earlier = len(turns[0]) - 1
+    weights = [1.0] * earlier + [max(1.0, earlier)]
+    rooms = allocate(list(map(sum, turns)), shares, room)
+    limits = [allocate(own, weights, limit) for own, limit in zip(turns, rooms, strict=True)]
+    return list(itertools.chain(*zip(*limits, strict=True)))
 
 
 def _last_rounds(sequence: Sequence, template: Template, max_length: int) -> Sequence:

@@ -57,11 +57,10 @@ class Gradients:
         """The trainable weights."""
         return [weight for weight in self.module.parameters() if weight.requires_grad]
 
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """(n,) tokens of each row."""
-        rows, lengths = len(self.examples.labels), self.examples.lengths
-        return np.ones(rows, dtype=np.int64) if lengths is None else lengths
+    @property
+    def parameters(self) -> int:
+        """The number of trainable parameters."""
+        return sum(weight.numel() for weight in self.weights)
 
     @cached_property
     def targets(self) -> np.ndarray:
@@ -92,7 +91,11 @@ class Gradients:
         state, index = random_state(device), self.accelerator.process_index
         while True:
             shares = micro_batches(
-                window, self.lengths, self.options.batch_size, self.forward_tokens, processes
+                window,
+                self.examples.lengths,
+                self.options.batch_size,
+                self.forward_tokens,
+                processes,
             )
             passes = [rows for share in shares for rows in share]
             first = sum(map(len, shares[:index]))
@@ -150,17 +153,14 @@ class Gradients:
         InputError
             If there is no such pass.
         """
-        sizes = [padded(self.lengths, rows) for rows in passes if len(rows) > 1]
+        sizes = [padded(self.examples.lengths, rows) for rows in passes if len(rows) > 1]
         if not sizes:
             rows = np.concatenate(passes)
-            kept = (
-                ""
-                if self.options.gradient_checkpointing
-                else "training.gradient_checkpointing=true, "
-            )
+            checkpointing = "training.gradient_checkpointing=true, "
+            kept = "" if self.options.gradient_checkpointing else checkpointing
             raise InputError(
                 "training: out of memory although each forward pass has only one row, of up to "
-                f"{self.lengths[rows].max()} tokens; to need less, set {kept}a lower "
+                f"{self.examples.lengths[rows].max()} tokens; to need less, set {kept}a lower "
                 "model.max_length or a smaller model"
             )
         self.forward_tokens = min(self.forward_tokens, max(sizes)) // 2

@@ -1,5 +1,6 @@
 """Rows in the form that a module reads: token ids, padded batch by batch."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,24 +67,25 @@ class TokenRows:
         `lengths`, (m, s) int64, and the columns named in `on_host` are arrays, the others tensors.
         """
         chosen = [self.sequences[row] for row in rows]
-        length = max(len(sequence.ids) for row in chosen for sequence in row)
-        shape = len(chosen), len(chosen[0]), length
-        columns: dict[str, Column] = {
-            "input_ids": lambda sequence: sequence.ids,
-            "attention_mask": lambda sequence: np.ones(len(sequence.ids)),
-            **self.columns,
+        sequences = list(itertools.chain(*chosen))
+        lengths = np.array([len(sequence.ids) for sequence in sequences])
+        read = np.arange(lengths.max()) < lengths[:, None]
+        shape = len(chosen), len(chosen[0]), lengths.max()
+
+        def padded(column: Column, padding: int = 0) -> np.ndarray:
+            batch = np.full(read.shape, padding, dtype=np.int64)
+            batch[read] = np.concatenate(list(map(column, sequences)))
+            return batch.reshape(shape)
+
+        batch = {
+            "input_ids": padded(lambda sequence: sequence.ids, self.pad),
+            "attention_mask": read.astype(np.int64).reshape(shape),
+            **{name: padded(column) for name, column in self.columns.items()},
         }
-        batch = {name: np.zeros(shape, dtype=np.int64) for name in columns}
-        batch["input_ids"][:] = self.pad
-        for i, row in enumerate(chosen):
-            for j, sequence in enumerate(row):
-                for name, column in columns.items():
-                    batch[name][i, j, : len(sequence.ids)] = column(sequence)
-        lengths = np.array([[len(sequence.ids) for sequence in row] for row in chosen])
         on_host = {name: batch.pop(name) for name in self.on_host}
         batch |= {name: values[rows] for name, values in self.per_row.items()}
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        return {**tensors, **on_host, "lengths": lengths, **self.flags}
+        return {**tensors, **on_host, "lengths": lengths.reshape(shape[:2]), **self.flags}
 
 
 class Examples(NamedTuple):
@@ -95,16 +97,16 @@ class Examples(NamedTuple):
         See `Collate`.
     labels : ndarray
         (n, 3).
+    lengths : ndarray
+        (n,) tokens that each row costs, for `forward_tokens`.
     weights : ndarray, optional
         (n,), at least 0, not all 0. Weight 2 is equivalent to duplicating the row.
-    lengths : ndarray, optional
-        (n,) tokens that each row costs, for `forward_tokens`. If None, each row counts as one.
     """
 
     collate: Collate
     labels: np.ndarray
+    lengths: np.ndarray
     weights: np.ndarray | None = None
-    lengths: np.ndarray | None = None
 
 
 def moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

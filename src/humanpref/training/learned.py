@@ -36,13 +36,12 @@ def frozen_embeddings(module: nn.Module, frozen: bool) -> Iterator[None]:
 
     Afterwards, mark them as trainable again, since an artifact contains only trainable weights.
     """
-    backbone = module.get_submodule("backbone") if frozen else None
-    weights = [] if backbone is None else [backbone.get_input_embeddings().weight]
-    weights = [weight for weight in weights if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
+    weight = module.get_submodule("backbone").get_input_embeddings().weight if frozen else None
+    if weight is None or not weight.requires_grad:
+        yield
+        return
+    weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in weights:
-            weight.requires_grad_(True)
+        weight.requires_grad_(True)

@@ -91,11 +91,8 @@ def train(
         If a loss or a gradient is not finite, a single row does not fit into memory, the device
         does not support the precision, or an option needs validation rows and there are none.
     """
-    for option, given in (
-        ("keep_best_epoch", options.keep_best_epoch),
-        ("patience", options.patience is not None),
-    ):
-        if given and validate is None:
+    for option in ("keep_best_epoch", "patience"):
+        if validate is None and getattr(options, option):
             raise InputError(
                 f"option training.{option}: needs validation rows (training.validation_fraction "
                 "above 0)"
@@ -157,8 +154,7 @@ class TrainingRun:
         self.started = self.saved = time.perf_counter()
         logger.info(
             "training: %d rows, %d epochs of %d steps, effective batch %d, precision %s, device "
-            "%s, %d processes, "
-            "%.2fM trainable parameters",
+            "%s, %d processes, %.2fM trainable parameters",
             self.rows,
             options.epochs,
             self.steps_per_epoch,
@@ -166,7 +162,7 @@ class TrainingRun:
             self.precision,
             device,
             self.accelerator.num_processes,
-            sum(weight.numel() for weight in self.gradients.weights) / 1e6,
+            self.gradients.parameters / 1e6,
         )
 
     def epoch(self, save: Callable[[], None] | None) -> None:
@@ -209,24 +205,16 @@ class TrainingRun:
                 raise self._not_finite(f"the loss is {loss}", rows)
         progress.tokens += tokens
         progress.summed += sum(loss for _, loss in passes) * len(window)
-        norm = accelerator.clip_grad_norm_(
-            self.gradients.weights, options.max_grad_norm or math.inf
-        )
+        limit = options.max_grad_norm or math.inf
+        norm = accelerator.clip_grad_norm_(self.gradients.weights, limit)
         if accelerator.scaler is None and not math.isfinite(norm):
             raise self._not_finite(f"the gradient's norm is {float(norm)}", window)
         self.optimizer.step()
-        if self.optimizer.step_was_skipped:
-            # The schedule does not advance in this case.
-            progress.skipped, progress.skipped_last = (
-                progress.skipped + 1,
-                progress.skipped_last + 1,
-            )
-            if progress.skipped_last == MOST_SKIPPED:
-                raise self._not_finite(
-                    f"the gradient was not finite in {MOST_SKIPPED} steps", window
-                )
-        else:
-            progress.skipped_last = 0
+        progress.skipped += self.optimizer.step_was_skipped
+        progress.skipped_last = progress.skipped_last + 1 if self.optimizer.step_was_skipped else 0
+        if progress.skipped_last == MOST_SKIPPED:
+            raise self._not_finite(f"the gradient was not finite in {MOST_SKIPPED} steps", window)
+        if not progress.skipped_last:  # the schedule does not advance with a skipped step
             self.schedule.step()
         self.optimizer.zero_grad()
         progress.seen += len(window)
@@ -242,43 +230,33 @@ class TrainingRun:
     def end_epoch(self, validate: Callable[[], float] | None) -> None:
         """Validate, remember the best weights if requested, and decide whether to continue."""
         progress, options = self.progress, self.options
-        record: dict[str, float] = {
-            "epoch": progress.epoch + 1,
-            "train_loss": progress.summed / progress.seen,
-        }
+        record: dict[str, float] = {"train_loss": progress.summed / progress.seen}
         if validate is not None:
-            record["validation_log_loss"] = validate()
-            if (options.keep_best_epoch or options.patience is not None) and (
-                self.best is None or record["validation_log_loss"] < self.best[0]
-            ):
-                self.best = (record["validation_log_loss"], _snapshot(self.module))
-        progress.epochs.append(record)
+            record["validation_log_loss"] = loss = validate()
+            chosen = options.keep_best_epoch or options.patience
+            if chosen and (self.best is None or loss < self.best[0]):
+                self.best = loss, _snapshot(self.module)
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.summed, progress.seen = 0.0, 0
+        progress.epochs.append({"epoch": progress.epoch, **record})
         if self.accelerator.is_main_process:
-            metrics = ", ".join(
-                f"{name} {value:.4f}" for name, value in record.items() if name != "epoch"
+            metrics = ", ".join(f"{name} {value:.4f}" for name, value in record.items())
+            logger.info("epoch %d/%d: %s", progress.epoch, options.epochs, metrics)
+        more = progress.stopped is None and progress.epoch < options.epochs
+        if more and options.patience and progress.epoch >= self._best_epoch() + options.patience:
+            progress.stopped = (
+                f"after epoch {progress.epoch}: no improvement in {options.patience} epochs"
             )
-            logger.info("epoch %d/%d: %s", progress.epoch + 1, options.epochs, metrics)
-        progress.epoch, progress.step, progress.summed, progress.seen = (
-            progress.epoch + 1,
-            0,
-            0.0,
-            0,
-        )
-        if options.patience is not None and progress.stopped is None:
-            losses = [epoch["validation_log_loss"] for epoch in progress.epochs]
-            if (
-                len(losses) - 1 - int(np.argmin(losses)) >= options.patience
-                and progress.epoch < options.epochs
-            ):
-                progress.stopped = (
-                    f"after epoch {progress.epoch}: no improvement in {options.patience} epochs"
-                )
+
+    def _best_epoch(self) -> int:
+        losses = [epoch["validation_log_loss"] for epoch in self.progress.epochs]
+        return 1 + int(np.argmin(losses))
 
     def finish(self) -> dict[str, Any]:
         """Keep the weights of the last or the best epoch, and report the run."""
         progress = self.progress
         report: dict[str, Any] = {
-            "trainable_parameters": sum(w.numel() for w in self.gradients.weights),
+            "trainable_parameters": self.gradients.parameters,
             "steps": progress.steps,
             "skipped_steps": progress.skipped,
             "effective_batch": self.effective_batch,
@@ -296,8 +274,7 @@ class TrainingRun:
             report["stopped"] = progress.stopped
         if self.best is not None:
             load_learned(self.module, self.best[1])
-            losses = [epoch["validation_log_loss"] for epoch in progress.epochs]
-            report["kept_epoch"] = losses.index(self.best[0]) + 1
+            report["kept_epoch"] = self._best_epoch()
             report["kept_epoch_chosen_on"] = "the validation rows that the metrics report"
         # Otherwise, finished members of a blend would accumulate on a GPU.
         self.module.to(self.home)

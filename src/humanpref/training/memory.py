@@ -18,9 +18,6 @@ RESERVED_GIB = 0.75
 """GiB of a GPU that are lost to its driver and to fragmentation."""
 CUDA_GIB = 0.5
 """GiB of a process's CUDA context and libraries."""
-GRADIENT_COPIES = 0.0
-"""Copies of the gradients with which several processes add them: `humanpref.training.exchange`
-needs 25 MB, DistributedDataParallel would need 1."""
 
 
 @dataclass(frozen=True)
@@ -134,14 +131,16 @@ class MemoryEstimate:
         # The vocabulary's scores, their exponentials and two gradients, in float32, are gone before
         # the backward pass reaches the layers.
         passes = kept + max(results, 16.0 * self.scored * self.shape.vocabulary)
-        passes += self._casts() + self._ends()
+        # Autocast's copies of the float32 matrices; the embeddings, and the states that the head
+        # reads.
+        passes += 2.0 * self.half * (self.trainable - self.trained_embedding)
+        passes += 16.0 * self.tokens * self.shape.hidden
         # At the end of the backward pass, the embedding's dense gradient; in the optimizer's step,
         # the square root of the second moment.
-        copies = 4.0 * GRADIENT_COPIES * (self.processes > 1)
         temporary = max(passes, 4.0 * self.trained_embedding, 4.0 * self.trainable)
         sizes = {
             "frozen": self.frozen_bytes,
-            "trainable": (16.0 + copies) * self.trainable,
+            "trainable": 16.0 * self.trainable,
             "activations": temporary,
             "cuda": CUDA_GIB * 2**30,
         }
@@ -193,14 +192,6 @@ class MemoryEstimate:
         block = wide * size * self.tokens * shape.intermediate
         return max(scores, block)
 
-    def _casts(self) -> float:
-        """Return the bytes of autocast's copies of the float32 matrices."""
-        return 2.0 * self.half * (self.trainable - self.trained_embedding)
-
-    def _ends(self) -> float:
-        """Return the bytes of the embeddings and of the states that the head reads."""
-        return 16.0 * self.tokens * self.shape.hidden
-
 
 def advice(estimate: MemoryEstimate, limit: float = T4_GIB) -> list[str]:
     """List options to change, in order, until the run fits; if it never does, the last line says
@@ -213,18 +204,15 @@ def advice(estimate: MemoryEstimate, limit: float = T4_GIB) -> list[str]:
     limit : float
         Available memory in GiB.
     """
-    changes, size = [], estimate.total()
+    changes = []
     for variants in (_smaller_batches, _checkpointed, _smaller_base, _shorter):
-        if size <= limit:
-            break
-        best = None
-        for option, changed in variants(estimate):
-            if changed.total() < size and (best is None or best[1].total() > limit):
-                best = option, changed
-        if best:
-            estimate, size = best[1], best[1].total()
-            changes.append(f"{best[0]} → {size:.1f} GiB")
-    if size > limit:
+        size = estimate.total()
+        smaller = [variant for variant in variants(estimate) if variant[1].total() < size]
+        if size > limit and smaller:
+            fitting = [variant for variant in smaller if variant[1].total() <= limit]
+            option, estimate = fitting[0] if fitting else smaller[-1]
+            changes.append(f"{option} → {estimate.total():.1f} GiB")
+    if estimate.total() > limit:
         changes.append("and a smaller model")
     return changes
 
@@ -237,8 +225,7 @@ def _smaller_batches(estimate: MemoryEstimate) -> Variants:
     while rows > 1:
         rows //= 2
         tokens = rows * per_row * estimate.length
-        changed = replace(estimate, sequences=rows * per_row)
-        yield f"training.forward_tokens={tokens}", changed
+        yield f"training.forward_tokens={tokens}", replace(estimate, sequences=rows * per_row)
 
 
 def _checkpointed(estimate: MemoryEstimate) -> Variants:
@@ -246,11 +233,9 @@ def _checkpointed(estimate: MemoryEstimate) -> Variants:
 
 
 def _smaller_base(estimate: MemoryEstimate) -> Variants:
-    steps = {"model.base_dtype=float16": 2.0, "model.quantisation=4bit": 0.5}
-    for option, size in steps.items():
-        matrices = estimate.shape.weights - estimate.shape.embedding_weights
-        base = 2.0 * estimate.shape.embedding_weights + size * matrices
-        yield option, replace(estimate, frozen_bytes=min(estimate.frozen_bytes, base))
+    for option, size in (("base_dtype=float16", 2.0), ("quantisation=4bit", 0.5)):
+        base = min(estimate.frozen_bytes, estimate.shape.frozen_bytes(size))
+        yield f"model.{option}", replace(estimate, frozen_bytes=base)
 
 
 def _shorter(estimate: MemoryEstimate) -> Variants:

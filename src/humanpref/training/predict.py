@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from humanpref.training.batching import token_batches
@@ -116,12 +117,6 @@ def normalised(scores: np.ndarray, rule: str, ties: bool = True) -> np.ndarray:
         decided = normalised(scores[..., :2], rule)
         return np.concatenate([decided, np.zeros_like(decided[..., :1])], axis=-1)
     if rule == "softmax":
-        return softmax(scores)
+        return softmax(scores, axis=-1)
     clipped = np.clip(scores, 1e-15, 1)
     return clipped / clipped.sum(axis=-1, keepdims=True)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Compute the softmax over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)

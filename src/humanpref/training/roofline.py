@@ -92,44 +92,37 @@ class Passes:
         >>> round(base.seconds(8, 512), 2)
         0.35
         """
-        shape, tokens = self.shape, sequences * length
-        forward = self._forward(self.training) if self.training else 1.0
-        layers = shape.layers * (2.0 * shape.layer_weights * tokens * forward / device.flops)
-        traffic = shape.layers * self._bytes(self.training, length)
-        if self.checkpointing and self.training:
-            traffic += shape.layers * self._bytes(False, length)
-        directions = 1 + self.training
+        shape, tokens, directions = self.shape, sequences * length, 1 + self.training
+        uses = directions + (self.training and self.checkpointing)
+        products = uses + (self.training and not self.frozen)
+        flops = shape.layers * shape.layer_weights * products
+        flops += shape.vocabulary * shape.hidden * self.scored * (3 if self.training else 1)
+        traffic = shape.layers * sum(self._bytes(one, length) for one in self._layer)
         traffic += _ENDS * shape.hidden * directions
         traffic += _SCORED * directions * self.scored * shape.vocabulary
         traffic *= tokens * device.element / 2
         traffic += _EMBEDDING * self.trained_embedding
         if self.quantized:
             # Four bits are read and two bytes written whenever a layer is used.
-            traffic += 2.5 * (shape.weights - shape.embedding_weights) * self._uses()
-        scores = 2.0 * shape.vocabulary * shape.hidden * self.scored * tokens
-        scores *= 3 if self.training else 1
-        busy = layers + scores / device.flops + traffic / device.bandwidth
+            traffic += 2.5 * (shape.weights - shape.embedding_weights) * uses
+        busy = 2.0 * flops * tokens / device.flops + traffic / device.bandwidth
         return max(busy, self.kernels * device.kernel)
 
     @property
     def kernels(self) -> int:
         """Kernels of one pass."""
+        return self.shape.layers * sum(one.kernels for one in self._layer) + 100
+
+    @property
+    def _layer(self) -> list[_Traffic]:
+        """The passes through one layer: with checkpointing, one more forward pass."""
         table = _DECODER if self.shape.gated else _ENCODER
-        count = table[self.training].kernels
-        count += table[False].kernels if self.checkpointing and self.training else 0
-        return self.shape.layers * count + 100
+        again = [table[False]] if self.training and self.checkpointing else []
+        return [table[self.training], *again]
 
-    def _forward(self, training: bool) -> float:
-        """Return the products of a training step in units of a forward pass."""
-        return (2.0 if self.frozen else 3.0) + self.checkpointing
-
-    def _uses(self) -> int:
-        return 2 + self.checkpointing if self.training else 1
-
-    def _bytes(self, training: bool, length: int) -> float:
+    def _bytes(self, one: _Traffic, length: int) -> float:
         """Return the bytes that one layer moves for each token."""
         shape = self.shape
-        one = (_DECODER if shape.gated else _ENCODER)[training]
         hidden = one.hidden * shape.hidden * (shape.norms if shape.gated else 1)
         widths = one.attention * shape.attention + one.intermediate * shape.intermediate
         scores = one.scores * shape.heads * length if shape.scores else 0.0

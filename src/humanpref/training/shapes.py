@@ -105,3 +105,8 @@ class Shape:
         """Weights of the backbone, without norms, biases and a layer that scores the vocabulary."""
         layers = 1 if self.shared else self.layers
         return self.embedding_weights + layers * self.layer_weights
+
+    def frozen_bytes(self, per_weight: float) -> float:
+        """Return the bytes of a frozen backbone with this many for each weight of a matrix, and
+        two for each of the embedding, which is never quantized."""
+        return 2 * self.embedding_weights + per_weight * (self.weights - self.embedding_weights)

@@ -127,8 +127,7 @@ def test_which_kernels_use_a_gpu(tmp_path, preset, artifacts, used):
         model = folder / "model"
         model.mkdir(parents=True)
         write_json(model / "config.json", load_config(name).to_dict())
-        facts = {"format": 1, "members": ["model"], "prior": [0.4, 0.4, 0.2], "family": "prior"}
-        write_json(folder / "artifact.json", facts)
+        seal(folder, {"format": 1, "members": ["model"], "prior": [0.4, 0.4, 0.2]})
     assert tuple(uses_gpus(tmp_path, KernelRun(preset)).values()) == used
 
 

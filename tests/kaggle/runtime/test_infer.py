@@ -24,6 +24,7 @@ from humanpref.models.blend import write_state
 from humanpref.models.blend_weights import Blend
 from humanpref.runs import schedule
 from humanpref.runs import train as experiment
+from humanpref.runs.artifact_files import seal
 from humanpref.runs.blending import blend
 from humanpref.runs.budget import UNREAD, Budget
 from humanpref.runs.ensemble import Leaf
@@ -132,16 +133,7 @@ def infer(new_tree, monkeypatch):
             for member, model in enumerate(members):
                 write_model(folder / f"fold-{member}", model, models)
             names = [f"fold-{member}" for member in range(len(members))]
-            write_json(
-                folder / "artifact.json",
-                {
-                    "format": 1,
-                    "members": names,
-                    "prior": PRIOR,
-                    "family": "prior",
-                    "classes": classes,
-                },
-            )
+            seal(folder, {"format": 1, "members": names, "prior": PRIOR, "classes": classes})
         monkeypatch.setattr(Leaf, "load", load)
         monkeypatch.setattr(schedule, "BLOCK_ROWS", block)
         monkeypatch.setattr(inference, "Budget", functools.partial(Budget, clock=clock))

@@ -90,7 +90,7 @@ class Workload:
         labels = np.eye(3)[np.random.default_rng(1).integers(3, size=len(rows.sequences))]
         loss = RewardReport(options) if self.config.family == "dpo" else loss_of(options)
         options = replace(options, **changes)
-        return train(self.module, Examples(rows, labels, None, rows.lengths), loss, options, seed=0)
+        return train(self.module, Examples(rows, labels, rows.lengths), loss, options, seed=0)
 
 
 def _sequence(length: int, side: int | None, vocabulary: int, rng: Any) -> Tokenised:
