@@ -473,7 +473,7 @@ def test_the_first_failure_is_raised_where_failures_are_not_isolated(crew, monke
         "only this row"
     )
     with pytest.raises(ProcessEndedError) as raised:
-        list(shared_out(Job(leaf_of(Lopsided), pairs[3:4], costliest_first, False), Budget(600), 2))
+        list(shared_out(Job(leaf_of(Lopsided), pairs[3:4], False), Budget(600), 2))
     assert ending_of(raised.value) == (reason, 2)  # one line, not a traceback
     monkeypatch.setattr(Lopsided, "poison", ())
     *_, reason, _ = run(kill, isolate=False)

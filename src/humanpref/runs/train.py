@@ -300,8 +300,7 @@ class Run:
 
     def gather(self) -> Artifact | None:
         """Make the run's folder an artifact of the models that are trained so far, and return it;
-        None if there are none. The run can still be resumed.
-        """
+        None if there are none. The run can still be resumed."""
         trained = [model for model in self.models if (self.work / model.name).is_dir()]
         if not trained:
             return None
@@ -312,12 +311,7 @@ class Run:
 
     def finish(self) -> Artifact:
         """Gather the models' held-out predictions and records into an artifact, and return it.
-
-        Raises
-        ------
-        InputError
-            If the artifact's folder cannot be created; the finished run is kept.
-        """
+        Raises InputError if its folder cannot be created; the finished run is kept."""
         self.gather()
         try:
             self.work.rename(self.out)

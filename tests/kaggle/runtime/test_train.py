@@ -143,6 +143,8 @@ def test_an_artifact_comes_before_unfinished_work(tmp_path):
     leave(tmp_path / "input" / "a" / "artifact.partial", run, "unfinished")
     finished = tmp_path / "input" / "b" / "artifact"
     leave(finished, run, "finished")
+    (finished / "m").mkdir()
+    (finished / "m" / "config.json").write_text("{}")
     seal(finished, {"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "prior"})
     (finished / "notes").write_text("not of the artifact")
     resume_earlier_run(run, tmp_path / "input", out)
