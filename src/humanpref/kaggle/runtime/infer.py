@@ -124,7 +124,7 @@ class SubmissionWriter:
             artifact = Artifact.load(folder)
             check_classes(folder, artifact.classes, self.competition)
             self.artifacts[folder] = ensemble = artifact.ensemble
-            with contextlib.suppress(InputError):  # no figures, but predictions all the same
+            with contextlib.suppress(InputError, AttributeError):  # predictions need no figures
                 self.log_losses[folder] = artifact.metrics.get("log_loss")
             if artifact.shortfall:
                 logger.warning("%s: %s", folder, artifact.shortfall)
