@@ -40,9 +40,8 @@ def judge_training(
     code, metrics = report.exit_codes[name], working / "artifact" / "metrics.json"
     text = log.read_text(encoding="utf-8")
     failures = {"no-labels": "", "killed-training": "SIGKILL"}
-    # A single model may be left for the resumed run.
-    shared = name != "train" or f"{report.gpus} processes" in text
-    if report.gpus and launches and not shared:
+    # A single model may be trained by all GPUs together, or be left for the resumed run.
+    if launches and name == "train" and f"{report.gpus} processes" not in text:
         _judge_gpus(name, text, report)
     if report.fault in failures and name == "train":
         last = text.rstrip().rpartition("\n")[2]
