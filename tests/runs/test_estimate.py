@@ -1,15 +1,15 @@
 """What a run takes on Kaggle: against hours computed kernel by kernel, and the verdict."""
 
 import re
-from dataclasses import replace
 from importlib import resources
 
 import numpy as np
 import pytest
 
 from humanpref.config import load_config, preset_names
+from humanpref.config.gpu import uses_gpu
 from humanpref.data import write_pairs
-from humanpref.runs.estimate import Estimate, estimate, estimate_artifact, shape_of, useful_gpus
+from humanpref.runs.estimate import estimate, estimate_artifact, shape_of, useful_gpus
 from humanpref.runs.lengths import Lengths
 from humanpref.schema import InputError
 
@@ -53,6 +53,7 @@ def test_a_presets_file_says_what_the_estimate_says():
         text, said = text.replace("\n# ", " "), "\n".join(found.lines())
         training = re.findall(r"([\d.]+-[\d.]+) hours of training on (one|two) T4", text)
         assert training, name
+        assert uses_gpu(load_config(name)), name  # so that the kernels ask for one
         for hours, gpus in training:
             assert f"{hours} h on {gpus}" in said, name
         for hours in re.findall(r"([\d.]+-[\d.]+) (?:hours )?to read 25,000 rows", text):
@@ -115,24 +116,6 @@ def test_the_models_of_seven_to_nine_billion_cannot_be_trained():
     )
 
 
-def test_what_does_not_fit_is_named():
-    fits = Estimate("x", gib=3.0, train={1: 2.0, 2: 1.5}, predict=(1.0, 2.0))
-    assert fits.verdict() == (
-        "estimate: training 3.0 GiB, 1.5-3 h on two T4, inference 1-2 h (both orders 2-4): fits"
-    )
-    assert fits.impossible == ""
-    doubtful = {
-        "training runs out of memory": {"gib": 14.1},
-        "training runs out of time": {"train": {1: 6.1}},
-        "inference reads shortened inputs": {"predict": (4.6, 9.2)},
-        "only part of the rows is read in both orders": {"predict": (3.0, 4.6)},
-    }
-    for doubt, values in doubtful.items():
-        assert replace(fits, **values).verdict().endswith(f": may not fit: {doubt}")
-    assert replace(fits, train={1: 12.1, 2: 12.2}).impossible.startswith("training takes 12-24 h")
-    assert replace(fits, least_gib=14.1).impossible == "training needs 14.1 GiB, and a T4 has 14"
-
-
 def test_memory_names_options_that_help():
     whole = ("training.gradient_checkpointing=false", "model.max_length=4096")
     found = of("llama-3.2-1b-dpo", *whole)
@@ -146,7 +129,7 @@ def test_memory_names_options_that_help():
     assert short.gib < 14
 
 
-@pytest.mark.parametrize("preset", ["sparse", "boosted", "prior", "embedding", "cpu-best", "tiny"])
+@pytest.mark.parametrize("preset", ["sparse", "boosted", "prior", "cpu-best", "tiny"])
 def test_what_needs_no_gpu_is_not_estimated(preset):
     assert of(preset) is None
 
@@ -184,3 +167,63 @@ def test_an_artifact_is_only_read(decoder_folder, pairs, tmp_path):
     assert found.train == {}
     assert found.predict[1] == 2 * found.predict[0] > 0
     assert found.verdict().startswith("estimate: inference ")
+
+
+QWEN, MINILM = "qwen3-embedding-0.6b", "model.backbone=sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_a_frozen_encoder_takes_the_hours_of_its_passes():
+    texts = np.full((50, 3), [100, 200, 200])
+    found = of(QWEN, lengths=Lengths(texts, texts, "equal"))
+    # Tokens of a row: an instruction of 22, two special tokens for each text, a tenth for turns.
+    tokens = 1.1 * (100 + 22 + 2 + 2 * (200 + 2))
+    products = 28 * (2 * 1_024 * (2_048 + 1_024) + 3 * 1_024 * 3_072)
+    moved = 28 * (2 * 33 * 1_024 + 123 * 2_048 + 18 * 3_072) + 240 * 1_024
+    seconds = tokens * (2 * products / 30e12 + moved / 250e9)
+    assert found.train == {1: pytest.approx(57_477 * seconds / 3_600, rel=0.02)}
+    assert found.predict == (pytest.approx(25_000 * seconds / 3_600 / 2, rel=0.02),) * 2
+    assert found.verdict().endswith(
+        " on one T4, inference 0.15-0.29 h (both orders 0.15-0.29): fits"
+    )
+
+
+def test_each_fold_and_seed_embeds_all_rows():
+    once, folds = of(QWEN), of(QWEN, "training.seeds=2", folds=5)
+    assert folds.train == {1: pytest.approx(10 * once.train[1])}
+    assert folds.predict[0] == pytest.approx(10 * once.predict[0])
+    assert of(QWEN, folds=20).impossible.startswith("training takes 17-")
+
+
+def test_a_frozen_encoders_weights_and_one_batch_must_fit():
+    # 0.6 billion weights in half precision, and CUDA's 0.5 GiB; then 16 full windows at once.
+    assert 0.6 * 2 * 1e9 / 2**30 + 0.5 < of(QWEN).gib < 3
+    assert of(QWEN, "inference.batch_tokens=1_000_000").gib > 14
+    assert of(QWEN, "inference.batch_tokens=1_000_000").impossible == ""
+
+
+def test_a_blend_takes_the_hours_of_its_frozen_members():
+    one = of("embedding")
+    assert of("cpu-best", MINILM).train == one.train
+    members = (
+        'model.members=["sparse", "embedding", "bge-base model.backbone=BAAI/bge-base-en-v1.5"]'
+    )
+    both = of("cpu-best", members, MINILM)
+    bge = of("bge-base")
+    assert both.train[1] == pytest.approx(one.train[1] + bge.train[1])
+    assert both.predict[1] == pytest.approx(one.predict[1] + bge.predict[1])
+    assert both.gib == bge.gib
+    with pytest.raises(InputError, match="a blend that trains a network is not estimated"):
+        of("cpu-best", 'model.members=["sparse", "deberta-best"]')
+
+
+def test_an_embedding_artifact_has_the_shape_of_its_own_encoder(pairs, sentence_encoder, tmp_path):
+    from humanpref.runs.train import train
+
+    sets = [f"model.backbone={sentence_encoder}", "training.seeds=2"]
+    config = load_config("embedding", None, [*sets, "model.embedding_penalties=100"])
+    write_pairs(tmp_path / "train.csv", pairs[:40])
+    train(config, tmp_path / "train.csv", tmp_path / "out")
+    found = estimate_artifact(tmp_path / "out", "artifact out")
+    assert found.train == {}
+    assert found.predict == pytest.approx(of("embedding", *sets).predict)
+    assert found.predict[0] < of("embedding", "training.seeds=2").predict[0]

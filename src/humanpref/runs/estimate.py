@@ -144,7 +144,7 @@ def _embedding(
         models * embedding_hours(config, shape, windows, _sampled(texts, n, rng), n, device)
         for texts, n in zip((lengths.train, lengths.test), rows, strict=True)
     )
-    own = "of embedding only: fitting the head takes more time, on the CPU; one GPU trains"
+    own = "only embedding is counted, for which training uses one GPU; the CPU then fits the head"
     facts = facts | {"predict": (read / 2, read / 2), "assumptions": [*facts["assumptions"], own]}
     if not trains:
         return Estimate(**facts)

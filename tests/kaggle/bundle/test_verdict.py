@@ -14,6 +14,10 @@ def test_a_run_is_judged_by_its_preset_overrides_and_folds():
     often = KernelRun("deberta-v3-base", ("training.epochs=30",))
     assert "training takes" in impossible(often)
     assert "training takes" in impossible(KernelRun("llama-3.2-1b-dpo", folds=20))
+    assert verdict(KernelRun("bge-base")).endswith(
+        " on one T4, inference 0.033-0.066 h (both orders 0.033-0.066): fits"
+    )
+    assert "training takes" in impossible(KernelRun("qwen3-embedding-0.6b", folds=20))
 
 
 def test_no_gpu_no_preset_and_unknown_sizes_give_no_verdict(caplog):
