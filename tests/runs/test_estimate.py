@@ -13,7 +13,6 @@ from humanpref.runs.estimate import Estimate, estimate, estimate_artifact, shape
 from humanpref.runs.lengths import Lengths
 from humanpref.schema import InputError
 
-
 BASE = "model.backbone=microsoft/deberta-v3-base"
 
 
