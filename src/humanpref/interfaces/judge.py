@@ -240,8 +240,11 @@ def _frame(rows: Any, format: str | None = None) -> "pd.DataFrame":
 
     if isinstance(rows, str | Path):
         raise InputError(f"expected rows, got the path {str(rows)!r}; read it with read_pairs")
-    if isinstance(rows, pd.DataFrame | dict):
-        rows = pd.DataFrame(rows).reset_index(drop=True)
+    if isinstance(rows, dict):
+        # The strings of pandas 3 cannot hold lone surrogates; objects can.
+        rows = pd.DataFrame(rows, dtype=object)
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.reset_index(drop=True)
         columns = {*rows}
         # Ids are not needed, and those of a part of a table need not be unique.
         rows = rows.drop(columns=[*_IDS], errors="ignore")
