@@ -161,6 +161,7 @@ def _together(found: list[Estimate]) -> Estimate:
         least_gib=max(each.least_gib for each in found),
         train={gpus: sum(each.train[gpus] for each in found) for gpus in found[0].train},
         predict=tuple(map(sum, zip(*(each.predict for each in found), strict=True))),
+        assumptions=list(dict.fromkeys(line for each in found for line in each.assumptions)),
     )
 
 

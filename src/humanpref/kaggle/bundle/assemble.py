@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from humanpref.config import read_toml
 from humanpref.config.gpu import uses_gpu
+from humanpref.config.loading import read_toml
 from humanpref.extras import install_line
 from humanpref.files import read_json, sha256, temporary_folder, write_whole
 from humanpref.kaggle.bundle.manifest import write_manifest
