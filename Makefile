@@ -1,7 +1,9 @@
 # make demo   set everything up and run both kernels here as Kaggle would, offline, to a checked submission
 # make test   set everything up and run the fast tests, for every commit: under 4 minutes on two cores
 # make check  set everything up and run all tests, the slow ones too: before work counts as done
+# make check-next  the same in .venv-next, under the versions that Kaggle's image may have next
 PYTHON ?= python3
+CONSTRAINTS := constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 # Without torch (the neural models and their tests are then left out): make EXTRAS=boosted,nltk,parquet,kaggle,figures,serve,test test
@@ -9,16 +11,16 @@ EXTRAS ?= torch,quantised,boosted,nltk,parquet,kaggle,figures,serve,test
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: demo test check lint setup sandbox kernels clean
+.PHONY: demo test check check-next lint setup sandbox kernels clean
 
 setup: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml constraints.txt
+$(INSTALLED): setup.py pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "humanpref needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV)$(if $(findstring torch,$(EXTRAS)),: about 2 GB to download: several minutes)"
-	$(if $(findstring torch,$(EXTRAS)),$(BIN)/python -m pip install --constraint constraints.txt torch==2.13.0)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(if $(findstring torch,$(EXTRAS)),$(BIN)/python -m pip install --constraint $(CONSTRAINTS) torch==2.13.0)
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 	touch $@
 
 sandbox:
@@ -46,6 +48,9 @@ check: setup sandbox lint
 	$(PYTEST)
 	$(PYTEST_GPU)
 
+check-next:
+	$(MAKE) CONSTRAINTS=constraints-next.txt VENV=.venv-next check
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,4 +60,4 @@ kernels: setup
 	$(BIN)/python kernel/build.py
 
 clean:
-	rm -rf $(VENV) build dist dry-run src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .venv-next build dist dry-run src/*.egg-info .pytest_cache .ruff_cache

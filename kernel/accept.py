@@ -12,7 +12,15 @@ import subprocess
 import sys
 import traceback
 
-from bootstrap import WORKING, check_dataset, find_dataset, go_offline, install, manifest_digest
+from bootstrap import (
+    WORKING,
+    check_dataset,
+    find_dataset,
+    go_offline,
+    install,
+    manifest_digest,
+    one_line,
+)
 
 
 def main() -> None:
@@ -39,4 +47,4 @@ if __name__ == "__main__":
         main()
     except Exception as error:
         traceback.print_exc()
-        sys.exit(f"The acceptance kernel failed: {type(error).__name__}: {error}")
+        sys.exit(f"The acceptance kernel failed: {one_line(error)}")

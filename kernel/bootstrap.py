@@ -5,10 +5,12 @@
 
 import base64
 import csv
+import errno
 import hashlib
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -107,6 +109,15 @@ def install(wheels: list[Path]) -> None:
     if done.returncode != 0:
         raise RuntimeError(f"pip ended with {done.returncode}:\n{done.stdout}")
     importlib.invalidate_caches()
+
+
+def one_line(error: Exception) -> str:
+    """Return an error as one line, with the free space if there is none left to write."""
+    line = f"{type(error).__name__}: {error}".splitlines()[0]
+    if os.strerror(errno.ENOSPC) in line and "MiB are free" not in line:
+        free = shutil.disk_usage(WORKING).free / 2**20
+        line += f"; {free:,.1f} MiB are free in {WORKING}"
+    return line
 
 
 def go_offline() -> None:

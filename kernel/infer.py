@@ -47,6 +47,7 @@ from bootstrap import (
     go_offline,
     install,
     manifest_digest,
+    one_line,
 )
 
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WINNERS, Competition
@@ -60,9 +61,12 @@ SUBMISSION, STATUS, LOG = WORKING / "submission.csv", WORKING / "status.json", W
 
 
 def say(text: str) -> None:
-    """Print a line and keep it in the log file."""
+    """Print a line and, if there is space, keep it in the log file."""
     print(text, flush=True)
-    with open(LOG, "a", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        contextlib.suppress(OSError),
+        open(LOG, "a", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.write(f"{text}\n")
 
 
@@ -71,6 +75,14 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_status() -> None:
+    """Write the status file. If there is no space, only say so: the submission does not need it."""
+    try:
+        write_whole(STATUS, json.dumps(status, indent=2))
+    except OSError as error:
+        say(f"{STATUS}: {one_line(error)}")
 
 
 def find_test() -> tuple[Competition, Path]:
@@ -135,14 +147,17 @@ def find_prior(competition: Competition, test_csv: Path) -> tuple[list[float], s
 started = time.perf_counter()
 WORKING.mkdir(parents=True, exist_ok=True)
 competition, test_csv = find_test()
-ids = [row[0] for row in columns_of(test_csv, [competition.needed[0]])]
+ids = [row[0] for row in columns_of(test_csv, [competition.submission[0]])]
 prior, prior_source = find_prior(competition, test_csv)
 cells = competition.cells(prior)
 rows = io.StringIO()
 csv.writer(rows, lineterminator="\n").writerows(
     [competition.submission, *([key, *cells] for key in ids)]
 )
-write_whole(SUBMISSION, rows.getvalue())
+try:
+    write_whole(SUBMISSION, rows.getvalue())
+except OSError as error:
+    raise RuntimeError(f"{SUBMISSION}: {one_line(error)}") from None
 status = {
     "manifest": "",
     "run": "rerun" if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") else "commit",
@@ -157,7 +172,7 @@ status = {
     "log": LOG.name,
     "seconds": {"fallback": time.perf_counter() - started},
 }
-write_whole(STATUS, json.dumps(status, indent=2))
+write_status()
 say(
     f"fallback written: {len(ids)} rows of {', '.join(f'{rate:.4f}' for rate in prior)} "
     f"({prior_source})"
@@ -170,15 +185,20 @@ say(
 # %%
 SECONDS = 8.5 * 3600  # the competition allows 9 hours
 CODE = """
-import json, logging, sys
+import json, logging, sys, traceback
 from pathlib import Path
 from humanpref.kaggle.runtime.infer import infer
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 arguments = json.loads(sys.argv[1])
 folders = (Path(arguments[name]) for name in ("input", "working", "test"))
-infer(*folders, arguments["prior"], arguments["seconds"], arguments["competition"])
+try:
+    infer(*folders, arguments["prior"], arguments["seconds"], arguments["competition"])
+except Exception as error:
+    traceback.print_exc()
+    sys.exit("inference failed: " + f"{type(error).__name__}: {error}".splitlines()[0])
 """
+FAILED = "inference failed: "
 
 
 def predict() -> None:
@@ -186,10 +206,10 @@ def predict() -> None:
     go_offline()
     dataset = find_dataset()
     status["manifest"] = manifest_digest(dataset)
-    write_whole(STATUS, json.dumps(status, indent=2))
+    write_status()
     install(check_dataset(dataset))
     status["seconds"]["install"] = time.perf_counter() - started - status["seconds"]["fallback"]
-    write_whole(STATUS, json.dumps(status, indent=2))
+    write_status()
     run = tomllib.loads((dataset / "run.toml").read_text(encoding="utf-8"))
     if (bundled := run.get("competition", DEFAULT)) != competition.slug:
         raise RuntimeError(
@@ -225,9 +245,12 @@ def predict() -> None:
 
     alarm = threading.Timer(limit, stop)
     alarm.start()
+    cause = ""
     try:
         for line in child.stdout:
             say(line.rstrip())
+            if line.startswith(FAILED):
+                cause = f": {line.removeprefix(FAILED).strip()}"
         code = child.wait()
     finally:
         alarm.cancel()
@@ -237,14 +260,14 @@ def predict() -> None:
         raise TimeoutError(f"stopped after {time.perf_counter() - started:.0f} seconds")
     if code != 0:
         name = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
-        raise RuntimeError(f"the inference process ended with {code}{name}")
+        raise RuntimeError(f"the inference process ended with {code}{name}{cause}")
 
 
 reasons = []
 try:
     predict()
 except Exception as error:
-    reasons.append(f"{type(error).__name__}: {error}".splitlines()[0])
+    reasons.append(one_line(error))
     say(traceback.format_exc())
 try:
     status = json.loads(STATUS.read_text(encoding="utf-8"))  # the inference process added to it
@@ -252,7 +275,7 @@ except (OSError, ValueError) as error:
     reasons.append(f"{STATUS}: {error}")
 status["degraded"] = reasons + status["degraded"]
 status["seconds"]["total"] = time.perf_counter() - started
-write_whole(STATUS, json.dumps(status, indent=2))
+write_status()
 say(
     f"submission.csv: {status['rows']} rows, {status['predicted']} predicted, {status['fallback']} "
     "fallback" + "".join(f"\ndegraded: {reason}" for reason in status["degraded"])

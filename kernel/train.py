@@ -21,6 +21,7 @@ from bootstrap import (
     go_offline,
     install,
     manifest_digest,
+    one_line,
 )
 
 
@@ -44,4 +45,4 @@ if __name__ == "__main__":
         main()
     except Exception as error:
         traceback.print_exc()
-        sys.exit(f"The training kernel failed: {type(error).__name__}: {error}")
+        sys.exit(f"The training kernel failed: {one_line(error)}")

@@ -27,7 +27,7 @@ def pairs_frame() -> pd.DataFrame:
         (str(2**60 + i), (f"Wie geht {i}?",), (f"So, {i}; ja",), (f"Nein\t{i}\n",))
         for i in range(12)
     ]
-    frame = pd.DataFrame(rows, columns=["id", "prompt", "response_a", "response_b"])
+    frame = pd.DataFrame(rows, columns=["id", "prompt", "response_a", "response_b"], dtype=object)
     frame[LABELS] = np.eye(3)[np.arange(12) % 3]
     return frame
 

@@ -8,12 +8,14 @@ kernel/train/train.py, from kernel/train.py and the code that both kernels share
 
 import base64
 import csv
+import errno
 import hashlib
 import importlib
 import itertools
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -116,6 +118,15 @@ def install(wheels: list[Path]) -> None:
     importlib.invalidate_caches()
 
 
+def one_line(error: Exception) -> str:
+    """Return an error as one line, with the free space if there is none left to write."""
+    line = f"{type(error).__name__}: {error}".splitlines()[0]
+    if os.strerror(errno.ENOSPC) in line and "MiB are free" not in line:
+        free = shutil.disk_usage(WORKING).free / 2**20
+        line += f"; {free:,.1f} MiB are free in {WORKING}"
+    return line
+
+
 def go_offline() -> None:
     """Tell the libraries that there is no network; call this before importing any of them."""
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -163,4 +174,4 @@ if __name__ == "__main__":
         main()
     except Exception as error:
         traceback.print_exc()
-        sys.exit(f"The training kernel failed: {type(error).__name__}: {error}")
+        sys.exit(f"The training kernel failed: {one_line(error)}")

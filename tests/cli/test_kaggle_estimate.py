@@ -31,6 +31,12 @@ def test_every_preset_and_those_without_a_gpu(capsys):
     assert out.count("  verdict  ") == out.count("  memory  ") == 10
 
 
+def test_counts_that_are_none(capsys):
+    for flag, value, expected in (("rows", "0", 1), ("test-rows", "-5", 1), ("folds", "1", 2)):
+        assert main(["kaggle", "estimate", "--preset", "tiny", f"--{flag}", value]) == 2
+        assert f"expected at least {expected}" in capsys.readouterr().err
+
+
 def test_unknown_sizes(capsys):
     arguments = ["kaggle", "estimate", "--preset", "deberta-v3-base"]
     assert main([*arguments, "--set", "model.backbone=my/encoder"]) == 2

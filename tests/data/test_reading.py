@@ -98,7 +98,8 @@ def test_model_names_are_mended_as_texts_are(read, tmp_path):
 
 
 def test_what_is_written_is_read_back(pairs, tmp_path):
-    odd = pairs[:6].assign(model_a=["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", ""])
+    names = ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", ""]
+    odd = pairs[:6].assign(model_a=pd.Series(names, dtype=object))
     write_pairs(tmp_path / "again.csv", odd)
     pd.testing.assert_frame_equal(read_pairs(tmp_path / "again.csv"), odd)
 

@@ -8,7 +8,8 @@ from ..shapes import make
 
 
 def test_json_lines_hold_lists_and_are_read_back(pairs, tmp_path):
-    odd = pairs[:3].assign(model_a=["a\r\n", "\u2028", ""], weight=[0.1 + 0.2, 0.0, 3.0])
+    names = pd.Series(["a\r\n", "\u2028", ""], dtype=object)
+    odd = pairs[:3].assign(model_a=names, weight=[0.1 + 0.2, 0.0, 3.0])
     write_pairs(tmp_path / "again.jsonl", odd)
     pd.testing.assert_frame_equal(read_pairs(tmp_path / "again.jsonl"), odd)
     first = json.loads((tmp_path / "again.jsonl").read_text().partition("\n")[0])

@@ -96,13 +96,24 @@ def test_texts_mean_the_same_as_in_a_frame(first):
     for second in AWKWARD:
         for third in ('["a"]', ""):
             texts = first, second, third
+            frame = pd.DataFrame([texts], columns=list(TEXT_COLUMNS), dtype=object)
             try:
-                pairs = as_pairs(pd.DataFrame([texts], columns=list(TEXT_COLUMNS)))
+                pairs = as_pairs(frame)
             except InputError:
-                turns = [[text] for text in texts]
-                pairs = as_pairs(pd.DataFrame([turns], columns=list(TEXT_COLUMNS)))
+                pairs = as_pairs(frame.map(lambda text: [text]))
             expected = judge.model.predict_proba(pairs)[0]
             assert probabilities(judge.judge(*texts)) == expected.tolist()
+
+
+def test_columns_mean_the_same_as_rows():
+    judge = humanpref.load()
+    columns = {
+        "prompt": ["x\ud83d", "Why?"],
+        "response_a": ["So.", "é"],
+        "response_b": ["", "\ud83d"],
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    np.testing.assert_array_equal(judge.judge_many(columns), judge.judge_many(rows))
 
 
 def test_turns_on_their_own_or_as_json():

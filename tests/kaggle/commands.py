@@ -8,6 +8,7 @@ no time passes: sleeping only moves its clock.
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,9 @@ monotonic = time.monotonic
 time.sleep, time.monotonic = sleep, lambda: monotonic() + slept
 
 # What the commands import, once for all of them.
-import humanpref.cli.main, humanpref.runs.artifact, kaggle, pandas
+import humanpref.cli.main, humanpref.runs.artifact, importlib, pandas
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 from humanpref.kaggle.service import client, fetch, push, results, submit, waiting, wire
 for line in sys.stdin:
     order = json.loads(line)
@@ -67,15 +70,18 @@ class Finished:
 
 
 class Commands:
-    """The process that forks; `pid` is that of the command which runs."""
+    """The process that forks; `pid` is that of the command which runs.
 
-    def __init__(self, folder: Path) -> None:
+    It imports the modules of `client` for all commands. Importing `kaggle` itself signs in.
+    """
+
+    def __init__(self, folder: Path, client: Sequence[str] = ("kaggle",)) -> None:
         self.pid = 0
         self._folder = folder
         with Service() as service:
             environment = client_environment(service, folder) | {"PYTHONPATH": str(SOURCES)}
         self._forker = subprocess.Popen(
-            [sys.executable, "-c", _FORKER],
+            [sys.executable, "-c", _FORKER, *client],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -89,15 +95,16 @@ class Commands:
         folder: Path,
         *arguments: str,
         limits: tuple[float, float] = (20, 40),
+        environment: Mapping[str, str] | None = None,
     ) -> Finished:
         """Run `humanpref ARGUMENTS` in a folder against a service; `limits`: seconds for a read and
-        for a call."""
+        for a call; `environment`: by default, that of a client with a key."""
         output = [self._folder / "out", self._folder / "err"]
         order = {
             "arguments": arguments,
             "folder": str(folder),
             "limits": limits,
-            "environment": client_environment(service, self._folder),
+            "environment": environment or client_environment(service, self._folder),
             "output": [str(path) for path in output],
         }
         self._forker.stdin.write(json.dumps(order) + "\n")

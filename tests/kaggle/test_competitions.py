@@ -7,7 +7,7 @@ import pytest
 from humanpref.data.submission import HEADER
 from humanpref.kaggle import competitions
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WINNERS, WSDM
-from humanpref.schema import FORMATS, ID, MODEL_COLUMNS, TEXT_COLUMNS
+from humanpref.schema import FORMATS, ID, MODEL_COLUMNS
 
 
 def test_the_competitions_are_in_the_packages_words():
@@ -15,9 +15,8 @@ def test_the_competitions_are_in_the_packages_words():
     assert COMPETITIONS[DEFAULT].submission == HEADER
     for slug, competition in COMPETITIONS.items():
         assert competition.slug == slug
-        assert competition.needed == (ID, *TEXT_COLUMNS)
+        assert competition.submission[0] == ID
         assert competition.format in FORMATS
-        assert competition.names_winner == (competition.metric == "accuracy")
         assert sum(competition.even) == pytest.approx(1)
         assert (competition.even[2] > 0) == (competition.classes == 3)
 

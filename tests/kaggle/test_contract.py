@@ -58,6 +58,7 @@ def test_a_run_of_an_unknown_preset():
         ({"preset": "prior", "fold": 5}, "unknown key 'fold'; the keys are preset, overrides"),
         ({"preset": "prior", "folds": "5"}, "run.toml.folds: expected int or none, got '5'"),
         ({"preset": "prior", "folds": True}, "run.toml.folds: expected int or none, got True"),
+        ({"preset": "prior", "folds": 1}, "run.toml.folds: expected at least 2, got 1"),
         ({"preset": "prior", "overrides": [1]}, "run.toml.overrides: expected a list of texts"),
     ],
 )

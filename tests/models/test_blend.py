@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from humanpref.config import load_config
 from humanpref.config.cpu import BlendOptions
@@ -220,6 +221,23 @@ def test_a_blend_of_equivariant_members_with_every_correction_is_equivariant(pai
     assert loaded.swap_equivariant
     swapped = loaded.predict_proba(swap_pairs(odd))[:, [1, 0, 2]]
     np.testing.assert_allclose(swapped, loaded.predict_proba(odd), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"weights": np.array([2.0])}, "weights >= 0 that sum to 1"),
+        ({"temperature": np.array([-1.0])}, "positive temperature"),
+        ({"rates": np.tile([0.1, 0.1, 0.7], (4, 1))}, "rates >= 0 that sum to 1"),
+        ({"rates": np.tile([-0.1, 0.1, 1.0], (4, 1))}, "rates >= 0 that sum to 1"),
+    ],
+)
+def test_a_state_that_is_not_a_correction_is_refused(pairs, tmp_path, damage, message):
+    blend_of("prior", folds=2).fit(pairs, labels_of(pairs)).save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file(load_file(path) | damage, path)
+    with pytest.raises(InputError, match=message):
+        load_model(tmp_path)
 
 
 def test_extra_rows_are_learned_and_judge_nothing(pairs, monkeypatch):

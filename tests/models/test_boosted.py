@@ -111,7 +111,7 @@ def test_a_value_that_is_different_for_each_fold_does_not_help_out_of_fold(pairs
     across = np.arange(len(pairs)) // 2 % 2 == 0
     splits = [(across, ~across), (~across, across)]
     monkeypatch.setattr(boosted, "choosing_splits", lambda *_: splits)
-    assert build(*options).fit(marked, labels).report_["inner_log_loss"] < plain - 0.05
+    assert build(*options).fit(marked, labels).report_["inner_log_loss"] < plain - 0.03
 
 
 def test_the_temperature_softens_what_is_too_sure():

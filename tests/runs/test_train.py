@@ -261,6 +261,47 @@ def test_interrupted_folds_end_with_the_same_predictions(
     )
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_finished_models_of_an_unfinished_run_are_an_artifact(arena, tmp_path, pairs, seeds):
+    """Those of two of three folds predict, are judged on their own held-out rows, and the run
+    still ends as one that was never interrupted."""
+    config = load_config("prior", overrides=[f"training.seeds={seeds}"])
+    run = Run.plan(config, arena / "train.csv", tmp_path / "a", 3)
+    assert run.gather() is None
+    with run.opened():
+        for model in run.models[: 2 * seeds]:
+            run.train_model(model)
+        left = run.models[2 * seeds].name
+        (run.work / f"{left}.checkpoint").write_text("half")
+        early = run.gather()
+    names = [model.name for model in run.models]
+    assert early.facts["members"] == names[: 2 * seeds]
+    assert early.shortfall == f"only {2 * seeds} of {3 * seeds} models were trained"
+    assert not any("checkpoint" in name for name in early.files)
+    folds = grouped_folds(pairs, 3, seed=42)
+    assert early.oof["id"].tolist() == pairs["id"][folds < 2].tolist()
+    np.testing.assert_array_equal(early.oof["fold"], folds[folds < 2])
+    assert early.metrics["rows"] == (folds < 2).sum()
+    held = early.out_of_fold(pairs)
+    np.testing.assert_allclose(held[folds < 2].sum(axis=1), 1)
+    assert np.isnan(held[folds == 2]).all()
+    assert early.learned_from(pairs).all()
+    rows = read_pairs(arena / "test.csv")
+    mean = np.mean(
+        [load_model(early.folder / name).predict_proba(rows) for name in names[: 2 * seeds]], axis=0
+    )
+    np.testing.assert_allclose(early.predict_proba(rows), mean)
+
+    begun = Run.plan(config, arena / "train.csv", tmp_path / "a", 3)
+    with begun.opened():
+        assert not (begun.work / "artifact.json").exists()
+    whole = train(config, arena / "train.csv", tmp_path / "a", 3)
+    assert (whole.shortfall, whole.facts["members"]) == ("", names)
+    other = train(config, arena / "train.csv", tmp_path / "b", 3)
+    np.testing.assert_array_equal(whole.predict_proba(rows), other.predict_proba(rows))
+    pd.testing.assert_frame_equal(whole.oof, other.oof)
+
+
 def test_an_unfinished_run_is_not_mixed_with_another(arena, tmp_path, monkeypatch):
     monkeypatch.setattr("humanpref.runs.results.share_equal_files", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from humanpref.cli.ending import ending_of
 from humanpref.config import load_config
 from humanpref.data import read_pairs, swap_pairs
 from humanpref.models.base import Model
@@ -20,7 +21,7 @@ from humanpref.runs import schedule, workers
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf, read_ensemble
 from humanpref.runs.train import train
-from humanpref.runs.workers import Job, shared_out
+from humanpref.runs.workers import Job, ProcessEndedError, shared_out
 from humanpref.schema import SWAPPED_CLASSES, InputError
 
 TINY = (
@@ -79,6 +80,11 @@ def kill():
     os.kill(os.getpid(), signal.SIGKILL)  # as the system does for its memory
 
 
+def leaf_of(load):
+    """A leaf whose model a function of the test's makes."""
+    return SimpleNamespace(folder=Path("model"), load=lambda memos: load())
+
+
 @pytest.fixture
 def crew(arena, tmp_path, monkeypatch):
     """Let the processes have a model of the test's; give the rows, what it says of them, and a
@@ -92,7 +98,7 @@ def crew(arena, tmp_path, monkeypatch):
     def run(load, gpus=2, budget=None, isolate=True):
         told, failures, reason = np.full((len(pairs), 3), np.nan), {}, ""
         budget = budget or Budget(600)
-        leaf = SimpleNamespace(folder=tmp_path, load=lambda memos: load())
+        leaf = leaf_of(load)
         try:
             for result in shared_out(Job(leaf, pairs, isolate), budget, gpus):
                 if isinstance(result.probabilities, str):
@@ -462,9 +468,13 @@ def test_the_first_failure_is_raised_where_failures_are_not_isolated(crew, monke
     monkeypatch.setattr(Lopsided, "bad", ())
     monkeypatch.setattr(Lopsided, "poison", {pairs["id"][3]})
     *_, reason, _ = run(Lopsided, isolate=False)
-    assert (
-        reason == "its process ended with -9 (SIGKILL, out of memory?) while reading only this row"
+    assert reason == (
+        f"id {pairs['id'][3]!r}: its process ended with -9 (SIGKILL, out of memory?) while reading "
+        "only this row"
     )
+    with pytest.raises(ProcessEndedError) as raised:
+        list(shared_out(Job(leaf_of(Lopsided), pairs[3:4], False), Budget(600), 2))
+    assert ending_of(raised.value) == (reason, 2)  # one line, not a traceback
     monkeypatch.setattr(Lopsided, "poison", ())
     *_, reason, _ = run(kill, isolate=False)
     assert "no process is left for 24 rows" in reason

@@ -1,16 +1,18 @@
 """The table of runs: what it lists, and that it says when runs must not be compared."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 from humanpref.config import load_config
+from humanpref.reports.table_text import markdown
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.blending import blend
 from humanpref.runs.train import train
 from humanpref.schema import InputError
-from humanpref.studies.listing import COLUMNS, differences, runs
+from humanpref.studies.listing import COLUMNS, differences, in_short, runs
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,13 @@ def test_lists_runs_at_all_levels_and_passes_over_broken_ones(folder, caplog):
     )
     assert "broken" in caplog.text
     assert differences(table) == []
+
+
+def test_names_that_are_not_utf8_are_escaped(folder, tmp_path):
+    shutil.copytree(folder / "two", tmp_path / os.fsdecode(b"caf\xe9"))
+    table = runs(tmp_path)
+    assert table["name"].tolist() == ["caf\\udce9"]
+    assert "caf\\udce9" in markdown(in_short(table))
 
 
 def test_says_when_rows_or_folds_differ(folder, arena, tmp_path):

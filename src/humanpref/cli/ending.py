@@ -77,6 +77,8 @@ def ending_of(error: BaseException) -> tuple[str, int] | None:
         return f"out of memory ({text})", 2
     if type(error).__name__ in _KILLED:
         return "a process of this command was killed, as the system does when memory runs out", 2
+    if type(error).__name__ == "ProcessEndedError":  # humanpref.runs.workers, imported when needed
+        return str(error), 2
     if isinstance(error, OSError) and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}", 2
     if isinstance(error, OSError) and error.errno == errno.EIO:

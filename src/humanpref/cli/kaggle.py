@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from humanpref.cli import kaggle_estimate, kaggle_service
-from humanpref.cli.shared import add_command, add_format, add_group, add_overrides, add_path
+from humanpref.cli.shared import (
+    add_command,
+    add_format,
+    add_group,
+    add_option,
+    add_overrides,
+    add_path,
+)
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT
 from humanpref.schema import InputError
 
@@ -25,33 +32,30 @@ def add(commands: Any) -> None:
     text = "check metadata and bundle against Kaggle's rules"
     command = add_command(group, "check", check, text)
     text = "a bundle (default: the checkout's own three metadata files)"
-    add_path(command, "--bundle", metavar="DIR", help=text)
+    add_path(command, "--bundle", "DIR", text)
     text = "provide a backbone's weights to a bundle's kernels"
     command = add_command(group, "weights", weights, text)
     metavar = "FOLDER|HUB_NAME|OWNER/MODEL/FRAMEWORK/VARIATION/VERSION"
     text = "a folder to pack as a dataset, a name on the Hugging Face hub, or a model on Kaggle"
-    command.add_argument("source", metavar=metavar, help=text)
-    add_path(command, "--bundle", default=Path("bundle"), metavar="DIR", help="default bundle")
+    add_option(command, "source", metavar, text)
+    add_path(command, "--bundle", "DIR", "default bundle", default=Path("bundle"))
 
 
 def add_dry_run(group: Any) -> None:
     """Add `dry-run`."""
     text = "run both kernels here as Kaggle would, offline, and check the submission"
     command = add_command(group, "dry-run", dry_run, text)
-    paths = {
-        "--train": "labeled rows (default: the synthetic arena)",
-        "--test": "rows to predict (default: the synthetic arena's, or part of --train)",
-    }
-    for name, text in paths.items():
-        add_path(command, name, metavar="ROWS", help=text)
+    add_path(command, "--train", "ROWS", "labeled rows (default: the synthetic arena)")
+    text = "rows to predict (default: the synthetic arena's, or part of --train)"
+    add_path(command, "--test", "ROWS", text)
     add_format(command)
-    text = "the preset to train (default tiny)"
-    command.add_argument("--preset", default="tiny", metavar="NAME", help=text)
+    add_option(command, "--preset", "NAME", "the preset to train (default tiny)", default="tiny")
     text = "train nothing; rehearse only the inference kernel, with this artifact"
-    add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
+    add_path(command, "--artifact", "A", text, action="append", default=[])
     add_competition(command)
-    text = "cut or repeat the test rows to N rows, e.g. 25000"
-    command.add_argument("--rows", type=int, metavar="N", help=text)
+    add_option(
+        command, "--rows", "N", "cut or repeat the test rows to N rows, e.g. 25000", type=int
+    )
     text = (
         "layout of /kaggle/input (default new); both makes one run for each, in OUT/new and "
         "OUT/legacy"
@@ -59,20 +63,20 @@ def add_dry_run(group: Any) -> None:
     layouts = ("new", "legacy", "both")
     command.add_argument("--layout", choices=layouts, default="new", help=text)
     text = "kill a process that uses more memory, as Kaggle does at 30"
-    command.add_argument("--memory", type=float, metavar="GIB", help=text)
+    add_option(command, "--memory", "GIB", text, type=float)
     text = (
         "plant a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom, no-labels, "
         "killed-training or killed-inference"
     )
-    command.add_argument("--fault", metavar="NAME", help=text)
+    add_option(command, "--fault", "NAME", text)
     text = "play N GPUs by processes on the CPU (default 0: one process on what is here)"
-    command.add_argument("--gpus", type=int, default=0, metavar="N", help=text)
-    command.add_argument("--folds", type=int, metavar="K", help="train K fold models")
+    add_option(command, "--gpus", "N", text, type=int, default=0)
+    add_option(command, "--folds", "K", "train K fold models", type=int)
     text = "print the report as one JSON object, and everything else to standard error"
     command.add_argument("--json", action="store_true", help=text)
     add_overrides(command)
     text = "a folder for the results (default dry-run)"
-    add_path(command, "--out", default=Path("dry-run"), metavar="DIR", help=text)
+    add_path(command, "--out", "DIR", text, default=Path("dry-run"))
 
 
 def add_bundle(group: Any) -> None:
@@ -81,39 +85,37 @@ def add_bundle(group: Any) -> None:
     command = add_command(group, "bundle", bundle, text)
     add_competition(command)
     text = "the preset to train on Kaggle (default sparse; with --artifact, none)"
-    command.add_argument("--preset", metavar="NAME", help=text)
+    add_option(command, "--preset", "NAME", text)
     add_overrides(command)
-    command.add_argument("--folds", type=int, metavar="K", help="train K fold models on Kaggle")
+    add_option(command, "--folds", "K", "train K fold models on Kaggle", type=int)
     text = "train on all rows, without a held-out score (training.validation_fraction=0)"
     command.add_argument("--all-rows", action="store_true", help=text)
-    hours = {
-        "--train-hours": "time limit of the training kernel (default 11.5)",
-        "--infer-hours": "time limit of the inference kernel (default 8.5)",
-    }
-    for name, text in hours.items():
-        command.add_argument(name, type=float, metavar="H", help=text)
+    text = "time limit of the training kernel (default 11.5)"
+    add_option(command, "--train-hours", "H", text, type=float)
+    text = "time limit of the inference kernel (default 8.5)"
+    add_option(command, "--infer-hours", "H", text, type=float)
     text = "predict with this artifact"
-    add_path(command, "--artifact", action="append", default=[], metavar="A", help=text)
+    add_path(command, "--artifact", "A", text, action="append", default=[])
     text = (
         "add NLTK's data, from FOLDER or from where NLTK finds it here (default: use the data in "
         "Kaggle's image)"
     )
-    add_path(command, "--nltk", nargs="*", metavar="FOLDER", help=text)
+    add_path(command, "--nltk", "FOLDER", text, nargs="*")
     add_image(command)
     text = "the bundle's folder (default bundle)"
-    add_path(command, "--out", default=Path("bundle"), metavar="DIR", help=text)
+    add_path(command, "--out", "DIR", text, default=Path("bundle"))
 
 
 def add_competition(command: Any) -> None:
     """Add `--competition`."""
     text = f"one of {', '.join(COMPETITIONS)} (default {DEFAULT})"
-    command.add_argument("--competition", default=DEFAULT, metavar="SLUG", help=text)
+    add_option(command, "--competition", "SLUG", text, default=DEFAULT)
 
 
 def add_image(command: Any) -> None:
     """Add `--image`."""
     text = "`pip freeze` of Kaggle's image (default wheels/image.txt)"
-    add_path(command, "--image", metavar="FREEZE", help=text)
+    add_path(command, "--image", "FREEZE", text)
 
 
 def dry_run(options: argparse.Namespace) -> int:

@@ -4,52 +4,47 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from humanpref.cli.shared import add_command, add_format, add_overrides, add_path
+from humanpref.cli.shared import add_command, add_format, add_option, add_overrides, add_path
+from humanpref.schema import InputError
 
 
 def add(group: Any) -> None:
     """Add the command to the group."""
     text = "estimate the GPU memory and the hours of training and inference on Kaggle's two T4"
-    command = add_command(group, "estimate", run, text)
+    command = add_command(group, "estimate", estimated, text)
     what = command.add_mutually_exclusive_group()
-    text = "the preset to train (default: every preset)"
-    what.add_argument("--preset", metavar="NAME", help=text)
-    text = "estimate only inference, with this artifact"
-    what.add_argument("--artifact", type=Path, metavar="A", help=text)
+    add_option(what, "--preset", "NAME", "the preset to train (default: every preset)")
+    add_path(what, "--artifact", "A", "estimate only inference, with this artifact")
     add_overrides(command)
-    command.add_argument("--folds", type=int, metavar="K", help="train K fold models")
-    paths = {
-        "--train": "training rows whose lengths count (default: those of a public sample)",
-        "--test": "test rows whose lengths count (default: those of --train)",
-    }
-    for name, text in paths.items():
-        add_path(command, name, metavar="ROWS", help=text)
+    add_option(command, "--folds", "K", "train K fold models", type=int)
+    text = "training rows whose lengths count (default: those of a public sample)"
+    add_path(command, "--train", "ROWS", text)
+    text = "test rows whose lengths count (default: those of --train)"
+    add_path(command, "--test", "ROWS", text)
     add_format(command)
-    numbers = {
-        "--rows": "number of training rows (default 57,477, the competition's)",
-        "--test-rows": "number of test rows (default 25,000, the hidden test's)",
-    }
-    for name, text in numbers.items():
-        command.add_argument(name, type=int, metavar="N", help=text)
+    text = "number of training rows (default 57,477, the competition's)"
+    add_option(command, "--rows", "N", text, type=int)
+    text = "number of test rows (default 25,000, the hidden test's)"
+    add_option(command, "--test-rows", "N", text, type=int)
 
 
-def run(options: argparse.Namespace) -> int:
-    from humanpref.config import load_config, preset_names
+def estimated(options: argparse.Namespace) -> int:
+    from humanpref.config import preset_names
+    from humanpref.kaggle.contract import KernelRun
     from humanpref.runs.estimate import ROWS, TEST_ROWS, estimate, estimate_artifact
 
-    rows, test_rows = options.rows or ROWS, options.test_rows or TEST_ROWS
+    rows = ROWS if options.rows is None else options.rows
+    test_rows = TEST_ROWS if options.test_rows is None else options.test_rows
+    if min(rows, test_rows) < 1:
+        raise InputError(f"--rows {rows}, --test-rows {test_rows}: expected at least 1 of each")
     if options.artifact:
-        backbone = ""
-        lengths = read_lengths(options.train, options.test, backbone, options.format)
-        name = f"artifact {options.artifact}"
+        name, lengths = f"artifact {options.artifact}", read_lengths(options)
         print_lines(name, estimate_artifact(options.artifact, name, lengths, test_rows))
         return 0
     for preset in [options.preset] if options.preset else preset_names():
-        config = load_config(preset, None, options.set)
-        backbone = getattr(config.model, "backbone", "")
-        lengths = read_lengths(options.train, options.test, backbone, options.format)
-        name = f"preset {preset}"
-        print_lines(name, estimate(config, name, lengths, rows, test_rows, options.folds))
+        name, run = f"preset {preset}", KernelRun(preset, options.set, folds=options.folds)
+        lengths = read_lengths(options, run.pretrained or "")
+        print_lines(name, estimate(run.config, name, lengths, rows, test_rows, run.folds))
     return 0
 
 
@@ -61,15 +56,13 @@ def print_lines(name: str, found: Any) -> None:
         print("\n".join(found.lines()))
 
 
-def read_lengths(
-    train: Path | None, test: Path | None, backbone: str, format: str | None = None
-) -> Any:
+def read_lengths(options: argparse.Namespace, backbone: str = "") -> Any:
     """Return the lengths of the rows in the files, by the backbone's tokenizer if it is a folder;
     None without files."""
     from humanpref.data import read_pairs
     from humanpref.runs.lengths import Lengths, approximate_tokens, text_lengths
 
-    files = [path for path in (train, test) if path]
+    files = [path for path in (options.train, options.test) if path]
     if not files:
         return None
     count, how = approximate_tokens, "0.23 tokens for each character"
@@ -83,7 +76,7 @@ def read_lengths(
         def count(texts: list[str]) -> list[int]:
             return [len(ids) for ids in text_ids(texts, tokenizer)]
 
-    lengths = [text_lengths(read_pairs(path, format=format), count) for path in files]
+    lengths = [text_lengths(read_pairs(path, format=options.format), count) for path in files]
     counted = " and ".join(
         f"the {len(each):,} rows of {path}" for path, each in zip(files, lengths, strict=True)
     )

@@ -40,7 +40,10 @@ def add(group: Any) -> None:
     }
     for name, text in parts.items():
         command.add_argument(name, action="store_true", help=text)
-    text = "push even if the estimate says that the training cannot succeed"
+    text = (
+        "push even if the estimate says that the training cannot succeed; predict with the trained "
+        "models of one that ran out of time"
+    )
     command.add_argument("--anyway", action="store_true", help=text)
 
     text = "wait until all pushed datasets are ready and all pushed kernels have run"

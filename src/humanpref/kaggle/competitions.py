@@ -25,15 +25,11 @@ class Competition:
     """The names of its files; a name that ends in `.parquet` is a Parquet file."""
     sample: str = "sample_submission.csv"
     """The name of the sample submission, next to the test file."""
-    needed: tuple[str, ...] = ("id", "prompt", "response_a", "response_b")
-    """The columns of the test file that a prediction needs; the first is the id."""
     format: str = "competition"
     """The format of its files, one of `humanpref.schema.FORMATS`. It is not left to detection:
     among tens of thousands of plain texts, some are JSON lists."""
     classes: int = 3
     """Number of classes; with 2, there are no ties."""
-    metric: str = "log loss"
-    """`log loss` or `accuracy`."""
     submission: tuple[str, ...] = ("id", "winner_model_a", "winner_model_b", "winner_tie")
     """The columns of a submission, the id first: the probabilities of the classes, or the winner
     (`WINNERS`)."""
@@ -71,7 +67,6 @@ COMPETITIONS = {
             test="test.parquet",
             format="wsdm",
             classes=2,
-            metric="accuracy",
             submission=("id", "winner"),
         ),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from humanpref.config import Config, load_config
-from humanpref.config.bounds import Bound, NonNegative, Options, Positive
+from humanpref.config.bounds import Bound, NonNegative, Options, Positive, at_least
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, Competition
 from humanpref.schema import InputError
 
@@ -47,7 +47,7 @@ class KernelRun(Options):
     backbone_manifest: str = ""
     """SHA-256 of the packed weights' manifest; weights with a different manifest are refused. If
     empty, any weights are accepted."""
-    folds: int | None = None
+    folds: Annotated[int, at_least(2)] | None = None
     """Number of fold models to train. If None, a single model is trained."""
     train_seconds: Positive = TRAIN_SECONDS
     """Time limit of the training kernel, including installation."""

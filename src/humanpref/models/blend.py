@@ -260,12 +260,18 @@ def read_state(folder: Path, config: Config) -> tuple[Blend, list[Path]]:
     Raises
     ------
     InputError
-        If the blend's own state is incomplete.
+        If the blend's own state is incomplete or invalid.
     """
+    path = folder / STATE_FILE
     shapes = {"weights": (None,), "temperature": (1,), "rates": (len(CASES), 3)}
-    arrays = load_arrays(folder / STATE_FILE, shapes)
-    weights, (temperature,) = arrays["weights"], arrays["temperature"].tolist()
-    correction = Correction(temperature, arrays["rates"])
+    arrays = load_arrays(path, shapes)
+    weights, rates = arrays["weights"], arrays["rates"]
+    (temperature,) = arrays["temperature"].tolist()
+    if (weights < 0).any() or abs(weights.sum() - 1) >= 1e-6 or temperature <= 0:
+        raise InputError(f"{path}: expected weights >= 0 that sum to 1 and a positive temperature")
+    if (rates < 0).any() or not np.isin(rates.sum(axis=1).round(6), (0, 1)).all():
+        raise InputError(f"{path}: expected rates >= 0 that sum to 1, or to 0, in each row")
+    correction = Correction(temperature, rates)
     blend = Blend(config.model.mean, weights, correction, config.training.classes != 2)
     return blend, [folder / f"member-{number}" for number in range(len(weights))]
 

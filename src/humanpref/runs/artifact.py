@@ -55,6 +55,9 @@ from humanpref.text.cases import answer_cases
 METRICS_FILE = "metrics.json"
 CHAIN = "chain"
 """The key of `artifact.json` that lists the earlier stages of a run, first stage first."""
+TRAINED = "trained"
+"""The key of `artifact.json`, only in the artifact of an unfinished run, for the number of models
+that it has trained and the number that it was to train."""
 
 
 class Artifact:
@@ -137,6 +140,15 @@ class Artifact:
     def classes(self) -> int:
         """The number of classes: 3, or 2 if the models have no ties and P(tie) is 0."""
         return self.facts["classes"]
+
+    @property
+    def shortfall(self) -> str:
+        """How many of its models an unfinished run has trained, as a text; empty for a finished
+        run."""
+        if TRAINED not in self.facts:
+            return ""
+        trained, planned = self.facts[TRAINED]
+        return f"only {trained} of {planned} models were trained"
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from humanpref.schema import InputError
 FACTS_FILE = "artifact.json"
 DIGESTS = "digests"
 """The key of `artifact.json` that lists the digests, by the files' paths in the artifact."""
+CHECKPOINT = ".checkpoint"
+"""The end of the name of an unfinished model's checkpoint, which is not part of an artifact."""
 _SETTLED_SECONDS = 2
 """A digest is remembered if the file had not changed for this long: within one tick of the file
 system's clock, a change would leave the time as it is."""
@@ -85,7 +87,8 @@ def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
 
 
 def files_in(folder: Path) -> list[str]:
-    """List the files in a folder by their relative paths, except `artifact.json` and hidden ones.
+    """List the files in a folder by their relative paths, except `artifact.json`, hidden ones and
+    checkpoints.
 
     Raises
     ------
@@ -95,7 +98,7 @@ def files_in(folder: Path) -> list[str]:
     root, found = folder.resolve(), []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts):
+        if any(part.startswith(".") or part.endswith(CHECKPOINT) for part in name.parts):
             continue
         if path.is_symlink() and not path.resolve().is_relative_to(root):
             raise InputError(f"{path}: a link that leads out of {folder}")

@@ -1,6 +1,7 @@
 """The results of a training run: the files that turn its models into an artifact, and what to tell
 about a finished artifact."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from humanpref.data import TrainingRows, labels_of, prompt_keys, weights_of
 from humanpref.evaluation.metrics import summarise
 from humanpref.files import read_json, share_equal_files, write_json
 from humanpref.models.selection import SELECTION_FILE
-from humanpref.runs.artifact import CHAIN, METRICS_FILE, Artifact
+from humanpref.runs.artifact import CHAIN, METRICS_FILE, TRAINED, Artifact
 from humanpref.runs.artifact_facts import facts_of
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.artifact_tables import OOF_FILE, ROWS_FILE, read_oof, write_oof, write_rows
@@ -42,10 +43,11 @@ def write_results(
     work: Path,
     chain: Sequence[dict[str, Any]] = (),
     earlier: pd.DataFrame | None = None,
+    planned: int | None = None,
 ) -> None:
     """Gather the models' held-out predictions and records, and write the files that make the folder
     an artifact. `chain` describes the earlier stages (`humanpref.runs.stages`), and `earlier` has
-    their rows."""
+    their rows. `planned` is the number of models that the run was to train, by default these."""
     pairs, config = rows.pairs, models[0].config
     records = {model.name: read_json(work / model.name / MEMBER_FILE) for model in models}
     trainings = [record["training"] for record in records.values() if "training" in record]
@@ -60,9 +62,10 @@ def write_results(
     if held.any():
         probabilities, prior = np.zeros((len(pairs), 3)), np.empty((len(pairs), 3))
         fold = np.empty(len(pairs), dtype=np.int64)
+        seeds = Counter(model.fold for model in models)
         for model in models:
             oof = read_oof(work / model.name / OOF_FILE)[list(LABEL_COLUMNS)].to_numpy()
-            probabilities[model.held] += oof / config.training.seeds
+            probabilities[model.held] += oof / seeds[model.fold]
             prior[model.held], fold[model.held] = records[model.name]["prior"], model.fold
         judged = pairs[held]
         write_oof(work / OOF_FILE, judged, probabilities[held], fold[held])
@@ -88,6 +91,8 @@ def write_results(
     )
     if earlier is not None:
         facts[CHAIN] = list(chain)
+    if planned is not None and planned > len(models):
+        facts[TRAINED] = [len(models), planned]
     seal(work, facts)
 
 

@@ -40,6 +40,7 @@ from humanpref.files import (
 from humanpref.models import build_model
 from humanpref.models.bases import public_config
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import CHECKPOINT, FACTS_FILE
 from humanpref.runs.artifact_tables import OOF_FILE, write_oof
 from humanpref.runs.distillation import Teacher, taught
 from humanpref.runs.results import MEMBER_FILE, FoldModel, class_rates, write_results
@@ -50,7 +51,6 @@ from humanpref.text.token_memo import TokenMemos
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-CHECKPOINT = ".checkpoint"
 
 
 def train(
@@ -298,16 +298,21 @@ class Run:
             write_json(unfinished / MEMBER_FILE, record)
         remove(checkpoint)
 
+    def gather(self) -> Artifact | None:
+        """Make the run's folder an artifact of the models that are trained so far, and return it;
+        None if there are none. The run can still be resumed."""
+        trained = [model for model in self.models if (self.work / model.name).is_dir()]
+        if not trained:
+            return None
+        chain, earlier = ((), None) if self.stage is None else (self.stage.chain, self.stage.rows)
+        data_sha256, planned = self.identity["data_sha256"], len(self.models)
+        write_results(trained, self.rows, data_sha256, self.work, chain, earlier, planned)
+        return Artifact.load(self.work)
+
     def finish(self) -> Artifact:
         """Gather the models' held-out predictions and records into an artifact, and return it.
-
-        Raises
-        ------
-        InputError
-            If the artifact's folder cannot be created; the finished run is kept.
-        """
-        stages = () if self.stage is None else (self.stage.chain, self.stage.rows)
-        write_results(self.models, self.rows, self.identity["data_sha256"], self.work, *stages)
+        Raises InputError if its folder cannot be created; the finished run is kept."""
+        self.gather()
         try:
             self.work.rename(self.out)
         except OSError as error:
@@ -389,6 +394,7 @@ def _open_partial(work: Path, run: dict[str, Any]) -> Iterator[None]:
             logger.info("%s: cannot be locked; do not start a second process in this folder", work)
         if before:
             logger.info("%s: resuming an interrupted run", work)
+            (work / FACTS_FILE).unlink(missing_ok=True)  # of the models trained by then
             for unfinished in work.glob(".*"):  # files that a killed run was writing
                 remove(unfinished)
         yield

@@ -26,7 +26,7 @@ import pandas as pd
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
 from humanpref.runs.ensemble import Leaf
 from humanpref.runs.schedule import BROKEN, Result, Schedule, describe
-from humanpref.schema import InputError
+from humanpref.schema import ID, InputError
 from humanpref.text.token_memo import TokenMemos
 from humanpref.training import device
 
@@ -42,6 +42,11 @@ GRACE_SECONDS = 60
 CONTEXT: Any = multiprocessing.get_context("spawn")
 """Processes are spawned, since a forked process would inherit torch's threads in the middle of
 their work."""
+
+
+class ProcessEndedError(RuntimeError):
+    """A process ended, usually because the system killed it for its memory, and no other process
+    can predict its rows."""
 
 
 class Job(NamedTuple):
@@ -61,11 +66,11 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
 
     Raises
     ------
-    RuntimeError
-        After all results have been yielded, if a process failed.
+    ProcessEndedError
+        After all results have been yielded, if a process failed; unless failures are isolated, only
+        if others cannot predict its rows.
     InputError, RuntimeError
-        At the first failure, unless failures are isolated. A process that ends does not count as a
-        failure if others can read its rows.
+        At the first failure, unless failures are isolated.
     """
     crew = _Crew(job, budget, gpus)
     try:
@@ -77,7 +82,7 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     if len(left):
         reasons.append(f"no process is left for {len(left)} rows")
     if reasons and (job.isolate or len(left)):
-        raise RuntimeError("; ".join(reasons))
+        raise ProcessEndedError("; ".join(reasons))
 
 
 @dataclass
@@ -246,7 +251,7 @@ class _Crew:
         if len(read):
             why = f"{why} while reading only this row"
             if not self.job.isolate:
-                raise RuntimeError(why)
+                raise ProcessEndedError(f"id {self.job.pairs[ID].iloc[read[0]]!r}: {why}")
             self.budget.given_up[ONE_ORDER] -= int(np.isfinite(self.first[read, 0]).sum())
             yield Result(read, why)
 

@@ -61,7 +61,8 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
     for file in files:
         try:
             artifact = Artifact.load(file.parent)
-            records.append(_record(artifact) | {"name": str(file.parent.relative_to(folder))})
+            record = _record(artifact) | {"name": str(file.parent.relative_to(folder))}
+            records.append({column: _encodable(value) for column, value in record.items()})
         except InputError as error:
             logger.warning("skipped: %s", error)
     if not records:
@@ -160,6 +161,14 @@ def _record(artifact: Artifact) -> dict[str, Any]:
             "folds": _folds(artifact, "blend" in metrics) if "log_loss" in metrics else None,
             "command": shlex.join(facts.get("command", [])),
         }
+
+
+def _encodable(value: Any) -> Any:
+    """Return a value; if it is a string, with escapes for the parts of file names that are not
+    UTF-8, which the strings of pandas 3 cannot hold."""
+    if not isinstance(value, str):
+        return value
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _folds(artifact: Artifact, blend: bool) -> str:

@@ -37,6 +37,7 @@ def test_the_verdict_counts():
     # A run in which nothing could be judged has not passed.
     assert verdict([]).startswith("FAIL")
     assert "| a | first | 1 | 1 | PASS |" in table(rows)
+    assert r"| a | x \| y | 1 | 1 | not judged |" in table([Row("a", "x | y", "1", "1", None)])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,22 +13,29 @@ import pytest
 from humanpref.arena import write_arena
 from humanpref.cli.main import main
 from humanpref.config import load_config
-from humanpref.files import read_json, write_json
+from humanpref.files import read_json, sha256, write_json
 from humanpref.kaggle.bundle import stage, wheels
-from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run, uses_gpus
+from humanpref.kaggle.bundle.assemble import bundle, name_weights, read_run, use_weights, uses_gpus
 from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.image import read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
-from humanpref.kaggle.bundle.metadata import KERNEL_METADATA, read_metadata, stage_kernel
+from humanpref.kaggle.bundle.metadata import (
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    read_metadata,
+    stage_kernel,
+)
 from humanpref.kaggle.bundle.sources import LAYOUTS, mount_path
 from humanpref.kaggle.bundle.wheels import read_wheel
 from humanpref.kaggle.competitions import WSDM
-from humanpref.kaggle.contract import MARKER, KernelRun
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import make_environment
+from humanpref.kaggle.runtime.inputs import find_artifacts
 from humanpref.kaggle.runtime.train import resolve
+from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_files import seal
-from humanpref.runs.train import train
+from humanpref.runs.train import Run, train
 from humanpref.schema import InputError
 
 from ..fake_wheels import make_wheel
@@ -211,6 +219,23 @@ def test_what_a_bundle_predicts_with_is_what_was_asked_for(artifact, monkeypatch
     assert [finding for finding in check_bundle(out) if finding.level == "error"] == []
 
 
+def test_the_trained_folds_of_an_unfinished_run_are_bundled(monkeypatch, caplog, tmp_path):
+    """As `humanpref kaggle output --train` fetches them."""
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    write_arena(tmp_path / "arena", rows=40, seed=0)
+    run = Run.plan(load_config("prior"), tmp_path / "arena" / "train.csv", tmp_path / "mine", 3)
+    with run.opened():
+        for model in run.models[:2]:
+            run.train_model(model)
+        left = run.gather().folder
+    out = tmp_path / "bundle"
+    bundle(PROJECT, out, KernelRun(""), [left])
+    assert f"{left}: only 2 of 3 models were trained" in caplog.text
+    assert check_bundle(out) == []
+    (found,) = find_artifacts(out / "dataset")
+    assert Artifact.load(found).facts["members"] == ["fold-0", "fold-1"]
+
+
 @pytest.mark.parametrize(
     "words", [("--set", "model.alpha=1"), ("--folds", 2), ("--train-hours", 3), ("--all-rows",)]
 )
@@ -219,19 +244,13 @@ def test_options_of_a_training_that_there_is_not(artifact, capsys, tmp_path, wor
     assert code == 2
     assert "need training, but --artifact alone trains nothing; add --preset" in line
     assert not (tmp_path / "bundle").exists()
-    with pytest.raises(InputError, match="nothing to predict with"):
-        bundle(PROJECT, tmp_path / "bundle", KernelRun(""))
 
 
 def test_a_bundle_that_fails_leaves_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
-    project = tmp_path / "project"
-    shutil.copytree(PROJECT / "wheels", project / "wheels", ignore=shutil.ignore_patterns("*.whl"))
-    make_wheel(project / "wheels", "stranger")
-    with pytest.raises(
-        InputError, match=r"stranger-1\.0-py3-none-any\.whl: not in requirements\.lock"
-    ):
-        bundle(project, tmp_path / "new" / "bundle", KernelRun("sparse"))
+    wheel = partial(make_wheel, name="humanpref", version="0.1.0", requires=("nowhere",))
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: wheel(out))
+    with pytest.raises(InputError, match="needs nowhere, which neither the image nor the bundle"):
+        bundle(PROJECT, tmp_path / "new" / "bundle", KernelRun("sparse"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -293,6 +312,7 @@ def test_it_installs_and_works_on_the_images_python(built, tmp_path):
 # Runs the kernels' own installation, and looks at what it leaves.
 INSTALL = """
 import ctypes, importlib.metadata, importlib.util, sys
+from functools import partial
 from pathlib import Path
 import bootstrap
 dataset = Path(sys.argv[1])
@@ -380,6 +400,40 @@ def test_a_model_that_kaggle_has_is_named(own, tmp_path):
         assert resolve(
             KernelRun("deberta-v3-small", backbone=run.backbone), tmp_path / layout
         ).model.backbone == str(folder)
+
+
+@pytest.mark.parametrize("kind", ["packed", "named"])
+def test_bundled_again_the_same_preset_keeps_its_weights(own, monkeypatch, caplog, kind):
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+    if kind == "named":
+        name_weights("someone/deberta/transformers/small/2", own)
+    else:
+        packed = own / "weights-small"
+        packed.mkdir()
+        write_json(packed / WEIGHTS_MARKER, {"format": 1, "files": []})
+        write_json(packed / DATASET_METADATA, {"id": "INSERT_USERNAME/weights-small"})
+        digest = sha256(packed / WEIGHTS_MARKER)
+        use_weights(own, "dataset", "INSERT_USERNAME/weights-small", "weights-small", digest)
+    before = contents(own)
+    caplog.clear()
+    bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+    assert contents(own) == before
+    assert "next run: humanpref kaggle weights" not in caplog.text
+    bundle(PROJECT, own, KernelRun("deberta-v3-small", overrides=("training.epochs=1",)))
+    assert read_run(own / "dataset").backbone
+    # A preset with other weights, or with none, is another matter.
+    for preset in ("deberta-v3-base", "sparse"):
+        bundle(PROJECT, own, KernelRun(preset))
+        assert not read_run(own / "dataset").backbone
+        text = (own / "infer" / KERNEL_METADATA).read_text()
+        assert "weights-small" not in text
+        assert "someone" not in text
+    if kind == "packed":
+        bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+        use_weights(own, "dataset", "INSERT_USERNAME/weights-small", "weights-small", "0" * 64)
+        bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+        assert not read_run(own / "dataset").backbone
 
 
 def test_weights_need_a_bundle(tmp_path):

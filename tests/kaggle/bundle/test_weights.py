@@ -337,7 +337,7 @@ def write_manifest_of(folder: Path) -> None:
 def lose(name, change):
     """A copy that loses something on the way."""
 
-    def copying(source, target, original=shutil.copyfile):
+    def copying(source, target, original=shutil.copy):
         original(source, target)
         if Path(target).name == name:
             change(Path(target))
@@ -371,7 +371,7 @@ def other_activation(path: Path) -> None:
     ],
 )
 def test_a_copy_that_is_another_model_is_refused(own, backbone, monkeypatch, name, change, message):
-    monkeypatch.setattr(weights.shutil, "copyfile", lose(name, change))
+    monkeypatch.setattr(weights.shutil, "copy", lose(name, change))
     with pytest.raises(InputError, match=message):
         pack_weights(backbone, own)
     assert not list(own.glob("weights-*"))
@@ -380,12 +380,15 @@ def test_a_copy_that_is_another_model_is_refused(own, backbone, monkeypatch, nam
 def test_weights_from_the_hub(own, backbone, monkeypatch):
     from humanpref.models import pretrained
 
+    class ProxyError(Exception):
+        """As httpx raises it behind a proxy that refuses; no OSError."""
+
     asked = []
 
     def download(name, allow_patterns):
         asked.append(allow_patterns)
         if name == "org/none":
-            raise OSError("cannot be reached\nand more")
+            raise ProxyError("403 Forbidden\nand more")
         return str(backbone)
 
     monkeypatch.setattr(pretrained, "snapshot_download", download)
@@ -397,7 +400,7 @@ def test_weights_from_the_hub(own, backbone, monkeypatch):
     pack_weights("org/tiny", own)
     assert ["*pytorch_model*.bin"] in asked
     with pytest.raises(
-        InputError, match=r"backbone org/none: .*\(no such folder; the hub: cannot be reached\)$"
+        InputError, match=r"backbone org/none: .*\(no such folder; the hub: 403 Forbidden\)$"
     ):
         pack_weights("org/none", own)
 

@@ -44,7 +44,7 @@ def project(tmp_path, image, monkeypatch):
     """A checkout; its wheel lies in it and is not built."""
     folder = tmp_path / "project"
     (folder / "wheels").mkdir(parents=True)
-    image.path.rename(folder / "wheels" / IMAGE)
+    (tmp_path / "image.txt").rename(folder / "wheels" / IMAGE)
     monkeypatch.setattr(wheels, "build_wheel", lambda project, _: next(project.glob("*.whl")))
     return folder
 
@@ -157,13 +157,6 @@ def test_torch_and_numpy_are_never_replaced(ours, image, tmp_path):
     ]
 
 
-def test_two_versions_of_one_distribution(ours, image, tmp_path):
-    old, new = make_wheel(tmp_path, "fast", "1.0"), make_wheel(tmp_path, "fast", "2.0")
-    assert faults(ours, image, old, new) == [
-        "fast-1.0-py3-none-any.whl, fast-2.0-py3-none-any.whl: expected one version of fast"
-    ]
-
-
 @pytest.mark.parametrize("name", ["fast-1.0-py3-none-any.whl", "fast.whl"])
 def test_what_is_not_a_wheel(tmp_path, name):
     (tmp_path / name).write_bytes(b"no zip")
@@ -171,14 +164,15 @@ def test_what_is_not_a_wheel(tmp_path, name):
         read_wheel(tmp_path / name)
 
 
-def test_a_wheel_that_is_not_in_the_lock(image, tmp_path):
+def test_a_wheel_that_is_not_in_the_lock(image, tmp_path, monkeypatch):
+    only_from(monkeypatch, tmp_path / "nothing")
     fast = make_wheel(tmp_path, "fast")
     make_wheel(tmp_path, "humanpref")  # an older one of ours, which does not matter
     needs = read_wheel(make_wheel(tmp_path / "ours", "humanpref", "0.1.0", requires=("fast",)))
     write_lock(tmp_path / LOCK, [read_wheel(fast)])
     assert [wheel.path for wheel in fetch(tmp_path, needs, image)] == [fast]
     fast.write_bytes(fast.read_bytes() + b" ")
-    with pytest.raises(InputError, match=r"^fast-1.0-py3-none-any.whl: not in requirements"):
+    with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetch(tmp_path, needs, image)
 
 
@@ -187,6 +181,7 @@ def test_only_what_the_extras_need_is_fetched(image, tmp_path, monkeypatch):
     index, folder = tmp_path / "index", tmp_path / "wheels"
     folder.mkdir()
     only_from(monkeypatch, index)
+    monkeypatch.setattr(wheels, "PYTHONS", ("3.12",))  # one call of pip for each fetched wheel
     bits = make_wheel(index, "bits", requires=("torch", "deep>=1"))
     deep = make_wheel(index, "deep", "2.0")
     other = make_wheel(index, "other")
@@ -210,11 +205,7 @@ def test_a_lock_is_read_as_it_was_written(tmp_path):
     other = make_wheel(tmp_path, "able", "2.0")
     write_lock(tmp_path / LOCK, [read_wheel(path) for path in (one, two, other)])
     locked = read_lock(tmp_path / LOCK)
-    assert locked == {
-        sha256(one): "fast==1.0",
-        sha256(two): "fast==1.0",
-        sha256(other): "able==2.0",
-    }
+    assert locked == {"fast==1.0": {sha256(one), sha256(two)}, "able==2.0": {sha256(other)}}
     text = (tmp_path / LOCK).read_text()
     assert text.index("able==2.0 \\\n    --hash=sha256:") < text.index("fast==1.0 \\\n    --hash")
     assert text.count("fast==1.0") == 1
@@ -230,11 +221,10 @@ def test_our_tags_are_pips(tmp_path, monkeypatch):
         ("four", "cp313-cp313-manylinux_2_17_x86_64", False),
     ):
         assert read_wheel(make_wheel(tmp_path / "index", name, tags=tags)).fits("3.12") is fits
-        if fits:
-            download("3.12", tmp_path / "got", name)
-        else:
+        if not fits:
             with pytest.raises(InputError, match=r"no wheel for the image's Python 3\.12"):
                 download("3.12", tmp_path / "got", name)
+    download("3.12", tmp_path / "got", "one", "two")
 
 
 @pytest.mark.slow
@@ -258,8 +248,8 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
         ("needed-thing", "2.0"),
     }
     assert read_lock(folder / LOCK) == {
-        **{sha256(path): "deep==1.0" for path in deep},
-        sha256(needed): "needed-thing==2.0",
+        "deep==1.0": set(map(sha256, deep)),
+        "needed-thing==2.0": {sha256(needed)},
     }
     assert "://" not in text
     assert str(tmp_path) not in text
@@ -280,13 +270,12 @@ def test_the_lock_is_remade_from_what_the_image_lacks_and_fetched_by_hash(
     assert fetched_again() == fetched
     kept = fetched[2].read_bytes()
     fetched[2].write_bytes(kept + b" ")
-    with pytest.raises(
-        InputError,
-        match=r"needed_thing-2\.0-py3-none-any\.whl: not in requirements\.lock; remove it",
-    ):
+    with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetched_again()
-    fetched[2].unlink()
     only_from(monkeypatch, index)
+    assert fetched_again() == fetched
+    assert fetched[2].read_bytes() == kept
+    fetched[2].unlink()
     make_wheel(index, "needed-thing", "2.0", requires=("numpy", "deep"), code="evil = True")
     with pytest.raises(InputError, match="no wheel for the image's Python"):
         fetched_again()

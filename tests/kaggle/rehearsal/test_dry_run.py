@@ -23,12 +23,26 @@ PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture
+def _one_wheel(tmp_path_factory, monkeypatch):
+    """Build the package's wheel once for all tests here."""
+    folder = tmp_path_factory.getbasetemp() / "wheel-of-the-dry-run"
+    build = stage.build_wheel
+
+    def copy(project, out):
+        (wheel,) = list(folder.glob("*.whl")) or [build(project, folder)]
+        return Path(shutil.copy(wheel, out))
+
+    monkeypatch.setattr(stage, "build_wheel", copy)
+
+
+@pytest.fixture
 def labelled_test(arena) -> Path:
     """The arena's test rows with their labels, as a user may have them."""
     return arena / "test_labels.csv"
 
 
-def test_the_whole_way(tmp_path):
+@pytest.mark.usefixtures("_one_wheel")
+def test_the_whole_way(arena, tmp_path):
     lines = []
     out = tmp_path / "results"
     options = DryRun(preset="prior", out=out, layout="legacy", project=PROJECT)
@@ -43,7 +57,7 @@ def test_the_whole_way(tmp_path):
     assert report.projected_seconds > 0
     assert report.rows_per_second > 0
     for name in ("train", "infer"):
-        assert not report.probes[name].connected
+        assert report.probes[name].unreachable
         assert any(line.startswith(f"[{name}] Successfully installed humanpref-") for line in lines)
     assert len(pd.read_csv(out / "submission.csv")) == 400
     assert "400 predicted, 0 fallback" in (out / "infer.log").read_text()
@@ -71,7 +85,8 @@ def test_the_whole_way(tmp_path):
         broken / "kernel" / "train" / "kernel-metadata.json", metadata | {"enable_internet": True}
     )
     (broken / "kernel" / "train" / "train.py").write_text("raise SystemExit('no luck')")
-    options = dataclasses.replace(options, layout="new", project=broken)
+    rows = {"train": arena / "train.csv", "test": arena / "test.csv"}
+    options = dataclasses.replace(options, layout="new", project=broken, **rows)
     report = dry_run(options, lines.append)
     assert not report.passed
     assert "the training kernel ended with exit code 1" in report.reasons
@@ -91,19 +106,6 @@ def artifact(arena, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("artifact") / "prior"
     experiment.train(load_config("prior"), arena / "train.csv", folder, None)
     return folder
-
-
-@pytest.fixture
-def _one_wheel(tmp_path_factory, monkeypatch):
-    """Build the package's wheel once for all tests here."""
-    folder = tmp_path_factory.getbasetemp() / "wheel-of-the-dry-run"
-    build = stage.build_wheel
-
-    def copy(project, out):
-        (wheel,) = list(folder.glob("*.whl")) or [build(project, folder)]
-        return Path(shutil.copy(wheel, out))
-
-    monkeypatch.setattr(stage, "build_wheel", copy)
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def test_too_much_memory_is_for_the_inference_kernel_alone(tmp_path, kernels):
 
 
 def test_a_box_that_is_not_isolated_and_a_kernel_with_internet_fail(tmp_path, kernels, monkeypatch):
-    leaky = Probe("none", "", True, False, "", True, (), "", "", True, False)
+    leaky = Probe("none", "succeeded", False, "succeeded", (), "", "succeeded", False)
     monkeypatch.setattr("humanpref.kaggle.rehearsal.kernels.probe", lambda box: leaky)
     path = write_kernel(tmp_path / "k", "pass", enable_internet=True)
     kernels.run("infer", path)

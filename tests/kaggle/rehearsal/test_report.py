@@ -11,14 +11,11 @@ from humanpref.schema import InputError
 UNPROVED = Probe(
     mode="bwrap",
     connection="timed out",
-    connected=False,
     unreachable=False,
     lookup="failed",
-    resolved=False,
     interfaces=("lo",),
     input_remount="failed",
     input_write="failed",
-    input_writable=False,
     package=False,
 )
 

@@ -15,9 +15,7 @@ import pytest
 from humanpref.config import load_config
 from humanpref.data import check_submission, read_pairs
 from humanpref.files import write_json
-from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WSDM
-from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
 from humanpref.kaggle.runtime.infer import SubmissionWriter
@@ -35,7 +33,7 @@ from humanpref.schema import ID, InputError
 from humanpref.training import device
 
 from ..sampled import sampled
-from ..tree import INFER, PROJECT, Tree, copy_dataset, write_manifest
+from ..tree import INFER, Tree, copy_dataset, write_manifest
 
 
 @pytest.fixture
@@ -397,11 +395,6 @@ def test_a_real_blend_knows_special_cases(write_csv, new_tree):
 def test_no_artifact_is_an_error_that_shows_the_tree(new_tree):
     with pytest.raises(InputError, match=r"no artifact\.json(.|\n)*test\.csv"):
         infer_rows(new_tree.input, new_tree.working, new_tree.test_csv, PRIOR)
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory) -> Path:
-    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, KernelRun("prior"))
 
 
 def cut(path: Path) -> None:

@@ -13,10 +13,11 @@ from humanpref.schema import InputError
 
 
 def test_which_folders_are_artifacts(tmp_path):
-    for name in ("k/artifact", "k/artifact/fold-0", "k/b.partial", "d/deep/er/other"):
+    for name in ("k/artifact", "k/artifact/fold-0", "k/.b.12345678.partial", "d/deep/er/other"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "artifact.json").write_text("{}")
     (tmp_path / "again").symlink_to(tmp_path / "k")  # the same mount under a second path
+    (tmp_path / "k" / "c.partial" / "fold-0").mkdir(parents=True)  # of no artifact yet
     found = [str(path.relative_to(tmp_path)) for path in inputs.find_artifacts(tmp_path)]
     assert found in (["d/deep/er/other", "k/artifact"], ["again/artifact", "d/deep/er/other"])
 

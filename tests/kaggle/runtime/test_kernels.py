@@ -17,7 +17,6 @@ from humanpref.files import sha256
 from humanpref.kaggle.bundle import stage
 from humanpref.kaggle.bundle.metadata import fill_manifest, kernel_code
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, WSDM
-from humanpref.kaggle.contract import KernelRun
 from humanpref.kaggle.rehearsal.competition import read_competition
 from humanpref.kaggle.rehearsal.environment import make_environment
 from humanpref.kaggle.runtime import infer as inference
@@ -25,7 +24,7 @@ from humanpref.kaggle.runtime import inputs, launch
 from humanpref.runs import engine, schedule, workers
 from humanpref.schema import ID
 
-from ..tree import INFER, PROJECT, TRAIN, Tree, copy_dataset, write_manifest
+from ..tree import INFER, TRAIN, Tree, copy_dataset, write_manifest
 
 
 @pytest.fixture(params=["new", pytest.param("legacy", marks=pytest.mark.slow)])
@@ -47,12 +46,6 @@ def bare(tmp_path_factory) -> Path:
 @pytest.fixture
 def fresh(tmp_path) -> Path:
     return make_environment(tmp_path / "environment")
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory) -> Path:
-    """The staged dataset of a run of the cheapest preset."""
-    return stage.stage_dataset(tmp_path_factory.mktemp("wheels"), PROJECT, KernelRun("prior"))
 
 
 def link(source: Path, target: Path) -> None:
@@ -288,6 +281,35 @@ def test_a_corrupted_wheel_is_not_installed(new_tree, wheels, bare, kernel):
         new_tree.submission()
 
 
+def test_a_full_disk_is_one_line_that_names_the_space(new_tree, wheels, bare):
+    """The device `full` has no space."""
+    link(wheels, new_tree.dataset)
+    (new_tree.working / "status.json").symlink_to("/dev/full")
+    done = new_tree.run(TRAIN, bare)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "The training kernel failed: OSError: [Errno 28] No space left on device"
+    )
+    assert last.endswith(f" MiB are free in {new_tree.working}")
+
+    (new_tree.working / "submission.csv.partial").symlink_to("/dev/full")
+    last = new_tree.run(INFER, bare).stderr.splitlines()[-1]
+    assert last.startswith(
+        f"RuntimeError: {new_tree.working / 'submission.csv'}: OSError: [Errno 28]"
+    )
+    assert last.endswith(f" MiB are free in {new_tree.working}")
+
+
+@pytest.mark.parametrize("name", ["infer.log", pytest.param("status.json", marks=pytest.mark.slow)])
+def test_without_space_for_it_the_hidden_rerun_has_a_submission(new_tree, bare, name):
+    partial = name if name == "infer.log" else f"{name}.partial"
+    (new_tree.working / partial).symlink_to("/dev/full")
+    done = new_tree.run(INFER, bare, rerun=True)
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device" in done.stdout or name == "infer.log"
+    new_tree.submission()
+
+
 def test_training_without_the_dataset_says_what_is_mounted(tree, bare):
     done = tree.run(TRAIN, bare)
     assert done.returncode != 0
@@ -304,6 +326,7 @@ def infer(input_root, working, test_csv, prior, seconds, competition):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 DEATH = "import os, signal\ndef infer(*_):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+REFUSAL = "def infer(*_):\n    raise ValueError('no luck\\nat all')\n"
 SPOILER = "def infer(input_root, working, *_):\n    (working / 'status.json').unlink()\n"
 SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.sleep(60)\n"
 
@@ -331,9 +354,16 @@ SLEEP = "import time\ndef infer(*_):\n    print('asleep', flush=True)\n    time.
             0,
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            REFUSAL,
+            'preset = "prior"\n',
+            "RuntimeError: the inference process ended with 1: ValueError: no luck",
+            0,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(SPOILER, 'preset = "prior"\n', "status.json", 0, marks=pytest.mark.slow),
     ],
-    ids=["killed", "killed at once", "too slow", "no status"],
+    ids=["killed", "killed at once", "too slow", "refused", "no status"],
 )
 def test_the_submission_survives_the_inference_process(
     new_tree, fresh, code, run, failure, predicted

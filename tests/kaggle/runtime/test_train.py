@@ -11,7 +11,9 @@ from humanpref.files import read_json, write_json
 from humanpref.kaggle.competitions import WSDM
 from humanpref.kaggle.contract import UNFINISHED, KernelRun
 from humanpref.kaggle.runtime import launch
+from humanpref.kaggle.runtime.infer import infer
 from humanpref.kaggle.runtime.train import resolve, resume_earlier_run, train
+from humanpref.runs.artifact import Artifact
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.train import RUN_FILE, partial_of
 from humanpref.schema import ID, MODEL_COLUMNS, TEXT_COLUMNS, InputError
@@ -36,14 +38,12 @@ def test_the_artifact_and_the_status_of_a_training(tree, caplog):
     with caplog.at_level("INFO"):
         train(tree.input, tree.working, {"preset": "prior"}, install_seconds=2.5)
     status = read_json(tree.working / "status.json")
-    assert (status["manifest"], status["finished"], status["degraded"]) == ("abc", True, [])
-    assert status["seconds"]["install"] == 2.5
-    assert status["seconds"]["train"] > 0
+    assert (status["manifest"], status["degraded"]) == ("abc", [])
     assert status["peak_memory_bytes"] > 0
-    assert (tree.working / status["artifact"] / "artifact.json").is_file()
-    assert status["prior"] == pytest.approx(list(tree.rates), abs=0.05)
+    artifact = Artifact.load(tree.working / "artifact")
+    assert artifact.prior == pytest.approx(list(tree.rates), abs=0.05)
     # Every family's held-out score is in the log.
-    metrics = read_json(tree.working / status["artifact"] / "metrics.json")
+    metrics = artifact.metrics
     told = f"validation: {metrics['rows']} rows, log loss {metrics['log_loss']:.4f}, the prior's "
     assert told in caplog.text
 
@@ -58,7 +58,7 @@ def test_a_text_of_a_competition_with_plain_texts_may_look_like_a_json_list(tree
     folder.mkdir()
     frame.to_parquet(folder / "train.parquet")
     train(tree.input, tree.working, {"preset": "prior", "competition": WSDM})
-    assert read_json(tree.working / "status.json")["prior"] == [0.5, 0.5, 0.0]
+    assert Artifact.load(tree.working / "artifact").prior == (0.5, 0.5, 0.0)
 
 
 def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog):
@@ -74,11 +74,58 @@ def test_the_status_of_a_training_that_ran_out_of_time(tree, monkeypatch, caplog
     assert 400 < seconds < 500
     assert descent == 0.85 * 600
     status = read_json(tree.working / "status.json")
-    assert status["finished"] is False
-    assert status["degraded"] == ["ran out of time before writing an artifact"]
-    assert "artifact" not in status
-    assert UNFINISHED in caplog.text
-    assert str(partial_of(out)) in caplog.text
+    assert status["degraded"] == ["ran out of time: no model can predict yet"]
+    assert f"{UNFINISHED} stopped after" in caplog.text
+
+
+def test_folds_that_were_trained_in_time_predict(tree, monkeypatch, caplog):
+    """The work is resumable, an artifact of the trained folds, and says how many of them it has."""
+
+    def one_fold(run, *_):
+        with run.opened():
+            run.train_model(run.models[0])
+
+    whole = launch.train
+    monkeypatch.setattr(launch, "train", one_fold)
+    run = {"preset": "prior", "folds": 2}
+    train(tree.input, tree.working, run)
+    status = read_json(tree.working / "status.json")
+    told = "only 1 of 2 models were trained"
+    assert status["degraded"] == [f"ran out of time: {told}"]
+    left = Artifact.load(tree.working / "artifact.partial")
+    metrics = left.metrics
+    score = f"{metrics['rows']} rows, log loss {metrics['log_loss']:.4f}, the prior's "
+    (line,) = (line for line in caplog.messages if UNFINISHED in line)
+    assert f"s: {told} (validation: {score}" in line
+
+    tree.kernel.parent.mkdir(parents=True)
+    left.folder.rename(tree.kernel.parent / "artifact.partial")
+    infer(tree.input, tree.working, tree.test_csv, [0.4, 0.3, 0.3])
+    mounted = tree.kernel.parent / "artifact.partial"
+    status = read_json(tree.working / "status.json")
+    assert status["degraded"] == [f"{mounted}: {told}"]
+    (used,) = status["artifacts"]
+    assert (used["folder"], used["rows"]) == (str(mounted), len(tree.ids))
+    assert used["log_loss"] == metrics["log_loss"]
+
+    monkeypatch.setattr(launch, "train", whole)
+    train(tree.input, tree.working, run)
+    assert Artifact.load(tree.working / "artifact").shortfall == ""
+    assert read_json(tree.working / "status.json")["degraded"] == []
+
+
+def test_work_that_cannot_be_made_an_artifact_is_kept(tree, monkeypatch, caplog):
+    def one_fold(run, *_):
+        with run.opened():
+            run.train_model(run.models[0])
+        (run.work / "oof.csv").mkdir()
+
+    monkeypatch.setattr(launch, "train", one_fold)
+    train(tree.input, tree.working, {"preset": "prior", "folds": 2})
+    status = read_json(tree.working / "status.json")
+    assert status["degraded"] == ["ran out of time: no model can predict yet"]
+    assert "cannot be made an artifact" in caplog.text
+    assert (tree.working / "artifact.partial" / "fold-0" / "member.json").is_file()
 
 
 def test_an_artifact_that_an_earlier_version_left_is_not_trained_again(tree, monkeypatch):
@@ -96,6 +143,8 @@ def test_an_artifact_comes_before_unfinished_work(tmp_path):
     leave(tmp_path / "input" / "a" / "artifact.partial", run, "unfinished")
     finished = tmp_path / "input" / "b" / "artifact"
     leave(finished, run, "finished")
+    (finished / "m").mkdir()
+    (finished / "m" / "config.json").write_text("{}")
     seal(finished, {"format": 1, "members": ["m"], "prior": [1, 0, 0], "family": "prior"})
     (finished / "notes").write_text("not of the artifact")
     resume_earlier_run(run, tmp_path / "input", out)

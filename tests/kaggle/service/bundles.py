@@ -1,8 +1,10 @@
 """A small bundle to push, and what the service is asked on the way."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 from humanpref.files import read_json, sha256, write_json
@@ -116,3 +118,17 @@ def assert_sent(service, submissions):
         service.submissions,
     ]
     assert [len(each) for each in sent] == [1, 1, 1, submissions]
+
+
+def kill_at(service, commands, call, done, count=1):
+    """Kill the running command at the `count`-th request of `call`."""
+    seen = 0
+
+    def watch(request, was_done):
+        nonlocal seen
+        if request.call == call and was_done == done:
+            seen += 1
+            if seen == count:
+                os.kill(commands.pid, signal.SIGKILL)
+
+    service.watch = watch

@@ -2,18 +2,20 @@
 may misbehave."""
 
 import importlib.util
-import os
 import shutil
 import signal
-from types import SimpleNamespace
 
 import pytest
 
 from humanpref.arena import write_arena
 from humanpref.files import read_json, sha256, write_json
-from humanpref.kaggle.bundle.metadata import DATASET_METADATA, KERNEL_METADATA
-from humanpref.kaggle.service.client import NotThereError
-from humanpref.kaggle.service.push import may_become_ready
+from humanpref.kaggle.bundle.metadata import (
+    DATASET_METADATA,
+    KERNEL_METADATA,
+    OWNER_PLACEHOLDER,
+    read_metadata,
+)
+from humanpref.kaggle.contract import WEIGHTS_MARKER
 
 from ...fences import command_lines, fences
 from ..loopback import KEY, USER, refusal
@@ -36,10 +38,11 @@ from .bundles import (
     assert_sent,
     change,
     inside,
+    kill_at,
+    left_whole,
     records,
     stage,
 )
-from .played import answering
 
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("kaggle", "kagglesdk", "six")),
@@ -130,14 +133,6 @@ def test_what_changed_is_pushed_again_and_what_mounts_it(run, service, folder):
     } == {"dataset": 2, "train": 2, "infer": 2}
 
 
-def test_a_dataset_that_is_there_already_is_not_uploaded(run, service, folder):
-    assert run(*PUSH, "--dataset").code == 0
-    (folder / ".humanpref" / "pushes.json").unlink()
-    assert run(*PUSH, "--dataset").code == 0
-    assert len(service.received("BlobApiService/StartBlobUpload")) == 4
-    assert records(folder)["dataset"]["version"] == 1
-
-
 def test_sources_that_kaggle_leaves_out(run, service, folder):
     source = "metaresearch/llama-3.2/transformers/1b/1"
     change(folder / "bundle" / "infer" / KERNEL_METADATA, model_sources=[source])
@@ -176,6 +171,49 @@ def test_records_that_were_lost(run, service, folder):
     assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [2, 1]
 
 
+def test_lost_records_and_the_inference_kernel_alone(run, service, folder):
+    """What it mounts is taken up as well, so that it is the same push and the same submission."""
+    assert run(*PUSH).code == 0
+    assert run("submit", "--message", "m").code == 0
+    before = records(folder)
+    (folder / ".humanpref" / "pushes.json").unlink()
+    pushed = run(*PUSH, "--infer")
+    assert pushed.code == 0, pushed.err
+    assert run("submit", "--message", "m").out == "submission 1001: public score 1.01234\n"
+    assert_sent(service, submissions=1)
+    after = records(folder)
+    assert {name: after[name]["digest"] for name in ("dataset", "train", "infer")} == {
+        name: before[name]["digest"] for name in ("dataset", "train", "infer")
+    }
+    # With another bundle, nothing of what is there is the same.
+    stage(folder / "bundle", b"another wheel")
+    (folder / ".humanpref" / "pushes.json").unlink()
+    assert run(*PUSH, "--infer").code == 0
+    assert set(records(folder)) == {"format", "infer"}
+    assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [1, 2]
+
+
+def test_packed_weights_that_nothing_mounts_are_not_uploaded(run, service, folder):
+    for name in ("weights-old", "weights-new"):
+        packed = folder / "bundle" / name
+        packed.mkdir()
+        path = packed / "LICENSE"
+        path.write_text(name)
+        entry = {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        write_json(packed / WEIGHTS_MARKER, {"format": 1, "files": [entry]})
+        metadata = read_metadata(folder / "bundle" / "dataset" / DATASET_METADATA)
+        names = {"id": f"{OWNER_PLACEHOLDER}/{name}", "title": name.replace("-", " ")}
+        write_json(packed / DATASET_METADATA, metadata | names)
+    for kernel in ("train", "infer"):
+        path = folder / "bundle" / kernel / KERNEL_METADATA
+        sources = [*read_metadata(path)["dataset_sources"], f"{OWNER_PLACEHOLDER}/weights-new"]
+        change(path, dataset_sources=sources)
+    pushed = run(*PUSH, "--dataset")
+    assert pushed.code == 0, pushed.err
+    assert set(service.versions) == {WHEELS, f"{USER}/weights-new"}
+    assert "bundle/weights-old: no kernel mounts these weights; not uploaded" in pushed.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change_it", ["sources", "failure"])
 def test_another_run_is_not_taken_up(run, service, folder, change_it):
@@ -190,63 +228,6 @@ def test_another_run_is_not_taken_up(run, service, folder, change_it):
     service.next_run = ["COMPLETE"]
     assert run(*PUSH).code == 0
     assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [2, 1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("version", ["first", "second"])
-def test_a_dataset_that_takes_longer_than_an_hour_is_not_uploaded_again(
-    run, service, folder, version
-):
-    if version == "second":
-        assert run(*PUSH, "--dataset").code == 0
-        stage(folder / "bundle", b"another wheel")
-    sent = {"first": 1, "second": 2}[version]
-    service.processing = 100
-    late = run(*PUSH, "--dataset")
-    assert late.code == 2
-    assert "after 1.0 hours; rerun the same command to keep waiting" in late.err.splitlines()[-1]
-    assert records(folder)["dataset"]["state"] == "sending"
-    rerun = run(*PUSH, "--dataset")
-    assert rerun.code == 0, rerun.err
-    assert len(service.versions[WHEELS]) == sent
-    uploads = service.received("BlobApiService/StartBlobUpload")
-    assert len(uploads) == 4 * sent
-    assert records(folder)["dataset"]["version"] == sent
-
-
-@pytest.mark.parametrize(
-    ("status", "version", "answered", "may"),
-    [
-        ("BLOBS_RECEIVED", None, False, True),
-        # The previous version is ready; ours was accepted, or was only looked for.
-        ("READY", 3, True, True),
-        ("READY", None, True, True),
-        ("READY", 3, False, False),
-        # Somebody has pushed another version since.
-        ("READY", 4, True, False),
-        ("", None, True, False),
-    ],
-)
-def test_which_datasets_may_become_ready(client, status, version, answered, may):
-    found = SimpleNamespace(status=SimpleNamespace(name=status), current_version_number=version)
-    gone = NotThereError("no")
-    client.datasets = SimpleNamespace(
-        get_dataset_status=answering(found if status else gone),
-        get_dataset=answering(found if version else gone),
-    )
-    entry = {"ref": "me/data", "base": 2, "answered": answered}
-    assert may_become_ready(client, entry) is may
-
-
-def test_while_kaggle_processes_a_dataset_nobody_looks_for_it(run, commands, service, folder):
-    service.untold, service.processing = True, 30
-    kill_at(service, commands, CREATE, done=True)
-    assert run(*PUSH, "--dataset").code == -signal.SIGKILL
-    service.requests.clear()
-    assert run(*PUSH, "--dataset").code == 0
-    assert not service.received(CREATE)
-    # Once before it is sent and once when it is ready; a minute of looking asks six times more.
-    assert len(service.received(DOWNLOAD)) <= 3
 
 
 @pytest.mark.slow
@@ -450,20 +431,6 @@ def test_a_key_is_not_uploaded(run, service, folder, place):
 # Killed at a request, before or after the service dealt with it, the same commands go on.
 
 
-def kill_at(service, commands, call, done, count=1):
-    """Kill the running command at the `count`-th request of `call`."""
-    seen = 0
-
-    def watch(request, was_done):
-        nonlocal seen
-        if request.call == call and was_done == done:
-            seen += 1
-            if seen == count:
-                os.kill(commands.pid, signal.SIGKILL)
-
-    service.watch = watch
-
-
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("call", "count"),
@@ -505,7 +472,8 @@ def test_killed_and_given_again(run, commands, service, folder, call, count, don
 
 def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
     """The run itself ended well; the log alone says that it left no artifact."""
-    service.log = "UNFINISHED: stopped after 41400 s, without an artifact.\n"
+    service.log = "UNFINISHED: stopped after 41400 s: no model can predict yet\n"
+    service.outputs["status.json"] = lambda code: left_whole(code, degraded=["ran out of time"])
     failed = run(*PUSH)
     assert failed.code == 2
     assert f'add "{TRAIN}/1"' in failed.err.splitlines()[-1]
@@ -513,6 +481,26 @@ def test_nothing_is_inferred_from_training_that_is_not_finished(run, service):
     assert INFER not in service.kernels
     # What there is of it can be looked at.
     assert run("output", "--train").code == 0
+
+
+def test_finished_folds_of_training_that_ran_out_of_time(run, service):
+    """They are used where the user says so, at every step, and only where they are an artifact."""
+    told = "UNFINISHED: stopped after 41400 s: only 3 of 5 models were trained"
+    service.log = f"fold-2: done\n{told} (out of fold: 600 rows, log loss 1.0123)\n"
+    failed = run(*PUSH, "--anyway").err.splitlines()[-1]
+    assert f"{TRAIN} version 1: {told} (out of fold: 600 rows, log loss 1.0123); to" in failed
+    assert failed.endswith("push again")
+    service.outputs["artifact.partial/artifact.json"] = b"{}"
+    service.outputs["status.json"] = lambda code: left_whole(code, degraded=["out of time"])
+    failed = run(*PUSH, "--infer").err.splitlines()[-1]
+    assert failed.endswith("; to predict with the trained models, give push --infer --anyway")
+    assert INFER not in service.kernels
+    pushed = run(*PUSH, "--infer", "--anyway")
+    assert pushed.code == 0, pushed.err
+    assert f"{TRAIN} version 1: {told}" in pushed.err
+    assert run("wait").code == 2
+    assert run("wait", "--anyway").code == 0
+    assert [len(service.kernels[name]) for name in (TRAIN, INFER)] == [1, 1]
 
 
 def test_training_goes_on_from_an_earlier_version(run, commands, service, folder):
@@ -533,19 +521,6 @@ def test_training_goes_on_from_an_earlier_version(run, commands, service, folder
         [f"{TRAIN}/1"],
     ]
     assert len(service.kernels[INFER]) == 2
-
-
-def test_a_new_version_and_killed(run, commands, service, folder):
-    """The old version can be read, and is ready, while the new one is made: only its number
-    tells."""
-    assert run(*PUSH, "--dataset").code == 0
-    stage(folder / "bundle", b"another wheel")
-    service.processing = 9
-    kill_at(service, commands, VERSION, done=True)
-    assert run(*PUSH, "--dataset").code == -signal.SIGKILL
-    assert run(*PUSH, "--dataset").code == 0
-    assert len(service.versions[WHEELS]) == 2
-    assert records(folder)["dataset"]["version"] == 2
 
 
 # The documentation.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ..commands import Commands
 from ..loopback import (
     CLIENT_TIMEOUT,
     KEY,
@@ -41,28 +42,37 @@ def service():
         yield service
 
 
-def status(service, home, files=(), **variables):
+def environment_of(service, home, **variables):
+    """What reaches the service, with no other credentials than these variables."""
+    environment = client_environment(service, home)
+    return {name: environment[name] for name in environment if name not in VARIABLES} | variables
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """Commands that have all but the client itself imported, since that signs in."""
+    commands = Commands(tmp_path_factory.mktemp("home"), ("kagglesdk", "requests"))
+    yield commands
+    commands.close()
+
+
+@pytest.fixture
+def status(commands, service, tmp_path):
     """Run `humanpref kaggle status` with nothing but these files in the home folder and these
     variables; no secret shows."""
-    environment = client_environment(service, home) | {"PYTHONPATH": str(SOURCES), **variables}
-    for name in VARIABLES:
-        if name not in variables:
-            del environment[name]
-    (home / ".kaggle").mkdir()
-    for name, content in dict(files).items():
-        (home / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    done = subprocess.run(
-        [sys.executable, "-m", "humanpref.cli", "kaggle", "status"],
-        env=environment,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=CLIENT_TIMEOUT,
-        check=False,
-    )
-    for secret in (KEY, TOKEN, REFRESH_TOKEN, "wrong-secret"):
-        assert secret not in done.stdout + done.stderr
-    return done
+
+    def status(files=(), **variables):
+        (tmp_path / ".kaggle").mkdir()
+        for name, content in dict(files).items():
+            text = content if isinstance(content, str) else json.dumps(content)
+            (tmp_path / name).write_text(text)
+        environment = environment_of(service, tmp_path, **variables)
+        done = commands.run(service, tmp_path, "kaggle", "status", environment=environment)
+        for secret in (KEY, TOKEN, REFRESH_TOKEN, "wrong-secret"):
+            assert secret not in done.out + done.err
+        return done
+
+    return status
 
 
 @pytest.mark.parametrize(
@@ -71,17 +81,17 @@ def status(service, home, files=(), **variables):
         ({}, {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}),
         ({}, {"KAGGLE_API_TOKEN": TOKEN}),
         ({TOKEN_FILE: TOKEN}, {}),
-        pytest.param({KEY_FILE: {"username": USER, "key": KEY}}, {}, marks=pytest.mark.slow),
+        ({KEY_FILE: {"username": USER, "key": KEY}}, {}),
         ({LOGIN_FILE: {"refresh_token": REFRESH_TOKEN, "username": USER}}, {}),
         # What is not used may be broken.
-        pytest.param({TOKEN_FILE: TOKEN, KEY_FILE: "{"}, {}, marks=pytest.mark.slow),
+        ({TOKEN_FILE: TOKEN, KEY_FILE: "{"}, {}),
         ({KEY_FILE: "{"}, {"KAGGLE_USERNAME": USER, "KAGGLE_KEY": KEY}),
     ],
 )
-def test_signed_in(service, tmp_path, files, variables):
-    done = status(service, tmp_path, files, **variables)
-    assert done.returncode == 0, done.stderr
-    assert "submissions left today: 5" in done.stdout
+def test_signed_in(status, files, variables):
+    done = status(files, **variables)
+    assert done.code == 0, done.err
+    assert "submissions left today: 5" in done.out
 
 
 LOGIN = {"refresh_token": "wrong-secret", "username": USER}
@@ -137,11 +147,11 @@ LOGIN = {"refresh_token": "wrong-secret", "username": USER}
         ({LOGIN_FILE: LOGIN}, {}, "kaggle auth login: Kaggle no longer accepts this login"),
     ],
 )
-def test_not_signed_in(service, tmp_path, files, variables, words):
-    done = status(service, tmp_path, files, **variables)
-    assert done.returncode == 2
-    assert "submissions left" not in done.stdout
-    (line,) = done.stderr.splitlines()
+def test_not_signed_in(status, tmp_path, files, variables, words):
+    done = status(files, **variables)
+    assert done.code == 2
+    assert "submissions left" not in done.out
+    (line,) = done.err.splitlines()
     assert words.format(home=tmp_path) in line
 
 
@@ -157,11 +167,11 @@ def test_not_signed_in(service, tmp_path, files, variables, words):
         ),
     ],
 )
-def test_kaggle_cannot_be_asked(service, tmp_path, reply, words):
+def test_kaggle_cannot_be_asked(service, status, reply, words):
     service.answers["OAuthService/IntrospectToken"] = lambda request: reply
-    done = status(service, tmp_path, KAGGLE_API_TOKEN=TOKEN)
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+    done = status(KAGGLE_API_TOKEN=TOKEN)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
     assert words in line
 
 
@@ -173,7 +183,16 @@ def test_an_old_client(service, tmp_path):
         "Metadata-Version: 2.1\nName: kaggle\nVersion: 1.6.17\n"
     )
     (old / "kaggle.py").write_text("raise SystemExit(1)\n")
-    done = status(service, tmp_path, PYTHONPATH=os.pathsep.join([str(old), str(SOURCES)]))
+    path = os.pathsep.join([str(old), str(SOURCES)])
+    done = subprocess.run(
+        [sys.executable, "-m", "humanpref.cli", "kaggle", "status"],
+        env=environment_of(service, tmp_path, PYTHONPATH=path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=CLIENT_TIMEOUT,
+        check=False,
+    )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("humanpref: kaggle 1.6.17: expected 1.8.4 or newer; pip install ")

@@ -20,18 +20,16 @@ def main(words: list[str] | None = None) -> int:
         prog="python -m humanpref.kaggle.acceptance",
         description="Check on a GPU what the project says about GPUs.",
     )
+    add = parser.add_argument
     text = "tiny models, to try the checks themselves, with or without a GPU; nothing is timed"
-    parser.add_argument("--quick", action="store_true", help=text)
+    add("--quick", action="store_true", help=text)
     text = "pretrained backbones to check the precision with, too (default: random weights only)"
-    parser.add_argument("--weights", type=Path, nargs="+", default=[], metavar="FOLDER", help=text)
-    text = "only these checks: %(choices)s"
-    parser.add_argument("--only", nargs="+", metavar="CHECK", choices=CHECKS, help=text)
+    add("--weights", type=Path, nargs="+", default=[], metavar="FOLDER", help=text)
+    add("--only", nargs="+", metavar="CHECK", choices=CHECKS, help="only these checks: %(choices)s")
     text = "time limit of all checks in seconds (default %(default).0f)"
-    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=text)
-    text = "also write the rows as JSON"
-    parser.add_argument("--json", type=Path, metavar="FILE", help=text)
-    text = "also write the table to a file"
-    parser.add_argument("--table", type=Path, metavar="FILE", help=text)
+    add("--seconds", type=float, default=SECONDS, metavar="S", help=text)
+    add("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    add("--table", type=Path, metavar="FILE", help="also write the table to a file")
     options = parser.parse_args(words)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")

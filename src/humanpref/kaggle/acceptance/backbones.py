@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from humanpref.config import Config
 from humanpref.files import read_json, write_json
 from humanpref.models.scratch import train_tokenizer
-from humanpref.schema import InputError
 from humanpref.training.shapes import published_sizes
 
 DEBERTA = {
@@ -30,12 +29,17 @@ QUICK = {
     "num_attention_heads": 4,
     "intermediate_size": 128,
     "vocab_size": 600,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "position_buckets": 16,
+    "embedding_size": 32,
 }
+"""Sizes of tiny models, of which each kind of backbone has some."""
 
 
 def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
-    """Return a transformers configuration in a backbone's published sizes; a stack of its first
-    layers if it has billions of weights.
+    """Return a transformers configuration in a backbone's published sizes, which must be known; a
+    stack of its first layers if it has billions of weights.
 
     Parameters
     ----------
@@ -45,22 +49,12 @@ def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
         Whether to return a tiny one of the same kind.
     **changes
         Other settings, for example the dropout.
-
-    Raises
-    ------
-    InputError
-        If its sizes are unknown.
     """
-    sizes = published_sizes(name)
-    if sizes is None:
-        raise InputError(f"backbone {name}: its sizes are unknown here")
-    sizes = dict(sizes)
+    sizes = dict(published_sizes(name))
     if sizes["hidden_size"] > 3_000:
         sizes["num_hidden_layers"] = STACK
     if quick:
-        tiny = {**QUICK, "num_key_value_heads": 2, "head_dim": 16, "position_buckets": 16}
-        tiny["embedding_size"] = 32
-        sizes |= {key: value for key, value in tiny.items() if key in {*QUICK, *sizes}}
+        sizes |= {key: QUICK[key] for key in QUICK.keys() & sizes.keys()}
     kind = sizes.pop("model_type")
     extra = DEBERTA if kind == "deberta-v2" else {}
     return AutoConfig.for_model(kind, **{**sizes, **extra, **changes})
@@ -68,7 +62,7 @@ def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
 
 def layers_of(name: str) -> str:
     """Return a note if `configuration` cuts the backbone's layers, else ""."""
-    layers = (published_sizes(name) or {}).get("num_hidden_layers", 0)
+    layers = published_sizes(name)["num_hidden_layers"]
     kept = configuration(name).num_hidden_layers
     return "" if kept == layers else f", {kept} of {layers} layers"
 

@@ -1,7 +1,6 @@
 """What a check is given and what it returns, and the device on which it runs."""
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 
 from humanpref.arena import make_arena
 from humanpref.config import Config, load_config
@@ -87,15 +87,11 @@ def precisions() -> list[str]:
 @contextlib.contextmanager
 def on_the_cpu() -> Iterator[None]:
     """Compute on the CPU, in float32."""
-    before = os.environ.get("ACCELERATE_USE_CPU")
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        yield
+        with patch_environment(accelerate_use_cpu="true"):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            yield
     finally:
-        del os.environ["ACCELERATE_USE_CPU"]
-        if before is not None:
-            os.environ["ACCELERATE_USE_CPU"] = before
         AcceleratorState._reset_state(reset_partial_state=True)
 
 

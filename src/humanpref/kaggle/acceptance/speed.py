@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,7 +70,15 @@ def _times(setting: Setting, case: str, work: Workload, card: Device) -> Iterato
         sample, _, _ = _modeled(work, 256, card)
         number = int(np.clip(SECONDS / sample * 256, number, 2_000))
     training, reading, texts = _modeled(work, number, card)
-    rows = work.rows(texts)
+    rows, hours = work.rows(texts), ROWS / number / 3_600
+
+    def row(check: str, seconds: float, modeled: float, *facts: str) -> Row:
+        ratio = seconds / modeled
+        measured = ", ".join([*facts, f"roofline {modeled * hours:.2g} h (x {ratio:.2f})"])
+        expected = f"1/{FACTOR} to {FACTOR} times the roofline's time"
+        passed = bool(1 / FACTOR <= ratio <= FACTOR)
+        return Row(check, case, measured, expected, passed if setting.judged else None)
+
     report = work.train(rows)
     seconds, shape = report["seconds"], shape_of(config.model.backbone)
     # A frozen backbone computes no gradients of its weights.
@@ -78,23 +87,24 @@ def _times(setting: Setting, case: str, work: Workload, card: Device) -> Iterato
     facts = [
         f"{report['tokens'] / seconds:,.0f} tokens/s",
         f"{reached / card.flops:.0%} of the product's speed",
-        f"{_hours(seconds, number)} h for {ROWS:,} rows",
+        f"{seconds * hours:.2g} h for {ROWS:,} rows",
     ]
     if report["skipped_steps"]:
         facts.append(f"{report['skipped_steps']} of {report['steps']} steps skipped")
-    yield _timed(setting, "training", case, seconds, training, number, facts)
+    yield row("training", seconds, training, *facts)
 
     options = config.inference
-    predict = lambda: predict_logits(  # noqa: E731
-        work.module, rows, rows.lengths, options.batch_tokens, options.precision
+    predict = partial(
+        predict_logits, work.module, rows, rows.lengths, options.batch_tokens, options.precision
     )
     predict()
     start = time.perf_counter()
     outputs = predict()
     seconds = time.perf_counter() - start
-    facts = [f"{report['tokens'] / seconds:,.0f} tokens/s"]
-    facts += [] if np.isfinite(outputs).all() else ["outputs are not finite"]
-    yield _timed(setting, "inference", case, seconds, reading, number, facts)
+    fact = f"{report['tokens'] / seconds:,.0f} tokens/s"
+    if not np.isfinite(outputs).all():
+        fact, seconds = "outputs are not finite", np.nan
+    yield row("inference", seconds, reading, fact)
 
 
 def _modeled(work: Workload, number: int, card: Device) -> tuple[float, float, np.ndarray]:
@@ -111,23 +121,3 @@ def _modeled(work: Workload, number: int, card: Device) -> tuple[float, float, n
     # DPO's reference reads the rows before the first step.
     training = found.train[1] - (reading if config.family == "dpo" else 0.0)
     return 3_600 * training, 3_600 * reading, texts
-
-
-def _timed(
-    setting: Setting,
-    check: str,
-    case: str,
-    seconds: float,
-    modeled: float,
-    number: int,
-    facts: list[str],
-) -> Row:
-    ratio = seconds / modeled
-    facts = [*facts, f"roofline {_hours(modeled, number)} h (x {ratio:.2f})"]
-    passed = 1 / FACTOR <= ratio <= FACTOR and not any("not finite" in fact for fact in facts)
-    expected = f"1/{FACTOR} to {FACTOR} times the roofline's time"
-    return Row(check, case, ", ".join(facts), expected, passed if setting.judged else None)
-
-
-def _hours(seconds: float, number: int) -> str:
-    return f"{seconds / number * ROWS / 3_600:.2g}"

@@ -31,15 +31,20 @@ PLAIN = (
     "training.epochs=1",
     "training.accumulation=1",
     "training.warmup=0",
-    "inference.swap_average=false",
 )
-"""Settings with which a preset's run is one pass over its rows."""
+ONE_ORDER = ("training.swap_augmentation=false", "inference.swap_average=false")
 BY_FAMILY = {
-    "encoder": ("model.offset=none", "training.swap_augmentation=false"),
-    "decoder": ("model.quantisation=none", "training.swap_augmentation=false"),
+    "encoder": (*ONE_ORDER, "model.offset=none"),
+    "decoder": (*ONE_ORDER, "model.quantisation=none"),
     "dpo": ("training.ties=davidson", "training.link_fraction=0", "training.batch_size=4"),
 }
-QUICK = ("model.max_length=64", "model.system_prompt=")
+"""Settings with which a preset's run is one pass over its rows: for every family, and by family."""
+QUICK = {
+    "encoder": (),
+    "decoder": ("model.system_prompt=", "model.question=Which?"),
+    "dpo": ("model.system_prompt=",),
+}
+"""Settings that leave room for the texts in a short sequence."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,11 @@ class Workload:
             reference = np.zeros((len(texts), 2), dtype=np.float32)
             columns = {"responses": response_tokens}
             return TokenRows(sequences, 0, columns, ("responses",), {"reference": reference})
-        columns = {"parts": lambda sequence: sequence.parts} if config.family == "encoder" else {}
-        if config.family == "encoder" and self.module.backbone.config.type_vocab_size > 1:
-            columns["token_type_ids"] = lambda sequence: sequence.types
+        columns = {}
+        if config.family == "encoder":
+            columns["parts"] = lambda sequence: sequence.parts
+            if self.module.backbone.config.type_vocab_size > 1:
+                columns["token_type_ids"] = lambda sequence: sequence.types
         return TokenRows(sequences, 0, columns)
 
     def train(self, rows: TokenRows, **changes: Any) -> dict[str, Any]:
@@ -116,11 +123,9 @@ def preset_config(preset: str, folder: Path, quick: bool = False, *overrides: st
     plain = load_config(preset)
     family = plain.family
     configuration(plain.model.backbone, quick).save_pretrained(folder)
-    settings = [f"model.backbone={folder}", *BY_FAMILY[family]]
-    settings += [text for text in PLAIN if family != "dpo" or "swap_average" not in text]
+    settings = [f"model.backbone={folder}", *PLAIN, *BY_FAMILY[family]]
     if quick:
-        settings += [text for text in QUICK if family != "encoder" or "system_prompt" not in text]
-        settings += ["model.question=Which?"] if family == "decoder" else []
+        settings += ["model.max_length=64", *QUICK[family]]
     return load_config(preset, None, [*settings, *overrides])
 
 

@@ -13,31 +13,32 @@ The owner is `INSERT_USERNAME` everywhere; a push fills in the user name as it u
 checkout, artifacts and options produce the same bytes.
 """
 
+import itertools
 import logging
 import os
 import shutil
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from humanpref.config.gpu import uses_gpu
+from humanpref.config.loading import read_toml
 from humanpref.extras import install_line
-from humanpref.files import read_json, temporary_folder, write_whole
+from humanpref.files import read_json, sha256, temporary_folder, write_whole
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
     read_metadata,
-    read_text,
     stage_kernel,
     write_metadata,
 )
-from humanpref.kaggle.bundle.stage import stage_dataset
+from humanpref.kaggle.bundle.stage import configs_of, stage_dataset
 from humanpref.kaggle.competitions import DEFAULT
-from humanpref.kaggle.contract import MARKER, KernelRun
-from humanpref.runs.artifact import FACTS_FILE, Artifact
+from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER, KernelRun
+from humanpref.models.bases import BASE_FILE
+from humanpref.runs.artifact import Artifact
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,11 @@ def bundle(
     project : Path
         The checkout; see `humanpref.kaggle.bundle.checkout.find_project`.
     out : Path
-        The bundle's folder. An earlier bundle there is replaced, except for its weights.
+        The bundle's folder. An earlier bundle there is replaced, except for its weights, which a
+        run that needs the same ones continues to use.
     run : KernelRun
-        The run that the kernels are built for; without a preset there is no training kernel.
+        The run that the kernels are built for; without a preset there is no training kernel, and
+        at least one artifact is needed.
     artifacts : sequence of Path
         Artifacts to predict with, in addition to the training kernel's if there is one.
     nltk_data : sequence of Path, optional
@@ -91,9 +94,10 @@ def bundle(
     """
     if out.exists():
         check_is_bundle(out)
-    if not (run.preset or artifacts):
-        raise InputError("bundle: nothing to predict with; name a preset to train, or an artifact")
-    if run.pretrained and not run.backbone:
+    weights = None if run.backbone else earlier_weights(out, run, artifacts)
+    if weights:
+        logger.info("%s: keeps the weights %s of the earlier bundle", out, weights["source"])
+    elif run.pretrained and not run.backbone:
         logger.warning(
             "preset %s needs a backbone's weights; next run: humanpref kaggle weights FOLDER",
             run.preset,
@@ -110,19 +114,20 @@ def bundle(
             new / DATASET_FOLDER, project, run, artifacts, nltk_data or (), image
         )
         write_metadata(dataset / DATASET_METADATA, read_metadata(project / DATASET_METADATA))
+        trained, used = read_metadata(project / KERNELS["train"])["id"], uses_gpus(dataset, run)
         for name in kernels_of(run):
             stage_kernel(project / KERNELS[name], new / name)
             path = new / name / KERNEL_METADATA
             metadata = mounting(read_metadata(path), run.competition)
-            if not uses_gpus(dataset, run)[name]:
-                metadata = metadata | {"enable_gpu": False}
+            if not used[name]:
+                metadata["enable_gpu"] = False
                 metadata.pop("machine_shape", None)
+            if not run.preset:
+                sources = metadata.get("kernel_sources", [])
+                metadata["kernel_sources"] = [each for each in sources if each != trained]
             write_metadata(path, metadata)
-        if not run.preset:
-            trained = read_metadata(project / KERNELS["train"])["id"]
-            metadata = read_metadata(new / "infer" / KERNEL_METADATA)
-            sources = [source for source in metadata.get("kernel_sources", []) if source != trained]
-            write_metadata(new / "infer" / KERNEL_METADATA, metadata | {"kernel_sources": sources})
+        if weights:
+            use_weights(new, **weights)
         out.mkdir(exist_ok=True)
         for name in (DATASET_FOLDER, *KERNELS):
             shutil.rmtree(out / name, ignore_errors=True)
@@ -131,13 +136,39 @@ def bundle(
     return out
 
 
+def earlier_weights(
+    bundle: Path, run: KernelRun, artifacts: Sequence[Path]
+) -> dict[str, Any] | None:
+    """Return the weights that an earlier bundle in this folder uses, as arguments of `use_weights`,
+    if the run needs the same ones; otherwise, None."""
+    if not bundle.exists():
+        return None
+    try:
+        earlier = read_run(bundle / DATASET_FOLDER)
+    except InputError:  # of a different version of humanpref
+        return None
+    leaves = [leaf for path in artifacts for leaf in Artifact.load(path).ensemble.leaves()]
+    needs = run.pretrained or any((leaf.folder / BASE_FILE).is_file() for leaf in leaves)
+    if not (needs and earlier.backbone) or run.pretrained != earlier.pretrained:
+        return None
+    found = {"backbone": earlier.backbone, "manifest": earlier.backbone_manifest}
+    packed = bundle / earlier.backbone / WEIGHTS_MARKER
+    if packed.is_file() and sha256(packed) == earlier.backbone_manifest:
+        source = read_metadata(packed.with_name(DATASET_METADATA))["id"]
+        return {"kind": "dataset", "source": source, **found}
+    for source in read_metadata(bundle / "infer" / KERNEL_METADATA).get("model_sources", ()):
+        if _mounted_name(source) == earlier.backbone:
+            return {"kind": "model", "source": source, **found}
+    return None
+
+
 def uses_gpus(dataset: Path, run: KernelRun) -> dict[str, bool]:
     """Return, for each kernel, whether any model that it trains, or predicts with, uses a GPU.
     `dataset` is the staged dataset, with its artifacts."""
-    trained = run.config is not None and uses_gpu(run.config)
-    artifacts = [path.parent for path in (dataset / "artifacts").glob(f"*/{FACTS_FILE}")]
-    leaves = [leaf for folder in artifacts for leaf in Artifact.load(folder).ensemble.leaves()]
-    return {"train": trained, "infer": trained or any(leaf.uses_gpu for leaf in leaves)}
+    config = run.config
+    trained = config is not None and uses_gpu(config)
+    configs = itertools.chain(*configs_of(dataset, run).values())
+    return {"train": trained, "infer": any(map(uses_gpu, configs))}
 
 
 def mounting(metadata: dict[str, Any], competition: str) -> dict[str, Any]:
@@ -200,7 +231,11 @@ def use_weights(bundle: Path, kind: str, source: str, backbone: str, manifest: s
 def name_weights(source: str, bundle: Path) -> None:
     """Make the bundle's kernels use a model hosted on Kaggle, named
     `owner/model/framework/variation/VERSION`."""
-    use_weights(bundle, "model", source, "/".join(source.split("/")[1:4]))
+    use_weights(bundle, "model", source, _mounted_name(source))
+
+
+def _mounted_name(source: str) -> str:
+    return "/".join(source.split("/")[1:4])
 
 
 def check_is_bundle(bundle: Path) -> None:
@@ -220,8 +255,4 @@ def read_run(dataset: Path) -> KernelRun:
     InputError
         If it is missing or cannot be used.
     """
-    path = dataset / "run.toml"
-    try:
-        return KernelRun.from_dict(tomllib.loads(read_text(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: expected TOML ({error})") from None
+    return KernelRun.from_dict(read_toml(dataset / "run.toml"))

@@ -63,19 +63,24 @@ def build_wheel(project: Path, out: Path) -> Path:
                 copy_clean(path, source / path.name)
             elif path.exists():
                 shutil.copy(path, source)
-        command = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps"]
-        command += ["--no-build-isolation", "--disable-pip-version-check"]
-        command += ["--wheel-dir", str(built), str(source)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode != 0:
-            logger.error("%s", done.stdout)
+        offline = ("--no-index", "--no-deps", "--no-build-isolation")
+        if code := pip("wheel", *offline, "--wheel-dir", str(built), str(source)):
             raise InputError(
-                f"{project}: the wheel cannot be built; pip exited with code {done.returncode} "
-                "(its output is above)"
+                f"{project}: the wheel cannot be built; pip exited with code {code} (its output is "
+                "above)"
             )
         (wheel,) = built.glob("humanpref-*.whl")
         out.mkdir(parents=True, exist_ok=True)
         return normalize_wheel(wheel, out / wheel.name)
+
+
+def pip(*arguments: str) -> int:
+    """Run pip and return its exit code; log its output if it fails."""
+    command = [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        logger.error("%s", done.stdout)
+    return done.returncode
 
 
 def normalize_wheel(wheel: Path, target: Path) -> Path:

@@ -32,11 +32,8 @@ _OLD_NAMES = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manyli
 
 @dataclass(frozen=True)
 class Image:
-    """A `pip freeze` of Kaggle's image: its file, its date (`unknown` if the file has none), and
-    the version of each distribution by canonical name."""
+    """A `pip freeze` of Kaggle's image: the version of each distribution by canonical name."""
 
-    path: Path
-    date: str
     versions: dict[str, Version]
 
     def version(self, name: str) -> Version | None:
@@ -82,8 +79,7 @@ def environment(python: str) -> dict[str, str]:
 
 
 def read_image(path: Path) -> Image:
-    """Read a `pip freeze` of the image: `name==version` lines, and the date from a `# Date: …`
-    line.
+    """Read a `pip freeze` of the image, `name==version` lines; all other lines are ignored.
 
     Raises
     ------
@@ -102,8 +98,7 @@ def read_image(path: Path) -> Image:
             f"{path}: has no name==version line; expected the output of `pip freeze` in a Kaggle "
             "notebook"
         )
-    date = re.search(r"^# Date: (.+)$", text, re.MULTILINE)
-    return Image(path, date[1].strip() if date else "unknown", versions)
+    return Image(versions)
 
 
 def is_newer(version: str, other: str) -> bool:

@@ -77,8 +77,6 @@ def upload_faults(folder: Path) -> dict[str, str]:
 def _upload_fault(path: Path) -> str | None:
     if path.is_symlink():
         return "a link; replace it with the file itself"
-    if path.name == "__pycache__" or path.suffix in (".egg-info", ".pyc"):
-        return "left there by a tool; remove it"
     if not path.is_file():
         return None
     if path.stat().st_size == 0:

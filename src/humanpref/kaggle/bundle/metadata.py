@@ -41,9 +41,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the file cannot be read or does not hold a JSON object.
+        If the file cannot be read, repeats a key, or does not hold a JSON object.
     """
-    metadata = read_json(path)
+    metadata = read_json(path, unique_keys=True)
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: expected a JSON object, got {metadata!r:.80}")
     return metadata

@@ -5,11 +5,9 @@ missing or misspelled, and exits with code 0 even when it has created a second k
 updating the intended one.
 """
 
-import codecs
 import difflib
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,14 @@ from humanpref.kaggle.bundle.metadata import fill_manifest, read_code, read_meta
 from humanpref.kaggle.bundle.sources import KINDS, OWNER, SLUG, is_source
 from humanpref.schema import InputError
 
-COMMON_KEYS = ("id", "id_no", "title", "keywords")
 KERNEL_KEYS = (
-    *COMMON_KEYS,
-    *("code_file", "language", "kernel_type", "docker_image", "docker_image_pinning_type"),
+    *("id", "id_no", "title", "keywords", "code_file", "language", "kernel_type"),
+    *("docker_image", "docker_image_pinning_type"),
     *("is_private", "enable_gpu", "enable_tpu", "enable_internet", "machine_shape"),
     *(f"{kind}_sources" for kind in KINDS),
 )
-DATASET_KEYS = (*COMMON_KEYS, "subtitle", "description", "licenses", "resources")
-"""The keys that the client reads from each file; it ignores all others."""
+DATASET_KEYS = ("id", "title", "keywords", "subtitle", "description", "licenses")
+"""The keys of each file that a push sends; it ignores all others."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Metadata:
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
     def check_keys(self, known: tuple[str, ...]) -> None:
-        """Add a finding for each key that the client does not read."""
+        """Add a finding for each key that a push does not send."""
         for key in self.values.keys() - set(known):
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "remove it"
@@ -113,8 +110,9 @@ def check_kernel(path: Path) -> Metadata:
     InputError
         If the file cannot be read, or python-slugify is missing.
     """
-    file = _read(path, KERNEL_KEYS)
+    file = Metadata(path, read_metadata(path))
     values = file.values
+    file.check_keys(KERNEL_KEYS)
     title, slug = file.check_text("title", 5, 50), file.check_id(5)
     if title and slug and (becomes := _slugify(title)) != slug:
         file.add(
@@ -125,10 +123,10 @@ def check_kernel(path: Path) -> Metadata:
     file.check_value("language", '"python"')
     file.check_value("kernel_type", '"script"', '"notebook"')
     file.check_value("docker_image_pinning_type", '"original"', '"latest"', "null")
-    for key in ("is_private", "enable_gpu", "enable_tpu"):
+    for key in ("is_private", "enable_gpu"):
         file.check_value(key, "true", "false", "null")
-    if values.get("enable_tpu") is True:
-        file.add("enable_tpu", "no model of this package uses a TPU; set it to false")
+    why = "; no model of this package uses a TPU"
+    file.check_value("enable_tpu", "false", "null", why=why)
     why = "; Kaggle's default is true, and the competition refuses a kernel with internet"
     file.check_value("enable_internet", "false", why=why)
     if values.get("is_private") is False:
@@ -161,19 +159,13 @@ def check_dataset(path: Path) -> Metadata:
     InputError
         If the file cannot be read.
     """
-    file = _read(path, DATASET_KEYS)
-    if not path.read_bytes().isascii():
-        file.add("", "not ASCII, and the client reads it in the machine's encoding; use \\uXXXX")
+    file = Metadata(path, read_metadata(path))
+    file.check_keys(DATASET_KEYS)
     file.check_id(6)
     file.check_text("title", 6, 50)
     if "subtitle" in file.values:
         file.check_text("subtitle", 20, 80)
     file.check_texts("keywords")
-    resources = file.values.get("resources", [])
-    for entry in resources if isinstance(resources, list) else [resources]:
-        name = entry.get("path") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not (path.parent / name).exists():
-            file.add("resources", f"expected files in the dataset's folder, got {name!r}")
     match file.values.get("licenses"):
         case [{"name": str(name)}] if name.lower() != "mit":
             pass
@@ -186,24 +178,6 @@ def check_dataset(path: Path) -> Metadata:
     return file
 
 
-def _read(path: Path, known: tuple[str, ...]) -> Metadata:
-    """Read a metadata file; add findings about the file itself and its keys."""
-    file = Metadata(path, read_metadata(path))
-    content = path.read_bytes()
-    if content.startswith(codecs.BOM_UTF8):
-        file.add("", "starts with a byte order mark, on which the client fails; remove it")
-
-    def repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        for key, count in Counter(key for key, _ in pairs).items():
-            if count > 1:
-                file.add(key, "appears more than once, and only the last value counts")
-        return dict(pairs)
-
-    json.loads(content.decode("utf-8-sig"), object_pairs_hook=repeated)
-    file.check_keys(known)
-    return file
-
-
 def _code_fault(path: Path, values: dict[str, Any]) -> str | None:
     """Return the first fault in a kernel's code, or None."""
     code_file, kind = values.get("code_file"), values.get("kernel_type")
@@ -211,14 +185,8 @@ def _code_fault(path: Path, values: dict[str, Any]) -> str | None:
         code = read_code(path.parent, code_file)
         if not code_file.endswith({"script": ".py", "notebook": ".ipynb"}.get(kind, "")):
             return f"{code_file!r} is not a {kind}; name another file, or change kernel_type"
-        if code.startswith("\ufeff"):
-            return f"{code_file!r} starts with a byte order mark; save it without one"
-        if kind == "notebook":
-            notebook = json.loads(code)
-            if not notebook["metadata"]["kernelspec"]["name"]:
-                raise ValueError("no kernelspec")
-            if not any(cell["cell_type"] == "code" for cell in notebook["cells"]):
-                return f"{code_file!r} has no code cell; rebuild it (make kernels)"
+        if kind == "notebook" and not json.loads(code)["metadata"]["kernelspec"]["name"]:
+            raise ValueError("no kernelspec")
         fill_manifest(code, "")
     except InputError as error:
         return str(error)

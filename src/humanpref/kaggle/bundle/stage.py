@@ -1,26 +1,27 @@
 """Stage the wheel dataset: the files that both kernels install and read."""
 
 import itertools
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import humanpref
 from humanpref.config import Config
 from humanpref.config.gpu import trained_models
-from humanpref.files import sha256, write_whole
+from humanpref.files import write_whole
 from humanpref.kaggle.bundle import wheels
 from humanpref.kaggle.bundle.checkout import build_wheel
-from humanpref.kaggle.bundle.image import IMAGE, PYTHONS, is_newer, read_image
+from humanpref.kaggle.bundle.image import IMAGE, is_newer, read_image
 from humanpref.kaggle.bundle.manifest import write_manifest
-from humanpref.kaggle.competitions import Competition
 from humanpref.kaggle.contract import MARKER, KernelRun, check_classes
 from humanpref.models import extras_of, libraries_of
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.artifact_files import FACTS_FILE
+from humanpref.runs.artifact_files import FACTS_FILE, copy_files
 from humanpref.schema import InputError
+
+logger = logging.getLogger(__name__)
 
 # The NLTK data that `humanpref.text` reads: the English files of each resource.
 _NLTK_DATA = {
@@ -44,7 +45,7 @@ def stage_dataset(
     Parameters
     ----------
     folder : Path
-        A new or empty folder.
+        A new folder.
     project : Path
         The checkout; see `humanpref.kaggle.bundle.checkout.find_project`.
     run : KernelRun
@@ -64,16 +65,21 @@ def stage_dataset(
     Raises
     ------
     InputError
-        If a wheel cannot be built, fetched or installed in the image, or if a file is unsuitable
-        for upload.
+        If a wheel cannot be built, fetched or installed in the image, a file is unsuitable for
+        upload, two artifacts have the same name, or one has no ties and the competition has.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise InputError(f"{folder}: expected an empty folder to stage the dataset in")
+    folder.mkdir()
     freeze = read_image(image or project / "wheels" / IMAGE)
-    names = artifact_names(artifacts, run.rules)
-    for artifact, name in zip(artifacts, names, strict=True):
-        Artifact.load(artifact).copy(folder / "artifacts" / name)
+    for path in artifacts:
+        artifact, copy = Artifact.load(path), folder / "artifacts" / path.resolve().name
+        check_classes(path, artifact.classes, run.rules)
+        if copy.exists():
+            raise InputError(
+                f"{path}: another artifact is also named {copy.name}; rename one of them"
+            )
+        artifact.copy(copy)
+        if artifact.shortfall:
+            logger.warning("%s: %s", path, artifact.shortfall)
     if nltk_data:
         _copy_nltk(nltk_data, folder / "nltk_data")
     with write_whole(folder / "run.toml") as file:
@@ -87,13 +93,9 @@ def stage_dataset(
     bundled = [ours, *vendored]
     faults = wheels.closure_faults(bundled, freeze, extras)
     facts = {
-        "version": humanpref.__version__,
         "wheels": {wheel.name: str(wheel.version) for wheel in bundled},
         "image": {
-            "date": freeze.date,
-            "sha256": sha256(freeze.path),
-            "python": list(PYTHONS),
-            "versions": {name: str(version) for name, version in sorted(freeze.versions.items())},
+            "versions": {name: str(version) for name, version in sorted(freeze.versions.items())}
         },
     }
     faults += [f"{name}: {fault}" for name, fault in version_faults(folder, facts).items()]
@@ -107,10 +109,16 @@ def configs_of(dataset: Path, run: KernelRun) -> dict[str, list[Config]]:
     `artifact NAME`."""
     config = run.config
     found = {f"preset {run.preset}": trained_models(config)} if config else {}
-    for path in sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}")):
-        leaves = Artifact.load(path.parent).ensemble.leaves()
-        found[f"artifact {path.parent.name}"] = [leaf.config for leaf in leaves]
+    for artifact in staged_artifacts(dataset):
+        leaves = artifact.ensemble.leaves()
+        found[f"artifact {artifact.folder.name}"] = [leaf.config for leaf in leaves]
     return found
+
+
+def staged_artifacts(dataset: Path) -> list[Artifact]:
+    """Return the dataset's artifacts, by name."""
+    paths = sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}"))
+    return [Artifact.load(path.parent) for path in paths]
 
 
 def library_faults(dataset: Path, run: KernelRun, facts: dict[str, Any]) -> list[str]:
@@ -143,36 +151,16 @@ def version_faults(dataset: Path, facts: dict[str, Any]) -> dict[str, str]:
         The faults, by the name of the artifact's file. The version of torch does not matter, since
         only tensors are saved.
     """
-    faults = {}
-    for path in sorted(dataset.glob(f"artifacts/*/{FACTS_FILE}")):
-        versions = facts["image"]["versions"] | facts["wheels"]
-        for name, version in sorted(Artifact.load(path.parent).written_by):
+    faults, versions = {}, facts["image"]["versions"] | facts["wheels"]
+    for artifact in staged_artifacts(dataset):
+        for name, version in sorted(artifact.written_by):
             if name in versions and is_newer(version, versions[name]):
-                faults[path.relative_to(dataset).as_posix()] = (
+                faults[f"artifacts/{artifact.folder.name}/{FACTS_FILE}"] = (
                     f"written by {name} {version}, but the image has {versions[name]}; train with "
                     "the image's versions (constraints.txt), or name a newer freeze (bundle "
                     "--image)"
                 )
     return faults
-
-
-def artifact_names(artifacts: Sequence[Path], competition: Competition) -> list[str]:
-    """Return the artifacts' folder names in the dataset.
-
-    Raises
-    ------
-    InputError
-        If one is not an artifact, two have the same name, or one has no ties and the competition
-        has.
-    """
-    names = []
-    for path in artifacts:
-        check_classes(path, Artifact.load(path).classes, competition)
-        name = path.resolve().name
-        if name in names:
-            raise InputError(f"{path}: another artifact is also named {name}; rename one of them")
-        names.append(name)
-    return names
 
 
 def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
@@ -181,11 +169,9 @@ def _copy_nltk(sources: Sequence[Path], target: Path) -> None:
     for resource, patterns in _NLTK_DATA.items():
         with tempfile.TemporaryDirectory() as temporary:
             unpacked = _find_nltk(resource, sources, Path(temporary))
-            for path in (path for pattern in patterns for path in unpacked.glob(pattern)):
-                if path.stat().st_size:
-                    copy = target / resource / path.relative_to(unpacked)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(path, copy)
+            found = (path for pattern in patterns for path in unpacked.glob(pattern))
+            names = [str(path.relative_to(unpacked)) for path in found if path.stat().st_size]
+            copy_files(unpacked, target / resource, names)
 
 
 def _find_nltk(resource: str, sources: Sequence[Path], temporary: Path) -> Path:

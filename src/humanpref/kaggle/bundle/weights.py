@@ -12,6 +12,7 @@ from humanpref.kaggle.bundle.assemble import check_is_bundle, use_weights
 from humanpref.kaggle.bundle.manifest import write_manifest
 from humanpref.kaggle.bundle.metadata import DATASET_METADATA, OWNER_PLACEHOLDER, write_metadata
 from humanpref.kaggle.contract import WEIGHTS_MARKER
+from humanpref.runs.artifact_files import copy_files
 from humanpref.schema import InputError
 
 try:
@@ -74,7 +75,7 @@ def pack_weights(source: str | Path, bundle: Path) -> Path:
         new = temporary / slug
         _copy(folder, new)
         _check_same(folder, new)
-        write_manifest(new, WEIGHTS_MARKER, {"name": slug})
+        write_manifest(new, WEIGHTS_MARKER, {})
         metadata = {
             "id": f"{OWNER_PLACEHOLDER}/{slug}",
             "title": slug.replace("-", " "),
@@ -109,10 +110,7 @@ def _copy(source: Path, target: Path) -> None:
             convert(weights, inside / "model.safetensors")
         else:
             files.update(weights)
-    for path in filter(Path.is_file, files):
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+    copy_files(source, target, [str(path.relative_to(source)) for path in files if path.is_file()])
 
 
 def _check_same(source: Path, packed: Path) -> None:

@@ -10,8 +10,6 @@ of those it contains.
 import email.parser
 import logging
 import re
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +23,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from humanpref.files import sha256, write_whole
-from humanpref.kaggle.bundle.checkout import build_wheel
+from humanpref.kaggle.bundle.checkout import build_wheel, pip
 from humanpref.kaggle.bundle.image import (
     GLIBC,
     IMAGE,
@@ -97,9 +95,9 @@ def read_wheel(path: Path) -> Wheel:
     return Wheel(path, name, version, tags, requires, requires_python)
 
 
-def read_lock(path: Path) -> dict[str, str]:
-    """Read the lock. Return a dictionary from each wheel's SHA-256 to its requirement,
-    `name==version`.
+def read_lock(path: Path) -> dict[str, set[str]]:
+    """Read the lock. Return the SHA-256 of each wheel of a distribution, by the distribution's
+    requirement, `name==version`.
 
     Raises
     ------
@@ -111,7 +109,7 @@ def read_lock(path: Path) -> dict[str, str]:
     for line in filter(None, map(str.strip, text.splitlines())):
         if not re.fullmatch(r"[\w.-]+==\S+(\s+--hash=sha256:[0-9a-f]{64})+", line):
             raise InputError(f"{path}: expected name==version --hash=sha256:…, got {line[:80]!r}")
-        locked |= dict.fromkeys(re.findall("sha256:(.{64})", line), line.split()[0])
+        locked[line.split()[0]] = set(re.findall("sha256:(.{64})", line))
     return locked
 
 
@@ -154,8 +152,6 @@ def closure_faults(
         names = ", ".join(wheel.path.name for wheel in files)
         if name in PROTECTED:
             faults.append(f"{names}: would replace the image's {name}")
-        if len({wheel.version for wheel in files}) > 1:
-            faults.append(f"{names}: expected one version of {name}")
         for python in PYTHONS:
             if not any(wheel.fits(python) for wheel in files):
                 faults.append(
@@ -180,14 +176,9 @@ def unmet(
         The package's extras that the kernels need.
     """
     bundled = {wheel.name: wheel for wheel in wheels}
-    start = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in extras]
     for python in PYTHONS:
-        pending, done = list(start), set()
-        while pending:
-            wheel, extra = pending.pop()
-            if (wheel.path, extra) in done:
-                continue
-            done.add((wheel.path, extra))
+        installed = [(wheel, "") for wheel in wheels] + [(wheels[0], extra) for extra in extras]
+        for wheel, extra in installed:  # grows by the extras that a requirement names
             for requirement in wheel.requires:
                 marker = requirement.marker
                 if marker and not marker.evaluate({**environment(python), "extra": extra}):
@@ -196,7 +187,8 @@ def unmet(
                 version = image.version(name)
                 if name in bundled:
                     version, owner = bundled[name].version, "the bundle"
-                    pending += [(bundled[name], wanted) for wanted in requirement.extras]
+                    wanted = ((bundled[name], each) for each in sorted(requirement.extras))
+                    installed += [pair for pair in wanted if pair not in installed]
                 needs = f"{wheel.path.name}: needs {requirement.name}{requirement.specifier}"
                 if version is None:
                     yield requirement, f"{needs}, which neither the image nor the bundle has"
@@ -210,7 +202,8 @@ def fetch(folder: Path, ours: Wheel, image: Image, extras: Collection[str] = EXT
     Parameters
     ----------
     folder : Path
-        The folder that contains the lock; the wheels are kept there.
+        The folder that contains the lock; the wheels are kept there. A wheel with any other hash is
+        not used.
     ours : Wheel
         The package's own wheel.
     image : Image
@@ -226,26 +219,19 @@ def fetch(folder: Path, ours: Wheel, image: Image, extras: Collection[str] = EXT
     Raises
     ------
     InputError
-        If a wheel in the folder is not in the lock, or pip cannot fetch one with a locked hash.
+        If pip cannot fetch a wheel with a locked hash.
     """
     locked = read_lock(folder / LOCK)
-    vendored = {sha256(path): path for path in _vendored(folder)}
-    if strangers := [path.name for digest, path in vendored.items() if digest not in locked]:
-        raise InputError(
-            f"{', '.join(strangers)}: not in {LOCK}; remove it to fetch it again, or recreate the "
-            "lock (humanpref kaggle lock)"
-        )
-    pins: dict[str, set[str]] = {}
-    for digest, pin in locked.items():
-        pins.setdefault(canonicalize_name(pin.partition("==")[0]), set()).add(digest)
+    vendored = _vendored(folder)
+    pins = {canonicalize_name(pin.partition("==")[0]): pin for pin in locked}
     needed = [ours]
     # A fetched wheel can need further ones.
     while missing := _lacking(needed, image, extras) & pins.keys():
-        for name in sorted(missing):
-            if pins[name] - vendored.keys():
-                _fetch_pinned(folder, {digest: locked[digest] for digest in pins[name]})
-                vendored = {sha256(path): path for path in _vendored(folder)}
-            needed += [read_wheel(vendored[d]) for d in sorted(pins[name] & vendored.keys())]
+        for pin in (pins[name] for name in sorted(missing)):
+            if locked[pin] - vendored.keys():
+                _fetch_pinned(folder, pin, locked[pin])
+                vendored = _vendored(folder)
+            needed += [read_wheel(vendored[d]) for d in sorted(locked[pin] & vendored.keys())]
     return sorted(needed[1:], key=lambda wheel: wheel.path.name)
 
 
@@ -256,18 +242,19 @@ def _lacking(wheels: Sequence[Wheel], image: Image, extras: Collection[str]) -> 
     return names - {wheel.name for wheel in wheels}
 
 
-def _fetch_pinned(folder: Path, pins: dict[str, str]) -> None:
-    """Download one distribution's wheels, given its requirement by each hash."""
+def _fetch_pinned(folder: Path, pin: str, digests: set[str]) -> None:
+    """Download one distribution's wheels, given its requirement and their hashes."""
     with tempfile.TemporaryDirectory() as temporary:
         lines = Path(temporary, LOCK)
-        hashes = "".join(f" --hash=sha256:{digest}" for digest in sorted(pins))
-        lines.write_text(f"{next(iter(pins.values()))}{hashes}\n")
+        lines.write_text(pin + "".join(f" --hash=sha256:{each}" for each in sorted(digests)))
         for python in PYTHONS:
             download(python, folder, "--require-hashes", "--requirement", str(lines))
 
 
-def _vendored(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.whl")) if not path.name.startswith("humanpref-")]
+def _vendored(folder: Path) -> dict[str, Path]:
+    """Return the wheels in a folder by their SHA-256, except the package's own."""
+    paths = sorted({*folder.glob("*.whl")} - {*folder.glob("humanpref-*")})
+    return {sha256(path): path for path in paths}
 
 
 def remake_lock(project: Path, image: Path | None = None) -> list[Wheel]:
@@ -331,14 +318,10 @@ def download(python: str, target: Path, *what: str) -> None:
     InputError
         If pip finds no compatible wheel.
     """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--implementation", "cp", "--python-version", python]
+    binary = ("--no-deps", "--only-binary=:all:", "--implementation=cp")
     # Pass every platform name. Given only one, pip would pick ancient versions.
-    command += [f"--platform={platform}" for platform in platforms()]
-    command += ["--dest", str(target), *what]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        logger.error("%s", done.stdout)
+    image = [f"--python-version={python}", *(f"--platform={name}" for name in platforms())]
+    if pip("download", *binary, *image, "--dest", str(target), *what):
         raise InputError(
             f"pip found no wheel for the image's Python {python} (its output is above)"
         )

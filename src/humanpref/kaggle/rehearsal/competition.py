@@ -58,7 +58,8 @@ class Files:
     def repeat_test(self, rows: int) -> None:
         """Cut the test rows, or repeat them under new ids, so that there are `rows` of them."""
         ids = self.test[ID].astype(str).tolist()
-        unused = (text for text in map(str, itertools.count(1)) if text not in set(ids))
+        taken = set(ids)
+        unused = (text for text in map(str, itertools.count(1)) if text not in taken)
         self.test = self.test.iloc[np.arange(rows) % len(ids)].reset_index(drop=True)
         self.test[ID] = list(itertools.islice(itertools.chain(ids, unused), rows))
 
@@ -87,7 +88,11 @@ class Files:
         frames = {rules.train: self.train, rules.test: self.test, rules.sample: sample}
         for name, frame in frames.items():
             if name.endswith(".parquet"):
-                _write_parquet(folder / name, frame)
+                try:
+                    frame.to_parquet(folder / name, index=False)
+                except ImportError:
+                    line = install_line("parquet")
+                    raise InputError(f"{name}: Parquet needs pyarrow: {line}") from None
                 continue
             # Quote everything: csv would not quote a lone carriage return.
             style = {"lineterminator": "\n", "quoting": csv.QUOTE_ALL, "errors": "surrogatepass"}
@@ -143,13 +148,6 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the ids and the texts of the rows, each conversation as one text."""
     pairs = as_pairs(frame)
     return pairs[[ID]].assign(**{name: pairs[name].map("\n\n".join) for name in TEXT_COLUMNS})
-
-
-def _write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    try:
-        frame.to_parquet(path, index=False)
-    except ImportError:
-        raise InputError(f"{path.name}: Parquet needs pyarrow: {install_line('parquet')}") from None
 
 
 def _read_files(train: Path | None, test: Path | None, format: str | None) -> Files:

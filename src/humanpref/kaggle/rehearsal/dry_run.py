@@ -8,11 +8,11 @@ submission. It rehearses the commit run; with a fault, it also rehearses the hid
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from humanpref.config import load_config
+from humanpref.config import Config
 from humanpref.config.gpu import uses_gpu
 from humanpref.config.neural import LoopOptions
 from humanpref.files import temporary_folder, write_json
@@ -168,9 +168,9 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     competition = read_competition(options.train, options.test, options.format, rules)
     if options.test_rows is not None:
         competition.repeat_test(options.test_rows)
-    launches, uses_gpus = _uses(options)
+    launches, uses_gpus = _uses(options.artifacts, run.config)
     if options.gpus and launches:
-        competition.make_uneven(load_config(options.preset, None, options.overrides))
+        competition.make_uneven(run.config)
     if options.fault == "no-labels":
         competition.drop_labels()
     report = Report(
@@ -191,8 +191,6 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     with held(options.out), temporary_folder(scratch) as folder:
         competition.write(folder / "competition")
         dataset = stage_dataset(folder / "dataset", project, run, options.artifacts)
-        staged = ", ".join(sorted(path.name for path in dataset.iterdir()))
-        echo(f"[dry run] staged the dataset: {staged}")
         dataset_id = fill_owner(read_metadata(project / DATASET_METADATA), OWNER)["id"]
         sources = {
             ("competition", rules.slug): folder / "competition",
@@ -203,8 +201,7 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
             model = ("model", f"{OWNER}/{run.backbone}/transformers/default/1")
             sources[model] = Path(shutil.copytree(backbone, folder / "backbone"))
         memory = options.memory and round(options.memory * 2**30)
-        trains = not options.artifacts
-        kernels = Kernels(folder, sources, report, echo, memory, trains, rules.slug)
+        kernels = Kernels(folder, sources, report, echo, memory, trains=not options.artifacts)
         killed = options.fault == "killed-training"
         names = ["infer", "rerun"] if options.fault and not killed else ["infer"]
         if not options.artifacts:
@@ -228,10 +225,9 @@ def dry_run(options: DryRun, echo: Callable[[str], None] = print) -> Report:
     return report
 
 
-def _uses(options: DryRun) -> tuple[bool, bool]:
+def _uses(artifacts: Sequence[Path], config: Config) -> tuple[bool, bool]:
     """Return whether the training, and whether the inference, uses every GPU."""
-    if options.artifacts:
-        ensembles = [Artifact.load(folder).ensemble for folder in options.artifacts]
+    if artifacts:
+        ensembles = [Artifact.load(folder).ensemble for folder in artifacts]
         return False, any(leaf.uses_gpu for own in ensembles for leaf in own.leaves())
-    config = load_config(options.preset, None, options.overrides)
     return isinstance(config.training, LoopOptions), uses_gpu(config)

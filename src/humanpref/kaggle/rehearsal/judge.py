@@ -12,7 +12,7 @@ from humanpref.files import read_json
 from humanpref.kaggle.competitions import COMPETITIONS, WINNERS
 from humanpref.kaggle.rehearsal.report import HIDDEN_ROWS, TITLES, Report
 from humanpref.logloss import log_loss
-from humanpref.schema import ID, LABEL_COLUMNS
+from humanpref.schema import ID
 
 HIDDEN_HOURS = 9
 """The competition's time limit for the hidden rows."""
@@ -40,9 +40,8 @@ def judge_training(
     code, metrics = report.exit_codes[name], working / "artifact" / "metrics.json"
     text = log.read_text(encoding="utf-8")
     failures = {"no-labels": "", "killed-training": "SIGKILL"}
-    # A single model may be left for the resumed run.
-    shared = name != "train" or f"{report.gpus} processes" in text
-    if report.gpus and launches and not shared:
+    # A single model may be trained by all GPUs together, or be left for the resumed run.
+    if launches and name == "train" and f"{report.gpus} processes" not in text:
         _judge_gpus(name, text, report)
     if report.fault in failures and name == "train":
         last = text.rstrip().rpartition("\n")[2]
@@ -147,6 +146,6 @@ def _score(submission: Path, labels: pd.DataFrame, prior: list[float], report: R
         report.accuracy = float(((table[rules.submission[1]] == WINNERS[1]) == second).mean())
         report.prior_accuracy = float((second == (prior[1] > prior[0])).mean())
         return
-    probabilities = table[list(LABEL_COLUMNS)]
+    probabilities = table[list(rules.submission[1:])]
     report.log_loss = log_loss(truth, probabilities.to_numpy())
     report.prior_log_loss = log_loss(truth, np.tile(prior, (len(truth), 1)))

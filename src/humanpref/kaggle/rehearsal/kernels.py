@@ -12,7 +12,6 @@ from humanpref.files import read_json
 from humanpref.kaggle.bundle.assemble import mounting
 from humanpref.kaggle.bundle.metadata import fill_owner, kernel_code, read_metadata
 from humanpref.kaggle.bundle.sources import KINDS, mount_path
-from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.contract import MARKER
 from humanpref.kaggle.rehearsal import sandbox
 from humanpref.kaggle.rehearsal.environment import add_distribution, make_environment
@@ -50,8 +49,6 @@ class Kernels:
         Memory limit of each process in bytes.
     trains : bool
         Whether the training kernel runs; otherwise artifacts replace its output.
-    competition : str
-        The slug of the competition that is mounted.
     """
 
     folder: Path
@@ -60,7 +57,6 @@ class Kernels:
     echo: Callable[[str], None]
     memory: int | None = None
     trains: bool = True
-    competition: str = DEFAULT
 
     def run(self, name: str, metadata_path: Path) -> Path:
         """Run one kernel; return its `/kaggle/working`.
@@ -73,7 +69,7 @@ class Kernels:
             The kernel's kernel-metadata.json.
         """
         report = self.report
-        metadata = mounting(read_metadata(metadata_path), self.competition)
+        metadata = mounting(read_metadata(metadata_path), report.competition)
         metadata = fill_owner(metadata, OWNER)
         if metadata.get("enable_internet") is not False:
             report.reasons.append(

@@ -9,28 +9,28 @@ from pathlib import Path
 from humanpref.kaggle.rehearsal.environment import python_folders
 from humanpref.kaggle.rehearsal.sandbox import Box, run
 
+SUCCEEDED = "succeeded"
+
 
 @dataclass(frozen=True)
 class Probe:
     """The results of a program's attempts to get out of its box.
 
     `connection`, `lookup`, `input_remount` (mounting the input folder as writable) and
-    `input_write` (attempted after that) are descriptions of the outcome; `interfaces` are the
-    network interfaces that are up; `package` tells whether humanpref can be imported, which must
+    `input_write` (attempted after that) are `succeeded` or say why they failed; `unreachable` tells
+    whether the connection failed for lack of a route; `interfaces` are the network interfaces that
+    are up; `package` tells whether humanpref can be imported, which must
     fail before the kernel installs it; `readable` lists the places outside the box that may hold
     credentials and were readable.
     """
 
     mode: str
     connection: str
-    connected: bool
     unreachable: bool
     lookup: str
-    resolved: bool
     interfaces: tuple[str, ...]
     input_remount: str
     input_write: str
-    input_writable: bool
     package: bool
     readable: tuple[str, ...] = ()
 
@@ -50,19 +50,19 @@ class Probe:
         reach other addresses. The proof is that there is no route at all and no interface except
         the loopback. Mode `none` cannot provide it.
         """
-        return self.unreachable and not self.resolved and set(self.interfaces) <= {"lo"}
+        return self.unreachable and self.lookup != SUCCEEDED and set(self.interfaces) <= {"lo"}
 
     @property
     def faults(self) -> list[str]:
         """The reasons why this box is not isolated; empty if it is."""
         faults = []
         if self.mode == "none":
-            if self.connected or self.resolved or not self.unreachable:
+            if not self.unreachable or self.lookup == SUCCEEDED:
                 faults.append("Python's sockets are not blocked")
         else:
             if not self.offline:
                 faults.append("there is no proof that the kernels had no network")
-            if self.input_writable:
+            if self.input_write == SUCCEEDED:
                 faults.append("the input folder can be written")
             if self.readable:
                 faults.append(f"credentials could be read from {', '.join(self.readable)}")
@@ -157,14 +157,11 @@ _, input_remount, _ = attempt(remount)
 _, input_write, _ = attempt(write)
 print(json.dumps({
     "connection": connection,
-    "connected": connection == "succeeded",
     "unreachable": number == errno.ENETUNREACH,
     "lookup": lookup,
-    "resolved": lookup == "succeeded",
     "interfaces": [name for _, name in socket.if_nameindex() if is_up(name)],
     "input_remount": input_remount,
     "input_write": input_write,
-    "input_writable": input_write == "succeeded",
     "readable": list(readable()),
     "package": importlib.util.find_spec("humanpref") is not None,
 }))

@@ -121,14 +121,13 @@ class Report:
             yield "fault", f"{self.fault}: {FAULTS[self.fault]}"
         for name, probe in self.probes.items():
             yield TITLES[name], str(probe)
-            if name in self.exit_codes:
-                memory = self.peak_memory_bytes.get(name)
-                used = f"{memory / 2**20:,.0f} MiB of memory at most, " if memory else ""
-                yield (
-                    "",
-                    f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"
-                    f"{self.disk_bytes[name] / 2**20:,.1f} MiB written",
-                )
+            memory = self.peak_memory_bytes.get(name)
+            used = f"{memory / 2**20:,.0f} MiB of memory at most, " if memory else ""
+            yield (
+                "",
+                f"exit code {self.exit_codes[name]} after {self.seconds[name]:.0f} s; {used}"
+                f"{self.disk_bytes[name] / 2**20:,.1f} MiB written",
+            )
             if self.fault:  # without a fault, they are among the reasons
                 yield from (("degraded", text) for text in self.degraded.get(name, []))
         if self.seconds_per_step is not None:

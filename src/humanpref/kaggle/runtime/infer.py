@@ -96,17 +96,6 @@ def infer(
     budget.log_summary()
 
 
-def held_out_log_loss(artifact: Artifact) -> float | None:
-    """Return the log loss of an artifact's held-out rows; None if it has none, or if its metrics
-    cannot be read, which must not end a submission."""
-    with contextlib.suppress(InputError, ValueError, TypeError, KeyError):
-        loss = float(artifact.metrics["log_loss"])
-        if math.isfinite(loss):
-            logger.info("%s: log loss %.4f on held-out rows", artifact.folder, loss)
-            return loss
-    return None
-
-
 class SubmissionWriter:
     """The predictions so far, and the submission and status files that hold them."""
 
@@ -124,6 +113,7 @@ class SubmissionWriter:
         self.seconds = {"read": budget.spent(), "load": 0.0, "predict": 0.0, "write": 0.0}
         self.artifacts: dict[Path, Ensemble | None] = {}
         self.log_losses: dict[Path, float | None] = {}
+        """The log losses of the held-out rows, where the metrics have one."""
         self.predictions: dict[Path, np.ndarray] = {}
         self.failures: list[str] = []
 
@@ -134,7 +124,11 @@ class SubmissionWriter:
             artifact = Artifact.load(folder)
             check_classes(folder, artifact.classes, self.competition)
             self.artifacts[folder] = ensemble = artifact.ensemble
-            self.log_losses[folder] = held_out_log_loss(artifact)
+            with contextlib.suppress(InputError, AttributeError):  # predictions need no figures
+                self.log_losses[folder] = artifact.metrics.get("log_loss")
+            if artifact.shortfall:
+                logger.warning("%s: %s", folder, artifact.shortfall)
+                self.failures.append(f"{folder}: {artifact.shortfall}")
         except Exception as error:
             logger.exception("%s: failed", folder)
             self.failures.append(f"{folder}: {describe(error)}")
@@ -166,8 +160,8 @@ class SubmissionWriter:
         known = np.stack(parts if ties else list(map(without_ties, parts)))
         mixed = mix(equal_blend("arithmetic", len(parts), ties), known, self.cases)
         submission = np.where(np.isnan(mixed), self.prior, mixed)
-        path, columns = self.working / "submission.csv", self.competition.submission
-        write_submission(path, self.ids, submission, columns)
+        path = self.working / "submission.csv"
+        write_submission(path, self.ids, submission, self.competition.submission)
         self.seconds["write"] += time.perf_counter() - started
         rows, predicted = len(self.ids), _predicted(mixed)
         fallback = [f"{rows - predicted} of {rows} rows have the prior"] if predicted < rows else []

@@ -29,9 +29,10 @@ def find_competition_file(name: str, input_root: Path, competition: str) -> Path
 
 
 def find_artifacts(input_root: Path) -> list[Path]:
-    """Find the folders with an artifact.json, but not the fold models inside another artifact."""
+    """Find the folders with an artifact.json, but not the fold models inside another artifact, nor
+    the hidden folders that a killed run was writing."""
     folders = [path.parent for path in find("artifact.json", input_root)]
-    return sorted(outermost(f for f in folders if not f.name.endswith(".partial")))
+    return sorted(outermost(f for f in folders if not f.name.startswith(".")))
 
 
 def find_backbones(input_root: Path) -> list[Path]:

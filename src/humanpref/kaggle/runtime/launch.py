@@ -23,7 +23,6 @@ from humanpref.config import Config, from_dict
 from humanpref.config.neural import AdaptedOptions, LoopOptions
 from humanpref.runs.estimate import useful_gpus
 from humanpref.runs.results import FoldModel
-from humanpref.runs.stages import Earlier
 from humanpref.runs.train import Run
 from humanpref.training import device
 
@@ -49,7 +48,7 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
     Parameters
     ----------
     run : Run
-        The run, whose training file and earlier stage alone determine its rows.
+        The run, whose training file alone determines its rows.
     seconds : float
         Wall-clock limit.
     descent_seconds : float
@@ -69,7 +68,8 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
     gpus, number = [""], processes(run.config)
     if len(run.models) > 1:
         gpus, number = places(run.config), 1
-    config = with_limit(run.config, descent_seconds / rounds(len(run.models), len(gpus)))
+    share = math.ceil(len(run.models) / len(gpus))  # the models that one GPU has to train
+    config = with_limit(run.config, descent_seconds / share)
     with run.opened():
         if models := run.unfinished():
             hash_base(config)
@@ -93,17 +93,6 @@ def places(config: Config) -> list[str]:
     "", with the devices of this process."""
     descends = isinstance(config.training, LoopOptions)
     return device.names(device.gpus()) if descends and device.gpus() > 1 else [""]
-
-
-def rounds(models: int, gpus: int) -> int:
-    """Return the maximum number of models that one GPU has to train.
-
-    Examples
-    --------
-    >>> rounds(models=5, gpus=2)
-    3
-    """
-    return math.ceil(models / gpus)
 
 
 def with_limit(config: Config, seconds: float) -> Config:
@@ -199,12 +188,8 @@ class _Crew:
             "out": str(self.run.out),
             "folds": self.run.identity["folds"],
             "model": model.name,
-            "earlier": None,
             "format": self.run.format,
         }
-        if self.run.stage is not None:
-            path, drop_learned = self.run.stage.earlier
-            order["earlier"] = [str(path), drop_learned]
         command = [*_launcher(self.number), "humanpref.kaggle.runtime.launch", json.dumps(order)]
         child = subprocess.Popen(
             command,
@@ -269,9 +254,8 @@ def main(order: dict[str, Any]) -> int:
     )
     try:
         config = from_dict(order["config"], "the kernel's configuration")
-        earlier = order["earlier"] and Earlier(*order["earlier"])
         rows = order["train_csv"], order["out"], order["folds"]
-        run = Run.plan(config, *rows, earlier=earlier, format=order["format"])
+        run = Run.plan(config, *rows, format=order["format"])
         (model,) = (model for model in run.models if model.name == order["model"])
         run.train_model(model)
     except Exception as error:

@@ -32,11 +32,11 @@ def train(
     input_root: Path, working: Path, run: dict[str, Any], install_seconds: float = 0.0
 ) -> None:
     """Train the run's preset on the competition's training file, write the artifact to
-    `working/artifact`, and the times to `working/status.json`.
+    `working/artifact`, and the peak memory and whether time ran out to `working/status.json`.
 
     If an earlier version of the kernel, mounted as a kernel source, left part of the same run, the
     run resumes from there. If time runs out, `working/artifact.partial` keeps the finished work for
-    a later version.
+    a later version, and is an artifact of the models that are trained by then.
 
     Parameters
     ----------
@@ -75,33 +75,35 @@ def train(
         left = wanted.train_seconds - install_seconds - (time.perf_counter() - started)
         launch.train(planned, left, DESCENT_SHARE * wanted.train_seconds)
     seconds = time.perf_counter() - started
-    path = working / "status.json"
-    status = read_json(path) if path.exists() else {}  # the kernel has already written its part
-    status |= {
-        "finished": out.is_dir(),
-        "degraded": [],
-        "seconds": {"install": install_seconds, "train": seconds},
-        "peak_memory_bytes": launch.peak_memory_bytes(),
-    }
+    degraded, score = [], ""
+    artifact = Artifact.load(out) if out.is_dir() else gathered(planned)
+    if artifact is not None and "log_loss" in (metrics := artifact.metrics):
+        score = (
+            f"{metrics['held_out']}: {metrics['rows']} rows, log loss "
+            f"{metrics['log_loss']:.4f}, the prior's {metrics['prior_log_loss']:.4f}"
+        )
+        logger.info("%s", score)
     if out.is_dir():
-        artifact = Artifact.load(out)
-        status |= {"artifact": out.name, "prior": list(artifact.prior)}
-        if "log_loss" in (metrics := artifact.metrics):
-            logger.info(
-                "%s: %d rows, log loss %.4f, the prior's %.4f",
-                *(metrics[key] for key in ("held_out", "rows", "log_loss", "prior_log_loss")),
-            )
         logger.info("artifact in %s after %.0f s", out, seconds)
     else:
-        status["degraded"] = ["ran out of time before writing an artifact"]
-        logger.error(
-            "%s stopped after %.0f s, without an artifact. The unfinished work is in %s: add this "
-            "version's output to the kernel_sources and push the kernel again to resume it",
-            UNFINISHED,
-            seconds,
-            experiment.partial_of(out),
-        )
-    write_json(path, status)
+        trained = "no model can predict yet" if artifact is None else artifact.shortfall
+        degraded = [f"ran out of time: {trained}"]
+        told = f"{trained} ({score})" if score else trained
+        logger.error("%s stopped after %.0f s: %s", UNFINISHED, seconds, told)
+    path = working / "status.json"
+    status = read_json(path) if path.exists() else {}  # the kernel has already written its part
+    peak = launch.peak_memory_bytes()
+    write_json(path, status | {"degraded": degraded, "peak_memory_bytes": peak})
+
+
+def gathered(run: experiment.Run) -> Artifact | None:
+    """Return an artifact of the models that an unfinished run has trained; None if there are none
+    or it cannot be written, which must not cost the work that a later version resumes."""
+    try:
+        return run.gather()
+    except Exception:
+        logger.exception("%s: cannot be made an artifact", run.work)
+        return None
 
 
 def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None:

@@ -15,8 +15,9 @@ from humanpref.kaggle.bundle.metadata import (
 from humanpref.kaggle.bundle.stage import stage_dataset
 from humanpref.kaggle.contract import MARKER, KernelRun
 from humanpref.kaggle.service.client import Client, ServiceError
+from humanpref.kaggle.service.dataset_push import push_dataset
 from humanpref.kaggle.service.fetch import fetch_output
-from humanpref.kaggle.service.push import check_user, push_dataset, push_kernel
+from humanpref.kaggle.service.push import check_user, push_kernel
 from humanpref.kaggle.service.records import Records
 
 logger = logging.getLogger(__name__)

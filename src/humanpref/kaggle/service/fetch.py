@@ -10,7 +10,7 @@ from humanpref.kaggle.service.client import Client, NotThereError, ServiceError
 from humanpref.kaggle.service.competitions import download_files
 from humanpref.kaggle.service.kernels import download_output, run_output
 from humanpref.kaggle.service.records import Records
-from humanpref.kaggle.service.results import STATUS, check_current, report_faults, wait_for_run
+from humanpref.kaggle.service.results import check_current, check_whole, wait_for_run
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,10 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
         for file, url in files.items():
             logger.info("%s: %s", ref, client.clean(file))
             download_output(client, url, new_file(folder, file))
-        # Without this check, the files may be from a version pushed in the meantime.
-        check_current(client, entry)
+        # Also checks that the files are not from a version pushed in the meantime.
+        check_whole(client, entry, anyway=True)
         log_name = f"{ref.split('/')[1]}.log"
         new_file(folder, log_name).write_text(log, encoding="utf-8", errors="replace")
-        status = (folder / STATUS).read_bytes() if STATUS in files else None
-        report_faults(client, entry, status, anyway=True)
     return [*files, log_name]
 
 

@@ -1,6 +1,7 @@
 """Calls about kernels: save a kernel (which starts a run), and read the run's state and output."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,13 +18,17 @@ SOURCES = ("dataset", "competition", "kernel", "model")
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's current version on Kaggle, its code, the sources that it mounts, and the time of
-    its last run (None if Kaggle does not report it)."""
+    """A kernel's current version on Kaggle, its code, the sources that it mounts (without their
+    versions), and the time of its last run (None if Kaggle does not report it)."""
 
     version: int
     code: str
     sources: frozenset[str]
     ran: datetime | None = None
+
+    def is_older(self, other: "Kernel | None") -> bool:
+        """Return whether this kernel is known to have run before the other one."""
+        return bool(other and other.ran and self.ran and other.ran > self.ran)
 
 
 def save_kernel(client: Client, folder: Path, ref: str) -> int:
@@ -69,11 +74,21 @@ def get_kernel(client: Client, ref: str) -> Kernel | None:
     if answer is None:
         return None
     metadata = answer.metadata
-    sources = frozenset(
-        source for kind in SOURCES for source in getattr(metadata, f"{kind}_data_sources") or ()
-    )
+    named = (each for kind in SOURCES for each in getattr(metadata, f"{kind}_data_sources") or ())
     version, code = metadata.current_version_number or 0, answer.blob.source or ""
-    return Kernel(version, code, sources, getattr(metadata, "last_run_time", None))
+    ran = getattr(metadata, "last_run_time", None)
+    return Kernel(version, code, frozenset(map(unversioned, named)), ran)
+
+
+def unversioned(source: str) -> str:
+    """Return `owner/slug/version` without the version, which Kaggle may or may not include.
+
+    Examples
+    --------
+    >>> unversioned("ada/train/3"), unversioned("ada/train")
+    ('ada/train', 'ada/train')
+    """
+    return re.sub(r"^([^/]+/[^/]+)/[^/]+$", r"\1", source)
 
 
 def run_status(client: Client, ref: str) -> tuple[str, str]:

@@ -8,7 +8,6 @@ interruption, the same command can therefore be rerun and sends only the missing
 import hashlib
 import json
 import logging
-import re
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,28 +19,14 @@ from humanpref.kaggle.bundle.check import check_bundle
 from humanpref.kaggle.bundle.metadata import (
     DATASET_METADATA,
     KERNEL_METADATA,
-    check_owner,
-    fill_owner,
     read_metadata,
     stage_kernel,
 )
 from humanpref.kaggle.bundle.verdict import impossible
 from humanpref.kaggle.competitions import DEFAULT
 from humanpref.kaggle.contract import MARKER, WEIGHTS_MARKER
-from humanpref.kaggle.service.client import (
-    BusyError,
-    Client,
-    RefusedError,
-    ServiceError,
-    UncertainError,
-)
-from humanpref.kaggle.service.datasets import (
-    commit_dataset,
-    dataset_file,
-    dataset_status,
-    dataset_version,
-    uploaded,
-)
+from humanpref.kaggle.service.client import Client
+from humanpref.kaggle.service.dataset_push import push_dataset, wait_for_dataset
 from humanpref.kaggle.service.kernels import (
     FAILED,
     SOURCES,
@@ -50,20 +35,17 @@ from humanpref.kaggle.service.kernels import (
     run_status,
     save_kernel,
     sources_left_out,
+    unversioned,
 )
 from humanpref.kaggle.service.records import Records, describe, identity
-from humanpref.kaggle.service.results import check_whole, wait_for_run
-from humanpref.kaggle.service.waiting import PendingError, poll, send_once, settled
+from humanpref.kaggle.service.results import check_finished, check_whole, wait_for_run
+from humanpref.kaggle.service.waiting import send_once, settled
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
 
 PARTS = (DATASET_FOLDER, *KERNELS)
 """The parts of a bundle that can be pushed separately; packed weights go with the dataset."""
-READY_SECONDS = 3_600
-"""Time limit of one wait until a dataset's files can be read."""
-UNUSABLE = ("FAILED", "DELETED")
-"""The states of a dataset whose files will never be readable."""
 
 
 def push(
@@ -88,7 +70,8 @@ def push(
     parts : collection of str
         Elements of `PARTS`; if empty, every part that the bundle has.
     anyway : bool
-        Whether to push a training that, by its estimate, cannot succeed.
+        Whether to push a training that, by its estimate, cannot succeed, and to predict with the
+        trained models of one that ran out of time.
 
     Raises
     ------
@@ -112,91 +95,31 @@ def push(
         )
     if not anyway and (not parts or "train" in parts) and (reason := impossible(run)):
         raise InputError(f"{bundle}: {reason}; push --anyway tries it")
+    chosen = parts or PARTS
     with records.locked():
-        if not parts or DATASET_FOLDER in parts:
-            for path in (marker, *sorted(bundle.glob(f"*/{WEIGHTS_MARKER}"))):
-                push_dataset(client, records, path, owner, manifest)
+        for path in (marker, *mounted_weights(bundle, kernels)):
+            push_dataset(client, records, path, owner, manifest, DATASET_FOLDER in chosen)
         for name in kernels:
-            if not parts or name in parts:
-                push_kernel(client, records, bundle / name, owner, manifest)
+            if name in chosen or "infer" in chosen:
+                folder = bundle / name
+                push_kernel(client, records, folder, owner, manifest, name in chosen, anyway)
+
+
+def mounted_weights(bundle: Path, kernels: Collection[str]) -> Iterator[Path]:
+    """Yield the manifest of each folder of packed weights that a kernel mounts."""
+    metadata = [read_metadata(bundle / name / KERNEL_METADATA) for name in kernels]
+    mounted = {source for each in metadata for source in each.get("dataset_sources", ())}
+    for path in sorted(bundle.glob(f"*/{WEIGHTS_MARKER}")):
+        if read_metadata(path.parent / DATASET_METADATA)["id"] in mounted:
+            yield path
+        else:
+            logger.info("%s: no kernel mounts these weights; not uploaded", path.parent)
 
 
 def check_user(client: Client, owner: str) -> None:
-    """Raise InputError unless `owner` is a user name, and that of the credentials if it is
-    known."""
-    check_owner(owner)
+    """Raise InputError unless `owner` is the user of the credentials, if that is known."""
     if client.user and client.user.lower() != owner:
         raise InputError(f"--user {owner}: the Kaggle credentials in use belong to {client.user}")
-
-
-def push_dataset(client: Client, records: Records, marker: Path, owner: str, manifest: str) -> None:
-    """Create a dataset, or a new version of it, unless its current version already has the manifest
-    `marker`; wait until it is ready.
-
-    `manifest` is the digest of the wheel dataset's manifest, which identifies the bundle.
-    """
-    folder = marker.parent
-    metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner, records.name)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            client.refuse_secrets(path)
-    name, ref, digest = folder.name, metadata["id"], sha256(marker)
-    key = {"ref": ref, "digest": digest}
-    entry = {**key, "marker": marker.name, "manifest": manifest}
-
-    def is_there() -> bool | None:
-        return manifest_digest(client, ref, marker.name) == digest or None
-
-    def find() -> int | None:
-        # A new version gets its number before its files can be read.
-        version, base = dataset_version(client, ref) or 0, records[name]["base"]
-        if version and base is not None:
-            arrived = version > base
-        else:
-            arrived = dataset_status(client, ref) not in (None, "READY", *UNUSABLE)
-        return version if arrived or is_there() else None
-
-    def send() -> int:
-        create = dataset_status(client, ref) is None
-        base = 0 if create else dataset_version(client, ref)
-        logger.info("%s: uploading %s", ref, folder)
-        with (
-            uploaded(client, folder, ref, digest) as files,
-            records.sending(name, **entry, base=base),
-        ):
-            commit_dataset(client, metadata, files, create, digest)
-        records.update(name, answered=True)
-        return 0
-
-    if not records[name].items() >= key.items():
-        # Written first, so that nothing of the previous bundle counts as part of this one.
-        records.write(name, "starting", **entry)
-    if settled(is_there) if records.has(name, "done", **key) else is_there():
-        logger.info("%s: Kaggle has these files already", ref)
-    elif not records.has(name, "sending", **key, answered=True):
-        send_once(send, lambda: records.has(name, "sending", **key), find)
-    try:
-        wait_for_dataset(client, entry)
-    except (BusyError, UncertainError):
-        raise
-    except ServiceError as error:
-        if isinstance(error, PendingError) and may_become_ready(client, records[name]):
-            raise
-        # The version that seemed to be ours is a different one, or unusable.
-        records.update(name, state="refused")
-        raise
-    records.write(name, "done", **entry, version=dataset_version(client, ref))
-
-
-def may_become_ready(client: Client, entry: dict[str, Any]) -> bool:
-    """Return whether a recorded dataset that was not ready in time may still become so: Kaggle is
-    processing it, or has accepted it and calls only the previous version ready."""
-    status, version = dataset_status(client, entry["ref"]), dataset_version(client, entry["ref"])
-    if status != "READY":
-        return status is not None
-    base = entry.get("base")
-    replaced = bool(version) and base is not None and version > base + 1
-    return bool(entry.get("answered")) and not replaced
 
 
 def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str]:
@@ -226,87 +149,75 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
             wait_for_dataset(client, entry)
             yield f"{describe(entry)}: ready"
         else:
-            wait_for_run(client, records, name, artifact=True)
+            wait_for_run(client, records, name)
             check_whole(client, entry, anyway)
             yield f"{describe(entry)}: COMPLETE"
 
 
-def wait_for_dataset(client: Client, entry: dict[str, Any]) -> None:
-    """Wait until a recorded dataset is ready and its manifest is the recorded one."""
-    ref = entry["ref"]
-
-    def check() -> tuple[bool | None, str]:
-        status = dataset_status(client, ref)
-        if status in UNUSABLE:
-            raise RefusedError(
-                f"{ref}: Kaggle could not create the dataset from these files ({status}); push it "
-                "again"
-            )
-        if status != "READY":
-            return None, status or "not yet visible"
-        # It may still be the previous version that is ready.
-        if manifest_digest(client, ref, entry["marker"]) != entry["digest"]:
-            return None, "ready, but not with the manifest that was pushed"
-        return True, "ready"
-
-    poll(check, ref, READY_SECONDS)
-
-
-def push_kernel(client: Client, records: Records, folder: Path, owner: str, manifest: str) -> None:
+def push_kernel(
+    client: Client,
+    records: Records,
+    folder: Path,
+    owner: str,
+    manifest: str,
+    chosen: bool = True,
+    anyway: bool = False,
+) -> None:
     """Push a kernel, which starts its run, unless the same code has already run, or is running, on
-    the sources that it mounts now."""
+    the sources that it mounts now. A kernel that is not `chosen` is only recorded, if Kaggle has it
+    and its record was lost."""
     with tempfile.TemporaryDirectory() as temporary:
-        source, name = folder / KERNEL_METADATA, records.name
-        staged = stage_kernel(source, Path(temporary), owner, manifest, name)
+        source, name = folder / KERNEL_METADATA, folder.name
+        staged = stage_kernel(source, Path(temporary), owner, manifest, records.name)
         metadata = read_metadata(staged / KERNEL_METADATA)
         code = staged / metadata["code_file"]
         client.refuse_secrets(code)
-        name, ref, text = folder.name, metadata["id"], code.read_text(encoding="utf-8")
-        sources = {
-            _unversioned(source)
-            for kind in SOURCES
-            for source in metadata.get(f"{kind}_sources", [])
-        }
+        ref, text = metadata["id"], code.read_text(encoding="utf-8")
+        known = records[name].get("ref") == ref
+        if known and not chosen:
+            return
+        named = (source for kind in SOURCES for source in metadata.get(f"{kind}_sources", []))
+        sources = set(map(unversioned, named))
         competition = next(iter(metadata.get("competition_sources", ())), DEFAULT)
         # A kernel may mount an earlier version of itself, by number, to resume it.
-        inputs = mounted_pushes(client, records, ref, sources - {ref}, manifest)
+        inputs = mounted_pushes(client, records, ref, sources - {ref}, manifest, anyway)
         content = json.dumps([metadata, text, inputs], sort_keys=True)
         key = {"ref": ref, "digest": hashlib.sha256(content.encode()).hexdigest()}
-
         facts = {"manifest": manifest, "inputs": inputs, "competition": competition}
-
-        def taken_up() -> int | None:
-            # The code contains the digest of the dataset; a kernel that it mounts must be older.
-            kernel = get_kernel(client, ref)
-            if (
-                kernel is None
-                or _cells(kernel.code) != _cells(text)
-                or sources != {_unversioned(source) for source in kernel.sources}
-                or run_status(client, ref)[0] in FAILED
-            ):
-                return None
-            kernels = [other for other, of in inputs.items() if isinstance(of, int)]
-            mounted = [get_kernel(client, other) for other in kernels]
-            newer = any(
-                other and other.ran and kernel.ran and other.ran > kernel.ran for other in mounted
-            )
-            return None if newer else kernel.version
 
         def current() -> Kernel | None:
             # A single denial by Kaggle does not mean that an earlier push is gone.
             entry = records[name]
-            known = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
-            return settled(lambda: get_kernel(client, ref)) if known else get_kernel(client, ref)
+            pushed = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
+            return settled(lambda: get_kernel(client, ref)) if pushed else get_kernel(client, ref)
+
+        def is_ours(kernel: Kernel) -> bool:
+            return _cells(kernel.code) == _cells(text)
+
+        def present() -> int | None:
+            if known and not records.has(name, "done", **key):
+                return None
+            kernel = current()
+            if kernel is None:
+                return None
+            if known:
+                fits = kernel.version == records[name]["version"]
+            else:
+                # The record was lost. The code contains the digest of the dataset; a kernel that it
+                # mounts must be older.
+                others = [other for other, of in inputs.items() if isinstance(of, int)]
+                fits = (
+                    is_ours(kernel)
+                    and sources == kernel.sources
+                    and not any(kernel.is_older(get_kernel(client, other)) for other in others)
+                )
+            return kernel.version if fits and run_status(client, ref)[0] not in FAILED else None
 
         def find() -> int | None:
             kernel = get_kernel(client, ref)
-            if (
-                kernel is None
-                or kernel.version <= records[name]["base"]
-                or _cells(kernel.code) != _cells(text)
-            ):
+            if kernel is None or kernel.version <= records[name]["base"] or not is_ours(kernel):
                 return None
-            if missing := sorted(sources - {_unversioned(source) for source in kernel.sources}):
+            if missing := sorted(sources - kernel.sources):
                 records.update(name, state="refused")
                 raise sources_left_out(ref, kernel.version, missing)
             return kernel.version
@@ -317,30 +228,25 @@ def push_kernel(client: Client, records: Records, folder: Path, owner: str, mani
             with records.sending(name, **key, **facts, base=base):
                 return save_kernel(client, staged, ref)
 
-        if records.has(name, "done", **key):
-            version, kernel = records[name]["version"], current()
-            if (
-                kernel is not None
-                and kernel.version == version
-                and run_status(client, ref)[0] not in FAILED
-            ):
-                logger.info("%s: version %d already has this code and these inputs", ref, version)
-                return
-        if records[name].get("ref") != ref and (version := taken_up()):
-            # The record of this push was lost.
-            records.write(name, "done", **key, **facts, version=version)
+        if version := present():
             logger.info("%s: version %d already has this code and these inputs", ref, version)
-            return
-        version = send_once(send, lambda: records.has(name, "sending", **key), find)
-        records.update(name, state="done", version=version)
-        logger.info("%s: pushed as version %d", ref, version)
+        elif chosen:
+            version = send_once(send, lambda: records.has(name, "sending", **key), find)
+            logger.info("%s: pushed as version %d", ref, version)
+        if version:
+            records.write(name, "done", **key, **facts, version=version)
 
 
 def mounted_pushes(
-    client: Client, records: Records, kernel: str, sources: set[str], manifest: str
+    client: Client,
+    records: Records,
+    kernel: str,
+    sources: set[str],
+    manifest: str,
+    anyway: bool = False,
 ) -> dict[str, Any]:
     """Return the identity of each of the kernel's sources that was pushed from here, after waiting
-    until the kernels among them have run."""
+    until the kernels among them have run. With `anyway`, the training need not be finished."""
     pushes = {entry["ref"]: name for name, entry in records.pushes().items()}
     for source in sorted(sources & pushes.keys()):
         name = pushes[source]
@@ -352,19 +258,9 @@ def mounted_pushes(
         if problem:
             raise InputError(f"{kernel}: mounts {source}, {problem}; push it first")
         if name in KERNELS:
-            wait_for_run(client, records, name, artifact=True)
+            wait_for_run(client, records, name)
+            check_finished(client, records[name], anyway)
     return {source: identity(records[pushes[source]]) for source in sources & pushes.keys()}
-
-
-def manifest_digest(client: Client, ref: str, marker: str) -> str | None:
-    """Return the SHA-256 of the manifest in a dataset's current version; None if it has none."""
-    content = dataset_file(client, ref, marker)
-    return None if content is None else hashlib.sha256(content).hexdigest()
-
-
-def _unversioned(source: str) -> str:
-    """Return `owner/slug/version` without the version, which Kaggle may or may not include."""
-    return re.sub(r"^([^/]+/[^/]+)/[^/]+$", r"\1", source)
 
 
 def _cells(text: str) -> list[tuple[str, str]]:

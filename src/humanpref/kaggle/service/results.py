@@ -19,6 +19,7 @@ from humanpref.kaggle.service.kernels import (
 )
 from humanpref.kaggle.service.records import Records, describe
 from humanpref.kaggle.service.waiting import poll
+from humanpref.runs.artifact_files import FACTS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +31,19 @@ STATUS = "status.json"
 """The status file that a kernel writes next to its results."""
 
 
-def wait_for_run(client: Client, records: Records, name: str, artifact: bool = False) -> None:
+def wait_for_run(client: Client, records: Records, name: str) -> None:
     """Wait until the recorded version of a kernel has finished running.
 
     Parameters
     ----------
     client, records, name
         The client, the records, and the name of the kernel's entry in them.
-    artifact : bool
-        Whether to require that the training kernel left an artifact.
 
     Raises
     ------
     ServiceError
-        If the run failed (the last lines of its log are logged first), if a different version has
-        been pushed since, or if a required artifact is missing.
+        If the run failed (the last lines of its log are logged first), or if a different version
+        has been pushed since.
     """
     entry = records.require(name, f"push --{name}")
     ref, what = entry["ref"], describe(entry)
@@ -59,12 +58,25 @@ def wait_for_run(client: Client, records: Records, name: str, artifact: bool = F
 
     poll(check, what, RUN_SECONDS)
     check_current(client, entry)
-    if artifact and name == "train" and UNFINISHED in run_output(client, ref)[1]:
-        raise ServiceError(
-            f"{what}: {UNFINISHED} it ran out of time before writing an artifact; to resume it, "
-            f'add "{ref}/{entry["version"]}" to the kernel_sources of its kernel-metadata.json and '
-            "push again"
-        )
+
+
+def check_finished(client: Client, entry: dict[str, Any], anyway: bool) -> None:
+    """Raise ServiceError if a training run ran out of time; with `anyway`, only log that if it left
+    an artifact of the models trained by then."""
+    files, log = run_output(client, entry["ref"])
+    told = next((line for line in log.splitlines() if UNFINISHED in line), "")
+    if not told:
+        return
+    usable = any(file.endswith(f".partial/{FACTS_FILE}") for file in files)
+    message = client.clean(f"{describe(entry)}: {told}")
+    if anyway and usable:
+        logger.warning("%s", message)
+        return
+    hint = "; to predict with the trained models, give push --infer --anyway" if usable else ""
+    raise ServiceError(
+        f'{message}; to resume it, add "{entry["ref"]}/{entry["version"]}" to the kernel_sources '
+        f"of its kernel-metadata.json and push again{hint}"
+    )
 
 
 def check_current(client: Client, entry: dict[str, Any]) -> None:
@@ -97,22 +109,15 @@ def check_whole(client: Client, entry: dict[str, Any], anyway: bool) -> dict[str
             download_output(client, files[STATUS], path)
             content = path.read_bytes()
     check_current(client, entry)  # otherwise the file may be from a version pushed in the meantime
-    report_faults(client, entry, content, anyway)
-    with contextlib.suppress(ValueError, TypeError):
-        return dict(json.loads(content or b"{}"))
-    return {}
-
-
-def report_faults(
-    client: Client, entry: dict[str, Any], content: bytes | None, anyway: bool
-) -> None:
-    """Raise ServiceError with the faults of a run's result; with `anyway`, only log them."""
     if reasons := "; ".join(faults(content, entry["manifest"])):
         hint = "" if anyway else " (--anyway accepts it as it is)"
         message = client.clean(f"{describe(entry)} is incomplete{hint}: {reasons}")
         if not anyway:
             raise ServiceError(message)
         logger.warning("%s", message)
+    with contextlib.suppress(ValueError, TypeError):
+        return dict(json.loads(content or b"{}"))
+    return {}
 
 
 def faults(content: bytes | None, manifest: str) -> list[str]:

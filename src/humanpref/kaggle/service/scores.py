@@ -76,17 +76,10 @@ def scores(client: Client, root: Path, competition: str) -> pd.DataFrame:
                 "experiment": experiment,
                 "status": f"{submission.status} {submission.error}".strip(),
                 "log loss": facts.get("log_loss"),
-                "public score": _number(submission.public_score),
+                "public score": pd.to_numeric(submission.public_score, errors="coerce"),
                 "degraded": client.clean("; ".join(map(str, facts.get("degraded", ())))),
                 "description": facts.get("message", submission.description),
             }
         )
     numbers = {"log loss": float, "public score": float}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(numbers)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
