@@ -217,20 +217,21 @@ def card(content: dict[str, Any]) -> str:
     """Return the model card."""
     facts = content["facts"]
     loss, prior = facts["log_loss"], facts["prior"]
-    rates = ", ".join(f"{100 * rate:.1f} %" for rate in facts["class_rates"])
+    named = zip(("A", "B", "tie"), facts["class_rates"], strict=True)
+    rates = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in named)
     lines = [
         f"Trained by `benchmarks/packaged_judge.py` on {facts['rows']:,} {facts['source']} "
-        f"({facts['origin']}). A, B, tie: {rates}. Digest of the rows: "
+        f"({facts['origin']}). Labels: {rates}. Digest of the rows: "
         f"{facts['rows_sha256'][:16]}…. `judge.json` holds the scale and the weight of each "
-        "feature and the figures below, and no text, id or name of the rows.",
+        "feature and the numbers below; it contains no text, id or name from the rows.",
         f"Log loss out of fold ({facts['folds']} folds grouped by prompt, seed {facts['seed']}): "
-        f"{loss[0]:.4f}, 95 % interval {loss[1]:.4f} to {loss[2]:.4f}; the class rates alone "
-        f"{prior[0]:.4f} ({prior[1]:.4f} to {prior[2]:.4f}). Accuracy {facts['accuracy']:.3f} of "
-        "three classes: a single verdict is weak evidence.",
+        f"{loss[0]:.4f}, 95 % interval {loss[1]:.4f} to {loss[2]:.4f}. Predicting only the class "
+        f"rates: {prior[0]:.4f} ({prior[1]:.4f} to {prior[2]:.4f}). Accuracy "
+        f"{facts['accuracy']:.3f} of three classes: a single verdict is weak evidence.",
         "{} the longer answer in {:.1f} % ({:.1f} to {:.1f}) of the pairs of unequal length; "
-        "people preferred it in {:.1f} % ({:.1f} to {:.1f}) of those that they decided. By the "
-        "judge's probabilities it would be {:.1f} % of these: it leans as people do, and therefore "
-        "nearly always in the same direction.".format(
+        "people preferred it in {:.1f} % ({:.1f} to {:.1f}) of those that they decided. In these, "
+        "the judge's probabilities give the longer answer {:.1f} % on average. So the judge leans "
+        "toward length no more than people do, but it does so in nearly every pair.".format(
             "**Known bias: length.** Out of fold, the judge favors",
             *(100 * share for share in (*facts["judge_longer"], *facts["people_longer"])),
             100 * facts["probability_longer"],
@@ -244,12 +245,12 @@ def card(content: dict[str, Any]) -> str:
         lines.append(
             f"**Elsewhere it may be no better than chance.** On {transfer['rows']} rows of another "
             f"source (short answers, few ties) its log loss is {own[0]:.4f} ({own[1]:.4f} to "
-            f"{own[2]:.4f}); that of the training rows' class rates {rates[0]:.4f} ({rates[1]:.4f} "
+            f"{own[2]:.4f}); the training rows' class rates reach {rates[0]:.4f} ({rates[1]:.4f} "
             f"to {rates[2]:.4f})."
         )
     lines.append(
-        "Exchanging A and B exchanges the probabilities exactly. Texts are read in full. For rows "
-        "of your own, train a model of your own: `humanpref train`, then `humanpref judge --model "
+        "Exchanging A and B exchanges the probabilities exactly. Texts are read in full. To judge "
+        "your own data, train your own model: `humanpref train`, then `humanpref judge --model "
         "ARTIFACT`."
     )
     paragraphs = [

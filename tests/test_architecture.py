@@ -1,4 +1,4 @@
-"""The order of the rooms that docs/architecture.md states, held against every import of the
+"""The order of the layers that docs/architecture.md states, held against every import of the
 source."""
 
 import ast
@@ -46,13 +46,13 @@ def imports(code: str) -> set[str]:
     return {module_named(name) for name in found} - {""}
 
 
-def room_of(module: str) -> str:
-    """`data` for `humanpref.data.pairs`; the rooms of `kaggle` count one by one."""
+def layer_of(module: str) -> str:
+    """`data` for `humanpref.data.pairs`; the layers of `kaggle` count one by one."""
     match module.split(".")[1:]:
-        case ["kaggle", room, *_]:
-            return f"kaggle.{room}"
-        case [room, *_]:
-            return room
+        case ["kaggle", layer, *_]:
+            return f"kaggle.{layer}"
+        case [layer, *_]:
+            return layer
     return "humanpref"
 
 
@@ -84,17 +84,17 @@ def test_imports_by_string_are_seen():
         imports("from . import data")
 
 
-def test_every_room_has_its_place_in_the_order(order):
+def test_every_layer_has_its_place_in_the_order(order):
     assert len(order) == len(set(order))
-    assert set(order) == {room_of(module) for module in MODULES} - {"kaggle"}
+    assert set(order) == {layer_of(module) for module in MODULES} - {"kaggle"}
 
 
-def test_a_room_imports_only_rooms_before_it(edges, order):
-    place = {room: number for number, room in enumerate(order)}
+def test_a_layer_imports_only_layers_before_it(edges, order):
+    place = {layer: number for number, layer in enumerate(order)}
     against = {
         (module, other)
         for module, other in edges
-        if not module.startswith(f"{other}.") and place[room_of(other)] > place[room_of(module)]
+        if not module.startswith(f"{other}.") and place[layer_of(other)] > place[layer_of(module)]
     }
     assert against == set()
 
@@ -110,8 +110,8 @@ def test_no_circle_between_modules(edges):
 
 
 def test_the_command_line_and_the_kernels_alone_know_kaggle(edges):
-    knowing = {room_of(module) for module, other in edges if room_of(other).startswith("kaggle")}
-    assert {room for room in knowing if not room.startswith("kaggle")} == {"cli"}
+    knowing = {layer_of(module) for module, other in edges if layer_of(other).startswith("kaggle")}
+    assert {layer for layer in knowing if not layer.startswith("kaggle")} == {"cli"}
 
 
 def test_no_file_is_over_400_lines():
