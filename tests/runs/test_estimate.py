@@ -139,6 +139,7 @@ def test_two_gpus_are_slower_for_small_steps():
     assert useful_gpus(load_config("deberta-v3-base"), 2) == 2
     assert useful_gpus(load_config("llama-3.2-1b-lora"), 2) == 2
     assert useful_gpus(load_config("deberta-best"), 1) == 1
+    assert useful_gpus(load_config("bge-base"), 2) == 1  # one process embeds
     unknown = load_config("deberta-best", None, ["model.backbone=unknown/encoder"])
     assert useful_gpus(unknown, 2) == 2
 

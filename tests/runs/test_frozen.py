@@ -16,9 +16,9 @@ def windows(preset, *sets):
 
 def test_windows_have_nearly_equal_lengths_and_a_maximum_number():
     texts = np.array([[1_000, 0, 12]])
-    read = window_lengths(texts, Windows("", 110, (10, 10)), most=4)
+    read = window_lengths(texts, Windows("", 110, (10, 10)), max_windows=4)
     assert read.tolist() == [110, 110, 110, 110, 22]
-    read = window_lengths(texts, Windows("", 110, (10, 10)), most=20)
+    read = window_lengths(texts, Windows("", 110, (10, 10)), max_windows=20)
     assert read.tolist() == [110] * 10 + [22]
 
 

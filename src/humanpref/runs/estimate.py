@@ -172,7 +172,7 @@ def useful_gpus(config: Config, gpus: int) -> int:
         found = estimate(config, "") if gpus > 1 else None
     except InputError:
         return gpus
-    return 1 if found and found.train[1] < found.train[2] else gpus
+    return 1 if found and found.train[1] < found.train.get(2, np.inf) else gpus
 
 
 def shape_of(backbone: str) -> Shape:

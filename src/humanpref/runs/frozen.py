@@ -85,7 +85,7 @@ def windows_of(options: EmbeddingOptions) -> Windows:
     return Windows(folder, options.max_length or longest, (prompt, response))
 
 
-def window_lengths(texts: np.ndarray, windows: Windows, most: int) -> np.ndarray:
+def window_lengths(texts: np.ndarray, windows: Windows, max_windows: int) -> np.ndarray:
     """Return the tokens of each window that an encoder reads of rows.
 
     Parameters
@@ -93,7 +93,7 @@ def window_lengths(texts: np.ndarray, windows: Windows, most: int) -> np.ndarray
     texts : ndarray
         (n, 3) int64, the tokens of each row's prompt and responses.
     windows : Windows
-    most : int
+    max_windows : int
         Maximum number of windows of a text.
 
     Returns
@@ -103,14 +103,14 @@ def window_lengths(texts: np.ndarray, windows: Windows, most: int) -> np.ndarray
 
     Examples
     --------
-    >>> window_lengths(np.array([[30, 300, 0]]), Windows("", 256, (12, 2)), most=4)
+    >>> window_lengths(np.array([[30, 300, 0]]), Windows("", 256, (12, 2)), max_windows=4)
     array([ 42, 152, 152])
     """
     prompt, response = windows.leads
     lengths = []
     for column, lead in zip(texts.T, (prompt, response, response), strict=True):
         room = max(1, windows.longest - lead)
-        for tokens in np.minimum(column[column > 0], most * room).tolist():
+        for tokens in np.minimum(column[column > 0], max_windows * room).tolist():
             count = -(-tokens // room)
             lengths += [-(-tokens // count) + lead] * count
     return np.array(lengths, dtype=np.int64)
