@@ -14,8 +14,10 @@ from humanpref.runs.lengths import approximate_tokens
 from humanpref.training.batching import token_batches
 from humanpref.training.memory import MemoryEstimate
 from humanpref.training.roofline import Device, Passes
-from humanpref.training.shapes import Shape, published_sizes
+from humanpref.training.shapes import Shape
 
+WINDOW = 512
+"""Maximum number of tokens per window of an encoder of which only the name is known."""
 SPECIAL = 2
 """Special tokens of a window."""
 NAMED = (22, 0)
@@ -76,7 +78,7 @@ def windows_of(options: EmbeddingOptions) -> Windows:
         instructions = [prompts.chosen(*pair) for pair in zip(names, given, strict=True)]
         leads = approximate_tokens(instructions)
     else:
-        folder, longest = place, (published_sizes(place) or {}).get("max_seq_length", 512)
+        folder, longest = place, WINDOW
         leads = [
             named if text and " " not in text else approximate_tokens([text or ""])[0]
             for text, named in zip(given, NAMED, strict=True)
