@@ -14,7 +14,7 @@ T = TypeVar("T")
 QUIET_SECONDS = 10.0
 """Minimum time between two log lines of a bar, and before its first."""
 FIRST_SECONDS = 60.0
-"""After this time, the first line does not wait for a tenth of the work to be done."""
+"""After this time, the first line is logged even if less than a tenth of the work is done."""
 BAR_DELAY = 1.0
 """Work that takes fewer seconds than this shows no bar."""
 

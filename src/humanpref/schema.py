@@ -47,9 +47,9 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def refuse_failures(message: str | Callable[[BaseException], str]) -> Iterator[None]:
-    """Raise any failure within the block as an InputError: the block has a library read files that
-    somebody else made, and libraries raise almost anything for damaged ones. A lack of memory is
-    raised unchanged.
+    """Raise any failure within the block as an InputError. In the block, a library reads files that
+    somebody else made, and it may raise almost any exception if they are damaged. A lack of memory
+    is raised unchanged.
 
     Parameters
     ----------

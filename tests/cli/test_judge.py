@@ -88,7 +88,7 @@ def test_another_model(run, artifact):
     ("arguments", "message"),
     [
         (("--a", "@nowhere.txt"), "--a: 'nowhere.txt': cannot be read (No such file"),
-        (("--a", "@latin.txt"), "--a: latin.txt: expected UTF-8 text, got byte 1 that is not"),
+        (("--a", "@latin.txt"), "--a: latin.txt: expected UTF-8 text, but byte 1 is not UTF-8"),
         (("--a", "-", "--b", "-"), "standard input (-) can be only one of"),
         (("--model", "nowhere"), "nowhere"),
     ],

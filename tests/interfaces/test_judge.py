@@ -169,7 +169,7 @@ def test_rows_in_other_forms_get_the_same_judgement():
 
 def test_plain_texts_may_look_like_json_lists_if_the_format_is_named():
     judge, row = humanpref.load(), dict(zip(TEXT_COLUMNS, ('["a"]', "So.", "No."), strict=True))
-    with pytest.raises(InputError, match="a format that is named"):
+    with pytest.raises(InputError, match="to take it as plain text, name the format"):
         judge.judge_many([row])
     turns = [{column: [text] for column, text in row.items()}]
     assert judge.judge_many([row], "plain").tolist() == judge.judge_many(turns).tolist()

@@ -28,7 +28,7 @@ def _spell(
     counts: list[tuple[np.ndarray, int]], layout: int, turns: int, rng: Generator
 ) -> list[str]:
     """Draw words, shuffle them into sentences, and return one string per turn. `counts` lists
-    groups of words, each with the number of words to draw from it."""
+    pairs: a group of words, and how many words to draw from it."""
     # The power makes the first words of a group more frequent, as in natural language.
     words = np.concatenate(
         [group[(rng.random(n) ** 1.4 * len(group)).astype(np.int64)] for group, n in counts]

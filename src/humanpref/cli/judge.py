@@ -80,7 +80,7 @@ def text_of(value: str, option: str) -> str:
         raise InputError(f"{option}: {source!r}: cannot be read ({error.strerror}{hint})") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{option}: {source}: expected UTF-8 text, got byte {error.start} that is not"
+            f"{option}: {source}: expected UTF-8 text, but byte {error.start} is not UTF-8"
         ) from None
     return text.removesuffix("\n").removesuffix("\r")
 

@@ -189,6 +189,8 @@ def scores(options: argparse.Namespace) -> int:
     if figure:
         both = table.dropna(subset=["log loss", "public score"])
         if both.empty:
-            raise InputError(f"--figure {figure}: no submission has both numbers yet")
+            raise InputError(
+                f"--figure {figure}: no submission has both a log loss and a public score yet"
+            )
         scatter(figure, both[["log loss", "public score", "experiment"]], "experiment")
     return 0

@@ -117,8 +117,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Report an unknown option before a missing one: it may be the missing one, mistyped. Suggest
-    what a mistyped command, or another value from a list, resembles."""
+    """Report an unknown option before a missing one, since the unknown one may be the missing one,
+    mistyped. For a mistyped command, or another value from a list, suggest the most similar one."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

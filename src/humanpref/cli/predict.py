@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--weight: can only be used with --labels")
     if options.seconds is not None and options.labels:
         raise InputError(
-            "--seconds: cannot be used with --labels, since the soft labels could contain the "
-            "fallback"
+            "--seconds: cannot be used with --labels, since rows for which there is no time "
+            "would get class rates as soft labels"
         )
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         raise InputError(f"--seconds: expected a number above 0, got {options.seconds:g}")

@@ -53,8 +53,8 @@ class Options:
 
     section: ClassVar[str] = "model"
     used_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {}
-    """For each option that not all values of another option of the section use: the name of the
-    other option, and the values that do."""
+    """Options that have an effect only with some values of another option of the section. Each is
+    mapped to the name of the other option, and those values."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():
@@ -62,8 +62,8 @@ class Options:
             object.__setattr__(self, name, value)
 
     def idle(self) -> dict[str, str]:
-        """Return the options that have no effect, each with the name of the option because of which
-        it has none."""
+        """Return the options that have no effect. Each is mapped to the option whose value disables
+        it."""
         return {
             name: other
             for name, (other, values) in self.used_with.items()

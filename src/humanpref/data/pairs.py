@@ -88,8 +88,9 @@ def refuse_ties(labels: np.ndarray, weights: np.ndarray | None, source: object) 
 
 
 def without_ties(probabilities: np.ndarray) -> np.ndarray:
-    """Return the probabilities, (n, 3), given that the row is not a tie: those of A and B divided
-    by their sum, and 0. If both are 0, each becomes 1/2; rows of NaN stay as they are.
+    """Return the probabilities, (n, 3), given that the row is not a tie: P(A) and P(B) are divided
+    by their sum, and P(tie) becomes 0. If P(A) and P(B) are both 0, each becomes 1/2; rows of NaN
+    stay as they are.
 
     >>> without_ties(np.array([[0.3, 0.1, 0.6], [0.0, 0.0, 1.0]]))
     array([[0.75, 0.25, 0.  ],

@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 _IDS = (ID, QUESTION_ID)
 """The names of the column of ids."""
 _HEAD_ROWS = 50
-"""Number of rows by which the form of the texts is told."""
+"""Number of rows that decide which form the texts have."""
 DRAWN = (
-    "expected two answers, A and B, got chosen and rejected, of which a reader draws A; rename "
-    "them response_a and response_b"
+    "expected two answers, A and B, got chosen and rejected, which do not say which one is A; "
+    "rename them response_a and response_b"
 )
 """Why rows in the format `chosen-rejected` cannot be judged without their texts."""
 

@@ -51,7 +51,7 @@ class Plan:
     """The column of the ids. If empty, rows are numbered from 0."""
     labels: OneHot | Winner | None
     draws: bool
-    """Whether the labels are read and the texts hold them."""
+    """Whether labels are read, and are in the texts: one is `chosen`, the other `rejected`."""
     models: tuple[str, ...]
     weight: tuple[str, ...]
     format: Format | None = None
@@ -97,11 +97,12 @@ class RowParser:
     """Whether a malformed text is taken as one turn and, unless faults are kept, an id may be
     repeated; otherwise, such a row is refused."""
     keep_faults: bool
-    """Whether faults are kept in `faults`, including those that parsing repairs without a warning;
-    otherwise, they are raised or logged."""
+    """Whether to collect all faults in `faults`. If False, some are repaired without a warning, and
+    the others are raised or logged."""
     faults: list[Fault] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
-    """What a pairs frame cannot hold of the rows, with the number of rows."""
+    """The parts of rows that a pairs frame cannot hold, each with the number of rows that have
+    it."""
     equal: int = 0
     """Number of rows that were left out because `chosen` equals `rejected`."""
     first_rows: dict[str, int] = field(default_factory=dict)

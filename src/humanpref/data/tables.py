@@ -1,5 +1,5 @@
-"""Open files, folders and objects as tables of raw cells. What a file is, its first bytes say, and
-not its name."""
+"""Open files, folders and objects as tables of raw cells. The first bytes of a file, not its name,
+decide what kind of file it is."""
 
 import bz2
 import codecs

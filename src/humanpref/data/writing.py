@@ -18,8 +18,8 @@ JSON_LINES = ".jsonl"
 
 
 def write_pairs(path: str | Path, pairs: pd.DataFrame) -> None:
-    """Atomically write a pairs frame as a CSV, or as JSON lines if the name ends in `.jsonl`, that
-    `read_pairs` reads back unchanged; an existing file is replaced."""
+    """Atomically write a pairs frame to a file that `read_pairs` reads back unchanged: JSON lines
+    if the name ends in `.jsonl`, otherwise a CSV. An existing file is replaced."""
     if Path(path).suffix.lower() != JSON_LINES:
         # Quote all texts: Python before 3.13 leaves a text with a carriage return unquoted, and a
         # reader would take the carriage return for the end of the line.

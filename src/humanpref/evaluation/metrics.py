@@ -128,8 +128,8 @@ def mean_and_interval(
 def summarise(
     labels: np.ndarray, probabilities: np.ndarray, prior: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:
-    """Summarize predictions by the log loss with its 95 % interval, the accuracy, and the prior's
-    log loss on the same rows, and the choice between A and B.
+    """Summarize predictions: by the log loss with its 95 % interval, the accuracy, the prior's log
+    loss on the same rows, and the metrics of the choice between A and B.
 
     Every row counts once, regardless of its training weight.
 

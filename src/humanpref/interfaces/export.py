@@ -34,7 +34,7 @@ from humanpref.text.plain_text import FixedText, fixed_text, padding_token, plai
 CARD_FILE = "README.md"
 TOLERANCE = 1e-4
 """Largest difference of a probability at which the written folder counts as the same model. In
-float32, other batches and another attention kernel change them by about 1e-6."""
+float32, different batches or a different attention kernel change a probability by about 1e-6."""
 EDGES = ["", " a", "a ", "\n", "\n\na", "a\n", "a.\n\n", " \n "]
 """Texts that are empty, or begin or end with white space."""
 ROOM = 4_096
@@ -254,8 +254,7 @@ def _same_tokens(
 
 
 def _logits(folder: Path, tokenizer: Any, texts: list[str], values: dict[str, Any]) -> np.ndarray:
-    """Read texts with transformers alone and return their logits, (n, 3) float64, after the
-    calibration."""
+    """Read texts with transformers alone and return their calibrated logits, (n, 3) float64."""
     kind = AutoModelForCausalLM if values["tokens"] else AutoModelForSequenceClassification
     options = {"attn_implementation": "eager"} if values["eager"] else {}
     plain = kind.from_pretrained(folder, **options).eval()

@@ -1,7 +1,7 @@
 """A judge at hand: `humanpref.load` opens the packaged judge or any artifact for one pair or many.
 
-The packaged judge needs numpy only. pandas is imported for several pairs or for texts whose format
-is in doubt, and everything else for an artifact.
+The packaged judge needs only numpy. pandas is imported only to judge several pairs, or texts whose
+format is in doubt; other libraries are imported only to load an artifact.
 """
 
 import contextlib
@@ -146,7 +146,7 @@ class Judge:
             n rows with `prompt`, `response_a` and `response_b`, or `conversation_a` and
             `conversation_b`, in any form that `humanpref.data.read_pairs` reads. One form applies
             to all texts: plain strings, lists of strings or lists of messages. `chosen` and
-            `rejected` are refused, since a reader draws which of them is A.
+            `rejected` are refused, since they do not say which one is A.
         format : str, optional
             The format of the rows, one of `humanpref.schema.FORMATS`. By default, it is detected,
             and plain texts of which one is a JSON list of strings are refused as a mixture;

@@ -1,5 +1,5 @@
-"""Judge shards on a Ray cluster, by Ray Data: it shares them out, and repeats those of actors that
-die."""
+"""Judge shards on a Ray cluster with Ray Data, which distributes them, and repeats those of actors
+that die."""
 
 import logging
 import os

@@ -67,9 +67,9 @@ def application(
 
     A pair is an object with `prompt`, `response_a` and `response_b`: three strings, each a single
     turn, or three lists of turns (strings, or messages with `role` and `content`). Strings are
-    taken as they are, also if they look like JSON. One object is answered by the content of its
-    `Judgement`, a list by a list of `winner`, `p_a`, `p_b` and `p_tie`, in order. If one pair of a
-    list has messages, all of them must.
+    taken as they are, also if they look like JSON. The answer to one object is the content of its
+    `Judgement`. The answer to a list is a list of objects with `winner`, `p_a`, `p_b` and `p_tie`,
+    in the same order. If one pair of a list has messages, all of them must.
 
     Parameters
     ----------

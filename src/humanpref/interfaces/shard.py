@@ -149,8 +149,9 @@ class ShardJudge:
 
 
 def judge_file(judge: Judge, source: Path, out: Path, format: str | None = None) -> int:
-    """Judge one file of pairs in any format, write it with the added columns as Parquet (if it is
-    Parquet) or JSON lines, atomically, and return the number of rows. It is in memory at once.
+    """Judge one file of pairs in any format, and atomically write it with the added columns: as
+    Parquet if it is Parquet, otherwise as JSON lines. Return the number of rows. The whole file is
+    in memory at once.
 
     Raises
     ------

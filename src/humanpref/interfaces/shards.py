@@ -183,8 +183,8 @@ def _opened(
         outputs = {stem_of(path) + suffix for path in shards for suffix in OUTPUTS}
         if foreign := {name for name in os.listdir(out) if name[0] not in "._"} - outputs:
             raise InputError(
-                f"{out}: has {min(foreign)!r}, which is not the output of a shard in {source}, and "
-                "which readers of the folder would read as one; remove it"
+                f"{out}: has {min(foreign)!r}, which is not the output of a shard in {source}, but "
+                "which readers of the folder would take for one; remove it"
             )
         write_json(out / RUN_FILE, run)
         # Only a killed run leaves anything here.

@@ -302,8 +302,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         self.memos = memos
 
     def try_out(self) -> None:
-        """Predict one short row. `load_model` calls this, so that a damaged model is refused when
-        it is loaded, by whichever of its parts it is damaged.
+        """Predict one short row. `load_model` calls this, so that a model is refused when it is
+        loaded, whichever of its parts is damaged.
 
         Raises
         ------

@@ -70,7 +70,7 @@ def remember(digest: str, folder: Path) -> None:
 def places(name: str, digest: str, model_folder: Path) -> Iterator[Path]:
     """Yield the folders that may hold the base of a saved model, in this order: HUMANPREF_BASE, and
     the folder of that name in it; the folder of that name in the model's folder, next to it, and up
-    to two levels above; the folder in the user's cache; the folder that is named itself."""
+    to two levels above; the folder recorded in the user's cache; the name itself, as a path."""
     override, last = os.environ.get(BASE_VARIABLE), Path(name).name
     found = [Path(override), Path(override, last)] if override else []
     around = model_folder.resolve()

@@ -116,8 +116,8 @@ def fit_blend(
         with standard deviation 1/sqrt(s): 0.3 for s = 10. The prior matters with a thousand rows,
         where the weights would otherwise follow noise, but not with fifty thousand. A member is
         dropped if its removal raises the summed log loss by less than `min_gain` nats; the cheapest
-        member goes first, and the others are fitted again after each removal. One nat is Akaike's
-        price of one parameter.
+        member goes first, and the others are fitted again after each removal. The default, one nat,
+        is what Akaike's information criterion charges for a parameter.
     ties : bool
         Whether the members have ties.
 
@@ -131,7 +131,7 @@ def fit_blend(
         The special cases; see `fit_correction`.
 
     Sources: Breiman (1996), "Stacked regressions", here with log loss instead of squared error;
-    Genest and Zidek (1986), for both means.
+    Genest and Zidek (1986), for both kinds of mean.
     """
     probabilities = np.maximum(probabilities, CLIP)
     dropped: dict[int, str] = {}

@@ -75,8 +75,8 @@ def base_digest(folder: Path) -> str:
     """Return the SHA-256 of a folder's weights: the name, type, shape and content of each tensor,
     in the order of the names.
 
-    It takes minutes for a large base. Therefore it is computed once by this process and the
-    processes that it starts, as long as the files keep their sizes and modification times.
+    This takes minutes for a large base. The result is therefore kept for this process and those
+    that it starts afterwards, until the size or the modification time of a file changes.
 
     Raises
     ------

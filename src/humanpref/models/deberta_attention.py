@@ -73,8 +73,8 @@ class FusedEncoder(DebertaV2Encoder):
     distance."""
 
     def get_attention_mask(self, attention_mask: Tensor) -> Tensor | None:
-        """Return the real keys, bool (n, 1, L), or None if all are known to be; asking a GPU
-        would mean waiting for it."""
+        """Return which keys are real, bool (n, 1, L), or None if all are known to be real. On a
+        GPU, this is not checked, since the check would have to wait for the GPU."""
         real = attention_mask.bool()
         return None if real.device.type == "cpu" and real.all() else real[:, None]
 

@@ -70,12 +70,12 @@ class Policy(nn.Module):
         reference: Tensor | None = None,
         as_reference: bool = False,
     ) -> Tensor:
-        """Compute log-probabilities (n, 2) of both responses, in nats, minus the reference's if
-        `reference` is given.
+        """Compute log-probabilities (n, 2) of both responses, in nats. If `reference`, those of the
+        reference model, is given, subtract it.
 
         `input_ids`, `attention_mask` and `responses` (1 at the tokens of the response) are (n, 2,
-        length); `lengths`, (n, 2), counts the tokens. With `as_reference`, the base computes them
-        without its adapter.
+        length); `lengths`, (n, 2), counts the tokens. With `as_reference`, the adapter is disabled,
+        which makes the model its own reference.
         """
         rows, sides, length = input_ids.shape
         flat = [

@@ -19,9 +19,10 @@ def prepare(base: nn.Module, device: torch.device) -> None:
     compute capability 8.0, also give every query head its own copy of the keys and values.
 
     The residual stream of a pretrained decoder can exceed float16's largest value, 65,504 (that of
-    Gemma 3 270M reaches 103,798). Once the embeddings are float32, every sum with a layer's output
-    is as well. A norm, whose output has the type of its input, is given float32. Linear layers and
-    attention still compute in float16, where the output of a single one could still overflow.
+    Gemma 3 270M reaches 103,798). The embeddings are therefore converted to float32, which makes
+    every sum of the stream with a layer's output float32, too. The inputs of norms are also
+    converted, since a norm's output has the type of its input. Linear layers and attention still
+    compute in float16, so the output of a single one can still overflow.
 
     Parameters
     ----------

@@ -50,8 +50,8 @@ def evaluate(
     sentence_encoder: Path | None = None,
     format: str | None = None,
 ) -> tuple[dict[str, Any], Tables]:
-    """Evaluate artifacts on the same labeled rows, without those of weight 0, and compare each with
-    the first, row by row.
+    """Evaluate artifacts on the same labeled rows, and compare each artifact with the first, row by
+    row. Rows of weight 0 are skipped.
 
     Parameters
     ----------
@@ -68,15 +68,20 @@ def evaluate(
     Returns
     -------
     metrics : dict
-        `artifacts` maps each name to the metrics of `summarise`, `brier`, `calibration_error`,
-        `calibration_null` (the error expected by chance), both over the artifact's classes,
-        `swap_difference` (mean absolute change
-        of a probability if A and B are swapped), `swap_flips` (share of rows whose most likely
-        class then changes), `swap_exact` (True if both are 0 by construction and therefore were not
-        measured), `confusion`, `per_class`, `axes` (`humanpref.evaluation.axes.follow`), and
-        `rows_trained_on`, the number of these rows on which the artifact was trained; above 0, its
-        metrics are optimistic. `differences` lists, for each artifact except the first, its log
-        loss minus the first's, with a paired 95 % interval over prompts.
+        `artifacts` maps each name to a dict with
+
+        - the metrics of `summarise`, and `brier`;
+        - `calibration_error` and `calibration_null` (the error expected by chance), both over the
+          artifact's classes;
+        - `swap_difference`: the mean absolute change of a probability if A and B are swapped;
+        - `swap_flips`: the share of rows whose most likely class then changes;
+        - `swap_exact`: True if these two are 0 by construction, and therefore were not measured;
+        - `confusion`, `per_class`, and `axes` (`humanpref.evaluation.axes.follow`);
+        - `rows_trained_on`: the number of these rows on which the artifact was trained; above 0,
+          its metrics are optimistic.
+
+        `differences` lists, for each artifact except the first, its log loss minus the first's,
+        with a paired 95 % interval over prompts.
     tables : dict
         `slices`, `reliability`, `axes` and `worst`, the rows with the highest losses and their
         texts, up to `LONGEST_TEXT` characters each. Each table has a column `artifact`.

@@ -21,8 +21,9 @@ DIGESTS = "digests"
 CHECKPOINT = ".checkpoint"
 """The end of the name of an unfinished model's checkpoint, which is not part of an artifact."""
 _SETTLED_SECONDS = 2
-"""A digest is remembered if the file had not changed for this long: within one tick of the file
-system's clock, a change would leave the time as it is."""
+"""A digest is remembered only if the file's last change is at least this long ago. A change soon
+after another may fall into the same tick of the file system's clock, and leave the file's time as
+it is."""
 
 _known: dict[tuple, str] = {}
 
@@ -46,8 +47,8 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def check_listed(folder: Path, facts: dict[str, Any]) -> None:
-    """Check `artifact.json` against its own digest, and that the artifact has all of its files and
-    models, and the folders of its models no others. The files' contents are not read.
+    """Check `artifact.json` against its own digest, that all of the artifact's files and models
+    exist, and that the models' folders contain no other files. The files' contents are not read.
 
     Raises
     ------

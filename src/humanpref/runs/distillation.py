@@ -38,8 +38,9 @@ class Teacher(NamedTuple):
     """An artifact, or a CSV with `id` and the three probabilities (a submission, an oof.csv, or the
     output of `predict --labels`)."""
     share: float | None = None
-    """Share of the targets, in (0, 1]; the labels have what all teachers leave of 1. Teachers
-    without a share divide the remainder equally, which leaves the labels nothing."""
+    """Share of the targets, in (0, 1]. The share of the labels is 1 minus the shares of all
+    teachers. If there are teachers without a share, they divide this remainder equally instead, and
+    the labels get nothing."""
     temperature: float = 1.0
     """T, above 0: probabilities p become p^(1/T), divided by their sum. A T above 1 softens a
     teacher that is too confident."""
@@ -49,8 +50,8 @@ def taught(rows: TrainingRows, teachers: Sequence[Teacher]) -> TrainingRows:
     """Return the rows with new targets: the sum of the labels and the teachers' probabilities, each
     times its share.
 
-    A teacher that was trained on a row and did not hold it out does not judge it; the other
-    teachers then have its share, in proportion to their own. Probabilities are averaged over both
+    A teacher that was trained on a row and did not hold it out does not judge it; its share then
+    goes to the other teachers, in proportion to their own. Probabilities are averaged over both
     orders of A and B (see `soft_labels`).
 
     If the rows have two classes, a teacher's probabilities of A and B are divided by their sum.

@@ -127,7 +127,7 @@ def read_ensemble(folder: Path, check: Callable[[Path], object] = _unchecked) ->
         The model's folder.
     check : callable
         Raises InputError if a file, or a file in a folder, is damaged; by default, nothing is
-        checked. Here, it is called for the files that are read.
+        checked. This function calls it for each file that it reads.
 
     Raises
     ------

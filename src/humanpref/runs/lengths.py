@@ -27,8 +27,8 @@ def approximate_tokens(texts: list[str]) -> list[int]:
 
 
 def text_lengths(pairs: pd.DataFrame | None, count: Count = approximate_tokens) -> np.ndarray:
-    """Count the tokens of each row's prompt and responses, (n, 3); of assumed rows if `pairs` is
-    None."""
+    """Count the tokens of each row's prompt and responses, (n, 3). If `pairs` is None, return those
+    of assumed rows."""
     if pairs is None:
         characters = np.array(CHARACTERS)[:, None] * [PROMPT, RESPONSE, RESPONSE]
         return np.round(TOKENS_PER_CHARACTER * characters).astype(np.int64)
@@ -47,8 +47,8 @@ def per_row(config: Config) -> int:
 
 
 def sequence_lengths(config: Config, texts: np.ndarray) -> np.ndarray:
-    """Return the tokens of each sequence that the model reads, (n, 1) or (n, 2), from those of the
-    texts, (n, 3)."""
+    """Return the number of tokens in each sequence that the model reads, (n, 1) or (n, 2), given
+    the numbers in the texts, (n, 3)."""
     options = config.model
     fixed = 4
     if isinstance(options, AdaptedOptions):

@@ -108,8 +108,8 @@ def decoder_in_float32(leaf: Leaf) -> DecoderModel:
 
 
 def _merge_into_base(artifact: Artifact) -> dict[str, Any]:
-    """Replace the adapter of a merged artifact with a base that contains it, and describe the
-    base."""
+    """Replace the adapter of a merged artifact with a base that contains it, and return the facts
+    about that base."""
     leaf = artifact.ensemble
     model = decoder_in_float32(leaf)
     config, name = model.config, f"{Path(model.base_.record['name']).name}-merged"

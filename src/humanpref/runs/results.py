@@ -47,7 +47,8 @@ def write_results(
 ) -> None:
     """Gather the models' held-out predictions and records, and write the files that make the folder
     an artifact. `chain` describes the earlier stages (`humanpref.runs.stages`), and `earlier` has
-    their rows. `planned` is the number of models that the run was to train, by default these."""
+    their rows. `planned` is the number of models that the run was to train; by default, the number
+    of `models`."""
     pairs, config = rows.pairs, models[0].config
     records = {model.name: read_json(work / model.name / MEMBER_FILE) for model in models}
     trainings = [record["training"] for record in records.values() if "training" in record]

@@ -1,5 +1,5 @@
-"""Stages: a run whose models start from the weights of another run. No row is held out whose prompt
-those weights have learned."""
+"""Stages: a run whose models start from the weights of another run. A row is never held out if
+those weights have learned its prompt."""
 
 import logging
 from collections.abc import Iterable
@@ -52,8 +52,8 @@ class Earlier(NamedTuple):
     path: Path
     """Its artifact."""
     drop_learned: bool = False
-    """Drop the rows of the training file whose prompts its models have learned. Otherwise, the run
-    is refused if one of them would be held out."""
+    """Drop the rows of the training file whose prompts the earlier models have learned. If False,
+    they stay, and the new run is refused if it would hold one of them out."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,8 +67,8 @@ def shared_out(job: Job, budget: Budget, gpus: int) -> Iterator[Result]:
     Raises
     ------
     ProcessEndedError
-        After all results have been yielded, if a process failed; unless failures are isolated, only
-        if others cannot predict its rows.
+        After all results have been yielded: if failures are isolated and a process failed, or if
+        there are rows that no process is left to predict.
     InputError, RuntimeError
         At the first failure, unless failures are isolated.
     """

@@ -74,8 +74,9 @@ def runs(folder: str | Path, sort: str = "log_loss") -> pd.DataFrame:
 
 
 def in_short(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of a table of runs by which runs are told apart. Long names are shortened
-    in the middle, so that a line of the table in Markdown has at most `WIDTH` characters."""
+    """Return only those columns of a table of runs that tell the runs apart. Long names are
+    shortened in the middle, so that a line of the table in Markdown has at most `WIDTH`
+    characters."""
     table = table.astype({"log_loss_low": float, "log_loss_high": float})
     shown = table[["name", "preset", "rows", "log_loss", "written"]].copy()
     bounds = zip(table["log_loss_low"], table["log_loss_high"], strict=True)

@@ -166,7 +166,8 @@ and pair features."""
 
 
 class Columns(Protocol):
-    """A pairs frame, or a dictionary of its columns: the packaged judge does without pandas."""
+    """A pairs frame, or a dictionary of its columns, with which the packaged judge avoids importing
+    pandas."""
 
     def __getitem__(self, column: str) -> Iterable[tuple[str, ...]]: ...
 

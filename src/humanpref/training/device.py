@@ -39,8 +39,9 @@ def prepare() -> None:
 
     The CUDA allocator extends its segments: batches differ in length, and fixed segments leave gaps
     between them that no tensor fits. OpenMP's threads spin while they wait for each other, and then
-    sleep. They spin a thirtieth of the default, which on a busy machine keeps the cores from the
-    threads that they wait for; not to spin at all costs time on a quiet machine.
+    sleep. They spin for a thirtieth of the default time. The default is too long on a busy machine,
+    where spinning threads occupy the cores that the other threads need; not spinning at all costs
+    time on a quiet machine.
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = "10000"

@@ -24,9 +24,10 @@ CUDA_GIB = 0.5
 class MemoryEstimate:
     """The sizes that determine the memory of a training run.
 
-    Everything is counted that torch's modules keep for the backward pass, tensor by tensor, plus
-    the largest intermediate results. `benchmarks/tracked_memory.py` compares it with the storages
-    of real training steps. DeBERTa's attention counts as eager; fused, it needs less.
+    The memory is counted tensor by tensor: everything that torch's modules keep for the backward
+    pass, plus the largest intermediate results. `benchmarks/tracked_memory.py` compares the result
+    with the storages of real training steps. DeBERTa's attention counts as eager; fused, it needs
+    less.
     """
 
     shape: Shape

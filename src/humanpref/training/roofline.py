@@ -23,7 +23,7 @@ class Device(NamedTuple):
     bandwidth : float
         Bytes per second.
     kernel : float
-        Seconds of the host to start a kernel, below which no kernel can take less.
+        Seconds that the host takes to start a kernel; no kernel can take less.
     element : int
         Bytes of an activation.
     """
@@ -54,8 +54,9 @@ class _Traffic(NamedTuple):
 
 _ENCODER = {True: _Traffic(576, 0, 21, 0, 144, 176), False: _Traffic(162, 0, 6.25, 0, 67, 61)}
 _DECODER = {True: _Traffic(153, 225, 66, 83, 82, 230), False: _Traffic(33, 123, 18, 32, 40, 95)}
-"""In a training step (True), forward and backward, and in inference. A decoder's `hidden` is for
-each of its norms. `scores` counts only where a layer keeps them (`Shape.scores`)."""
+"""The traffic of a training step (True), forward and backward, and of inference (False). A
+decoder's `hidden` is for each of its norms. `scores` counts only where a layer keeps them
+(`Shape.scores`)."""
 _ENDS = 240
 """Bytes per token and unit of the hidden states, for the embeddings and the head, in each
 direction."""

@@ -107,6 +107,6 @@ class Shape:
         return self.embedding_weights + layers * self.layer_weights
 
     def frozen_bytes(self, per_weight: float) -> float:
-        """Return the bytes of a frozen backbone with this many for each weight of a matrix, and
-        two for each of the embedding, which is never quantized."""
+        """Return the bytes of a frozen backbone: `per_weight` for each weight of a matrix, and two
+        for each weight of the embedding, which is never quantized."""
         return 2 * self.embedding_weights + per_weight * (self.weights - self.embedding_weights)

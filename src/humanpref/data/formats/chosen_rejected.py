@@ -20,9 +20,9 @@ class ChosenRejected:
     """`chosen` and `rejected`, with or without `prompt`: plain texts, lists of strings, or lists of
     {role, content} messages.
 
-    Without `prompt`, the prompt is the common beginning: the user's messages, which must be the
-    same on both sides; of transcripts with `Human:` and `Assistant:`, likewise; of other texts, the
-    characters that both share, as in trl.
+    Without `prompt`, both columns begin with the prompt. In messages, and in transcripts with
+    `Human:` and `Assistant:`, it consists of the user's messages, which must be the same on both
+    sides. In other texts, it consists of the first characters that both share, as in trl.
 
     Which answer is A is drawn by a digest of the prompt and of the two answers in either order.
     Therefore no label leaks, the draw does not depend on the other rows, and exchanging both

@@ -14,7 +14,8 @@ from humanpref.schema import FORMATS, LABEL_COLUMNS, TEXT_COLUMNS, InputError
 
 COMPETITION, PLAIN, WSDM, MESSAGES, CONVERSATIONS, CHOSEN_REJECTED = FORMATS
 _TEXTS = {COMPETITION: TEXT_COLUMNS, CONVERSATIONS: Conversations.columns, CHOSEN_REJECTED: PAIR}
-"""The columns by which formats are told apart. `competition` represents all with its columns."""
+"""The columns that identify a format. `competition` also stands for the other formats with the same
+columns."""
 LANGUAGE = "language"
 """With this column, plain texts and a winner, rows without ties are in WSDM Cup's format."""
 

@@ -88,8 +88,8 @@ def read_turns(cell: Any, form: Form, literal: bool = False) -> tuple[str, ...]:
         if form is Form.TEXT:
             if not literal and (other := _json_form(cell)):
                 raise ValueError(
-                    f"expected {form} as in most rows, got {other}: {short(cell)}; a format that "
-                    "is named (--format, or format=) takes it as it is"
+                    f"expected {form} as in most rows, got {other}: {short(cell)}; to take "
+                    "it as plain text, name the format (--format, or format=)"
                 )
             return as_turns([cell])
         if form is Form.PYTHON:

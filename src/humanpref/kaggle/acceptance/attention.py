@@ -14,7 +14,7 @@ from humanpref.training.inputs import moved
 
 LENGTHS, TOKENS = (128, 512, 1_024), 2_048
 LEAST = 1e-4
-"""A relative error that needs no reason."""
+"""A relative error of at most this is accepted, even if transformers' own attention errs less."""
 SLOWER = 1.1
 """How much longer fused attention may take."""
 Cast = AbstractContextManager

@@ -38,8 +38,8 @@ QUICK = {
 
 
 def configuration(name: str, quick: bool = False, **changes: Any) -> Any:
-    """Return a transformers configuration in a backbone's published sizes, which must be known; a
-    stack of its first layers if it has billions of weights.
+    """Return a transformers configuration with a backbone's published sizes, which must be known.
+    If the backbone has billions of weights, the configuration has only its first layers.
 
     Parameters
     ----------
@@ -73,10 +73,10 @@ def random_backbone(config: Config, sizes: Any, dtype: torch.dtype) -> Any:
     Parameters
     ----------
     config : Config
-        Of a neural family.
+        A configuration of a neural family.
     sizes : transformers configuration
     dtype : torch.dtype
-        Of a decoder's weights; those of an encoder are float32.
+        The type of a decoder's weights; an encoder's are float32.
     """
     kind = AutoModelForCausalLM if config.family == "dpo" else AutoModel
     if config.family == "encoder":
@@ -98,7 +98,7 @@ def save_small(
     family : str
         `encoder`, or `decoder` or `dpo` for a language model.
     texts : iterable of str
-        On which the tokenizer is trained.
+        The texts on which the tokenizer is trained.
     quick : bool
         Whether to make it tiny.
     dropout : float

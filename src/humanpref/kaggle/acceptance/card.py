@@ -52,8 +52,8 @@ def fastest(work: Callable[[], object], rounds: int = 5) -> float:
 
 
 def _kernel_seconds() -> float:
-    """Return the time of the host for each kernel, in a training pass of a model so small that its
-    kernels take no time themselves."""
+    """Return the seconds that the host takes to start a kernel, measured in training passes of a
+    model so small that the kernels themselves take no time."""
     with scratch() as folder:
         work = workload(preset_config("deberta-v3-small", folder, quick=True))
     rows = work.rows(np.full((2, 3), 16))

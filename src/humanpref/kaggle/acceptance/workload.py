@@ -38,7 +38,8 @@ BY_FAMILY = {
     "decoder": (*ONE_ORDER, "model.quantisation=none"),
     "dpo": ("training.ties=davidson", "training.link_fraction=0", "training.batch_size=4"),
 }
-"""Settings with which a preset's run is one pass over its rows: for every family, and by family."""
+"""Settings that make a preset's run one pass over its rows: `PLAIN` for every family, and these for
+a particular one."""
 QUICK = {
     "encoder": (),
     "decoder": ("model.system_prompt=", "model.question=Which?"),

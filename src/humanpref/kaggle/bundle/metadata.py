@@ -70,7 +70,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > _NAME_LENGTH or name == "accept":
         raise InputError(
             f"--name: expected at most {_NAME_LENGTH} lower-case letters and digits, with single "
-            f"hyphens between them, and not accept, got {name!r:.80}"
+            f"hyphens between them, other than 'accept', got {name!r:.80}"
         )
 
 

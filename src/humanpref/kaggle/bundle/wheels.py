@@ -46,7 +46,7 @@ LOCK = "requirements.lock"
 EXTRAS = ("torch", "boosted", "nltk")
 """The package's extras whose libraries every bundle's kernels may import."""
 OPTIONAL_EXTRAS = ("quantised",)
-"""The extras whose libraries only the bundles whose configurations need them contain."""
+"""The extras whose libraries a bundle contains only if one of its configurations needs them."""
 
 _LOCK_HEAD = """\
 # Wheels that the kernels need and Kaggle's image lacks, with exact versions and hashes, for the

@@ -38,9 +38,9 @@ class Kernels:
     folder : Path
         The folder for boxes, environments and logs.
     sources : dict
-        The folder of each source that can be mounted, by kind and reference as in
-        kernel-metadata.json. Each kernel adds its output. Models are mounted even if the metadata
-        does not list them.
+        The folder of each source that can be mounted. A key is a kind and a reference, as
+        kernel-metadata.json names them. The output of each kernel is added after its run. Models
+        are mounted even if the metadata does not list them.
     report : Report
         The report to which measurements are added.
     echo : callable

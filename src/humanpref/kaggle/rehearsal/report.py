@@ -179,13 +179,13 @@ def claim(out: Path) -> None:
 
 @contextlib.contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Hold `out` for this dry run, and create it if it does not exist; if it is then still empty at
-    the end, it is removed.
+    """Keep other dry runs out of the folder `out` while the block runs. If the folder does not
+    exist, it is created, and removed after the block if it is empty.
 
     Raises
     ------
     InputError
-        If a different dry run holds it.
+        If another dry run is using the folder.
     """
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,8 @@ def find_backbone(name: str, input_root: Path) -> Path:
 
 
 def point_to_base(model: Path, input_root: Path) -> None:
-    """Tell a model that only names its base where that base is mounted in this run.
+    """For a model that names its base but does not contain it, find where the base is mounted in
+    this run, and set HUMANPREF_BASE to that folder.
 
     Parameters
     ----------

@@ -88,9 +88,9 @@ def processes(config: Config) -> int:
 
 
 def places(config: Config) -> list[str]:
-    """Return where several models are trained at a time, each place as the value of
-    `CUDA_VISIBLE_DEVICES`: every GPU for a family trained by gradient descent; otherwise one place,
-    "", with the devices of this process."""
+    """Return the places where models are trained at the same time, one model in each, as values of
+    `CUDA_VISIBLE_DEVICES`. A family trained by gradient descent has a place on each of several
+    GPUs; otherwise, there is one place, "", with the devices of this process."""
     descends = isinstance(config.training, LoopOptions)
     return device.names(device.gpus()) if descends and device.gpus() > 1 else [""]
 
@@ -109,8 +109,8 @@ def with_limit(config: Config, seconds: float) -> Config:
 
 
 def hash_base(config: Config) -> None:
-    """Compute the digest of a decoder's base, which takes minutes, before the processes start that
-    all need it."""
+    """Compute the digest of a decoder's base, which takes minutes, before starting the processes,
+    since all of them need it."""
     if isinstance(config.model, AdaptedOptions):
         from humanpref.models.checkpoint import base_digest
         from humanpref.models.pretrained import local_folder

@@ -97,8 +97,9 @@ def train(
 
 
 def gathered(run: experiment.Run) -> Artifact | None:
-    """Return an artifact of the models that an unfinished run has trained; None if there are none
-    or it cannot be written, which must not cost the work that a later version resumes."""
+    """Return an artifact of the models that an unfinished run has trained; None if there are none,
+    or if it cannot be written. That failure is only logged, so that the finished work remains for a
+    later version."""
     try:
         return run.gather()
     except Exception:

@@ -36,10 +36,11 @@ def push_dataset(
     client: Client, records: Records, marker: Path, owner: str, manifest: str, chosen: bool = True
 ) -> None:
     """Create a dataset, or a new version of it, unless its current version already has the manifest
-    `marker`; wait until it is ready.
+    in the file `marker`; wait until it is ready.
 
-    `manifest` is the digest of the wheel dataset's manifest, which identifies the bundle. A dataset
-    that is not `chosen` is only recorded, if Kaggle has it and its record was lost.
+    `manifest` is the digest of the wheel dataset's manifest, whichever dataset is pushed; it
+    identifies the bundle. A dataset that is not `chosen` is not pushed. If its record was lost and
+    Kaggle has the dataset, the record is restored.
     """
     folder = marker.parent
     metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner, records.name)

@@ -164,8 +164,8 @@ def push_kernel(
     anyway: bool = False,
 ) -> None:
     """Push a kernel, which starts its run, unless the same code has already run, or is running, on
-    the sources that it mounts now. A kernel that is not `chosen` is only recorded, if Kaggle has it
-    and its record was lost."""
+    the sources that it mounts now. A kernel that is not `chosen` is not pushed. If its record was
+    lost and Kaggle has the kernel, the record is restored."""
     with tempfile.TemporaryDirectory() as temporary:
         source, name = folder / KERNEL_METADATA, folder.name
         staged = stage_kernel(source, Path(temporary), owner, manifest, records.name)

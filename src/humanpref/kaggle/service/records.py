@@ -37,8 +37,8 @@ SUBMISSION = "submission"
 
 
 class Records:
-    """The entries in `pushes.json` in this folder, which is created when the first is written, of
-    the experiment with this name (empty for the default one).
+    """The entries of one experiment, in the file `pushes.json` in its folder. The name is empty for
+    the default experiment. The folder is created when the first entry is written.
 
     Raises
     ------

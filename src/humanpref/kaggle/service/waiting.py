@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0
 """Initial and maximum number of seconds between two polls."""
 OUTAGE_SECONDS = 1_800
-"""Maximum number of seconds that a wait continues without an answer from Kaggle, and of a pause
-that Kaggle asks for during a wait."""
+"""Maximum number of seconds that a wait continues without an answer from Kaggle. A pause that
+Kaggle asks for during a wait has the same maximum."""
 SETTLING_PAUSES = (0, 2, 4, 8, 16, 30)
 """Pauses, in seconds, before each successive check of whether an unanswered request reached Kaggle.
 If the last check finds nothing, the request counts as lost."""
@@ -96,7 +96,7 @@ def send_once(
     Parameters
     ----------
     send : callable
-        Records the request as sending, sends it, and returns the result.
+        Records that the request is being sent, sends it, and returns the result.
     pending : callable
         Returns whether the request is recorded as sent but its result is unknown.
     find : callable
