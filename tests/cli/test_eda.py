@@ -12,8 +12,8 @@ def test_eda_says_what_it_wrote_and_left_out(run, arena):
     first, *others = out.splitlines()
     assert first.startswith("page/index.html: 24 rows, ")
     assert others == [
-        "left out: no labels in the file: balance, wins, strengths, length bias and ties",
-        "left out: no tokenizer given (--tokenizer FOLDER): truncation",
+        "left out: balance, wins, strengths, length bias and ties (the file has no labels)",
+        "left out: truncation (no tokenizer given: --tokenizer FOLDER)",
     ]
 
 

@@ -4,6 +4,7 @@ should be."""
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -363,3 +364,27 @@ def test_names_and_terminals_that_are_not_utf8(arena, tmp_path):
     done = subprocess.run([*start, "runs", ".", "--all"], **options, check=False)
     assert done.returncode == 0, done.stderr
     assert b"\\u2013" in done.stdout
+
+
+def test_the_kaggle_commands_without_their_libraries(tmp_path):
+    code = """
+import importlib.metadata, sys
+for name in ("packaging", "kaggle", "kagglesdk", "requests", "slugify"):
+    sys.modules[name] = None
+def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = missing
+from humanpref.cli.main import main
+for command in sys.argv[1:]:
+    print(command, main(["kaggle", *command.split()]))
+"""
+    commands = ["data", "dry-run", "bundle", "check", "push", "wait", "output", "status", "scores"]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *commands], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.stdout.splitlines() == [f"{command} 2" for command in commands]
+    lines = ended.stderr.splitlines()
+    assert len(lines) == len(commands), ended.stderr
+    for line in lines:
+        assert line.startswith("humanpref: this needs the "), line
+        assert re.search(r"pip install .*\[kaggle\]", line), line

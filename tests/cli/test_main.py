@@ -141,3 +141,10 @@ def test_a_full_disk_is_told_where_standard_output_is():
         )
     assert done.returncode == 2
     assert done.stderr == "humanpref: cannot write (No space left on device)\n"
+
+
+def test_without_a_command_the_commands_are_listed(run):
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "usage: humanpref" in err
+    assert "train a model on labeled rows" in err

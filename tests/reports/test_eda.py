@@ -39,17 +39,17 @@ def test_the_report_is_whole(report):
     assert summary["most_compared_models"][0] == models["model"][0]
     assert models["wins"].sum() == models["losses"].sum()
     assert pd.read_csv(report / "tables" / "pairs.csv")["rows"].sum() == 120
-    assert summary["left_out"] == ["no tokenizer given (--tokenizer FOLDER): truncation"]
+    assert summary["left_out"] == ["truncation (no tokenizer given: --tokenizer FOLDER)"]
 
 
 def test_a_test_file_has_neither_labels_nor_models(arena, tmp_path, capsys, undrawn):
     assert main(["--quiet", "eda", str(arena / "test.csv"), "--out", str(tmp_path / "out")]) == 0
-    assert "left out: no labels" in capsys.readouterr().out
+    assert "(the file has no labels)" in capsys.readouterr().out
     assert {path.stem for path in (tmp_path / "out").glob("figures/*.png")} == {
         "prompt_groups",
         "languages",
     }
-    assert "no labels in the file" in (tmp_path / "out" / "index.html").read_text()
+    assert "(the file has no labels)" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_format_without_ties_has_none_to_show(arena, tmp_path, monkeypatch):
@@ -97,7 +97,7 @@ def test_models_that_met_only_themselves(write_csv, tmp_path, undrawn):
     path = write_csv(rows, model_a=["m", "k"] * 3, model_b=["m", "k"] * 3)
     assert main(["--quiet", "eda", str(path), "--out", str(tmp_path / "out")]) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert "no row compares two models: pairs" in summary["left_out"]
+    assert "pairs (no row compares two models)" in summary["left_out"]
     figures = {path.stem for path in (tmp_path / "out").glob("figures/*.png")}
     assert "most_compared_models" in figures
     assert not figures & {"most_compared_pairs", "compared_pairs"}
@@ -118,7 +118,7 @@ def test_an_empty_name_is_no_model(write_csv, tmp_path, undrawn):
         [8, "no model", "column 'model_a' is empty, column 'model_b' is empty"],
     ]
     nameless = eda.explore(write_csv(rows, model_a=[""] * 8, model_b=["m"] * 8), tmp_path / "none")
-    assert "no row names both models: wins and strengths" in nameless["left_out"]
+    assert "wins and strengths (no row names both models)" in nameless["left_out"]
 
 
 @pytest.mark.parametrize("column", ["model_a", "model_b"])

@@ -155,8 +155,8 @@ def test_a_raw_frame_is_predicted_as_the_file(folds_artifact, arena, tmp_path):
         command = ["--quiet", "predict", str(artifact.folder), "--test", str(arena / "test.csv")]
         assert main([*command, "--out", str(tmp_path / "submission.csv")]) == 0
         # Python's own parser reads every digit.
-        written = pd.read_csv(tmp_path / "submission.csv", engine="python")
-        written = written[list(LABEL_COLUMNS)].to_numpy()
+        written = pd.read_csv(tmp_path / "submission.csv", dtype=str)
+        written = written[list(LABEL_COLUMNS)].map(float).to_numpy()
         np.testing.assert_array_equal(Artifact.load(artifact.folder).predict_proba(raw), written)
         np.testing.assert_array_equal(load_model(artifact.folder).predict_proba(raw), written)
         np.testing.assert_array_equal(predict([artifact], raw)[0], written)

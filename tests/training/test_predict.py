@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
-from humanpref.training import predict, progress
+from humanpref import bar
+from humanpref.training import predict
 from humanpref.training.predict import normalised, predict_logits
 
 LENGTHS = np.random.default_rng(0).integers(1, 100, 400)
@@ -50,7 +51,7 @@ def test_out_of_memory_halves_the_batches_and_loses_no_row(caplog):
 
 def test_the_time_left_is_told_by_tokens_also_if_batches_shrink(caplog, monkeypatch):
     clock = SimpleNamespace(perf_counter=itertools.count(0, 30).__next__)
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(bar, "time", clock)
     with caplog.at_level("INFO"):
         predict_logits(Small(600), collate, LENGTHS, 4_096, "no", "embed")
     lines = [message for message in caplog.messages if message.startswith("embed: ")]

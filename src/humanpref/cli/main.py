@@ -65,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # If the terminal or a file name is not UTF-8, an escape is better than a traceback.
             stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
+    whole = parser()
+    options = whole.parse_args(arguments)
+    if options.command is None:
+        whole.print_help(sys.stderr)
+        return 2
     level = logging.WARNING if options.quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ending.Printable())
@@ -109,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument(
         "--traceback", action="store_true", help="show the traceback of an input error"
     )
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     add_examples(whole)

@@ -167,7 +167,8 @@ def read(
 
     If `texts_required` is False, texts are read only in the competition's columns, and ids are
     required. If `keep_faults` is True, faults are returned instead of raised. If `ids` is False,
-    rows are numbered from 0.
+    rows are numbered from 0, and how they were understood is logged for debugging only: a judge
+    reads one pair after another in this way.
     """
     with open_table(source) as table:
         plan = _plan(table, labels, texts_required, weights, format, lenient, ids)
@@ -187,7 +188,7 @@ def read(
         and not pairs[LABEL_COLUMNS[2]].any()
     ):
         name, pairs = detect.WSDM, pairs.drop(columns=LABEL_COLUMNS[2])
-    _tell(table, parser, name, pairs)
+    _tell(table, parser, name, pairs, logging.INFO if ids else logging.DEBUG)
     return Reading(pairs, name, parser.faults, _lost(table, parser))
 
 
@@ -280,9 +281,10 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
     return pairs
 
 
-def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> None:
-    """Log one line about the rows and how they were understood, and warnings if prompts are empty
-    or if an answer is empty because it is also the beginning of the other text."""
+def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame, level: int) -> None:
+    """Log one line at this level about the rows and how they were understood, and warnings if
+    prompts are empty or if an answer is empty because it is also the beginning of the other
+    text."""
     plan = parser.plan
     known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
     unread = ", labels not read" if known else ", no labels"
@@ -298,7 +300,7 @@ def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame) -> No
         notes.append(f"ids numbered from 0{why}")
     if parser.equal:
         notes.append(f"{parser.equal} rows left out because chosen equals rejected")
-    logger.info("%s: %s", table.name, "; ".join(notes))
+    logger.log(level, "%s: %s", table.name, "; ".join(notes))
     if plan.texts and (empty := sum(not any(map(str.strip, turns)) for turns in pairs["prompt"])):
         logger.warning("%s: the prompt is empty in %d of %d rows", table.name, empty, len(pairs))
     if plan.texts == PAIR and not plan.format.form.is_messages:

@@ -151,10 +151,10 @@ def _count(
     listed = pd.DataFrame(faults, columns=["row", "id", "kind", "fault"])
     counted["faults"] = listed.sort_values("row", kind="stable")
     missing = {
-        "no labels in the file: balance, wins, strengths, length bias and ties": not labels,
-        "no row names both models: wins and strengths": labels and not models,
-        "no row compares two models: pairs": summary.get("most_compared_pairs") == [],
-        "no tokenizer given (--tokenizer FOLDER): truncation": tokenizer is None,
+        "balance, wins, strengths, length bias and ties (the file has no labels)": not labels,
+        "wins and strengths (no row names both models)": labels and not models,
+        "pairs (no row compares two models)": summary.get("most_compared_pairs") == [],
+        "truncation (no tokenizer given: --tokenizer FOLDER)": tokenizer is None,
     }
     summary["left_out"] = [reason for reason, is_missing in missing.items() if is_missing]
     return summary, {name: table for name, table in counted.items() if len(table)}

@@ -76,7 +76,8 @@ def test_labels():
             r"x: has labels in the column 'winner' and in 'winner_model_a'",
         ),
         (["id"], "x: missing column 'winner_model_a', 'winner_model_b', 'winner_tie' .or 'winner'"),
-        (["winner_tie"], "x: missing column 'winner_model_a', 'winner_model_b' "),
+        (["id"], "; the columns are 'id'; a file without labels, like a test file, can only be "),
+        (["winner_tie"], r"x: missing column 'winner_model_a', 'winner_model_b' .*'winner_tie'$"),
     ):
         with pytest.raises(InputError, match=message):
             label_reader(header, "x", True)

@@ -64,3 +64,10 @@ def test_a_probe_that_does_not_run_is_no_proof(tmp_path):
     (box.environment / "bin" / "python").symlink_to("/bin/false")
     with pytest.raises(RuntimeError, match="the probe ended with 1"):
         probe(box)
+
+
+def test_failed_attempts_do_not_read_as_errors():
+    told = "isolated, as it should be: a connection to the outside failed"
+    assert str(OFFLINE).startswith(told)
+    for other in ({"mode": "none"}, {"input_write": "succeeded"}, {"readable": ("a key",)}):
+        assert "isolated" not in str(dataclasses.replace(OFFLINE, **other))

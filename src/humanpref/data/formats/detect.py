@@ -139,9 +139,10 @@ def label_reader(
         return None
     if missing := [column for column in LABEL_COLUMNS[:2] if column not in header]:
         missing = [column for column in LABEL_COLUMNS if column not in header]
+        hint = "" if present else "; a file without labels, like a test file, can only be predicted"
         raise InputError(
             f"{source}: missing column {names(missing)} (or {WINNER!r}); the columns are "
-            f"{listed(header)}"
+            f"{listed(header)}{hint}"
         )
     return OneHot(present)
 

@@ -13,7 +13,7 @@ try:
     from packaging.utils import canonicalize_name
     from packaging.version import InvalidVersion, Version
 except ImportError:
-    raise InputError(f"wheels: needs the library packaging: {install_line('kaggle')}") from None
+    raise InputError(f"this needs the library packaging: {install_line('kaggle')}") from None
 
 IMAGE = "image.txt"
 """The file in the checkout's `wheels/` that holds the `pip freeze` of the image."""

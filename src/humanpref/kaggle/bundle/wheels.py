@@ -16,12 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.tags import Tag
-from packaging.utils import canonicalize_name, parse_wheel_filename
-from packaging.version import Version
-
+from humanpref.extras import install_line
 from humanpref.files import sha256, write_whole
 from humanpref.kaggle.bundle.checkout import build_wheel, pip
 from humanpref.kaggle.bundle.image import (
@@ -37,6 +32,15 @@ from humanpref.kaggle.bundle.image import (
 )
 from humanpref.kaggle.bundle.metadata import read_text
 from humanpref.schema import InputError
+
+try:
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from packaging.tags import Tag
+    from packaging.utils import canonicalize_name, parse_wheel_filename
+    from packaging.version import Version
+except ImportError:
+    raise InputError(f"this needs the library packaging: {install_line('kaggle')}") from None
 
 logger = logging.getLogger(__name__)
 

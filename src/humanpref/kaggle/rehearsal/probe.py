@@ -35,7 +35,9 @@ class Probe:
     readable: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        isolated = self.mode != "none" and not self.faults
         return (
+            f"{'isolated, as it should be: ' if isolated else ''}"
             f"a connection to the outside {self.connection}, a name look-up {self.lookup}, "
             f"mounting the input writable {self.input_remount}, writing to it {self.input_write}; "
             f"network interfaces: {', '.join(self.interfaces) or 'none'}; readable places that may "

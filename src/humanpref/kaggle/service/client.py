@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from humanpref.kaggle.service import wire
-from humanpref.kaggle.service.signin import secrets, sign_in
+from humanpref.kaggle.service.signin import check_client, secrets, sign_in
 from humanpref.schema import InputError
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class Client:
     """
 
     def __init__(self) -> None:
+        check_client()
         with wire.guarded(CALL_SECONDS):
             self.api, self._way = sign_in()
         # With these arguments, the client would print every request, including the credentials.

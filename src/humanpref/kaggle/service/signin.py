@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
 from humanpref.extras import install_line
 from humanpref.files import read_json
 from humanpref.schema import InputError
@@ -32,9 +30,8 @@ def sign_in() -> tuple[Any, str]:
     Raises
     ------
     InputError
-        If the client is missing or too old, Kaggle cannot be reached, or no credentials work.
+        If Kaggle cannot be reached, or no credentials work.
     """
-    _check_version()
     import requests
 
     had_login = Path(LOGIN_FILE).expanduser().is_file()  # the client deletes a refused login
@@ -80,12 +77,14 @@ def secrets(api: Any) -> list[str]:
     return list(set(filter(None, values)))
 
 
-def _check_version() -> None:
+def check_client() -> None:
     """Raise InputError if the client is missing, or so old that importing it may exit."""
     try:
         version = importlib.metadata.version("kaggle")
     except importlib.metadata.PackageNotFoundError:
         raise InputError(f"this needs the Kaggle client: {install_line('kaggle')}") from None
+    from packaging.version import Version
+
     if Version(version) < Version(OLDEST):
         raise InputError(f"kaggle {version}: expected {OLDEST} or newer; {install_line('kaggle')}")
 
