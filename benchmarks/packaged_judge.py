@@ -226,12 +226,13 @@ def card(content: dict[str, Any]) -> str:
         "feature and the numbers below; it contains no text, id or name from the rows.",
         f"Log loss out of fold ({facts['folds']} folds grouped by prompt, seed {facts['seed']}): "
         f"{loss[0]:.4f}, 95 % interval {loss[1]:.4f} to {loss[2]:.4f}. Predicting only the class "
-        f"rates: {prior[0]:.4f} ({prior[1]:.4f} to {prior[2]:.4f}). Accuracy "
-        f"{facts['accuracy']:.3f} of three classes: a single verdict is weak evidence.",
-        "{} the longer answer in {:.1f} % ({:.1f} to {:.1f}) of the pairs of unequal length; "
-        "people preferred it in {:.1f} % ({:.1f} to {:.1f}) of those that they decided. In these, "
-        "the judge's probabilities give the longer answer {:.1f} % on average. So the judge leans "
-        "toward length no more than people do, but it does so in nearly every pair.".format(
+        f"rates: {prior[0]:.4f} ({prior[1]:.4f} to {prior[2]:.4f}). Accuracy over "
+        f"the three classes: {facts['accuracy']:.3f}, so a single verdict is weak evidence.",
+        "{} the longer answer in {:.1f} % ({:.1f} to {:.1f}) of the pairs whose answers differ in "
+        "length; people preferred it in {:.1f} % ({:.1f} to {:.1f}) of those that they did not "
+        "call a tie. In these, the judge gives the longer answer a probability of {:.1f} % on "
+        "average. So on average, the judge leans toward length no more than people do, but it "
+        "leans that way in far more pairs.".format(
             "**Known bias: length.** Out of fold, the judge favors",
             *(100 * share for share in (*facts["judge_longer"], *facts["people_longer"])),
             100 * facts["probability_longer"],
@@ -249,7 +250,7 @@ def card(content: dict[str, Any]) -> str:
             f"to {rates[2]:.4f})."
         )
     lines.append(
-        "Exchanging A and B exchanges the probabilities exactly. Texts are read in full. To judge "
+        "If you swap A and B, their probabilities swap exactly. Texts are read in full. To judge "
         "your own data, train your own model: `humanpref train`, then `humanpref judge --model "
         "ARTIFACT`."
     )
