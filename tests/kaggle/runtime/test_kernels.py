@@ -129,7 +129,8 @@ def test_train_then_infer(tree, wheels, tmp_path, fresh):
     filled.write_text(fill_manifest(TRAIN.read_text(), sha256(wheels / stage.MARKER)))
     done = tree.run(filled, fresh)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert tree.status["prior"] == pytest.approx(tree.rates, abs=0.1)
+    facts = json.loads((tree.working / "artifact/artifact.json").read_text())
+    assert facts["prior"] == pytest.approx(tree.rates, abs=0.1)
     assert (tree.status["manifest"], tree.status["degraded"]) == (sha256(wheels / stage.MARKER), [])
     tree.working.rename(tmp_path / "trained")
     tree.working.mkdir()
