@@ -106,8 +106,8 @@ class AdaptedOptions(Options):
     max_length: Annotated[int, whole(16, 131_072, "tokens")] = 1_024
     """Maximum tokens per sequence, including all fixed text."""
     prompt_share: OpenShare = 0.2
-    """Share of the tokens available for texts that the prompt keeps when not everything fits, as
-    for the encoder."""
+    """Share of a sequence's tokens, fixed text excluded, that the prompt keeps when not everything
+    fits. The responses share the rest, and tokens that a part does not need go to the others."""
     system_prompt: str = SYSTEM_PROMPT
     """Instructions before the conversation; empty for none. If the model's chat template has no
     system role, they are put at the start of the user's message."""

@@ -1,4 +1,5 @@
-"""Read the texts of a caller's frame or of JSON lines, by one rule for all texts of a source."""
+"""Read the texts of a caller's frame or of JSON lines. All texts of one source must have the same
+form."""
 
 from collections.abc import Sequence
 from itertools import chain

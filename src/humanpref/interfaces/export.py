@@ -33,7 +33,7 @@ from humanpref.text.plain_text import FixedText, fixed_text, padding_token, plai
 
 CARD_FILE = "README.md"
 TOLERANCE = 1e-4
-"""Largest difference of a probability at which the written folder counts as the same model. In
+"""The written folder counts as the same model if no probability differs by more than this. In
 float32, different batches or a different attention kernel change a probability by about 1e-6."""
 EDGES = ["", " a", "a ", "\n", "\n\na", "a\n", "a.\n\n", " \n "]
 """Texts that are empty, or begin or end with white space."""
@@ -67,8 +67,8 @@ def export(folder: str | Path, out: str | Path) -> Path:
     ------
     InputError
         If the model cannot be represented by the classes of transformers (several fold models,
-        other families and heads, a quantized base), if its tokenizer reads one text differently
-        from its parts, or if the written folder does not predict the same.
+        other families and heads, a quantized base), if its tokenizer gives a formatted text
+        other tokens than the text's parts, or if the written folder does not predict the same.
     """
     check_new(out, inputs=[folder])
     artifact = Artifact.load(folder)
@@ -185,8 +185,8 @@ def _check_can_hold(artifact: Artifact) -> None:
 def _classifier(
     base: PreTrainedModel, score: nn.Linear, classes: tuple[str, ...], source: Path
 ) -> PreTrainedModel:
-    """Put a base and a head's weights for the classes into transformers' class for the base's
-    type."""
+    """Build transformers' classifier for a base of this type from the base and from the head's
+    weights for A, B and, if there are three classes, tie."""
     if score.bias is not None and score.bias.any():
         raise InputError(
             f"{source}: option model.head_bias: expected false, got true; transformers' "
@@ -248,7 +248,8 @@ def _texts(fixed: FixedText, pairs: pd.DataFrame) -> list[str]:
 def _same_tokens(
     model: DecoderModel, fixed: FixedText, tokenizer: Any, pairs: pd.DataFrame
 ) -> bool:
-    """Return whether a tokenizer gives the formatted texts the tokens that the model reads."""
+    """Return whether a tokenizer gives each formatted text, as a whole, the tokens that the model
+    reads."""
     parts = [row[0].ids.tolist() for row in model.inputs(pairs).sequences]
     return [tokenizer(text).input_ids for text in _texts(fixed, pairs)] == parts
 

@@ -32,7 +32,7 @@ Text = str | Sequence[str | None] | None
 
 _READING = threading.RLock()
 """Held while an artifact's model reads. Its tokenizer, which models of one process may share, is
-not safe from several threads, and one call already uses all cores or the GPU."""
+not thread-safe, and one call already uses all cores or the GPU."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class Judge:
             `rejected` are refused, since they do not say which one is A.
         format : str, optional
             The format of the rows, one of `humanpref.schema.FORMATS`. By default, it is detected,
-            and plain texts of which one is a JSON list of strings are refused as a mixture;
-            `plain` takes all texts as they are.
+            and if some texts are JSON lists of strings and others are plain, they are refused as a
+            mixture; `plain` takes all texts as they are.
 
         Returns
         -------
@@ -184,8 +184,8 @@ def load(model: "str | Path | Artifact | Model | None" = None) -> Judge:
     Parameters
     ----------
     model : path, Artifact or Model, optional
-        An artifact or its folder (or that of a model written by `Model.save`), whose models stay in
-        memory; or a fitted model.
+        An artifact, its folder, the folder of a model written by `Model.save`, or a fitted model.
+        All models that are loaded stay in memory.
 
     Raises
     ------

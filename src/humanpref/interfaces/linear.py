@@ -33,8 +33,8 @@ class Shares(NamedTuple):
 
 
 class LinearModel:
-    """A fitted linear model of a pair's structural features. It is exact under an exchange of A and
-    B, reads texts in full, and may be used by several threads at once.
+    """A fitted linear model of a pair's structural features. Exchanging A and B exchanges P(A) and
+    P(B) exactly. The model reads texts in full, and several threads may use it at once.
 
     Attributes
     ----------

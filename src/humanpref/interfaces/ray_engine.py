@@ -1,5 +1,5 @@
-"""Judge shards on a Ray cluster with Ray Data, which distributes them, and repeats those of actors
-that die."""
+"""Judge shards on a Ray cluster with Ray Data, which distributes the shards, and repeats those
+whose actor died."""
 
 import logging
 import os

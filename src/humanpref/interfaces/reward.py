@@ -54,9 +54,10 @@ def reward(
     Raises
     ------
     InputError
-        From the function: if the numbers of prompts, completions and references differ; if there is
-        no column `reference`, or a completion without one is alone in its group; or for a missing
-        conversation, an answer without a message of the assistant, or a message that is not text.
+        From the function: if the numbers of prompts, completions and references differ; if the
+        column `reference` is missing; without `reference`, if a completion is alone in its group;
+        or for a missing conversation, an answer without an assistant message, or a message that is
+        not text.
 
     Examples
     --------

@@ -49,11 +49,11 @@ def score(
 ) -> int:
     """Copy the rows of `source` to `out` and add scores to each. `out` is written atomically.
 
-    If `source` is not a file of JSON lines, or if a format is named, it holds pairs in any format
-    (see `humanpref.interfaces.shard.judge_file`). Otherwise, a pair gets `p_a`, `p_b`, `p_tie` and
-    `margin` = ln P(A) - ln P(B); a prompt with one response gets `reward`. JSON lines are read
-    twice: first to find bad lines before work that may take hours, and then to score them. Only
-    part of them is in memory at a time.
+    If `source` is not a file of JSON lines, or if `format` is given, all rows must be pairs, and
+    `humanpref.interfaces.shard.judge_file` judges them. Otherwise, a pair gets `p_a`, `p_b`,
+    `p_tie` and `margin` = ln P(A) - ln P(B); a prompt with one response gets `reward`. JSON lines
+    are read twice: first to find bad lines before work that may take hours, and then to score them.
+    Only part of them is in memory at a time.
 
     Parameters
     ----------

@@ -79,7 +79,8 @@ def application(
         The name of the model, for `/health` and the page.
     host : str
         The name of the server. Requests are refused unless their `Host` is this name, `localhost`
-        or an IP address: by DNS rebinding, a web page can reach a local server by a name only.
+        or an IP address, so that no web page can reach a local server under the page's own name
+        (DNS rebinding).
     limits : Limits, optional
         By default, those of `Limits()`.
 
@@ -214,7 +215,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, none of whose names is given twice."""
+    """Return a JSON object as a dict. Raises ValueError if a name occurs twice."""
     found = dict(items)
     if len(found) < len(items):
         raise ValueError("an object names a value twice")
@@ -292,7 +293,7 @@ async def _refused(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _failed(_: Request, error: Exception) -> JSONResponse:
-    """Answer for a defect of ours; its traceback goes to the log."""
+    """Answer a request that failed because of a bug; the traceback goes to the log."""
     return _reply({"error": f"internal error: {type(error).__name__}"}, 500)
 
 

@@ -1,5 +1,5 @@
-"""Judge a file of pairs: the same rows with probabilities; for a shard, with a record that tells
-whether it is finished."""
+"""Judge a file of pairs, and write its rows with probabilities. For a shard, also write a record,
+which shows that it is finished."""
 
 import json
 import logging
@@ -25,11 +25,12 @@ from humanpref.interfaces.judge import Judge, load
 from humanpref.schema import InputError
 
 DONE, UNFINISHED = "_done", "_unfinished"
-"""Folders inside that of the output shards: the records, and shards that are being written."""
+"""Subfolders of the output folder: for records of finished shards, and for unfinished shards."""
 OUTPUTS = ".parquet", ".jsonl"
-"""The endings of output shards: that of Parquet shards, and that of all others."""
+"""The endings of output shards: of Parquet shards, and of all others."""
 TRIES = 3
-"""How often a shard is started: if it is too large for memory, its process dies each time."""
+"""Maximum number of times that a shard is started: if it is too large for memory, each process that
+judges it dies."""
 _SUFFIXES = frozenset(
     (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".gz", ".bz2", ".xz", ".zip")
 )

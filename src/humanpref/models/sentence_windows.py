@@ -55,7 +55,7 @@ class Splitter:
     lower_case : bool
         Whether instructions and texts are lower-cased.
     instructions : iterable of str
-        The instructions that occur.
+        All instructions that a passage may have.
 
     Attributes
     ----------

@@ -56,8 +56,8 @@ METRICS_FILE = "metrics.json"
 CHAIN = "chain"
 """The key of `artifact.json` that lists the earlier stages of a run, first stage first."""
 TRAINED = "trained"
-"""The key of `artifact.json`, only in the artifact of an unfinished run, for the number of models
-that it has trained and the number that it was to train."""
+"""The key of `artifact.json` for the number of trained models and the number planned. Only the
+artifact of an unfinished run has it."""
 
 
 class Artifact:
@@ -281,8 +281,8 @@ class Artifact:
 
 
 def check_same_classes(artifacts: Sequence[Artifact]) -> None:
-    """Raise InputError if some of the artifacts have ties and others have none, since a mean of
-    their probabilities would be neither."""
+    """Raise InputError if some of the artifacts have ties and others have none, since the mean of
+    their probabilities would have no meaning."""
     for artifact in artifacts:
         if artifact.classes != artifacts[0].classes:
             raise InputError(

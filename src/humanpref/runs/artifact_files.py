@@ -70,8 +70,8 @@ def check_listed(folder: Path, facts: dict[str, Any]) -> None:
 
 def check_contents(folder: Path, facts: dict[str, Any], path: Path) -> None:
     """Check the contents of a file in the artifact's folder, or of all files in a folder there,
-    against their digests. Of the processes that `accelerate launch` starts, only the main one
-    does this, and processes for single GPUs trust the one that started them.
+    against their digests. If `accelerate launch` started several processes, only the main one
+    checks; a process that was started for a single GPU trusts the one that started it.
 
     Raises
     ------

@@ -93,7 +93,7 @@ class Estimate:
 
 
 def _range(hours: float) -> str:
-    """Write a time as a range from it to twice it.
+    """Write a time as the range from the time itself to twice that.
 
     >>> _range(0.0312), _range(35.2)
     ('0.031-0.062', '35-70')

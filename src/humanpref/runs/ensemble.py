@@ -57,8 +57,8 @@ class Leaf:
         return [self]
 
     def hash_base(self) -> None:
-        """If the model names its base, compute the base's digest, which processes that load the
-        model inherit.
+        """If the model names its base, compute the base's digest now, so that the processes that
+        load the model inherit it.
 
         Raises
         ------

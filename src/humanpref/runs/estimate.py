@@ -136,8 +136,8 @@ def _embedding(
     trains: bool,
     device: Device,
 ) -> Estimate:
-    """Estimate models of family `embedding`. Each is trained and read in a separate process, which
-    embeds all rows, held-out ones included; training uses one GPU."""
+    """Estimate models of family `embedding`. Each is trained, and later predicts, in a separate
+    process, which embeds all rows, held-out ones included; training uses one GPU."""
     windows, rng = windows_of(config.model), np.random.default_rng(0)
     shape = shape_of(windows.folder)
     learned, read = (
@@ -154,7 +154,8 @@ def _embedding(
 
 
 def _together(found: list[Estimate]) -> Estimate:
-    """Return the estimate of one run after another."""
+    """Combine the estimates of runs that follow one another: the hours add up, and the largest
+    memory counts."""
     return replace(
         found[0],
         gib=max(each.gib for each in found),
@@ -257,7 +258,8 @@ def _passes(config: Config, shape: Shape, training: bool) -> Passes:
 def _epoch_hours(
     config: Config, shape: Shape, lengths: np.ndarray, rows: float, device: Device, gpus: int
 ) -> float:
-    """Return the hours of training on `rows` rows, from the batches of the rows given."""
+    """Return the hours of training on `rows` rows, extrapolated from the batches of a sample with
+    these lengths."""
     training, passes = config.training, _passes(config, shape, training=True)
     if not training.epochs:  # the rows are read in both orders, for the calibration
         return 2 * _predict_hours(config, shape, lengths, rows, device, gpus)

@@ -1,5 +1,5 @@
-"""Estimate the reading of texts by the frozen encoders of family `embedding`: which a run has, the
-windows they read, their hours and their memory."""
+"""Estimate the hours and the memory that the frozen encoders of family `embedding` need to read a
+run's texts in windows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +17,15 @@ from humanpref.training.roofline import Device, Passes
 from humanpref.training.shapes import Shape
 
 WINDOW = 512
-"""Maximum number of tokens per window of an encoder of which only the name is known."""
+"""Assumed maximum number of tokens per window, for an encoder known only by name."""
 SPECIAL = 2
-"""Special tokens of a window."""
+"""Number of special tokens in a window."""
 NAMED = (22, 0)
-"""Tokens of an instruction of which only the name is known, before a prompt and before a response:
-those of Qwen3-Embedding."""
+"""Assumed numbers of tokens, before a prompt and before a response, of an instruction known only by
+name: those of Qwen3-Embedding."""
 LAST_TURNS = 1.1
-"""Tokens read, over those of the texts: the last turn of a longer conversation is also read
-separately, which adds a tenth in 1,000 public rows."""
+"""Ratio of the tokens read to the tokens of the texts. The last turn of a longer conversation is
+also read separately, which added 10 % on 1,000 public rows."""
 
 
 class Windows(NamedTuple):
@@ -36,13 +36,14 @@ class Windows(NamedTuple):
     longest: int
     """Tokens of its longest window."""
     leads: tuple[int, int]
-    """Tokens of a window before a prompt's text and before a response's, special tokens included.
-    """
+    """Tokens of a window besides the text, for a prompt and for a response: its instruction and its
+    special tokens."""
 
 
 def frozen_models(config: Config) -> list[Config]:
-    """Return the models of a run that read texts with a frozen encoder. As in the training, a
-    blend's member without its own backbone has the blend's, and is left out if there is none."""
+    """Return the models of a run that read texts with a frozen encoder. As in training, a blend's
+    member without its own backbone uses the blend's; if the blend has none, the member is left out.
+    """
     models = trained_models(config)
     if not isinstance(config.model, BlendOptions):
         return [model for model in models if model.family == "embedding"]
@@ -56,7 +57,7 @@ def frozen_models(config: Config) -> list[Config]:
 
 
 def windows_of(options: EmbeddingOptions) -> Windows:
-    """Return how an encoder reads texts: from its folder, or as far as it is known by name.
+    """Return how an encoder reads texts: from its folder, or assumed if only its name is known.
 
     Raises
     ------
@@ -88,7 +89,7 @@ def windows_of(options: EmbeddingOptions) -> Windows:
 
 
 def window_lengths(texts: np.ndarray, windows: Windows, max_windows: int) -> np.ndarray:
-    """Return the tokens of each window that an encoder reads of rows.
+    """Return the number of tokens in each window in which an encoder reads these rows.
 
     Parameters
     ----------
@@ -121,8 +122,8 @@ def window_lengths(texts: np.ndarray, windows: Windows, max_windows: int) -> np.
 def embedding_hours(
     config: Config, shape: Shape, windows: Windows, texts: np.ndarray, rows: int, device: Device
 ) -> float:
-    """Return the hours in which one GPU embeds the texts of `rows` rows, given the tokens of some
-    rows' texts, (n, 3)."""
+    """Return the hours in which one GPU embeds the texts of `rows` rows, extrapolated from `texts`,
+    (n, 3), the numbers of tokens in the texts of a sample."""
     lengths = window_lengths(texts, windows, config.model.max_windows)
     passes = Passes(shape, training=False, frozen=True)
     seconds = sum(

@@ -11,9 +11,10 @@ from humanpref.config.neural import AdaptedOptions
 from humanpref.schema import TEXT_COLUMNS
 
 TOKENS_PER_CHARACTER = 0.23
-"""DeBERTa's tokenizer makes 0.22 tokens of a character of 1,000 public rows, SmolLM2's 0.235."""
+"""On 1,000 public rows, DeBERTa's tokenizer makes 0.22 tokens per character, SmolLM2's 0.235."""
 CHARACTERS = (309, 614, 1_008, 1_456, 2_059, 2_580, 3_182, 3_892, 4_934, 7_932)
-"""Characters of the 5 %, 15 % … 95 % quantiles of those rows, prompt and both responses."""
+"""Quantiles (5 %, 15 % … 95 %) of the number of characters in a row, prompt and both responses
+together, over those 1,000 rows."""
 PROMPT, RESPONSE = 0.12, 0.44
 """Shares of a row's characters in the prompt and in each response."""
 
@@ -27,8 +28,8 @@ def approximate_tokens(texts: list[str]) -> list[int]:
 
 
 def text_lengths(pairs: pd.DataFrame | None, count: Count = approximate_tokens) -> np.ndarray:
-    """Count the tokens of each row's prompt and responses, (n, 3). If `pairs` is None, return those
-    of assumed rows."""
+    """Count the tokens of each row's prompt and responses, (n, 3). If `pairs` is None, return the
+    numbers for rows with the lengths `CHARACTERS`."""
     if pairs is None:
         characters = np.array(CHARACTERS)[:, None] * [PROMPT, RESPONSE, RESPONSE]
         return np.round(TOKENS_PER_CHARACTER * characters).astype(np.int64)

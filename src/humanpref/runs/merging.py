@@ -172,8 +172,8 @@ def _common_config(artifact: Artifact) -> Config:
 
 
 def _widened(config: Config, models: int) -> Config:
-    """Return the configuration of the merged model: K times the rank, and the alpha with which
-    LoRA's own scale, alpha / r or alpha / sqrt r, becomes 1/K of what it was."""
+    """Return the configuration of the merged model: K times the rank, and the alpha that divides
+    LoRA's own scale, alpha / r or alpha / sqrt r, by K."""
     options = config.model
     alpha = options.lora_alpha / (math.sqrt(models) if options.peft == "rslora" else 1)
     wider = dataclasses.replace(options, lora_r=models * options.lora_r, lora_alpha=alpha)

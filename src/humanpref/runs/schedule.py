@@ -29,8 +29,8 @@ from humanpref.schema import ID, SWAPPED_CLASSES, InputError
 logger = logging.getLogger(__name__)
 
 FIRST_ROWS = 4
-"""Rows in the first block. Its time includes one-time work such as loading GPU kernels, so inputs
-are not shortened because of it unless not even one more row would fit."""
+"""Rows in the first block. Its time includes one-time work such as loading GPU kernels, so it
+leads to shorter inputs only if not even one more row would fit."""
 BLOCK_SHARE = 1 / 8
 """Share of the remaining time that one block may take, so that a wrong projection costs little. If
 all remaining rows would fit twice, they are read in one block."""
@@ -96,7 +96,8 @@ class Schedule:
     budget : Budget
         The time limit; its `given_up` is updated while rows are read.
     isolate : bool
-        Repeatedly halve a block that fails to find the rows at fault, and continue with the others.
+        If a block fails, halve it repeatedly to find the rows at fault, and continue with the
+        others.
         By default, the first failure is raised.
     first : ndarray, optional
         (n, 3) results of an earlier process: the first order's probabilities for rows that still
@@ -114,7 +115,7 @@ class Schedule:
         self.pairs, self.budget, self.isolate = pairs, budget, isolate
         self.swap_averaged, one_order = model.swap_averaged, model.single_order()
         self.variants = [("", one_order), *one_order.shorter_variants()]
-        """What each variant gives up, and the variant; the first gives up nothing."""
+        """Pairs of what a variant gives up and the variant itself; the first gives up nothing."""
         self.first = np.full((len(pairs), 3), np.nan) if first is None else first
         self.costs: dict[int, np.ndarray] = {}
         self.blocks, self.rate = 0, math.inf

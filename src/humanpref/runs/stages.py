@@ -63,7 +63,7 @@ class Stage:
     Attributes
     ----------
     earlier : Earlier
-        What was asked for.
+        Where that run is, and whether to drop rows that it learned.
     artifact : Artifact
         The earlier run.
     """
@@ -134,8 +134,8 @@ class Stage:
         """Return the keys of the prompts that a model has learned, in this or an earlier stage, or
         on which its epoch was chosen.
 
-        These are the prompts of all rows except those that it held out: when it was trained, the
-        same rule kept it from holding out what earlier stages had learned.
+        These are the prompts of all rows except those that it held out. Prompts that an earlier
+        stage had learned are among them, since a row with such a prompt was never held out.
         """
         rows = self.artifact.rows
         keys = set(rows[PROMPT_KEY])
@@ -184,8 +184,8 @@ class Stage:
         Raises
         ------
         InputError
-            If the names of several models differ, or if a held-out prompt was learned by the model
-            that is continued.
+            If the earlier run has several models and their names are not those of this run's
+            models, or if a model would hold out a prompt that the model it starts from has learned.
         """
         models, path = list(models), self.artifact.folder
         names = [model.name for model in models]
@@ -228,8 +228,8 @@ def _check_options(source: str, earlier: Config, config: Config) -> None:
 
 
 def _check_backbone(source: str, folder: Path, trained: str, config: Config) -> None:
-    """Raise InputError if the option `model.backbone` names a different backbone than that of a
-    saved model, which `trained` names."""
+    """Raise InputError if the option `model.backbone` names a different backbone than that of the
+    saved model in `folder`. `trained` is the name of the saved model's backbone."""
     from humanpref.models.bases import BASE_FILE
     from humanpref.models.checkpoint import base_digest
     from humanpref.models.neural import BACKBONE_FOLDER

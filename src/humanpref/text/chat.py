@@ -134,8 +134,8 @@ def dialogue_template(tokenizer: Any, system_prompt: str) -> Template:
 
 
 def _around_question(tokenizer: Any, system_prompt: str) -> tuple[list[int], str, str, list[int]]:
-    """Return the texts before and after a user's message that the model is about to answer, and the
-    special tokens before and after them."""
+    """Return what surrounds the user's message when the model is to answer it: the first special
+    tokens, the text before the message, the text after it, and the last special tokens."""
     if tokenizer.chat_template:  # the template writes the first and last special tokens itself
         start, end = _chat(tokenizer, system_prompt, ["user"], answering=True)
         return [], start, end, []

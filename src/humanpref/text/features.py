@@ -21,7 +21,8 @@ import numpy as np
 from humanpref.text.processes import in_parts, processes_for
 
 PROCESS_CHARACTERS = 20_000_000
-"""One more process is used per this many characters, which take about five seconds."""
+"""Number of characters for which one more process is used; computing their features takes about
+five seconds."""
 
 # No pattern may rescan text that it has passed, since a model stuck in a loop can write fifty
 # thousand dots or newlines. Chinese and Japanese have no spaces, so each character is a word.

@@ -61,10 +61,11 @@ class TokenRows:
         return np.fromiter(longest, dtype=np.int64, count=len(self.sequences))
 
     def __call__(self, rows: np.ndarray) -> dict[str, Any]:
-        """Return the rows as `input_ids`, `attention_mask` and the columns, each (m, s, length)
-        int64, along with the per-row inputs and the flags.
+        """Return the module's keyword arguments for m rows.
 
-        `lengths`, (m, s) int64, and the columns named in `on_host` are arrays, the others tensors.
+        These are `input_ids`, `attention_mask` and the columns, each (m, s, length) int64; the
+        sequences' `lengths`, (m, s) int64; the per-row inputs; and the flags. `lengths` and the
+        columns named in `on_host` are arrays; everything else except the flags is a tensor.
         """
         chosen = [self.sequences[row] for row in rows]
         sequences = list(itertools.chain(*chosen))

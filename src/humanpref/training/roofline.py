@@ -82,7 +82,7 @@ class Passes:
     quantized: bool = False
     trained_embedding: int = 0
     scored: float = 0.0
-    """Share of the tokens that are scored against the vocabulary."""
+    """Share of all tokens for which the whole vocabulary is scored."""
 
     def seconds(self, sequences: int, length: int, device: Device = T4) -> float:
         """Return the time of one pass over `sequences` of `length` tokens, padding included.

@@ -43,7 +43,7 @@ class Shape:
     scores: bool
     """Whether attention keeps its scores, rather than computing them block by block."""
     positions: int
-    """Relative positions that attention scores, 0 for none."""
+    """Number of relative positions for which attention computes scores; 0 if it computes none."""
     shared: bool
     """Whether all layers have the same weights."""
 

@@ -10,7 +10,7 @@ from humanpref.data.formats.row import CellError, Row, as_plain
 
 class Conversations:
     """`conversation_a` and `conversation_b`: lists of {role, content} messages. Both have the same
-    messages of the user."""
+    user messages."""
 
     name = "conversations"
     columns = ("conversation_a", "conversation_b")

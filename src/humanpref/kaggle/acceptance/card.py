@@ -40,7 +40,7 @@ def measure(quick: bool = False) -> Device:
 
 
 def fastest(work: Callable[[], object], rounds: int = 5) -> float:
-    """Return the seconds of the fastest of several calls, after one that does not count."""
+    """Return the time of the fastest of several calls, in seconds, after a warm-up call."""
     taken = []
     for _ in range(rounds + 1):
         synchronize()

@@ -113,7 +113,7 @@ class SubmissionWriter:
         self.seconds = {"read": budget.spent(), "load": 0.0, "predict": 0.0, "write": 0.0}
         self.artifacts: dict[Path, Ensemble | None] = {}
         self.log_losses: dict[Path, float | None] = {}
-        """The log losses of the held-out rows, where the metrics have one."""
+        """The log loss of each artifact's held-out rows; None if its metrics do not have it."""
         self.predictions: dict[Path, np.ndarray] = {}
         self.failures: list[str] = []
 

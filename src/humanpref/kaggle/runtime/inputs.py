@@ -12,7 +12,7 @@ from humanpref.schema import InputError
 
 
 def find_competition_file(name: str, input_root: Path, competition: str) -> Path:
-    """Find one of the files of a competition, given by its slug, in either layout.
+    """Find one of a competition's files under any path at which Kaggle mounts them.
 
     Raises
     ------

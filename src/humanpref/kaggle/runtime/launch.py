@@ -40,15 +40,15 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
     """Train a run's models until all are trained or time runs out, and write the artifact if all
     are; finished models are kept in any case.
 
-    A single model is trained by one process or, together, by several. Several models are trained by
+    A single model is trained by one process, or by several together. Several models are trained by
     one process each, on as many GPUs as there are; a GPU takes the next model when it is done with
-    one. If a process fails, no further model is begun, and those that others are training are
-    finished.
+    one. If a process fails, no further model is begun, but the other processes finish theirs.
 
     Parameters
     ----------
     run : Run
-        The run, whose training file alone determines its rows.
+        The run. Each process plans it again from its training file alone, so it must have no extra
+        rows, teachers or earlier stage.
     seconds : float
         Wall-clock limit.
     descent_seconds : float
@@ -60,8 +60,8 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
     InputError
         If the artifact's folder cannot be used.
     RuntimeError
-        If a process fails; the message contains its own reason if it printed one. A process that
-        left its model has not failed.
+        If a process fails; the message contains its own reason if it printed one. A failure
+        after the process wrote its model does not count.
     """
     device.prepare()
     until = time.monotonic() + seconds
@@ -82,15 +82,15 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
 
 def processes(config: Config) -> int:
     """Return the number of processes that train a single model together: one per GPU for a family
-    trained by gradient descent, otherwise one. It is also one if several would be slower."""
+    trained by gradient descent, unless a single process is faster; otherwise one."""
     descends = isinstance(config.training, LoopOptions)
     return useful_gpus(config, max(1, device.gpus())) if descends else 1
 
 
 def places(config: Config) -> list[str]:
-    """Return the places where models are trained at the same time, one model in each, as values of
-    `CUDA_VISIBLE_DEVICES`. A family trained by gradient descent has a place on each of several
-    GPUs; otherwise, there is one place, "", with the devices of this process."""
+    """Return the values of `CUDA_VISIBLE_DEVICES` with which models are trained at the same time,
+    one model with each: the names of the GPUs if there are several and the family is trained by
+    gradient descent; otherwise only "", with which a process sees the devices of this one."""
     descends = isinstance(config.training, LoopOptions)
     return device.names(device.gpus()) if descends and device.gpus() > 1 else [""]
 

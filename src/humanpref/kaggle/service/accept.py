@@ -23,7 +23,7 @@ from humanpref.kaggle.service.records import Records
 logger = logging.getLogger(__name__)
 
 KERNEL = Path("kernel", "accept")
-"""The committed kernel; the name of its folder is that of its record."""
+"""The committed kernel. Its record has the name of its folder."""
 WHEELS = "accept-wheels"
 """The name of the dataset's record."""
 DATASET = {"id": "INSERT_USERNAME/humanpref-accept-wheels", "title": "humanpref accept wheels"}

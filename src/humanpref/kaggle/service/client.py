@@ -34,7 +34,7 @@ LONGEST_PAUSE = 300
 """Maximum pause in seconds; if Kaggle asks for a longer one, the call fails, and its message names
 the pause."""
 IN_USE = re.compile(r"\b(in use|already exists|already taken)\b", re.IGNORECASE)
-"""A conflict (HTTP 409) with such a message is permanent; others pass."""
+"""A conflict (HTTP 409) with such a message is permanent; any other is temporary."""
 
 T = TypeVar("T")
 

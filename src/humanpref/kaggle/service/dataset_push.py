@@ -101,7 +101,8 @@ def push_dataset(
 
 def may_become_ready(client: Client, entry: dict[str, Any]) -> bool:
     """Return whether a recorded dataset that was not ready in time may still become so: Kaggle is
-    processing it, or has accepted it and calls only the previous version ready."""
+    still processing it, or has accepted it but so far reports only the previous version as ready.
+    """
     status, version = dataset_status(client, entry["ref"]), dataset_version(client, entry["ref"])
     if status != "READY":
         return status is not None

@@ -27,8 +27,8 @@ UPLOAD_SECONDS, UPLOAD_RATE = 600, 50_000
 
 
 def dataset_status(client: Client, ref: str) -> str | None:
-    """Return the name of the dataset's state, such as READY or FAILED; None if there is no such
-    dataset. While Kaggle is still processing it, the state is a different one."""
+    """Return the name of the dataset's state: READY, FAILED, DELETED, or any other while Kaggle is
+    still processing it; None if there is no such dataset."""
     answer = client.find(ref, client.datasets.get_dataset_status, **_names(ref))
     return answer and answer.status.name
 

@@ -70,8 +70,8 @@ def push(
     parts : collection of str
         Elements of `PARTS`; if empty, every part that the bundle has.
     anyway : bool
-        Whether to push a training that, by its estimate, cannot succeed, and to predict with the
-        trained models of one that ran out of time.
+        Whether to push a training even if its estimate says that it cannot succeed, and, if a
+        training ran out of time, to predict with the models that it trained by then.
 
     Raises
     ------

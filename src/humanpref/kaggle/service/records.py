@@ -32,7 +32,8 @@ from humanpref.schema import InputError
 
 FORMAT = 1
 FOLDER = ".humanpref"
-"""The folder of a project's records. Without one, records are kept for each user and owner."""
+"""The folder of a project's records. Without it, they are kept in the user's state folder, by owner
+(`find_root`)."""
 SUBMISSION = "submission"
 
 
@@ -167,7 +168,8 @@ def find_records(owner: str, name: str = "", start: Path | None = None) -> Recor
     Returns
     -------
     Records
-        Those in `find_root`, or in its subfolder with the experiment's name.
+        The records in the folder that `find_root` returns, or in its subfolder with the
+        experiment's name.
 
     Raises
     ------

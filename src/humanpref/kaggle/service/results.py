@@ -61,8 +61,8 @@ def wait_for_run(client: Client, records: Records, name: str) -> None:
 
 
 def check_finished(client: Client, entry: dict[str, Any], anyway: bool) -> None:
-    """Raise ServiceError if a training run ran out of time; with `anyway`, only log that if it left
-    an artifact of the models trained by then."""
+    """Raise ServiceError if a training run ran out of time. With `anyway`, only log a warning,
+    provided that the run left an artifact of the models trained by then."""
     files, log = run_output(client, entry["ref"])
     told = next((line for line in log.splitlines() if UNFINISHED in line), "")
     if not told:
