@@ -27,6 +27,9 @@ ROWS, TEST_ROWS = 57_477, 25_000
 """Rows of the competition's training file and of its hidden test file."""
 DECIDED = 0.7
 """Share of those rows that are not ties."""
+SCORED = 0.8
+"""Share of a sequence's tokens that belong to the response, for which DPO scores the vocabulary, in
+those rows."""
 SAMPLE = 4_000
 """Rows whose batches are timed; the time is scaled to all rows."""
 CHUNK = 1_024
@@ -251,7 +254,7 @@ def _passes(config: Config, shape: Shape, training: bool) -> Passes:
         checkpointing=config.training.gradient_checkpointing,
         quantized=getattr(config.model, "quantisation", "none") != "none",
         trained_embedding=shape.embedding_weights if training and not frozen else 0,
-        scored=DECIDED if config.family == "dpo" else 0.0,
+        scored=SCORED if config.family == "dpo" else 0.0,
     )
 
 
