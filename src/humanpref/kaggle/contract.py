@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from humanpref.config import Config, load_config
 from humanpref.config.bounds import Bound, NonNegative, Options, Positive, at_least
+from humanpref.config.neural import SCRATCH
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, Competition
 from humanpref.schema import InputError
 
@@ -101,7 +102,7 @@ class KernelRun(Options):
     def pretrained(self) -> str | None:
         """The pretrained model that the configuration names; None if none is needed."""
         backbone = getattr(self.config.model, "backbone", "") if self.config else ""
-        return backbone if backbone not in ("", "scratch") else None
+        return backbone if backbone not in ("", SCRATCH) else None
 
     def to_toml(self) -> str:
         """Return the TOML text that `from_dict` reads back."""
