@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -76,7 +77,7 @@ class KernelRun(Options):
             raise InputError("run.toml: key preset is missing")
         return cls(**values)
 
-    @property
+    @cached_property  # so that a warning about an option is given once
     def config(self) -> Config | None:
         """The configuration of the training; None if nothing is trained.
 
@@ -108,8 +109,9 @@ class KernelRun(Options):
         """Return the TOML text that `from_dict` reads back."""
         # JSON strings, numbers and lists of strings are valid TOML, except for escaped characters
         # beyond the BMP, hence ensure_ascii=False.
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return "".join(
             f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
-            for key, value in vars(self).items()
+            for key, value in values.items()
             if value is not None
         )
