@@ -36,7 +36,7 @@ setup(
         "pandas>=2.2",
         "scipy>=1.11",
         "scikit-learn>=1.5",
-        "joblib>=1.2",
+        "joblib>=1.3",
         "threadpoolctl>=3",
         "safetensors>=0.4",
         "tqdm>=4.66",

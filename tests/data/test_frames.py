@@ -70,6 +70,13 @@ def test_beside_plain_texts_a_text_is_one_turn_as_it_stands(text):
     assert turns_of(("What?", "This.", text)) == [[("What?",), ("This.",), (text,)]]
 
 
+def test_white_space_is_a_text_even_where_it_comes_first():
+    assert turns_of((" ", "\n", ""), ("p", "a", "b")) == [
+        [(" ",), ("\n",), ("",)],
+        [("p",), ("a",), ("b",)],
+    ]
+
+
 def test_none_and_nan_are_conversations_without_turns():
     for row in (("p", "a"), (["p"], ["a"]), ('["p"]', '["a"]')):
         for nothing in (None, float("nan"), np.nan, pd.NA):

@@ -25,6 +25,16 @@ def test_a_run_survives_its_file(run):
     assert KernelRun.from_dict(tomllib.loads(run.to_toml())) == run
 
 
+def test_a_needless_option_of_a_run_is_warned_of_once(caplog):
+    run = KernelRun("boosted", ("model.candidates=5",))
+    written = run.to_toml()
+    assert (run.pretrained, run.config.model.candidates) == (None, 5)
+    assert [text for text in caplog.messages if "model.candidates" in text] == [
+        "option model.candidates: has no effect with model.selection=none"
+    ]
+    assert run.to_toml() == written
+
+
 def test_what_a_run_file_leaves_out_has_its_default():
     run = KernelRun.from_dict({"preset": "prior"})
     assert (run.overrides, run.backbone, run.folds, run.inference_seconds) == ((), "", None, None)

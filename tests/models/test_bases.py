@@ -62,6 +62,7 @@ def test_without_a_cache_nothing_is_remembered(folder, tmp_path, monkeypatch):
 
 def test_a_name_without_its_path(folder):
     here = folder("owner/base")
+    folder("scratch")  # is no backbone
     for name in (str(here), "owner/base", "./owner/base", "../elsewhere/base", "/gone/base"):
         assert public_name(name) == "./base"
         assert is_folder_name(public_name(name))

@@ -23,11 +23,17 @@ def test_the_command_is_kept_without_the_paths_in_it(arena, tmp_path, monkeypatc
     (tmp_path / "sub" / "with space").mkdir(parents=True)
     given = ["train", "--train", str(arena / "train.csv"), "--out=~/a b", "sub/with space"]
     given += ["--set", "seed=1", "model.question=A, B/C or D?", "model.learning_rate=0.1"]
+    given += ["--extra", "/home/ada/x.csv=0.5", "plain:/home/ada l/x.csv", "plain:../a=b/x.csv=2"]
+    given += ["--teacher=/home/ada/soft=0.25", "sub/x.csv=1e-3", "small:model.backbone=/home/ada/e"]
+    given += ['model.members=["tiny", "embedding model.backbone=/home/ada/e seed=1"]']
     backbones = ["model.backbone=org/tiny", f"model.backbone={tmp_path}/my models"]
     monkeypatch.setattr("sys.argv", ["/opt/bin/humanpref", *given, *backbones])
     artifact = train(load_config("prior"), arena / "train.csv", tmp_path / "prior", None)
     assert artifact.facts["command"] == [
         *("humanpref", "train", "--train", "train.csv", "--out=a b", "with space"),
         *("--set", "seed=1", "model.question=A, B/C or D?", "model.learning_rate=0.1"),
+        *("--extra", "x.csv=0.5", "plain:x.csv", "plain:x.csv=2"),
+        *("--teacher=soft=0.25", "x.csv=1e-3", "small:model.backbone=./e"),
+        'model.members=["tiny", "embedding model.backbone=./e seed=1"]',
         *("model.backbone=org/tiny", "model.backbone=./my models"),
     ]

@@ -175,6 +175,16 @@ def test_other_models_are_refused_by_name(folds, tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
+def test_models_of_different_bases_are_refused(folds, tmp_path):
+    folder = shutil.copytree(folds().folder, tmp_path / "other")
+    facts, path = read_json(folder / "artifact.json"), folder / "fold-2/base.json"
+    write_json(path, read_json(path) | {"sha256": "0" * 64})
+    seal(folder, facts)
+    with pytest.raises(InputError, match="different bases"):
+        merge(folder, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
 def test_only_the_two_matrices_are_concatenated():
     def state(value):
         return {

@@ -171,6 +171,12 @@ def test_a_training_from_another_backbone_of_that_name_is_not_taken_for_this_one
         compared(second)
 
 
+def test_a_folder_named_scratch_is_no_backbone(tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert comparison.bases_of(load_config("tiny")) == []
+
+
 def test_the_backbones_of_a_blend_count(sentence_encoder):
     def bases(*overrides):
         return comparison.bases_of(load_config("cpu-best", None, overrides))

@@ -1,4 +1,6 @@
 import itertools
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,6 +39,15 @@ def test_several_parts_tell_the_time_left(caplog, monkeypatch, processes, parts)
         f"doubling: {parts - 1} of {parts} parts, 00:20 left",
         f"doubling: {parts} of {parts} parts, 00:00 left",
     ]
+
+
+def test_the_required_joblib_has_what_is_used():
+    """`return_as` and `idle_worker_timeout` came with joblib 1.3."""
+    project = Path(__file__).parents[2]
+    required = re.search(r'"joblib>=(\d+)\.(\d+)"', (project / "setup.py").read_text())
+    image = re.search(r"^joblib==(\d+)\.(\d+)", (project / "wheels/image.txt").read_text(), re.M)
+    for found in (required, image):
+        assert tuple(map(int, found.groups())) >= (1, 3)
 
 
 def test_how_many(monkeypatch):

@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 import torch
 from accelerate import Accelerator
 
+from humanpref.runs.artifact_files import files_in
 from humanpref.schema import InputError
 from humanpref.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -41,15 +42,18 @@ def test_the_random_state_is_restored(accelerator, tmp_path):
 def test_a_killed_save_leaves_the_earlier_checkpoint(accelerator, tmp_path, monkeypatch):
     path = tmp_path / "run"
     save_checkpoint(path, {"steps_per_epoch": 3, "seen": 1}, accelerator)
+    left = []
 
     def killed(content, file):
         file.write(b"half")
+        left.extend(files_in(tmp_path))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {"steps_per_epoch": 3, "seen": 2}, accelerator)
     assert load_checkpoint(path, 3, accelerator)["seen"] == 1
+    assert left == ["run"]  # an artifact of a killed run must not have the half
 
 
 def test_only_the_main_process_writes(accelerator, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from humanpref.data.reading import read
     from humanpref.data.rows import REMARKS, Fault
     from humanpref.data.writing import write_pairs
-    from humanpref.files import check_writable, write_whole
+    from humanpref.files import check_writable, write_csv
 
     if options.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"{options.out}: expected a name that ends in {' or '.join(SUFFIXES)}")
@@ -44,8 +44,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"{options.source}: would lose {lost}; convert it anyway with --lossy")
     if listed:
         bad = [fault for fault in reading.faults if fault.kind not in REMARKS]
-        with write_whole(options.dropped) as file:
-            pd.DataFrame(bad, columns=Fault._fields).to_csv(file, index=False, lineterminator="\n")
+        write_csv(options.dropped, pd.DataFrame(bad, columns=Fault._fields))
         print(f"{options.dropped}: {len(bad)} rows left out")
     write_pairs(options.out, reading.pairs)
     print(f"{options.out}: {len(reading.pairs)} rows, read as {reading.format}")

@@ -3,7 +3,7 @@
 from humanpref.config.cpu import BlendOptions, NoOptions
 from humanpref.config.families import Config
 from humanpref.config.loading import load_config, member_words
-from humanpref.config.neural import LoopOptions
+from humanpref.config.neural import SCRATCH, LoopOptions
 
 
 def trained_models(config: Config) -> list[Config]:
@@ -26,6 +26,6 @@ def needs_gpu(config: Config) -> bool:
     Models trained from scratch are small, and frozen models are not trained.
     """
     return any(
-        isinstance(model.training, LoopOptions) and model.model.backbone != "scratch"
+        isinstance(model.training, LoopOptions) and model.model.backbone != SCRATCH
         for model in trained_models(config)
     )

@@ -30,6 +30,9 @@ SYSTEM_PROMPT = (
 """The report's system prompt, which asks whether a human would like the response, in our own
 words."""
 
+SCRATCH = "scratch"
+"""The `model.backbone` that is built from options. It is no folder, even if one has this name."""
+
 
 @dataclass(frozen=True)
 class EncoderOptions(Options):
@@ -37,10 +40,10 @@ class EncoderOptions(Options):
 
     used_with: ClassVar = dict.fromkeys(
         ("scratch_vocabulary", "scratch_hidden_size", "scratch_layers", "scratch_dropout"),
-        ("backbone", ("scratch",)),
+        ("backbone", (SCRATCH,)),
     )
 
-    backbone: Name = "scratch"
+    backbone: Name = SCRATCH
     """Folder or hub name of an encoder that can be loaded with transformers' AutoModel. `scratch`
     builds a small DeBERTa-v2 from the `scratch_*` options, with a tokenizer trained on the training
     rows."""

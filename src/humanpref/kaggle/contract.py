@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from humanpref.config import Config, load_config
 from humanpref.config.bounds import Bound, NonNegative, Options, Positive, at_least
+from humanpref.config.neural import SCRATCH
 from humanpref.kaggle.competitions import COMPETITIONS, DEFAULT, Competition
 from humanpref.schema import InputError
 
@@ -75,7 +77,7 @@ class KernelRun(Options):
             raise InputError("run.toml: key preset is missing")
         return cls(**values)
 
-    @property
+    @cached_property  # so that a warning about an option is given once
     def config(self) -> Config | None:
         """The configuration of the training; None if nothing is trained.
 
@@ -101,14 +103,15 @@ class KernelRun(Options):
     def pretrained(self) -> str | None:
         """The pretrained model that the configuration names; None if none is needed."""
         backbone = getattr(self.config.model, "backbone", "") if self.config else ""
-        return backbone if backbone not in ("", "scratch") else None
+        return backbone if backbone not in ("", SCRATCH) else None
 
     def to_toml(self) -> str:
         """Return the TOML text that `from_dict` reads back."""
         # JSON strings, numbers and lists of strings are valid TOML, except for escaped characters
         # beyond the BMP, hence ensure_ascii=False.
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         return "".join(
             f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
-            for key, value in vars(self).items()
+            for key, value in values.items()
             if value is not None
         )

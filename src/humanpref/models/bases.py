@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from humanpref.config.neural import SCRATCH
 from humanpref.files import write_whole
 from humanpref.schema import InputError
 
@@ -17,14 +18,14 @@ BASE_VARIABLE = "HUMANPREF_BASE"
 
 
 def public_name(name: str) -> str:
-    """Return a hub name unchanged, and a folder as `./NAME`, without its path.
+    """Return a hub name or `scratch` unchanged, and a folder as `./NAME`, without its path.
 
     Examples
     --------
     >>> public_name("/home/ada/gemma-2-2b"), public_name("google/gemma-2-2b")
     ('./gemma-2-2b', 'google/gemma-2-2b')
     """
-    if is_folder_name(name) or Path(name).is_dir():
+    if is_folder_name(name) or (name != SCRATCH and Path(name).is_dir()):
         return f"./{Path(name).resolve().name}"
     return name
 

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from humanpref.config.neural import EncoderOptions
+from humanpref.config.neural import SCRATCH, EncoderOptions
 from humanpref.data import grouped_folds, prompt_keys
 from humanpref.logloss import clipped_log
 from humanpref.models import load_model
@@ -40,7 +40,6 @@ from humanpref.text.format import dual, joint, pairs_in
 from humanpref.training.inputs import TokenRows
 from humanpref.training.losses import both_orders, loss_of
 
-SCRATCH = "scratch"
 OFFSET_FOLDER = "offset"
 OFFSET_FOLDS = 5
 

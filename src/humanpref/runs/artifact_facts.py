@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from humanpref.config import Config
-from humanpref.models.bases import public_name
+from humanpref.models.bases import public_config, public_name
+from humanpref.schema import FORMATS
 from humanpref.version import __version__
 
 FORMAT = 1
@@ -64,15 +65,21 @@ def facts_of(
     }
 
 
+_ARGUMENT = re.compile(
+    rf"((?:[\w.:-]+=)*(?:(?:{'|'.join(FORMATS)}):)?)(.*?)(=[\d.eE+-]+)?", re.DOTALL
+)
+"""An argument of the command line: `[OPTION=…][FORMAT:]VALUE[=NUMBER]`."""
+
+
 def _without_path(argument: str) -> str:
     """Return an argument of the command line with only the last part of a path: artifacts are
     published. Hub names of backbones remain."""
-    option, equals, value = argument.rpartition("=")
+    before, value, number = _ARGUMENT.fullmatch(argument).groups(default="")
     is_path = os.sep in value and (os.path.exists(value) or not re.search(r"\s", value))
     if is_path or value.startswith(("/", "~", ".")):
-        name = Path(value).name
-        return option + equals + (public_name(value) if option.endswith("backbone") else name)
-    return argument
+        name = public_name(value) if before.endswith("backbone=") else Path(value).name
+        return before + name + number
+    return public_config(argument)
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import answer_keys, as_pairs, prompt_keys, weights_of
-from humanpref.files import write_whole
+from humanpref.files import write_csv
 from humanpref.schema import ID, LABEL_COLUMNS, WEIGHT, refuse_failures
 from humanpref.text.cases import answer_cases
 
@@ -26,7 +26,7 @@ def write_oof(
     frame = pd.DataFrame(probabilities, columns=list(LABEL_COLUMNS))
     frame.insert(0, ID, pairs[ID].to_numpy())
     frame.insert(1, FOLD, fold)
-    write_table(path, frame)
+    write_csv(path, frame)
 
 
 def read_oof(path: Path) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def write_rows(path: Path, pairs: pd.DataFrame, more: pd.DataFrame | None = None
     frame = pairs[[ID]].assign(**keys, **{CASE: answer_cases(pairs)})
     frame[list(LABEL_COLUMNS)] = pairs[list(LABEL_COLUMNS)]
     frame[WEIGHT] = 1.0 if weights is None else weights
-    write_table(path, frame if more is None else pd.concat([frame, more[list(frame)]]))
+    write_csv(path, frame if more is None else pd.concat([frame, more[list(frame)]]))
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -61,12 +61,6 @@ def read_rows(path: Path) -> pd.DataFrame:
         See `read_oof`.
     """
     return _read_table(path, [ID, PROMPT_KEY, ANSWER_KEY, CASE, *LABEL_COLUMNS, WEIGHT])
-
-
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table atomically."""
-    with write_whole(path) as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
 
 
 def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:

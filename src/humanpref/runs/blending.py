@@ -17,7 +17,7 @@ from humanpref.config import Config, from_dict
 from humanpref.config.cpu import BlendOptions
 from humanpref.data import grouped_folds, labels_of, weights_of
 from humanpref.evaluation.metrics import mean_and_interval, summarise
-from humanpref.files import check_new, folder_whole, write_json
+from humanpref.files import check_new, folder_whole, write_csv, write_json
 from humanpref.logloss import log_loss, row_log_losses
 from humanpref.models.blend import describe_member, write_blend
 from humanpref.models.blend_correction import HeldOutRows, describe_correction
@@ -32,7 +32,6 @@ from humanpref.runs.artifact_tables import (
     PROMPT_KEY,
     ROWS_FILE,
     write_oof,
-    write_table,
 )
 from humanpref.schema import ID, LABEL_COLUMNS, InputError
 
@@ -145,7 +144,7 @@ def blend(folders: Sequence[Path], out: str | Path, mean: str = "arithmetic") ->
         writers = [_writer(artifacts[number]) for number in kept]
         write_blend(folder / MODEL, config, blend_of_kept, writers)
         write_oof(folder / OOF_FILE, rows, cross_fitted, folds)
-        write_table(folder / ROWS_FILE, trained)
+        write_csv(folder / ROWS_FILE, trained)
         write_json(folder / METRICS_FILE, metrics)
         seal(folder, facts)
     return Artifact.load(out)

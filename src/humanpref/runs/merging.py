@@ -11,8 +11,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from humanpref.config import Config
-from humanpref.files import check_new, folder_whole, write_json
+from humanpref.files import check_new, folder_whole, read_json, write_json
 from humanpref.models.base import CONFIG_FILE
+from humanpref.models.bases import BASE_FILE
 from humanpref.models.decoder import DecoderModel
 from humanpref.models.frozen_base import FrozenBase
 from humanpref.models.neural import STATE_FILE
@@ -151,8 +152,8 @@ def _common_config(artifact: Artifact) -> Config:
     InputError
         If `merge` does not support it.
     """
-    config = artifact.ensemble.leaves()[0].config
-    family = artifact.facts["family"]
+    leaves = artifact.ensemble.leaves()
+    config, family = leaves[0].config, artifact.facts["family"]
     if family not in ("decoder", "dpo"):
         raise InputError(
             f"{artifact.folder}: expected family decoder or dpo, got {family}; "
@@ -168,6 +169,9 @@ def _common_config(artifact: Artifact) -> Config:
             f"{artifact.folder}: option model.head: expected linear or tokens, got mlp; "
             "the mean of the weights of several layers is not the mean of what they compute"
         )
+    # If the base was exchanged while a run was interrupted, its models have different ones.
+    if len({read_json(leaf.folder / BASE_FILE)["sha256"] for leaf in leaves}) > 1:
+        raise InputError(f"{artifact.folder}: its models have different bases")
     return config
 
 

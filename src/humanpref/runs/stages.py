@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.config import Config
-from humanpref.config.neural import AdaptedOptions, LoopOptions
+from humanpref.config.neural import SCRATCH, AdaptedOptions, LoopOptions
 from humanpref.data import EXTRA_ID, TrainingRows, prompt_keys
 from humanpref.files import read_json
 from humanpref.runs.artifact import CHAIN, Artifact
@@ -240,7 +240,7 @@ def _check_backbone(source: str, folder: Path, trained: str, config: Config) -> 
     if isinstance(config.model, AdaptedOptions):
         if read_json(folder / BASE_FILE)["sha256"] != base_digest(base_folder(name)):
             raise InputError(f"{problem}, which has different weights")
-    elif "scratch" in (name, trained):
+    elif SCRATCH in (name, trained):
         if name != trained:
             raise InputError(problem)
     else:

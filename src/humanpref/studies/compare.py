@@ -19,6 +19,7 @@ import pandas as pd
 
 from humanpref.config import Config, load_config
 from humanpref.config.loading import member_words
+from humanpref.config.neural import SCRATCH
 from humanpref.data import digest_of, labels_of, prompt_keys, read_pairs, with_tie_column
 from humanpref.evaluation.metrics import accuracy, mean_and_interval
 from humanpref.files import folder_sha256, read_json, write_csv, write_json, write_whole
@@ -244,7 +245,8 @@ def _check_variants(variants: Sequence[Variant], folds: int | None) -> None:
 def bases_of(config: Config) -> list[str]:
     """Return the digests of the local folders with pretrained weights that a run starts from."""
     backbone = getattr(config.model, "backbone", "")
-    digests = [folder_sha256(Path(backbone))] if backbone and Path(backbone).is_dir() else []
+    is_folder = backbone not in ("", SCRATCH) and Path(backbone).is_dir()
+    digests = [folder_sha256(Path(backbone))] if is_folder else []
     for member in getattr(config.model, "members", ()):
         digests += bases_of(load_config(*member_words(member)))
     return digests

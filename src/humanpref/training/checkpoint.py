@@ -23,7 +23,8 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
     """
     rng_states = gather_object([random_state(accelerator.device)])
     if accelerator.is_main_process:
-        unfinished = path.with_name(f"{path.name}.new")
+        # Hidden, so that what a killed process leaves becomes no file of an artifact.
+        unfinished = path.with_name(f".{path.name}.new")
         try:
             # torch's own writer reports a full disk without the system's error.
             with storage_errors(path), open(unfinished, "wb") as file:

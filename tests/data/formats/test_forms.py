@@ -26,6 +26,7 @@ MESSAGES = [{"role": "user", "content": "p"}]
         (MESSAGES, Form.MESSAGES),
         (np.array(MESSAGES, dtype=object), Form.MESSAGES),
         (3, Form.TEXT),
+        (" \n", Form.TEXT),
         ("", None),
         (" null ", None),
         (None, None),

@@ -436,6 +436,17 @@ def test_bundled_again_the_same_preset_keeps_its_weights(own, monkeypatch, caplo
         assert not read_run(own / "dataset").backbone
 
 
+def test_a_bundle_of_a_version_with_other_presets_is_replaced(own, monkeypatch):
+    monkeypatch.setattr(stage, "build_wheel", lambda _, out: make_wheel(out, "humanpref", "0.1.0"))
+    bundle(PROJECT, own, KernelRun("deberta-v3-small"))
+    name_weights("someone/deberta/transformers/small/2", own)
+    path = own / "dataset" / "run.toml"
+    path.write_text(path.read_text().replace("deberta-v3-small", "gone"))
+    bundle(PROJECT, own, KernelRun("deberta-v3-base"))
+    run = read_run(own / "dataset")
+    assert (run.preset, run.backbone) == ("deberta-v3-base", "")
+
+
 def test_weights_need_a_bundle(tmp_path):
     with pytest.raises(InputError, match="not a bundle; create one first"):
         name_weights("a/b/c/d/1", tmp_path)

@@ -37,7 +37,7 @@ def form_of(cell: Any) -> Form | None:
     """
     if isinstance(cell, str):
         text = cell.strip()
-        if text in ("", "null"):
+        if not cell or text == "null":
             return None
         if not text.startswith("["):
             return Form.TEXT

@@ -145,11 +145,12 @@ def earlier_weights(
         return None
     try:
         earlier = read_run(bundle / DATASET_FOLDER)
+        pretrained = earlier.pretrained
     except InputError:  # of a different version of humanpref
         return None
     leaves = [leaf for path in artifacts for leaf in Artifact.load(path).ensemble.leaves()]
     needs = run.pretrained or any((leaf.folder / BASE_FILE).is_file() for leaf in leaves)
-    if not (needs and earlier.backbone) or run.pretrained != earlier.pretrained:
+    if not (needs and earlier.backbone) or run.pretrained != pretrained:
         return None
     found = {"backbone": earlier.backbone, "manifest": earlier.backbone_manifest}
     packed = bundle / earlier.backbone / WEIGHTS_MARKER
