@@ -72,15 +72,11 @@ def rows_among(pairs: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
     return np.array([key in known for key in keys], dtype=bool)
 
 
-_TYPES = {
-    **dict.fromkeys((ID, PROMPT_KEY, ANSWER_KEY, CASE), str),
-    **dict.fromkeys((*LABEL_COLUMNS, WEIGHT), np.float64),
-    FOLD: np.int64,
-}
+_NUMBERS = {**dict.fromkeys((*LABEL_COLUMNS, WEIGHT), np.float64), FOLD: np.int64}
 
 
 def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     with refuse_failures(f"{path}: not a table of an artifact"):
-        return pd.read_csv(
-            path, usecols=columns, dtype=_TYPES, keep_default_na=False, float_precision="round_trip"
-        )
+        # The parser of pandas 2 rounds numbers to a neighbor; the conversion of texts does not.
+        table = pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)
+        return table.astype({name: _NUMBERS[name] for name in columns if name in _NUMBERS})
