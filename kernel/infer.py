@@ -101,9 +101,12 @@ def find_test() -> tuple[Competition, Path]:
 def columns_of(path: Path, columns: list[str]) -> list[list[str]]:
     """Return the named columns of a CSV or a Parquet file as text, row by row."""
     if path.suffix == ".parquet":
-        import pandas
+        from pyarrow.parquet import ParquetFile
 
-        return pandas.read_parquet(path, columns=columns).astype(str).to_numpy().tolist()
+        # Not with pandas: it uses a thread that can abort Python if it ends soon afterwards.
+        table = ParquetFile(path).read(columns, use_threads=False)
+        cells = [table[column].to_pylist() for column in columns]
+        return [[*map(str, row)] for row in zip(*cells, strict=True)]
     csv.field_size_limit(2**31 - 1)
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(file)
