@@ -99,14 +99,15 @@ def application(
         several = isinstance(content, list)
         pairs = _pairs(content if several else [content], limits, several)
         work = _several if several else _one
-        running = asyncio.get_running_loop().run_in_executor(pool, work, judge, pairs)
+        job = pool.submit(work, judge, pairs)
+        running = asyncio.wrap_future(job)
         leaving = asyncio.create_task(_disconnected(request))
         tasks = {running, leaving}
         first = asyncio.FIRST_COMPLETED
         done, _ = await asyncio.wait(tasks, timeout=limits.judge_seconds, return_when=first)
         leaving.cancel()
         if running not in done:
-            running.cancel()  # unless it has begun; others need not wait for it
+            job.cancel()  # unless it has begun; others need not wait for it
             message = f"no judgement within {limits.judge_seconds:g} s; send fewer pairs at a time"
             raise HTTPException(503, message)
         try:
