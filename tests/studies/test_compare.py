@@ -45,7 +45,7 @@ VARIANTS = [
 def compared(arena, tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "comparison"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(comparison, "fresh_processes", lambda: ThreadPoolExecutor(1))
+        patched.setattr(comparison, "fresh_processes", lambda _: ThreadPoolExecutor(1))
         return compare(VARIANTS, arena / "train.csv", out, folds=2), out
 
 
@@ -234,6 +234,13 @@ def test_a_training_that_fails_says_why(arena, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=message):
         compare([PRIOR], arena / "train.csv", tmp_path / "a", None)
     assert "the true reason" in capsys.readouterr().err
+
+
+def test_a_later_comparison_sees_its_own_environment(monkeypatch):
+    for value in ("one", "two"):
+        monkeypatch.setenv("HUMANPREF_BASE", value)
+        with comparison.fresh_processes([PRIOR.config()]) as fresh:
+            assert fresh.submit(os.getenv, "HUMANPREF_BASE").result() == value
 
 
 def test_every_preset_with_every_method():

@@ -274,7 +274,7 @@ def test_the_sparse_model_counts_what_is_left(pairs, variant, tmp_path):
 def test_the_ablation(arena, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     # In this process, which has the small corpora.
-    monkeypatch.setattr(comparison, "fresh_processes", lambda: ThreadPoolExecutor(1))
+    monkeypatch.setattr(comparison, "fresh_processes", lambda _: ThreadPoolExecutor(1))
     few = ["--set", "model.term_penalties=3", "--set", "model.structure_penalties=30"]
     csv, out = str(arena / "train.csv"), tmp_path / "out"
     assert (

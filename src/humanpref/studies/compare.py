@@ -4,6 +4,7 @@ and one figure for all."""
 import contextlib
 import logging
 import multiprocessing
+import os
 import shutil
 import signal
 import traceback
@@ -24,7 +25,7 @@ from humanpref.data import digest_of, labels_of, prompt_keys, read_pairs, with_t
 from humanpref.evaluation.metrics import accuracy, mean_and_interval
 from humanpref.files import folder_sha256, read_json, write_csv, write_json, write_whole
 from humanpref.logloss import row_log_losses
-from humanpref.models import build_model, load_model
+from humanpref.models import build_model, load_model, module_of
 from humanpref.models.base import CONFIG_FILE
 from humanpref.models.bases import public_config
 from humanpref.reports.charts import interval_figure
@@ -179,26 +180,26 @@ def compare(
     pairs = read_pairs(train_csv, labels=True, format=format)
     claim = {"data_sha256": digest_of(pairs), "folds": folds}
     bases = _check_claim(out, claim)
-    missing: dict[str, Variant] = {}
+    missing: dict[str, Config] = {}
     for variant in variants:
         own = bases_of(variant.config())
         if (out / variant.folder).is_dir():
             same_bases = bases.get(variant.folder, []) == own
             _check_trained(_trained(variant, out), pairs, folds, same_bases)
         else:
-            missing.setdefault(variant.folder, variant)
+            missing.setdefault(variant.folder, variant.config())
         bases[variant.folder] = own
-    for folder, variant in missing.items():
+    for folder, config in missing.items():
         with _named(folder):
-            build_model(variant.config()).check()
+            build_model(config).check()
     out.mkdir(parents=True, exist_ok=True)
     try:
         write_json(out / COMPARISON_FILE, claim | {BASES: bases})
-        with fresh_processes() as fresh, _ended_with_this_process():
-            for folder, variant in missing.items():
+        with fresh_processes([*missing.values()]) as fresh, _ended_with_this_process():
+            for folder, config in missing.items():
                 logger.info("%s: training", folder)
                 with _named(folder):
-                    arguments = variant.config(), train_csv, out / folder, folds, format
+                    arguments = config, train_csv, out / folder, folds, format
                     fresh.submit(run_training, *arguments).result()
     finally:
         # A comparison that failed before it trained anything leaves nothing behind.
@@ -370,23 +371,30 @@ def _ended_with_this_process() -> Iterator[None]:
         raise
 
 
-def fresh_processes() -> ProcessPoolExecutor:
-    """Return an executor that runs each call in a new process.
+def fresh_processes(configs: Sequence[Config]) -> ProcessPoolExecutor:
+    """Return an executor that runs each call in a new process, with the models' modules imported.
 
-    The processes are spawned. If they were forked from this process, they would inherit its peak
-    memory.
+    The processes are forked from a server that has only imported modules. If they were forked from
+    this process, they would inherit its peak memory. Importing torch and transformers in each of
+    them would take longer than a small training run.
     """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(sorted({*map(module_of, configs)}))
+    # The server lives as long as this process and keeps the environment in which it was started, so
+    # each new process is given the current environment.
     return ProcessPoolExecutor(
         1,
-        multiprocessing.get_context("spawn"),
+        context,
         initializer=_set_up,
-        initargs=(logging.getLogger().getEffectiveLevel(),),
+        initargs=(dict(os.environ), logging.getLogger().getEffectiveLevel()),
         max_tasks_per_child=1,
     )
 
 
-def _set_up(level: int) -> None:
-    """Give a new process the log level of its caller, and have it clean up when it is told to
-    end."""
+def _set_up(environment: dict[str, str], level: int) -> None:
+    """Give a new process the environment and the log level of its caller, and have it clean up when
+    it is told to end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
     logging.basicConfig(level=level, format="%(message)s")
