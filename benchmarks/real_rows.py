@@ -10,6 +10,7 @@ Every arm is trained and predicts by itself, and its probabilities are kept in D
 same command again to resume it, or `--arms` to choose some. The tables in DIR (`against-prior`,
 `against-structure`) contain the arms that have been run, with paired differences. A decoder reads
 prompt, A and B in `--tokens` tokens; DPO and frozen embeddings read half as many for each text.
+A frozen decoder's vector of a text is the mean over its tokens.
 One epoch of batches of 8 at the learning rate that LoRA usually takes; nothing is tuned.
 """
 
@@ -52,7 +53,7 @@ STRUCTURE = ("sparse", ("model.max_terms=0",))
 
 
 def arms(
-    decoders: dict[str, str], encoders: dict[str, str], tokens: int, precision: str
+    out: Path, decoders: dict[str, str], encoders: dict[str, str], tokens: int, precision: str
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield each arm's name, preset and options."""
     yield "prior", "prior", ()
@@ -77,12 +78,26 @@ def arms(
             f"{name}-frozen",
             "embedding",
             (
-                f"model.backbone={folder}",
+                f"model.backbone={out / name}-embedder",
                 f"model.max_length={tokens // 2}",
                 "model.max_windows=1",
                 "model.keep_backbone=false",
             ),
         )
+
+
+def write_embedder(decoder: str, folder: Path) -> None:
+    """Write a decoder with mean pooling as sentence-transformers does, unless that is done."""
+    if folder.is_dir():
+        return
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    transformer = Transformer(decoder)
+    tokenizer = transformer.tokenizer
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    SentenceTransformer(modules=[transformer, pooling]).save(str(folder))
 
 
 def cpu_seconds() -> float:
@@ -151,7 +166,10 @@ def main() -> None:
     write_pairs(csv, pairs[trained])
     folders = [dict(text.split("=", 1) for text in own) for own in (given.decoder, given.encoder)]
     known = []
-    for name, preset, options in arms(*folders, given.tokens, given.precision):
+    for name, decoder in folders[0].items():
+        if not given.arms or f"{name}-frozen" in given.arms:
+            write_embedder(decoder, given.out / f"{name}-embedder")
+    for name, preset, options in arms(given.out, *folders, given.tokens, given.precision):
         stem = given.out / name
         if not stem.with_suffix(".csv").is_file() and (not given.arms or name in given.arms):
             print(f"running {name}", flush=True)

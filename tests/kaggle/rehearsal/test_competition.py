@@ -86,7 +86,7 @@ def test_a_part_of_the_training_rows_is_held_out_by_prompt(arena, tmp_path):
 
 def test_cells_are_written_as_they_stand(tmp_path):
     rows = [["0042", "a\rb", 'say "x",\ny', ""], ["\ud800", "NA", "1.0", "ü"]]
-    frame = pd.DataFrame(rows, columns=PUBLIC_COLUMNS)
+    frame = pd.DataFrame(rows, columns=PUBLIC_COLUMNS, dtype=object)
     Files("rows", frame, frame, None).write(tmp_path / "c")
     path = tmp_path / "c" / "train.csv"
     with open(path, encoding="utf-8", errors="surrogatepass", newline="") as file:
