@@ -316,14 +316,16 @@ def read_json(path: str | Path, unique_keys: bool = False) -> Any:
     with `unique_keys`, if it repeats a key: readers differ in which of the values they take."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        return json.loads(text, object_pairs_hook=_object if unique_keys else None)
+        return json.loads(text, object_pairs_hook=unique if unique_keys else None)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's keys and values as a dict (`object_pairs_hook` of `json.loads`).
+    Raises ValueError if a key appears twice."""
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

@@ -118,12 +118,15 @@ def test_rows_that_have_no_cells_are_told_apart(file):
         ("3", "d"),
     ]
     assert [isinstance(row, BadRow) for row in rows] == [True, True, False]
-    _, columns, rows = read(file('{"a": 1}\n{"b": 2, "a": 3}\n[1]\n{oops\n'))
+    _, columns, rows = read(
+        file('{"a": 1}\n{"b": 2, "a": 3}\n[1]\n{oops\n{"b": 2, "a": 3, "b": 4}')
+    )
     assert columns == ["a", "b"]
     assert rows[1] == [3, 2]
     assert rows[0] == "column 'b': missing, but other rows have it"
     assert rows[2] == "expected an object with keys, got '[1]'"
     assert rows[3].startswith("not valid JSON (")
+    assert rows[4] == "not valid JSON (key 'b' appears twice)"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,7 @@ def test_rows_that_have_no_cells_are_told_apart(file):
         (b'id\n"1', r"not a valid CSV .* is a quote not closed"),
         (b"[1, 2]", "expected objects with keys, got '1'"),
         (b"[{]", "not valid JSON"),
+        (b'[{"a": {"b": 1, "b": 2}}]', "not valid JSON .key 'b' appears twice"),
         (b"{\n", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
         (gzip.compress(CSV.encode() * 9)[:-12], "cannot be read .*truncated"),

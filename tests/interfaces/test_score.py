@@ -116,6 +116,7 @@ def test_what_else_a_line_holds_is_carried_through(artifact, lines):
         ("{", "not valid JSON"),
         ('{"prompt": NaN}', "not valid JSON (the number NaN is not finite)"),
         ('{"prompt": 1e999}', "not valid JSON (the number 1e999 is not finite)"),
+        ('{"prompt": "p", "prompt": "q"}', "not valid JSON (key 'prompt' appears twice)"),
         ("[1]", "expected a JSON object, got '[1]'"),
         (
             {"prompt": "p", "response_a": "a"},

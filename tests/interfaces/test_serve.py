@@ -99,7 +99,7 @@ def test_a_value_given_twice_is_refused():
     body = json.dumps(PAIR)[:-1] + ', "prompt": "another"}'
     headers = {"Content-Type": "application/json"}
     error = refused(client_of().post("/judge", content=body, headers=headers))
-    assert error == (400, "the body is not JSON: an object names a value twice")
+    assert error == (400, "the body is not JSON: key 'prompt' appears twice")
 
 
 def test_a_refusal_is_short_whatever_was_sent():

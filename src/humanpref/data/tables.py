@@ -24,6 +24,7 @@ import pandas as pd
 from humanpref.data.cells import names, short
 from humanpref.data.csv_rows import DELIMITERS, csv_errors, decoded, delimited_rows, first_line
 from humanpref.extras import install_line
+from humanpref.files import unique
 from humanpref.schema import ID, InputError, refuse_failures
 
 _HEAD = 1 << 16
@@ -214,7 +215,7 @@ def _json_line(line: str) -> Any:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique)
     except RecursionError as error:
         raise ValueError(str(error)) from None
 

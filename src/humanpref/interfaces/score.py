@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from humanpref.data import CellRule
-from humanpref.files import is_main_process, write_whole
+from humanpref.files import is_main_process, unique, write_whole
 from humanpref.interfaces.batch import MARGIN, PROBABILITIES, added_columns
 from humanpref.interfaces.judge import load
 from humanpref.interfaces.shard import judge_file
@@ -166,7 +166,9 @@ def _lines(source: Path) -> Iterator[_Line]:
 
 def _line(source: Path, number: int, text: str) -> _Line:
     try:
-        content = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        content = json.loads(
+            text, object_pairs_hook=unique, parse_constant=_finite, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: line {number}: not valid JSON ({error})") from None
     if not isinstance(content, dict):

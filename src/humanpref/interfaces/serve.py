@@ -28,6 +28,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from humanpref.files import unique
 from humanpref.interfaces.judge import Judge
 from humanpref.interfaces.serve_page import page_routes
 from humanpref.schema import CLASSES, TEXT_COLUMNS, InputError
@@ -202,9 +203,7 @@ async def _content(request: Request) -> Any:
         # Other sites' pages may send forms and plain text without asking, but not JSON.
         raise HTTPException(415, f"Content-Type: expected application/json, got {kind!r}")
     try:
-        return json.loads(
-            await request.body(), object_pairs_hook=_object, parse_constant=_no_number
-        )
+        return json.loads(await request.body(), object_pairs_hook=unique, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"the body is not JSON: {error}") from None
 
@@ -213,14 +212,6 @@ async def _disconnected(request: Request) -> None:
     """Wait until the client of a complete request has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _object(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object as a dict. Raises ValueError if a name occurs twice."""
-    found = dict(items)
-    if len(found) < len(items):
-        raise ValueError("an object names a value twice")
-    return found
 
 
 def _no_number(text: str) -> None:

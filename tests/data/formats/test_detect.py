@@ -51,6 +51,13 @@ MESSAGES = [{"role": "user", "content": "p"}]
         (RESPONSES, [["p"] * 3], "competition", "competition", "a JSON list of strings"),
         (RESPONSES, [["p"] * 3], "messages", "messages", "a list of messages"),
         (CONVERSATIONS, [[MESSAGES] * 2], None, "conversations", "a list of messages"),
+        (
+            (*CONVERSATIONS, "turn"),
+            [[MESSAGES] * 2 + [1]],
+            None,
+            "conversations",
+            "a list of messages, up to the turn in column 'turn'",
+        ),
         (PAIR, [["p", "q"]], None, "chosen-rejected", "a plain string, the prompt is the common"),
         (("prompt", *PAIR), [["p", "q", "r"]], None, "chosen-rejected", "a plain string"),
         (("prompt", *PAIR), [["p", MESSAGES, MESSAGES]], None, "chosen-rejected", "a list of mess"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from humanpref.data.cells import names
 from humanpref.data.formats.chosen_rejected import PAIR, ChosenRejected
-from humanpref.data.formats.conversations import Conversations
+from humanpref.data.formats.conversations import BOTH, TURN, Conversations
 from humanpref.data.formats.forms import Form, prevailing_form
 from humanpref.data.formats.labels import WINNER, OneHot, Winner
 from humanpref.data.formats.responses import Responses
@@ -13,7 +13,7 @@ from humanpref.data.formats.row import Format
 from humanpref.schema import FORMATS, LABEL_COLUMNS, TEXT_COLUMNS, InputError
 
 COMPETITION, PLAIN, WSDM, MESSAGES, CONVERSATIONS, CHOSEN_REJECTED = FORMATS
-_TEXTS = {COMPETITION: TEXT_COLUMNS, CONVERSATIONS: Conversations.columns, CHOSEN_REJECTED: PAIR}
+_TEXTS = {COMPETITION: TEXT_COLUMNS, CONVERSATIONS: BOTH, CHOSEN_REJECTED: PAIR}
 """The columns that identify a format. `competition` also stands for the other formats with the same
 columns."""
 LANGUAGE = "language"
@@ -65,6 +65,8 @@ def text_columns(
             f"(--format {found[0]}; with several files, {found[0]}:ROWS)"
         )
     columns = _TEXTS.get(found[0], TEXT_COLUMNS)
+    if columns == BOTH and TURN in header:
+        return (*columns, TURN)
     return ("prompt", *columns) if columns == PAIR and "prompt" in header else columns
 
 
@@ -91,9 +93,11 @@ def format_of(
     literal = literal or forced is not None
     cells = list(zip(*head, strict=True)) or [()] * len(columns)
     if tuple(columns) != TEXT_COLUMNS:
-        form = prevailing_form(cell for own in cells[-2:] for cell in own)
-        if tuple(columns) == Conversations.columns:
-            return Conversations(form if form and form.is_messages else Form.MESSAGES)
+        texts = cells[:2] if TURN in columns else cells[-2:]
+        form = prevailing_form(cell for own in texts for cell in own)
+        if tuple(columns[:2]) == BOTH:
+            own = form if form and form.is_messages else Form.MESSAGES
+            return Conversations(own, TURN in columns)
         prompt = prevailing_form(cells[0]) or Form.TEXT if len(columns) > len(PAIR) else None
         return ChosenRejected(form or Form.TEXT, prompt, literal)
     form = prevailing_form(cell for own in cells for cell in own) or Form.JSON_TURNS
