@@ -1,6 +1,7 @@
 """An artifact on disk: what was cut off, edited or doubled is refused by file, row and column, and
 never used; its models predict one after the other."""
 
+import itertools
 import json
 import shutil
 
@@ -13,7 +14,7 @@ from humanpref.data.sources import Extra
 from humanpref.runs.artifact import Artifact, load_model
 from humanpref.runs.artifact_files import seal
 from humanpref.runs.blending import blend
-from humanpref.runs.train import train
+from humanpref.runs.train import Run, train
 from humanpref.schema import InputError
 
 PRIOR = load_config("prior")
@@ -74,6 +75,18 @@ def test_a_folds_artifact_predicts_the_mean_of_its_models(arena, tmp_path):
     np.testing.assert_allclose(
         folds_artifact.predict_proba(rows), np.mean(each, axis=0), atol=1e-12
     )
+
+
+def test_an_unfinished_run_is_not_an_artifact(arena, tmp_path):
+    run = Run.plan(load_config("prior"), arena / "train.csv", tmp_path / "a", folds=2)
+    with run.opened():
+        run.train_model(run.unfinished()[0])
+    told = "its training run is unfinished; start it again with the same command to resume it"
+    for folder, load in itertools.product((run.out, run.work), (Artifact.load, load_model)):
+        with pytest.raises(InputError, match=rf"^{folder}: {told} from {run.work}$"):
+            load(folder)
+    finished = train(load_config("prior"), arena / "train.csv", run.out, folds=2)
+    assert Artifact.load(run.out).facts == finished.facts
 
 
 def test_what_is_not_an_artifact(tmp_path):

@@ -14,10 +14,11 @@ from humanpref.config import load_config
 from humanpref.data import Extra, prompt_keys, read_pairs, read_training_rows, write_pairs
 from humanpref.files import read_json
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import partial_of
 from humanpref.runs.distillation import soft_labels
 from humanpref.runs.merging import merge
 from humanpref.runs.stages import Earlier, Stage
-from humanpref.runs.train import Run, partial_of, train
+from humanpref.runs.train import Run, train
 from humanpref.schema import InputError
 
 pytest.importorskip("torch")

@@ -34,9 +34,11 @@ from humanpref.runs.artifact_facts import FORMAT
 from humanpref.runs.artifact_files import (
     DIGESTS,
     FACTS_FILE,
+    RUN_FILE,
     check_contents,
     check_listed,
     copy_files,
+    partial_of,
 )
 from humanpref.runs.artifact_tables import (
     FOLD,
@@ -88,6 +90,7 @@ class Artifact:
         folder = Path(folder)
         path = folder / FACTS_FILE
         if not path.is_file():
+            _check_finished(folder)
             raise InputError(
                 f"{folder}: not an artifact; it has no {FACTS_FILE}, which `humanpref train` writes"
             )
@@ -301,6 +304,16 @@ def load_model(folder: str | Path) -> Model:
         If the model is incomplete or damaged, or cannot predict a row.
     """
     if not (Path(folder) / FACTS_FILE).is_file():
+        _check_finished(Path(folder))
         return models.load_model(folder)
     fold_models = Artifact.load(folder).models
     return fold_models[0] if len(fold_models) == 1 else mean_of(fold_models)
+
+
+def _check_finished(folder: Path) -> None:
+    for work in (folder, partial_of(folder)):
+        if (work / RUN_FILE).is_file():
+            raise InputError(
+                f"{folder}: its training run is unfinished; start it again with the same command "
+                f"to resume it from {work}"
+            )

@@ -20,12 +20,19 @@ DIGESTS = "digests"
 """The key of `artifact.json` that lists the digests, by the files' paths in the artifact."""
 CHECKPOINT = ".checkpoint"
 """The end of the name of an unfinished model's checkpoint, which is not part of an artifact."""
+RUN_FILE = "run.json"
+"""The file that identifies an unfinished run."""
 _SETTLED_SECONDS = 2
 """A digest is remembered only if the file's last change is at least this long ago. A change soon
 after another may fall into the same tick of the file system's clock, and leave the file's time as
 it is."""
 
 _known: dict[tuple, str] = {}
+
+
+def partial_of(out: Path) -> Path:
+    """Return the folder in which an artifact is built until it is complete."""
+    return out.with_name(out.name + ".partial")
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:

@@ -40,7 +40,7 @@ from humanpref.files import (
 from humanpref.models import build_model
 from humanpref.models.bases import public_config
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.artifact_files import CHECKPOINT, FACTS_FILE
+from humanpref.runs.artifact_files import CHECKPOINT, FACTS_FILE, RUN_FILE, partial_of
 from humanpref.runs.artifact_tables import OOF_FILE, write_oof
 from humanpref.runs.distillation import Teacher, taught
 from humanpref.runs.results import MEMBER_FILE, FoldModel, class_rates, write_results
@@ -49,8 +49,6 @@ from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.text.token_memo import TokenMemos
 
 logger = logging.getLogger(__name__)
-
-RUN_FILE = "run.json"
 
 
 def train(
@@ -333,11 +331,6 @@ class Run:
                 )
                 hint = " (training.classes=2 rules ties out)" if of_ties else ""
                 logger.warning(text + hint, self.source, name)
-
-
-def partial_of(out: Path) -> Path:
-    """Return the folder in which an artifact is built until it is complete."""
-    return out.with_name(out.name + ".partial")
 
 
 def _fold_models(pairs: pd.DataFrame, config: Config, folds: int | None) -> list[FoldModel]:

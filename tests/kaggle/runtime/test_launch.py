@@ -24,7 +24,8 @@ from humanpref.kaggle.runtime.train import resolve
 from humanpref.models.sparse import SparseModel
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.train import Run, partial_of
+from humanpref.runs.artifact_files import partial_of
+from humanpref.runs.train import Run
 from humanpref.schema import LABEL_COLUMNS, InputError
 from humanpref.training import device
 

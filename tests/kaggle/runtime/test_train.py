@@ -14,8 +14,7 @@ from humanpref.kaggle.runtime import launch
 from humanpref.kaggle.runtime.infer import infer
 from humanpref.kaggle.runtime.train import resolve, resume_earlier_run, train
 from humanpref.runs.artifact import Artifact
-from humanpref.runs.artifact_files import seal
-from humanpref.runs.train import RUN_FILE, partial_of
+from humanpref.runs.artifact_files import RUN_FILE, partial_of, seal
 from humanpref.schema import ID, MODEL_COLUMNS, TEXT_COLUMNS, InputError
 
 from ..tree import Tree

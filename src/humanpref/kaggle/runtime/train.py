@@ -20,6 +20,7 @@ from humanpref.kaggle.runtime.inputs import (
 )
 from humanpref.runs import train as experiment
 from humanpref.runs.artifact import Artifact
+from humanpref.runs.artifact_files import RUN_FILE, partial_of
 from humanpref.training import device
 
 logger = logging.getLogger(__name__)
@@ -118,8 +119,8 @@ def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None
     input_root, out : Path
         Where to look, and the artifact's folder.
     """
-    earlier = find(experiment.RUN_FILE, input_root)
-    for target in (out, experiment.partial_of(out)):
+    earlier = find(RUN_FILE, input_root)
+    for target in (out, partial_of(out)):
         for path in earlier:
             if path.parent.name != target.name:
                 continue
