@@ -224,10 +224,11 @@ class TrainingRun:
 
     def _not_finite(self, what: str, rows: np.ndarray) -> InputError:
         """Return the error that stops the run, naming the step, the rows and the likely cause."""
+        overflow = "" if self.precision == "no" else f", or {self.precision} overflowed"
         return InputError(
             f"training: epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: {what}; "
-            f"the learning rate ({self.options.learning_rate:g}) is probably too high, or "
-            f"{self.precision} overflowed (rows {rows.tolist()})"
+            f"the learning rate ({self.options.learning_rate:g}) is probably too high{overflow} "
+            f"(rows {rows.tolist()})"
         )
 
     def end_epoch(self, validate: Callable[[], float] | None) -> None:
