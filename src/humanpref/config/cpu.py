@@ -163,8 +163,8 @@ class EmbeddingOptions(Options):
     `prompt_instruction`."""
     head: Literal["linear", "mlp"] = "linear"
     """`linear`: a Davidson regression; `mlp`: a neural network with one hidden layer, which reads
-    both answers' embeddings, their difference and their product, and needs tens of thousands of
-    rows."""
+    both answers' embeddings, their difference and their product, and is meant for tens of thousands
+    of rows."""
     hidden: Count = 16
     """Number of hidden units with `head=mlp`."""
     weight_penalty: NonNegative = 100.0

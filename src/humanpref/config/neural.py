@@ -263,8 +263,8 @@ class LoopOptions(HoldOut):
     """Stop when the validation log loss has not fallen for this many epochs, and keep the weights
     of the best epoch; see `keep_best_epoch`. If `none`, train for all epochs."""
     checkpoint_minutes: Positive = 10.0
-    """Number of minutes between two checkpoints, from which an interrupted run can resume. The
-    run's state is also saved after every epoch."""
+    """Number of minutes between checkpoints, which allow an interrupted run to resume. A checkpoint
+    is also written after every epoch."""
     keep_best_epoch: bool = False
     """Keep the weights of the epoch with the lowest validation log loss instead of those of the
     last epoch. The validation metrics are then reported on the same rows that were used to choose

@@ -2,10 +2,10 @@
 
     p = softmax(z / T + b)
 
-z are the model's own logits for A, B and tie at the last position. Trained models keep T = 1 and b
-= 0, because training already minimizes the loss of p, and fitting T and b on the rows of the
-training would make them overconfident. For an untrained model, T and b are fitted. They remove its
-preference for one of the words or for the response that it reads first.
+z are the model's own logits for A, B and tie at the last position. A trained model keeps T = 1 and
+b = 0, because training already minimizes the loss of p, and fitting T and b on its training rows
+would make it overconfident. For an untrained model, T and b are fitted. They remove its preference
+for one of the words or for the response that it reads first.
 """
 
 import logging

@@ -178,8 +178,7 @@ class PositionMask(Function):
 
 def products(states: Tensor, by_distance: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield each block of K positions with its products, (heads, n, K, L): those of the block's
-    part of `states`, (heads, n, L, size), and the embeddings `by_distance`, (heads, size, 2 L -
-    1)."""
+    part of `states` (heads, n, L, size) and the embeddings `by_distance` (heads, size, 2 L - 1)."""
     for block, distances in blocks(states.shape[2]):
         own = states[:, :, block]
         wide = torch.bmm(own.flatten(1, 2), by_distance[..., distances])

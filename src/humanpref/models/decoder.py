@@ -64,7 +64,7 @@ class DecoderModel(NeuralModel, family="decoder"):
 
     @property
     def options(self) -> DecoderOptions:
-        """The section `model`; if nothing is trained, it is changed to have no adapter."""
+        """The section `model`, with `peft=head` (no adapter) if nothing is trained."""
         options: DecoderOptions = self.config.model
         return options if self.config.training.epochs else replace(options, peft="head")
 

@@ -235,8 +235,8 @@ def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
     tokenizer, config = load_tokenizer(name), load_backbone_config(name)
     options = {"dtype": torch.float32, "trust_remote_code": False}
     with loading(name, "configuration"):
-        # Compute the size without allocating memory, which sizes that do not match the weights
-        # could fill.
+        # Build the model without allocating memory first, to refuse sizes that do not match the
+        # weights before they fill the memory.
         planned = 0
         with contextlib.suppress(Exception), torch.device("meta"):
             model = AutoModel.from_config(config, **options)

@@ -29,8 +29,8 @@ def hidden_states(
     inputs : dict
         Tensors (m, length), including `input_ids`; padded on the right.
     lengths : ndarray
-        (m,) number of tokens in each sequence. The mask has them too, but the host would have to
-        wait for the device to read it.
+        (m,) number of tokens in each sequence. They could be counted from the mask, but then the
+        host would have to wait for the device.
     """
     device, length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
     batches = token_batches(lengths, BACKBONE_TOKENS[device.type == "cuda"])
