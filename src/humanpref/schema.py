@@ -45,6 +45,17 @@ class InputError(ValueError):
     """
 
 
+def counted(number: int, noun: str, ending: str = "s") -> str:
+    """Return a count with its noun, which gets the plural's `ending` unless the count is 1.
+
+    Examples
+    --------
+    >>> counted(1, "row"), counted(2, "row"), counted(0, "process", "es")
+    ('1 row', '2 rows', '0 processes')
+    """
+    return f"{number} {noun}{'' if number == 1 else ending}"
+
+
 @contextlib.contextmanager
 def refuse_failures(message: str | Callable[[BaseException], str]) -> Iterator[None]:
     """Raise any failure within the block as an InputError. In the block, a library reads files that

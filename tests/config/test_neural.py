@@ -77,7 +77,7 @@ from humanpref.schema import InputError
         (
             DpoTraining,
             {"label_smoothing": 0.5},
-            r"training.label_smoothing: expected in \[0, 0.5\)",
+            r"training.label_smoothing: expected a number in \[0, 0.5\)",
         ),
         (
             DpoTraining,

@@ -72,7 +72,7 @@ def test_vectors_that_overflow_are_computed_in_float32(gpu, scale, small_preset,
     for layer in encoder.module.backbone.layers:
         layer.mlp.down_proj.weight.data *= scale
     made = vectors()
-    told = "2 of 2 windows overflow in torch.float16 and are embedded in float32"
+    told = "windows that overflow in torch.float16 and are embedded in float32: 2 of 2"
     assert (told in caplog.text) == (scale == 1e6)
     with on_the_cpu():
         encoder.module.cpu()

@@ -188,7 +188,7 @@ def test_inference_without_memory_takes_smaller_batches(gpu, configured, few, ca
 @pytest.mark.parametrize("option", ["training.precision", "inference.precision"])
 def test_bf16_is_refused_before_the_first_step(configured, few, monkeypatch, option):
     monkeypatch.setattr(TrainingRun, "step", lambda *_: pytest.fail("a step was taken"))
-    with pytest.raises(InputError, match=f"^option {option}: this GPU only emulates bf16; auto"):
+    with pytest.raises(InputError, match=f"^option {option}: this GPU only emulates bf16; use"):
         fit(configured(f"{option}=bf16"), few)
 
 

@@ -238,5 +238,5 @@ def test_a_row_of_weight_0_is_the_same_as_none(pairs):
 def test_every_validation_row_needs_a_label(pairs):
     """An encoder would notice only after its first epoch."""
     labels = labels_of(pairs)
-    with pytest.raises(InputError, match="expected 3 validation labels, one per row, got 2"):
+    with pytest.raises(InputError, match=r"validation labels: expected one per row \(3\), got 2"):
         PriorModel().fit(pairs, labels, validation=(pairs[:3], labels[:2]))

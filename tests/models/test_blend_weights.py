@@ -144,7 +144,7 @@ def test_a_member_is_kept_if_it_gains_as_much_as_is_asked():
     assert fitted(probabilities[:2], labels, min_gain=gain * 0.99)[1] == {}
     blend, dropped = fitted(probabilities[:2], labels, min_gain=gain * 1.01)
     assert list(dropped) == [1]
-    expected = f"raises the summed log loss by {gain:.2g} nats (a member must be worth"
+    expected = f"raises the summed log loss by {gain:.2g} nats (a member must lower it by"
     assert expected in dropped[1]
     assert blend.weights.tolist() == [1, 0]
 

@@ -333,7 +333,7 @@ def drop(folder):
     [
         (shutil.rmtree, (), "no such model here"),
         (lambda folder: (folder / "model.safetensors").unlink(), (), "no weights, expected one of"),
-        (drop, (), "lacks 1 weights .*q_proj"),
+        (drop, (), "lacks 1 weight .*q_proj"),
         (bert, (), "not a decoder"),
         (None, ("model.max_length=513",), "max_length: backbone .* reads 512 tokens, not 513"),
         (

@@ -145,7 +145,7 @@ def test_principal_components():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("missing", "lacks 1 weights"), ("changed", "settings differ")]
+    ("change", "message"), [("missing", "lacks 1 weight"), ("changed", "settings differ")]
 )
 def test_a_kept_backbone_is_loaded_strictly(model, change, message, tmp_path):
     model.save(tmp_path)

@@ -198,7 +198,7 @@ def test_the_pretrained_weights_are_really_used(folder_of, pairs):
         ),
         (
             lambda folder: drop(folder, "encoder.layer.0.attention.self.query_proj.weight"),
-            "lacks 1 weights .*query_proj",
+            "lacks 1 weight .*query_proj",
         ),
         (lambda folder: reshape(folder), "cannot be loaded"),
     ],
@@ -228,7 +228,7 @@ def reshape(folder):
     [
         (
             lambda: LlamaConfig(**TINY, num_key_value_heads=2),
-            "not an encoder, its first token does not see the last token",
+            "not an encoder, because its first token does not see the last token",
         ),
         (
             lambda: BartConfig(

@@ -85,7 +85,9 @@ def test_room_for_the_rows_own_text():
 
 def test_the_type_of_the_frozen_weights(as_t4):
     assert base_dtype(DecoderOptions()) == torch.float16
-    with pytest.raises(InputError, match=r"base_dtype: this GPU only emulates bfloat16; auto"):
+    with pytest.raises(
+        InputError, match=r"base_dtype: this GPU only emulates bfloat16; use float16 or"
+    ):
         base_dtype(DecoderOptions(base_dtype="bfloat16"))
     assert base_dtype(DecoderOptions(peft="none")) == torch.float32
 

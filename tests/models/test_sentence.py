@@ -180,7 +180,7 @@ def test_another_encoder_than_expected_is_refused(encoder, changed):
         load_frozen(folder, digest=encoder.digest)
     weights.pop("embeddings.LayerNorm.bias")
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(InputError, match="lacks 1 weights"):
+    with pytest.raises(InputError, match="lacks 1 weight"):
         load_frozen(folder)
 
 

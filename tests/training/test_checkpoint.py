@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from humanpref.runs.artifact_files import files_in
-from humanpref.schema import InputError
+from humanpref.schema import InputError, counted
 from humanpref.training.checkpoint import load_checkpoint, save_checkpoint
 
 from .task import WithDropout, fitted, launched, make_task, parameters
@@ -65,7 +65,7 @@ def test_only_the_main_process_writes(accelerator, tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_run_is_refused(accelerator, tmp_path):
     path = tmp_path / "run"
     save_checkpoint(path, {"steps_per_epoch": 3}, accelerator)
-    with pytest.raises(InputError, match="run: a checkpoint for 3 steps in an epoch, but this run"):
+    with pytest.raises(InputError, match=r"run: expected .* epochs of 4 steps, got 3; remove"):
         load_checkpoint(path, 4, accelerator)
 
 
@@ -87,7 +87,9 @@ def test_another_number_of_processes_resumes(
     assert load_checkpoint(path, 3, accelerator)["seen"] == 7
     seed = 1 if index == 0 else 5
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(seed)))
-    assert f"written by {written} processes; resumed by {index + 1}" in caplog.text
+    assert (
+        f"written by {counted(written, 'process', 'es')} but resumed by {index + 1}" in caplog.text
+    )
 
 
 def test_each_process_gets_its_own_random_state(accelerator, tmp_path, monkeypatch):
@@ -132,7 +134,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(task, tmp_path, monkeypa
 def test_a_checkpoint_of_other_steps_is_refused(task, tmp_path):
     fitted(task, checkpoint=tmp_path / "run", batch_size=8)
     with pytest.raises(
-        InputError, match="run: a checkpoint for 2 steps in an epoch, but this run has 1; remove it"
+        InputError, match=r"run: expected a checkpoint for epochs of 1 step, got 2; remove the file"
     ):
         fitted(task, checkpoint=tmp_path / "run", batch_size=16, epochs=2)
 

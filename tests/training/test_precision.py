@@ -39,6 +39,6 @@ def test_a_gpu_that_only_emulates_bf16_gets_fp16(hardware, precision, monkeypatc
     if hardware:
         assert resolve("bf16", GPU) == "bf16"
     else:
-        refused = r"^option training\.precision: this GPU only emulates bf16; auto takes fp16 here$"
+        refused = r"^option training\.precision: this GPU only emulates bf16; use fp16 or auto$"
         with pytest.raises(InputError, match=refused):
             resolve("bf16", GPU, "training.precision")

@@ -1,7 +1,7 @@
 """The configuration of a run: its options, and the presets, files and overrides that set them.
 
-Which options a section has depends on the model's family. An option that only other families have
-is an unknown key, and an unknown key is an error.
+The options that a section has depend on the model's family. Setting an option that the family does
+not have is an error.
 """
 
 from humanpref.config.families import FAMILIES, SECTIONS, Config, valid_keys

@@ -13,8 +13,8 @@ from humanpref.schema import InputError
 
 @dataclass(frozen=True)
 class Bound:
-    """A condition on an option's value, and a description of the values that satisfy it. An option
-    has its bound in its `Annotated` type."""
+    """A condition on an option's value, and a description of the values that satisfy it. An
+    option's bound is part of its `Annotated` type."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -53,8 +53,8 @@ class Options:
 
     section: ClassVar[str] = "model"
     used_with: ClassVar[dict[str, tuple[str, tuple[Any, ...]]]] = {}
-    """Options that have an effect only with some values of another option of the section. Each is
-    mapped to the name of the other option, and those values."""
+    """Options that have an effect only if a different option of the section has certain values.
+    Each is mapped to that option's name and to those values."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():

@@ -46,8 +46,9 @@ class HoldOut(Options):
     section: ClassVar[str] = "training"
 
     validation_fraction: Part = 0.2
-    """Share of the rows that `train` holds out, grouped by prompt, unless `--folds` is given. The
-    share is 0 (train on every row) or 1/k for a whole number k: 0.5, 0.333, 0.25, 0.2 …"""
+    """Share of the rows that `train` holds out for validation unless `--folds` is given; rows with
+    the same prompt stay together. The share is 0 (train on every row) or 1/k for a whole number k:
+    0.5, 0.333, 0.25, 0.2 …"""
     seeds: Count = 1
     """Number of models to train, with the seeds `seed`, `seed + 1` …; their probabilities are
     averaged. The split and the folds depend only on `seed`."""
@@ -75,8 +76,8 @@ class SparseOptions(Options):
     word_ngrams: Annotated[int, whole(1, 5)] = 2
     """Maximum number of words in an n-gram."""
     min_rows: Count = 3
-    """Minimum number of distinct texts in which a term must occur to be used: responses or, for the
-    tie score, prompts."""
+    """Minimum number of distinct texts in which a term must occur to be used. Response terms are
+    counted in responses, and prompt terms in prompts."""
     max_terms: Annotated[int, at_least(0)] = 50_000
     """Maximum number of response terms; the most frequent ones are kept. The maximum for prompt
     terms is a fifth of this number. If 0, only structural features are used."""
@@ -85,8 +86,8 @@ class SparseOptions(Options):
     over the rows. The best candidate is chosen on inner grouped folds of the training rows; if
     there is only one, it is used without selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
-    """Candidate penalties for the weights of standardized structural features, chosen in the same
-    way."""
+    """Candidate penalties for the weights of standardized structural features; they are used like
+    `term_penalties`."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,15 @@ class BoostedOptions(Options):
     max_rounds: Count = 2_000
     """Maximum number of trees per class that early stopping tries."""
     patience: Count = 50
-    """Stop adding trees once the inner log loss has not fallen for this many rounds."""
+    """Stop adding trees once the log loss on the inner folds has not fallen for this many
+    rounds."""
     learning_rate: TreeShare = 0.04
     """Factor by which each tree's output is multiplied before it is added."""
     leaves: Annotated[int, whole(2, 1_000_000)] = 7
     """Maximum number of leaves per tree."""
     min_child_weight: Float32Penalty = 5.0
-    """Minimum sum of hessians in a leaf; each row contributes about 0.44."""
+    """Minimum sum of hessians (second derivatives of the loss) in a leaf; each row contributes
+    about 0.44."""
     l2: Float32Penalty = 10.0
     """L2 penalty on a leaf's score, in the same unit as `min_child_weight`."""
     row_share: TreeShare = 0.7
@@ -147,17 +150,21 @@ class EmbeddingOptions(Options):
     """Maximum number of tokens per window, including special tokens. If `none`, a
     sentence-transformer's own limit applies; any other encoder reads up to 512."""
     max_windows: Annotated[int, whole(1, 1_000)] = 4
-    """Maximum number of windows per text; of a longer text, the beginning and the end are read."""
+    """Maximum number of windows per text. If a text needs more, only its beginning and its end are
+    read."""
     prompt_instruction: str | None = None
-    """Instruction that the encoder reads before every window of a prompt: a name under `prompts` in
-    the folder's config_sentence_transformers.json, or the instruction itself, in several words. If
-    `none`, the folder's default, if it has one; if empty, no instruction. `--set` drops spaces at
-    its ends; a configuration file keeps them."""
+    """Instruction that the encoder reads before every window of a prompt: either a name under
+    `prompts` in the folder's config_sentence_transformers.json or the instruction itself, which
+    must have more than one word. If `none`, the folder's default is used if it has one; if empty,
+    there is no instruction. `--set` drops leading and trailing spaces; a configuration file keeps
+    them."""
     response_instruction: str | None = None
-    """Instruction before every window of a response, given in the same way."""
+    """Instruction that the encoder reads before every window of a response; see
+    `prompt_instruction`."""
     head: Literal["linear", "mlp"] = "linear"
-    """`linear`: a Davidson regression; `mlp`: a neural network with one hidden layer on both
-    answers' embeddings, their difference and their product, for tens of thousands of rows."""
+    """`linear`: a Davidson regression; `mlp`: a neural network with one hidden layer, which reads
+    both answers' embeddings, their difference and their product, and is meant for tens of thousands
+    of rows."""
     hidden: Count = 16
     """Number of hidden units with `head=mlp`."""
     weight_penalty: NonNegative = 100.0
@@ -170,16 +177,17 @@ class EmbeddingOptions(Options):
     """Number of principal components to which the embeddings are reduced. A thousand rows do not
     support more than 32; tens of thousands may."""
     keep_backbone: bool = True
-    """Save the backbone in the artifact, so that the artifact can predict anywhere. Otherwise,
-    it must be available at prediction, with the same weights (`humanpref.models.bases.places`)."""
+    """Save the backbone in the artifact, so that the artifact can predict anywhere. Otherwise, the
+    backbone must be available at prediction, with the same weights
+    (`humanpref.models.bases.places`)."""
     embedding_penalties: Penalties = (10_000.0, 3_000.0, 1_000.0, 300.0, 100.0, 30.0)
     """Candidate penalties p with `head=linear`: for the weight w of each component, cosine or
     attention score, the fit adds p w²/2 to the loss summed over the rows. The best candidate is
     chosen on inner grouped folds of the training rows; if there is only one, it is used without
     selection."""
     structure_penalties: Penalties = (1_000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
-    """Candidate penalties for the weights of standardized structural features, chosen in the same
-    way."""
+    """Candidate penalties for the weights of standardized structural features, with `head=linear`;
+    they are used like `embedding_penalties`."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +201,8 @@ class ForwardOptions(Options):
     """Maximum number of tokens in one forward pass, including padding."""
     precision: Precision = "auto"
     """`bf16`, `fp16`, `no`, or `auto`. `auto` means `bf16` if the GPU supports it in hardware,
-    `fp16` on any other GPU, and `no` on a CPU. A GPU that only emulates `bf16` (a T4) refuses
-    it."""
+    `fp16` on any other GPU, and `no` on a CPU. `bf16` is refused on a GPU that only emulates it,
+    such as a T4."""
 
 
 @dataclass(frozen=True)
@@ -209,17 +217,17 @@ class BlendOptions(Options):
     training.epochs=2"]`. All members use the run's seed. The list is empty in artifacts that
     `humanpref blend` makes from other artifacts."""
     backbone: str = ""
-    """Folder or hub name of the sentence encoder for members of family `embedding` that do not name
-    one. If empty, those members are left out."""
+    """Folder or hub name of the sentence encoder for members of family `embedding` that do not set
+    `model.backbone`. If empty, those members are left out."""
     folds: Annotated[int, at_least(2)] = 5
     """Number of inner grouped folds of the training rows, for the members' out-of-fold
     predictions."""
     mean: Mean = "arithmetic"
     """Kind of mean of the members' probabilities: `arithmetic` or `geometric`."""
     shrinkage: NonNegative = 10.0
-    """Strength of the penalty that pulls the weights toward equality, the temperature toward 1 and
-    the class rates of special cases toward known ones, relative to the log loss summed over all
-    rows (in nats); see `fit_blend` and `humanpref.models.blend_correction`."""
+    """Strength with which the weights are pulled toward equality, the temperature toward 1, and the
+    class rates of special cases toward known rates. It is measured against the log loss summed over
+    all rows (in nats); see `fit_blend` and `humanpref.models.blend_correction`."""
     min_gain: NonNegative = 1.0
-    """Minimum reduction of the log loss summed over all rows, in nats. A member that reduces it by
-    less is dropped."""
+    """Minimum amount, in nats, by which a member must reduce the log loss summed over all rows.
+    Members that reduce it by less are dropped."""

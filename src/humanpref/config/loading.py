@@ -33,8 +33,8 @@ ALIASES = {
     "bf16": "precision",
     "smoothing": "label_smoothing",
 }
-"""Names that other tools use for an option. They are not accepted as option names, but the error
-message then suggests the corresponding option."""
+"""Names that other tools use for the options. They are refused, but the error message suggests the
+corresponding option."""
 
 
 def from_dict(values: dict[str, Any], source: str) -> Config:
@@ -196,8 +196,8 @@ def _require_known(key: str, valid: list[str], family: str, source: str) -> None
 
 
 def _hint(key: str, valid: list[str]) -> str:
-    """Return a hint, for an error message, that suggests the valid key that `key` is an alias for
-    or most resembles, in any section. The hint is empty if there is no such key."""
+    """Return a hint to append to an error message. It suggests the valid key, in any section, for
+    which `key` is an alias or which `key` most resembles. If there is none, the hint is empty."""
     name = key.rpartition(".")[2]
     options = [option.rpartition(".")[2] for option in valid]
     nearest = difflib.get_close_matches(ALIASES.get(name, name), options, n=1, cutoff=0.7)

@@ -22,16 +22,16 @@ Head = Literal["linear", "interaction", "attention", "davidson", "rao-kupper"]
 LORA = ("lora", "rslora", "dora")
 """The methods for which `lora_r`, `lora_alpha` and `lora_dropout` have an effect."""
 REFERENCED = (*LORA, "ia3", "layernorm")
-"""The methods that peft can disable, which turns the policy into its reference model."""
+"""The methods that peft can disable. Disabling one turns DPO's policy into its reference model."""
 SYSTEM_PROMPT = (
     "You see a prompt and two answers. Would a human who asked this like them, and which one "
     "better?"
 )
-"""The report's system prompt, which asks whether a human would like the response, in our own
-words."""
+"""The report's system prompt in our own words. It asks whether a human would like the response."""
 
 SCRATCH = "scratch"
-"""The `model.backbone` that is built from options. It is no folder, even if one has this name."""
+"""The value of `model.backbone` for a backbone that is built from options. It never names a folder,
+even if a folder with this name exists."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class EncoderOptions(Options):
     rows."""
     attention: Literal["fused", "eager"] = "fused"
     """Code that computes the attention of a DeBERTa-v2 or -v3 backbone (and of `scratch`): `fused`,
-    with less memory traffic, or `eager`, transformers' own. The results are the same up to
-    rounding, but dropout draws different random numbers. Other backbones use transformers' default
-    with either value."""
+    which causes less memory traffic, or `eager`, which is transformers' own. The results are the
+    same up to rounding, but dropout draws different random numbers. Other backbones use
+    transformers' default, whatever the value."""
     inputs: Literal["dual", "joint"] = "dual"
     """`dual`: two sequences, prompt + A and prompt + B; `joint`: one sequence with prompt, A and
     B."""
@@ -59,7 +59,7 @@ class EncoderOptions(Options):
     """Maximum tokens per sequence, including special tokens."""
     prompt_share: OpenShare = 0.3
     """Share of a sequence that the prompt keeps when not everything fits. The responses share the
-    rest, and tokens that a part does not need go to the others."""
+    rest, and tokens that one part does not need are given to the other parts."""
     truncation: Literal["parts", "end"] = "parts"
     """`parts`: each part keeps its share and is cut in the middle; `end`: the end of the sequence,
     which includes answer B, is cut off."""
@@ -71,10 +71,10 @@ class EncoderOptions(Options):
     """Initialize the head's last layer to zero, so that initial predictions are 1/3 for each class
     rather than random; with few rows, that randomness dominates the trained head."""
     offset: Literal["none", "structure"] = "none"
-    """`structure`: first fit the `sparse` model without terms and add its logits to the head's, so
-    that the encoder learns only what they leave unexplained (training rows get logits from models
-    that were not trained on them). Mean pooling discards the length and formatting of an answer;
-    this restores them. `none`: no offset."""
+    """`structure`: first fit the `sparse` model on structural features only, and add its logits to
+    the head's. The encoder then learns only what these logits leave unexplained. Each training
+    row's logits come from a model that was not trained on the row. The offset restores the length
+    and formatting of an answer, which mean pooling discards. `none`: no offset."""
     layer_norm: bool = False
     """Apply LayerNorm before the head's first layer."""
     dropout: Share = 0.0
@@ -91,7 +91,8 @@ class EncoderOptions(Options):
     scratch_layers: Count = 1
     """Number of layers of the `scratch` backbone."""
     scratch_dropout: Share = 0.1
-    """Dropout inside the `scratch` backbone; pretrained backbones have their own."""
+    """Dropout inside the `scratch` backbone. A pretrained backbone uses the dropout in its
+    configuration."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class AdaptedOptions(Options):
     """Maximum tokens per sequence, including all fixed text."""
     prompt_share: OpenShare = 0.2
     """Share of a sequence's tokens, fixed text excluded, that the prompt keeps when not everything
-    fits. The responses share the rest, and tokens that a part does not need go to the others."""
+    fits. The responses share the rest, and tokens that one part does not need are given to the
+    other parts."""
     system_prompt: str = SYSTEM_PROMPT
     """Instructions before the conversation; empty for none. If the model's chat template has no
     system role, they are put at the start of the user's message."""
@@ -118,10 +120,10 @@ class AdaptedOptions(Options):
     """Weights to train: `lora`, `rslora` (LoRA scaled by alpha / sqrt r), `dora` (separate
     direction and magnitude), `ia3` (one factor for each key, value and feed-forward channel),
     `layernorm` (the gains of all norms), `bias` (the backbone's existing biases), `head` (only the
-    head) or `none` (no such method: all weights)."""
+    head) or `none` (all weights, without such a method)."""
     lora_r: Count = 16
-    """Rank of `lora`, `rslora` and `dora`. This and the next two options have no effect on other
-    methods."""
+    """Rank of `lora`, `rslora` and `dora`. `lora_r`, `lora_alpha` and `lora_dropout` have no effect
+    with other methods."""
     lora_alpha: Positive = 32.0
     """Scale of `lora`, `rslora` and `dora`: the update is multiplied by alpha / r (by alpha /
     sqrt r for `rslora`)."""
@@ -134,9 +136,10 @@ class AdaptedOptions(Options):
     separated by commas (`q_proj,v_proj`). For `ia3`, `all-linear` means peft's default for the
     model."""
     base_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the frozen weights: `float32`, `bfloat16`, `float16`, or `auto`: on a GPU, the
-    half-precision type that it supports in hardware; on a CPU, float32. A GPU that only emulates
-    bfloat16 refuses it. Trained weights are always float32."""
+    """Type of the frozen weights: `float32`, `bfloat16`, `float16` or `auto`. On a GPU, `auto`
+    means `bfloat16` if the GPU supports it in hardware, otherwise `float16`; on a CPU, it means
+    `float32`. `bfloat16` is refused on a GPU that only emulates it. Trained weights are always
+    float32."""
     quantisation: Literal["none", "8bit", "4bit"] = "none"
     """Quantize the frozen weights to `8bit` or `4bit` (NF4) with bitsandbytes."""
 
@@ -173,17 +176,17 @@ class DecoderOptions(AdaptedOptions):
     used_with: ClassVar = AdaptedOptions.used_with | {"answers": ("head", ("tokens",))}
 
     question: str = "Which response would a human prefer: A, B, or neither (a tie)?"
-    """The last text that the model reads. With `head=tokens`, a sentence follows that names the
-    `answers`."""
+    """The last text that the model reads. With `head=tokens`, it is followed by a sentence that
+    names the `answers`."""
     head: Literal["linear", "mlp", "tokens"] = "linear"
     """Maps the last token's vector to three scores: `linear`, `mlp` (linear, GELU, linear), or
     `tokens`: the model's own scores for the words in `answers`, without new weights."""
     answers: Annotated[str, Bound("three different words, separated by commas", _are_answers)] = (
         "A,B,tie"
     )
-    """The words for response A, response B and a tie, with `head=tokens`. Each must be one token of
-    the model's tokenizer where the answer begins. With two classes, the last text does not offer
-    the third."""
+    """The words for response A, response B and a tie, with `head=tokens`. Each must be a single
+    token at the position where the model's answer begins. With two classes, the third word is not
+    offered to the model."""
     head_bias: bool = False
     """Add a bias to each of the three scores; not available with `head=tokens`. Without it,
     `humanpref export` can write the model as a plain classifier of transformers, whose last layer
@@ -200,8 +203,8 @@ class DecoderOptions(AdaptedOptions):
 
 @dataclass(frozen=True)
 class DpoOptions(AdaptedOptions):
-    """A language model whose log-probability of each response, relative to its frozen reference, is
-    the reward (`humanpref.models.dpo`)."""
+    """A language model whose reward for a response grows with the response's log-probability,
+    relative to that under a frozen reference model (`humanpref.models.dpo`)."""
 
     system_prompt: str = ""
     """Instructions before the conversation that both responses continue; empty for none."""
@@ -225,15 +228,16 @@ class LoopOptions(HoldOut):
     """Batches per optimizer step; the effective batch is `batch_size * accumulation` rows."""
     forward_tokens: Count = 4_096
     """Maximum tokens in one forward pass, including padding. A larger batch goes through the model
-    in parts of similar lengths, which bounds the memory and changes nothing else. Halved for the
-    rest of the run whenever memory runs out."""
+    in parts, each with rows of similar length; this bounds the memory and changes nothing else. The
+    value is halved for the rest of the run whenever memory runs out."""
     learning_rate: OpenShare = 2e-5
     """Peak learning rate of AdamW; it falls linearly to 0 over the run."""
     head_learning_rate: OpenShare | None = None
     """Peak learning rate of the head; if `none`, `learning_rate`. Not available for `dpo`, which
     has no head."""
     layer_decay: Annotated[float, Bound("a number in (0, 1]", lambda value: 0 < value <= 1)] = 1.0
-    """Factor between the learning rate of a backbone layer and that of the layer above it."""
+    """The learning rate of a backbone layer is that of the layer above it, multiplied by this
+    factor."""
     warmup: Share = 0.0
     """Share of the steps over which the learning rate rises from 0."""
     weight_decay: NonNegative = 0.01
@@ -245,26 +249,26 @@ class LoopOptions(HoldOut):
     third more time."""
     freeze_embeddings: bool = False
     """Do not train the backbone's token embeddings, which are half of DeBERTa-v3-base's weights.
-    This saves their gradients, AdamW's moments, and the time to send them between processes. Peft
-    methods freeze them anyway."""
+    This saves the memory of their gradients and of AdamW's moments, and the time to exchange the
+    gradients between processes. Peft methods freeze the embeddings anyway."""
     precision: Precision = "auto"
     """`bf16`, `fp16` (with gradient scaling), `no`, or `auto`: `bf16` if the GPU supports it in
-    hardware, `fp16` on any other GPU, `no` on a CPU. A GPU that only emulates `bf16` (a T4) refuses
-    it."""
+    hardware, `fp16` on any other GPU, `no` on a CPU. `bf16` is refused on a GPU that only emulates
+    it, such as a T4."""
     seconds: Positive | None = None
     """Stop training after this many seconds of wall-clock time, then validate and keep the weights,
     although the learning rate has not yet reached 0. A resumed run restarts the clock. If `none`,
     there is no limit."""
     patience: Count | None = None
-    """Stop when the validation log loss has not fallen for this many epochs, and keep the best
-    epoch; see `keep_best_epoch`. If `none`, train for all epochs."""
+    """Stop when the validation log loss has not fallen for this many epochs, and keep the weights
+    of the best epoch; see `keep_best_epoch`. If `none`, train for all epochs."""
     checkpoint_minutes: Positive = 10.0
-    """Save the state of the run at this interval and after every epoch, so that an interrupted run
-    can resume."""
+    """Number of minutes between checkpoints, which allow an interrupted run to resume. A checkpoint
+    is also written after every epoch."""
     keep_best_epoch: bool = False
-    """Keep the epoch with the lowest validation log loss instead of the last one. The validation
-    metrics are then reported on the same rows used to choose the epoch, and every report says
-    so."""
+    """Keep the weights of the epoch with the lowest validation log loss instead of those of the
+    last epoch. The validation metrics are then reported on the same rows that were used to choose
+    the epoch, and every report says so."""
 
 
 @dataclass(frozen=True)
@@ -295,9 +299,9 @@ class DecoderTraining(GradientTraining):
     """The `[training]` section of the decoders."""
 
     epochs: Annotated[int, at_least(0)] = 1
-    """Passes over the training rows. With 0, which needs `model.head=tokens`, the pretrained model
-    judges as it is: only a temperature and three biases are fitted, on the training rows, which are
-    read in both orders of A and B. The other training options then have no effect."""
+    """Passes over the training rows. With 0, which needs `model.head=tokens`, the model's weights
+    are not trained. Only a temperature and three biases are fitted on the training rows, which are
+    read in both orders of A and B. The options of the training loop then have no effect."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +310,9 @@ class DpoTraining(LoopOptions):
 
     beta: Positive = 0.1
     """The factor beta in the implicit reward, beta (log pi - log pi_ref)."""
-    label_smoothing: Annotated[float, Bound("in [0, 0.5)", lambda value: 0 <= value < 0.5)] = 0.0
+    label_smoothing: Annotated[
+        float, Bound("a number in [0, 0.5)", lambda value: 0 <= value < 0.5)
+    ] = 0.0
     """Conservative DPO: the share of labels assumed to be flipped. Only available with
     ties=drop."""
     length_normalisation: bool = False
@@ -318,9 +324,10 @@ class DpoTraining(LoopOptions):
     """The link's probability of a tie at equal rewards during training (1/2 in the paper); at
     inference, a fitted probability is used."""
     link_fraction: Part = 0.1
-    """Share of the training rows, grouped by prompt, reserved for fitting the scale and the tie
-    parameter of the link from rewards to probabilities. With 0, they are fitted on the rows on
-    which the policy was trained, which makes the rewards look better than they are."""
+    """Share of the training rows reserved for fitting the scale and the tie parameter of the link
+    from rewards to probabilities; rows with the same prompt stay together. With 0, the link is
+    fitted on the rows on which the policy was trained, where the rewards look better than they
+    are."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -355,7 +362,7 @@ class EncoderInference(DpoInference):
 
 
 def check_sections(model: DecoderOptions, training: DecoderTraining) -> None:
-    """Raise InputError if options of a decoder's two sections exclude each other."""
+    """Raise InputError if a decoder's `model` and `training` options contradict each other."""
     if model.head != "tokens":
         training.require(training.epochs > 0, "epochs", "at least 1 without model.head=tokens")
         return

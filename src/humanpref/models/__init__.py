@@ -41,7 +41,7 @@ _OPTION_LIBRARIES = (
 """The libraries that individual model options need: the option, the values that need the library,
 the library, and the extra that installs it."""
 _FITTING = ("selection",)
-"""Options whose library only a fit needs."""
+"""Options whose library is needed for fitting, but not for predicting."""
 
 
 def build_model(config: Config) -> Model:

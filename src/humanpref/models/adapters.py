@@ -15,9 +15,9 @@ _FEED_FORWARD = {"down_proj", "fc2", "w2", "c_proj", "dense_4h_to_h"}
 def import_peft() -> ModuleType:
     """Import peft so that it works alongside an old torchao.
 
-    Kaggle's image has torchao 0.10; peft 0.19 requires 0.16 and raises ImportError at the first
-    LoRA layer, although nothing here uses torchao. So torchao is hidden while peft looks for it;
-    peft caches the answer.
+    Kaggle's image has torchao 0.10; peft 0.19 requires torchao 0.16 and raises ImportError at the
+    first LoRA layer, although nothing here uses torchao. So torchao is hidden while peft looks for
+    it; peft caches the answer.
     """
     import peft
     from peft.import_utils import is_torchao_available

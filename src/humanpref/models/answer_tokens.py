@@ -2,10 +2,10 @@
 
     p = softmax(z / T + b)
 
-z are the model's own logits for A, B and tie at the last position. Trained models keep T = 1 and
-b = 0, since the loss already sees p; the rows they were trained on would make them look surer than
-they are. For an untrained model, T and b are fitted, and remove its preference for a word or for
-the response that it reads first.
+z are the model's own logits for A, B and tie at the last position. A trained model keeps T = 1 and
+b = 0, because training already minimizes the loss of p, and fitting T and b on its training rows
+would make it overconfident. For an untrained model, T and b are fitted. They remove its preference
+for one of the words or for the response that it reads first.
 """
 
 import logging
@@ -24,18 +24,18 @@ from humanpref.models.adapters import adapt
 from humanpref.models.frozen_base import read
 from humanpref.models.hidden import last_states
 from humanpref.models.vocabulary import check_scores, token_scores
-from humanpref.schema import SWAPPED_CLASSES, InputError
+from humanpref.schema import SWAPPED_CLASSES, InputError, counted
 
 logger = logging.getLogger(__name__)
 
 PENALTY = 10.0
-"""Weight of the calibration's penalty, in rows: without a signal, 8 rows must teach it almost
-nothing; with one, several hundred rows outweigh it."""
+"""Weight of the calibration's penalty, in units of rows. From 8 rows without a signal, the
+calibration then learns almost nothing; several hundred rows with a signal outweigh the penalty."""
 
 
 class AnswerTokens(nn.Module):
     """A causal language model, adapted or not, that computes three logits with three rows of its
-    output layer. It has no parameters of its own."""
+    output layer. The module adds no parameters."""
 
     def __init__(self, model: nn.Module, options: DecoderOptions, tokens: list[int]) -> None:
         super().__init__()
@@ -68,17 +68,19 @@ def fit_calibration(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Fit 1/T and the biases by penalized maximum likelihood.
 
-    The logits are centered and scaled to unit variance first. With x for these, p = softmax(s x +
-    c), s >= 0, the penalty is 10/2 (s^2 + c_A^2 + c_B^2 + c_tie^2) nats. With few rows, p therefore
-    approaches 1/3; with many rows whose logits say nothing about the labels, the class rates.
+    The logits are centered and scaled to unit variance first. For these standardized logits x, p =
+    softmax(s x + c) with s >= 0, and the penalty is 10/2 (s^2 + c_A^2 + c_B^2 + c_tie^2) nats. With
+    few rows, p therefore stays near 1/3. With many rows whose logits say nothing about the labels,
+    p approaches the class rates.
 
     Parameters
     ----------
     logits : ndarray
-        (2, n, 3) uncalibrated logits of the rows, and of the rows with A and B exchanged, each in
-        the order in which the model read the responses; (2, n, 2) without ties.
+        (2, n, 3) uncalibrated logits, first of the rows as given, then of the rows with A and B
+        exchanged; (2, n, 2) without ties. The first column belongs to the response that the model
+        read first.
     labels, weights : ndarray
-        (n, 3) (or (n, 2)) and (n,). Weight 2 is equivalent to duplicating the row.
+        (n, 3), or (n, 2) without ties, and (n,). Weight 2 is equivalent to duplicating the row.
     averaged : bool
         Whether predictions are the mean of both orders. If not, each order is fitted separately,
         with half the weight.
@@ -86,8 +88,8 @@ def fit_calibration(
     Returns
     -------
     (ndarray, dict)
-        (4,) 1/T and the biases of A, B and tie, float64 ((3,) without ties), and the facts for the
-        report.
+        (4,) float64, which holds 1/T and the biases of A, B and tie ((3,) without ties); and the
+        facts for the report.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def fit_calibration(
     """
     if not np.isfinite(logits).all():
         raise InputError(
-            "option inference.precision: the model's scores are not finite; set it to bf16 or no"
+            "option inference.precision: the model's scores are not finite; use bf16 or no"
         )
     contrasts = logits - logits.mean(axis=2, keepdims=True)
     shares = np.broadcast_to(weights / (2 * weights.sum() or 1.0), contrasts.shape[:2])
@@ -119,8 +121,8 @@ def fit_calibration(
     if found.x[0] < 1e-6:
         logger.warning(
             "decoder: the model's scores for the answers do not help to predict the labels of the "
-            "%d training rows; every row gets the same probabilities",
-            len(labels),
+            "%s; every row gets the same probabilities",
+            counted(len(labels), "training row"),
         )
     sharpness = found.x[0] / spread
     biases = found.x[1:] - sharpness * center

@@ -1,4 +1,4 @@
-"""Named arrays in a safetensors file, read strictly."""
+"""Write named arrays to a safetensors file, and read them back strictly."""
 
 from pathlib import Path
 

@@ -105,7 +105,8 @@ def check_encoder(
         raise InputError(
             f"option model.max_length: backbone {name} reads {longest} tokens, not {max_length}"
         )
-    # A decoder's limit is in its configuration alone, and reading so many tokens takes minutes.
+    # A decoder's limit is checked in its configuration, because reading so many tokens takes
+    # minutes.
     ids = torch.full((2, min(max_length, 8) if rotary else max_length), largest)
     ids[1, -1] = largest - 1
     mask = torch.ones_like(ids)
@@ -119,6 +120,6 @@ def check_encoder(
     if torch.equal(vectors[0], vectors[1]):
         subject = "first token" if embed is None else "vector of a text"
         raise InputError(
-            f"backbone {name}: not an encoder, its {subject} does not see the last token"
+            f"backbone {name}: not an encoder, because its {subject} does not see the last token"
         )
     return vectors.shape[-1]

@@ -98,7 +98,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
     """Facts about the fit worth keeping (steps, seconds, the backbone actually used …), as plain
     JSON types."""
     memos: TokenMemos | None = None
-    """Set by `share_token_ids`."""
+    """The token ids shared with other models; set by `share_token_ids`."""
     start: Path | None = None
     """The folder of a saved model of the same family and shapes, from whose weights `fit` starts.
     Only families trained by gradient descent use it. By default, they start from the backbone in
@@ -213,7 +213,7 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         for name, values, rows in given:
             if values is not None and len(values) != len(rows):
                 raise InputError(
-                    f"fit: expected {len(rows)} {name}, one per row, got {len(values)}"
+                    f"fit: {name}: expected one per row ({len(rows)}), got {len(values)}"
                 )
         weights = np.ones(len(pairs)) if weights is None else np.asarray(weights, np.float64)
         if (wrong := ~are_weights(weights)).any():
@@ -292,8 +292,8 @@ class Model(ClassifierMixin, BaseEstimator, ABC):
         )
 
     def cut_rows(self, pairs: pd.DataFrame) -> np.ndarray:
-        """Return a mask, (n,) bool, of the rows of which the model reads only a part, because a
-        text is too long."""
+        """Return a mask, (n,) bool, of the rows that the model reads only in part, because a text
+        is too long."""
         return np.zeros(len(pairs), dtype=bool)
 
     def share_token_ids(self, memos: TokenMemos) -> None:

@@ -1,5 +1,6 @@
-"""Where pretrained models are on this machine. An artifact names its base without a path, which
-may tell more than its owner wants to publish; the path is kept in the user's cache."""
+"""Where pretrained models are on this machine. An artifact names its base without the path, because
+a path may reveal more than the owner wants to publish. The path is kept in the user's cache
+instead."""
 
 import os
 import re
@@ -31,7 +32,7 @@ def public_name(name: str) -> str:
 
 
 def is_folder_name(name: str) -> bool:
-    """Return whether a name can only be that of a folder: no hub has it."""
+    """Return whether a name can only be a folder's, because no name on a hub looks like it."""
     return name.startswith(("/", "./", "../", "~"))
 
 
@@ -61,7 +62,7 @@ def remember(digest: str, folder: Path) -> None:
     """Record in the user's cache that a folder holds the base with this digest."""
     with suppress(
         OSError, RuntimeError, InputError
-    ):  # without a cache, `places` has one entry less
+    ):  # without a cache, `places` has one entry fewer
         path = _record(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_whole(path) as file:
@@ -69,9 +70,10 @@ def remember(digest: str, folder: Path) -> None:
 
 
 def places(name: str, digest: str, model_folder: Path) -> Iterator[Path]:
-    """Yield the folders that may hold the base of a saved model, in this order: HUMANPREF_BASE, and
-    the folder of that name in it; the folder of that name in the model's folder, next to it, and up
-    to two levels above; the folder recorded in the user's cache; the name itself, as a path."""
+    """Yield the folders that may hold the base `name` of a saved model, in this order:
+    HUMANPREF_BASE, and the base's name in it; the base's name in the model's folder, next to that
+    folder, and up to two levels higher; the folder recorded in the user's cache; and `name` itself
+    as a path."""
     override, last = os.environ.get(BASE_VARIABLE), Path(name).name
     found = [Path(override), Path(override, last)] if override else []
     around = model_folder.resolve()

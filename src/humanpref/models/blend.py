@@ -44,9 +44,9 @@ FIXED = {
     "seeds": HoldOut.seeds,
     "validation_fraction": HoldOut.validation_fraction,
 }
-"""Training options that a member must not change. Otherwise it could tune itself on the rows on
-which the weights are fitted, hold out further rows, or have classes that
-differ from those of the blend."""
+"""Training options that a member must not change. Otherwise, it could tune itself on the rows on
+which the weights are fitted, hold out further rows, or have classes that differ from those of the
+blend."""
 
 
 class BlendModel(Model, family="blend"):
@@ -86,7 +86,7 @@ class BlendModel(Model, family="blend"):
             logger.info("blend: %s", describe_member(fact))
             if number in dropped:
                 continue
-            logger.info("blend: training %s on all %d rows", name, len(rows.pairs))
+            logger.info("blend: training %s on all rows (%d)", name, len(rows.pairs))
             fit = partial(self._unfitted(config).fit, *rows, validation)
             model = progress.piece(f"member-{number}", fit, _write_model, _read_model)
             fact["report"] = model.report_
@@ -192,7 +192,7 @@ def _fit_and_predict(
     model: Model, learned: Labelled, judged: Labelled, checkpoint: Path | None
 ) -> np.ndarray:
     """Fit a member on the `learned` rows, and return its predictions for the `judged` rows. The fit
-    gets no validation rows, since a member tunes nothing on them."""
+    gets no validation rows, because no member is tuned on them."""
     return model.fit(*learned, None, checkpoint).predict_proba(judged.pairs)
 
 

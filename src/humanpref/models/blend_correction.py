@@ -4,9 +4,10 @@ empty or identical.
     temperature       p_c^(1/T), normalized
     a special case    in the case's rows, p is replaced by the case's class rates
 
-What a model predicts for such rows hardly matters: people almost always call identical answers a
-tie and reject an empty answer, but a thousand rows contain fewer than ten of these, too few for a
-model to learn from. The rates therefore start from known ones and move toward those of the rows.
+The members' predictions for such rows are of little use. People almost always call identical
+answers a tie and reject an empty answer, but a thousand rows contain fewer than ten such rows, too
+few for a model to learn from. The rates therefore start from known rates and move toward those of
+the training rows.
 
 Source: Guo et al. (2017), "On calibration of modern neural networks", on the temperature; the
 fourth place of the LMSYS competition (Kaggle, 2024), on the known rates. They agree with 54 rows of
@@ -21,7 +22,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from humanpref.data.pairs import without_ties
-from humanpref.schema import SWAPPED_CLASSES
+from humanpref.schema import SWAPPED_CLASSES, counted
 from humanpref.text.cases import A_EMPTY, B_EMPTY, BOTH_EMPTY, CASES, IDENTICAL
 
 SHARPNESS = (0.25, 4.0)
@@ -131,7 +132,8 @@ def fit_rates(
     They are the posterior mean under a Dirichlet prior: they average the labels of a case's rows
     with `shrinkage` additional rows (at least one) that have the known rates. For example, with a
     shrinkage of 10, ten rows with identical answers that are all ties give the rates (0.03, 0.03,
-    0.94). If `ties` is False, no row is a tie, and the known rates are those of the other rows.
+    0.94). If `ties` is False, no row is a tie, and the known rates are those given that there is no
+    tie.
 
     Returns
     -------
@@ -161,4 +163,4 @@ def describe_correction(fact: dict[str, Any]) -> str:
     """Return one line about the class rates of a special case."""
     order = "empty wins, loses" if fact["correction"] == "one empty answer" else "A, B"
     rates = " ".join(f"{rate:.3f}" for rate in fact["rates"])
-    return f"{fact['correction']}, {fact['rows']} rows: {rates} ({order}, tie)"
+    return f"{fact['correction']}, {counted(fact['rows'], 'row')}: {rates} ({order}, tie)"

@@ -117,7 +117,7 @@ def fit_blend(
         where the weights would otherwise follow noise, but not with fifty thousand. A member is
         dropped if its removal raises the summed log loss by less than `min_gain` nats; the cheapest
         member goes first, and the others are fitted again after each removal. The default, one nat,
-        is what Akaike's information criterion charges for a parameter.
+        is the amount that Akaike's information criterion charges for a parameter.
     ties : bool
         Whether the members have ties.
 
@@ -153,7 +153,7 @@ def fit_blend(
             break
         dropped[cheapest] = (
             f"leaving it out {'raises' if cost > 0 else 'lowers'} the summed log loss by "
-            f"{abs(cost):.2g} nats (a member must be worth at least {options.min_gain:g} nats)"
+            f"{abs(cost):.2g} nats (a member must lower it by at least {options.min_gain:g})"
         )
         kept.remove(cheapest)
         best, loss = trials[cheapest]

@@ -99,8 +99,9 @@ class Scales(NamedTuple):
         """Return the scaled columns of x and z, clipped to the range from -`CLIP_STD` to
         `CLIP_STD`.
 
-        Without clipping, a column that hardly varied in the training rows could decide a row alone.
-        Negating x negates its scaled values, so swapping A and B remains exact.
+        Without clipping, a column that hardly varied in the training rows could by itself decide
+        the prediction for a row. Negating x negates its scaled values, so swapping A and B remains
+        exact.
         """
         x, z = x / self.x_scale, (z - self.z_mean) / self.z_scale
         return np.clip(x, -CLIP_STD, CLIP_STD), np.clip(z, -CLIP_STD, CLIP_STD)

@@ -22,8 +22,8 @@ from humanpref.files import damage, read_json
 from humanpref.schema import InputError
 
 DIGESTS_VARIABLE = "HUMANPREF_BASE_DIGESTS"
-"""Environment variable with the digests computed so far, which child processes inherit: JSON, by a
-digest of the files' paths, sizes and modification times."""
+"""Environment variable with the digests computed so far, which child processes inherit. It is a
+JSON object whose keys are digests of the files' paths, sizes and modification times."""
 
 # In the order in which transformers looks for them.
 _NAMES = (
@@ -47,7 +47,7 @@ def weights_files(folder: Path) -> list[Path]:
     if adapter.exists():
         raise InputError(
             f"{adapter}: an adapter, which would change the model; merge it into the weights, or "
-            "take it out of the folder"
+            "remove it from the folder"
         )
     settings = read_json(config) if config.is_file() else {}
     if not isinstance(settings, dict) or "transformers_weights" in settings:
@@ -98,8 +98,8 @@ def base_digest(folder: Path) -> str:
 
 
 def stamps(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Return the path, size and modification time of each file. Files that kept them are taken for
-    unchanged."""
+    """Return the path, size and modification time of each file. A file for which all three are the
+    same counts as unchanged."""
     stats = ((str(path.resolve()), path.stat()) for path in files)
     return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
@@ -135,7 +135,8 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_bin(path: Path) -> dict[str, Tensor]:
-    """Read the tensors in a publisher's .bin, a pickle, without running code from it.
+    """Read the tensors in a publisher's .bin file, which is a pickle, without running code from the
+    file.
 
     Raises
     ------

@@ -30,8 +30,8 @@ def davidson_probabilities(d: np.ndarray, nu: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     d, nu : ndarray
-        (n,) float64: the margin, any real number, and the tie score, which may also be -inf: then
-        P(tie) is exactly 0.
+        (n,) float64. The margin d is any real number. The tie score nu may also be -inf, in which
+        case P(tie) is exactly 0.
 
     Returns
     -------

@@ -3,9 +3,10 @@ less memory traffic.
 
 Disentangled attention adds two position terms to the scores: each query's product with the
 embedding of the distance i - j, and each key's. Transformers multiplies by the embeddings of all
-buckets and gathers an L x L matrix from each product. Here the embeddings are first laid out by
-distance, so that the row of each next position is the same row shifted by one, which a view can
-express. The sum of both terms is the mask of `scaled_dot_product_attention`.
+buckets and gathers an L x L matrix from each product. Here, the embeddings are first laid out by
+distance. Each position's row of the matrix is then the previous position's row shifted by one, so a
+view can express the matrix. The sum of both terms is passed to `scaled_dot_product_attention` as
+its mask.
 
 Source: He et al. (2021), arXiv 2006.03654, equation 4.
 """
@@ -25,10 +26,11 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
 )
 
 BLOCK = 128
-"""Positions whose products are computed at once. A block of K needs L + K - 1 of the 2 L - 1
-distances."""
+"""Number of positions whose products are computed at once. In a sequence of length L, a block of K
+positions needs L + K - 1 of the 2 L - 1 distances."""
 ALIGNMENT = 8
-"""Elements to which rows of the mask are aligned; CUDA's attention would copy any other mask."""
+"""The length of the mask's rows in memory is a multiple of this number of elements, because CUDA's
+attention would copy any other mask."""
 
 
 def fuse_attention(backbone: nn.Module) -> bool:
@@ -36,8 +38,8 @@ def fuse_attention(backbone: nn.Module) -> bool:
     so is one with only one of the two position terms.
 
     Weights and their names do not change, and real tokens get the same states up to rounding. Only
-    the states of padding differ, to which no real token attends. Dropout of the probabilities draws
-    different random numbers from the same distribution.
+    the states at padding, to which no real token attends, differ. Dropout of the probabilities
+    draws different random numbers from the same distribution.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def fuse_attention(backbone: nn.Module) -> bool:
     Returns
     -------
     bool
-        Whether the model has this attention now.
+        Whether the model now has this attention.
 
     Examples
     --------
@@ -69,17 +71,18 @@ def fuse_attention(backbone: nn.Module) -> bool:
 
 
 class FusedEncoder(DebertaV2Encoder):
-    """Passes to its layers which keys are real, and the row of the relative embeddings for each
-    distance."""
+    """An encoder that passes two inputs to its layers: a mask of the real keys and, for each
+    distance, the index of its row in the relative embeddings."""
 
     def get_attention_mask(self, attention_mask: Tensor) -> Tensor | None:
-        """Return which keys are real, bool (n, 1, L), or None if all are known to be real. On a
-        GPU, this is not checked, since the check would have to wait for the GPU."""
+        """Return a mask of the real keys, bool (n, 1, L), or None if all keys are known to be real.
+        On a GPU, the mask is always returned, since the check would have to wait for the GPU."""
         real = attention_mask.bool()
         return None if real.device.type == "cpu" and real.all() else real[:, None]
 
     def get_rel_pos(self, hidden_states: Tensor, *_: Any) -> Tensor:
-        """Return the rows of the embeddings for i - j = 1 - L to L - 1, (2 L - 1,) int64."""
+        """Return the index of each distance's row in the relative embeddings, (2 L - 1,) int64, for
+        the distances i - j from 1 - L to L - 1."""
         length = hidden_states.shape[1]
         distances = torch.arange(1 - length, length, device=hidden_states.device)
         span = self.max_relative_positions
@@ -174,8 +177,8 @@ class PositionMask(Function):
 
 
 def products(states: Tensor, by_distance: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each block of K positions with the products of its states, from (heads, n, L, size),
-    and the embeddings by distance, (heads, size, 2 L - 1): (heads, n, K, L)."""
+    """Yield each block of K positions with its products, (heads, n, K, L): those of the block's
+    part of `states` (heads, n, L, size) and the embeddings `by_distance` (heads, size, 2 L - 1)."""
     for block, distances in blocks(states.shape[2]):
         own = states[:, :, block]
         wide = torch.bmm(own.flatten(1, 2), by_distance[..., distances])
@@ -207,7 +210,7 @@ def blocks(length: int) -> Iterator[tuple[slice, slice]]:
 
 
 def shifted(wide: Tensor) -> Tensor:
-    """View row i of K from column K - 1 - i: (…, K, L + K - 1) as (…, K, L).
+    """View (…, K, L + K - 1) as (…, K, L), where row i starts at column K - 1 - i.
 
     Examples
     --------

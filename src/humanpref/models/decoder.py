@@ -1,5 +1,5 @@
-"""Decoders: a pretrained language model, mostly frozen, reads the prompt, A and B together, and a
-head, new or its own, turns its last token's state into three scores."""
+"""Decoders: a pretrained language model, mostly frozen, reads the prompt, A and B together. A new
+head, or the model's own output layer, turns the last token's state into three scores."""
 
 from dataclasses import replace
 from functools import partial
@@ -64,7 +64,7 @@ class DecoderModel(NeuralModel, family="decoder"):
 
     @property
     def options(self) -> DecoderOptions:
-        """The section `model`, without an adapter if nothing is trained."""
+        """The section `model`, with `peft=head` (no adapter) if nothing is trained."""
         options: DecoderOptions = self.config.model
         return options if self.config.training.epochs else replace(options, peft="head")
 

@@ -45,9 +45,9 @@ from humanpref.training.predict import normalised, predict_logits
 logger = logging.getLogger(__name__)
 
 CHUNK = 1_024
-"""Positions whose scores over the vocabulary exist at one time."""
+"""Number of positions whose scores over the vocabulary are in memory at the same time."""
 REPORT_EVERY = 50
-"""Forward passes between two reports of the rewards."""
+"""Number of forward passes between two reports of the rewards."""
 
 
 class Policy(nn.Module):
@@ -70,8 +70,8 @@ class Policy(nn.Module):
         reference: Tensor | None = None,
         as_reference: bool = False,
     ) -> Tensor:
-        """Compute log-probabilities (n, 2) of both responses, in nats. If `reference`, those of the
-        reference model, is given, subtract it.
+        """Compute the log-probabilities of both responses, (n, 2), in nats. If `reference`, the
+        log-probabilities under the reference model, is given, subtract it.
 
         `input_ids`, `attention_mask` and `responses` (1 at the tokens of the response) are (n, 2,
         length); `lengths`, (n, 2), counts the tokens. With `as_reference`, the adapter is disabled,
@@ -203,7 +203,7 @@ class DpoModel(NeuralModel, family="dpo"):
         )
         self.module_.link.copy_(torch.as_tensor(link))
         self.report_["link"] = facts
-        if self.held_out_ is not None:  # with the link as it was
+        if self.held_out_ is not None:  # computed before the link was fitted
             self.held_out_ = self.linked(self.margins_)
 
     def margins(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -249,8 +249,8 @@ class DpoModel(NeuralModel, family="dpo"):
         return replace(inputs, per_row={"reference": reference.astype(np.float32)})
 
     def log_ratios(self, inputs: TokenRows) -> np.ndarray:
-        """Run the policy and return its log-ratios or log-probabilities, (n, 2) float64, in
-        nats."""
+        """Run the policy on n rows and return one float64 column per response, in nats: log-ratios
+        if the inputs have a reference, otherwise log-probabilities."""
         if not inputs.sequences:
             return np.empty((0, 2))
         options = self.config.inference
@@ -275,8 +275,8 @@ class DpoModel(NeuralModel, family="dpo"):
 
 
 def rows_for_link(pairs: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
-    """Choose the rows on which the link is fitted and which the policy must not see, (n,) bool;
-    none if there are too few prompts."""
+    """Return a mask, (n,) bool, of the rows reserved for fitting the link, which the policy must
+    not see. If there are too few prompts, no row is reserved."""
     if fraction and len(set(prompt_keys(pairs))) < 2 / fraction:
         logger.warning(
             "dpo: too few prompts to reserve any for the link; it is fitted on the training rows"
@@ -339,8 +339,8 @@ def link_probabilities(
 
 
 class RewardReport:
-    """The loss named in `training.ties`, as a function of log-ratios (n, 2); it also logs reward
-    margins and accuracy."""
+    """The loss named in `training.ties`, as a function of log-ratios (n, 2), which also logs the
+    margins and the accuracy of the rewards."""
 
     def __init__(self, training: DpoTraining) -> None:
         self.training = training

@@ -153,7 +153,7 @@ class EmbeddingModel(Model, family="embedding"):
         self.head_ = kind.restored(arrays, self.ties)
 
     def _found(self, digest: str, folder: Path) -> FrozenEncoder:
-        """Load the backbone that the artifact names and does not contain
+        """Load the backbone that the artifact names but does not contain
         (`humanpref.models.bases`)."""
         name, tried = self.config.model.backbone, []
         for place in map(str, places(name, digest, folder)):
@@ -205,8 +205,8 @@ def principal_components(
         (width,) float64, the mean vector.
     basis : ndarray
         (width, min(components, width)) float64. `(vector - center) @ basis` gives a vector's
-        components in descending order of variance. All are divided by the same number, which makes
-        their mean square 1.
+        components in descending order of variance. All components are divided by the same number,
+        which makes their mean square 1.
     """
     sides = np.concatenate([vectors.prompt, vectors.a, vectors.b])
     weights = np.tile(weights, 3)

@@ -235,7 +235,8 @@ def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
     tokenizer, config = load_tokenizer(name), load_backbone_config(name)
     options = {"dtype": torch.float32, "trust_remote_code": False}
     with loading(name, "configuration"):
-        # Sizes that do not fit the weights must not fill the memory first.
+        # Build the model without allocating memory first, to refuse sizes that do not match the
+        # weights before they fill the memory.
         planned = 0
         with contextlib.suppress(Exception), torch.device("meta"):
             model = AutoModel.from_config(config, **options)
@@ -247,7 +248,7 @@ def saved_backbone(folder: Path) -> tuple[Any, nn.Module]:
 
 
 def with_offset(inputs: TokenRows, offset: np.ndarray) -> TokenRows:
-    """Add each row's offset (n, 3)."""
+    """Return the inputs with each row's offset, (n, 3), added."""
     return replace(inputs, per_row={"offset": offset.astype(np.float32)})
 
 
@@ -258,11 +259,11 @@ def centred_logits(model: Model, pairs: pd.DataFrame) -> np.ndarray:
 
 
 def out_of_fold_logits(model: Model, rows: Labelled) -> np.ndarray:
-    """Predict logits (n, 3) with copies of a model that did not see the row's prompt; zeros
-    if there is only one prompt.
+    """Predict each row's logits, (n, 3), with a copy of the model that was not fitted on the row's
+    prompt. If there is only one prompt, return zeros.
 
-    A model is more confident on the rows on which it was fitted; an encoder that adds to such
-    logits would learn to dampen them.
+    A model is too confident on the rows on which it was fitted. An encoder whose own logits are
+    added to such logits would learn to dampen them.
     """
     offset = np.zeros((len(rows.pairs), 3))
     folds = min(OFFSET_FOLDS, len(set(prompt_keys(rows.pairs))))

@@ -116,8 +116,9 @@ def check_base(name: str) -> Any:
 
 
 def own_autocast(backbone: nn.Module) -> AbstractContextManager:
-    """Return autocast in a half-precision base's own dtype, which also casts the trainable float32
-    weights; if autocast is already enabled, it is left unchanged."""
+    """Return a context that autocasts to a half-precision base's own dtype, so that the trainable
+    float32 weights are cast as well. For any other base, or if autocast is already enabled, the
+    context changes nothing."""
     weight = backbone.get_input_embeddings().weight
     device, dtype = weight.device.type, weight.dtype
     if dtype not in DTYPES.values() or torch.is_autocast_enabled(device):
@@ -134,13 +135,13 @@ def read(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tens
 
 
 def check_room(template: Template, options: AdaptedOptions) -> None:
-    """Raise InputError if the fixed text of one round leaves almost no room for the row's own
-    text."""
+    """Raise InputError if the fixed text around a conversation of one turn leaves almost no room
+    for the row's own text."""
     fixed = template.around() + sum(len(ids) for ids in template.before.values())
     if options.max_length - fixed < LEAST_ROOM:
         raise InputError(
             "option model.max_length: the template, the system prompt and the question take "
-            f"{fixed} of the {options.max_length} tokens"
+            f"{fixed} of the {options.max_length} tokens; set a higher value"
         )
 
 
@@ -181,12 +182,13 @@ def base_dtype(options: AdaptedOptions) -> torch.dtype:
         return DTYPES.get(resolve("auto", device), torch.float32)
     if options.base_dtype == "float16" and device.type == "cpu":
         raise InputError(
-            "option model.base_dtype: float16 needs a GPU; auto takes float32 on the CPU"
+            "option model.base_dtype: float16 needs a GPU; on the CPU, use float32 or auto"
         )
     if options.base_dtype == "bfloat16" and not has_bf16(device):
-        # Without autocast torch would emulate it, and with it cast all weights in every pass.
+        # Without autocast, torch would emulate bfloat16; with autocast, it would cast all weights
+        # in every pass.
         raise InputError(
-            "option model.base_dtype: this GPU only emulates bfloat16; auto takes float16 here"
+            "option model.base_dtype: this GPU only emulates bfloat16; use float16 or auto"
         )
     return getattr(torch, options.base_dtype)
 
@@ -234,4 +236,6 @@ def check_decoder(
     with torch.inference_mode(), loading(name, "weights"):
         first, last = read(base.eval().base_model, ids, torch.ones_like(ids))[:, [0, -1]].unbind(1)
     if not torch.equal(first[0], first[1]) or torch.equal(last[0], last[1]):
-        raise InputError(f"backbone {name}: not a decoder, its first token sees the last one")
+        raise InputError(
+            f"backbone {name}: not a decoder, because its first token sees the last one"
+        )

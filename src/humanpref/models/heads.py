@@ -132,9 +132,9 @@ class AttentionHead(nn.Module):
         """Let the tokens of `queries` attend to those of `keys`, and return the mean of the
         results, (n, width)."""
         values = keys.tokens.float().masked_fill(~keys.mask.unsqueeze(-1), 0)
-        # If an answer has no tokens, its first position stays visible, since attention to nothing
-        # gives NaN. That position is zeroed like all padding. The variance of padding is 0, so a
-        # gradient into it would overflow in half precision.
+        # If an answer has no tokens, its first position stays visible, because attention to nothing
+        # gives NaN. Like all padding, that position is zeroed. Zeroing keeps gradients out of
+        # padding; they would overflow in half precision, because the variance of padding is 0.
         ignored = ~keys.mask
         ignored[:, 0] &= keys.mask.any(dim=1)
         attended, _ = self.attention(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from humanpref.training.batching import token_batches
 
 BACKBONE_TOKENS = {True: 16_384, False: 1_024}
-"""Tokens per call of the backbone on a GPU (True) and on a CPU (False). A CPU is just as fast with
-few tokens, whereas a GPU needs many to be fully used."""
+"""Maximum number of tokens per call of the backbone on a GPU (True) and on a CPU (False). A CPU is
+just as fast with few tokens, whereas a GPU needs many to be fully used."""
 
 
 def hidden_states(
@@ -29,7 +29,8 @@ def hidden_states(
     inputs : dict
         Tensors (m, length), including `input_ids`; padded on the right.
     lengths : ndarray
-        (m,) tokens of each sequence, so that the host need not wait for the device's mask.
+        (m,) number of tokens in each sequence. They could be counted from the mask, but then the
+        host would have to wait for the device.
     """
     device, length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
     batches = token_batches(lengths, BACKBONE_TOKENS[device.type == "cuda"])

@@ -48,9 +48,10 @@ class NeuralModel(Model):
     module_: nn.Module
     tokenizer_: Any
     scored = 0
-    """Positions whose scores over the vocabulary exist at one time in training."""
+    """Number of positions whose scores over the vocabulary are in memory at the same time in
+    training."""
     memo: tuple[Any, TokenMemo] | None = None
-    """The tokenizer that has read texts, and its member of `memos`."""
+    """The tokenizer with which texts were last read, and its memo among `memos`."""
 
     @abstractmethod
     def build(self, pairs: pd.DataFrame) -> None:
@@ -72,7 +73,7 @@ class NeuralModel(Model):
         self.optimize(rows, self.inputs(rows.pairs), loss_of(training), validation, checkpoint)
 
     def begin(self, pairs: pd.DataFrame) -> None:
-        """Build the model with its seed, and give it the weights from which training starts."""
+        """Build the model with its seed, and load the weights of `start` if it is set."""
         torch.manual_seed(self.config.seed)
         self.build(pairs)
         if self.start is not None:
@@ -89,7 +90,7 @@ class NeuralModel(Model):
         """Train `module_` on the rows' inputs and write the report."""
         lengths, per_row = inputs.lengths, len(inputs.sequences[0])
         log_memory(self.module_, self.config.training, lengths, per_row, self.scored)
-        # Otherwise, the run would only fail at its first prediction, after the training.
+        # Refuse an unsupported precision now, not at the first prediction after hours of training.
         resolve(self.config.inference.precision, process_state().device, "inference.precision")
         examples = Examples(inputs, rows.labels, inputs.lengths, rows.weights)
         validate, latest = None, None
@@ -167,8 +168,8 @@ class NeuralModel(Model):
         return copy.copy(self).set_params(inference=inference)
 
     def shorter_variants(self) -> list[tuple[str, Model]]:
-        """Return variants with shorter and shorter inputs, as long as the fixed tokens leave room
-        for texts."""
+        """Return variants with shorter and shorter inputs, down to the last length at which the
+        fixed tokens leave room for texts."""
         variants: list[tuple[str, Model]] = []
         row = pd.DataFrame({ID: ["0"], **{column: [()] for column in TEXT_COLUMNS}})
         for length in (int(share * self.model.max_length) for share in SHORTER):

@@ -49,11 +49,11 @@ class PairNetwork:
     hidden : int
         Number of hidden units.
     penalty : float
-        L2 penalty of every weight of W and V, in units of rows: the loss summed over the rows gets
-        penalty w² / 2.
+        L2 penalty for the weights in W and V: for each weight w, the fit adds penalty w² / 2 to the
+        loss summed over the rows.
     seed : int
         Seed for the initial W; the other parameters start at zero, except c, which starts at the
-        rate of ties.
+        value for which P(tie) is the rate of ties.
     ties : bool
         Whether there are ties. If not, nu is -inf.
 
@@ -162,7 +162,7 @@ def fit_network(
     steps : int
         The number of steps.
     inner_log_loss : float or None
-        Its inner log loss in nats; None if nothing was chosen.
+        The inner log loss at that number of steps, in nats; None if nothing was chosen.
     """
     inner = None
     splits = [] if steps else choosing_splits(rows, INNER_FOLDS, network.seed)
@@ -176,7 +176,8 @@ def _best_steps(
     orders: Orders, rows: Labelled, network: PairNetwork, splits: Splits
 ) -> tuple[int, float]:
     """Return the number of steps with the lowest mean held-out log loss over the splits, and that
-    loss. A split that stops earlier keeps its last loss."""
+    loss. If training stops earlier on one split than on others, its last loss counts for the
+    remaining steps."""
     paths, shares = [], []
     for learned, judged in shown(splits, "choosing the number of steps", "fold"):
         out, labels, weights = orders.rows(judged), rows.labels[judged], rows.weights[judged]

@@ -115,8 +115,8 @@ def passages_of(pairs: pd.DataFrame, encoder: FrozenEncoder) -> list[tuple[Passa
 def _passages(
     prompt: tuple[str, ...], turns: tuple[str, ...], instruction: str
 ) -> tuple[Passage, Passage]:
-    """Return two texts of a side: all of its turns, and its turns from the prompt's last turn on
-    (empty if there are none)."""
+    """Return two texts of a side: all of its turns, and its turns from the index of the prompt's
+    last turn onward (empty if there are none)."""
     last = turns[max(0, len(prompt) - 1) :]
     return Passage("\n\n".join(turns), instruction), Passage("\n\n".join(last), instruction)
 

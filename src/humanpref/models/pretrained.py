@@ -23,7 +23,7 @@ from humanpref.files import read_json
 from humanpref.models.arrays import check_names
 from humanpref.models.bases import BASE_FILE, BASE_VARIABLE, is_folder_name, places
 from humanpref.models.checkpoint import base_digest, load_bin, weights_files
-from humanpref.schema import InputError, refuse_failures
+from humanpref.schema import InputError, counted, refuse_failures
 from humanpref.text.tokens import text_ids
 from humanpref.training.learned import learned_state, load_learned
 
@@ -31,12 +31,13 @@ from humanpref.training.learned import learned_state, load_learned
 disable_progress_bar()
 
 MOST_LAYERS = 1_000
-"""Maximum number of layers, or of experts in a layer. Before it fails, building a model with ten
-million layers takes days."""
+"""Maximum number of layers, or of experts in a layer. Building a model with ten million layers
+would take days before it fails."""
 # A hub folder's files other than the weights: settings, tokenizers, licenses.
 _SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken", "*.codes", "LICENSE*", "NOTICE*")
 
-# Tokenizers differ in case, digits, compatibility forms, scripts, emoji, spaces, rare characters.
+# Texts on which tokenizers differ: case, digits, compatibility forms, scripts, emoji, spaces, rare
+# characters.
 PROBES = (
     "Hello, World! 1,234.5 (100 %)",
     "x² + y² … 5 µm, ﬁne naïve Ünïcödé",
@@ -77,7 +78,7 @@ def load_tokenizer(name: str) -> Any:
 def _from_file(name: str) -> Any:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(name, trust_remote_code=False)
     if tokenizer.cls_token is tokenizer.bos_token is tokenizer.eos_token is None:
-        # In early folders only the family's class names the special tokens.
+        # In the folders of early models, only the family's class knows the special tokens.
         with suppress(Exception):
             named = _by_class(name).special_tokens_map
             vocabulary = tokenizer.get_vocab()
@@ -234,8 +235,8 @@ def load_pretrained(name: str, folder: str | Path, kind: type, **options: Any) -
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise InputError(
-            f"backbone {name}: the checkpoint lacks {len(missing)} weights of the model, e.g. "
-            f"{', '.join(missing[:3])}"
+            f"backbone {name}: the checkpoint lacks {counted(len(missing), 'weight')} of the "
+            f"model, e.g. {', '.join(missing[:3])}"
         )
     return model
 
@@ -261,8 +262,8 @@ def load_state_strictly(module: nn.Module, path: Path) -> None:
 
 
 def local_folder(name: str, weights: bool = True) -> Path:
-    """Return the local folder of that name, or otherwise the hub's, downloaded to the local cache,
-    with or without its `weights`.
+    """Return the folder with this name. If there is no such folder, download the hub's to the local
+    cache, with or without its `weights`, and return that.
 
     Raises
     ------
@@ -273,7 +274,8 @@ def local_folder(name: str, weights: bool = True) -> Path:
         return Path(name)
     patterns = [*_SMALL, "*.safetensors"] if weights else _SMALL
     with loading(name, "weights"):
-        # Asked for a whole folder, the hub's client does not repeat a call without an answer.
+        # The folder is requested as a whole, because the hub's client then does not repeat calls
+        # that get no answer.
         folder = Path(snapshot_download(name, allow_patterns=patterns))
         # Hub folders contain the weights in several formats; .bin is only the last resort.
         if weights and not any(folder.rglob("*.safetensors")):
@@ -348,7 +350,7 @@ def weights_in(parameter: nn.Parameter) -> int:
 
 
 def loading(name: str, part: str) -> AbstractContextManager:
-    """Raise any failure to load a part of a backbone as an InputError."""
+    """Return a context that raises any failure to load a part of a backbone as an InputError."""
     return refuse_failures(lambda error: not_loaded(name, part, error))
 
 

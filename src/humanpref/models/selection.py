@@ -77,7 +77,8 @@ def select(
     checkpoint: Path | None = None,
 ) -> Selection:
     """Start with no columns (forward) or with all candidates (backward). Repeatedly add (forward)
-    or remove (backward) the column that lowers the held-out loss most, until none lowers it.
+    or remove (backward) the column whose addition or removal lowers the held-out loss most, until
+    no column lowers it.
 
     Parameters
     ----------

@@ -242,8 +242,8 @@ class FrozenEncoder:
         lost = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if dtype and len(lost):
             logger.warning(
-                "%d of %d windows overflow in %s and are embedded in float32",
-                *(len(lost), len(vectors), dtype),
+                "windows that overflow in %s and are embedded in float32: %d of %d",
+                *(dtype, len(lost), len(vectors)),
             )
             vectors[lost] = predict_logits(
                 self.module, lambda rows: collate(lost[rows]), lengths[lost], batch_tokens, "no"
@@ -264,8 +264,8 @@ class FrozenEncoder:
             "ids": list(self._splitter.token_ids(_characters())),
             "template": template,
         }
-        # These entries exist only where they say something new, so that the digests of encoders
-        # without instructions stay what they were.
+        # These entries are added only if they are not the default, so that encoders without
+        # instructions keep the digests that they had before there were instructions.
         ends = self._splitter.before, self._splitter.after
         if ends != (template.prefix, template.suffix):
             described["ends"] = ends

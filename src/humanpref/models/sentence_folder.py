@@ -46,7 +46,7 @@ _MODEL_FILE = "config_sentence_transformers.json"
 
 
 class Settings(NamedTuple):
-    """The settings that turn a window into a vector, in plain JSON types."""
+    """The settings that determine how a window becomes a vector, in plain JSON types."""
 
     modules: list[dict[str, Any]]
     max_length: int
@@ -69,7 +69,8 @@ class Prompts(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path) -> "Prompts":
-        """Read the folder's config_sentence_transformers.json; without it, there are none.
+        """Read the folder's config_sentence_transformers.json; if it does not exist, there are no
+        instructions.
 
         Raises
         ------

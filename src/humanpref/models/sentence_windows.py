@@ -86,8 +86,8 @@ class Splitter:
             yield from text_ids(list(map(self._cased, part)), self._tokenizer)
 
     def rows(self, passages: list[Passage], max_windows: int) -> Rows:
-        """Return the windows of the passages, at most `max_windows` each. A text without tokens has
-        none."""
+        """Return the windows of the passages, at most `max_windows` per passage. A text without
+        tokens has no windows."""
         ids, counts, leads = [], [], []
         for instruction, shared, text in self._parts(passages):
             pieces = split(text, self._room(instruction), max_windows)
@@ -105,12 +105,13 @@ class Splitter:
         return np.array([len(text) > self._room(own) * max_windows for own, _, text in parts], bool)
 
     def _parts(self, passages: list[Passage]) -> Iterator[tuple[list[int], int, list[int]]]:
-        """Yield each passage's instruction, how many of its tokens also precede the text, and the
-        other tokens."""
+        """Yield, for each passage, the token ids of its instruction; the number of these ids with
+        which the ids of the joined instruction and text begin; and the remaining ids of the joined
+        text."""
         joined = [instruction + text for text, instruction in passages]
         for passage, ids in zip(passages, self.token_ids(joined), strict=True):
             instruction = self._instructions[passage.instruction]
-            # Before a text, the instruction's last token can be a different one, as in ":What".
+            # When a text follows, the instruction's last token can change, as in ":What".
             same = takewhile(lambda pair: pair[0] == pair[1], zip(instruction, ids, strict=False))
             shared = sum(1 for _ in same)
             yield instruction, shared, ids[shared:]
@@ -132,7 +133,8 @@ class Splitter:
         if ids and self._room(ids) < LEAST_ROOM:
             raise InputError(
                 f"option model.max_length: the instruction {instruction!r} leaves "
-                f"{self._room(ids)} of the {self._max_length} tokens for a text"
+                f"{self._room(ids)} of the {self._max_length} tokens for a text; expected at "
+                f"least {LEAST_ROOM}"
             )
         return ids
 

@@ -174,9 +174,9 @@ def margins(boosters: list[xgboost.Booster], columns: Columns) -> np.ndarray:
 
 
 def load_booster(path: Path, ties: bool = True) -> xgboost.Booster:
-    """Read a booster that `Booster.save_model` wrote as JSON. XGBoost trusts what a file says about
-    nodes and columns, and a wrong index would crash the process, so these are checked first.
-    Without `ties`, it must have two classes, otherwise three.
+    """Read a booster that `Booster.save_model` wrote as JSON. XGBoost trusts the indices of nodes
+    and columns in a file, and a wrong index would crash the process, so the indices are checked
+    first. The booster must have three classes, or two without `ties`.
 
     Raises
     ------
@@ -264,7 +264,8 @@ def _train(parameters: dict, examples: Examples, rounds: int, bar: Bar) -> xgboo
 
 
 class _Shown(xgboost.callback.TrainingCallback):
-    """Advances a bar by each round. Boosters that train at once may share it."""
+    """A callback that advances a bar by one for each round. Boosters that train at the same time
+    may share the bar."""
 
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
@@ -275,7 +276,7 @@ class _Shown(xgboost.callback.TrainingCallback):
 
 
 def _matrix(examples: Examples) -> tuple[xgboost.DMatrix, np.ndarray]:
-    """Return the expanded rows in XGBoost's format, and the index of each one's original row."""
+    """Return the expanded rows in XGBoost's format, and the index of each copy's original row."""
     values, owners, classes, weights = examples.expanded()
     names = examples.columns.names
     matrix = xgboost.DMatrix(values, classes, weight=weights, feature_names=names, nthread=1)

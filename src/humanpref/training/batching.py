@@ -4,10 +4,10 @@ import numpy as np
 
 
 def shuffled_windows(rows: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Divide one epoch into the windows of its optimizer steps, each an array of `size` row
-    indices: every row once, in an order drawn from (seed, epoch).
+    """Divide one epoch into windows of `size` row indices, one window per optimizer step.
 
-    The last window may be smaller; no row is dropped.
+    Every row occurs exactly once, in an order drawn from (seed, epoch). The last window may be
+    smaller.
     """
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     return [order[start : start + size] for start in range(0, rows, size)]
@@ -16,24 +16,24 @@ def shuffled_windows(rows: int, size: int, seed: int, epoch: int) -> list[np.nda
 def micro_batches(
     window: np.ndarray, lengths: np.ndarray, batch_rows: int, batch_tokens: int, processes: int
 ) -> list[list[np.ndarray]]:
-    """Divide a window among processes, and each share into forward passes, largest first.
+    """Divide a window among processes, and each process's share into forward passes, largest first.
 
     Parameters
     ----------
     window : ndarray
         (m,) row indices.
     lengths : ndarray
-        (n,) number of tokens in each row of the epoch.
+        (n,) number of tokens in each of the run's n rows.
     batch_rows, batch_tokens : int
-        Maximum rows, and tokens with padding, in one forward pass. A row with more tokens gets a
-        pass to itself.
+        Maximum number of rows, and of tokens including padding, in one forward pass. A row with
+        more tokens gets a pass to itself.
     processes : int
-        Number of processes; one has no passes if there are fewer rows.
+        Number of processes. If there are fewer rows than processes, some processes have no passes.
 
     Returns
     -------
     list of list of ndarray
-        Row indices of each pass, by process.
+        For each process, the row indices of each of its passes.
 
     Examples
     --------
@@ -42,7 +42,8 @@ def micro_batches(
     [[[3], [1]], [[2], [4]]]
     """
     ordered = window[np.argsort(-lengths[window], kind="stable")]
-    # Back and forth, as 0 1 1 0 0 1, since processes wait for the one with the most tokens.
+    # Deal the rows out back and forth, as 0 1 1 0 0 1, to balance the tokens: all processes wait
+    # for the one with the most.
     turns, process = np.divmod(np.arange(len(ordered)), processes)
     process = np.where(turns % 2, processes - 1 - process, process)
     shares = [ordered[process == number] for number in range(processes)]
@@ -61,7 +62,7 @@ def padded(lengths: np.ndarray, rows: np.ndarray) -> int:
 def token_batches(
     lengths: np.ndarray, batch_tokens: int, batch_rows: int | None = None
 ) -> list[np.ndarray]:
-    """Batch rows of similar length, at most `batch_tokens` tokens once padded.
+    """Group rows of similar length into batches of at most `batch_tokens` tokens, padding included.
 
     The longest rows come first, so that a run that will exceed memory does so immediately. A row
     that exceeds the budget gets a batch to itself.

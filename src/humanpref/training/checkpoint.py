@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from humanpref.schema import InputError
+from humanpref.schema import InputError, counted
 from humanpref.storage import storage_errors
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,8 @@ def save_checkpoint(path: Path, content: dict[str, Any], accelerator: Accelerato
     """
     rng_states = gather_object([random_state(accelerator.device)])
     if accelerator.is_main_process:
-        # Hidden, so that what a killed process leaves becomes no file of an artifact.
+        # The name is hidden, so that the leftovers of a killed process do not end up in an
+        # artifact.
         unfinished = path.with_name(f".{path.name}.new")
         try:
             # torch's own writer reports a full disk without the system's error.
@@ -48,13 +49,14 @@ def load_checkpoint(path: Path, steps_per_epoch: int, accelerator: Accelerator) 
     content = torch.load(path, map_location="cpu", weights_only=True)
     if content["steps_per_epoch"] != steps_per_epoch:
         raise InputError(
-            f"{path}: a checkpoint for {content['steps_per_epoch']} steps in an epoch, but this "
-            f"run has {steps_per_epoch}; remove it to start over"
+            f"{path}: expected a checkpoint for epochs of {counted(steps_per_epoch, 'step')}, got "
+            f"{content['steps_per_epoch']}; remove the file to start over"
         )
     states = content["rng_states"]
     if len(states) != accelerator.num_processes and accelerator.is_main_process:
-        text = "%s: written by %d processes; resumed by %d, with different dropout"
-        logger.info(text, path, len(states), accelerator.num_processes)
+        written, resumed = counted(len(states), "process", "es"), accelerator.num_processes
+        text = "%s: written by %s but resumed by %d, so dropout differs"
+        logger.info(text, path, written, resumed)
     for state in states[accelerator.process_index : accelerator.process_index + 1]:
         set_random_state(state, accelerator.device)
     return content

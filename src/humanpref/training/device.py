@@ -1,4 +1,5 @@
-"""Find the GPUs that torch can use, and stop or warn a run that needs a GPU if none is available.
+"""Find the GPUs that torch can use. If there is none, stop a run that needs a GPU, or log a
+warning.
 
 A run's options determine whether it needs a GPU (`humanpref.config.gpu`). Without one, a run on
 Kaggle stops; elsewhere, and in a dry run (which sets `DRY_RUN`), it continues on the CPU after a
@@ -23,25 +24,25 @@ logger = logging.getLogger(__name__)
 DRY_RUN = "HUMANPREF_DRY_RUN"
 """Environment variable that marks a dry run, which looks like Kaggle but is not."""
 PLAYED_GPUS = "HUMANPREF_DRY_RUN_GPUS"
-"""Environment variable with the number of GPUs that processes on the CPU play in a dry run; without
-`DRY_RUN`, it has no effect."""
+"""Environment variable with the number of GPUs that a dry run simulates with processes on the CPU.
+It has no effect without `DRY_RUN`."""
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-"""Environment variables that say how long OpenMP's threads spin before they sleep."""
+"""Environment variables that set how long OpenMP's threads spin before they sleep."""
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""Environment variables from which torch configures its allocator: the second is the old name."""
+"""Environment variables that configure torch's allocator: the current name and the old one."""
 
 
 def prepare() -> None:
     """Set torch's environment for this process and its children, before torch is imported. Values
     that the user has set remain.
 
-    The CUDA allocator extends its segments: batches differ in length, and fixed segments leave gaps
-    between them that no tensor fits. OpenMP's threads spin while they wait for each other, and then
-    sleep. They spin for a thirtieth of the default time. The default is too long on a busy machine,
-    where spinning threads occupy the cores that the other threads need; not spinning at all costs
-    time on a quiet machine.
+    The CUDA allocator is set to extend its segments. Batches differ in length, and fixed segments
+    would leave gaps that no tensor fits. OpenMP's threads spin while they wait for each other, and
+    then sleep. The time that they spin is set to a thirtieth of the default, which is too long for
+    a busy machine: spinning threads occupy the cores that the other threads need. Not spinning at
+    all would cost time on a quiet machine.
     """
     if not any(name in os.environ for name in WAITING):
         os.environ["GOMP_SPINCOUNT"] = "10000"
@@ -65,13 +66,13 @@ def look() -> dict[str, Any]:
 
 
 def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
-    """Return whether a torch built for these architectures has kernels for a GPU of this compute
+    """Return whether a build of torch for these architectures has kernels for a GPU of this compute
     capability.
 
     Machine code (`sm_75`) runs on GPUs of the same major version and the same or a higher minor
-    version; `compute_75` can also be compiled for anything newer. The suffix `a` limits either to
-    exactly that capability, and the suffix `f` to its major version. ROCm's architectures
-    (`gfx942`) do not name capabilities; their GPUs are assumed to work.
+    version; intermediate code (`compute_75`) can also be compiled for any newer GPU. The suffix `a`
+    limits either to exactly that capability, and the suffix `f` to its major version. ROCm's
+    architectures (`gfx942`) do not name capabilities; their GPUs are assumed to work.
 
     Examples
     --------
@@ -92,7 +93,7 @@ def runs(capability: tuple[int, int], architectures: list[str]) -> bool:
 
 
 def lacking() -> str:
-    """Return in one line why no GPU can be used, or "" if one can, and log the GPUs.
+    """Log the GPUs. Return one line that says why none of them can be used, or "" if one can.
 
     GPUs for which torch has no kernels are hidden from child processes, and also from this process
     unless it has already started CUDA. A separate process queries torch, because starting CUDA in
@@ -116,21 +117,21 @@ def lacking() -> str:
         return ""
     unknown = ", ".join(gpu for gpu, usable in zip(gpus, known, strict=True) if not usable)
     reason = f"{version} has no kernels for {unknown}, only for {built}"
-    logger.warning("not used: %s", reason)
+    logger.warning("some GPUs are not used: %s" if any(known) else "no GPU is used: %s", reason)
     numbers = zip(names(len(gpus)), known, strict=True)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(number for number, usable in numbers if usable)
     return "" if any(known) else reason
 
 
 def require(reason: str, what: str) -> None:
-    """Stop or warn if something (`what`) needs a GPU and `lacking` has returned a reason why none
-    can be used.
+    """Raise an error or log a warning if there is a `reason` why no GPU can be used, as returned by
+    `lacking`. `what` names the object that needs a GPU.
 
     Raises
     ------
     InputError
-        On Kaggle, except in the hidden rerun: stopping there would leave the prior as the
-        prediction, and any model is better.
+        On Kaggle, except in the hidden rerun. If the rerun stopped, only the prior's predictions
+        would remain, and any model is better.
     """
     if not reason:
         return
@@ -142,7 +143,7 @@ def require(reason: str, what: str) -> None:
 
 
 def require_for(config: Config) -> None:
-    """Call `require` if a run's options say that it needs a GPU."""
+    """Call `require` if the options of a run show that it needs a GPU."""
     if needs_gpu(config) and is_main_process():
         require(
             lacking(), f"preset {config.preset}" if config.preset else f"family {config.family}"
@@ -150,7 +151,7 @@ def require_for(config: Config) -> None:
 
 
 def gpus() -> int:
-    """Count the GPUs that torch sees, or that a dry run plays, without starting CUDA in this
+    """Count the GPUs that torch sees, or that a dry run simulates, without starting CUDA in this
     process."""
     if os.environ.get(DRY_RUN) and (played := os.environ.get(PLAYED_GPUS)):
         return len(names(int(played)))

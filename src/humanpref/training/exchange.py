@@ -1,8 +1,8 @@
-"""What the processes of one training run tell each other: initial weights, numbers and gradients.
+"""Exchange initial weights, numbers and gradients between the processes of one training run.
 
-Each process computes its own gradients, and they are added once per step, after every process has
-reported that it succeeded. DistributedDataParallel would add them during the backward pass, where a
-process that runs out of memory leaves the others waiting for it.
+Each process computes its own gradients. They are added once per step, after every process has
+reported success. DistributedDataParallel would add them during the backward pass, where a process
+that runs out of memory would leave the others waiting.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,8 @@ from humanpref.training.learned import learned_state
 from humanpref.training.precision import process_state
 
 BUCKET = 25 * 2**20
-"""Bytes of gradients that are copied into one tensor to be added at once."""
+"""Maximum size, in bytes, of the gradients that are copied into one tensor and added in one
+call."""
 
 
 def launched() -> bool:
@@ -23,22 +24,23 @@ def launched() -> bool:
 
 
 def summed(numbers: Tensor) -> Tensor:
-    """Add a tensor of all processes, in place. Every process must call this function."""
+    """Replace a tensor by its sum over all processes, and return it. Every process must call this
+    function."""
     if launched():
         distributed.all_reduce(numbers)
     return numbers
 
 
 def start_equal(module: nn.Module) -> None:
-    """Give every process the main one's learned weights and buffers."""
+    """Copy the main process's learned weights and buffers to all other processes."""
     if launched():
         for tensor in learned_state(module).values():
             distributed.broadcast(tensor, src=0)
 
 
 def add_gradients(weights: list[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over all processes. If only some processes have one, it
-    counts as zeros in the others."""
+    """Replace each gradient by its sum over all processes. A gradient that only some processes have
+    counts as zeros in the other processes."""
     if not launched():
         return
     used = torch.tensor([weight.grad is not None for weight in weights], device=weights[0].device)
@@ -52,7 +54,8 @@ def add_gradients(weights: list[nn.Parameter]) -> None:
 
 
 def _buckets(weights: Iterable[nn.Parameter]) -> Iterator[list[Tensor]]:
-    """Yield the gradients in groups of at most `BUCKET` bytes; a larger one is its own group."""
+    """Yield the gradients in groups of at most `BUCKET` bytes; a larger gradient is a group of its
+    own. Gradients that are None become zeros."""
     bucket: list[Tensor] = []
     for weight in weights:
         if weight.grad is None:

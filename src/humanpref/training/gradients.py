@@ -1,4 +1,4 @@
-"""The gradient of a window of rows: computed in forward passes that fit into memory, and added over
+"""Compute the gradient of a window of rows in forward passes that fit into memory, and add it over
 processes."""
 
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class Pass(NamedTuple):
-    """A forward pass of some process: its rows, and their share of the window's mean loss."""
+    """One forward pass of one process: its rows, and their share of the window's mean loss."""
 
     rows: np.ndarray
     loss: float
@@ -32,17 +32,17 @@ class Pass(NamedTuple):
 
 @dataclass
 class Gradients:
-    """The gradient of one window at a time, left in the weights' `grad`.
+    """Computes the gradient of one window at a time, and leaves it in the weights' `grad`.
 
     Attributes
     ----------
     module, examples, loss, options
         As for `humanpref.training.loop.train`; the module is on the accelerator's device.
     accelerator : Accelerator
-        The device, the autocast and the gradient scaler.
+        Provides the device, the autocast and the gradient scaler.
     forward_tokens : int
-        Maximum tokens in one forward pass: at first the option's value, halved whenever memory runs
-        out.
+        Maximum number of tokens in one forward pass. It starts at the option's value and is halved
+        whenever memory runs out.
     """
 
     module: nn.Module
@@ -71,16 +71,17 @@ class Gradients:
         return np.column_stack([labels, scales]).astype(np.float32)
 
     def of(self, window: np.ndarray) -> tuple[list[Pass], int]:
-        """Compute the gradient of the mean of weight x loss over a window of rows; all processes
-        get the same.
+        """Compute the gradient of the mean of weight x loss over a window of rows. All processes
+        end up with the same gradient.
 
-        If memory runs out in any process, all halve `forward_tokens` and start the window over from
-        the same random state, as if the lower value had been in effect.
+        If memory runs out in any process, all processes halve `forward_tokens` and start the window
+        over from the same random state. The result is the same as if the lower value had been in
+        effect from the start.
 
         Returns
         -------
         (list of Pass, int)
-            The passes of all processes, and the tokens that they read, without padding.
+            The passes of all processes, and the number of tokens that they read, without padding.
 
         Raises
         ------
@@ -99,7 +100,8 @@ class Gradients:
             )
             passes = [rows for share in shares for rows in share]
             first = sum(map(len, shares[:index]))
-            # The loss of each pass, the tokens, and the number of processes out of memory.
+            # The loss of each pass, the number of tokens, and the number of processes out of
+            # memory.
             numbers = torch.zeros(len(passes) + 2, device=device)
             own_tokens = self._own(shares[index], numbers[first:], len(window))
             if own_tokens is None:
@@ -122,8 +124,8 @@ class Gradients:
     ) -> int | None:
         """Add the gradients of this process's passes, write their losses, and count their tokens.
 
-        If memory runs out, return None. The failed pass's tensors are freed on return: until then,
-        the error's traceback refers to them.
+        If memory runs out, return None. The failed pass's tensors are freed on return, because the
+        error's traceback refers to them until then.
         """
         device, tokens = self.accelerator.device, 0
         order = [row for rows in passes for row in rows]
@@ -145,13 +147,13 @@ class Gradients:
         return tokens
 
     def _lower_forward_tokens(self, passes: list[np.ndarray]) -> None:
-        """Halve `forward_tokens`, or the tokens of the largest pass with several rows if those are
-        fewer.
+        """Lower `forward_tokens` to half of its value, or to half of the tokens of the largest pass
+        with several rows, whichever is less.
 
         Raises
         ------
         InputError
-            If there is no such pass.
+            If no pass has several rows.
         """
         sizes = [padded(self.examples.lengths, rows) for rows in passes if len(rows) > 1]
         if not sizes:

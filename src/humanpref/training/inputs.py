@@ -21,7 +21,8 @@ Column = Callable[[Tokenised], np.ndarray]
 
 @dataclass(frozen=True)
 class TokenRows:
-    """n rows of s sequences each; called with row indices, it returns a module's keyword arguments.
+    """The inputs of n rows, each of s sequences. Called with row indices, it returns a module's
+    keyword arguments.
 
     Attributes
     ----------
@@ -30,11 +31,12 @@ class TokenRows:
     pad : int
         The token id used for padding, which is on the right.
     columns : dict
-        Per-token inputs of the module besides the token ids, by argument name; 0 at the padding.
+        The module's per-token inputs other than the token ids, by argument name. Their padding is
+        0.
     on_host : tuple of str
-        Columns that the module reads on the host.
+        Names of the columns that the module reads on the host, as arrays.
     per_row : dict
-        Per-row inputs of the module: (n, …) arrays by argument name.
+        The module's per-row inputs, by argument name: arrays of shape (n, …).
     flags : dict
         Arguments that are the same for every batch.
 
@@ -55,8 +57,8 @@ class TokenRows:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(n,) int64 tokens that each row costs: its longest sequence's length times its number of
-        sequences."""
+        """(n,) int64, the number of tokens that each row costs: the length of its longest sequence
+        times its number of sequences."""
         longest = (len(row) * max(len(sequence.ids) for sequence in row) for row in self.sequences)
         return np.fromiter(longest, dtype=np.int64, count=len(self.sequences))
 
@@ -97,11 +99,11 @@ class Examples(NamedTuple):
     collate : callable
         See `Collate`.
     labels : ndarray
-        (n, 3).
+        (n, 3), hard or soft.
     lengths : ndarray
-        (n,) tokens that each row costs, for `forward_tokens`.
+        (n,) number of tokens that each row costs, to be compared with `forward_tokens`.
     weights : ndarray, optional
-        (n,), at least 0, not all 0. Weight 2 is equivalent to duplicating the row.
+        (n,), at least 0, and not all 0. Weight 2 is equivalent to duplicating the row.
     """
 
     collate: Collate

@@ -1,4 +1,5 @@
-"""The part of a module that training changes, which checkpoints and artifacts keep."""
+"""Read and restore the part of a module that training changes and that checkpoints and artifacts
+store."""
 
 import contextlib
 from collections.abc import Iterator

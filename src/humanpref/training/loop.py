@@ -21,7 +21,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from humanpref.bar import Bar
 from humanpref.config.neural import LoopOptions
-from humanpref.schema import InputError
+from humanpref.schema import InputError, counted
 from humanpref.training.batching import shuffled_windows
 from humanpref.training.checkpoint import load_checkpoint, save_checkpoint
 from humanpref.training.exchange import launched, start_equal, summed
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 MOST_SKIPPED = 20
 """Maximum number of steps in a row that the gradient scaler may skip. Each one halves the scale,
-which is 2^16 at first; after this many the scale is below 1, and the gradient itself is not
-finite."""
+which is 2^16 at first; after this many, the scale is below 1, so the gradient itself must be
+infinite or NaN."""
 
 
 def train(
@@ -52,11 +52,11 @@ def train(
 ) -> dict[str, Any]:
     """Train a module in place.
 
-    A step follows the gradient of the mean of weight x loss over the rows of its window, with
-    weights scaled to a mean of 1 over all rows. Each row counts once, however a window is cut into
-    micro-batches or shared by processes, and however short the last window is. If memory runs out,
-    in any process, all halve `forward_tokens` for the rest of the run and repeat the step, from the
-    same random state.
+    Each optimizer step takes the next window of rows and follows the gradient of the mean of weight
+    x loss over them, with weights scaled to a mean of 1 over all rows. Each row counts once per
+    epoch, however a window is cut into micro-batches or shared by processes, and however short the
+    last window is. If memory runs out in any process, all processes halve `forward_tokens` for the
+    rest of the run and repeat the step from the same random state.
 
     Parameters
     ----------
@@ -75,16 +75,17 @@ def train(
         Called after each epoch, in every process; returns the validation log loss in nats.
     checkpoint : Path, optional
         File where the run's state is saved every `checkpoint_minutes` and after every epoch. If it
-        exists, the run resumes and ends with the weights of an uninterrupted run. On a GPU, these
-        match only up to rounding, since torch sums some gradients there in no fixed order.
+        exists, the run resumes and ends with the weights of an uninterrupted run. On a GPU, they
+        are the same only up to rounding, because torch adds some gradients there in no fixed order.
 
     Returns
     -------
     dict
-        The report: `trainable_parameters`, `steps`, how many of them the gradient scaler skipped
-        (`skipped_steps`), `effective_batch`, the final `forward_tokens`, `precision`, `processes`,
-        `seconds`, `seconds_per_step`, `epochs` (one dict each); `stopped` with the reason if epochs
-        are missing; `kept_epoch` if one was chosen.
+        The report: `trainable_parameters`, `steps`, `skipped_steps` (the number of steps that the
+        gradient scaler skipped), `effective_batch`, the final `forward_tokens`, `precision`,
+        `device`, `processes`, `seconds`, `seconds_per_step`, `tokens`, `peak_memory_bytes`, and
+        `epochs` (one dict per epoch). If the run stopped early, `stopped` holds the reason. If the
+        best epoch was kept, there are also `kept_epoch` and `kept_epoch_chosen_on`.
 
     Raises
     ------
@@ -115,7 +116,8 @@ def train(
             if save and not out_of_time:
                 save()
         report = run.finish()
-    # The next model needs the memory, and accelerate's optimizer refers to itself under a scaler.
+    # Free the memory for the next model. With a gradient scaler, accelerate's optimizer refers to
+    # itself, so only garbage collection frees it.
     del run, save
     clear_device_cache(garbage_collection=True)
     return report
@@ -130,8 +132,8 @@ class TrainingRun:
         self.module, self.options, self.seed = module, options, seed
         self.rows = len(examples.labels)
         self.precision = resolve(options.precision, process_state().device, "training.precision")
-        # Accelerate keeps its state for the life of the process and refuses a second precision, but
-        # each run is independent.
+        # Accelerate keeps its state for the life of the process and would refuse a different
+        # precision. Runs are independent, so the state is reset.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=self.precision)
         torch.manual_seed(seed + self.accelerator.process_index)
@@ -154,15 +156,15 @@ class TrainingRun:
         self.best: tuple[float, dict[str, Tensor]] | None = None
         self.started = self.saved = time.perf_counter()
         logger.info(
-            "training: %d rows, %d epochs of %d steps, effective batch %d, precision %s, device "
-            "%s, %d processes, %.2fM trainable parameters",
-            self.rows,
-            options.epochs,
-            self.steps_per_epoch,
+            "training: %s, %s of %s, effective batch %d, precision %s, device %s, %s, %.2fM "
+            "trainable parameters",
+            counted(self.rows, "row"),
+            counted(options.epochs, "epoch"),
+            counted(self.steps_per_epoch, "step"),
             self.effective_batch,
             self.precision,
             device,
-            self.accelerator.num_processes,
+            counted(self.accelerator.num_processes, "process", "es"),
             self.gradients.parameters / 1e6,
         )
 
@@ -222,10 +224,11 @@ class TrainingRun:
 
     def _not_finite(self, what: str, rows: np.ndarray) -> InputError:
         """Return the error that stops the run, naming the step, the rows and the likely cause."""
+        overflow = "" if self.precision == "no" else f", or {self.precision} overflowed"
         return InputError(
             f"training: epoch {self.progress.epoch + 1}, step {self.progress.step + 1}: {what}; "
-            f"the learning rate ({self.options.learning_rate:g}) is probably too high, or "
-            f"{self.precision} overflowed (rows {rows.tolist()})"
+            f"the learning rate ({self.options.learning_rate:g}) is probably too high{overflow} "
+            f"(rows {rows.tolist()})"
         )
 
     def end_epoch(self, validate: Callable[[], float] | None) -> None:
@@ -246,7 +249,8 @@ class TrainingRun:
         more = progress.stopped is None and progress.epoch < options.epochs
         if more and options.patience and progress.epoch >= self._best_epoch() + options.patience:
             progress.stopped = (
-                f"after epoch {progress.epoch}: no improvement in {options.patience} epochs"
+                f"after epoch {progress.epoch}: no improvement in "
+                f"{counted(options.patience, 'epoch')}"
             )
 
     def _best_epoch(self) -> int:
@@ -282,7 +286,7 @@ class TrainingRun:
         return report
 
     def save(self, path: Path) -> None:
-        """Write all of the state on which the rest of the run depends."""
+        """Write all the state that the rest of the run depends on."""
         self.saved = time.perf_counter()
         scaler = self.accelerator.scaler
         content = {
@@ -310,8 +314,8 @@ class TrainingRun:
         logger.info("resuming from epoch %d, step %d", self.progress.epoch + 1, self.progress.step)
 
     def _in_any_process(self, *flags: bool) -> list[bool]:
-        """Return, for each flag, whether it is set in any process. The processes' clocks differ,
-        but they must stop and save together."""
+        """Return, for each flag, whether it is set in any process. All processes must stop and save
+        together, although their clocks differ."""
         if not launched():
             return list(flags)
         votes = torch.tensor(flags, dtype=torch.int32, device=self.accelerator.device)

@@ -1,5 +1,5 @@
 """Losses: pure functions from logits and labels to one loss per row, in nats. The training loop
-weights and averages them."""
+computes their weighted mean."""
 
 from collections.abc import Callable
 from functools import partial
@@ -126,8 +126,10 @@ def dpo(margins: Tensor, labels: Tensor, beta: float, label_smoothing: float = 0
 
 
 def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Compute the divergence of a student's probabilities from its teacher's, both softened: T²
-    KL(p^{1/T} / sum || softmax(z / T)).
+    """Compute the divergence of a student's probabilities from its teacher's, both softened.
+
+    T² KL(q || softmax(z / T)), where z are the student's logits and q is p^{1/T}, normalized, for
+    the teacher's probabilities p.
 
     Parameters
     ----------
@@ -141,7 +143,7 @@ def distillation(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     Returns
     -------
     Tensor
-        (n,), 0 where both agree. Source: Hinton et al. (2015), section 2.
+        (n,), 0 where student and teacher agree. Source: Hinton et al. (2015), section 2.
     """
     # Clamp, so that the logarithm of a probability of 0 is finite. Its term is still practically 0.
     logs = labels.clamp(min=torch.finfo(labels.dtype).tiny).log()

@@ -26,8 +26,8 @@ class MemoryEstimate:
 
     The memory is counted tensor by tensor: everything that torch's modules keep for the backward
     pass, plus the largest intermediate results. `benchmarks/tracked_memory.py` compares the result
-    with the storages of real training steps. DeBERTa's attention counts as eager; fused, it needs
-    less.
+    with the storages of real training steps. For DeBERTa, the estimate assumes
+    `model.attention=eager`; `fused` needs less.
     """
 
     shape: Shape
@@ -36,19 +36,20 @@ class MemoryEstimate:
     trainable: int
     """Number of trainable weights."""
     length: int
-    """Tokens of a sequence, padding included."""
+    """Number of tokens in a sequence, padding included."""
     half: bool
     """Whether autocast computes in half precision."""
     sequences: int = 1
-    """Sequences in one forward pass of one process."""
+    """Number of sequences in one forward pass of one process."""
     checkpointing: bool = False
     """Whether activations are recomputed in the backward pass."""
     trained_embedding: int = 0
     """Number of trainable weights in the token embedding."""
     adapted: int = 0
-    """Width of the inputs that a layer's adapters and trained weights keep for their gradients."""
+    """Total width of the inputs that one layer keeps for the gradients of its adapters and trained
+    weights."""
     scored: int = 0
-    """Positions whose scores over the vocabulary exist at one time."""
+    """Number of positions whose scores over the vocabulary are in memory at the same time."""
     backward: bool = True
     """Whether gradients flow through the backbone, which they do not if only the head is trained.
     """
@@ -114,13 +115,13 @@ class MemoryEstimate:
 
     @property
     def bytes(self) -> int:
-        """Bytes of an activation."""
+        """Bytes of one element of an activation."""
         return 2 if self.half else 4
 
     def gib(self) -> dict[str, float]:
-        """Estimate the GiB of the `frozen` weights, of the `trainable` weights with their gradients
-        and AdamW's two moments, of the `activations` with all other temporary tensors, and of
-        `cuda` itself."""
+        """Return the estimated GiB of each part: the `frozen` weights; the `trainable` weights with
+        their gradients and AdamW's two moments; the `activations` with all other temporary tensors;
+        and `cuda` itself."""
         layers, results = self.shape.layers, self._largest_result()
         if not self.backward:
             kept = 0.0
@@ -132,12 +133,12 @@ class MemoryEstimate:
         # The vocabulary's scores, their exponentials and two gradients, in float32, are gone before
         # the backward pass reaches the layers.
         passes = kept + max(results, 16.0 * self.scored * self.shape.vocabulary)
-        # Autocast's copies of the float32 matrices; the embeddings, and the states that the head
-        # reads.
+        # Add autocast's copies of the float32 matrices, then the embeddings and the states that the
+        # head reads.
         passes += 2.0 * self.half * (self.trainable - self.trained_embedding)
         passes += 16.0 * self.tokens * self.shape.hidden
-        # At the end of the backward pass, the embedding's dense gradient; in the optimizer's step,
-        # the square root of the second moment.
+        # Other peaks are the embedding's dense gradient, at the end of the backward pass, and the
+        # square root of the second moment, in the optimizer's step.
         temporary = max(passes, 4.0 * self.trained_embedding, 4.0 * self.trainable)
         sizes = {
             "frozen": self.frozen_bytes,
@@ -195,8 +196,9 @@ class MemoryEstimate:
 
 
 def advice(estimate: MemoryEstimate, limit: float = T4_GIB) -> list[str]:
-    """List options to change, in order, until the run fits; if it never does, the last line says
-    so. First the options that change only the speed, then those that change the model.
+    """List the options to change, in order, until the run fits into `limit`. Options that change
+    only the speed come before those that change the model. If the run never fits, the last entry
+    says so.
 
     Parameters
     ----------
@@ -249,8 +251,8 @@ def _shorter(estimate: MemoryEstimate) -> Variants:
 def log_memory(
     module: Any, training: LoopOptions, lengths: np.ndarray, per_row: int, scored: int = 0
 ) -> None:
-    """Log the estimate for training a module, and a warning that names options to change if it is
-    more than this process's GPU has, or more than a T4 has if there is none.
+    """Log the estimated memory for training a module. If it exceeds the memory of this process's
+    GPU (or of a T4 if there is no GPU), also log a warning that names the options to change.
 
     Parameters
     ----------
@@ -259,13 +261,14 @@ def log_memory(
     training : LoopOptions
         The `[training]` section.
     lengths : ndarray
-        (n,) tokens of each row, padding between its sequences included.
+        (n,) number of tokens in each row, including the padding that makes its sequences equally
+        long.
     per_row : int
-        Sequences in a row.
+        Number of sequences in a row.
     scored : int
-        Positions whose scores over the vocabulary exist at one time.
+        Number of positions whose scores over the vocabulary are in memory at the same time.
     """
-    # An estimate without a module needs no torch.
+    # Imported here, because an estimate without a module needs no torch.
     import torch
 
     from humanpref.training.precision import process_state, resolve

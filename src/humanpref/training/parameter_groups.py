@@ -1,4 +1,5 @@
-"""Learning rate and weight decay of each weight, by backbone or head and by layer."""
+"""Choose each weight's learning rate and weight decay, by its layer in the backbone or its place in
+the head."""
 
 import re
 from typing import Any
@@ -14,10 +15,11 @@ BACKBONE = "backbone."
 def parameter_groups(module: nn.Module, options: LoopOptions) -> list[dict[str, Any]]:
     """Group the trainable weights for AdamW, one group per pair of learning rate and weight decay.
 
-    Weights named `backbone.…` have a learning rate of `learning_rate * layer_decay ** k` in the
-    layer k positions below the top; the embeddings and the rest of the backbone count as one more
-    layer below the lowest. All other weights learn at `head_learning_rate`. Weight decay applies to
-    matrices, but not to biases or the gains of norms.
+    In the backbone (weights named `backbone.…`), the layer that is k layers below the top learns at
+    `learning_rate * layer_decay ** k`; the embeddings and everything else in the backbone count as
+    one further layer at the bottom. All other weights learn at `head_learning_rate`, or at
+    `learning_rate` if that is None. Weight decay applies to matrices, but not to biases or the
+    gains of norms.
 
     Source of the layer-wise rates: Clark et al. (2020), "ELECTRA", appendix A; Sun et al. (2019),
     section 5.3.2.

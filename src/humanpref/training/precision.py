@@ -17,7 +17,8 @@ def process_state() -> PartialState:
 
 
 def resolve(precision: str, device: torch.device, option: str = "precision") -> str:
-    """Turn `auto` into `bf16`, `fp16` or `no`, and refuse a precision that the device lacks.
+    """Return the precision to use: `auto` becomes `bf16`, `fp16` or `no`, and a precision that the
+    device does not support is refused.
 
     A T4 (compute capability 7.5) claims to support bf16 but emulates it at a fraction of its speed,
     so on a T4 `auto` means fp16 with gradient scaling, and bf16 is refused.
@@ -42,10 +43,10 @@ def resolve(precision: str, device: torch.device, option: str = "precision") -> 
     if precision == "fp16" and device.type == "cpu":
         raise InputError(f"option {option}: fp16 needs a GPU; on the CPU use 'no' or 'bf16'")
     if precision == "bf16" and not has_bf16(device):
-        raise InputError(f"option {option}: this GPU only emulates bf16; auto takes fp16 here")
+        raise InputError(f"option {option}: this GPU only emulates bf16; use fp16 or auto")
     return precision
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return False for a CUDA GPU that does not compute in bf16 but emulates it."""
+    """Return whether the device supports bf16: False for a CUDA GPU that only emulates it."""
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

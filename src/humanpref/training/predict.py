@@ -1,4 +1,4 @@
-"""Run a trained module over many rows, in batches of similarly long rows within a token budget.
+"""Run a trained module over many rows, in batches of rows of similar length within a token budget.
 
 If several processes were launched, each takes its share of the batches and all get the complete
 result.
@@ -46,9 +46,9 @@ def predict_logits(
         Maximum number of tokens in one forward pass, padding included; halved whenever memory runs
         out.
     precision : str
-        As for the option `inference.precision`.
+        See the option `inference.precision`.
     name : str
-        What the progress bar calls this work.
+        Name of this work on the progress bar.
 
     Returns
     -------
@@ -70,7 +70,8 @@ def predict_logits(
     logits: np.ndarray | None = None
     own = token_batches(lengths, batch_tokens)[launched.process_index :: launched.num_processes]
     pending = own[::-1]
-    # Long rows come first, so that the number of rows would be a poor measure of the time left.
+    # Count tokens: long rows come first, so the number of remaining rows would say little about the
+    # remaining time.
     tokens = sum(int(lengths[rows].sum()) for rows in own)
     bar = Bar(name, max(1, tokens), unit="token", main=launched.process_index == 0)
     with torch.inference_mode(), autocast, contextlib.closing(bar):
@@ -111,7 +112,7 @@ def _forward(module: nn.Module, batch: dict[str, Any], alone: bool) -> np.ndarra
 
 
 def normalised(scores: np.ndarray, rule: str, ties: bool = True) -> np.ndarray:
-    """Turn scores (n, …, 3) into probabilities by a rule named in `inference.normalise`. Without
+    """Turn scores (n, …, 3) into probabilities by `rule`, a value of `inference.normalise`. Without
     ties, only the scores of A and B count, and P(tie) is exactly 0."""
     if not ties:
         decided = normalised(scores[..., :2], rule)

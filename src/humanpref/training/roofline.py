@@ -1,5 +1,5 @@
-"""The time of forward and backward passes by the roofline model: each kernel takes as long as its
-arithmetic or its memory traffic, whichever is longer.
+"""Estimate the time of forward and backward passes by the roofline model: each kernel takes as long
+as its arithmetic or its memory traffic, whichever is longer.
 
 Products with a layer's weights are bound by arithmetic, everything else by memory. The bytes below
 were counted kernel by kernel on fake tensors (`benchmarks/layer_traffic.py`), by changing one size
@@ -14,7 +14,7 @@ from humanpref.training.shapes import Shape
 
 
 class Device(NamedTuple):
-    """What a device reaches in practice.
+    """The speed that a device reaches in practice.
 
     Attributes
     ----------
@@ -35,14 +35,14 @@ class Device(NamedTuple):
 
 
 T4 = Device(30e12, 250e9, 15e-6, 2)
-"""A T4 in half precision, at the power that it holds."""
+"""A T4 in half precision, at the power that it can sustain."""
 LINK = 5e9
 """Bytes per second between two GPUs on PCIe."""
 
 
 class _Traffic(NamedTuple):
-    """Bytes that a layer's kernels read and write for each token, in half precision, per unit of a
-    width; and the number of kernels."""
+    """Bytes that one layer's kernels read and write in half precision, per token and per unit of
+    the named width; and the number of those kernels."""
 
     hidden: float
     attention: float
@@ -54,18 +54,19 @@ class _Traffic(NamedTuple):
 
 _ENCODER = {True: _Traffic(576, 0, 21, 0, 144, 176), False: _Traffic(162, 0, 6.25, 0, 67, 61)}
 _DECODER = {True: _Traffic(153, 225, 66, 83, 82, 230), False: _Traffic(33, 123, 18, 32, 40, 95)}
-"""The traffic of a training step (True), forward and backward, and of inference (False). A
-decoder's `hidden` is for each of its norms. `scores` counts only where a layer keeps them
+"""The traffic of one layer in training (True), forward and backward, and in inference (False). A
+decoder's `hidden` is counted once per norm, and `scores` only if a layer keeps its attention scores
 (`Shape.scores`)."""
 _ENDS = 240
-"""Bytes per token and unit of the hidden states, for the embeddings and the head, in each
-direction."""
+"""Bytes that the embeddings and the head move per token and per unit of the hidden width, in each
+direction (forward and backward)."""
 _EMBEDDING = 12
-"""Bytes for each trained weight of the embedding, whose dense gradient is made in every pass."""
+"""Bytes moved for each trained weight of the embedding, whose dense gradient is made in every
+pass."""
 _OPTIMIZER = 40
-"""Bytes for each trained weight that AdamW's step moves."""
+"""Bytes that AdamW's step moves for each trained weight."""
 _SCORED = 26
-"""Bytes for each score over the vocabulary, in each direction."""
+"""Bytes moved for each score over the vocabulary, in each direction."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Passes:
     frozen: bool = False
     """Whether the backbone's weights are frozen, so that no gradient is computed for them."""
     adapted: int = 0
-    """Width of the inputs of a layer's adapters."""
+    """Total width of the inputs of one layer's adapters."""
     checkpointing: bool = False
     quantized: bool = False
     trained_embedding: int = 0
@@ -111,12 +112,13 @@ class Passes:
 
     @property
     def kernels(self) -> int:
-        """Kernels of one pass."""
+        """Number of kernels in one pass."""
         return self.shape.layers * sum(one.kernels for one in self._layer) + 100
 
     @property
     def _layer(self) -> list[_Traffic]:
-        """The passes through one layer: with checkpointing, one more forward pass."""
+        """The traffic of each pass through one layer. With checkpointing, there is one more forward
+        pass."""
         table = _DECODER if self.shape.gated else _ENCODER
         again = [table[False]] if self.training and self.checkpointing else []
         return [table[self.training], *again]

@@ -1,4 +1,5 @@
-"""The sizes of a backbone: from its configuration, or from those published for the presets."""
+"""Read the sizes of a backbone from its configuration or, for known backbones, from
+`shapes.toml`."""
 
 import tomllib
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ DISENTANGLED = ("deberta", "deberta-v2")
 
 
 def published_sizes(backbone: str) -> dict[str, Any] | None:
-    """Return the entries of a backbone's published config.json that determine its shape, by the
-    last part of its name, with or without `-it` or `-instruct`; None if `shapes.toml` lacks it."""
+    """Return the entries of a backbone's published config.json that determine its shape, or None if
+    `shapes.toml` lacks the backbone. Only the last part of its name counts, without `-it` or
+    `-instruct`."""
     text = resources.files("humanpref.training").joinpath("shapes.toml").read_text("utf-8")
     name = backbone.rstrip("/").rpartition("/")[2].lower()
     return tomllib.loads(text).get(name.removesuffix("-it").removesuffix("-instruct"))
@@ -36,10 +38,10 @@ class Shape:
     embedding: int
     """Width of a token's embedding."""
     gated: bool
-    """Whether the feed-forward block is a product of two layers, after root-mean-square norms, as
-    in Llama."""
+    """Whether the feed-forward block multiplies the outputs of two layers and the norms divide by
+    the root mean square, as in Llama."""
     norms: int
-    """Norms in each layer."""
+    """Number of norms in each layer."""
     scores: bool
     """Whether attention keeps its scores, rather than computing them block by block."""
     positions: int
@@ -91,18 +93,19 @@ class Shape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights in the matrices of one layer."""
+        """Number of weights in the matrices of one layer."""
         projections = 2 * self.hidden * (self.attention + self.keys)
         return projections + (3 if self.gated else 2) * self.hidden * self.intermediate
 
     @property
     def embedding_weights(self) -> int:
-        """Weights of the token embedding."""
+        """Number of weights in the token embedding."""
         return self.vocabulary * self.embedding
 
     @property
     def weights(self) -> int:
-        """Weights of the backbone, without norms, biases and a layer that scores the vocabulary."""
+        """Number of weights in the backbone, without norms, biases and a layer that scores the
+        vocabulary."""
         layers = 1 if self.shared else self.layers
         return self.embedding_weights + layers * self.layer_weights
 
