@@ -146,6 +146,22 @@ def test_the_first_failure_is_raised(saved, pairs, error, loading):
     assert loaded == ["bad"]
 
 
+def test_damage_of_any_model_is_told_before_the_first_is_loaded(saved, pairs, monkeypatch):
+    save, clock, loaded = saved
+    leaves = [save("good", StandIn()), save("damaged", StandIn())]
+
+    def check(leaf):
+        if leaf.folder.name == "damaged":
+            raise InputError("damaged: changed since it was written")
+
+    monkeypatch.setattr(Leaf, "check", check)
+    with pytest.raises(InputError, match="changed since"):
+        predictions(leaves, pairs, Budget(math.inf, clock))
+    assert loaded == []
+    assert len([*outcomes(leaves, pairs, Budget(math.inf, clock), keep_going=True)]) > 0
+    assert loaded[0] == "good"
+
+
 @pytest.mark.parametrize(
     "error", [InputError("a weight is missing"), MemoryError("too large"), SystemExit("bye")]
 )

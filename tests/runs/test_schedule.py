@@ -113,6 +113,16 @@ def test_without_a_budget_everything_is_read_at_once():
     assert budget.given_up == {}
 
 
+def test_rows_come_by_their_cost_in_full_and_not_as_shortened(monkeypatch):
+    def costs(self, pairs):
+        return COSTS[pairs["id"].astype(int)] if self.share == 1 else np.ones(len(pairs))
+
+    monkeypatch.setattr(Timed, "costs", costs)
+    model = Timed(Clock(), COSTS, shorter=(0.5,))
+    read(model)
+    assert model.blocks("a") == [ORDER]
+
+
 def test_both_orders_of_a_model_that_averages_them():
     model = Timed(Clock(), COSTS, averaged=True)
     made, results, budget = read(model)
@@ -426,9 +436,9 @@ def test_rows_whose_cost_is_unknown_cost_the_same(caplog, monkeypatch):
 
     model = Timed(Clock(), COSTS)
     model.costs = costs.__get__(model)
+    model.predict_proba = lambda pairs: np.tile(FIRST, (len(pairs), 1))
     with pytest.raises(ValueError, match="no tokens"):
         read(model)
-    model.predict_proba = lambda pairs: np.tile(FIRST, (len(pairs), 1))
     _made, results, _ = read(model, isolate=True)
     assert [result.rows.tolist() for result in results] == [list(range(8))]
     assert "all rows count equally" in caplog.text
