@@ -4,6 +4,7 @@ memory meanwhile."""
 import gc
 import math
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,20 +147,18 @@ def test_the_first_failure_is_raised(saved, pairs, error, loading):
     assert loaded == ["bad"]
 
 
-def test_damage_of_any_model_is_told_before_the_first_is_loaded(saved, pairs, monkeypatch):
+def test_damage_of_any_model_is_told_before_the_first_is_loaded(saved, pairs):
+    def damaged():
+        raise InputError("changed since it was written")
+
     save, clock, loaded = saved
-    leaves = [save("good", StandIn()), save("damaged", StandIn())]
-
-    def check(leaf):
-        if leaf.folder.name == "damaged":
-            raise InputError("damaged: changed since it was written")
-
-    monkeypatch.setattr(Leaf, "check", check)
+    good, bad = save("good", StandIn()), replace(save("bad", StandIn()), check=damaged)
     with pytest.raises(InputError, match="changed since"):
-        predictions(leaves, pairs, Budget(math.inf, clock))
+        predictions([good, bad], pairs, Budget(math.inf, clock))
     assert loaded == []
-    assert len([*outcomes(leaves, pairs, Budget(math.inf, clock), keep_going=True)]) > 0
-    assert loaded[0] == "good"
+    made = list(outcomes([good, bad], pairs, Budget(math.inf, clock), keep_going=True))
+    assert made[-1].probabilities == "InputError: changed since it was written"
+    assert loaded == ["good"]
 
 
 @pytest.mark.parametrize(
