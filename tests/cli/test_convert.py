@@ -70,7 +70,7 @@ def test_what_the_schema_cannot_hold_is_refused_unless_it_is_allowed(run, tmp_pa
     assert (code, out.splitlines()) == (
         0,
         [
-            "out.csv: 1 rows, read as chosen-rejected",
+            "out.csv: 1 row, read as chosen-rejected",
             "lost: the column 'score'; rows whose chosen equals rejected (1)",
         ],
     )

@@ -343,7 +343,7 @@ def test_a_row_that_fails_costs_itself_alone(error, caplog):
     assert np.isnan(made[4]).all()
     assert np.delete(made, 4, axis=0).tolist() == [FIRST] * 7
     assert budget.given_up == {}
-    assert "1 rows failed, the first with id '4'" in caplog.text
+    assert "1 row failed, the first with id '4'" in caplog.text
     assert "Traceback" in caplog.text
 
 

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from humanpref.cli.shared import add_command, add_format, add_path
-from humanpref.schema import InputError
+from humanpref.schema import InputError, counted
 
 SUFFIXES = (".csv", ".jsonl")
 
@@ -45,9 +45,9 @@ def run(options: argparse.Namespace) -> int:
     if listed:
         bad = [fault for fault in reading.faults if fault.kind not in REMARKS]
         write_csv(options.dropped, pd.DataFrame(bad, columns=Fault._fields))
-        print(f"{options.dropped}: {len(bad)} rows left out")
+        print(f"{options.dropped}: {counted(len(bad), 'row')} left out")
     write_pairs(options.out, reading.pairs)
-    print(f"{options.out}: {len(reading.pairs)} rows, read as {reading.format}")
+    print(f"{options.out}: {counted(len(reading.pairs), 'row')}, read as {reading.format}")
     if lost:
         print(f"lost: {lost}")
     return 0

@@ -65,11 +65,11 @@ def add_dry_run(group: Any) -> None:
     text = "kill a process that uses more memory, as Kaggle does at 30"
     add_option(command, "--memory", "GIB", text, type=float)
     text = (
-        "plant a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom, no-labels, "
+        "inject a fault: missing-dataset, corrupt-wheel, corrupt-weights, slow, oom, no-labels, "
         "killed-training or killed-inference"
     )
     add_option(command, "--fault", "NAME", text)
-    text = "play N GPUs by processes on the CPU (default 0: one process on what is here)"
+    text = "simulate N GPUs with processes on the CPU (default 0: one process on what is here)"
     add_option(command, "--gpus", "N", text, type=int, default=0)
     add_option(command, "--folds", "K", "train K fold models", type=int)
     text = "print the report as one JSON object, and everything else to standard error"

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from humanpref.cli.shared import add_command, add_format, add_path
-from humanpref.schema import ID, InputError
+from humanpref.schema import ID, InputError, counted
 
 
 def add(commands: Any) -> None:
@@ -61,5 +61,5 @@ def run(options: argparse.Namespace) -> int:
         if is_main_process():
             write_submission(options.out, pairs[ID].tolist(), probabilities)
     if is_main_process():
-        print("\ndegraded: ".join([f"{options.out}: {len(pairs)} rows", *degraded]))
+        print("\ndegraded: ".join([f"{options.out}: {counted(len(pairs), 'row')}", *degraded]))
     return 0

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from humanpref.cli.shared import add_command, add_format, add_option, add_path
-from humanpref.schema import InputError
+from humanpref.schema import InputError, counted
 
 LOCAL, RAY = "local", "ray"
 
@@ -51,12 +51,12 @@ def run(options: argparse.Namespace) -> int:
         how = options.engine, options.workers, options.format
         total = judge_shards(source, out, model, *how)
         finished = f" ({total.skipped} already finished)" if total.skipped else ""
-        print(f"{out}: {total.shards} shards{finished}, {total.rows} rows")
+        print(f"{out}: {counted(total.shards, 'shard')}{finished}, {counted(total.rows, 'row')}")
         return 0
     if options.engine == RAY or options.workers is not None:
         raise InputError(f"{source}: --engine ray and --workers need a folder of shards")
     check_writable(out, inputs=filter(None, [source, model]))
     count = score(Artifact.load(model) if model else None, source, out, options.format)
     if is_main_process():
-        print(f"{out}: {count} rows")
+        print(f"{out}: {counted(count, 'row')}")
     return 0

@@ -20,7 +20,15 @@ from humanpref.data.formats.forms import prevailing_form
 from humanpref.data.formats.labels import WINNER
 from humanpref.data.rows import QUESTION_ID, Fault, Plan, RowParser
 from humanpref.data.tables import BadRow, Cells, Table, open_table
-from humanpref.schema import ID, LABEL_COLUMNS, MODEL_COLUMNS, TEXT_COLUMNS, WEIGHT, InputError
+from humanpref.schema import (
+    ID,
+    LABEL_COLUMNS,
+    MODEL_COLUMNS,
+    TEXT_COLUMNS,
+    WEIGHT,
+    InputError,
+    counted,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +267,7 @@ def _frame(rows: Iterable[Cells], parser: RowParser) -> pd.DataFrame:
         if parser.faults:
             why = f"no usable row: {parser.at(parser.faults[0])}"
         elif parser.equal:
-            why = f"chosen equals rejected in each of its {parser.equal} rows"
+            why = "chosen equals rejected in each of its rows"
         raise InputError(f"{name}: {why}")
     if parser.repeated:
         held[0][:] = (str(number - 1) for number in numbers)
@@ -288,7 +296,7 @@ def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame, level
     plan = parser.plan
     known = {*LABEL_COLUMNS, WINNER, *PAIR} & {*table.columns}
     unread = ", labels not read" if known else ", no labels"
-    notes = [f"{len(pairs)} rows{'' if plan.winners else unread}"]
+    notes = [f"{counted(len(pairs), 'row')}{'' if plan.winners else unread}"]
     if plan.format:
         notes.append(f"format {name} ({table.kind}, each text {plan.format.description})")
     if plan.winners and LABEL_COLUMNS[2] not in pairs:
@@ -299,7 +307,7 @@ def _tell(table: Table, parser: RowParser, name: str, pairs: pd.DataFrame, level
         why = f", since {QUESTION_ID} is not unique ({parser.repeated})" if parser.repeated else ""
         notes.append(f"ids numbered from 0{why}")
     if parser.equal:
-        notes.append(f"{parser.equal} rows left out because chosen equals rejected")
+        notes.append(f"{counted(parser.equal, 'row')} left out because chosen equals rejected")
     logger.log(level, "%s: %s", table.name, "; ".join(notes))
     if plan.texts and (empty := sum(not any(map(str.strip, turns)) for turns in pairs["prompt"])):
         logger.warning("%s: the prompt is empty in %d of %d rows", table.name, empty, len(pairs))

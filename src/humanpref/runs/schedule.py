@@ -24,7 +24,7 @@ from humanpref.data import swap_pairs
 from humanpref.data.submission import SUM_TOLERANCE
 from humanpref.models import Model
 from humanpref.runs.budget import ONE_ORDER, UNREAD, Budget
-from humanpref.schema import ID, SWAPPED_CLASSES, InputError
+from humanpref.schema import ID, SWAPPED_CLASSES, InputError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -144,9 +144,8 @@ class Schedule:
                     if not self.isolate or BROKEN in str(error):
                         raise
                     failed += 1
-                    logger.exception(
-                        "%d rows failed, the first with id %r", len(rows), self.pairs[ID][rows[0]]
-                    )
+                    how_many, first = counted(len(rows), "row"), self.pairs[ID][rows[0]]
+                    logger.exception("%s failed, the first with id %r", how_many, first)
                     if len(rows) == 1:
                         yield self._failure(unit, rows, describe(error))
                     if failed == MAX_FAILURES:

@@ -66,9 +66,9 @@ def test_equal_answers_are_left_out_and_counted_unless_rows_are_predicted(caplog
     with caplog.at_level("INFO"):
         assert read_pairs(rows)["id"].tolist() == ["0", "1", "2"]
     assert "3 rows; " in caplog.text
-    assert "1 rows left out because chosen equals rejected" in caplog.text
+    assert "1 row left out because chosen equals rejected" in caplog.text
     assert read_pairs(rows, labels=False)["id"].tolist() == ["0", "1", "2", "3"]
-    with pytest.raises(InputError, match="chosen equals rejected in each of its 1 rows"):
+    with pytest.raises(InputError, match="chosen equals rejected in each of its rows"):
         read_pairs(rows[3:])
 
 

@@ -14,7 +14,7 @@ from humanpref.training import gradients
 def test_a_step_that_is_not_repeated_exactly_fails(monkeypatch):
     (row,) = out_of_memory(Setting(quick=True))
     assert row.passed
-    assert "(a played limit)" in row.measured
+    assert "(a simulated limit)" in row.measured
     # The repetition draws other dropout.
     monkeypatch.setattr(gradients, "set_random_state", lambda *_: torch.rand(1_000))
     (row,) = out_of_memory(Setting(quick=True))

@@ -39,7 +39,7 @@ def out_of_memory(setting: Setting) -> Iterator[Row]:
     losses = [each["epochs"][0]["train_loss"] for each in (report, again)]
     far = abs(losses[0] / losses[1] - 1)
     same = all(report[key] == again[key] for key in ("steps", "tokens"))
-    played = "" if real else " (a played limit)"
+    played = "" if real else " (a simulated limit)"
     yield Row(
         "out of memory",
         f"deberta-v3-small, {rows} rows in one pass",
@@ -59,6 +59,6 @@ def _times_too_many(config: object) -> int:
 
 
 def _refuse(module: torch.nn.Module, _: tuple, arguments: dict) -> None:
-    """Play a device on which a third of the batch fits."""
+    """Simulate a device on which a third of the batch fits."""
     if arguments["input_ids"].numel() > 16 * 2 * 64 / 3:
         raise torch.OutOfMemoryError("played")

@@ -63,14 +63,14 @@ class DryRun:
         Rehearse only the inference kernel, with these artifacts. An artifact without its base
         model needs `model.backbone` among the overrides.
     fault : str, optional
-        The key in `FAULTS` of a fault to plant. The verdict is then whether the kernel handles it,
+        The key in `FAULTS` of a fault to inject. The verdict is then whether the kernel handles it,
         in the commit run and in the hidden rerun.
     memory : float, optional
         Memory limit in GiB for each process of a kernel; a process that exceeds it is killed.
         Kaggle's machines have about 30 GiB.
     gpus : int
-        Play this many GPUs: both kernels then run as many processes as on a machine that has them,
-        on the CPU, with row counts that they cannot share equally. 0 for none.
+        Simulate this many GPUs: both kernels then run as many processes as on a machine that has
+        them, on the CPU, with row counts that they cannot share equally. 0 for none.
     folds : int, optional
         As for `humanpref train`.
     competition : str

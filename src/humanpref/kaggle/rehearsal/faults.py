@@ -1,4 +1,4 @@
-"""Faults that a dry run can plant."""
+"""Faults that a dry run can inject."""
 
 import shutil
 from pathlib import Path

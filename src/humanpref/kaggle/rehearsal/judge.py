@@ -114,7 +114,7 @@ def judge_inference(
 
 
 def _judge_gpus(name: str, log: str, report: Report) -> None:
-    """Add a reason for failure if a played GPU was not used."""
+    """Add a reason for failure if a simulated GPU was not used."""
     unused = [gpu for gpu in range(report.gpus) if f"GPU {gpu}" not in log]
     if unused:
         report.reasons.append(f"{TITLES[name]}: no process for GPU {', '.join(map(str, unused))}")

@@ -116,7 +116,7 @@ class Report:
         yield "data", self.rows
         yield "isolation", f"{_ISOLATION[self.mode]} ({self.layout} layout)"
         if self.gpus:
-            yield "GPUs", f"{self.gpus}, each played by a process on the CPU"
+            yield "GPUs", f"{self.gpus}, each simulated by a process on the CPU"
         if self.fault:
             yield "fault", f"{self.fault}: {FAULTS[self.fault]}"
         for name, probe in self.probes.items():
