@@ -89,3 +89,5 @@ def test_answers_are_known_by_their_texts_in_order(pairs):
     assert len(set(keys)) == 2
     assert answer_keys(two.assign(prompt=[("other",)] * 2)).tolist() == keys.tolist()
     assert not set(answer_keys(swap_pairs(two))) & set(keys)
+    one_differs = two.assign(response_a=[("other",), two["response_a"][1]])
+    assert (answer_keys(one_differs) == keys).tolist() == [False, True]

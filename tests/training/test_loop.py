@@ -15,7 +15,17 @@ from humanpref.training.loop import train
 from humanpref.training.losses import cross_entropy
 from humanpref.training.precision import resolve
 
-from .task import LENGTHS, ROWS, Linear, WithDropout, fitted, launched, make_task, parameters
+from .task import (
+    LENGTHS,
+    ROWS,
+    Linear,
+    WithDropout,
+    fitted,
+    launched,
+    make_task,
+    parameters,
+    with_masks,
+)
 
 
 @pytest.fixture
@@ -246,6 +256,15 @@ def test_each_epoch_sums_its_own_losses_and_logs_them(task, caplog):
     first, second = (epoch["train_loss"] for epoch in report["epochs"])
     assert first == pytest.approx(second, abs=1e-6)
     assert f"epoch 2/2: train_loss {second:.4f}" in caplog.messages
+
+
+def test_the_tokens_read_are_counted_without_padding(task):
+    class Masked(Linear):
+        def forward(self, x, attention_mask):
+            return super().forward(x)
+
+    _, report = fitted(with_masks(task), lengths=LENGTHS, epochs=3, module=Masked())
+    assert report["tokens"] == 3 * LENGTHS.sum()
 
 
 def test_the_module_trains_again_after_a_validation(task):
