@@ -45,8 +45,8 @@ their work."""
 
 
 class ProcessEndedError(RuntimeError):
-    """A process ended, usually because the system killed it for its memory, and no other process
-    can predict its rows."""
+    """A process ended, usually because the system killed it for using too much memory, and no other
+    process can predict its rows."""
 
 
 class Job(NamedTuple):
