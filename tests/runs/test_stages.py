@@ -21,8 +21,6 @@ from humanpref.runs.stages import Earlier, Stage
 from humanpref.runs.train import Run, train
 from humanpref.schema import InputError
 
-pytest.importorskip("torch")
-
 ENCODER = (
     "model.scratch_vocabulary=300",
     "model.scratch_hidden_size=16",
