@@ -1,9 +1,10 @@
-"""The acceptance kernel: install humanpref from its wheel dataset, without a network, and check on
-Kaggle's GPUs what the project says about GPUs.
+"""The acceptance kernel: install humanpref from its wheel dataset, without a network, and verify on
+Kaggle's GPUs what the project claims about GPUs.
 
-The table is acceptance.md and acceptance.json in /kaggle/working. A check that fails is a row of
-the table; only a run without a table ends with an error. `make kernels` writes the pushed file,
-kernel/accept/accept.py, from kernel/accept.py and the code that the kernels share.
+The table of results is in acceptance.md and acceptance.json in /kaggle/working. A failed check is
+only reported in the table; the run ends with an error only if there is no table. `make kernels`
+writes the pushed file, kernel/accept/accept.py, from kernel/accept.py and the code that the kernels
+share.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Code that both kernels share: find the wheel dataset, check it, and install it offline.
+"""Code that the kernels share: find the wheel dataset, check it, and install it offline.
 
 `build.py` copies it into each kernel, because Kaggle accepts only one file per kernel.
 """
@@ -102,7 +102,7 @@ def install(wheels: list[Path]) -> None:
     command += ["--disable-pip-version-check", "--root-user-action=ignore"]
     for folder in sorted({str(wheel.parent) for wheel in wheels}):
         command += ["--find-links", folder]
-    # A distribution may have one wheel per Python version; pip chooses the one that fits.
+    # A package may have several wheels, one per Python version; pip chooses the right one.
     command += dict.fromkeys("==".join(wheel.name.split("-")[:2]) for wheel in wheels)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, end="", flush=True)
@@ -112,7 +112,7 @@ def install(wheels: list[Path]) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error as one line, with the free space if there is none left to write."""
+    """Return an error as one line. If the disk is full, add how much space is free now."""
     line = f"{type(error).__name__}: {error}".splitlines()[0]
     if os.strerror(errno.ENOSPC) in line and "MiB are free" not in line:
         free = shutil.disk_usage(WORKING).free / 2**20

@@ -16,8 +16,8 @@ SHARED = {
     "humanpref.kaggle.runtime.mounts": PACKAGE / "runtime" / "mounts.py",
     "humanpref.kaggle.competitions": PACKAGE / "competitions.py",
 }
-"""The modules whose code a kernel contains if it imports them, since they run before humanpref is
-installed."""
+"""The modules whose code is copied into each kernel that imports them, since the kernel needs them
+before humanpref is installed."""
 TRAIN, INFER = KERNEL / "train" / "train.py", KERNEL / "infer" / "infer.ipynb"
 ACCEPT = KERNEL / "accept" / "accept.py"
 
@@ -46,7 +46,7 @@ def assemble(script: Path) -> str:
     shared = [split(path) for path in SHARED.values() if path in shared_by(script)]
     imports = imports.union(*(part[1] for part in shared))
     header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from"), line)))
-    heading = "# Shared by the kernels: kernel/bootstrap.py and what it imports."
+    heading = "# Code that the kernels share: kernel/bootstrap.py and modules of humanpref."
     body = "\n\n\n".join([*(part[2] for part in shared), own])
     return f"{before}{header}\n\n{heading}\n{body}\n"
 

@@ -21,7 +21,7 @@
 # Kaggle does not accept it for submission.
 #
 # `make kernels` writes the pushed notebook, `kernel/infer/infer.ipynb`, from `kernel/infer.py` and
-# the code that both kernels share.
+# the code that the kernels share.
 
 # %%
 import contextlib
@@ -78,7 +78,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_status() -> None:
-    """Write the status file. If there is no space, only say so: the submission does not need it."""
+    """Write the status file. If that fails, only log it, since the submission does not need it."""
     try:
         write_whole(STATUS, json.dumps(status, indent=2))
     except OSError as error:
@@ -86,9 +86,9 @@ def write_status() -> None:
 
 
 def find_test() -> tuple[Competition, Path]:
-    """Return the competition, and the path of its test file, which has a sample submission next to
-    it. The folder is named after the competition; in a folder of any other name, a test.csv counts
-    as the default competition's."""
+    """Return the competition and the path of its test file. The file must have a sample submission
+    next to it, and the competition's name in its path. If there is no such file, a test.csv under
+    any other path counts as the default competition's."""
     known = [*COMPETITIONS.values(), COMPETITIONS[DEFAULT]]
     for number, competition in enumerate(known):
         for path in find(competition.test, INPUT):
@@ -103,7 +103,7 @@ def columns_of(path: Path, columns: list[str]) -> list[list[str]]:
     if path.suffix == ".parquet":
         from pyarrow.parquet import ParquetFile
 
-        # Not with pandas: it uses a thread that can abort Python if it ends soon afterwards.
+        # Without pandas, which uses a thread that can abort Python if Python exits soon afterwards.
         table = ParquetFile(path).read(columns, use_threads=False)
         cells = [table[column].to_pylist() for column in columns]
         return [[*map(str, row)] for row in zip(*cells, strict=True)]

@@ -3,7 +3,7 @@ training that the dataset's run.toml describes.
 
 The model is saved in /kaggle/working/artifact, which the inference kernel mounts. A failure ends
 the run with an error, so that Kaggle shows it. `make kernels` writes the pushed file,
-kernel/train/train.py, from kernel/train.py and the code that both kernels share.
+kernel/train/train.py, from kernel/train.py and the code that the kernels share.
 """
 
 import json

@@ -1,9 +1,10 @@
-"""The acceptance kernel: install humanpref from its wheel dataset, without a network, and check on
-Kaggle's GPUs what the project says about GPUs.
+"""The acceptance kernel: install humanpref from its wheel dataset, without a network, and verify on
+Kaggle's GPUs what the project claims about GPUs.
 
-The table is acceptance.md and acceptance.json in /kaggle/working. A check that fails is a row of
-the table; only a run without a table ends with an error. `make kernels` writes the pushed file,
-kernel/accept/accept.py, from kernel/accept.py and the code that the kernels share.
+The table of results is in acceptance.md and acceptance.json in /kaggle/working. A failed check is
+only reported in the table; the run ends with an error only if there is no table. `make kernels`
+writes the pushed file, kernel/accept/accept.py, from kernel/accept.py and the code that the kernels
+share.
 """
 
 import base64
@@ -22,7 +23,7 @@ import traceback
 import zipfile
 from pathlib import Path
 
-# Shared by the kernels: kernel/bootstrap.py and what it imports.
+# Code that the kernels share: kernel/bootstrap.py and modules of humanpref.
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
@@ -106,7 +107,7 @@ def install(wheels: list[Path]) -> None:
     command += ["--disable-pip-version-check", "--root-user-action=ignore"]
     for folder in sorted({str(wheel.parent) for wheel in wheels}):
         command += ["--find-links", folder]
-    # A distribution may have one wheel per Python version; pip chooses the one that fits.
+    # A package may have several wheels, one per Python version; pip chooses the right one.
     command += dict.fromkeys("==".join(wheel.name.split("-")[:2]) for wheel in wheels)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, end="", flush=True)
@@ -116,7 +117,7 @@ def install(wheels: list[Path]) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error as one line, with the free space if there is none left to write."""
+    """Return an error as one line. If the disk is full, add how much space is free now."""
     line = f"{type(error).__name__}: {error}".splitlines()[0]
     if os.strerror(errno.ENOSPC) in line and "MiB are free" not in line:
         free = shutil.disk_usage(WORKING).free / 2**20
@@ -134,7 +135,7 @@ def find(name: str, root: Path, depth: int = 8) -> list[Path]:
     paths = {}
     for folder, folders, files in os.walk(root, followlinks=True):
         if name in files:
-            # The same mount may appear under two paths.
+            # Kaggle may mount the same file under two paths.
             paths.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
         if len(Path(folder).relative_to(root).parts) >= depth:
             folders.clear()

@@ -3,7 +3,7 @@ training that the dataset's run.toml describes.
 
 The model is saved in /kaggle/working/artifact, which the inference kernel mounts. A failure ends
 the run with an error, so that Kaggle shows it. `make kernels` writes the pushed file,
-kernel/train/train.py, from kernel/train.py and the code that both kernels share.
+kernel/train/train.py, from kernel/train.py and the code that the kernels share.
 """
 
 import base64
@@ -25,7 +25,7 @@ import traceback
 import zipfile
 from pathlib import Path
 
-# Shared by the kernels: kernel/bootstrap.py and what it imports.
+# Code that the kernels share: kernel/bootstrap.py and modules of humanpref.
 ROOT = Path(os.environ.get("HUMANPREF_KAGGLE_ROOT", "/kaggle"))
 INPUT, WORKING = ROOT / "input", ROOT / "working"
 MARKER = "humanpref-dataset.json"
@@ -109,7 +109,7 @@ def install(wheels: list[Path]) -> None:
     command += ["--disable-pip-version-check", "--root-user-action=ignore"]
     for folder in sorted({str(wheel.parent) for wheel in wheels}):
         command += ["--find-links", folder]
-    # A distribution may have one wheel per Python version; pip chooses the one that fits.
+    # A package may have several wheels, one per Python version; pip chooses the right one.
     command += dict.fromkeys("==".join(wheel.name.split("-")[:2]) for wheel in wheels)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, end="", flush=True)
@@ -119,7 +119,7 @@ def install(wheels: list[Path]) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error as one line, with the free space if there is none left to write."""
+    """Return an error as one line. If the disk is full, add how much space is free now."""
     line = f"{type(error).__name__}: {error}".splitlines()[0]
     if os.strerror(errno.ENOSPC) in line and "MiB are free" not in line:
         free = shutil.disk_usage(WORKING).free / 2**20
@@ -137,7 +137,7 @@ def find(name: str, root: Path, depth: int = 8) -> list[Path]:
     paths = {}
     for folder, folders, files in os.walk(root, followlinks=True):
         if name in files:
-            # The same mount may appear under two paths.
+            # Kaggle may mount the same file under two paths.
             paths.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
         if len(Path(folder).relative_to(root).parts) >= depth:
             folders.clear()

@@ -1,4 +1,5 @@
-"""Display long work: a bar with the time left on a terminal, about ten log lines elsewhere."""
+"""Show the progress of long work: on a terminal, as a bar with the time left; elsewhere, in about
+ten log lines."""
 
 import logging
 import time
@@ -12,25 +13,27 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 QUIET_SECONDS = 10.0
-"""Minimum time between two log lines of a bar, and before its first."""
+"""Minimum number of seconds from the start of the work to the first log line, and from each log
+line to the next."""
 FIRST_SECONDS = 60.0
-"""After this time, the first line is logged even if less than a tenth of the work is done."""
+"""After this many seconds, the first line is logged even if less than a tenth of the work is
+done."""
 BAR_DELAY = 1.0
 """Work that takes fewer seconds than this shows no bar."""
 
 
 class Bar:
-    """Shows how much of some work is done and how long the rest will take; silent in all processes
-    but the main one.
+    """Shows how much of some work is done and how long the rest will take. Only the main process
+    shows anything.
 
     Parameters
     ----------
     name : str
         The work, such as `epoch 1/3`.
     total, done : int
-        The number of its steps, and how many of them an earlier session took.
+        The number of steps, and how many of them were already done in an earlier session.
     unit : str
-        What a step is.
+        What one step is called, in the singular.
     main : bool
         Whether this is the main process.
     quiet : float
@@ -68,7 +71,7 @@ class Bar:
         self.started = self.told = time.perf_counter()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Show that this number of further steps is done."""
+        """Count this many more steps as done, and show the progress, followed by the note."""
         tenths, self.done = 10 * self.done // self.total, self.done + steps
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(steps)

@@ -8,16 +8,16 @@ from urllib.parse import unquote, urlparse
 def install_line(extra: str) -> str:
     """Return the `pip` command that adds an extra to this installation.
 
-    The package is not on an index, so `pip install 'humanpref[torch]'` finds nothing. pip records
-    where it installed the package from, a clone or a wheel, and can read the extra there. Without
-    that record, the command is the one for a clone's own folder.
+    The package is not on an index, so `pip install 'humanpref[torch]'` finds nothing. But pip
+    records the path of the clone or wheel from which it installed the package, so the command names
+    that path. If there is no record, the command must be run in the folder of a clone.
 
     Examples
     --------
     >>> install_line("torch").startswith("pip install ")
     True
     """
-    from importlib import metadata  # too slow to import for commands that miss nothing
+    from importlib import metadata  # slow to import, and rarely needed
 
     try:
         record = json.loads(metadata.distribution("humanpref").read_text("direct_url.json") or "{}")

@@ -107,8 +107,8 @@ def _prefix(path: Path) -> str:
 @contextlib.contextmanager
 def write_whole(path: str | Path) -> Iterator[TextIO]:
     """Open a temporary UTF-8 text file for writing. If the block succeeds, the file replaces
-    `path`; otherwise, it is deleted. Files that killed processes left when they wrote `path` are
-    also deleted.
+    `path`; otherwise, it is deleted. Temporary files left by processes that were killed while
+    writing `path` are also deleted.
 
     If `path` is a symbolic link, its target is replaced; `STREAMS` are written to directly.
     Characters that UTF-8 cannot encode (as in file names in a different encoding) are escaped in a
@@ -126,7 +126,7 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
         with storage_errors(path), open(path, **text) as file:
             yield file
         return
-    # The outermost, since it measures the space that is free once the temporary file is gone.
+    # Outermost, so that the free space is measured after the temporary file has been deleted.
     with storage_errors(path), contextlib.ExitStack() as held:
         with _path_errors(path):
             _check_file(path)
@@ -139,8 +139,8 @@ def write_whole(path: str | Path) -> Iterator[TextIO]:
 
 
 def _claim(path: Path, create: Callable[[Path], Any], held: contextlib.ExitStack) -> Path:
-    """Create a temporary file or folder next to `path`, lock it, and have `held` remove it. If a
-    different process removes it before it is locked, since nobody seems to hold it, create a new
+    """Create and lock a temporary file or folder next to `path`; `held` will remove it. Until it is
+    locked, another process may take it for abandoned and remove it. In that case, create a new
     one."""
     while True:
         place = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}{UNFINISHED}")
@@ -186,7 +186,8 @@ UNFINISHED = ".partial"
 @contextlib.contextmanager
 def folder_whole(path: str | Path) -> Iterator[Path]:
     """Create a temporary folder. If the block succeeds, the folder is renamed to `path`; otherwise,
-    it is deleted. Folders that killed processes left when they wrote `path` are also deleted.
+    it is deleted. Temporary folders left by processes that were killed while writing `path` are
+    also deleted.
 
     Raises
     ------
@@ -206,13 +207,14 @@ def folder_whole(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
-    """Create a private folder next to `path`, named after it, and delete it after the block unless
-    it was renamed. Those that killed processes left are deleted before the block.
+    """Create a private folder next to `path`, with a name derived from that of `path`, and delete
+    it after the block unless it was renamed. Such folders left by killed processes are deleted
+    before the block.
 
     Raises
     ------
     InputError
-        If it cannot be created, or if there is no space for its contents.
+        If the folder cannot be created, or if there is no space for its contents.
     """
     with storage_errors(path), contextlib.ExitStack() as held:
         with _path_errors(path):
@@ -224,7 +226,8 @@ def temporary_folder(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
     """Lock a file or folder for this process while the block runs. Yields False, without a lock, if
-    the file system has none. Raises BlockingIOError if another process holds the lock.
+    the file system does not support locks. Raises BlockingIOError if another process holds the
+    lock.
 
     The system releases the lock when the process ends, even if it is killed.
     """
@@ -243,7 +246,7 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files and folders for `path` that no living process holds."""
+    """Remove the temporary files and folders for `path` that no running process has locked."""
     pattern = f"{glob.escape(_prefix(path))}????????{UNFINISHED}"
     for left in path.parent.glob(pattern):
         with contextlib.suppress(OSError), locked(left) as ours:
@@ -258,8 +261,8 @@ def _rename(folder: Path, path: Path) -> None:
         if not os.path.lexists(path):
             raise
         raise InputError(
-            f"{path}: was created by another process while this one was running; the result of "
-            "this one was not kept"
+            f"{path}: was created by another process while this one was running; this process's "
+            "result was discarded"
         ) from None
 
 
@@ -312,8 +315,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, unique_keys: bool = False) -> Any:
-    """Read a JSON file. Raises a one-line InputError if it cannot be read or is not valid JSON or,
-    with `unique_keys`, if it repeats a key: readers differ in which of the values they take."""
+    """Read a JSON file. Raises a one-line InputError if it cannot be read or is not valid JSON.
+    With `unique_keys`, a repeated key is also an error, since JSON readers disagree on which of its
+    values counts."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         return json.loads(text, object_pairs_hook=unique if unique_keys else None)

@@ -33,7 +33,8 @@ SWAPPED_CLASSES = (1, 0, 2)
 exchanges the columns of A and B."""
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-"""Matches half a character, which no encoder accepts. The texts of a pairs frame have none."""
+"""Matches a lone surrogate: half of a character, which cannot be encoded. The texts of a pairs
+frame contain none."""
 
 
 class InputError(ValueError):
@@ -58,15 +59,16 @@ def counted(number: int, noun: str, ending: str = "s") -> str:
 
 @contextlib.contextmanager
 def refuse_failures(message: str | Callable[[BaseException], str]) -> Iterator[None]:
-    """Raise any failure within the block as an InputError. In the block, a library reads files that
-    somebody else made, and it may raise almost any exception if they are damaged. A lack of memory
-    is raised unchanged.
+    """Raise any exception within the block as an InputError, except those for a lack of memory.
+
+    This is for blocks in which a library reads files from somebody else: if the files are damaged,
+    the library may raise almost any exception.
 
     Parameters
     ----------
     message : str or callable
-        The InputError's message, to which the failure is added; or a function that returns the
-        whole message, given the failure.
+        The InputError's message, to which the exception is appended; or a function that takes the
+        exception and returns the complete message.
 
     Examples
     --------
@@ -79,7 +81,7 @@ def refuse_failures(message: str | Callable[[BaseException], str]) -> Iterator[N
         yield
     except BaseException as error:
         kind = type(error).__name__
-        # A panic in a library written in Rust is no Exception.
+        # A panic in a library written in Rust is not a subclass of Exception.
         if not isinstance(error, Exception) and kind != "PanicException":
             raise
         if isinstance(error, InputError | MemoryError) or kind == "OutOfMemoryError":

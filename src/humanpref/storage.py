@@ -1,5 +1,5 @@
-"""Tell a full or read-only file system from other failures, and name the path that was not
-written."""
+"""Distinguish a full or read-only file system from other failures, and name the path that could not
+be written."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from pathlib import Path
 from humanpref.schema import InputError
 
 _ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Errors of the system that only writing raises."""
+"""Error numbers of the operating system that occur only when something is written."""
 
 
 def storage_failure(error: BaseException | None) -> OSError | None:
@@ -36,14 +36,15 @@ def storage_failure(error: BaseException | None) -> OSError | None:
 
 
 def written_path(failure: OSError) -> str | None:
-    """Return the path that a `storage_failure` names. If a copy failed, it is that of the copy."""
+    """Return the path that a `storage_failure` names, or None. If a copy failed, this is the copy's
+    path."""
     named = failure.filename if failure.filename2 is None else failure.filename2
     return None if named is None else os.fsdecode(named)
 
 
 def not_written(path: str | Path, failure: OSError) -> InputError:
-    """Return the error for a path that a `storage_failure` kept from being written. For a full file
-    system, it names the space that is free there now."""
+    """Return the error for a path that could not be written because of a `storage_failure`. If the
+    file system is full, the message says how much space is free there now."""
     reason = failure.strerror
     if failure.errno == errno.ENOSPC:
         place = Path(path).absolute()
@@ -55,7 +56,7 @@ def not_written(path: str | Path, failure: OSError) -> InputError:
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Raise a `storage_failure` within the block as an InputError that names `path`, unless the
-    failure names a file outside its folder."""
+    failure names a file outside the folder that contains `path`."""
     try:
         yield
     except Exception as error:

@@ -493,7 +493,7 @@ def test_finished_folds_of_training_that_ran_out_of_time(run, service):
     service.outputs["artifact.partial/artifact.json"] = b"{}"
     service.outputs["status.json"] = lambda code: left_whole(code, degraded=["out of time"])
     failed = run(*PUSH, "--infer").err.splitlines()[-1]
-    assert failed.endswith("; to predict with the trained models, give push --infer --anyway")
+    assert failed.endswith("; to predict with the trained models, run push --infer --anyway")
     assert INFER not in service.kernels
     pushed = run(*PUSH, "--infer", "--anyway")
     assert pushed.code == 0, pushed.err

@@ -41,20 +41,20 @@ def infer(
     throughout.
 
     A row's probabilities are the mean over the artifacts that predicted it, or the prior if none
-    did; in a competition without ties, P(A) and P(B) are divided by their sum. A model or row that
-    fails is logged with its traceback, and the others continue. In
-    `working/status.json`, `degraded` lists every reason why the submission is incomplete, and
-    `artifacts` the number of rows that each artifact predicted; the kernel decides whether that is
-    good enough.
+    did; in a competition without ties, P(A) and P(B) are divided by their sum. If a model or row
+    fails, the traceback is logged and the others continue. In `working/status.json`, `degraded`
+    lists every reason why the submission is incomplete, and `artifacts` gives the number of rows
+    that each artifact predicted. From these, the kernel decides whether the submission is good
+    enough.
 
     Parameters
     ----------
     input_root, working : Path
-        `/kaggle/input` and `/kaggle/working`, or their stand-ins.
+        `/kaggle/input` and `/kaggle/working`, or the folders that replace them in a dry run.
     test_csv : Path
         The rows to predict.
     prior : sequence of float
-        (3,) the probabilities of rows that no model predicts.
+        The probabilities of rows that no model predicts, (3,).
     seconds : float
         Wall-clock limit for the whole call; work that does not fit is skipped
         (`humanpref.runs.schedule`).
@@ -113,7 +113,7 @@ class SubmissionWriter:
         self.seconds = {"read": budget.spent(), "load": 0.0, "predict": 0.0, "write": 0.0}
         self.artifacts: dict[Path, Ensemble | None] = {}
         self.log_losses: dict[Path, float | None] = {}
-        """The log loss of each artifact's held-out rows; None if its metrics do not have it."""
+        """The log loss on each artifact's held-out rows; None if its metrics do not include one."""
         self.predictions: dict[Path, np.ndarray] = {}
         self.failures: list[str] = []
 
@@ -124,7 +124,7 @@ class SubmissionWriter:
             artifact = Artifact.load(folder)
             check_classes(folder, artifact.classes, self.competition)
             self.artifacts[folder] = ensemble = artifact.ensemble
-            with contextlib.suppress(InputError, AttributeError):  # predictions need no figures
+            with contextlib.suppress(InputError, AttributeError):  # predictions do not need metrics
                 self.log_losses[folder] = artifact.metrics.get("log_loss")
             if artifact.shortfall:
                 logger.warning("%s: %s", folder, artifact.shortfall)
@@ -137,7 +137,7 @@ class SubmissionWriter:
         return ensemble.leaves()
 
     def take(self, outcome: Outcome) -> None:
-        """Record an outcome of the engine, and write the files again."""
+        """Record the predictions or the failure that the engine returned, and rewrite the files."""
         leaf, rows, probabilities = outcome
         if isinstance(probabilities, str):
             row = f"id {self.ids[rows[0]]!r}: " if len(rows) else ""

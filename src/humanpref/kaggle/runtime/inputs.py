@@ -17,7 +17,7 @@ def find_competition_file(name: str, input_root: Path, competition: str) -> Path
     Raises
     ------
     InputError
-        If it is missing.
+        If the file is missing.
     """
     for path in find(name, input_root):
         if competition in path.parts:
@@ -29,8 +29,8 @@ def find_competition_file(name: str, input_root: Path, competition: str) -> Path
 
 
 def find_artifacts(input_root: Path) -> list[Path]:
-    """Find the folders with an artifact.json, but not the fold models inside another artifact, nor
-    the hidden folders that a killed run was writing."""
+    """Find the folders with an artifact.json. Skip fold models, which are inside another artifact,
+    and hidden folders, which a killed run left unfinished."""
     folders = [path.parent for path in find("artifact.json", input_root)]
     return sorted(outermost(f for f in folders if not f.name.startswith(".")))
 
@@ -61,7 +61,7 @@ def find_backbone(name: str, input_root: Path) -> Path:
     Raises
     ------
     InputError
-        If there is none, or more than one.
+        If there is no such folder, or more than one.
     """
     named = [
         folder
@@ -91,7 +91,7 @@ def point_to_base(model: Path, input_root: Path) -> None:
         found, loading the model will report it.
     """
     if not (model / "base.json").is_file():
-        return  # before torch is imported
+        return  # without importing torch, which is slow
     from humanpref.models.bases import BASE_FILE, BASE_VARIABLE
     from humanpref.models.checkpoint import base_digest
 

@@ -1,5 +1,5 @@
-"""Train in separate processes within the kernel's time limit: several models one per GPU, or a
-single model on all of them."""
+"""Train in separate processes within the kernel's time limit: several models with one GPU each, or
+a single model on all GPUs."""
 
 import json
 import logging
@@ -33,16 +33,16 @@ FAILED = "training failed: "
 ROOT_CAUSE = "Root Cause (first observed failure)"
 """The line after which torch's launcher describes the process that failed first."""
 GRACE_SECONDS = 60
-"""How long processes have to exit before they are killed."""
+"""Seconds that processes have to exit after time runs out, before they are killed."""
 
 
 def train(run: Run, seconds: float, descent_seconds: float) -> None:
-    """Train a run's models until all are trained or time runs out, and write the artifact if all
-    are; finished models are kept in any case.
+    """Train a run's models until all are trained or time runs out. Write the artifact if all are
+    trained; in any case, keep the finished models.
 
     A single model is trained by one process, or by several together. Several models are trained by
-    one process each, on as many GPUs as there are; a GPU takes the next model when it is done with
-    one. If a process fails, no further model is begun, but the other processes finish theirs.
+    one process each, on all available GPUs; when a GPU has finished a model, it takes the next. If
+    a process fails, no further models are started, but the other processes finish their models.
 
     Parameters
     ----------
@@ -52,16 +52,16 @@ def train(run: Run, seconds: float, descent_seconds: float) -> None:
     seconds : float
         Wall-clock limit.
     descent_seconds : float
-        Time for gradient descent, which models that share a GPU divide equally, unless the
-        configuration sets its own limit.
+        Seconds for gradient descent, divided equally among the models that one GPU trains. If the
+        configuration sets a limit for each model, that limit applies instead.
 
     Raises
     ------
     InputError
         If the artifact's folder cannot be used.
     RuntimeError
-        If a process fails; the message contains its own reason if it printed one. A failure
-        after the process wrote its model does not count.
+        If a process fails; the message contains the reason that the process printed, if any. A
+        failure after the process has written its model is ignored.
     """
     device.prepare()
     until = time.monotonic() + seconds
@@ -88,9 +88,9 @@ def processes(config: Config) -> int:
 
 
 def places(config: Config) -> list[str]:
-    """Return the values of `CUDA_VISIBLE_DEVICES` with which models are trained at the same time,
-    one model with each: the names of the GPUs if there are several and the family is trained by
-    gradient descent; otherwise only "", with which a process sees the devices of this one."""
+    """Return a value of `CUDA_VISIBLE_DEVICES` for each model that is trained at the same time. If
+    there are several GPUs and the family is trained by gradient descent, these are the GPUs' names.
+    Otherwise, the only value is "", with which a process sees the same devices as this one."""
     descends = isinstance(config.training, LoopOptions)
     return device.names(device.gpus()) if descends and device.gpus() > 1 else [""]
 
@@ -99,8 +99,8 @@ def with_limit(config: Config, seconds: float) -> Config:
     """Return the configuration with a time limit for gradient descent, unless it has one or needs
     none.
 
-    A run is not identified by this limit: a later version of the kernel may have another number of
-    GPUs.
+    The limit is not part of a run's identity, since a later version of the kernel, which resumes
+    the run, may have a different number of GPUs.
     """
     training = config.training
     if not isinstance(training, LoopOptions) or training.seconds is not None:
@@ -109,8 +109,8 @@ def with_limit(config: Config, seconds: float) -> Config:
 
 
 def hash_base(config: Config) -> None:
-    """Compute the digest of a decoder's base, which takes minutes, before starting the processes,
-    since all of them need it."""
+    """Compute the digest of a decoder's base once, before the processes start, since all of them
+    need it and computing it takes minutes."""
     if isinstance(config.model, AdaptedOptions):
         from humanpref.models.checkpoint import base_digest
         from humanpref.models.pretrained import local_folder
@@ -138,8 +138,8 @@ class _Crew:
             self.late.set()
             self._stop()
 
-        # accelerate's processes are in separate sessions: it ends them on SIGTERM, but not when it
-        # is itself killed.
+        # accelerate starts its processes in separate sessions. It ends them when it receives
+        # SIGTERM, but cannot when it is killed.
         seconds = max(0.0, seconds)
         timers = [
             threading.Timer(seconds, too_late),
@@ -171,7 +171,7 @@ class _Crew:
         killed = f" ({signal.Signals(-code).name}; out of memory?)" if code < 0 else ""
         ended = f"the training process ended with {code}{killed}"
         name = f"{model.name}: " if len(self.run.models) > 1 else ""
-        # A model is written atomically as the last step of its training, so the failure came after.
+        # Writing the model is the last step of training, and atomic, so the failure came later.
         if (self.run.work / model.name).is_dir():
             logger.warning("%s%s, after the model was written", name, ended)
             return ""
@@ -179,9 +179,9 @@ class _Crew:
         return f"{name}{ended if code < 0 else reason or ended}"
 
     def _watch(self, model: FoldModel, gpu: str) -> tuple[str, int]:
-        """Run a model's process and print its output; return the reason that it gave for failing,
-        and its exit code. If several processes train the model together, these are those of the
-        first one to fail, since the others fail as a consequence."""
+        """Run a model's process and print its output. Return the reason that it gave for failing,
+        and its exit code. If several processes train the model together, return those of the first
+        process that failed, since the others fail as a consequence."""
         order = {
             "config": self.config.to_dict(),
             "train_csv": str(self.run.source),
@@ -224,7 +224,8 @@ class _Crew:
 
 
 def peak_memory_bytes() -> int:
-    """Return the peak memory of any single process so far: this one, or one that it started."""
+    """Return the peak memory, in bytes, of this process or of any process that it started,
+    whichever is higher."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return 1024 * max(resource.getrusage(kind).ru_maxrss for kind in kinds)
 
@@ -247,7 +248,7 @@ def _signal(child: subprocess.Popen, number: int) -> None:
 
 
 def main(order: dict[str, Any]) -> int:
-    """Train one model in this process, or this process's share of it, and return the exit code."""
+    """Train one model, alone or together with other processes, and return the exit code."""
     main_one = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(
         level=logging.INFO if main_one else logging.WARNING, format="%(message)s", stream=sys.stdout

@@ -1,5 +1,5 @@
-"""Find files under Kaggle's mounts by name, with the standard library only, since both kernels
-contain a copy of this code.
+"""Find files under Kaggle's mounts by name. This module imports only the standard library, since
+the kernels contain a copy of its code.
 
 Kaggle mounts the same source under different paths (`/kaggle/input/competitions/SLUG` or
 `/kaggle/input/SLUG`, and so on for datasets, models and outputs of kernels).
@@ -15,7 +15,7 @@ def find(name: str, root: Path, depth: int = 8) -> list[Path]:
     paths = {}
     for folder, folders, files in os.walk(root, followlinks=True):
         if name in files:
-            # The same mount may appear under two paths.
+            # Kaggle may mount the same file under two paths.
             paths.setdefault(os.path.realpath(Path(folder, name)), Path(folder, name))
         if len(Path(folder).relative_to(root).parts) >= depth:
             folders.clear()

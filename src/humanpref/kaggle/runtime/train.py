@@ -1,4 +1,4 @@
-"""Train into an artifact inside the training kernel, once humanpref is installed there."""
+"""Train inside the training kernel, once humanpref is installed there, and write an artifact."""
 
 import logging
 import shutil
@@ -32,21 +32,21 @@ DESCENT_SHARE = 0.85
 def train(
     input_root: Path, working: Path, run: dict[str, Any], install_seconds: float = 0.0
 ) -> None:
-    """Train the run's preset on the competition's training file, write the artifact to
-    `working/artifact`, and the peak memory and whether time ran out to `working/status.json`.
+    """Train the run's preset on the competition's training file, and write the artifact to
+    `working/artifact`. Record the peak memory, and whether time ran out, in `working/status.json`.
 
     If an earlier version of the kernel, mounted as a kernel source, left part of the same run, the
     run resumes from there. If time runs out, `working/artifact.partial` keeps the finished work for
-    a later version, and is an artifact of the models that are trained by then.
+    a later version. If any models are finished by then, it is an artifact of those models.
 
     Parameters
     ----------
     input_root, working : Path
-        `/kaggle/input` and `/kaggle/working`, or their stand-ins.
+        `/kaggle/input` and `/kaggle/working`, or the folders that replace them in a dry run.
     run : dict
         The values of `run.toml`; see `KernelRun`.
     install_seconds : float
-        The time that the kernel has used so far.
+        The seconds that the kernel has already used.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def train(
     started = time.perf_counter()
     use_nltk_data(input_root)
     wanted = KernelRun.from_dict(run)
-    # Look for a GPU first: checking the backbone means hashing gigabytes.
+    # Look for a GPU first, since checking the backbone takes long: it hashes gigabytes.
     backbone = [f"model.backbone={wanted.backbone}"] if wanted.backbone else []
     unresolved = load_config(wanted.preset, None, [*wanted.settings, *backbone])
     if uses_gpu(unresolved):
@@ -98,9 +98,9 @@ def train(
 
 
 def gathered(run: experiment.Run) -> Artifact | None:
-    """Return an artifact of the models that an unfinished run has trained; None if there are none,
-    or if it cannot be written. That failure is only logged, so that the finished work remains for a
-    later version."""
+    """Return an artifact of the models that an unfinished run has trained. Return None if there are
+    no such models, or if the artifact cannot be written; this failure is only logged, so that the
+    finished work is kept for a later version."""
     try:
         return run.gather()
     except Exception:
@@ -109,15 +109,15 @@ def gathered(run: experiment.Run) -> Artifact | None:
 
 
 def resume_earlier_run(run: dict[str, Any], input_root: Path, out: Path) -> None:
-    """Copy the artifact that an earlier version of the kernel left for this run; if there is none,
+    """Copy the artifact that an earlier version of the kernel left for this run. If it left none,
     copy its unfinished work.
 
     Parameters
     ----------
     run : dict
-        See `humanpref.runs.train.Run.identity`.
+        The run's identity; see `humanpref.runs.train.Run.identity`.
     input_root, out : Path
-        Where to look, and the artifact's folder.
+        The folder to search, and the folder of this run's artifact.
     """
     earlier = find(RUN_FILE, input_root)
     for target in (out, partial_of(out)):

@@ -1,5 +1,5 @@
-"""Run the checks of `humanpref.kaggle.acceptance` on Kaggle's GPUs, in a kernel and with a wheel
-dataset that no competition run uses."""
+"""Run the checks of `humanpref.kaggle.acceptance` on Kaggle's GPUs. They have their own kernel and
+wheel dataset, which no competition run uses."""
 
 import logging
 import tempfile
@@ -23,7 +23,7 @@ from humanpref.kaggle.service.records import Records
 logger = logging.getLogger(__name__)
 
 KERNEL = Path("kernel", "accept")
-"""The committed kernel. Its record has the name of its folder."""
+"""The kernel's folder in the checkout. Its record has the name of this folder."""
 WHEELS = "accept-wheels"
 """The name of the dataset's record."""
 DATASET = {"id": "INSERT_USERNAME/humanpref-accept-wheels", "title": "humanpref accept wheels"}
@@ -32,7 +32,7 @@ TABLE = "acceptance.md"
 
 def accept(client: Client, records: Records, project: Path, owner: str, out: Path) -> str:
     """Push the checkout's wheel and the acceptance kernel, wait for its run, and fetch its output.
-    What is at Kaggle already is not sent again, so that an interrupted command can be rerun.
+    Parts that Kaggle already has are not sent again, so an interrupted command can be rerun.
 
     Parameters
     ----------

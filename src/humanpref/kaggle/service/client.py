@@ -31,8 +31,8 @@ PIECE = 2**18
 TRIES = 6
 """Maximum number of attempts at a call."""
 LONGEST_PAUSE = 300
-"""Maximum pause in seconds; if Kaggle asks for a longer one, the call fails, and its message names
-the pause."""
+"""Maximum pause between two attempts, in seconds. If Kaggle asks for a longer pause, the call
+fails; the error message says how long it is."""
 IN_USE = re.compile(r"\b(in use|already exists|already taken)\b", re.IGNORECASE)
 """A conflict (HTTP 409) with such a message is permanent; any other is temporary."""
 

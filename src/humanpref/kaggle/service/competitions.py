@@ -65,7 +65,7 @@ def list_submissions(client: Client, competition: str) -> Iterator[Submission]:
 
 
 def submissions_left(client: Client, competition: str) -> int | None:
-    """Return how many more submissions Kaggle accepts today; None if it does not report it."""
+    """Return how many more submissions Kaggle accepts today; None if Kaggle does not say."""
     method = client.competitions.get_submission_limits
     answer = client.ask(competition, method, competition_name=competition)
     return answer and answer.num_allowed_now

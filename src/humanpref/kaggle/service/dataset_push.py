@@ -27,7 +27,7 @@ from humanpref.kaggle.service.waiting import PendingError, poll, send_once, sett
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 3_600
-"""Time limit of one wait until a dataset's files can be read."""
+"""Maximum number of seconds to wait until a dataset's files can be read."""
 UNUSABLE = ("FAILED", "DELETED")
 """The states of a dataset whose files will never be readable."""
 
@@ -36,11 +36,11 @@ def push_dataset(
     client: Client, records: Records, marker: Path, owner: str, manifest: str, chosen: bool = True
 ) -> None:
     """Create a dataset, or a new version of it, unless its current version already has the manifest
-    in the file `marker`; wait until it is ready.
+    in the file `marker`. Then wait until the dataset is ready.
 
-    `manifest` is the digest of the wheel dataset's manifest, whichever dataset is pushed; it
-    identifies the bundle. A dataset that is not `chosen` is not pushed. If its record was lost and
-    Kaggle has the dataset, the record is restored.
+    `manifest` identifies the bundle: it is the digest of the wheel dataset's manifest, even if a
+    different dataset is pushed. If `chosen` is False, nothing is pushed; but if the dataset's
+    record was lost and Kaggle has the dataset, the record is restored.
     """
     folder = marker.parent
     metadata = fill_owner(read_metadata(folder / DATASET_METADATA), owner, records.name)
@@ -80,7 +80,7 @@ def push_dataset(
             records.write(name, "done", **entry, version=dataset_version(client, ref))
         return
     if not records[name].items() >= key.items():
-        # Written first, so that nothing of the previous bundle counts as part of this one.
+        # Written before anything is sent, so that no push of the previous bundle seems up to date.
         records.write(name, "starting", **entry)
     if settled(is_there) if records.has(name, "done", **key) else is_there():
         logger.info("%s: Kaggle has these files already", ref)
@@ -100,8 +100,8 @@ def push_dataset(
 
 
 def may_become_ready(client: Client, entry: dict[str, Any]) -> bool:
-    """Return whether a recorded dataset that was not ready in time may still become so: Kaggle is
-    still processing it, or has accepted it but so far reports only the previous version as ready.
+    """Return whether a recorded dataset that was not ready in time may still become ready. This is
+    so if Kaggle is still processing it, or has accepted it but still shows the previous version.
     """
     status, version = dataset_status(client, entry["ref"]), dataset_version(client, entry["ref"])
     if status != "READY":
@@ -133,6 +133,7 @@ def wait_for_dataset(client: Client, entry: dict[str, Any]) -> None:
 
 
 def manifest_digest(client: Client, ref: str, marker: str) -> str | None:
-    """Return the SHA-256 of the manifest in a dataset's current version; None if it has none."""
+    """Return the SHA-256 of the manifest, the file `marker`, in a dataset's current version; None
+    if the version has no such file."""
     content = dataset_file(client, ref, marker)
     return None if content is None else hashlib.sha256(content).hexdigest()

@@ -51,7 +51,7 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
     Raises
     ------
     InputError
-        If the folder exists, the run failed, or the version is not the kernel's current one.
+        If the folder exists, the run failed, or the recorded version is not the current one.
     """
     with folder_whole(out) as folder:
         wait_for_run(client, records, name)
@@ -69,13 +69,13 @@ def fetch_output(client: Client, records: Records, name: str, out: Path) -> list
 
 
 def fetch_log(client: Client, records: Records, name: str) -> str:
-    """Return the complete log of the recorded version of a kernel, whose run may have failed or may
-    not have ended; credentials are masked.
+    """Return the complete log of the recorded version of a kernel, with credentials masked. The run
+    may have failed, or may not have ended yet.
 
     Raises
     ------
     InputError
-        If nothing was pushed, or the version is not the kernel's current one.
+        If the kernel was not pushed, or the recorded version is not its current one.
     """
     entry = records.require(name, f"push --{name}")
     _, log = run_output(client, entry["ref"])

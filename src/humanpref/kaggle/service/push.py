@@ -45,7 +45,8 @@ from humanpref.schema import InputError
 logger = logging.getLogger(__name__)
 
 PARTS = (DATASET_FOLDER, *KERNELS)
-"""The parts of a bundle that can be pushed separately; packed weights go with the dataset."""
+"""The parts of a bundle that can be pushed separately; packed weights are pushed with the
+dataset."""
 
 
 def push(
@@ -70,8 +71,8 @@ def push(
     parts : collection of str
         Elements of `PARTS`; if empty, every part that the bundle has.
     anyway : bool
-        Whether to push a training even if its estimate says that it cannot succeed, and, if a
-        training ran out of time, to predict with the models that it trained by then.
+        Whether to push a training kernel even if its estimate says that it cannot succeed. If the
+        training ran out of time, also whether to predict with the models that are finished.
 
     Raises
     ------
@@ -117,13 +118,14 @@ def mounted_weights(bundle: Path, kernels: Collection[str]) -> Iterator[Path]:
 
 
 def check_user(client: Client, owner: str) -> None:
-    """Raise InputError unless `owner` is the user of the credentials, if that is known."""
+    """Raise InputError if the credentials are known to belong to a user other than `owner`."""
     if client.user and client.user.lower() != owner:
         raise InputError(f"--user {owner}: the Kaggle credentials in use belong to {client.user}")
 
 
 def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str]:
-    """Wait until every push of the last bundle is ready or has run; yield a line for each.
+    """Wait until each dataset of the last bundle is ready and each kernel has run. Yield one line
+    for each of them.
 
     Parameters
     ----------
@@ -135,7 +137,7 @@ def wait(client: Client, records: Records, anyway: bool = False) -> Iterator[str
     Raises
     ------
     InputError
-        If there are no pushes, one is unfinished, or a run failed or left a result that is
+        If there are no pushes, if one is unfinished, or if a run failed or left a result that is
         incomplete or belongs to a different bundle.
     """
     names = records.latest()
@@ -164,8 +166,8 @@ def push_kernel(
     anyway: bool = False,
 ) -> None:
     """Push a kernel, which starts its run, unless the same code has already run, or is running, on
-    the sources that it mounts now. A kernel that is not `chosen` is not pushed. If its record was
-    lost and Kaggle has the kernel, the record is restored."""
+    the sources that it mounts now. If `chosen` is False, nothing is pushed; but if the kernel's
+    record was lost and Kaggle has the kernel, the record is restored."""
     with tempfile.TemporaryDirectory() as temporary:
         source, name = folder / KERNEL_METADATA, folder.name
         staged = stage_kernel(source, Path(temporary), owner, manifest, records.name)
@@ -179,14 +181,14 @@ def push_kernel(
         named = (source for kind in SOURCES for source in metadata.get(f"{kind}_sources", []))
         sources = set(map(unversioned, named))
         competition = next(iter(metadata.get("competition_sources", ())), DEFAULT)
-        # A kernel may mount an earlier version of itself, by number, to resume it.
+        # To resume a run, a kernel may mount an earlier version of itself.
         inputs = mounted_pushes(client, records, ref, sources - {ref}, manifest, anyway)
         content = json.dumps([metadata, text, inputs], sort_keys=True)
         key = {"ref": ref, "digest": hashlib.sha256(content.encode()).hexdigest()}
         facts = {"manifest": manifest, "inputs": inputs, "competition": competition}
 
         def current() -> Kernel | None:
-            # A single denial by Kaggle does not mean that an earlier push is gone.
+            # Ask repeatedly about an earlier push: Kaggle may once deny a kernel that exists.
             entry = records[name]
             pushed = entry.get("ref") == ref and (entry.get("version") or entry.get("base"))
             return settled(lambda: get_kernel(client, ref)) if pushed else get_kernel(client, ref)
@@ -203,8 +205,8 @@ def push_kernel(
             if known:
                 fits = kernel.version == records[name]["version"]
             else:
-                # The record was lost. The code contains the digest of the dataset; a kernel that it
-                # mounts must be older.
+                # The record was lost. The code contains the dataset's digest, so it identifies the
+                # dataset. It identifies no mounted kernel, but such a kernel must have run before.
                 others = [other for other, of in inputs.items() if isinstance(of, int)]
                 fits = (
                     is_ours(kernel)
@@ -245,8 +247,8 @@ def mounted_pushes(
     manifest: str,
     anyway: bool = False,
 ) -> dict[str, Any]:
-    """Return the identity of each of the kernel's sources that was pushed from here, after waiting
-    until the kernels among them have run. With `anyway`, the training need not be finished."""
+    """Wait until the kernels among a kernel's sources have run. Return the identity of each source
+    that was pushed from here, by reference. With `anyway`, an unfinished training is accepted."""
     pushes = {entry["ref"]: name for name, entry in records.pushes().items()}
     for source in sorted(sources & pushes.keys()):
         name = pushes[source]

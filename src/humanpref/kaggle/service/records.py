@@ -32,8 +32,8 @@ from humanpref.schema import InputError
 
 FORMAT = 1
 FOLDER = ".humanpref"
-"""The folder of a project's records. Without it, they are kept in the user's state folder, by owner
-(`find_root`)."""
+"""The folder of a project's records. If there is none, the records are in a folder for each owner
+in the user's state folder (see `find_root`)."""
 SUBMISSION = "submission"
 
 

@@ -24,7 +24,8 @@ from humanpref.runs.artifact_files import FACTS_FILE
 logger = logging.getLogger(__name__)
 
 RUN_SECONDS = 14 * 3_600
-"""Seconds to wait for a kernel's run: at most 12 hours, plus the time in the queue."""
+"""Maximum number of seconds to wait for a kernel's run, which takes up to 12 hours and may first be
+queued."""
 LOG_LINES = 20
 """Number of lines shown from the end of a failed run's log."""
 STATUS = "status.json"
@@ -72,7 +73,7 @@ def check_finished(client: Client, entry: dict[str, Any], anyway: bool) -> None:
     if anyway and usable:
         logger.warning("%s", message)
         return
-    hint = "; to predict with the trained models, give push --infer --anyway" if usable else ""
+    hint = "; to predict with the trained models, run push --infer --anyway" if usable else ""
     raise ServiceError(
         f'{message}; to resume it, add "{entry["ref"]}/{entry["version"]}" to the kernel_sources '
         f"of its kernel-metadata.json and push again{hint}"
@@ -84,7 +85,7 @@ def check_current(client: Client, entry: dict[str, Any]) -> None:
     whose results Kaggle shows."""
     kernel = get_kernel(client, entry["ref"])
     if kernel is None or kernel.version != entry["version"]:
-        current = f"version {kernel.version}" if kernel else "none"
+        current = f"version {kernel.version}" if kernel else "missing"
         raise ServiceError(
             f"{entry['ref']}: version {entry['version']} was pushed from here, but the current one "
             f"is {current}; push again"

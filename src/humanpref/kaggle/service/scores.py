@@ -1,7 +1,7 @@
 """Compare the submissions of all experiments: held-out log loss against public score.
 
 `submissions.json`, next to an experiment's records, has one entry for each submission that was made
-from it. The scores are read from Kaggle.
+from that experiment. The scores are read from Kaggle.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def note(records: Records, number: int, message: str, status: dict[str, Any]) -> None:
-    """Add a submission to those that were made from an experiment.
+    """Record a submission that was made from an experiment.
 
     Parameters
     ----------

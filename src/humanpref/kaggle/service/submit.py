@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 SUBMISSION_FILE = "submission.csv"
 SCORE_SECONDS = 24 * 3_600
-"""Seconds to wait for the hidden rerun: at most 9 hours, plus the time in the queue."""
+"""Maximum number of seconds to wait for the hidden rerun, which takes up to 9 hours and may first
+be queued."""
 
 
 def submit(

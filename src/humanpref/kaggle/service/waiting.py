@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class PendingError(ServiceError):
-    """A wait ran out of time: nothing failed, and there may still be an answer later."""
+    """A wait ran out of time. Nothing failed, and an answer may still arrive later."""
 
 
 def poll(check: Callable[[], tuple[T | None, str]], what: str, limit: float) -> T:
@@ -100,7 +100,7 @@ def send_once(
     pending : callable
         Returns whether the request is recorded as sent but its result is unknown.
     find : callable
-        Looks for the result on Kaggle and returns it, or None if it is not there.
+        Looks for the result on Kaggle and returns it, or None if Kaggle does not have it.
 
     Raises
     ------
